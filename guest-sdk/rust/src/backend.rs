@@ -1,0 +1,91 @@
+//! What lies under the tables: the host's state, or a map in memory when testing.
+
+use serde::Serialize;
+
+use crate::event::Payload;
+
+/// The state of one projection, as the contract has it.
+pub(crate) trait Backend {
+    /// Shows the value of a key.
+    fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>));
+
+    /// Shows the values of many keys, with the index of each.
+    fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>));
+
+    /// Sets many keys, or deletes them.
+    fn put_many(&self, writes: &Writes);
+
+    /// Shows a page of entries, and says whether there is more.
+    fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool;
+}
+
+/// What a scan covers, and in which order.
+#[derive(Debug)]
+pub(crate) struct ScanRequest<'a> {
+    pub(crate) selection: Selection<'a>,
+    pub(crate) after: Option<&'a str>,
+    pub(crate) backwards: bool,
+    pub(crate) limit: u32,
+}
+
+/// The keys that a scan covers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Selection<'a> {
+    Prefix(&'a str),
+    Range(&'a str, &'a str),
+}
+
+/// The writes of a batch: all keys and values in one buffer, with the places of each.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    text: Vec<u8>,
+    entries: Vec<Write>,
+}
+
+#[derive(Debug)]
+struct Write {
+    key: (u32, u32),
+    value: Option<(u32, u32)>,
+}
+
+impl Writes {
+    /// Adds a key in two pieces, with its value or its absence, and says how long the value is as text.
+    #[inline]
+    pub(crate) fn push<V: Serialize>(
+        &mut self,
+        name: &[u8],
+        key: &[u8],
+        value: Option<&V>,
+    ) -> Result<u32, serde_json::Error> {
+        let start = self.text.len();
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(key);
+        let middle = self.text.len();
+        if let Some(value) = value {
+            serde_json::to_writer(&mut self.text, value)?;
+        }
+        let end = self.text.len();
+        let value = value.map(|_| (middle as u32, end as u32));
+        self.entries.push(Write { key: (start as u32, middle as u32), value });
+        Ok((end - middle) as u32)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.entries.clear();
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.entries.iter().map(|write| (self.part(write.key), write.value.map(|value| self.part(value))))
+    }
+
+    fn part(&self, (start, end): (u32, u32)) -> &str {
+        let octets = &self.text[start as usize..end as usize];
+        // SAFETY: `push` wrote this part whole: a key of UTF-8 in two pieces, or what serde_json wrote, which is UTF-8.
+        unsafe { str::from_utf8_unchecked(octets) }
+    }
+}

@@ -1,0 +1,356 @@
+//! Events, as the host hands them over: borrowed, never copied.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::slice;
+
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::time::Timestamp;
+
+/// An immutable fact.
+///
+/// It borrows from the batch and copies nothing, so what it holds can be
+/// decoded into types that borrow as well.
+// The layout is that of the contract's record `event`: in the sandbox a batch
+// is read where the host wrote it. The fields are private, and only
+// `Event::new` and the host write them.
+#[repr(C)]
+pub struct Event<'a> {
+    sequence: u64,
+    time_ns: u64,
+    subject: Text<'a>,
+    kind: Text<'a>,
+    headers: List<'a, Header<'a>>,
+    data_is_bytes: u8,
+    data: List<'a, u8>,
+}
+
+/// The name and the value of a header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Header<'a> {
+    name: Text<'a>,
+    value: Text<'a>,
+}
+
+impl<'a> Header<'a> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn new(name: &'a str, value: &'a str) -> Self {
+        Self { name: Text::new(name), value: Text::new(value) }
+    }
+}
+
+/// A value that is either text or raw bytes; both carry the same octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// Valid UTF-8; JSON by convention.
+    Text(&'a str),
+    /// Octets of any kind.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Payload<'a> {
+    /// The octets, whichever kind they are.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// Decodes JSON.
+    #[inline]
+    pub fn json<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
+        // Always from text, so that the decoder of a type is in the module once.
+        match self {
+            Self::Text(text) => serde_json::from_str(text),
+            Self::Bytes(bytes) => serde_json::from_str(str::from_utf8(bytes).map_err(serde::de::Error::custom)?),
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn new(sequence: u64, time: Timestamp, subject: &'a str, kind: &'a str) -> Self {
+        Self {
+            sequence,
+            time_ns: time.nanoseconds(),
+            subject: Text::new(subject),
+            kind: Text::new(kind),
+            headers: List::new(&[]),
+            data_is_bytes: 0,
+            data: List::new(&[]),
+        }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn with(mut self, headers: &'a [Header<'a>], data: Payload<'a>) -> Self {
+        self.headers = List::new(headers);
+        self.data_is_bytes = u8::from(matches!(data, Payload::Bytes(_)));
+        self.data = List::new(data.as_bytes());
+        self
+    }
+
+    /// Its place in the stream, from 1. Rises strictly, with gaps where events
+    /// do not match the projection's subjects.
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When the stream stored it.
+    #[inline]
+    pub fn time(&self) -> Timestamp {
+        Timestamp::from_nanoseconds(self.time_ns)
+    }
+
+    /// The subject under which it was published, such as `orders.42.placed`.
+    #[inline]
+    pub fn subject(&self) -> &'a str {
+        self.subject.get()
+    }
+
+    /// One token of the subject, counted from 1: the second of `orders.42.placed` is `42`.
+    #[inline]
+    pub fn token(&self, number: usize) -> Result<&'a str, Failure> {
+        // Subjects are short, and this is done for each event: looking at each octet beats a search.
+        let subject = self.subject();
+        let (mut left, mut start) = (number.wrapping_sub(1), 0);
+        for (place, octet) in subject.bytes().enumerate() {
+            if octet == b'.' {
+                if left == 0 {
+                    return Ok(&subject[start..place]);
+                }
+                left -= 1;
+                start = place + 1;
+            }
+        }
+        if left == 0 { Ok(&subject[start..]) } else { Err(self.no_token(number)) }
+    }
+
+    #[cold]
+    fn no_token(&self, number: usize) -> Failure {
+        Failure::reject(format_args!("subject {} has no token {number}", self.subject()))
+    }
+
+    /// Its type: the CloudEvents `type`, else the `Event-Type` header, else
+    /// the last token of the subject.
+    #[inline]
+    pub fn kind(&self) -> &'a str {
+        self.kind.get()
+    }
+
+    /// The value of a header, by lower-case name; none unless the manifest asks for headers.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// Headers by lower-case name, sorted; empty unless the manifest asks for them.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        self.headers.get().iter().map(|header| (header.name.get(), header.value.get()))
+    }
+
+    /// What happened.
+    #[inline]
+    pub fn data(&self) -> Payload<'a> {
+        let octets = self.data.get();
+        if self.data_is_bytes == 0 {
+            // SAFETY: data that is not marked as bytes is UTF-8: `with` took it from a `str`, and the host checked it.
+            Payload::Text(unsafe { str::from_utf8_unchecked(octets) })
+        } else {
+            Payload::Bytes(octets)
+        }
+    }
+
+    /// Decodes the data, which is JSON, whatever the event's type.
+    ///
+    /// The type may borrow: a field of type `&str` is not copied, but refuses
+    /// text with escapes; `Cow<str>` with `#[serde(borrow)]` takes both.
+    #[inline]
+    pub fn json<T: Deserialize<'a>>(&self) -> Result<T, Failure> {
+        self.data().json().map_err(|error| self.undecodable(&error))
+    }
+
+    /// Decodes the event by its type, into an enum made with [`events!`](crate::events).
+    #[inline]
+    pub fn decode<T: Decode<'a>>(&self) -> Result<T, Failure> {
+        T::decode(self)
+    }
+
+    #[cold]
+    fn undecodable(&self, error: &serde_json::Error) -> Failure {
+        Failure::reject(format_args!("event {} ({}): {error}", self.sequence, self.subject()))
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Event")
+            .field("sequence", &self.sequence)
+            .field("time", &self.time())
+            .field("subject", &self.subject())
+            .field("kind", &self.kind())
+            .field("headers", &self.headers().collect::<Vec<_>>())
+            .field("data", &self.data())
+            .finish()
+    }
+}
+
+/// What an event can be decoded into; [`events!`](crate::events) implements it.
+pub trait Decode<'a>: Sized {
+    /// Decodes an event by its type.
+    fn decode(event: &Event<'a>) -> Result<Self, Failure>;
+}
+
+/// Declares an enum of events, one variant per event type.
+///
+/// Each line names an event type, the variant, and the type of its data. The
+/// last line says what becomes of all other types: with `_ => Other` they
+/// decode to that variant, to be passed over; without such a line they are
+/// rejected. A variant without data ignores what the event carries.
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+///
+/// #[derive(Deserialize)]
+/// struct Placed<'a> {
+///     #[serde(borrow)]
+///     product: std::borrow::Cow<'a, str>,
+///     total_cents: u64,
+/// }
+///
+/// events! {
+///     /// What happens to an order.
+///     enum OrderEvent<'a> {
+///         "placed" => Placed(Placed<'a>),
+///         "cancelled" | "returned" => Gone,
+///         _ => Other,
+///     }
+/// }
+///
+/// fn total(event: &Event<'_>) -> Result<u64, Failure> {
+///     match event.decode()? {
+///         OrderEvent::Placed(order) => Ok(order.total_cents),
+///         OrderEvent::Gone | OrderEvent::Other => Ok(0),
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! events {
+    (
+        $(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? {
+            $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+
+            _ => $other:ident $(,)?
+        }
+    ) => {
+        $(#[$attribute])* $visibility enum $name $(<$life>)? {
+            $(#[doc = concat!("Events of type `", $($kind, "`",)+ ".")] $variant $(($data))?,)+
+            /// Events of any other type.
+            $other,
+        }
+        $crate::__decode! { $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [_event, Ok($name::$other)] }
+    };
+    (
+        $(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? {
+            $($($kind:literal)|+ => $variant:ident $(($data:ty))?),+ $(,)?
+        }
+    ) => {
+        $(#[$attribute])* $visibility enum $name $(<$life>)? {
+            $(#[doc = concat!("Events of type `", $($kind, "`",)+ ".")] $variant $(($data))?,)+
+        }
+        $crate::__decode! {
+            $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [event, Err($crate::event::unknown(event))]
+        }
+    };
+}
+
+/// Implements `Decode` for `events!`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __decode {
+    ($name:ident [] { $($body:tt)* } [$($other:tt)*]) => {
+        impl<'event> $crate::event::Decode<'event> for $name {
+            $crate::__decode_body! { $name 'event { $($body)* } [$($other)*] }
+        }
+    };
+    ($name:ident [$life:lifetime] { $($body:tt)* } [$($other:tt)*]) => {
+        impl<$life> $crate::event::Decode<$life> for $name<$life> {
+            $crate::__decode_body! { $name $life { $($body)* } [$($other)*] }
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __decode_body {
+    (
+        $name:ident $life:lifetime
+        { $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+ } [$event:ident, $other:expr]
+    ) => {
+        #[inline]
+        fn decode($event: &$crate::Event<$life>) -> Result<Self, $crate::Failure> {
+            match $event.kind() {
+                $($($kind)|+ => Ok($name::$variant $(($event.json::<$data>()?))?),)+
+                _ => $other,
+            }
+        }
+    };
+}
+
+/// The failure of an event whose type the enum does not list.
+#[doc(hidden)]
+#[cold]
+pub fn unknown(event: &Event<'_>) -> Failure {
+    let (sequence, subject, kind) = (event.sequence, event.subject(), event.kind());
+    Failure::reject(format_args!(
+        "event {sequence} ({subject}) has the unknown type {kind}; list it in events!, or add `_ => Other`"
+    ))
+}
+
+/// A list as the contract lays it out: address and length.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct List<'a, T> {
+    start: *const T,
+    length: usize,
+    life: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> List<'a, T> {
+    pub(crate) fn new(items: &'a [T]) -> Self {
+        Self { start: items.as_ptr(), length: items.len(), life: PhantomData }
+    }
+
+    #[inline]
+    pub(crate) fn get(self) -> &'a [T]
+    where
+        T: Copy,
+    {
+        if self.length == 0 {
+            return &[];
+        }
+        // SAFETY: `new` took start and length from a slice that lives for 'a. In the sandbox the host wrote both:
+        // by the canonical ABI there are `length` values at `start`, which stay for the batch.
+        unsafe { slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+/// A text as the contract lays it out.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a>(List<'a, u8>);
+
+impl<'a> Text<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self(List::new(text.as_bytes()))
+    }
+
+    #[inline]
+    pub(crate) fn get(self) -> &'a str {
+        // SAFETY: `new` took the octets from a `str`; in the sandbox the host checked that they are UTF-8.
+        unsafe { str::from_utf8_unchecked(self.0.get()) }
+    }
+}

@@ -1,0 +1,117 @@
+//! How the caches hold keys and find them: fast on short ones, and the same in every run.
+
+/// Longest key that is held in place; one octet of three words has its length.
+const SHORT_MAX: usize = 23;
+
+/// What stands for the length of a longer one.
+const LONG: u64 = 0xff;
+
+/// A key as a cache holds it: three words that are equal for equal keys, so
+/// that a look at an entry is a look at one place in memory.
+///
+/// A short key stands in them, with its length in the last octet. Of a long
+/// one its hash and its place among the long keys stand there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldKey([u64; 3]);
+
+impl HeldKey {
+    /// Holds the key that `octets` has from `start` to its end, if it is short.
+    ///
+    /// It takes the octets as a vector, to write zeros behind them: reading three whole words is faster than any loop.
+    #[inline]
+    pub(crate) fn short(octets: &mut Vec<u8>, start: usize) -> Option<Self> {
+        let end = octets.len();
+        if end - start > SHORT_MAX {
+            return None;
+        }
+        octets.extend_from_slice(&[0; 24]);
+        let (words, _) = octets[start..].as_chunks::<8>();
+        let mut held = [0, 1, 2].map(|place| u64::from_le_bytes(words[place]));
+        held[2] |= ((end - start) as u64) << 56;
+        octets.truncate(end);
+        Some(Self(held))
+    }
+
+    /// Holds a long key, given where it stands among the long ones.
+    pub(crate) fn long(key: &[u8], start: usize) -> Self {
+        Self([hash_long(key), start as u64 | (key.len() as u64) << 32, LONG << 56])
+    }
+
+    /// Whether it is this long key.
+    pub(crate) fn is_long(&self, hash: u64, key: &[u8], long_keys: &[u8]) -> bool {
+        self.0[2] == LONG << 56 && self.0[0] == hash && self.octets(long_keys, &mut [0; 24]) == key
+    }
+
+    /// The hash of a key. Nothing stored depends on it, so it may change.
+    #[inline]
+    pub(crate) fn hash(self) -> u64 {
+        let [first, second, third] = self.0;
+        match self.0[2] >> 56 {
+            LONG => first,
+            _ => finish(mix(mix(mix(0, first), second), third)),
+        }
+    }
+
+    /// The octets of a key, short or long; `buffer` is for the short ones.
+    pub(crate) fn octets<'a>(&self, long_keys: &'a [u8], buffer: &'a mut [u8; 24]) -> &'a [u8] {
+        match self.0[2] >> 56 {
+            LONG => {
+                let (start, length) = (self.0[1] as u32 as usize, (self.0[1] >> 32) as usize);
+                &long_keys[start..start + length]
+            }
+            length => {
+                for (octets, word) in buffer.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+                    *octets = word.to_le_bytes();
+                }
+                &buffer[..length as usize]
+            }
+        }
+    }
+}
+
+/// The hash of a long key.
+pub(crate) fn hash_long(key: &[u8]) -> u64 {
+    let (words, rest) = key.as_chunks::<8>();
+    let hash = words.iter().fold(key.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    finish(rest.iter().fold(hash, |hash, octet| mix(hash, u64::from(*octet))))
+}
+
+#[inline]
+fn mix(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
+}
+
+/// The table takes its bits from both ends of the lower half where addresses have 32 bits.
+#[inline]
+fn finish(hash: u64) -> u64 {
+    hash ^ (hash >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_keys_differ_as_keys_do_and_give_them_back() {
+        let mut long_keys = Vec::new();
+        let mut all = std::collections::HashMap::new();
+        for length in 0..60_usize {
+            for last in [0_u8, 1, 255] {
+                let mut key = vec![b'x'; length];
+                if let Some(octet) = key.last_mut() {
+                    *octet = last;
+                }
+                let mut octets = [b"name".as_slice(), &key].concat();
+                let held = HeldKey::short(&mut octets, 4).unwrap_or_else(|| {
+                    long_keys.extend_from_slice(&key);
+                    HeldKey::long(&key, long_keys.len() - key.len())
+                });
+                assert_eq!(octets.len(), 4 + length);
+                assert_eq!(held.octets(&long_keys, &mut [0; 24]), key);
+                let before = all.insert(held.hash(), key.clone()).unwrap_or(key.clone());
+                assert_eq!(before, key, "such few keys have different hashes");
+            }
+        }
+    }
+}

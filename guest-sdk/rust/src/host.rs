@@ -1,0 +1,211 @@
+//! The contract's imports and exports, as the canonical ABI of the component
+//! model has them on wasm32.
+//!
+//! Records are `#[repr(C)]` structs with the contract's fields in its order:
+//! the ABI aligns and pads as C does. An option, a result or a variant is an
+//! octet that says which case, with the value behind it. The host checks all
+//! that it hands over, so texts are UTF-8 and addresses are good; what it
+//! hands over lies in [`ARENA`].
+
+use crate::arena::Arena;
+use crate::backend::{Backend, ScanRequest, Selection, Writes};
+use crate::event::{List, Payload, Text};
+use crate::log::Level;
+
+thread_local! {
+    /// Where the host puts what it hands over.
+    pub(crate) static ARENA: Arena = const { Arena::new() };
+}
+
+/// Most entries that the host takes in one call.
+const WRITES_MAX: usize = 65_536;
+
+#[link(wasm_import_module = "foldstream:module/state@0.1.0")]
+unsafe extern "C" {
+    #[link_name = "get"]
+    fn state_get(key: *const u8, key_length: usize, found: *mut OptionalPayload<'static>);
+    #[link_name = "get-many"]
+    fn state_get_many(keys: *const Text<'_>, count: usize, found: *mut List<'static, OptionalPayload<'static>>);
+    #[link_name = "put-many"]
+    fn state_put_many(writes: *const Write<'_>, count: usize);
+    // The second to seventh are a prefix as address and length, or the two ends of a range, each as an octet that
+    // says whether there is one, address and length.
+    #[link_name = "scan"]
+    fn state_scan(
+        is_range: u32,
+        selection_1: usize,
+        selection_2: usize,
+        selection_3: usize,
+        selection_4: usize,
+        selection_5: usize,
+        selection_6: usize,
+        has_after: u32,
+        after: *const u8,
+        after_length: usize,
+        is_backwards: u32,
+        limit: u32,
+        page: *mut Page,
+    );
+}
+
+#[link(wasm_import_module = "foldstream:module/log@0.1.0")]
+unsafe extern "C" {
+    #[link_name = "write"]
+    fn log_write(level: u32, message: *const u8, length: usize);
+}
+
+/// `payload`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct WirePayload<'a> {
+    pub(crate) is_bytes: u8,
+    pub(crate) octets: List<'a, u8>,
+}
+
+/// `option<payload>`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct OptionalPayload<'a> {
+    is_some: u8,
+    payload: WirePayload<'a>,
+}
+
+/// `tuple<string, option<payload>>`.
+#[repr(C)]
+struct Write<'a> {
+    key: Text<'a>,
+    value: OptionalPayload<'a>,
+}
+
+/// `entry`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    key: Text<'a>,
+    value: WirePayload<'a>,
+}
+
+/// `page`.
+#[repr(C)]
+struct Page {
+    entries: List<'static, Entry<'static>>,
+    more: u8,
+}
+
+impl<'a> WirePayload<'a> {
+    pub(crate) fn text(text: &'a str) -> Self {
+        Self { is_bytes: 0, octets: List::new(text.as_bytes()) }
+    }
+
+    pub(crate) fn get(self) -> Payload<'a> {
+        let octets = self.octets.get();
+        if self.is_bytes == 0 {
+            // SAFETY: the host checked that text is UTF-8.
+            Payload::Text(unsafe { str::from_utf8_unchecked(octets) })
+        } else {
+            Payload::Bytes(octets)
+        }
+    }
+}
+
+impl<'a> OptionalPayload<'a> {
+    fn new(text: Option<&'a str>) -> Self {
+        Self { is_some: u8::from(text.is_some()), payload: WirePayload::text(text.unwrap_or_default()) }
+    }
+
+    fn get(self) -> Option<Payload<'a>> {
+        (self.is_some != 0).then(|| self.payload.get())
+    }
+}
+
+/// Runs a call of the host, and takes back the memory of what it handed over.
+fn handed_over(call: impl FnOnce()) {
+    ARENA.with(|arena| {
+        let mark = arena.mark();
+        call();
+        // SAFETY: what was given out since the mark was for the results of this call, which stay inside `call`.
+        unsafe { arena.release(mark) };
+    });
+}
+
+/// The state that the host keeps.
+#[derive(Debug)]
+pub(crate) struct HostState;
+
+impl Backend for HostState {
+    fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
+        handed_over(|| {
+            let mut found = OptionalPayload::new(None);
+            // SAFETY: address and length are those of a `str`, and `found` has the layout of the result.
+            unsafe { state_get(key.as_ptr(), key.len(), &mut found) };
+            show(found.get());
+        });
+    }
+
+    fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>)) {
+        let names: Vec<Text<'_>> = keys.iter().map(|key| Text::new(key)).collect();
+        handed_over(|| {
+            let mut found = List::new(&[]);
+            // SAFETY: `Text` has the layout of `string`, and `found` that of the result.
+            unsafe { state_get_many(names.as_ptr(), names.len(), &mut found) };
+            for (index, payload) in found.get().iter().enumerate() {
+                show(index, payload.get());
+            }
+        });
+    }
+
+    fn put_many(&self, writes: &Writes) {
+        let writes: Vec<Write<'_>> = writes
+            .iter()
+            .map(|(key, value)| Write { key: Text::new(key), value: OptionalPayload::new(value) })
+            .collect();
+        for chunk in writes.chunks(WRITES_MAX) {
+            // SAFETY: `Write` has the layout of the list's elements, all of which live until the end of the call.
+            unsafe { state_put_many(chunk.as_ptr(), chunk.len()) };
+        }
+    }
+
+    fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool {
+        let (is_range, selection) = match request.selection {
+            Selection::Prefix(prefix) => (0, [prefix.as_ptr().addr(), prefix.len(), 0, 0, 0, 0]),
+            Selection::Range(start, end) => {
+                (1, [1, start.as_ptr().addr(), start.len(), 1, end.as_ptr().addr(), end.len()])
+            }
+        };
+        let after = request.after.unwrap_or_default();
+        let mut more = false;
+        handed_over(|| {
+            let mut page = Page { entries: List::new(&[]), more: 0 };
+            // SAFETY: addresses and lengths are those of texts that live until the end of the call, and `page` has
+            // the layout of the result.
+            unsafe {
+                state_scan(
+                    is_range,
+                    selection[0],
+                    selection[1],
+                    selection[2],
+                    selection[3],
+                    selection[4],
+                    selection[5],
+                    u32::from(request.after.is_some()),
+                    after.as_ptr(),
+                    after.len(),
+                    u32::from(request.backwards),
+                    request.limit,
+                    &mut page,
+                );
+            }
+            for entry in page.entries.get() {
+                show(entry.key.get(), entry.value.get());
+            }
+            more = page.more != 0;
+        });
+        more
+    }
+}
+
+/// Writes a message to the host's log.
+pub(crate) fn log(level: Level, message: &str) {
+    // SAFETY: address and length are those of a `str`.
+    unsafe { log_write(level as u32, message.as_ptr(), message.len()) };
+}

@@ -1,0 +1,221 @@
+//! What a projection says of itself: its name, its subjects, its queries.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::event::Payload;
+use crate::failure::QueryError;
+
+/// What a projection says of itself.
+///
+/// Only name and subjects are needed.
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+/// # struct Orders;
+/// # #[derive(Deserialize)]
+/// # struct CustomerArgs { customer: String }
+/// # impl Orders {
+/// #     fn customer(&self, _: CustomerArgs) -> Result<u64, QueryError> { Ok(0) }
+/// #     fn manifest() -> Manifest<Self> {
+/// Manifest::new("order-totals")
+///     .description("What each customer ordered")
+///     .subjects(["orders.>"])
+///     .state_version(2)
+///     .key(KeyRule::SubjectToken(2))
+///     .query("customer", "The totals of one customer: {\"customer\": \"42\"}", Self::customer)
+/// #     }
+/// # }
+/// ```
+pub struct Manifest<P> {
+    pub(crate) name: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) subjects: Vec<String>,
+    pub(crate) wants_headers: bool,
+    pub(crate) key_rule: KeyRule,
+    pub(crate) state_version: u32,
+    pub(crate) attempts: Option<u32>,
+    pub(crate) initial_backoff_ms: Option<u32>,
+    pub(crate) max_backoff_ms: Option<u32>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) deadline_ms: Option<u32>,
+    pub(crate) batch_events: Option<u32>,
+    pub(crate) state_bytes: Option<u64>,
+    pub(crate) queries: Vec<Query<P>>,
+}
+
+/// How the key of an event is found: events of one key are applied in order,
+/// and can be rebuilt without the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyRule {
+    /// Events have no key; only the whole state can be rebuilt.
+    None,
+    /// The whole subject.
+    Subject,
+    /// One token of the subject, counted from 1.
+    SubjectToken(u32),
+    /// The value of a header, by lower-case name.
+    Header(String),
+    /// A value inside JSON data, as a JSON pointer (RFC 6901).
+    DataPointer(String),
+}
+
+/// A query and what answers it.
+pub(crate) struct Query<P> {
+    pub(crate) name: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) answer: Answer<P>,
+}
+
+/// Takes arguments, and answers with JSON text.
+type Answer<P> = Box<dyn Fn(&P, Payload<'_>) -> Result<String, QueryError>>;
+
+impl<P> Manifest<P> {
+    /// The name: lower-case letters, digits and hyphens, 1 to 63 of them, a
+    /// letter first. A deployment takes it unless it is given another.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            description: "",
+            subjects: Vec::new(),
+            wants_headers: false,
+            key_rule: KeyRule::None,
+            state_version: 1,
+            attempts: None,
+            initial_backoff_ms: None,
+            max_backoff_ms: None,
+            memory_bytes: None,
+            deadline_ms: None,
+            batch_events: None,
+            state_bytes: None,
+            queries: Vec::new(),
+        }
+    }
+
+    /// For people: what the projection is for.
+    pub fn description(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// The subjects that it wants, with the wildcards `*` (one token) and `>`
+    /// (the rest); at least one, at most 64.
+    pub fn subjects<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.subjects.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    /// Version of what is stored, from 1. Raise it when the code gives old keys
+    /// and values another meaning, so that the state is built anew.
+    pub fn state_version(mut self, version: u32) -> Self {
+        self.state_version = version;
+        self
+    }
+
+    /// How the key of an event is found.
+    pub fn key(mut self, rule: KeyRule) -> Self {
+        self.key_rule = rule;
+        self
+    }
+
+    /// Asks for headers, which cost about as much as all the rest of an event.
+    pub fn headers(mut self) -> Self {
+        self.wants_headers = true;
+        self
+    }
+
+    /// Answers a query: a name of lower-case letters, digits and hyphens, what
+    /// it answers and with which arguments, and a method that takes them.
+    ///
+    /// Arguments are decoded from JSON, the answer is encoded to JSON. A query
+    /// without arguments takes `()`; where all fields have defaults, or the
+    /// type is an `Option`, none need be given.
+    pub fn query<A, T>(
+        mut self,
+        name: &'static str,
+        description: &'static str,
+        answer: impl Fn(&P, A) -> Result<T, QueryError> + 'static,
+    ) -> Self
+    where
+        A: DeserializeOwned,
+        T: Serialize,
+    {
+        let answer: Answer<P> = Box::new(move |projection, arguments| {
+            let answer = answer(projection, read_arguments(arguments)?)?;
+            Ok(serde_json::to_string(&answer)?)
+        });
+        self.queries.push(Query { name, description, answer });
+        self
+    }
+
+    /// How often a failing batch is tried before the deployment stops, the first attempt included.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// The pause before the second attempt, which doubles from there, and the longest pause.
+    pub fn backoff(mut self, initial: Duration, longest: Duration) -> Self {
+        self.initial_backoff_ms = Some(milliseconds(initial));
+        self.max_backoff_ms = Some(milliseconds(longest));
+        self
+    }
+
+    /// The linear memory that one instance needs, in bytes.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
+    /// The longest time that one call may need.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline_ms = Some(milliseconds(deadline));
+        self
+    }
+
+    /// The most events that one batch may have.
+    pub fn batch_limit(mut self, events: u32) -> Self {
+        self.batch_events = Some(events);
+        self
+    }
+
+    /// The size that all keys and values may have together, in bytes.
+    pub fn state_limit(mut self, bytes: u64) -> Self {
+        self.state_bytes = Some(bytes);
+        self
+    }
+
+    pub(crate) fn answer(&self, projection: &P, name: &str, arguments: Payload<'_>) -> Result<String, QueryError> {
+        let query = self.queries.iter().find(|query| query.name == name).ok_or(QueryError::UnknownQuery)?;
+        (query.answer)(projection, arguments)
+    }
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn read_arguments<A: DeserializeOwned>(arguments: Payload<'_>) -> Result<A, QueryError> {
+    let given = arguments.json();
+    let read = if arguments.as_bytes().trim_ascii().is_empty() {
+        // None were given: nothing for `()` and `Option`, an object without fields for the rest.
+        Payload::Text("null").json().or_else(|_| Payload::Text("{}").json())
+    } else {
+        given
+    };
+    read.map_err(|error: serde_json::Error| QueryError::InvalidArguments(error.to_string()))
+}
+
+impl<P> fmt::Debug for Manifest<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Manifest")
+            .field("name", &self.name)
+            .field("subjects", &self.subjects)
+            .field("queries", &self.queries.iter().map(|query| (query.name, query.description)).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! The state of a projection: where its tables come from, and when they are written.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::backend::{Backend, Writes};
+use crate::failure::{Failure, TableError};
+use crate::key::Key;
+use crate::table::{Table, Value};
+
+/// Entries that one table keeps decoded. Beyond it the table is written out and begins anew.
+pub(crate) const CACHED_ENTRIES_MAX: usize = 65_536;
+
+/// Size of what one table keeps decoded, and all tables between two batches,
+/// in bytes: an eighth of the memory that an instance has unless its manifest
+/// asks for more.
+pub(crate) const CACHED_BYTES_MAX: usize = 8 << 20;
+
+/// The state of a projection. [`Projection::open`](crate::Projection::open) takes its tables from it.
+#[derive(Clone)]
+pub struct State {
+    pub(crate) shared: Rc<Shared>,
+}
+
+/// What all tables of a projection share.
+pub(crate) struct Shared {
+    pub(crate) backend: Box<dyn Backend>,
+    tables: RefCell<Vec<Opened>>,
+    /// Index in its batch of the event that is being applied.
+    pub(crate) event: Cell<u32>,
+    /// Whether a table has something to write.
+    pub(crate) dirty: Cell<bool>,
+    writes: RefCell<Writes>,
+}
+
+struct Opened {
+    name: String,
+    table: Rc<dyn Cached>,
+}
+
+/// What `Shared` asks of a table, whatever it holds.
+pub(crate) trait Cached {
+    /// Hands over what has changed, and counts it as written.
+    fn collect(&self, writes: &mut Writes) -> Result<(), Unwritable>;
+
+    /// Ends a batch, and says the approximate size of what it keeps, in bytes.
+    fn end_batch(&self) -> usize;
+
+    /// Forgets what it keeps, which was written before.
+    fn clear(&self);
+}
+
+/// A value cannot be encoded.
+pub(crate) struct Unwritable {
+    /// Index in the batch of the event that touched it last.
+    pub(crate) event: u32,
+    pub(crate) error: TableError,
+}
+
+impl State {
+    pub(crate) fn new(backend: Box<dyn Backend>) -> Self {
+        Self {
+            shared: Rc::new(Shared {
+                backend,
+                tables: RefCell::default(),
+                event: Cell::new(0),
+                dirty: Cell::new(false),
+                writes: RefCell::default(),
+            }),
+        }
+    }
+
+    /// A table: its keys begin with `name` and a slash.
+    ///
+    /// # Panics
+    ///
+    /// When the name is taken, or has anything but lower-case letters, digits
+    /// and hyphens. As the host opens every projection once when it is
+    /// deployed, this shows at once.
+    pub fn table<K, V>(&self, name: &str) -> Table<K, V>
+    where
+        K: Key,
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        let (table, cached) = Table::open(name, &self.shared);
+        self.register(name, cached);
+        table
+    }
+
+    /// A single value, under the key `name`.
+    ///
+    /// # Panics
+    ///
+    /// As [`State::table`] does.
+    pub fn value<V>(&self, name: &str) -> Value<V>
+    where
+        V: Serialize + DeserializeOwned + 'static,
+    {
+        Value::new(self.table(name))
+    }
+
+    fn register(&self, name: &str, table: Rc<dyn Cached>) {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        assert!(
+            !name.is_empty() && name.len() <= 64 && name.bytes().all(plain),
+            "table name {name:?}: use 1 to 64 lower-case letters, digits and hyphens"
+        );
+        let mut tables = self.shared.tables.borrow_mut();
+        assert!(tables.iter().all(|opened| opened.name != name), "two tables are named {name:?}; rename one");
+        tables.push(Opened { name: name.to_owned(), table });
+    }
+
+    /// Writes what has changed, at the end of a batch.
+    pub(crate) fn finish_batch(&self) -> Result<(), (u32, Failure)> {
+        self.shared.flush().map_err(|unwritable| (unwritable.event, unwritable.error.into()))?;
+        let tables = self.shared.tables.borrow();
+        if tables.iter().map(|opened| opened.table.end_batch()).sum::<usize>() > CACHED_BYTES_MAX {
+            tables.iter().for_each(|opened| opened.table.clear());
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Writes what has changed in any table.
+    pub(crate) fn flush(&self) -> Result<(), Unwritable> {
+        if !self.dirty.get() {
+            return Ok(());
+        }
+        let mut writes = self.writes.borrow_mut();
+        writes.clear();
+        for opened in self.tables.borrow().iter() {
+            opened.table.collect(&mut writes)?;
+        }
+        self.backend.put_many(&writes);
+        self.dirty.set(false);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = self.shared.tables.borrow();
+        formatter.debug_list().entries(tables.iter().map(|opened| &opened.name)).finish()
+    }
+}

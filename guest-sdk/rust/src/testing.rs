@@ -1,0 +1,405 @@
+//! Tests of projections without Wasm and without a host: plain `cargo test`.
+//!
+//! ```
+//! use foldstream_sdk::prelude::*;
+//! use foldstream_sdk::testing::{Harness, event, json};
+//!
+//! # struct Visits { pages: Table<String, u64> }
+//! # impl Projection for Visits {
+//! #     fn manifest() -> Manifest<Self> {
+//! #         Manifest::new("visits").subjects(["visits.*"]).query("page", "", |visits: &Self, page: String| {
+//! #             visits.pages.get(&page)?.ok_or(QueryError::NotFound)
+//! #         })
+//! #     }
+//! #     fn open(state: &State) -> Self { Self { pages: state.table("page") } }
+//! #     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
+//! #         self.pages.update(event.token(2)?, |count| *count += 1)?;
+//! #         Ok(())
+//! #     }
+//! # }
+//! let mut visits = Harness::<Visits>::new();
+//! visits.given([event("visits.home", json!({})), event("visits.home", json!({})), event("visits.about", json!({}))]);
+//!
+//! assert_eq!(visits.get("page/home"), Some(json!(2)));
+//! assert_eq!(visits.query("page", json!("about")), Ok(json!(1)));
+//! visits.assert_same_for_any_batching();
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use serde::Deserialize;
+pub use serde_json::{Value, json};
+
+use crate::backend::{Backend, ScanRequest, Selection, Writes};
+use crate::event::{Event, Header, Payload};
+use crate::failure::{Failure, QueryError};
+use crate::manifest::Manifest;
+use crate::projection::{Instance, Projection};
+use crate::state::State;
+use crate::time::Timestamp;
+
+/// An event to be applied. [`event`] makes one; [`events_from_ndjson`] reads many.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenEvent {
+    subject: String,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    time: Option<Timestamp>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    data: Value,
+}
+
+/// An event with JSON data. Its type is the last token of the subject, its
+/// time one second later than that of the event before.
+pub fn event(subject: &str, data: Value) -> GivenEvent {
+    GivenEvent { subject: subject.to_owned(), kind: None, id: None, time: None, headers: BTreeMap::new(), data }
+}
+
+impl GivenEvent {
+    /// Sets the type.
+    pub fn kind(mut self, kind: &str) -> Self {
+        self.kind = Some(kind.to_owned());
+        self
+    }
+
+    /// Sets the time, in RFC 3339.
+    ///
+    /// # Panics
+    ///
+    /// When the text is no time.
+    pub fn at(mut self, time: &str) -> Self {
+        self.time = Some(time.parse().unwrap_or_else(|error| panic!("{time}: {error}")));
+        self
+    }
+
+    /// Adds a header, by lower-case name. The projection sees it if its manifest asks for headers.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+/// Reads events from lines of JSON, as `foldstream events import` takes them:
+/// `{"subject": …, "type": …, "time": …, "data": …}`, all but the subject optional.
+///
+/// # Panics
+///
+/// At the first line that is no event; the message has its number.
+pub fn events_from_ndjson(text: &str) -> Vec<GivenEvent> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("line {}: {error}", number + 1))
+    };
+    lines.map(read).collect()
+}
+
+/// A projection over a state in memory, for tests.
+pub struct Harness<P> {
+    memory: Memory,
+    instance: Option<Instance<P>>,
+    manifest: Manifest<P>,
+    applied: Vec<Stored>,
+    next_sequence: u64,
+    next_time: Timestamp,
+}
+
+/// An event with all that the stream gives it.
+#[derive(Clone, Debug)]
+struct Stored {
+    sequence: u64,
+    time: Timestamp,
+    kind: String,
+    headers: BTreeMap<String, String>,
+    /// The subject, and data as text.
+    subject: String,
+    data: String,
+}
+
+/// The first event that is given no time has this one: 2026-01-01T00:00:00Z.
+const FIRST_TIME: Timestamp = Timestamp::from_seconds(1_767_225_600);
+
+impl<P: Projection> Harness<P> {
+    /// A projection that has seen no event.
+    pub fn new() -> Self {
+        Self {
+            memory: Memory::default(),
+            instance: None,
+            manifest: P::manifest(),
+            applied: Vec::new(),
+            next_sequence: 1,
+            next_time: FIRST_TIME,
+        }
+    }
+
+    /// Applies events, as one batch.
+    ///
+    /// # Panics
+    ///
+    /// When one cannot be applied; see [`Harness::apply`].
+    pub fn given(&mut self, events: impl IntoIterator<Item = GivenEvent>) -> &mut Self {
+        if let Err(refused) = self.apply(events) {
+            panic!("{refused}");
+        }
+        self
+    }
+
+    /// Applies events, as one batch. As a host does, it skips those that the
+    /// manifest's subjects do not match, and where one fails it drops all that
+    /// the batch wrote and applies the events before it again.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = GivenEvent>) -> Result<(), Refused> {
+        let batch: Vec<Stored> = events.into_iter().filter_map(|event| self.store(event)).collect();
+        let outcome = self.apply_batch(&batch);
+        let kept = match &outcome {
+            Ok(()) => batch.len(),
+            Err((index, _)) => *index,
+        };
+        if kept < batch.len() {
+            self.apply_batch(&batch[..kept]).map_err(|(index, failure)| refused(&batch[index], failure))?;
+        }
+        self.applied.extend_from_slice(&batch[..kept]);
+        outcome.map_err(|(index, failure)| refused(&batch[index], failure))
+    }
+
+    fn store(&mut self, event: GivenEvent) -> Option<Stored> {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let time = event.time.unwrap_or(self.next_time);
+        self.next_time = Timestamp::from_nanoseconds(time.nanoseconds() + 1_000_000_000);
+        let kind = event.kind.unwrap_or_else(|| event.subject.rsplit('.').next().unwrap_or_default().to_owned());
+        let headers = if self.manifest.wants_headers { event.headers } else { BTreeMap::new() };
+        let wanted = self.manifest.subjects.iter().any(|pattern| matches(pattern, &event.subject));
+        let data = match event.data {
+            Value::String(text) => text,
+            json => json.to_string(),
+        };
+        wanted.then_some(Stored { sequence, time, kind, headers, subject: event.subject, data })
+    }
+
+    fn apply_batch(&mut self, batch: &[Stored]) -> Result<(), (usize, Failure)> {
+        let memory = &self.memory;
+        let instance = self.instance.get_or_insert_with(|| Instance::open(State::new(Box::new(memory.clone()))));
+        memory.begin();
+        let outcome = with_events(batch, |events| instance.apply(events));
+        outcome.map_err(|(index, failure)| {
+            memory.roll_back();
+            self.instance = None;
+            (index as usize, failure)
+        })
+    }
+
+    /// Forgets all that is not in the state, as a restart does.
+    pub fn restart(&mut self) -> &mut Self {
+        self.instance = None;
+        self
+    }
+
+    /// Asks a query, with its arguments as JSON.
+    pub fn query(&self, name: &str, arguments: Value) -> Result<Value, QueryError> {
+        let instance = Instance::<P>::open(State::new(Box::new(self.memory.clone())));
+        let arguments = if arguments.is_null() { String::new() } else { arguments.to_string() };
+        self.memory.begin();
+        let answer = instance.query(name, Payload::Text(&arguments))?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// The value of a key, such as `customer/42`.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        self.memory.entries.borrow().get(key).map(|value| read_value(value))
+    }
+
+    /// The entries whose keys begin with a text, in order; the empty text covers all.
+    pub fn entries(&self, prefix: &str) -> Vec<(String, Value)> {
+        let entries = self.memory.entries.borrow();
+        let from = entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), read_value(value)))
+            .collect()
+    }
+
+    /// Applies all events so far anew in batches of other sizes, with and
+    /// without a restart after each, and compares what is stored.
+    ///
+    /// # Panics
+    ///
+    /// When it is not the same; the message has the first entry that differs.
+    pub fn assert_same_for_any_batching(&self) -> &Self {
+        for size in [1, 2, 3, 7, 64, self.applied.len().max(1)] {
+            for restarts in [false, true] {
+                let mut other = Self::new();
+                for batch in self.applied.chunks(size) {
+                    if let Err((index, failure)) = other.apply_batch(batch) {
+                        panic!("in batches of {size}: {}", refused(&batch[index], failure));
+                    }
+                    if restarts {
+                        other.restart();
+                    }
+                }
+                self.compare(&other, size, if restarts { ", restarted after each," } else { "" });
+            }
+        }
+        self
+    }
+
+    fn compare(&self, other: &Self, size: usize, restarts: &str) {
+        let (ours, theirs) = (self.memory.entries.borrow(), other.memory.entries.borrow());
+        let key = ours.keys().chain(theirs.keys()).find(|key| ours.get(*key) != theirs.get(*key));
+        if let Some(key) = key {
+            let show = |entries: &BTreeMap<String, String>| entries.get(key).cloned().unwrap_or("nothing".to_owned());
+            panic!(
+                "the result depends on the batches: {key} is {} as given, and {} in batches of {size}{restarts} so some \
+                 of what the projection needs is not in its tables",
+                show(&ours),
+                show(&theirs)
+            );
+        }
+    }
+}
+
+impl<P: Projection> Default for Harness<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P> fmt::Debug for Harness<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_map().entries(self.memory.entries.borrow().iter()).finish()
+    }
+}
+
+/// An event could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Why.
+    pub failure: Failure,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "event {} ({}) was not applied: {}", self.sequence, self.subject, self.failure)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refused(event: &Stored, failure: Failure) -> Refused {
+    Refused { sequence: event.sequence, subject: event.subject.clone(), failure }
+}
+
+fn read_value(text: &str) -> Value {
+    serde_json::from_str(text).expect("tables write JSON")
+}
+
+/// Lends the events in the form in which a projection takes them.
+fn with_events<T>(stored: &[Stored], body: impl FnOnce(&[Event<'_>]) -> T) -> T {
+    let headers: Vec<Vec<Header<'_>>> = stored
+        .iter()
+        .map(|event| event.headers.iter().map(|(name, value)| Header::new(name, value)).collect())
+        .collect();
+    let events: Vec<Event<'_>> = stored
+        .iter()
+        .zip(&headers)
+        .map(|(event, headers)| {
+            Event::new(event.sequence, event.time, &event.subject, &event.kind)
+                .with(headers, Payload::Text(&event.data))
+        })
+        .collect();
+    body(&events)
+}
+
+/// Whether a subject matches a pattern with the wildcards `*` and `>`.
+fn matches(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(wanted), Some(token)) if wanted == "*" || wanted == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// A key with the value that it had, if any.
+type Overwritten = (String, Option<String>);
+
+/// A state in memory. Cloning shares it.
+#[derive(Clone, Default)]
+struct Memory {
+    entries: Rc<RefCell<BTreeMap<String, String>>>,
+    /// What the batch overwrote, oldest first.
+    undo: Rc<RefCell<Vec<Overwritten>>>,
+}
+
+impl Memory {
+    fn begin(&self) {
+        self.undo.borrow_mut().clear();
+    }
+
+    fn roll_back(&self) {
+        let mut entries = self.entries.borrow_mut();
+        for (key, value) in self.undo.borrow_mut().drain(..).rev() {
+            match value {
+                Some(value) => entries.insert(key, value),
+                None => entries.remove(&key),
+            };
+        }
+    }
+}
+
+impl Backend for Memory {
+    fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
+        show(self.entries.borrow().get(key).map(|value| Payload::Text(value)));
+    }
+
+    fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>)) {
+        for (index, key) in keys.iter().enumerate() {
+            self.get(key, &mut |value| show(index, value));
+        }
+    }
+
+    fn put_many(&self, writes: &Writes) {
+        let mut entries = self.entries.borrow_mut();
+        for (key, value) in writes.iter() {
+            let before = match value {
+                Some(value) => entries.insert(key.to_owned(), value.to_owned()),
+                None => entries.remove(key),
+            };
+            self.undo.borrow_mut().push((key.to_owned(), before));
+        }
+    }
+
+    fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool {
+        let entries = self.entries.borrow();
+        let behind =
+            |key: &str| request.after.is_none_or(|after| if request.backwards { key < after } else { key > after });
+        let covered = |key: &str| match request.selection {
+            Selection::Prefix(prefix) => key.starts_with(prefix),
+            Selection::Range(start, end) => start <= key && key < end,
+        };
+        let mut left = request.limit;
+        let mut page = |(key, value): (&String, &String)| {
+            if left == 0 {
+                return true;
+            }
+            left -= 1;
+            show(key, Payload::Text(value));
+            false
+        };
+        let mut selected = entries.iter().filter(|(key, _)| covered(key) && behind(key));
+        if request.backwards { selected.rev().any(&mut page) } else { selected.any(&mut page) }
+    }
+}

@@ -1,0 +1,293 @@
+//! Event time: instants and dates in UTC. There is no clock: a fold depends on its events alone.
+
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, Deserializer};
+use serde::ser::{Serialize, Serializer};
+
+const SECOND: u64 = 1_000_000_000;
+const DAY_SECONDS: u64 = 86_400;
+
+/// An instant: nanoseconds since 1970-01-01T00:00:00Z, up to the year 2554.
+///
+/// Shown, stored and used as a key in RFC 3339 with nine decimals, such as
+/// `2026-11-23T14:05:06.123456789Z`, which sorts as time does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// From nanoseconds since the Unix epoch.
+    pub const fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Self(nanoseconds)
+    }
+
+    /// From whole seconds since the Unix epoch; later than the year 2554 counts as the last instant.
+    pub const fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(SECOND))
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn nanoseconds(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the Unix epoch.
+    pub const fn seconds(self) -> u64 {
+        self.0 / SECOND
+    }
+
+    /// The day in UTC.
+    pub const fn date(self) -> Date {
+        Date::from_days((self.0 / SECOND / DAY_SECONDS) as u32)
+    }
+
+    /// The hour of the day in UTC, 0 to 23.
+    pub const fn hour(self) -> u8 {
+        (self.seconds() % DAY_SECONDS / 3_600) as u8
+    }
+}
+
+impl Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (second, nanosecond) = (self.seconds() % DAY_SECONDS, self.0 % SECOND);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(formatter, "{}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}Z", self.date())
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = TimeError;
+
+    /// Reads RFC 3339, with up to nine decimals and `Z` or an offset.
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        parse_timestamp(text).ok_or(TimeError { expected: "a time such as 2026-11-23T14:05:06Z, 1970 to 2554" })
+    }
+}
+
+/// A day in UTC, from 1970-01-01 to 9999-12-31; shown, stored and used as a key as `2026-11-23`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Date {
+    year: u16,
+    month: u8,
+    day: u8,
+}
+
+impl Date {
+    /// The day of that name, where there is one.
+    pub const fn new(year: u16, month: u8, day: u8) -> Option<Self> {
+        let known = year >= 1970 && year <= 9999 && month >= 1 && month <= 12 && day >= 1;
+        if known && day <= days_of_month(year, month) { Some(Self { year, month, day }) } else { None }
+    }
+
+    /// The year.
+    pub const fn year(self) -> u16 {
+        self.year
+    }
+
+    /// The month, 1 to 12.
+    pub const fn month(self) -> u8 {
+        self.month
+    }
+
+    /// The day of the month, from 1.
+    pub const fn day(self) -> u8 {
+        self.day
+    }
+
+    /// Days since 1970-01-01.
+    pub const fn days(self) -> u32 {
+        // Years begin in March, so that the leap day is the last: the algorithm of
+        // Howard Hinnant's "chrono-compatible low-level date algorithms".
+        let year = self.year as u32 - (self.month <= 2) as u32;
+        let month = (self.month as u32 + 9) % 12;
+        let day_of_year = (153 * month + 2) / 5 + self.day as u32 - 1;
+        year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
+    }
+
+    const fn from_days(days: u32) -> Self {
+        // The inverse, from the same source.
+        let days = days + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * day_of_year + 2) / 153;
+        let day = (day_of_year - (153 * month + 2) / 5 + 1) as u8;
+        let (month, carry) = if month < 10 { (month as u8 + 3, 0) } else { (month as u8 - 9, 1) };
+        Self { year: (era * 400 + year_of_era + carry) as u16, month, day }
+    }
+}
+
+/// The first day there is, 1970-01-01.
+impl Default for Date {
+    fn default() -> Self {
+        Self::from_days(0)
+    }
+}
+
+const fn days_of_month(year: u16, month: u8) -> u8 {
+    match month {
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+impl Display for Date {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
+    }
+}
+
+impl FromStr for Date {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        parse_date(text.as_bytes()).ok_or(TimeError { expected: "a date such as 2026-11-23, 1970 to 9999" })
+    }
+}
+
+/// The text is no time, or no date.
+#[derive(Debug)]
+pub struct TimeError {
+    expected: &'static str,
+}
+
+impl Display for TimeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "expected {}", self.expected)
+    }
+}
+
+impl Error for TimeError {}
+
+fn digits(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || text.len() > 9 {
+        return None;
+    }
+    text.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0')))
+}
+
+fn parse_date(text: &[u8]) -> Option<Date> {
+    if text.len() != 10 || text[4] != b'-' || text[7] != b'-' {
+        return None;
+    }
+    Date::new(digits(&text[..4])? as u16, digits(&text[5..7])? as u8, digits(&text[8..])? as u8)
+}
+
+fn parse_timestamp(text: &str) -> Option<Timestamp> {
+    let text = text.as_bytes();
+    if text.len() < 20 || !matches!(text[10], b'T' | b't' | b' ') || text[13] != b':' || text[16] != b':' {
+        return None;
+    }
+    let date = parse_date(&text[..10])?;
+    let (hour, minute, second) = (digits(&text[11..13])?, digits(&text[14..16])?, digits(&text[17..19])?);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let (nanosecond, zone) = parse_fraction(&text[19..])?;
+    let local = i64::from(date.days()) * DAY_SECONDS as i64 + i64::from(hour * 3_600 + minute * 60 + second);
+    let seconds = u64::try_from(local - parse_offset(zone)?).ok()?;
+    seconds.checked_mul(SECOND)?.checked_add(u64::from(nanosecond)).map(Timestamp)
+}
+
+/// Nanoseconds, and what follows the fraction.
+fn parse_fraction(text: &[u8]) -> Option<(u32, &[u8])> {
+    let Some(fraction) = text.strip_prefix(b".") else { return Some((0, text)) };
+    let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = digits(&fraction[..length])?;
+    Some((number * 10_u32.pow(9 - length as u32), &fraction[length..]))
+}
+
+/// Seconds east of UTC.
+fn parse_offset(zone: &[u8]) -> Option<i64> {
+    let sign = match zone {
+        b"Z" | b"z" => return Some(0),
+        [b'+', ..] => 1,
+        [b'-', ..] => -1,
+        _ => return None,
+    };
+    if zone.len() != 6 || zone[3] != b':' {
+        return None;
+    }
+    let (hour, minute) = (digits(&zone[1..3])?, digits(&zone[4..])?);
+    (hour <= 23 && minute <= 59).then(|| sign * i64::from(hour * 3_600 + minute * 60))
+}
+
+macro_rules! as_text {
+    ($($kind:ty),*) => {$(
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl de::Visitor<'_> for Text {
+                    type Value = $kind;
+                    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        formatter.write_str("text")
+                    }
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$kind, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+    )*};
+}
+as_text!(Timestamp, Date);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_day_of_eight_thousand_years_has_its_own_name_and_number() {
+        let mut previous: Option<Date> = None;
+        for days in 0..=Date::new(9999, 12, 31).expect("a day").days() {
+            let date = Date::from_days(days);
+            assert_eq!(date.days(), days);
+            assert_eq!(Date::new(date.year, date.month, date.day), Some(date));
+            assert!(previous < Some(date));
+            previous = Some(date);
+        }
+        assert_eq!(previous, Date::new(9999, 12, 31));
+    }
+
+    #[test]
+    fn instants_read_back_as_they_are_written() {
+        for nanoseconds in [0, 1, 999_999_999, 1_795_000_000_123_456_789, u64::MAX] {
+            let time = Timestamp::from_nanoseconds(nanoseconds);
+            assert_eq!(time.to_string().parse::<Timestamp>().expect("own text"), time);
+        }
+        assert_eq!(Timestamp::from_nanoseconds(u64::MAX).to_string(), "2554-07-21T23:34:33.709551615Z");
+    }
+
+    #[test]
+    fn offsets_and_fractions_are_understood_and_nonsense_is_not() {
+        let time: Timestamp = "2026-11-23T14:05:06.5+02:00".parse().expect("a time");
+        assert_eq!(time.to_string(), "2026-11-23T12:05:06.500000000Z");
+        assert_eq!((time.date().to_string().as_str(), time.hour()), ("2026-11-23", 12));
+        for text in [
+            "",
+            "2026-11-23",
+            "2026-02-30T00:00:00Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T00:00:00",
+            "2026-11-23T00:00:00.Z",
+            "1969-12-31T23:59:59Z",
+            "2026-11-23T00:00:00+0200",
+            "2555-01-01T00:00:00Z",
+            "+026-11-23T00:00:00Z",
+            "2026-11-23T00:00:00.1234567890Z",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What README.md shows: it compiles, it passes, and it is the same text.
+
+use foldstream_sdk::prelude::*;
+
+#[derive(Deserialize)]
+struct Placed {
+    total_cents: u64,
+}
+
+events! {
+    enum OrderEvent {
+        "placed" => Placed(Placed),
+        "cancelled" => Cancelled(Placed),
+        _ => Other,
+    }
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Totals {
+    orders: u64,
+    total_cents: u64,
+}
+
+/// Everything it keeps, in tables. Entries of this one have keys such as `customer/42`.
+struct Orders {
+    customers: Table<String, Totals>,
+}
+
+impl Projection for Orders {
+    fn manifest() -> Manifest<Self> {
+        Manifest::new("orders").description("What each customer ordered").subjects(["orders.>"]).query(
+            "customer",
+            "The totals of one customer, by name: \"42\"",
+            Self::customer,
+        )
+    }
+
+    fn open(state: &State) -> Self {
+        Self { customers: state.table("customer") }
+    }
+
+    fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
+        let customer = event.token(2)?; // of the subject `orders.42.placed`
+        match event.decode()? {
+            OrderEvent::Placed(order) => self.customers.update(customer, |totals| {
+                totals.orders += 1;
+                totals.total_cents += order.total_cents;
+            })?,
+            OrderEvent::Cancelled(order) => self.customers.update(customer, |totals| {
+                totals.orders -= 1;
+                totals.total_cents -= order.total_cents;
+            })?,
+            OrderEvent::Other => {}
+        }
+        Ok(())
+    }
+}
+
+impl Orders {
+    fn customer(&self, name: String) -> Result<Totals, QueryError> {
+        self.customers.get(&name)?.ok_or(QueryError::NotFound)
+    }
+}
+
+projection!(Orders);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use foldstream_sdk::testing::{Harness, event, json};
+
+    #[test]
+    fn orders_add_up() {
+        let mut orders = Harness::<Orders>::new();
+        orders.given([
+            event("orders.42.placed", json!({"total_cents": 1_000})),
+            event("orders.42.placed", json!({"total_cents": 500})),
+            event("orders.42.cancelled", json!({"total_cents": 1_000})),
+        ]);
+
+        assert_eq!(orders.get("customer/42"), Some(json!({"orders": 1, "total_cents": 500})));
+        assert_eq!(orders.query("customer", json!("42")), Ok(json!({"orders": 1, "total_cents": 500})));
+        orders.assert_same_for_any_batching();
+    }
+}
+
+#[test]
+fn readme_shows_this_file() {
+    let blocks = include_str!("../README.md").split("```");
+    let shown: Vec<&str> = blocks.filter_map(|block| block.strip_prefix("rust")).collect();
+    assert_eq!(shown.len(), 2, "the projection and its test");
+    for block in shown {
+        let (_, code) = block.split_once('\n').expect("a first line");
+        assert!(include_str!("readme.rs").contains(code.trim_end()), "tests/readme.rs differs from:\n{code}");
+    }
+}
