@@ -1,0 +1,451 @@
+//! What goes over HTTP: requests and answers of `/v1`, shared by the server and
+//! by the command line, which is a client like any other.
+//!
+//! Times are RFC 3339 text in UTC with nanoseconds; sizes are bytes; payloads
+//! that are JSON text travel as JSON, other text as a string, bytes as
+//! `{"$bytes": "<base64>"}`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The contract between host and modules.
+pub const CONTRACT: &str = "foldstream:module@0.1.0";
+
+/// An error, as of RFC 9457 (`application/problem+json`).
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// What kind of problem, as a name that never changes: `not-found`, `behind`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time, and what to do next.
+    pub detail: String,
+    /// The position that the deployment had, where one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+}
+
+/// What a deployment is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeploymentState {
+    /// Its state file is being opened or repaired.
+    Opening,
+    /// It is working through events that were there before.
+    CatchingUp,
+    /// It has applied all there is.
+    Live,
+    /// A batch failed and is tried again after a pause.
+    Retrying,
+    /// An operator paused it.
+    Paused,
+    /// It stopped at an error and waits for an operator.
+    Failed,
+    /// The host is stopping it.
+    Stopping,
+}
+
+impl DeploymentState {
+    /// Every state, for metrics and for whoever must visit them all.
+    pub const ALL: [Self; 7] =
+        [Self::Opening, Self::CatchingUp, Self::Live, Self::Retrying, Self::Paused, Self::Failed, Self::Stopping];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::CatchingUp => "catching-up",
+            Self::Live => "live",
+            Self::Retrying => "retrying",
+            Self::Paused => "paused",
+            Self::Failed => "failed",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What a source is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Not connected yet.
+    Connecting,
+    /// Reading events.
+    Reading,
+    /// The server is away; trying to reach it again.
+    Reconnecting,
+    /// The server refuses the credentials or a permission.
+    Unauthorized,
+    /// The stream does not exist.
+    StreamMissing,
+    /// The stream can't continue this state; an operator must decide.
+    Stopped,
+}
+
+impl SourceState {
+    /// Every state, for metrics and for whoever must visit them all.
+    pub const ALL: [Self; 6] =
+        [Self::Connecting, Self::Reading, Self::Reconnecting, Self::Unauthorized, Self::StreamMissing, Self::Stopped];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Reading => "reading",
+            Self::Reconnecting => "reconnecting",
+            Self::Unauthorized => "unauthorized",
+            Self::StreamMissing => "stream-missing",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A source as one deployment sees it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SourceStatus {
+    /// What it is doing.
+    pub state: SourceState,
+    /// Why, where there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// How often it had to reconnect or to make its consumer anew.
+    pub reconnects: u64,
+}
+
+/// An error that stopped or delays a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Failure {
+    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `memory`, `limit`, `source-diverged`, …
+    pub kind: String,
+    /// What happened, and what to do next.
+    pub message: String,
+    /// The sequence of the event at which it happened, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// When it happened first in this streak.
+    pub first_at: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// A query that a module answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueryDescription {
+    /// Its name.
+    pub name: String,
+    /// What it answers, and with which arguments.
+    pub description: String,
+}
+
+/// A module, as its manifest describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModuleInfo {
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub digest: String,
+    /// Size of the component, in bytes.
+    pub size: u64,
+    /// What it is: `projection`.
+    pub kind: String,
+    /// The name that it gives itself.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The subjects that it wants.
+    pub subjects: Vec<String>,
+    /// Whether it asks for headers.
+    pub wants_headers: bool,
+    /// How the key of an event is found: `none`, `subject`, `subject-token:2`, `header:NAME`, `data-pointer:/a/b`.
+    pub key_rule: String,
+    /// Version of what it stores.
+    pub state_version: u32,
+    /// The queries that it answers.
+    pub queries: Vec<QueryDescription>,
+    /// The interfaces that it imports.
+    pub imports: Vec<String>,
+}
+
+/// A deployment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    /// Its name.
+    pub name: String,
+    /// Number of the generation that serves.
+    pub generation: u64,
+    /// What it is doing.
+    pub state: DeploymentState,
+    /// The source that it reads.
+    pub source: String,
+    /// The stream that it reads, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// How the source is, as this deployment sees it.
+    pub source_status: SourceStatus,
+    /// The last sequence that its state reflects.
+    pub position: u64,
+    /// The last position that is durable.
+    pub checkpoint: u64,
+    /// The last sequence in the stream, as far as is known.
+    pub head: u64,
+    /// How many events that may match are still to be applied.
+    pub lag_events: u64,
+    /// Age of the last applied event while there are others to apply, in seconds; 0 when there are none.
+    pub lag_seconds: f64,
+    /// Events applied since the process started.
+    pub events_applied: u64,
+    /// Events per second, over the last seconds.
+    pub rate: f64,
+    /// Estimated seconds until it has caught up, while it is catching up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<f64>,
+    /// Percentage of the state file that is repaired, while it is being opened after an unclean stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_percent: Option<f64>,
+    /// Keys and values, in bytes.
+    pub state_bytes: u64,
+    /// The part of the state that is in memory only, with its overhead, in bytes.
+    #[serde(default)]
+    pub memtable_bytes: u64,
+    /// Size of the state file, in bytes.
+    pub file_bytes: u64,
+    /// Linear memory of its instances, in bytes.
+    #[serde(default)]
+    pub guest_memory_bytes: u64,
+    /// Instances of its module that are alive.
+    #[serde(default)]
+    pub instances: u64,
+    /// When it was deployed.
+    pub deployed_at: String,
+    /// The first error of the failing streak, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Its module.
+    pub module: ModuleInfo,
+}
+
+/// All deployments.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentList {
+    /// Ordered by name.
+    pub deployments: Vec<Deployment>,
+}
+
+/// Where a new deployment begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At sequence 1; refused where the stream no longer has it.
+    #[default]
+    Beginning,
+    /// At the first event that the stream still has: the state lacks what came before.
+    FirstAvailable,
+}
+
+/// The answer to a deployment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Deployed {
+    /// The deployment as it is now.
+    pub deployment: Deployment,
+    /// What was done: `created`, `unchanged`, `replaced`.
+    pub outcome: DeployOutcome,
+    /// Milliseconds spent compiling; 0 when the compiled module was in the cache.
+    pub compile_ms: u64,
+}
+
+/// What a deployment did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployOutcome {
+    /// The name is new.
+    Created,
+    /// This module already runs under the name.
+    Unchanged,
+    /// A new generation took the name and builds its state anew.
+    Replaced,
+}
+
+/// One entry of a read model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    #[schema(value_type = Value)]
+    pub value: serde_json::Value,
+}
+
+/// A part of a scan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EntryPage {
+    /// Entries in the order of the scan.
+    pub entries: Vec<Entry>,
+    /// Pass as `after` for the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The position that the page reflects.
+    pub position: u64,
+}
+
+/// One change, as the watch sends it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// The key that changed.
+    pub key: String,
+    /// Its value now; `null` with `deleted` when it is gone.
+    #[schema(value_type = Value)]
+    pub value: serde_json::Value,
+    /// Whether the key is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    /// The position that the value reflects.
+    pub position: u64,
+}
+
+/// A position, as `event: position` and `event: reset` of a watch or tail carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PositionMark {
+    /// The position up to which everything was sent.
+    pub position: u64,
+}
+
+/// An event to append to the embedded log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewEvent {
+    /// Subject: tokens joined by dots, no wildcards.
+    pub subject: String,
+    /// Type; left out, it is the last token of the subject.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Message id: an event whose id was appended within the duplicate window is not stored again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Time in RFC 3339; left out, it is now. The log never goes back in time: an earlier time than that of the last event is raised to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// Headers by name.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub headers: std::collections::BTreeMap<String, String>,
+    /// Data: any JSON value, a string for text, `{"$bytes": "<base64>"}` for bytes.
+    #[serde(default)]
+    #[schema(value_type = Value)]
+    pub data: serde_json::Value,
+}
+
+/// A request to append events, all or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Append {
+    /// The events, in order; 1 to 10,000.
+    pub events: Vec<NewEvent>,
+    /// Refuse unless the log's last sequence is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_last_sequence: Option<u64>,
+    /// Refuse unless the last sequence under `expected_subject` is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_last_subject_sequence: Option<u64>,
+    /// The subject, or pattern, of `expected_last_subject_sequence`; left out, the first event's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_subject: Option<String>,
+}
+
+/// The answer to an append.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Appended {
+    /// One per event, in order: where it stands.
+    pub sequences: Vec<u64>,
+    /// How many of them were there before, recognised by their ids.
+    pub duplicates: u64,
+    /// The log's last sequence now.
+    pub last_sequence: u64,
+}
+
+/// An event as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StoredEvent {
+    /// Place in the stream.
+    pub sequence: u64,
+    /// When the stream stored it, in RFC 3339.
+    pub time: String,
+    /// Subject.
+    pub subject: String,
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Headers by name.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub headers: std::collections::BTreeMap<String, String>,
+    /// Data.
+    #[schema(value_type = Value)]
+    pub data: serde_json::Value,
+}
+
+/// A part of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EventPage {
+    /// Events in order.
+    pub events: Vec<StoredEvent>,
+    /// Pass as `after` for the next page; absent when the end was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+    /// The stream's last sequence.
+    pub last_sequence: u64,
+}
+
+/// A source and its stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SourceInfo {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `embedded` or `jetstream`.
+    pub kind: String,
+    /// Name of the stream.
+    pub stream: String,
+    /// Whether it could be reached just now.
+    pub reachable: bool,
+    /// Why not, where it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// First sequence that is still there; 0 when the stream is empty.
+    pub first_sequence: u64,
+    /// Last sequence.
+    pub last_sequence: u64,
+    /// Number of events.
+    pub events: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// What the settings of the stream may lose or slow down, in words.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// All sources.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SourceList {
+    /// Ordered by name.
+    pub sources: Vec<SourceInfo>,
+}
+
+/// The host itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostInfo {
+    /// Version of foldstream.
+    pub version: String,
+    /// Version of the contract, `foldstream:module@…`.
+    pub contract: String,
+    /// When the process started, in RFC 3339.
+    pub started_at: String,
+    /// Number of deployments.
+    pub deployments: u64,
+}
+
+/// The answer of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Probe {
+    /// Whether all is well; the status is 200 then, else 503.
+    pub ok: bool,
+    /// What is not, in words.
+    pub reasons: Vec<String>,
+}

@@ -1,0 +1,57 @@
+//! Batches: runs of events that go through the pipeline as one step.
+
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::position::StreamIdentity;
+
+/// Events in order, with the position that the state has once they are applied.
+///
+/// A batch without events still moves the position: the events up to `through`
+/// were read, or proved by the server, and none of them matched.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Matching events, in rising order of sequence.
+    pub events: Vec<Event>,
+    /// The last sequence that this batch covers; at least that of its last event.
+    pub through: u64,
+    /// The last sequence in the stream, as far as the source knows by now.
+    pub head: u64,
+    /// How many events that may match still follow in the stream.
+    pub pending: u64,
+    /// The stream that the events came from.
+    pub stream: Arc<StreamIdentity>,
+}
+
+impl Batch {
+    /// Size of its events in memory, in bytes, approximately.
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(Event::size).sum()
+    }
+
+    /// Puts a later batch of the same stream behind this one.
+    pub fn append(&mut self, mut later: Batch) {
+        debug_assert!(later.through >= self.through, "batches arrive in order");
+        self.events.append(&mut later.events);
+        self.through = later.through;
+        self.head = later.head;
+        self.pending = later.pending;
+    }
+}
+
+/// How large a batch may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most events.
+    pub events: usize,
+    /// Most bytes, by [`Event::size`]; a single event may exceed it alone.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    /// The knee of the measured curve (ARCHITECTURE.md) is 256 to 1,000 events;
+    /// beyond it larger batches still save state traffic on hot keys.
+    fn default() -> Self {
+        Self { events: 2_048, bytes: 4 << 20 }
+    }
+}

@@ -1,0 +1,149 @@
+//! Waits until a deployment has applied what there is, and shows how it comes along.
+
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::output::{Output, grouped};
+use super::progress::{Progress, Step};
+use crate::api::{Deployment, DeploymentState, SourceState};
+
+/// Pause between two looks; short at first, as small streams are done at once.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// Waits until the deployment is live, or has passed what the stream had when the waiting began.
+pub async fn wait(
+    client: &Client,
+    name: &str,
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut progress = Progress::new(name, output);
+    let mut pause = PAUSE_FIRST;
+    let mut target = 0;
+    let mut told = None;
+    loop {
+        match client.deployment(name).await {
+            Ok(deployment) => {
+                if target == 0 {
+                    target = deployment.head;
+                }
+                if finished(&deployment, target)? {
+                    return Ok(deployment);
+                }
+                progress.show(&step(&deployment));
+                tell_trouble(&deployment, &mut told, &progress);
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return Err(too_late(&deployment).into());
+                }
+            }
+            Err(error) if error.may_pass() && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                output.detail(&error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
+    match deployment.state {
+        DeploymentState::Live => Ok(true),
+        DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
+        DeploymentState::Paused => {
+            let name = &deployment.name;
+            Err(Failure::new(Exit::Failed, format!("{name} is paused; go on with `foldstream resume {name}`")))
+        }
+        DeploymentState::Stopping => Err(Failure::new(Exit::Unreachable, "the host is stopping; try again later")),
+        DeploymentState::Opening | DeploymentState::CatchingUp | DeploymentState::Retrying => {
+            Ok(target > 0 && deployment.position >= target)
+        }
+    }
+}
+
+/// The failure of a deployment, as it should be read.
+pub fn failure_text(deployment: &Deployment) -> String {
+    let name = &deployment.name;
+    let Some(failure) = &deployment.failure else {
+        return format!("{name} failed; `foldstream show {name}` may say more");
+    };
+    let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
+    format!("{name} failed{at}: {}: {}", failure.kind, failure.message)
+}
+
+fn too_late(deployment: &Deployment) -> Failure {
+    let because = match (&deployment.failure, &deployment.source_status.message) {
+        (Some(failure), _) => format!(" ({}: {})", failure.kind, failure.message),
+        (None, Some(message)) => format!(" (source: {message})"),
+        (None, None) => String::new(),
+    };
+    let message = format!(
+        "{} is at {} of {} after the time allowed{because}; it goes on by itself, `foldstream show {}` tells how far it is",
+        deployment.name,
+        grouped(deployment.position),
+        grouped(deployment.head),
+        deployment.name
+    );
+    Failure::new(Exit::TimedOut, message)
+}
+
+fn step(deployment: &Deployment) -> Step {
+    Step {
+        done: deployment.events_applied,
+        total: Some(deployment.events_applied + deployment.lag_events),
+        rate: deployment.rate,
+        remaining_seconds: deployment.remaining_seconds,
+    }
+}
+
+/// Tells once about each trouble that delays it.
+fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &Progress) {
+    let source = &deployment.source_status;
+    let trouble = match (&deployment.failure, source.state) {
+        (Some(failure), _) => Some(format!("{}: {}, trying again: {}", deployment.name, failure.kind, failure.message)),
+        (None, SourceState::Reading | SourceState::Connecting) => None,
+        (None, _) => source.message.as_ref().map(|message| format!("{}: source: {message}", deployment.name)),
+    };
+    if trouble.is_some() && *told != trouble {
+        progress.note(trouble.as_deref().unwrap_or_default());
+        *told = trouble;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+
+    fn deployment(state: DeploymentState) -> Deployment {
+        Deployment { state, ..super::super::show::tests::deployment() }
+    }
+
+    #[test]
+    fn waiting_ends_when_live_or_past_the_first_head() {
+        assert!(finished(&deployment(DeploymentState::Live), 0).expect("is fine"));
+        assert!(!finished(&deployment(DeploymentState::CatchingUp), 1_000_000).expect("is fine"));
+        assert!(finished(&deployment(DeploymentState::CatchingUp), 400_000).expect("is fine"));
+        assert!(!finished(&deployment(DeploymentState::CatchingUp), 0).expect("the head is not known yet"));
+    }
+
+    #[test]
+    fn waiting_ends_with_the_failure_of_the_deployment() {
+        let mut failed = deployment(DeploymentState::Failed);
+        failed.failure = Some(api::Failure {
+            kind: "trap".to_owned(),
+            message: "unreachable".to_owned(),
+            sequence: Some(17),
+            first_at: String::new(),
+            attempts: 10,
+        });
+        let failure = finished(&failed, 0).expect_err("it failed");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(failure.message, "order-totals failed at sequence 17: trap: unreachable");
+        let failure = finished(&deployment(DeploymentState::Paused), 0).expect_err("it is paused");
+        assert_eq!(failure.message, "order-totals is paused; go on with `foldstream resume order-totals`");
+    }
+}

@@ -1,0 +1,323 @@
+//! The client of the HTTP API: everything that commands know of a host, they know through here.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use super::exit::Exit;
+use super::output::Output;
+use crate::api::{Deployment, Problem};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer of the host beyond what the caller asked it to wait: more than its own limit for a request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Longest upload of a module with its compilation.
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// Largest text of an error that is not ours, in bytes.
+const FOREIGN_ERROR_BYTES_MAX: usize = 300;
+
+/// Why the host did not answer as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No host listens there.
+    #[error(
+        "cannot reach a host at {url}: {message}; start one with `foldstream serve` or `foldstream dev`, or name \
+         another with --url"
+    )]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// Why not.
+        message: String,
+    },
+    /// The host did not answer in time.
+    #[error("{url} did not answer within {seconds} s; try again, or look at the log of the host")]
+    TimedOut {
+        /// The address.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The host answered with a problem.
+    #[error("{}{}", .0.detail, position(.0))]
+    Problem(Problem),
+    /// Something answered, but not a host.
+    #[error("{url} answered as no foldstream host does ({message}); is --url right?")]
+    Foreign {
+        /// The address.
+        url: String,
+        /// What came.
+        message: String,
+    },
+    /// The connection broke within an answer.
+    #[error("the answer of {url} broke off: {message}; try again")]
+    Broken {
+        /// The address.
+        url: String,
+        /// How.
+        message: String,
+    },
+    /// The client itself can't be set up as asked.
+    #[error("{0}")]
+    Setup(String),
+}
+
+fn position(problem: &Problem) -> String {
+    match problem.position {
+        Some(position) if !problem.detail.contains(&position.to_string()) => format!(" (position {position})"),
+        _ => String::new(),
+    }
+}
+
+impl Error {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::TimedOut { .. } => Exit::TimedOut,
+            Self::Foreign { .. } | Self::Broken { .. } => Exit::Failed,
+            Self::Setup(_) => Exit::Usage,
+            Self::Problem(problem) => match problem.kind.as_str() {
+                "not-found" => Exit::NotFound,
+                "behind" | "timeout" => Exit::TimedOut,
+                "not-ready" | "busy" | "stopping" => Exit::Unreachable,
+                "internal" => Exit::Failed,
+                _ => Exit::Refused,
+            },
+        }
+    }
+
+    /// Whether the host may be back in a moment.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::Problem(problem) => matches!(problem.kind.as_str(), "not-ready" | "busy" | "stopping"),
+            Self::Foreign { .. } | Self::Setup(_) => false,
+        }
+    }
+}
+
+/// How to reach a host.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where it listens.
+    pub url: String,
+    /// The token that it wants.
+    pub token: Option<String>,
+}
+
+/// A client of one host.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<HeaderValue>,
+    output: Output,
+}
+
+impl Client {
+    /// Makes a client; nothing is connected yet.
+    pub fn new(connection: &Connection, ca: Option<&Path>, output: Output) -> Result<Self, Error> {
+        let url = &connection.url;
+        let base = Url::parse(url)
+            .map_err(|error| Error::Setup(format!("--url `{url}` is no address ({error}); write http://HOST:PORT")))?;
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(Error::Setup(format!("--url `{url}` is no web address; write http://HOST:PORT")));
+        }
+        let token = connection.token.as_deref().map(bearer).transpose()?;
+        // There may be a provider already, which is then as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("foldstream/", env!("CARGO_PKG_VERSION")));
+        if let Some(ca) = ca {
+            builder = builder.tls_certs_only(certificates(ca)?);
+        } else if base.scheme() == "http" {
+            // Without TLS it must not matter whether the machine has root certificates.
+            builder = builder.tls_certs_only([]);
+        }
+        if base.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]")) {
+            builder = builder.no_proxy();
+        }
+        let http = builder
+            .build()
+            .map_err(|error| Error::Setup(format!("cannot set up TLS: {}; name a file with --ca", causes(&error))))?;
+        Ok(Self { http, base, token, output })
+    }
+
+    /// The address of the host, for messages.
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Begins a request to a path, each of whose segments may hold any text.
+    pub fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.path_segments_mut().expect("checked to be a base").pop_if_empty().extend(segments);
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, token.clone()),
+            None => request,
+        }
+    }
+
+    /// Sends a request and takes any answer that is no error.
+    pub async fn send(&self, request: RequestBuilder, timeout: Duration) -> Result<Response, Error> {
+        self.answer(request.timeout(timeout), Some(timeout)).await
+    }
+
+    /// Sends a request whose answer goes on for as long as it wants.
+    pub async fn stream(&self, request: RequestBuilder) -> Result<Response, Error> {
+        self.answer(request, None).await
+    }
+
+    async fn answer(&self, request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
+        let begun = Instant::now();
+        let request = request.build().map_err(|error| Error::Setup(causes(&error)))?;
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let response = self.http.execute(request).await.map_err(|error| self.failed(&error, timeout))?;
+        let status = response.status();
+        self.output.detail(&format!("{method} {url}: {status} after {} ms", begun.elapsed().as_millis()));
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(self.problem(status, response).await)
+    }
+
+    fn failed(&self, error: &reqwest::Error, timeout: Option<Duration>) -> Error {
+        let url = self.url().to_owned();
+        if error.is_connect() {
+            return Error::Unreachable { url, message: causes(error) };
+        }
+        match timeout {
+            Some(timeout) if error.is_timeout() => Error::TimedOut { url, seconds: timeout.as_secs() },
+            _ => Error::Broken { url, message: causes(error) },
+        }
+    }
+
+    async fn problem(&self, status: StatusCode, response: Response) -> Error {
+        let body = response.bytes().await.unwrap_or_default();
+        if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
+            return Error::Problem(problem);
+        }
+        let shown = &body[..body.len().min(FOREIGN_ERROR_BYTES_MAX)];
+        let text = super::output::printable(String::from_utf8_lossy(shown).trim());
+        Error::Foreign { url: self.url().to_owned(), message: format!("{status} {text}").trim_end().to_owned() }
+    }
+
+    /// The body of an answer.
+    pub async fn body(&self, response: Response) -> Result<Bytes, Error> {
+        response.bytes().await.map_err(|error| self.failed(&error, Some(ANSWER_TIMEOUT)))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
+        let body = self.body(response).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Foreign {
+            url: self.url().to_owned(),
+            message: format!("its answer does not fit this version: {error}"),
+        })
+    }
+
+    /// Gets a JSON document.
+    pub async fn get<T: DeserializeOwned>(&self, segments: &[&str], query: &[(&str, String)]) -> Result<T, Error> {
+        let request = self.request(Method::GET, segments).query(query);
+        let response = self.send(request, ANSWER_TIMEOUT).await?;
+        self.json(response).await
+    }
+
+    /// Posts a body of a type and takes a JSON document.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+        content: (&'static str, Bytes),
+        timeout: Duration,
+    ) -> Result<T, Error> {
+        let request = self.request(Method::POST, segments).query(query).header(CONTENT_TYPE, content.0).body(content.1);
+        let response = self.send(request, timeout).await?;
+        self.json(response).await
+    }
+
+    /// Posts without a body.
+    pub async fn act<T: DeserializeOwned>(&self, segments: &[&str]) -> Result<T, Error> {
+        let response = self.send(self.request(Method::POST, segments), ANSWER_TIMEOUT).await?;
+        self.json(response).await
+    }
+
+    /// A value as it is stored, or as a query answers it.
+    pub async fn value(&self, request: RequestBuilder) -> Result<Value, Error> {
+        let response = self.send(request, ANSWER_TIMEOUT).await?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let media_type = header("content-type").unwrap_or_default();
+        let position = header("foldstream-position").and_then(|position| position.parse().ok());
+        let body = self.body(response).await?;
+        Ok(Value { media_type, position, body })
+    }
+
+    /// By how many seconds the clock of the host is ahead of ours; none when it does not tell.
+    pub async fn clock_skew(&self) -> Result<Option<i64>, Error> {
+        let response = self.send(self.request(Method::GET, &["v1", "host"]), ANSWER_TIMEOUT).await?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let ours = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Ok(theirs.map(|theirs| theirs.timestamp().as_second() - ours))
+    }
+
+    /// A deployment as it is now.
+    pub async fn deployment(&self, name: &str) -> Result<Deployment, Error> {
+        self.get(&["v1", "deployments", name], &[]).await
+    }
+}
+
+/// A value with its type.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Media type.
+    pub media_type: String,
+    /// The position that it reflects.
+    pub position: Option<u64>,
+    /// The octets.
+    pub body: Bytes,
+}
+
+impl Value {
+    /// Whether it is JSON text.
+    pub fn is_json(&self) -> bool {
+        self.media_type.starts_with("application/json")
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        Error::Setup("the token has characters that no header may carry; use printable ASCII".to_owned())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
+    let shown = path.display();
+    let pem = std::fs::read(path).map_err(|error| Error::Setup(format!("cannot read --ca {shown}: {error}")))?;
+    let unusable = |why: String| Error::Setup(format!("--ca {shown} {why}; name a file with certificates in PEM"));
+    let found =
+        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(format!("is unusable: {error}")))?;
+    if found.is_empty() {
+        return Err(unusable("has no certificate".to_owned()));
+    }
+    Ok(found)
+}
+
+/// The innermost cause, which is the one that says something.
+fn causes(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

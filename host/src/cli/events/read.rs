@@ -1,0 +1,108 @@
+//! `foldstream events read`: a part of a stream.
+
+use super::super::Context;
+use super::super::client::{Client, Error};
+use super::super::output::table;
+use super::super::scan::cell;
+use crate::api::{EventPage, StoredEvent};
+
+/// Print events of a stream, in order.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream events read
+  foldstream events read --after 1000 --limit 20
+  foldstream events read --subject 'orders.*.placed' -o ndjson")]
+pub struct Args {
+    #[command(flatten)]
+    filter: Filter,
+    /// Begin behind this sequence.
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+    after: u64,
+    /// Most events.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Filter {
+    /// Source; left out, the only one.
+    #[arg(long)]
+    source: Option<String>,
+    /// Only subjects that match: `*` stands for one token, `>` for the rest.
+    #[arg(long, value_name = "PATTERN")]
+    subject: Option<String>,
+}
+
+impl Filter {
+    /// The parameters that ask for it.
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = Vec::new();
+        parameters.extend(self.source.clone().map(|source| ("source", source)));
+        parameters.extend(self.subject.clone().map(|subject| ("subject", subject)));
+        parameters
+    }
+
+    /// One page of events.
+    pub async fn page(&self, client: &Client, after: u64, limit: u32) -> Result<EventPage, Error> {
+        let mut parameters = self.parameters();
+        parameters.push(("after", after.to_string()));
+        parameters.push(("limit", limit.to_string()));
+        client.get(&["v1", "events"], &parameters).await
+    }
+}
+
+/// Prints a page.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let page = args.filter.page(&context.client()?, args.after, args.limit).await?;
+    context.output.many(&page.events, &page, lines)?;
+    if let Some(next) = page.next {
+        context.output.note(&format!("there may be more: add --after {next}"));
+    }
+    Ok(())
+}
+
+fn lines(events: &[StoredEvent]) -> String {
+    table(&["SEQUENCE", "TIME", "SUBJECT", "TYPE", "DATA"], events.iter().map(row))
+}
+
+/// The cells of an event.
+pub fn row(event: &StoredEvent) -> Vec<String> {
+    // Nanoseconds are for machines.
+    let time = match event.time.split_once('.') {
+        Some((seconds, fraction)) if fraction.ends_with('Z') => {
+            format!("{seconds}.{:.3}Z", fraction.trim_end_matches('Z'))
+        }
+        _ => event.time.clone(),
+    };
+    vec![event.sequence.to_string(), time, event.subject.clone(), event.kind.clone(), cell(&event.data)]
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(in super::super) fn event() -> StoredEvent {
+        StoredEvent {
+            sequence: 17,
+            time: "2026-11-23T10:00:00.123456789Z".to_owned(),
+            subject: "orders.42.placed".to_owned(),
+            kind: "placed".to_owned(),
+            headers: std::collections::BTreeMap::from([("traceparent".to_owned(), "00".to_owned())]),
+            data: json!({ "amount": 10 }),
+        }
+    }
+
+    #[test]
+    fn events_are_rows() {
+        assert_eq!(
+            lines(&[event()]),
+            "\
+SEQUENCE  TIME                      SUBJECT           TYPE    DATA
+17        2026-11-23T10:00:00.123Z  orders.42.placed  placed  {\"amount\":10}"
+        );
+    }
+}

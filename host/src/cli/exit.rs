@@ -1,0 +1,177 @@
+//! Exit codes, and which error ends in which.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::client;
+use crate::{config, module};
+
+/// How a command ended, as scripts see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed in a way that no other code names.
+    Failed = 1,
+    /// The command line, the environment or the configuration is wrong.
+    Usage = 2,
+    /// What was asked for does not exist.
+    NotFound = 3,
+    /// The module, the request or an expectation was refused.
+    Refused = 4,
+    /// The host can't be reached, or is not ready.
+    Unreachable = 5,
+    /// Time ran out, or the deployment is behind what was asked for.
+    TimedOut = 6,
+    /// Interrupted by Ctrl-C.
+    Interrupted = 130,
+}
+
+/// Shown at the end of every help.
+pub const HELP: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    usage: the command line, the environment or the configuration is wrong
+  3    not found
+  4    refused: bad module, conflict, invalid request, missing token
+  5    the host cannot be reached, or is not ready
+  6    timed out, or behind the sequence asked for
+  130  interrupted";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error of the command line itself, with its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// How the program ends.
+    pub exit: Exit,
+    /// What happened, and what to do next; nothing is shown when it is empty.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its message.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// The end by Ctrl-C, about which nothing needs saying.
+    pub fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "")
+    }
+}
+
+/// The exit code of an error.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(exit_of_cause).unwrap_or(Exit::Failed)
+}
+
+fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.exit);
+    }
+    if let Some(error) = cause.downcast_ref::<client::Error>() {
+        return Some(error.exit());
+    }
+    if cause.is::<config::Error>() || cause.is::<config::ReadError>() {
+        return Some(Exit::Usage);
+    }
+    match cause.downcast_ref::<module::Error>()? {
+        module::Error::Refused(_) | module::Error::Manifest(_) | module::Error::Compile(_) => Some(Exit::Refused),
+        module::Error::Engine(_) => Some(Exit::Failed),
+    }
+}
+
+/// The whole message: each cause that the ones before it do not already tell.
+pub fn message_of(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if message.contains(&text) {
+            continue;
+        }
+        if !message.is_empty() {
+            message.push_str(": ");
+        }
+        message.push_str(&text);
+    }
+    message
+}
+
+/// Whether whoever read our output went away, which is no error of ours.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+    use crate::api::Problem;
+
+    fn problem(kind: &str) -> anyhow::Error {
+        let problem = Problem {
+            kind: kind.to_owned(),
+            title: String::new(),
+            status: 400,
+            detail: "said".to_owned(),
+            position: None,
+        };
+        client::Error::Problem(problem).into()
+    }
+
+    #[test]
+    fn every_kind_of_problem_has_its_exit_code() {
+        for (kind, exit) in [
+            ("not-found", Exit::NotFound),
+            ("invalid", Exit::Refused),
+            ("too-large", Exit::Refused),
+            ("conflict", Exit::Refused),
+            ("refused", Exit::Refused),
+            ("unauthorized", Exit::Refused),
+            ("limit", Exit::Refused),
+            ("unsupported-media-type", Exit::Refused),
+            ("behind", Exit::TimedOut),
+            ("timeout", Exit::TimedOut),
+            ("not-ready", Exit::Unreachable),
+            ("busy", Exit::Unreachable),
+            ("stopping", Exit::Unreachable),
+            ("internal", Exit::Failed),
+        ] {
+            assert_eq!(exit_of(&problem(kind)), exit, "{kind}");
+            assert_eq!(exit_of(&problem(kind).context("while deploying")), exit, "{kind} with context");
+        }
+    }
+
+    #[test]
+    fn unknown_errors_are_failures() {
+        assert_eq!(exit_of(&anyhow::anyhow!("something")), Exit::Failed);
+        assert_eq!(exit_of(&module::Error::Refused("no world".to_owned()).into()), Exit::Refused);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = std::io::Error::other("the disk is full");
+        let outer = Failure::new(Exit::Failed, "cannot write: the disk is full");
+        let error = Err::<(), _>(inner).context("cannot write").expect_err("an error");
+        assert_eq!(message_of(&error), "cannot write: the disk is full");
+        assert_eq!(message_of(&outer.into()), "cannot write: the disk is full");
+    }
+
+    #[test]
+    fn broken_pipes_are_recognised_below_other_errors() {
+        let pipe = std::io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = Err::<(), _>(pipe).context("cannot print").expect_err("an error");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("something")));
+    }
+}

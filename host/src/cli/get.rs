@@ -1,0 +1,103 @@
+//! `foldstream get`: one entry of a read model.
+
+use std::io::IsTerminal as _;
+
+use base64::Engine as _;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::client::Value;
+use super::exit::{Exit, Failure};
+use super::output::{Format, Output, compact};
+use super::{Context, json, query};
+
+/// Print one entry of a read model.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream get order-totals customer/42
+  foldstream get order-totals customer/42 --at-least 1000000
+  foldstream get order-totals customer/42 -o json | jq .value.total")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// The key.
+    key: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Wait {
+    /// Wait until this sequence is reflected.
+    #[arg(long, value_name = "SEQUENCE")]
+    at_least: Option<u64>,
+    /// How long to wait for it, such as `500ms` or `5s`.
+    #[arg(long, value_name = "DURATION", requires = "at_least")]
+    timeout: Option<humantime::Duration>,
+}
+
+impl Wait {
+    /// The parameters that ask for it.
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = Vec::new();
+        parameters.extend(self.at_least.map(|sequence| ("at-least", sequence.to_string())));
+        parameters.extend(self.timeout.map(|timeout| ("timeout", timeout.to_string().replace(' ', ""))));
+        parameters
+    }
+}
+
+/// One entry, with its value as it came: a number keeps all its digits.
+#[derive(Serialize)]
+struct Entry<'a> {
+    key: &'a str,
+    value: Box<RawValue>,
+    position: Option<u64>,
+}
+
+/// Prints one value.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    if matches!(args.key.as_str(), "." | "..") {
+        let message =
+            format!("the key `{0}` cannot be part of an address; use `foldstream scan NAME --prefix {0}`", args.key);
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
+    let client = context.client()?;
+    let path = ["v1", "deployments", &args.name, "entries", &args.key];
+    let value = client.value(client.request(Method::GET, &path).query(&args.wait.parameters())).await?;
+    match context.output.format {
+        Format::Table => print_value(&context.output, &value)?,
+        Format::Json | Format::Ndjson => {
+            let entry = Entry { key: &args.key, value: query::as_json(&value), position: value.position };
+            let text = compact(&entry);
+            let text = if context.output.format == Format::Json { json::indented(&text) } else { text };
+            context.output.line(&text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints a value as it is: JSON and text as lines, octets as octets.
+pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
+    let Ok(text) = std::str::from_utf8(&value.body) else {
+        if std::io::stdout().is_terminal() {
+            let size = value.body.len();
+            let message =
+                format!("the value is {size} bytes and no text; send them to a file with `> FILE`, or use -o json");
+            return Err(Failure::new(Exit::Failed, message).into());
+        }
+        return Ok(output.raw(&value.body)?);
+    };
+    if std::io::stdout().is_terminal() && text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+        let shown: Vec<String> = text.lines().map(super::output::printable).collect();
+        return Ok(output.line(&shown.join("\n"))?);
+    }
+    Ok(output.line(text)?)
+}
+
+/// Octets as the API writes them within JSON.
+pub fn bytes_as_json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::json!({ "$bytes": base64::engine::general_purpose::STANDARD.encode(bytes) })
+}

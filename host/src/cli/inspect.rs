@@ -1,0 +1,93 @@
+//! `foldstream inspect`: what a module is, without deploying it.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+
+use super::output::{bytes, table};
+use super::{Context, deploy, settings};
+use crate::api::ModuleInfo;
+use crate::config::Config;
+use crate::module::Engine;
+
+/// Show what a module is: kind, manifest, imports, size, digest.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream inspect order-totals.wasm
+  foldstream inspect order-totals.wasm -o json | jq -r .digest")]
+pub struct Args {
+    /// The module.
+    file: PathBuf,
+}
+
+/// What was found in a file.
+#[derive(Debug)]
+pub struct Examined {
+    /// The component, as a host stores it.
+    pub component: Bytes,
+    /// What it says of itself.
+    pub info: ModuleInfo,
+}
+
+/// Checks the module as a host would, and prints what it is.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let examined = examine(deploy::read_module(&args.file)?)?;
+    context.output.one(&examined.info, lines)?;
+    Ok(())
+}
+
+/// Checks and compiles a module with the limits of a host, and asks for its manifest.
+pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
+    let cache = settings::temporary_folder()?;
+    let compiler = std::env::current_exe().context("cannot find this program, which compiles the module")?;
+    let mut options = Config::default().module_options(cache.path().to_owned(), compiler);
+    // One instance is asked for its manifest.
+    options.instances_max = 1;
+    let engine = Engine::new(options)?;
+    let accepted = engine.accept(upload)?;
+    let loaded = engine.load(&accepted)?;
+    Ok(Examined { component: accepted.component, info: loaded.module.info().clone() })
+}
+
+fn lines(info: &ModuleInfo) -> String {
+    let mut rows = vec![
+        ("kind", info.kind.clone()),
+        ("name", info.name.clone()),
+        ("description", info.description.clone()),
+        ("size", format!("{} ({})", bytes(info.size), info.size)),
+        ("digest", info.digest.clone()),
+        ("subjects", info.subjects.join(", ")),
+        ("headers", if info.wants_headers { "wanted".to_owned() } else { "not wanted".to_owned() }),
+        ("key", info.key_rule.clone()),
+        ("state version", info.state_version.to_string()),
+    ];
+    rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
+    rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
+    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_is_shown_with_all_that_it_says() {
+        assert_eq!(
+            lines(&super::super::show::tests::deployment().module),
+            "\
+kind           projection
+name           order-totals
+description    Totals per customer
+size           100.0 KiB (102400)
+digest         abcdef0123456789
+subjects       orders.>
+headers        not wanted
+key            subject-token:2
+state version  1
+query          top-customers: those who spent most
+import         foldstream:module/state@0.1.0"
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! `foldstream list`: all deployments.
+
+use super::Context;
+use super::output::{grouped, span, table};
+use super::show::state_word;
+use crate::api::{Deployment, DeploymentList};
+
+/// Show all deployments.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    visible_alias = "ls",
+    before_help = "\
+Examples:
+  foldstream list
+  foldstream list -o ndjson | jq -r 'select(.state == \"failed\") | .name'"
+)]
+pub struct Args {}
+
+/// Prints one line per deployment.
+pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
+    let list: DeploymentList = context.client()?.get(&["v1", "deployments"], &[]).await?;
+    context.output.many(&list.deployments, &list, lines)?;
+    if list.deployments.is_empty() {
+        context.output.note("there is no deployment yet; `foldstream deploy FILE.wasm` makes one");
+    }
+    Ok(())
+}
+
+fn lines(deployments: &[Deployment]) -> String {
+    let rows = deployments.iter().map(|deployment| {
+        vec![
+            deployment.name.clone(),
+            state_word(deployment.state),
+            grouped(deployment.position),
+            grouped(deployment.lag_events),
+            span(deployment.lag_seconds),
+            deployment.source.clone(),
+            deployment.generation.to_string(),
+            deployment.module.digest.chars().take(12).collect(),
+        ]
+    });
+    table(&["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "GENERATION", "MODULE"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deployments_are_listed_one_a_line() {
+        let mut other = super::super::show::tests::deployment();
+        other.name = "b".to_owned();
+        other.lag_events = 0;
+        other.lag_seconds = 0.0;
+        other.state = crate::api::DeploymentState::Live;
+        assert_eq!(
+            lines(&[super::super::show::tests::deployment(), other]),
+            "\
+NAME          STATE        POSITION  LAG      BEHIND  SOURCE  GENERATION  MODULE
+order-totals  catching-up  400,000   600,000  12 s    events  2           abcdef012345
+b             live         400,000   0        0.0 s   events  2           abcdef012345"
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! The command line: a client of the HTTP API.
+//!
+//! One file per command and one arm of `Command` each. What the user typed
+//! stands in the `Args` of a command; what all commands need of it is made
+//! once, in [`Context`].
+
+mod build;
+mod catching_up;
+pub mod client;
+mod compile_module;
+mod completions;
+mod config;
+mod delete;
+mod demo;
+mod deploy;
+mod dev;
+mod doctor;
+mod events;
+pub mod exit;
+mod get;
+mod inspect;
+mod json;
+mod list;
+mod man;
+mod new;
+pub mod output;
+mod pause;
+mod progress;
+mod query;
+mod resume;
+mod runtime;
+mod scan;
+mod serve;
+
+mod settings;
+mod show;
+mod sse;
+mod watch;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use client::{Client, Connection};
+use exit::Failure;
+use output::{Color, Format, Output};
+
+/// The address at which a host listens unless told otherwise.
+pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
+
+/// Examples stand before the options, as they are what most look for.
+const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
+/// Fold event streams into read models with WebAssembly modules.
+#[derive(Debug, Parser)]
+#[command(
+    name = "foldstream",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(before_help = "\
+Examples:
+  foldstream new order-totals                 begin a projection in Rust
+  foldstream dev ./order-totals               build, run and rebuild it while you edit it
+  foldstream serve --config foldstream.toml   run a host
+  foldstream deploy order-totals.wasm --wait  put a module into service, and see it catch up
+  foldstream scan order-totals --prefix customer/
+  foldstream query order-totals top-customers '{\"limit\": 3}'
+  foldstream watch order-totals -o ndjson")]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What may stand with every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+struct GlobalArgs {
+    /// Address of the host.
+    #[arg(long, global = true, env = "FOLDSTREAM_URL", default_value = URL_DEFAULT)]
+    url: String,
+    /// Token that the host wants.
+    #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// File that holds the token.
+    #[arg(long, global = true, env = "FOLDSTREAM_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// Root certificates (PEM) to trust instead of the system's.
+    #[arg(long, global = true, env = "FOLDSTREAM_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How data is printed.
+    #[arg(short, long, global = true, env = "FOLDSTREAM_OUTPUT", value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    /// Print no messages, errors aside.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Print more messages.
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// When colours are used.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: Color,
+}
+
+/// Everything that the program can do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Dev(dev::Args),
+    Demo(demo::Args),
+    New(new::Args),
+    Build(build::Args),
+    Inspect(inspect::Args),
+    Deploy(deploy::Args),
+    List(list::Args),
+    Show(show::Args),
+    Get(get::Args),
+    Scan(scan::Args),
+    Query(query::Args),
+    Watch(watch::Args),
+    #[command(subcommand)]
+    Events(events::Command),
+    Pause(pause::Args),
+    Resume(resume::Args),
+    Delete(delete::Args),
+    #[command(subcommand)]
+    Config(config::Command),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    CompileModule(compile_module::Args),
+}
+
+/// What commands need of the options that all of them have.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where to print to.
+    pub output: Output,
+    connection: Connection,
+    ca: Option<PathBuf>,
+}
+
+impl Context {
+    fn new(global: GlobalArgs) -> anyhow::Result<Self> {
+        let token = match (global.token, &global.token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(read_token(path)?),
+            (None, None) => None,
+        };
+        Ok(Self {
+            output: Output { format: global.output, quiet: global.quiet, verbose: global.verbose, color: global.color },
+            connection: Connection { url: global.url, token },
+            ca: global.ca,
+        })
+    }
+
+    /// A client of the host that was named.
+    fn client(&self) -> Result<Client, client::Error> {
+        Client::new(&self.connection, self.ca.as_deref(), self.output)
+    }
+}
+
+fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(exit::Exit::Usage, format!("cannot read --token-file {}: {error}", path.display()))
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// The whole command with its help laid out.
+pub fn command() -> clap::Command {
+    lay_out(Cli::command())
+}
+
+fn lay_out(command: clap::Command) -> clap::Command {
+    // One form of help: the long one spreads every option over four lines.
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print help");
+    command
+        .disable_help_flag(true)
+        .arg(help)
+        .help_template(HELP_TEMPLATE)
+        .after_help(exit::HELP)
+        .mut_subcommands(lay_out)
+}
+
+/// Reads what the user typed.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
+}
+
+impl Cli {
+    /// Where this run prints to, for those who report its end.
+    pub fn output(&self) -> Output {
+        Output { quiet: self.global.quiet, color: self.global.color, ..Output::default() }
+    }
+
+    /// Does what was asked for.
+    pub fn run(self) -> anyhow::Result<()> {
+        if let Command::CompileModule(args) = self.command {
+            return compile_module::run(args);
+        }
+        let context = Context::new(self.global)?;
+        match self.command {
+            Command::Serve(args) => hosting(serve::run(args, &context)),
+            Command::Dev(args) => hosting(dev::run(args, &context)),
+            Command::Demo(args) => hosting(demo::run(args, &context)),
+            Command::New(args) => new::run(&args, &context),
+            Command::Build(args) => asking(build::run(args, &context)),
+            Command::Inspect(args) => inspect::run(&args, &context),
+            Command::Deploy(args) => asking(deploy::run(args, &context)),
+            Command::List(args) => asking(list::run(args, &context)),
+            Command::Show(args) => asking(show::run(args, &context)),
+            Command::Get(args) => asking(get::run(args, &context)),
+            Command::Scan(args) => asking(scan::run(args, &context)),
+            Command::Query(args) => asking(query::run(args, &context)),
+            Command::Watch(args) => asking(watch::run(args, &context)),
+            Command::Events(command) => asking(events::run(command, &context)),
+            Command::Pause(args) => asking(pause::run(args, &context)),
+            Command::Resume(args) => asking(resume::run(args, &context)),
+            Command::Delete(args) => asking(delete::run(args, &context)),
+            Command::Config(command) => config::run(command, &context),
+            Command::Doctor(args) => asking(doctor::run(args, &context)),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args, &context),
+            Command::CompileModule(args) => compile_module::run(args),
+        }
+    }
+}
+
+/// Runs a command that is a client: one thread is enough, and Ctrl-C ends it at once.
+fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = command => result,
+            // Nothing that a client does needs an ending of its own: the host has done a request, or has not.
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted().into()),
+        }
+    })
+}
+
+/// Runs a command that is a host, and ends by itself.
+fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(command: &clap::Command, look: &mut dyn FnMut(&clap::Command)) {
+        look(command);
+        command.get_subcommands().filter(|command| !command.is_hide_set()).for_each(|command| each(command, look));
+    }
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_begins_with_examples_and_ends_with_exit_codes() {
+        each(&command(), &mut |command| {
+            let help = command.clone().render_help().to_string();
+            let place = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text} is missing: {help}"));
+            assert!(place("Examples:") < place("Usage:"), "{help}");
+            assert!(place("Usage:") < place("Exit codes:"), "{help}");
+            assert!(help.trim_end().ends_with("interrupted"), "{help}");
+            assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+        });
+    }
+
+    #[test]
+    fn examples_in_help_are_accepted() {
+        let mut count = 0;
+        each(&command(), &mut |command| {
+            let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
+            for line in examples.lines().map(str::trim).filter(|line| line.starts_with("foldstream ")) {
+                // What stands behind several spaces is an explanation; a pipe or redirection is the shell's.
+                let typed = line.split("  ").next().unwrap_or_default();
+                let typed = typed.split(['|', '>', '<', '&']).next().unwrap_or_default();
+                let parsed = parse(words(typed).into_iter().map(OsString::from));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("is refused"));
+                count += 1;
+            }
+        });
+        assert!(count > 50, "only {count} examples");
+    }
+
+    /// Words as a shell takes them apart, single quotes respected.
+    fn words(line: &str) -> Vec<String> {
+        let parts = line.split('\'').enumerate();
+        parts
+            .flat_map(|(index, part)| match index % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn mistakes_are_answered_with_a_suggestion() {
+        let refused = |typed: &str| {
+            let error = parse(words(typed).into_iter().map(OsString::from)).expect_err("is a mistake");
+            error.to_string()
+        };
+        assert!(refused("foldstream scna totals").contains("'scan'"));
+        assert!(refused("foldstream scan totals --prefx a").contains("'--prefix'"));
+        assert!(refused("foldstream list -o yaml").contains("table, json, ndjson"));
+        assert!(refused("foldstream scan totals --limit 0").contains("1..=10000"));
+        assert!(refused("foldstream deploy a.wasm --timeout 5s").contains("--wait"));
+    }
+}

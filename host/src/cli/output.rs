@@ -1,0 +1,263 @@
+//! What commands print: data on standard output, messages on standard error.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Ndjson,
+}
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where commands print to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Output {
+    /// How data is printed.
+    pub format: Format,
+    /// Without messages, errors aside.
+    pub quiet: bool,
+    /// With more messages.
+    pub verbose: bool,
+    /// When colours are used.
+    pub color: Color,
+}
+
+impl Output {
+    /// Prints one line of data.
+    pub fn line(&self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    }
+
+    /// Prints octets as they are.
+    pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }
+
+    /// Prints one thing: `people` says how it looks as a table.
+    pub fn one<T: Serialize>(&self, thing: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
+        match self.format {
+            Format::Table => self.line(&people(thing)),
+            Format::Json => self.line(&pretty(thing)),
+            Format::Ndjson => self.line(&compact(thing)),
+        }
+    }
+
+    /// Prints many things of one kind: `whole` is the JSON document that holds them.
+    pub fn many<T: Serialize>(
+        &self,
+        things: &[T],
+        whole: &impl Serialize,
+        people: impl FnOnce(&[T]) -> String,
+    ) -> io::Result<()> {
+        match self.format {
+            Format::Table => self.line(&people(things)),
+            Format::Json => self.line(&pretty(whole)),
+            Format::Ndjson => things.iter().try_for_each(|thing| self.line(&compact(thing))),
+        }
+    }
+
+    /// Tells something to people.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
+    /// Tells something to people who asked for more.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            say(text);
+        }
+    }
+
+    /// Tells that something went wrong.
+    pub fn error(&self, text: &str) {
+        say(&format!("{} {text}", self.paint(RED, "error:")));
+    }
+
+    /// Tells that something is doubtful.
+    pub fn warning(&self, text: &str) {
+        if !self.quiet {
+            say(&format!("{} {text}", self.paint(YELLOW, "warning:")));
+        }
+    }
+
+    /// Whether a progress bar can be drawn.
+    pub fn draws(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// Tells what must be told even when it is quiet.
+    pub fn say(&self, text: &str) {
+        say(text);
+    }
+
+    /// Whether messages are coloured.
+    pub fn paints(&self) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.paints() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+const RED: &str = "1;31";
+const YELLOW: &str = "1;33";
+
+/// Messages are worth less than the work: a closed standard error is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// JSON for people and for documents.
+pub fn pretty(thing: &impl Serialize) -> String {
+    serde_json::to_string_pretty(thing).expect("what the API sends is representable as JSON")
+}
+
+/// JSON in one line.
+pub fn compact(thing: &impl Serialize) -> String {
+    serde_json::to_string(thing).expect("what the API sends is representable as JSON")
+}
+
+/// A table without lines: columns two spaces apart, the last one as long as it wants.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    if !header.is_empty() {
+        table.set_header(header.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+    }
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// Text without the control characters with which a key or a value could take over a terminal.
+pub fn printable(text: &str) -> String {
+    if !text.chars().any(char::is_control) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// A number with its thousands apart: `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size for people: `1.5 MiB`.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if number < 1_024 {
+        return format!("{number} B");
+    }
+    let mut value = number as f64 / 1_024.0;
+    let mut unit = 0;
+    while value >= 1_023.95 && unit + 1 < UNITS.len() {
+        value /= 1_024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A span for people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        _ if seconds < 10.0 => format!("{:.1} s", seconds.max(0.0)),
+        0..120 => format!("{whole} s"),
+        120..7_200 => format!("{} min {} s", whole / 60, whole % 60),
+        7_200..172_800 => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+        _ => format!("{} days", whole / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_columns_two_spaces_apart() {
+        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["longer".to_owned(), "b".to_owned()]];
+        assert_eq!(table(&["ONE", "TWO"], rows), "ONE     TWO\na       long cell\nlonger  b");
+    }
+
+    #[test]
+    fn tables_without_rows_keep_their_header() {
+        assert_eq!(table(&["ONE", "TWO"], Vec::new()), "ONE  TWO");
+    }
+
+    #[test]
+    fn wide_characters_keep_columns_straight() {
+        let rows = vec![vec!["日本".to_owned(), "x".to_owned()], vec!["abcd".to_owned(), "y".to_owned()]];
+        assert_eq!(table(&[], rows), "日本  x\nabcd  y");
+    }
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+        assert_eq!(table(&[], vec![vec!["a\nb".to_owned(), "c".to_owned()]]), "a\\nb  c");
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1_023), "1023 B");
+        assert_eq!(bytes(1_536), "1.5 KiB");
+        assert_eq!(bytes(1_048_570), "1.0 MiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(span(0.04), "0.0 s");
+        assert_eq!(span(9.94), "9.9 s");
+        assert_eq!(span(45.2), "45 s");
+        assert_eq!(span(200.0), "3 min 20 s");
+        assert_eq!(span(7_500.0), "2 h 5 min");
+        assert_eq!(span(400_000.0), "4 days");
+    }
+}

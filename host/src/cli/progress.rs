@@ -1,0 +1,112 @@
+//! Progress: a bar where there is a terminal, plain lines where there is none.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output::{Output, grouped, span};
+
+/// Pause between plain lines: a log file should not fill with them.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How far something is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// What is done.
+    pub done: u64,
+    /// Of how much; none while that is unknown.
+    pub total: Option<u64>,
+    /// A second, lately.
+    pub rate: f64,
+    /// Seconds until the end, as far as can be said.
+    pub remaining_seconds: Option<f64>,
+}
+
+/// Shows how far something is.
+#[derive(Debug)]
+pub struct Progress {
+    output: Output,
+    subject: String,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+    begun: Instant,
+}
+
+impl Progress {
+    /// Begins; `subject` says what it is that proceeds.
+    pub fn new(subject: &str, output: Output) -> Self {
+        let bar = output.draws().then(|| {
+            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}").expect("the template is constant");
+            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+            bar.with_style(style.progress_chars("=> ")).with_prefix(subject.to_owned())
+        });
+        let now = Instant::now();
+        Self { output, subject: subject.to_owned(), bar, last_line: now, begun: now }
+    }
+
+    /// Shows a step.
+    pub fn show(&mut self, step: &Step) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(step.total.unwrap_or(step.done).max(1));
+            bar.set_position(step.done);
+            bar.set_message(describe(step));
+            return;
+        }
+        if self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = Instant::now();
+            self.output.note(&format!("{}: {}", self.subject, describe(step)));
+        }
+    }
+
+    /// Shows a message above the bar.
+    pub fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.output.note(text)),
+            None => self.output.note(text),
+        }
+    }
+
+    /// Since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Ends; the bar goes, as what follows it says more.
+    pub fn finish(self) {}
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn describe(step: &Step) -> String {
+    let mut text = grouped(step.done);
+    if let Some(total) = step.total {
+        text.push_str(&format!(" of {}", grouped(total)));
+    }
+    text.push_str(" events");
+    if step.rate >= 1.0 {
+        text.push_str(&format!(", {}/s", grouped(step.rate as u64)));
+    }
+    if let Some(remaining) = step.remaining_seconds {
+        text.push_str(&format!(", {} left", span(remaining)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_told_with_what_is_known() {
+        let step = Step { done: 12, ..Step::default() };
+        assert_eq!(describe(&step), "12 events");
+        let step = Step { done: 340_000, total: Some(1_000_000), rate: 212_345.6, remaining_seconds: Some(3.1) };
+        assert_eq!(describe(&step), "340,000 of 1,000,000 events, 212,345/s, 3.1 s left");
+    }
+}

@@ -1,0 +1,143 @@
+//! A host within this process: what `serve`, `dev` and `demo` have in common.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::client::{Client, Connection};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use crate::config::{Config, LogFormat};
+use crate::serve;
+use crate::supervisor::Host;
+
+/// What a stop may take beyond the host's own budget before it is given up: requests that run have 5 s to end.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// A running host.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it answers.
+    pub url: String,
+    config: Arc<Config>,
+    task: JoinHandle<Result<(), serve::Error>>,
+    shutdown: CancellationToken,
+}
+
+impl Server {
+    /// Binds, starts the host, and answers from then on.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let listener = bind(config.serve.listen)?;
+        let address = listener.local_addr().context("cannot tell the address")?;
+        let scheme = if config.serve.tls_cert.is_some() { "https" } else { "http" };
+        let config = Arc::new(config);
+        let host = Host::start(Arc::clone(&config)).await?;
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(run(listener, host, Arc::clone(&config), shutdown.clone()));
+        Ok(Self { url: format!("{scheme}://{address}"), config, task, shutdown })
+    }
+
+    /// A client of it.
+    pub fn client(&self, output: Output) -> anyhow::Result<Client> {
+        let token = self.config.serve.bearer_token()?;
+        let ca = self.config.serve.tls_cert.as_deref();
+        Ok(Client::new(&Connection { url: self.url.clone(), token }, ca, output)?)
+    }
+
+    /// Waits until it ends by itself, which it does only when it fails.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        (&mut self.task).await.context("the server ended in a panic; please report it")?.map_err(Into::into)
+    }
+
+    /// Stops it gracefully: batches end, state is flushed.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        let budget = self.config.pipeline.stop_budget + STOP_GRACE;
+        tokio::time::timeout(budget, self.ended()).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the host did not stop within {} s; what was not flushed is applied again at the next start",
+                budget.as_secs()
+            );
+            Err(Failure::new(Exit::TimedOut, message).into())
+        })
+    }
+}
+
+/// Serves until the end, and then lets the host finish what it is at. Both begin to stop at once: requests and batches
+/// do not wait for each other.
+async fn run(
+    listener: TcpListener,
+    host: Host,
+    config: Arc<Config>,
+    shutdown: CancellationToken,
+) -> Result<(), serve::Error> {
+    let stop = async {
+        shutdown.cancelled().await;
+        host.stop().await;
+    };
+    let serving = async {
+        let result = serve::run(listener, host.clone(), &config, shutdown.clone()).await;
+        // A server that failed takes the host with it.
+        shutdown.cancel();
+        result
+    };
+    let (result, ()) = tokio::join!(serving, stop);
+    result
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "is another host running there? stop it, or choose another with --listen",
+            std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with --listen",
+            _ => "choose another with --listen",
+        };
+        Failure::new(Exit::Failed, format!("cannot listen on {address}: {error}; {hint}")).into()
+    })
+}
+
+/// The configured address if it is free, else any free port at it: for those who only want to look.
+pub fn free_address(wanted: SocketAddr) -> SocketAddr {
+    match TcpListener::bind(wanted) {
+        Ok(_) => wanted,
+        Err(_) => SocketAddr::new(wanted.ip(), 0),
+    }
+}
+
+/// Sends our own log to standard error.
+pub fn start_log(config: &Config, output: Output) -> anyhow::Result<()> {
+    let level = if output.verbose { "debug" } else { &config.log.level };
+    let filter = EnvFilter::try_new(level).context("log.level is no filter")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match config.log.format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(output.paints()).with_target(false).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// Resolves at the first SIGINT or SIGTERM; from then on a second one ends the process at once.
+pub async fn stop_signal() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tokio::spawn(async move {
+        // Whoever signals twice does not want to wait: all that is durable stays so.
+        let code = tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        };
+        std::process::exit(code);
+    });
+    Ok(())
+}

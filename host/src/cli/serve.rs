@@ -1,0 +1,68 @@
+//! `foldstream serve`: runs a host.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::runtime::{Server, start_log, stop_signal};
+use super::{Context, settings};
+
+/// Run a host: read streams, fold them through modules, answer reads.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream serve
+  foldstream serve --config /etc/foldstream.toml
+  foldstream serve --data /var/lib/foldstream --listen 127.0.0.1:8080
+  FOLDSTREAM_SOURCES__ORDERS__KIND=jetstream FOLDSTREAM_SOURCES__ORDERS__STREAM=ORDERS foldstream serve
+
+Ctrl-C or SIGTERM stop it gracefully; a second one at once.")]
+pub struct Args {
+    #[command(flatten)]
+    settings: settings::Settings,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Data folder.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Serve beyond loopback without TLS or token.
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut flags = Vec::new();
+    flags.extend(args.listen.map(|listen| settings::flag("--listen", "serve.listen", &listen)));
+    flags.extend(args.data.as_ref().map(|data| settings::flag("--data", "data_dir", &data.display())));
+    flags.extend(args.insecure.then(|| settings::flag("--insecure", "serve.insecure", &true)));
+    let config = args.settings.load_sound(flags, context)?;
+    start_log(&config, context.output)?;
+    let mut server = Server::start(config).await?;
+    context.output.say(&format!("listening on {}", server.url));
+    notify_systemd("READY=1");
+    tokio::select! {
+        result = server.ended() => return result,
+        signal = stop_signal() => signal?,
+    }
+    notify_systemd("STOPPING=1");
+    context.output.note("stopping");
+    server.stop().await
+}
+
+/// Tells a systemd that waits for it (`Type=notify`); see sd_notify(3).
+fn notify_systemd(state: &str) {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(std::path::Path::new(&*String::from_utf8_lossy(name))),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,185 @@
+//! `foldstream show`: one deployment.
+
+use super::Context;
+use super::output::{bytes, grouped, span, table};
+use crate::api::{Deployment, DeploymentState, SourceState};
+
+/// Show one deployment: state, position, lag, module, queries, failure.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream show order-totals
+  foldstream show order-totals -o json | jq .failure")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+}
+
+/// Prints one deployment.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let deployment = context.client()?.deployment(&args.name).await?;
+    context.output.one(&deployment, lines)?;
+    Ok(())
+}
+
+/// The word for a state, as the API has it.
+pub fn state_word(state: DeploymentState) -> String {
+    word(&state)
+}
+
+fn word(thing: &impl serde::Serialize) -> String {
+    match serde_json::to_value(thing) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn lines(deployment: &Deployment) -> String {
+    let mut rows: Vec<(&str, String)> = vec![("name", deployment.name.clone()), ("state", state_line(deployment))];
+    if let Some(failure) = &deployment.failure {
+        let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
+        rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
+        rows.push(("failing since", format!("{}, {} attempts", failure.first_at, failure.attempts)));
+    }
+    rows.push(("position", format!("{} of {}", grouped(deployment.position), grouped(deployment.head))));
+    rows.push(("checkpoint", grouped(deployment.checkpoint)));
+    rows.push(("lag", format!("{} events, {}", grouped(deployment.lag_events), span(deployment.lag_seconds))));
+    rows.push((
+        "applied",
+        format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
+    ));
+    rows.push(("source", source_line(deployment)));
+    rows.push((
+        "state size",
+        format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
+    ));
+    rows.push(("generation", format!("{}, deployed at {}", deployment.generation, deployment.deployed_at)));
+    let module = &deployment.module;
+    rows.push(("module", format!("{} {} ({})", module.kind, module.name, bytes(module.size))));
+    rows.push(("digest", module.digest.clone()));
+    rows.push(("subjects", module.subjects.join(", ")));
+    rows.push(("state version", module.state_version.to_string()));
+    for query in &module.queries {
+        rows.push(("query", format!("{}: {}", query.name, query.description)));
+    }
+    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+fn state_line(deployment: &Deployment) -> String {
+    let mut line = state_word(deployment.state);
+    if let Some(percent) = deployment.repair_percent {
+        line.push_str(&format!(", repairing the state file: {percent:.0} %"));
+    }
+    if let Some(seconds) = deployment.remaining_seconds {
+        line.push_str(&format!(", {} left", span(seconds)));
+    }
+    line
+}
+
+fn source_line(deployment: &Deployment) -> String {
+    let mut line = deployment.source.clone();
+    if let Some(stream) = &deployment.stream {
+        line.push_str(&format!(", stream {stream}"));
+    }
+    let status = &deployment.source_status;
+    if status.state != SourceState::Reading {
+        line.push_str(&format!(", {}", word(&status.state)));
+    }
+    if let Some(message) = &status.message {
+        line.push_str(&format!(": {message}"));
+    }
+    line
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::api::{Failure, ModuleInfo, QueryDescription, SourceStatus};
+
+    pub(in super::super) fn deployment() -> Deployment {
+        Deployment {
+            name: "order-totals".to_owned(),
+            generation: 2,
+            state: DeploymentState::CatchingUp,
+            source: "events".to_owned(),
+            stream: Some("ORDERS".to_owned()),
+            source_status: SourceStatus { state: SourceState::Reading, message: None, reconnects: 0 },
+            position: 400_000,
+            checkpoint: 390_000,
+            head: 1_000_000,
+            lag_events: 600_000,
+            lag_seconds: 12.0,
+            events_applied: 400_000,
+            rate: 212_345.6,
+            remaining_seconds: Some(2.8),
+            repair_percent: None,
+            state_bytes: 2_048,
+            memtable_bytes: 1_024,
+            file_bytes: 1 << 20,
+            guest_memory_bytes: 1_179_648,
+            instances: 1,
+            deployed_at: "2026-11-23T10:00:00.000000000Z".to_owned(),
+            failure: None,
+            module: ModuleInfo {
+                digest: "abcdef0123456789".to_owned(),
+                size: 102_400,
+                kind: "projection".to_owned(),
+                name: "order-totals".to_owned(),
+                description: "Totals per customer".to_owned(),
+                subjects: vec!["orders.>".to_owned()],
+                wants_headers: false,
+                key_rule: "subject-token:2".to_owned(),
+                state_version: 1,
+                queries: vec![QueryDescription {
+                    name: "top-customers".to_owned(),
+                    description: "those who spent most".to_owned(),
+                }],
+                imports: vec!["foldstream:module/state@0.1.0".to_owned()],
+            },
+        }
+    }
+
+    #[test]
+    fn deployment_is_shown_with_all_that_matters() {
+        assert_eq!(
+            lines(&deployment()),
+            "\
+name           order-totals
+state          catching-up, 2.8 s left
+position       400,000 of 1,000,000
+checkpoint     390,000
+lag            600,000 events, 12 s
+applied        400,000 events, 212,345/s
+source         events, stream ORDERS
+state size     2.0 KiB in a file of 1.0 MiB
+generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+module         projection order-totals (100.0 KiB)
+digest         abcdef0123456789
+subjects       orders.>
+state version  1
+query          top-customers: those who spent most"
+        );
+    }
+
+    #[test]
+    fn failure_is_shown_right_below_the_state() {
+        let mut failed = deployment();
+        failed.state = DeploymentState::Failed;
+        failed.remaining_seconds = None;
+        failed.failure = Some(Failure {
+            kind: "rejected".to_owned(),
+            message: "no amount".to_owned(),
+            sequence: Some(17),
+            first_at: "2026-11-23T10:00:01.000000000Z".to_owned(),
+            attempts: 1,
+        });
+        let shown = lines(&failed);
+        let expected = "\
+name           order-totals
+state          failed
+failure        rejected at sequence 17: no amount
+failing since  2026-11-23T10:00:01.000000000Z, 1 attempts
+position       400,000 of 1,000,000";
+        assert!(shown.starts_with(expected), "{shown}");
+    }
+}

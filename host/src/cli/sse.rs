@@ -1,0 +1,88 @@
+//! Follows a stream of server-sent events, across lost connections and restarts of the host.
+
+use std::time::Duration;
+
+use eventsource_stream::{Event, Eventsource as _};
+use futures_util::StreamExt as _;
+use reqwest::{Method, Response};
+
+use super::client::{Client, Error};
+use super::output::Output;
+
+/// Longest silence: the host sends its position every few seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Pauses between attempts to connect again.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is followed.
+#[derive(Debug)]
+pub struct Subscription<'a> {
+    /// The host.
+    pub client: &'a Client,
+    /// Path of the stream.
+    pub path: Vec<&'a str>,
+    /// Parameters, the place to begin aside.
+    pub parameters: Vec<(&'static str, String)>,
+    /// Where to begin; none is now.
+    pub after: Option<u64>,
+    /// Where messages go.
+    pub output: Output,
+}
+
+impl Subscription<'_> {
+    /// Hands over one event after the other, until an error of which waiting does not help.
+    pub async fn follow(self, mut handle: impl FnMut(&Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let mut last = self.after.map(|after| after.to_string());
+        let mut response = self.connect(last.as_deref()).await?;
+        loop {
+            let reason = self.drain(response, &mut last, &mut handle).await?;
+            self.output.note(&format!("{reason}; connecting again"));
+            response = self.reconnect(last.as_deref()).await?;
+            self.output.note("connected");
+        }
+    }
+
+    async fn connect(&self, last: Option<&str>) -> Result<Response, Error> {
+        let mut request = self.client.request(Method::GET, &self.path).query(&self.parameters);
+        if let Some(last) = last {
+            request = request.query(&[("after", last)]);
+        }
+        self.client.stream(request).await
+    }
+
+    async fn reconnect(&self, last: Option<&str>) -> Result<Response, Error> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match self.connect(last).await {
+                Ok(response) => return Ok(response),
+                Err(error) if error.may_pass() => self.output.detail(&error.to_string()),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Reads until the connection ends; says why it ended.
+    async fn drain(
+        &self,
+        response: Response,
+        last: &mut Option<String>,
+        handle: &mut impl FnMut(&Event) -> anyhow::Result<()>,
+    ) -> anyhow::Result<String> {
+        let mut events = response.bytes_stream().eventsource();
+        loop {
+            let event = match tokio::time::timeout(SILENCE_MAX, events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => return Ok(format!("the connection broke ({error})")),
+                Ok(None) => return Ok("the host ended the connection".to_owned()),
+                Err(_) => return Ok(format!("the host was silent for {} s", SILENCE_MAX.as_secs())),
+            };
+            handle(&event)?;
+            if !event.id.is_empty() {
+                *last = Some(event.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Configuration: TOML, then environment, then flags, in growing precedence.
+//!
+//! The structs here are the one description of what can be set: reading,
+//! suggestions, type errors and the printed template all follow from them and
+//! from their comments.
+
+mod check;
+mod key;
+mod load;
+mod options;
+mod size;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::{Problem, Severity};
+pub use key::Key;
+pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
+pub use options::ReadError;
+pub use template::template;
+
+/// What a secret is replaced with where the configuration is shown.
+pub const REDACTED: &str = "(hidden)";
+
+key::settings! {
+    /// Everything that can be configured, with its default.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Config {
+        /// Folder for catalogue, state, modules and embedded logs.
+        pub data_dir: PathBuf,
+        /// The HTTP server.
+        pub serve: Serve,
+        /// Sources by name. None at all is one embedded log named `events`.
+        pub sources: BTreeMap<String, Source>,
+        /// Limits of modules.
+        pub modules: Modules,
+        /// State and its durability.
+        pub state: State,
+        /// Batches and retries.
+        pub pipeline: Pipeline,
+        /// Limits of the whole host.
+        pub limits: Limits,
+        /// Our own log.
+        pub log: LogOutput,
+    }
+
+    /// The HTTP server.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Serve {
+        /// Address; any but loopback needs TLS and a token, or `insecure`.
+        pub listen: SocketAddr,
+        /// Bearer token that clients must send; without one, everyone who reaches the address may do everything.
+        /// For example `"f2b8c0a97d"`.
+        pub token: Option<String>,
+        /// File that holds the token. For example `"/run/secrets/foldstream-token"`.
+        pub token_file: Option<PathBuf>,
+        /// Certificate chain (PEM). For example `"/etc/foldstream/tls.crt"`.
+        pub tls_cert: Option<PathBuf>,
+        /// Key of the certificate (PEM). For example `"/etc/foldstream/tls.key"`.
+        pub tls_key: Option<PathBuf>,
+        /// Serve beyond loopback without TLS or token.
+        pub insecure: bool,
+        /// Longest wait for `at-least`.
+        #[serde(with = "humantime_serde")]
+        pub wait_max: Duration,
+        /// Longest request, watches aside.
+        #[serde(with = "humantime_serde")]
+        pub request_timeout: Duration,
+        /// Largest request body, uploads of modules aside, in bytes.
+        #[serde(with = "size")]
+        pub body_bytes_max: usize,
+        /// Most watches at once.
+        pub watches_max: usize,
+        /// Most queries running at once.
+        pub queries_max: usize,
+    }
+
+    /// An event log in our own data folder.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct EmbeddedSource {
+        /// Remove events older than this. For example `"30days"`.
+        #[serde(with = "humantime_serde")]
+        pub max_age: Option<Duration>,
+        /// Remove the oldest events beyond this many bytes. For example `"10GiB"`.
+        #[serde(with = "size::optional")]
+        pub max_bytes: Option<u64>,
+        /// How long message ids are remembered; 2 minutes when left out. For example `"1h"`.
+        #[serde(with = "humantime_serde")]
+        pub duplicate_window: Option<Duration>,
+    }
+
+    /// A JetStream stream.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct JetStreamSource {
+        /// Name of the stream. For example `"ORDERS"`.
+        pub stream: String,
+        /// Servers; none takes those of the context, or `nats://127.0.0.1:4222`. For example
+        /// `["nats://10.0.0.1:4222", "nats://10.0.0.2:4222"]`.
+        pub servers: Vec<String>,
+        /// A context of the `nats` command line, by name; what is set beside it wins. For example `"production"`.
+        pub context: Option<String>,
+        /// Credentials file. For example `"/etc/foldstream/orders.creds"`.
+        pub creds: Option<PathBuf>,
+        /// File with an nkey seed. For example `"/etc/foldstream/orders.nk"`.
+        pub nkey: Option<PathBuf>,
+        /// File with a JWT, used with `nkey`. For example `"/etc/foldstream/orders.jwt"`.
+        pub jwt: Option<PathBuf>,
+        /// User. For example `"foldstream"`.
+        pub user: Option<String>,
+        /// Password. For example `"correct horse"`.
+        pub password: Option<String>,
+        /// File that holds the password. For example `"/run/secrets/nats-password"`.
+        pub password_file: Option<PathBuf>,
+        /// Token. For example `"f2b8c0a97d"`.
+        pub token: Option<String>,
+        /// File that holds the token. For example `"/run/secrets/nats-token"`.
+        pub token_file: Option<PathBuf>,
+        /// Root certificates (PEM). For example `"/etc/foldstream/nats-ca.crt"`.
+        pub tls_ca: Option<PathBuf>,
+        /// Client certificate (PEM). For example `"/etc/foldstream/nats.crt"`.
+        pub tls_cert: Option<PathBuf>,
+        /// Client key (PEM). For example `"/etc/foldstream/nats.key"`.
+        pub tls_key: Option<PathBuf>,
+        /// Refuse a connection without TLS.
+        pub tls_required: bool,
+        /// Start TLS before the server's first line.
+        pub tls_first: bool,
+        /// JetStream domain. For example `"edge"`.
+        pub domain: Option<String>,
+        /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
+        pub api_prefix: Option<String>,
+        /// Prefix of our inboxes, where permissions ask for one. For example `"_INBOX_foldstream"`.
+        pub inbox_prefix: Option<String>,
+    }
+
+    /// Limits of modules.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Modules {
+        /// Largest upload, in bytes.
+        #[serde(with = "size")]
+        pub upload_bytes_max: usize,
+        /// Longest compilation.
+        #[serde(with = "humantime_serde")]
+        pub compile_time_max: Duration,
+        /// Memory of the compiling process, in bytes.
+        #[serde(with = "size")]
+        pub compile_memory_max: u64,
+        /// Memory of an instance unless its manifest asks otherwise, in bytes.
+        #[serde(with = "size")]
+        pub memory_bytes: u64,
+        /// Most memory that a manifest may ask for, in bytes.
+        #[serde(with = "size")]
+        pub memory_bytes_max: u64,
+        /// Longest call unless the manifest asks otherwise.
+        #[serde(with = "humantime_serde")]
+        pub deadline: Duration,
+        /// Longest call that a manifest may ask for.
+        #[serde(with = "humantime_serde")]
+        pub deadline_max: Duration,
+        /// Instances alive at once.
+        pub instances_max: u32,
+        /// Host calls in one call of the guest.
+        pub host_calls_max: u64,
+        /// Bytes of log output in one call of the guest.
+        #[serde(with = "size")]
+        pub log_bytes_max: usize,
+    }
+
+    /// State and its durability.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct State {
+        /// Age at which the memtable is committed.
+        #[serde(with = "humantime_serde")]
+        pub flush_interval: Duration,
+        /// Size at which a memtable is committed, in bytes.
+        #[serde(with = "size")]
+        pub memtable_bytes: u64,
+        /// Memtables of all deployments together, in bytes; beyond it they commit earlier.
+        #[serde(with = "size")]
+        pub memtable_bytes_total: u64,
+        /// Caches of all state files together, in bytes.
+        #[serde(with = "size")]
+        pub cache_bytes_total: u64,
+        /// Largest value, in bytes.
+        #[serde(with = "size")]
+        pub value_bytes_max: usize,
+        /// Largest state of one deployment unless its manifest asks for less, in bytes.
+        #[serde(with = "size")]
+        pub state_bytes_max: u64,
+    }
+
+    /// Batches and retries.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Pipeline {
+        /// Most events in a batch.
+        pub batch_events: usize,
+        /// Most bytes in a batch.
+        #[serde(with = "size")]
+        pub batch_bytes: usize,
+        /// Attempts of a failing batch before its deployment stops, unless the manifest says otherwise.
+        pub attempts: u32,
+        /// Pause before the second attempt.
+        #[serde(with = "humantime_serde")]
+        pub initial_backoff: Duration,
+        /// Longest pause.
+        #[serde(with = "humantime_serde")]
+        pub max_backoff: Duration,
+        /// How long a stop may take.
+        #[serde(with = "humantime_serde")]
+        pub stop_budget: Duration,
+        /// After a restart, how long a deployment may decline reads until it is as far as it was.
+        #[serde(with = "humantime_serde")]
+        pub catch_up_wait: Duration,
+    }
+
+    /// Limits of the whole host.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Limits {
+        /// Most deployments.
+        pub deployments: usize,
+    }
+
+    /// Our own log.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct LogOutput {
+        /// Filter, such as `info` or `foldstream=debug`.
+        pub level: String,
+        /// `text` or `json`.
+        pub format: LogFormat,
+    }
+}
+
+/// A source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Source {
+    /// The log in our own data folder.
+    Embedded(EmbeddedSource),
+    /// A JetStream stream.
+    Jetstream(Box<JetStreamSource>),
+}
+
+/// Format of our own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("foldstream-data"),
+            serve: Serve::default(),
+            sources: BTreeMap::new(),
+            modules: Modules::default(),
+            state: State::default(),
+            pipeline: Pipeline::default(),
+            limits: Limits::default(),
+            log: LogOutput::default(),
+        }
+    }
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7575)),
+            token: None,
+            token_file: None,
+            tls_cert: None,
+            tls_key: None,
+            insecure: false,
+            wait_max: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(60),
+            body_bytes_max: 16 << 20,
+            watches_max: 1_000,
+            queries_max: 64,
+        }
+    }
+}
+
+impl Default for Modules {
+    fn default() -> Self {
+        Self {
+            upload_bytes_max: 64 << 20,
+            compile_time_max: Duration::from_secs(120),
+            compile_memory_max: 2 << 30,
+            memory_bytes: 64 << 20,
+            memory_bytes_max: 1 << 30,
+            deadline: Duration::from_secs(5),
+            deadline_max: Duration::from_secs(60),
+            instances_max: 1_000,
+            host_calls_max: 1_000_000,
+            log_bytes_max: 64 << 10,
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            flush_interval: Duration::from_secs(1),
+            memtable_bytes: 64 << 20,
+            memtable_bytes_total: 512 << 20,
+            cache_bytes_total: 256 << 20,
+            value_bytes_max: 1 << 20,
+            state_bytes_max: 64 << 30,
+        }
+    }
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            batch_events: 2_048,
+            batch_bytes: 4 << 20,
+            attempts: 10,
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(30),
+            stop_budget: Duration::from_secs(10),
+            catch_up_wait: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { deployments: 1_000 }
+    }
+}
+
+impl Default for LogOutput {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}

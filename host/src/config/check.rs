@@ -1,0 +1,344 @@
+//! Whether a configuration makes sense: limits that contradict each other, files that are not there, addresses that
+//! would be open to strangers. Every finding names its key and what to do.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source};
+
+/// Shortest token that is not worth a warning, in bytes.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Largest batch: what the contract lets a guest write back in one call.
+const BATCH_EVENTS_MAX: usize = 65_536;
+/// Beyond this age of the memtable a crash replays noticeably long.
+const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
+/// Longest name of a source, in bytes.
+const NAME_BYTES_MAX: usize = 63;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It works, but hardly as meant.
+    Warning,
+    /// The host refuses to start with it.
+    Error,
+}
+
+/// Something that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The key, with its section.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Collects findings.
+#[derive(Default)]
+struct Findings(Vec<Problem>);
+
+impl Findings {
+    fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { severity: Severity::Error, key: key.into(), message: message.into() });
+    }
+
+    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { severity: Severity::Warning, key: key.into(), message: message.into() });
+    }
+
+    fn file(&mut self, key: &str, path: Option<&Path>) {
+        let Some(path) = path else { return };
+        match std::fs::File::open(path).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => self.error(key, format!("{} is no regular file; name the file itself", path.display())),
+            Err(error) => {
+                self.error(
+                    key,
+                    format!("cannot read {}: {error}; name a file that this user may read", path.display()),
+                );
+            }
+        }
+    }
+
+    fn positive(&mut self, key: &str, zero: bool) {
+        if zero {
+            self.error(key, "must be more than zero");
+        }
+    }
+
+    /// Of two keys that say the same thing, one.
+    fn either(&mut self, one: (&str, bool), other: (&str, bool)) {
+        if one.1 && other.1 {
+            self.error(one.0, format!("contradicts {}; set one of them", other.0));
+        }
+    }
+
+    /// Of two keys that need each other, both or none.
+    fn together(&mut self, one: (&str, bool), other: (&str, bool)) {
+        match (one.1, other.1) {
+            (true, false) => self.error(one.0, format!("needs {} beside it", other.0)),
+            (false, true) => self.error(other.0, format!("needs {} beside it", one.0)),
+            _ => {}
+        }
+    }
+
+    fn ordered<T: PartialOrd + Copy>(&mut self, lower: (&str, T), upper: (&str, T)) {
+        if lower.1 > upper.1 {
+            self.error(lower.0, format!("is more than {}; lower it, or raise the other", upper.0));
+        }
+    }
+}
+
+impl Config {
+    /// Everything that makes no sense, errors and warnings.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut findings = Findings::default();
+        check_data_dir(&mut findings, &self.data_dir);
+        check_serve(&mut findings, &self.serve);
+        self.check_modules(&mut findings);
+        self.check_state(&mut findings);
+        self.check_pipeline(&mut findings);
+        for (name, source) in &self.sources {
+            check_source(&mut findings, name, source);
+        }
+        findings.positive("limits.deployments", self.limits.deployments == 0);
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
+            findings.error(
+                "log.level",
+                format!("`{}` is no filter ({error}); write `info`, `debug` or `foldstream=debug`", self.log.level),
+            );
+        }
+        findings.0
+    }
+
+    fn check_modules(&self, findings: &mut Findings) {
+        let modules = &self.modules;
+        findings.positive("modules.upload_bytes_max", modules.upload_bytes_max == 0);
+        findings.positive("modules.compile_time_max", modules.compile_time_max.is_zero());
+        findings.positive("modules.compile_memory_max", modules.compile_memory_max == 0);
+        findings.positive("modules.memory_bytes", modules.memory_bytes == 0);
+        findings.positive("modules.deadline", modules.deadline.is_zero());
+        findings.positive("modules.instances_max", modules.instances_max == 0);
+        findings.positive("modules.host_calls_max", modules.host_calls_max == 0);
+        findings.ordered(
+            ("modules.memory_bytes", modules.memory_bytes),
+            ("modules.memory_bytes_max", modules.memory_bytes_max),
+        );
+        findings.ordered(("modules.deadline", modules.deadline), ("modules.deadline_max", modules.deadline_max));
+    }
+
+    fn check_state(&self, findings: &mut Findings) {
+        let state = &self.state;
+        findings.positive("state.flush_interval", state.flush_interval.is_zero());
+        findings.positive("state.memtable_bytes", state.memtable_bytes == 0);
+        findings.positive("state.value_bytes_max", state.value_bytes_max == 0);
+        findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
+        findings.ordered(
+            ("state.memtable_bytes", state.memtable_bytes),
+            ("state.memtable_bytes_total", state.memtable_bytes_total),
+        );
+        findings.ordered(
+            ("state.value_bytes_max", state.value_bytes_max as u64),
+            ("state.state_bytes_max", state.state_bytes_max),
+        );
+        if state.flush_interval > FLUSH_INTERVAL_USUAL_MAX {
+            findings.warning(
+                "state.flush_interval",
+                "is longer than a minute: after a crash all events of that time are applied again before reads are \
+                 answered; 1s is usual",
+            );
+        }
+    }
+
+    fn check_pipeline(&self, findings: &mut Findings) {
+        let pipeline = &self.pipeline;
+        findings.positive("pipeline.batch_events", pipeline.batch_events == 0);
+        findings.positive("pipeline.batch_bytes", pipeline.batch_bytes == 0);
+        findings.positive("pipeline.attempts", pipeline.attempts == 0);
+        findings.positive("pipeline.initial_backoff", pipeline.initial_backoff.is_zero());
+        findings.positive("pipeline.stop_budget", pipeline.stop_budget.is_zero());
+        if pipeline.batch_events > BATCH_EVENTS_MAX {
+            findings.error("pipeline.batch_events", format!("is more than {BATCH_EVENTS_MAX}; 2048 is usual"));
+        }
+        findings.ordered(
+            ("pipeline.initial_backoff", pipeline.initial_backoff),
+            ("pipeline.max_backoff", pipeline.max_backoff),
+        );
+        if !pipeline.stop_budget.is_zero() && pipeline.stop_budget < self.modules.deadline {
+            findings.warning(
+                "pipeline.stop_budget",
+                "is shorter than modules.deadline: a stop may cut off a running batch, which is then applied again",
+            );
+        }
+    }
+}
+
+fn check_data_dir(findings: &mut Findings, folder: &Path) {
+    let empty = folder.as_os_str().is_empty();
+    if empty {
+        findings.error("data_dir", "is empty; name a folder");
+        return;
+    }
+    match std::fs::metadata(folder) {
+        Ok(metadata) if !metadata.is_dir() => {
+            findings.error("data_dir", format!("{} is no folder; name another", folder.display()));
+        }
+        Ok(metadata) if metadata.permissions().readonly() => {
+            findings.error("data_dir", format!("{} may not be written; change its permissions", folder.display()));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => findings.error("data_dir", format!("cannot use {}: {error}", folder.display())),
+    }
+}
+
+fn check_serve(findings: &mut Findings, serve: &Serve) {
+    findings.positive("serve.request_timeout", serve.request_timeout.is_zero());
+    findings.positive("serve.body_bytes_max", serve.body_bytes_max == 0);
+    findings.positive("serve.watches_max", serve.watches_max == 0);
+    findings.positive("serve.queries_max", serve.queries_max == 0);
+    if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
+        findings.error(
+            "serve.wait_max",
+            "is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other",
+        );
+    }
+    findings.either(("serve.token", serve.token.is_some()), ("serve.token_file", serve.token_file.is_some()));
+    findings.together(("serve.tls_cert", serve.tls_cert.is_some()), ("serve.tls_key", serve.tls_key.is_some()));
+    findings.file("serve.token_file", serve.token_file.as_deref());
+    findings.file("serve.tls_cert", serve.tls_cert.as_deref());
+    findings.file("serve.tls_key", serve.tls_key.as_deref());
+    match serve.token.as_deref() {
+        Some(token) if token.trim().is_empty() => findings.error("serve.token", "is empty; remove it or set one"),
+        Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            findings.error(
+                "serve.token",
+                "has characters that no HTTP header may carry; use printable ASCII without spaces",
+            );
+        }
+        Some(token) if token.len() < TOKEN_BYTES_MIN => {
+            findings.warning("serve.token", format!("is shorter than {TOKEN_BYTES_MIN} characters and may be guessed"));
+        }
+        _ => {}
+    }
+    check_exposure(findings, serve);
+}
+
+/// Loopback by default; anything else needs TLS and a token, or the word that it is meant.
+fn check_exposure(findings: &mut Findings, serve: &Serve) {
+    let has_token = serve.token.is_some() || serve.token_file.is_some();
+    let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
+    if serve.listen.ip().to_canonical().is_loopback() {
+        if serve.insecure {
+            findings.warning("serve.insecure", "has no meaning at a loopback address; remove it");
+        }
+        return;
+    }
+    let missing = match (has_tls, has_token) {
+        (true, true) => return,
+        (false, true) => "TLS (serve.tls_cert and serve.tls_key)",
+        (true, false) => "a token (serve.token_file)",
+        (false, false) => "TLS (serve.tls_cert and serve.tls_key) and a token (serve.token_file)",
+    };
+    let address = serve.listen;
+    if serve.insecure {
+        findings.warning("serve.insecure", format!("{address} can be reached from outside without {missing}"));
+        return;
+    }
+    findings.error(
+        "serve.listen",
+        format!("{address} can be reached from outside and needs {missing}; set it, listen on 127.0.0.1, or accept the risk with --insecure"),
+    );
+}
+
+fn check_source(findings: &mut Findings, name: &str, source: &Source) {
+    let sound = name.len() <= NAME_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+    if !sound {
+        findings.error(
+            format!("sources.{name}"),
+            format!(
+                "a source's name has 1 to {NAME_BYTES_MAX} lower-case letters, digits, hyphens and underscores, a letter first"
+            ),
+        );
+    }
+    match source {
+        Source::Embedded(embedded) => check_embedded(findings, name, embedded),
+        Source::Jetstream(jetstream) => {
+            check_jetstream(findings, name, jetstream);
+            check_credentials(findings, name, jetstream);
+        }
+    }
+}
+
+fn check_embedded(findings: &mut Findings, name: &str, source: &EmbeddedSource) {
+    findings.positive(&format!("sources.{name}.max_age"), source.max_age.is_some_and(|age| age.is_zero()));
+    findings.positive(&format!("sources.{name}.max_bytes"), source.max_bytes == Some(0));
+}
+
+fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource) {
+    let key = |key: &str| format!("sources.{name}.{key}");
+    if source.stream.is_empty() {
+        findings.error(key("stream"), "is missing; name the stream to read, as `nats stream ls` shows it");
+    } else if source.stream.contains(|c: char| c.is_whitespace() || ".*>/\\".contains(c)) {
+        findings
+            .error(key("stream"), format!("`{}` is no name of a stream; subjects belong into modules", source.stream));
+    }
+    for server in &source.servers {
+        let scheme = server.split_once("://").map(|(scheme, _)| scheme);
+        if !matches!(scheme, None | Some("nats" | "tls" | "ws" | "wss")) || server.trim().is_empty() {
+            findings
+                .error(key("servers"), format!("`{server}` is no server; write nats://HOST:PORT or tls://HOST:PORT"));
+        }
+    }
+    findings.together((&key("tls_cert"), source.tls_cert.is_some()), (&key("tls_key"), source.tls_key.is_some()));
+    findings.either((&key("domain"), source.domain.is_some()), (&key("api_prefix"), source.api_prefix.is_some()));
+    let files = [("tls_ca", &source.tls_ca), ("tls_cert", &source.tls_cert), ("tls_key", &source.tls_key)];
+    for (file, path) in files {
+        findings.file(&key(file), path.as_deref());
+    }
+}
+
+/// One way to sign in, and that one whole.
+fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSource) {
+    let key = |key: &str| format!("sources.{name}.{key}");
+    let password = source.password.is_some() || source.password_file.is_some();
+    let token = source.token.is_some() || source.token_file.is_some();
+    findings
+        .either((&key("password"), source.password.is_some()), (&key("password_file"), source.password_file.is_some()));
+    findings.either((&key("token"), source.token.is_some()), (&key("token_file"), source.token_file.is_some()));
+    findings.together((&key("user"), source.user.is_some()), (&key("password"), password));
+    if source.jwt.is_some() && source.nkey.is_none() {
+        findings.error(key("jwt"), format!("needs {} beside it", key("nkey")));
+    }
+    let ways = [
+        ("creds", source.creds.is_some()),
+        ("nkey", source.nkey.is_some()),
+        ("user", source.user.is_some()),
+        ("token", token),
+    ];
+    let chosen: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(way, _)| *way).collect();
+    if let [one, another, ..] = chosen[..] {
+        findings.error(key(one), format!("contradicts {}; sign in one way", key(another)));
+    }
+    let files = [
+        ("creds", &source.creds),
+        ("nkey", &source.nkey),
+        ("jwt", &source.jwt),
+        ("password_file", &source.password_file),
+        ("token_file", &source.token_file),
+    ];
+    for (file, path) in files {
+        findings.file(&key(file), path.as_deref());
+    }
+}

@@ -1,0 +1,145 @@
+//! Keys of the configuration, as the structs declare them.
+
+/// A key, with what its struct says about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name within its section.
+    pub name: &'static str,
+    /// Its comment, one line after another.
+    pub docs: &'static str,
+    rust_type: &'static str,
+    form: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Path,
+    Address,
+    Duration,
+    Size,
+    Count,
+    Flag,
+    List,
+    LogFormat,
+    Section,
+}
+
+impl Key {
+    pub(super) const fn new(
+        name: &'static str,
+        docs: &'static str,
+        rust_type: &'static str,
+        form: &'static str,
+    ) -> Self {
+        Self { name, docs, rust_type, form }
+    }
+
+    /// Whether its value must not be shown.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.name, "token" | "password")
+    }
+
+    /// Whether it may be left out, and then stands for nothing.
+    #[cfg(test)]
+    pub(super) fn is_optional(&self) -> bool {
+        self.rust_type.starts_with("Option")
+    }
+
+    /// The example that its comment gives, as TOML.
+    pub(super) fn example(&self) -> Option<String> {
+        let joined = self.docs_joined();
+        let (_, rest) = joined.split_once("For example `")?;
+        rest.split_once('`').map(|(example, _)| example.to_owned())
+    }
+
+    /// The comment as one paragraph.
+    pub(super) fn docs_joined(&self) -> String {
+        self.docs.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        if self.form.contains("humantime_serde") {
+            return Kind::Duration;
+        }
+        if self.form.contains("size") {
+            return Kind::Size;
+        }
+        let inner = self.rust_type.strip_prefix("Option<").and_then(|rest| rest.strip_suffix('>'));
+        match inner.unwrap_or(self.rust_type) {
+            "String" => Kind::Text,
+            "PathBuf" => Kind::Path,
+            "SocketAddr" => Kind::Address,
+            "usize" | "u32" | "u64" => Kind::Count,
+            "bool" => Kind::Flag,
+            "Vec<String>" => Kind::List,
+            "LogFormat" => Kind::LogFormat,
+            _ => Kind::Section,
+        }
+    }
+}
+
+impl Kind {
+    /// What a value must be, in words.
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a text in quotes",
+            Self::Path => "a path in quotes",
+            Self::Address => "an IP address with a port in quotes, such as \"127.0.0.1:7575\"",
+            Self::Duration => "a duration in quotes, such as \"500ms\", \"5s\" or \"2h\"",
+            Self::Size => "a size, such as 65536, \"64KiB\" or \"1GiB\"",
+            Self::Count => "a whole number, zero or more",
+            Self::Flag => "true or false",
+            Self::List => "a list of texts, such as [\"one\", \"two\"]",
+            Self::LogFormat => "\"text\" or \"json\"",
+            Self::Section => "a section of its own, such as [serve]",
+        }
+    }
+
+    /// The value that a text stands for, where no quotes tell a text from a number.
+    pub(super) fn value_of(self, text: &str) -> toml::Value {
+        let as_toml = || {
+            let table: toml::Table = format!("value = {text}").parse().ok()?;
+            table.get("value").cloned()
+        };
+        let as_text = || toml::Value::String(text.to_owned());
+        match self {
+            Self::Text | Self::Path | Self::Address | Self::Duration | Self::LogFormat | Self::Section => as_text(),
+            Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
+            Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),
+            Self::List => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                toml::Value::Array(items.map(|item| toml::Value::String(item.to_owned())).collect())
+            }
+        }
+    }
+}
+
+/// Declares structs as written, and beside each of them the list of its keys.
+macro_rules! settings {
+    ($(
+        $(#[$attribute:meta])*
+        pub struct $name:ident {
+            $( $(#[doc = $docs:literal])+ $(#[serde($($form:tt)*)])? pub $field:ident: $type:ty, )*
+        }
+    )*) => {$(
+        $(#[$attribute])*
+        pub struct $name {
+            $( $(#[doc = $docs])+ $(#[serde($($form)*)])? pub $field: $type, )*
+        }
+
+        impl $name {
+            /// Its keys, in the order of the struct.
+            pub const KEYS: &'static [Key] = &[
+                $( Key::new(
+                    stringify!($field),
+                    concat!($($docs, "\n"),+),
+                    stringify!($type),
+                    concat!($(stringify!($($form)*))?),
+                ), )*
+            ];
+        }
+    )*};
+}
+pub(super) use settings;

@@ -1,0 +1,389 @@
+//! Reads the configuration from its three origins, and names every mistake in them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::key::Kind;
+use super::{
+    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Serve, State,
+};
+
+/// The file that is read when none is named and it exists.
+pub const FILE_DEFAULT: &str = "foldstream.toml";
+
+/// Prefix of the environment variables.
+const ENVIRONMENT_PREFIX: &str = "FOLDSTREAM_";
+/// Largest file, in bytes: far more than every key with a thousand sources.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How alike a key must be to be suggested; below it, suggestions are noise.
+const SIMILARITY_MIN: f64 = 0.8;
+const KIND: &str = "kind";
+
+/// The sections with a fixed set of keys, in the order of the struct.
+pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
+    ("serve", Serve::KEYS),
+    ("modules", Modules::KEYS),
+    ("state", State::KEYS),
+    ("pipeline", Pipeline::KEYS),
+    ("limits", Limits::KEYS),
+    ("log", LogOutput::KEYS),
+];
+
+/// A setting from the command line.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// The flag that said it, for messages.
+    pub flag: String,
+    /// The key with its section, such as `serve.listen`.
+    pub key: String,
+    /// The value as text.
+    pub value: String,
+}
+
+/// Where the configuration comes from, in growing precedence.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// The file; none reads none.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Vec<(String, String)>,
+    /// The command line.
+    pub overrides: Vec<Override>,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where it stands: file and line, environment variable or flag.
+    pub origin: String,
+    /// What is wrong, and what to do next.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.origin, self.message)
+    }
+}
+
+/// All mistakes that were found, so that they can be mended in one go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.mistakes.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One key with the value that one origin gives it.
+struct Assignment {
+    origin: String,
+    path: Vec<String>,
+    value: Value,
+}
+
+/// Reads the configuration. Values are checked for their types here, and for sense in [`Config::problems`].
+pub fn load(origins: &Origins) -> Result<Config, Error> {
+    let mut assignments = match &origins.file {
+        Some(file) => read_file(file).map_err(|mistake| Error { mistakes: vec![mistake] })?,
+        None => Vec::new(),
+    };
+    let mut mistakes = Vec::new();
+    add_environment(&mut assignments, &origins.environment);
+    add_overrides(&mut assignments, &origins.overrides);
+
+    let kinds = source_kinds(&assignments);
+    let mut merged = Table::new();
+    for assignment in assignments {
+        match check(&assignment, &kinds) {
+            Ok(value) => insert(&mut merged, &assignment.path, value),
+            Err(message) => mistakes.push(Mistake { origin: assignment.origin, message }),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(Error { mistakes });
+    }
+    Config::deserialize(Value::Table(merged)).map_err(|error| Error {
+        mistakes: vec![Mistake { origin: "configuration".to_owned(), message: error.message().to_owned() }],
+    })
+}
+
+fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
+    let name = file.display().to_string();
+    let mistake = |message: String| Mistake { origin: name.clone(), message };
+    let unreadable = |error: std::io::Error| {
+        mistake(format!("cannot be read: {error}; `foldstream config template` prints one to start from"))
+    };
+    let size = std::fs::metadata(file).map_err(unreadable)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(mistake(format!("has {size} bytes, more than {FILE_BYTES_MAX}; is this the right file?")));
+    }
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
+    let syntax = |error: &toml::de::Error| Mistake {
+        origin: match error.span() {
+            Some(span) => format!("{name}:{}", line_of(span.start)),
+            None => name.clone(),
+        },
+        message: format!("is no valid TOML: {}", error.message().trim_end().replace('\n', ", ")),
+    };
+    let table: Table = text.parse().map_err(|error| syntax(&error))?;
+    let spanned = toml::de::DeTable::parse(&text).map_err(|error| syntax(&error))?;
+    let mut lines = BTreeMap::new();
+    collect_lines(spanned.get_ref(), &mut Vec::new(), &line_of, &mut lines);
+    let mut assignments = Vec::new();
+    flatten(table, &mut Vec::new(), &mut |path, value| {
+        let origin = match lines.get(&path) {
+            Some(line) => format!("{name}:{line}"),
+            None => name.clone(),
+        };
+        assignments.push(Assignment { origin, path, value });
+    });
+    Ok(assignments)
+}
+
+fn collect_lines(
+    table: &toml::de::DeTable<'_>,
+    path: &mut Vec<String>,
+    line_of: &dyn Fn(usize) -> usize,
+    lines: &mut BTreeMap<Vec<String>, usize>,
+) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        lines.insert(path.clone(), line_of(key.span().start));
+        if let Some(inner) = value.get_ref().as_table() {
+            collect_lines(inner, path, line_of, lines);
+        }
+        path.pop();
+    }
+}
+
+/// Whether a path names a section rather than a key.
+fn is_section(path: &[String]) -> bool {
+    match path {
+        [section] => section == "sources" || SECTIONS.iter().any(|(name, _)| name == section),
+        [sources, _] => sources == "sources",
+        _ => false,
+    }
+}
+
+fn flatten(table: Table, path: &mut Vec<String>, found: &mut dyn FnMut(Vec<String>, Value)) {
+    for (key, value) in table {
+        path.push(key);
+        match value {
+            // A source without any key still is a source, which lacks its kind.
+            Value::Table(inner) if is_section(path) && !(inner.is_empty() && path.len() == 2) => {
+                flatten(inner, path, found);
+            }
+            other => found(path.clone(), other),
+        }
+        path.pop();
+    }
+}
+
+/// Names without a double underscore are other programs' and the client's (FOLDSTREAM_URL, and what Kubernetes sets
+/// for a service named `foldstream`), except for the one key outside all sections.
+fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, String)]) {
+    let mut variables: Vec<&(String, String)> = environment.iter().collect();
+    variables.sort();
+    for (name, text) in variables {
+        let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+        if !rest.contains("__") && rest != "DATA_DIR" {
+            continue;
+        }
+        let mut path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+        rename_source(&mut path, assignments);
+        let value = text_value(&path, text);
+        assignments.push(Assignment { origin: name.clone(), path, value });
+    }
+}
+
+/// A variable's name can't hold the hyphen of a source's name: an underscore stands for it.
+fn rename_source(path: &mut [String], assignments: &[Assignment]) {
+    let [sources, name, _] = path else { return };
+    if sources != "sources" {
+        return;
+    }
+    let known = assignments.iter().filter(|known| known.path.len() > 1 && known.path[0] == "sources");
+    let same = known.map(|known| &known.path[1]).find(|known| known.to_lowercase().replace('-', "_") == *name);
+    if let Some(same) = same {
+        *name = same.clone();
+    }
+}
+
+fn add_overrides(assignments: &mut Vec<Assignment>, overrides: &[Override]) {
+    for setting in overrides {
+        let path: Vec<String> = setting.key.split('.').map(str::to_owned).collect();
+        let value = text_value(&path, &setting.value);
+        assignments.push(Assignment { origin: setting.flag.clone(), path, value });
+    }
+}
+
+/// The value of a text, by the kind of its key; of either source kind, as their keys do not contradict each other.
+fn text_value(path: &[String], text: &str) -> Value {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let key = match path[..] {
+        [name] => find(Config::KEYS, name),
+        ["sources", _, name] => find(JetStreamSource::KEYS, name).or_else(|| find(EmbeddedSource::KEYS, name)),
+        [section, name] => section_keys(section).and_then(|keys| find(keys, name)),
+        _ => None,
+    };
+    key.map_or(Kind::Text, |key| key.kind()).value_of(text)
+}
+
+fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+fn section_keys(section: &str) -> Option<&'static [Key]> {
+    SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, keys)| *keys)
+}
+
+fn source_kinds(assignments: &[Assignment]) -> BTreeMap<String, String> {
+    let mut kinds = BTreeMap::new();
+    for assignment in assignments {
+        if let ([sources, name, key], Some(kind)) = (&assignment.path[..], assignment.value.as_str())
+            && sources == "sources"
+            && key == KIND
+        {
+            kinds.insert(name.clone(), kind.to_owned());
+        }
+    }
+    kinds
+}
+
+fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Value, String> {
+    let path: Vec<&str> = assignment.path.iter().map(String::as_str).collect();
+    match path[..] {
+        ["sources"] => Err(wrong_type("sources", Kind::Section, &assignment.value, false)),
+        ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => {
+            Err(format!("source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \"jetstream\""))
+        }
+        ["sources", name, key] => check_source(assignment, name, key, &kinds[name]),
+        [name] => match find(Config::KEYS, name) {
+            Some(key) => check_value(&path, key, &assignment.value),
+            None => Err(unknown(&path)),
+        },
+        [section, name] => match section_keys(section).and_then(|keys| find(keys, name)) {
+            Some(key) => check_value(&path, key, &assignment.value),
+            None => Err(unknown(&path)),
+        },
+        _ => Err(unknown(&path)),
+    }
+}
+
+fn check_source(assignment: &Assignment, name: &str, key: &str, kind: &str) -> Result<Value, String> {
+    let (keys, other): (&[Key], &[Key]) = match kind {
+        "embedded" => (EmbeddedSource::KEYS, JetStreamSource::KEYS),
+        "jetstream" => (JetStreamSource::KEYS, EmbeddedSource::KEYS),
+        _ if key == KIND => {
+            return Err(format!("`sources.{name}.kind` must be \"embedded\" or \"jetstream\", not \"{kind}\""));
+        }
+        // Its kind is reported once; its keys can't be judged without it.
+        _ => return Ok(assignment.value.clone()),
+    };
+    if key == KIND {
+        return Ok(assignment.value.clone());
+    }
+    if let Some(known) = find(keys, key) {
+        return check_value(&["sources", name, key], known, &assignment.value);
+    }
+    if find(other, key).is_some() {
+        return Err(format!("`sources.{name}.{key}` is no key of a source of kind {kind}; remove it"));
+    }
+    let hint = suggestion(key, keys.iter().map(|key| key.name))
+        .map_or_else(|| listing("such a source", keys), |near| format!("did you mean `sources.{name}.{near}`?"));
+    Err(format!("unknown key `sources.{name}.{key}`; {hint}"))
+}
+
+/// Checks one value by reading a configuration that has no other.
+fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String> {
+    let mut alone = Table::new();
+    let owned: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
+    insert(&mut alone, &owned, value.clone());
+    if path[0] == "sources" {
+        let embedded = find(EmbeddedSource::KEYS, key.name).is_some();
+        let kind = if embedded { "embedded" } else { "jetstream" };
+        insert(&mut alone, &[owned[0].clone(), owned[1].clone(), KIND.to_owned()], Value::String(kind.to_owned()));
+    }
+    match Config::deserialize(Value::Table(alone)) {
+        Ok(_) => Ok(value.clone()),
+        Err(_) => Err(wrong_type(&path.join("."), key.kind(), value, key.is_secret())),
+    }
+}
+
+fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
+    let found = if secret { REDACTED.to_owned() } else { value.to_string() };
+    format!("`{path}` must be {}, not {found}", kind.expected())
+}
+
+fn unknown(path: &[&str]) -> String {
+    let shown = path.join(".");
+    let name = path.last().copied().unwrap_or_default();
+    let within = if path.len() == 2 { section_keys(path[0]) } else { None };
+    if let Some(keys) = within {
+        if let Some(near) = suggestion(name, keys.iter().map(|key| key.name)) {
+            return format!("unknown key `{shown}`; did you mean `{}.{near}`?", path[0]);
+        }
+        if let Some(elsewhere) = elsewhere(name) {
+            return format!("unknown key `{shown}`; did you mean `{elsewhere}`?");
+        }
+        return format!("unknown key `{shown}`; {}", listing(&format!("[{}]", path[0]), keys));
+    }
+    if path.len() == 2
+        && let Some(section) = suggestion(path[0], SECTIONS.iter().map(|(section, _)| *section))
+    {
+        return format!("unknown section `{}` in `{shown}`; did you mean `{section}`?", path[0]);
+    }
+    match suggestion(name, Config::KEYS.iter().map(|key| key.name)).map(str::to_owned).or_else(|| elsewhere(name)) {
+        Some(near) => format!("unknown key `{shown}`; did you mean `{near}`?"),
+        None => format!("unknown key `{shown}`; `foldstream config template` lists all there are"),
+    }
+}
+
+/// The key of that very name in any section.
+fn elsewhere(name: &str) -> Option<String> {
+    let normal = name.replace('-', "_");
+    let mut sections = SECTIONS.iter().filter(|(_, keys)| find(keys, &normal).is_some());
+    let (section, _) = sections.next()?;
+    Some(format!("{section}.{normal}"))
+}
+
+fn listing(of: &str, keys: &[Key]) -> String {
+    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    format!("the keys of {of} are {}", names.join(", "))
+}
+
+fn suggestion<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let normal = name.replace('-', "_").to_lowercase();
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(&normal, candidate), candidate))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, candidate)| candidate)
+}
+
+fn insert(table: &mut Table, path: &[String], value: Value) {
+    let Some((last, sections)) = path.split_last() else { return };
+    let mut current = table;
+    for section in sections {
+        let next = current.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = next else { return };
+        current = inner;
+    }
+    current.insert(last.clone(), value);
+}

@@ -1,0 +1,127 @@
+//! What the parts of the host are given, made from the configuration.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Config, EmbeddedSource, JetStreamSource, Serve};
+use crate::{batch, log, module, source, state};
+
+/// Longest secret in a file, in bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// A file that the configuration names can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot read {}: {error}; name a file that this user may read", path.display())]
+pub struct ReadError {
+    /// The key that names it.
+    pub key: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub error: io::Error,
+}
+
+fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
+    let failed = |error| ReadError { key: key.to_owned(), path: path.to_owned(), error };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > SECRET_BYTES_MAX {
+        return Err(failed(io::Error::other(format!("it has {size} bytes, too many for a secret"))));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let secret = text.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        return Err(failed(io::Error::other("it is empty")));
+    }
+    Ok(secret.to_owned())
+}
+
+impl Serve {
+    /// The token that clients must send, read from its file where it stands in one.
+    pub fn bearer_token(&self) -> Result<Option<String>, ReadError> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => read_secret("serve.token_file", path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+impl JetStreamSource {
+    /// What the source is given; reads the files that hold secrets.
+    pub fn options(&self, name: &str) -> Result<source::jetstream::Options, ReadError> {
+        let secret = |value: &Option<String>, file: &Option<PathBuf>, key: &str| match (value, file) {
+            (None, Some(path)) => read_secret(&format!("sources.{name}.{key}"), path).map(Some),
+            (value, _) => Ok(value.clone()),
+        };
+        Ok(source::jetstream::Options {
+            name: name.to_owned(),
+            stream: self.stream.clone(),
+            servers: self.servers.clone(),
+            context: self.context.clone(),
+            creds: self.creds.clone(),
+            nkey: self.nkey.clone(),
+            jwt: self.jwt.clone(),
+            user: self.user.clone(),
+            password: secret(&self.password, &self.password_file, "password_file")?,
+            token: secret(&self.token, &self.token_file, "token_file")?,
+            tls_ca: self.tls_ca.clone(),
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+            tls_required: self.tls_required,
+            tls_first: self.tls_first,
+            domain: self.domain.clone(),
+            api_prefix: self.api_prefix.clone(),
+            inbox_prefix: self.inbox_prefix.clone(),
+        })
+    }
+}
+
+impl EmbeddedSource {
+    /// What the log is given.
+    pub fn options(&self, name: &str) -> log::Options {
+        let defaults = log::Options::default();
+        log::Options {
+            name: name.to_owned(),
+            max_age: self.max_age,
+            max_bytes: self.max_bytes,
+            duplicate_window: self.duplicate_window.unwrap_or(defaults.duplicate_window),
+            ..defaults
+        }
+    }
+}
+
+impl Config {
+    /// What the engine is given: `cache_dir` holds compiled code, `compiler` is the program that compiles.
+    pub fn module_options(&self, cache_dir: PathBuf, compiler: PathBuf) -> module::Options {
+        let modules = &self.modules;
+        module::Options {
+            upload_bytes_max: modules.upload_bytes_max,
+            compile_time_max: modules.compile_time_max,
+            compile_memory_max: modules.compile_memory_max,
+            memory_bytes: modules.memory_bytes,
+            memory_bytes_max: modules.memory_bytes_max,
+            deadline: modules.deadline,
+            deadline_max: modules.deadline_max,
+            instances_max: modules.instances_max,
+            host_calls_max: modules.host_calls_max,
+            log_bytes_max: modules.log_bytes_max,
+            ..module::Options::new(cache_dir, compiler)
+        }
+    }
+
+    /// What the state file of one deployment is given, of which there are `deployments`.
+    pub fn state_options(&self, deployments: usize) -> state::Options {
+        let share = self.state.cache_bytes_total / deployments.max(1) as u64;
+        state::Options {
+            cache_bytes: usize::try_from(share).unwrap_or(usize::MAX),
+            value_bytes_max: self.state.value_bytes_max,
+            state_bytes_max: self.state.state_bytes_max,
+        }
+    }
+
+    /// How large a batch may grow.
+    pub fn batch_limits(&self) -> batch::Limits {
+        batch::Limits { events: self.pipeline.batch_events, bytes: self.pipeline.batch_bytes }
+    }
+}

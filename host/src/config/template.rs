@@ -1,0 +1,122 @@
+//! The printed template, made from the structs and their comments, and the configuration as it is shown.
+
+use std::fmt::Write as _;
+
+use toml::{Table, Value};
+
+use super::load::SECTIONS;
+use super::{Config, EmbeddedSource, JetStreamSource, Key, REDACTED};
+
+/// Width at which comments are broken.
+const WIDTH: usize = 110;
+
+const HEADER: &str = "\
+# Configuration of Foldstream. Everything here may be left out: a commented line shows the default, or an example
+# where there is none.
+#
+# The environment wins over this file, and the command line over both:
+#   serve.listen                FOLDSTREAM_SERVE__LISTEN=…            --set serve.listen=…
+#   sources.orders.stream       FOLDSTREAM_SOURCES__ORDERS__STREAM=…  --set sources.orders.stream=…
+# Durations are written like \"500ms\", \"5s\" or \"2h\"; sizes like 65536, \"64KiB\" or \"1GiB\".
+";
+
+const SOURCES: &str = "
+# Sources by name. Without any there is one embedded log named `events`. As many as needed, each in a section of
+# its own, of kind \"jetstream\" or \"embedded\".
+";
+
+/// A commented file with every key and its default.
+pub fn template() -> String {
+    let defaults = Table::try_from(Config::default()).expect("the defaults can be written as TOML");
+    let mut text = String::from(HEADER);
+    for key in Config::KEYS.iter().filter(|key| !matches!(defaults.get(key.name), Some(Value::Table(_)))) {
+        add_key(&mut text, key, defaults.get(key.name), "# ");
+    }
+    for (section, keys) in SECTIONS {
+        let docs = Config::KEYS.iter().find(|key| key.name == section).map(Key::docs_joined).unwrap_or_default();
+        let _ = write!(text, "\n# {docs}\n[{section}]\n");
+        let values = defaults.get(section).and_then(Value::as_table);
+        for key in keys {
+            add_key(&mut text, key, values.and_then(|values| values.get(key.name)), "# ");
+        }
+        if section == "serve" {
+            add_sources(&mut text);
+        }
+    }
+    text
+}
+
+fn add_sources(text: &mut String) {
+    text.push_str(SOURCES);
+    for (kind, name, keys) in
+        [("jetstream", "orders", JetStreamSource::KEYS), ("embedded", "events", EmbeddedSource::KEYS)]
+    {
+        let _ = write!(text, "\n# [sources.{name}]\n# kind = \"{kind}\"\n");
+        let defaults = match kind {
+            "jetstream" => Table::try_from(JetStreamSource::default()),
+            _ => Table::try_from(EmbeddedSource::default()),
+        };
+        let defaults = defaults.expect("the defaults can be written as TOML");
+        for key in keys {
+            add_key(text, key, defaults.get(key.name), "# ");
+        }
+    }
+}
+
+fn add_key(text: &mut String, key: &Key, default: Option<&Value>, mark: &str) {
+    text.push('\n');
+    for line in wrapped(&key.docs_joined()) {
+        let _ = writeln!(text, "# {line}");
+    }
+    let value = key.example().or_else(|| default.map(Value::to_string)).unwrap_or_default();
+    let _ = writeln!(text, "{mark}{} = {value}", key.name);
+}
+
+fn wrapped(docs: &str) -> Vec<String> {
+    let shown = docs.split(" For example `").next().unwrap_or(docs);
+    let mut lines = vec![String::new()];
+    for word in shown.split(' ') {
+        let line = lines.last_mut().expect("begins with one");
+        if !line.is_empty() && line.len() + 1 + word.len() > WIDTH {
+            lines.push(word.to_owned());
+            continue;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines
+}
+
+impl Config {
+    /// The configuration as TOML for people to see: secrets are hidden.
+    pub fn to_shown(&self) -> Table {
+        let mut table = Table::try_from(self).expect("what was read as TOML can be written as TOML");
+        redact(&mut table);
+        table
+    }
+}
+
+fn redact(table: &mut Table) {
+    for (name, value) in table.iter_mut() {
+        let secret = [JetStreamSource::KEYS, super::Serve::KEYS]
+            .iter()
+            .any(|keys| keys.iter().any(|key| key.name == name && key.is_secret()));
+        match value {
+            Value::Table(inner) => redact(inner),
+            Value::String(text) if secret => REDACTED.clone_into(text),
+            Value::Array(items) if name == "servers" => items.iter_mut().for_each(redact_server),
+            _ => {}
+        }
+    }
+}
+
+/// A server's address may carry user and password.
+fn redact_server(server: &mut Value) {
+    let Value::String(text) = server else { return };
+    let Some((scheme, rest)) = text.split_once("://") else { return };
+    if let Some((_, host)) = rest.rsplit_once('@') {
+        *text = format!("{scheme}://{REDACTED}@{host}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Events and payloads: what every layer passes on, and none may change.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde_json::Value;
+
+/// The only member of a JSON object that stands for bytes.
+const BYTES_MEMBER: &str = "$bytes";
+
+/// A value that is either text or raw bytes; both carry the same octets.
+///
+/// Cloning shares the memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Valid UTF-8; JSON by convention.
+    Text(ByteString),
+    /// Octets of any kind.
+    Bytes(Bytes),
+}
+
+impl Payload {
+    /// Text where the octets are valid UTF-8, bytes otherwise.
+    pub fn detect(data: Bytes) -> Self {
+        match ByteString::try_from(data.clone()) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Bytes(data),
+        }
+    }
+
+    /// The octets, whichever kind they are.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// The text, where it is text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// The payload as JSON for people and for the API: text that is JSON as that value, other text as a string, bytes
+    /// as `{"$bytes": "<base64>"}`.
+    ///
+    /// Loses white space, the order of members and digits that a 64-bit number does not hold; and a JSON text that
+    /// is a string can't be told from plain text any more.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string())),
+            Self::Bytes(bytes) => {
+                Value::Object([(BYTES_MEMBER.to_owned(), Value::String(BASE64.encode(bytes)))].into_iter().collect())
+            }
+        }
+    }
+
+    /// The payload that a JSON value stands for: a string is that text as it is, `{"$bytes": "<base64>"}` alone is
+    /// bytes, anything else, `null` included, is its compact JSON text.
+    pub fn from_json(value: Value) -> Result<Self, PayloadError> {
+        match value {
+            Value::String(text) => Ok(Self::from(text)),
+            Value::Object(members) if members.len() == 1 && members.contains_key(BYTES_MEMBER) => {
+                let encoded = members[BYTES_MEMBER].as_str().ok_or(PayloadError)?;
+                BASE64.decode(encoded).map(|bytes| Self::Bytes(Bytes::from(bytes))).map_err(|_| PayloadError)
+            }
+            other => Ok(Self::from(other.to_string())),
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether there are no octets at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// `{"$bytes": …}` does not hold base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the member")]
+pub struct PayloadError;
+
+impl From<&str> for Payload {
+    fn from(text: &str) -> Self {
+        Self::Text(ByteString::from(text))
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self::Text(ByteString::from(text))
+    }
+}
+
+/// One header: a lower-case name and its value.
+pub type Header = (ByteString, ByteString);
+
+/// An immutable fact. Cloning shares the memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Place in its stream, from 1.
+    pub sequence: u64,
+    /// When the stream stored it, in nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// The subject under which it was published.
+    pub subject: ByteString,
+    /// Its type: the CloudEvents `type`, else the `Event-Type` header, else
+    /// the last token of the subject.
+    pub kind: ByteString,
+    /// Headers by lower-case name, sorted by name.
+    pub headers: Vec<Header>,
+    /// What happened.
+    pub data: Payload,
+}
+
+impl Event {
+    /// The value of a header, by lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| &**value)
+    }
+
+    /// Approximate size in memory, in bytes, for the limits of queues and batches.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+        64 + self.subject.len() + self.kind.len() + headers + self.data.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn payloads_travel_as_json_and_come_back() {
+        for (payload, value) in [
+            (Payload::from(r#"{"a":[1,2.5,null]}"#), json!({"a": [1, 2.5, null]})),
+            (Payload::from("42"), json!(42)),
+            (Payload::from("not json"), json!("not json")),
+            (Payload::from("{\"$bytes\":1,\"b\":2}"), json!({"$bytes": 1, "b": 2})),
+            (Payload::Bytes(Bytes::from_static(b"\xff\0")), json!({"$bytes": "/wA="})),
+        ] {
+            assert_eq!(payload.to_json(), value);
+            assert_eq!(Payload::from_json(value), Ok(payload));
+        }
+    }
+
+    #[test]
+    fn null_and_empty_text_stay_apart() {
+        assert_eq!(Payload::from_json(Value::Null), Ok(Payload::from("null")));
+        assert_eq!(Payload::from_json(json!("")), Ok(Payload::from("")));
+        assert_eq!(Payload::from("").to_json(), json!(""));
+    }
+
+    #[test]
+    fn bytes_that_are_not_base64_are_refused() {
+        for value in [json!({"$bytes": "?"}), json!({"$bytes": 7}), json!({"$bytes": "/w"})] {
+            assert_eq!(Payload::from_json(value), Err(PayloadError));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The data folder: where each file lives, and how it comes and goes.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::state::catalogue::Record;
+
+use crate::supervisor::Error;
+use crate::whole::unfinished;
+
+/// A data folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder and its parts, where they are missing.
+    pub fn create(root: &Path) -> Result<Self, Error> {
+        let folder = Self { root: root.to_owned() };
+        for part in ["modules", "state", "log", "cache"] {
+            fs::create_dir_all(root.join(part)).map_err(|error| folder.refused(&error))?;
+        }
+        Ok(folder)
+    }
+
+    fn refused(&self, error: &std::io::Error) -> Error {
+        let message = format!("{error}; make it writable, free some space, or choose another with --data-dir");
+        Error::DataFolder { folder: self.root.display().to_string(), message }
+    }
+
+    /// The catalogue.
+    pub fn catalogue(&self) -> PathBuf {
+        self.root.join("catalog.redb")
+    }
+
+    /// Compiled modules.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The embedded log of a source.
+    pub fn log(&self, source: &str) -> PathBuf {
+        self.root.join("log").join(format!("{source}.redb"))
+    }
+
+    /// A module, by digest.
+    pub fn module(&self, digest: &str) -> PathBuf {
+        self.root.join("modules").join(format!("{digest}.wasm"))
+    }
+
+    /// The state of a generation.
+    pub fn state(&self, deployment: &str, generation: u64) -> PathBuf {
+        self.root.join("state").join(deployment).join(format!("{generation}.redb"))
+    }
+
+    /// Writes a module so that after a crash it is there whole or not at all.
+    pub fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
+        let write = || {
+            let folder = self.root.join("modules");
+            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+            file.write_all(component)?;
+            file.as_file().sync_all()?;
+            file.persist(self.module(digest)).map_err(|error| error.error)?;
+            sync(&folder)
+        };
+        write().map_err(|error| self.refused(&error))
+    }
+
+    /// Makes the folder for the states of a deployment.
+    pub fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
+        let states = self.root.join("state");
+        fs::create_dir_all(states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
+    }
+
+    /// Removes modules and states that no record uses. What can't be removed is left for the next time.
+    pub fn keep_only(&self, records: &[Record]) {
+        let files = |record: &Record| {
+            let state = self.state(&record.name, record.generation);
+            // It may just be being made.
+            [self.module(&record.module.digest), unfinished(&state), state]
+        };
+        let used: BTreeSet<PathBuf> = records.iter().flat_map(files).collect();
+        let names: BTreeSet<PathBuf> =
+            records.iter().map(|record| self.root.join("state").join(&record.name)).collect();
+        let mut folders = vec![self.root.join("modules")];
+        folders.extend(entries(&self.root.join("state")));
+        for folder in folders {
+            let unused: Vec<_> = entries(&folder).into_iter().filter(|path| !used.contains(path)).collect();
+            for path in &unused {
+                if let Err(error) = fs::remove_file(path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an unused file");
+                }
+            }
+            if !unused.is_empty()
+                && let Err(error) = sync(&folder)
+            {
+                tracing::warn!(path = %folder.display(), %error, "cannot sync a folder");
+            }
+            if folder.parent() == Some(&self.root.join("state")) && !names.contains(&folder) {
+                // Not empty is left for the next time.
+                let _ = fs::remove_dir(&folder);
+            }
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+fn sync(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}

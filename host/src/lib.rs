@@ -1,0 +1,27 @@
+//! Foldstream: a WebAssembly-hosted projection runtime.
+//!
+//! A host reads events from NATS JetStream or from its own embedded log, feeds
+//! them in batches to sandboxed Wasm components, and keeps what those build,
+//! with the position that it reflects, in redb. ARCHITECTURE.md follows one
+//! event through these modules.
+
+pub mod api;
+pub mod assembly;
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod deployment;
+pub mod event;
+pub mod folder;
+pub mod log;
+pub mod metrics;
+pub mod module;
+pub mod pipeline;
+pub mod position;
+pub mod progress;
+pub mod serve;
+pub mod source;
+pub mod state;
+pub mod subject;
+pub mod supervisor;
+pub mod whole;

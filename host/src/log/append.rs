@@ -1,0 +1,332 @@
+//! Appending: one of those who wait commits for all of them.
+//!
+//! A durable commit costs milliseconds whatever is in it, so callers put their
+//! requests into a queue. The first one leads: it takes what is queued, checks
+//! and stamps request after request, commits once, answers all of them, and
+//! passes the lead to the oldest that came meanwhile. The others sleep until
+//! they have their answer or the lead, so that no lock is handed from one to
+//! the next.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use redb::{Database, Table, WriteTransaction};
+
+use super::chunk::{Builder, Stamp};
+use super::encode::{Encoding, IdKey};
+use super::file::{self, CHUNKS, Failure, SUBJECTS};
+use super::ids::Ids;
+use super::subjects::{COVERED_MAX, Subjects};
+use super::{Appended, Error, Expectation, Log, NewEvent, View, now_ns};
+
+/// Most bytes that wait in the queue; who comes then helps to commit first.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Most bytes in one commit, so that the first of a long queue does not wait for the last.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+/// Where a chunk ends: with redb's own header it fits 16 pages, and larger ones replay no faster.
+const CHUNK_BYTES_MAX: usize = (64 << 10) - 256;
+/// A last chunk up to this size is written again with the next events, so that events that come one by one still
+/// share a page and replay as fast as those that came together.
+const CHUNK_CONTINUED_MAX: usize = 3_584;
+
+/// What only the one who commits touches.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub last_sequence: u64,
+    pub last_time_ns: u64,
+    /// Time of the last append, which never goes back either.
+    pub appended_ns: u64,
+    /// Bytes of all events since sequence 1.
+    pub bytes: u64,
+    /// The last chunk, as it is stored; empty where the next event begins one.
+    pub tail: Builder,
+    pub ids: Ids,
+    pub subjects: Subjects,
+}
+
+/// Requests that wait for a commit, and whether one of them leads. Whenever requests wait, one does.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<Waiting>,
+    /// Tells those whose request found no room that some was taken.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: VecDeque<Arc<Request>>,
+    bytes: usize,
+    led: bool,
+}
+
+/// One append on its way.
+struct Request {
+    encoding: Encoding,
+    expectation: Expectation,
+    turn: Mutex<Turn>,
+    /// Tells its caller that the turn has changed.
+    changed: Condvar,
+}
+
+/// What the caller of a request is to do.
+enum Turn {
+    Wait,
+    Lead,
+    Return(Result<Appended, Error>),
+}
+
+impl Log {
+    pub(super) fn append_all(&self, events: &[NewEvent], expectation: &Expectation) -> Result<Appended, Error> {
+        let request = Arc::new(Request {
+            encoding: Encoding::of(events, &self.shared.options, now_ns())?,
+            expectation: expectation.clone(),
+            turn: Mutex::new(Turn::Wait),
+            changed: Condvar::new(),
+        });
+        self.shared.queue.push(&request);
+        loop {
+            match request.turn() {
+                Turn::Return(answer) => return answer,
+                Turn::Lead => self.lead(),
+                Turn::Wait => unreachable!("waiting ends with another turn"),
+            }
+        }
+    }
+
+    /// Commits a group, of which the leader's own request is the first.
+    fn lead(&self) {
+        let mut slot = self.shared.writer.lock();
+        let group = Group { queue: &self.shared.queue, requests: self.shared.queue.take_group() };
+        match self.with_writer(&mut slot, |database, writer| commit(database, writer, &self.view(), &group.requests)) {
+            Ok((answers, view)) => {
+                self.publish(view);
+                drop(slot);
+                for (request, answer) in group.requests.iter().zip(answers) {
+                    request.give(Turn::Return(answer));
+                }
+            }
+            Err(failure) => {
+                drop(slot);
+                for request in &group.requests {
+                    request.give(Turn::Return(Err(Error::Storage(failure.to_string()))));
+                }
+            }
+        }
+    }
+}
+
+impl Request {
+    /// Waits for the turn of this request.
+    fn turn(&self) -> Turn {
+        let mut turn = self.turn.lock();
+        while matches!(*turn, Turn::Wait) {
+            self.changed.wait(&mut turn);
+        }
+        std::mem::replace(&mut *turn, Turn::Wait)
+    }
+
+    fn give(&self, turn: Turn) {
+        *self.turn.lock() = turn;
+        self.changed.notify_one();
+    }
+}
+
+impl Queue {
+    /// Puts a request at the end once there is room; gives it the lead if nobody has it.
+    fn push(&self, request: &Arc<Request>) {
+        let bytes = request.encoding.buffer.len();
+        let mut waiting = self.state.lock();
+        while !waiting.requests.is_empty() && waiting.bytes + bytes > QUEUE_BYTES_MAX {
+            self.room.wait(&mut waiting);
+        }
+        waiting.bytes += bytes;
+        waiting.requests.push_back(Arc::clone(request));
+        if !waiting.led {
+            waiting.led = true;
+            request.give(Turn::Lead);
+        }
+    }
+
+    /// The oldest requests, as many as fit one commit, at least one if there is any.
+    fn take_group(&self) -> Vec<Arc<Request>> {
+        let mut waiting = self.state.lock();
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while let Some(request) = waiting.requests.front() {
+            let more = request.encoding.buffer.len();
+            if !group.is_empty() && bytes + more > GROUP_BYTES_MAX {
+                break;
+            }
+            bytes += more;
+            group.extend(waiting.requests.pop_front());
+        }
+        waiting.bytes -= bytes;
+        self.room.notify_all();
+        group
+    }
+
+    /// Gives the lead to the oldest request, if there is one.
+    fn pass_lead(&self) {
+        let mut waiting = self.state.lock();
+        match waiting.requests.front() {
+            Some(request) => request.give(Turn::Lead),
+            None => waiting.led = false,
+        }
+    }
+}
+
+/// The requests of one commit. However it ends, and be it by a panic, each is answered and the lead is passed on.
+struct Group<'a> {
+    queue: &'a Queue,
+    requests: Vec<Arc<Request>>,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for request in &self.requests {
+                let broken = "an append broke off; the log is opened again with the next one".to_owned();
+                request.give(Turn::Return(Err(Error::Storage(broken))));
+            }
+        }
+        self.queue.pass_lead();
+    }
+}
+
+type Answers = Vec<Result<Appended, Error>>;
+
+/// Appends the requests of a group in one transaction.
+fn commit(
+    database: &Database,
+    writer: &mut Writer,
+    view: &View,
+    group: &[Arc<Request>],
+) -> Result<(Answers, View), Failure> {
+    let before = writer.last_sequence;
+    writer.appended_ns = writer.appended_ns.max(now_ns());
+    writer.ids.expire(writer.appended_ns);
+    if writer.tail.len() > CHUNK_CONTINUED_MAX {
+        writer.tail = Builder::new(before + 1);
+    }
+    let transaction = database.begin_write()?;
+    let mut answers = Vec::with_capacity(group.len());
+    {
+        let mut chunks = transaction.open_table(CHUNKS)?;
+        for request in group {
+            answers.push(writer.append(&transaction, &mut chunks, view.first_sequence, request)?);
+        }
+        if writer.last_sequence > before {
+            chunks.insert(writer.tail.first(), writer.tail.bytes())?;
+        }
+    }
+    if writer.last_sequence == before {
+        transaction.abort()?;
+        return Ok((answers, *view));
+    }
+    if writer.subjects.is_due(writer.last_sequence) {
+        let events = usize::try_from(writer.last_sequence - before).unwrap_or(usize::MAX / 8);
+        let known = writer.subjects.drain(&mut transaction.open_table(SUBJECTS)?, events, writer.last_sequence)?;
+        if let Some(sequence) = known {
+            file::store_indexed_through(&transaction, sequence)?;
+        }
+    }
+    transaction.commit()?;
+    Ok((answers, View { last_sequence: writer.last_sequence, bytes: writer.bytes, ..*view }))
+}
+
+impl Writer {
+    /// Appends one request, or refuses it without a trace. An outer error is the file's.
+    fn append(
+        &mut self,
+        transaction: &WriteTransaction,
+        chunks: &mut Table<'_, u64, &'static [u8]>,
+        first: u64,
+        request: &Request,
+    ) -> Result<Result<Appended, Error>, Failure> {
+        let (sequences, duplicates) = self.place(&request.encoding);
+        // A repeated request is answered as the first one was, though its expectation no longer holds.
+        if duplicates < sequences.len() as u64
+            && let Err(error) = self.check(transaction, first, &request.expectation)?
+        {
+            return Ok(Err(error));
+        }
+        let mut next = self.last_sequence + 1;
+        for (event, sequence) in request.encoding.events.iter().zip(&sequences) {
+            if *sequence != next {
+                continue;
+            }
+            next += 1;
+            let body = &request.encoding.buffer[event.body.clone()];
+            if !self.tail.is_empty() && self.tail.len() + body.len() > CHUNK_BYTES_MAX {
+                chunks.insert(self.tail.first(), self.tail.bytes())?;
+                self.tail = Builder::new(*sequence);
+            }
+            self.last_time_ns = self.last_time_ns.max(event.time_ns.unwrap_or(self.appended_ns));
+            let stamp = Stamp {
+                flags: event.flags,
+                time_ns: self.last_time_ns,
+                appended_ns: self.appended_ns,
+                bytes_before: self.bytes,
+            };
+            self.tail.push(&stamp, body);
+            self.bytes += event.bytes;
+            if let Some(id) = event.id {
+                self.ids.insert(id, *sequence, self.appended_ns);
+            }
+            let subject = std::str::from_utf8(&request.encoding.buffer[event.subject.clone()]);
+            self.subjects.insert(subject.expect("a subject is encoded from text"), *sequence);
+        }
+        self.last_sequence = next - 1;
+        Ok(Ok(Appended { sequences, duplicates, last_sequence: self.last_sequence }))
+    }
+
+    /// Where each event would stand, and how many stand there already.
+    fn place(&self, encoding: &Encoding) -> (Vec<u64>, u64) {
+        let mut within: HashMap<IdKey, u64> = HashMap::new();
+        let mut next = self.last_sequence + 1;
+        let mut duplicates = 0;
+        let mut sequences = Vec::with_capacity(encoding.events.len());
+        for event in &encoding.events {
+            let known = event.id.and_then(|id| self.ids.get(&id).or_else(|| within.get(&id).copied()));
+            if let Some(sequence) = known {
+                duplicates += 1;
+                sequences.push(sequence);
+                continue;
+            }
+            if let Some(id) = event.id {
+                within.insert(id, next);
+            }
+            sequences.push(next);
+            next += 1;
+        }
+        (sequences, duplicates)
+    }
+
+    /// Whether the log is as the request expects it.
+    fn check(
+        &self,
+        transaction: &WriteTransaction,
+        first: u64,
+        expectation: &Expectation,
+    ) -> Result<Result<(), Error>, Failure> {
+        if let Some(expected) = expectation.last_sequence
+            && expected != self.last_sequence
+        {
+            return Ok(Err(Error::Conflict { expected, found: self.last_sequence }));
+        }
+        let Some((pattern, expected)) = &expectation.last_subject_sequence else {
+            return Ok(Ok(()));
+        };
+        let Ok(found) = self.subjects.last(pattern, first, &transaction.open_table(SUBJECTS)?)? else {
+            let message = format!(
+                "the expected subject {pattern} covers more than {COVERED_MAX} subjects; begin it with more tokens, or expect the last sequence of the log"
+            );
+            return Ok(Err(Error::Invalid { index: 0, message }));
+        };
+        if found != *expected {
+            return Ok(Err(Error::Conflict { expected: *expected, found }));
+        }
+        Ok(Ok(()))
+    }
+}

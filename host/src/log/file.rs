@@ -1,0 +1,338 @@
+//! The file of a log: its tables, its format version, and what is read from it
+//! when it is opened.
+//!
+//! Tables of format 1:
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `chunks` | sequence of the first event | a run of events, see `chunk.rs` |
+//! | `subjects` | subject | last sequence, as far as `indexed_through` says |
+//! | `log` | name of a setting | little-endian u64, or text |
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use tracing::{info, warn};
+
+use super::append::Writer;
+use super::chunk::{Builder, Corrupt, Cursor};
+use super::encode::id_key;
+use super::ids::{IDS_MAX, Ids};
+use super::subjects::Subjects;
+use super::{Error, Options};
+use crate::position::StreamIdentity;
+use crate::whole;
+
+/// Runs of events by the sequence of their first.
+pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
+/// Last sequences by subject.
+pub(super) const SUBJECTS: TableDefinition<'static, &'static str, u64> = TableDefinition::new("subjects");
+const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("log");
+
+/// The format that this build writes, and the only one that it reads.
+const FORMAT: u64 = 1;
+
+/// What failed below the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The disk, or the tree.
+    #[error("{0}; free space or repair the disk, then try again")]
+    Redb(#[source] Box<redb::Error>),
+    /// What the tree holds makes no sense.
+    #[error("the file is damaged: {0}; restore it from a backup")]
+    Corrupt(#[from] Corrupt),
+    /// What the tree holds makes no sense, seen from above the chunks.
+    #[error("the file is damaged: {0}; restore it from a backup")]
+    Damaged(String),
+    /// It failed before and is not open.
+    #[error("{0}")]
+    Closed(String),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::Redb(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Storage(failure.to_string())
+    }
+}
+
+/// The settings that change while the log is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trim {
+    /// First sequence that is still there.
+    pub first_sequence: u64,
+    /// Bytes of all events before it.
+    pub bytes_before: u64,
+    /// Last sequence and time when this was written: they count where no event is left to tell.
+    pub last_sequence: u64,
+    pub last_time_ns: u64,
+}
+
+impl Trim {
+    /// Writes it, in the transaction that removes the events.
+    pub fn store(&self, transaction: &WriteTransaction) -> Result<(), Failure> {
+        let mut settings = transaction.open_table(SETTINGS)?;
+        for (name, value) in [
+            ("first_sequence", self.first_sequence),
+            ("bytes_before", self.bytes_before),
+            ("last_sequence", self.last_sequence),
+            ("last_time_ns", self.last_time_ns),
+        ] {
+            settings.insert(name, value.to_le_bytes().as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes how far the table of subjects is complete.
+pub(super) fn store_indexed_through(transaction: &WriteTransaction, sequence: u64) -> Result<(), Failure> {
+    let mut settings = transaction.open_table(SETTINGS)?;
+    settings.insert("indexed_through", sequence.to_le_bytes().as_slice())?;
+    Ok(())
+}
+
+/// An open file, and what it says about the log.
+pub(super) struct Opened {
+    pub database: Database,
+    pub identity: StreamIdentity,
+    pub trim: Trim,
+    pub writer: Writer,
+}
+
+/// Opens or creates the file.
+pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened, Error> {
+    let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
+    }
+    let database = open_database(path, options).map_err(|error| refuse(explain(&error)))?;
+    initialise(&database, options, now_ns).map_err(|failure| refuse(failure.to_string()))?;
+    if let Some(folder) = folder {
+        // A new file is durable only once its folder is.
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| refuse(format!("cannot sync its folder: {error}")))?;
+    }
+    load(database, options, now_ns).map_err(|failure| refuse(failure.to_string()))
+}
+
+fn open_database(path: &Path, options: &Options) -> Result<Database, redb::DatabaseError> {
+    let name = options.name.clone();
+    let told = AtomicI64::new(-1);
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
+        let percent = (session.progress() * 100.0) as i64;
+        if told.swap(percent, Ordering::Relaxed) != percent {
+            info!(log = name, percent, "repairing the embedded log after an unclean stop");
+        }
+    });
+    let make = |path: &Path| builder.create(path).map(drop).map_err(std::io::Error::other);
+    whole::create(path, make).map_err(redb::StorageError::Io)?;
+    builder.create(path)
+}
+
+fn explain(error: &redb::DatabaseError) -> String {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => {
+            "another process has it open; stop that one, or choose another data folder".to_owned()
+        }
+        redb::DatabaseError::UpgradeRequired(version) => {
+            format!("its file format {version} is older than any that foldstream wrote; it is another program's file")
+        }
+        other => format!("{other}; check that it is a foldstream log, and the disk"),
+    }
+}
+
+/// Writes the settings of a new log, and checks the format of an old one.
+fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(), Failure> {
+    let transaction = database.begin_write()?;
+    let tables: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    if tables.is_empty() {
+        let mut settings = transaction.open_table(SETTINGS)?;
+        settings.insert("format", FORMAT.to_le_bytes().as_slice())?;
+        settings.insert("name", options.name.as_bytes())?;
+        settings.insert("created_ns", now_ns.to_le_bytes().as_slice())?;
+        drop(settings);
+        transaction.open_table(CHUNKS)?;
+        transaction.open_table(SUBJECTS)?;
+        Trim { first_sequence: 1, ..Trim::default() }.store(&transaction)?;
+        store_indexed_through(&transaction, 0)?;
+        transaction.commit()?;
+        return Ok(());
+    }
+    if !tables.iter().any(|table| table == SETTINGS.name()) {
+        return Err(Failure::Damaged("it is not a foldstream log".to_owned()));
+    }
+    let format = number(&transaction.open_table(SETTINGS)?, "format")?;
+    transaction.abort()?;
+    if format != FORMAT {
+        return Err(Failure::Closed(format!(
+            "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, or name another data folder"
+        )));
+    }
+    Ok(())
+}
+
+fn number<T>(settings: &T, name: &str) -> Result<u64, Failure>
+where
+    T: ReadableTable<&'static str, &'static [u8]>,
+{
+    let value = settings.get(name)?.and_then(|value| value.value().try_into().ok());
+    value.map(u64::from_le_bytes).ok_or_else(|| Failure::Damaged(format!("its setting {name} is missing")))
+}
+
+/// Reads what a writer has to know.
+fn load(database: Database, options: &Options, now_ns: u64) -> Result<Opened, Failure> {
+    let transaction = database.begin_read()?;
+    let settings = transaction.open_table(SETTINGS)?;
+    let name = settings.get("name")?.and_then(|name| String::from_utf8(name.value().to_vec()).ok());
+    let name = name.ok_or_else(|| Failure::Damaged("its setting name is missing".to_owned()))?;
+    if name != options.name {
+        warn!(stored = name, configured = options.name, "the embedded log keeps the name that it was created with");
+    }
+    let identity = StreamIdentity { name, created_ns: number(&settings, "created_ns")? };
+    let trim = Trim {
+        first_sequence: number(&settings, "first_sequence")?,
+        bytes_before: number(&settings, "bytes_before")?,
+        last_sequence: number(&settings, "last_sequence")?,
+        last_time_ns: number(&settings, "last_time_ns")?,
+    };
+    let chunks = transaction.open_table(CHUNKS)?;
+    let mut writer = Writer {
+        last_sequence: trim.last_sequence,
+        last_time_ns: trim.last_time_ns,
+        appended_ns: now_ns,
+        bytes: trim.bytes_before,
+        tail: Builder::new(trim.last_sequence + 1),
+        ids: Ids::new(options.duplicate_window, IDS_MAX),
+        subjects: Subjects::new(number(&settings, "indexed_through")?),
+    };
+    if let Some(row) = chunks.last()? {
+        continue_tail(&mut writer, &cursor(&row)?)?;
+    }
+    recall_ids(&mut writer.ids, &chunks, now_ns)?;
+    recall_subjects(&mut writer, &chunks, number(&settings, "indexed_through")?.max(trim.first_sequence - 1))?;
+    drop((chunks, settings, transaction));
+    Ok(Opened { database, identity, trim, writer })
+}
+
+type Row<'a> = (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>);
+
+/// The events of a row.
+pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
+    Cursor::new(row.0.value(), Bytes::copy_from_slice(row.1.value()))
+}
+
+/// Where appending goes on.
+fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
+    let mut events = tail.clone();
+    writer.bytes = tail.bytes_before();
+    while let Some(event) = events.next()? {
+        writer.last_time_ns = event.time_ns;
+        writer.bytes += event.bytes(tail)?;
+    }
+    writer.last_sequence = tail.end() - 1;
+    writer.appended_ns = writer.appended_ns.max(tail.appended_ns());
+    let count = u32::try_from(tail.end() - tail.next_sequence()).expect("a chunk counts its events in 32 bits");
+    writer.tail = Builder::resume(tail.next_sequence(), count, writer.last_time_ns, tail.bytes());
+    Ok(())
+}
+
+/// Rebuilds the duplicate window from the last chunks.
+fn recall_ids(ids: &mut Ids, chunks: &impl ReadableTable<u64, &'static [u8]>, now_ns: u64) -> Result<(), Failure> {
+    let horizon = ids.horizon_ns(now_ns);
+    let mut recent = Vec::new();
+    let mut count = 0_u64;
+    for row in chunks.iter()?.rev() {
+        let events = cursor(&row?)?;
+        if events.appended_ns() < horizon || count >= IDS_MAX as u64 {
+            break;
+        }
+        if events.has_ids() {
+            count += events.end() - events.next_sequence();
+            recent.push(events.next_sequence());
+        }
+    }
+    for first in recent.into_iter().rev() {
+        let Some(value) = chunks.get(first)? else { continue };
+        let mut events = Cursor::new(first, Bytes::copy_from_slice(value.value()))?;
+        while let Some(event) = events.next()? {
+            if let Some(id) = events.id(&event)?.filter(|_| event.appended_ns >= horizon) {
+                ids.insert(id_key(&id), event.sequence, event.appended_ns);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads again the subjects that were not in their table yet.
+fn recall_subjects(
+    writer: &mut Writer,
+    chunks: &impl ReadableTable<u64, &'static [u8]>,
+    after: u64,
+) -> Result<(), Failure> {
+    let start = chunks.range(..=after + 1)?.next_back().transpose()?.map_or(0, |(first, _)| first.value());
+    for row in chunks.range(start..)? {
+        let mut events = cursor(&row?)?;
+        while let Some(event) = events.next()? {
+            if event.sequence > after {
+                writer.subjects.insert(events.subject(&event)?, event.sequence);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How long a failed log waits before it is opened again, so that callers on a full disk do not repair it in a loop.
+pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_format_is_refused_with_a_way_out() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("events.redb");
+        drop(open(&path, &Options::default(), 1).expect("the log opens"));
+        let database = Database::open(&path).expect("the file opens");
+        let transaction = database.begin_write().expect("begins");
+        let mut settings = transaction.open_table(SETTINGS).expect("opens");
+        settings.insert("format", 2_u64.to_le_bytes().as_slice()).expect("inserts");
+        drop(settings);
+        transaction.commit().expect("commits");
+        drop(database);
+
+        let error = open(&path, &Options::default(), 1).err().expect("is refused").to_string();
+        assert!(error.contains("format 2, this build reads 1; upgrade foldstream"), "{error}");
+    }
+
+    #[test]
+    fn database_of_another_program_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("other.redb");
+        let database = Database::create(&path).expect("creates");
+        let transaction = database.begin_write().expect("begins");
+        transaction.open_table(TableDefinition::<u64, u64>::new("numbers")).expect("opens");
+        transaction.commit().expect("commits");
+        drop(database);
+
+        let error = open(&path, &Options::default(), 1).err().expect("is refused").to_string();
+        assert!(error.contains("not a foldstream log"), "{error}");
+    }
+}

@@ -1,0 +1,406 @@
+//! The embedded log: an append-only stream of events in one redb file.
+//!
+//! Events are stored in chunks (`chunk.rs`), appended by whoever gets the
+//! writer for everybody who waits (`append.rs`), read from snapshots
+//! (`read.rs`) and removed from the front alone (`retention.rs`), so that
+//! sequences never have holes. After a failure of the disk the file is closed
+//! and opened again; what was acknowledged is durable before it is answered.
+
+mod append;
+mod chunk;
+mod convert;
+mod encode;
+mod file;
+mod ids;
+mod read;
+mod retention;
+mod subjects;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Mutex, RwLock};
+use redb::Database;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+pub(crate) use self::chunk::{Cursor, Headers};
+pub use self::convert::{ConvertError, request};
+pub use self::encode::{
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX,
+    KIND_BYTES_MAX,
+};
+pub(crate) use self::read::{Run, Wanted};
+use crate::event::{Event, Payload};
+use crate::position::StreamIdentity;
+use crate::subject::{Pattern, SubjectSet};
+
+/// How a log behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the stream.
+    pub name: String,
+    /// Events older than this are removed; none keeps them.
+    pub max_age: Option<Duration>,
+    /// Oldest events are removed while keys and values exceed this; none keeps them.
+    pub max_bytes: Option<u64>,
+    /// How long message ids are remembered.
+    pub duplicate_window: Duration,
+    /// Largest event, in bytes.
+    pub event_bytes_max: usize,
+    /// Cache of the file, in bytes.
+    pub cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "events".to_owned(),
+            max_age: None,
+            max_bytes: None,
+            duplicate_window: Duration::from_secs(120),
+            event_bytes_max: 8 << 20,
+            cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// An event to append.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Subject without wildcards.
+    pub subject: String,
+    /// Type; none takes it from the headers or the subject, as for any source.
+    pub kind: Option<String>,
+    /// Message id for de-duplication.
+    pub id: Option<String>,
+    /// Time in nanoseconds since the Unix epoch; none is now.
+    pub time_ns: Option<u64>,
+    /// Headers, by any name; stored by lower-case name.
+    pub headers: Vec<(String, String)>,
+    /// Data.
+    pub data: Payload,
+}
+
+/// What an append expects of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Expectation {
+    /// The log's last sequence.
+    pub last_sequence: Option<u64>,
+    /// The last sequence under a pattern.
+    pub last_subject_sequence: Option<(Pattern, u64)>,
+}
+
+/// Where events were put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// One per event: its sequence, or that of the event with the same id.
+    pub sequences: Vec<u64>,
+    /// How many were duplicates.
+    pub duplicates: u64,
+    /// Last sequence now.
+    pub last_sequence: u64,
+}
+
+/// What a log holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// First sequence still there; 0 when empty. After retention removed everything, `last_sequence` still counts on.
+    pub first_sequence: u64,
+    /// Last sequence ever given.
+    pub last_sequence: u64,
+    /// Number of events.
+    pub events: u64,
+    /// Bytes of subjects, headers and data.
+    pub bytes: u64,
+}
+
+/// Why the log refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be opened.
+    #[error("cannot open the embedded log: {0}")]
+    Open(String),
+    /// An expected sequence did not hold.
+    #[error("expected last sequence {expected}, found {found}; read the log, decide again and append again")]
+    Conflict {
+        /// What the caller expected.
+        expected: u64,
+        /// What the log has.
+        found: u64,
+    },
+    /// An event is unusable.
+    #[error("event {index} is refused: {message}")]
+    Invalid {
+        /// Its index in the request.
+        index: usize,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The disk or the file failed; the log must be opened again.
+    #[error("embedded log failed: {0}")]
+    Storage(String),
+}
+
+/// An embedded log. Cloning shares it.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    options: Options,
+    identity: StreamIdentity,
+    /// Readers share it for the length of a read; opening the file again takes it alone, as redb opens a file once.
+    /// None while the file can't be opened.
+    file: RwLock<Option<Database>>,
+    /// How often the file was opened, so that a reader does not close what another has just opened again.
+    opened: AtomicU64,
+    /// Serialises commits, retention and opening again. Taken before `file`, never while `view` is held.
+    writer: Mutex<Slot>,
+    queue: append::Queue,
+    /// What is durable; held for a copy alone.
+    view: Mutex<View>,
+    head: watch::Sender<u64>,
+}
+
+/// The writer, unless the log has failed.
+struct Slot {
+    writer: Option<append::Writer>,
+    failed: Option<(Instant, String)>,
+}
+
+/// What is durable.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    first_sequence: u64,
+    last_sequence: u64,
+    /// Bytes of all events since sequence 1.
+    bytes: u64,
+    /// Bytes of those before `first_sequence`.
+    bytes_before: u64,
+}
+
+impl Log {
+    /// Opens or creates the log at `path`. Blocking.
+    pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let opened = file::open(path, &options, now_ns())?;
+        let view = View::of(&opened);
+        let shared = Shared {
+            path: path.to_owned(),
+            options,
+            identity: opened.identity,
+            file: RwLock::new(Some(opened.database)),
+            opened: AtomicU64::new(1),
+            writer: Mutex::new(Slot { writer: Some(opened.writer), failed: None }),
+            queue: append::Queue::default(),
+            view: Mutex::new(view),
+            head: watch::Sender::new(view.last_sequence),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Which history this is.
+    pub fn identity(&self) -> StreamIdentity {
+        self.shared.identity.clone()
+    }
+
+    /// The options that it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Appends all events or none, durably. Blocking; concurrent callers share commits.
+    ///
+    /// An event with the message id of one appended within the duplicate window is not stored again. A request of which
+    /// every event is a duplicate succeeds whatever it expects: it is taken for a repetition. After
+    /// [`Error::Storage`] the events may be there or not; ids make it safe to append them again.
+    pub fn append(&self, events: &[NewEvent], expectation: &Expectation) -> Result<Appended, Error> {
+        self.append_all(events, expectation)
+    }
+
+    /// Up to `limit` events and about `bytes_max` bytes after a sequence that match (all, with none); with the last
+    /// sequence that was looked at. Blocking, bounded by looking at no more than 16 × `limit` events. Goes on behind
+    /// events that retention removed.
+    pub fn read(
+        &self,
+        after: u64,
+        subjects: Option<&SubjectSet>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Event>, u64), Error> {
+        let events_max = limit.max(1);
+        let looked_max = events_max.saturating_mul(16);
+        let bytes_max = bytes_max.max(1);
+        let mut wanted = Wanted { after, subjects, events_max, looked_max, bytes_max, headers: Headers::Wanted };
+        loop {
+            let run = self.run(&wanted, &mut None)?;
+            if run.first <= wanted.after.saturating_add(1) {
+                return Ok((run.events, run.through));
+            }
+            wanted.after = run.first - 1;
+        }
+    }
+
+    /// What the log holds.
+    pub fn info(&self) -> Info {
+        let view = self.view();
+        let events = view.last_sequence + 1 - view.first_sequence;
+        Info {
+            first_sequence: if events == 0 { 0 } else { view.first_sequence },
+            last_sequence: view.last_sequence,
+            events,
+            bytes: view.bytes - view.bytes_before,
+        }
+    }
+
+    /// What keeps the log from doing all that its options promise, in words for an operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(slot) = self.shared.writer.try_lock() else {
+            return Vec::new();
+        };
+        let mut warnings = Vec::new();
+        if let Some((_, message)) = &slot.failed {
+            warnings.push(format!("the embedded log failed and is opened again with the next append: {message}"));
+        }
+        if let Some(window) = slot.writer.as_ref().and_then(|writer| writer.ids.shortened()) {
+            warnings.push(format!(
+                "message ids are remembered for {} s of the duplicate window of {} s, as there are more than {}; shorten the window",
+                window.as_secs(),
+                self.shared.options.duplicate_window.as_secs(),
+                ids::IDS_MAX
+            ));
+        }
+        warnings
+    }
+
+    /// The last sequence, as it rises.
+    pub fn head(&self) -> watch::Receiver<u64> {
+        self.shared.head.subscribe()
+    }
+
+    /// Applies retention now; returns how many events were removed. Called by a timer of the host. Blocking.
+    pub fn enforce_retention(&self) -> Result<u64, Error> {
+        self.trim_all()
+    }
+
+    /// The sequence of the first event that is there, or of the next one when none is.
+    pub(crate) fn first_available(&self) -> u64 {
+        self.view().first_sequence
+    }
+
+    /// Whether the file has failed and was not opened again yet.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.shared.writer.lock().writer.is_none()
+    }
+
+    fn view(&self) -> View {
+        *self.shared.view.lock()
+    }
+
+    /// Makes visible what became durable.
+    fn publish(&self, view: View) {
+        *self.shared.view.lock() = view;
+        self.shared.head.send_if_modified(|head| std::mem::replace(head, view.last_sequence) != view.last_sequence);
+    }
+
+    fn opened(&self) -> u64 {
+        self.shared.opened.load(Ordering::Acquire)
+    }
+
+    /// Works on the open file. A failure leaves no writer behind, and so does a panic: the next call opens the file
+    /// again and reads what is there.
+    fn with_writer<T>(
+        &self,
+        slot: &mut Slot,
+        work: impl FnOnce(&Database, &mut append::Writer) -> Result<T, file::Failure>,
+    ) -> Result<T, file::Failure> {
+        self.recover(slot)?;
+        let mut writer = slot.writer.take().expect("a recovered slot has a writer");
+        let file = self.shared.file.read();
+        let database = file.as_ref().expect("where there is a writer, the file is open");
+        match work(database, &mut writer) {
+            Ok(result) => {
+                slot.writer = Some(writer);
+                Ok(result)
+            }
+            Err(failure) => {
+                error!(log = self.shared.identity.name, %failure, "embedded log failed and is opened again");
+                slot.failed = Some((Instant::now(), failure.to_string()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens the file again if it has failed, at most once in [`file::REOPEN_PAUSE`].
+    fn recover(&self, slot: &mut Slot) -> Result<(), file::Failure> {
+        if slot.writer.is_some() {
+            return Ok(());
+        }
+        if let Some((at, message)) = &slot.failed
+            && at.elapsed() < file::REOPEN_PAUSE
+        {
+            return Err(file::Failure::Closed(format!("it failed a moment ago: {message}")));
+        }
+        let mut file = self.shared.file.write();
+        *file = None;
+        match file::open(&self.shared.path, &self.shared.options, now_ns()).map_err(|error| error.to_string()) {
+            Ok(opened) if opened.identity == self.shared.identity && !self.view().is_ahead_of(&opened) => {
+                info!(log = self.shared.identity.name, "embedded log is open again");
+                self.publish(View::of(&opened));
+                *file = Some(opened.database);
+                self.shared.opened.fetch_add(1, Ordering::Release);
+                *slot = Slot { writer: Some(opened.writer), failed: None };
+                Ok(())
+            }
+            outcome => {
+                let message = outcome.err().unwrap_or_else(|| {
+                    "its file lost events that were durable, or is another one; restore it and restart".to_owned()
+                });
+                slot.failed = Some((Instant::now(), message.clone()));
+                Err(file::Failure::Closed(message))
+            }
+        }
+    }
+
+    /// Opens the file again after a read failed, unless somebody did since `opened` was looked up.
+    fn reopen(&self, opened: u64, failure: &file::Failure) -> Result<(), file::Failure> {
+        let mut slot = self.shared.writer.lock();
+        if self.opened() == opened && slot.writer.take().is_some() {
+            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log, it is opened again");
+        }
+        self.recover(&mut slot)
+    }
+}
+
+impl View {
+    fn of(opened: &file::Opened) -> Self {
+        Self {
+            first_sequence: opened.trim.first_sequence,
+            last_sequence: opened.writer.last_sequence,
+            bytes: opened.writer.bytes,
+            bytes_before: opened.trim.bytes_before,
+        }
+    }
+
+    /// Whether an opened file lacks what was durable.
+    fn is_ahead_of(&self, opened: &file::Opened) -> bool {
+        self.last_sequence > opened.writer.last_sequence || self.first_sequence > opened.trim.first_sequence
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Log").field("path", &self.shared.path).field("view", &self.view()).finish()
+    }
+}
+
+/// The wall clock, in nanoseconds since the Unix epoch.
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

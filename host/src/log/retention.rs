@@ -1,0 +1,105 @@
+//! Retention: removes the oldest events, a bounded number with each commit, so
+//! that appends get in between.
+
+use std::collections::BTreeSet;
+
+use redb::{Database, ReadableTable};
+
+use super::append::Writer;
+use super::chunk::Builder;
+use super::file::{self, CHUNKS, Failure, SUBJECTS, Trim};
+use super::{Error, Log, Options, View, now_ns};
+
+/// Most events removed with one commit: some 50 ms of work.
+const TRIM_EVENTS_MAX: u64 = 10_000;
+
+impl Log {
+    pub(super) fn trim_all(&self) -> Result<u64, Error> {
+        let options = &self.shared.options;
+        if options.max_age.is_none() && options.max_bytes.is_none() {
+            return Ok(0);
+        }
+        let before = self.view().first_sequence;
+        loop {
+            let mut slot = self.shared.writer.lock();
+            let view = self.view();
+            let trimmed = self.with_writer(&mut slot, |database, writer| trim(database, writer, &view, options))?;
+            let Some(view) = trimmed else {
+                return Ok(view.first_sequence - before);
+            };
+            self.publish(view);
+        }
+    }
+}
+
+/// The events to remove.
+struct Expired {
+    /// The first sequence that stays.
+    first: u64,
+    bytes: u64,
+    chunks: Vec<u64>,
+    subjects: BTreeSet<Box<str>>,
+}
+
+/// Removes what is expired, up to the limit; none if there was nothing.
+fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options) -> Result<Option<View>, Failure> {
+    let transaction = database.begin_write()?;
+    let mut chunks = transaction.open_table(CHUNKS)?;
+    let expired = find(&chunks, view, options)?;
+    if expired.first == view.first_sequence {
+        drop(chunks);
+        transaction.abort()?;
+        return Ok(None);
+    }
+    for first in &expired.chunks {
+        chunks.remove(first)?;
+    }
+    drop(chunks);
+    let mut tree = transaction.open_table(SUBJECTS)?;
+    for subject in &expired.subjects {
+        writer.subjects.forget(subject, expired.first, &mut tree)?;
+    }
+    drop(tree);
+    let trim = Trim {
+        first_sequence: expired.first,
+        bytes_before: view.bytes_before + expired.bytes,
+        last_sequence: writer.last_sequence,
+        last_time_ns: writer.last_time_ns,
+    };
+    trim.store(&transaction)?;
+    transaction.commit()?;
+    if expired.chunks.contains(&writer.tail.first()) {
+        writer.tail = Builder::new(writer.last_sequence + 1);
+    }
+    Ok(Some(View { first_sequence: trim.first_sequence, bytes_before: trim.bytes_before, ..*view }))
+}
+
+/// Looks from the front for events that are too old, or that the log is too large with.
+fn find(chunks: &impl ReadableTable<u64, &'static [u8]>, view: &View, options: &Options) -> Result<Expired, Failure> {
+    let oldest_ns =
+        options.max_age.map_or(0, |age| now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));
+    let bytes_max = options.max_bytes.unwrap_or(u64::MAX);
+    let mut expired = Expired { first: view.first_sequence, bytes: 0, chunks: Vec::new(), subjects: BTreeSet::new() };
+    for row in chunks.iter()? {
+        let mut events = file::cursor(&row?)?;
+        let chunk = events.next_sequence();
+        while let Some(event) = events.next()? {
+            if event.sequence < expired.first {
+                continue;
+            }
+            let left = view.bytes - view.bytes_before - expired.bytes;
+            let enough = expired.first - view.first_sequence == TRIM_EVENTS_MAX;
+            if enough || (event.time_ns >= oldest_ns && left <= bytes_max) {
+                return Ok(expired);
+            }
+            expired.bytes += event.bytes(&events)?;
+            expired.first = event.sequence + 1;
+            let subject = events.subject(&event)?;
+            if !expired.subjects.contains(subject) {
+                expired.subjects.insert(subject.into());
+            }
+        }
+        expired.chunks.push(chunk);
+    }
+    Ok(expired)
+}

@@ -1,0 +1,30 @@
+//! The `foldstream` program: reads the command line, does what it says, and
+//! ends with the exit code that fits.
+
+use std::process::ExitCode;
+
+use foldstream::cli::{self, exit};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    let output = cli.output();
+    let Err(error) = cli.run() else { return exit::Exit::Done.into() };
+    if exit::is_broken_pipe(&error) {
+        return exit::Exit::Done.into();
+    }
+    let message = exit::message_of(&error);
+    if !message.is_empty() {
+        output.error(&message);
+    }
+    exit::exit_of(&error).into()
+}
+
+/// Help and version are asked for, anything else is a mistake.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Whoever reads our output may have gone, which changes nothing.
+    let _ = error.print();
+    if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Done.into() }
+}

@@ -1,0 +1,382 @@
+//! All metrics, in one place, in the conventions of Prometheus: base units,
+//! `_total` on counters, labels from closed sets (and names of deployments).
+//!
+//! Counters and histograms are updated where things happen, through
+//! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
+//! the page is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::api::{CONTRACT, Deployment, DeploymentState, SourceState};
+
+/// The metrics of a host.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    events: IntCounterVec,
+    retries: IntCounterVec,
+    apply: HistogramVec,
+    commit: HistogramVec,
+    query: HistogramVec,
+    batch: HistogramVec,
+    requests: HistogramVec,
+    watches: IntGauge,
+    /// Behind a lock, as one page at a time may set and collect them.
+    gauges: Arc<Mutex<Gauges>>,
+}
+
+/// Counters and histograms of one deployment, with their labels resolved.
+#[derive(Clone, Debug)]
+pub struct DeploymentMetrics {
+    /// Events applied.
+    pub events_applied: IntCounter,
+    /// Failed attempts to apply a batch.
+    pub events_failed: IntCounter,
+    /// Attempts after a failure.
+    pub retries: IntCounter,
+    /// Seconds of one call of `apply`.
+    pub apply_seconds: Histogram,
+    /// Seconds of one durable commit.
+    pub commit_seconds: Histogram,
+    /// Seconds of one query.
+    pub query_seconds: Histogram,
+    /// Events in a batch.
+    pub batch_events: Histogram,
+}
+
+/// Counts an open watch until it is dropped.
+#[derive(Debug)]
+pub struct WatchGuard(IntGauge);
+
+impl Drop for WatchGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry.register(Box::new(collector.clone())).expect("each name is registered once");
+    collector
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, HistogramVec::new(options, labels).expect("name and labels are constant and valid"))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let vector = IntCounterVec::new(Opts::new(name, help), labels);
+    register(registry, vector.expect("name and labels are constant and valid"))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let vector = IntGaugeVec::new(Opts::new(name, help), labels);
+    register(registry, vector.expect("name and labels are constant and valid"))
+}
+
+fn float_gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    let vector = GaugeVec::new(Opts::new(name, help), labels);
+    register(registry, vector.expect("name and labels are constant and valid"))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const DEPLOYMENT: &[&str] = &["deployment"];
+
+impl Metrics {
+    /// An empty set.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let seconds = prometheus::exponential_buckets(0.000_1, 2.5, 14).expect("constant and valid");
+        let sizes = prometheus::exponential_buckets(1.0, 4.0, 8).expect("constant and valid");
+        registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
+        let timer = |name: &str, help: &str, labels: &[&str]| histogram(&registry, name, help, labels, &seconds);
+        Self {
+            events: counter(&registry, "foldstream_events_total", "Events by outcome.", &["deployment", "outcome"]),
+            retries: counter(
+                &registry,
+                "foldstream_retries_total",
+                "Attempts to apply a batch again after a failure.",
+                DEPLOYMENT,
+            ),
+            apply: timer("foldstream_apply_duration_seconds", "Duration of one call of apply.", DEPLOYMENT),
+            commit: timer(
+                "foldstream_commit_duration_seconds",
+                "Duration of one durable commit of state and checkpoint.",
+                DEPLOYMENT,
+            ),
+            query: timer("foldstream_query_duration_seconds", "Duration of one query in the guest.", DEPLOYMENT),
+            batch: histogram(&registry, "foldstream_batch_events", "Events in one batch.", DEPLOYMENT, &sizes),
+            requests: timer(
+                "foldstream_http_request_duration_seconds",
+                "Duration of HTTP requests; streams count until they are open.",
+                &["route", "method", "status"],
+            ),
+            watches: register(
+                &registry,
+                IntGauge::new("foldstream_watches_open", "Watches and tails that are open.")
+                    .expect("constant and valid"),
+            ),
+            gauges: Arc::new(Mutex::new(Gauges::new(&registry))),
+            registry,
+        }
+    }
+
+    /// The handles of a deployment.
+    pub fn deployment(&self, name: &str) -> DeploymentMetrics {
+        DeploymentMetrics {
+            events_applied: self.events.with_label_values(&[name, "applied"]),
+            events_failed: self.events.with_label_values(&[name, "failed"]),
+            retries: self.retries.with_label_values(&[name]),
+            apply_seconds: self.apply.with_label_values(&[name]),
+            commit_seconds: self.commit.with_label_values(&[name]),
+            query_seconds: self.query.with_label_values(&[name]),
+            batch_events: self.batch.with_label_values(&[name]),
+        }
+    }
+
+    /// Drops the series of a deployment that was deleted. Handles that are still around count into nothing.
+    pub fn forget(&self, name: &str) {
+        // An error means that there is no such series, which is what is wanted.
+        for outcome in ["applied", "failed"] {
+            let _ = self.events.remove_label_values(&[name, outcome]);
+        }
+        let _ = self.retries.remove_label_values(&[name]);
+        for vector in [&self.apply, &self.commit, &self.query, &self.batch] {
+            let _ = vector.remove_label_values(&[name]);
+        }
+    }
+
+    /// Counts a watch until the guard is dropped.
+    pub fn watch(&self) -> WatchGuard {
+        self.watches.inc();
+        WatchGuard(self.watches.clone())
+    }
+
+    /// Records an HTTP request: the template of its route, never its path; labels from closed sets.
+    pub fn request(&self, route: &str, method: &str, status: &str, duration: Duration) {
+        self.requests.with_label_values(&[route, method, status]).observe(duration.as_secs_f64());
+    }
+
+    /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments are now.
+    pub fn page(&self, deployments: &[Deployment]) -> Vec<u8> {
+        let gauges = self.gauges.lock();
+        gauges.set(deployments);
+        let mut page = Vec::with_capacity(64 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut page).expect("names and labels are valid");
+        page
+    }
+
+    /// The registry, for the page.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+/// What is read off the deployments when the page is asked for.
+#[derive(Debug)]
+struct Gauges {
+    lag_events: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    head: IntGaugeVec,
+    position: IntGaugeVec,
+    checkpoint: IntGaugeVec,
+    state_bytes: IntGaugeVec,
+    memtable_bytes: IntGaugeVec,
+    file_bytes: IntGaugeVec,
+    guest_memory_bytes: IntGaugeVec,
+    instances: IntGaugeVec,
+    generation: IntGaugeVec,
+    module: IntGaugeVec,
+    state: IntGaugeVec,
+    source_state: IntGaugeVec,
+    source_reconnects: IntCounterVec,
+}
+
+impl Gauges {
+    fn new(registry: &Registry) -> Self {
+        let build = gauge(registry, "foldstream_build_info", "The running build.", &["version", "contract"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT]).set(1);
+        let of_deployment = |name: &str, help: &str| gauge(registry, name, help, DEPLOYMENT);
+        Self {
+            lag_events: of_deployment("foldstream_lag_events", "Events that may match and are still to be applied."),
+            lag_seconds: float_gauge(
+                registry,
+                "foldstream_lag_seconds",
+                "Age of the last applied event while others wait; 0 when none do.",
+                DEPLOYMENT,
+            ),
+            head: of_deployment("foldstream_head", "Last sequence in the stream, as far as is known."),
+            position: of_deployment("foldstream_position", "Last sequence that the state reflects."),
+            checkpoint: of_deployment("foldstream_checkpoint", "Last position that is durable."),
+            state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
+            memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
+            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file."),
+            guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Linear memory of instances."),
+            instances: of_deployment("foldstream_guest_instances", "Instances that are alive."),
+            generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
+            module: gauge(
+                registry,
+                "foldstream_module_info",
+                "The module that a deployment runs.",
+                &["deployment", "digest", "name", "state_version"],
+            ),
+            state: gauge(
+                registry,
+                "foldstream_deployment_state",
+                "1 for what a deployment is doing, 0 for the rest.",
+                &["deployment", "state"],
+            ),
+            source_state: gauge(
+                registry,
+                "foldstream_source_state",
+                "1 for what a deployment's source is doing, 0 for the rest.",
+                &["deployment", "source", "state"],
+            ),
+            source_reconnects: counter(
+                registry,
+                "foldstream_source_reconnects_total",
+                "Connections and consumers made anew.",
+                &["deployment", "source"],
+            ),
+        }
+    }
+
+    /// Sets all series anew, so that none of a deleted deployment stays.
+    fn set(&self, deployments: &[Deployment]) {
+        self.reset();
+        for deployment in deployments {
+            self.set_numbers(deployment);
+            self.set_states(deployment);
+        }
+    }
+
+    fn reset(&self) {
+        self.lag_seconds.reset();
+        self.source_reconnects.reset();
+        for vector in [
+            &self.lag_events,
+            &self.head,
+            &self.position,
+            &self.checkpoint,
+            &self.state_bytes,
+            &self.memtable_bytes,
+            &self.file_bytes,
+            &self.guest_memory_bytes,
+            &self.instances,
+            &self.generation,
+            &self.module,
+            &self.state,
+            &self.source_state,
+        ] {
+            vector.reset();
+        }
+    }
+
+    fn set_numbers(&self, deployment: &Deployment) {
+        let name = [deployment.name.as_str()];
+        self.lag_seconds.with_label_values(&name).set(deployment.lag_seconds);
+        for (vector, value) in [
+            (&self.lag_events, deployment.lag_events),
+            (&self.head, deployment.head),
+            (&self.position, deployment.position),
+            (&self.checkpoint, deployment.checkpoint),
+            (&self.state_bytes, deployment.state_bytes),
+            (&self.memtable_bytes, deployment.memtable_bytes),
+            (&self.file_bytes, deployment.file_bytes),
+            (&self.guest_memory_bytes, deployment.guest_memory_bytes),
+            (&self.instances, deployment.instances),
+            (&self.generation, deployment.generation),
+        ] {
+            vector.with_label_values(&name).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn set_states(&self, deployment: &Deployment) {
+        let (name, source) = (deployment.name.as_str(), deployment.source.as_str());
+        let module = &deployment.module;
+        let version = module.state_version.to_string();
+        self.module.with_label_values(&[name, module.digest.as_str(), module.name.as_str(), version.as_str()]).set(1);
+        for state in DeploymentState::ALL {
+            self.state.with_label_values(&[name, state.name()]).set(i64::from(state == deployment.state));
+        }
+        let status = &deployment.source_status;
+        for state in SourceState::ALL {
+            self.source_state.with_label_values(&[name, source, state.name()]).set(i64::from(state == status.state));
+        }
+        self.source_reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(name: &str) -> Deployment {
+        let text = format!(
+            r#"{{"name":"{name}","generation":2,"state":"live","source":"events","source_status":
+            {{"state":"reading","reconnects":3}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
+            "events_applied":9,"rate":1.0,"state_bytes":7,"file_bytes":4096,"deployed_at":"","module":{{"digest":"ab",
+            "size":1,"kind":"projection","name":"totals","description":"","subjects":[],"wants_headers":false,
+            "key_rule":"none","state_version":4,"queries":[],"imports":[]}}}}"#
+        );
+        serde_json::from_str(&text).expect("a deployment")
+    }
+
+    fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
+        String::from_utf8(metrics.page(deployments)).expect("text")
+    }
+
+    #[test]
+    fn page_tells_how_a_deployment_is() {
+        let metrics = Metrics::new();
+        metrics.deployment("orders").events_applied.inc_by(5);
+        let guard = metrics.watch();
+        metrics.request("/v1/deployments", "GET", "2xx", Duration::from_millis(2));
+        let text = page(&metrics, &[deployment("orders")]);
+        for line in [
+            r#"foldstream_events_total{deployment="orders",outcome="applied"} 5"#,
+            r#"foldstream_lag_seconds{deployment="orders"} 0.5"#,
+            r#"foldstream_position{deployment="orders"} 9"#,
+            r#"foldstream_deployment_state{deployment="orders",state="live"} 1"#,
+            r#"foldstream_deployment_state{deployment="orders",state="failed"} 0"#,
+            r#"foldstream_source_state{deployment="orders",source="events",state="reading"} 1"#,
+            r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#,
+            r#"foldstream_module_info{deployment="orders",digest="ab",name="totals",state_version="4"} 1"#,
+            r#"foldstream_watches_open 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+        assert!(text.contains("foldstream_build_info{contract=") && text.contains("process_resident_memory_bytes"));
+        drop(guard);
+        let again = page(&metrics, &[deployment("orders")]);
+        assert!(again.contains("\nfoldstream_watches_open 0"));
+        assert!(again.contains(r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#));
+    }
+
+    #[test]
+    fn series_of_a_deleted_deployment_go_away() {
+        let metrics = Metrics::new();
+        for name in ["orders", "other"] {
+            let handles = metrics.deployment(name);
+            handles.events_applied.inc();
+            handles.apply_seconds.observe(0.1);
+        }
+        assert!(page(&metrics, &[deployment("orders"), deployment("other")]).contains("\"orders\""));
+        metrics.forget("orders");
+        let text = page(&metrics, &[deployment("other")]);
+        assert!(!text.contains("\"orders\"") && text.contains("\"other\""), "{text}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Compiled code, kept on disk by digest and engine settings.
+//!
+//! Loading compiled code is running it, so every file carries a MAC under a random key of this host's own. A file
+//! without a valid one is never loaded: it is removed and the module compiled again. Layout of a file: [`MAGIC`], the
+//! HMAC-SHA-256 over the file's name and the code, the code.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hmac::{Hmac, KeyInit, Mac};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use sha2::Sha256;
+
+use super::Error;
+
+/// Begins every file; the last byte is the version of the layout.
+const MAGIC: &[u8; 8] = b"FSCODE\0\x01";
+const MAC_BYTES: usize = 32;
+const KEY_BYTES: usize = 32;
+const KEY_FILE: &str = "key";
+/// Extension of files with compiled code.
+const CODE: &str = "code";
+/// Extension of files that are being written.
+const UNFINISHED: &str = "new";
+/// Size that all files together may have; the longest unused go first.
+const CACHE_BYTES_MAX: u64 = 2 << 30;
+/// Age at which an unfinished file is that of a process that died.
+const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
+
+/// The cache.
+pub(super) struct Cache {
+    folder: PathBuf,
+    key: [u8; KEY_BYTES],
+    /// Stands for the engine's version and settings.
+    settings: String,
+}
+
+/// Code that was read from a file with a valid MAC.
+pub(super) struct Authentic(Vec<u8>);
+
+impl Authentic {
+    pub(super) fn code(&self) -> &[u8] {
+        &self.0[MAGIC.len() + MAC_BYTES..]
+    }
+}
+
+impl Cache {
+    /// Opens or creates a cache.
+    pub(super) fn open(folder: &Path, engine: &wasmtime::Engine) -> Result<Self, Error> {
+        let unusable = |error: io::Error| {
+            Error::Engine(format!("cannot use the cache folder {}: {error}; check its permissions", folder.display()))
+        };
+        fs::create_dir_all(folder).map_err(unusable)?;
+        let key = read_or_make_key(folder).map_err(unusable)?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let settings = format!("{:016x}", hasher.finish());
+        let cache = Self { folder: folder.to_owned(), key, settings };
+        cache.evict(CACHE_BYTES_MAX);
+        Ok(cache)
+    }
+
+    /// The code for a module, if there is a file with a valid MAC.
+    pub(super) fn get(&self, digest: &str) -> Option<Authentic> {
+        let name = self.name(digest);
+        let path = self.folder.join(&name);
+        let mut content = Vec::new();
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read cached code; compiling again");
+                return None;
+            }
+        };
+        if let Err(error) = file.read_to_end(&mut content) {
+            tracing::warn!(path = %path.display(), %error, "cannot read cached code; compiling again");
+            return None;
+        }
+        if !self.is_authentic(&name, &content) {
+            tracing::warn!(path = %path.display(), "cached code is damaged or not ours; compiling again");
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        // Eviction goes by this time; a file system that refuses it only makes eviction less exact.
+        let _ = file.set_modified(SystemTime::now());
+        Some(Authentic(content))
+    }
+
+    /// Keeps the code of a module.
+    pub(super) fn put(&self, digest: &str, code: &[u8]) -> io::Result<()> {
+        let name = self.name(digest);
+        let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.folder)?;
+        file.write_all(MAGIC)?;
+        file.write_all(&self.mac(&name, code).finalize().into_bytes())?;
+        file.write_all(code)?;
+        file.as_file().sync_all()?;
+        file.persist(self.folder.join(name))?;
+        File::open(&self.folder)?.sync_all()?;
+        self.evict(CACHE_BYTES_MAX);
+        Ok(())
+    }
+
+    fn name(&self, digest: &str) -> String {
+        format!("{digest}-{}.{CODE}", self.settings)
+    }
+
+    fn mac(&self, name: &str, code: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        mac.update(&(name.len() as u64).to_be_bytes());
+        mac.update(name.as_bytes());
+        mac.update(code);
+        mac
+    }
+
+    fn is_authentic(&self, name: &str, content: &[u8]) -> bool {
+        let Some(rest) = content.strip_prefix(MAGIC) else { return false };
+        let Some((mac, code)) = rest.split_at_checked(MAC_BYTES) else { return false };
+        self.mac(name, code).verify_slice(mac).is_ok()
+    }
+
+    /// Removes what was longest not used until the rest fits, and what dead processes left behind.
+    fn evict(&self, bytes_max: u64) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let mut files = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(modified) = metadata.modified() else { continue };
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some(CODE) => files.push((modified, metadata.len(), path)),
+                Some(UNFINISHED) if modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE_MAX) => {
+                    let _ = fs::remove_file(path);
+                }
+                _ => {}
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
+        for (_, length, path) in files {
+            if total <= bytes_max {
+                break;
+            }
+            if fs::remove_file(&path).is_ok() {
+                total -= length;
+            }
+        }
+    }
+}
+
+/// Reads the key, or makes one. Two processes that make one at the same time end with the same.
+fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let path = folder.join(KEY_FILE);
+    match read_key(&path) {
+        Ok(Some(key)) => return Ok(key),
+        Ok(None) => {
+            tracing::warn!(path = %path.display(), "the cache's key was damaged or open to others; making a new one");
+            fs::remove_file(&path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut key = [0; KEY_BYTES];
+    SysRng.try_fill_bytes(&mut key).map_err(io::Error::other)?;
+    let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(folder)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(&key)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(&path) {
+        Ok(_) => Ok(key),
+        Err(_) => read_key(&path)?.ok_or_else(|| io::Error::other("the key file is unusable")),
+    }
+}
+
+/// The key; none where it has another length or others can read it.
+fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
+    let file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
+    let mut content = Vec::new();
+    let private = file.metadata()?.permissions().mode().trailing_zeros() >= 6;
+    file.take(KEY_BYTES as u64 + 1).read_to_end(&mut content)?;
+    Ok(content.try_into().ok().filter(|_| private))
+}
+
+/// A link in place of the key could point at a file that someone else knows.
+fn no_follow() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("open flags fit the system's type")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine() -> wasmtime::Engine {
+        wasmtime::Engine::default()
+    }
+
+    #[test]
+    fn key_is_private_and_survives() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Cache::open(folder.path(), &engine()).expect("opens");
+        let mode = fs::metadata(folder.path().join(KEY_FILE)).expect("exists").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(first.key, Cache::open(folder.path(), &engine()).expect("opens").key);
+    }
+
+    #[test]
+    fn key_that_others_can_read_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        let path = folder.path().join(KEY_FILE);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changes");
+        assert_ne!(first, Cache::open(folder.path(), &engine()).expect("opens").key);
+    }
+
+    #[test]
+    fn changed_or_renamed_code_is_not_returned() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::open(folder.path(), &engine()).expect("opens");
+        cache.put("aa", b"code").expect("is kept");
+        assert_eq!(cache.get("aa").expect("is there").code(), b"code");
+        fs::copy(folder.path().join(cache.name("aa")), folder.path().join(cache.name("bb"))).expect("copies");
+        assert!(cache.get("bb").is_none(), "the name is part of what is authenticated");
+        let path = folder.path().join(cache.name("aa"));
+        let mut content = fs::read(&path).expect("reads");
+        *content.last_mut().expect("not empty") ^= 1;
+        fs::write(&path, content).expect("writes");
+        assert!(cache.get("aa").is_none());
+        assert!(!path.exists(), "a bad file is removed");
+    }
+
+    #[test]
+    fn longest_unused_code_goes_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::open(folder.path(), &engine()).expect("opens");
+        for (age, digest) in [(30, "aa"), (20, "bb"), (10, "cc")] {
+            cache.put(digest, &[0; 1_000]).expect("is kept");
+            let file = File::options().write(true).open(folder.path().join(cache.name(digest))).expect("opens");
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("sets the time");
+        }
+        assert!(cache.get("aa").is_some(), "reading it makes it the youngest");
+        cache.evict(2_500);
+        assert!(cache.get("bb").is_none());
+        assert!(cache.get("aa").is_some() && cache.get("cc").is_some());
+    }
+}

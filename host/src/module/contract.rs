@@ -1,0 +1,277 @@
+//! The contract of `wit/foldstream.wit`, and whether a component keeps to it.
+
+use std::sync::LazyLock;
+
+use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey};
+
+/// The contract as text: it is part of this program, and what core modules are encoded against.
+const TEXT: &str = include_str!("../../../wit/foldstream.wit");
+/// Our package, without its version.
+pub(super) const PACKAGE: &str = "foldstream:module";
+/// The world of projections.
+const WORLD: &str = "projection";
+/// What a component may import of WASI, in versions 0.2.
+const WASI_PACKAGES: [&str; 6] =
+    ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+/// Deepest nesting of types that are compared; the contract's own are far shallower.
+const DEPTH_MAX: usize = 32;
+
+/// The parsed contract.
+pub(super) struct Contract {
+    pub(super) resolve: Resolve,
+    pub(super) world: WorldId,
+}
+
+/// The contract, parsed once.
+pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_source("foldstream.wit", TEXT).expect("the contract is valid: a test parses it");
+    let world = resolve.select_world(&[package], Some(WORLD)).expect("the contract has the world");
+    Contract { resolve, world }
+});
+
+/// Checks the imports and exports of a component's world; the interfaces that it imports.
+pub(super) fn check(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
+    let imports = check_imports(resolve, world)?;
+    check_exports(resolve, world)?;
+    Ok(imports)
+}
+
+fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
+    let mut allowed = Vec::new();
+    let mut offending = Vec::new();
+    for (key, item) in &resolve.worlds[world].imports {
+        let name = resolve.name_world_key(key);
+        match item {
+            // Types alone give no access to anything.
+            WorldItem::Type { .. } => {}
+            WorldItem::Interface { id, .. } if is_allowed(&name) => {
+                if let Some(ours) = our_interface(&name) {
+                    for (function, theirs) in &resolve.interfaces[*id].functions {
+                        let ours = ours.iter().find(|ours| ours.name == *function).ok_or_else(|| {
+                            format!(
+                                "it imports `{function}` of {name}, which does not exist; build it with a matching SDK"
+                            )
+                        })?;
+                        same_function(resolve, theirs, ours)
+                            .map_err(|difference| differs(&format!("{name} `{function}`"), &difference))?;
+                    }
+                }
+                allowed.push(name);
+            }
+            _ => offending.push(name),
+        }
+    }
+    if !offending.is_empty() {
+        return Err(format!(
+            "it imports what no projection may use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
+            offending.join(", "),
+            our_version(),
+            WASI_PACKAGES.map(|package| package.trim_start_matches("wasi:").trim_end_matches('/')).join(", ")
+        ));
+    }
+    Ok(allowed)
+}
+
+fn is_allowed(name: &str) -> bool {
+    let is_wasi = WASI_PACKAGES.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
+    is_wasi || our_interface(name).is_some()
+}
+
+/// The functions of an interface that the contract's world imports.
+fn our_interface(name: &str) -> Option<Vec<&'static Function>> {
+    let Contract { resolve, world } = &*CONTRACT;
+    resolve.worlds[*world].imports.iter().find_map(|(key, item)| match (key, item) {
+        (WorldKey::Interface(_), WorldItem::Interface { id, .. }) if resolve.name_world_key(key) == name => {
+            Some(resolve.interfaces[*id].functions.values().collect())
+        }
+        _ => None,
+    })
+}
+
+fn our_version() -> String {
+    let Contract { resolve, world } = &*CONTRACT;
+    let package = resolve.worlds[*world].package.expect("a parsed world has a package");
+    resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
+    let contract = &*CONTRACT;
+    let mut missing = Vec::new();
+    for (key, item) in &contract.resolve.worlds[contract.world].exports {
+        let WorldItem::Function(ours) = item else { continue };
+        let found = resolve.worlds[world].exports.iter().find(|(other, _)| resolve.name_world_key(other) == ours.name);
+        match found {
+            Some((_, WorldItem::Function(theirs))) => same_function(resolve, theirs, ours)
+                .map_err(|difference| differs(&format!("export `{}`", ours.name), &difference))?,
+            _ => missing.push(format!("`{}`", contract.resolve.name_world_key(key))),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(format!(
+            "it does not export {}, so it is no {WORLD} of {PACKAGE}; build it with an SDK, or for the world in wit/",
+            missing.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn differs(what: &str, difference: &str) -> String {
+    format!("its {what} differs from the contract {}: {difference}; build it with a matching SDK", our_version())
+}
+
+/// Compares a function with the contract's.
+fn same_function(resolve: &Resolve, theirs: &Function, ours: &Function) -> Result<(), String> {
+    if theirs.kind != FunctionKind::Freestanding {
+        return Err("it is asynchronous or a method; this host calls plain functions".to_owned());
+    }
+    if theirs.params.len() != ours.params.len() {
+        return Err(format!("{} parameters instead of {}", theirs.params.len(), ours.params.len()));
+    }
+    let compare = Compare { theirs: resolve, ours: &CONTRACT.resolve };
+    for (their, our) in theirs.params.iter().zip(&ours.params) {
+        compare.types(&their.ty, &our.ty, 0).map_err(|difference| format!("parameter `{}`: {difference}", our.name))?;
+    }
+    compare
+        .optional(theirs.result.as_ref(), ours.result.as_ref(), 0)
+        .map_err(|difference| format!("result: {difference}"))
+}
+
+/// Compares types of two worlds by structure and by the names inside.
+struct Compare<'a> {
+    theirs: &'a Resolve,
+    ours: &'a Resolve,
+}
+
+impl Compare<'_> {
+    fn types(&self, theirs: &Type, ours: &Type, depth: usize) -> Result<(), String> {
+        if depth > DEPTH_MAX {
+            return Err("types nest too deeply".to_owned());
+        }
+        let (theirs, ours) = (resolved(self.theirs, theirs), resolved(self.ours, ours));
+        let (Type::Id(their_id), Type::Id(our_id)) = (theirs, ours) else {
+            let same = theirs == ours && !matches!(theirs, Type::Id(_));
+            return if same { Ok(()) } else { Err(self.other_kind(theirs, ours)) };
+        };
+        let depth = depth + 1;
+        match (&self.theirs.types[their_id].kind, &self.ours.types[our_id].kind) {
+            (TypeDefKind::Record(their), TypeDefKind::Record(our)) => {
+                let field = |field: &wit_parser::Field| (field.name.clone(), Some(field.ty));
+                self.members(their.fields.iter().map(field), our.fields.iter().map(field), depth)
+            }
+            (TypeDefKind::Variant(their), TypeDefKind::Variant(our)) => {
+                let case = |case: &wit_parser::Case| (case.name.clone(), case.ty);
+                self.members(their.cases.iter().map(case), our.cases.iter().map(case), depth)
+            }
+            (TypeDefKind::Enum(their), TypeDefKind::Enum(our)) => {
+                let case = |case: &wit_parser::EnumCase| (case.name.clone(), None);
+                self.members(their.cases.iter().map(case), our.cases.iter().map(case), depth)
+            }
+            (TypeDefKind::Tuple(their), TypeDefKind::Tuple(our)) => {
+                let element = |(index, ty): (usize, &Type)| (index.to_string(), Some(*ty));
+                let (their, our) = (their.types.iter().enumerate(), our.types.iter().enumerate());
+                self.members(their.map(element), our.map(element), depth)
+            }
+            (TypeDefKind::Option(their), TypeDefKind::Option(our))
+            | (TypeDefKind::List(their), TypeDefKind::List(our)) => self.types(their, our, depth),
+            (TypeDefKind::Result(their), TypeDefKind::Result(our)) => {
+                self.optional(their.ok.as_ref(), our.ok.as_ref(), depth)?;
+                self.optional(their.err.as_ref(), our.err.as_ref(), depth)
+            }
+            _ => Err(self.other_kind(theirs, ours)),
+        }
+    }
+
+    fn optional(&self, theirs: Option<&Type>, ours: Option<&Type>, depth: usize) -> Result<(), String> {
+        match (theirs, ours) {
+            (None, None) => Ok(()),
+            (Some(theirs), Some(ours)) => self.types(theirs, ours, depth),
+            (Some(_), None) => Err("a value where there is none".to_owned()),
+            (None, Some(_)) => Err("no value where there is one".to_owned()),
+        }
+    }
+
+    /// Fields, cases or elements, which have to agree in names, order and types.
+    fn members(
+        &self,
+        theirs: impl ExactSizeIterator<Item = (String, Option<Type>)>,
+        ours: impl ExactSizeIterator<Item = (String, Option<Type>)>,
+        depth: usize,
+    ) -> Result<(), String> {
+        if theirs.len() != ours.len() {
+            return Err(format!("{} members instead of {}", theirs.len(), ours.len()));
+        }
+        for ((their_name, their_type), (our_name, our_type)) in theirs.zip(ours) {
+            if their_name != our_name {
+                return Err(format!("`{their_name}` instead of `{our_name}`"));
+            }
+            self.optional(their_type.as_ref(), our_type.as_ref(), depth)
+                .map_err(|difference| format!("`{our_name}`: {difference}"))?;
+        }
+        Ok(())
+    }
+
+    fn other_kind(&self, theirs: Type, ours: Type) -> String {
+        format!("{} instead of {}", kind(self.theirs, theirs), kind(self.ours, ours))
+    }
+}
+
+/// The type behind its aliases.
+fn resolved(resolve: &Resolve, ty: &Type) -> Type {
+    let mut ty = *ty;
+    while let Type::Id(id) = ty
+        && let TypeDefKind::Type(target) = &resolve.types[id].kind
+    {
+        ty = *target;
+    }
+    ty
+}
+
+fn kind(resolve: &Resolve, ty: Type) -> String {
+    match ty {
+        Type::Id(id) => resolve.types[id].kind.as_str().to_owned(),
+        primitive => format!("{primitive:?}").to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(wit: &str) -> Result<Vec<String>, String> {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_source("test.wit", wit).expect("valid");
+        let world = resolve.select_world(&[package], Some(WORLD)).expect("has the world");
+        check(&resolve, world)
+    }
+
+    #[test]
+    fn contract_keeps_to_itself() {
+        let imports = verdict(TEXT).expect("is the same");
+        assert!(imports.contains(&super::super::imports::STATE.to_owned()), "{imports:?}");
+        assert!(imports.contains(&super::super::imports::LOG.to_owned()), "{imports:?}");
+    }
+
+    #[test]
+    fn missing_export_is_named() {
+        let error = verdict(&TEXT.replace("export apply:", "export applied:")).expect_err("lacks apply");
+        assert!(error.contains("`apply`"), "{error}");
+    }
+
+    #[test]
+    fn difference_in_a_type_is_named() {
+        let error = verdict(&TEXT.replace("time-ns: u64", "time-ms: u64")).expect_err("differs");
+        assert!(error.contains("`apply`") && error.contains("`time-ms` instead of `time-ns`"), "{error}");
+        let error = verdict(&TEXT.replace("sequence: u64", "sequence: u32")).expect_err("differs");
+        assert!(error.contains("u32 instead of u64"), "{error}");
+        let error = verdict(&TEXT.replace("put: func(key: string, value", "put: func(value")).expect_err("differs");
+        assert!(error.contains("`put`") && error.contains("1 parameters instead of 2"), "{error}");
+    }
+
+    #[test]
+    fn forbidden_import_is_named_with_what_is_allowed() {
+        let forbidden = "interface evil { steal: func(); }\nworld projection {\n  import evil;";
+        let error = verdict(&TEXT.replace("world projection {", forbidden)).expect_err("is forbidden");
+        assert!(error.contains("foldstream:module/evil@0.1.0") && error.contains("allowed are"), "{error}");
+    }
+}

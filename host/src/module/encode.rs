@@ -1,0 +1,105 @@
+//! Components from core modules, so that nobody needs a further tool.
+//!
+//! A core module of a contract-aware tool says in a custom section which world it implements. One without it is taken
+//! to implement ours. WASI preview 1, which Go and older C libraries use, is answered inside the component by a stub.
+
+use std::sync::LazyLock;
+
+use wasmparser::{Parser, Payload};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+
+use super::contract::{CONTRACT, Contract};
+
+/// The module name under which preview 1 is imported.
+const PREVIEW1: &str = "wasi_snapshot_preview1";
+/// How custom sections are named that describe a module's world.
+const TYPE_SECTION: &str = "component-type";
+/// The world of the stub: all that it needs of the host is the log.
+const STUB_WORLD: &str = "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
+
+/// The stub, with the section that names its world.
+static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut resolve = CONTRACT.resolve.clone();
+    let package = resolve.push_source("stub.wit", STUB_WORLD).expect("the stub's world is valid: a test parses it");
+    let world = resolve.select_world(&[package], None).expect("the package has one world");
+    let mut module = wat::parse_str(include_str!("preview1.wat")).expect("the stub is valid: a test parses it");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world can be embedded");
+    module
+});
+
+/// What matters of a core module before it is encoded.
+#[derive(Default)]
+struct Outline {
+    names_its_world: bool,
+    uses_preview1: bool,
+}
+
+/// Makes a component of a core module.
+pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
+    let outline = outline(module)?;
+    let mut module = module.to_vec();
+    if !outline.names_its_world {
+        let Contract { resolve, world } = &*CONTRACT;
+        embed_component_metadata(&mut module, resolve, *world, StringEncoding::UTF8)
+            .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
+    }
+    encode(&module, outline.uses_preview1).map_err(|error| {
+        if outline.names_its_world {
+            return format!("it is a core module that does not become a component: {error}");
+        }
+        format!(
+            "it is a core module without a `{TYPE_SECTION}` section, and does not fit the contract as it is: {error}; \
+             build it with an SDK, or keep that section when stripping"
+        )
+    })
+}
+
+fn outline(module: &[u8]) -> Result<Outline, String> {
+    let mut outline = Outline::default();
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(|error| malformed(&error))?;
+        match payload {
+            Payload::CustomSection(section) => {
+                outline.names_its_world |= section.name().starts_with(TYPE_SECTION);
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import.map_err(|error| malformed(&error))?;
+                    outline.uses_preview1 |= import.module == PREVIEW1;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(outline)
+}
+
+fn malformed(error: &wasmparser::BinaryReaderError) -> String {
+    format!("it is malformed at byte {}: {}; upload it again, or build it again", error.offset(), error.message())
+}
+
+fn encode(module: &[u8], with_stub: bool) -> Result<Vec<u8>, String> {
+    let text = |error| format!("{error:#}");
+    let mut encoder = ComponentEncoder::default().validate(true).module(module).map_err(text)?;
+    if with_stub {
+        encoder = encoder.adapter(PREVIEW1, &STUB).map_err(text)?;
+    }
+    encoder.encode().map_err(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stub_is_valid() {
+        assert!(STUB.len() > 100);
+    }
+
+    #[test]
+    fn core_module_without_exports_is_refused_with_reasons() {
+        let module = wat::parse_str("(module)").expect("valid");
+        let error = component(&module).expect_err("has no exports");
+        assert!(error.contains("component-type") && error.contains("manifest"), "{error}");
+    }
+}

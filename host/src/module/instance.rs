@@ -1,0 +1,319 @@
+//! Modules that are linked, and the instances that run them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{ComponentExportIndex, Func, InstancePre};
+use wasmtime::{PoolConcurrencyLimitError, Store};
+
+use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
+use super::engine::{Inner, TICK, broken};
+use super::manifest;
+use super::output::clipped;
+use super::sandbox::{Access, Bounds, Host, System};
+use super::{Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, QueryError, TRANSFER_BYTES_MAX};
+use crate::api::ModuleInfo;
+use crate::event::{Event, Payload};
+use crate::state;
+
+/// A compiled and linked module.
+pub struct Module {
+    engine: Arc<Inner>,
+    linked: InstancePre<Host>,
+    exports: Exports,
+    system: System,
+    manifest: Manifest,
+    info: ModuleInfo,
+}
+
+/// The functions of the world.
+struct Exports {
+    manifest: ComponentExportIndex,
+    apply: ComponentExportIndex,
+    query: ComponentExportIndex,
+}
+
+/// Why there is no instance.
+enum StartError {
+    /// As many as there may be are alive.
+    Busy,
+    /// The module did not come up.
+    Failed(ApplyError),
+}
+
+type ApplyResult = Result<(), Failure>;
+type QueryResult = Result<PayloadCopy, QueryFailure>;
+
+impl fmt::Debug for Module {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Module").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Module {
+    /// Asks a linked component for its manifest, in a sandbox without state.
+    pub(super) fn new(engine: Arc<Inner>, linked: InstancePre<Host>, accepted: &Accepted) -> Result<Self, Error> {
+        let export = |name: &str| match linked.component().get_export_index(None, name) {
+            Some(index) => Ok(index),
+            None => Err(Error::Refused(format!("it exports no function `{name}`; build it with a matching SDK"))),
+        };
+        let exports = Exports { manifest: export("manifest")?, apply: export("apply")?, query: export("query")? };
+        let wants_wasi = accepted.imports.iter().any(|name| name.starts_with("wasi:"));
+        let system = if wants_wasi { System::Wasi } else { System::None };
+        let bounds =
+            Bounds { memory_bytes: engine.options.memory_bytes_max, ..manifest::bounds(&engine.options, None) };
+        let record = ask(&engine, &linked, &exports, bounds, system)?;
+        let manifest = manifest::checked(record, &engine.options)?;
+        let info = manifest::info(&manifest, accepted);
+        let module = Self { engine, linked, exports, system, manifest, info };
+        // It must also start within the limits that it asked for, or every batch would fail.
+        let identity = Identity { deployment: module.manifest.name.clone(), generation: 0 };
+        module.instantiate(&identity)?;
+        Ok(module)
+    }
+
+    /// What it says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The same, for people and machines outside.
+    pub fn info(&self) -> &ModuleInfo {
+        &self.info
+    }
+
+    /// Makes an instance for applying.
+    pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
+        match self.start(identity, 0) {
+            Ok(instance) => Ok(instance),
+            Err(StartError::Busy) => Err(Error::Engine(format!(
+                "all of the {} instances that may run at once are in use; raise the limit or delete a deployment",
+                self.engine.options.instances_max
+            ))),
+            Err(StartError::Failed(error)) => Err(Error::Refused(format!("it does not start: {error}"))),
+        }
+    }
+
+    /// Answers a query on a fresh instance over a snapshot.
+    pub fn query(
+        &self,
+        identity: &Identity,
+        snapshot: state::Snapshot,
+        name: &str,
+        args: &Payload,
+    ) -> Result<Payload, QueryError> {
+        let answer_bytes_max = self.engine.options.answer_bytes_max;
+        let mut instance = match self.start(identity, snapshot.time_ns()) {
+            Ok(instance) => instance,
+            Err(StartError::Busy) => return Err(QueryError::Busy),
+            Err(StartError::Failed(error)) => return Err(failed(error)),
+        };
+        match instance.query(snapshot, name, args) {
+            Ok(Ok(answer)) => {
+                let answer = Payload::from(answer);
+                if answer.len() > answer_bytes_max {
+                    return Err(QueryError::Failed(format!(
+                        "answer-bytes: the answer has {} bytes and may have {answer_bytes_max}; answer in pages",
+                        answer.len()
+                    )));
+                }
+                Ok(answer)
+            }
+            Ok(Err(QueryFailure::UnknownQuery)) => Err(QueryError::UnknownQuery),
+            Ok(Err(QueryFailure::InvalidArguments(text))) => Err(QueryError::InvalidArguments(message(&text))),
+            Ok(Err(QueryFailure::NotFound)) => Err(QueryError::NotFound),
+            Ok(Err(QueryFailure::Failed(text))) => Err(QueryError::Failed(message(&text))),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn start(&self, identity: &Identity, time_ns: u64) -> Result<Instance, StartError> {
+        let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
+        let (mut store, instance) = start(&self.engine, &self.linked, bounds, identity, self.system, time_ns)?;
+        let mut function = |index| {
+            let function = instance.get_func(&mut store, index);
+            function.expect("the exports were found when the module was linked")
+        };
+        let (apply, query) = (function(&self.exports.apply), function(&self.exports.query));
+        Ok(Instance {
+            store,
+            apply,
+            query,
+            deadline_ticks: ticks(bounds.deadline),
+            with_headers: self.manifest.wants_headers,
+            spent: false,
+        })
+    }
+}
+
+/// Makes a store, and an instance in it.
+fn start(
+    engine: &Inner,
+    linked: &InstancePre<Host>,
+    bounds: Bounds,
+    identity: &Identity,
+    system: System,
+    time_ns: u64,
+) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
+    let permit = engine.permit().ok_or(StartError::Busy)?;
+    let host = Host::new(bounds, identity, system, permit);
+    host.clock.advance(time_ns);
+    let mut store = Store::new(&engine.wasmtime, host);
+    store.limiter(|host| &mut host.growth);
+    store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
+    store.set_epoch_deadline(ticks(bounds.deadline));
+    store.data_mut().begin_call(Access::None);
+    let result = linked.instantiate(&mut store);
+    store.data_mut().end_call();
+    match result {
+        Ok(instance) => Ok((store, instance)),
+        Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
+        Err(error) => Err(StartError::Failed(store.data().explain(error))),
+    }
+}
+
+/// Calls `manifest`, and checks the types of all exports.
+fn ask(
+    engine: &Inner,
+    linked: &InstancePre<Host>,
+    exports: &Exports,
+    bounds: Bounds,
+    system: System,
+) -> Result<ManifestRecord, Error> {
+    let identity = Identity { deployment: "manifest".to_owned(), generation: 0 };
+    let (mut store, instance) = match start(engine, linked, bounds, &identity, system, 0) {
+        Ok(started) => started,
+        Err(StartError::Busy) => {
+            return Err(Error::Engine("all instances are in use; try again later".to_owned()));
+        }
+        Err(StartError::Failed(error)) => return Err(Error::Refused(format!("it does not start: {error}"))),
+    };
+    let mismatch = |name: &'static str| {
+        move |error: wasmtime::Error| {
+            Error::Refused(format!("its export `{name}` has another type: {error:#}; build it with a matching SDK"))
+        }
+    };
+    let mut function = |index| {
+        let function = instance.get_func(&mut store, index);
+        function.ok_or_else(|| Error::Refused("an export of the world is no function".to_owned()))
+    };
+    let (manifest, apply, query) = (function(&exports.manifest)?, function(&exports.apply)?, function(&exports.query)?);
+    apply.typed::<(Events<'_>,), (ApplyResult,)>(&store).map_err(mismatch("apply"))?;
+    query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&store).map_err(mismatch("query"))?;
+    let manifest = manifest.typed::<(), (ManifestRecord,)>(&store).map_err(mismatch("manifest"))?;
+    store.set_epoch_deadline(ticks(bounds.deadline));
+    store.data_mut().begin_call(Access::None);
+    let result = manifest.call(&mut store, ());
+    store.data_mut().end_call();
+    match result {
+        Ok((record,)) => Ok(record),
+        Err(error) => Err(Error::Manifest(format!("`manifest` failed: {}", store.data().explain(error)))),
+    }
+}
+
+/// One running instance.
+pub struct Instance {
+    store: Store<Host>,
+    apply: Func,
+    query: Func,
+    deadline_ticks: u64,
+    with_headers: bool,
+    /// A call failed: what the guest has in memory no longer fits the state.
+    spent: bool,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Instance").field("host", self.store.data()).field("spent", &self.spent).finish()
+    }
+}
+
+impl Instance {
+    /// Applies events to the state behind `writer`, and gives the writer back. After an error the instance is spent.
+    pub fn apply(&mut self, events: &[Event], writer: state::Writer) -> (state::Writer, Result<(), ApplyError>) {
+        if self.spent {
+            let error = "the instance failed before and was used again; make another one".to_owned();
+            return (writer, Err(ApplyError::Trap(error)));
+        }
+        if let Some(last) = events.last() {
+            self.store.data().clock.advance(last.time_ns);
+        }
+        let result = self.call_apply(events, Access::Apply(Box::new(writer)));
+        let Access::Apply(writer) = self.store.data_mut().end_call() else {
+            unreachable!("host functions put the state back that they took");
+        };
+        let result = match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => Err(failed_event(&failure, events.len())),
+            Err(error) => Err(self.store.data().explain(error)),
+        };
+        self.spent = result.is_err();
+        (*writer, result)
+    }
+
+    fn call_apply(&mut self, events: &[Event], access: Access) -> wasmtime::Result<ApplyResult> {
+        // Found to have this type when the module was linked; the look costs nothing beside a batch.
+        let apply = self.apply.typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
+        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store.data_mut().begin_call(access);
+        let (result,) = apply.call(&mut self.store, (Events { events, with_headers: self.with_headers },))?;
+        Ok(result)
+    }
+
+    fn query(&mut self, snapshot: state::Snapshot, name: &str, args: &Payload) -> Result<QueryResult, ApplyError> {
+        let result = self.call_query(Access::Query(Box::new(snapshot)), name, args);
+        self.store.data_mut().end_call();
+        result.map_err(|error| self.store.data().explain(error))
+    }
+
+    fn call_query(&mut self, access: Access, name: &str, args: &Payload) -> wasmtime::Result<QueryResult> {
+        let query = self.query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&self.store)?;
+        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store.data_mut().begin_call(access);
+        let (result,) = query.call(&mut self.store, (name, args.into()))?;
+        Ok(result)
+    }
+
+    /// Linear memory now, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.store.data().growth.memory_bytes as u64
+    }
+}
+
+/// The epochs after which a call is cut off: the running one does not count.
+fn ticks(deadline: Duration) -> u64 {
+    let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
+    u64::try_from(ticks).unwrap_or(u64::MAX / 2) + 1
+}
+
+fn failed_event(failure: &Failure, count: usize) -> ApplyError {
+    let index = failure.index as usize;
+    let message = message(&failure.message);
+    if index >= count {
+        return ApplyError::Trap(format!(
+            "the module blamed event {index} of a batch of {count} events (counted from 0): {message}"
+        ));
+    }
+    match failure.kind {
+        FailureKind::Retry => ApplyError::Retry { index, message },
+        FailureKind::Reject => ApplyError::Rejected { index, message },
+    }
+}
+
+fn failed(error: ApplyError) -> QueryError {
+    match error {
+        ApplyError::Deadline(deadline) => QueryError::Deadline(deadline),
+        other => QueryError::Failed(message(&other.to_string())),
+    }
+}
+
+fn message(text: &str) -> String {
+    clipped(text, MESSAGE_BYTES_MAX).to_owned()
+}
+
+impl From<wasmtime::Error> for Error {
+    fn from(error: wasmtime::Error) -> Self {
+        broken(error)
+    }
+}

@@ -1,0 +1,266 @@
+//! Modules: verified Wasm components, and the sandbox in which they run.
+//!
+//! The engine's settings are made once per process, linker and compiled code
+//! once per module, store and instance once per run. Everything here is
+//! synchronous and runs on the caller's thread; nothing here awaits.
+
+mod accept;
+mod bindings;
+mod cache;
+mod compile;
+mod contract;
+mod encode;
+mod engine;
+mod imports;
+mod instance;
+mod manifest;
+mod output;
+mod sandbox;
+mod wasi;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use compile::compile_child;
+pub use engine::Engine;
+pub use instance::{Instance, Module};
+
+use crate::state;
+use crate::subject::SubjectSet;
+
+/// Most keys in one call of get-many or put-many.
+const KEYS_PER_CALL_MAX: usize = 65_536;
+/// Longest message of a guest that is kept: log, failure, trap.
+const MESSAGE_BYTES_MAX: usize = 4_096;
+/// Most that a guest hands over in one host call or as one result, in bytes of the host's memory.
+const TRANSFER_BYTES_MAX: usize = 64 << 20;
+
+/// Settings and limits of the engine, the same for all modules.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of the compiled-code cache.
+    pub cache_dir: PathBuf,
+    /// The program that compiles, given the argument `compile-module`; usually this executable.
+    pub compiler: PathBuf,
+    /// Largest upload, in bytes.
+    pub upload_bytes_max: usize,
+    /// Longest compilation.
+    pub compile_time_max: Duration,
+    /// Memory of the compiling process, in bytes.
+    pub compile_memory_max: u64,
+    /// Linear memory of one instance unless the manifest asks otherwise, in bytes.
+    pub memory_bytes: u64,
+    /// Most linear memory that a manifest may ask for, in bytes.
+    pub memory_bytes_max: u64,
+    /// Longest call unless the manifest asks otherwise.
+    pub deadline: Duration,
+    /// Longest call that a manifest may ask for.
+    pub deadline_max: Duration,
+    /// Stack of a call, in bytes.
+    pub stack_bytes_max: usize,
+    /// Elements of all tables of one instance.
+    pub table_elements_max: usize,
+    /// Instances alive at once, in all of the process.
+    pub instances_max: u32,
+    /// Host calls in one call of the guest.
+    pub host_calls_max: u64,
+    /// Bytes of log output in one call of the guest.
+    pub log_bytes_max: usize,
+    /// Bytes of the answer of a query.
+    pub answer_bytes_max: usize,
+}
+
+impl Options {
+    /// Sensible limits, with the cache in `cache_dir`.
+    pub fn new(cache_dir: PathBuf, compiler: PathBuf) -> Self {
+        Self {
+            cache_dir,
+            compiler,
+            upload_bytes_max: 64 << 20,
+            compile_time_max: Duration::from_secs(120),
+            compile_memory_max: 2 << 30,
+            memory_bytes: 64 << 20,
+            memory_bytes_max: 1 << 30,
+            deadline: Duration::from_secs(5),
+            deadline_max: Duration::from_secs(60),
+            stack_bytes_max: 512 << 10,
+            table_elements_max: 100_000,
+            instances_max: 1_000,
+            host_calls_max: 1_000_000,
+            log_bytes_max: 64 << 10,
+            answer_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// How the key of an event is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyRule {
+    /// Events have no key.
+    None,
+    /// The whole subject.
+    Subject,
+    /// A token of the subject, from 1.
+    SubjectToken(u32),
+    /// A header.
+    Header(String),
+    /// A JSON pointer into the data.
+    DataPointer(String),
+}
+
+/// What a module says of itself, checked against the host's limits; what it left out stays out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The subjects that it wants.
+    pub subjects: SubjectSet,
+    /// Whether events carry their headers.
+    pub wants_headers: bool,
+    /// How the key of an event is found.
+    pub key_rule: KeyRule,
+    /// Version of what it stores.
+    pub state_version: u32,
+    /// Attempts in all before the deployment stops.
+    pub attempts: Option<u32>,
+    /// Pause before the second attempt.
+    pub initial_backoff: Option<Duration>,
+    /// Longest pause.
+    pub max_backoff: Option<Duration>,
+    /// Linear memory.
+    pub memory_bytes: Option<u64>,
+    /// Longest call.
+    pub deadline: Option<Duration>,
+    /// Most events in one batch.
+    pub batch_events: Option<u32>,
+    /// Largest state.
+    pub state_bytes: Option<u64>,
+    /// Names and descriptions of its queries.
+    pub queries: Vec<(String, String)>,
+}
+
+/// Why a module was not accepted, compiled or started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The upload is no module that we run; the text says why and what to do.
+    #[error("module refused: {0}")]
+    Refused(String),
+    /// Its manifest is unusable.
+    #[error("manifest refused: {0}")]
+    Manifest(String),
+    /// Compilation failed or passed a limit.
+    #[error("cannot compile the module: {0}")]
+    Compile(String),
+    /// The engine or its cache failed; not the module's fault.
+    #[error("engine failed: {0}")]
+    Engine(String),
+}
+
+/// Why a batch could not be applied. Its writes are to be dropped; unless said otherwise the instance can't be used again.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The guest named an event and asked for another try later.
+    #[error("event {index} of the batch: {message}")]
+    Retry {
+        /// Index in the batch.
+        index: usize,
+        /// The guest's words.
+        message: String,
+    },
+    /// The guest named an event that it can never apply.
+    #[error("event {index} of the batch is rejected: {message}")]
+    Rejected {
+        /// Index in the batch.
+        index: usize,
+        /// The guest's words.
+        message: String,
+    },
+    /// The guest trapped.
+    #[error("trap: {0}")]
+    Trap(String),
+    /// The call took too long.
+    #[error(
+        "deadline: the call took longer than {0:?}; apply less per event, or ask for a longer deadline in the manifest"
+    )]
+    Deadline(Duration),
+    /// A limit was reached: memory, tables, stack, host calls, state; its name stands first.
+    #[error("{limit}: {message}")]
+    Limit {
+        /// Name of the limit.
+        limit: &'static str,
+        /// What was found, and what to do.
+        message: String,
+    },
+    /// State failed, not the guest.
+    #[error(transparent)]
+    State(state::Error),
+}
+
+impl ApplyError {
+    /// The name of the error, as in [`crate::api::Failure::kind`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::Rejected { .. } => "rejected",
+            Self::Trap(_) => "trap",
+            Self::Deadline(_) => "deadline",
+            Self::Limit { .. } => "limit",
+            Self::State(_) => "state",
+        }
+    }
+}
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// No query of that name.
+    #[error("the module has no query of that name")]
+    UnknownQuery,
+    /// The arguments do not fit.
+    #[error("invalid arguments: {0}")]
+    InvalidArguments(String),
+    /// Nothing is stored under what was asked for.
+    #[error("not found")]
+    NotFound,
+    /// The guest failed with these words, trapped, or passed a limit.
+    #[error("{0}")]
+    Failed(String),
+    /// The call took too long.
+    #[error("the query took longer than {0:?}")]
+    Deadline(Duration),
+    /// All instances are busy.
+    #[error("all instances are busy; try again")]
+    Busy,
+}
+
+/// For whom an instance runs: names its log lines and seeds its randomness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// Number of the generation.
+    pub generation: u64,
+}
+
+/// A checked upload.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The component: the upload, or what a core module was encoded to.
+    pub component: bytes::Bytes,
+    /// SHA-256 of the component, in lower-case hexadecimal.
+    pub digest: String,
+    /// Interfaces that it imports, such as `foldstream:module/state@0.1.0`.
+    pub imports: Vec<String>,
+}
+
+/// A module that is ready to run.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The module.
+    pub module: Arc<Module>,
+    /// How long compiling took; none when the cache had it.
+    pub compile_time: Option<Duration>,
+}

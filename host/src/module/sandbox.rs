@@ -1,0 +1,325 @@
+//! What one instance may do: its limits, its counters, and the state that it works on.
+//!
+//! A [`Host`] is the data of one store. It never outlives the instance, and it holds the state only while a call runs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
+use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
+
+use super::output::{Output, clipped};
+use super::wasi::{Clock, Wasi};
+use super::{ApplyError, Identity, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
+use crate::event::Payload;
+use crate::state;
+
+/// Most frames of a trap's backtrace that are reported.
+const FRAMES_MAX: usize = 16;
+/// Most core instances, memories and tables of one component. Python needs some thirty of the first.
+pub(super) const CORE_INSTANCES_MAX: u32 = 128;
+pub(super) const MEMORIES_MAX: u32 = 4;
+pub(super) const TABLES_MAX: u32 = 16;
+
+/// The state that a call works on.
+#[derive(Debug, Default)]
+pub(super) enum Access {
+    /// None: the manifest is asked for, or the module is being instantiated.
+    #[default]
+    None,
+    /// A batch is applied. Boxed so that taking it out for a host call moves one word.
+    Apply(Box<state::Writer>),
+    /// A query reads a snapshot.
+    Query(Box<state::Snapshot>),
+}
+
+impl Access {
+    pub(super) fn get(&self, key: &str) -> Result<Option<Payload>, Refusal> {
+        match self {
+            Self::None => Err(Refusal::NO_STATE),
+            Self::Apply(writer) => Ok(writer.get(key)?),
+            Self::Query(snapshot) => Ok(snapshot.get(key)?),
+        }
+    }
+
+    pub(super) fn put(&mut self, key: &str, value: Option<Payload>) -> Result<(), Refusal> {
+        match self {
+            Self::None => Err(Refusal::NO_STATE),
+            Self::Apply(writer) => Ok(writer.put(key, value)?),
+            Self::Query(_) => Err(Refusal::READ_ONLY),
+        }
+    }
+
+    pub(super) fn scan(&self, scan: &state::Scan) -> Result<state::Page, Refusal> {
+        match self {
+            Self::None => Err(Refusal::NO_STATE),
+            Self::Apply(writer) => Ok(writer.scan(scan)?),
+            Self::Query(snapshot) => Ok(snapshot.scan(scan)?),
+        }
+    }
+}
+
+/// Why the host refused a call of the guest; ends the guest's call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("{limit}: {message}")]
+    Limit { limit: &'static str, message: String },
+    #[error(transparent)]
+    State(state::Error),
+    #[error("{0}")]
+    Denied(&'static str),
+}
+
+impl Refusal {
+    const NO_STATE: Self = Self::Denied(
+        "the module used its state outside of `apply` and `query`; it is not there at start or in `manifest`",
+    );
+    const READ_ONLY: Self =
+        Self::Denied("the module wrote to its state in `query`; a query can only read, so write in `apply`");
+}
+
+impl From<state::Error> for Refusal {
+    fn from(error: state::Error) -> Self {
+        match error {
+            state::Error::Limit { limit, message } => Self::Limit { limit, message },
+            other => Self::State(other),
+        }
+    }
+}
+
+/// What holds for one instance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) host_calls_max: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) table_elements_max: usize,
+    pub(super) log_bytes_max: usize,
+    pub(super) deadline: Duration,
+}
+
+/// Whether a component expects a system around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum System {
+    /// It imports nothing but our own interfaces.
+    None,
+    /// It imports WASI.
+    Wasi,
+}
+
+/// The data of one store.
+pub(super) struct Host {
+    pub(super) access: Access,
+    pub(super) growth: Growth,
+    pub(super) output: Arc<Output>,
+    /// Only for components that import WASI.
+    pub(super) wasi: Option<Box<Wasi>>,
+    pub(super) clock: Arc<Clock>,
+    calls_left: u64,
+    bounds: Bounds,
+    /// Counts against the engine's limit as long as the store lives.
+    _permit: Permit,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Host").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    pub(super) fn new(bounds: Bounds, identity: &Identity, system: System, permit: Permit) -> Self {
+        let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max));
+        let clock = Arc::new(Clock::default());
+        let wasi = match system {
+            System::None => None,
+            System::Wasi => Some(Box::new(Wasi::new(identity, &clock, &output))),
+        };
+        Self {
+            access: Access::None,
+            growth: Growth::new(&bounds),
+            output,
+            wasi,
+            clock,
+            calls_left: bounds.host_calls_max,
+            bounds,
+            _permit: permit,
+        }
+    }
+
+    /// Counters begin anew with each call.
+    pub(super) fn begin_call(&mut self, access: Access) {
+        self.access = access;
+        self.calls_left = self.bounds.host_calls_max;
+        self.growth.refused = None;
+        self.output.begin();
+    }
+
+    /// Takes the state back and finishes the call's log output.
+    pub(super) fn end_call(&mut self) -> Access {
+        self.output.end();
+        std::mem::take(&mut self.access)
+    }
+
+    /// Counts one host call.
+    pub(super) fn count_call(&mut self) -> Result<(), Refusal> {
+        match self.calls_left.checked_sub(1) {
+            Some(left) => self.calls_left = left,
+            None => {
+                return Err(Refusal::Limit {
+                    limit: "host-calls",
+                    message: format!(
+                        "more than {} host calls in one call of the module; use get-many and put-many",
+                        self.bounds.host_calls_max
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what an error of a call means.
+    pub(super) fn explain(&self, error: wasmtime::Error) -> ApplyError {
+        let error = match error.downcast::<Refusal>() {
+            Ok(Refusal::Limit { limit, message }) => return ApplyError::Limit { limit, message },
+            Ok(Refusal::State(error)) => return ApplyError::State(error),
+            Ok(Refusal::Denied(reason)) => return ApplyError::Trap(reason.to_owned()),
+            Err(error) => error,
+        };
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => return ApplyError::Deadline(self.bounds.deadline),
+            Some(Trap::StackOverflow) => {
+                return ApplyError::Limit {
+                    limit: "stack",
+                    message: "the module's calls nest too deeply; replace recursion by a loop".to_owned(),
+                };
+            }
+            _ => {}
+        }
+        if let Some(exit) = error.downcast_ref::<I32Exit>() {
+            return ApplyError::Trap(format!("the module ended itself with exit status {}; return instead", exit.0));
+        }
+        if let Some((limit, message)) = &self.growth.refused {
+            return ApplyError::Limit { limit, message: message.clone() };
+        }
+        // The error has no type of its own that could be asked for.
+        if error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
+            return ApplyError::Limit {
+                limit: "transfer-bytes",
+                message: format!(
+                    "the module passed more than {TRANSFER_BYTES_MAX} bytes in one call; pass less at once"
+                ),
+            };
+        }
+        ApplyError::Trap(describe(&error))
+    }
+}
+
+/// Cause and backtrace of a trap, within the limit of messages.
+fn describe(error: &wasmtime::Error) -> String {
+    let mut text = error.root_cause().to_string();
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for frame in backtrace.frames().iter().take(FRAMES_MAX) {
+            let name = frame.func_name().unwrap_or("?");
+            let name = name.get(..200).unwrap_or(name);
+            text.push_str(&format!("\n  at {name}"));
+        }
+    }
+    clipped(&text, MESSAGE_BYTES_MAX).to_owned()
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let wasi = self.wasi.as_mut().expect("a component that imports WASI gets it when its store is made");
+        WasiCtxView { ctx: &mut wasi.context, table: &mut wasi.table }
+    }
+}
+
+/// Grants or refuses memory and table growth, and remembers what it refused.
+#[derive(Debug)]
+pub(super) struct Growth {
+    /// Linear memory of the instance, all of its memories together.
+    pub(super) memory_bytes: usize,
+    memory_bytes_max: usize,
+    table_elements: usize,
+    table_elements_max: usize,
+    /// Name of the limit and what to do, since the call began.
+    refused: Option<(&'static str, String)>,
+}
+
+impl Growth {
+    fn new(bounds: &Bounds) -> Self {
+        Self {
+            memory_bytes: 0,
+            memory_bytes_max: usize::try_from(bounds.memory_bytes).unwrap_or(usize::MAX),
+            table_elements: 0,
+            table_elements_max: bounds.table_elements_max,
+            refused: None,
+        }
+    }
+}
+
+impl ResourceLimiter for Growth {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes.saturating_sub(current).saturating_add(desired);
+        if total > self.memory_bytes_max {
+            let message = format!(
+                "the module needs {total} bytes of memory and may have {}; keep less in memory, or ask for more under \
+                 `limits` in its manifest",
+                self.memory_bytes_max
+            );
+            self.refused = Some(("memory-bytes", message));
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = Some(("memory-bytes", format!("the host could not give the module more memory: {error}")));
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.table_elements.saturating_sub(current).saturating_add(desired);
+        if total > self.table_elements_max {
+            let message =
+                format!("the module needs {total} table elements; this host allows {}", self.table_elements_max);
+            self.refused = Some(("table-elements", message));
+            return Ok(false);
+        }
+        self.table_elements = total;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX as usize
+    }
+}
+
+/// One of the instances that may be alive at once.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<AtomicU32>);
+
+impl Permit {
+    /// Takes one, unless all are taken.
+    pub(super) fn take(alive: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let taken = alive.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1));
+        taken.ok().map(|_| Self(Arc::clone(alive)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,407 @@
+//! The way of an event: source, batch, instance, memtable, state file.
+//!
+//! Three stages overlap. A task reads batches ahead into a bounded queue; the
+//! thread that runs [`Pipeline::run`] applies them and publishes each as one
+//! step; a blocking task commits what was set aside. Nothing here awaits on the
+//! way of a batch: the thread waits only for work, for a pause after a failure,
+//! and for a commit when memory is full.
+
+mod applier;
+mod budget;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::batch::{Batch, Limits};
+use crate::event::Event;
+use crate::metrics::DeploymentMetrics;
+use crate::module::{self, ApplyError};
+use crate::progress::Progress;
+use crate::source::{self, Request, Source, StatusSender};
+use crate::state::{self, Store, Writer};
+
+use applier::{Applier, Interrupt};
+pub use budget::Budget;
+use budget::Share;
+
+/// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
+/// enough to bound memory to about this many times the largest batch.
+const QUEUE: usize = 3;
+
+/// A checkpoint that only moved over events of others is committed this many times less often.
+const IDLE_FLUSH_FACTOR: u32 = 30;
+
+/// Whoever folds events into state. A module's instance does; so does the benchmark's native baseline.
+pub trait Fold: Send {
+    /// Applies events to the state behind `writer`, and gives the writer back. After an error it is not used again.
+    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>);
+
+    /// Memory that it holds, in bytes.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Fold for module::Instance {
+    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
+        module::Instance::apply(self, events, writer)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        module::Instance::memory_bytes(self)
+    }
+}
+
+/// Makes a fold, at the start and after each failure.
+pub type MakeFold = Box<dyn Fn() -> Result<Box<dyn Fold>, module::Error> + Send + Sync>;
+
+/// What an operator wants of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desired {
+    /// To run. The number rises with every resume, so that one after a failure is noticed.
+    Run(u64),
+    /// To rest, with everything durable.
+    Pause,
+    /// To end, with everything durable.
+    Stop,
+}
+
+/// How a pipeline behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How large a batch may grow.
+    pub batch: Limits,
+    /// Attempts of a failing batch before the pipeline stops.
+    pub attempts: u32,
+    /// Pause before the second attempt; it doubles from there, with jitter.
+    pub initial_backoff: Duration,
+    /// Longest pause.
+    pub max_backoff: Duration,
+    /// Age at which what was applied is committed.
+    pub flush_interval: Duration,
+    /// Size at which what was applied is committed, in bytes.
+    pub memtable_bytes: u64,
+    /// Memtables of all pipelines together.
+    pub budget: Arc<Budget>,
+}
+
+/// Why a pipeline ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was asked to; everything applied is durable.
+    Asked,
+    /// It can't go on without an operator; why stands in the progress. Everything applied is durable.
+    Failed,
+    /// The state failed and must be opened again.
+    State(state::Error),
+}
+
+/// Everything that a run needs.
+pub struct Pipeline {
+    /// Where events come from.
+    pub source: Source,
+    /// What is read; `resume` is taken from the store.
+    pub request: Request,
+    /// Where the reader tells how it is.
+    pub source_status: StatusSender,
+    /// Who folds.
+    pub make_fold: MakeFold,
+    /// The state.
+    pub store: Store,
+    /// Its writer.
+    pub writer: Writer,
+    /// How it behaves.
+    pub settings: Settings,
+    /// Where it tells how far it is.
+    pub progress: Arc<Progress>,
+    /// Counters and histograms.
+    pub metrics: DeploymentMetrics,
+    /// What the operator wants.
+    pub control: watch::Receiver<Desired>,
+    /// Where reading and committing run.
+    pub runtime: Handle,
+}
+
+/// What the reading stage hands over.
+enum Input {
+    Batch(Batch),
+    Failed(source::Error),
+}
+
+/// What woke the applying thread.
+enum Wake {
+    Control,
+    Input(Input),
+    FlushDue,
+    Committed(Result<(), state::Error>),
+}
+
+impl Pipeline {
+    /// Runs until it is asked to end, or can't go on. Blocking; needs a thread of its own outside of
+    /// the runtime. The writer comes back for the next run.
+    pub fn run(self) -> (Writer, Ended) {
+        let Self {
+            source,
+            mut request,
+            source_status,
+            make_fold,
+            store,
+            writer,
+            settings,
+            progress,
+            metrics,
+            control,
+            runtime,
+        } = self;
+        request.resume = store.published();
+        request.limits = settings.batch;
+        let (sender, inbox) = mpsc::channel(QUEUE);
+        let reading = {
+            let _guard = runtime.enter();
+            AbortOnDrop(runtime.spawn(read(source, request, source_status, sender)))
+        };
+        let wanted = *control.borrow();
+        let share = Share::of(&settings.budget);
+        let applier = Applier {
+            make_fold,
+            fold: None,
+            writer: Some(writer),
+            settings,
+            progress,
+            metrics: metrics.clone(),
+            attempts: 0,
+        };
+        let mut run = Run {
+            applier,
+            store,
+            control,
+            wanted,
+            runtime,
+            metrics,
+            inbox,
+            stashed: None,
+            commit: None,
+            flush_at: None,
+            share,
+        };
+        let ended = run.until_the_end();
+        drop(reading);
+        let ended = run.finish(ended);
+        (run.applier.writer.take().expect("the writer comes back from every call"), ended)
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn read(source: Source, request: Request, status: StatusSender, sender: mpsc::Sender<Input>) {
+    let mut reader = source.read(request, status);
+    loop {
+        let (input, last) = match reader.next().await {
+            Ok(batch) => (Input::Batch(batch), false),
+            Err(error) => (Input::Failed(error), true),
+        };
+        if sender.send(input).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// One run: waits, and hands each piece of work to the stage that does it.
+struct Run {
+    applier: Applier,
+    store: Store,
+    control: watch::Receiver<Desired>,
+    /// What was wanted when the run began; anything else ends it.
+    wanted: Desired,
+    runtime: Handle,
+    metrics: DeploymentMetrics,
+    inbox: mpsc::Receiver<Input>,
+    /// What was taken from the inbox and did not fit into the batch before.
+    stashed: Option<Input>,
+    commit: Option<JoinHandle<Result<(), state::Error>>>,
+    /// When what was applied is to be committed at the latest.
+    flush_at: Option<Instant>,
+    share: Share,
+}
+
+impl Run {
+    fn until_the_end(&mut self) -> Ended {
+        loop {
+            let done = match self.wait() {
+                Wake::Control => Err(Ended::Asked),
+                Wake::Input(Input::Batch(batch)) => self.apply(batch),
+                Wake::Input(Input::Failed(error)) => {
+                    self.applier.progress.stopped(error.kind(), &error.to_string(), None);
+                    Err(Ended::Failed)
+                }
+                Wake::FlushDue => {
+                    self.begin_commit();
+                    Ok(())
+                }
+                Wake::Committed(result) => result.map_err(Ended::State),
+            };
+            if let Err(ended) = done.and_then(|()| self.commit_if_large()) {
+                return ended;
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
+        let batch = self.merge(batch);
+        let wrote = !batch.events.is_empty();
+        self.applier.process(
+            &batch,
+            &self.store,
+            &Interrupt { control: &self.control, wanted: self.wanted, runtime: &self.runtime },
+        )?;
+        let interval = self.applier.settings.flush_interval;
+        let due = Instant::now() + if wrote { interval } else { interval * IDLE_FLUSH_FACTOR };
+        self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
+        self.share.set(self.store.memtable_bytes());
+        Ok(())
+    }
+
+    /// Adds to a batch what else is ready, up to the limits.
+    fn merge(&mut self, mut batch: Batch) -> Batch {
+        let limits = self.applier.settings.batch;
+        let mut bytes = batch.bytes();
+        while batch.events.len() < limits.events && bytes < limits.bytes {
+            match self.inbox.try_recv() {
+                Ok(Input::Batch(next))
+                    if batch.events.len() + next.events.len() <= limits.events
+                        && bytes + next.bytes() <= limits.bytes =>
+                {
+                    bytes += next.bytes();
+                    batch.append(next);
+                }
+                Ok(other) => {
+                    self.stashed = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    fn wait(&mut self) -> Wake {
+        if *self.control.borrow() != self.wanted {
+            return Wake::Control;
+        }
+        if self.commit.as_ref().is_some_and(JoinHandle::is_finished) {
+            return Wake::Committed(self.join_commit());
+        }
+        if let Some(input) = self.stashed.take() {
+            return Wake::Input(input);
+        }
+        if self.flush_is_due() {
+            return Wake::FlushDue;
+        }
+        if let Ok(input) = self.inbox.try_recv() {
+            return Wake::Input(input);
+        }
+        self.wait_long()
+    }
+
+    fn flush_is_due(&self) -> bool {
+        self.commit.is_none() && self.flush_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Every arm is cancel-safe: a receive that did not happen takes nothing, and a commit goes on by itself.
+    fn wait_long(&mut self) -> Wake {
+        let Self { control, inbox, commit, flush_at, wanted, runtime, .. } = self;
+        let committing = commit.is_some();
+        let woken = runtime.block_on(async {
+            let flush = async {
+                match *flush_at {
+                    Some(at) if !committing => tokio::time::sleep_until(at.into()).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let committed = async {
+                match commit {
+                    Some(commit) => commit.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
+                joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
+                input = inbox.recv() => input.map(Wake::Input),
+                () = flush => Some(Wake::FlushDue),
+            }
+        });
+        if let Some(Wake::Committed(_)) = woken {
+            self.commit = None;
+            self.share.set(self.store.memtable_bytes());
+        }
+        // The reading task ends only after it sent its error, so an empty, closed inbox means that
+        // the runtime is going down.
+        woken.unwrap_or(Wake::Control)
+    }
+
+    fn join_commit(&mut self) -> Result<(), state::Error> {
+        let Some(commit) = self.commit.take() else { return Ok(()) };
+        let joined = self.runtime.block_on(commit);
+        self.share.set(self.store.memtable_bytes());
+        joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+    }
+
+    /// Commits early when memory asks for it, and waits for a commit when there is no room to go on.
+    fn commit_if_large(&mut self) -> Result<(), Ended> {
+        let active = self.store.active_bytes();
+        let limit = self.applier.settings.memtable_bytes;
+        let crowded = self.share.is_budget_exceeded() && active > limit / 16;
+        if active < limit && !crowded {
+            return Ok(());
+        }
+        if self.commit.is_some() {
+            self.join_commit().map_err(Ended::State)?;
+        }
+        self.begin_commit();
+        Ok(())
+    }
+
+    fn begin_commit(&mut self) {
+        if self.commit.is_some() {
+            return;
+        }
+        self.flush_at = None;
+        if !self.store.freeze() {
+            return;
+        }
+        let (store, seconds) = (self.store.clone(), self.metrics.commit_seconds.clone());
+        self.commit = Some(self.runtime.spawn_blocking(move || {
+            let started = Instant::now();
+            let committed = store.commit();
+            seconds.observe(started.elapsed().as_secs_f64());
+            committed
+        }));
+    }
+
+    /// Makes everything durable that was applied, whatever ended the run.
+    fn finish(&mut self, ended: Ended) -> Ended {
+        if let Some(writer) = &mut self.applier.writer {
+            writer.discard();
+        }
+        let flushed = self.join_commit().and_then(|()| self.store.flush());
+        self.share.set(self.store.memtable_bytes());
+        match (ended, flushed) {
+            (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),
+            (ended, Ok(())) => ended,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::api::{DeploymentState, Failure};
+use crate::batch::Batch;
+
+/// The rate is averaged over about this long.
+const RATE_WINDOW: Duration = Duration::from_secs(2);
+
+/// A live deployment that falls behind by more than this is catching up again.
+const LIVE_LAG_MAX: u64 = 10_000;
+
+/// How far a deployment is.
+#[derive(Clone, Debug)]
+pub struct Now {
+    /// What it is doing.
+    pub state: DeploymentState,
+    /// The first error of the failing streak.
+    pub failure: Option<Failure>,
+    /// Name of the stream, once it is known.
+    pub stream: Option<String>,
+    /// The last sequence in the stream.
+    pub head: u64,
+    /// Events that may match and are not yet applied.
+    pub pending: u64,
+    /// Time of the last applied event, in nanoseconds since the Unix epoch.
+    pub last_event_ns: u64,
+    /// Events applied since the process started.
+    pub applied: u64,
+    /// Events per second.
+    pub rate: f64,
+    /// Memory of the instance, in bytes.
+    pub memory_bytes: u64,
+    /// Percentage of the state file that is repaired, while it is being opened.
+    pub repair_percent: Option<f64>,
+    /// The position from which on reads are answered; none while it is not known.
+    pub answers_from: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    now: Now,
+    measured_at: Instant,
+    measured_applied: u64,
+}
+
+/// The place where a pipeline tells how far it is.
+#[derive(Debug)]
+pub struct Progress {
+    inner: Mutex<Inner>,
+}
+
+impl Progress {
+    /// Before anything was opened. `answers_from` is known for a new deployment, and none after a restart.
+    pub fn new(answers_from: Option<u64>) -> Self {
+        let now = Now {
+            state: DeploymentState::Opening,
+            failure: None,
+            stream: None,
+            head: 0,
+            pending: 0,
+            last_event_ns: 0,
+            applied: 0,
+            rate: 0.0,
+            memory_bytes: 0,
+            repair_percent: None,
+            answers_from,
+        };
+        Self { inner: Mutex::new(Inner { now, measured_at: Instant::now(), measured_applied: 0 }) }
+    }
+
+    /// How it is now.
+    pub fn now(&self) -> Now {
+        let mut inner = self.inner.lock();
+        inner.measure();
+        inner.now.clone()
+    }
+
+    /// Sets what it is doing.
+    pub fn set_state(&self, state: DeploymentState) {
+        self.inner.lock().now.state = state;
+    }
+
+    /// The state file is being repaired, or no longer.
+    pub fn repairing(&self, percent: Option<f64>) {
+        self.inner.lock().now.repair_percent = percent;
+    }
+
+    /// A batch is about to be applied.
+    pub fn received(&self, batch: &Batch) {
+        let now = &mut self.inner.lock().now;
+        if now.stream.is_none() {
+            now.stream = Some(batch.stream.name.clone());
+        }
+        now.head = now.head.max(batch.head).max(batch.through);
+        now.pending = batch.pending + batch.events.len() as u64;
+        if now.answers_from.is_none() {
+            now.answers_from = Some(if now.pending > 0 { batch.head } else { batch.through });
+        }
+        if now.pending > LIVE_LAG_MAX && now.state == DeploymentState::Live {
+            now.state = DeploymentState::CatchingUp;
+        }
+    }
+
+    /// A batch was applied.
+    pub fn applied(&self, batch: &Batch) {
+        let mut inner = self.inner.lock();
+        let now = &mut inner.now;
+        now.pending = batch.pending;
+        now.applied += batch.events.len() as u64;
+        if let Some(last) = batch.events.last() {
+            now.last_event_ns = last.time_ns;
+        }
+        if now.pending == 0 && now.state == DeploymentState::CatchingUp {
+            now.state = DeploymentState::Live;
+        }
+        inner.measure();
+    }
+
+    /// The instance holds so much memory.
+    pub fn memory(&self, bytes: u64) {
+        self.inner.lock().now.memory_bytes = bytes;
+    }
+
+    /// A batch failed, and is tried again after a pause. The first error of a streak stays.
+    pub fn retrying(&self, kind: &str, message: &str, sequence: u64, attempts: u32) {
+        let now = &mut self.inner.lock().now;
+        now.state = DeploymentState::Retrying;
+        note(now, kind, message, Some(sequence), attempts);
+    }
+
+    /// It can't go on without an operator.
+    pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
+        let now = &mut self.inner.lock().now;
+        let attempts = now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
+        now.state = DeploymentState::Failed;
+        note(now, kind, message, sequence, attempts);
+    }
+
+    /// The failing streak is over.
+    pub fn recovered(&self) {
+        let now = &mut self.inner.lock().now;
+        now.failure = None;
+        if now.state == DeploymentState::Retrying {
+            now.state = DeploymentState::CatchingUp;
+        }
+    }
+
+    /// An operator starts it again: the old failure is over.
+    pub fn started(&self) {
+        let now = &mut self.inner.lock().now;
+        now.failure = None;
+        now.state = DeploymentState::CatchingUp;
+    }
+
+    /// Reads are answered from now on, however far it is.
+    pub fn answers_now(&self) {
+        self.inner.lock().now.answers_from = Some(0);
+    }
+}
+
+fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
+    match &mut now.failure {
+        Some(first) => first.attempts = attempts,
+        none => {
+            let first_at = jiff::Timestamp::now().to_string();
+            *none = Some(Failure { kind: kind.to_owned(), message: message.to_owned(), sequence, first_at, attempts });
+        }
+    }
+}
+
+impl Inner {
+    fn measure(&mut self) {
+        let elapsed = self.measured_at.elapsed();
+        if elapsed >= RATE_WINDOW {
+            self.now.rate = (self.now.applied - self.measured_applied) as f64 / elapsed.as_secs_f64();
+            self.measured_applied = self.now.applied;
+            self.measured_at = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! How much at once: each kind of work has its places, and a request that finds
+//! none within a moment is told to come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use super::extract;
+use super::problem::{Kind, Problem};
+use crate::config::Config;
+
+/// How long a request waits for a place: bursts pass, overload does not pile up.
+const WAIT: Duration = Duration::from_secs(1);
+/// Scans and pages of events at once; each is short and keeps one blocking thread.
+const SCANS_MAX: usize = 64;
+/// Appends at once; many share one commit.
+const APPENDS_MAX: usize = 256;
+/// Memory for request bodies, all together, in bytes; at least four uploads of the largest size.
+const BODIES_BYTES: usize = 256 << 20;
+/// Unit in which that memory is counted, in bytes.
+const BODY_UNIT: usize = 1 << 10;
+
+/// The places.
+pub(super) struct Capacity {
+    pub(super) queries: Arc<Semaphore>,
+    pub(super) scans: Arc<Semaphore>,
+    pub(super) appends: Arc<Semaphore>,
+    pub(super) watches: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+}
+
+impl Capacity {
+    pub(super) fn new(config: &Config) -> Self {
+        let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        let bodies = BODIES_BYTES.max(config.modules.upload_bytes_max.saturating_mul(4));
+        Self {
+            queries: places(config.serve.queries_max),
+            scans: places(SCANS_MAX),
+            appends: places(APPENDS_MAX),
+            watches: places(config.serve.watches_max),
+            bodies: places(bodies.max(config.serve.body_bytes_max) / BODY_UNIT + 1),
+        }
+    }
+
+    /// Room for a body of at most `limit` bytes, of the announced length where there is one.
+    pub(super) async fn body(&self, headers: &HeaderMap, limit: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let announced = extract::announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
+        let units = announced.unwrap_or(limit).min(limit) / BODY_UNIT + 1;
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        acquire_many(&self.bodies, units, "large requests").await
+    }
+
+    /// A place for a watch: at once or not at all, as watches stay.
+    pub(super) fn watch(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.watches.clone().try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => busy("watches"),
+            TryAcquireError::Closed => unreachable!("the semaphores are never closed"),
+        })
+    }
+}
+
+/// A place for a piece of work.
+pub(super) async fn acquire(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
+    acquire_many(places, 1, what).await
+}
+
+async fn acquire_many(places: &Arc<Semaphore>, count: u32, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
+    match tokio::time::timeout(WAIT, places.clone().acquire_many_owned(count)).await {
+        Ok(permit) => Ok(permit.expect("the semaphores are never closed")),
+        Err(_) => Err(busy(what)),
+    }
+}
+
+fn busy(what: &str) -> Problem {
+    Problem::new(Kind::Busy, format!("as many {what} as the host allows are running; try again in a moment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn request_beyond_the_places_is_told_to_come_back() {
+        let places = Arc::new(Semaphore::new(1));
+        let first = acquire(&places, "queries").await.expect("a place");
+        assert_eq!(acquire(&places, "queries").await.expect_err("full").kind(), Kind::Busy);
+        drop(first);
+        drop(acquire(&places, "queries").await.expect("a place again"));
+    }
+}

@@ -1,0 +1,244 @@
+//! Events of the embedded log: append, read, tail.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use super::capacity::acquire;
+use super::extract::{self, Parameters};
+use super::problem::{Kind, Problem};
+use super::sse::{self, Ended, HEARTBEAT, Sender};
+use super::{App, append, json, reads};
+use crate::api::{self, PositionMark};
+use crate::event::Event;
+use crate::log::{self, Log};
+use crate::subject::SubjectSet;
+use crate::supervisor;
+
+/// Size at which a page of events ends, in bytes.
+const PAGE_BYTES: usize = 4 << 20;
+/// Events that a tail reads at once.
+const TAIL_EVENTS: usize = 256;
+/// Size at which a tail's read ends, in bytes.
+const TAIL_BYTES: usize = 1 << 20;
+
+/// Where to append.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AppendParameters {
+    /// Source whose log it is; left out, it is the only one.
+    source: Option<String>,
+    /// Subject of CloudEvents; left out, it is their type.
+    subject: Option<String>,
+}
+
+/// Which events to read.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsParameters {
+    /// Source whose log it is; left out, it is the only one.
+    source: Option<String>,
+    /// Begin behind this sequence: `next` of the page before.
+    #[serde(default)]
+    #[param(default = 0, required = false)]
+    after: u64,
+    /// Only subjects that match this pattern, such as `orders.*.placed` or `orders.>`.
+    subject: Option<String>,
+    /// Most events on the page.
+    #[serde(default = "reads::page")]
+    #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
+    limit: usize,
+}
+
+/// Which events to follow.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TailParameters {
+    /// Source whose log it is; left out, it is the only one.
+    source: Option<String>,
+    /// Begin behind this sequence; left out, with the next event to come.
+    after: Option<u64>,
+    /// Only subjects that match this pattern, such as `orders.*.placed` or `orders.>`.
+    subject: Option<String>,
+}
+
+/// Appends events to the embedded log, all or none.
+#[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters),
+    request_body(description = "1 to 10,000 events: with expectations as JSON, one a line as NDJSON, or CloudEvents",
+        content(
+            (api::Append = "application/json"),
+            (String = "application/x-ndjson"),
+            (Object = "application/cloudevents+json"),
+            (Vec<Object> = "application/cloudevents-batch+json"),
+        )),
+    responses(
+        (status = 200, description = "Appended and durable", body = api::Appended),
+        (status = 409, description = "An expectation did not hold"),
+        (status = 413, description = "Larger than serve.body_bytes_max"),
+        (status = 415, description = "The body is in none of these forms"),
+        (status = 422, description = "The source is no embedded log, or a limit is reached"),
+    ))]
+pub(super) async fn append(
+    State(app): State<App>,
+    Parameters(parameters): Parameters<AppendParameters>,
+    request: Request,
+) -> Result<Json<api::Appended>, Problem> {
+    let (parts, body) = request.into_parts();
+    let form = append::Form::of(&parts.headers, parameters.subject)?;
+    let log = embedded(&app, parameters.source.as_deref())?;
+    let limit = app.config.body_bytes_max;
+    let room = app.capacity.body(&parts.headers, limit).await?;
+    let body = extract::body(&parts.headers, body, limit).await?;
+    let place = acquire(&app.capacity.appends, "appends").await?;
+    let appended = super::blocking(move || {
+        let _places = (room, place);
+        append_now(&log, &form, &body)
+    })
+    .await??;
+    Ok(Json(appended))
+}
+
+fn append_now(log: &Log, form: &append::Form, body: &Bytes) -> Result<api::Appended, Problem> {
+    let (events, expectation) = form.read(body)?;
+    let log::Appended { sequences, duplicates, last_sequence } = log.append(&events, &expectation)?;
+    Ok(api::Appended { sequences, duplicates, last_sequence })
+}
+
+/// A page of events.
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventsParameters),
+    responses(
+        (status = 200, description = "A page; the end is reached when `next` is absent", body = api::EventPage),
+        (status = 422, description = "The source is no embedded log"),
+    ))]
+pub(super) async fn read(
+    State(app): State<App>,
+    Parameters(parameters): Parameters<EventsParameters>,
+) -> Result<Response, Problem> {
+    reads::check_limit(parameters.limit)?;
+    let subjects = subjects(parameters.subject.as_deref())?;
+    let log = embedded(&app, parameters.source.as_deref())?;
+    let place = acquire(&app.capacity.scans, "scans").await?;
+    let page = super::blocking(move || {
+        let _place = place;
+        read_now(&log, parameters.after, subjects.as_ref(), parameters.limit)
+    })
+    .await??;
+    Ok(super::json_response(page))
+}
+
+fn read_now(log: &Log, after: u64, subjects: Option<&SubjectSet>, limit: usize) -> Result<Vec<u8>, Problem> {
+    let (events, looked_at) = log.read(after, subjects, limit, PAGE_BYTES)?;
+    let last_sequence = *log.head().borrow();
+    let next = (looked_at < last_sequence).then_some(looked_at);
+    let events = events.iter().map(json::StoredEvent::of).collect();
+    Ok(serde_json::to_vec(&json::EventPage { events, next, last_sequence }).expect("events are plain data"))
+}
+
+/// Events as they come, as server-sent events.
+///
+/// `event` carries one, its id is its sequence; `position`, every few seconds,
+/// tells how far the tail has looked.
+#[utoipa::path(get, path = "/v1/events/tail", tag = "events",
+    params(TailParameters),
+    responses(
+        (status = 200, description = "Events `event` (StoredEvent) and `position` (PositionMark)",
+            body = String, content_type = "text/event-stream"),
+        (status = 422, description = "The source is no embedded log"),
+    ))]
+pub(super) async fn tail(
+    State(app): State<App>,
+    Parameters(parameters): Parameters<TailParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let after = sse::resume(&headers, parameters.after)?;
+    let subjects = subjects(parameters.subject.as_deref())?;
+    let log = embedded(&app, parameters.source.as_deref())?;
+    let head = log.head();
+    let seen = after.unwrap_or_else(|| *head.borrow());
+    let (sender, response) = sse::open(super::watch::seat(&app)?, app.shutdown.clone());
+    let heartbeat = Instant::now() + HEARTBEAT;
+    tokio::spawn(Tail { log, head, subjects, seen, heartbeat, sender }.run());
+    Ok(response)
+}
+
+struct Tail {
+    log: Log,
+    head: watch::Receiver<u64>,
+    subjects: Option<SubjectSet>,
+    /// Everything up to this sequence was looked at.
+    seen: u64,
+    /// When it tells its position next, whether or not there were events.
+    heartbeat: Instant,
+    sender: Sender,
+}
+
+impl Tail {
+    async fn run(mut self) {
+        self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+        while self.step().await.is_ok() {}
+    }
+
+    async fn step(&mut self) -> Result<(), Ended> {
+        self.sender.flush().await?;
+        let seen = self.seen;
+        // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
+        tokio::select! {
+            biased;
+            ended = self.sender.ended() => return Err(ended),
+            // The log is gone when nobody can tell its head any more.
+            head = self.head.wait_for(|head| *head > seen) => drop(head.map_err(|_| Ended)?),
+            () = tokio::time::sleep_until(self.heartbeat) => {}
+        }
+        for event in self.read().await? {
+            self.sender.event("event", event.sequence, &json::StoredEvent::of(&event));
+            if self.sender.is_full() {
+                self.sender.flush().await?;
+            }
+        }
+        if self.heartbeat <= Instant::now() {
+            self.heartbeat = Instant::now() + HEARTBEAT;
+            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Vec<Event>, Ended> {
+        let (log, subjects, after) = (self.log.clone(), self.subjects.clone(), self.seen);
+        let read = move || log.read(after, subjects.as_ref(), TAIL_EVENTS, TAIL_BYTES);
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok((events, looked_at))) => {
+                self.seen = looked_at.max(after);
+                Ok(events)
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a tail ended because it could not read the log");
+                Err(Ended)
+            }
+            Err(_) => Err(Ended),
+        }
+    }
+}
+
+fn subjects(pattern: Option<&str>) -> Result<Option<SubjectSet>, Problem> {
+    Ok(pattern.map(|pattern| SubjectSet::parse(&[pattern])).transpose()?)
+}
+
+/// The embedded log of a source.
+fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
+    let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
+    app.host.log(source).map_err(|error| match error {
+        supervisor::Error::Source(text) if is_stream => {
+            Problem::new(Kind::Refused, format!("{text}; /v1/events serves embedded logs only"))
+        }
+        error => error.into(),
+    })
+}

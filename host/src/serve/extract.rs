@@ -1,0 +1,186 @@
+//! What a request carries: path segments, query parameters, bodies. Each is
+//! checked here, and what is wrong with it becomes a problem that says so.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+
+use super::problem::{Kind, Problem};
+
+/// Longest query string, in bytes; keys of 1,024 bytes grow threefold when they are percent-encoded.
+const QUERY_BYTES_MAX: usize = 32 << 10;
+
+/// Query parameters. An unknown one is refused: a misspelt `at-leest` that is ignored would give a stale answer.
+pub(super) struct Parameters<T>(pub(super) T);
+
+/// For routes that take none.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParameters {}
+
+impl<S, T> FromRequestParts<S> for Parameters<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + IntoParams,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        parameters(&parts.uri).map(Self)
+    }
+}
+
+fn parameters<T: DeserializeOwned + IntoParams>(uri: &Uri) -> Result<T, Problem> {
+    if uri.query().is_some_and(|query| query.len() > QUERY_BYTES_MAX) {
+        return Err(Problem::invalid(format!("the query string is longer than {QUERY_BYTES_MAX} bytes; shorten it")));
+    }
+    match Query::<T>::try_from_uri(uri) {
+        Ok(Query(parameters)) => Ok(parameters),
+        Err(rejection) => Err(explain::<T>(uri, &rejection)),
+    }
+}
+
+fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
+    let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
+    let given = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
+    if let Some((name, _)) = given.iter().find(|(name, _)| !known.contains(name)) {
+        return Problem::invalid(format!("there is no query parameter {name}{}", suggestion(name, &known)));
+    }
+    let text = rejection.body_text();
+    Problem::invalid(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned())
+}
+
+/// The end of a sentence that says which name was probably meant, or which there are.
+pub(super) fn suggestion(name: &str, known: &[String]) -> String {
+    let closest = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .max_by(|one, other| one.0.total_cmp(&other.0));
+    match closest {
+        None => "; there are none here".to_owned(),
+        Some((similarity, candidate)) if similarity > 0.8 => format!("; did you mean {candidate}?"),
+        Some(_) => format!("; there are {}", known.join(", ")),
+    }
+}
+
+/// Segments of the path, percent-decoded.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<S, T> FromRequestParts<S> for Segments<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + Send,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(segments)) => Ok(Self(segments)),
+            Err(rejection) => Err(Problem::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// The content type of a request: its essence in lower case, without parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// The problem of a content type that a route does not take.
+pub(super) fn unsupported(found: Option<&str>, wanted: &str) -> Problem {
+    let found = found.map_or_else(|| "there is no content-type".to_owned(), |found| format!("content-type is {found}"));
+    Problem::new(Kind::UnsupportedMediaType, format!("{found}; send {wanted}"))
+}
+
+/// The length that the client announces.
+pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// Of a longer one up to as much again is read and thrown away: a connection
+/// closed in the face of a client that still sends would hide the answer.
+pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let announced = announced(headers).unwrap_or(0);
+    let mut chunks = body.into_data_stream();
+    let mut collected = BytesMut::new();
+    let mut seen = 0_usize;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| Problem::invalid(format!("cannot read the body: {error}; send it again")))?;
+        seen = seen.saturating_add(chunk.len());
+        if seen > limit.saturating_mul(2) {
+            break;
+        }
+        if seen <= limit && announced <= limit as u64 {
+            collected.extend_from_slice(&chunk);
+        } else {
+            collected = BytesMut::new();
+        }
+    }
+    if seen > limit || announced > limit as u64 {
+        return Err(Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes, the limit here")));
+    }
+    Ok(collected.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, IntoParams)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+    struct Example {
+        at_least: Option<u64>,
+        prefix: Option<String>,
+    }
+
+    fn read(query: &str) -> Result<Example, Problem> {
+        parameters(&format!("/x?{query}").parse().expect("an address"))
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        let example = read("at-least=7&prefix=a%2Fb+c").expect("sound");
+        assert_eq!((example.at_least, example.prefix.as_deref()), (Some(7), Some("a/b c")));
+    }
+
+    #[test]
+    fn misspelt_parameter_is_refused_with_a_suggestion() {
+        let problem = read("prefix=a&at-leest=7").expect_err("unknown");
+        assert_eq!(problem.kind(), Kind::Invalid);
+        assert_eq!(problem.detail(), "there is no query parameter at-leest; did you mean at-least?");
+        let problem = read("zzz").expect_err("unknown");
+        assert_eq!(problem.detail(), "there is no query parameter zzz; there are at-least, prefix");
+    }
+
+    #[test]
+    fn unreadable_parameter_is_named() {
+        let problem = read("at-least=soon").expect_err("no number");
+        assert!(problem.detail().starts_with("at-least: "), "{}", problem.detail());
+        assert!(read("at-least=1&at-least=2").is_err(), "given twice");
+    }
+
+    #[test]
+    fn content_type_is_compared_without_parameters_and_case() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "Application/JSON; charset=utf-8".parse().expect("a value"));
+        assert_eq!(content_type(&headers).as_deref(), Some("application/json"));
+    }
+
+    #[tokio::test]
+    async fn body_beyond_the_limit_is_refused_and_one_at_the_limit_is_not() {
+        let none = HeaderMap::new();
+        assert_eq!(body(&none, Body::from("12345"), 5).await.expect("fits"), "12345");
+        let problem = body(&none, Body::from("123456"), 5).await.expect_err("too large");
+        assert_eq!(problem.kind(), Kind::TooLarge);
+    }
+}

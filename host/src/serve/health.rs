@@ -1,0 +1,109 @@
+//! Probes, the host's own description, and the pages of metrics and API.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::extract::{NoParameters, Parameters};
+use super::problem::Problem;
+use crate::api;
+
+/// The paths that need no token.
+pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
+
+fn probe(reasons: Vec<String>) -> Response {
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(api::Probe { ok: reasons.is_empty(), reasons }))
+        .into_response()
+}
+
+/// Whether the process is alive.
+#[utoipa::path(get, path = "/livez", tag = "host", security(()), responses(
+    (status = 200, description = "It is", body = api::Probe),
+))]
+pub(super) async fn livez(_: Parameters<NoParameters>) -> Response {
+    probe(Vec::new())
+}
+
+/// Whether the host can answer reads.
+#[utoipa::path(get, path = "/readyz", tag = "host", security(()), responses(
+    (status = 200, description = "It can", body = api::Probe),
+    (status = 503, description = "It can't, for these reasons", body = api::Probe),
+))]
+pub(super) async fn readyz(State(app): State<App>, _: Parameters<NoParameters>) -> Response {
+    if app.shutdown.is_cancelled() {
+        return probe(vec!["the host is stopping".to_owned()]);
+    }
+    let health = app.host.health();
+    if health.ready {
+        return probe(Vec::new());
+    }
+    probe(or_unknown(health.reasons))
+}
+
+/// Whether everything was opened after the start.
+#[utoipa::path(get, path = "/startupz", tag = "host", security(()), responses(
+    (status = 200, description = "It was", body = api::Probe),
+    (status = 503, description = "It wasn't yet, for these reasons", body = api::Probe),
+))]
+pub(super) async fn startupz(State(app): State<App>, _: Parameters<NoParameters>) -> Response {
+    let health = app.host.health();
+    if health.started {
+        return probe(Vec::new());
+    }
+    probe(or_unknown(health.reasons))
+}
+
+/// A refusal always has a reason, so that `ok` and the status agree.
+fn or_unknown(reasons: Vec<String>) -> Vec<String> {
+    if reasons.is_empty() { vec!["not ready yet".to_owned()] } else { reasons }
+}
+
+/// Version, contract, start time.
+#[utoipa::path(get, path = "/v1/host", tag = "host", responses(
+    (status = 200, description = "The host", body = api::HostInfo),
+))]
+pub(super) async fn host(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::HostInfo> {
+    Json(app.host.info())
+}
+
+/// All sources, asked just now.
+#[utoipa::path(get, path = "/v1/sources", tag = "host", responses(
+    (status = 200, description = "Ordered by name", body = api::SourceList),
+))]
+pub(super) async fn sources(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::SourceList> {
+    let mut sources = app.host.sources().await;
+    sources.sort_by(|one, other| one.name.cmp(&other.name));
+    Json(api::SourceList { sources })
+}
+
+/// The metrics, for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "host", responses(
+    (status = 200, description = "Text exposition format 0.0.4", body = String, content_type = "text/plain"),
+))]
+pub(super) async fn metrics(State(app): State<App>, _: Parameters<NoParameters>) -> Result<Response, Problem> {
+    let host = app.host.clone();
+    let page = super::blocking(move || {
+        let deployments: Vec<_> = host.deployments().iter().map(|deployment| deployment.info()).collect();
+        host.metrics().page(&deployments)
+    })
+    .await?;
+    Ok(with_type("text/plain; version=0.0.4; charset=utf-8", Body::from(page)))
+}
+
+/// This description, as OpenAPI 3.1.
+#[utoipa::path(get, path = "/openapi.json", tag = "host", responses(
+    (status = 200, description = "OpenAPI 3.1", body = Object),
+))]
+pub(super) async fn openapi(State(app): State<App>, _: Parameters<NoParameters>) -> Response {
+    with_type("application/json", Body::from(app.document.clone()))
+}
+
+fn with_type(content_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

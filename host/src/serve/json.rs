@@ -1,0 +1,240 @@
+//! Payloads in JSON, without a detour through a tree: JSON text is passed on as
+//! it is, so that numbers keep their digits and objects their order.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use bytestring::ByteString;
+use jiff::Timestamp;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::event::{Event, Header, Payload};
+
+/// The content type of a payload that is a body by itself.
+pub(super) fn content_type(payload: &Payload) -> &'static str {
+    match payload {
+        Payload::Text(text) if raw(text).is_some() => "application/json",
+        Payload::Text(_) => "text/plain; charset=utf-8",
+        Payload::Bytes(_) => "application/octet-stream",
+    }
+}
+
+/// The octets of a payload, shared.
+pub(super) fn octets(payload: Payload) -> Bytes {
+    match payload {
+        Payload::Text(text) => text.into_bytes(),
+        Payload::Bytes(bytes) => bytes,
+    }
+}
+
+fn raw(text: &str) -> Option<&RawValue> {
+    serde_json::from_str(text).ok()
+}
+
+/// A payload as a JSON value: JSON text as it is, other text as a string, bytes as `{"$bytes": "<base64>"}`.
+pub(super) struct Value<'a>(pub(super) &'a Payload);
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Payload::Text(text) => match raw(text) {
+                Some(raw) => raw.serialize(serializer),
+                None => serializer.serialize_str(text),
+            },
+            Payload::Bytes(bytes) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("$bytes", &BASE64_STANDARD.encode(bytes))?;
+                map.end()
+            }
+        }
+    }
+}
+
+/// An object with the one member `$bytes`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Base64<'a> {
+    #[serde(rename = "$bytes", borrow)]
+    bytes: &'a RawValue,
+}
+
+/// The payload that a JSON value stands for; the reverse of [`Value`].
+pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
+    let text = value.get();
+    if text.starts_with('"') {
+        return serde_json::from_str::<String>(text).map(Payload::from).map_err(|error| error.to_string());
+    }
+    if text.starts_with('{')
+        && let Ok(Base64 { bytes }) = serde_json::from_str(text)
+    {
+        let encoded: String = serde_json::from_str(bytes.get()).map_err(|_| "its $bytes is no text".to_owned())?;
+        return base64(&encoded);
+    }
+    Ok(Payload::Text(ByteString::from(text)))
+}
+
+/// Bytes from base64.
+pub(super) fn base64(text: &str) -> Result<Payload, String> {
+    let bytes = BASE64_STANDARD.decode(text).map_err(|error| format!("its data is not base64: {error}"))?;
+    Ok(Payload::Bytes(Bytes::from(bytes)))
+}
+
+/// A time in RFC 3339, in UTC, with nanoseconds.
+pub(super) fn time(time_ns: u64) -> String {
+    let time = Timestamp::from_nanosecond(i128::from(time_ns)).expect("2^64 nanoseconds end in the year 2554");
+    format!("{time:.9}")
+}
+
+/// [`crate::api::Entry`], borrowed.
+#[derive(Serialize)]
+pub(super) struct Entry<'a> {
+    pub(super) key: &'a str,
+    pub(super) value: Value<'a>,
+}
+
+/// [`crate::api::EntryPage`], borrowed.
+#[derive(Serialize)]
+pub(super) struct EntryPage<'a> {
+    pub(super) entries: Vec<Entry<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<&'a str>,
+    pub(super) position: u64,
+}
+
+/// [`crate::api::Change`], borrowed.
+#[derive(Serialize)]
+pub(super) struct Change<'a> {
+    pub(super) key: &'a str,
+    pub(super) value: Option<Value<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) deleted: bool,
+    pub(super) position: u64,
+}
+
+struct Headers<'a>(&'a [Header]);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // They are sorted by name, so those of one name stand together; of these the first is shown.
+        let mut shown: Option<&str> = None;
+        let first_of_name = self.0.iter().filter(|(name, _)| shown.replace(name) != Some(name));
+        serializer.collect_map(first_of_name.map(|(name, value)| (&**name, &**value)))
+    }
+}
+
+impl Headers<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// [`crate::api::StoredEvent`], borrowed.
+#[derive(Serialize)]
+pub(super) struct StoredEvent<'a> {
+    sequence: u64,
+    time: String,
+    subject: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: Headers<'a>,
+    data: Value<'a>,
+}
+
+impl<'a> StoredEvent<'a> {
+    pub(super) fn of(event: &'a Event) -> Self {
+        Self {
+            sequence: event.sequence,
+            time: time(event.time_ns),
+            subject: &event.subject,
+            kind: &event.kind,
+            headers: Headers(&event.headers),
+            data: Value(&event.data),
+        }
+    }
+}
+
+/// [`crate::api::EventPage`], borrowed.
+#[derive(Serialize)]
+pub(super) struct EventPage<'a> {
+    pub(super) events: Vec<StoredEvent<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<u64>,
+    pub(super) last_sequence: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(payload: &Payload) -> String {
+        serde_json::to_string(&Value(payload)).expect("plain data")
+    }
+
+    fn read(text: &str) -> Payload {
+        payload(&RawValue::from_string(text.to_owned()).expect("JSON")).expect("sound")
+    }
+
+    #[test]
+    fn json_text_keeps_its_digits_and_order() {
+        let text = r#"{"z":1.10,"a":12345678901234567890123}"#;
+        assert_eq!(written(&Payload::from(text)), text);
+        assert_eq!(read(text), Payload::from(text));
+    }
+
+    #[test]
+    fn every_payload_survives_the_way_there_and_back() {
+        let bytes = Payload::Bytes(Bytes::from_static(&[0, 255, 128]));
+        assert_eq!(written(&bytes), r#"{"$bytes":"AP+A"}"#);
+        for payload in [bytes, Payload::from("plain text"), Payload::from("{broken"), Payload::from("[1, 2]")] {
+            assert_eq!(read(&written(&payload)), payload);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_base64_are_refused() {
+        for text in [r#"{"$bytes":"?"}"#, r#"{"$bytes":1}"#] {
+            assert!(payload(&RawValue::from_string(text.to_owned()).expect("JSON")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn both_ways_agree_with_those_of_the_payload_itself() {
+        for text in ["1", "null", "\"text\"", "{\"a\":[true]}", "{\"$bytes\":\"AP8B\"}", "\"\"", "[]"] {
+            let read = read(text);
+            let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            assert_eq!(read, Payload::from_json(value).expect("sound"), "{text}");
+            assert_eq!(serde_json::to_value(Value(&read)).expect("plain data"), read.to_json(), "{text}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_name_are_shown_once() {
+        let header = |name: &'static str, value: &'static str| (name.into(), value.into());
+        let headers = [header("a", "1"), header("a", "2"), header("b", "3")];
+        assert_eq!(serde_json::to_string(&Headers(&headers)).expect("plain data"), r#"{"a":"1","b":"3"}"#);
+    }
+
+    #[test]
+    fn object_that_only_mentions_bytes_is_json() {
+        let text = r#"{"$bytes":"AP+A","more":1}"#;
+        assert_eq!(read(text), Payload::from(text));
+    }
+
+    #[test]
+    fn content_type_follows_the_payload() {
+        assert_eq!(content_type(&Payload::from("{\"a\":1}")), "application/json");
+        assert_eq!(content_type(&Payload::from("hello")), "text/plain; charset=utf-8");
+        assert_eq!(content_type(&Payload::from("")), "text/plain; charset=utf-8");
+        assert_eq!(content_type(&Payload::Bytes(Bytes::from_static(&[255]))), "application/octet-stream");
+    }
+
+    #[test]
+    fn times_have_nanoseconds() {
+        assert_eq!(time(1_500_000_000_000_000_001), "2017-07-14T02:40:00.000000001Z");
+        assert_eq!(time(0), "1970-01-01T00:00:00.000000000Z");
+        assert!(time(u64::MAX).starts_with("2554-"));
+    }
+}

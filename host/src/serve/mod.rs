@@ -1,0 +1,199 @@
+//! The HTTP server: the only way into the host, also for our own command line.
+//!
+//! Requests pass, from the outside in: the clock and the log of all requests,
+//! the net under panics, the time limit, the guard, and then the route. Every
+//! error leaves as a `problem`. Nothing here knows how state, modules or
+//! sources work: it reaches them through [`Host`] and the handles it gives.
+
+mod append;
+mod auth;
+mod capacity;
+mod deployments;
+mod events;
+mod extract;
+mod health;
+mod json;
+mod listen;
+mod observe;
+mod openapi;
+mod position;
+mod problem;
+mod reads;
+mod sse;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use bytes::Bytes;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use auth::check_exposure;
+pub use openapi::document;
+
+use self::problem::{Kind, Problem};
+use crate::config::{self, Config};
+use crate::supervisor::Host;
+
+/// Why the server can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address would let strangers in.
+    #[error(
+        "refusing to serve on {address} without {missing}: whoever reaches it could deploy code; set serve.token and serve.tls_cert with serve.tls_key, listen on 127.0.0.1, or allow it with --insecure (serve.insecure)"
+    )]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// The token can't be used.
+    #[error("cannot use the token: {0}")]
+    Token(String),
+    /// The certificate or its key can't be used.
+    #[error("cannot serve TLS: {0}")]
+    Tls(String),
+    /// The listener failed.
+    #[error("cannot serve on the address: {0}")]
+    Listen(#[from] std::io::Error),
+}
+
+/// What every handler needs. Cloning shares it.
+#[derive(Clone)]
+struct App(Arc<Shared>);
+
+struct Shared {
+    host: Host,
+    config: config::Serve,
+    /// The address listened on.
+    address: SocketAddr,
+    /// Without one, everyone who reaches the address may do everything.
+    token: Option<auth::Token>,
+    capacity: capacity::Capacity,
+    /// Largest upload of a module, in bytes.
+    upload_bytes_max: usize,
+    /// Added to the time limit of an upload, as it may wait for the compiler.
+    compile_time_max: std::time::Duration,
+    /// Sources that are streams of a NATS server, and so nothing for `/v1/events`.
+    streams: BTreeSet<String>,
+    /// Whether there is no other source.
+    only_streams: bool,
+    /// The description of the API.
+    document: Bytes,
+    /// Ends the streams.
+    shutdown: CancellationToken,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// Serves until `shutdown`, then lets requests that run come to their end, for some seconds.
+///
+/// The listener comes from outside, so that whoever starts the server knows its
+/// address, also on port 0.
+pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let address = listener.local_addr()?;
+    auth::check_address(&config.serve, address)?;
+    let app = App::new(host, config, address, shutdown.clone())?;
+    listen::serve(listener, router(app), &config.serve, shutdown).await
+}
+
+impl App {
+    fn new(host: Host, config: &Config, address: SocketAddr, shutdown: CancellationToken) -> Result<Self, Error> {
+        let streams = config.sources.iter().filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
+        let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
+        let document = serde_json::to_vec(&document()).expect("the description is plain data");
+        Ok(Self(Arc::new(Shared {
+            host,
+            address,
+            token: auth::Token::configured(&config.serve)?,
+            capacity: capacity::Capacity::new(config),
+            upload_bytes_max: config.modules.upload_bytes_max,
+            compile_time_max: config.modules.compile_time_max,
+            only_streams: !streams.is_empty() && streams.len() == config.sources.len(),
+            streams,
+            document: document.into(),
+            config: config.serve.clone(),
+            shutdown,
+        })))
+    }
+}
+
+/// All routes, with their descriptions.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(deployments::list, deployments::deploy))
+        .routes(routes!(deployments::show, deployments::delete))
+        .routes(routes!(deployments::pause))
+        .routes(routes!(deployments::resume))
+        .routes(routes!(reads::scan))
+        .routes(routes!(reads::entry))
+        .routes(routes!(reads::query, reads::query_with_body))
+        .routes(routes!(watch::changes))
+        .routes(routes!(events::read, events::append))
+        .routes(routes!(events::tail))
+        .routes(routes!(health::sources))
+        .routes(routes!(health::host))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::startupz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::openapi))
+}
+
+fn router(app: App) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(app.clone(), auth::guard))
+        .layer(from_fn_with_state(app.clone(), observe::limit))
+        .layer(CatchPanicLayer::custom(problem::from_panic))
+        .layer(from_fn_with_state(app.clone(), observe::record))
+        .with_state(app)
+}
+
+async fn no_route(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}; /openapi.json describes what there is", uri.path()))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{} takes no {method}; the Allow header names what it takes", uri.path()),
+    )
+}
+
+/// Runs blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| lost(&error))
+}
+
+/// Work of ours that panicked; the panic hook has logged its words and place.
+fn lost(error: &JoinError) -> Problem {
+    tracing::error!(%error, "work for a request was lost");
+    Problem::internal("the host failed while it worked on this; its log has the details")
+}
+
+fn json_response(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

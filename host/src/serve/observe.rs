@@ -1,0 +1,64 @@
+//! Around every request: how long it took, by route, and how long it may take.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::problem::{Kind, Problem};
+
+/// The label of requests that no route takes; their paths are anybody's invention.
+const UNMATCHED: &str = "unmatched";
+
+/// Measures and logs. A stream counts until it is open.
+pub(super) async fn record(State(app): State<App>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = method_label(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+    let status = response.status();
+    let duration = begun.elapsed();
+    app.host.metrics().request(route, method, status_label(status.as_u16()), duration);
+    tracing::debug!(method, route, status = status.as_u16(), duration_us = duration.as_micros() as u64, "answered");
+    response
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+fn status_label(status: u16) -> &'static str {
+    match status {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+/// Ends a request that takes too long. A stream has passed this once it is open.
+pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut longest = app.config.request_timeout;
+    if request.method() == Method::POST && request.uri().path() == "/v1/deployments" {
+        longest += app.compile_time_max;
+    }
+    match tokio::time::timeout(longest, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail =
+                format!("the request took longer than {longest:?} (serve.request_timeout); ask for less at once");
+            Problem::new(Kind::Timeout, detail).into_response()
+        }
+    }
+}

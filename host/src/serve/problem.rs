@@ -1,0 +1,289 @@
+//! Problems: the one shape of every error that leaves over HTTP (RFC 9457).
+//!
+//! What went wrong inside is logged here once; what the client gets is a name
+//! that never changes, a status, and what to do next.
+
+use std::any::Any;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::position::POSITION;
+use crate::{api, deployment, log, module, state, subject, supervisor};
+
+/// Seconds after which a client may try again when the host was busy or not ready.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The closed set of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    NotFound,
+    Invalid,
+    TooLarge,
+    Conflict,
+    Refused,
+    Limit,
+    QueryFailed,
+    Unauthorized,
+    Forbidden,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+    Behind,
+    Timeout,
+    NotReady,
+    Busy,
+    Stopping,
+    Internal,
+}
+
+impl Kind {
+    /// Name, status, and the kind in words.
+    fn describe(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
+            Self::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
+            Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::Conflict => ("conflict", StatusCode::CONFLICT, "An expectation did not hold"),
+            Self::Refused => ("refused", StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
+            Self::Limit => ("limit", StatusCode::UNPROCESSABLE_ENTITY, "A limit was reached"),
+            Self::QueryFailed => ("query-failed", StatusCode::UNPROCESSABLE_ENTITY, "The module failed to answer"),
+            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not from there"),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path has no such method")
+            }
+            Self::UnsupportedMediaType => {
+                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not understood")
+            }
+            Self::Behind => ("behind", StatusCode::GATEWAY_TIMEOUT, "The position was not reached in time"),
+            Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "The request took too long"),
+            Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
+            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "Too much at once"),
+            Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The host is stopping"),
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The host failed"),
+        }
+    }
+}
+
+/// A problem on its way to the client.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    position: Option<u64>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), position: None }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, detail)
+    }
+
+    /// A failure of ours: the log has it as an error, the client gets the same words.
+    pub(super) fn internal(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, detail)
+    }
+
+    /// The position that the deployment had.
+    pub(super) fn at(mut self, position: u64) -> Self {
+        self.position = Some(position);
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[cfg(test)]
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (name, status, title) = self.kind.describe();
+        if self.kind == Kind::Internal {
+            tracing::error!(detail = self.detail, "a request failed inside the host");
+        }
+        let problem = api::Problem {
+            kind: name.to_owned(),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.detail,
+            position: self.position,
+        };
+        let body = serde_json::to_vec(&problem).expect("a problem is plain data");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(position) = self.position {
+            headers.insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
+        }
+        match self.kind {
+            Kind::Busy | Kind::NotReady | Kind::Stopping => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Kind::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// What a panic of a handler becomes. The panic hook has logged its words and place.
+pub(super) fn from_panic(_panic: Box<dyn Any + Send>) -> Response {
+    Problem::internal("the host failed while it answered; its log has the details").into_response()
+}
+
+impl From<supervisor::Error> for Problem {
+    fn from(error: supervisor::Error) -> Self {
+        use supervisor::Error;
+        let kind = match error {
+            Error::NotFound(_) => Kind::NotFound,
+            Error::Name(_) | Error::Source(_) => Kind::Invalid,
+            Error::Module(error) => return error.into(),
+            Error::State(error) => return error.into(),
+            Error::Log(error) => return error.into(),
+            Error::DataFolder { .. } => Kind::Internal,
+            Error::TooMany(_) => Kind::Limit,
+            Error::Stopping => Kind::Stopping,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<module::Error> for Problem {
+    fn from(error: module::Error) -> Self {
+        use module::Error;
+        let kind = match error {
+            Error::Refused(_) | Error::Manifest(_) | Error::Compile(_) => Kind::Refused,
+            Error::Engine(_) => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<state::Error> for Problem {
+    fn from(error: state::Error) -> Self {
+        let kind = match error {
+            state::Error::Limit { .. } => Kind::Limit,
+            state::Error::Open(_) | state::Error::Storage(_) => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<log::Error> for Problem {
+    fn from(error: log::Error) -> Self {
+        let kind = match error {
+            log::Error::Conflict { .. } => Kind::Conflict,
+            log::Error::Invalid { .. } => Kind::Invalid,
+            log::Error::Open(_) | log::Error::Storage(_) => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<deployment::ReadError> for Problem {
+    fn from(error: deployment::ReadError) -> Self {
+        match error {
+            deployment::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
+            deployment::ReadError::Behind(behind) => {
+                Self::new(Kind::Behind, format!("{behind}; ask again, or wait longer with timeout")).at(behind.position)
+            }
+        }
+    }
+}
+
+impl From<subject::Error> for Problem {
+    fn from(error: subject::Error) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+/// A query's failure, with the names of the queries that there are.
+pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String]) -> Problem {
+    use module::QueryError;
+    let detail = error.to_string();
+    match error {
+        QueryError::UnknownQuery => {
+            Problem::not_found(format!("there is no query {name}{}", super::extract::suggestion(name, known)))
+        }
+        QueryError::InvalidArguments(_) => Problem::invalid(detail),
+        QueryError::NotFound => Problem::not_found(format!("query {name}: {detail}")),
+        QueryError::Failed(_) => Problem::new(Kind::QueryFailed, format!("query {name} failed: {detail}")),
+        QueryError::Deadline(_) => Problem::new(Kind::Timeout, detail),
+        QueryError::Busy => Problem::new(Kind::Busy, detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::to_bytes;
+    use axum::routing::get;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    async fn body(response: Response) -> api::Problem {
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("in memory");
+        serde_json::from_slice(&bytes).expect("a problem")
+    }
+
+    #[tokio::test]
+    async fn problem_carries_what_a_client_needs_to_go_on() {
+        let behind = deployment::ReadError::from(deployment::Behind { wanted: 9, position: 7 });
+        let response = Problem::from(behind).into_response();
+        assert_eq!((response.status().as_u16(), &response.headers()[POSITION]), (504, &HeaderValue::from(7)));
+        let problem = body(response).await;
+        assert_eq!((problem.kind.as_str(), problem.status, problem.position), ("behind", 504, Some(7)));
+        let busy = Problem::new(Kind::Busy, "later").into_response();
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[tokio::test]
+    async fn panic_of_a_handler_is_a_problem_that_tells_no_secrets() {
+        async fn panics() {
+            panic!("secret");
+        }
+        let router = Router::new().route("/", get(panics)).layer(CatchPanicLayer::custom(from_panic));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        // Another test may have been first; one provider is as good as the other.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let answer = client.get(format!("http://{address}/")).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 500);
+        let text = answer.text().await.expect("a body");
+        assert!(text.contains("\"internal\"") && !text.contains("secret"), "{text}");
+        server.abort();
+    }
+
+    #[test]
+    fn each_failure_of_the_host_has_its_status() {
+        let kind = |error: supervisor::Error| Problem::from(error).kind();
+        assert_eq!(kind(supervisor::Error::NotFound("a".to_owned())), Kind::NotFound);
+        assert_eq!(kind(supervisor::Error::Name("A".to_owned())), Kind::Invalid);
+        assert_eq!(kind(module::Error::Refused("no".to_owned()).into()), Kind::Refused);
+        assert_eq!(kind(module::Error::Engine("no".to_owned()).into()), Kind::Internal);
+        assert_eq!(kind(log::Error::Conflict { expected: 1, found: 2 }.into()), Kind::Conflict);
+        assert_eq!(kind(supervisor::Error::TooMany(1)), Kind::Limit);
+        assert_eq!(kind(supervisor::Error::Stopping), Kind::Stopping);
+    }
+}

@@ -1,0 +1,329 @@
+//! Reads: entries by key, scans, queries. Each answers from one snapshot and
+//! says which position that reflects.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use super::capacity::acquire;
+use super::extract::{self, Parameters, Segments};
+use super::json;
+use super::position::{self, Answer};
+use super::problem::{self, Problem};
+use crate::api;
+use crate::event::Payload;
+use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+
+/// How fresh a read must be.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ReadParameters {
+    /// Answer from a state that reflects at least this sequence.
+    at_least: Option<u64>,
+    /// How long to wait for it: like 500ms, 5s or 1m.
+    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
+    timeout: Option<String>,
+}
+
+/// The order of a scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Order {
+    /// From the smallest key up.
+    #[default]
+    Asc,
+    /// From the largest key down.
+    Desc,
+}
+
+/// What to scan.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ScanParameters {
+    /// Only keys that begin with this; stands alone.
+    prefix: Option<String>,
+    /// Only this key and those behind it, in byte order.
+    start: Option<String>,
+    /// Only keys before this one.
+    end: Option<String>,
+    /// Begin behind this key, in the order of the scan: `next` of the page before.
+    after: Option<String>,
+    /// In which order; left out, upwards.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    order: Order,
+    /// Most entries on the page.
+    #[serde(default = "page")]
+    #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
+    limit: usize,
+    /// Answer from a state that reflects at least this sequence.
+    at_least: Option<u64>,
+    /// How long to wait for it: like 500ms, 5s or 1m.
+    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
+    timeout: Option<String>,
+}
+
+/// Entries or events on a page unless the client says otherwise.
+pub(super) fn page() -> usize {
+    100
+}
+
+/// Checks the size of a page.
+pub(super) fn check_limit(limit: usize) -> Result<(), Problem> {
+    if (1..=SCAN_ENTRIES_MAX).contains(&limit) {
+        return Ok(());
+    }
+    Err(Problem::invalid(format!("limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page")))
+}
+
+/// A query's arguments in the address.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[into_params(parameter_in = Query)]
+pub(super) struct QueryParameters {
+    /// The arguments, as JSON.
+    args: Option<String>,
+    /// Answer from a state that reflects at least this sequence.
+    at_least: Option<u64>,
+    /// How long to wait for it: like 500ms, 5s or 1m.
+    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
+    timeout: Option<String>,
+}
+
+async fn snapshot(app: &App, name: &str, at_least: Option<u64>, timeout: Option<&str>) -> Result<Snapshot, Problem> {
+    let timeout = position::timeout(timeout, app.config.wait_max)?;
+    Ok(app.host.deployment(name)?.snapshot(at_least, timeout).await?)
+}
+
+/// The value of one entry.
+///
+/// JSON text comes as application/json, other text as text/plain, bytes as
+/// application/octet-stream. The key is the rest of the path, slashes included.
+#[utoipa::path(get, path = "/v1/deployments/{name}/entries/{*key}", tag = "reads",
+    params(
+        ("name" = String, Path, description = "Name of the deployment"),
+        ("key" = String, Path, description = "The key, percent-encoded"),
+        ReadParameters,
+    ),
+    responses(
+        (status = 200, description = "The value itself", content(
+            (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
+        )),
+        (status = 404, description = "There is no such deployment or key"),
+    ))]
+pub(super) async fn entry(
+    State(app): State<App>,
+    Segments((name, key)): Segments<(String, String)>,
+    Parameters(parameters): Parameters<ReadParameters>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let snapshot = snapshot(&app, &name, parameters.at_least, parameters.timeout.as_deref()).await?;
+    let position = snapshot.position();
+    // One look-up is a few pages of a tree that is mostly cached: cheaper here than a change of thread.
+    let value = if key.len() > KEY_BYTES_MAX { None } else { snapshot.get(&key)? };
+    let Some(value) = value else {
+        return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
+    };
+    let content_type = json::content_type(&value);
+    Ok(Answer { content_type, body: json::octets(value), position }.respond(&method, &headers))
+}
+
+/// A page of entries, by prefix or range, in either order.
+#[utoipa::path(get, path = "/v1/deployments/{name}/entries", tag = "reads",
+    params(("name" = String, Path, description = "Name of the deployment"), ScanParameters),
+    responses(
+        (status = 200, description = "A page; its end is reached when `next` is absent", body = api::EntryPage),
+        (status = 404, description = "There is no such deployment"),
+    ))]
+pub(super) async fn scan(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    Parameters(parameters): Parameters<ScanParameters>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    check_limit(parameters.limit)?;
+    let snapshot = snapshot(&app, &name, parameters.at_least, parameters.timeout.as_deref()).await?;
+    let scan = Scan {
+        selection: selection(parameters.prefix, parameters.start, parameters.end)?,
+        after: parameters.after,
+        direction: match parameters.order {
+            Order::Asc => Direction::Forwards,
+            Order::Desc => Direction::Backwards,
+        },
+        limit: parameters.limit,
+    };
+    let place = acquire(&app.capacity.scans, "scans").await?;
+    let answer = super::blocking(move || {
+        let _place = place;
+        let position = snapshot.position();
+        let page = snapshot.scan(&scan)?;
+        Ok::<_, Problem>(Answer {
+            content_type: "application/json",
+            body: write_page(&page, position).into(),
+            position,
+        })
+    })
+    .await??;
+    Ok(answer.respond(&method, &headers))
+}
+
+fn write_page(page: &Page, position: u64) -> Vec<u8> {
+    let entries = page.entries.iter().map(|(key, value)| json::Entry { key, value: json::Value(value) }).collect();
+    let last = page.entries.last().map(|(key, _)| &**key);
+    let next = if page.more { last } else { None };
+    serde_json::to_vec(&json::EntryPage { entries, next, position }).expect("keys and values are plain data")
+}
+
+/// The keys that a scan covers.
+fn selection(prefix: Option<String>, start: Option<String>, end: Option<String>) -> Result<Selection, Problem> {
+    match (prefix, start, end) {
+        (Some(prefix), None, None) => Ok(Selection::Prefix(prefix)),
+        (None, start, end) => Ok(Selection::Range { start, end }),
+        (Some(_), _, _) => Err(Problem::invalid("prefix stands beside start or end; use either it or them")),
+    }
+}
+
+/// Answers a query, its arguments in the address.
+#[utoipa::path(get, path = "/v1/deployments/{name}/queries/{query}", tag = "reads",
+    params(
+        ("name" = String, Path, description = "Name of the deployment"),
+        ("query" = String, Path, description = "Name of the query"),
+        QueryParameters,
+    ),
+    responses(
+        (status = 200, description = "The answer itself", content(
+            (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
+        )),
+        (status = 404, description = "There is no such deployment or query, or the query found nothing"),
+        (status = 422, description = "The module failed to answer"),
+    ))]
+pub(super) async fn query(
+    State(app): State<App>,
+    Segments((name, query)): Segments<(String, String)>,
+    Parameters(parameters): Parameters<QueryParameters>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let args = parameters.args.unwrap_or_default();
+    if !args.is_empty() {
+        check_json(args.as_bytes(), "args")?;
+    }
+    let freshness = ReadParameters { at_least: parameters.at_least, timeout: parameters.timeout };
+    let answer = ask(&app, &name, query, Payload::from(args), freshness).await?;
+    Ok(answer.respond(&method, &headers))
+}
+
+/// Answers a query, its arguments in the body.
+#[utoipa::path(post, path = "/v1/deployments/{name}/queries/{query}", tag = "reads",
+    params(
+        ("name" = String, Path, description = "Name of the deployment"),
+        ("query" = String, Path, description = "Name of the query"),
+        ReadParameters,
+    ),
+    request_body(description = "The arguments; nothing where the query needs none", content(
+        (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "The answer itself", content(
+            (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
+        )),
+        (status = 404, description = "There is no such deployment or query, or the query found nothing"),
+        (status = 413, description = "Larger than serve.body_bytes_max"),
+        (status = 415, description = "The arguments are neither JSON nor text nor bytes"),
+        (status = 422, description = "The module failed to answer"),
+    ))]
+pub(super) async fn query_with_body(
+    State(app): State<App>,
+    Segments((name, query)): Segments<(String, String)>,
+    Parameters(parameters): Parameters<ReadParameters>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let (args, _room) = arguments(&app, &parts.headers, body).await?;
+    let answer = ask(&app, &name, query, args, parameters).await?;
+    Ok(answer.respond(&Method::POST, &parts.headers))
+}
+
+async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, impl Sized), Problem> {
+    let limit = app.config.body_bytes_max;
+    let room = app.capacity.body(headers, limit).await?;
+    let body = extract::body(headers, body, limit).await?;
+    let payload = match extract::content_type(headers).as_deref() {
+        Some("application/json") => {
+            check_json(&body, "the body")?;
+            Payload::detect(body)
+        }
+        Some(kind) if kind.starts_with("text/") => Payload::detect(body),
+        Some("application/octet-stream") => Payload::Bytes(body),
+        None => Payload::detect(body),
+        found => {
+            return Err(extract::unsupported(
+                found,
+                "arguments as application/json, text/plain or application/octet-stream",
+            ));
+        }
+    };
+    Ok((payload, room))
+}
+
+fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
+    serde_json::from_slice::<&serde_json::value::RawValue>(text)
+        .map(|_| ())
+        .map_err(|error| Problem::invalid(format!("{what} is not JSON: {error}")))
+}
+
+async fn ask(app: &App, name: &str, query: String, args: Payload, read: ReadParameters) -> Result<Answer, Problem> {
+    let _place = acquire(&app.capacity.queries, "queries").await?;
+    let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
+    let deployment = app.host.deployment(name)?;
+    let snapshot = deployment.snapshot(read.at_least, timeout).await?;
+    let position = snapshot.position();
+    match deployment.query(snapshot, query.clone(), args).await {
+        Ok(answer) => Ok(Answer { content_type: json::content_type(&answer), body: json::octets(answer), position }),
+        Err(error) => {
+            let known: Vec<String> = deployment.info().module.queries.into_iter().map(|query| query.name).collect();
+            Err(problem::from_query(&error, &query, &known).at(position))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn scan_covers_a_prefix_or_a_range() {
+        assert_eq!(selection(some("a/"), None, None).expect("sound"), Selection::Prefix("a/".to_owned()));
+        let range = |start, end| Selection::Range { start, end };
+        assert_eq!(selection(None, some("a"), None).expect("sound"), range(some("a"), None));
+        assert_eq!(selection(None, None, None).expect("sound"), range(None, None));
+        assert!(selection(some("a/"), some("a/5"), None).is_err() && selection(some("a"), None, some("b")).is_err());
+    }
+
+    #[test]
+    fn page_that_goes_on_names_its_last_key() {
+        let entries = vec![("a".into(), Payload::from("1")), ("b".into(), Payload::from("two"))];
+        let text = |more| String::from_utf8(write_page(&Page { entries: entries.clone(), more }, 9)).expect("text");
+        let all = r#"{"entries":[{"key":"a","value":1},{"key":"b","value":"two"}]"#;
+        assert_eq!(text(true), format!(r#"{all},"next":"b","position":9}}"#));
+        assert_eq!(text(false), format!(r#"{all},"position":9}}"#));
+    }
+
+    #[test]
+    fn page_sizes_have_a_limit() {
+        assert!(check_limit(1).is_ok() && check_limit(SCAN_ENTRIES_MAX).is_ok());
+        assert!(check_limit(0).is_err() && check_limit(SCAN_ENTRIES_MAX + 1).is_err());
+    }
+}

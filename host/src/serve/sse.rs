@@ -1,0 +1,152 @@
+//! Server-sent events: one task writes chunks, the connection takes them.
+//! Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
+//!
+//! A stream holds at most two chunks and one event in memory, whatever its
+//! client does; a client that takes nothing for a while loses its stream.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::problem::Problem;
+use crate::metrics::WatchGuard;
+
+/// Size at which a chunk is handed to the connection, in bytes.
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
+/// How often an idle stream tells its position, so that both sides notice a dead connection.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a client may take nothing before its stream ends.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// The stream is over: the client left or stalled, or the host stops.
+#[derive(Debug)]
+pub(super) struct Ended;
+
+/// What a stream occupies while it is open.
+pub(super) struct Seat {
+    /// Its place among the watches.
+    pub(super) _permit: OwnedSemaphorePermit,
+    /// Its count in the metrics.
+    pub(super) _gauge: WatchGuard,
+}
+
+/// The writing end of a stream.
+pub(super) struct Sender {
+    chunks: mpsc::Sender<Bytes>,
+    buffer: Vec<u8>,
+    shutdown: CancellationToken,
+    _seat: Seat,
+}
+
+/// Opens a stream; the response is to be returned at once.
+pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response) {
+    // One chunk waits while the connection writes another; more would only be older news.
+    let (chunks, receiver) = mpsc::channel(1);
+    let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>));
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies of the nginx family would collect events before they pass them on.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    (Sender { chunks, buffer: Vec::new(), shutdown, _seat: seat }, response)
+}
+
+impl Sender {
+    /// Puts an event into the buffer.
+    pub(super) fn event(&mut self, name: &str, id: u64, data: &impl Serialize) {
+        write_event(&mut self.buffer, name, id, data);
+    }
+
+    /// Puts finished events into the buffer.
+    pub(super) fn extend(&mut self, events: &[u8]) {
+        self.buffer.extend_from_slice(events);
+    }
+
+    /// Whether the buffer is to be flushed before more is put in.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= CHUNK_BYTES
+    }
+
+    /// Hands the buffer to the connection; waits while that is busy.
+    pub(super) async fn flush(&mut self) -> Result<(), Ended> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        tokio::select! {
+            biased;
+            // What was taken from the buffer is lost with the stream; its client resumes from the last id that it got.
+            () = self.shutdown.cancelled() => Err(Ended),
+            sent = tokio::time::timeout(STALL_MAX, self.chunks.send(chunk)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(Ended),
+            },
+        }
+    }
+
+    /// Returns when the client has left or the host stops.
+    pub(super) async fn ended(&self) -> Ended {
+        tokio::select! {
+            () = self.shutdown.cancelled() => Ended,
+            () = self.chunks.closed() => Ended,
+        }
+    }
+}
+
+/// Writes one event. Line breaks in JSON text can only be white space between its tokens, and become spaces.
+pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: u64, data: &impl Serialize) {
+    write!(buffer, "event: {name}\nid: {id}\ndata: ").expect("memory takes all");
+    let begin = buffer.len();
+    serde_json::to_writer(&mut *buffer, data).expect("plain data");
+    for byte in &mut buffer[begin..] {
+        if matches!(*byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    buffer.extend_from_slice(b"\n\n");
+}
+
+/// Where a client wants to go on: the id of the last event that it got stands
+/// above the `after` of its first request, which a browser repeats unchanged.
+pub(super) fn resume(headers: &HeaderMap, after: Option<u64>) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(after) };
+    let id = value.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID is not a position; send the id of an earlier event"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[test]
+    fn pretty_json_stays_on_one_line() {
+        let mut buffer = Vec::new();
+        let data = RawValue::from_string("{\n  \"a\": \"x\\ny\"\r\n}".to_owned()).expect("JSON");
+        write_event(&mut buffer, "change", 7, &data);
+        let text = String::from_utf8(buffer).expect("text");
+        assert_eq!(text, "event: change\nid: 7\ndata: {   \"a\": \"x\\ny\"  }\n\n");
+    }
+
+    #[test]
+    fn last_event_id_stands_above_after() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(3));
+        headers.insert("last-event-id", HeaderValue::from_static("9"));
+        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(9));
+        headers.insert("last-event-id", HeaderValue::from_static("x"));
+        assert!(resume(&headers, None).is_err());
+    }
+}

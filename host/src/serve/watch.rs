@@ -1,0 +1,278 @@
+//! Watches: the changes of a read model under a prefix, as they become visible.
+//!
+//! A watch sends, per key, what it holds now, not each value that it ever had.
+//! It goes in rounds: wait until the position rises, take a snapshot, ask which
+//! keys changed since the last round, send their values out of that snapshot.
+//! The id of an event is a position from which a client may resume: only the
+//! last change of a round carries the round's own, the others the one before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use super::App;
+use super::extract::{Parameters, Segments};
+use super::json;
+use super::position::{self, POSITION};
+use super::problem::{Kind, Problem};
+use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Seat, Sender};
+use crate::api::PositionMark;
+use crate::deployment::Deployment;
+use crate::state::{self, Key, Snapshot};
+
+/// Shortest time between two rounds: a replay commits hundreds of batches a second, and a thousand watchers must not
+/// look at each. The first change after a pause is sent at once.
+const ROUND_INTERVAL: Duration = Duration::from_millis(5);
+/// How often a watch looks whether its deployment is still the one of that name.
+const TICK: Duration = Duration::from_secs(1);
+/// Pause before a deployment that can't be read just now is asked again.
+const NOT_READY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a round may use its snapshot; an old one would keep the values of back then in memory.
+const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+/// Keys of a round that are looked up without a change of thread.
+const KEYS_AT_ONCE: usize = 32;
+
+/// What to watch.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WatchParameters {
+    /// Only keys that begin with this.
+    #[serde(default)]
+    #[param(required = false)]
+    prefix: String,
+    /// Begin with the changes behind this position; left out, with those from now on.
+    after: Option<u64>,
+}
+
+/// The changes under a prefix, as server-sent events.
+///
+/// `change` carries a key and its value; `position`, every few seconds, how far
+/// the watch is; `reset` says that the changes since the resume point are no
+/// longer known: scan again, with the position as `at-least`, then read on.
+#[utoipa::path(get, path = "/v1/deployments/{name}/changes", tag = "reads",
+    params(
+        ("name" = String, Path, description = "Name of the deployment"),
+        WatchParameters,
+    ),
+    responses(
+        (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark)",
+            body = String, content_type = "text/event-stream"),
+        (status = 404, description = "There is no such deployment"),
+    ))]
+pub(super) async fn changes(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    Parameters(parameters): Parameters<WatchParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let after = sse::resume(&headers, parameters.after)?;
+    let deployment = app.host.deployment(&name)?;
+    let timeout = position::timeout(None, app.config.wait_max)?;
+    let position = deployment.snapshot(None, timeout).await?.position();
+    let generation_begins = deployment.record().answers_from;
+    let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
+    response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
+    let watch = Watch {
+        app,
+        deployment,
+        prefix: parameters.prefix,
+        seen: after.unwrap_or(position),
+        must_reset: after.is_some_and(|after| !is_resumable(after, position, generation_begins)),
+        next_round: Instant::now(),
+        heartbeat: Instant::now() + HEARTBEAT,
+        sender,
+    };
+    tokio::spawn(watch.run());
+    Ok(response)
+}
+
+/// Whether a watch may go on after a position. One that is still to come was another's. One from before the generation
+/// that serves now was counted over values of its predecessor: any of them may be different since.
+fn is_resumable(after: u64, position: u64, generation_begins: u64) -> bool {
+    let of_this_generation = generation_begins == 0 || after > generation_begins;
+    after <= position && of_this_generation
+}
+
+/// A place for a stream.
+pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
+    if app.shutdown.is_cancelled() {
+        return Err(Problem::new(Kind::Stopping, "the host is stopping"));
+    }
+    Ok(Seat { _permit: app.capacity.watch()?, _gauge: app.host.metrics().watch() })
+}
+
+struct Watch {
+    app: App,
+    deployment: Arc<Deployment>,
+    prefix: String,
+    /// Everything up to this position was sent.
+    seen: u64,
+    /// What was sent is no longer worth anything: the next round says so instead of going on.
+    must_reset: bool,
+    next_round: Instant,
+    /// When it tells its position next, whether or not there were changes.
+    heartbeat: Instant,
+    sender: Sender,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        if !self.must_reset {
+            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+        }
+        while self.step().await.is_ok() {}
+    }
+
+    async fn step(&mut self) -> Result<(), Ended> {
+        self.round().await?;
+        if self.heartbeat <= Instant::now() {
+            self.heartbeat = Instant::now() + HEARTBEAT;
+            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+        }
+        self.sender.flush().await?;
+        let advanced = async {
+            tokio::time::sleep_until(self.next_round).await;
+            self.deployment.advanced(self.seen).await
+        };
+        // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
+        tokio::select! {
+            biased;
+            ended = self.sender.ended() => return Err(ended),
+            _ = advanced => self.next_round = Instant::now() + ROUND_INTERVAL,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        self.follow()
+    }
+
+    /// Ends the watch when its deployment was deleted; goes on with the generation that took its place.
+    fn follow(&mut self) -> Result<(), Ended> {
+        let current = self.app.host.deployment(self.deployment.name()).map_err(|_| Ended)?;
+        if !Arc::ptr_eq(&current, &self.deployment) {
+            self.deployment = current;
+            self.must_reset = true;
+        }
+        Ok(())
+    }
+
+    /// What can be read just now; none while the deployment is opened, or behind what it answered before.
+    async fn snapshot(&mut self) -> Option<Snapshot> {
+        let snapshot = self.deployment.snapshot(None, Duration::ZERO).await.ok();
+        if snapshot.is_none() {
+            self.next_round = Instant::now() + NOT_READY_PAUSE;
+        }
+        snapshot
+    }
+
+    fn reset(&mut self, position: u64) {
+        self.seen = position;
+        self.must_reset = false;
+        self.sender.event("reset", position, &PositionMark { position });
+    }
+
+    /// Sends what changed since the last round.
+    async fn round(&mut self) -> Result<(), Ended> {
+        let Some(mut snapshot) = self.snapshot().await else { return Ok(()) };
+        let position = snapshot.position();
+        if self.must_reset {
+            self.reset(position);
+        }
+        // A state that was opened again after a failure of the disk is behind for a moment, and folds the same anew.
+        if position <= self.seen {
+            return Ok(());
+        }
+        // Asked after the snapshot was taken, so that it knows at least of all that the snapshot reflects; a key that
+        // changed since then is sent twice rather than never.
+        let Some(mut keys) = self.deployment.changed_since(self.seen, &self.prefix) else {
+            self.reset(position);
+            return Ok(());
+        };
+        keys.reverse();
+        let mut taken = Instant::now();
+        while !keys.is_empty() {
+            if taken.elapsed() > SNAPSHOT_AGE_MAX {
+                // What is left is sent later, from the beginning of the round, when there is nothing to read now.
+                let Some(newer) = self.snapshot().await.filter(|newer| newer.position() >= position) else {
+                    return Ok(());
+                };
+                (snapshot, taken) = (newer, Instant::now());
+            }
+            let part = Part { keys, snapshot, resume: self.seen, through: position };
+            let (part, events) = part.write().await?;
+            (keys, snapshot) = (part.keys, part.snapshot);
+            self.sender.extend(&events);
+            if self.sender.is_full() {
+                self.sender.flush().await?;
+            }
+        }
+        self.seen = position;
+        Ok(())
+    }
+}
+
+/// What of a round is still to be sent.
+struct Part {
+    /// Keys, the next one last.
+    keys: Vec<Key>,
+    snapshot: Snapshot,
+    /// Where a client resumes that got only some of the round.
+    resume: u64,
+    /// Where it resumes once it got all.
+    through: u64,
+}
+
+impl Part {
+    /// Writes one chunk of changes and takes their keys away.
+    async fn write(mut self) -> Result<(Self, Vec<u8>), Ended> {
+        if self.keys.len() <= KEYS_AT_ONCE {
+            let events = self.write_now().map_err(|error| failed(&error))?;
+            return Ok((self, events));
+        }
+        let written = tokio::task::spawn_blocking(move || self.write_now().map(|events| (self, events))).await;
+        written.map_err(|_| Ended)?.map_err(|error| failed(&error))
+    }
+
+    fn write_now(&mut self) -> Result<Vec<u8>, state::Error> {
+        let position = self.snapshot.position();
+        let mut events = Vec::new();
+        while events.len() < CHUNK_BYTES
+            && let Some(key) = self.keys.pop()
+        {
+            let value = self.snapshot.get(&key)?;
+            let id = if self.keys.is_empty() { self.through } else { self.resume };
+            let deleted = value.is_none();
+            let change = json::Change { key: &key, value: value.as_ref().map(json::Value), deleted, position };
+            sse::write_event(&mut events, "change", id, &change);
+        }
+        Ok(events)
+    }
+}
+
+/// The state failed; its deployment says so itself, and the client comes back to find out.
+fn failed(error: &state::Error) -> Ended {
+    tracing::warn!(%error, "a watch ended because it could not read the state");
+    Ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn position_of_this_generation_can_be_resumed() {
+        assert!(is_resumable(0, 0, 0) && is_resumable(0, 9, 0) && is_resumable(9, 9, 0));
+        assert!(is_resumable(8, 9, 7));
+    }
+
+    #[test]
+    fn position_ahead_or_of_a_predecessor_can_not() {
+        assert!(!is_resumable(10, 9, 0));
+        assert!(!is_resumable(7, 9, 7) && !is_resumable(0, 9, 7));
+    }
+}

@@ -1,0 +1,253 @@
+//! Examining a stream: what it holds, and which of its settings lose data or cripple replay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::connect::Settings;
+use super::link::Link;
+use super::open::trouble;
+use super::wire::{Api, StreamConfig, StreamInfo};
+use crate::api::SourceInfo;
+
+/// How long an examination may take.
+const EXAMINATION_MAX: Duration = Duration::from_secs(3);
+/// The oldest server whose behaviour was checked.
+const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
+/// Servers keep 1,000 consumers by default where the stream sets no limit; close to it, readers fail to start.
+const CONSUMERS_MANY: u64 = 800;
+/// Each remembered message id costs the server about 150 bytes.
+const DUPLICATE_WINDOW_LONG: Duration = Duration::from_secs(30 * 60);
+
+/// The connection over which streams are examined; made when first needed, and kept.
+#[derive(Debug, Default)]
+pub(super) struct Inspection {
+    link: Mutex<Option<Link>>,
+}
+
+impl Inspection {
+    /// What the stream is like just now.
+    pub(super) async fn examine(&self, settings: &Arc<Settings>) -> SourceInfo {
+        let seconds = EXAMINATION_MAX.as_secs();
+        let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {seconds} s; check the servers and the network")));
+        let mut result = SourceInfo {
+            name: settings.name.clone(),
+            kind: "jetstream".to_owned(),
+            stream: settings.stream.clone(),
+            reachable: found.is_ok(),
+            message: None,
+            first_sequence: 0,
+            last_sequence: 0,
+            events: 0,
+            bytes: 0,
+            warnings: Vec::new(),
+        };
+        match found {
+            Err(message) => result.message = Some(message),
+            Ok((info, server)) => {
+                result.first_sequence = if info.state.messages == 0 { 0 } else { info.state.first_seq };
+                result.last_sequence = info.state.last_seq;
+                result.events = info.state.messages;
+                result.bytes = info.state.bytes;
+                result.warnings = warnings(&info);
+                result.warnings.extend(server);
+            }
+        }
+        result
+    }
+
+    /// The stream, and a warning about the server if there is one to give.
+    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Option<String>), String> {
+        let mut slot = self.link.lock().await;
+        let mut link = match slot.take() {
+            Some(link) if link.is_up() => link,
+            _ => Link::connect(settings).await.map_err(|trouble| trouble.message)?,
+        };
+        let client = link.client().clone();
+        let prefix = settings.api_prefix.clone();
+        let api = Api { client: client.clone(), prefix, stream: settings.stream.clone() };
+        let info = link
+            .permitted(api.stream_info())
+            .await
+            .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)))
+            .map_err(|trouble| trouble.message);
+        *slot = Some(link);
+        let (major, minor, patch) = SERVER_OLDEST;
+        let server = (!client.is_server_compatible(major, minor, patch)).then(|| {
+            format!(
+                "server {} is older than {major}.{minor}, the oldest that is supported; upgrade it",
+                client.server_info().version
+            )
+        });
+        Ok((info?, server))
+    }
+}
+
+/// What the settings of a stream may lose or slow down.
+fn warnings(info: &StreamInfo) -> Vec<String> {
+    let mut warnings = Vec::new();
+    removal(&info.config, &mut warnings);
+    durability(&info.config, &mut warnings);
+    replay(info, &mut warnings);
+    warnings
+}
+
+/// Settings by which events go before they were read, or can be taken away.
+fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
+    let is_mirror = config.mirror.is_some();
+    if !matches!(config.retention.as_str(), "" | "limits") {
+        warnings.push(format!(
+            "retention is {}: events go once other consumers acknowledged them, so a rebuild can't see them; use limits",
+            config.retention
+        ));
+    }
+    let removes_oldest = config.discard != "new";
+    let mut limits = Vec::new();
+    if config.max_age > 0 {
+        limits.push(format!("max_age {}", humantime::format_duration(Duration::from_nanos(config.max_age))));
+    }
+    if config.max_msgs > 0 && removes_oldest {
+        limits.push(format!("max_msgs {}", config.max_msgs));
+    }
+    if config.max_bytes > 0 && removes_oldest {
+        limits.push(format!("max_bytes {}", config.max_bytes));
+    }
+    if !limits.is_empty() {
+        warnings.push(format!(
+            "{} removes old events: a rebuild lacks them, and a deployment that is behind stops with source-gap; remove \
+             the limit, or keep more than the longest outage needs",
+            limits.join(", ")
+        ));
+    }
+    if config.max_msgs_per_subject > 0 {
+        warnings.push(format!(
+            "max_msgs_per_subject {} keeps only the last events of each subject: a projection sees latest values, not \
+             the history; remove the limit for an event stream",
+            config.max_msgs_per_subject
+        ));
+    }
+    if config.allow_msg_ttl {
+        warnings.push("allow_msg_ttl lets publishers make events that expire; a rebuild lacks them".to_owned());
+    }
+    if is_mirror {
+        return;
+    }
+    if config.allow_rollup_hdrs {
+        warnings.push("allow_rollup_hdrs lets publishers replace a subject's history with one message".to_owned());
+    }
+    match (config.deny_delete, config.deny_purge) {
+        (true, true) => {}
+        (delete, purge) => {
+            let open = [(!delete).then_some("deleted (deny_delete)"), (!purge).then_some("purged (deny_purge)")];
+            let open: Vec<&str> = open.into_iter().flatten().collect();
+            warnings.push(format!("events can be {}; set it for an event store", open.join(" and ")));
+        }
+    }
+}
+
+/// Settings by which acknowledged events can be lost with a machine.
+fn durability(config: &StreamConfig, warnings: &mut Vec<String>) {
+    if config.storage == "memory" {
+        warnings.push("storage is memory: the stream is lost when its server stops; use file".to_owned());
+    }
+    if config.num_replicas <= 1 {
+        warnings.push(
+            "the stream has one replica: it is lost with its server's disk; use 3, in different failure domains"
+                .to_owned(),
+        );
+    }
+    if config.persist_mode == "async" {
+        warnings.push("persist_mode is async: events are acknowledged before they are stored; use default".to_owned());
+    }
+}
+
+/// What slows down reading, or keeps readers out.
+fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
+    let config = &info.config;
+    if !config.allow_direct {
+        warnings.push("allow_direct is off: single events are fetched from the leader only; set it".to_owned());
+    }
+    let window = Duration::from_nanos(config.duplicate_window);
+    if window > DUPLICATE_WINDOW_LONG {
+        warnings.push(format!(
+            "duplicate_window {} costs the server about 150 bytes for each id in it; a few minutes are enough",
+            humantime::format_duration(window)
+        ));
+    }
+    let consumers = info.state.consumer_count;
+    if config.max_consumers > 0 {
+        let limit = u64::try_from(config.max_consumers).unwrap_or(u64::MAX);
+        if consumers.saturating_mul(5) >= limit.saturating_mul(4) {
+            warnings.push(format!(
+                "{consumers} of {limit} consumers exist: each deployment needs one; raise max_consumers"
+            ));
+        }
+    } else if consumers >= CONSUMERS_MANY {
+        warnings.push(format!(
+            "{consumers} consumers exist, and servers allow 1,000 by default; set max_consumers on the stream"
+        ));
+    }
+    if info.state.num_deleted > 0 {
+        warnings.push(format!("{} events were deleted from within the stream", info.state.num_deleted));
+    }
+    if let Some(mirror) = info.mirror.as_ref().filter(|_| config.mirror.is_some()) {
+        let lag = if mirror.lag > 0 { format!(", {} events behind just now", mirror.lag) } else { String::new() };
+        warnings.push(format!(
+            "the stream is a mirror of {}{lag}: its head is what it copied so far, not that of its origin",
+            mirror.name
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(settings: &serde_json::Value) -> StreamInfo {
+        let mut config = serde_json::json!({
+            "subjects": ["orders.>"], "retention": "limits", "storage": "file", "discard": "new", "num_replicas": 3,
+            "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": -1, "max_consumers": 1000,
+            "duplicate_window": 120_000_000_000_u64, "allow_direct": true, "deny_delete": true, "deny_purge": true,
+        });
+        for (name, value) in settings.as_object().expect("settings are an object") {
+            config[name] = value.clone();
+        }
+        serde_json::from_value(serde_json::json!({
+            "config": config, "created": "2026-11-23T06:00:00Z",
+            "state": { "messages": 1, "bytes": 10, "first_seq": 1, "last_seq": 1 },
+        }))
+        .expect("the description is sound")
+    }
+
+    #[test]
+    fn an_event_store_gives_no_warning() {
+        assert_eq!(warnings(&stream(&serde_json::json!({}))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_risky_setting_is_named() {
+        for (name, value) in [
+            ("retention", serde_json::json!("workqueue")),
+            ("max_age", serde_json::json!(3_600_000_000_000_u64)),
+            ("max_msgs_per_subject", serde_json::json!(1)),
+            ("allow_msg_ttl", serde_json::json!(true)),
+            ("allow_rollup_hdrs", serde_json::json!(true)),
+            ("deny_delete", serde_json::json!(false)),
+            ("deny_purge", serde_json::json!(false)),
+            ("storage", serde_json::json!("memory")),
+            ("persist_mode", serde_json::json!("async")),
+            ("allow_direct", serde_json::json!(false)),
+            ("duplicate_window", serde_json::json!(86_400_000_000_000_u64)),
+        ] {
+            let found = warnings(&stream(&serde_json::json!({ name: value })));
+            assert!(matches!(found.as_slice(), [one] if one.contains(name)), "{name}: {found:?}");
+        }
+        let bounded = warnings(&stream(&serde_json::json!({ "max_msgs": 10, "discard": "old" })));
+        assert!(matches!(bounded.as_slice(), [one] if one.contains("max_msgs 10")), "{bounded:?}");
+        let single = warnings(&stream(&serde_json::json!({ "num_replicas": 1 })));
+        assert!(matches!(single.as_slice(), [one] if one.contains("one replica")), "{single:?}");
+    }
+}

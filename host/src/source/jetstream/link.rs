@@ -1,0 +1,208 @@
+//! A connection to a server, and what became of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
+use tokio::sync::watch;
+
+use super::connect::{Settings, delay};
+use crate::api::SourceState;
+
+/// Longest pause between two attempts to reach a server.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
+/// The same for a client that nobody uses any more: it ends only once it is connected again.
+const UNUSED_DELAY: Duration = Duration::from_secs(60);
+
+/// Why a reader can't go on just now, though it will try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) state: SourceState,
+    pub(super) message: String,
+}
+
+impl Trouble {
+    /// The connection or the consumer is lost.
+    pub(super) fn lost(message: impl Into<String>) -> Self {
+        Self { state: SourceState::Reconnecting, message: message.into() }
+    }
+
+    /// The server refuses us.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self { state: SourceState::Unauthorized, message: message.into() }
+    }
+}
+
+/// What the client reported last.
+#[derive(Clone, Debug, Default)]
+struct Report {
+    /// The credentials were refused; the client would present the same ones again.
+    refused: Option<String>,
+    /// The last permission that was refused, and how many there were.
+    denied: Option<String>,
+    denials: u64,
+    /// The last failure to connect.
+    failure: Option<String>,
+}
+
+/// A connection. Cloning shares it; each clone sees every report.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    client: Client,
+    report: watch::Receiver<Report>,
+    _in_use: Arc<()>,
+}
+
+impl Link {
+    /// Connects, or says why it could not.
+    pub(super) async fn connect(settings: &Arc<Settings>) -> Result<Self, Trouble> {
+        let reading = Arc::clone(settings);
+        let options = tokio::task::spawn_blocking(move || reading.connect_options())
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()))
+            .map_err(Trouble::refused)?;
+        let (sender, report) = watch::channel(Report::default());
+        let in_use = Arc::new(());
+        let used = Arc::downgrade(&in_use);
+        let options = options
+            .event_callback(move |event| {
+                note(&sender, &event);
+                std::future::ready(())
+            })
+            .reconnect_delay_callback(move |attempt| match used.strong_count() {
+                0 => UNUSED_DELAY,
+                _ => delay(attempt, RECONNECT_DELAY_MAX),
+            });
+        let client = options.connect(settings.servers.clone()).await.map_err(|error| match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                Trouble::refused(format!("the server refuses the credentials: {error}"))
+            }
+            _ => {
+                let message = error.to_string();
+                let state =
+                    if names_authorization(&message) { SourceState::Unauthorized } else { SourceState::Connecting };
+                Trouble { state, message: format!("cannot connect: {message}") }
+            }
+        })?;
+        Ok(Self { client, report, _in_use: in_use })
+    }
+
+    /// The client of this connection.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How often it was connected; what was set up under another number is gone.
+    pub(super) fn generation(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Waits for the next report. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        if self.report.changed().await.is_err() {
+            // The client is gone with its callback; whoever waits has a deadline.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until it is up, telling of each failure meanwhile. Ends with an
+    /// error when the client can't succeed without being made anew.
+    pub(super) async fn up(&mut self, tell: impl Fn(Trouble)) -> Result<(), Trouble> {
+        loop {
+            if self.is_up() {
+                return Ok(());
+            }
+            {
+                let report = self.report.borrow_and_update();
+                if let Some(message) = &report.refused {
+                    return Err(Trouble::refused(format!("the server refuses the credentials: {message}")));
+                }
+                if let Some(message) = &report.failure {
+                    tell(Trouble::lost(format!("cannot connect: {message}")));
+                }
+            }
+            self.changed().await;
+        }
+    }
+
+    /// How many permissions were refused so far.
+    pub(super) fn denials(&self) -> u64 {
+        self.report.borrow().denials
+    }
+
+    /// The permission refused since there were `denials` of them.
+    pub(super) fn denied_since(&self, denials: u64) -> Option<Trouble> {
+        let report = self.report.borrow();
+        let message = report.denied.as_ref().filter(|_| report.denials > denials)?;
+        Some(Trouble::refused(format!("the server refuses a permission: {message}; grant it to this user")))
+    }
+
+    /// Runs a call until it ends, or until the server refuses a permission: it
+    /// doesn't answer such a call, it only reports.
+    pub(super) async fn permitted<T>(&mut self, call: impl Future<Output = T>) -> Result<T, Trouble> {
+        let denials = self.denials();
+        let generation = self.generation();
+        tokio::pin!(call);
+        loop {
+            // Both arms leave nothing behind when dropped.
+            tokio::select! {
+                biased;
+                result = &mut call => return Ok(result),
+                () = self.changed() => {
+                    if let Some(trouble) = self.denied_since(denials) {
+                        return Err(trouble);
+                    }
+                    // The answer would have come over the connection that is gone.
+                    if !self.is_up() || self.generation() != generation {
+                        return Err(Trouble::lost("the connection was lost"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn note(sender: &watch::Sender<Report>, event: &Event) {
+    sender.send_modify(|report| match event {
+        Event::Connected => {
+            report.failure = None;
+            report.refused = None;
+        }
+        Event::ServerError(ServerError::AuthorizationViolation) => report.refused = Some(event.to_string()),
+        // Deleting our own consumer is a courtesy; it would go by itself.
+        Event::ServerError(ServerError::Other(message))
+            if is_denial(message) && message.contains(".CONSUMER.DELETE.") => {}
+        Event::ServerError(ServerError::Other(message)) if is_denial(message) => {
+            report.denied = Some(message.clone());
+            report.denials += 1;
+        }
+        Event::ServerError(ServerError::Other(message)) if names_authorization(message) => {
+            report.refused = Some(message.clone());
+        }
+        Event::ServerError(ServerError::Other(message)) => report.failure = Some(message.clone()),
+        Event::ClientError(ClientError::Other(message)) if names_authorization(message) => {
+            report.refused = Some(message.clone());
+        }
+        Event::ClientError(ClientError::Other(message)) => report.failure = Some(message.clone()),
+        // Waking those who wait is enough: they look at the connection itself.
+        _ => {}
+    });
+}
+
+fn is_denial(message: &str) -> bool {
+    message.to_ascii_lowercase().starts_with("permissions violation")
+}
+
+/// Whether a server or the client speaks of credentials, such as
+/// `Authorization Violation`, `User Authentication Expired` or `failed signing nonce`.
+fn names_authorization(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["authorization", "authentication", "signing nonce"].iter().any(|word| message.contains(word))
+}

@@ -1,0 +1,163 @@
+//! Messages of a consumer as events.
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use crate::event::{Event, Header};
+use crate::source::cloudevents;
+
+/// What the reply subject of a delivered message says about it.
+///
+/// Source: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer
+/// sequence>.<time>.<pending>`, or with `<domain>.<account hash>` in front of
+/// the stream and possibly a token at the end (ADR-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) stream_sequence: u64,
+    pub(super) consumer_sequence: u64,
+    pub(super) time_ns: u64,
+    /// Matching events behind this one, when it was delivered.
+    pub(super) pending: u64,
+}
+
+/// Tokens in front of the numbers, without and with a domain.
+const TOKENS_PLAIN: usize = 4;
+const TOKENS_DOMAIN: usize = 6;
+
+/// Reads reply subjects. All those of one consumer begin with the same bytes,
+/// so that they are compared instead of taken apart.
+#[derive(Debug, Default)]
+pub(super) struct MetadataReader {
+    prefix: Vec<u8>,
+}
+
+impl MetadataReader {
+    /// Reads one; none when it is no such subject.
+    pub(super) fn read(&mut self, reply: &str) -> Option<Metadata> {
+        let bytes = reply.as_bytes();
+        if self.prefix.is_empty() || !bytes.starts_with(&self.prefix) {
+            self.prefix = prefix_of(bytes)?.to_vec();
+        }
+        numbers(&bytes[self.prefix.len()..])
+    }
+}
+
+fn prefix_of(reply: &[u8]) -> Option<&[u8]> {
+    if !reply.starts_with(b"$JS.ACK.") {
+        return None;
+    }
+    let dots = || reply.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(index, _)| index);
+    let tokens = match dots().count() + 1 {
+        9 => TOKENS_PLAIN,
+        count if count >= 11 => TOKENS_DOMAIN,
+        _ => return None,
+    };
+    dots().nth(tokens - 1).map(|index| &reply[..=index])
+}
+
+fn numbers(text: &[u8]) -> Option<Metadata> {
+    let mut values = [0_u64; 5];
+    let mut index = 0;
+    let mut digits = 0;
+    for byte in text {
+        match byte {
+            b'0'..=b'9' => {
+                values[index] = values[index].checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+                digits += 1;
+            }
+            b'.' if digits > 0 => {
+                digits = 0;
+                index += 1;
+                // What follows the fifth number is for routing only.
+                if index == values.len() {
+                    break;
+                }
+            }
+            _ => return None,
+        }
+    }
+    let complete = index == values.len() || (index + 1 == values.len() && digits > 0);
+    let [_delivered, stream_sequence, consumer_sequence, time_ns, pending] = values;
+    complete.then_some(Metadata { stream_sequence, consumer_sequence, time_ns, pending })
+}
+
+/// Makes an event. Without headers nothing is copied.
+pub(super) fn into_event(
+    metadata: &Metadata,
+    subject: Subject,
+    headers: Option<HeaderMap>,
+    data: Bytes,
+    wants_headers: bool,
+) -> Event {
+    let headers = headers.map_or_else(Vec::new, |headers| lower_case(&headers, wants_headers));
+    // A subject that is the only holder of its memory becomes a string without being copied.
+    let subject = ByteString::from(subject.into_string());
+    cloudevents::into_event(metadata.stream_sequence, metadata.time_ns, subject, headers, data, wants_headers)
+}
+
+fn lower_case(headers: &HeaderMap, wants_headers: bool) -> Vec<Header> {
+    let mut result = Vec::with_capacity(headers.len());
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        if !wants_headers && !tells_the_type(name) {
+            continue;
+        }
+        let name = ByteString::from(name.to_ascii_lowercase());
+        for value in values {
+            result.push((name.clone(), ByteString::from(value.as_str())));
+        }
+    }
+    result
+}
+
+/// Whether type or data depend on a header: those that `cloudevents` looks at when headers are not wanted.
+fn tells_the_type(name: &str) -> bool {
+    ["content-type", "ce-type", "event-type"].iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_read_with_and_without_a_domain() {
+        let expected = Some(Metadata {
+            stream_sequence: 42,
+            consumer_sequence: 7,
+            time_ns: 1_700_000_000_123_456_789,
+            pending: 99,
+        });
+        for reply in [
+            "$JS.ACK.S.C.1.42.7.1700000000123456789.99",
+            "$JS.ACK.hub.abc.S.C.1.42.7.1700000000123456789.99",
+            "$JS.ACK.hub.abc.S.C.1.42.7.1700000000123456789.99.random",
+        ] {
+            let mut reader = MetadataReader::default();
+            assert_eq!(reader.read(reply), expected, "{reply}");
+            assert_eq!(reader.read(reply), expected, "{reply}, again");
+        }
+    }
+
+    #[test]
+    fn reader_follows_a_change_of_prefix() {
+        let mut reader = MetadataReader::default();
+        assert_eq!(reader.read("$JS.ACK.S.C1.1.5.1.9.0").map(|read| read.stream_sequence), Some(5));
+        assert_eq!(reader.read("$JS.ACK.S.C23.1.6.1.9.0").map(|read| read.stream_sequence), Some(6));
+    }
+
+    #[test]
+    fn other_subjects_are_refused() {
+        for reply in [
+            "",
+            "_INBOX.x.y",
+            "$JS.ACK.S.C.1.42.7.9",
+            "$JS.ACK.S.C.1.x.7.9.0",
+            "$JS.ACK.S.C.1..7.9.0",
+            "$JS.ACK.S.C.1.42.7.9.",
+            "$JS.ACK.S.C.1.99999999999999999999999.7.9.0",
+        ] {
+            assert_eq!(MetadataReader::default().read(reply), None, "{reply}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! JetStream as a source.
+//!
+//! Owns everything that speaks NATS to read events: settings and credentials
+//! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
+//! stream with the proof that it is the right one (`open`), the protocol of a
+//! pull consumer (`pull`, `message`), the supervision of it all (`reader`) and
+//! the examination of a stream's settings (`inspect`). It never publishes to a
+//! stream and never acknowledges.
+
+mod connect;
+mod context;
+mod cursor;
+mod inspect;
+mod link;
+mod message;
+mod open;
+mod pull;
+mod reader;
+mod session;
+mod wire;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::api::SourceInfo;
+use connect::Settings;
+
+pub use reader::Reader;
+
+/// How to reach a stream.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Name of the source in the configuration.
+    pub name: String,
+    /// Name of the stream.
+    pub stream: String,
+    /// Servers, such as `nats://127.0.0.1:4222`; empty takes the context's, or that default.
+    pub servers: Vec<String>,
+    /// A context of the `nats` command line: its name, `selected` for the selected one, or the path of its file. What
+    /// is set here beside it wins.
+    pub context: Option<String>,
+    /// Credentials file.
+    pub creds: Option<PathBuf>,
+    /// File with an nkey seed.
+    pub nkey: Option<PathBuf>,
+    /// File with a JWT, used with `nkey`.
+    pub jwt: Option<PathBuf>,
+    /// User.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// Token.
+    pub token: Option<String>,
+    /// File with root certificates (PEM).
+    pub tls_ca: Option<PathBuf>,
+    /// File with the client's certificate (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// File with the client's key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// Refuse a connection without TLS.
+    pub tls_required: bool,
+    /// Start TLS before the server's first line.
+    pub tls_first: bool,
+    /// JetStream domain.
+    pub domain: Option<String>,
+    /// Prefix of the JetStream API, instead of a domain.
+    pub api_prefix: Option<String>,
+    /// Prefix of our inboxes, where permissions ask for one.
+    pub inbox_prefix: Option<String>,
+}
+
+impl fmt::Debug for Options {
+    /// Leaves out everything that may be secret.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, stream, context, domain, .. } = self;
+        formatter
+            .debug_struct("Options")
+            .field("name", name)
+            .field("stream", stream)
+            .field("context", context)
+            .field("domain", domain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A JetStream stream as a source. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct JetStream {
+    settings: Arc<Settings>,
+    inspection: Arc<inspect::Inspection>,
+}
+
+/// Why a source can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file or setting is unusable.
+    #[error("source {source_name}: {message}")]
+    Setting {
+        /// Name of the source.
+        source_name: String,
+        /// What is wrong, and what to do next.
+        message: String,
+    },
+}
+
+impl JetStream {
+    /// Checks the settings and reads the files they name; connects to nothing yet.
+    pub fn new(options: Options) -> Result<Self, SetupError> {
+        let source_name = options.name.clone();
+        let settings = Settings::new(options).and_then(|settings| {
+            settings.connect_options()?;
+            Ok(settings)
+        });
+        match settings {
+            Ok(settings) => Ok(Self { settings: Arc::new(settings), inspection: Arc::default() }),
+            Err(message) => Err(SetupError::Setting { source_name, message }),
+        }
+    }
+
+    /// Makes a reader with a connection of its own.
+    pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
+        Reader::new(Arc::clone(&self.settings), request, status)
+    }
+
+    /// What the stream is like just now, with warnings about settings that lose data or cripple replay.
+    pub async fn info(&self) -> SourceInfo {
+        self.inspection.examine(&self.settings).await
+    }
+}

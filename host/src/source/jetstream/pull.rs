@@ -1,0 +1,321 @@
+//! The protocol of a pull consumer: asking for events before the wire runs dry,
+//! and reading what comes, which is events and statuses.
+//!
+//! We ask for 5,000 events or 4 MiB at a time and again when half of that has
+//! come: the knee of the measured curve. Nothing is acknowledged, so the
+//! server sends nothing twice, and each message carries a running number by
+//! which a lost one is noticed.
+//! Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::Stream;
+
+use super::cursor::Cursor;
+use super::link::Trouble;
+use super::message::{self, MetadataReader};
+use super::open::Opened;
+use super::wire::Api;
+use crate::subject::SubjectSet;
+
+/// Events and bytes in one request.
+const REQUEST_EVENTS: u64 = 5_000;
+const REQUEST_BYTES: u64 = 4 << 20;
+/// Events that the server may send unasked; the subscription has room for twice as many.
+const OUTSTANDING_EVENTS_MAX: u64 = 16_000;
+/// How long a request stays open, and when an idle reader makes the next one:
+/// before, so that the server always has one to answer with a new event.
+const EXPIRES: Duration = Duration::from_secs(30);
+const RENEWAL: Duration = Duration::from_secs(20);
+/// The server speaks up after this long without an event.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After this long without a word, the consumer counts as lost.
+const SILENCE: Duration = Duration::from_secs(4);
+/// So long we listen before we believe in silence: a caller who was away may have kept the client from reading.
+const LISTEN: Duration = Duration::from_secs(1);
+/// Events looked at in one go for each one that a batch may have, where the host leaves out most.
+const SCAN_FACTOR: usize = 16;
+
+/// Sequences missing before an event that arrived, where the server may have removed them before it sent them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Jump {
+    /// First missing sequence.
+    pub(super) from: u64,
+    /// Last missing sequence.
+    pub(super) to: u64,
+    /// How many events waited in the cursor before it.
+    pub(super) count: usize,
+}
+
+/// What an idle consumer says to have looked through without finding anything for us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    /// The last sequence that it looked at.
+    pub(super) through: u64,
+    /// Whether everything for us was sent the moment it was stored, so that it can't have been removed before.
+    pub(super) is_live: bool,
+}
+
+/// A pull consumer and our side of it. Dropping it deletes the consumer.
+#[derive(Debug)]
+pub(super) struct Pull {
+    client: Client,
+    api: Arc<Api>,
+    consumer: String,
+    next_subject: Subject,
+    inbox: Subject,
+    subscription: Subscriber,
+    metadata: MetadataReader,
+    consumer_sequence: u64,
+    /// What we asked for and did not get yet.
+    outstanding_events: u64,
+    outstanding_bytes: u64,
+    asked_at: Option<Instant>,
+    /// The next event is larger than a request may be.
+    is_oversize: bool,
+    heard_at: Instant,
+    /// Since when we listen into the silence.
+    listening_since: Option<Instant>,
+    subjects: SubjectSet,
+    must_match: bool,
+    wants_headers: bool,
+    is_filtered: bool,
+    is_compacting: bool,
+    /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
+    is_behind: bool,
+    /// The first jump that is in question.
+    jump: Option<Jump>,
+    claim: Option<Claim>,
+}
+
+impl Pull {
+    /// The consumer that `opened` made. `wants_headers` as in the request for a reader.
+    pub(super) fn new(opened: Opened, subjects: SubjectSet, wants_headers: bool) -> Self {
+        let takes_everything = subjects.patterns().iter().any(|pattern| pattern.as_str() == ">");
+        let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
+        Self {
+            client: opened.link.client().clone(),
+            next_subject: opened.api.next_subject(&opened.consumer).into(),
+            api: opened.api,
+            consumer: opened.consumer,
+            inbox: opened.inbox,
+            subscription: opened.subscription,
+            metadata: MetadataReader::default(),
+            consumer_sequence: 0,
+            outstanding_events: 0,
+            outstanding_bytes: 0,
+            asked_at: None,
+            is_oversize: false,
+            heard_at: Instant::now(),
+            listening_since: None,
+            must_match: !takes_everything && !server_matches,
+            is_filtered: opened.is_filtered,
+            is_compacting: opened.is_compacting,
+            is_behind: opened.pending > 0,
+            subjects,
+            wants_headers,
+            jump: None,
+            claim: None,
+        }
+    }
+
+    /// When to ask again whether the consumer is lost.
+    pub(super) fn silent_at(&self) -> Instant {
+        self.listening_since.map_or(self.heard_at + SILENCE, |time| time + LISTEN)
+    }
+
+    /// Whether nothing came for so long that the consumer counts as lost.
+    pub(super) fn is_lost(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.heard_at + SILENCE {
+            return false;
+        }
+        now >= *self.listening_since.get_or_insert(now) + LISTEN
+    }
+
+    /// The jump that is in question.
+    pub(super) fn jump(&self) -> Option<Jump> {
+        self.jump
+    }
+
+    /// The jump was answered.
+    pub(super) fn clear_jump(&mut self) {
+        self.jump = None;
+    }
+
+    /// What the consumer last claimed.
+    pub(super) fn take_claim(&mut self) -> Option<Claim> {
+        self.claim.take()
+    }
+
+    /// A claim held: nothing for us lies unsent.
+    pub(super) fn caught_up(&mut self) {
+        self.is_behind = self.outstanding_events == 0;
+    }
+
+    /// Whether nothing was asked for yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.asked_at.is_none()
+    }
+
+    /// Asks for more where that is due. Cancel-safe: a dropped call has asked for nothing.
+    pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
+        let Some((events, bytes)) = self.due() else { return Ok(()) };
+        let expires = EXPIRES.as_nanos();
+        let heartbeat = HEARTBEAT.as_nanos();
+        let limit = if bytes > 0 { format!(r#","max_bytes":{bytes}"#) } else { String::new() };
+        let body = format!(r#"{{"batch":{events},"expires":{expires},"idle_heartbeat":{heartbeat}{limit}}}"#);
+        self.client
+            .publish_with_reply(self.next_subject.clone(), self.inbox.clone(), Bytes::from(body))
+            .await
+            .map_err(|error| Trouble::lost(format!("cannot ask for events: {error}")))?;
+        self.outstanding_events += events;
+        self.outstanding_bytes += bytes;
+        self.asked_at = Some(Instant::now());
+        self.is_oversize = false;
+        Ok(())
+    }
+
+    /// How many events and bytes to ask for now; no bytes is no limit.
+    fn due(&self) -> Option<(u64, u64)> {
+        if self.is_oversize {
+            return Some((1, 0));
+        }
+        if self.outstanding_events + REQUEST_EVENTS > OUTSTANDING_EVENTS_MAX {
+            return None;
+        }
+        let half = self.outstanding_events <= REQUEST_EVENTS / 2 || self.outstanding_bytes <= REQUEST_BYTES / 2;
+        let is_old = || self.asked_at.is_none_or(|time| time.elapsed() > RENEWAL);
+        (half || (self.outstanding_events <= REQUEST_EVENTS && is_old())).then_some((REQUEST_EVENTS, REQUEST_BYTES))
+    }
+
+    /// Reads what has come until the cursor is full or nothing is left, without
+    /// waiting. Pending when nothing at all had come.
+    pub(super) fn poll_read(&mut self, context: &mut Context<'_>, cursor: &mut Cursor) -> Poll<Result<(), Trouble>> {
+        let scan_max = cursor.events_max().saturating_mul(SCAN_FACTOR);
+        let mut scanned = 0;
+        while scanned < scan_max && !cursor.is_full() {
+            match Pin::new(&mut self.subscription).poll_next(context) {
+                Poll::Ready(Some(message)) => self.receive(message, cursor)?,
+                Poll::Ready(None) => return Poll::Ready(Err(Trouble::lost("the connection was closed"))),
+                Poll::Pending if scanned == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+            scanned += 1;
+        }
+        self.heard_at = Instant::now();
+        self.listening_since = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn receive(&mut self, message: Message, cursor: &mut Cursor) -> Result<(), Trouble> {
+        // Only a delivered event has a reply subject; a publisher may have put anything into its headers.
+        let Some(reply) = &message.reply else { return self.status(&message, cursor) };
+        let Some(metadata) = self.metadata.read(reply) else {
+            return Err(Trouble::lost(format!("an event came with the unknown reply subject {reply}")));
+        };
+        self.consumer_sequence += 1;
+        if metadata.consumer_sequence != self.consumer_sequence {
+            return Err(Trouble::lost(format!(
+                "delivery {} came where {} was due",
+                metadata.consumer_sequence, self.consumer_sequence
+            )));
+        }
+        self.outstanding_events = self.outstanding_events.saturating_sub(1);
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(message.length as u64);
+        let sequence = metadata.stream_sequence;
+        if sequence <= cursor.through {
+            return Ok(());
+        }
+        let is_doubtful = !self.is_compacting && (!self.is_filtered || self.is_behind);
+        if is_doubtful && sequence > cursor.through + 1 && self.jump.is_none() {
+            self.jump = Some(Jump { from: cursor.through + 1, to: sequence - 1, count: cursor.len() });
+        }
+        cursor.through = sequence;
+        cursor.pending = metadata.pending;
+        cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
+        self.is_behind = metadata.pending > 0;
+        if !self.must_match || self.subjects.matches(&message.subject) {
+            let Message { subject, headers, payload, .. } = message;
+            cursor.push(message::into_event(&metadata, subject, headers, payload, self.wants_headers));
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, message: &Message, cursor: &Cursor) -> Result<(), Trouble> {
+        let code = message.status.map_or(0, |status| status.as_u16());
+        let description = message.description.as_deref().unwrap_or_default();
+        let headers = message.headers.as_ref();
+        match (code, description) {
+            (100, _) => self.heartbeat(headers, cursor),
+            (408, _) | (409, "Batch Completed") => {
+                self.settle(headers);
+                Ok(())
+            }
+            (409, "Message Size Exceeds MaxBytes") => {
+                let untouched = number(headers, "Nats-Pending-Bytes") == Some(REQUEST_BYTES);
+                self.settle(headers);
+                self.is_oversize |= untouched;
+                Ok(())
+            }
+            (503, _) => Err(Trouble::lost("the consumer is gone")),
+            _ => Err(Trouble::lost(format!("the server ended the consumer: {code} {description}"))),
+        }
+    }
+
+    /// A request ended: what it still had open will not come.
+    fn settle(&mut self, headers: Option<&HeaderMap>) {
+        let events = number(headers, "Nats-Pending-Messages").unwrap_or(self.outstanding_events);
+        let bytes = number(headers, "Nats-Pending-Bytes").unwrap_or(self.outstanding_bytes);
+        self.outstanding_events = self.outstanding_events.saturating_sub(events);
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
+        // With nothing asked for, what is stored from now on waits in the stream.
+        self.is_behind |= self.outstanding_events == 0;
+    }
+
+    /// An idle consumer tells how far it has looked, and how many events it delivered.
+    fn heartbeat(&mut self, headers: Option<&HeaderMap>, cursor: &Cursor) -> Result<(), Trouble> {
+        let delivered = number(headers, "Nats-Last-Consumer");
+        if delivered.is_some_and(|delivered| delivered != self.consumer_sequence) {
+            return Err(Trouble::lost(format!(
+                "the server delivered {} events, {} came",
+                delivered.unwrap_or_default(),
+                self.consumer_sequence
+            )));
+        }
+        match number(headers, "Nats-Last-Stream") {
+            Some(through) if through > cursor.through => {
+                self.claim = Some(Claim { through, is_live: self.is_filtered && !self.is_behind });
+            }
+            _ => self.is_behind = false,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pull {
+    /// The server would drop the consumer by itself after a minute; a stream has room for a limited number.
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.client.connection_state() != async_nats::connection::State::Connected {
+            return;
+        }
+        let client = self.client.clone();
+        let subject = self.api.delete_subject(&self.consumer);
+        drop(runtime.spawn(async move {
+            // A courtesy: a failure costs nothing.
+            if client.publish(subject, Bytes::new()).await.is_ok() {
+                drop(client.flush().await);
+            }
+        }));
+    }
+}
+
+fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
+    headers?.get(name)?.as_str().parse().ok()
+}

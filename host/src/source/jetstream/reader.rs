@@ -1,0 +1,214 @@
+//! The supervision of a reader: opens the stream, reads, and begins again at
+//! its position on any doubt. What may pass is a status, what may not an error.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tracing::{debug, info};
+
+use super::connect::{Settings, delay};
+use super::cursor::Cursor;
+use super::link::{Link, Trouble};
+use super::open::{Failure, Opened, Standing, open};
+use super::session::Session;
+use crate::api::{SourceState, SourceStatus};
+use crate::batch::Batch;
+use crate::source::{Error, Request, StatusSender};
+use crate::subject::Pattern;
+
+/// Longest pause before the stream is opened again.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The same where the server refuses us: that passes only when somebody acts.
+const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(10);
+/// Pause after an error that an operator must decide, should the caller ask again.
+const PAUSE_STOPPED: Duration = Duration::from_secs(1);
+
+type Opening = BoxFuture<'static, (Option<Link>, Result<Opened, Failure>)>;
+
+/// A supervised reader of a JetStream stream.
+pub struct Reader {
+    settings: Arc<Settings>,
+    request: Request,
+    covering: Pattern,
+    status: StatusSender,
+    cursor: Cursor,
+    /// The connection, kept from one session to the next.
+    link: Option<Link>,
+    /// The stream being opened. It lives here so that a caller who cancels `next` again and again gets there too.
+    opening: Option<Opening>,
+    session: Option<Session>,
+    failures: usize,
+    retry_at: Option<Instant>,
+    /// An error to return once all before it was handed out.
+    failed: Option<Error>,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Reader")
+            .field("source", &self.settings.name)
+            .field("stream", &self.settings.stream)
+            .field("through", &self.cursor.through)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(super) fn new(settings: Arc<Settings>, request: Request, status: StatusSender) -> Self {
+        Self {
+            covering: request.subjects.covering(),
+            cursor: Cursor::new(request.resume.as_ref(), request.limits),
+            settings,
+            request,
+            status,
+            link: None,
+            opening: None,
+            session: None,
+            failures: 0,
+            retry_at: None,
+            failed: None,
+        }
+    }
+
+    /// See [`super::super::Reader::next`].
+    pub async fn next(&mut self) -> Result<Batch, Error> {
+        // A caller who always finds something would otherwise never let others run.
+        tokio::task::consume_budget().await;
+        loop {
+            // Before anything is handed out, so that the server never has an event without a request for it.
+            if let Some(session) = self.session.as_mut().filter(|session| session.is_new())
+                && let Err(trouble) = session.ask().await
+            {
+                self.end_session(trouble.into());
+            }
+            let in_question = self.session.as_ref().is_some_and(Session::in_question);
+            if !in_question
+                && self.cursor.is_ready()
+                && let Some(batch) = self.cursor.take()
+            {
+                return Ok(batch);
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            match &mut self.session {
+                None => self.open().await,
+                Some(session) => {
+                    if let Err(failure) = session.advance(&mut self.cursor).await {
+                        self.end_session(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the stream, or notes why not. Cancel-safe: the attempt goes on with the next call.
+    async fn open(&mut self) {
+        if let Some(time) = self.retry_at {
+            tokio::time::sleep_until(time.into()).await;
+            self.retry_at = None;
+        }
+        let attempt = match &mut self.opening {
+            Some(opening) => opening,
+            None => {
+                let opening = self.attempt();
+                self.opening.insert(opening)
+            }
+        };
+        let (link, outcome) = attempt.await;
+        self.opening = None;
+        self.link = link;
+        match outcome {
+            Ok(opened) => self.begin_session(opened),
+            Err(failure) => self.note(failure),
+        }
+    }
+
+    fn attempt(&self) -> Opening {
+        let settings = Arc::clone(&self.settings);
+        let status = self.status.clone();
+        let covering = self.covering.clone();
+        let link = self.link.clone();
+        let standing = Standing {
+            position: self.cursor.position(),
+            stream: self.cursor.stream.clone(),
+            mark: self.cursor.mark(),
+            start: self.request.start,
+        };
+        Box::pin(async move {
+            let mut link = match link {
+                Some(link) => link,
+                None => match Link::connect(&settings).await {
+                    Ok(link) => link,
+                    Err(trouble) => return (None, Err(trouble.into())),
+                },
+            };
+            // A connection that is refused is made anew, with the credentials as they are then.
+            if let Err(trouble) = link.up(|trouble| tell(&status, trouble.state, Some(trouble.message))).await {
+                return (None, Err(trouble.into()));
+            }
+            let outcome = open(link.clone(), &settings, &covering, &standing).await;
+            (Some(link), outcome)
+        })
+    }
+
+    fn begin_session(&mut self, opened: Opened) {
+        let note = opened.is_compacting.then(|| {
+            "the stream keeps only the last events of each subject; what it removed before it was read is not missed"
+                .to_owned()
+        });
+        tell(&self.status, SourceState::Reading, note);
+        debug!(
+            source = self.settings.name,
+            position = opened.position,
+            head = opened.head,
+            is_filtered = opened.is_filtered,
+            "reading"
+        );
+        self.cursor.place(Arc::clone(&opened.stream), opened.position, opened.head, opened.pending);
+        self.session = Some(Session::new(opened, self.request.subjects.clone(), self.request.wants_headers));
+    }
+
+    fn end_session(&mut self, failure: Failure) {
+        let Some(session) = self.session.take() else { return };
+        session.abandon(&mut self.cursor);
+        if session.has_heard {
+            self.failures = 0;
+        }
+        self.status.send_modify(|status| status.reconnects += 1);
+        self.note(failure);
+    }
+
+    fn note(&mut self, failure: Failure) {
+        match failure {
+            Failure::Trouble(trouble) => self.note_trouble(trouble),
+            Failure::Stop(error) => {
+                tell(&self.status, SourceState::Stopped, Some(error.to_string()));
+                self.failed = Some(error);
+                self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
+            }
+        }
+    }
+
+    fn note_trouble(&mut self, trouble: Trouble) {
+        let longest = if trouble.state == SourceState::Unauthorized { PAUSE_REFUSED_MAX } else { PAUSE_MAX };
+        // The first attempt after a session that worked comes at once: mostly only its consumer was lost.
+        self.retry_at = (self.failures > 0).then(|| Instant::now() + delay(self.failures, longest));
+        self.failures = self.failures.saturating_add(1);
+        info!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
+        tell(&self.status, trouble.state, Some(trouble.message));
+    }
+}
+
+/// Tells how the source is, where that is news.
+fn tell(status: &StatusSender, state: SourceState, message: Option<String>) {
+    status.send_if_modified(|status: &mut SourceStatus| {
+        let is_news = status.state != state || status.message != message;
+        status.state = state;
+        status.message = message;
+        is_news
+    });
+}

@@ -1,0 +1,302 @@
+//! The few calls of the JetStream API that a reader needs.
+//!
+//! Written against the wire format, so that every reader does with one
+//! connection and two tasks, and fields added by newer servers do no harm.
+//! Source: <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
+
+use std::time::Duration;
+
+use async_nats::client::{Request, RequestErrorKind};
+use async_nats::{Client, Message};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// How long the API may take to answer. A stream of hundreds of millions of
+/// events needs seconds to count what matches a filter when a consumer is made.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// Codes of the API that are told apart.
+pub(super) const STREAM_NOT_FOUND: u64 = 10059;
+const MESSAGE_NOT_FOUND: u64 = 10037;
+/// The filter and the subjects of the stream have nothing in common.
+pub(super) const FILTER_NOT_SUBSET: u64 = 10093;
+/// The account may not use JetStream.
+pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The API refused.
+    #[error("{description} (code {code})")]
+    Refused { code: u64, description: String },
+    /// Nobody serves the API.
+    #[error("no JetStream at {0}; enable JetStream on the server, or correct the domain or the API prefix")]
+    NoJetStream(String),
+    /// The call failed on its way.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The JetStream API on a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    pub(super) client: Client,
+    pub(super) prefix: String,
+    pub(super) stream: String,
+}
+
+/// What the server says about a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct StreamInfo {
+    pub(super) config: StreamConfig,
+    /// In RFC 3339.
+    pub(super) created: String,
+    pub(super) state: StreamState,
+    #[serde(default)]
+    pub(super) mirror: Option<MirrorState>,
+}
+
+/// Settings of a stream.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct StreamConfig {
+    pub(super) subjects: Vec<String>,
+    pub(super) retention: String,
+    pub(super) storage: String,
+    pub(super) discard: String,
+    pub(super) max_age: u64,
+    pub(super) max_msgs: i64,
+    pub(super) max_bytes: i64,
+    pub(super) max_msgs_per_subject: i64,
+    pub(super) max_consumers: i64,
+    pub(super) max_msg_size: i64,
+    pub(super) num_replicas: u64,
+    pub(super) duplicate_window: u64,
+    pub(super) first_seq: u64,
+    pub(super) allow_direct: bool,
+    pub(super) allow_rollup_hdrs: bool,
+    pub(super) allow_msg_ttl: bool,
+    pub(super) deny_delete: bool,
+    pub(super) deny_purge: bool,
+    pub(super) persist_mode: String,
+    pub(super) consumer_limits: ConsumerLimits,
+    pub(super) mirror: Option<serde::de::IgnoredAny>,
+    pub(super) sources: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+/// What a stream allows its consumers; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ConsumerLimits {
+    /// In nanoseconds.
+    pub(super) inactive_threshold: u64,
+}
+
+/// What a stream holds.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct StreamState {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) first_seq: u64,
+    pub(super) last_seq: u64,
+    #[serde(default)]
+    pub(super) consumer_count: u64,
+    #[serde(default)]
+    pub(super) num_deleted: u64,
+}
+
+/// How far a mirror is behind its origin.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct MirrorState {
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) lag: u64,
+}
+
+impl StreamInfo {
+    /// When the stream was created, in nanoseconds since the Unix epoch.
+    pub(super) fn created_ns(&self) -> Result<u64, Error> {
+        nanoseconds(&self.created)
+    }
+
+    /// First sequence that is still there, or would be the next one.
+    pub(super) fn first(&self) -> u64 {
+        if self.state.messages == 0 { self.state.last_seq + 1 } else { self.state.first_seq }
+    }
+}
+
+/// A consumer to make. Everything in it is thrown away with the connection.
+#[derive(Debug, Serialize)]
+pub(super) struct ConsumerConfig<'a> {
+    pub(super) name: &'a str,
+    pub(super) deliver_policy: &'static str,
+    pub(super) opt_start_seq: u64,
+    pub(super) ack_policy: &'static str,
+    pub(super) replay_policy: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filter_subject: Option<&'a str>,
+    /// In nanoseconds.
+    pub(super) inactive_threshold: u64,
+    pub(super) num_replicas: u32,
+    pub(super) mem_storage: bool,
+}
+
+#[derive(Serialize)]
+struct CreateConsumer<'a> {
+    stream_name: &'a str,
+    config: &'a ConsumerConfig<'a>,
+    action: &'static str,
+}
+
+/// What the server says about a new consumer.
+#[derive(Debug, Deserialize)]
+pub(super) struct ConsumerInfo {
+    /// Matching events after its start.
+    #[serde(default)]
+    pub(super) num_pending: u64,
+}
+
+/// An event, fetched by its sequence.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) subject: String,
+    pub(super) time_ns: u64,
+    pub(super) content_type: Option<String>,
+    pub(super) data: bytes::Bytes,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct MessageGet {
+    message: StoredMessage,
+}
+
+#[derive(Deserialize)]
+struct StoredMessage {
+    subject: String,
+    time: String,
+    /// Base64, both.
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+impl Api {
+    /// What the stream is like.
+    pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
+        self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({})).await
+    }
+
+    /// Makes a consumer.
+    pub(super) async fn create_consumer(&self, config: &ConsumerConfig<'_>) -> Result<ConsumerInfo, Error> {
+        let mut subject = format!("CONSUMER.CREATE.{}.{}", self.stream, config.name);
+        if let Some(filter) = config.filter_subject {
+            subject.push('.');
+            subject.push_str(filter);
+        }
+        self.call(&subject, &CreateConsumer { stream_name: &self.stream, config, action: "create" }).await
+    }
+
+    /// The subject under which a consumer takes requests for events.
+    pub(super) fn next_subject(&self, consumer: &str) -> String {
+        format!("{}.CONSUMER.MSG.NEXT.{}.{consumer}", self.prefix, self.stream)
+    }
+
+    /// The subject under which a consumer can be deleted.
+    pub(super) fn delete_subject(&self, consumer: &str) -> String {
+        format!("{}.CONSUMER.DELETE.{}.{consumer}", self.prefix, self.stream)
+    }
+
+    /// One event, from any replica.
+    pub(super) async fn direct_get(&self, sequence: u64) -> Result<Option<Stored>, Error> {
+        let body = serde_json::json!({ "seq": sequence });
+        let message = self.ask(&format!("DIRECT.GET.{}", self.stream), &body).await?;
+        if let Some(status) = message.status {
+            let description = message.description.unwrap_or_default();
+            return match status.as_u16() {
+                404 => Ok(None),
+                code => Err(Error::Refused { code: code.into(), description }),
+            };
+        }
+        let header =
+            |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(ToString::to_string);
+        let (Some(subject), Some(time)) = (header("Nats-Subject"), header("Nats-Time-Stamp")) else {
+            return Err(Error::Failed("direct get answered without subject and time".to_owned()));
+        };
+        let content_type = header("Content-Type");
+        Ok(Some(Stored { subject, time_ns: nanoseconds(&time)?, content_type, data: message.payload.clone() }))
+    }
+
+    /// One event, from the leader of the stream.
+    pub(super) async fn leader_get(&self, sequence: u64) -> Result<Option<Stored>, Error> {
+        let body = serde_json::json!({ "seq": sequence });
+        let answer: MessageGet = match self.call(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
+            Ok(answer) => answer,
+            Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let message = answer.message;
+        let headers = String::from_utf8_lossy(&decoded(&message.hdrs)?).into_owned();
+        let content_type = headers
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+            .map(|(_, value)| value.trim().to_owned());
+        Ok(Some(Stored {
+            subject: message.subject,
+            time_ns: nanoseconds(&message.time)?,
+            content_type,
+            data: decoded(&message.data)?.into(),
+        }))
+    }
+
+    async fn call<B: Serialize + Sync, T: DeserializeOwned>(&self, subject: &str, body: &B) -> Result<T, Error> {
+        let message = self.ask(subject, body).await?;
+        let unreadable = |error| Error::Failed(format!("{subject} answered something unreadable: {error}"));
+        let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
+        if let Some(error) = envelope.error {
+            return Err(Error::Refused { code: error.err_code, description: error.description });
+        }
+        serde_json::from_slice(&message.payload).map_err(unreadable)
+    }
+
+    async fn ask<B: Serialize + Sync>(&self, subject: &str, body: &B) -> Result<Message, Error> {
+        let body = serde_json::to_vec(body).expect("requests are plain JSON");
+        let request = Request::new().payload(body.into()).timeout(Some(ANSWER_MAX));
+        let full = format!("{}.{subject}", self.prefix);
+        self.client.send_request(full, request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Error::NoJetStream(self.prefix.clone()),
+            RequestErrorKind::TimedOut => {
+                Error::Failed(format!("{subject} was not answered within {} s", ANSWER_MAX.as_secs()))
+            }
+            _ => Error::Failed(format!("{subject}: {error}")),
+        })
+    }
+}
+
+fn nanoseconds(time: &str) -> Result<u64, Error> {
+    let time: jiff::Timestamp =
+        time.parse().map_err(|error| Error::Failed(format!("the server gave a time of `{time}`: {error}")))?;
+    u64::try_from(time.as_nanosecond()).map_err(|_| Error::Failed(format!("the server gave a time of {time}")))
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, Error> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(|error| Error::Failed(format!("the server gave invalid base64: {error}")))
+}

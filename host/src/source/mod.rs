@@ -1,0 +1,149 @@
+//! Sources: where events come from, in order and without gaps.
+//!
+//! A source hands out supervised readers. A reader begins behind a position,
+//! proves that the stream is the one that the position counts in, reconnects
+//! for ever, and stops with an error as soon as it can't prove that nothing was
+//! skipped. It never acknowledges anything: the checkpoint is ours.
+
+pub(crate) mod cloudevents;
+pub mod embedded;
+pub mod jetstream;
+
+use tokio::sync::watch;
+
+use crate::api::{SourceInfo, SourceState, SourceStatus, Start};
+use crate::batch::{Batch, Limits};
+use crate::position::Checkpoint;
+use crate::subject::SubjectSet;
+
+/// What a reader is to read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where to continue; none begins anew, as `start` says.
+    pub resume: Option<Checkpoint>,
+    /// Where to begin when there is nothing to resume.
+    pub start: Start,
+    /// The subjects wanted.
+    pub subjects: SubjectSet,
+    /// Whether headers are wanted; left out, they are not even parsed beyond what CloudEvents need.
+    pub wants_headers: bool,
+    /// How much one call of [`Reader::next`] may return.
+    pub limits: Limits,
+}
+
+/// Why a reader stopped for good. Everything that may pass is a [`SourceState`] instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stream is not the one that the checkpoint counts in.
+    #[error("source-diverged: {0}")]
+    Diverged(String),
+    /// The stream ends before the checkpoint.
+    #[error(
+        "source-truncated: stream {stream} ends at {last}, behind position {position}; its tail was lost; restore the stream, or delete and deploy again to build from what is there"
+    )]
+    Truncated {
+        /// Name of the stream.
+        stream: String,
+        /// Its last sequence.
+        last: u64,
+        /// The position that it no longer has.
+        position: u64,
+    },
+    /// Events behind the position were removed before they were read.
+    #[error(
+        "source-gap: events {from} to {to} of stream {stream} are gone before they were applied (purge or retention); restore them, or delete and deploy again with --start first-available to go on without them"
+    )]
+    Gap {
+        /// Name of the stream.
+        stream: String,
+        /// First missing sequence.
+        from: u64,
+        /// Last missing sequence.
+        to: u64,
+    },
+    /// A new deployment would begin in the middle of history.
+    #[error(
+        "source-incomplete: stream {stream} begins at {first}, so a state built now would lack what came before; deploy with --start first-available to accept that"
+    )]
+    Incomplete {
+        /// Name of the stream.
+        stream: String,
+        /// Its first sequence.
+        first: u64,
+    },
+    /// The embedded log can't be read.
+    #[error(transparent)]
+    Log(#[from] crate::log::Error),
+}
+
+impl Error {
+    /// The name of the error, as in [`crate::api::Failure::kind`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Diverged(_) => "source-diverged",
+            Self::Truncated { .. } => "source-truncated",
+            Self::Gap { .. } => "source-gap",
+            Self::Incomplete { .. } => "source-incomplete",
+            Self::Log(_) => "source-log",
+        }
+    }
+}
+
+/// Where a reader tells how it is.
+pub type StatusSender = watch::Sender<SourceStatus>;
+
+/// The status before anything was tried.
+pub fn initial_status() -> SourceStatus {
+    SourceStatus { state: SourceState::Connecting, message: None, reconnects: 0 }
+}
+
+/// A configured source. The set is closed, so that the compiler lists every place to visit.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A JetStream stream.
+    JetStream(jetstream::JetStream),
+    /// The log in our own data folder.
+    Embedded(embedded::Embedded),
+}
+
+impl Source {
+    /// Makes a reader; connecting happens in [`Reader::next`]. Must be called within a runtime.
+    pub fn read(&self, request: Request, status: StatusSender) -> Reader {
+        match self {
+            Self::JetStream(source) => Reader::JetStream(Box::new(source.read(request, status))),
+            Self::Embedded(source) => Reader::Embedded(Box::new(source.read(request, status))),
+        }
+    }
+
+    /// What the stream is like just now; unreachable is an answer, not an error.
+    pub async fn info(&self) -> SourceInfo {
+        match self {
+            Self::JetStream(source) => source.info().await,
+            Self::Embedded(source) => source.info(),
+        }
+    }
+}
+
+/// A supervised reader.
+#[derive(Debug)]
+pub enum Reader {
+    /// Of a JetStream stream.
+    JetStream(Box<jetstream::Reader>),
+    /// Of the embedded log.
+    Embedded(Box<embedded::Reader>),
+}
+
+impl Reader {
+    /// What is ready, up to the limits; waits while nothing is. Batches follow
+    /// each other in order: `through` never falls, and no matching event
+    /// between two batches is left out. Cancel-safe: what a cancelled call read
+    /// is returned by the next one. The first call returns as soon as the stream
+    /// was reached and checked, without events if there are none, so that its
+    /// caller knows head and pending.
+    pub async fn next(&mut self) -> Result<Batch, Error> {
+        match self {
+            Self::JetStream(reader) => reader.next().await,
+            Self::Embedded(reader) => reader.next().await,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The state file: one redb file with entries, checkpoint and format version.
+//!
+//! Entries are keyed by their UTF-8 keys. A value is one byte that tells text
+//! (1) from bytes (2), and then its octets. The table `meta` holds `format`,
+//! `checkpoint` (JSON of [`Checkpoint`]) and `bytes` (the sum of all keys and
+//! values, 8 bytes big endian).
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::memtable::Memtable;
+use super::{Error, Key};
+use crate::event::Payload;
+use crate::position::Checkpoint;
+use crate::whole;
+
+/// The format that this build writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+const TEXT: u8 = 1;
+const BYTES: u8 = 2;
+
+/// From this size on a commit also writes what lets an unclean stop be repaired without reading
+/// all of the file; below it, reading all is quicker than writing more at every commit.
+const QUICK_REPAIR_BYTES: u64 = 128 << 20;
+
+/// A consistent view of the file.
+pub(super) type Base = Arc<ReadOnlyTable<&'static str, &'static [u8]>>;
+
+/// An open state file.
+#[derive(Debug)]
+pub(super) struct File {
+    database: Database,
+    path: Box<Path>,
+}
+
+/// What was read when a file was opened.
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) base: Base,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) bytes: u64,
+}
+
+pub(super) fn storage(error: impl std::fmt::Display) -> Error {
+    Error::Storage(error.to_string())
+}
+
+/// Opens or creates a redb file, telling how far a repair is in percent.
+pub(super) fn open_database(
+    path: &Path,
+    cache_bytes: usize,
+    progress: impl Fn(f64) + 'static,
+) -> Result<Database, Error> {
+    let refused = |error: redb::DatabaseError| {
+        let advice = match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                "another foldstream uses it; stop that one, or choose another data folder"
+            }
+            redb::DatabaseError::UpgradeRequired(_) => {
+                "it was written by another generation of redb; use the foldstream that wrote it"
+            }
+            _ => "restore the file from a backup, or remove it to build the state anew from the stream",
+        };
+        Error::Open(format!("{}: {error}; {advice}", path.display()))
+    };
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes).set_repair_callback(move |session| progress(session.progress() * 100.0));
+    let make = |path: &Path| builder.create(path).map(drop).map_err(io::Error::other);
+    whole::create(path, make).map_err(|error| refused(redb::StorageError::Io(error).into()))?;
+    builder.create(path).map_err(refused)
+}
+
+/// Checks the format noted in a table of bytes, and notes it in a new file.
+pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Error> {
+    let Some(found) = found else { return Ok(()) };
+    let format = found.try_into().map(u32::from_be_bytes).unwrap_or(u32::MAX);
+    if (1..=FORMAT).contains(&format) {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to build the state anew",
+        path.display()
+    );
+    Err(Error::Open(message))
+}
+
+impl File {
+    /// Opens or creates the file.
+    pub(super) fn open(path: &Path, cache_bytes: usize, progress: impl Fn(f64) + 'static) -> Result<Opened, Error> {
+        let database = open_database(path, cache_bytes, progress)?;
+        let file = Self { database, path: path.into() };
+        let (checkpoint, bytes) = file.prepare()?;
+        let base = file.base()?;
+        Ok(Opened { file, base, checkpoint, bytes })
+    }
+
+    fn prepare(&self) -> Result<(Option<Checkpoint>, u64), Error> {
+        let transaction = self.database.begin_write().map_err(storage)?;
+        let checkpoint;
+        let bytes;
+        {
+            transaction.open_table(ENTRIES).map_err(storage)?;
+            let mut meta = transaction.open_table(META).map_err(storage)?;
+            let read =
+                |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec())).map_err(storage);
+            check_format(&self.path, read("format")?.as_deref())?;
+            checkpoint =
+                read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
+                    Error::Open(format!(
+                        "{}: checkpoint is unreadable: {error}; remove the file to build the state anew",
+                        self.path.display()
+                    ))
+                })?;
+            bytes = read("bytes")?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+        }
+        transaction.commit().map_err(storage)?;
+        Ok((checkpoint, bytes))
+    }
+
+    /// A view of what was last committed.
+    pub(super) fn base(&self) -> Result<Base, Error> {
+        let transaction = self.database.begin_read().map_err(storage)?;
+        Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
+    }
+
+    /// Commits a memtable and its checkpoint durably, as one; returns the sum of keys and values.
+    pub(super) fn commit(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
+        let mut transaction = self.database.begin_write().map_err(storage)?;
+        if self.bytes() > QUICK_REPAIR_BYTES {
+            transaction.set_quick_repair(true);
+        }
+        let mut bytes = bytes_before;
+        {
+            let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
+            let mut envelope = Vec::new();
+            table.for_each(|key, value| {
+                let replaced = match value {
+                    Some(value) => {
+                        bytes += (key.len() + value.len()) as u64;
+                        wrap(value, &mut envelope);
+                        entries.insert(&**key, envelope.as_slice())
+                    }
+                    None => entries.remove(&**key),
+                };
+                let replaced = replaced.map_err(storage)?.map_or(0, |old| key.len() + old.value().len() - 1);
+                bytes = bytes.saturating_sub(replaced as u64);
+                Ok::<_, Error>(())
+            })?;
+            let mut meta = transaction.open_table(META).map_err(storage)?;
+            let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
+            meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
+            meta.insert("bytes", bytes.to_be_bytes().as_slice()).map_err(storage)?;
+        }
+        transaction.commit().map_err(storage)?;
+        Ok(bytes)
+    }
+
+    /// Size on disk, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+}
+
+fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
+    envelope.clear();
+    envelope.push(if value.as_str().is_some() { TEXT } else { BYTES });
+    envelope.extend_from_slice(value.as_bytes());
+}
+
+fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
+    let damaged = || Error::Storage("a stored value is damaged; check the disk, and build the state anew".to_owned());
+    match envelope.split_first() {
+        Some((&TEXT, text)) => {
+            ByteString::try_from(Bytes::copy_from_slice(text)).map(Payload::Text).map_err(|_| damaged())
+        }
+        Some((&BYTES, bytes)) => Ok(Payload::Bytes(Bytes::copy_from_slice(bytes))),
+        _ => Err(damaged()),
+    }
+}
+
+/// The value of a key in the file.
+pub(super) fn get(base: &Base, key: &str) -> Result<Option<Payload>, Error> {
+    base.get(key).map_err(storage)?.map(|value| unwrap(value.value())).transpose()
+}
+
+/// The stored size of a key and its value; 0 where there is none.
+pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
+    Ok(base.get(key).map_err(storage)?.map_or(0, |value| (key.len() + value.value().len() - 1) as u64))
+}
+
+/// One entry of the file.
+pub(super) fn entry(
+    (key, value): (redb::AccessGuard<'_, &'static str>, redb::AccessGuard<'_, &'static [u8]>),
+) -> Result<(Key, Payload), Error> {
+    Ok((Key::from(key.value()), unwrap(value.value())?))
+}
+
+/// Whether a state file is sound: every page is read and every checksum verified. Blocking and long on a large file.
+pub fn check(path: &Path) -> Result<bool, Error> {
+    let mut database = open_database(path, 16 << 20, |_| ())?;
+    database.check_integrity().map_err(storage)
+}

@@ -1,0 +1,245 @@
+//! Scans: one ordered walk over several layers, of which the newest wins.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use super::file::{self, Base};
+use super::memtable::Memtable;
+use super::{Direction, Error, Key, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
+use crate::event::Payload;
+
+/// Keys taken from a memtable under one lock: long enough to pay for the lock, short enough not to
+/// hold up the applying thread.
+const CHUNK: usize = 256;
+
+type Written = (Key, Option<Payload>);
+
+/// The bounds of a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Range {
+    start: Bound<String>,
+    end: Bound<String>,
+}
+
+impl Range {
+    fn of(scan: &Scan) -> Self {
+        let (mut start, mut end) = match &scan.selection {
+            Selection::Prefix(prefix) => (Bound::Included(prefix.clone()), prefix_end(prefix)),
+            Selection::Range { start, end } => (
+                start.clone().map_or(Bound::Unbounded, Bound::Included),
+                end.clone().map_or(Bound::Unbounded, Bound::Excluded),
+            ),
+        };
+        if let Some(after) = &scan.after {
+            match scan.direction {
+                Direction::Forwards if is_before(&start, after) => start = Bound::Excluded(after.clone()),
+                Direction::Backwards if is_behind(&end, after) => end = Bound::Excluded(after.clone()),
+                _ => {}
+            }
+        }
+        Self { start, end }
+    }
+
+    fn is_empty(&self) -> bool {
+        let (Bound::Included(start) | Bound::Excluded(start)) = &self.start else { return false };
+        let Bound::Excluded(end) = &self.end else { return false };
+        start >= end
+    }
+
+    fn as_ref(&self) -> (Bound<&str>, Bound<&str>) {
+        (self.start.as_ref().map(String::as_str), self.end.as_ref().map(String::as_str))
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        std::ops::RangeBounds::<str>::contains(&self.as_ref(), key)
+    }
+
+    /// What remains behind a key.
+    fn after(&mut self, key: &str, direction: Direction) {
+        match direction {
+            Direction::Forwards => self.start = Bound::Excluded(key.to_owned()),
+            Direction::Backwards => self.end = Bound::Excluded(key.to_owned()),
+        }
+    }
+}
+
+fn is_before(start: &Bound<String>, key: &str) -> bool {
+    match start {
+        Bound::Unbounded => true,
+        Bound::Included(start) | Bound::Excluded(start) => start.as_str() <= key,
+    }
+}
+
+fn is_behind(end: &Bound<String>, key: &str) -> bool {
+    match end {
+        Bound::Unbounded => true,
+        Bound::Included(end) | Bound::Excluded(end) => end.as_str() > key,
+    }
+}
+
+/// The first text behind all that begin with a prefix.
+fn prefix_end(prefix: &str) -> Bound<String> {
+    let mut characters: Vec<char> = prefix.chars().collect();
+    while let Some(last) = characters.pop() {
+        // The code point after the last one, over the gap of the surrogates.
+        let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+        if let Some(next) = next {
+            characters.push(next);
+            return Bound::Excluded(characters.into_iter().collect());
+        }
+    }
+    Bound::Unbounded
+}
+
+/// One layer of a scan, newest first in [`page`].
+pub(super) enum Layer<'a> {
+    /// The unpublished writes of a batch, sorted in the direction of the scan.
+    Batch(VecDeque<Written>),
+    /// A memtable at a version, read in chunks.
+    Memtable { table: &'a Memtable, version: u64, rest: Option<RestOf>, ready: VecDeque<Written> },
+    /// The file.
+    File { entries: Box<redb::Range<'static, &'static str, &'static [u8]>>, next: Option<Written> },
+}
+
+/// What a chunked layer has still to read.
+pub(super) struct RestOf(Range);
+
+impl<'a> Layer<'a> {
+    pub(super) fn batch(writes: impl Iterator<Item = Written>, scan: &Scan) -> Self {
+        let range = Range::of(scan);
+        let mut entries: Vec<Written> = writes.filter(|(key, _)| range.contains(key)).collect();
+        entries.sort_unstable_by(|one, other| in_order(&one.0, &other.0, scan.direction));
+        Self::Batch(entries.into())
+    }
+
+    pub(super) fn memtable(table: &'a Memtable, version: u64, scan: &Scan) -> Self {
+        let range = Range::of(scan);
+        let rest = (!range.is_empty()).then_some(RestOf(range));
+        Self::Memtable { table, version, rest, ready: VecDeque::new() }
+    }
+
+    pub(super) fn file(base: &Base, scan: &Scan) -> Result<Option<Self>, Error> {
+        let range = Range::of(scan);
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let entries = base.range::<&str>(range.as_ref()).map_err(file::storage)?;
+        Ok(Some(Self::File { entries: Box::new(entries), next: None }))
+    }
+
+    /// The next entry, left in place.
+    fn peek(&mut self, direction: Direction) -> Result<Option<&Key>, Error> {
+        match self {
+            Self::Batch(_) => {}
+            Self::Memtable { table, version, rest, ready } => {
+                if ready.is_empty()
+                    && let Some(RestOf(mut range)) = rest.take()
+                {
+                    let (entries, more) = table.chunk(range.as_ref(), direction, *version, CHUNK);
+                    if let Some((last, _)) = entries.last().filter(|_| more) {
+                        range.after(last, direction);
+                        *rest = (!range.is_empty()).then_some(RestOf(range));
+                    }
+                    *ready = entries.into();
+                }
+            }
+            Self::File { entries, next } => {
+                if next.is_none() {
+                    let found = match direction {
+                        Direction::Forwards => entries.next(),
+                        Direction::Backwards => entries.next_back(),
+                    };
+                    *next = found
+                        .transpose()
+                        .map_err(file::storage)?
+                        .map(file::entry)
+                        .transpose()?
+                        .map(|(key, value)| (key, Some(value)));
+                }
+            }
+        }
+        Ok(match self {
+            Self::Batch(ready) | Self::Memtable { ready, .. } => ready.front().map(|(key, _)| key),
+            Self::File { next, .. } => next.as_ref().map(|(key, _)| key),
+        })
+    }
+
+    fn take(&mut self) -> Option<Written> {
+        match self {
+            Self::Batch(ready) | Self::Memtable { ready, .. } => ready.pop_front(),
+            Self::File { next, .. } => next.take(),
+        }
+    }
+}
+
+fn in_order(one: &str, other: &str, direction: Direction) -> std::cmp::Ordering {
+    match direction {
+        Direction::Forwards => one.cmp(other),
+        Direction::Backwards => other.cmp(one),
+    }
+}
+
+/// Merges layers, newest first, into a page.
+pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan) -> Result<Page, Error> {
+    let limit = scan.limit.min(SCAN_ENTRIES_MAX);
+    let mut page = Page::default();
+    let mut bytes = 0;
+    while let Some((key, value)) = next(&mut layers, scan.direction)? {
+        let Some(value) = value else { continue };
+        if page.entries.len() >= limit || bytes >= SCAN_BYTES_MAX {
+            page.more = true;
+            break;
+        }
+        bytes += key.len() + value.len();
+        page.entries.push((key, value));
+    }
+    Ok(page)
+}
+
+/// The next key of all layers with its newest value; a deleted key comes without one.
+fn next(layers: &mut [Layer<'_>], direction: Direction) -> Result<Option<Written>, Error> {
+    let mut first: Option<Key> = None;
+    for layer in layers.iter_mut() {
+        if let Some(key) = layer.peek(direction)?
+            && first.as_ref().is_none_or(|first| in_order(key, first, direction).is_lt())
+        {
+            first = Some(Key::clone(key));
+        }
+    }
+    let Some(first) = first else { return Ok(None) };
+    let mut newest = None;
+    for layer in layers.iter_mut() {
+        if layer.peek(direction)?.is_some_and(|key| *key == first) {
+            let written = layer.take();
+            newest = newest.or(written);
+        }
+    }
+    Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_behind_the_last_key_that_begins_with_it() {
+        assert_eq!(prefix_end("customer/"), Bound::Excluded("customer0".to_owned()));
+        assert_eq!(prefix_end("a\u{D7FF}"), Bound::Excluded("a\u{E000}".to_owned()));
+        assert_eq!(prefix_end(&format!("a{}", char::MAX)), Bound::Excluded("b".to_owned()));
+        assert_eq!(prefix_end(""), Bound::Unbounded);
+    }
+
+    #[test]
+    fn a_cursor_outside_of_the_selection_changes_nothing_or_ends_the_scan() {
+        let scan = |after: &str, direction| Scan {
+            selection: Selection::Prefix("b".to_owned()),
+            after: Some(after.to_owned()),
+            direction,
+            limit: 10,
+        };
+        assert_eq!(Range::of(&scan("a", Direction::Forwards)).start, Bound::Included("b".to_owned()));
+        assert!(Range::of(&scan("c", Direction::Forwards)).is_empty());
+        assert_eq!(Range::of(&scan("d", Direction::Backwards)).end, Bound::Excluded("c".to_owned()));
+        assert!(Range::of(&scan("a", Direction::Backwards)).is_empty());
+    }
+}

@@ -1,0 +1,86 @@
+//! Snapshots: one consistent state of the whole, for as long as someone looks at it.
+
+use std::sync::Arc;
+
+use super::memtable::Found;
+use super::scan::{self, Layer};
+use super::store::{Inner, View};
+use super::{Error, Page, Scan, file};
+use crate::event::Payload;
+
+/// A consistent, read-only view. Cloning shares it; holding one keeps old versions in memory.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    inner: Arc<Inner>,
+    view: View,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut live = self.inner.live.lock();
+        let holders = live.get_mut(&self.view.version).expect("a snapshot registers its version");
+        *holders -= 1;
+        if *holders == 0 {
+            live.remove(&self.view.version);
+        }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        // The version is registered before the lock is given back, so that no batch is published in
+        // between that would drop what this snapshot sees.
+        let guard = inner.view.read();
+        let view = guard.clone();
+        *inner.live.lock().entry(view.version).or_insert(0) += 1;
+        drop(guard);
+        Self { held: Arc::new(Held { inner: Arc::clone(inner), view }) }
+    }
+
+    /// The position that it reflects.
+    pub fn position(&self) -> u64 {
+        self.held.view.position()
+    }
+
+    /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 before any.
+    pub fn time_ns(&self) -> u64 {
+        let checkpoint = self.held.view.checkpoint.as_ref();
+        checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref()).map_or(0, |event| event.time_ns)
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
+        get(&self.held.view, key)
+    }
+
+    /// A page of entries.
+    pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
+        scan::page(layers(&self.held.view, scan)?, scan)
+    }
+}
+
+/// The value of a key as a view has it.
+pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
+    if let Found::Here(value) = view.active.get(key, view.version) {
+        return Ok(value);
+    }
+    if let Some((frozen, _)) = &view.frozen
+        && let Found::Here(value) = frozen.get(key, view.version)
+    {
+        return Ok(value);
+    }
+    file::get(&view.base, key)
+}
+
+/// The layers of a view, newest first.
+pub(super) fn layers<'a>(view: &'a View, scan: &Scan) -> Result<Vec<Layer<'a>>, Error> {
+    let mut layers = vec![Layer::memtable(&view.active, view.version, scan)];
+    layers.extend(view.frozen.as_ref().map(|(frozen, _)| Layer::memtable(frozen, view.version, scan)));
+    layers.extend(Layer::file(&view.base, scan)?);
+    Ok(layers)
+}

@@ -1,0 +1,253 @@
+//! The store: who sees which layer, and how a memtable becomes durable.
+//!
+//! A view is the published state: the active memtable, the frozen one that is
+//! being committed, and the file as of the last commit. Publishing, freezing
+//! and the end of a commit each replace a part of the view under one short
+//! write lock, so that every snapshot is one state of the whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::changes::Changes;
+use super::file::{self, Base, File};
+use super::memtable::{LiveRange, Memtable};
+use super::{Error, Key, Options, Sizes, Snapshot, Writer};
+use crate::position::Checkpoint;
+
+/// What readers see.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) active: Arc<Memtable>,
+    /// The memtable that is being committed, with its checkpoint.
+    pub(super) frozen: Option<(Arc<Memtable>, Checkpoint)>,
+    pub(super) base: Base,
+    /// Number of the last published batch.
+    pub(super) version: u64,
+    /// What the last published batch brought the state to.
+    pub(super) checkpoint: Option<Checkpoint>,
+}
+
+impl View {
+    pub(super) fn position(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) options: Options,
+    pub(super) view: RwLock<View>,
+    /// Versions that snapshots hold, with how many hold each. Taken only while `view` is held, so
+    /// that a batch can't be published between looking and registering.
+    pub(super) live: Mutex<BTreeMap<u64, usize>>,
+    pub(super) changes: Mutex<Changes>,
+    file: File,
+    durable: Mutex<Option<Checkpoint>>,
+    /// Sum of keys and values in the file, in bytes.
+    pub(super) durable_bytes: AtomicU64,
+    /// A commit failed: what the file holds is no longer known, so nothing more is committed.
+    failed: AtomicBool,
+    positions: watch::Sender<u64>,
+}
+
+impl Inner {
+    /// The versions in use; called with the view's write lock held.
+    pub(super) fn live_range(&self) -> Option<LiveRange> {
+        let live = self.live.lock();
+        let (oldest, newest) = (live.first_key_value()?.0, live.last_key_value()?.0);
+        Some(LiveRange { oldest: *oldest, newest: *newest })
+    }
+
+    /// Keys and values, in bytes; too high by what the keys in memory replace in the file.
+    pub(super) fn state_bytes(&self) -> u64 {
+        let view = self.view.read();
+        let frozen = view.frozen.as_ref().map_or(0, |(table, _)| table.payload_bytes());
+        self.durable_bytes.load(Ordering::Relaxed) + view.active.payload_bytes() + frozen
+    }
+
+    /// Makes a batch visible as one step.
+    pub(super) fn publish(&self, writes: Vec<super::writer::Write>, checkpoint: Checkpoint) {
+        let position = checkpoint.position;
+        let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
+        {
+            let mut view = self.view.write();
+            debug_assert!(position >= view.position(), "positions never go back");
+            view.version += 1;
+            if !writes.is_empty() {
+                view.active.write(writes.into_iter(), view.version, self.live_range());
+                self.changes.lock().push(position, keys);
+            }
+            view.checkpoint = Some(checkpoint);
+        }
+        self.positions.send_replace(position);
+    }
+}
+
+/// The state of one generation. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl Store {
+    /// Opens or creates the state file. Blocking; long after an unclean stop of
+    /// a large file, when `progress` is told percentages.
+    pub fn open(
+        path: &Path,
+        options: Options,
+        progress: impl Fn(f64) + Send + 'static,
+    ) -> Result<(Self, Writer), Error> {
+        let opened = File::open(path, options.cache_bytes, progress)?;
+        let position = opened.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let view = View {
+            active: Arc::default(),
+            frozen: None,
+            base: opened.base,
+            version: 0,
+            checkpoint: opened.checkpoint.clone(),
+        };
+        let inner = Arc::new(Inner {
+            options,
+            view: RwLock::new(view),
+            live: Mutex::default(),
+            changes: Mutex::new(Changes::new(position)),
+            file: opened.file,
+            durable: Mutex::new(opened.checkpoint),
+            durable_bytes: AtomicU64::new(opened.bytes),
+            failed: AtomicBool::new(false),
+            positions: watch::Sender::new(position),
+        });
+        Ok((Self { inner: Arc::clone(&inner) }, Writer::new(inner)))
+    }
+
+    /// The last durable checkpoint.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.inner.durable.lock().clone()
+    }
+
+    /// What the last published batch brought the state to.
+    pub fn published(&self) -> Option<Checkpoint> {
+        self.inner.view.read().checkpoint.clone()
+    }
+
+    /// A consistent view of the last published batch.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.inner)
+    }
+
+    /// The position of the last published batch.
+    pub fn position(&self) -> u64 {
+        *self.inner.positions.borrow()
+    }
+
+    /// The position, as it rises.
+    pub fn positions(&self) -> watch::Receiver<u64> {
+        self.inner.positions.subscribe()
+    }
+
+    /// The keys that changed after a position, newest last, without duplicates; none when that is no longer known.
+    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
+        self.inner.changes.lock().since(position, prefix)
+    }
+
+    /// Sizes now.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            state_bytes: self.inner.state_bytes(),
+            memtable_bytes: self.memtable_bytes(),
+            file_bytes: self.inner.file.bytes(),
+        }
+    }
+
+    /// Memory of what is not durable yet, in bytes.
+    pub fn memtable_bytes(&self) -> u64 {
+        let view = self.inner.view.read();
+        view.active.bytes() + view.frozen.as_ref().map_or(0, |(table, _)| table.bytes())
+    }
+
+    /// Memory of what has not even been set aside for a commit, in bytes.
+    pub fn active_bytes(&self) -> u64 {
+        self.inner.view.read().active.bytes()
+    }
+
+    /// Whether there is something published that is not durable, and not on its way.
+    pub fn is_dirty(&self) -> bool {
+        let view = self.inner.view.read();
+        let on_its_way = view.frozen.as_ref().map(|(_, checkpoint)| checkpoint.position);
+        let durable = self.inner.durable.lock().as_ref().map(|checkpoint| checkpoint.position);
+        view.checkpoint.as_ref().map(|checkpoint| checkpoint.position) > on_its_way.max(durable)
+    }
+
+    /// Sets the active memtable aside for [`Store::commit`], and begins a new one. Does nothing while
+    /// one is set aside already, or when there is nothing new; returns whether there is one to commit.
+    pub fn freeze(&self) -> bool {
+        let mut view = self.inner.view.write();
+        if view.frozen.is_some() {
+            return true;
+        }
+        let Some(checkpoint) = view.checkpoint.clone() else { return false };
+        if view.active.is_empty() && self.inner.durable.lock().as_ref() == Some(&checkpoint) {
+            return false;
+        }
+        let active = std::mem::take(&mut view.active);
+        view.frozen = Some((active, checkpoint));
+        true
+    }
+
+    /// Commits what [`Store::freeze`] set aside, durably. Blocking. After an error the store can still be
+    /// read but no longer committed: it must be opened again, which goes back to the last durable checkpoint.
+    pub fn commit(&self) -> Result<(), Error> {
+        if self.inner.failed.load(Ordering::Acquire) {
+            return Err(Error::Storage("an earlier commit failed; the state must be opened again".to_owned()));
+        }
+        let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else { return Ok(()) };
+        let committed = self.commit_table(&table, &checkpoint);
+        if committed.is_err() {
+            self.inner.failed.store(true, Ordering::Release);
+        }
+        let (bytes, base) = committed?;
+        let mut view = self.inner.view.write();
+        view.base = base;
+        view.frozen = None;
+        self.inner.durable_bytes.store(bytes, Ordering::Relaxed);
+        *self.inner.durable.lock() = Some(checkpoint);
+        Ok(())
+    }
+
+    fn commit_table(&self, table: &Memtable, checkpoint: &Checkpoint) -> Result<(u64, Base), Error> {
+        let before = self.inner.durable_bytes.load(Ordering::Relaxed);
+        let bytes = self.inner.file.commit(table, checkpoint, before)?;
+        Ok((bytes, self.inner.file.base()?))
+    }
+
+    /// Makes all that was published durable. Blocking.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.commit()?;
+        if self.freeze() { self.commit() } else { Ok(()) }
+    }
+}
+
+/// The sum of keys and values to the byte, where the running figure may be too high because it takes
+/// every key in memory for a new one. Slow: it looks up each of them in the file.
+pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
+    let view = inner.view.read().clone();
+    let mut bytes = inner.durable_bytes.load(Ordering::Relaxed);
+    let mut layers: Vec<&Memtable> = vec![&view.active];
+    layers.extend(view.frozen.as_ref().map(|(table, _)| &**table));
+    let mut seen = std::collections::HashSet::new();
+    for table in layers {
+        table.for_each(|key, value| {
+            if seen.insert(Key::clone(key)) {
+                bytes += value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
+                bytes = bytes.saturating_sub(file::size_of(&view.base, key)?);
+            }
+            Ok::<_, Error>(())
+        })?;
+    }
+    Ok(bytes)
+}

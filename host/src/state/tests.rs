@@ -1,0 +1,244 @@
+//! Claims about a store as a whole, on real files, against a map as the model.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::position::{Checkpoint, StreamIdentity};
+
+type Model = BTreeMap<String, String>;
+
+fn checkpoint(position: u64) -> Checkpoint {
+    Checkpoint { position, stream: StreamIdentity { name: "events".to_owned(), created_ns: 1 }, last_event: None }
+}
+
+fn open(path: &std::path::Path) -> (Store, Writer) {
+    Store::open(path, Options::default(), |_| ()).expect("the state opens")
+}
+
+fn expected(model: &Model, scan: &Scan) -> Vec<(String, String)> {
+    let covered = |key: &str| match &scan.selection {
+        Selection::Prefix(prefix) => key.starts_with(prefix.as_str()),
+        Selection::Range { start, end } => {
+            start.as_deref().is_none_or(|start| key >= start) && end.as_deref().is_none_or(|end| key < end)
+        }
+    };
+    let behind = |key: &str| match (&scan.after, scan.direction) {
+        (None, _) => true,
+        (Some(after), Direction::Forwards) => key > after.as_str(),
+        (Some(after), Direction::Backwards) => key < after.as_str(),
+    };
+    let mut entries: Vec<_> = model
+        .iter()
+        .filter(|(key, _)| covered(key) && behind(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if scan.direction == Direction::Backwards {
+        entries.reverse();
+    }
+    entries
+}
+
+fn random_scan(random: &mut fastrand::Rng) -> Scan {
+    let key = |random: &mut fastrand::Rng| random.bool().then(|| random_key(random));
+    let selection = if random.bool() {
+        Selection::Prefix(["", "a", "b/", "c"][random.usize(..4)].to_owned())
+    } else {
+        Selection::Range { start: key(random), end: key(random) }
+    };
+    let direction = if random.bool() { Direction::Forwards } else { Direction::Backwards };
+    Scan { selection, after: key(random), direction, limit: random.usize(1..400) }
+}
+
+fn random_key(random: &mut fastrand::Rng) -> String {
+    format!("{}/{}", ["a", "b", "c"][random.usize(..3)], random.u32(..300))
+}
+
+fn assert_scan(page: &Page, model: &Model, scan: &Scan) {
+    let expected = expected(model, scan);
+    let found: Vec<_> =
+        page.entries.iter().map(|(key, value)| (key.to_string(), value.as_str().expect("text").to_owned())).collect();
+    assert_eq!(found, expected[..expected.len().min(scan.limit)], "{scan:?}");
+    assert_eq!(page.more, expected.len() > scan.limit, "{scan:?}");
+}
+
+/// A store and its writer beside the map that it must equal.
+struct Twin {
+    path: std::path::PathBuf,
+    store: Store,
+    writer: Writer,
+    model: Model,
+    durable: Model,
+    position: u64,
+    held: Vec<(Snapshot, Model)>,
+}
+
+impl Twin {
+    fn write(&mut self, random: &mut fastrand::Rng) {
+        let mut batch = self.model.clone();
+        self.writer.begin();
+        for _ in 0..random.usize(..60) {
+            let key = random_key(random);
+            let value = (random.u8(..4) != 0).then(|| format!("{}", random.u32(..)));
+            self.writer.put(&key, value.clone().map(Payload::from)).expect("within limits");
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(&key),
+            };
+        }
+        let scan = random_scan(random);
+        assert_scan(&self.writer.scan(&scan).expect("scans"), &batch, &scan);
+        if random.u8(..8) == 0 {
+            self.writer.discard();
+        } else {
+            self.position += random.u64(1..5);
+            self.writer.publish(checkpoint(self.position));
+            self.model = batch;
+        }
+    }
+
+    fn flush(&mut self) {
+        self.store.flush().expect("commits");
+        self.durable.clone_from(&self.model);
+        let durable = self.store.checkpoint().map(|checkpoint| checkpoint.position);
+        assert_eq!(durable, (self.position > 0).then_some(self.position));
+        let bytes = self.model.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+        assert_eq!(self.store.sizes().state_bytes, bytes);
+    }
+
+    /// Goes back to what is durable, as a crash would: what is in memory only is lost.
+    fn reopen(self) -> Self {
+        let Self { path, store, writer, durable, held, .. } = self;
+        drop((store, writer, held));
+        let (store, writer) = open(&path);
+        assert!(durable_matches(&store, &durable), "a reopened store is the last committed state");
+        let position = store.position();
+        Self { path, store, writer, model: durable.clone(), durable, position, held: Vec::new() }
+    }
+
+    fn look(&mut self, random: &mut fastrand::Rng) {
+        self.held.push((self.store.snapshot(), self.model.clone()));
+        for (snapshot, model) in &self.held {
+            let scan = random_scan(random);
+            assert_scan(&snapshot.scan(&scan).expect("scans"), model, &scan);
+            let key = random_key(random);
+            let found = snapshot.get(&key).expect("reads").and_then(|value| value.as_str().map(str::to_owned));
+            assert_eq!(found, model.get(&key).cloned());
+        }
+        self.held.pop();
+    }
+}
+
+#[test]
+fn whatever_is_written_frozen_committed_and_reopened_reads_as_a_map_would() {
+    for seed in 0..12 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state.redb");
+        let (store, writer) = open(&path);
+        let (model, durable) = (Model::new(), Model::new());
+        let mut twin = Twin { path, store, writer, model, durable, position: 0, held: Vec::new() };
+        for _ in 0..120 {
+            twin.write(&mut random);
+            match random.u8(..8) {
+                0 => drop(twin.store.freeze()),
+                1 => twin.flush(),
+                2 => twin.held.push((twin.store.snapshot(), twin.model.clone())),
+                3 if !twin.held.is_empty() => drop(twin.held.swap_remove(random.usize(..twin.held.len()))),
+                4 if twin.held.is_empty() => twin = twin.reopen(),
+                _ => {}
+            }
+            twin.look(&mut random);
+        }
+    }
+}
+
+fn durable_matches(store: &Store, durable: &Model) -> bool {
+    let scan = Scan {
+        selection: Selection::Prefix(String::new()),
+        after: None,
+        direction: Direction::Forwards,
+        limit: SCAN_ENTRIES_MAX,
+    };
+    let page = store.snapshot().scan(&scan).expect("scans");
+    page.entries
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.as_str().expect("text").to_owned()))
+        .collect::<Model>()
+        == *durable
+}
+
+#[test]
+fn a_state_over_its_limit_is_refused_and_overwriting_is_no_growth() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options { state_bytes_max: 1_000, ..Options::default() };
+    let (store, mut writer) = Store::open(&folder.path().join("state.redb"), options, |_| ()).expect("opens");
+    let value = || Some(Payload::from("x".repeat(400)));
+    for position in 1..20 {
+        writer.begin();
+        writer.put("a", value()).expect("within limits");
+        writer.put("b", value()).expect("within limits");
+        writer.check_size().expect("two values fit, however often they are written");
+        writer.publish(checkpoint(position));
+        if position % 3 == 0 {
+            store.flush().expect("commits");
+        }
+    }
+    writer.begin();
+    writer.put("c", value()).expect("the size is checked at the end");
+    assert!(matches!(writer.check_size(), Err(Error::Limit { limit: "state-bytes", .. })));
+    writer.discard();
+    assert_eq!(store.snapshot().get("c").expect("reads"), None);
+}
+
+#[test]
+fn keys_and_values_beyond_their_limits_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_store, mut writer) = open(&folder.path().join("state.redb"));
+    let limit_of = |result: Result<(), Error>| match result {
+        Err(Error::Limit { limit, .. }) => limit,
+        other => panic!("expected a limit, found {other:?}"),
+    };
+    assert_eq!(limit_of(writer.put("", None)), "key-bytes");
+    assert_eq!(limit_of(writer.put(&"k".repeat(KEY_BYTES_MAX + 1), None)), "key-bytes");
+    assert_eq!(limit_of(writer.put("k", Some(Payload::Bytes(vec![0; (1 << 20) + 1].into())))), "value-bytes");
+}
+
+#[test]
+fn a_second_opener_and_a_newer_format_are_refused_with_advice() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("state.redb");
+    let opened = open(&path);
+    let error = Store::open(&path, Options::default(), |_| ()).expect_err("the file is in use").to_string();
+    assert!(error.contains("another foldstream uses it"), "{error}");
+    drop(opened);
+    let database = redb::Database::open(&path).expect("opens");
+    let transaction = database.begin_write().expect("begins");
+    {
+        let mut meta = transaction.open_table(redb::TableDefinition::<&str, &[u8]>::new("meta")).expect("opens");
+        meta.insert("format", (FORMAT + 1).to_be_bytes().as_slice()).expect("writes");
+    }
+    transaction.commit().expect("commits");
+    drop(database);
+    let error = Store::open(&path, Options::default(), |_| ()).expect_err("the format is newer").to_string();
+    assert!(error.contains("written by format 2, this build reads 1 to 1"), "{error}");
+}
+
+#[test]
+fn a_sound_file_passes_the_integrity_check_and_a_damaged_one_does_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("state.redb");
+    let (store, mut writer) = open(&path);
+    for position in 1..200 {
+        writer.begin();
+        writer.put(&format!("key/{position}"), Some(Payload::from("x".repeat(1_000)))).expect("within limits");
+        writer.publish(checkpoint(position));
+    }
+    store.flush().expect("commits");
+    drop((store, writer));
+    assert!(check(&path).expect("checks"));
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let place = bytes.windows(8).rposition(|window| window == b"xxxxxxxx").expect("a value is somewhere");
+    bytes[place] = b'y';
+    std::fs::write(&path, bytes).expect("writes");
+    assert!(!matches!(check(&path), Ok(true)));
+}

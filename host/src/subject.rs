@@ -1,0 +1,231 @@
+//! Subjects: dot-separated tokens, and patterns over them with the wildcards of
+//! NATS: `*` for one token, `>` for one or more tokens at the end.
+//! Source: <https://docs.nats.io/nats-concepts/subjects>.
+
+use std::fmt;
+
+/// Longest subject or pattern, in bytes.
+pub const LENGTH_MAX: usize = 1_024;
+/// Most patterns in one set.
+pub const PATTERNS_MAX: usize = 64;
+
+/// Why a text is no subject or pattern.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// Too long, empty, or an empty token.
+    #[error(
+        "subject `{0}` has an empty token or is empty or longer than {LENGTH_MAX} bytes; write tokens joined by single dots, such as `orders.42.placed`"
+    )]
+    Malformed(String),
+    /// White space or a control character.
+    #[error("subject `{0}` contains white space or control characters; remove them")]
+    Character(String),
+    /// A wildcard where none may be.
+    #[error(
+        "subject `{0}` uses a wildcard where none is allowed: `*` and `>` stand for whole tokens, `>` only at the end, and neither when publishing"
+    )]
+    Wildcard(String),
+    /// Too many patterns, or none.
+    #[error("{0} subjects given; name 1 to {PATTERNS_MAX}")]
+    Count(usize),
+}
+
+/// Checks a subject to publish under: no wildcards.
+pub fn validate(subject: &str) -> Result<(), Error> {
+    tokens_are_sound(subject)?;
+    if subject.split('.').any(|token| token == "*" || token == ">") {
+        return Err(Error::Wildcard(subject.to_owned()));
+    }
+    Ok(())
+}
+
+fn tokens_are_sound(subject: &str) -> Result<(), Error> {
+    if subject.is_empty() || subject.len() > LENGTH_MAX || subject.split('.').any(str::is_empty) {
+        return Err(Error::Malformed(subject.to_owned()));
+    }
+    if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Error::Character(subject.to_owned()));
+    }
+    Ok(())
+}
+
+/// One subject pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Reads a pattern.
+    pub fn parse(pattern: &str) -> Result<Self, Error> {
+        tokens_are_sound(pattern)?;
+        let count = pattern.split('.').count();
+        let misplaced = pattern.split('.').enumerate().any(|(index, token)| {
+            (token == ">" && index + 1 != count) || (token.len() > 1 && (token.contains('*') || token.contains('>')))
+        });
+        if misplaced {
+            return Err(Error::Wildcard(pattern.to_owned()));
+        }
+        Ok(Self(pattern.to_owned()))
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a subject matches.
+    pub fn matches(&self, subject: &str) -> bool {
+        let mut tokens = subject.split('.');
+        for wanted in self.0.split('.') {
+            match (wanted, tokens.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(token)) if wanted == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
+    /// Whether every subject that `other` matches, this one matches too.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        let mut theirs = other.0.split('.');
+        for ours in self.0.split('.') {
+            match (ours, theirs.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(token)) if token != ">" => {}
+                (ours, Some(token)) if ours == token && token != ">" => {}
+                _ => return false,
+            }
+        }
+        theirs.next().is_none()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The subjects that a module wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectSet {
+    patterns: Vec<Pattern>,
+}
+
+impl SubjectSet {
+    /// Reads 1 to [`PATTERNS_MAX`] patterns.
+    pub fn parse<S: AsRef<str>>(patterns: &[S]) -> Result<Self, Error> {
+        if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
+            return Err(Error::Count(patterns.len()));
+        }
+        let patterns = patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<_, _>>()?;
+        Ok(Self { patterns })
+    }
+
+    /// The patterns, as given.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// Whether any pattern matches.
+    pub fn matches(&self, subject: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(subject))
+    }
+
+    /// The narrowest single pattern that covers all of the set.
+    ///
+    /// A JetStream consumer with two filters replays hundreds of times slower
+    /// than one with a single filter, so the server gets this one and the host
+    /// matches the rest.
+    pub fn covering(&self) -> Pattern {
+        if let Some(widest) = self.patterns.iter().find(|one| self.patterns.iter().all(|other| one.covers(other))) {
+            return widest.clone();
+        }
+        let split: Vec<Vec<&str>> = self.patterns.iter().map(|pattern| pattern.0.split('.').collect()).collect();
+        let same_length = split.iter().all(|tokens| tokens.len() == split[0].len() && tokens.last() != Some(&">"));
+        let shortest = split.iter().map(Vec::len).min().unwrap_or(1);
+        let mut merged = Vec::new();
+        for index in 0..shortest {
+            let first = split[0][index];
+            let agree = split.iter().all(|tokens| tokens[index] == first);
+            let last_of_some =
+                !same_length && split.iter().any(|tokens| index + 1 >= tokens.len() || tokens[index] == ">");
+            if last_of_some {
+                merged.push(">");
+                break;
+            }
+            merged.push(if agree { first } else { "*" });
+        }
+        Pattern(merged.join("."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn covering(patterns: &[&str]) -> String {
+        SubjectSet::parse(patterns).expect("patterns are sound").covering().to_string()
+    }
+
+    #[test]
+    fn wildcards_match_as_nats_does() {
+        let matches = |pattern: &str, subject: &str| Pattern::parse(pattern).expect("sound").matches(subject);
+        assert!(matches("orders.*.placed", "orders.42.placed"));
+        assert!(matches("orders.>", "orders.42.placed"));
+        assert!(matches(">", "orders"));
+        assert!(!matches("orders.>", "orders"));
+        assert!(!matches("orders.*", "orders.42.placed"));
+        assert!(!matches("orders.*.placed", "orders.42"));
+    }
+
+    #[test]
+    fn one_pattern_covers_the_set() {
+        assert_eq!(covering(&["orders.*.placed"]), "orders.*.placed");
+        assert_eq!(covering(&["orders.*.placed", "orders.*.paid"]), "orders.*.*");
+        assert_eq!(covering(&["orders.>", "orders.*.paid"]), "orders.>");
+        assert_eq!(covering(&["orders.a.b", "orders.c"]), "orders.>");
+        assert_eq!(covering(&["orders", "orders.c"]), ">");
+        assert_eq!(covering(&["a.b", "c.>"]), "*.>");
+    }
+
+    #[test]
+    fn covering_pattern_matches_whatever_the_set_matches() {
+        let tokens = ["a", "b", "*", ">"];
+        let mut patterns = Vec::new();
+        for first in tokens {
+            patterns.push(first.to_owned());
+            for second in tokens {
+                patterns.push(format!("{first}.{second}"));
+                for third in tokens {
+                    patterns.push(format!("{first}.{second}.{third}"));
+                }
+            }
+        }
+        patterns.retain(|pattern| Pattern::parse(pattern).is_ok());
+        let subjects = ["a", "b", "a.a", "a.b", "b.a", "a.a.a", "a.b.a", "b.b.b", "a.a.a.a", "b.a.b.a"];
+        for one in &patterns {
+            for other in &patterns {
+                let set = SubjectSet::parse(&[one, other]).expect("sound");
+                let covering = set.covering();
+                for subject in subjects.iter().filter(|subject| set.matches(subject)) {
+                    assert!(covering.matches(subject), "{covering} misses {subject} of {one}, {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_subjects_are_refused() {
+        for subject in ["", ".a", "a.", "a..b", "a b", "a\n", "a.*", "a.>"] {
+            assert!(validate(subject).is_err(), "{subject:?}");
+        }
+        for pattern in ["a.>.b", "a*.b", "a.b>"] {
+            assert!(Pattern::parse(pattern).is_err(), "{pattern:?}");
+        }
+        assert!(validate("orders.42.placed").is_ok());
+    }
+}

@@ -1,0 +1,307 @@
+//! The HTTP server over a real host: what it refuses, what it limits, how it ends.
+//!
+//! 1. refusals: paths, methods, foreign pages, addresses, tokens
+//! 2. limits: bodies, heads, time, streams
+//! 3. the way of an event through the API, and its stream
+//! 4. the end
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldstream::api;
+use foldstream::config::{Config, Serve};
+use foldstream::serve::{self, Error};
+use foldstream::supervisor::Host;
+use futures_util::StreamExt;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything in here.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+// ---- helpers: one per verb ----
+
+/// A host with its server, on a port of its own.
+struct Served {
+    address: SocketAddr,
+    client: Client,
+    shutdown: CancellationToken,
+    server: JoinHandle<Result<(), Error>>,
+    host: Host,
+    _folder: TempDir,
+}
+
+fn config(folder: &TempDir, serve: Serve) -> Config {
+    Config { data_dir: folder.path().to_owned(), serve, ..Config::default() }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    // Another test may have been first; one provider is as good as the other.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy()
+}
+
+async fn start(serve: Serve) -> Served {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Arc::new(config(&folder, serve));
+    let host = Host::start(Arc::clone(&config)).await.expect("the host starts");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let shutdown = CancellationToken::new();
+    let (token, shared) = (shutdown.clone(), host.clone());
+    let server = tokio::spawn(async move { serve::run(listener, shared, &config, token).await });
+    let client = client().build().expect("a client");
+    Served { address, client, shutdown, server, host, _folder: folder }
+}
+
+impl Served {
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address)).timeout(DEADLINE)
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.request(Method::GET, path).send().await.expect("the host answers")
+    }
+
+    async fn append(&self, subject: &str, data: Value) -> api::Appended {
+        let body = json!({ "events": [{ "subject": subject, "data": data }] });
+        let answer = self.request(Method::POST, "/v1/events").json(&body).send().await.expect("the host answers");
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.json().await.expect("an answer in JSON")
+    }
+
+    /// Says these bytes on a connection of its own, and gives what comes back until the other side closes.
+    async fn say(&self, bytes: Vec<u8>) -> String {
+        let address = self.address;
+        let said = tokio::task::spawn_blocking(move || {
+            let mut connection = TcpStream::connect(address).expect("the server listens");
+            connection.set_read_timeout(Some(DEADLINE)).expect("a socket has a time limit");
+            // The server may close before it has read all.
+            let _ = connection.write_all(&bytes);
+            let mut answer = Vec::new();
+            let _ = connection.read_to_end(&mut answer);
+            String::from_utf8_lossy(&answer).into_owned()
+        });
+        said.await.expect("the connection ends")
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(DEADLINE, self.server).await.expect("in time").expect("no panic").expect("no error");
+        self.host.stop().await;
+    }
+}
+
+async fn problem(answer: Response, status: u16, kind: &str) -> api::Problem {
+    assert_eq!(answer.headers()["content-type"], "application/problem+json", "{answer:?}");
+    let found = answer.status().as_u16();
+    let problem: api::Problem = answer.json().await.expect("a problem");
+    assert_eq!((found, problem.status, problem.kind.as_str()), (status, status, kind), "{}", problem.detail);
+    problem
+}
+
+/// Reads a stream until a text has come.
+async fn read_until(answer: &mut Response, wanted: &str) -> String {
+    let mut text = String::new();
+    let read = async {
+        while !text.contains(wanted) {
+            let chunk = answer.chunk().await.expect("the stream goes on").expect("it does not end");
+            text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    };
+    tokio::time::timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("{wanted} never came"));
+    text
+}
+
+// ---- 1. refusals ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_a_problem_like_any_other() {
+    let served = start(Serve::default()).await;
+    problem(served.get("/nothing").await, 404, "not-found").await;
+    problem(served.get("/v1/deployments/none").await, 404, "not-found").await;
+    problem(served.get("/v1/deployments/%ff").await, 400, "invalid").await;
+    let answer = served.request(Method::PUT, "/v1/events").send().await.expect("an answer");
+    assert_eq!(answer.headers()["allow"], "GET,HEAD,POST");
+    problem(answer, 405, "method-not-allowed").await;
+    let misspelt = problem(served.get("/v1/events?afer=3").await, 400, "invalid").await;
+    assert!(misspelt.detail.contains("did you mean after?"), "{}", misspelt.detail);
+    problem(served.get("/v1/host?x=1").await, 400, "invalid").await;
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_tells_what_get_would_without_its_body() {
+    let served = start(Serve::default()).await;
+    let whole = served.get("/v1/host").await;
+    let length = whole.headers()["content-length"].clone();
+    let head = served.request(Method::HEAD, "/v1/host").send().await.expect("an answer");
+    assert_eq!((head.status(), &head.headers()["content-length"]), (StatusCode::OK, &length));
+    assert!(head.bytes().await.expect("an end").is_empty());
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn page_in_a_browser_can_not_drive_a_host_on_loopback() {
+    let served = start(Serve::default()).await;
+    let with = async |name: &str, value: &str, path: &str| {
+        served.request(Method::GET, path).header(name, value).send().await.expect("an answer")
+    };
+    problem(with("host", "evil.example", "/v1/host").await, 403, "forbidden").await;
+    problem(with("origin", "https://evil.example", "/v1/host").await, 403, "forbidden").await;
+    problem(with("origin", "null", "/v1/deployments").await, 403, "forbidden").await;
+    assert_eq!(with("host", "localhost:1", "/v1/host").await.status(), StatusCode::OK);
+    assert_eq!(with("origin", "http://127.0.0.1:3000", "/v1/host").await.status(), StatusCode::OK);
+    assert_eq!(with("host", "evil.example", "/livez").await.status(), StatusCode::OK);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn address_that_strangers_reach_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Arc::new(config(&folder, Serve::default()));
+    let host = Host::start(Arc::clone(&config)).await.expect("the host starts");
+    // What counts is the address that is really listened on, whatever the configuration says.
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let refused = serve::run(listener, host.clone(), &config, CancellationToken::new()).await;
+    assert!(matches!(refused, Err(Error::Exposed { .. })), "{refused:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_token_let_in_who_has_both() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "s3cret-s3cret-s3cret\n").expect("a file");
+    let serve = Serve { tls_cert: Some(cert), tls_key: Some(key), token_file: Some(token_file), ..Serve::default() };
+    let served = start(serve).await;
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("a certificate");
+    let client = client().tls_certs_only([root]).build().expect("a client");
+    let url = format!("https://localhost:{}/v1/host", served.address.port());
+    let stranger = client.get(&url).timeout(DEADLINE).send().await.expect("an answer");
+    assert_eq!(stranger.headers()["www-authenticate"], "Bearer");
+    problem(stranger, 401, "unauthorized").await;
+    let owner = client.get(&url).bearer_auth("s3cret-s3cret-s3cret").timeout(DEADLINE).send().await;
+    assert_eq!(owner.expect("an answer").status(), StatusCode::OK);
+    served.stop().await;
+}
+
+// ---- 2. limits ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn body_beyond_the_limit_gets_its_answer_while_it_is_still_sent() {
+    let served = start(Serve { body_bytes_max: 64 << 10, ..Serve::default() }).await;
+    let json = |request: RequestBuilder| request.header("content-type", "application/json");
+    let whole = json(served.request(Method::POST, "/v1/events")).body(vec![b' '; 100 << 10]).send().await;
+    problem(whole.expect("an answer"), 413, "too-large").await;
+    let pieces = futures_util::stream::iter((0..25).map(|_| Ok::<_, std::io::Error>(vec![b' '; 4 << 10])));
+    let chunked = json(served.request(Method::POST, "/v1/events")).body(reqwest::Body::wrap_stream(pieces)).send();
+    problem(chunked.await.expect("an answer"), 413, "too-large").await;
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_beyond_the_limit_is_refused() {
+    let served = start(Serve::default()).await;
+    let long = format!("GET /v1/host HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+    // The connection is closed with some of the head unread, which may overtake the answer.
+    let answer = served.say(long.into_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let many = format!("GET /v1/host HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(100));
+    assert!(served.say(many.into_bytes()).await.starts_with("HTTP/1.1 431 "));
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_takes_too_long_is_ended() {
+    let served = start(Serve { request_timeout: Duration::from_millis(200), ..Serve::default() }).await;
+    let unfinished = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                      content-length: 100\r\n\r\n{";
+    let answer = served.say(unfinished.as_bytes().to_vec()).await;
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("\"type\":\"timeout\""), "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_beyond_their_number_is_refused_until_another_ends() {
+    let served = start(Serve { watches_max: 1, ..Serve::default() }).await;
+    let mut first = served.get("/v1/events/tail").await;
+    read_until(&mut first, "event: position").await;
+    let metrics = async || served.get("/metrics").await.text().await.expect("a page");
+    assert!(metrics().await.contains("\nfoldstream_watches_open 1\n"));
+    let second = served.get("/v1/events/tail").await;
+    assert!(second.headers().contains_key("retry-after"));
+    problem(second, 503, "busy").await;
+    drop(first);
+    let admitted = async {
+        while served.get("/v1/events/tail").await.status() != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, admitted).await.expect("the place becomes free");
+    served.stop().await;
+}
+
+// ---- 3. the way of an event ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_is_read_as_it_was_appended_and_seen_by_a_tail_that_resumes() {
+    let served = start(Serve::default()).await;
+    let data = r#"{"z": 1.10, "a": 12345678901234567890123}"#;
+    let line = format!("{{\"subject\":\"orders.1.placed\",\"data\":{data}}}\n");
+    let ndjson = served.request(Method::POST, "/v1/events").header("content-type", "application/x-ndjson").body(line);
+    let appended: api::Appended = ndjson.send().await.expect("an answer").json().await.expect("an answer in JSON");
+    assert_eq!(appended.sequences, [1]);
+    let page = served.get("/v1/events").await.text().await.expect("a page");
+    assert!(page.contains(&format!("\"data\":{data}")), "{page}");
+    served.append("orders.2.paid", json!(2)).await;
+    served.append("other", json!(3)).await;
+
+    let mut tail = served.get("/v1/events/tail?after=0&subject=orders.>").await;
+    assert_eq!(tail.headers()["content-type"], "text/event-stream");
+    let text = read_until(&mut tail, "orders.2.paid").await;
+    assert!(text.contains("event: event\nid: 1\ndata: {\"sequence\":1,") && !text.contains("\"other\""), "{text}");
+    served.append("orders.3.paid", json!(4)).await;
+    read_until(&mut tail, "id: 4\n").await;
+
+    let resumed = served.request(Method::GET, "/v1/events/tail?after=0").header("last-event-id", "3").send().await;
+    let text = read_until(&mut resumed.expect("an answer"), "id: 4\n").await;
+    assert!(!text.contains("id: 1\n"), "{text}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn append_that_expects_something_else_is_a_conflict() {
+    let served = start(Serve::default()).await;
+    served.append("a", json!(1)).await;
+    let body = json!({ "events": [{ "subject": "a" }], "expected_last_sequence": 7 });
+    let answer = served.request(Method::POST, "/v1/events").json(&body).send().await.expect("an answer");
+    problem(answer, 409, "conflict").await;
+    let invalid = json!({ "events": [{ "subject": "a.*" }] });
+    let answer = served.request(Method::POST, "/v1/events").json(&invalid).send().await.expect("an answer");
+    problem(answer, 400, "invalid").await;
+    served.stop().await;
+}
+
+// ---- 4. the end ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_ends_streams_and_lets_no_one_in() {
+    let served = start(Serve::default()).await;
+    let mut tail = served.get("/v1/events/tail").await;
+    read_until(&mut tail, "event: position").await;
+    let (client, url) = (served.client.clone(), format!("http://{}/livez", served.address));
+    served.stop().await;
+    let rest = tokio::time::timeout(DEADLINE, tail.bytes_stream().collect::<Vec<_>>()).await;
+    assert!(rest.expect("the stream ends").iter().all(Result::is_ok), "it ends cleanly");
+    assert!(client.get(url).timeout(DEADLINE).send().await.is_err());
+}

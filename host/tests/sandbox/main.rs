@@ -1,0 +1,470 @@
+//! The sandbox: what a module may not do, with real components in the real engine over real state.
+//!
+//! 1. the way of a batch: lowering, state functions, failures, headers
+//! 2. limits: time, memory, stack, host calls, log, sizes
+//! 3. queries
+//! 4. uploads: garbage, other worlds, forbidden imports
+//! 5. compilation and its cache
+//! 6. the closed WASI
+
+mod bed;
+
+use std::io::Write as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use foldstream::event::Payload;
+use foldstream::module::{ApplyError, Engine, Error, Identity, Options, QueryError};
+
+use bed::*;
+
+// ---- 1. the way of a batch ----
+
+#[test]
+fn manifest_is_read_and_shown() {
+    let module = load(shared(), "");
+    let manifest = module.manifest();
+    assert_eq!(manifest.name, "probe");
+    assert!(manifest.subjects.matches("probe.x.y"));
+    assert!(!manifest.wants_headers);
+    assert_eq!(manifest.deadline, Some(Duration::from_millis(300)));
+    let info = module.info();
+    assert_eq!((info.kind.as_str(), info.key_rule.as_str(), info.state_version), ("projection", "subject-token:2", 3));
+    assert_eq!(info.queries[0].name, "echo");
+    assert!(info.imports.contains(&"foldstream:module/state@0.1.0".to_owned()), "{:?}", info.imports);
+}
+
+#[test]
+fn every_field_of_an_event_arrives() {
+    let mut bed = Bed::probe();
+    let mut binary = event(2, "echo", "");
+    binary.data = Payload::Bytes(Bytes::from_static(&[0, 255]));
+    bed.apply(&[event(1, "echo", "täxt"), binary, event(3, "echo", "")]).expect("applies");
+    assert_eq!(bed.value("echo/0001").expect("there"), "1 1700000000000000001 probe.subject echo [] täxt");
+    assert_eq!(bed.value("echo/0002").expect("there"), "2 1700000000000000002 probe.subject echo [] [0, 255]");
+    assert_eq!(bed.value("echo/0003").expect("there"), "3 1700000000000000003 probe.subject echo [] ");
+}
+
+#[test]
+fn headers_arrive_where_the_manifest_asks_for_them() {
+    let mut bed = Bed::new(load(shared(), "headers"));
+    let mut bare = event(2, "echo", "b");
+    bare.headers.clear();
+    bed.apply(&[event(1, "echo", "a"), bare]).expect("applies");
+    let first = bed.value("echo/0001").expect("there");
+    assert!(first.ends_with(r#"echo [("ce-id", "42"), ("x", "ü")] a"#), "{first}");
+    assert!(bed.value("echo/0002").expect("there").ends_with("echo [] b"));
+}
+
+#[test]
+fn state_functions_see_the_writes_of_the_batch() {
+    let mut bed = Bed::probe();
+    let events: Vec<_> = (1..=5).map(|sequence| event(sequence, "echo", "x")).collect();
+    bed.apply(&events).expect("applies");
+    bed.apply(&[event(6, "count", ""), event(7, "count", ""), event(2, "scan", "")]).expect("applies");
+    assert_eq!(bed.value("count").expect("there"), "2");
+    assert_eq!(bed.value("scan").expect("there"), "echo/0001,echo/0002 true | echo/0005,echo/0004 true");
+    bed.apply(&[event(20_000, "put-many", "v")]).expect("what was put is got back");
+    assert_eq!(bed.value("many/00003").expect("there"), "v");
+    assert_eq!(bed.value("many/00002"), None, "an entry without a value deletes");
+}
+
+#[test]
+fn empty_scan_limit_gives_an_empty_page() {
+    let mut bed = Bed::probe();
+    bed.apply(&[event(1, "echo", "x"), event(0, "scan", "")]).expect("applies");
+    assert_eq!(bed.value("scan").expect("there"), " true |  false");
+}
+
+#[test]
+fn failures_name_their_event_and_spend_the_instance() {
+    let mut bed = Bed::probe();
+    let error = bed.apply(&[event(1, "count", ""), event(2, "reject", "no good")]).expect_err("fails");
+    assert!(matches!(&error, ApplyError::Rejected { index: 1, message } if message == "no good"), "{error:?}");
+    assert_eq!(bed.value("count"), None, "the writes of the batch are gone");
+    let error = bed.apply(&[event(1, "count", "")]).expect_err("the instance is spent");
+    assert!(error.to_string().contains("failed before"), "{error}");
+    bed.works_again();
+    let error = bed.apply(&[event(3, "retry", "later")]).expect_err("fails");
+    assert!(matches!(&error, ApplyError::Retry { index: 0, message } if message == "later"), "{error:?}");
+}
+
+#[test]
+fn failure_of_an_event_outside_the_batch_is_named() {
+    let mut bed = Bed::probe();
+    let error = bed.apply(&[event(7, "blame", "x")]).expect_err("fails");
+    assert!(
+        matches!(&error, ApplyError::Trap(_)) && error.to_string().contains("event 7 of a batch of 1"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn long_failure_message_is_cut() {
+    let mut bed = Bed::probe();
+    let error = bed.apply(&[event(1, "reject", &"ü".repeat(4_000))]).expect_err("fails");
+    let ApplyError::Rejected { message, .. } = error else { panic!("{error:?}") };
+    assert_eq!(message.len(), 4_096);
+}
+
+// ---- 2. limits ----
+
+#[test]
+fn endless_loop_is_cut_off() {
+    let mut bed = Bed::probe();
+    let begin = Instant::now();
+    let error = bed.apply(&[event(1, "loop", "")]).expect_err("never ends");
+    let ApplyError::Deadline(deadline) = error else { panic!("{error:?}") };
+    assert_eq!(deadline, Duration::from_millis(300), "the manifest's deadline");
+    assert!(begin.elapsed() >= deadline, "not before the deadline");
+    assert!(begin.elapsed() < Duration::from_secs(20), "after {:?}", begin.elapsed());
+    bed.works_again();
+}
+
+#[test]
+fn memory_growth_reaches_its_limit() {
+    let mut bed = Bed::probe();
+    assert_eq!(bed.limit(&[event(1, "grow", "")]), "memory-bytes");
+    assert!(bed.instance.memory_bytes() < 8 << 20);
+}
+
+#[test]
+fn deep_recursion_reaches_the_stack_limit() {
+    let mut bed = Bed::probe();
+    bed.apply(&[event(100, "recurse", "")]).expect("a little is fine");
+    // The guest's own stack is in its memory and ends with a trap of its own; the host's is shorter here.
+    let (engine, _folder) = engine(|options| options.stack_bytes_max = 16 << 10);
+    let mut bed = Bed::new(load(&engine, ""));
+    assert_eq!(bed.limit(&[event(5_000, "recurse", "")]), "stack");
+}
+
+#[test]
+fn trap_costs_one_instance_and_says_where() {
+    let mut bed = Bed::probe();
+    let error = bed.apply(&[event(1, "count", ""), event(2, "trap", "")]).expect_err("traps");
+    let ApplyError::Trap(text) = &error else { panic!("{error:?}") };
+    assert!(text.contains("unreachable") && text.contains("\n  at ") && text.len() <= 4_096, "{text}");
+    assert_eq!(bed.value("count"), None);
+    bed.works_again();
+}
+
+#[test]
+fn host_call_storm_reaches_its_limit() {
+    let (engine, _folder) = engine(|options| options.host_calls_max = 1_000);
+    let mut bed = Bed::new(load(&engine, ""));
+    bed.apply(&[event(500, "storm", "")]).expect("as many as allowed");
+    assert_eq!(bed.limit(&[event(501, "storm", "")]), "host-calls");
+}
+
+#[test]
+fn huge_log_is_cut_and_counted() {
+    let mut bed = Bed::probe();
+    let log = logged(|| {
+        bed.apply(&[event(10_000, "log", "chatter")]).expect("applies");
+        bed.apply(&[event(10_001, "log", &"y".repeat(5_000)), event(10_002, "count", "")]).expect("applies");
+    });
+    let lines = log.lines().filter(|line| line.contains("chatter")).count();
+    assert!((100..2_000).contains(&lines), "{lines} lines");
+    assert!(log.contains("deployment=\"probe\""), "lines name the deployment");
+    assert_eq!(log.matches("the rest was dropped").count(), 2, "told once per call");
+    assert!(log.contains(&"y".repeat(4_096)) && !log.contains(&"y".repeat(4_097)), "a message is cut");
+}
+
+#[test]
+fn sizes_have_limits() {
+    let mut bed = Bed::probe();
+    assert_eq!(bed.limit(&[event(1, "get", &"k".repeat(1_025))]), "key-bytes");
+    assert_eq!(bed.limit(&[event(1, "get", "")]), "key-bytes");
+    assert_eq!(bed.limit(&[event((1 << 20) + 1, "big-value", "")]), "value-bytes");
+    assert_eq!(bed.limit(&[event(65_537, "many", "k")]), "keys-per-call");
+}
+
+#[test]
+fn transfer_has_a_limit() {
+    // The list names one and the same large string again and again: little memory of the guest's, much of the host's.
+    let mut bed = Bed::new(load(shared(), ""));
+    assert_eq!(bed.limit(&[event(60_000, "overlap", "")]), "transfer-bytes");
+}
+
+#[test]
+fn instances_have_a_limit() {
+    let (engine, _folder) = engine(|options| options.instances_max = 2);
+    let bed = Bed::new(load(&engine, ""));
+    let second = bed.module.instantiate(&identity()).expect("the second");
+    let error = bed.module.instantiate(&identity()).expect_err("no third");
+    assert!(matches!(error, Error::Engine(_)) && error.to_string().contains("2 instances"), "{error}");
+    assert!(matches!(bed.query("echo", "x"), Err(QueryError::Busy)));
+    drop(second);
+    bed.query("echo", "x").expect("there is room again");
+}
+
+#[test]
+fn module_that_needs_more_than_the_host_gives_is_refused() {
+    let accepted = shared().accept(guest("")).expect("accepted");
+    let error = |memory_bytes_max| {
+        let (engine, _folder) = engine(|options| options.memory_bytes_max = memory_bytes_max);
+        engine.load(&accepted).expect_err("it needs more")
+    };
+    let start = error(1 << 20);
+    assert!(matches!(&start, Error::Refused(text) if text.contains("memory")), "{start}");
+    let later = error(4 << 20);
+    assert!(matches!(&later, Error::Manifest(text) if text.contains("memory-bytes is 8388608")), "{later}");
+}
+
+// ---- 3. queries ----
+
+#[test]
+fn query_reads_a_snapshot() {
+    let mut bed = Bed::probe();
+    bed.apply(&[event(1, "count", "")]).expect("applies");
+    assert_eq!(bed.query("get", "count").expect("answers"), Payload::from("1"));
+    assert_eq!(bed.query("echo", "ünd").expect("answers"), Payload::from("ünd"));
+    assert!(matches!(bed.query("get", "nothing"), Err(QueryError::NotFound)));
+    assert!(matches!(bed.query("nonsense", ""), Err(QueryError::UnknownQuery)));
+    assert!(matches!(bed.query("invalid", ""), Err(QueryError::InvalidArguments(text)) if text == "not so"));
+    assert!(matches!(bed.query("fail", ""), Err(QueryError::Failed(text)) if text == "on purpose"));
+}
+
+#[test]
+fn write_in_a_query_is_refused() {
+    let bed = Bed::probe();
+    let error = bed.query("write", "x").expect_err("refused");
+    assert!(matches!(&error, QueryError::Failed(text) if text.contains("a query can only read")), "{error}");
+    assert_eq!(bed.value("written"), None);
+}
+
+#[test]
+fn query_has_the_same_limits() {
+    let bed = Bed::probe();
+    assert!(matches!(bed.query("loop", ""), Err(QueryError::Deadline(_))));
+    assert!(matches!(bed.query("trap", ""), Err(QueryError::Failed(text)) if text.starts_with("trap: ")));
+    bed.query("echo", "still answers").expect("the next one is not affected");
+}
+
+#[test]
+fn answer_has_a_limit() {
+    let (engine, _folder) = engine(|options| options.answer_bytes_max = 1_000);
+    let bed = Bed::new(load(&engine, ""));
+    bed.query("big", "1000").expect("as much as allowed");
+    let error = bed.query("big", "1001").expect_err("too much");
+    assert!(error.to_string().starts_with("answer-bytes"), "{error}");
+}
+
+// ---- 4. uploads ----
+
+fn refusal(upload: impl Into<Bytes>) -> String {
+    let error = shared().accept(upload.into()).expect_err("is refused");
+    assert!(matches!(error, Error::Refused(_)), "{error:?}");
+    error.to_string()
+}
+
+fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("the text is valid")
+}
+
+#[test]
+fn garbage_is_refused_with_words_that_help() {
+    assert!(refusal("").contains("empty"));
+    assert!(refusal("GIF89a").contains("no WebAssembly"));
+    assert!(refusal("(module)").contains("as text"));
+    assert!(refusal("\x7fELF\x02").contains("compiled for one machine"));
+    assert!(refusal(&b"\0asm\x02\0\0\0"[..]).contains("version"));
+    let probe = guest("");
+    for length in [9, 100, probe.len() / 2, probe.len() - 1] {
+        let error = refusal(probe.slice(..length));
+        assert!(error.contains("malformed") || error.contains("does not fit"), "{length} bytes: {error}");
+    }
+}
+
+#[test]
+fn truncated_component_is_refused() {
+    let component = shared().accept(guest("")).expect("accepted").component;
+    for length in [9, 1_000, component.len() / 2, component.len() - 1] {
+        assert!(refusal(component.slice(..length)).contains("malformed at byte"), "{length} bytes");
+    }
+    // A changed byte anywhere is refused, or changes only what the code does; the host stays whole.
+    for index in (8..component.len()).step_by(997) {
+        let mut damaged = component.to_vec();
+        damaged[index] ^= 0x55;
+        let _ = shared().accept(damaged.into());
+    }
+}
+
+#[test]
+fn oversized_upload_is_refused() {
+    let (engine, _folder) = engine(|options| options.upload_bytes_max = 10_000);
+    let error = engine.accept(guest("")).expect_err("too large").to_string();
+    assert!(error.contains("may have 10000"), "{error}");
+}
+
+#[test]
+fn core_module_without_exports_is_refused() {
+    let error = refusal(wat("(module)"));
+    assert!(error.contains("core module without a `component-type` section"), "{error}");
+}
+
+#[test]
+fn component_of_another_world_is_refused_with_what_is_missing() {
+    let error = refusal(wat("(component)"));
+    assert!(error.contains("`manifest`, `apply`, `query`"), "{error}");
+    let error = refusal(wat(r#"(component
+            (core module $m (func (export "apply")))
+            (core instance $i (instantiate $m))
+            (func (export "apply") (canon lift (core func $i "apply"))))"#));
+    assert!(error.contains("`apply` differs") && error.contains("0 parameters instead of 1"), "{error}");
+}
+
+#[test]
+fn forbidden_imports_are_listed() {
+    let error = refusal(wat(r#"(component
+            (import "wasi:http/outgoing-handler@0.2.0" (instance))
+            (import "wasi:clocks/wall-clock@0.2.0" (instance))
+            (import "foldstream:module/state@0.2.0" (instance))
+            (import "wasi:cli/run@0.3.0" (instance))
+            (import "evil" (func)))"#));
+    let named = "wasi:http/outgoing-handler@0.2.0, foldstream:module/state@0.2.0, wasi:cli/run@0.3.0, evil;";
+    assert!(error.contains(named), "{error}");
+    assert!(error.contains("allowed are foldstream:module 0.1.0 and WASI 0.2 io, clocks"), "{error}");
+}
+
+#[test]
+fn component_for_asynchronous_calls_is_refused() {
+    let error = refusal(wat(r#"(component
+            (core module $m (func (export "apply")) (func (export "next") (param i32 i32 i32) (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "apply") async
+                (canon lift (core func $i "apply") async (callback (func $i "next")))))"#));
+    assert!(error.contains("asynchronous"), "{error}");
+}
+
+// ---- 5. compilation and its cache ----
+
+#[test]
+fn compiled_code_is_cached_and_shared() {
+    let (first, folder) = engine(|_| {});
+    let accepted = first.accept(guest("")).expect("accepted");
+    let loaded = first.load(&accepted).expect("loads");
+    assert!(loaded.compile_time.is_some(), "compiled");
+    let again = first.load(&accepted).expect("loads");
+    assert!(again.compile_time.is_none() && Arc::ptr_eq(&loaded.module, &again.module), "shared");
+    let second = Engine::new(options(folder.path())).expect("starts");
+    assert!(second.load(&accepted).expect("loads").compile_time.is_none(), "from the cache");
+}
+
+#[test]
+fn tampered_cache_is_never_loaded() {
+    let (first, folder) = engine(|_| {});
+    let accepted = first.accept(guest("")).expect("accepted");
+    first.load(&accepted).expect("loads");
+    let files = std::fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.path());
+    let code = files.filter(|path| path.extension().is_some_and(|extension| extension == "code")).collect::<Vec<_>>();
+    let [code] = code.as_slice() else { panic!("one file of code: {code:?}") };
+    let whole = std::fs::read(code).expect("reads");
+    let mut changed = whole.clone();
+    *changed.last_mut().expect("not empty") ^= 1;
+    for content in [changed, whole[..whole.len() / 2].to_vec(), Vec::new()] {
+        std::fs::write(code, content).expect("writes");
+        let engine = Engine::new(options(folder.path())).expect("starts");
+        let log = logged(|| {
+            let loaded = engine.load(&accepted).expect("loads");
+            assert!(loaded.compile_time.is_some(), "compiled again");
+        });
+        assert!(log.contains("damaged or not ours"), "{log}");
+        assert_eq!(std::fs::read(code).expect("reads").len(), whole.len(), "the file is whole again");
+    }
+}
+
+fn compile_error(change: impl FnOnce(&mut Options)) -> String {
+    let (engine, _folder) = engine(change);
+    let accepted = engine.accept(guest("")).expect("accepted");
+    engine.load(&accepted).expect_err("does not compile").to_string()
+}
+
+#[test]
+fn slow_compilation_is_ended() {
+    let error = compile_error(|options| options.compile_time_max = Duration::from_millis(1));
+    assert!(error.contains("longer than 1ms"), "{error}");
+}
+
+#[test]
+fn greedy_compilation_is_ended() {
+    let error = compile_error(|options| options.compile_memory_max = 16 << 20);
+    assert!(error.contains("more than 16777216 bytes of memory"), "{error}");
+}
+
+#[test]
+fn compiler_that_is_not_there_is_named() {
+    let error = compile_error(|options| options.compiler = "/nowhere/foldstream".into());
+    assert!(error.contains("/nowhere/foldstream"), "{error}");
+    let error = compile_error(|options| options.compiler = "/bin/false".into());
+    assert!(error.contains("failed with exit status: 1"), "{error}");
+    let error = compile_error(|options| options.compiler = "/bin/true".into());
+    assert!(error.contains("engine failed"), "{error}");
+}
+
+#[test]
+fn little_address_space_is_enough() {
+    const LIMITED: &str = "FOLDSTREAM_TEST_LIMITED";
+    if std::env::var_os(LIMITED).is_some() {
+        let limit = rustix::process::Rlimit { current: Some(8 << 30), maximum: Some(8 << 30) };
+        rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("sets the limit");
+        let mut bed = Bed::probe();
+        bed.apply(&[event(1, "count", "")]).expect("applies");
+        assert_eq!(bed.limit(&[event(1, "grow", "")]), "memory-bytes");
+        std::io::stdout().write_all(b"went well\n").expect("the parent reads");
+        return;
+    }
+    guest("");
+    let output = Command::new(std::env::current_exe().expect("has a path"))
+        .args(["--exact", "little_address_space_is_enough", "--nocapture"])
+        .env(LIMITED, "1")
+        .output()
+        .expect("runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("went well"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+// ---- 6. the closed WASI ----
+
+fn system_report(bed: &mut Bed) -> String {
+    bed.apply(&[event(1, "count", ""), event(2, "system", "")]).expect("applies");
+    bed.value("system").expect("there")
+}
+
+#[test]
+fn system_gives_away_nothing() {
+    let mut bed = Bed::new(load(shared(), "wasi"));
+    let mut report = String::new();
+    let log = logged(|| report = system_report(&mut bed));
+    assert!(report.starts_with("1700000000000"), "time is that of the event: {report}");
+    assert!(report.contains(" slept 3600 first [1] true true "), "{report}");
+    assert!(report.contains(r#"folders 0 Some(ErrorCode { code: 1, name: "access-denied""#), "{report}");
+    assert!(log.contains("half a line"), "{log}");
+    let again = system_report(&mut Bed::new(load(shared(), "wasi")));
+    assert_eq!(report, again, "chance is the same in each instance");
+    let mut other = Bed::new(load(shared(), "wasi"));
+    let identity = Identity { deployment: "probe".to_owned(), generation: 2 };
+    other.instance = other.module.instantiate(&identity).expect("an instance");
+    assert_ne!(report, system_report(&mut other), "and another in another generation");
+}
+
+#[test]
+fn query_sees_the_time_of_the_last_event() {
+    let mut bed = Bed::new(load(shared(), "wasi"));
+    bed.apply(&[event(5, "count", "")]).expect("applies");
+    let now = bed.query("now", "").expect("answers");
+    assert!(now.as_str().expect("text").starts_with("170000000000000"), "{now:?}");
+}
+
+#[test]
+fn preview_1_is_answered_inside_the_component() {
+    let module = load(shared(), "preview1");
+    assert!(module.info().imports.iter().all(|name| name.starts_with("foldstream:")), "{:?}", module.info().imports);
+    let mut bed = Bed::new(module);
+    let mut report = String::new();
+    let log = logged(|| report = system_report(&mut bed));
+    assert_eq!(report, "true 15 44 true");
+    assert!(log.contains("from preview 1"), "{log}");
+}
