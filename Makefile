@@ -1,0 +1,96 @@
+# Everything one does here. `make` alone lists it. Tools that are missing are fetched into .cache/ by tests/setup/.
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# Cargo itself honours CARGO_TARGET_DIR; the recipes need it to find what was built.
+target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+setup := tests/setup
+# Tools of .cache/bin come last, so that one's own win.
+export PATH := $(PATH):$(CURDIR)/.cache/bin
+
+# DEMO=once ends by itself, for scripts and tests.
+DEMO ?= stay
+# Tests of the suite that run at once. Most of their time they wait for servers, so more than there are cores.
+SUITE_THREADS ?= 4
+# Narrows the suite: make suite ONLY=crash
+ONLY ?=
+# Options of the bench: make bench BENCH="--events 100000"
+BENCH ?=
+
+.PHONY: help demo test bench build fmt lint doc deny clean
+.PHONY: setup-demo setup-test fmt-check units doctests guests suite
+
+## help: this list
+help:
+	@echo 'make <target>:'
+	@sed -n 's/^## \([a-z-]*\): /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+
+## demo: build, then order-totals on the embedded log with sample events, until Ctrl-C (DEMO=once ends by itself)
+demo: setup-demo build
+	$(target)/debug/foldstream build examples/order-totals --out $(target)/guests/order-totals.wasm
+	$(target)/debug/foldstream demo --module $(target)/guests/order-totals.wasm \
+	    --events examples/order-totals/events.ndjson \
+	    --query top-customers --arguments '{"limit": 5}' $(if $(filter once,$(DEMO)),--once)
+
+## test: all that the CI checks, in the order in which failures are cheap
+test: setup-test fmt-check lint doc deny units doctests suite
+
+## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder
+bench: setup-demo
+	@sh $(setup)/nats-server.sh
+	cargo build --workspace --release --bin foldstream
+	cargo bench --workspace --bench foldstream -- $(BENCH)
+
+# Every command names the whole workspace, and a target where it needs one alone: cargo chooses the features of
+# dependencies by the packages that are named, and another choice would compile them once more.
+
+## build: the host and its command line, with the profile of demo and tests
+build:
+	cargo build --workspace --bin foldstream
+
+## fmt: format all code
+fmt:
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all --check
+
+## lint: clippy on everything; a warning is an error
+lint:
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+## doc: the documentation of all crates; a warning is an error
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+## deny: licences, sources and bans of dependencies; advisories where their database can be reached
+deny:
+	@sh $(setup)/cargo-deny.sh
+	@sh $(setup)/deny.sh
+
+units:
+	cargo test --workspace --lib --bins --quiet
+
+doctests:
+	cargo test --workspace --doc --quiet
+
+## suite: the suite alone, on a real nats-server (ONLY=crash narrows it)
+suite: build
+	cargo test --workspace --test '*' -- --test-threads $(SUITE_THREADS) $(ONLY)
+
+## clean: what was built; tools in .cache/ stay
+clean:
+	cargo clean
+
+setup-demo:
+	@sh $(setup)/toolchain.sh
+	@sh $(setup)/wasm-target.sh
+
+setup-test:
+	@sh $(setup)/toolchain.sh --with-lints
+	@sh $(setup)/wasm-target.sh
+	@sh $(setup)/nats-server.sh
+	@sh $(setup)/promtool.sh
+	@sh $(setup)/schemathesis.sh

@@ -1,0 +1,47 @@
+//! The bench: what folding through a sandbox costs, side by side in one run.
+//!
+//! `make bench` runs all of it; `make bench BENCH="--events 100000 --only replay"` a part. It prints a table and writes
+//! the same as JSON. Everything is measured on real parts: a nats-server started for the purpose, redb on disk, and for
+//! what a user waits for the `foldstream` program in its release build.
+
+mod arguments;
+mod deploy;
+mod latency;
+mod native;
+mod reads;
+mod replay;
+mod report;
+mod workload;
+
+use arguments::Arguments;
+use report::Report;
+
+fn main() {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            eprintln!("{message}");
+            std::process::exit(2);
+        }
+    };
+    // A runtime of two threads, as the machine for which targets are stated has two cores.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be started");
+    let mut report = Report::new(&arguments);
+    if arguments.runs("replay") {
+        replay::measure(&runtime, &arguments, &mut report);
+    }
+    if arguments.runs("latency") {
+        runtime.block_on(latency::measure(&arguments, &mut report));
+    }
+    if arguments.runs("deploy") {
+        runtime.block_on(deploy::measure(&arguments, &mut report));
+    }
+    if arguments.runs("reads") {
+        runtime.block_on(reads::measure(&arguments, &mut report));
+    }
+    report.finish(&arguments.json);
+}

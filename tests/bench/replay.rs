@@ -1,0 +1,172 @@
+//! Replay: how fast a stream that is there already becomes state.
+//!
+//! Three measurements over the same stream take turns, so that what else the machine does falls on all of them: a
+//! reader that only counts, which is the ceiling; the fold in native Rust; and the same fold as a module. The last two
+//! differ in the fold alone: reader, memtable, commits and durability are the host's own pipeline.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foldstream::api::Start;
+use foldstream::batch::Limits;
+use foldstream::metrics::Metrics;
+use foldstream::module::{self, Engine, Identity, Module};
+use foldstream::pipeline::{Budget, Desired, MakeFold, Pipeline, Settings};
+use foldstream::progress::Progress;
+use foldstream::source::{Request, Source, initial_status};
+use foldstream::state::{self, Store};
+use foldstream::subject::SubjectSet;
+use foldstream_tests::nats::NatsServer;
+use foldstream_tests::{guests, host};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::arguments::Arguments;
+use crate::native::CustomerTotals;
+use crate::report::{Report, Target, median};
+use crate::workload;
+
+/// One measurement.
+#[derive(Clone, Copy)]
+struct Replay {
+    events_per_second: f64,
+    /// Processor seconds of this process for a million events.
+    cpu_per_million: f64,
+}
+
+/// Measures all numbers of customers.
+pub fn measure(runtime: &Runtime, arguments: &Arguments, report: &mut Report) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let module = load_module(folder.path());
+    for &customers in &arguments.customers {
+        let server = runtime.block_on(workload::publish(arguments.events, customers));
+        let (mut counting, mut native, mut wasm) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..arguments.rounds {
+            counting.push(count(runtime, &server, arguments.events));
+            native.push(fold(runtime, &server, arguments.events, Box::new(|| Ok(Box::<CustomerTotals>::default()))));
+            wasm.push(fold(runtime, &server, arguments.events, instances(&module)));
+        }
+        add(report, customers, &counting, &native, &wasm);
+    }
+}
+
+fn add(report: &mut Report, customers: u32, counting: &[Replay], native: &[Replay], wasm: &[Replay]) {
+    let rate = |rounds: &[Replay]| median(rounds.iter().map(|round| round.events_per_second).collect());
+    let mut row = |name: &str, rounds: &[Replay]| {
+        let cpu = median(rounds.iter().map(|round| round.cpu_per_million).collect());
+        let note = format!("{cpu:.2} s CPU per million events in this process");
+        report.add(format!("replay, {customers} customers: {name}"), rate(rounds), "events/s", note);
+    };
+    row("counting reader", counting);
+    row("native fold", native);
+    row("Wasm", wasm);
+    let against = |others: &[Replay]| {
+        let pairs = wasm.iter().zip(others).map(|(wasm, other)| wasm.events_per_second / other.events_per_second);
+        median(pairs.collect())
+    };
+    let name = format!("replay, {customers} customers: Wasm / native");
+    report.add_with_target(name, against(native), "ratio", Target::AtLeast(0.8));
+    let name = format!("replay, {customers} customers: Wasm / counting reader");
+    if customers <= 10_000 {
+        report.add_with_target(name, against(counting), "ratio", Target::AtLeast(0.5));
+    } else {
+        report.add(name, against(counting), "ratio", "");
+    }
+}
+
+fn load_module(cache: &std::path::Path) -> Arc<Module> {
+    let mut options = module::Options::new(cache.to_path_buf(), foldstream_tests::foldstream());
+    options.deadline = Duration::from_secs(60);
+    let engine = Engine::new(options).expect("this machine runs the engine");
+    let accepted = engine.accept(guests::module("customer-totals").into()).expect("the example is a module");
+    engine.load(&accepted).expect("the example compiles").module
+}
+
+fn instances(module: &Arc<Module>) -> MakeFold {
+    let module = Arc::clone(module);
+    let identity = Identity { deployment: "bench".to_owned(), generation: 1 };
+    Box::new(move || Ok(Box::new(module.instantiate(&identity)?)))
+}
+
+fn request() -> Request {
+    Request {
+        resume: None,
+        start: Start::Beginning,
+        subjects: SubjectSet::parse(&["orders.>"]).expect("a constant and valid"),
+        wants_headers: false,
+        limits: Limits::default(),
+    }
+}
+
+/// Runs a measured piece of work over so many events.
+fn timed(events: usize, work: impl FnOnce()) -> Replay {
+    let (started, cpu) = (Instant::now(), processor_seconds());
+    work();
+    let seconds = started.elapsed().as_secs_f64();
+    Replay {
+        events_per_second: events as f64 / seconds,
+        cpu_per_million: (processor_seconds() - cpu) / (events as f64 / 1e6),
+    }
+}
+
+/// The ceiling: the same reader, and nothing done with what it reads.
+fn count(runtime: &Runtime, server: &NatsServer, events: usize) -> Replay {
+    let source = Source::JetStream(workload::source(server));
+    timed(events, || {
+        let read = runtime.block_on(async {
+            let (status, _) = watch::channel(initial_status());
+            let mut reader = source.read(request(), status);
+            let mut read = 0;
+            while read < events {
+                read += reader.next().await.expect("the stream is whole").events.len();
+            }
+            read
+        });
+        assert_eq!(read, events);
+    })
+}
+
+/// The host's pipeline around a fold, from an empty state to everything durable.
+fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFold) -> Replay {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let defaults = foldstream::config::Config::default();
+    let options = state::Options { cache_bytes: 64 << 20, ..state::Options::default() };
+    let (store, writer) = Store::open(&folder.path().join("state.redb"), options, |_| {}).expect("a new state opens");
+    let (control, desired) = watch::channel(Desired::Run(0));
+    let (source_status, _status) = watch::channel(initial_status());
+    let pipeline = Pipeline {
+        source: Source::JetStream(workload::source(server)),
+        request: request(),
+        source_status,
+        make_fold,
+        store: store.clone(),
+        writer,
+        settings: Settings {
+            batch: Limits { events: defaults.pipeline.batch_events, bytes: defaults.pipeline.batch_bytes },
+            attempts: 1,
+            initial_backoff: defaults.pipeline.initial_backoff,
+            max_backoff: defaults.pipeline.max_backoff,
+            flush_interval: defaults.state.flush_interval,
+            memtable_bytes: defaults.state.memtable_bytes,
+            budget: Arc::new(Budget::new(defaults.state.memtable_bytes_total)),
+        },
+        progress: Arc::new(Progress::new(Some(0))),
+        metrics: Metrics::new().deployment("bench"),
+        control: desired,
+        runtime: runtime.handle().clone(),
+    };
+    timed(events, || {
+        let running = std::thread::spawn(move || pipeline.run());
+        while store.position() < events as u64 && !running.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        control.send_replace(Desired::Stop);
+        running.join().expect("the pipeline does not panic");
+        assert_eq!(store.checkpoint().map(|checkpoint| checkpoint.position), Some(events as u64), "all is durable");
+    })
+}
+
+/// Processor time of this process so far.
+fn processor_seconds() -> f64 {
+    host::processor_seconds(std::process::id())
+}

@@ -1,0 +1,36 @@
+# What the set-up scripts share; sourced, never run. Every script is idempotent, prints one line of progress, and
+# writes nothing outside .cache/ of the repository unless it says so. POSIX sh.
+
+set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
+cache=$root/.cache
+mkdir -p "$cache/bin"
+
+# One line of progress: "name: what was found or done".
+say() { printf '%s: %s\n' "$name" "$*"; }
+
+# Stops, saying what is wrong and what to do next.
+fail() {
+    printf '%s: %s\n' "$name" "$1" >&2
+    shift
+    for line in "$@"; do printf '    %s\n' "$line" >&2; done
+    exit 1
+}
+
+# Runs a command quietly; shows what it printed only when it fails.
+quietly() {
+    quietly_log=$cache/$name.log
+    if "$@" >"$quietly_log" 2>&1; then return 0; fi
+    tail -n 30 "$quietly_log" >&2
+    return 1
+}
+
+# Makes the one virtual environment for tools from the Python registry, and sets $python to its interpreter.
+python_environment() {
+    python=$cache/python/bin/python
+    if [ -x "$python" ] && "$python" -m pip --version >/dev/null 2>&1; then return 0; fi
+    command -v python3 >/dev/null 2>&1 || fail "python3 is missing" \
+        "install it: apt-get install python3 python3-venv   (or dnf install python3, brew install python)"
+    quietly python3 -m venv "$cache/python" || fail "python3 cannot make a virtual environment" \
+        "install what it lacks: apt-get install python3-venv"
+}

@@ -1,0 +1,165 @@
+//! The program under test as a server: started on a free port, killed or stopped, and started again on its files.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::process::Process;
+use crate::wait;
+
+/// What a host prints once it answers.
+const LISTENING: &str = "listening on ";
+
+/// A host with a data folder of its own. Dropping it kills it and removes the folder.
+#[derive(Debug)]
+pub struct Host {
+    process: Option<Process>,
+    folder: TempDir,
+    client: Client,
+}
+
+impl Host {
+    /// Starts one on the embedded log, with the defaults.
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts one that reads a stream of a server, as the source `orders`.
+    pub async fn start_on(server: &crate::nats::NatsServer, stream: &str) -> Self {
+        Self::start_with(&jetstream_source(&server.url(), stream)).await
+    }
+
+    /// Starts one with lines of configuration.
+    pub async fn start_with(config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut host = Self { process: None, folder, client: Client::new("http://127.0.0.1:1") };
+        host.configure(config);
+        host.restart().await;
+        host
+    }
+
+    /// Replaces the configuration; it counts from the next start.
+    pub fn configure(&self, config: &str) {
+        let mut text = format!("data_dir = {:?}\n", self.data_dir());
+        text.write_str(config).expect("a string takes text");
+        std::fs::write(self.config_file(), text).expect("our folder can be written");
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("foldstream.toml")
+    }
+
+    /// The data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Starts it again on the same files; kills it first if it runs. A new port is taken each time.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let mut process = Process::start("foldstream serve", &mut serve(&self.config_file()));
+        let url = wait::until("the host to listen", || {
+            assert!(process.ended().is_none(), "the host ended: {}", process.output());
+            let url = process.printed(LISTENING);
+            async move { url }
+        })
+        .await;
+        self.client = Client::new(&url);
+        self.process = Some(process);
+    }
+
+    /// Kills it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Asks it to stop, and waits until it did.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the host runs");
+        process.terminate(wait::DEADLINE)
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the host runs")
+    }
+
+    /// The client of the running host.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        self.client.url()
+    }
+
+    /// Memory that its process holds, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let id = self.process.as_ref().expect("the host runs").id();
+        resident_bytes(id)
+    }
+}
+
+/// Memory that a process holds, in bytes.
+fn resident_bytes(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process has a status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the status has its memory");
+    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
+    kilobytes * 1024
+}
+
+/// The configuration of one JetStream source named `orders`.
+pub fn jetstream_source(url: &str, stream: &str) -> String {
+    format!("[sources.orders]\nkind = \"jetstream\"\nstream = {stream:?}\nservers = [{url:?}]\n")
+}
+
+/// The command that serves with a configuration file, on a free port, with nothing taken from our environment.
+pub fn serve(config: &Path) -> Command {
+    let mut command = foldstream();
+    command.arg("serve").arg("--config").arg(config).args(["--listen", "127.0.0.1:0"]);
+    command
+}
+
+/// The program, with none of its variables set.
+pub fn foldstream() -> Command {
+    let mut command = Command::new(crate::foldstream());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FOLDSTREAM_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a host that is expected to refuse its configuration: its exit code and what it printed.
+pub fn refused(config: &str, arguments: &[&str]) -> (i32, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("foldstream.toml");
+    std::fs::write(&file, config).expect("our folder can be written");
+    let mut command = foldstream();
+    command.arg("serve").arg("--config").arg(&file);
+    if !arguments.contains(&"--listen") && !config.contains("listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    let mut process = Process::start("foldstream serve", command.args(arguments).current_dir(folder.path()));
+    let status = process.wait(Duration::from_secs(20));
+    (status.code().expect("it ended by itself"), process.output())
+}
+
+/// Processor time of a process so far, in seconds.
+pub fn processor_seconds(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("a running process has a state");
+    // The name stands in parentheses and may hold anything; what follows it is plain.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("ticks are a number");
+    // Fields 14 and 15, user and system time, counted from 3 behind the name; Linux counts 100 ticks a second.
+    (ticks(11) + ticks(12)) / 100.0
+}

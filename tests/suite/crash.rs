@@ -1,0 +1,136 @@
+//! Kill the host at any moment: the state after the restart equals the fold, with no event twice and none missing.
+
+use std::time::Duration;
+
+use foldstream::api;
+use foldstream_tests::client::Client;
+use foldstream_tests::nats;
+use foldstream_tests::orders::Order;
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
+use foldstream_tests::wait;
+
+/// How often the host is killed in one test.
+const ROUNDS: usize = 8;
+/// Orders published in one round, with a kill somewhere among them.
+const ORDERS: usize = 4_000;
+
+/// Small and frequent flushes, so that kills fall before, into and behind commits.
+const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\nmemtable_bytes = 65536\n";
+
+/// A moment that no one chose, within the time in which a round is worked through.
+async fn random_moment(random: &mut fastrand::Rng) {
+    tokio::time::sleep(Duration::from_micros(random.u64(0..400_000))).await;
+}
+
+#[tokio::test]
+async fn killed_under_load_on_jetstream_the_state_equals_the_fold() {
+    let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
+    let mut stage = Stage::start_with(Kind::JetStream, FLUSHES).await;
+    stage.deploy_ledger().await;
+    for _ in 0..ROUNDS {
+        let orders = stage.draw(ORDERS);
+        let context = stage.context().clone();
+        let messages: Vec<_> = orders.iter().map(Order::message).collect();
+        let publisher = tokio::spawn(async move { nats::publish(&context, messages).await });
+        random_moment(&mut random).await;
+        stage.host.kill();
+        stage.host.restart().await;
+        let last = publisher.await.expect("the publisher does not fail");
+        let first = last + 1 - orders.len() as u64;
+        for (sequence, order) in (first..).zip(&orders) {
+            stage.model.apply(sequence, &order.subject(), order.data().as_bytes());
+        }
+    }
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn killed_under_load_on_the_embedded_log_the_state_equals_the_fold() {
+    let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
+    let mut stage = Stage::start_with(Kind::Embedded, FLUSHES).await;
+    stage.deploy_ledger().await;
+    for _ in 0..ROUNDS {
+        let mut orders = stage.draw(ORDERS);
+        let appender = tokio::spawn(append_until_it_fails(stage.client().clone(), orders.clone()));
+        random_moment(&mut random).await;
+        stage.host.kill();
+        let sequences = appender.await.expect("the appender does not fail");
+        stage.host.restart().await;
+        // What was acknowledged is there; what was not is sent again, and its ids keep it from being stored twice.
+        let rest = orders.split_off(sequences.len());
+        let events: Vec<_> = rest.iter().map(with_id).collect();
+        let mut all: Vec<u64> = sequences;
+        for part in events.chunks(1_000) {
+            all.extend(stage.client().append(part).await.sequences);
+        }
+        for (sequence, order) in all.into_iter().zip(orders.iter().chain(&rest)) {
+            stage.model.apply(sequence, &order.subject(), order.data().as_bytes());
+        }
+    }
+    assert_eq!(stage.model.last(), stage.model.count(), "no event is stored twice");
+    stage.assert_ledger_equals_model().await;
+}
+
+/// Appends in small parts; returns the sequences that were acknowledged before the host was gone.
+async fn append_until_it_fails(client: Client, orders: Vec<Order>) -> Vec<u64> {
+    let mut sequences = Vec::new();
+    for part in orders.chunks(50) {
+        let events: Vec<_> = part.iter().map(with_id).collect();
+        let body = serde_json::json!({ "events": events }).to_string();
+        let request = client.request(reqwest::Method::POST, "/v1/events").header("content-type", "application/json");
+        let Ok(answer) = client.try_send(request.body(body)).await else { break };
+        sequences.extend(answer.expect(200).json::<api::Appended>().sequences);
+    }
+    sequences
+}
+
+fn with_id(order: &Order) -> api::NewEvent {
+    api::NewEvent { id: Some(format!("o-{}", order.number)), ..order.new_event() }
+}
+
+#[tokio::test]
+async fn killed_between_deploy_and_first_event_the_deployment_is_there() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.host.kill();
+    stage.publish(100).await;
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn reads_never_go_back_across_a_kill() {
+    let mut stage = Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"10m\"\n").await;
+    stage.deploy_ledger().await;
+    for _ in 0..3 {
+        let last = stage.publish(2_000).await;
+        stage.client().reached(LEDGER, last).await;
+        let seen = stage.client().entry(LEDGER, "head").await.expect(200).position();
+        stage.host.kill();
+        stage.host.restart().await;
+        let client = stage.client();
+        let answer = wait::until("the host to answer reads again", || async {
+            let answer = client.entry(LEDGER, "head").await;
+            match answer.status.as_u16() {
+                200 => Some(answer),
+                // Before it is as far as it was, it says so instead of showing an older state.
+                503 | 504 => None,
+                other => panic!("answer {other}: {}", answer.text()),
+            }
+        })
+        .await;
+        assert!(answer.position() >= seen, "was at {seen}, went back to {}", answer.position());
+    }
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_within_its_budget_even_under_load() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(20_000).await;
+    stage.applied(1).await;
+    let begin = std::time::Instant::now();
+    assert_eq!(stage.host.stop().code(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(12), "the stop took {:?}", begin.elapsed());
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
+}

@@ -1,0 +1,17 @@
+//! The suite: every claim that Foldstream makes, against the real program, real modules, real servers and real files.
+
+mod commands; // every command: what it prints, and how it ends
+mod configuration; // mistakes one by one, exposure, and how servers let us in
+mod consistency; // queries, scans and watches under load: whole batches, positions that never go back
+mod crash; // killed at any moment: the state equals the fold
+mod delivery; // every event once and in order, on JetStream and the embedded log
+mod deployment; // what stands under deploy/ works
+mod documents; // every command in a document is one that the program takes
+mod events; // the embedded log through its API; CloudEvents as a guest sees them
+mod examples; // each gives what its events add up to
+mod faults; // what goes wrong with a stream, each with its name
+mod layering; // the shape of our own code
+mod metrics; // accepted by promtool, and true
+mod openapi; // the document describes what the host answers
+mod reads; // entries, pages, queries, ETags, problems, tokens
+mod sandbox; // a bad module hurts neither its host nor its neighbours

@@ -1,0 +1,107 @@
+//! Metrics: of a form that promtool accepts, and true.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use foldstream::api::DeploymentState;
+use foldstream_tests::client::Client;
+use foldstream_tests::guests;
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
+
+async fn page(client: &Client) -> String {
+    let answer = client.get("/metrics").await.expect(200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    answer.text()
+}
+
+/// The value of the one sample that begins with this text.
+fn sample(page: &str, begin: &str) -> f64 {
+    let mut found = page.lines().filter(|line| line.starts_with(begin));
+    let line = found.next().unwrap_or_else(|| panic!("no sample {begin} in\n{page}"));
+    assert!(found.next().is_none(), "several samples begin with {begin}");
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a sample ends in a number")
+}
+
+fn of(metric: &str, deployment: &str) -> String {
+    format!("{metric}{{deployment=\"{deployment}\"")
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_complain_about() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.client().deploy("second", &guests::module("mischief")).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().query(LEDGER, "pair", &serde_json::Value::Null).await.expect(200);
+    let page = page(stage.client()).await;
+    let mut promtool = Command::new(foldstream_tests::tool("promtool", "FOLDSTREAM_PROMTOOL"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool starts");
+    promtool.stdin.take().expect("piped").write_all(page.as_bytes()).expect("promtool reads");
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn positions_lag_and_counts_move_with_the_events() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    let last = stage.publish(500).await;
+    stage.assert_ledger_equals_model().await;
+    let page_now = page(stage.client()).await;
+    for (metric, value) in [
+        ("foldstream_position", last as f64),
+        ("foldstream_head", last as f64),
+        ("foldstream_lag_events", 0.0),
+        ("foldstream_lag_seconds", 0.0),
+        ("foldstream_generation", 1.0),
+    ] {
+        assert_eq!(sample(&page_now, &of(metric, LEDGER)), value, "{metric}");
+    }
+    assert_eq!(sample(&page_now, &format!("{},outcome=\"applied\"", of("foldstream_events_total", LEDGER))), 500.0);
+    assert!(sample(&page_now, &of("foldstream_state_bytes", LEDGER)) > 1_000.0);
+    assert!(sample(&page_now, &of("foldstream_guest_memory_bytes", LEDGER)) > 10_000.0);
+    assert!(sample(&page_now, &of("foldstream_apply_duration_seconds_count", LEDGER)) >= 1.0);
+    assert!(sample(&page_now, &of("foldstream_batch_events_sum", LEDGER)) == 500.0);
+    stage.client().show_when(LEDGER, "flush", |shown| shown.checkpoint == last).await;
+    let later = page(stage.client()).await;
+    assert_eq!(sample(&later, &of("foldstream_checkpoint", LEDGER)), last as f64);
+    assert!(sample(&later, &of("foldstream_commit_duration_seconds_count", LEDGER)) >= 1.0);
+}
+
+#[tokio::test]
+async fn lag_grows_while_paused_and_states_are_told_apart() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+    let live = page(stage.client()).await;
+    let state = |page: &str, state: &str| {
+        sample(page, &format!("{},state=\"{state}\"", of("foldstream_deployment_state", LEDGER)))
+    };
+    assert_eq!((state(&live, "live"), state(&live, "paused")), (1.0, 0.0));
+    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    stage.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
+    let paused = page(stage.client()).await;
+    assert_eq!((state(&paused, "live"), state(&paused, "paused")), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn failures_and_retries_are_counted_and_a_deleted_deployment_leaves_the_page() {
+    let stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    let body = r#"{"events":[{"subject":"mischief.a","data":"retry later"}]}"#;
+    stage.client().post("/v1/events", "application/json", body).await.expect(200);
+    stage.client().failed("mischief").await;
+    let page_now = page(stage.client()).await;
+    assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0, "3 attempts are 2 retries");
+    assert!(sample(&page_now, &format!("{},outcome=\"failed\"", of("foldstream_events_total", "mischief"))) >= 1.0);
+    let request = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/mischief");
+    stage.client().send(request).await.expect(204);
+    let later = page(stage.client()).await;
+    assert!(!later.contains("deployment=\"mischief\""), "{later}");
+    assert!(later.contains(&of("foldstream_position", LEDGER)));
+}
