@@ -352,6 +352,7 @@ async fn a_new_project_builds_and_dev_runs_it_and_builds_it_again_when_it_change
     let url = wait::until("dev to listen", || async { dev.printed("listening on ") }).await;
     let client = foldstream_tests::client::Client::new(&url);
     let generation = async || -> Option<u64> {
+        assert_eq!(dev.printed("error: "), None, "dev could not build what `new` wrote: {}", dev.output());
         let answer = client.get("/v1/deployments/my-totals").await;
         (answer.status == 200).then(|| answer.json::<foldstream::api::Deployment>().generation)
     };

@@ -18,7 +18,11 @@ const STARTER_FILES: [(&str, &str); 3] = [
 /// The SDK goes with it, so that the crate builds without any registry of ours. Only what a build reads is embedded:
 /// a folder as a whole might hold results of builds.
 static SDK_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/rust/src");
-const SDK_MANIFEST: &str = include_str!("../../../guest-sdk/rust/Cargo.toml");
+const SDK_FILES: [(&str, &str); 2] = [
+    ("Cargo.toml", include_str!("../../../guest-sdk/rust/Cargo.toml")),
+    // Its sources include this one as their documentation.
+    ("README.md", include_str!("../../../guest-sdk/rust/README.md")),
+];
 /// Where the starter finds the SDK among the examples, and in a crate of its own.
 const SDK_PATH_EXAMPLE: &str = "../../guest-sdk/rust";
 const SDK_PATH: &str = "vendor/foldstream-sdk";
@@ -149,7 +153,9 @@ fn files(name: &Name) -> Vec<(PathBuf, Vec<u8>)> {
         files.push((Path::new("src").join(path), name.in_code(text).into_bytes()));
     });
     let sdk = Path::new(SDK_PATH);
-    files.push((sdk.join("Cargo.toml"), SDK_MANIFEST.as_bytes().to_vec()));
+    for (path, text) in SDK_FILES {
+        files.push((sdk.join(path), text.as_bytes().to_vec()));
+    }
     each_file(&SDK_SOURCES, &mut |path, contents| {
         files.push((sdk.join("src").join(path), contents.to_vec()));
     });
@@ -237,6 +243,7 @@ mod tests {
             "src/lib.rs",
             ".gitignore",
             "vendor/foldstream-sdk/Cargo.toml",
+            "vendor/foldstream-sdk/README.md",
             "vendor/foldstream-sdk/src/lib.rs",
         ] {
             assert!(files.iter().any(|(path, _)| path == Path::new(wanted)), "{wanted}");
