@@ -43,5 +43,7 @@ fn a_function_or_file_that_is_too_long_is_found() {
     assert_eq!(rules("tests/suite/a.rs", &long), ["function slow has 73 lines, more than 70"]);
     let short = format!("fn quick() {{\n{}}}\n", "    call();\n".repeat(68));
     assert_eq!(rules("tests/suite/a.rs", &short), [""; 0]);
+    let empty = format!("fn empty() {{}}\nmod a {{\n{}}}\n", "    const A: u8 = 1;\n".repeat(70));
+    assert_eq!(rules("tests/suite/a.rs", &empty), [""; 0], "a line of its own is all there is of it");
     assert_eq!(rules("examples/a.rs", &"\n".repeat(601)), ["601 lines are more than 600"]);
 }
