@@ -8,8 +8,10 @@ use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, Wo
 const TEXT: &str = include_str!("../../../wit/foldstream.wit");
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
-/// The world of projections.
+/// The world of projections: what every module has to export.
 const WORLD: &str = "projection";
+/// The world of projections that can migrate: what a module may export beyond it.
+const MIGRATING_WORLD: &str = "migrating-projection";
 /// What a component may import of WASI, in versions 0.2.
 const WASI_PACKAGES: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
@@ -20,14 +22,16 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Contract {
     pub(super) resolve: Resolve,
     pub(super) world: WorldId,
+    pub(super) migrating_world: WorldId,
 }
 
 /// The contract, parsed once.
 pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     let mut resolve = Resolve::default();
     let package = resolve.push_source("foldstream.wit", TEXT).expect("the contract is valid: a test parses it");
-    let world = resolve.select_world(&[package], Some(WORLD)).expect("the contract has the world");
-    Contract { resolve, world }
+    let world = |name| resolve.select_world(&[package], Some(name)).expect("the contract has the world");
+    let (world, migrating_world) = (world(WORLD), world(MIGRATING_WORLD));
+    Contract { resolve, world, migrating_world }
 });
 
 /// Checks the imports and exports of a component's world; the interfaces that it imports.
@@ -78,9 +82,9 @@ fn is_allowed(name: &str) -> bool {
     is_wasi || our_interface(name).is_some()
 }
 
-/// The functions of an interface that the contract's world imports.
+/// The functions of an interface that the contract's worlds import; both import the same.
 fn our_interface(name: &str) -> Option<Vec<&'static Function>> {
-    let Contract { resolve, world } = &*CONTRACT;
+    let Contract { resolve, world, .. } = &*CONTRACT;
     resolve.worlds[*world].imports.iter().find_map(|(key, item)| match (key, item) {
         (WorldKey::Interface(_), WorldItem::Interface { id, .. }) if resolve.name_world_key(key) == name => {
             Some(resolve.interfaces[*id].functions.values().collect())
@@ -90,21 +94,27 @@ fn our_interface(name: &str) -> Option<Vec<&'static Function>> {
 }
 
 fn our_version() -> String {
-    let Contract { resolve, world } = &*CONTRACT;
+    let Contract { resolve, world, .. } = &*CONTRACT;
     let package = resolve.worlds[*world].package.expect("a parsed world has a package");
     resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
     let contract = &*CONTRACT;
+    let required = &contract.resolve.worlds[contract.world].exports;
     let mut missing = Vec::new();
-    for (key, item) in &contract.resolve.worlds[contract.world].exports {
+    // The larger world has the exports of the smaller one, and beyond them those that a module may leave out.
+    for (key, item) in &contract.resolve.worlds[contract.migrating_world].exports {
         let WorldItem::Function(ours) = item else { continue };
         let found = resolve.worlds[world].exports.iter().find(|(other, _)| resolve.name_world_key(other) == ours.name);
+        let export = format!("export `{}`", ours.name);
         match found {
-            Some((_, WorldItem::Function(theirs))) => same_function(resolve, theirs, ours)
-                .map_err(|difference| differs(&format!("export `{}`", ours.name), &difference))?,
-            _ => missing.push(format!("`{}`", contract.resolve.name_world_key(key))),
+            Some((_, WorldItem::Function(theirs))) => {
+                same_function(resolve, theirs, ours).map_err(|difference| differs(&export, &difference))?;
+            }
+            Some(_) => return Err(differs(&export, "it is no function")),
+            None if required.contains_key(key) => missing.push(format!("`{}`", ours.name)),
+            None => {}
         }
     }
     if !missing.is_empty() {
@@ -239,9 +249,13 @@ mod tests {
     use super::*;
 
     fn verdict(wit: &str) -> Result<Vec<String>, String> {
+        verdict_on(wit, WORLD)
+    }
+
+    fn verdict_on(wit: &str, world: &str) -> Result<Vec<String>, String> {
         let mut resolve = Resolve::default();
         let package = resolve.push_source("test.wit", wit).expect("valid");
-        let world = resolve.select_world(&[package], Some(WORLD)).expect("has the world");
+        let world = resolve.select_world(&[package], Some(world)).expect("has the world");
         check(&resolve, world)
     }
 
@@ -250,6 +264,24 @@ mod tests {
         let imports = verdict(TEXT).expect("is the same");
         assert!(imports.contains(&super::super::imports::STATE.to_owned()), "{imports:?}");
         assert!(imports.contains(&super::super::imports::LOG.to_owned()), "{imports:?}");
+        assert_eq!(verdict_on(TEXT, MIGRATING_WORLD).expect("is the same"), imports, "migrating needs no more");
+    }
+
+    #[test]
+    fn migrate_may_be_left_out_but_not_be_another_function() {
+        let migrate = "export migrate: func(from-version: u32, entries: list<entry>) -> result<list<entry>, string>;";
+        assert!(TEXT.contains(migrate));
+        verdict_on(&TEXT.replace(migrate, ""), MIGRATING_WORLD).expect("is a plain projection");
+        for (other, difference) in [
+            ("export migrate: func(entries: list<entry>);", "1 parameters instead of 2"),
+            (&*migrate.replace("u32", "u64"), "parameter `from-version`: u64 instead of u32"),
+            (&*migrate.replace("result<list<entry>, string>", "list<entry>"), "result: list instead of result"),
+            (&*migrate.replace("entries: list<entry>", "entries: list<string>"), "parameter `entries`: string instead"),
+            ("export migrate: interface { run: func(); }", "it is no function"),
+        ] {
+            let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
+            assert!(error.contains("export `migrate` differs") && error.contains(difference), "{other}: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Components from core modules, so that nobody needs a further tool.
 //!
 //! A core module of a contract-aware tool says in a custom section which world it implements. One without it is taken
-//! to implement ours. WASI preview 1, which Go and older C libraries use, is answered inside the component by a stub.
+//! to implement ours, the larger one if it has the export that only that one has. WASI preview 1, which Go and older C libraries use, is answered inside the component by a stub.
 
 use std::sync::LazyLock;
 
@@ -14,6 +14,8 @@ use super::contract::{CONTRACT, Contract};
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 /// How custom sections are named that describe a module's world.
 const TYPE_SECTION: &str = "component-type";
+/// The export that makes a projection a migrating one.
+const MIGRATE: &str = "migrate";
 /// The world of the stub: all that it needs of the host is the log.
 const STUB_WORLD: &str = "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
 
@@ -31,6 +33,7 @@ static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
 #[derive(Default)]
 struct Outline {
     names_its_world: bool,
+    migrates: bool,
     uses_preview1: bool,
 }
 
@@ -39,8 +42,9 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
     if !outline.names_its_world {
-        let Contract { resolve, world } = &*CONTRACT;
-        embed_component_metadata(&mut module, resolve, *world, StringEncoding::UTF8)
+        let Contract { resolve, world, migrating_world } = &*CONTRACT;
+        let world = if outline.migrates { *migrating_world } else { *world };
+        embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8)
             .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
     }
     encode(&module, outline.uses_preview1).map_err(|error| {
@@ -66,6 +70,11 @@ fn outline(module: &[u8]) -> Result<Outline, String> {
                 for import in imports.into_imports() {
                     let import = import.map_err(|error| malformed(&error))?;
                     outline.uses_preview1 |= import.module == PREVIEW1;
+                }
+            }
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    outline.migrates |= export.map_err(|error| malformed(&error))?.name == MIGRATE;
                 }
             }
             _ => {}
@@ -101,5 +110,30 @@ mod tests {
         let module = wat::parse_str("(module)").expect("valid");
         let error = component(&module).expect_err("has no exports");
         assert!(error.contains("component-type") && error.contains("manifest"), "{error}");
+    }
+
+    #[test]
+    fn core_module_that_exports_migrate_is_of_the_larger_world() {
+        let module = |migrate: &str| {
+            format!(
+                r#"(module
+                    (memory (export "memory") 1)
+                    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+                    (func (export "manifest") (result i32) unreachable)
+                    (func (export "apply") (param i32 i32) (result i32) unreachable)
+                    (func (export "query") (param i32 i32 i32 i32 i32) (result i32) unreachable)
+                    {migrate})"#
+            )
+        };
+        let encoded = |migrate: &str| component(&wat::parse_str(module(migrate)).expect("valid"));
+        let exports = |component: &[u8]| match wit_component::decode(component).expect("is a component") {
+            wit_component::DecodedWasm::Component(resolve, world) => resolve.worlds[world].exports.len(),
+            wit_component::DecodedWasm::WitPackage(..) => panic!("no component"),
+        };
+        assert_eq!(exports(&encoded("").expect("is a projection")), 3);
+        let migrate = r#"(func (export "migrate") (param i32 i32 i32) (result i32) unreachable)"#;
+        assert_eq!(exports(&encoded(migrate).expect("is a migrating projection")), 4);
+        let error = encoded(r#"(func (export "migrate") (param i64))"#).expect_err("has another type");
+        assert!(error.contains("migrate"), "{error}");
     }
 }
