@@ -17,10 +17,7 @@ use crate::event::Payload;
 use crate::failure::TableError;
 use crate::held::{HeldKey, hash_long};
 use crate::key::{Key, KeyWriter};
-use crate::state::{CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, Shared, Unwritable};
-
-/// Longest key that a host takes, in bytes.
-const KEY_BYTES_MAX: usize = 1_024;
+use crate::state::{CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, KEY_BYTES_MAX, Shared, Unwritable};
 
 /// Most keys that a host looks up in one call.
 const KEYS_MAX: usize = 65_536;

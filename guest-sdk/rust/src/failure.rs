@@ -117,6 +117,42 @@ impl<E: Error> From<E> for QueryError {
     }
 }
 
+/// Why the state of an older version cannot be migrated. Any error becomes one through `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrateError {
+    message: String,
+}
+
+impl MigrateError {
+    /// The state cannot be migrated, for the reason given.
+    pub fn new(message: impl Display) -> Self {
+        Self { message: message.to_string() }
+    }
+
+    /// The state is of a version that this one does not know.
+    pub fn unknown_version(version: u32) -> Self {
+        Self::new(format_args!("state version {version} is unknown to this version of the projection"))
+    }
+
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl Display for MigrateError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+// As for `Failure`: no `std::error::Error` itself, so that this conversion can take all that are.
+impl<E: Error> From<E> for MigrateError {
+    fn from(error: E) -> Self {
+        Self::new(with_causes(&error))
+    }
+}
+
 /// Why a table could not read or write.
 #[derive(Debug)]
 pub struct TableError {

@@ -10,9 +10,10 @@ use std::ptr;
 
 use crate::event::{Event, List, Payload, Text};
 use crate::failure::{Failure, FailureKind, QueryError};
-use crate::host::{ARENA, HostState, WirePayload, log};
+use crate::host::{ARENA, Entry, HostState, WirePayload, log};
 use crate::log::Level;
 use crate::manifest::{KeyRule, Query};
+use crate::migrate::{Migrate, NewEntry, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
 use crate::state::State;
 
@@ -42,6 +43,14 @@ struct ApplyResult {
 struct QueryResult {
     is_error: u8,
     value: WirePayload<'static>,
+}
+
+/// `result<list<entry>, string>`, as both are an address and a length.
+#[repr(C)]
+struct MigrateResult {
+    is_error: u8,
+    address: usize,
+    length: usize,
 }
 
 /// Gives the host memory for what it hands over.
@@ -128,6 +137,39 @@ pub unsafe fn query<P: Projection>(
     };
     let value = WirePayload { is_bytes: case, octets: List::new(keep_text(&text).get().as_bytes()) };
     keep(QueryResult { is_error, value })
+}
+
+/// `migrate`: a page of old entries at an address.
+///
+/// # Safety
+///
+/// Only the host may call it, with what the contract says.
+#[doc(hidden)]
+pub unsafe fn migrate<P: Migrate>(from_version: u32, entries: *const u8, count: usize) -> *const u8 {
+    log_panics();
+    // SAFETY: `Entry` has the layout of the contract's `entry`, and the host wrote `count` of them.
+    let entries = unsafe { std::slice::from_raw_parts(entries.cast::<Entry<'_>>(), count) };
+    let old = entries.iter().map(|entry| OldEntry::new(entry.key.get(), entry.value.get()));
+    let outcome = migrate_all::<P>(from_version, old);
+    // SAFETY: the entries were all that lay in the arena; what was made of them borrows nothing.
+    ARENA.with(|arena| unsafe { arena.clear() });
+    match outcome {
+        Ok(new) => {
+            let new = keep_list(&new.iter().map(keep_entry).collect::<Vec<_>>()).get();
+            keep(MigrateResult { is_error: 0, address: new.as_ptr().addr(), length: new.len() })
+        }
+        Err(error) => {
+            let message = keep_text(error.message()).get();
+            keep(MigrateResult { is_error: 1, address: message.as_ptr().addr(), length: message.len() })
+        }
+    }
+}
+
+fn keep_entry(entry: &NewEntry) -> Entry<'static> {
+    let payload = entry.value.payload();
+    let value =
+        WirePayload { is_bytes: u8::from(matches!(payload, Payload::Bytes(_))), octets: keep_list(payload.as_bytes()) };
+    Entry { key: keep_text(&entry.key), value }
 }
 
 fn open<P: Projection>() -> Instance<P> {
@@ -224,7 +266,7 @@ pub fn manifest<P: Projection>() -> *const u8 {
         kind: 0,
         name: Text::new(manifest.name),
         description: Text::new(manifest.description),
-        subjects: keep_list(manifest.subjects.iter().map(|subject| keep_text(subject)).collect()),
+        subjects: keep_list(&manifest.subjects.iter().map(|subject| keep_text(subject)).collect::<Vec<_>>()),
         wants_headers: u8::from(manifest.wants_headers),
         key_rule: KeyRuleRecord::new(&manifest.key_rule),
         state_version: manifest.state_version,
@@ -232,7 +274,7 @@ pub fn manifest<P: Projection>() -> *const u8 {
         initial_backoff_ms: Optional::new(manifest.initial_backoff_ms),
         max_backoff_ms: Optional::new(manifest.max_backoff_ms),
         limits,
-        queries: keep_list(manifest.queries.iter().map(describe).collect()),
+        queries: keep_list(&manifest.queries.iter().map(describe).collect::<Vec<_>>()),
     })
 }
 
@@ -246,18 +288,13 @@ fn keep<T>(value: T) -> *const u8 {
 
 /// The same for a text.
 fn keep_text(text: &str) -> Text<'static> {
-    let place = ARENA.with(|arena| arena.take(text.len(), 1));
-    // SAFETY: the arena gave out that many bytes, which overlap nothing; they are the octets of a `str`, and the
-    // arena is not cleared before the host has read them.
-    Text::new(unsafe {
-        ptr::copy_nonoverlapping(text.as_ptr(), place, text.len());
-        str::from_utf8_unchecked(std::slice::from_raw_parts(place, text.len()))
-    })
+    // SAFETY: they are the octets of a `str`.
+    Text::new(unsafe { str::from_utf8_unchecked(keep_list(text.as_bytes()).get()) })
 }
 
 /// The same for a list.
-fn keep_list<T: Copy>(items: Vec<T>) -> List<'static, T> {
-    let place = ARENA.with(|arena| arena.take(size_of_val(&*items), align_of::<T>())).cast::<T>();
+fn keep_list<T: Copy>(items: &[T]) -> List<'static, T> {
+    let place = ARENA.with(|arena| arena.take(size_of_val(items), align_of::<T>())).cast::<T>();
     // SAFETY: the arena gave out memory for that many values, which overlaps nothing and is not cleared before the
     // host has read it.
     List::new(unsafe {

@@ -80,9 +80,9 @@ struct Write<'a> {
 /// `entry`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Entry<'a> {
-    key: Text<'a>,
-    value: WirePayload<'a>,
+pub(crate) struct Entry<'a> {
+    pub(crate) key: Text<'a>,
+    pub(crate) value: WirePayload<'a>,
 }
 
 /// `page`.

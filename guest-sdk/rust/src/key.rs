@@ -209,6 +209,10 @@ impl KeyError {
     pub const fn expected(expected: &'static str) -> Self {
         Self { expected }
     }
+
+    pub(crate) fn expectation(&self) -> &'static str {
+        self.expected
+    }
 }
 
 impl Display for KeyError {

@@ -15,6 +15,7 @@ mod host;
 pub mod key;
 pub mod log;
 mod manifest;
+mod migrate;
 mod projection;
 pub mod scan;
 mod state;
@@ -24,8 +25,9 @@ pub mod testing;
 mod time;
 
 pub use event::{Event, Payload};
-pub use failure::{Failure, FailureKind, QueryError, Retry, TableError};
+pub use failure::{Failure, FailureKind, MigrateError, QueryError, Retry, TableError};
 pub use manifest::{KeyRule, Manifest};
+pub use migrate::{Migrate, NewEntries, OldEntry};
 pub use projection::Projection;
 pub use scan::Scan;
 pub use state::State;
@@ -37,8 +39,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Date, Event, Failure, KeyRule, Manifest, Projection, QueryError, Retry, State, Table, TableError, Timestamp,
-        Value, debug, error, events, info, projection, warn,
+        Date, Event, Failure, KeyRule, Manifest, Migrate, MigrateError, NewEntries, OldEntry, Projection, QueryError,
+        Retry, State, Table, TableError, Timestamp, Value, debug, error, events, info, projection, warn,
     };
 }
 
@@ -46,16 +48,27 @@ pub mod prelude {
 #[doc(hidden)]
 pub const CONTRACT: &[u8; include_bytes!("contract.bin").len()] = include_bytes!("contract.bin");
 
+/// The same for projections that can migrate.
+#[doc(hidden)]
+pub const MIGRATING_CONTRACT: &[u8; include_bytes!("migrating-contract.bin").len()] =
+    include_bytes!("migrating-contract.bin");
+
 /// Does nothing, for projections only.
 #[doc(hidden)]
 pub fn is_a_projection<P: Projection>() {}
 
+/// Does nothing, for projections that can migrate only.
+#[doc(hidden)]
+pub fn can_migrate<P: Migrate>() {}
+
 /// Makes a type that implements [`Projection`] the projection of its crate.
 ///
 /// Once per crate, whose `crate-type` has `cdylib`. On other targets than wasm32 it does nothing.
+///
+/// With `projection!(Orders, migrate);` it can also take over the state of older versions; see [`Migrate`].
 #[macro_export]
 macro_rules! projection {
-    ($projection:ty) => {
+    (@exports $projection:ty, $contract:ident, $section:literal) => {
         // Elsewhere only tests run it; to the compiler it is in use all the same.
         #[cfg(not(target_arch = "wasm32"))]
         const _: fn() = $crate::is_a_projection::<$projection>;
@@ -69,8 +82,8 @@ macro_rules! projection {
             }
 
             #[used]
-            #[unsafe(link_section = "component-type:foldstream:module/projection")]
-            static CONTRACT: [u8; $crate::CONTRACT.len()] = *$crate::CONTRACT;
+            #[unsafe(link_section = $section)]
+            static CONTRACT: [u8; $crate::$contract.len()] = *$crate::$contract;
 
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
@@ -96,6 +109,25 @@ macro_rules! projection {
                 arguments_length: usize,
             ) -> *const u8 {
                 unsafe { guest::query::<$projection>(name, name_length, is_bytes, arguments, arguments_length) }
+            }
+        };
+    };
+    ($projection:ty) => {
+        $crate::projection!(@exports $projection, CONTRACT, "component-type:foldstream:module/projection");
+    };
+    ($projection:ty, migrate) => {
+        $crate::projection!(
+            @exports $projection, MIGRATING_CONTRACT, "component-type:foldstream:module/migrating-projection"
+        );
+
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() = $crate::can_migrate::<$projection>;
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            #[unsafe(export_name = "migrate")]
+            unsafe extern "C" fn migrate(from_version: u32, entries: *const u8, count: usize) -> *const u8 {
+                unsafe { $crate::guest::migrate::<$projection>(from_version, entries, count) }
             }
         };
     };

@@ -12,6 +12,9 @@ use crate::failure::{Failure, TableError};
 use crate::key::Key;
 use crate::table::{Table, Value};
 
+/// Longest key that a host takes, in bytes.
+pub(crate) const KEY_BYTES_MAX: usize = 1_024;
+
 /// Entries that one table keeps decoded. Beyond it the table is written out and begins anew.
 pub(crate) const CACHED_ENTRIES_MAX: usize = 65_536;
 
@@ -104,11 +107,7 @@ impl State {
     }
 
     fn register(&self, name: &str, table: Rc<dyn Cached>) {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        assert!(
-            !name.is_empty() && name.len() <= 64 && name.bytes().all(plain),
-            "table name {name:?}: use 1 to 64 lower-case letters, digits and hyphens"
-        );
+        check_table_name(name);
         let mut tables = self.shared.tables.borrow_mut();
         assert!(tables.iter().all(|opened| opened.name != name), "two tables are named {name:?}; rename one");
         tables.push(Opened { name: name.to_owned(), table });
@@ -123,6 +122,15 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Panics where no table can have that name.
+pub(crate) fn check_table_name(name: &str) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    assert!(
+        !name.is_empty() && name.len() <= 64 && name.bytes().all(plain),
+        "table name {name:?}: use 1 to 64 lower-case letters, digits and hyphens"
+    );
 }
 
 impl Shared {

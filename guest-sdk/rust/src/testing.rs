@@ -36,8 +36,9 @@ pub use serde_json::{Value, json};
 
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
 use crate::event::{Event, Header, Payload};
-use crate::failure::{Failure, QueryError};
+use crate::failure::{Failure, MigrateError, QueryError};
 use crate::manifest::Manifest;
+use crate::migrate::{Migrate, NewValue, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
 use crate::state::State;
 use crate::time::Timestamp;
@@ -108,6 +109,8 @@ pub struct Harness<P> {
     memory: Memory,
     instance: Option<Instance<P>>,
     manifest: Manifest<P>,
+    /// What was stored before the first event; only a migration has any.
+    migrated: BTreeMap<String, String>,
     applied: Vec<Stored>,
     next_sequence: u64,
     next_time: Timestamp,
@@ -131,10 +134,15 @@ const FIRST_TIME: Timestamp = Timestamp::from_seconds(1_767_225_600);
 impl<P: Projection> Harness<P> {
     /// A projection that has seen no event.
     pub fn new() -> Self {
+        Self::over(BTreeMap::new())
+    }
+
+    fn over(entries: BTreeMap<String, String>) -> Self {
         Self {
-            memory: Memory::default(),
+            memory: Memory { entries: Rc::new(RefCell::new(entries.clone())), undo: Rc::default() },
             instance: None,
             manifest: P::manifest(),
+            migrated: entries,
             applied: Vec::new(),
             next_sequence: 1,
             next_time: FIRST_TIME,
@@ -235,7 +243,7 @@ impl<P: Projection> Harness<P> {
     pub fn assert_same_for_any_batching(&self) -> &Self {
         for size in [1, 2, 3, 7, 64, self.applied.len().max(1)] {
             for restarts in [false, true] {
-                let mut other = Self::new();
+                let mut other = Self::over(self.migrated.clone());
                 for batch in self.applied.chunks(size) {
                     if let Err((index, failure)) = other.apply_batch(batch) {
                         panic!("in batches of {size}: {}", refused(&batch[index], failure));
@@ -262,6 +270,27 @@ impl<P: Projection> Harness<P> {
                 show(&theirs)
             );
         }
+    }
+}
+
+impl<P: Migrate> Harness<P> {
+    /// A projection over what it makes of a state that version `from_version` stored, as if no event had come since.
+    ///
+    /// The old entries may come from a harness of the older version, with [`Harness::entries`] of the empty prefix.
+    pub fn migrated<K: Into<String>>(
+        from_version: u32,
+        old: impl IntoIterator<Item = (K, Value)>,
+    ) -> Result<Self, MigrateError> {
+        // A host hands them over in the order of the keys.
+        let old: BTreeMap<String, String> =
+            old.into_iter().map(|(key, value)| (key.into(), value.to_string())).collect();
+        let entries = old.iter().map(|(key, value)| OldEntry::new(key, Payload::Text(value)));
+        let new = migrate_all::<P>(from_version, entries)?;
+        let text = |value| match value {
+            NewValue::Text(text) => text,
+            NewValue::Bytes(_) => unreachable!("tables write text, and the old entries are text too"),
+        };
+        Ok(Self::over(new.into_iter().map(|entry| (entry.key, text(entry.value))).collect()))
     }
 }
 

@@ -84,11 +84,44 @@ mod tests {
     }
 }
 
+/// What version 1 stored under `customer`: it counted in euros.
+#[derive(Deserialize)]
+struct TotalsInEuros {
+    orders: u64,
+    total_euros: u64,
+}
+
+impl Migrate for Orders {
+    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+        if from_version != 1 {
+            return Err(MigrateError::unknown_version(from_version));
+        }
+        if let Some((customer, totals)) = old.of_table::<String, TotalsInEuros>("customer")? {
+            let TotalsInEuros { orders, total_euros } = totals;
+            new.put::<String>("customer", &customer, &Totals { orders, total_cents: total_euros * 100 })?;
+        }
+        Ok(())
+    }
+}
+
+projection!(Orders, migrate); // instead of `projection!(Orders);`
+
+use foldstream_sdk::testing::{Harness, event, json};
+
+#[test]
+fn totals_in_euros_are_migrated() {
+    let migrated = Harness::<Orders>::migrated(1, [("customer/42", json!({"orders": 1, "total_euros": 5}))]);
+
+    let mut folded = Harness::<Orders>::new();
+    folded.given([event("orders.42.placed", json!({"total_cents": 500}))]);
+    assert_eq!(migrated.expect("version 1 is known").entries(""), folded.entries(""));
+}
+
 #[test]
 fn readme_shows_this_file() {
     let blocks = include_str!("../README.md").split("```");
     let shown: Vec<&str> = blocks.filter_map(|block| block.strip_prefix("rust")).collect();
-    assert_eq!(shown.len(), 2, "the projection and its test");
+    assert_eq!(shown.len(), 4, "the projection and its test, its migration and the test of that");
     for block in shown {
         let (_, code) = block.split_once('\n').expect("a first line");
         assert!(include_str!("readme.rs").contains(code.trim_end()), "tests/readme.rs differs from:\n{code}");
