@@ -165,6 +165,10 @@ pub struct ModuleInfo {
     pub queries: Vec<QueryDescription>,
     /// The interfaces that it imports.
     pub imports: Vec<String>,
+    /// Whether it can migrate the state of an older version.
+    // What was stored and sent before there were migrations has no such field.
+    #[serde(default)]
+    pub migrates: bool,
 }
 
 /// A deployment.

@@ -135,6 +135,7 @@ pub(super) mod tests {
                     description: "those who spent most".to_owned(),
                 }],
                 imports: vec!["foldstream:module/state@0.1.0".to_owned()],
+                migrates: false,
             },
         }
     }

@@ -360,12 +360,28 @@ impl From<Direction> for state::Direction {
     }
 }
 
-/// `entry`
+/// `entry` as a host function returns it.
 #[derive(ComponentType, Lower)]
 #[component(record)]
 pub(super) struct Entry {
     pub(super) key: Arc<str>,
     pub(super) value: Value,
+}
+
+/// `entry`, on its way into the guest.
+#[derive(ComponentType, Lower, Clone, Copy)]
+#[component(record)]
+pub(super) struct EntryRef<'a> {
+    pub(super) key: &'a str,
+    pub(super) value: PayloadRef<'a>,
+}
+
+/// `entry`, on its way out of the guest.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EntryCopy {
+    pub(super) key: String,
+    pub(super) value: PayloadCopy,
 }
 
 /// `page`

@@ -4,15 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{ComponentExportIndex, Func, InstancePre};
+use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
 use super::engine::{Inner, TICK, broken};
 use super::manifest;
+use super::migration;
 use super::output::clipped;
 use super::sandbox::{Access, Bounds, Host, System};
-use super::{Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, QueryError, TRANSFER_BYTES_MAX};
+use super::{
+    Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError, TRANSFER_BYTES_MAX,
+};
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
 use crate::state;
@@ -32,6 +35,8 @@ struct Exports {
     manifest: ComponentExportIndex,
     apply: ComponentExportIndex,
     query: ComponentExportIndex,
+    /// Only of modules that can migrate.
+    migrate: Option<ComponentExportIndex>,
 }
 
 /// Why there is no instance.
@@ -54,18 +59,14 @@ impl fmt::Debug for Module {
 impl Module {
     /// Asks a linked component for its manifest, in a sandbox without state.
     pub(super) fn new(engine: Arc<Inner>, linked: InstancePre<Host>, accepted: &Accepted) -> Result<Self, Error> {
-        let export = |name: &str| match linked.component().get_export_index(None, name) {
-            Some(index) => Ok(index),
-            None => Err(Error::Refused(format!("it exports no function `{name}`; build it with a matching SDK"))),
-        };
-        let exports = Exports { manifest: export("manifest")?, apply: export("apply")?, query: export("query")? };
+        let exports = Exports::of(&linked)?;
         let wants_wasi = accepted.imports.iter().any(|name| name.starts_with("wasi:"));
         let system = if wants_wasi { System::Wasi } else { System::None };
         let bounds =
             Bounds { memory_bytes: engine.options.memory_bytes_max, ..manifest::bounds(&engine.options, None) };
         let record = ask(&engine, &linked, &exports, bounds, system)?;
         let manifest = manifest::checked(record, &engine.options)?;
-        let info = manifest::info(&manifest, accepted);
+        let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
         let module = Self { engine, linked, exports, system, manifest, info };
         // It must also start within the limits that it asked for, or every batch would fail.
         let identity = Identity { deployment: module.manifest.name.clone(), generation: 0 };
@@ -83,15 +84,39 @@ impl Module {
         &self.info
     }
 
+    /// Whether it can migrate the state of an older version.
+    pub fn migrates(&self) -> bool {
+        self.exports.migrate.is_some()
+    }
+
     /// Makes an instance for applying.
     pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
-        match self.start(identity, 0) {
-            Ok(instance) => Ok(instance),
-            Err(StartError::Busy) => Err(Error::Engine(format!(
+        self.start(identity, 0).map_err(|error| self.unavailable(error))
+    }
+
+    /// Makes an instance for migrating a state of version `from_version`, page by page.
+    ///
+    /// Fails where the module [does not migrate](Self::migrates).
+    pub fn migration(&self, identity: &Identity, from_version: u32) -> Result<Migration, Error> {
+        let Some(migrate) = self.exports.migrate else {
+            return Err(Error::Refused(
+                "it has no export `migrate`; export it, or have the state built anew from the stream".to_owned(),
+            ));
+        };
+        let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
+        let (mut store, instance) = start(&self.engine, &self.linked, bounds, identity, self.system, 0)
+            .map_err(|error| self.unavailable(error))?;
+        let migrate = function(&mut store, instance, migrate);
+        Ok(Migration::new(store, migrate, from_version, ticks(bounds.deadline)))
+    }
+
+    fn unavailable(&self, error: StartError) -> Error {
+        match error {
+            StartError::Busy => Error::Engine(format!(
                 "all of the {} instances that may run at once are in use; raise the limit or delete a deployment",
                 self.engine.options.instances_max
-            ))),
-            Err(StartError::Failed(error)) => Err(Error::Refused(format!("it does not start: {error}"))),
+            )),
+            StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
         }
     }
 
@@ -131,11 +156,8 @@ impl Module {
     fn start(&self, identity: &Identity, time_ns: u64) -> Result<Instance, StartError> {
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
         let (mut store, instance) = start(&self.engine, &self.linked, bounds, identity, self.system, time_ns)?;
-        let mut function = |index| {
-            let function = instance.get_func(&mut store, index);
-            function.expect("the exports were found when the module was linked")
-        };
-        let (apply, query) = (function(&self.exports.apply), function(&self.exports.query));
+        let apply = function(&mut store, instance, self.exports.apply);
+        let query = function(&mut store, instance, self.exports.query);
         Ok(Instance {
             store,
             apply,
@@ -145,6 +167,27 @@ impl Module {
             spent: false,
         })
     }
+}
+
+impl Exports {
+    fn of(linked: &InstancePre<Host>) -> Result<Self, Error> {
+        let found = |name: &str| linked.component().get_export_index(None, name);
+        let required = |name: &str| {
+            found(name)
+                .ok_or_else(|| Error::Refused(format!("it exports no function `{name}`; build it with a matching SDK")))
+        };
+        Ok(Self {
+            manifest: required("manifest")?,
+            apply: required("apply")?,
+            query: required("query")?,
+            migrate: found("migrate"),
+        })
+    }
+}
+
+/// A function of an instance whose exports [`ask`] found to be functions.
+fn function(store: &mut Store<Host>, instance: wasmtime::component::Instance, index: ComponentExportIndex) -> Func {
+    instance.get_func(store, index).expect("it was a function when the module was linked")
 }
 
 /// Makes a store, and an instance in it.
@@ -189,19 +232,7 @@ fn ask(
         }
         Err(StartError::Failed(error)) => return Err(Error::Refused(format!("it does not start: {error}"))),
     };
-    let mismatch = |name: &'static str| {
-        move |error: wasmtime::Error| {
-            Error::Refused(format!("its export `{name}` has another type: {error:#}; build it with a matching SDK"))
-        }
-    };
-    let mut function = |index| {
-        let function = instance.get_func(&mut store, index);
-        function.ok_or_else(|| Error::Refused("an export of the world is no function".to_owned()))
-    };
-    let (manifest, apply, query) = (function(&exports.manifest)?, function(&exports.apply)?, function(&exports.query)?);
-    apply.typed::<(Events<'_>,), (ApplyResult,)>(&store).map_err(mismatch("apply"))?;
-    query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&store).map_err(mismatch("query"))?;
-    let manifest = manifest.typed::<(), (ManifestRecord,)>(&store).map_err(mismatch("manifest"))?;
+    let manifest = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
     let result = manifest.call(&mut store, ());
@@ -210,6 +241,31 @@ fn ask(
         Ok((record,)) => Ok(record),
         Err(error) => Err(Error::Manifest(format!("`manifest` failed: {}", store.data().explain(error)))),
     }
+}
+
+/// Checks the types of all exports; `manifest`, ready to be called.
+fn check_types(
+    store: &mut Store<Host>,
+    instance: wasmtime::component::Instance,
+    exports: &Exports,
+) -> Result<TypedFunc<(), (ManifestRecord,)>, Error> {
+    let mismatch = |name: &'static str| {
+        move |error: wasmtime::Error| {
+            Error::Refused(format!("its export `{name}` has another type: {error:#}; build it with a matching SDK"))
+        }
+    };
+    let mut function = |index| {
+        let function = instance.get_func(&mut *store, index);
+        function.ok_or_else(|| Error::Refused("an export of the world is no function".to_owned()))
+    };
+    let (manifest, apply, query) = (function(exports.manifest)?, function(exports.apply)?, function(exports.query)?);
+    let migrate = exports.migrate.map(function).transpose()?;
+    apply.typed::<(Events<'_>,), (ApplyResult,)>(&*store).map_err(mismatch("apply"))?;
+    query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store).map_err(mismatch("query"))?;
+    if let Some(migrate) = migrate {
+        migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
+    }
+    manifest.typed(&*store).map_err(mismatch("manifest"))
 }
 
 /// One running instance.
@@ -308,7 +364,7 @@ fn failed(error: ApplyError) -> QueryError {
     }
 }
 
-fn message(text: &str) -> String {
+pub(super) fn message(text: &str) -> String {
     clipped(text, MESSAGE_BYTES_MAX).to_owned()
 }
 

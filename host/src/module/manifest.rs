@@ -66,7 +66,7 @@ pub(super) fn bounds(options: &Options, manifest: Option<&Manifest>) -> Bounds {
 }
 
 /// The manifest, for people and machines outside.
-pub(super) fn info(manifest: &Manifest, accepted: &Accepted) -> ModuleInfo {
+pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> ModuleInfo {
     let key_rule = match &manifest.key_rule {
         KeyRule::None => "none".to_owned(),
         KeyRule::Subject => "subject".to_owned(),
@@ -90,6 +90,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted) -> ModuleInfo {
         state_version: manifest.state_version,
         queries: manifest.queries.iter().map(described).collect(),
         imports: accepted.imports.clone(),
+        migrates,
     }
 }
 

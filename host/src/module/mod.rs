@@ -14,6 +14,7 @@ mod engine;
 mod imports;
 mod instance;
 mod manifest;
+mod migration;
 mod output;
 mod sandbox;
 mod wasi;
@@ -25,10 +26,15 @@ use std::time::Duration;
 pub use compile::compile_child;
 pub use engine::Engine;
 pub use instance::{Instance, Module};
+pub use migration::Migration;
 
 use crate::state;
 use crate::subject::SubjectSet;
 
+/// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the contract promises.
+pub const MIGRATION_ENTRIES_MAX: usize = 1_000;
+/// Most entries that a module gives back for one page of a [`Migration`].
+const MIGRATED_ENTRIES_MAX: usize = 65_536;
 /// Most keys in one call of get-many or put-many.
 const KEYS_PER_CALL_MAX: usize = 65_536;
 /// Longest message of a guest that is kept: log, failure, trap.
@@ -183,7 +189,7 @@ pub enum ApplyError {
     Trap(String),
     /// The call took too long.
     #[error(
-        "deadline: the call took longer than {0:?}; apply less per event, or ask for a longer deadline in the manifest"
+        "deadline: the call took longer than {0:?}; do less in one call, or ask for a longer deadline in the manifest"
     )]
     Deadline(Duration),
     /// A limit was reached: memory, tables, stack, host calls, state; its name stands first.
@@ -234,6 +240,17 @@ pub enum QueryError {
     /// All instances are busy.
     #[error("all instances are busy; try again")]
     Busy,
+}
+
+/// Why a page of old entries was not migrated. The migration is over; the old state is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The guest cannot migrate this state; the guest's words.
+    #[error("the module does not migrate this state: {0}")]
+    Refused(String),
+    /// The guest trapped, took too long, or reached a limit.
+    #[error(transparent)]
+    Failed(ApplyError),
 }
 
 /// For whom an instance runs: names its log lines and seeds its randomness.

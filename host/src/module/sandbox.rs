@@ -26,7 +26,7 @@ pub(super) const TABLES_MAX: u32 = 16;
 /// The state that a call works on.
 #[derive(Debug, Default)]
 pub(super) enum Access {
-    /// None: the manifest is asked for, or the module is being instantiated.
+    /// None: the manifest is asked for, entries are migrated, or the module is being instantiated.
     #[default]
     None,
     /// A batch is applied. Boxed so that taking it out for a host call moves one word.
@@ -74,7 +74,8 @@ pub(super) enum Refusal {
 
 impl Refusal {
     const NO_STATE: Self = Self::Denied(
-        "the module used its state outside of `apply` and `query`; it is not there at start or in `manifest`",
+        "the module used its state outside of `apply` and `query`; it is not there at start, in `manifest` or in \
+         `migrate`, which works on its arguments alone",
     );
     const READ_ONLY: Self =
         Self::Denied("the module wrote to its state in `query`; a query can only read, so write in `apply`");

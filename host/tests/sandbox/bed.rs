@@ -39,6 +39,16 @@ pub fn guest(features: &str) -> Bytes {
     bytes
 }
 
+/// A guest of the suite, built as any user builds one.
+pub fn suite_guest(name: &str) -> Bytes {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.wasm"));
+    let mut build = Command::new(compiler());
+    let output = build.arg("build").arg(folder).arg("--out").arg(&file).output().expect("foldstream runs");
+    assert!(output.status.success(), "{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    Bytes::from(std::fs::read(file).expect("it was just written"))
+}
+
 pub fn compiler() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_foldstream"))
 }
@@ -62,8 +72,12 @@ pub fn shared() -> &'static Engine {
 }
 
 pub fn load(engine: &Engine, features: &str) -> Arc<Module> {
-    let accepted = engine.accept(guest(features)).expect("the probe is accepted");
-    engine.load(&accepted).expect("the probe loads").module
+    load_upload(engine, guest(features))
+}
+
+pub fn load_upload(engine: &Engine, upload: Bytes) -> Arc<Module> {
+    let accepted = engine.accept(upload).expect("the guest is accepted");
+    engine.load(&accepted).expect("the guest loads").module
 }
 
 pub fn identity() -> Identity {

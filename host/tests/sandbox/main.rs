@@ -6,8 +6,10 @@
 //! 4. uploads: garbage, other worlds, forbidden imports
 //! 5. compilation and its cache
 //! 6. the closed WASI
+//! 7. migration, in `migration.rs`
 
 mod bed;
+mod migration;
 
 use std::io::Write as _;
 use std::process::Command;
@@ -314,6 +316,15 @@ fn component_of_another_world_is_refused_with_what_is_missing() {
             (core instance $i (instantiate $m))
             (func (export "apply") (canon lift (core func $i "apply"))))"#));
     assert!(error.contains("`apply` differs") && error.contains("0 parameters instead of 1"), "{error}");
+}
+
+#[test]
+fn migrate_of_another_type_is_refused() {
+    let error = refusal(wat(r#"(component
+            (core module $m (func (export "migrate")))
+            (core instance $i (instantiate $m))
+            (func (export "migrate") (canon lift (core func $i "migrate"))))"#));
+    assert!(error.contains("export `migrate` differs") && error.contains("0 parameters instead of 2"), "{error}");
 }
 
 #[test]

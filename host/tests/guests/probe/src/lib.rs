@@ -1,7 +1,9 @@
 //! A guest that does on demand what guests should not do: the kind of an event names the deed.
 
-#[cfg(not(feature = "wasi"))]
+#[cfg(not(any(feature = "wasi", feature = "migrate")))]
 wit_bindgen::generate!({ world: "projection", path: "../../../../wit" });
+#[cfg(feature = "migrate")]
+wit_bindgen::generate!({ world: "migrating-projection", path: "../../../../wit" });
 #[cfg(feature = "wasi")]
 wit_bindgen::generate!({
     inline: "package probe:probe; world probe { include foldstream:module/projection@0.1.0; include probe:system/system; }",
@@ -57,6 +59,50 @@ impl Guest for Probe {
             _ => Err(QueryError::UnknownQuery),
         }
     }
+
+    #[cfg(feature = "migrate")]
+    fn migrate(from_version: u32, entries: Vec<Entry>) -> Result<Vec<Entry>, String> {
+        let mut new = Vec::new();
+        for entry in &entries {
+            migrate_one(from_version, entry, &mut new)?;
+        }
+        Ok(new)
+    }
+}
+
+/// The key of an old entry names the deed; harmless ones are numbered, so that their keys differ.
+#[cfg(feature = "migrate")]
+fn migrate_one(from_version: u32, entry: &Entry, new: &mut Vec<Entry>) -> Result<(), String> {
+    let count = || text(&entry.value).parse::<usize>().unwrap();
+    match entry.key.split('/').next().unwrap() {
+        "drop" => {}
+        "keep" => new.push(entry.clone()),
+        "twice" => new.extend([1, 2].map(|number| Entry {
+            key: format!("v{from_version}/{number}/{}", entry.key),
+            value: entry.value.clone(),
+        })),
+        "refuse" => return Err(text(&entry.value)),
+        "trap" => panic!("as ordered"),
+        "loop" => endless(),
+        "grow" => grow(),
+        "get" => drop(state::get("count")),
+        "put" => state::put("count", &entry.value),
+        "log" => (0..count()).for_each(|_| log::write(Level::Warn, "chatter")),
+        "many" => new.extend((0..count()).map(|_| Entry { key: "k".into(), value: Payload::Text(String::new()) })),
+        "overlap" => overlap_entries(count(), new),
+        other => return Err(format!("no such deed: {other}")),
+    }
+    Ok(())
+}
+
+/// Hands one and the same large text over again and again. A host that takes it all has it freed as often: a trap.
+#[cfg(feature = "migrate")]
+fn overlap_entries(count: usize, new: &mut Vec<Entry>) {
+    let value = "v".repeat(1 << 20).leak();
+    new.extend((0..count).map(|_| {
+        let value = unsafe { String::from_raw_parts(value.as_mut_ptr(), value.len(), value.len()) };
+        Entry { key: "k".into(), value: Payload::Text(value) }
+    }));
 }
 
 fn deed(index: u32, event: &Event) -> Result<(), Failure> {

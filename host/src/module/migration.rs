@@ -1,0 +1,91 @@
+//! Migration: what an older version stored, turned into what this version stores.
+//!
+//! It never touches a state: the caller reads the pages, and writes what it is given for them.
+
+use std::fmt;
+
+use wasmtime::Store;
+use wasmtime::component::{Func, TypedFunc};
+
+use super::bindings::{EntryCopy, EntryRef};
+use super::instance::message;
+use super::sandbox::{Access, Host};
+use super::{ApplyError, MIGRATED_ENTRIES_MAX, MIGRATION_ENTRIES_MAX, MigrateError};
+use crate::event::Payload;
+use crate::state;
+
+type MigrateResult = Result<Vec<EntryCopy>, String>;
+type Migrate<'a> = TypedFunc<(u32, &'a [EntryRef<'a>]), (MigrateResult,)>;
+
+/// Finds whether a function is `migrate`, as the contract has it.
+pub(super) fn typed<'a>(migrate: &Func, store: &Store<Host>) -> wasmtime::Result<Migrate<'a>> {
+    migrate.typed(store)
+}
+
+/// One migration: an instance that is given the old state page by page.
+pub struct Migration {
+    store: Store<Host>,
+    migrate: Func,
+    from_version: u32,
+    deadline_ticks: u64,
+    /// A page failed: the instance may be in the middle of something.
+    spent: bool,
+}
+
+impl fmt::Debug for Migration {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Migration");
+        shown.field("host", self.store.data()).field("from_version", &self.from_version).finish_non_exhaustive()
+    }
+}
+
+impl Migration {
+    pub(super) fn new(store: Store<Host>, migrate: Func, from_version: u32, deadline_ticks: u64) -> Self {
+        Self { store, migrate, from_version, deadline_ticks, spent: false }
+    }
+
+    /// Maps one page of old entries to the entries that take their place.
+    ///
+    /// Pages come in the order of the keys and have every old entry once, at most [`MIGRATION_ENTRIES_MAX`] of them and
+    /// about 1 MiB each: a page of a scan of the old state. Where a key was given before, the later entry wins. Keys and
+    /// values are as the guest made them: the state checks them when they are written. After an error the migration
+    /// is spent.
+    pub fn page(&mut self, entries: &[(state::Key, Payload)]) -> Result<Vec<(String, Payload)>, MigrateError> {
+        debug_assert!(entries.len() <= MIGRATION_ENTRIES_MAX, "the contract promises smaller pages to the guest");
+        if self.spent {
+            let error = "the migration failed before and was used again; begin another one".to_owned();
+            return Err(MigrateError::Failed(ApplyError::Trap(error)));
+        }
+        let result = self.call(entries);
+        self.store.data_mut().end_call();
+        let result = match result {
+            Ok(Ok(entries)) => checked(entries),
+            Ok(Err(reason)) => Err(MigrateError::Refused(message(&reason))),
+            Err(error) => Err(MigrateError::Failed(self.store.data().explain(error))),
+        };
+        self.spent = result.is_err();
+        result
+    }
+
+    fn call(&mut self, entries: &[(state::Key, Payload)]) -> wasmtime::Result<MigrateResult> {
+        let entries: Vec<_> = entries.iter().map(|(key, value)| EntryRef { key, value: value.into() }).collect();
+        let migrate = typed(&self.migrate, &self.store)?;
+        self.store.set_epoch_deadline(self.deadline_ticks);
+        self.store.data_mut().begin_call(Access::None);
+        let (result,) = migrate.call(&mut self.store, (self.from_version, &entries))?;
+        Ok(result)
+    }
+}
+
+fn checked(entries: Vec<EntryCopy>) -> Result<Vec<(String, Payload)>, MigrateError> {
+    if entries.len() > MIGRATED_ENTRIES_MAX {
+        return Err(MigrateError::Failed(ApplyError::Limit {
+            limit: "migrated-entries",
+            message: format!(
+                "the module made {} entries of one page and may make {MIGRATED_ENTRIES_MAX}; make fewer of each entry",
+                entries.len()
+            ),
+        }));
+    }
+    Ok(entries.into_iter().map(|entry| (entry.key, entry.value.into())).collect())
+}
