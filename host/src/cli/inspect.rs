@@ -22,6 +22,9 @@ pub struct Args {
     file: PathBuf,
 }
 
+/// What is shown of a module that can migrate.
+pub const MIGRATES: &str = "state of older versions";
+
 /// What was found in a file.
 #[derive(Debug)]
 pub struct Examined {
@@ -63,6 +66,7 @@ fn lines(info: &ModuleInfo) -> String {
         ("key", info.key_rule.clone()),
         ("state version", info.state_version.to_string()),
     ];
+    rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
     rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
     rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
     table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
@@ -89,5 +93,13 @@ state version  1
 query          top-customers: those who spent most
 import         foldstream:module/state@0.1.0"
         );
+    }
+
+    #[test]
+    fn module_that_migrates_says_so() {
+        let mut info = super::super::show::tests::deployment().module;
+        info.migrates = true;
+        let shown = lines(&info);
+        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
     }
 }

@@ -1,6 +1,7 @@
 //! `foldstream show`: one deployment.
 
 use super::Context;
+use super::inspect::MIGRATES;
 use super::output::{bytes, grouped, span, table};
 use crate::api::{Deployment, DeploymentState, SourceState};
 
@@ -59,6 +60,9 @@ fn lines(deployment: &Deployment) -> String {
     rows.push(("digest", module.digest.clone()));
     rows.push(("subjects", module.subjects.join(", ")));
     rows.push(("state version", module.state_version.to_string()));
+    if module.migrates {
+        rows.push(("migrates", MIGRATES.to_owned()));
+    }
     for query in &module.queries {
         rows.push(("query", format!("{}: {}", query.name, query.description)));
     }
@@ -160,6 +164,14 @@ subjects       orders.>
 state version  1
 query          top-customers: those who spent most"
         );
+    }
+
+    #[test]
+    fn module_that_migrates_says_so() {
+        let mut migrating = deployment();
+        migrating.module.migrates = true;
+        let shown = lines(&migrating);
+        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
     }
 
     #[test]
