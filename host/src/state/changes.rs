@@ -33,6 +33,13 @@ impl Changes {
         }
     }
 
+    /// Forgets all up to a position, which no longer tells what its state is: whoever knows of it reads everything again.
+    pub(super) fn forget(&mut self, position: u64) {
+        self.batches.clear();
+        self.keys = 0;
+        self.floor = position + 1;
+    }
+
     /// Keys under a prefix that changed after a position, in order of their last change, without
     /// duplicates; none when the position is older than what is remembered.
     pub(super) fn since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
@@ -71,6 +78,16 @@ mod tests {
         assert_eq!(since(12, ""), Some("a/2 a/1".to_owned()));
         assert_eq!(since(15, ""), Some(String::new()));
         assert_eq!(since(9, ""), None);
+    }
+
+    #[test]
+    fn what_was_forgotten_must_be_read_again() {
+        let mut changes = Changes::new(0);
+        changes.push(5, keys(&["a"]));
+        changes.forget(5);
+        assert!(changes.since(5, "").is_none() && changes.since(0, "").is_none());
+        changes.push(7, keys(&["b"]));
+        assert_eq!(changes.since(6, "").map(|keys| keys.len()), Some(1));
     }
 
     #[test]

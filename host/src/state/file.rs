@@ -139,28 +139,9 @@ impl File {
         if self.bytes() > QUICK_REPAIR_BYTES {
             transaction.set_quick_repair(true);
         }
-        let mut bytes = bytes_before;
-        {
-            let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
-            let mut envelope = Vec::new();
-            table.for_each(|key, value| {
-                let replaced = match value {
-                    Some(value) => {
-                        bytes += (key.len() + value.len()) as u64;
-                        wrap(value, &mut envelope);
-                        entries.insert(&**key, envelope.as_slice())
-                    }
-                    None => entries.remove(&**key),
-                };
-                let replaced = replaced.map_err(storage)?.map_or(0, |old| key.len() + old.value().len() - 1);
-                bytes = bytes.saturating_sub(replaced as u64);
-                Ok::<_, Error>(())
-            })?;
-            let mut meta = transaction.open_table(META).map_err(storage)?;
-            let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
-            meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
-            meta.insert("bytes", bytes.to_be_bytes().as_slice()).map_err(storage)?;
-        }
+        let mut writer = EntryWriter::new(&transaction, bytes_before)?;
+        table.for_each(|key, value| writer.write(key, value.as_ref()))?;
+        let bytes = writer.finish(&transaction, checkpoint)?;
         transaction.commit().map_err(storage)?;
         Ok(bytes)
     }
@@ -168,6 +149,67 @@ impl File {
     /// Size on disk, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// Makes a new file at once: `fill` writes its entries.
+pub(super) fn make(
+    path: &Path,
+    cache_bytes: usize,
+    checkpoint: &Checkpoint,
+    fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let database = Database::builder().set_cache_size(cache_bytes).create(path).map_err(storage)?;
+    let transaction = database.begin_write().map_err(storage)?;
+    let mut writer = EntryWriter::new(&transaction, 0)?;
+    fill(&mut writer)?;
+    writer.finish(&transaction, checkpoint)?;
+    {
+        let mut meta = transaction.open_table(META).map_err(storage)?;
+        meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+    }
+    transaction.commit().map_err(storage)
+}
+
+/// Writes entries within a transaction, and keeps count of their size.
+pub(super) struct EntryWriter<'t> {
+    entries: redb::Table<'t, &'static str, &'static [u8]>,
+    envelope: Vec<u8>,
+    bytes: u64,
+}
+
+impl<'t> EntryWriter<'t> {
+    fn new(transaction: &'t redb::WriteTransaction, bytes: u64) -> Result<Self, Error> {
+        Ok(Self { entries: transaction.open_table(ENTRIES).map_err(storage)?, envelope: Vec::new(), bytes })
+    }
+
+    /// The sum of keys and values, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sets a key, or deletes it.
+    pub(super) fn write(&mut self, key: &str, value: Option<&Payload>) -> Result<(), Error> {
+        let replaced = match value {
+            Some(value) => {
+                self.bytes += (key.len() + value.len()) as u64;
+                wrap(value, &mut self.envelope);
+                self.entries.insert(key, self.envelope.as_slice())
+            }
+            None => self.entries.remove(key),
+        };
+        let replaced = replaced.map_err(storage)?.map_or(0, |old| key.len() + old.value().len() - 1);
+        self.bytes = self.bytes.saturating_sub(replaced as u64);
+        Ok(())
+    }
+
+    /// Notes the checkpoint that all of it describes; returns the sum of keys and values.
+    fn finish(self, transaction: &redb::WriteTransaction, checkpoint: &Checkpoint) -> Result<u64, Error> {
+        let mut meta = transaction.open_table(META).map_err(storage)?;
+        let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
+        meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
+        meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
+        Ok(self.bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod catalogue;
 mod changes;
+mod copy;
 mod file;
 mod memtable;
 mod scan;
@@ -21,10 +22,11 @@ use std::sync::Arc;
 
 use crate::event::Payload;
 
+pub use copy::{copy, map};
 pub use file::{FORMAT, check};
 pub use snapshot::Snapshot;
 pub use store::Store;
-pub use writer::Writer;
+pub use writer::{Patch, Writer};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
@@ -47,6 +49,9 @@ pub enum Error {
         /// What was found, and what to do.
         message: String,
     },
+    /// Entries could not be mapped to others.
+    #[error("{0}")]
+    Refused(String),
     /// The file can't be used.
     #[error("cannot open state: {0}")]
     Open(String),

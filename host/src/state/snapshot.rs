@@ -7,6 +7,7 @@ use super::scan::{self, Layer};
 use super::store::{Inner, View};
 use super::{Error, Page, Scan, file};
 use crate::event::Payload;
+use crate::position::Checkpoint;
 
 /// A consistent, read-only view. Cloning shares it; holding one keeps old versions in memory.
 #[derive(Clone, Debug)]
@@ -45,6 +46,11 @@ impl Snapshot {
     /// The position that it reflects.
     pub fn position(&self) -> u64 {
         self.held.view.position()
+    }
+
+    /// What it reflects; none before the first batch.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.held.view.checkpoint.as_ref()
     }
 
     /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 before any.

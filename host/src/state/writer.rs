@@ -15,6 +15,9 @@ const BATCH_BYTES_MAX: u64 = 256 << 20;
 /// A key with its new value, or none where it is deleted.
 pub(super) type Write = (Key, Option<Payload>);
 
+/// Entries to be put in the place of others; none removes one.
+pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
+
 /// The one writer of a store: collects the writes of a batch on top of all that was published.
 #[derive(Debug)]
 pub struct Writer {
@@ -58,13 +61,7 @@ impl Writer {
     pub fn put(&mut self, key: &str, value: Option<Payload>) -> Result<(), Error> {
         check_key(key)?;
         let length = value.as_ref().map_or(0, Payload::len);
-        if length > self.inner.options.value_bytes_max {
-            let message = format!(
-                "the value of {key} has {length} bytes, {} are allowed; split it over several keys",
-                self.inner.options.value_bytes_max
-            );
-            return Err(Error::Limit { limit: "value-bytes", message });
-        }
+        check_value(key, length, self.inner.options.value_bytes_max)?;
         self.batch_bytes += (key.len() + length) as u64;
         if let Some(slot) = self.batch.get_mut(key) {
             self.batch_bytes -= (key.len() + slot.as_ref().map_or(0, Payload::len)) as u64;
@@ -88,14 +85,7 @@ impl Writer {
         }
         // The running sum takes every key in memory for a new one: look closer before refusing.
         let exact = (store::exact_bytes(&self.inner)? + self.batch_bytes).saturating_sub(self.batch_replaces()?);
-        if exact <= self.state_bytes_max {
-            return Ok(());
-        }
-        let message = format!(
-            "the state would grow to {exact} bytes, {} are allowed; delete what is no longer needed, or raise state.state_bytes_max",
-            self.state_bytes_max
-        );
-        Err(Error::Limit { limit: "state-bytes", message })
+        check_state(exact, self.state_bytes_max)
     }
 
     /// Published keys and values that the batch replaces, in bytes.
@@ -128,6 +118,23 @@ impl Writer {
         self.view = None;
     }
 
+    /// Puts entries in the place of others at the position that was published last, visible as one step; none removes
+    /// one. Watchers read everything again, as they can't be told by a position.
+    pub fn patch(&mut self, patch: &Patch) -> Result<(), Error> {
+        let checkpoint = self.inner.view.read().checkpoint.clone();
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        self.begin();
+        let written = patch.iter().try_for_each(|(key, value)| self.put(key, value.clone()));
+        if let Err(error) = written.and_then(|()| self.check_size()) {
+            self.discard();
+            return Err(error);
+        }
+        let position = checkpoint.position;
+        self.publish(checkpoint);
+        self.inner.changes.lock().forget(position);
+        Ok(())
+    }
+
     /// Makes the batch's writes visible as one step.
     pub fn publish(&mut self, checkpoint: Checkpoint) {
         self.view = None;
@@ -136,7 +143,7 @@ impl Writer {
     }
 }
 
-fn check_key(key: &str) -> Result<(), Error> {
+pub(super) fn check_key(key: &str) -> Result<(), Error> {
     if (1..=KEY_BYTES_MAX).contains(&key.len()) {
         return Ok(());
     }
@@ -145,4 +152,23 @@ fn check_key(key: &str) -> Result<(), Error> {
         key.len()
     );
     Err(Error::Limit { limit: "key-bytes", message })
+}
+
+pub(super) fn check_value(key: &str, length: usize, allowed: usize) -> Result<(), Error> {
+    if length <= allowed {
+        return Ok(());
+    }
+    let message = format!("the value of {key} has {length} bytes, {allowed} are allowed; split it over several keys");
+    Err(Error::Limit { limit: "value-bytes", message })
+}
+
+pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
+    if bytes <= allowed {
+        return Ok(());
+    }
+    let message = format!(
+        "the state would grow to {bytes} bytes, {allowed} are allowed; delete what is no longer needed, or raise \
+         state.state_bytes_max"
+    );
+    Err(Error::Limit { limit: "state-bytes", message })
 }

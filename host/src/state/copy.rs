@@ -1,0 +1,80 @@
+//! New state files made of what another state holds.
+
+use std::io;
+use std::path::Path;
+
+use super::file::{self, EntryWriter};
+use super::writer::{check_key, check_state, check_value};
+use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::event::Payload;
+use crate::whole;
+
+/// Maps a page of old entries to new ones; later entries of one key win.
+pub type Map<'a> = &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
+
+/// Writes a snapshot, with the checkpoint that it reflects, to a new state file. The file is there whole or not at
+/// all. Blocking, and long for a large state; the state itself goes on meanwhile.
+pub fn copy(snapshot: &Snapshot, path: &Path) -> Result<(), Error> {
+    write(snapshot, path, SCAN_ENTRIES_MAX, &mut |page, writer| {
+        page.iter().try_for_each(|(key, value)| writer.write(key, Some(value)))
+    })
+}
+
+/// The same with other entries in the place of those of the snapshot, page by page, within the limits of `options`.
+pub fn map(
+    snapshot: &Snapshot,
+    path: &Path,
+    options: &Options,
+    page_entries: usize,
+    map: Map<'_>,
+) -> Result<(), Error> {
+    write(snapshot, path, page_entries, &mut |page, writer| {
+        let entries = map(page)?;
+        for (key, value) in &entries {
+            check_key(key)?;
+            check_value(key, value.len(), options.value_bytes_max)?;
+            writer.write(key, Some(value))?;
+        }
+        check_state(writer.bytes(), options.state_bytes_max)
+    })
+}
+
+type WritePage<'a> = &'a mut dyn FnMut(&[(Key, Payload)], &mut EntryWriter<'_>) -> Result<(), Error>;
+
+fn write(snapshot: &Snapshot, path: &Path, page_entries: usize, page: WritePage<'_>) -> Result<(), Error> {
+    let mut failure = None;
+    let made = whole::create(path, |path| {
+        make(snapshot, path, page_entries, page).map_err(|error| {
+            let text = error.to_string();
+            failure = Some(error);
+            io::Error::other(text)
+        })
+    });
+    match (made, failure) {
+        (Ok(()), _) => Ok(()),
+        (Err(_), Some(error)) => Err(error),
+        (Err(error), None) => Err(Error::Storage(format!("{}: {error}", path.display()))),
+    }
+}
+
+fn make(snapshot: &Snapshot, path: &Path, page_entries: usize, write_page: WritePage<'_>) -> Result<(), Error> {
+    let Some(checkpoint) = snapshot.checkpoint() else {
+        return Err(Error::Storage("the state reflects nothing yet, so there is nothing to copy".to_owned()));
+    };
+    file::make(path, Options::default().cache_bytes, checkpoint, |writer| {
+        let mut after = None;
+        loop {
+            let page = snapshot.scan(&Scan {
+                selection: Selection::Prefix(String::new()),
+                after,
+                direction: Direction::Forwards,
+                limit: page_entries,
+            })?;
+            write_page(&page.entries, writer)?;
+            after = page.entries.last().map(|(key, _)| key.to_string());
+            if !page.more {
+                return Ok(());
+            }
+        }
+    })
+}
