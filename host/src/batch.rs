@@ -37,6 +37,26 @@ impl Batch {
         self.head = later.head;
         self.pending = later.pending;
     }
+
+    /// Takes off what lies behind the first `count` events, as a batch that follows this one; at least one event must.
+    pub fn split_off(&mut self, count: usize) -> Batch {
+        let rest = self.events.split_off(count);
+        let first = rest.first().expect("something is split off").sequence;
+        let later = Batch { events: rest, stream: Arc::clone(&self.stream), ..*self };
+        self.pending += later.events.len() as u64;
+        self.through = first - 1;
+        later
+    }
+
+    /// Takes off what lies behind a sequence before the end of this batch, as a batch that follows it.
+    pub fn split_behind(&mut self, sequence: u64) -> Batch {
+        debug_assert!(sequence < self.through, "something is split off");
+        let count = self.events.partition_point(|event| event.sequence <= sequence);
+        let later = Batch { events: self.events.split_off(count), stream: Arc::clone(&self.stream), ..*self };
+        self.pending += later.events.len() as u64;
+        self.through = sequence;
+        later
+    }
 }
 
 /// How large a batch may grow.

@@ -8,9 +8,11 @@
 
 mod applier;
 mod budget;
+mod pace;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,9 +28,10 @@ use crate::progress::Progress;
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
-use applier::{Applier, Interrupt};
+use applier::{Applier, Interrupt, Processed};
 pub use budget::Budget;
 use budget::Share;
+pub use pace::{Ceiling, Pace, Patches, Standing, Throttle};
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
 /// enough to bound memory to about this many times the largest batch.
@@ -89,6 +92,8 @@ pub struct Settings {
     pub memtable_bytes: u64,
     /// Memtables of all pipelines together.
     pub budget: Arc<Budget>,
+    /// Ends batches where chance says, seeded by this: to prove that a result does not depend on where they end.
+    pub shuffle: Option<u64>,
 }
 
 /// Why a pipeline ended.
@@ -124,6 +129,12 @@ pub struct Pipeline {
     pub metrics: DeploymentMetrics,
     /// What the operator wants.
     pub control: watch::Receiver<Desired>,
+    /// How far and how fast it may go.
+    pub pace: watch::Receiver<Pace>,
+    /// Where it tells that it stands still at its ceiling; none while it may move.
+    pub standing: watch::Sender<Option<Standing>>,
+    /// Where patches of the state come from.
+    pub patches: Arc<Patches>,
     /// Where reading and committing run.
     pub runtime: Handle,
 }
@@ -137,6 +148,9 @@ enum Input {
 /// What woke the applying thread.
 enum Wake {
     Control,
+    Paced,
+    /// A pause of the throttle is over.
+    Rested,
     Input(Input),
     FlushDue,
     Committed(Result<(), state::Error>),
@@ -146,49 +160,45 @@ impl Pipeline {
     /// Runs until it is asked to end, or can't go on. Blocking; needs a thread of its own outside of
     /// the runtime. The writer comes back for the next run.
     pub fn run(self) -> (Writer, Ended) {
-        let Self {
-            source,
-            mut request,
-            source_status,
-            make_fold,
-            store,
-            writer,
-            settings,
-            progress,
-            metrics,
-            control,
-            runtime,
-        } = self;
-        request.resume = store.published();
-        request.limits = settings.batch;
+        let wanted = *self.control.borrow();
+        if !matches!(wanted, Desired::Run(_)) {
+            return (self.writer, Ended::Asked);
+        }
+        self.standing.send_replace(None);
+        let mut request = self.request;
+        request.resume = self.store.published();
+        request.limits = self.settings.batch;
         let (sender, inbox) = mpsc::channel(QUEUE);
         let reading = {
-            let _guard = runtime.enter();
-            AbortOnDrop(runtime.spawn(read(source, request, source_status, sender)))
+            let _guard = self.runtime.enter();
+            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, sender)))
         };
-        let wanted = *control.borrow();
-        let share = Share::of(&settings.budget);
+        let share = Share::of(&self.settings.budget);
+        let random = self.settings.shuffle.map(fastrand::Rng::with_seed);
         let applier = Applier {
-            make_fold,
+            make_fold: self.make_fold,
             fold: None,
-            writer: Some(writer),
-            settings,
-            progress,
-            metrics: metrics.clone(),
+            writer: Some(self.writer),
+            settings: self.settings,
+            progress: self.progress,
+            metrics: self.metrics.clone(),
             attempts: 0,
         };
         let mut run = Run {
             applier,
-            store,
-            control,
+            store: self.store,
+            control: self.control,
             wanted,
-            runtime,
-            metrics,
+            runtime: self.runtime,
+            metrics: self.metrics,
             inbox,
-            stashed: None,
+            stashed: VecDeque::new(),
             commit: None,
             flush_at: None,
             share,
+            way: Way::new(self.pace, self.standing),
+            random,
+            patches: self.patches,
         };
         let ended = run.until_the_end();
         drop(reading);
@@ -228,19 +238,75 @@ struct Run {
     runtime: Handle,
     metrics: DeploymentMetrics,
     inbox: mpsc::Receiver<Input>,
-    /// What was taken from the inbox and did not fit into the batch before.
-    stashed: Option<Input>,
+    /// What was taken from the inbox and can't be applied yet, in order: it did not fit into the batch before, or lies
+    /// beyond the ceiling.
+    stashed: VecDeque<Input>,
     commit: Option<JoinHandle<Result<(), state::Error>>>,
     /// When what was applied is to be committed at the latest.
     flush_at: Option<Instant>,
     share: Share,
+    way: Way,
+    /// Chooses where batches end, where chance is wanted.
+    random: Option<fastrand::Rng>,
+    patches: Arc<Patches>,
+}
+
+/// How far and how fast a run may go, and what became of it.
+struct Way {
+    receiver: watch::Receiver<Pace>,
+    pace: Pace,
+    standing: watch::Sender<Option<Standing>>,
+    is_standing: bool,
+    /// An event waits that is younger than the ceiling.
+    is_beyond: bool,
+    /// Events that may match behind the last batch; none before the first.
+    pending: Option<u64>,
+    /// The throttle lets nothing be applied before.
+    rests_until: Option<Instant>,
+}
+
+impl Way {
+    fn new(mut receiver: watch::Receiver<Pace>, standing: watch::Sender<Option<Standing>>) -> Self {
+        let pace = *receiver.borrow_and_update();
+        Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }
+    }
+
+    /// Takes a new pace. It counts before anything else is applied.
+    fn change(&mut self) {
+        self.pace = *self.receiver.borrow_and_update();
+        self.is_beyond = false;
+        self.rests_until = None;
+        if std::mem::take(&mut self.is_standing) {
+            self.standing.send_replace(None);
+        }
+    }
+
+    /// Whether nothing more may be applied.
+    fn is_at_ceiling(&self, position: u64) -> bool {
+        match self.pace.ceiling {
+            Ceiling::None => false,
+            Ceiling::Position(ceiling) => position >= ceiling,
+            Ceiling::Time(_) => self.is_beyond || self.pending == Some(0),
+        }
+    }
+
+    /// Whether the throttle lets the next batch pass.
+    fn may_apply(&self) -> bool {
+        !self.is_standing && self.rests_until.is_none_or(|until| until <= Instant::now())
+    }
 }
 
 impl Run {
     fn until_the_end(&mut self) -> Ended {
         loop {
-            let done = match self.wait() {
+            let done = self.stand_if_due().and_then(|()| match self.wait() {
                 Wake::Control => Err(Ended::Asked),
+                Wake::Paced => {
+                    self.way.change();
+                    self.flush_at = Some(Instant::now());
+                    Ok(())
+                }
+                Wake::Rested => Ok(()),
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
                     self.applier.progress.stopped(error.kind(), &error.to_string(), None);
@@ -251,25 +317,51 @@ impl Run {
                     Ok(())
                 }
                 Wake::Committed(result) => result.map_err(Ended::State),
-            };
+            });
             if let Err(ended) = done.and_then(|()| self.commit_if_large()) {
                 return ended;
             }
         }
     }
 
+    /// Stands still at the ceiling, once everything is durable.
+    fn stand_if_due(&mut self) -> Result<(), Ended> {
+        let position = self.store.position();
+        if self.way.is_standing || !self.way.is_at_ceiling(position) {
+            return Ok(());
+        }
+        self.flush_at = None;
+        self.join_commit().and_then(|()| self.store.flush()).map_err(Ended::State)?;
+        if let Some(writer) = &mut self.applier.writer
+            && self.patches.apply(writer, &self.store).map_err(Ended::State)?
+        {
+            // The instance may remember what it read before.
+            self.applier.fold = None;
+        }
+        self.share.set(self.store.memtable_bytes());
+        self.way.is_standing = true;
+        self.way.standing.send_replace(Some(Standing { position, epoch: self.way.pace.epoch }));
+        Ok(())
+    }
+
     fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
         let batch = self.merge(batch);
-        let wrote = !batch.events.is_empty();
-        self.applier.process(
-            &batch,
-            &self.store,
-            &Interrupt { control: &self.control, wanted: self.wanted, runtime: &self.runtime },
-        )?;
+        let Some(mut batch) = self.cut(batch) else { return Ok(()) };
+        let (begun, count) = (Instant::now(), batch.events.len());
+        let interrupt =
+            Interrupt { control: &self.control, wanted: self.wanted, pace: &self.way.receiver, runtime: &self.runtime };
+        let processed = self.applier.process(&batch, &self.store, &interrupt)?;
         let interval = self.applier.settings.flush_interval;
-        let due = Instant::now() + if wrote { interval } else { interval * IDLE_FLUSH_FACTOR };
+        let due = Instant::now() + if count > 0 { interval } else { interval * IDLE_FLUSH_FACTOR };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memtable_bytes());
+        match processed {
+            Processed::All => {
+                self.way.pending = Some(batch.pending);
+                self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
+            }
+            Processed::Through(done) => self.stashed.push_front(Input::Batch(batch.split_off(done))),
+        }
         Ok(())
     }
 
@@ -277,7 +369,7 @@ impl Run {
     fn merge(&mut self, mut batch: Batch) -> Batch {
         let limits = self.applier.settings.batch;
         let mut bytes = batch.bytes();
-        while batch.events.len() < limits.events && bytes < limits.bytes {
+        while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes {
             match self.inbox.try_recv() {
                 Ok(Input::Batch(next))
                     if batch.events.len() + next.events.len() <= limits.events
@@ -286,30 +378,50 @@ impl Run {
                     bytes += next.bytes();
                     batch.append(next);
                 }
-                Ok(other) => {
-                    self.stashed = Some(other);
-                    break;
-                }
+                Ok(other) => self.stashed.push_back(other),
                 Err(_) => break,
             }
         }
         batch
     }
 
+    /// Sets aside what of a batch may not be applied now; none where that is all of it.
+    fn cut(&mut self, batch: Batch) -> Option<Batch> {
+        let (within, beyond) = self.way.pace.ceiling.cut(batch);
+        if let Some(beyond) = beyond {
+            self.way.is_beyond = true;
+            self.stashed.push_front(Input::Batch(beyond));
+        }
+        let mut batch = within?;
+        let mut count = self.way.pace.throttle.batch_events();
+        if let Some(random) = &mut self.random {
+            count = count.min(random.usize(1..=batch.events.len().max(1)));
+        }
+        if count < batch.events.len() {
+            self.stashed.push_front(Input::Batch(batch.split_off(count)));
+        }
+        Some(batch)
+    }
+
     fn wait(&mut self) -> Wake {
         if *self.control.borrow() != self.wanted {
             return Wake::Control;
         }
+        if self.way.receiver.has_changed().unwrap_or(false) {
+            return Wake::Paced;
+        }
         if self.commit.as_ref().is_some_and(JoinHandle::is_finished) {
             return Wake::Committed(self.join_commit());
         }
-        if let Some(input) = self.stashed.take() {
-            return Wake::Input(input);
-        }
+        // Before more work is taken: a replay that always has some would put it off without end.
         if self.flush_is_due() {
             return Wake::FlushDue;
         }
-        if let Ok(input) = self.inbox.try_recv() {
+        let may_apply = self.way.may_apply();
+        if may_apply && let Some(input) = self.stashed.pop_front() {
+            return Wake::Input(input);
+        }
+        if may_apply && let Ok(input) = self.inbox.try_recv() {
             return Wake::Input(input);
         }
         self.wait_long()
@@ -321,8 +433,10 @@ impl Run {
 
     /// Every arm is cancel-safe: a receive that did not happen takes nothing, and a commit goes on by itself.
     fn wait_long(&mut self) -> Wake {
-        let Self { control, inbox, commit, flush_at, wanted, runtime, .. } = self;
+        let may_apply = self.way.may_apply();
+        let Self { control, inbox, commit, flush_at, wanted, runtime, way, .. } = self;
         let committing = commit.is_some();
+        let rests_until = way.rests_until.filter(|_| !may_apply && !way.is_standing);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -336,12 +450,20 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            let rested = async {
+                match rests_until {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
+                Ok(()) = way.receiver.changed() => Some(Wake::Paced),
                 joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
-                input = inbox.recv() => input.map(Wake::Input),
+                input = inbox.recv(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
+                () = rested => Some(Wake::Rested),
             }
         });
         if let Some(Wake::Committed(_)) = woken {

@@ -1,5 +1,6 @@
 //! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub struct Now {
     pub repair_percent: Option<f64>,
     /// The position from which on reads are answered; none while it is not known.
     pub answers_from: Option<u64>,
+    /// Number of the generation whose module began to fold last.
+    pub generation: u64,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct Progress {
     inner: Mutex<Inner>,
+    /// Whether reads are answered from this state.
+    serves: AtomicBool,
 }
 
 impl Progress {
@@ -68,8 +73,25 @@ impl Progress {
             memory_bytes: 0,
             repair_percent: None,
             answers_from,
+            generation: 0,
         };
-        Self { inner: Mutex::new(Inner { now, measured_at: Instant::now(), measured_applied: 0 }) }
+        let inner = Inner { now, measured_at: Instant::now(), measured_applied: 0 };
+        Self { inner: Mutex::new(inner), serves: AtomicBool::new(true) }
+    }
+
+    /// Whether reads are answered from this state.
+    pub fn serves(&self) -> bool {
+        self.serves.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether reads are answered from this state.
+    pub fn set_serves(&self, serves: bool) {
+        self.serves.store(serves, Ordering::Relaxed);
+    }
+
+    /// The position from which on reads are answered; none while it is not known.
+    pub fn answers_from(&self) -> Option<u64> {
+        self.inner.lock().now.answers_from
     }
 
     /// How it is now.
@@ -149,11 +171,18 @@ impl Progress {
         }
     }
 
-    /// An operator starts it again: the old failure is over.
-    pub fn started(&self) {
+    /// A generation's module begins to fold: the old failure is over.
+    pub fn started(&self, generation: u64) {
         let now = &mut self.inner.lock().now;
+        now.generation = generation;
         now.failure = None;
         now.state = DeploymentState::CatchingUp;
+    }
+
+    /// Reads are answered from this position on, if not from a later one.
+    pub fn answer_from(&self, position: u64) {
+        let now = &mut self.inner.lock().now;
+        now.answers_from = Some(now.answers_from.unwrap_or(0).max(position));
     }
 
     /// Reads are answered from now on, however far it is.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{Desired, Ended, Fold, MakeFold, Settings};
+use super::{Desired, Ended, Fold, MakeFold, Pace, Settings};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
@@ -19,18 +19,47 @@ use crate::state::{self, Store, Writer};
 pub(super) struct Interrupt<'a> {
     pub(super) control: &'a watch::Receiver<Desired>,
     pub(super) wanted: Desired,
+    pub(super) pace: &'a watch::Receiver<Pace>,
     pub(super) runtime: &'a Handle,
 }
 
+/// What ended a pause.
+enum Woken {
+    Time,
+    Control,
+    Pace,
+}
+
 impl Interrupt<'_> {
-    /// Waits; returns whether the run is to end.
-    fn pause(&self, pause: Duration) -> bool {
-        let mut control = self.control.clone();
+    /// Waits. Every arm is cancel-safe: it only looks.
+    fn pause(&self, pause: Duration) -> Woken {
+        let (mut control, mut pace) = (self.control.clone(), self.pace.clone());
         let wanted = self.wanted;
         self.runtime.block_on(async {
-            tokio::time::timeout(pause, control.wait_for(|desired| *desired != wanted)).await.is_ok()
+            tokio::select! {
+                biased;
+                _ = control.wait_for(|desired| *desired != wanted) => Woken::Control,
+                Ok(()) = pace.changed() => Woken::Pace,
+                () = tokio::time::sleep(pause) => Woken::Time,
+            }
         })
     }
+}
+
+/// How much of a batch was processed.
+pub(super) enum Processed {
+    /// All of it.
+    All,
+    /// So many of its events; the next one failed, and waits while the pipeline may be asked to stand still.
+    Through(usize),
+}
+
+/// What to do after a failure.
+enum Next {
+    /// Try so many events.
+    Try(usize),
+    /// See first what else is wanted.
+    Yield,
 }
 
 /// The applying stage: a batch in, its writes published, or why not.
@@ -48,7 +77,12 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Applies a batch, in parts where some event fails, so that those before it are kept.
-    pub(super) fn process(&mut self, batch: &Batch, store: &Store, interrupt: &Interrupt<'_>) -> Result<(), Ended> {
+    pub(super) fn process(
+        &mut self,
+        batch: &Batch,
+        store: &Store,
+        interrupt: &Interrupt<'_>,
+    ) -> Result<Processed, Ended> {
         self.progress.received(batch);
         self.metrics.batch_events.observe(batch.events.len() as f64);
         let mut done = 0;
@@ -61,18 +95,26 @@ impl Applier {
                     let through =
                         if end == batch.events.len() { batch.through } else { batch.events[end - 1].sequence };
                     self.publish(batch, events.last(), through, store);
-                    self.metrics.events_applied.inc_by(events.len() as u64);
+                    let counter = if self.progress.serves() {
+                        &self.metrics.events_applied
+                    } else {
+                        &self.metrics.events_rebuilt
+                    };
+                    counter.inc_by(events.len() as u64);
                     done = end;
                     part = part.saturating_mul(2);
                 }
-                Err(error) => part = self.after_failure(error, events, interrupt)?,
+                Err(error) => match self.after_failure(error, events, interrupt)? {
+                    Next::Try(count) => part = count,
+                    Next::Yield => return Ok(Processed::Through(done)),
+                },
             }
         }
         if batch.events.is_empty() {
             self.publish(batch, None, batch.through, store);
         }
         self.progress.applied(batch);
-        Ok(())
+        Ok(Processed::All)
     }
 
     fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
@@ -115,12 +157,7 @@ impl Applier {
     }
 
     /// What to do after a failure: how many events to try next, or why to end.
-    fn after_failure(
-        &mut self,
-        error: ApplyError,
-        events: &[Event],
-        interrupt: &Interrupt<'_>,
-    ) -> Result<usize, Ended> {
+    fn after_failure(&mut self, error: ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
         self.metrics.events_failed.inc();
         let index = match &error {
             ApplyError::State(_) => None,
@@ -129,17 +166,18 @@ impl Applier {
             }
             _ if events.len() == 1 => Some(0),
             // Which event it was is not known: halve until the failing one stands alone.
-            _ => return Ok(events.len() / 2),
+            _ => return Ok(Next::Try(events.len() / 2)),
         };
         match (index, error) {
             (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
             // Those before it are applied again without it, and kept.
-            (Some(index), _) if index > 0 => Ok(index),
-            (Some(_), error) => self.retry(&error, &events[0], interrupt).map(|()| events.len()),
+            (Some(index), _) if index > 0 => Ok(Next::Try(index)),
+            (Some(_), error) => self.retry(&error, events, interrupt),
         }
     }
 
-    fn retry(&mut self, error: &ApplyError, event: &Event, interrupt: &Interrupt<'_>) -> Result<(), Ended> {
+    fn retry(&mut self, error: &ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
+        let event = &events[0];
         self.attempts += 1;
         let kind = error.kind();
         let rejected = matches!(error, ApplyError::Rejected { .. });
@@ -150,7 +188,11 @@ impl Applier {
         }
         self.progress.retrying(kind, &error.to_string(), event.sequence, self.attempts);
         self.metrics.retries.inc();
-        if interrupt.pause(self.backoff()) { Err(Ended::Asked) } else { Ok(()) }
+        match interrupt.pause(self.backoff()) {
+            Woken::Control => Err(Ended::Asked),
+            Woken::Pace => Ok(Next::Yield),
+            Woken::Time => Ok(Next::Try(events.len())),
+        }
     }
 
     /// Doubles with each attempt, up to the longest, and varies by half so that deployments that

@@ -50,6 +50,9 @@ struct Stage {
     batches: Arc<Mutex<Vec<usize>>>,
     progress: Arc<Progress>,
     control: watch::Sender<Desired>,
+    pace: watch::Sender<Pace>,
+    standing: watch::Sender<Option<Standing>>,
+    shuffle: Option<u64>,
 }
 
 impl Stage {
@@ -63,6 +66,9 @@ impl Stage {
             batches: Arc::default(),
             progress: Arc::new(Progress::new(Some(0))),
             control: watch::Sender::new(Desired::Run(0)),
+            pace: watch::Sender::new(Pace::default()),
+            standing: watch::Sender::new(None),
+            shuffle: None,
         };
         stage.append(1..=count);
         stage
@@ -90,6 +96,11 @@ impl Stage {
 
     fn start(&self, mischief: Mischief) -> std::thread::JoinHandle<Ended> {
         let (store, writer) = Store::open(&self.state(), state::Options::default(), |_| ()).expect("the state opens");
+        self.start_over(store, writer, mischief)
+    }
+
+    fn start_over(&self, store: Store, writer: Writer, mischief: Mischief) -> std::thread::JoinHandle<Ended> {
+        self.progress.started(1);
         let batches = Arc::clone(&self.batches);
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
@@ -114,10 +125,14 @@ impl Stage {
                 flush_interval: Duration::from_millis(20),
                 memtable_bytes: 1 << 20,
                 budget: Arc::new(Budget::new(1 << 30)),
+                shuffle: self.shuffle,
             },
             progress: Arc::clone(&self.progress),
             metrics: crate::metrics::Metrics::new().deployment("test"),
             control: self.control.subscribe(),
+            pace: self.pace.subscribe(),
+            standing: self.standing.clone(),
+            patches: Arc::default(),
             runtime: self.runtime.handle().clone(),
         };
         std::thread::spawn(move || pipeline.run().1)
@@ -137,7 +152,6 @@ impl Stage {
 
     fn restart(&mut self) {
         self.progress = Arc::new(Progress::new(Some(0)));
-        self.progress.started();
         self.control.send_replace(Desired::Run(0));
     }
 }
@@ -173,7 +187,6 @@ fn rejected(index: usize) -> ApplyError {
 #[test]
 fn what_was_applied_is_durable_once_the_pipeline_was_asked_to_end() {
     let stage = Stage::with_events(5_000);
-    stage.progress.started();
     assert!(matches!(stage.run(peaceful()), Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(5_000), 5_000));
 }
@@ -181,7 +194,6 @@ fn what_was_applied_is_durable_once_the_pipeline_was_asked_to_end() {
 #[test]
 fn events_before_a_rejected_one_are_kept_and_no_later_one_is_applied() {
     let stage = Stage::with_events(100);
-    stage.progress.started();
     let ended = stage.run(Arc::new(|event, index| (event.sequence == 42).then(|| rejected(index))));
     assert!(matches!(ended, Ended::Failed));
     assert_eq!(durable(&stage.state()), (fold_of(41), 41));
@@ -192,7 +204,6 @@ fn events_before_a_rejected_one_are_kept_and_no_later_one_is_applied() {
 #[test]
 fn a_trap_is_narrowed_down_to_its_event_and_tried_as_often_as_allowed() {
     let stage = Stage::with_events(1_000);
-    stage.progress.started();
     let alone = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&alone);
     let ended = stage.run(Arc::new(move |event, index| {
@@ -215,7 +226,6 @@ fn a_trap_is_narrowed_down_to_its_event_and_tried_as_often_as_allowed() {
 #[test]
 fn a_passing_failure_is_tried_again_and_leaves_no_trace() {
     let stage = Stage::with_events(300);
-    stage.progress.started();
     let left = Arc::new(AtomicU32::new(2));
     let mischief: Mischief = Arc::new(move |event, index| {
         let fails = event.sequence == 200
@@ -234,7 +244,6 @@ fn a_passing_failure_is_tried_again_and_leaves_no_trace() {
 #[test]
 fn a_failed_pipeline_goes_on_at_the_event_that_failed() {
     let mut stage = Stage::with_events(100);
-    stage.progress.started();
     assert!(matches!(
         stage.run(Arc::new(|event, index| (event.sequence == 42).then(|| rejected(index)))),
         Ended::Failed
@@ -269,4 +278,147 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
             );
         }
     }
+}
+
+/// Waits until the pipeline says that it stands, having seen a change of pace; where.
+fn stands(stage: &Stage, epoch: u64) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(standing) = *stage.standing.borrow()
+            && standing.epoch >= epoch
+        {
+            return standing.position;
+        }
+        assert!(Instant::now() < deadline, "the pipeline does not stand: {:?}", stage.progress.now());
+        std::thread::yield_now();
+    }
+}
+
+fn set_ceiling(stage: &Stage, ceiling: Ceiling, epoch: u64) {
+    stage.pace.send_modify(|pace| (pace.ceiling, pace.epoch) = (ceiling, epoch));
+}
+
+#[test]
+fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
+    let stage = Stage::with_events(5_000);
+    set_ceiling(&stage, Ceiling::Position(1_234), 1);
+    let running = stage.start(peaceful());
+    assert_eq!(stands(&stage, 1), 1_234);
+    stage.append(5_001..=5_100);
+    assert_eq!(*stage.standing.borrow(), Some(Standing { position: 1_234, epoch: 1 }), "it stands still");
+    set_ceiling(&stage, Ceiling::Position(0), 2);
+    assert_eq!(stands(&stage, 2), 1_234, "a ceiling below it does not move it");
+    set_ceiling(&stage, Ceiling::Position(2_000), 3);
+    assert_eq!(stands(&stage, 3), 2_000);
+    set_ceiling(&stage, Ceiling::None, 4);
+    while stage.progress.now().state != DeploymentState::Live {
+        std::thread::yield_now();
+    }
+    assert_eq!(*stage.standing.borrow(), None);
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
+    assert_eq!(durable(&stage.state()), (fold_of(5_100), 5_100));
+}
+
+#[test]
+fn what_stands_is_durable_even_if_the_process_dies_then() {
+    let stage = Stage::with_events(3_000);
+    set_ceiling(&stage, Ceiling::Position(999), 1);
+    let running = stage.start(peaceful());
+    assert_eq!(stands(&stage, 1), 999);
+    // What a crash would leave: the file as it is now.
+    let copy = stage.folder.path().join("copy.redb");
+    std::fs::copy(stage.state(), &copy).expect("copied");
+    assert_eq!(durable(&copy), (fold_of(999), 999));
+    stage.control.send_replace(Desired::Stop);
+    running.join().expect("no panic");
+}
+
+#[test]
+fn a_pipeline_goes_up_to_a_time_and_no_further() {
+    let stage = Stage::with_events(500);
+    let scan = || stage.log.info().last_sequence;
+    assert_eq!(scan(), 500);
+    std::thread::sleep(Duration::from_millis(5));
+    let time_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).expect("after 1970");
+    std::thread::sleep(Duration::from_millis(5));
+    stage.append(501..=900);
+    set_ceiling(&stage, Ceiling::Time(time_ns), 1);
+    let running = stage.start(peaceful());
+    assert_eq!(stands(&stage, 1), 500);
+    stage.control.send_replace(Desired::Stop);
+    running.join().expect("no panic");
+    assert_eq!(durable(&stage.state()), (fold_of(500), 500));
+}
+
+#[test]
+fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
+    let stage = Stage::with_events(100);
+    let retried = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&retried);
+    let running = stage.start(Arc::new(move |event, index| {
+        let fails = event.sequence == 42 && counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
+        fails.then(|| ApplyError::Retry { index, message: "later".to_owned() })
+    }));
+    while retried.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    set_ceiling(&stage, Ceiling::Position(0), 1);
+    let position = stands(&stage, 1);
+    assert!(position == 41 || position == 100, "{position}");
+    set_ceiling(&stage, Ceiling::None, 2);
+    while stage.progress.now().state != DeploymentState::Live {
+        std::thread::yield_now();
+    }
+    stage.control.send_replace(Desired::Stop);
+    running.join().expect("no panic");
+    assert_eq!(durable(&stage.state()), (fold_of(100), 100));
+}
+
+#[test]
+fn where_batches_end_changes_nothing() {
+    let mut stage = Stage::with_events(4_000);
+    for seed in 0..3 {
+        stage.restart();
+        stage.shuffle = Some(seed);
+        let _ = std::fs::remove_file(stage.state());
+        stage.batches.lock().clear();
+        assert!(matches!(stage.run(peaceful()), Ended::Asked));
+        assert_eq!(durable(&stage.state()), (fold_of(4_000), 4_000));
+        assert!(stage.batches.lock().len() > 4, "batches were cut: {:?}", stage.batches.lock());
+    }
+}
+
+#[test]
+fn age_makes_a_replay_durable_also_while_it_always_has_more_to_apply() {
+    let stage = Stage::with_events(0);
+    let event = |number: u64| NewEvent {
+        subject: format!("s.{}", number % 7),
+        kind: None,
+        id: None,
+        time_ns: None,
+        headers: Vec::new(),
+        data: Payload::from("x".repeat(4_000)),
+    };
+    for part in 0..20 {
+        let events: Vec<_> = (1..=500).map(|number| event(part * 500 + number)).collect();
+        stage.log.append(&events, &Expectation::default()).expect("appends");
+    }
+    let (store, writer) = Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
+    let slow: Mischief = Arc::new(|event, _| {
+        if event.sequence % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    });
+    let running = stage.start_over(store.clone(), writer, slow);
+    let mut moved_before_the_end = false;
+    while stage.progress.now().state != DeploymentState::Live {
+        let checkpoint = store.checkpoint().map_or(0, |checkpoint| checkpoint.position);
+        moved_before_the_end |= (1..9_000).contains(&checkpoint);
+        std::thread::yield_now();
+    }
+    stage.control.send_replace(Desired::Stop);
+    running.join().expect("no panic");
+    assert!(moved_before_the_end, "the checkpoint moves while events are applied");
 }

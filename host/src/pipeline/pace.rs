@@ -1,0 +1,192 @@
+//! How far and how fast a pipeline may go: what holds it at a position, and what keeps it from taking a whole machine.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::Batch;
+use crate::state::{self, Patch, Store, Writer};
+
+/// A throttled pipeline takes at most the events of this part of a second at once, so that it goes evenly.
+const SLICES_PER_SECOND: u64 = 20;
+
+/// How far a pipeline may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ceiling {
+    /// As far as there are events.
+    #[default]
+    None,
+    /// Through this sequence. One that is beyond it already stands still where it is.
+    Position(u64),
+    /// Through the last event that was stored at or before this time, in nanoseconds since the Unix epoch; without one
+    /// behind it, through all there is.
+    Time(u64),
+}
+
+impl Ceiling {
+    /// Takes off a batch what lies beyond; the batch itself goes where nothing of it may be applied.
+    pub(super) fn cut(self, mut batch: Batch) -> (Option<Batch>, Option<Batch>) {
+        match self {
+            Self::None => (Some(batch), None),
+            Self::Position(position) if batch.through <= position => (Some(batch), None),
+            Self::Position(position) => {
+                let rest = batch.split_behind(position);
+                (Some(batch), Some(rest))
+            }
+            Self::Time(time_ns) => match batch.events.partition_point(|event| event.time_ns <= time_ns) {
+                0 if !batch.events.is_empty() => (None, Some(batch)),
+                within if within < batch.events.len() => {
+                    let rest = batch.split_off(within);
+                    (Some(batch), Some(rest))
+                }
+                _ => (Some(batch), None),
+            },
+        }
+    }
+}
+
+/// How fast a pipeline may go. Without either, as fast as it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttle {
+    /// Most events a second, at least 1.
+    pub events_per_second: Option<u64>,
+    /// Share of one core that applying may take, in percent, 1 to 100.
+    pub cpu_percent: Option<u8>,
+}
+
+impl Throttle {
+    /// Most events of one batch, so that the pauses between batches stay short.
+    pub(super) fn batch_events(&self) -> usize {
+        let slice = self.events_per_second.map(|rate| (rate / SLICES_PER_SECOND).max(1));
+        slice.map_or(usize::MAX, |slice| usize::try_from(slice).unwrap_or(usize::MAX))
+    }
+
+    /// When the next batch may be applied, after one of so many events that took so long.
+    pub(super) fn next(&self, begun: Instant, events: usize, took: Duration) -> Option<Instant> {
+        let by_rate = self.events_per_second.map(|rate| begun + Duration::from_secs_f64(events as f64 / rate as f64));
+        let by_share = self.cpu_percent.map(|percent| begun + took.mul_f64(100.0 / f64::from(percent.clamp(1, 100))));
+        by_rate.max(by_share)
+    }
+}
+
+/// What a pipeline is told about its way, beside whether to run at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// How far it may go.
+    pub ceiling: Ceiling,
+    /// How fast.
+    pub throttle: Throttle,
+    /// Raised with each change: a pipeline that says where it stands says by it which change it has seen.
+    pub epoch: u64,
+}
+
+/// Where a pipeline stands still, with everything durable that it applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The last sequence that its state reflects.
+    pub position: u64,
+    /// The change of pace that it has seen; it moves no further before it sees another one.
+    pub epoch: u64,
+}
+
+/// A patch of the state, for whoever owns the writer: applied when the pipeline stands at its ceiling, or does not run.
+#[derive(Debug, Default)]
+pub struct Patches(parking_lot::Mutex<Option<Pending>>);
+
+/// A patch with the one who waits for it.
+#[derive(Debug)]
+struct Pending {
+    patch: Patch,
+    done: tokio::sync::oneshot::Sender<Result<(), String>>,
+}
+
+impl Patches {
+    /// Hands a patch over; what is received says what became of it.
+    pub fn hand_over(&self, patch: Patch) -> tokio::sync::oneshot::Receiver<Result<(), String>> {
+        let (done, receiver) = tokio::sync::oneshot::channel();
+        *self.0.lock() = Some(Pending { patch, done });
+        receiver
+    }
+
+    /// Applies the patch that was handed over, durably; whether there was one. An error of the state is the caller's too.
+    pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
+        let Some(Pending { patch, done }) = self.0.lock().take() else { return Ok(false) };
+        let applied = writer.patch(&patch).and_then(|()| store.flush());
+        // Who no longer waits need not know.
+        let told = if let Err(error) = &applied { Err(error.to_string()) } else { Ok(()) };
+        let _ = done.send(told);
+        match applied {
+            Ok(()) | Err(state::Error::Limit { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Event, Payload};
+    use crate::position::StreamIdentity;
+
+    /// Events 2, 4, 6 of a batch through 7, each stored at ten times its sequence.
+    fn batch() -> Batch {
+        let event = |sequence: u64| Event {
+            sequence,
+            time_ns: sequence * 10,
+            subject: "s".into(),
+            kind: "s".into(),
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+        };
+        Batch {
+            events: [2, 4, 6].map(event).to_vec(),
+            through: 7,
+            head: 9,
+            pending: 2,
+            stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
+        }
+    }
+
+    fn shape(batch: &Batch) -> (Vec<u64>, u64, u64) {
+        (batch.events.iter().map(|event| event.sequence).collect(), batch.through, batch.pending)
+    }
+
+    #[test]
+    fn a_position_cuts_to_the_sequence() {
+        for (position, kept, left) in [
+            (1, (vec![], 1, 5), Some((vec![2, 4, 6], 7, 2))),
+            (4, (vec![2, 4], 4, 3), Some((vec![6], 7, 2))),
+            (5, (vec![2, 4], 5, 3), Some((vec![6], 7, 2))),
+            (6, (vec![2, 4, 6], 6, 2), Some((vec![], 7, 2))),
+            (7, (vec![2, 4, 6], 7, 2), None),
+        ] {
+            let (within, beyond) = Ceiling::Position(position).cut(batch());
+            assert_eq!(within.as_ref().map(shape), Some(kept), "at {position}");
+            assert_eq!(beyond.as_ref().map(shape), left, "at {position}");
+        }
+    }
+
+    #[test]
+    fn a_time_cuts_behind_the_last_event_that_is_old_enough() {
+        let (within, beyond) = Ceiling::Time(45).cut(batch());
+        assert_eq!(within.as_ref().map(shape), Some((vec![2, 4], 5, 3)));
+        assert_eq!(beyond.as_ref().map(shape), Some((vec![6], 7, 2)));
+        let (within, beyond) = Ceiling::Time(19).cut(batch());
+        assert!(within.is_none() && beyond.is_some());
+        let (within, beyond) = Ceiling::Time(60).cut(batch());
+        assert!(within.is_some() && beyond.is_none());
+    }
+
+    #[test]
+    fn a_throttle_spreads_batches_over_time() {
+        let begun = Instant::now();
+        let ms = Duration::from_millis;
+        let rate = Throttle { events_per_second: Some(1_000), cpu_percent: None };
+        assert_eq!(rate.batch_events(), 50);
+        assert_eq!(rate.next(begun, 50, ms(1)), Some(begun + ms(50)));
+        let share = Throttle { events_per_second: None, cpu_percent: Some(25) };
+        assert_eq!(share.next(begun, 50, ms(2)), Some(begun + ms(8)));
+        assert_eq!(Throttle::default().next(begun, 50, ms(2)), None);
+        assert_eq!(Throttle { events_per_second: Some(3), cpu_percent: None }.batch_events(), 1);
+    }
+}
