@@ -5,8 +5,12 @@
 //! that are JSON text travel as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
 
+mod rollout;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use rollout::*;
 
 /// The contract between host and modules.
 pub const CONTRACT: &str = "foldstream:module@0.1.0";
@@ -227,6 +231,12 @@ pub struct Deployment {
     pub failure: Option<Failure>,
     /// Its module.
     pub module: ModuleInfo,
+    /// The generation that is being built or waits to take over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Box<Generation>>,
+    /// The generation that served last and can serve again at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Box<Generation>>,
 }
 
 /// All deployments.
@@ -252,8 +262,12 @@ pub enum Start {
 pub struct Deployed {
     /// The deployment as it is now.
     pub deployment: Deployment,
-    /// What was done: `created`, `unchanged`, `replaced`.
+    /// What was done: `created`, `unchanged`, `inherited`, `rebuilding`, `migrating`.
     pub outcome: DeployOutcome,
+    /// The generation that the module runs or will run as.
+    pub generation: u64,
+    /// Why that was done, in words.
+    pub reason: String,
     /// Milliseconds spent compiling; 0 when the compiled module was in the cache.
     pub compile_ms: u64,
 }
@@ -266,8 +280,12 @@ pub enum DeployOutcome {
     Created,
     /// This module already runs under the name.
     Unchanged,
-    /// A new generation took the name and builds its state anew.
-    Replaced,
+    /// The module took over the state of the one before it.
+    Inherited,
+    /// A new generation is built from the beginning of the stream, beside the one that serves.
+    Rebuilding,
+    /// A new generation is made from the entries of the one that serves.
+    Migrating,
 }
 
 /// One entry of a read model.
@@ -290,6 +308,9 @@ pub struct EntryPage {
     pub next: Option<String>,
     /// The position that the page reflects.
     pub position: u64,
+    /// The generation that it came from. Pass it along for pages of the same, also when another one serves meanwhile.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// One change, as the watch sends it.

@@ -46,6 +46,8 @@ key::settings! {
         pub state: State,
         /// Batches and retries.
         pub pipeline: Pipeline,
+        /// How generations take over from each other.
+        pub rollout: Rollout,
         /// Limits of the whole host.
         pub limits: Limits,
         /// Our own log.
@@ -227,12 +229,49 @@ key::settings! {
         pub catch_up_wait: Duration,
     }
 
+    /// How generations take over from each other.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Rollout {
+        /// How long the generation that served before follows the stream, so that a rollback is immediate.
+        #[serde(with = "humantime_serde")]
+        pub keep_previous: Duration,
+        /// How many of them are kept.
+        pub keep_previous_generations: usize,
+        /// Rebuilds at once; others wait in order.
+        pub rebuilds_max: usize,
+        /// Longest time that a cut-over holds applying; beyond it the cut-over is tried again later.
+        #[serde(with = "humantime_serde")]
+        pub hold_max: Duration,
+        /// Size at which a memtable is committed while its generation is built, in bytes.
+        #[serde(with = "size")]
+        pub memtable_bytes: u64,
+        /// Copy a state after so many sequences, so that reads as of an earlier one are quick; 0 makes none by this.
+        pub snapshot_events: u64,
+        /// Copy a state that changed after so long; 0s makes none by this.
+        #[serde(with = "humantime_serde")]
+        pub snapshot_interval: Duration,
+        /// How many copies of each state are kept.
+        pub snapshots_keep: usize,
+        /// States of the past that are kept at once for reads as of then.
+        pub as_of_max: usize,
+        /// Disk that they may take before the one that was not used for longest goes, in bytes.
+        #[serde(with = "size")]
+        pub as_of_bytes_max: u64,
+        /// How long one is kept that nobody reads.
+        #[serde(with = "humantime_serde")]
+        pub as_of_unused_max: Duration,
+    }
+
     /// Limits of the whole host.
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Limits {
         /// Most deployments.
         pub deployments: usize,
+        /// Bytes that the data folder may hold before rebuilds are refused; 0 is what the disk has.
+        #[serde(with = "size")]
+        pub disk_bytes: u64,
     }
 
     /// Our own log.
@@ -276,6 +315,7 @@ impl Default for Config {
             modules: Modules::default(),
             state: State::default(),
             pipeline: Pipeline::default(),
+            rollout: Rollout::default(),
             limits: Limits::default(),
             log: LogOutput::default(),
         }
@@ -344,9 +384,27 @@ impl Default for Pipeline {
     }
 }
 
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            keep_previous: Duration::from_secs(3_600),
+            keep_previous_generations: 1,
+            rebuilds_max: 2,
+            hold_max: Duration::from_millis(250),
+            memtable_bytes: 256 << 20,
+            snapshot_events: 0,
+            snapshot_interval: Duration::ZERO,
+            snapshots_keep: 4,
+            as_of_max: 8,
+            as_of_bytes_max: 4 << 30,
+            as_of_unused_max: Duration::from_secs(600),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { deployments: 1_000 }
+        Self { deployments: 1_000, disk_bytes: 0 }
     }
 }
 

@@ -1,139 +1,85 @@
-//! A deployment: a name under which a module runs and is queried.
+//! A deployment: a name under which one of several generations serves.
 //!
-//! Everything outside reaches a deployment through its handle. Behind it one
-//! thread opens the state, runs the pipeline, and waits for an operator when
-//! the pipeline can't go on.
+//! Everything outside reaches a deployment through its handle, which knows the runner that serves now. What the
+//! generations are stands in the catalogue's record; which of them run stands here.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::api::{self, DeploymentState};
 use crate::event::Payload;
-use crate::metrics::DeploymentMetrics;
-use crate::module::{Identity, Module, QueryError};
-use crate::pipeline::{Desired, Ended, MakeFold, Pipeline, Settings};
-use crate::progress::Progress;
-use crate::source::{self, Request, Source};
-use crate::state::catalogue::Record;
-use crate::state::{self, Key, Snapshot, Store};
-use crate::subject::SubjectSet;
+use crate::module::QueryError;
+use crate::progress::Now;
+use crate::runner::{ReadError, Runner};
+use crate::state::catalogue::{Generation, Record};
+use crate::state::{Snapshot, Store};
 
-/// Pause before a state that failed is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// How often a read that waits looks again while the reason may be gone without a sign.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The position asked for was not reached in time.
-#[derive(Debug, thiserror::Error)]
-#[error("position {wanted} was not reached in time: the deployment is at {position}")]
-pub struct Behind {
-    /// The position asked for.
-    pub wanted: u64,
-    /// The position reached.
-    pub position: u64,
+/// A consistent view of a deployment, with the runner that it came from.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Number of the generation that it is of.
+    pub generation: u64,
+    /// The state.
+    pub snapshot: Snapshot,
+    runner: Arc<Runner>,
 }
 
-/// Why a deployment can't be read just now.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Its state file is still being opened.
-    #[error("{0}")]
-    NotReady(String),
-    /// It has not yet passed the position that it had to.
-    #[error(transparent)]
-    Behind(#[from] Behind),
-}
+impl View {
+    /// A view that did not come from the generation that serves.
+    pub fn of(runner: Arc<Runner>, snapshot: Snapshot) -> Self {
+        Self { generation: runner.program().generation, snapshot, runner }
+    }
 
-/// What a deployment is made of.
-pub struct Parts {
-    /// What the catalogue says.
-    pub record: Record,
-    /// Its module, or why it can't be loaded.
-    pub module: Result<Arc<Module>, String>,
-    /// What the module says of itself, even when it can't be loaded.
-    pub module_info: api::ModuleInfo,
-    /// Its source, or why there is none.
-    pub source: Result<Source, String>,
-    /// Path of the state file.
-    pub path: PathBuf,
-    /// How the state behaves.
-    pub state: state::Options,
-    /// How the pipeline behaves.
-    pub settings: Settings,
-    /// Counters and histograms.
-    pub metrics: DeploymentMetrics,
-    /// The position from which on reads are answered; none takes the head that is found.
-    pub answers_from: Option<u64>,
-    /// For how long reads are declined until then.
-    pub catch_up_wait: Duration,
-}
+    /// Names of the queries that the module answers.
+    pub fn queries(&self) -> Vec<String> {
+        let module = self.runner.program().module.ok();
+        let queries = module.map(|module| module.info().queries.clone()).unwrap_or_default();
+        queries.into_iter().map(|query| query.name).collect()
+    }
 
-/// The handle of a deployment.
-pub struct Deployment {
-    name: String,
-    record: RwLock<Record>,
-    module: Result<Arc<Module>, String>,
-    module_info: api::ModuleInfo,
-    progress: Arc<Progress>,
-    store: watch::Sender<Option<Store>>,
-    control: watch::Sender<Desired>,
-    source_status: watch::Sender<api::SourceStatus>,
-    metrics: DeploymentMetrics,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-impl std::fmt::Debug for Deployment {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Deployment").field("name", &self.name).finish_non_exhaustive()
+    /// Answers a query by the module that built the state, on a blocking thread.
+    pub async fn query(&self, name: String, args: Payload) -> Result<Payload, QueryError> {
+        self.runner.query(self.snapshot.clone(), name, args).await
     }
 }
 
+/// The handle of a deployment.
+#[derive(Debug)]
+pub struct Deployment {
+    name: String,
+    record: RwLock<Record>,
+    /// The runner that serves.
+    active: watch::Sender<Arc<Runner>>,
+    /// All that run, by the number of their state file.
+    runners: RwLock<BTreeMap<u64, Arc<Runner>>>,
+    /// Place in the queue of rebuilds, by state file, of those that wait or run; 0 runs.
+    places: RwLock<BTreeMap<u64, u64>>,
+    /// One change of its generations at a time; reads don't wait for it.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The last verification.
+    verification: RwLock<Option<api::Verification>>,
+}
+
 impl Deployment {
-    /// Starts a deployment. Must be called within a runtime.
-    pub fn start(parts: Parts) -> Arc<Self> {
-        let progress = Arc::new(Progress::new(parts.answers_from));
-        let desired = if parts.record.paused { Desired::Pause } else { Desired::Run(0) };
-        let deployment = Arc::new(Self {
-            name: parts.record.name.clone(),
-            record: RwLock::new(parts.record.clone()),
-            module: parts.module.clone(),
-            module_info: parts.module_info.clone(),
-            progress: Arc::clone(&progress),
-            store: watch::Sender::new(None),
-            control: watch::Sender::new(desired),
-            source_status: watch::Sender::new(source::initial_status()),
-            metrics: parts.metrics.clone(),
-            thread: Mutex::new(None),
-        });
-        if parts.answers_from.is_none() {
-            let wait = parts.catch_up_wait;
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                progress.answers_now();
-            });
-        }
-        let worker = Worker {
-            name: deployment.name.clone(),
-            progress: Arc::clone(&deployment.progress),
-            store: deployment.store.clone(),
-            control: deployment.control.subscribe(),
-            source_status: deployment.source_status.clone(),
-            runtime: Handle::current(),
-            parts,
-        };
-        let thread = std::thread::Builder::new().name(format!("fold-{}", deployment.name)).spawn(move || worker.run());
-        match thread {
-            Ok(thread) => *deployment.thread.lock() = Some(thread),
-            Err(error) => deployment.progress.stopped(
-                "host",
-                &format!("cannot start a thread: {error}; raise the limit of tasks"),
-                None,
-            ),
-        }
-        deployment
+    /// The deployment of a record whose active generation runs.
+    pub fn new(record: Record, active: Arc<Runner>) -> Arc<Self> {
+        let runners = BTreeMap::from([(record.active().state_file, Arc::clone(&active))]);
+        Arc::new(Self {
+            name: record.name.clone(),
+            record: RwLock::new(record),
+            active: watch::Sender::new(active),
+            runners: RwLock::new(runners),
+            places: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+            verification: RwLock::default(),
+        })
     }
 
     /// Its name.
@@ -146,159 +92,224 @@ impl Deployment {
         self.record.read().clone()
     }
 
+    /// Takes a record that the catalogue has by now.
+    pub(crate) fn set_record(&self, record: Record) {
+        *self.record.write() = record;
+    }
+
+    /// The runner that serves.
+    pub fn active(&self) -> Arc<Runner> {
+        Arc::clone(&self.active.borrow())
+    }
+
+    /// Lets another runner serve, and takes the record that says so.
+    pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
+        *self.record.write() = record;
+        self.active.send_replace(runner);
+    }
+
+    /// The runner over a state file.
+    pub fn runner(&self, state_file: u64) -> Option<Arc<Runner>> {
+        self.runners.read().get(&state_file).cloned()
+    }
+
+    /// Adds a runner over a state file.
+    pub(crate) fn add_runner(&self, state_file: u64, runner: Arc<Runner>) {
+        self.runners.write().insert(state_file, runner);
+    }
+
+    /// Takes a runner away; the caller ends it.
+    pub(crate) fn take_runner(&self, state_file: u64) -> Option<Arc<Runner>> {
+        self.runners.write().remove(&state_file)
+    }
+
+    /// Numbers of the state files over which runners are.
+    pub(crate) fn running_files(&self) -> Vec<u64> {
+        self.runners.read().keys().copied().collect()
+    }
+
+    /// All runners, that of the generation that serves among them.
+    pub fn runners(&self) -> Vec<Arc<Runner>> {
+        self.runners.read().values().cloned().collect()
+    }
+
+    /// Notes the place of a rebuild in the queue, or that it is in none.
+    pub(crate) fn set_place(&self, state_file: u64, place: Option<u64>) {
+        let mut places = self.places.write();
+        match place {
+            Some(place) => places.insert(state_file, place),
+            None => places.remove(&state_file),
+        };
+    }
+
+    /// A consistent view that reflects at least a sequence, waited for no longer than `timeout`.
+    pub async fn view(&self, at_least: Option<u64>, timeout: Duration) -> Result<View, ReadError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut active = self.active.subscribe();
+        loop {
+            let runner = Arc::clone(&active.borrow_and_update());
+            let declined = match runner.try_snapshot(at_least) {
+                // Asked again, as another may have begun to serve while the snapshot was taken.
+                Ok(snapshot) if !active.has_changed().unwrap_or(false) => return Ok(View::of(runner, snapshot)),
+                Ok(_) => continue,
+                Err(declined) => declined,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return Err(declined);
+            }
+            let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            tokio::select! {
+                // Every arm only looks.
+                () = runner.advanced(runner.position()) => {}
+                _ = active.changed() => active.mark_changed(),
+                () = tokio::time::sleep_until(soon) => {}
+            }
+        }
+    }
+
+    /// The same of one runner, whichever serves.
+    pub(crate) async fn view_of(
+        &self,
+        runner: Arc<Runner>,
+        at_least: Option<u64>,
+        timeout: Duration,
+    ) -> Result<View, ReadError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let declined = match runner.try_snapshot(at_least) {
+                Ok(snapshot) => return Ok(View::of(runner, snapshot)),
+                Err(declined) => declined,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return Err(declined);
+            }
+            let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            // Only looks.
+            let _ = tokio::time::timeout_at(soon, runner.advanced(runner.position())).await;
+        }
+    }
+
+    /// Notes that a verification begins; the one that is under way where there is one.
+    pub(crate) fn begin_verification(&self, begun: &api::Verification) -> Option<api::Verification> {
+        let mut verification = self.verification.write();
+        match &*verification {
+            Some(running) if running.state == api::WorkState::Running => Some(running.clone()),
+            _ => {
+                *verification = Some(begun.clone());
+                None
+            }
+        }
+    }
+
+    /// Notes how far a verification is.
+    pub(crate) fn update_verification(&self, update: impl FnOnce(&mut api::Verification)) {
+        if let Some(verification) = &mut *self.verification.write() {
+            update(verification);
+        }
+    }
+
+    /// The last verification.
+    pub fn verification(&self) -> Option<api::Verification> {
+        self.verification.read().clone()
+    }
+
     /// How it is.
     pub fn info(&self) -> api::Deployment {
-        let record = self.record();
-        let now = self.progress.now();
-        let store = self.store.borrow().clone();
-        let position = store.as_ref().map_or(0, Store::position);
-        let checkpoint = store.as_ref().and_then(Store::checkpoint).map_or(0, |checkpoint| checkpoint.position);
-        let sizes = store.as_ref().map(Store::sizes).unwrap_or_default();
-        let catching_up = now.pending > 0 && now.rate > 0.0;
+        let (record, runner) = (self.record(), self.active());
+        let now = runner.now();
+        let store = runner.store();
+        let figures = Figures::of(&now, store.as_ref());
+        let active = record.active();
         api::Deployment {
-            name: record.name,
-            generation: record.generation,
+            generation: record.active,
             state: now.state,
-            source: record.source,
-            stream: now.stream,
-            source_status: self.source_status.borrow().clone(),
-            position,
-            checkpoint,
-            head: now.head.max(position),
+            source: active.source.clone(),
+            stream: now.stream.clone(),
+            source_status: runner.source_status(),
+            position: figures.position,
+            checkpoint: figures.checkpoint,
+            head: figures.head,
             lag_events: now.pending,
             lag_seconds: lag_seconds(now.pending, now.last_event_ns),
             events_applied: now.applied,
             rate: now.rate,
-            remaining_seconds: catching_up.then(|| now.pending as f64 / now.rate),
+            remaining_seconds: figures.remaining_seconds,
             repair_percent: now.repair_percent,
-            state_bytes: sizes.state_bytes,
-            memtable_bytes: sizes.memtable_bytes,
-            file_bytes: sizes.file_bytes,
+            state_bytes: figures.sizes.state_bytes,
+            memtable_bytes: figures.sizes.memtable_bytes,
+            file_bytes: figures.sizes.file_bytes,
             guest_memory_bytes: now.memory_bytes,
             instances: u64::from(now.memory_bytes > 0),
-            deployed_at: record.deployed_at,
+            deployed_at: active.created_at.clone(),
             failure: now.failure,
-            module: self.module_info.clone(),
+            module: active.module.clone(),
+            candidate: record.candidate().map(|generation| Box::new(self.generation_info(generation))),
+            previous: record.previous().map(|generation| Box::new(self.generation_info(generation))),
+            name: record.name,
+        }
+    }
+
+    /// How one of its generations is.
+    pub fn generation_info(&self, generation: &Generation) -> api::Generation {
+        let runner = self.runner(generation.state_file).filter(|_| generation.has_file());
+        let runner = runner.filter(|runner| runner.program().generation == generation.number);
+        let now = runner.as_ref().map(|runner| runner.now());
+        let store = runner.as_ref().and_then(|runner| runner.store());
+        let figures = now.as_ref().map(|now| Figures::of(now, store.as_ref())).unwrap_or_default();
+        let place = self.places.read().get(&generation.state_file).copied().filter(|place| *place > 0);
+        let lag_events = now.as_ref().map_or(0, |now| now.pending);
+        api::Generation {
+            number: generation.number,
+            status: generation.status,
+            reason: generation.reason.clone(),
+            status_since: generation.status_since.clone(),
+            created_at: generation.created_at.clone(),
+            strategy: generation.strategy,
+            state_file: generation.state_file,
+            state: now.as_ref().map(|now| now.state),
+            queued_behind: place,
+            position: figures.position,
+            checkpoint: figures.checkpoint,
+            head: figures.head,
+            lag_events,
+            progress: if figures.head == 0 { 0.0 } else { figures.position as f64 / figures.head as f64 },
+            rate: now.as_ref().map_or(0.0, |now| now.rate),
+            remaining_seconds: figures.remaining_seconds,
+            file_bytes: figures.sizes.file_bytes,
+            state_bytes: figures.sizes.state_bytes,
+            failure: now.and_then(|now| now.failure),
+            build: generation.build.clone(),
+            comparison: generation.comparison.clone(),
+            module: generation.module.clone(),
         }
     }
 
     /// Whether its state was opened, or can't be.
     pub fn is_opened(&self) -> bool {
-        self.progress.now().state != DeploymentState::Opening
+        self.active().now().state != DeploymentState::Opening
     }
+}
 
-    /// A consistent view that reflects at least a sequence, waited for no longer than `timeout`.
-    pub async fn snapshot(&self, at_least: Option<u64>, timeout: Duration) -> Result<Snapshot, ReadError> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        let mut stores = self.store.subscribe();
-        let opened = tokio::time::timeout_at(deadline, stores.wait_for(Option::is_some)).await;
-        let store = opened.ok().and_then(Result::ok).and_then(|store| store.clone());
-        let Some(store) = store else { return Err(ReadError::NotReady(self.why_not_ready())) };
-        let mut positions = store.positions();
-        loop {
-            let gate = self.progress.now().answers_from;
-            let wanted = gate.map(|gate| gate.max(at_least.unwrap_or(0)));
-            let position = *positions.borrow_and_update();
-            if wanted.is_some_and(|wanted| position >= wanted) {
-                return Ok(store.snapshot());
-            }
-            let late = tokio::time::Instant::now() >= deadline;
-            match wanted {
-                Some(wanted) if late => return Err(Behind { wanted, position }.into()),
-                None if late => return Err(ReadError::NotReady(self.why_not_ready())),
-                // While the gate may still be lifted by time or by the first batch, look again soon.
-                _ => {
-                    let soon = deadline.min(tokio::time::Instant::now() + Duration::from_millis(50));
-                    let _ = tokio::time::timeout_at(soon, positions.changed()).await;
-                }
-            }
-        }
-    }
+/// What is read off a state and its progress.
+#[derive(Default)]
+struct Figures {
+    position: u64,
+    checkpoint: u64,
+    head: u64,
+    remaining_seconds: Option<f64>,
+    sizes: crate::state::Sizes,
+}
 
-    fn why_not_ready(&self) -> String {
-        let now = self.progress.now();
-        match (now.failure, now.repair_percent) {
-            (Some(failure), _) => format!("{} can't be read: {}", self.name, failure.message),
-            (None, Some(percent)) => format!(
-                "the state of {} is being repaired after an unclean stop: {percent:.0} %; try again later",
-                self.name
-            ),
-            (None, None) => {
-                format!("{} was just started and does not know yet how far it has to be; try again", self.name)
-            }
-        }
-    }
-
-    /// Answers a query over a snapshot, on a blocking thread.
-    pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
-        let module = self.module.clone().map_err(QueryError::Failed)?;
-        let identity = self.identity();
-        let seconds = self.metrics.query_seconds.clone();
-        let answered = tokio::task::spawn_blocking(move || {
-            let started = Instant::now();
-            let answer = module.query(&identity, snapshot, &name, &args);
-            seconds.observe(started.elapsed().as_secs_f64());
-            answer
-        });
-        answered.await.unwrap_or_else(|error| Err(QueryError::Failed(format!("the query ended unexpectedly: {error}"))))
-    }
-
-    fn identity(&self) -> Identity {
-        Identity { deployment: self.name.clone(), generation: self.record.read().generation }
-    }
-
-    /// Waits until the position passes `after`; returns the new position.
-    pub async fn advanced(&self, after: u64) -> u64 {
-        let mut stores = self.store.subscribe();
-        loop {
-            let store = stores.borrow_and_update().clone();
-            let Some(store) = store else {
-                if stores.changed().await.is_err() {
-                    return after;
-                }
-                continue;
-            };
-            let mut positions = store.positions();
-            tokio::select! {
-                // Both arms only look: nothing is lost when one is dropped.
-                position = positions.wait_for(|position| *position > after) => if let Ok(position) = position { return *position },
-                changed = stores.changed() => if changed.is_err() { return after },
-            }
-        }
-    }
-
-    /// The keys under a prefix that changed after a position, without duplicates; none when that is no longer known
-    /// and a watcher must read everything again.
-    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
-        self.store.borrow().as_ref().and_then(|store| store.changed_since(position, prefix))
-    }
-
-    /// Stops applying, keeps answering. The caller notes it in the catalogue.
-    pub fn pause(&self) {
-        self.record.write().paused = true;
-        self.control.send_replace(Desired::Pause);
-    }
-
-    /// Goes on after a pause or a failure. The caller notes it in the catalogue.
-    pub fn resume(&self) {
-        self.record.write().paused = false;
-        self.control.send_modify(|desired| {
-            let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
-            *desired = Desired::Run(number);
-        });
-    }
-
-    /// Asks it to finish its batch, flush and end.
-    pub fn ask_to_stop(&self) {
-        self.control.send_replace(Desired::Stop);
-    }
-
-    /// Waits for the end that was asked for. Blocking.
-    pub fn join(&self) {
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!(deployment = self.name, "ended by a panic");
+impl Figures {
+    fn of(now: &Now, store: Option<&Store>) -> Self {
+        let position = store.map_or(0, Store::position);
+        let catching_up = now.pending > 0 && now.rate > 0.0;
+        Self {
+            position,
+            checkpoint: store.and_then(Store::checkpoint).map_or(0, |checkpoint| checkpoint.position),
+            head: now.head.max(position),
+            remaining_seconds: catching_up.then(|| now.pending as f64 / now.rate),
+            sizes: store.map(Store::sizes).unwrap_or_default(),
         }
     }
 }
@@ -309,146 +320,4 @@ fn lag_seconds(pending: u64, last_event_ns: u64) -> f64 {
     }
     let now_ns = jiff::Timestamp::now().as_nanosecond();
     ((now_ns - i128::from(last_event_ns)) as f64 / 1e9).max(0.0)
-}
-
-/// The thread behind a deployment.
-struct Worker {
-    name: String,
-    parts: Parts,
-    progress: Arc<Progress>,
-    store: watch::Sender<Option<Store>>,
-    control: watch::Receiver<Desired>,
-    source_status: source::StatusSender,
-    runtime: Handle,
-}
-
-impl Worker {
-    fn run(mut self) {
-        while !self.is_stopping() {
-            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
-            self.store.send_replace(None);
-            let message = match lived {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "a defect of the host ended the fold; look into its log, and report it".to_owned(),
-            };
-            tracing::error!(deployment = self.name, error = message, "state is opened again");
-            self.progress.stopped("state", &message, None);
-            let _ = self.wait_for_change(Some(REOPEN_PAUSE));
-        }
-        self.progress.set_state(DeploymentState::Stopping);
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.control.borrow() == Desired::Stop
-    }
-
-    /// Opens the state and runs the pipeline as often as it is wanted; an error asks to open it again.
-    fn live(&mut self) -> Result<(), state::Error> {
-        let progress = Arc::clone(&self.progress);
-        let opened =
-            Store::open(&self.parts.path, self.parts.state.clone(), move |percent| progress.repairing(Some(percent)));
-        self.progress.repairing(None);
-        let (store, mut writer) = opened?;
-        if let Ok(Some(bytes)) = self.parts.module.as_ref().map(|module| module.manifest().state_bytes) {
-            writer.limit_state_bytes(bytes);
-        }
-        self.store.send_replace(Some(store.clone()));
-        loop {
-            let wanted = *self.control.borrow_and_update();
-            match wanted {
-                Desired::Stop => return Ok(()),
-                Desired::Pause => self.progress.set_state(DeploymentState::Paused),
-                Desired::Run(_) => {
-                    let ended;
-                    (writer, ended) = self.run_pipeline(store.clone(), writer);
-                    match ended {
-                        Ended::Asked => continue,
-                        Ended::State(error) => return Err(error),
-                        Ended::Failed => {
-                            let failure =
-                                self.progress.now().failure.map(|failure| failure.message).unwrap_or_default();
-                            tracing::error!(
-                                deployment = self.name,
-                                position = store.position(),
-                                error = failure,
-                                "stopped; `foldstream resume` tries again"
-                            );
-                        }
-                    }
-                }
-            }
-            if !self.wait_for_change(None) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until something else is wanted, or for so long; returns whether someone can still want something.
-    fn wait_for_change(&mut self, at_most: Option<Duration>) -> bool {
-        let changed = self.control.changed();
-        match at_most {
-            None => self.runtime.block_on(changed).is_ok(),
-            Some(at_most) => self
-                .runtime
-                .block_on(async { tokio::time::timeout(at_most, changed).await })
-                .is_ok_and(|changed| changed.is_ok()),
-        }
-    }
-
-    fn run_pipeline(&mut self, store: Store, writer: state::Writer) -> (state::Writer, Ended) {
-        let (module, source) = match (&self.parts.module, &self.parts.source) {
-            (Ok(module), Ok(source)) => (Arc::clone(module), source.clone()),
-            (Err(message), _) => {
-                self.progress.stopped("module", message, None);
-                return (writer, Ended::Failed);
-            }
-            (_, Err(message)) => {
-                self.progress.stopped("source", message, None);
-                return (writer, Ended::Failed);
-            }
-        };
-        self.progress.started();
-        let manifest = module.manifest();
-        let request = Request {
-            resume: None,
-            start: self.parts.record.start,
-            subjects: SubjectSet::clone(&manifest.subjects),
-            wants_headers: manifest.wants_headers,
-            limits: self.parts.settings.batch,
-        };
-        let pipeline = Pipeline {
-            source,
-            request,
-            source_status: self.source_status.clone(),
-            make_fold: self.make_fold(&module),
-            store,
-            writer,
-            settings: self.settings(&module),
-            progress: Arc::clone(&self.progress),
-            metrics: self.parts.metrics.clone(),
-            control: self.control.clone(),
-            runtime: self.runtime.clone(),
-        };
-        pipeline.run()
-    }
-
-    fn make_fold(&self, module: &Arc<Module>) -> MakeFold {
-        let module = Arc::clone(module);
-        let identity = Identity { deployment: self.name.clone(), generation: self.parts.record.generation };
-        Box::new(move || module.instantiate(&identity).map(|instance| Box::new(instance) as _))
-    }
-
-    /// The host's settings, with what the module asks for instead.
-    fn settings(&self, module: &Module) -> Settings {
-        let manifest = module.manifest();
-        let mut settings = self.parts.settings.clone();
-        settings.attempts = manifest.attempts.unwrap_or(settings.attempts).max(1);
-        settings.initial_backoff = manifest.initial_backoff.unwrap_or(settings.initial_backoff);
-        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff);
-        if let Some(events) = manifest.batch_events {
-            settings.batch.events = settings.batch.events.min(events.max(1) as usize);
-        }
-        settings
-    }
 }

@@ -20,10 +20,19 @@ impl Folder {
     /// Makes the folder and its parts, where they are missing.
     pub fn create(root: &Path) -> Result<Self, Error> {
         let folder = Self { root: root.to_owned() };
-        for part in ["modules", "state", "log", "cache"] {
+        for part in ["modules", "state", "log", "cache", "scratch", "snapshots"] {
             fs::create_dir_all(root.join(part)).map_err(|error| folder.refused(&error))?;
         }
+        // What was folded aside ends with the process that did it.
+        for path in entries(&folder.scratch()) {
+            fs::remove_file(path).map_err(|error| folder.refused(&error))?;
+        }
         Ok(folder)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     fn refused(&self, error: &std::io::Error) -> Error {
@@ -39,6 +48,16 @@ impl Folder {
     /// Compiled modules.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// States that are folded aside, for as long as they are looked at.
+    pub fn scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
+    /// Snapshots of a deployment's states.
+    pub fn snapshots(&self, deployment: &str) -> PathBuf {
+        self.root.join("snapshots").join(deployment)
     }
 
     /// The embedded log of a source.
@@ -77,12 +96,17 @@ impl Folder {
 
     /// Removes modules and states that no record uses. What can't be removed is left for the next time.
     pub fn keep_only(&self, records: &[Record]) {
-        let files = |record: &Record| {
-            let state = self.state(&record.name, record.generation);
-            // It may just be being made.
-            [self.module(&record.module.digest), unfinished(&state), state]
-        };
-        let used: BTreeSet<PathBuf> = records.iter().flat_map(files).collect();
+        let mut used: BTreeSet<PathBuf> = BTreeSet::new();
+        for record in records {
+            for generation in &record.generations {
+                used.insert(self.module(&generation.module.digest));
+                if generation.has_file() {
+                    let state = self.state(&record.name, generation.state_file);
+                    // It may just be being made.
+                    used.extend([unfinished(&state), state]);
+                }
+            }
+        }
         let names: BTreeSet<PathBuf> =
             records.iter().map(|record| self.root.join("state").join(&record.name)).collect();
         let mut folders = vec![self.root.join("modules")];

@@ -19,6 +19,8 @@ pub mod module;
 pub mod pipeline;
 pub mod position;
 pub mod progress;
+pub mod rollout;
+pub mod runner;
 pub mod serve;
 pub mod source;
 pub mod state;

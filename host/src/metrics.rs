@@ -28,6 +28,8 @@ pub struct Metrics {
     query: HistogramVec,
     batch: HistogramVec,
     requests: HistogramVec,
+    holds: HistogramVec,
+    cut_overs: IntCounterVec,
     watches: IntGauge,
     /// Behind a lock, as one page at a time may set and collect them.
     gauges: Arc<Mutex<Gauges>>,
@@ -36,8 +38,10 @@ pub struct Metrics {
 /// Counters and histograms of one deployment, with their labels resolved.
 #[derive(Clone, Debug)]
 pub struct DeploymentMetrics {
-    /// Events applied.
+    /// Events applied by what serves.
     pub events_applied: IntCounter,
+    /// Events applied by what is being built, or follows.
+    pub events_rebuilt: IntCounter,
     /// Failed attempts to apply a batch.
     pub events_failed: IntCounter,
     /// Attempts after a failure.
@@ -94,6 +98,9 @@ impl Default for Metrics {
 }
 
 const DEPLOYMENT: &[&str] = &["deployment"];
+/// Kinds and outcomes of `foldstream_cut_overs_total`.
+const KINDS: [&str; 2] = ["cut-over", "rollback"];
+const OUTCOMES: [&str; 2] = ["done", "missed"];
 
 impl Metrics {
     /// An empty set.
@@ -124,6 +131,17 @@ impl Metrics {
                 "Duration of HTTP requests; streams count until they are open.",
                 &["route", "method", "status"],
             ),
+            holds: timer(
+                "foldstream_cut_over_hold_seconds",
+                "For how long a cut-over or rollback held applying.",
+                DEPLOYMENT,
+            ),
+            cut_overs: counter(
+                &registry,
+                "foldstream_cut_overs_total",
+                "Attempts at a cut-over or rollback by outcome.",
+                &["deployment", "kind", "outcome"],
+            ),
             watches: register(
                 &registry,
                 IntGauge::new("foldstream_watches_open", "Watches and tails that are open.")
@@ -138,6 +156,7 @@ impl Metrics {
     pub fn deployment(&self, name: &str) -> DeploymentMetrics {
         DeploymentMetrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
+            events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
             retries: self.retries.with_label_values(&[name]),
             apply_seconds: self.apply.with_label_values(&[name]),
@@ -150,12 +169,24 @@ impl Metrics {
     /// Drops the series of a deployment that was deleted. Handles that are still around count into nothing.
     pub fn forget(&self, name: &str) {
         // An error means that there is no such series, which is what is wanted.
-        for outcome in ["applied", "failed"] {
+        for outcome in ["applied", "rebuilt", "failed"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
         let _ = self.retries.remove_label_values(&[name]);
-        for vector in [&self.apply, &self.commit, &self.query, &self.batch] {
+        for vector in [&self.apply, &self.commit, &self.query, &self.batch, &self.holds] {
             let _ = vector.remove_label_values(&[name]);
+        }
+        for (kind, outcome) in KINDS.iter().flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome))) {
+            let _ = self.cut_overs.remove_label_values(&[name, kind, outcome]);
+        }
+    }
+
+    /// Records an attempt at a cut-over or rollback: for how long it held applying, or none where it was missed.
+    pub fn cut_over(&self, deployment: &str, kind: &str, held: Option<Duration>) {
+        let outcome = OUTCOMES[usize::from(held.is_none())];
+        self.cut_overs.with_label_values(&[deployment, kind, outcome]).inc();
+        if let Some(held) = held {
+            self.holds.with_label_values(&[deployment]).observe(held.as_secs_f64());
         }
     }
 
@@ -203,6 +234,10 @@ struct Gauges {
     state: IntGaugeVec,
     source_state: IntGaugeVec,
     source_reconnects: IntCounterVec,
+    rebuild_progress: GaugeVec,
+    rebuild_remaining: GaugeVec,
+    rebuild_lag: IntGaugeVec,
+    rebuild_place: IntGaugeVec,
 }
 
 impl Gauges {
@@ -245,6 +280,26 @@ impl Gauges {
                 "1 for what a deployment's source is doing, 0 for the rest.",
                 &["deployment", "source", "state"],
             ),
+            rebuild_progress: float_gauge(
+                registry,
+                "foldstream_rebuild_progress_ratio",
+                "Part of the stream that the candidate has behind it, from 0 to 1.",
+                DEPLOYMENT,
+            ),
+            rebuild_remaining: float_gauge(
+                registry,
+                "foldstream_rebuild_remaining_seconds",
+                "Estimated seconds until the candidate has caught up.",
+                DEPLOYMENT,
+            ),
+            rebuild_lag: of_deployment(
+                "foldstream_rebuild_lag_events",
+                "Events that the candidate still has to apply.",
+            ),
+            rebuild_place: of_deployment(
+                "foldstream_rebuild_queue_place",
+                "Rebuilds that have to end before the candidate's begins; 0 when it runs.",
+            ),
             source_reconnects: counter(
                 registry,
                 "foldstream_source_reconnects_total",
@@ -260,11 +315,25 @@ impl Gauges {
         for deployment in deployments {
             self.set_numbers(deployment);
             self.set_states(deployment);
+            self.set_rebuild(deployment);
         }
     }
 
+    /// A deployment without a candidate has no series of a rebuild.
+    fn set_rebuild(&self, deployment: &Deployment) {
+        let Some(candidate) = &deployment.candidate else { return };
+        let name = [deployment.name.as_str()];
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.rebuild_progress.with_label_values(&name).set(candidate.progress);
+        self.rebuild_remaining.with_label_values(&name).set(candidate.remaining_seconds.unwrap_or(0.0));
+        self.rebuild_lag.with_label_values(&name).set(number(candidate.lag_events));
+        self.rebuild_place.with_label_values(&name).set(number(candidate.queued_behind.unwrap_or(0)));
+    }
+
     fn reset(&self) {
-        self.lag_seconds.reset();
+        for vector in [&self.lag_seconds, &self.rebuild_progress, &self.rebuild_remaining] {
+            vector.reset();
+        }
         self.source_reconnects.reset();
         for vector in [
             &self.lag_events,
@@ -280,6 +349,8 @@ impl Gauges {
             &self.module,
             &self.state,
             &self.source_state,
+            &self.rebuild_lag,
+            &self.rebuild_place,
         ] {
             vector.reset();
         }

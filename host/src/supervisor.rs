@@ -7,6 +7,8 @@
 //! log/<source>.redb        embedded logs
 //! cache/                   compiled modules
 //! ```
+//!
+//! How generations come, take over and go is the business of `rollout/`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,24 +16,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::api::{self, DeployOutcome};
+use crate::api;
 use crate::assembly;
 use crate::config::Config;
-use crate::deployment::{Deployment, Parts};
+use crate::deployment::Deployment;
 use crate::folder::Folder;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::module::{self, Accepted, Engine, Module};
-use crate::pipeline::{Budget, Settings};
+use crate::module::{self, Engine, Module};
+use crate::pipeline::{Budget, Ceiling, Settings, Throttle};
+use crate::rollout::{Pasts, Queue};
+use crate::runner::{Parts, Program};
 use crate::source::Source;
 use crate::state;
-use crate::state::catalogue::{Audit, Catalogue, Record};
+use crate::state::catalogue::{Audit, Catalogue, Generation};
 
-/// How often embedded logs remove what they need not keep.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why the host refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,9 @@ pub enum Error {
     /// No deployment of that name.
     #[error("there is no deployment {0}; `foldstream list` shows those there are")]
     NotFound(String),
+    /// Something else is not there.
+    #[error("{0}")]
+    Missing(String),
     /// A name is unusable.
     #[error("name `{0}` is refused: use 1 to 63 lower-case letters, digits and hyphens, a letter first")]
     Name(String),
@@ -65,20 +71,18 @@ pub enum Error {
     /// Too many deployments.
     #[error("{0} deployments are the limit of this host; delete some, or raise limits.deployments")]
     TooMany(usize),
+    /// What was asked for does not fit what there is now.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request contradicts itself or the module.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no room on disk.
+    #[error("{0}")]
+    NoRoom(String),
     /// The host is stopping.
     #[error("the host is stopping")]
     Stopping,
-}
-
-/// What a deploy asks for beside the module.
-#[derive(Clone, Debug, Default)]
-pub struct DeployRequest {
-    /// Name of the deployment; none takes the module's.
-    pub name: Option<String>,
-    /// Source; none takes the only one.
-    pub source: Option<String>,
-    /// Where a new state begins.
-    pub start: api::Start,
 }
 
 /// Whether the host is well.
@@ -95,30 +99,48 @@ pub struct Health {
 /// The host. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// A module, or why it can't be loaded.
-type LoadedOrNot = Result<Arc<Module>, String>;
+pub(crate) type LoadedOrNot = Result<Arc<Module>, String>;
+
+/// What a runner is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// To answer reads, from this position on; none takes the head that is found.
+    Serve {
+        /// The position.
+        answers_from: Option<u64>,
+    },
+    /// To follow, so that it can serve again.
+    Follow,
+    /// To build a state as fast as it may.
+    Build,
+}
 
 #[derive(Debug)]
-struct Inner {
-    config: Arc<Config>,
-    folder: Folder,
-    engine: Engine,
-    catalogue: Arc<Catalogue>,
-    sources: BTreeMap<String, Source>,
-    deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
+pub(crate) struct Inner {
+    pub(crate) config: Arc<Config>,
+    pub(crate) folder: Folder,
+    pub(crate) engine: Engine,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) sources: BTreeMap<String, Source>,
+    pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
     /// One change of the set of deployments at a time; reads don't wait for it.
-    changing: tokio::sync::Mutex<()>,
-    metrics: Metrics,
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while a file exists that no record names yet; whoever removes what no record names waits for it.
+    pub(crate) naming: tokio::sync::RwLock<()>,
+    pub(crate) metrics: Metrics,
+    pub(crate) rebuilds: Queue,
+    pub(crate) pasts: Pasts,
     budget: Arc<Budget>,
     started_at: jiff::Timestamp,
     stopping: AtomicBool,
 }
 
 /// Runs blocking work off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
@@ -133,107 +155,25 @@ impl Host {
     pub async fn start(config: Arc<Config>) -> Result<Self, Error> {
         let inner = blocking(move || Inner::open(config)).await?;
         let host = Self { inner: Arc::new(inner) };
-        let inner = Arc::clone(&host.inner);
-        let loaded = blocking(move || inner.load_all()).await?;
-        for (record, accepted) in loaded {
-            let parts = host.inner.parts(record, accepted, None);
-            host.insert(parts);
-        }
-        host.keep_logs_small();
+        host.resume_deployments().await?;
+        host.keep_house();
         Ok(host)
     }
 
-    /// Applies the retention of embedded logs for as long as the host lives.
-    fn keep_logs_small(&self) {
+    /// Does what comes due with time, for as long as the host lives.
+    fn keep_house(&self) {
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(RETENTION_INTERVAL).await;
+                tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
                 let Some(inner) = inner.upgrade() else { return };
-                Self { inner }.enforce_retention().await;
+                let host = Self { inner };
+                host.enforce_retention().await;
+                host.retire_previous().await;
+                host.make_snapshots().await;
+                host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
             }
         });
-    }
-
-    fn insert(&self, parts: Parts) -> Arc<Deployment> {
-        let deployment = Deployment::start(parts);
-        self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
-        deployment
-    }
-
-    /// Takes a module into service.
-    pub async fn deploy(&self, upload: Bytes, request: DeployRequest) -> Result<api::Deployed, Error> {
-        let inner = Arc::clone(&self.inner);
-        let (accepted, loaded) = blocking(move || {
-            let accepted = inner.engine.accept(upload)?;
-            let loaded = inner.engine.load(&accepted)?;
-            Ok::<_, Error>((accepted, loaded))
-        })
-        .await?;
-        let compile_ms = loaded.compile_time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let name = request.name.clone().unwrap_or_else(|| loaded.module.manifest().name.clone());
-        check_name(&name)?;
-        let source = self.inner.choose_source(request.source.as_deref())?;
-        let _changing = self.inner.changing.lock().await;
-        if self.inner.stopping.load(Ordering::Acquire) {
-            return Err(Error::Stopping);
-        }
-        let existing = self.inner.deployments.read().get(&name).cloned();
-        if let Some(existing) = &existing {
-            let record = existing.record();
-            if record.module.digest == accepted.digest && record.source == source && record.start == request.start {
-                return Ok(api::Deployed {
-                    deployment: existing.info(),
-                    outcome: DeployOutcome::Unchanged,
-                    compile_ms,
-                });
-            }
-        } else if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
-            return Err(Error::TooMany(self.inner.config.limits.deployments));
-        }
-        let record = new_record(name, source, request.start, loaded.module.info().clone(), existing.as_deref());
-        let deployment = self.replace(existing.as_ref(), record, accepted, loaded.module).await?;
-        let outcome = if existing.is_some() { DeployOutcome::Replaced } else { DeployOutcome::Created };
-        tracing::info!(deployment = deployment.name(), generation = deployment.record().generation, "deployed");
-        Ok(api::Deployed { deployment: deployment.info(), outcome, compile_ms })
-    }
-
-    /// Puts a generation in the place of the one there was.
-    async fn replace(
-        &self,
-        existing: Option<&Arc<Deployment>>,
-        record: Record,
-        accepted: Accepted,
-        module: Arc<Module>,
-    ) -> Result<Arc<Deployment>, Error> {
-        let (inner, noted) = (Arc::clone(&self.inner), record.clone());
-        blocking(move || {
-            inner.folder.store_module(&accepted.digest, &accepted.component)?;
-            inner.folder.prepare_state(&noted.name)?;
-            let detail =
-                format!("generation {} of module {} on source {}", noted.generation, noted.module.digest, noted.source);
-            inner.catalogue.put(&noted, &audit("deploy", &noted.name, detail))?;
-            Ok::<_, Error>(())
-        })
-        .await?;
-        if let Some(existing) = existing {
-            self.end(existing).await;
-        }
-        let answers_from = record.answers_from;
-        let deployment = self.insert(self.inner.parts(record, Ok(module), Some(answers_from)));
-        self.remove_leftovers().await;
-        Ok(deployment)
-    }
-
-    async fn end(&self, deployment: &Arc<Deployment>) {
-        deployment.ask_to_stop();
-        let deployment = Arc::clone(deployment);
-        blocking(move || deployment.join()).await;
-    }
-
-    async fn remove_leftovers(&self) {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.remove_leftovers()).await;
     }
 
     /// All deployments, by name.
@@ -244,44 +184,6 @@ impl Host {
     /// One deployment.
     pub fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
         self.inner.deployments.read().get(name).cloned().ok_or_else(|| Error::NotFound(name.to_owned()))
-    }
-
-    /// Stops applying, keeps answering; survives restarts.
-    pub async fn pause(&self, name: &str) -> Result<api::Deployment, Error> {
-        self.note(name, "pause", |deployment| deployment.pause()).await
-    }
-
-    /// Goes on after a pause or a failure.
-    pub async fn resume(&self, name: &str) -> Result<api::Deployment, Error> {
-        self.note(name, "resume", |deployment| deployment.resume()).await
-    }
-
-    async fn note(
-        &self,
-        name: &str,
-        action: &'static str,
-        change: impl FnOnce(&Deployment),
-    ) -> Result<api::Deployment, Error> {
-        let _changing = self.inner.changing.lock().await;
-        let deployment = self.deployment(name)?;
-        change(&deployment);
-        let (catalogue, record) = (Arc::clone(&self.inner.catalogue), deployment.record());
-        blocking(move || catalogue.put(&record, &audit(action, &record.name, String::new()))).await?;
-        Ok(deployment.info())
-    }
-
-    /// Stops a deployment and removes its state.
-    pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        let _changing = self.inner.changing.lock().await;
-        let deployment = self.deployment(name)?;
-        let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
-        blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
-        self.inner.deployments.write().remove(name);
-        self.end(&deployment).await;
-        self.remove_leftovers().await;
-        self.inner.metrics.forget(name);
-        tracing::info!(deployment = name, "deleted");
-        Ok(())
     }
 
     /// All sources, asked just now.
@@ -349,15 +251,21 @@ impl Host {
         }
     }
 
+    /// Whether the host is going down.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+    }
+
     /// Finishes the running batches, flushes, and stops; within the configured budget.
     pub async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
         let _changing = self.inner.changing.lock().await;
         let deployments = self.deployments();
-        for deployment in &deployments {
-            deployment.ask_to_stop();
+        let runners: Vec<_> = deployments.iter().flat_map(|deployment| deployment.runners()).collect();
+        for runner in &runners {
+            runner.ask_to_stop();
         }
-        let joined = blocking(move || deployments.iter().for_each(|deployment| deployment.join()));
+        let joined = blocking(move || runners.iter().for_each(|runner| runner.join()));
         if tokio::time::timeout(self.inner.config.pipeline.stop_budget, joined).await.is_err() {
             tracing::warn!(
                 "not all deployments ended within pipeline.stop_budget; they go on from their checkpoints at the next start"
@@ -380,7 +288,10 @@ impl Inner {
             sources,
             deployments: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
+            naming: tokio::sync::RwLock::default(),
             metrics: Metrics::new(),
+            rebuilds: Queue::new(config.rollout.rebuilds_max),
+            pasts: Pasts::default(),
             budget: Arc::new(Budget::new(config.state.memtable_bytes_total)),
             started_at: jiff::Timestamp::now(),
             stopping: AtomicBool::new(false),
@@ -388,20 +299,8 @@ impl Inner {
         })
     }
 
-    /// All deployments of the catalogue with their modules; one that can't be loaded does not keep the others down.
-    fn load_all(&self) -> Result<Vec<(Record, LoadedOrNot)>, Error> {
-        self.remove_leftovers();
-        let records = self.catalogue.deployments()?;
-        Ok(records
-            .into_iter()
-            .map(|record| {
-                let module = self.load(&record.module.digest);
-                (record, module)
-            })
-            .collect())
-    }
-
-    fn load(&self, digest: &str) -> Result<Arc<Module>, String> {
+    /// The module of a digest, loaded from the data folder.
+    pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, String> {
         let path = self.folder.module(digest);
         let component =
             std::fs::read(&path).map_err(|error| format!("module {digest} is missing: {error}; deploy it again"))?;
@@ -412,33 +311,54 @@ impl Inner {
         self.engine.load(&accepted).map(|loaded| loaded.module).map_err(|error| error.to_string())
     }
 
-    fn parts(&self, record: Record, module: Result<Arc<Module>, String>, answers_from: Option<u64>) -> Parts {
-        let settings = &self.config.pipeline;
-        let source = self.sources.get(&record.source).cloned();
+    /// What a runner of a generation is made of.
+    pub(crate) fn parts(&self, name: &str, generation: &Generation, module: LoadedOrNot, role: Role) -> Parts {
+        let (pipeline, state) = (&self.config.pipeline, &self.config.state);
+        let (memtable_bytes, throttle) = match role {
+            Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
+            Role::Build => (self.config.rollout.memtable_bytes.max(state.memtable_bytes), throttle(&generation.build)),
+        };
         Parts {
-            module_info: record.module.clone(),
-            module,
-            source: source.ok_or_else(|| self.no_source(&record.source).to_string()),
-            path: self.folder.state(&record.name, record.generation),
+            deployment: name.to_owned(),
+            program: self.program(generation, module),
+            path: self.folder.state(name, generation.state_file),
             // As if there were a few more, so that those to come leave the budget nearly whole.
             state: self.config.state_options(self.deployments.read().len() + 4),
             settings: Settings {
                 batch: self.config.batch_limits(),
-                attempts: settings.attempts,
-                initial_backoff: settings.initial_backoff,
-                max_backoff: settings.max_backoff,
-                flush_interval: self.config.state.flush_interval,
-                memtable_bytes: self.config.state.memtable_bytes,
+                attempts: pipeline.attempts,
+                initial_backoff: pipeline.initial_backoff,
+                max_backoff: pipeline.max_backoff,
+                flush_interval: state.flush_interval,
+                memtable_bytes,
                 budget: Arc::clone(&self.budget),
+                shuffle: None,
             },
-            metrics: self.metrics.deployment(&record.name),
-            answers_from,
-            catch_up_wait: settings.catch_up_wait,
-            record,
+            metrics: self.metrics.deployment(name),
+            paused: generation.paused,
+            pace: (Ceiling::None, throttle),
+            answers_from: match role {
+                Role::Serve { answers_from } => answers_from,
+                Role::Follow | Role::Build => Some(0),
+            },
+            catch_up_wait: pipeline.catch_up_wait,
         }
     }
 
-    fn choose_source(&self, name: Option<&str>) -> Result<String, Error> {
+    /// What folds for a generation.
+    pub(crate) fn program(&self, generation: &Generation, module: LoadedOrNot) -> Program {
+        let source = self.sources.get(&generation.source).cloned();
+        Program {
+            generation: generation.number,
+            module,
+            source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
+            start: generation.start,
+            on_probation: generation.on_probation,
+            part: None,
+        }
+    }
+
+    pub(crate) fn choose_source(&self, name: Option<&str>) -> Result<String, Error> {
         match name {
             Some(name) if self.sources.contains_key(name) => Ok(name.to_owned()),
             Some(name) => Err(self.no_source(name)),
@@ -450,7 +370,7 @@ impl Inner {
         }
     }
 
-    fn no_source(&self, name: &str) -> Error {
+    pub(crate) fn no_source(&self, name: &str) -> Error {
         Error::Source(format!("there is no source {name}; the configuration has: {}", self.source_names()))
     }
 
@@ -458,8 +378,8 @@ impl Inner {
         self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 
-    /// Removes files that no deployment uses: after a delete, a replacement, or a crash in one of them.
-    fn remove_leftovers(&self) {
+    /// Removes files that no generation uses: after a delete, a retirement, or a crash in one of them.
+    pub(crate) fn remove_leftovers(&self) {
         match self.catalogue.deployments() {
             Ok(records) => self.folder.keep_only(&records),
             Err(error) => tracing::warn!(%error, "left unused files in place"),
@@ -467,29 +387,12 @@ impl Inner {
     }
 }
 
-fn new_record(
-    name: String,
-    source: String,
-    start: api::Start,
-    module: api::ModuleInfo,
-    existing: Option<&Deployment>,
-) -> Record {
-    Record {
-        generation: existing.map_or(1, |existing| existing.record().generation + 1),
-        // Only positions of one stream compare.
-        answers_from: existing
-            .filter(|existing| existing.record().source == source)
-            .map_or(0, |existing| existing.info().position),
-        name,
-        source,
-        start,
-        module,
-        paused: false,
-        deployed_at: jiff::Timestamp::now().to_string(),
-    }
+/// How fast a generation may be built.
+pub(crate) fn throttle(build: &api::BuildSettings) -> Throttle {
+    Throttle { events_per_second: build.max_rate, cpu_percent: build.cpu_percent }
 }
 
-fn audit(action: &str, deployment: &str, detail: String) -> Audit {
+pub(crate) fn audit(action: &str, deployment: &str, detail: String) -> Audit {
     Audit {
         at: jiff::Timestamp::now().to_string(),
         action: action.to_owned(),
@@ -498,7 +401,7 @@ fn audit(action: &str, deployment: &str, detail: String) -> Audit {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let sound = (1..=63).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');

@@ -132,8 +132,10 @@ pub fn describe(deployed: &Deployed) -> String {
     let deployment = &deployed.deployment;
     let outcome = match deployed.outcome {
         DeployOutcome::Created => "created",
-        DeployOutcome::Unchanged => "unchanged, this module already runs",
-        DeployOutcome::Replaced => "replaced, building its read model anew",
+        DeployOutcome::Unchanged => "unchanged",
+        DeployOutcome::Inherited => "inherited the state of the generation before",
+        DeployOutcome::Rebuilding => "building its read model beside the one that serves",
+        DeployOutcome::Migrating => "migrating the read model that serves",
     };
     let compiled = match deployed.compile_ms {
         0 => String::new(),
@@ -141,7 +143,7 @@ pub fn describe(deployed: &Deployed) -> String {
     };
     format!(
         "{}: {outcome} (generation {}, source {}{compiled})",
-        deployment.name, deployment.generation, deployment.source
+        deployment.name, deployed.generation, deployment.source
     )
 }
 
@@ -152,7 +154,13 @@ mod tests {
     #[test]
     fn outcome_is_told_in_one_line() {
         let deployment = super::super::show::tests::deployment();
-        let mut deployed = Deployed { deployment, outcome: DeployOutcome::Created, compile_ms: 48 };
+        let mut deployed = Deployed {
+            deployment,
+            outcome: DeployOutcome::Created,
+            generation: 2,
+            reason: String::new(),
+            compile_ms: 48,
+        };
         assert_eq!(describe(&deployed), "order-totals: created (generation 2, source events, compiled in 48 ms)");
         deployed.outcome = DeployOutcome::Unchanged;
         deployed.compile_ms = 0;

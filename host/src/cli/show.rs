@@ -124,6 +124,8 @@ pub(super) mod tests {
             instances: 1,
             deployed_at: "2026-11-23T10:00:00.000000000Z".to_owned(),
             failure: None,
+            candidate: None,
+            previous: None,
             module: ModuleInfo {
                 digest: "abcdef0123456789".to_owned(),
                 size: 102_400,

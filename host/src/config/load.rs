@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::key::Kind;
 use super::{
-    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Serve, State,
+    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, Serve, State,
 };
 
 /// The file that is read when none is named and it exists.
@@ -24,11 +24,12 @@ const SIMILARITY_MIN: f64 = 0.8;
 const KIND: &str = "kind";
 
 /// The sections with a fixed set of keys, in the order of the struct.
-pub(super) const SECTIONS: [(&str, &[Key]); 6] = [
+pub(super) const SECTIONS: [(&str, &[Key]); 7] = [
     ("serve", Serve::KEYS),
     ("modules", Modules::KEYS),
     ("state", State::KEYS),
     ("pipeline", Pipeline::KEYS),
+    ("rollout", Rollout::KEYS),
     ("limits", Limits::KEYS),
     ("log", LogOutput::KEYS),
 ];

@@ -14,7 +14,7 @@ use super::App;
 use super::extract::{self, NoParameters, Parameters, Segments};
 use super::problem::Problem;
 use crate::api;
-use crate::supervisor::DeployRequest;
+use crate::rollout::DeployRequest;
 
 /// What a deploy asks for beside the module.
 #[derive(Deserialize, IntoParams)]
@@ -24,12 +24,61 @@ pub(super) struct DeployParameters {
     /// Name of the deployment; left out, it is the module's.
     #[param(pattern = "^[a-z][a-z0-9-]{0,62}$")]
     name: Option<String>,
-    /// Source to read; left out, it is the only one.
+    /// Source to read; left out, that of the deployment there is, or the only one.
     source: Option<String>,
-    /// Where a new state begins; left out, at the beginning.
+    /// Where a new state begins; left out, where that of the deployment there is began, or at the beginning.
+    #[param(inline)]
+    start: Option<api::Start>,
+    /// How the state comes to be; left out, the host decides and says why.
+    #[param(inline)]
+    strategy: Option<api::Strategy>,
+    /// When a candidate takes over; left out, as soon as it has caught up.
     #[serde(default)]
     #[param(inline, required = false)]
-    start: api::Start,
+    promote: api::Promotion,
+    /// What a comparison with the generation that serves may show, as JSON (Gate); `{"allow":[]}` allows nothing.
+    gate: Option<String>,
+    /// Most events a second while a candidate is built.
+    #[param(minimum = 1)]
+    max_rate: Option<u64>,
+    /// Share of one core that a candidate may take while it is built, in percent.
+    #[param(minimum = 1, maximum = 100)]
+    cpu_percent: Option<u8>,
+}
+
+impl DeployParameters {
+    fn request(self) -> Result<DeployRequest, Problem> {
+        let build = build_settings(self.promote, self.gate.as_deref(), self.max_rate, self.cpu_percent)?;
+        let Self { name, source, start, strategy, .. } = self;
+        Ok(DeployRequest { name, source, start, strategy, build })
+    }
+}
+
+/// How a candidate is to be built, checked.
+pub(super) fn build_settings(
+    promote: api::Promotion,
+    gate: Option<&str>,
+    max_rate: Option<u64>,
+    cpu_percent: Option<u8>,
+) -> Result<api::BuildSettings, Problem> {
+    let gate = gate.map(serde_json::from_str::<api::Gate>).transpose();
+    let gate =
+        gate.map_err(|error| Problem::invalid(format!("gate is not as the description of Gate has it: {error}")))?;
+    check_throttle(max_rate, cpu_percent)?;
+    Ok(api::BuildSettings { promote, gate, max_rate, cpu_percent })
+}
+
+/// Checks how fast something may be built.
+pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> Result<(), Problem> {
+    if max_rate == Some(0) {
+        return Err(Problem::invalid("max_rate 0 builds nothing; pause the candidate instead"));
+    }
+    match cpu_percent {
+        Some(percent) if !(1..=100).contains(&percent) => {
+            Err(Problem::invalid(format!("cpu_percent {percent} is refused; give 1 to 100")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All deployments.
@@ -44,17 +93,20 @@ pub(super) async fn list(State(app): State<App>, _: Parameters<NoParameters>) ->
 
 /// Takes a module into service.
 ///
-/// The body is the component, or a core module that uses the contract. Under a
-/// name that is in use, another module makes a new generation.
+/// The body is the component, or a core module that uses the contract. Under a name that is in use, another module
+/// makes a new generation: it inherits the state where both store the same, else it is built beside what serves, which
+/// goes on until the new one has caught up.
 #[utoipa::path(post, path = "/v1/deployments", tag = "deployments", params(DeployParameters),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The module"),
     responses(
         (status = 200, description = "This module runs under the name already", body = api::Deployed),
-        (status = 201, description = "Created, or replaced", body = api::Deployed,
+        (status = 201, description = "Created, inherited, or being built", body = api::Deployed,
             headers(("Location" = String, description = "The deployment"))),
+        (status = 409, description = "It does not fit what there is now"),
         (status = 413, description = "Larger than modules.upload_bytes_max"),
         (status = 415, description = "The body is not declared as application/wasm"),
         (status = 422, description = "The module, its manifest or its source is refused, or a limit is reached"),
+        (status = 507, description = "There is no room for another state"),
     ))]
 pub(super) async fn deploy(
     State(app): State<App>,
@@ -66,6 +118,7 @@ pub(super) async fn deploy(
         Some("application/wasm" | "application/octet-stream") => {}
         found => return Err(extract::unsupported(found, "the module as application/wasm")),
     }
+    let wanted = parameters.request()?;
     let limit = app.upload_bytes_max;
     let room = app.capacity.body(&parts.headers, limit).await?;
     let upload = extract::body(&parts.headers, body, limit).await?;
@@ -73,9 +126,8 @@ pub(super) async fn deploy(
         return Err(Problem::invalid("the body is empty; send the .wasm file"));
     }
     let host = app.host.clone();
-    let DeployParameters { name, source, start } = parameters;
     let deployed = finish(async move {
-        let deployed = host.deploy(upload, DeployRequest { name, source, start }).await;
+        let deployed = host.deploy(upload, wanted).await;
         drop(room);
         deployed
     })
@@ -83,9 +135,7 @@ pub(super) async fn deploy(
     let location = format!("/v1/deployments/{}", deployed.deployment.name);
     match deployed.outcome {
         api::DeployOutcome::Unchanged => Ok(Json(deployed).into_response()),
-        api::DeployOutcome::Created | api::DeployOutcome::Replaced => {
-            Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(deployed)).into_response())
-        }
+        _ => Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(deployed)).into_response()),
     }
 }
 
@@ -123,39 +173,52 @@ pub(super) async fn delete(
     Ok(response)
 }
 
+/// Which of a deployment's generations is meant.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WhichParameters {
+    /// The candidate, instead of the generation that serves.
+    #[serde(default)]
+    #[param(required = false)]
+    candidate: bool,
+}
+
 /// Stops applying; the deployment keeps answering, and stays paused over restarts.
 #[utoipa::path(post, path = "/v1/deployments/{name}/pause", tag = "deployments",
-    params(("name" = String, Path, description = "Name of the deployment")),
+    params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
     responses(
         (status = 200, description = "The deployment as it is now", body = api::Deployment),
         (status = 404, description = "There is none of that name"),
+        (status = 409, description = "There is no candidate"),
     ))]
 pub(super) async fn pause(
     State(app): State<App>,
     Segments(name): Segments<String>,
-    _: Parameters<NoParameters>,
+    Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.pause(&name).await }).await??))
+    Ok(Json(finish(async move { host.pause(&name, which.candidate).await }).await??))
 }
 
 /// Goes on after a pause or a failure.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
-    params(("name" = String, Path, description = "Name of the deployment")),
+    params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
     responses(
         (status = 200, description = "The deployment as it is now", body = api::Deployment),
         (status = 404, description = "There is none of that name"),
+        (status = 409, description = "There is no candidate"),
     ))]
 pub(super) async fn resume(
     State(app): State<App>,
     Segments(name): Segments<String>,
-    _: Parameters<NoParameters>,
+    Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.resume(&name).await }).await??))
+    Ok(Json(finish(async move { host.resume(&name, which.candidate).await }).await??))
 }
 
 /// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.
-async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+pub(super) async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
     tokio::spawn(change).await.map_err(|error| super::lost(&error))
 }

@@ -101,6 +101,7 @@ pub(super) struct EntryPage<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<&'a str>,
     pub(super) position: u64,
+    pub(super) generation: u64,
 }
 
 /// [`crate::api::Change`], borrowed.

@@ -11,6 +11,7 @@ mod capacity;
 mod deployments;
 mod events;
 mod extract;
+mod generations;
 mod health;
 mod json;
 mod listen;
@@ -143,6 +144,16 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(deployments::show, deployments::delete))
         .routes(routes!(deployments::pause))
         .routes(routes!(deployments::resume))
+        .routes(routes!(generations::list))
+        .routes(routes!(generations::promote))
+        .routes(routes!(generations::rollback))
+        .routes(routes!(generations::abort))
+        .routes(routes!(generations::rebuild))
+        .routes(routes!(generations::rebuild_part))
+        .routes(routes!(generations::verify, generations::verification))
+        .routes(routes!(generations::throttle))
+        .routes(routes!(generations::prune))
+        .routes(routes!(generations::rebuilds))
         .routes(routes!(reads::scan))
         .routes(routes!(reads::entry))
         .routes(routes!(reads::query, reads::query_with_body))

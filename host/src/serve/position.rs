@@ -13,6 +13,8 @@ use super::problem::Problem;
 
 /// The header with the position that an answer reflects.
 pub(super) const POSITION: &str = "foldstream-position";
+/// The header with the generation that answered.
+pub(super) const GENERATION: &str = "foldstream-generation";
 
 /// How long a read waits for `at-least` unless it says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +44,7 @@ pub(super) struct Answer {
     pub(super) content_type: &'static str,
     pub(super) body: Bytes,
     pub(super) position: u64,
+    pub(super) generation: u64,
 }
 
 impl Answer {
@@ -61,6 +64,7 @@ impl Answer {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(HeaderName::from_static(POSITION), HeaderValue::from(self.position));
+        headers.insert(HeaderName::from_static(GENERATION), HeaderValue::from(self.generation));
         response
     }
 }
@@ -98,7 +102,7 @@ mod tests {
     use super::*;
 
     fn answer(body: &'static str) -> Answer {
-        Answer { content_type: "text/plain", body: Bytes::from_static(body.as_bytes()), position: 7 }
+        Answer { content_type: "text/plain", body: Bytes::from_static(body.as_bytes()), position: 7, generation: 2 }
     }
 
     fn respond(body: &'static str, if_none_match: &str) -> Response {
@@ -134,6 +138,7 @@ mod tests {
             let response = respond("one", &if_none_match);
             assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{if_none_match}");
             assert_eq!(response.headers()[POSITION], "7");
+            assert_eq!(response.headers()[GENERATION], "2");
             assert_eq!(response.headers()[header::ETAG], etag);
         }
         assert_eq!(respond("two", &etag).status(), StatusCode::OK);

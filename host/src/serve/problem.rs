@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::position::POSITION;
-use crate::{api, deployment, log, module, state, subject, supervisor};
+use crate::{api, log, module, rollout, runner, state, subject, supervisor};
 
 /// Seconds after which a client may try again when the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -24,6 +24,7 @@ pub(super) enum Kind {
     Conflict,
     Refused,
     Limit,
+    NoRoom,
     QueryFailed,
     Unauthorized,
     Forbidden,
@@ -44,9 +45,10 @@ impl Kind {
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
             Self::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::Conflict => ("conflict", StatusCode::CONFLICT, "An expectation did not hold"),
+            Self::Conflict => ("conflict", StatusCode::CONFLICT, "It does not fit what there is now"),
             Self::Refused => ("refused", StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
             Self::Limit => ("limit", StatusCode::UNPROCESSABLE_ENTITY, "A limit was reached"),
+            Self::NoRoom => ("no-room", StatusCode::INSUFFICIENT_STORAGE, "There is no room on disk"),
             Self::QueryFailed => ("query-failed", StatusCode::UNPROCESSABLE_ENTITY, "The module failed to answer"),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not from there"),
@@ -153,13 +155,16 @@ impl From<supervisor::Error> for Problem {
     fn from(error: supervisor::Error) -> Self {
         use supervisor::Error;
         let kind = match error {
-            Error::NotFound(_) => Kind::NotFound,
+            Error::NotFound(_) | Error::Missing(_) => Kind::NotFound,
             Error::Name(_) | Error::Source(_) => Kind::Invalid,
             Error::Module(error) => return error.into(),
             Error::State(error) => return error.into(),
             Error::Log(error) => return error.into(),
             Error::DataFolder { .. } => Kind::Internal,
             Error::TooMany(_) => Kind::Limit,
+            Error::Conflict(_) => Kind::Conflict,
+            Error::Refused(_) => Kind::Refused,
+            Error::NoRoom(_) => Kind::NoRoom,
             Error::Stopping => Kind::Stopping,
         };
         Self::new(kind, error.to_string())
@@ -181,6 +186,7 @@ impl From<state::Error> for Problem {
     fn from(error: state::Error) -> Self {
         let kind = match error {
             state::Error::Limit { .. } => Kind::Limit,
+            state::Error::Refused(_) => Kind::Refused,
             state::Error::Open(_) | state::Error::Storage(_) => Kind::Internal,
         };
         Self::new(kind, error.to_string())
@@ -198,11 +204,33 @@ impl From<log::Error> for Problem {
     }
 }
 
-impl From<deployment::ReadError> for Problem {
-    fn from(error: deployment::ReadError) -> Self {
+impl From<rollout::ViewError> for Problem {
+    fn from(error: rollout::ViewError) -> Self {
         match error {
-            deployment::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
-            deployment::ReadError::Behind(behind) => {
+            rollout::ViewError::Host(error) => error.into(),
+            rollout::ViewError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<rollout::AsOfError> for Problem {
+    fn from(error: rollout::AsOfError) -> Self {
+        match error {
+            rollout::AsOfError::Host(error) => error.into(),
+            rollout::AsOfError::Read(error) => error.into(),
+            rollout::AsOfError::Preparing(preparing) => {
+                let position = preparing.position;
+                Self::new(Kind::NotReady, preparing.to_string()).at(position)
+            }
+        }
+    }
+}
+
+impl From<runner::ReadError> for Problem {
+    fn from(error: runner::ReadError) -> Self {
+        match error {
+            runner::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
+            runner::ReadError::Behind(behind) => {
                 Self::new(Kind::Behind, format!("{behind}; ask again, or wait longer with timeout")).at(behind.position)
             }
         }
@@ -247,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn problem_carries_what_a_client_needs_to_go_on() {
-        let behind = deployment::ReadError::from(deployment::Behind { wanted: 9, position: 7 });
+        let behind = runner::ReadError::from(runner::Behind { wanted: 9, position: 7 });
         let response = Problem::from(behind).into_response();
         assert_eq!((response.status().as_u16(), &response.headers()[POSITION]), (504, &HeaderValue::from(7)));
         let problem = body(response).await;

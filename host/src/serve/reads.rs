@@ -15,8 +15,10 @@ use super::json;
 use super::position::{self, Answer};
 use super::problem::{self, Problem};
 use crate::api;
+use crate::deployment::View;
 use crate::event::Payload;
-use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::rollout::Moment;
+use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection};
 
 /// How fresh a read must be.
 #[derive(Deserialize, IntoParams)]
@@ -28,6 +30,10 @@ pub(super) struct ReadParameters {
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
+    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    generation: Option<u64>,
+    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    as_of: Option<String>,
 }
 
 /// The order of a scan.
@@ -67,6 +73,10 @@ pub(super) struct ScanParameters {
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
+    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    generation: Option<u64>,
+    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    as_of: Option<String>,
 }
 
 /// Entries or events on a page unless the client says otherwise.
@@ -94,11 +104,35 @@ pub(super) struct QueryParameters {
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
+    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    generation: Option<u64>,
+    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    as_of: Option<String>,
 }
 
-async fn snapshot(app: &App, name: &str, at_least: Option<u64>, timeout: Option<&str>) -> Result<Snapshot, Problem> {
-    let timeout = position::timeout(timeout, app.config.wait_max)?;
-    Ok(app.host.deployment(name)?.snapshot(at_least, timeout).await?)
+/// The state that a read is answered from.
+async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Problem> {
+    let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
+    let deployment = app.host.deployment(name)?;
+    match (read.generation, &read.as_of) {
+        (None, None) => Ok(deployment.view(read.at_least, timeout).await?),
+        (Some(generation), None) => Ok(app.host.view_of(&deployment, generation, read.at_least, timeout).await?),
+        (None, Some(moment)) if read.at_least.is_none() => {
+            Ok(app.host.view_as_of(&deployment, moment_of(moment)?, timeout).await?)
+        }
+        _ => Err(Problem::invalid("as-of stands alone: leave out generation and at-least")),
+    }
+}
+
+/// Reads `as-of`: a sequence, or a time.
+fn moment_of(text: &str) -> Result<Moment, Problem> {
+    if let Ok(sequence) = text.parse() {
+        return Ok(Moment::Sequence(sequence));
+    }
+    let time = text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_nanosecond()).ok());
+    time.map(Moment::Time).ok_or_else(|| {
+        Problem::invalid(format!("as-of `{text}` is refused; give a sequence, or a time like 2026-11-24T10:00:00Z"))
+    })
 }
 
 /// The value of one entry.
@@ -124,15 +158,16 @@ pub(super) async fn entry(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let snapshot = snapshot(&app, &name, parameters.at_least, parameters.timeout.as_deref()).await?;
-    let position = snapshot.position();
+    let view = view(&app, &name, &parameters).await?;
+    let (snapshot, position) = (&view.snapshot, view.snapshot.position());
     // One look-up is a few pages of a tree that is mostly cached: cheaper here than a change of thread.
     let value = if key.len() > KEY_BYTES_MAX { None } else { snapshot.get(&key)? };
     let Some(value) = value else {
         return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
     };
     let content_type = json::content_type(&value);
-    Ok(Answer { content_type, body: json::octets(value), position }.respond(&method, &headers))
+    let answer = Answer { content_type, body: json::octets(value), position, generation: view.generation };
+    Ok(answer.respond(&method, &headers))
 }
 
 /// A page of entries, by prefix or range, in either order.
@@ -150,7 +185,13 @@ pub(super) async fn scan(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     check_limit(parameters.limit)?;
-    let snapshot = snapshot(&app, &name, parameters.at_least, parameters.timeout.as_deref()).await?;
+    let read = ReadParameters {
+        at_least: parameters.at_least,
+        timeout: parameters.timeout,
+        generation: parameters.generation,
+        as_of: parameters.as_of,
+    };
+    let view = view(&app, &name, &read).await?;
     let scan = Scan {
         selection: selection(parameters.prefix, parameters.start, parameters.end)?,
         after: parameters.after,
@@ -163,23 +204,25 @@ pub(super) async fn scan(
     let place = acquire(&app.capacity.scans, "scans").await?;
     let answer = super::blocking(move || {
         let _place = place;
-        let position = snapshot.position();
-        let page = snapshot.scan(&scan)?;
+        let (position, generation) = (view.snapshot.position(), view.generation);
+        let page = view.snapshot.scan(&scan)?;
         Ok::<_, Problem>(Answer {
             content_type: "application/json",
-            body: write_page(&page, position).into(),
+            body: write_page(&page, position, generation).into(),
             position,
+            generation,
         })
     })
     .await??;
     Ok(answer.respond(&method, &headers))
 }
 
-fn write_page(page: &Page, position: u64) -> Vec<u8> {
+fn write_page(page: &Page, position: u64, generation: u64) -> Vec<u8> {
     let entries = page.entries.iter().map(|(key, value)| json::Entry { key, value: json::Value(value) }).collect();
     let last = page.entries.last().map(|(key, _)| &**key);
     let next = if page.more { last } else { None };
-    serde_json::to_vec(&json::EntryPage { entries, next, position }).expect("keys and values are plain data")
+    serde_json::to_vec(&json::EntryPage { entries, next, position, generation })
+        .expect("keys and values are plain data")
 }
 
 /// The keys that a scan covers.
@@ -216,8 +259,13 @@ pub(super) async fn query(
     if !args.is_empty() {
         check_json(args.as_bytes(), "args")?;
     }
-    let freshness = ReadParameters { at_least: parameters.at_least, timeout: parameters.timeout };
-    let answer = ask(&app, &name, query, Payload::from(args), freshness).await?;
+    let read = ReadParameters {
+        at_least: parameters.at_least,
+        timeout: parameters.timeout,
+        generation: parameters.generation,
+        as_of: parameters.as_of,
+    };
+    let answer = ask(&app, &name, query, Payload::from(args), read).await?;
     Ok(answer.respond(&method, &headers))
 }
 
@@ -282,16 +330,13 @@ fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
 
 async fn ask(app: &App, name: &str, query: String, args: Payload, read: ReadParameters) -> Result<Answer, Problem> {
     let _place = acquire(&app.capacity.queries, "queries").await?;
-    let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
-    let deployment = app.host.deployment(name)?;
-    let snapshot = deployment.snapshot(read.at_least, timeout).await?;
-    let position = snapshot.position();
-    match deployment.query(snapshot, query.clone(), args).await {
-        Ok(answer) => Ok(Answer { content_type: json::content_type(&answer), body: json::octets(answer), position }),
-        Err(error) => {
-            let known: Vec<String> = deployment.info().module.queries.into_iter().map(|query| query.name).collect();
-            Err(problem::from_query(&error, &query, &known).at(position))
+    let view = view(app, name, &read).await?;
+    let (position, generation) = (view.snapshot.position(), view.generation);
+    match view.query(query.clone(), args).await {
+        Ok(answer) => {
+            Ok(Answer { content_type: json::content_type(&answer), body: json::octets(answer), position, generation })
         }
+        Err(error) => Err(problem::from_query(&error, &query, &view.queries()).at(position)),
     }
 }
 
@@ -315,10 +360,19 @@ mod tests {
     #[test]
     fn page_that_goes_on_names_its_last_key() {
         let entries = vec![("a".into(), Payload::from("1")), ("b".into(), Payload::from("two"))];
-        let text = |more| String::from_utf8(write_page(&Page { entries: entries.clone(), more }, 9)).expect("text");
+        let text = |more| String::from_utf8(write_page(&Page { entries: entries.clone(), more }, 9, 2)).expect("text");
         let all = r#"{"entries":[{"key":"a","value":1},{"key":"b","value":"two"}]"#;
-        assert_eq!(text(true), format!(r#"{all},"next":"b","position":9}}"#));
-        assert_eq!(text(false), format!(r#"{all},"position":9}}"#));
+        assert_eq!(text(true), format!(r#"{all},"next":"b","position":9,"generation":2}}"#));
+        assert_eq!(text(false), format!(r#"{all},"position":9,"generation":2}}"#));
+    }
+
+    #[test]
+    fn moments_are_sequences_or_times() {
+        assert_eq!(moment_of("42").expect("sound"), Moment::Sequence(42));
+        assert_eq!(moment_of("1970-01-01T00:00:01Z").expect("sound"), Moment::Time(1_000_000_000));
+        for text in ["", "-1", "yesterday", "1969-12-31T00:00:00Z"] {
+            assert!(moment_of(text).is_err(), "{text}");
+        }
     }
 
     #[test]

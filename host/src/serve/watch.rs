@@ -24,6 +24,7 @@ use super::problem::{Kind, Problem};
 use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Seat, Sender};
 use crate::api::PositionMark;
 use crate::deployment::Deployment;
+use crate::runner::Runner;
 use crate::state::{self, Key, Snapshot};
 
 /// Shortest time between two rounds: a replay commits hundreds of batches a second, and a thousand watchers must not
@@ -75,15 +76,18 @@ pub(super) async fn changes(
     let after = sse::resume(&headers, parameters.after)?;
     let deployment = app.host.deployment(&name)?;
     let timeout = position::timeout(None, app.config.wait_max)?;
-    let position = deployment.snapshot(None, timeout).await?.position();
-    let generation_begins = deployment.record().answers_from;
+    let view = deployment.view(None, timeout).await?;
+    let position = view.snapshot.position();
+    let generation_begins = deployment.record().active().serves_from;
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
     response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
     let watch = Watch {
         app,
+        runner: deployment.active(),
         deployment,
         prefix: parameters.prefix,
         seen: after.unwrap_or(position),
+        counts_alike: after.is_none_or(|after| after <= position),
         must_reset: after.is_some_and(|after| !is_resumable(after, position, generation_begins)),
         next_round: Instant::now(),
         heartbeat: Instant::now() + HEARTBEAT,
@@ -111,9 +115,13 @@ pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
 struct Watch {
     app: App,
     deployment: Arc<Deployment>,
+    /// The runner whose changes are sent.
+    runner: Arc<Runner>,
     prefix: String,
     /// Everything up to this position was sent.
     seen: u64,
+    /// Whether positions of the runner before and of this one are of one stream.
+    counts_alike: bool,
     /// What was sent is no longer worth anything: the next round says so instead of going on.
     must_reset: bool,
     next_round: Instant,
@@ -139,7 +147,7 @@ impl Watch {
         self.sender.flush().await?;
         let advanced = async {
             tokio::time::sleep_until(self.next_round).await;
-            self.deployment.advanced(self.seen).await
+            self.runner.advanced(self.seen).await;
         };
         // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
         tokio::select! {
@@ -151,19 +159,24 @@ impl Watch {
         self.follow()
     }
 
-    /// Ends the watch when its deployment was deleted; goes on with the generation that took its place.
+    /// Ends the watch when its deployment was deleted; goes on with the generation that took over.
     fn follow(&mut self) -> Result<(), Ended> {
         let current = self.app.host.deployment(self.deployment.name()).map_err(|_| Ended)?;
         if !Arc::ptr_eq(&current, &self.deployment) {
             self.deployment = current;
+        }
+        let active = self.deployment.active();
+        if !Arc::ptr_eq(&active, &self.runner) {
+            self.counts_alike = active.now().stream == self.runner.now().stream;
+            self.runner = active;
             self.must_reset = true;
         }
         Ok(())
     }
 
     /// What can be read just now; none while the deployment is opened, or behind what it answered before.
-    async fn snapshot(&mut self) -> Option<Snapshot> {
-        let snapshot = self.deployment.snapshot(None, Duration::ZERO).await.ok();
+    fn snapshot(&mut self) -> Option<Snapshot> {
+        let snapshot = self.runner.try_snapshot(None).ok();
         if snapshot.is_none() {
             self.next_round = Instant::now() + NOT_READY_PAUSE;
         }
@@ -178,9 +191,13 @@ impl Watch {
 
     /// Sends what changed since the last round.
     async fn round(&mut self) -> Result<(), Ended> {
-        let Some(mut snapshot) = self.snapshot().await else { return Ok(()) };
+        let Some(mut snapshot) = self.snapshot() else { return Ok(()) };
         let position = snapshot.position();
         if self.must_reset {
+            // One that took over may be a moment behind what its predecessor, which still follows, has shown.
+            if position < self.seen && self.counts_alike {
+                return Ok(());
+            }
             self.reset(position);
         }
         // A state that was opened again after a failure of the disk is behind for a moment, and folds the same anew.
@@ -189,7 +206,7 @@ impl Watch {
         }
         // Asked after the snapshot was taken, so that it knows at least of all that the snapshot reflects; a key that
         // changed since then is sent twice rather than never.
-        let Some(mut keys) = self.deployment.changed_since(self.seen, &self.prefix) else {
+        let Some(mut keys) = self.runner.changed_since(self.seen, &self.prefix) else {
             self.reset(position);
             return Ok(());
         };
@@ -198,7 +215,7 @@ impl Watch {
         while !keys.is_empty() {
             if taken.elapsed() > SNAPSHOT_AGE_MAX {
                 // What is left is sent later, from the beginning of the round, when there is nothing to read now.
-                let Some(newer) = self.snapshot().await.filter(|newer| newer.position() >= position) else {
+                let Some(newer) = self.snapshot().filter(|newer| newer.position() >= position) else {
                     return Ok(());
                 };
                 (snapshot, taken) = (newer, Instant::now());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::file::{FORMAT, check_format, open_database, storage};
-use crate::api::{ModuleInfo, Start};
+use crate::api::{BuildSettings, Comparison, GenerationStatus, ModuleInfo, Start, Strategy};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
@@ -19,25 +19,110 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Audit entries that are kept; older ones are dropped.
 const AUDIT_MAX: u64 = 10_000;
 
-/// A deployment as the catalogue remembers it.
+/// A deployment as the catalogue remembers it: one row, so that a cut-over is one commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its name.
     pub name: String,
     /// Number of the generation that serves.
-    pub generation: u64,
+    pub active: u64,
+    /// Its generations, by rising number. Files of one that is not among them are leftovers.
+    pub generations: Vec<Generation>,
+}
+
+impl Record {
+    /// A generation, by number.
+    pub fn generation(&self, number: u64) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.number == number)
+    }
+
+    /// A generation to change, by number.
+    pub fn generation_mut(&mut self, number: u64) -> Option<&mut Generation> {
+        self.generations.iter_mut().find(|generation| generation.number == number)
+    }
+
+    /// The generation that serves.
+    pub fn active(&self) -> &Generation {
+        self.generation(self.active).expect("the active generation is one of the record's")
+    }
+
+    /// The same, to change it.
+    pub fn active_mut(&mut self) -> &mut Generation {
+        let active = self.active;
+        self.generation_mut(active).expect("the active generation is one of the record's")
+    }
+
+    /// The generation that is being built or waits to serve; there is at most one.
+    pub fn candidate(&self) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.status.is_candidate())
+    }
+
+    /// The last generation that served, while it is kept.
+    pub fn previous(&self) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.status == GenerationStatus::Previous)
+    }
+
+    /// The number that the next generation gets.
+    pub fn next_number(&self) -> u64 {
+        self.generations.last().map_or(1, |last| last.number + 1)
+    }
+
+    /// Whether a generation that is not retired uses a state file.
+    pub fn uses_file(&self, state_file: u64) -> bool {
+        self.generations.iter().any(|generation| generation.has_file() && generation.state_file == state_file)
+    }
+}
+
+/// One module and one state file under a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its number; numbers only rise.
+    pub number: u64,
     /// Its module.
     pub module: ModuleInfo,
     /// Name of the source.
     pub source: String,
     /// Where a new state begins.
     pub start: Start,
+    /// Number in the name of its state file: its own, or that of the generation whose state it inherited.
+    pub state_file: u64,
+    /// How its state came to be.
+    pub strategy: Strategy,
+    /// What it is.
+    pub status: GenerationStatus,
+    /// Why, in words.
+    pub reason: String,
+    /// When it was deployed, in RFC 3339.
+    pub created_at: String,
+    /// Since when it has its status, in RFC 3339.
+    pub status_since: String,
     /// Whether an operator paused it.
     pub paused: bool,
-    /// When it was deployed, in RFC 3339.
-    pub deployed_at: String,
-    /// Position that the predecessor had reached: reads wait for it, so that they never go back.
-    pub answers_from: u64,
+    /// Position from which on it serves: what clients saw before was of another generation.
+    pub serves_from: u64,
+    /// Whether it ever answered reads.
+    pub has_served: bool,
+    /// It took over a state file and has not yet shown that it can go on with it; on failure the previous one is put back.
+    pub on_probation: bool,
+    /// What was asked for when it was built.
+    pub build: BuildSettings,
+    /// What the last comparison with the active generation found.
+    pub comparison: Option<Comparison>,
+}
+
+impl Generation {
+    /// Gives it another status.
+    pub fn enter(&mut self, status: GenerationStatus, reason: impl Into<String>) {
+        self.has_served |= status == GenerationStatus::Active;
+        self.status = status;
+        self.reason = reason.into();
+        self.status_since = jiff::Timestamp::now().to_string();
+    }
+
+    /// Whether its state file is kept.
+    pub fn has_file(&self) -> bool {
+        self.status != GenerationStatus::Retired
+    }
 }
 
 /// Something that was done, for the audit log.
@@ -45,7 +130,7 @@ pub struct Record {
 pub struct Audit {
     /// When, in RFC 3339.
     pub at: String,
-    /// What: `deploy`, `pause`, `resume`, `delete`.
+    /// What: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, ….
     pub action: String,
     /// To which deployment.
     pub deployment: String,
@@ -94,6 +179,11 @@ impl Catalogue {
     /// Removes a deployment and writes an audit entry, as one.
     pub fn remove(&self, name: &str, audit: &Audit) -> Result<(), Error> {
         self.change(audit, |table| table.remove(name).map(|_| ()))
+    }
+
+    /// Writes an audit entry alone.
+    pub fn note(&self, audit: &Audit) -> Result<(), Error> {
+        self.change(audit, |_| Ok(()))
     }
 
     fn change(

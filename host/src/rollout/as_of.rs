@@ -1,0 +1,185 @@
+//! As-of reads: what a deployment would have answered at an earlier sequence or time.
+//!
+//! The stream is folded aside up to there, from the nearest snapshot that was kept, and the result stays for a while, as
+//! whoever looks back once mostly looks again. How many there are, and how much disk they take, is bounded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::scratch::{Aside, Scratch};
+use super::snapshots;
+use crate::deployment::{Deployment, View};
+use crate::pipeline::Ceiling;
+use crate::runner::ReadError;
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host};
+
+/// A moment in the past of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Right after this sequence.
+    Sequence(u64),
+    /// Right after the last event that was stored at or before this time, in nanoseconds since the Unix epoch.
+    Time(u64),
+}
+
+impl Moment {
+    fn ceiling(self) -> Ceiling {
+        match self {
+            Self::Sequence(sequence) => Ceiling::Position(sequence),
+            Self::Time(time_ns) => Ceiling::Time(time_ns),
+        }
+    }
+}
+
+/// A state of the past.
+#[derive(Debug)]
+struct Past {
+    deployment: String,
+    generation: u64,
+    moment: Moment,
+    scratch: Arc<Scratch>,
+    used_at: Instant,
+}
+
+/// The states of the past that are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Pasts(Mutex<Vec<Past>>);
+
+/// How far a state of the past is.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the state as of then is being prepared: at {position} of {target}, {rate:.0} events/s; ask again, it goes on meanwhile"
+)]
+pub struct Preparing {
+    /// The position that it has reached.
+    pub position: u64,
+    /// The position, at most, that it has to reach.
+    pub target: u64,
+    /// Events per second.
+    pub rate: f64,
+}
+
+/// Why there is no view of the past.
+#[derive(Debug, thiserror::Error)]
+pub enum AsOfError {
+    /// It can't be had.
+    #[error(transparent)]
+    Host(#[from] Error),
+    /// The deployment can't be read just now.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It is not there yet.
+    #[error(transparent)]
+    Preparing(#[from] Preparing),
+}
+
+impl Host {
+    /// A view of a deployment as of a moment, waited for no longer than `timeout`.
+    pub async fn view_as_of(
+        &self,
+        deployment: &Arc<Deployment>,
+        moment: Moment,
+        timeout: Duration,
+    ) -> Result<View, AsOfError> {
+        // What can't be read now has no past that can be told from its future.
+        let head = deployment.view(None, timeout).await?.snapshot.position();
+        let record = deployment.record();
+        let generation = record.active();
+        if let Moment::Sequence(sequence) = moment
+            && sequence > head
+        {
+            return Err(Error::Refused(format!(
+                "sequence {sequence} is still to come: {} is at {head}; at-least waits for what is to come",
+                deployment.name()
+            ))
+            .into());
+        }
+        let scratch = self.past(deployment, generation, moment).await?;
+        match tokio::time::timeout(timeout, scratch.arrives(0)).await {
+            Ok(arrived) => arrived?,
+            Err(_) => {
+                let (now, position) = (scratch.runner.now(), scratch.runner.position());
+                let target = if let Moment::Sequence(sequence) = moment { sequence } else { head };
+                return Err(Preparing { position, target, rate: now.rate }.into());
+            }
+        };
+        let gone = || Error::Conflict("the state as of then was closed; ask again".to_owned());
+        let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
+        Ok(View::of(Arc::clone(&scratch.runner), snapshot))
+    }
+
+    /// The state as of a moment, found or begun.
+    async fn past(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: &Generation,
+        moment: Moment,
+    ) -> Result<Arc<Scratch>, Error> {
+        if let Some(known) = self.inner.pasts.find(deployment.name(), generation.number, moment) {
+            return Ok(known);
+        }
+        let module = self.module_of(generation).await?;
+        let folder = self.inner.folder.snapshots(deployment.name());
+        let from = snapshots::nearest(&folder, generation.state_file, moment);
+        let aside = Aside { ceiling: moment.ceiling(), from, ..Aside::default() };
+        let scratch = Arc::new(self.fold_aside(deployment.name(), generation, module, aside).await?);
+        let rollout = &self.inner.config.rollout;
+        let past = Past {
+            deployment: deployment.name().to_owned(),
+            generation: generation.number,
+            moment,
+            scratch,
+            used_at: Instant::now(),
+        };
+        Ok(self.inner.pasts.add(past, rollout.as_of_max.max(1), rollout.as_of_bytes_max))
+    }
+}
+
+impl Pasts {
+    fn find(&self, deployment: &str, generation: u64, moment: Moment) -> Option<Arc<Scratch>> {
+        let mut pasts = self.0.lock();
+        let past = pasts
+            .iter_mut()
+            .find(|past| past.deployment == deployment && past.generation == generation && past.moment == moment)?;
+        // One that failed is tried anew.
+        if past.scratch.runner.now().state == crate::api::DeploymentState::Failed {
+            let scratch = Arc::clone(&past.scratch);
+            pasts.retain(|past| !Arc::ptr_eq(&past.scratch, &scratch));
+            return None;
+        }
+        past.used_at = Instant::now();
+        Some(Arc::clone(&past.scratch))
+    }
+
+    /// Adds one, unless another was quicker to, and lets go of those that were not used for longest.
+    fn add(&self, past: Past, most: usize, bytes_max: u64) -> Arc<Scratch> {
+        let mut pasts = self.0.lock();
+        let known = pasts.iter().find(|known| {
+            (&known.deployment, known.generation, known.moment) == (&past.deployment, past.generation, past.moment)
+        });
+        if let Some(known) = known {
+            return Arc::clone(&known.scratch);
+        }
+        pasts.sort_by_key(|past| past.used_at);
+        let bytes = |past: &Past| std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len());
+        while pasts.len() >= most || (!pasts.is_empty() && pasts.iter().map(bytes).sum::<u64>() > bytes_max) {
+            pasts.remove(0);
+        }
+        let scratch = Arc::clone(&past.scratch);
+        pasts.push(past);
+        scratch
+    }
+
+    /// Lets go of all of a deployment.
+    pub(super) fn forget(&self, deployment: &str) {
+        self.0.lock().retain(|past| past.deployment != deployment);
+    }
+
+    /// Lets go of those that were not used for so long.
+    pub(crate) fn expire(&self, unused: Duration) {
+        self.0.lock().retain(|past| past.used_at.elapsed() < unused);
+    }
+}

@@ -1,0 +1,339 @@
+//! Building a candidate beside the generation that serves, until it can take over.
+//!
+//! One task drives a candidate: it waits for its turn, starts the runner, and looks how far that is. What it does is
+//! noted in the catalogue, so that a host that starts again goes on where it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cut_over::Turn;
+use super::steps;
+use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
+use crate::deployment::Deployment;
+use crate::module::Accepted;
+use crate::runner::Runner;
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host, Role, blocking};
+
+/// How often a candidate is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Pause after a cut-over that was missed; it doubles up to the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A candidate with no more events to apply than these is within reach, also under a load that never lets it be done.
+const REACH_EVENTS: u64 = 2_048;
+
+/// What became of a candidate.
+enum Built {
+    /// It follows the stream.
+    Ready,
+    /// It can't go on.
+    Failed(String),
+    /// It is no candidate any more, or the host is stopping.
+    Gone,
+}
+
+impl Host {
+    /// Notes a candidate with its module, and begins to build it. The caller holds the deployment's lock.
+    pub(super) async fn begin_candidate(
+        &self,
+        deployment: &Arc<Deployment>,
+        accepted: &Accepted,
+        generation: Generation,
+    ) -> Result<(), Error> {
+        self.check_room(deployment).await?;
+        let naming = self.inner.naming.read().await;
+        let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
+        blocking(move || inner.folder.store_module(&accepted.digest, &accepted.component)).await?;
+        steps::reached("deploy-module-stored");
+        let number = generation.number;
+        self.note_candidate(deployment, generation, "deploy").await?;
+        drop(naming);
+        self.end_unused(deployment).await;
+        self.drive(deployment, number);
+        Ok(())
+    }
+
+    /// The same for a module that is stored.
+    pub(super) async fn add_candidate(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: Generation,
+        action: &str,
+    ) -> Result<(), Error> {
+        self.check_room(deployment).await?;
+        let number = generation.number;
+        self.note_candidate(deployment, generation, action).await?;
+        self.end_unused(deployment).await;
+        self.drive(deployment, number);
+        Ok(())
+    }
+
+    /// Notes a candidate. One that was being built gives way.
+    async fn note_candidate(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: Generation,
+        action: &str,
+    ) -> Result<(), Error> {
+        let mut record = deployment.record();
+        let (number, reason) = (generation.number, generation.reason.clone());
+        for other in &mut record.generations {
+            let is_left_over = other.status == GenerationStatus::Failed && other.state_file == other.number;
+            if other.status.is_candidate() || is_left_over {
+                other.enter(GenerationStatus::Retired, format!("gave way to generation {number}"));
+            }
+        }
+        record.generations.push(generation);
+        self.commit(deployment, record, action, format!("generation {number}: {reason}")).await?;
+        steps::reached("deploy-recorded");
+        Ok(())
+    }
+
+    /// Brings a candidate to its end, in a task of its own.
+    pub(crate) fn drive(&self, deployment: &Arc<Deployment>, number: u64) {
+        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        tokio::spawn(async move {
+            match host.build(&deployment, number).await {
+                Built::Ready => host.bring_in(&deployment, number).await,
+                Built::Failed(reason) => host.give_up(&deployment, number, &reason).await,
+                Built::Gone => {}
+            }
+        });
+    }
+
+    /// The candidate of this number, as long as it is one.
+    fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
+        let is_known = self.deployment(deployment.name()).is_ok_and(|known| std::ptr::eq(&*known, deployment));
+        let record = deployment.record();
+        let candidate = record.generation(number).filter(|generation| generation.status.is_candidate());
+        candidate.filter(|_| is_known && !self.is_stopping()).cloned()
+    }
+
+    async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
+        let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
+        let ticket = self.inner.rebuilds.enter();
+        let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
+        let gone = async {
+            while self.candidate(deployment, number).is_some() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let has_turn = tokio::select! {
+            () = turn => true,
+            () = gone => false,
+        };
+        let built = if has_turn { self.build_now(deployment, number).await } else { Built::Gone };
+        deployment.set_place(generation.state_file, None);
+        built
+    }
+
+    async fn build_now(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
+        if let Err(built) = self.prepare_file(deployment, number).await {
+            return built;
+        }
+        let runner = match self.start_candidate(deployment, number).await {
+            Ok(runner) => runner,
+            Err(built) => return built,
+        };
+        steps::reached("build-started");
+        loop {
+            if self.candidate(deployment, number).is_none() {
+                return Built::Gone;
+            }
+            let now = runner.now();
+            match now.state {
+                DeploymentState::Failed => {
+                    let failure = now.failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
+                    return Built::Failed(failure.unwrap_or_else(|| "it failed".to_owned()));
+                }
+                DeploymentState::Live => return Built::Ready,
+                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= REACH_EVENTS => return Built::Ready,
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Makes the file of a candidate that does not begin with an empty one.
+    async fn prepare_file(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
+        let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
+        if generation.strategy != Strategy::Migrate {
+            return Ok(());
+        }
+        self.migrate(deployment, &generation).await.map_err(|error| Built::Failed(error.to_string()))
+    }
+
+    /// Starts the runner, unless the candidate went away meanwhile.
+    async fn start_candidate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
+        let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
+        let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
+        let runner = self.start_runner(deployment.name(), &generation, Role::Build).await;
+        deployment.add_runner(generation.state_file, Arc::clone(&runner));
+        Ok(runner)
+    }
+
+    /// Notes that a candidate is ready, and lets it take over where that was asked for, as soon as it can.
+    async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
+        if let Err(error) = self.note_ready(deployment, number).await {
+            tracing::error!(deployment = deployment.name(), generation = number, %error, "a candidate that is ready could not be noted");
+            return;
+        }
+        steps::reached("build-ready");
+        let mut pause = RETRY_PAUSE.0;
+        loop {
+            let Some(generation) = self.candidate(deployment, number) else { return };
+            if generation.build.promote == Promotion::Manual {
+                return;
+            }
+            match self.take_turn(deployment, number).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::info!(deployment = deployment.name(), generation = number, %error, "not taken over yet");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE.1);
+        }
+    }
+
+    async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        if self.candidate(deployment, number).is_none() {
+            return Ok(());
+        }
+        let mut record = deployment.record();
+        let generation = record.generation_mut(number).expect("it was just looked at");
+        let reason = match generation.build.promote {
+            Promotion::Auto => "caught up",
+            Promotion::Manual => "caught up; waits to be promoted",
+        };
+        generation.enter(GenerationStatus::Ready, reason);
+        self.commit(deployment, record, "ready", format!("generation {number}")).await
+    }
+
+    /// One attempt to take over.
+    async fn take_turn(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        let record = deployment.record();
+        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        if record.active().paused {
+            return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
+        }
+        if let Some(runner) = deployment.runner(candidate.state_file)
+            && !runner.is_running()
+        {
+            return Err(Error::Conflict("the candidate is paused or failed; resume or abort it".to_owned()));
+        }
+        let was_compared = candidate.comparison.as_ref().is_some_and(|comparison| comparison.refused == 0);
+        if candidate.build.gate.is_some() && !was_compared {
+            self.pass_gate(deployment, number).await?;
+        }
+        self.turn(deployment, number, Turn::CutOver).await.map(drop)
+    }
+
+    async fn give_up(&self, deployment: &Arc<Deployment>, number: u64, reason: &str) {
+        tracing::warn!(
+            deployment = deployment.name(),
+            generation = number,
+            reason,
+            "a candidate failed; what serves goes on"
+        );
+        let Ok(_changing) = self.lock(deployment).await else { return };
+        if self.candidate(deployment, number).is_none() {
+            return;
+        }
+        let mut record = deployment.record();
+        let generation = record.generation_mut(number).expect("it was just looked at");
+        generation.enter(GenerationStatus::Failed, reason);
+        let state_file = generation.state_file;
+        if let Err(error) =
+            self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await
+        {
+            tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted");
+        }
+        if let Some(runner) = deployment.take_runner(state_file) {
+            self.end(runner).await;
+        }
+    }
+
+    /// Gives a candidate up.
+    pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let number = self.candidate_of(&record)?.number;
+        let generation = record.generation_mut(number).expect("it was just found");
+        generation.enter(GenerationStatus::Retired, "aborted by an operator");
+        self.commit(&deployment, record, "abort", format!("generation {number}")).await?;
+        self.end_unused(&deployment).await;
+        Ok(deployment.info())
+    }
+
+    /// Builds the module that serves anew, beside it.
+    pub async fn rebuild(&self, name: &str, build: api::BuildSettings) -> Result<api::Deployed, Error> {
+        let deployment = self.deployment(name)?;
+        if let Some(gate) = &build.gate {
+            super::check_gate(gate).map_err(Error::Refused)?;
+        }
+        let _changing = self.lock(&deployment).await?;
+        let record = deployment.record();
+        let number = record.next_number();
+        let mut generation = record.active().clone();
+        generation.number = number;
+        generation.state_file = number;
+        generation.strategy = Strategy::Rebuild;
+        generation.build = build;
+        generation.comparison = None;
+        generation.on_probation = false;
+        generation.has_served = false;
+        generation.paused = false;
+        generation.serves_from = 0;
+        generation.created_at = jiff::Timestamp::now().to_string();
+        let reason = "a rebuild was asked for".to_owned();
+        generation.enter(GenerationStatus::Building, reason.clone());
+        self.add_candidate(&deployment, generation, "rebuild").await?;
+        Ok(super::deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0))
+    }
+
+    /// Changes how fast a candidate is built.
+    pub async fn throttle(
+        &self,
+        name: &str,
+        max_rate: Option<u64>,
+        cpu_percent: Option<u8>,
+    ) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let number = self.candidate_of(&record)?.number;
+        let generation = record.generation_mut(number).expect("it was just found");
+        generation.build.max_rate = max_rate;
+        generation.build.cpu_percent = cpu_percent;
+        let (throttle, state_file) = (crate::supervisor::throttle(&generation.build), generation.state_file);
+        self.commit(&deployment, record, "throttle", format!("generation {number}")).await?;
+        if let Some(runner) = deployment.runner(state_file) {
+            runner.set_throttle(throttle);
+        }
+        Ok(deployment.info())
+    }
+
+    /// All rebuilds, those that run before those that wait, in order.
+    pub fn rebuilds(&self) -> api::RebuildList {
+        let mut rebuilds: Vec<_> = self.deployments().iter().filter_map(|deployment| rebuild_of(deployment)).collect();
+        rebuilds.sort_by(|one, other| (one.place, &one.deployment).cmp(&(other.place, &other.deployment)));
+        api::RebuildList { rebuilds, at_once: self.inner.rebuilds.at_once() as u64 }
+    }
+}
+
+fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
+    let info = deployment.info();
+    let generation = *info.candidate?;
+    let place = generation.queued_behind.unwrap_or(0);
+    let waits_for = match (generation.status, generation.build.promote) {
+        _ if place > 0 => format!("{place} rebuilds that came before"),
+        (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
+        (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
+        _ if generation.state == Some(DeploymentState::Paused) => "`foldstream resume --candidate`".to_owned(),
+        _ => "the end of the stream".to_owned(),
+    };
+    Some(api::Rebuild { deployment: info.name, place, generation, waits_for })
+}

@@ -1,0 +1,221 @@
+//! Comparing two states, entry by entry.
+//!
+//! Both are walked in key order, page by page, so that memory does not grow with them. What of the differences is fine,
+//! a gate says.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::api::{Comparison, ComparisonExample, Difference, Gate, Rule};
+use crate::event::Payload;
+use crate::state::{self, Direction, Key, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+
+/// Differences that are shown.
+const EXAMPLES_MAX: usize = 10;
+/// Longest value in an example, in characters.
+const VALUE_CHARS_MAX: usize = 200;
+/// Most rules of a gate.
+pub const RULES_MAX: usize = 100;
+
+/// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. Blocking.
+pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<Comparison, state::Error> {
+    let mut found =
+        Comparison { at: jiff::Timestamp::now().to_string(), position: candidate.position(), ..Comparison::default() };
+    let threshold = match gate.sample {
+        None => u64::MAX,
+        Some(sample) => threshold(sample, count(active)?),
+    };
+    let (mut ours, mut theirs) = (Walk::new(active), Walk::new(candidate));
+    loop {
+        let key = match (ours.peek()?, theirs.peek()?) {
+            (None, None) => break,
+            (Some(key), None) | (None, Some(key)) => key,
+            (Some(one), Some(other)) => one.min(other),
+        };
+        found.entries += 1;
+        let pair = (ours.take(&key), theirs.take(&key));
+        if threshold == u64::MAX || hash(&key) <= threshold {
+            found.compared += 1;
+            judge(&key, pair, gate, &mut found);
+        }
+    }
+    found.conclusion = conclusion(&found);
+    Ok(found)
+}
+
+fn count(snapshot: &Snapshot) -> Result<u64, state::Error> {
+    let mut walk = Walk::new(snapshot);
+    let mut count = 0;
+    while let Some(key) = walk.peek()? {
+        walk.take(&key);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The largest hash of a key in a sample of about so many of so many.
+fn threshold(sample: u64, entries: u64) -> u64 {
+    let part = sample as f64 / entries.max(1) as f64;
+    if part >= 1.0 { u64::MAX } else { (part * u64::MAX as f64) as u64 }
+}
+
+/// Spreads keys evenly, and the same on every machine.
+fn hash(key: &str) -> u64 {
+    let digest = Sha256::digest(key.as_bytes());
+    u64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
+}
+
+/// A walk over all entries in key order.
+struct Walk<'a> {
+    snapshot: &'a Snapshot,
+    page: std::vec::IntoIter<(Key, Payload)>,
+    next: Option<(Key, Payload)>,
+    after: Option<String>,
+    more: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, page: Vec::new().into_iter(), next: None, after: None, more: true }
+    }
+
+    /// The next key; none at the end.
+    fn peek(&mut self) -> Result<Option<Key>, state::Error> {
+        while self.next.is_none() {
+            self.next = self.page.next();
+            if self.next.is_some() || !self.more {
+                break;
+            }
+            let page = self.snapshot.scan(&Scan {
+                selection: Selection::Prefix(String::new()),
+                after: self.after.take(),
+                direction: Direction::Forwards,
+                limit: SCAN_ENTRIES_MAX,
+            })?;
+            self.after = page.entries.last().map(|(key, _)| key.to_string());
+            self.more = page.more;
+            self.page = page.entries.into_iter();
+        }
+        Ok(self.next.as_ref().map(|(key, _)| Key::clone(key)))
+    }
+
+    /// Takes the next entry if it has this key.
+    fn take(&mut self, key: &Key) -> Option<Payload> {
+        self.next.take_if(|(found, _)| found == key).map(|(_, value)| value)
+    }
+}
+
+fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found: &mut Comparison) {
+    let rule = rule_for(key, gate);
+    let difference = match &pair {
+        (None, Some(_)) => Difference::Added,
+        (Some(_), None) => Difference::Removed,
+        (Some(active), Some(candidate)) if !is_equal(active, candidate, rule) => Difference::Changed,
+        _ => return,
+    };
+    match difference {
+        Difference::Added => found.added += 1,
+        Difference::Removed => found.removed += 1,
+        Difference::Changed => found.changed += 1,
+    }
+    let allowed = rule.map_or(&gate.allow, |rule| &rule.allow).contains(&difference);
+    found.refused += u64::from(!allowed);
+    // What is refused is shown before what is fine.
+    let room = found.examples.len() < EXAMPLES_MAX;
+    let replaceable = found.examples.iter().rposition(|example| example.allowed).filter(|_| !allowed);
+    if !room && replaceable.is_none() {
+        return;
+    }
+    let shown = |payload: &Option<Payload>| payload.as_ref().map(shorten);
+    let example = ComparisonExample {
+        key: key.to_string(),
+        difference,
+        active: shown(&pair.0),
+        candidate: shown(&pair.1),
+        allowed,
+    };
+    if !room && let Some(index) = replaceable {
+        found.examples.remove(index);
+    }
+    found.examples.push(example);
+}
+
+/// The rule with the longest prefix that the key has.
+fn rule_for<'a>(key: &str, gate: &'a Gate) -> Option<&'a Rule> {
+    gate.rules.iter().filter(|rule| key.starts_with(&rule.prefix)).max_by_key(|rule| rule.prefix.len())
+}
+
+fn is_equal(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool {
+    if one == other {
+        return true;
+    }
+    let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else { return false };
+    let without = |payload: &Payload| {
+        let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
+        rule.ignore.iter().for_each(|pointer| remove(&mut value, pointer));
+        Some(value)
+    };
+    matches!((without(one), without(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Removes what a JSON pointer names, if it is there.
+fn remove(value: &mut Value, pointer: &str) {
+    let Some((parent, last)) = pointer.rsplit_once('/') else { return };
+    let name = last.replace("~1", "/").replace("~0", "~");
+    match value.pointer_mut(parent) {
+        Some(Value::Object(members)) => {
+            members.remove(&name);
+        }
+        Some(Value::Array(items)) => {
+            if let Some(item) = name.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
+                // The others keep their places.
+                *item = Value::Null;
+            }
+        }
+        _ => {}
+    }
+}
+
+fn shorten(payload: &Payload) -> String {
+    let text = String::from_utf8_lossy(payload.as_bytes());
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
+fn conclusion(found: &Comparison) -> String {
+    let differing = found.added + found.removed + found.changed;
+    let all = found.compared == found.entries;
+    match (differing, all) {
+        (0, true) => format!("all {} entries are the same at position {}", found.entries, found.position),
+        // The rule of three: what did not happen in n independent trials has at most 3/n as its rate, with 95 %.
+        (0, false) => format!(
+            "none of {} sampled entries differs at position {}, so with 95 % confidence at most {:.3} % of all {} do",
+            found.compared,
+            found.position,
+            300.0 / found.compared.max(1) as f64,
+            found.entries
+        ),
+        _ => format!(
+            "{differing} of {} compared entries differ at position {}: {} added, {} removed, {} changed; {} of them are \
+             not allowed",
+            found.compared, found.position, found.added, found.removed, found.changed, found.refused
+        ),
+    }
+}
+
+/// Whether a gate can be used; an error says what is wrong with it.
+pub fn check(gate: &Gate) -> Result<(), String> {
+    if gate.sample == Some(0) {
+        return Err("a sample of 0 entries compares nothing; ask for 1 or more".to_owned());
+    }
+    if gate.rules.len() > RULES_MAX {
+        return Err(format!("{} rules are given, {RULES_MAX} are allowed", gate.rules.len()));
+    }
+    let pointers = gate.rules.iter().flat_map(|rule| &rule.ignore);
+    match pointers.into_iter().find(|pointer| !pointer.starts_with('/')) {
+        Some(pointer) => Err(format!("`{pointer}` is no JSON pointer; write it like /updated_at")),
+        None => Ok(()),
+    }
+}

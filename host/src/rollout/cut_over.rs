@@ -1,0 +1,327 @@
+//! Cut-over: reads pass from one generation to another, at one position, in one commit.
+//!
+//! Both runners are held where they meet, with everything durable; the catalogue gets the new pointer in one commit;
+//! then the handle's pointer changes, and both go on, the one that served before as a follower. A crash before the
+//! commit leaves all as it was, a crash behind it leaves the new one serving.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::align::{Aligned, align};
+use super::{compare, steps};
+use crate::api::{self, GenerationStatus, Promotion};
+use crate::deployment::Deployment;
+use crate::runner::Runner;
+use crate::state::catalogue::{Generation, Record};
+use crate::supervisor::{Error, Host, blocking};
+
+/// How a generation comes to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A candidate takes over.
+    CutOver,
+    /// The one that served before takes over again.
+    Rollback,
+}
+
+impl Turn {
+    fn action(self) -> &'static str {
+        match self {
+            Self::CutOver => "cut-over",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// What a promotion demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// The gate, if there is one.
+    Gate,
+    /// Nothing: the operator has looked.
+    Nothing,
+}
+
+impl Host {
+    /// Lets the candidate take over now.
+    pub async fn promote(&self, name: &str, demand: Demand) -> Result<api::CutOver, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let candidate = self.candidate_of(&deployment.record())?.clone();
+        let info = deployment.generation_info(&candidate);
+        if candidate.status != GenerationStatus::Ready {
+            return Err(Error::Conflict(format!(
+                "generation {} is still being built: {:.0} % done, {} events to go; it {}",
+                candidate.number,
+                info.progress * 100.0,
+                info.lag_events,
+                if candidate.build.promote == Promotion::Auto {
+                    "takes over by itself when it has caught up"
+                } else {
+                    "can be promoted when it is ready"
+                }
+            )));
+        }
+        if demand == Demand::Gate && candidate.build.gate.is_some() {
+            self.pass_gate(&deployment, candidate.number).await?;
+        }
+        self.turn(&deployment, candidate.number, Turn::CutOver).await
+    }
+
+    /// Lets the generation that served before serve again.
+    pub async fn rollback(&self, name: &str, may_rebuild: bool) -> Result<api::CutOver, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let record = deployment.record();
+        match record.previous().cloned() {
+            Some(previous) if previous.state_file == record.active().state_file => {
+                self.hand_back(&deployment, previous).await
+            }
+            Some(previous) => self.turn(&deployment, previous.number, Turn::Rollback).await,
+            None => self.rebuild_previous(&deployment, may_rebuild).await,
+        }
+    }
+
+    /// A rollback over one state: the code of before over the state that it left.
+    async fn hand_back(&self, deployment: &Arc<Deployment>, previous: Generation) -> Result<api::CutOver, Error> {
+        let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
+        let module = blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)?;
+        let runner = deployment.active();
+        let position = runner.position();
+        let mut record = deployment.record();
+        let from = record.active;
+        record.active_mut().on_probation = false;
+        record.active_mut().enter(GenerationStatus::Previous, format!("rolled back to generation {}", previous.number));
+        record.active = previous.number;
+        let reason = format!("rolled back from generation {from}, whose state it took over");
+        let serving = record.active_mut();
+        serving.enter(GenerationStatus::Active, reason.clone());
+        let program = self.inner.program(serving, Ok(module));
+        self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
+        runner.take_over(program);
+        Ok(api::CutOver {
+            deployment: deployment.info(),
+            from,
+            to: previous.number,
+            position: Some(position),
+            hold_ms: 0.0,
+            message: reason,
+        })
+    }
+
+    /// A rollback to a generation whose state is gone: it is built anew, if that was asked for.
+    async fn rebuild_previous(&self, deployment: &Arc<Deployment>, may: bool) -> Result<api::CutOver, Error> {
+        let record = deployment.record();
+        let served = |generation: &&Generation| generation.status == GenerationStatus::Retired && generation.has_served;
+        let Some(last) =
+            record.generations.iter().filter(served).max_by(|one, other| one.status_since.cmp(&other.status_since))
+        else {
+            return Err(Error::Conflict(format!("{} has no earlier generation that served", deployment.name())));
+        };
+        if !may {
+            let head = deployment.info().head;
+            return Err(Error::Conflict(format!(
+                "the state of generation {} is gone since {} ({}); `foldstream rollback {} --rebuild` builds it anew from \
+                 the stream (up to {head} events) and then lets it serve",
+                last.number,
+                last.status_since,
+                last.reason,
+                deployment.name()
+            )));
+        }
+        let number = record.next_number();
+        let mut generation = last.clone();
+        generation.number = number;
+        generation.state_file = number;
+        generation.strategy = api::Strategy::Rebuild;
+        generation.build = api::BuildSettings::default();
+        generation.comparison = None;
+        generation.paused = false;
+        generation.has_served = false;
+        generation.serves_from = 0;
+        generation.created_at = jiff::Timestamp::now().to_string();
+        let reason = format!("rolling back: generation {} is built anew", last.number);
+        generation.enter(GenerationStatus::Building, reason.clone());
+        self.add_candidate(deployment, generation, "rollback").await?;
+        Ok(api::CutOver {
+            deployment: deployment.info(),
+            from: record.active,
+            to: number,
+            position: None,
+            hold_ms: 0.0,
+            message: reason,
+        })
+    }
+
+    /// Lets another generation serve, of which a runner follows the stream. The caller holds the deployment's lock.
+    pub(super) async fn turn(&self, deployment: &Arc<Deployment>, to: u64, turn: Turn) -> Result<api::CutOver, Error> {
+        let record = deployment.record();
+        let next = record.generation(to).expect("the caller took it from the record");
+        let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
+        let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
+        let serving = deployment.active();
+        self.come_near(&serving, &runner).await;
+        let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max).await;
+        let metrics = &self.inner.metrics;
+        let aligned = aligned.map_err(|missed| {
+            metrics.cut_over(deployment.name(), turn.action(), None);
+            Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
+        })?;
+        steps::reached("cut-over-held");
+        let (position, from) = (aligned.position, record.active);
+        let changed = after_turn(record, to, turn, position);
+        self.flip(deployment, changed, &runner, &serving, turn, position).await?;
+        let held = aligned.held();
+        drop(aligned);
+        steps::reached("cut-over-released");
+        metrics.cut_over(deployment.name(), turn.action(), Some(held));
+        self.after_flip(deployment, &runner).await?;
+        let message = format!(
+            "generation {to} took over from generation {from} at position {position}; applying was held for {:.1} ms",
+            held.as_secs_f64() * 1e3
+        );
+        tracing::info!(
+            deployment = deployment.name(),
+            from,
+            to,
+            position,
+            held_ms = held.as_secs_f64() * 1e3,
+            "cut over"
+        );
+        Ok(api::CutOver {
+            deployment: deployment.info(),
+            from,
+            to,
+            position: Some(position),
+            hold_ms: held.as_secs_f64() * 1e3,
+            message,
+        })
+    }
+
+    /// Waits until a runner is not far behind the one that serves, so that little is left to do while both are held.
+    async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) {
+        let batch = self.inner.config.pipeline.batch_events as u64;
+        let deadline = Instant::now() + self.inner.config.rollout.hold_max;
+        while runner.position().saturating_add(batch) < serving.position() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The one commit, and the pointer.
+    async fn flip(
+        &self,
+        deployment: &Arc<Deployment>,
+        record: Record,
+        runner: &Arc<Runner>,
+        serving: &Arc<Runner>,
+        turn: Turn,
+        position: u64,
+    ) -> Result<(), Error> {
+        let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
+        let detail = format!("generation {} at position {position}", record.active);
+        let audit = crate::supervisor::audit(turn.action(), deployment.name(), detail);
+        blocking(move || catalogue.put(&noted, &audit)).await?;
+        steps::reached("cut-over-recorded");
+        // What was answered before a restart may be further than where the two met, when that was in the first moments.
+        runner.answer_from(position.max(serving.now().answers_from.unwrap_or(0)));
+        runner.serves(true);
+        deployment.flip(record, Arc::clone(runner));
+        serving.serves(false);
+        Ok(())
+    }
+
+    /// What need not be done while anything is held.
+    async fn after_flip(&self, deployment: &Arc<Deployment>, runner: &Arc<Runner>) -> Result<(), Error> {
+        runner.set_throttle(crate::pipeline::Throttle::default());
+        let mut record = deployment.record();
+        if self.limit_previous(&mut record) {
+            self.commit(deployment, record, "retire", "beyond rollout.keep_previous_generations".to_owned()).await?;
+            steps::reached("retire-recorded");
+        }
+        self.end_unused(deployment).await;
+        Ok(())
+    }
+
+    /// Compares a candidate with the generation that serves, and notes what was found; an error where its gate does not
+    /// allow it. The caller holds the deployment's lock.
+    pub(super) async fn pass_gate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+        let comparison = self.compare_generation(deployment, number).await?;
+        let mut record = deployment.record();
+        let generation = record.generation_mut(number).expect("the caller took it from the record");
+        let passed = comparison.refused == 0;
+        let reason =
+            format!("{}: {}", if passed { "passed the gate" } else { "kept from taking over" }, comparison.conclusion);
+        if !passed {
+            generation.build.promote = Promotion::Manual;
+        }
+        generation.comparison = Some(comparison);
+        generation.enter(GenerationStatus::Ready, reason.clone());
+        self.commit(deployment, record, "compare", format!("generation {number} {reason}")).await?;
+        if passed {
+            return Ok(());
+        }
+        Err(Error::Conflict(format!(
+            "generation {number} is {reason}; look at it with `foldstream generations {name}` and `foldstream scan {name} \
+             --generation {number}`, promote it with `foldstream promote {name} --force`, or `foldstream abort {name}`",
+            name = deployment.name()
+        )))
+    }
+
+    /// Compares a candidate with the generation that serves, at one position. Applying is held only until both snapshots
+    /// are taken.
+    async fn compare_generation(&self, deployment: &Deployment, number: u64) -> Result<api::Comparison, Error> {
+        let record = deployment.record();
+        let generation = record.generation(number).expect("the caller took it from the record");
+        let gate = generation.build.gate.clone().unwrap_or_default();
+        let gone = || Error::Conflict(format!("generation {number} does not run"));
+        let (serving, runner) = (deployment.active(), deployment.runner(generation.state_file).ok_or_else(gone)?);
+        self.come_near(&serving, &runner).await;
+        let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max)
+            .await
+            .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
+        let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
+        drop(aligned);
+        Ok(blocking(move || compare::compare(&ours, &theirs, &gate)).await?)
+    }
+}
+
+/// Both states where they stand together.
+pub(super) fn snapshots(
+    aligned: &Aligned,
+    serving: &Runner,
+    runner: &Runner,
+) -> Result<(crate::state::Snapshot, crate::state::Snapshot), Error> {
+    if aligned.serving != aligned.position {
+        return Err(Error::Conflict(format!(
+            "cannot compare: the active generation stands still at {}, the candidate is at {}; resume the deployment first",
+            aligned.serving, aligned.position
+        )));
+    }
+    match (serving.store(), runner.store()) {
+        (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
+        _ => Err(Error::Conflict("cannot compare: a state is being opened; try again".to_owned())),
+    }
+}
+
+/// The record once another generation serves.
+fn after_turn(mut record: Record, to: u64, turn: Turn, position: u64) -> Record {
+    let from = record.active;
+    let before = record.active_mut();
+    before.on_probation = false;
+    let reason = match turn {
+        Turn::CutOver => format!("generation {to} took over at position {position}"),
+        Turn::Rollback => format!("rolled back to generation {to} at position {position}"),
+    };
+    before.enter(GenerationStatus::Previous, reason);
+    record.active = to;
+    let serving = record.active_mut();
+    serving.serves_from = position.max(1);
+    serving.enter(
+        GenerationStatus::Active,
+        match turn {
+            Turn::CutOver => format!("took over from generation {from} at position {position}"),
+            Turn::Rollback => format!("rolled back from generation {from} at position {position}"),
+        },
+    );
+    record
+}

@@ -1,0 +1,53 @@
+//! Room on disk: a rebuild that can't fit is refused before it starts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::deployment::Deployment;
+use crate::supervisor::{Error, Host, blocking};
+
+/// A new state is taken to need so much more than the one there is, in percent: files grow in steps, and so do versions.
+const HEADROOM_PERCENT: u64 = 25;
+
+impl Host {
+    /// Refuses a rebuild whose state would not fit.
+    pub(super) async fn check_room(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
+        let file_bytes = deployment.info().file_bytes;
+        let needed = file_bytes + file_bytes * HEADROOM_PERCENT / 100;
+        let (budget, root) = (self.inner.config.limits.disk_bytes, self.inner.folder.root().to_owned());
+        blocking(move || {
+            let free = free_bytes(&root).unwrap_or(u64::MAX);
+            if needed > free {
+                return Err(Error::NoRoom(format!(
+                    "a rebuild of {file_bytes} bytes of state would need about {needed} bytes, {free} are free on the disk; free \
+                     some space, or `foldstream prune` generations that are no longer needed"
+                )));
+            }
+            let used = used_bytes(&root);
+            if budget > 0 && used.saturating_add(needed) > budget {
+                return Err(Error::NoRoom(format!(
+                    "a rebuild of {file_bytes} bytes of state would need about {needed} bytes, and {used} of the {budget} bytes of \
+                     limits.disk_bytes are used; raise it, or `foldstream prune` generations that are no longer needed"
+                )));
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes of all files in a folder and below.
+fn used_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => used_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}

@@ -1,0 +1,136 @@
+//! Inheriting: new code over the state that there is.
+//!
+//! The new module takes over at a batch boundary, in one commit of the catalogue, and is on probation for its first
+//! batches: when it fails in them, the code that was there before is put back, and goes on where the new one failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::steps;
+use crate::api::{DeploymentState, GenerationStatus};
+use crate::deployment::Deployment;
+use crate::module::{Accepted, Module};
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host};
+
+/// Events that end a probation: more than the largest batch, so that more than one was applied.
+const PROBATION_EVENTS: u64 = 10_000;
+/// A probation also ends once so many were applied and none is left.
+const PROBATION_EVENTS_LIVE: u64 = 100;
+/// How often a probation is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Host {
+    /// Puts a module over the state of the generation that serves. The caller holds the deployment's lock.
+    pub(super) async fn inherit(
+        &self,
+        deployment: &Arc<Deployment>,
+        accepted: &Accepted,
+        module: Arc<Module>,
+        mut generation: Generation,
+    ) -> Result<(), Error> {
+        let mut record = deployment.record();
+        let active = record.active_mut();
+        // What put the old one on probation is over: the new one is what is doubted now.
+        let reason = generation.reason.clone();
+        active.on_probation = false;
+        active.enter(GenerationStatus::Previous, format!("generation {} inherited its state", generation.number));
+        generation.state_file = active.state_file;
+        generation.serves_from = active.serves_from;
+        generation.paused = active.paused;
+        generation.on_probation = true;
+        generation.enter(GenerationStatus::Active, reason.clone());
+        let number = generation.number;
+        let program = self.inner.program(&generation, Ok(module));
+        record.generations.push(generation);
+        record.active = number;
+        self.limit_previous(&mut record);
+        self.store(accepted, &record, "inherit", &reason).await?;
+        deployment.set_record(record);
+        steps::reached("inherit-recorded");
+        deployment.active().take_over(program);
+        self.watch_probation(deployment, number);
+        self.end_unused(deployment).await;
+        Ok(())
+    }
+
+    /// Watches the first batches of a generation that inherited its state.
+    pub(crate) fn watch_probation(&self, deployment: &Arc<Deployment>, number: u64) {
+        let (host, deployment) = (self.clone(), Arc::clone(deployment));
+        tokio::spawn(async move {
+            let runner = deployment.active();
+            let begun = runner.now().applied;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let record = deployment.record();
+                let is_over = host.is_stopping() || record.active != number || !record.active().on_probation;
+                if is_over || !Arc::ptr_eq(&deployment.active(), &runner) {
+                    return;
+                }
+                let now = runner.now();
+                let applied = now.applied - begun;
+                let has_passed = now.failure.is_none()
+                    && now.generation == number
+                    && (applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0));
+                // Without its own run there is nothing to judge yet: the failure may be the one that it is to mend.
+                let has_failed = now.state == DeploymentState::Failed && now.generation == number;
+                let ended = match (has_passed, has_failed) {
+                    (true, _) => host.pass_probation(&deployment, number).await,
+                    (_, true) => {
+                        let failure = now.failure.map(|failure| failure.message).unwrap_or_default();
+                        host.put_back(&deployment, number, &failure).await
+                    }
+                    _ => continue,
+                };
+                if let Err(error) = ended {
+                    tracing::error!(deployment = deployment.name(), generation = number, %error, "probation could not be ended");
+                }
+                return;
+            }
+        });
+    }
+
+    async fn pass_probation(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        let mut record = deployment.record();
+        if record.active != number {
+            return Ok(());
+        }
+        record.active_mut().on_probation = false;
+        self.commit(deployment, record, "inherit-passed", format!("generation {number}")).await
+    }
+
+    /// Puts the code back that was there before.
+    async fn put_back(&self, deployment: &Arc<Deployment>, number: u64, failure: &str) -> Result<(), Error> {
+        let _changing = self.lock(deployment).await?;
+        let mut record = deployment.record();
+        if record.active != number {
+            return Ok(());
+        }
+        let state_file = record.active().state_file;
+        let before = record.generations.iter().rev().find(|generation| {
+            generation.number < number && generation.state_file == state_file && generation.has_file()
+        });
+        let Some(before) = before.cloned() else { return Ok(()) };
+        let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
+        let module = crate::supervisor::blocking(move || inner.load(&digest)).await;
+        let failed = record.active_mut();
+        failed.on_probation = false;
+        failed.enter(GenerationStatus::Failed, format!("generation {} was put back: {failure}", before.number));
+        record.active = before.number;
+        let reason = format!("put back, as generation {number} failed on its state");
+        record.active_mut().enter(GenerationStatus::Active, reason.clone());
+        let program = self.inner.program(record.active(), module);
+        self.commit(deployment, record, "put-back", reason).await?;
+        steps::reached("inherit-put-back");
+        let runner = deployment.active();
+        runner.take_over(program);
+        tracing::warn!(
+            deployment = deployment.name(),
+            generation = number,
+            failure,
+            "failed on the state that it took over; the code before it was put back"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! Migrating: the entries of the state that serves, mapped by the new module into a file of its own.
+//!
+//! The entries are those of one snapshot; the state goes on meanwhile. The new file says that it reflects the snapshot's
+//! position, so the candidate reads on from there. The old file stays as it is: a rollback remains possible.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::steps;
+use crate::deployment::Deployment;
+use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
+use crate::state;
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host, blocking};
+
+/// How long a host that has just started may take to open a state, repair included.
+const OPEN_MAX: Duration = Duration::from_secs(600);
+
+impl Host {
+    /// Makes the state file of a generation, unless it was made before.
+    pub(super) async fn migrate(&self, deployment: &Arc<Deployment>, generation: &Generation) -> Result<(), Error> {
+        let path = self.inner.folder.state(deployment.name(), generation.state_file);
+        if path.exists() {
+            return Ok(());
+        }
+        let record = deployment.record();
+        let from_version = record.active().module.state_version;
+        let refused = |error: String| Error::Conflict(format!("cannot migrate: {error}"));
+        let serving = deployment.active();
+        let opened = tokio::time::timeout(OPEN_MAX, serving.opened()).await;
+        let store = opened.map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
+        let snapshot = store.snapshot();
+        if snapshot.checkpoint().is_none() {
+            return Err(refused("there is no state yet; rebuild instead".to_owned()));
+        }
+        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
+        let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
+        let options = self.inner.config.state_options(1);
+        blocking(move || {
+            let module = inner.load(&digest).map_err(Error::Conflict)?;
+            let mut migration = module.migration(&identity, from_version)?;
+            let mut map = |page: &[(state::Key, crate::event::Payload)]| {
+                let entries = migration.page(page).map_err(|error| state::Error::Refused(error.to_string()));
+                steps::reached("migrate-half");
+                entries
+            };
+            state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
+            steps::reached("migrate-made");
+            Ok(())
+        })
+        .await
+    }
+}

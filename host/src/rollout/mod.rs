@@ -1,0 +1,414 @@
+//! Rollouts: how generations come to be, take over from each other, and go.
+//!
+//! A deploy is planned (`plan`), and then either inherits the state that there is (`inherit`), or builds a candidate
+//! beside it (`build`), from the stream or from migrated entries (`migrate`). A cut-over (`cut_over`) holds both at one
+//! position (`align`) and changes the pointer in one commit of the catalogue; a rollback is the same the other way.
+//! Changes of one deployment take turns by its lock; reads know nothing of any of it. Runners aside (`scratch`) fold the
+//! same stream for a look back (`as_of`), a proof (`verify`) or a repair (`partial`).
+
+mod align;
+mod as_of;
+mod build;
+mod compare;
+mod cut_over;
+mod disk;
+mod inherit;
+mod migrate;
+mod part;
+mod partial;
+mod plan;
+mod prune;
+mod queue;
+mod scratch;
+mod snapshots;
+pub mod steps;
+mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub(crate) use as_of::Pasts;
+pub use as_of::{AsOfError, Moment};
+pub use compare::check as check_gate;
+pub use cut_over::Demand;
+pub use part::Keys;
+pub use queue::Queue;
+
+use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
+use crate::deployment::{Deployment, View};
+use crate::module::{Accepted, Loaded, Module};
+use crate::runner::{ReadError, Runner};
+use crate::state::catalogue::{Generation, Record};
+use crate::supervisor::{Error, Host, Role, audit, blocking, check_name};
+use plan::{Plan, Wish};
+
+/// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
+/// that the server filters learns only every second that it has passed the events of others.
+const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
+
+/// Why a view of one generation can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// There is no such generation, or it does not run.
+    #[error(transparent)]
+    Host(#[from] Error),
+    /// It can't be read just now.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What a deploy asks for beside the module.
+#[derive(Clone, Debug, Default)]
+pub struct DeployRequest {
+    /// Name of the deployment; none takes the module's.
+    pub name: Option<String>,
+    /// Source; none takes that of the deployment there is, or the only one.
+    pub source: Option<String>,
+    /// Where a new state begins; none takes what the deployment has, or the beginning.
+    pub start: Option<api::Start>,
+    /// How the state comes to be; none leaves it to us.
+    pub strategy: Option<Strategy>,
+    /// How a candidate is built, and when it takes over.
+    pub build: BuildSettings,
+}
+
+impl Host {
+    /// Starts all deployments of the catalogue with what they were doing; a module that can't be loaded does not keep the
+    /// others down.
+    pub(crate) async fn resume_deployments(&self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let records = blocking(move || {
+            inner.remove_leftovers();
+            inner.catalogue.deployments()
+        })
+        .await?;
+        for record in records {
+            self.resume_deployment(record).await;
+        }
+        Ok(())
+    }
+
+    async fn resume_deployment(&self, record: Record) {
+        let active = record.active().clone();
+        let serve = self.start_runner(&record.name, &active, Role::Serve { answers_from: None }).await;
+        let deployment = Deployment::new(record, serve);
+        let record = deployment.record();
+        self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
+        for previous in record.generations.iter().filter(|kept| kept.status == GenerationStatus::Previous) {
+            if previous.state_file != active.state_file {
+                let runner = self.start_runner(&record.name, previous, Role::Follow).await;
+                deployment.add_runner(previous.state_file, runner);
+            }
+        }
+        if active.on_probation {
+            self.watch_probation(&deployment, active.number);
+        }
+        if let Some(candidate) = record.candidate() {
+            self.drive(&deployment, candidate.number);
+        }
+    }
+
+    /// Starts a runner for a generation with the module from the data folder.
+    pub(crate) async fn start_runner(&self, name: &str, generation: &Generation, role: Role) -> Arc<Runner> {
+        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
+        let module = blocking(move || inner.load(&digest)).await;
+        let runner = Runner::start(self.inner.parts(name, generation, module, role));
+        runner.serves(matches!(role, Role::Serve { .. }));
+        runner
+    }
+
+    /// Takes a module into service.
+    pub async fn deploy(&self, upload: Bytes, request: DeployRequest) -> Result<api::Deployed, Error> {
+        if let Some(gate) = &request.build.gate {
+            check_gate(gate).map_err(Error::Refused)?;
+        }
+        let inner = Arc::clone(&self.inner);
+        let (accepted, loaded) = blocking(move || {
+            let accepted = inner.engine.accept(upload)?;
+            let loaded = inner.engine.load(&accepted)?;
+            Ok::<_, Error>((accepted, loaded))
+        })
+        .await?;
+        let name = request.name.clone().unwrap_or_else(|| loaded.module.manifest().name.clone());
+        check_name(&name)?;
+        if self.is_stopping() {
+            return Err(Error::Stopping);
+        }
+        let existing = self.inner.deployments.read().get(&name).cloned();
+        match existing {
+            Some(existing) => self.deploy_over(existing, accepted, loaded, request).await,
+            None => self.create(name, accepted, loaded, request).await,
+        }
+    }
+
+    async fn create(
+        &self,
+        name: String,
+        accepted: Accepted,
+        loaded: Loaded,
+        request: DeployRequest,
+    ) -> Result<api::Deployed, Error> {
+        let compile_ms = compile_ms(&loaded);
+        let source = self.inner.choose_source(request.source.as_deref())?;
+        let _changing = self.inner.changing.lock().await;
+        let known = self.inner.deployments.read().get(&name).cloned();
+        if let Some(existing) = known {
+            drop(_changing);
+            return Box::pin(self.deploy_over(existing, accepted, loaded, request)).await;
+        }
+        if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
+            return Err(Error::TooMany(self.inner.config.limits.deployments));
+        }
+        let reason = "the name is new".to_owned();
+        let start = request.start.unwrap_or_default();
+        let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
+        generation.enter(GenerationStatus::Active, reason.clone());
+        let record = Record { name, active: 1, generations: vec![generation.clone()] };
+        self.store(&accepted, &record, "deploy", &reason).await?;
+        let role = Role::Serve { answers_from: Some(0) };
+        let runner = Runner::start(self.inner.parts(&record.name, &generation, Ok(loaded.module), role));
+        runner.serves(true);
+        let deployment = Deployment::new(record, runner);
+        self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
+        tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
+        Ok(deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms))
+    }
+
+    async fn deploy_over(
+        &self,
+        deployment: Arc<Deployment>,
+        accepted: Accepted,
+        loaded: Loaded,
+        request: DeployRequest,
+    ) -> Result<api::Deployed, Error> {
+        let compile_ms = compile_ms(&loaded);
+        let _changing = self.lock(&deployment).await?;
+        let record = deployment.record();
+        let source = match &request.source {
+            Some(source) => self.inner.choose_source(Some(source))?,
+            None => record.active().source.clone(),
+        };
+        let start = request.start.unwrap_or(record.active().start);
+        let wish = Wish { module: loaded.module.info(), source: &source, start, strategy: request.strategy };
+        let (strategy, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
+            Plan::Unchanged { generation, reason } => {
+                return Ok(deployed(&deployment, DeployOutcome::Unchanged, generation, reason, compile_ms));
+            }
+            Plan::New { strategy, reason } => (strategy, reason),
+        };
+        let number = record.next_number();
+        let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
+        generation.reason.clone_from(&reason);
+        let outcome = match strategy {
+            Strategy::Inherit => {
+                self.inherit(&deployment, &accepted, loaded.module, generation).await?;
+                DeployOutcome::Inherited
+            }
+            Strategy::Rebuild | Strategy::Migrate => {
+                self.begin_candidate(&deployment, &accepted, generation).await?;
+                if strategy == Strategy::Rebuild { DeployOutcome::Rebuilding } else { DeployOutcome::Migrating }
+            }
+        };
+        tracing::info!(
+            deployment = deployment.name(),
+            generation = number,
+            strategy = strategy.name(),
+            reason,
+            "deployed"
+        );
+        Ok(deployed(&deployment, outcome, number, reason, compile_ms))
+    }
+
+    /// The turn to change a deployment, unless it is gone by then.
+    pub(crate) async fn lock<'a>(
+        &self,
+        deployment: &'a Arc<Deployment>,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>, Error> {
+        let guard = deployment.changing.lock().await;
+        if self.is_stopping() {
+            return Err(Error::Stopping);
+        }
+        let name = deployment.name();
+        let current = self.inner.deployments.read().get(name).cloned();
+        match current {
+            Some(current) if Arc::ptr_eq(&current, deployment) => Ok(guard),
+            _ => Err(Error::NotFound(name.to_owned())),
+        }
+    }
+
+    /// Writes a module and a record that names it.
+    async fn store(&self, accepted: &Accepted, record: &Record, action: &str, reason: &str) -> Result<(), Error> {
+        let (inner, accepted, record) = (Arc::clone(&self.inner), accepted.clone(), record.clone());
+        let newest = record.generations.last().map_or(0, |generation| generation.number);
+        let audit = audit(action, &record.name, format!("generation {newest} of module {}: {reason}", accepted.digest));
+        let _naming = self.inner.naming.read().await;
+        blocking(move || {
+            inner.folder.store_module(&accepted.digest, &accepted.component)?;
+            inner.folder.prepare_state(&record.name)?;
+            steps::reached("deploy-module-stored");
+            inner.catalogue.put(&record, &audit)?;
+            steps::reached("deploy-recorded");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes a changed record, and lets the deployment have it.
+    pub(crate) async fn commit(
+        &self,
+        deployment: &Deployment,
+        record: Record,
+        action: &str,
+        detail: String,
+    ) -> Result<(), Error> {
+        let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
+        let audit = audit(action, deployment.name(), detail);
+        blocking(move || catalogue.put(&noted, &audit)).await?;
+        deployment.set_record(record);
+        Ok(())
+    }
+
+    /// Stops applying, keeps answering; survives restarts. Of the candidate, where that is meant.
+    pub async fn pause(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
+        self.note_pause(name, candidate, true).await
+    }
+
+    /// Goes on after a pause or a failure.
+    pub async fn resume(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
+        self.note_pause(name, candidate, false).await
+    }
+
+    async fn note_pause(&self, name: &str, candidate: bool, paused: bool) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
+        let generation = record.generation_mut(number).expect("it was just found");
+        generation.paused = paused;
+        let runner = deployment.runner(generation.state_file);
+        let action = if paused { "pause" } else { "resume" };
+        self.commit(&deployment, record, action, format!("generation {number}")).await?;
+        if let Some(runner) = runner {
+            if paused { runner.pause() } else { runner.resume() }
+        }
+        Ok(deployment.info())
+    }
+
+    fn candidate_of<'a>(&self, record: &'a Record) -> Result<&'a Generation, Error> {
+        let none = || Error::Conflict(format!("{} has no candidate; `foldstream deploy` makes one", record.name));
+        record.candidate().ok_or_else(none)
+    }
+
+    /// Stops a deployment and removes its state.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        let _all = self.inner.changing.lock().await;
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
+        blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
+        self.inner.deployments.write().remove(name);
+        for runner in deployment.runners() {
+            self.end(runner).await;
+        }
+        self.inner.pasts.forget(name);
+        let snapshots = self.inner.folder.snapshots(name);
+        // There may be none.
+        let _ = blocking(move || std::fs::remove_dir_all(snapshots)).await;
+        self.remove_leftovers().await;
+        self.inner.metrics.forget(name);
+        tracing::info!(deployment = name, "deleted");
+        Ok(())
+    }
+
+    /// Ends a runner.
+    pub(crate) async fn end(&self, runner: Arc<Runner>) {
+        runner.ask_to_stop();
+        blocking(move || runner.join()).await;
+    }
+
+    /// Removes files that nothing uses any more.
+    pub(crate) async fn remove_leftovers(&self) {
+        let _naming = self.inner.naming.write().await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.remove_leftovers()).await;
+    }
+
+    /// A view of one generation, whichever serves.
+    pub async fn view_of(
+        &self,
+        deployment: &Deployment,
+        generation: u64,
+        at_least: Option<u64>,
+        timeout: Duration,
+    ) -> Result<View, ViewError> {
+        let record = deployment.record();
+        let Some(known) = record.generation(generation) else {
+            return Err(Error::Missing(format!("{} has no generation {generation}", deployment.name())).into());
+        };
+        let runner = deployment.runner(known.state_file).filter(|_| known.has_file());
+        let Some(runner) = runner.filter(|runner| runner.program().generation == generation) else {
+            return Err(Error::Conflict(format!(
+                "generation {generation} of {} does not run any more ({}: {}); generation {} serves, begin again with it",
+                deployment.name(),
+                known.status.name(),
+                known.reason,
+                record.active
+            ))
+            .into());
+        };
+        Ok(deployment.view_of(runner, at_least, timeout).await?)
+    }
+
+    /// The generations of a deployment.
+    pub fn generations(&self, name: &str) -> Result<api::GenerationList, Error> {
+        let deployment = self.deployment(name)?;
+        let record = deployment.record();
+        let generations = record.generations.iter().map(|generation| deployment.generation_info(generation)).collect();
+        Ok(api::GenerationList { generations })
+    }
+}
+
+fn new_generation(
+    number: u64,
+    module: &Module,
+    source: String,
+    start: api::Start,
+    strategy: Strategy,
+    build: BuildSettings,
+) -> Generation {
+    let now = jiff::Timestamp::now().to_string();
+    Generation {
+        number,
+        module: module.info().clone(),
+        source,
+        start,
+        state_file: number,
+        strategy,
+        status: GenerationStatus::Building,
+        reason: String::new(),
+        created_at: now.clone(),
+        status_since: now,
+        paused: false,
+        serves_from: 0,
+        has_served: false,
+        on_probation: false,
+        build,
+        comparison: None,
+    }
+}
+
+fn deployed(
+    deployment: &Deployment,
+    outcome: DeployOutcome,
+    generation: u64,
+    reason: String,
+    compile_ms: u64,
+) -> api::Deployed {
+    api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms }
+}
+
+fn compile_ms(loaded: &Loaded) -> u64 {
+    loaded.compile_time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}

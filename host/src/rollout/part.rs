@@ -1,0 +1,278 @@
+//! The part of a stream that belongs to one key, or to the keys with one prefix, by the key rule of a module.
+
+use serde_json::Value;
+
+use crate::event::Event;
+use crate::module::{ApplyError, KeyRule};
+use crate::pipeline::Fold;
+use crate::runner::Part;
+use crate::state::Writer;
+use crate::subject::SubjectSet;
+
+/// The keys that are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// This one.
+    One(String),
+    /// All that begin with this.
+    Prefix(String),
+}
+
+impl Keys {
+    /// Whether a key is meant.
+    pub(super) fn has(&self, key: &str) -> bool {
+        match self {
+            Self::One(wanted) => key == wanted,
+            Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// As a person writes it.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::One(key) => key.clone(),
+            Self::Prefix(prefix) => format!("{prefix}…"),
+        }
+    }
+}
+
+/// Events of some keys.
+#[derive(Clone, Debug)]
+pub(super) struct KeyPart {
+    keys: Keys,
+    rule: KeyRule,
+    wanted: SubjectSet,
+    subjects: SubjectSet,
+}
+
+impl KeyPart {
+    /// The part of a module's events; an error where the module has no key rule.
+    pub(super) fn new(keys: Keys, rule: &KeyRule, wanted: &SubjectSet) -> Result<Self, String> {
+        if *rule == KeyRule::None {
+            return Err(
+                "its manifest declares no key rule, so nobody knows which events belong to a key; rebuild all of \
+                        it, or declare one"
+                    .to_owned(),
+            );
+        }
+        let narrowed = narrowed(&keys, rule, wanted);
+        let subjects = SubjectSet::parse(&narrowed).map_err(|error| error.to_string())?;
+        Ok(Self { keys, rule: rule.clone(), wanted: wanted.clone(), subjects })
+    }
+
+    /// Whether the server is asked for less than the module wants.
+    pub(super) fn is_narrower(&self) -> bool {
+        self.subjects.covering() != self.wanted.covering()
+    }
+
+    fn has(&self, event: &Event) -> bool {
+        self.wanted.matches(&event.subject) && key_of(event, &self.rule).is_some_and(|key| self.keys.has(&key))
+    }
+}
+
+/// The key of an event by a rule.
+fn key_of(event: &Event, rule: &KeyRule) -> Option<String> {
+    match rule {
+        KeyRule::None => None,
+        KeyRule::Subject => Some(event.subject.to_string()),
+        KeyRule::SubjectToken(number) => {
+            event.subject.split('.').nth((*number as usize).saturating_sub(1)).map(str::to_owned)
+        }
+        KeyRule::Header(name) => event.header(name).map(str::to_owned),
+        KeyRule::DataPointer(pointer) => {
+            let data: Value = serde_json::from_slice(event.data.as_bytes()).ok()?;
+            match data.pointer(pointer)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Null => None,
+                other => Some(other.to_string()),
+            }
+        }
+    }
+}
+
+/// The patterns that cover the key's events, as narrow as patterns can be.
+fn narrowed(keys: &Keys, rule: &KeyRule, wanted: &SubjectSet) -> Vec<String> {
+    let all = || wanted.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
+    let Keys::One(key) = keys else { return all() };
+    match rule {
+        KeyRule::Subject if crate::subject::validate(key).is_ok() => vec![key.clone()],
+        KeyRule::SubjectToken(number) if crate::subject::validate(key).is_ok() && !key.contains('.') => {
+            let index = (*number as usize).saturating_sub(1);
+            wanted.patterns().iter().map(|pattern| with_token(pattern.as_str(), index, key)).collect()
+        }
+        _ => all(),
+    }
+}
+
+/// A pattern with a token in the place of the wildcard for it. `>` covers also subjects that end there, so it stays.
+fn with_token(pattern: &str, index: usize, token: &str) -> String {
+    let mut tokens: Vec<&str> = pattern.split('.').collect();
+    if tokens.get(index) == Some(&"*") {
+        tokens[index] = token;
+    }
+    tokens.join(".")
+}
+
+impl Part for KeyPart {
+    fn subjects(&self) -> SubjectSet {
+        self.subjects.clone()
+    }
+
+    fn narrow(&self, fold: Box<dyn Fold>) -> Box<dyn Fold> {
+        Box::new(PartFold { part: self.clone(), fold })
+    }
+
+    fn needs_headers(&self) -> bool {
+        matches!(self.rule, KeyRule::Header(_))
+    }
+}
+
+/// A fold that sees the part alone.
+struct PartFold {
+    part: KeyPart,
+    fold: Box<dyn Fold>,
+}
+
+impl Fold for PartFold {
+    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
+        let (places, own): (Vec<usize>, Vec<Event>) = events
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| self.part.has(event))
+            .map(|(place, event)| (place, event.clone()))
+            .unzip();
+        if own.is_empty() {
+            return (writer, Ok(()));
+        }
+        let (writer, result) = self.fold.apply(&own, writer);
+        // What the guest counts in its own batch stands elsewhere in ours.
+        let result = result.map_err(|error| match error {
+            ApplyError::Retry { index, message } => ApplyError::Retry { index: places[index], message },
+            ApplyError::Rejected { index, message } => ApplyError::Rejected { index: places[index], message },
+            other => other,
+        });
+        (writer, result)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.fold.memory_bytes()
+    }
+}
+
+/// Which entries of a state belong to some keys, learnt from those that a fold of their events wrote.
+///
+/// Entries of a table are named by its name and further segments, joined by slashes, and one of these is the key: which
+/// one, is the same for all entries of the table.
+pub(super) struct Ownership {
+    /// Place of the key's segment, by table.
+    places: std::collections::BTreeMap<String, usize>,
+    keys: Keys,
+}
+
+impl Ownership {
+    /// Learns from the keys of entries; the first one that is of no key alone is the error.
+    pub(super) fn learn<'a>(entries: impl Iterator<Item = &'a str>, keys: &Keys) -> Result<Self, String> {
+        let mut candidates: std::collections::BTreeMap<String, Vec<usize>> = std::collections::BTreeMap::new();
+        for entry in entries {
+            let segments: Vec<&str> = entry.split('/').collect();
+            let here = (1..segments.len()).filter(|place| is_key(segments[*place], keys));
+            let here: Vec<usize> = here.collect();
+            let known = candidates.entry(segments[0].to_owned()).or_insert_with(|| here.clone());
+            known.retain(|place| here.contains(place));
+            if known.is_empty() {
+                return Err(entry.to_owned());
+            }
+        }
+        let places = candidates.into_iter().map(|(table, places)| (table, places[0])).collect();
+        Ok(Self { places, keys: keys.clone() })
+    }
+
+    /// Whether an entry belongs to the keys. In tables of which nothing was learnt, the first segment is taken for the key.
+    pub(super) fn has(&self, entry: &str) -> bool {
+        let mut segments = entry.split('/');
+        let table = segments.next().unwrap_or_default();
+        let place = self.places.get(table).copied().unwrap_or(1);
+        segments.nth(place - 1).is_some_and(|segment| is_key(segment, &self.keys))
+    }
+}
+
+/// Whether a segment stands for a key: as it is, as the SDK escapes it, or as a number of fixed width.
+fn is_key(segment: &str, keys: &Keys) -> bool {
+    let plain = segment.replace("%2F", "/").replace("%25", "%");
+    if keys.has(&plain) {
+        return true;
+    }
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match keys {
+        Keys::One(key) if digits(key) && digits(segment) => {
+            key.trim_start_matches('0') == segment.trim_start_matches('0')
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Payload;
+
+    fn part(keys: Keys, rule: KeyRule, wanted: &[&str]) -> KeyPart {
+        KeyPart::new(keys, &rule, &SubjectSet::parse(wanted).expect("sound")).expect("has a rule")
+    }
+
+    fn one(key: &str) -> Keys {
+        Keys::One(key.to_owned())
+    }
+
+    fn subjects(part: &KeyPart) -> Vec<String> {
+        part.subjects.patterns().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_server_is_asked_for_the_key_alone_where_a_pattern_can_say_so() {
+        let token = KeyRule::SubjectToken(2);
+        let narrow = part(one("42"), token.clone(), &["orders.*.placed", "orders.*.paid"]);
+        assert_eq!(subjects(&narrow), ["orders.42.placed", "orders.42.paid"]);
+        assert!(narrow.is_narrower());
+        assert!(part(one("42"), token.clone(), &["orders.*.>"]).is_narrower());
+        // A subject may end with the key, which no single pattern covers beside those that go on.
+        assert!(!part(one("42"), token.clone(), &["orders.>"]).is_narrower());
+        assert!(!part(one("4.2"), token.clone(), &["orders.*.>"]).is_narrower());
+        assert!(!part(Keys::Prefix("4".to_owned()), token, &["orders.*.>"]).is_narrower());
+        assert_eq!(subjects(&part(one("orders.42"), KeyRule::Subject, &["orders.>"])), ["orders.42"]);
+        assert!(!part(one("a"), KeyRule::Header("customer".into()), &["orders.>"]).is_narrower());
+    }
+
+    #[test]
+    fn events_have_keys_by_each_rule() {
+        let event = Event {
+            sequence: 1,
+            time_ns: 1,
+            subject: "orders.42.placed".into(),
+            kind: "placed".into(),
+            headers: vec![("customer".into(), "ada".into())],
+            data: Payload::from(r#"{"a":{"b":7},"n":null}"#),
+        };
+        let key = |rule: KeyRule| key_of(&event, &rule);
+        assert_eq!(key(KeyRule::Subject).as_deref(), Some("orders.42.placed"));
+        assert_eq!(key(KeyRule::SubjectToken(2)).as_deref(), Some("42"));
+        assert_eq!(key(KeyRule::SubjectToken(4)), None);
+        assert_eq!(key(KeyRule::Header("customer".into())).as_deref(), Some("ada"));
+        assert_eq!(key(KeyRule::DataPointer("/a/b".into())).as_deref(), Some("7"));
+        assert_eq!(key(KeyRule::DataPointer("/n".into())), None);
+        assert!(KeyPart::new(one("a"), &KeyRule::None, &SubjectSet::parse(&["a"]).expect("sound")).is_err());
+    }
+
+    #[test]
+    fn entries_belong_to_the_key_that_is_in_their_names() {
+        let written = ["customer/42", "day/42/2026-11-24", "rank/00000000000000000100/42"];
+        let owned = Ownership::learn(written.into_iter(), &one("42")).expect("all are of the key");
+        assert!(owned.has("customer/42") && owned.has("rank/00000000000000000200/42") && owned.has("note/42/x"));
+        assert!(!owned.has("customer/43") && !owned.has("rank/00000000000000000042/7") && !owned.has("42"));
+        let numbers = Ownership::learn(["customer/0000000042"].into_iter(), &one("42")).expect("a number");
+        assert!(numbers.has("customer/0000000042") && !numbers.has("customer/0000000043"));
+        assert_eq!(Ownership::learn(["customer/42", "head"].into_iter(), &one("42")).err().as_deref(), Some("head"));
+        let prefixed = Ownership::learn(["customer/42"].into_iter(), &Keys::Prefix("4".to_owned())).expect("fits");
+        assert!(prefixed.has("customer/43") && !prefixed.has("customer/53"));
+    }
+}

@@ -1,0 +1,215 @@
+//! What a deploy does, and why: decided from what there is, before anything is changed.
+
+use crate::api::{ModuleInfo, Start, Strategy};
+use crate::state::catalogue::{Generation, Record};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Wish<'a> {
+    /// The module.
+    pub module: &'a ModuleInfo,
+    /// The source that it is to read.
+    pub source: &'a str,
+    /// Where a new state begins.
+    pub start: Start,
+    /// What the operator wants done; none leaves it to us.
+    pub strategy: Option<Strategy>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: this generation has it already.
+    Unchanged {
+        /// The generation.
+        generation: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A new generation.
+    New {
+        /// How its state comes to be.
+        strategy: Strategy,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Decides; an error says why what the operator wants can't be done.
+pub fn decide(record: &Record, wish: &Wish<'_>) -> Result<Plan, String> {
+    match wish.strategy {
+        Some(strategy) => as_wanted(record, wish, strategy),
+        None => Ok(as_fits(record, wish)),
+    }
+}
+
+fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
+    let active = record.active();
+    let has = |generation: &&Generation| {
+        generation.module.digest == wish.module.digest
+            && generation.source == wish.source
+            && generation.start == wish.start
+    };
+    if let Some(candidate) = record.candidate().filter(has) {
+        let reason = format!("generation {} has this module, and is being built", candidate.number);
+        return Plan::Unchanged { generation: candidate.number, reason };
+    }
+    if has(&active) {
+        let reason = format!("generation {} has this module, and serves", active.number);
+        return Plan::Unchanged { generation: active.number, reason };
+    }
+    match why_not_inherit(active, wish) {
+        None => {
+            let reason = format!(
+                "both modules store the same: state version {}; --strategy rebuild builds it anew",
+                wish.module.state_version
+            );
+            Plan::New { strategy: Strategy::Inherit, reason }
+        }
+        Some(mut reason) => {
+            if wish.module.migrates && active.source == wish.source {
+                reason.push_str("; --strategy migrate would map the entries instead of folding all events again");
+            }
+            Plan::New { strategy: Strategy::Rebuild, reason }
+        }
+    }
+}
+
+fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
+    let (old, new) = (&active.module, wish.module);
+    if active.source != wish.source {
+        return Some(format!("it reads source {} instead of {}", wish.source, active.source));
+    }
+    if active.start != wish.start {
+        return Some("it is to begin elsewhere in the stream".to_owned());
+    }
+    if old.state_version != new.state_version {
+        return Some(format!("state version {} instead of {}", new.state_version, old.state_version));
+    }
+    if old.subjects != new.subjects {
+        let subjects = (new.subjects.join(", "), old.subjects.join(", "));
+        return Some(format!("it wants other subjects ({} instead of {})", subjects.0, subjects.1));
+    }
+    None
+}
+
+fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Plan, String> {
+    let active = record.active();
+    match strategy {
+        Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was asked for".to_owned() }),
+        Strategy::Inherit if active.source != wish.source => Err(format!(
+            "cannot inherit: the state was built from source {}, not {}; rebuild it",
+            active.source, wish.source
+        )),
+        Strategy::Inherit if active.module.state_version != wish.module.state_version => Err(format!(
+            "cannot inherit: state version {} is not {}; rebuild it, or give the module the same state version if both \
+             store the same",
+            wish.module.state_version, active.module.state_version
+        )),
+        Strategy::Inherit if active.module.digest == wish.module.digest => Ok(Plan::Unchanged {
+            generation: active.number,
+            reason: format!("generation {} has this module, and serves", active.number),
+        }),
+        Strategy::Inherit => Ok(Plan::New { strategy, reason: "to inherit was asked for".to_owned() }),
+        Strategy::Migrate if !wish.module.migrates => {
+            Err("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild"
+                .to_owned())
+        }
+        Strategy::Migrate if active.source != wish.source => Err(format!(
+            "cannot migrate: the state was built from source {}, not {}; rebuild it",
+            active.source, wish.source
+        )),
+        Strategy::Migrate => Ok(Plan::New { strategy, reason: "to migrate was asked for".to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{BuildSettings, GenerationStatus};
+
+    fn module(digest: &str, state_version: u32) -> ModuleInfo {
+        ModuleInfo {
+            digest: digest.to_owned(),
+            size: 1,
+            kind: "projection".to_owned(),
+            name: "totals".to_owned(),
+            description: String::new(),
+            subjects: vec!["orders.>".to_owned()],
+            wants_headers: false,
+            key_rule: "none".to_owned(),
+            state_version,
+            queries: Vec::new(),
+            imports: Vec::new(),
+            migrates: false,
+        }
+    }
+
+    fn generation(number: u64, module: ModuleInfo, status: GenerationStatus) -> Generation {
+        Generation {
+            number,
+            module,
+            source: "events".to_owned(),
+            start: Start::Beginning,
+            state_file: number,
+            strategy: Strategy::Rebuild,
+            status,
+            reason: String::new(),
+            created_at: String::new(),
+            status_since: String::new(),
+            paused: false,
+            serves_from: 0,
+            has_served: false,
+            on_probation: false,
+            build: BuildSettings::default(),
+            comparison: None,
+        }
+    }
+
+    fn record() -> Record {
+        let active = generation(1, module("one", 1), GenerationStatus::Active);
+        Record { name: "totals".to_owned(), active: 1, generations: vec![active] }
+    }
+
+    fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {
+        decide(record, &Wish { module, source: "events", start: Start::Beginning, strategy })
+    }
+
+    fn strategy(plan: &Plan) -> Option<Strategy> {
+        if let Plan::New { strategy, .. } = plan { Some(*strategy) } else { None }
+    }
+
+    #[test]
+    fn the_same_module_changes_nothing_wherever_it_is() {
+        let mut record = record();
+        let plan = decided(&record, &module("one", 1), None).expect("sound");
+        assert!(matches!(plan, Plan::Unchanged { generation: 1, .. }));
+        record.generations.push(generation(2, module("two", 2), GenerationStatus::Building));
+        let plan = decided(&record, &module("two", 2), None).expect("sound");
+        assert!(matches!(plan, Plan::Unchanged { generation: 2, .. }));
+    }
+
+    #[test]
+    fn what_stores_the_same_inherits_and_anything_else_is_rebuilt() {
+        let plan = |module: &ModuleInfo| strategy(&decided(&record(), module, None).expect("sound"));
+        assert_eq!(plan(&module("two", 1)), Some(Strategy::Inherit));
+        assert_eq!(plan(&module("two", 2)), Some(Strategy::Rebuild));
+        let mut wider = module("two", 1);
+        wider.subjects.push("payments.>".to_owned());
+        assert_eq!(plan(&wider), Some(Strategy::Rebuild));
+        let wish = Wish { module: &module("two", 1), source: "other", start: Start::Beginning, strategy: None };
+        assert_eq!(strategy(&decide(&record(), &wish).expect("sound")), Some(Strategy::Rebuild));
+    }
+
+    #[test]
+    fn what_is_wanted_is_done_or_refused_with_a_reason() {
+        let refused = |module: &ModuleInfo, strategy| decided(&record(), module, Some(strategy)).expect_err("refused");
+        assert!(refused(&module("two", 2), Strategy::Inherit).contains("state version 2 is not 1"));
+        assert!(refused(&module("two", 2), Strategy::Migrate).contains("exports no `migrate`"));
+        let rebuilt = decided(&record(), &module("one", 1), Some(Strategy::Rebuild)).expect("sound");
+        assert_eq!(strategy(&rebuilt), Some(Strategy::Rebuild));
+        let migrating = ModuleInfo { migrates: true, ..module("two", 2) };
+        let migrated = decided(&record(), &migrating, Some(Strategy::Migrate)).expect("sound");
+        assert_eq!(strategy(&migrated), Some(Strategy::Migrate));
+    }
+}

@@ -1,0 +1,136 @@
+//! How generations go: what was kept for a rollback, and rows that are history.
+
+use std::sync::Arc;
+
+use super::steps;
+use crate::api::{self, GenerationStatus};
+use crate::deployment::Deployment;
+use crate::state::catalogue::{Generation, Record};
+use crate::supervisor::{Error, Host};
+
+/// Rows of retired generations that a deployment keeps as its history.
+const HISTORY_MAX: usize = 100;
+
+impl Host {
+    /// Retires generations that served before, beyond the number that is kept, and forgets the oldest history; whether
+    /// anything changed.
+    pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
+        let keep = self.inner.config.rollout.keep_previous_generations;
+        let mut previous: Vec<(String, u64)> = record
+            .generations
+            .iter()
+            .filter(|generation| generation.status == GenerationStatus::Previous && !is_needed(record, generation))
+            .map(|generation| (generation.status_since.clone(), generation.number))
+            .collect();
+        previous.sort();
+        let surplus = previous.len().saturating_sub(keep);
+        for (_, number) in &previous[..surplus] {
+            let generation = record.generation_mut(*number).expect("it was just found");
+            generation.enter(GenerationStatus::Retired, format!("{keep} generations are kept for a rollback"));
+        }
+        let retired = record.generations.iter().filter(|generation| !generation.has_file()).count();
+        let mut forgotten = retired.saturating_sub(HISTORY_MAX);
+        record.generations.retain(|generation| {
+            let goes = forgotten > 0 && !generation.has_file();
+            forgotten -= usize::from(goes);
+            !goes
+        });
+        surplus > 0
+    }
+
+    /// Ends the runners whose files no generation uses any more, and removes those files.
+    pub(super) async fn end_unused(&self, deployment: &Arc<Deployment>) {
+        let record = deployment.record();
+        let unused: Vec<u64> =
+            deployment.running_files().into_iter().filter(|state_file| !record.uses_file(*state_file)).collect();
+        for state_file in unused {
+            if let Some(runner) = deployment.take_runner(state_file) {
+                self.end(runner).await;
+            }
+        }
+        self.remove_leftovers().await;
+    }
+
+    /// Retires what was kept for a rollback for long enough.
+    pub(crate) async fn retire_previous(&self) {
+        let keep = self.inner.config.rollout.keep_previous;
+        for deployment in self.deployments() {
+            if over(&deployment.record(), keep).is_empty() {
+                continue;
+            }
+            let Ok(_changing) = self.lock(&deployment).await else { continue };
+            let mut record = deployment.record();
+            for number in over(&record, keep) {
+                let kept = humantime::format_duration(keep);
+                let generation = record.generation_mut(number).expect("it was just found");
+                generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
+            }
+            match self.commit(&deployment, record, "retire", "rollout.keep_previous is over".to_owned()).await {
+                Ok(()) => steps::reached("retire-recorded"),
+                Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
+            }
+            self.end_unused(&deployment).await;
+        }
+    }
+
+    /// Forgets all but the newest `keep` generations that do not serve, and removes their files. A candidate stays.
+    pub async fn prune(&self, name: &str, keep: usize, dry_run: bool) -> Result<api::Pruned, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let may_go = |generation: &Generation| generation.number != record.active && !generation.status.is_candidate();
+        let mut gone: Vec<u64> = record
+            .generations
+            .iter()
+            .filter(|generation| may_go(generation))
+            .map(|generation| generation.number)
+            .collect();
+        gone.truncate(gone.len().saturating_sub(keep));
+        let goes = |generation: &Generation| gone.contains(&generation.number);
+        let stays = |state_file: u64| {
+            let mut others = record.generations.iter().filter(|generation| !goes(generation));
+            others.any(|other| other.has_file() && other.state_file == state_file)
+        };
+        let mut files: Vec<u64> = record
+            .generations
+            .iter()
+            .filter(|generation| goes(generation) && generation.has_file() && !stays(generation.state_file))
+            .map(|generation| generation.state_file)
+            .collect();
+        files.dedup();
+        let bytes = files.iter().map(|file| size(&self.inner.folder.state(name, *file))).sum();
+        if !dry_run && !gone.is_empty() {
+            record.generations.retain(|generation| !gone.contains(&generation.number));
+            self.commit(&deployment, record, "prune", format!("generations {gone:?}")).await?;
+            steps::reached("prune-recorded");
+            self.end_unused(&deployment).await;
+        }
+        Ok(api::Pruned { generations: gone, bytes, dry_run })
+    }
+}
+
+/// Generations that were kept for a rollback for long enough.
+fn over(record: &Record, keep: std::time::Duration) -> Vec<u64> {
+    let over =
+        record.generations.iter().filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
+    over.map(|generation| generation.number).collect()
+}
+
+/// Whether a generation would be put back if the one on probation failed.
+fn is_needed(record: &Record, generation: &Generation) -> bool {
+    let active = record.active();
+    active.on_probation && generation.state_file == active.state_file
+}
+
+fn is_over(generation: &Generation, keep: std::time::Duration) -> bool {
+    let since = generation.status_since.parse::<jiff::Timestamp>().ok();
+    generation.status == GenerationStatus::Previous
+        && since.is_some_and(|since| {
+            jiff::Timestamp::now().duration_since(since)
+                > jiff::SignedDuration::try_from(keep).unwrap_or(jiff::SignedDuration::MAX)
+        })
+}
+
+fn size(path: &std::path::Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}

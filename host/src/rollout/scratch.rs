@@ -1,0 +1,134 @@
+//! Runners aside: they fold the stream of a deployment into a file of their own, for a look, a proof or a repair.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::api::DeploymentState;
+use crate::module::Module;
+use crate::pipeline::{Ceiling, Throttle};
+use crate::runner::{Part, Runner};
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host, Role, blocking};
+
+/// How often a runner aside is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A runner aside, whose file goes with it.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(super) runner: Arc<Runner>,
+    path: PathBuf,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.runner.ask_to_stop();
+        // An open file lives on until its last user has closed it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// How a runner aside folds.
+#[derive(Clone, Default)]
+pub(super) struct Aside {
+    /// How far it goes.
+    pub(super) ceiling: Ceiling,
+    /// How fast.
+    pub(super) throttle: Throttle,
+    /// Seed of its batch boundaries.
+    pub(super) shuffle: Option<u64>,
+    /// The part that it folds.
+    pub(super) part: Option<Arc<dyn Part>>,
+    /// A state file to begin with.
+    pub(super) from: Option<PathBuf>,
+}
+
+impl Host {
+    /// A path for a file that nobody else uses.
+    pub(super) fn scratch_path(&self) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.inner.folder.scratch().join(format!("{}.redb", NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Starts a runner aside with a generation's module.
+    pub(super) async fn fold_aside(
+        &self,
+        name: &str,
+        generation: &Generation,
+        module: Arc<Module>,
+        aside: Aside,
+    ) -> Result<Scratch, Error> {
+        let path = self.scratch_path();
+        if let Some(from) = aside.from {
+            let to = path.clone();
+            let copied = blocking(move || std::fs::copy(from, to)).await;
+            copied.map_err(|error| Error::Conflict(format!("cannot copy a snapshot: {error}")))?;
+        }
+        let mut parts = self.inner.parts(name, generation, Ok(module), Role::Build);
+        parts.path.clone_from(&path);
+        parts.pace = (aside.ceiling, aside.throttle);
+        parts.settings.shuffle = aside.shuffle;
+        parts.program.part = aside.part;
+        parts.program.on_probation = false;
+        parts.paused = false;
+        let runner = Runner::start(parts);
+        runner.serves(false);
+        Ok(Scratch { runner, path })
+    }
+
+    /// The module of a generation, loaded.
+    pub(super) async fn module_of(&self, generation: &Generation) -> Result<Arc<Module>, Error> {
+        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
+        blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)
+    }
+}
+
+impl Scratch {
+    /// Waits until it stands at its ceiling; an error says why it can't get there.
+    pub(super) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
+        let failed = async {
+            while self.runner.now().state != DeploymentState::Failed {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // A runner that failed stands still too, so the failure is looked at first and last.
+        tokio::select! {
+            biased;
+            () = failed => {}
+            position = self.runner.stands(epoch) => {
+                if self.runner.now().state != DeploymentState::Failed {
+                    return Ok(position);
+                }
+            }
+        }
+        let failure = self.runner.now().failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
+        Err(Error::Conflict(format!("folding the stream again failed: {}", failure.unwrap_or_default())))
+    }
+
+    /// Waits until it is close behind the end of the stream.
+    pub(super) async fn comes_near(&self, within: u64) -> Result<(), Error> {
+        loop {
+            let now = self.runner.now();
+            match now.state {
+                DeploymentState::Live => return Ok(()),
+                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => return Ok(()),
+                DeploymentState::Failed => return self.arrives(0).await.map(drop),
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Ends it, with everything durable, and leaves its file to whoever begins with that.
+    pub(super) async fn close(&self) {
+        self.runner.ask_to_stop();
+        let runner = Arc::clone(&self.runner);
+        blocking(move || runner.join()).await;
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}

@@ -1,0 +1,155 @@
+//! Snapshots: copies of a state at some positions, made while it goes on, so that a look back need not begin at the
+//! first event.
+//!
+//! A snapshot is a state file named `<state file>-<position>-<time of its last event in ns>.redb`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::as_of::Moment;
+use crate::deployment::Deployment;
+use crate::state;
+use crate::supervisor::{Host, blocking};
+
+/// What the name of a snapshot says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    state_file: u64,
+    position: u64,
+    time_ns: u64,
+    path: PathBuf,
+}
+
+impl Named {
+    fn parse(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.strip_suffix(".redb")?;
+        let mut numbers = name.split('-').map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        let (state_file, position, time_ns) = (next()?, next()?, next()?);
+        Some(Self { state_file, position, time_ns, path })
+    }
+}
+
+/// All snapshots in a folder, by state file and position.
+fn list(folder: &Path) -> Vec<Named> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<Named> = entries.flatten().filter_map(|entry| Named::parse(entry.path())).collect();
+    found.sort();
+    found
+}
+
+/// The last snapshot of a state at or before a moment.
+pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<PathBuf> {
+    let is_before = |named: &Named| match moment {
+        Moment::Sequence(sequence) => named.position <= sequence,
+        Moment::Time(time_ns) => named.time_ns <= time_ns,
+    };
+    list(folder)
+        .into_iter()
+        .rev()
+        .find(|named| named.state_file == state_file && is_before(named))
+        .map(|named| named.path)
+}
+
+impl Host {
+    /// Makes the snapshots that are due, and removes those that are no longer kept.
+    pub(crate) async fn make_snapshots(&self) {
+        let rollout = &self.inner.config.rollout;
+        if rollout.snapshot_events == 0 && rollout.snapshot_interval.is_zero() {
+            return;
+        }
+        for deployment in self.deployments() {
+            if let Err(error) = self.snapshot_if_due(&deployment).await {
+                tracing::error!(deployment = deployment.name(), %error, "a snapshot could not be made");
+            }
+        }
+    }
+
+    async fn snapshot_if_due(&self, deployment: &Arc<Deployment>) -> Result<(), state::Error> {
+        let rollout = &self.inner.config.rollout;
+        let state_file = deployment.record().active().state_file;
+        let Some(store) = deployment.active().store() else { return Ok(()) };
+        let folder = self.inner.folder.snapshots(deployment.name());
+        let looked_in = folder.clone();
+        let known = blocking(move || list(&looked_in)).await;
+        let last = known.iter().rev().find(|named| named.state_file == state_file);
+        let last_position = last.map_or(0, |named| named.position);
+        let behind = store.position().saturating_sub(last_position);
+        let by_events = rollout.snapshot_events > 0 && behind >= rollout.snapshot_events;
+        let age = last.and_then(|named| std::fs::metadata(&named.path).ok()?.modified().ok()?.elapsed().ok());
+        let is_old = age.is_none_or(|age| age >= rollout.snapshot_interval);
+        let by_age = !rollout.snapshot_interval.is_zero() && behind > 0 && is_old;
+        if !(by_events || by_age) {
+            return Ok(());
+        }
+        let snapshot = store.snapshot();
+        let keep = rollout.snapshots_keep.max(1);
+        let record = deployment.record();
+        let begun = Instant::now();
+        let position = snapshot.position();
+        blocking(move || {
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
+            let name = format!("{state_file}-{position}-{}.redb", snapshot.time_ns());
+            state::copy(&snapshot, &folder.join(name))?;
+            remove_surplus(&folder, keep, |state_file| record.uses_file(state_file));
+            Ok::<_, state::Error>(())
+        })
+        .await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::info!(deployment = deployment.name(), position, seconds, "made a snapshot");
+        Ok(())
+    }
+}
+
+/// Keeps the newest snapshots of each state that is in use.
+fn remove_surplus(folder: &Path, keep: usize, is_used: impl Fn(u64) -> bool) {
+    let all = list(folder);
+    for named in &all {
+        let newer = all.iter().filter(|other| other.state_file == named.state_file && other.position > named.position);
+        if (newer.count() >= keep || !is_used(named.state_file))
+            && let Err(error) = std::fs::remove_file(&named.path)
+        {
+            tracing::warn!(path = %named.path.display(), %error, "cannot remove an old snapshot");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        names.iter().for_each(|name| std::fs::write(folder.path().join(name), "").expect("written"));
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        list(folder)
+            .iter()
+            .map(|named| named.path.file_name().expect("it has one").to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_nearest_snapshot_is_the_last_one_before_the_moment() {
+        let folder = folder(&["1-10-100.redb", "1-20-200.redb", "1-9-90.redb", "2-15-150.redb", "1-30.redb", "x"]);
+        let found = |moment| {
+            let path = nearest(folder.path(), 1, moment)?;
+            path.file_name().map(|name| name.to_string_lossy().into_owned())
+        };
+        assert_eq!(found(Moment::Sequence(19)).as_deref(), Some("1-10-100.redb"));
+        assert_eq!(found(Moment::Sequence(20)).as_deref(), Some("1-20-200.redb"));
+        assert_eq!(found(Moment::Sequence(8)), None);
+        assert_eq!(found(Moment::Time(99)).as_deref(), Some("1-9-90.redb"));
+    }
+
+    #[test]
+    fn so_many_of_each_state_in_use_are_kept() {
+        let folder = folder(&["1-10-1.redb", "1-20-2.redb", "1-30-3.redb", "2-5-1.redb", "3-1-1.redb"]);
+        remove_surplus(folder.path(), 2, |state_file| state_file != 3);
+        assert_eq!(names(folder.path()), ["1-20-2.redb", "1-30-3.redb", "2-5-1.redb"]);
+    }
+}

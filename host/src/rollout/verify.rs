@@ -1,0 +1,221 @@
+//! Proof of determinism: the stream folded again, with other batch boundaries and restarts, must give the same bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::align::align;
+use super::scratch::{Aside, Scratch};
+use super::{compare, cut_over};
+use crate::api::{self, Gate, WorkState};
+use crate::deployment::Deployment;
+use crate::module::Module;
+use crate::pipeline::Ceiling;
+use crate::state::Snapshot;
+use crate::state::catalogue::Generation;
+use crate::supervisor::{Error, Host, blocking};
+
+/// How often the refold is stopped and started again.
+const RESTARTS: u64 = 3;
+/// Events that may be left when the two are brought to stand together.
+const NEAR_EVENTS: u64 = 2_048;
+/// Beyond so many events the diverging one is not looked for: each step of the search folds the stream twice.
+const SEARCH_EVENTS_MAX: u64 = 1_000_000;
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(100);
+
+impl Host {
+    /// Begins to verify the generation that serves, unless that is under way; how far it is.
+    pub async fn verify(&self, name: &str, sample: Option<u64>, seed: Option<u64>) -> Result<api::Verification, Error> {
+        let deployment = self.deployment(name)?;
+        let generation = deployment.record().active().clone();
+        let module = self.module_of(&generation).await?;
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
+        let gate = Gate { sample, ..Gate::default() };
+        super::check_gate(&gate).map_err(Error::Refused)?;
+        let begun = api::Verification {
+            state: WorkState::Running,
+            generation: generation.number,
+            position: 0,
+            progress: 0.0,
+            rate: 0.0,
+            remaining_seconds: None,
+            seed,
+            restarts: 0,
+            equal: None,
+            comparison: None,
+            divergence: None,
+            message: "folding the stream again".to_owned(),
+        };
+        if let Some(running) = deployment.begin_verification(&begun) {
+            return Ok(running);
+        }
+        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed };
+        tokio::spawn(work.run());
+        Ok(begun)
+    }
+
+    /// How far the last verification is.
+    pub fn verification(&self, name: &str) -> Result<api::Verification, Error> {
+        let deployment = self.deployment(name)?;
+        deployment.verification().ok_or_else(|| {
+            Error::Missing(format!(
+                "{name} was not verified since the host started; `foldstream verify {name}` does it"
+            ))
+        })
+    }
+}
+
+struct Verifying {
+    host: Host,
+    deployment: Arc<Deployment>,
+    generation: Generation,
+    module: Arc<Module>,
+    gate: Gate,
+    seed: u64,
+}
+
+impl Verifying {
+    async fn run(self) {
+        let outcome = self.verify().await;
+        self.deployment.update_verification(|verification| match outcome {
+            Ok(()) => {
+                verification.state = WorkState::Done;
+                verification.progress = 1.0;
+            }
+            Err(error) => {
+                verification.state = WorkState::Failed;
+                verification.message = error.to_string();
+            }
+        });
+    }
+
+    async fn verify(&self) -> Result<(), Error> {
+        let scratch = self.refold().await?;
+        let serving = self.deployment.active();
+        let at_most = self.host.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
+        let (ours, theirs) = {
+            let _changing = self.host.lock(&self.deployment).await?;
+            if self.deployment.record().active != self.generation.number {
+                return Err(Error::Conflict("another generation began to serve meanwhile; verify again".to_owned()));
+            }
+            let aligned = align(&serving, &scratch.runner, at_most).await;
+            let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
+            cut_over::snapshots(&aligned, &serving, &scratch.runner)?
+        };
+        let position = ours.position();
+        let gate = self.gate.clone();
+        let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
+        let equal = comparison.refused == 0;
+        let divergence = match comparison.examples.first().filter(|_| !equal) {
+            Some(first) => Some(self.search(&first.key, position).await?),
+            None => None,
+        };
+        let message = match &divergence {
+            None => format!("the same fold again: {}", comparison.conclusion),
+            Some(api::Divergence { key, sequence: Some(sequence) }) => format!(
+                "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
+                 depends on where batches end, on restarts, or on something beside its events"
+            ),
+            Some(api::Divergence { key, sequence: None }) => format!(
+                "the served state differs from a new fold, first in `{key}`, but new folds agree with each other: other code \
+                 built a part of it (inherited or migrated), or it was damaged; rebuild it"
+            ),
+        };
+        self.deployment.update_verification(|verification| {
+            verification.position = position;
+            verification.equal = Some(equal);
+            verification.comparison = Some(comparison);
+            verification.divergence = divergence;
+            verification.message = message;
+        });
+        Ok(())
+    }
+
+    /// Folds the stream aside up to near its end, stopped and started again on the way, each time with other boundaries.
+    async fn refold(&self) -> Result<Scratch, Error> {
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let end = self.deployment.active().position();
+        let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(..end.max(1))).collect();
+        stops.sort_unstable();
+        let mut from: Option<Scratch> = None;
+        for stop in stops {
+            let scratch = self.start(random.u64(..), Ceiling::Position(stop), from.as_ref()).await?;
+            self.told(&scratch, end, scratch.arrives(0)).await?;
+            scratch.close().await;
+            self.deployment.update_verification(|verification| verification.restarts += 1);
+            from = Some(scratch);
+        }
+        let scratch = self.start(random.u64(..), Ceiling::None, from.as_ref()).await?;
+        self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS)).await?;
+        Ok(scratch)
+    }
+
+    async fn start(&self, seed: u64, ceiling: Ceiling, from: Option<&Scratch>) -> Result<Scratch, Error> {
+        let aside =
+            Aside { ceiling, shuffle: Some(seed), from: from.map(|from| from.path().to_owned()), ..Aside::default() };
+        let name = self.deployment.name();
+        self.host.fold_aside(name, &self.generation, Arc::clone(&self.module), aside).await
+    }
+
+    /// Tells how far a refold is until `work` is done.
+    async fn told<T>(
+        &self,
+        scratch: &Scratch,
+        end: u64,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let tell = async {
+            loop {
+                let (now, position) = (scratch.runner.now(), scratch.runner.position());
+                self.deployment.update_verification(|verification| {
+                    verification.progress = (position as f64 / end.max(1) as f64).min(1.0);
+                    verification.rate = now.rate;
+                    verification.remaining_seconds =
+                        (now.rate > 0.0).then(|| end.saturating_sub(position) as f64 / now.rate);
+                });
+                tokio::time::sleep(TELL).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = tell => unreachable!("telling goes on for ever"),
+        }
+    }
+
+    /// Looks for the first event after which two folds, one with the boundaries of chance and one with ours, differ in a
+    /// key. Each step halves what is in question.
+    async fn search(&self, key: &str, position: u64) -> Result<api::Divergence, Error> {
+        let unknown = api::Divergence { key: key.to_owned(), sequence: None };
+        if position > SEARCH_EVENTS_MAX {
+            return Ok(unknown);
+        }
+        self.deployment.update_verification(|verification| {
+            verification.message = format!("they differ; looking for the event after which `{key}` does");
+        });
+        if !self.differs(key, position).await? {
+            return Ok(unknown);
+        }
+        let (mut same, mut differs) = (0, position);
+        while differs - same > 1 {
+            let middle = same + (differs - same) / 2;
+            if self.differs(key, middle).await? { differs = middle } else { same = middle }
+        }
+        Ok(api::Divergence { key: key.to_owned(), sequence: Some(differs) })
+    }
+
+    async fn differs(&self, key: &str, position: u64) -> Result<bool, Error> {
+        let one = self.folded_to(Some(self.seed), position).await?;
+        let other = self.folded_to(None, position).await?;
+        let key = key.to_owned();
+        blocking(move || Ok(one.get(&key)? != other.get(&key)?)).await
+    }
+
+    async fn folded_to(&self, shuffle: Option<u64>, position: u64) -> Result<Snapshot, Error> {
+        let aside = Aside { ceiling: Ceiling::Position(position), shuffle, ..Aside::default() };
+        let name = self.deployment.name();
+        let scratch = self.host.fold_aside(name, &self.generation, Arc::clone(&self.module), aside).await?;
+        scratch.arrives(0).await?;
+        let closed = || Error::Conflict("a state aside was closed; verify again".to_owned());
+        Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())
+    }
+}

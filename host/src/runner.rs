@@ -1,0 +1,572 @@
+//! A runner: one state file, the module that folds into it, and the thread on which that happens.
+//!
+//! The thread opens the state, runs the pipeline, and waits for an operator when the pipeline can't go on. A runner
+//! knows nothing of its neighbours: which of several answers for a deployment is the business of `deployment.rs`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::api::{DeploymentState, Start};
+use crate::event::Payload;
+use crate::metrics::DeploymentMetrics;
+use crate::module::{Identity, Module, QueryError};
+use crate::pipeline::{Ceiling, Desired, Ended, Fold, MakeFold, Pace, Patches, Pipeline, Settings, Standing, Throttle};
+use crate::progress::{Now, Progress};
+use crate::source::{self, Request, Source};
+use crate::state::{self, Key, Snapshot, Store};
+use crate::subject::SubjectSet;
+
+/// Pause before a state that failed is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Attempts that a module gets that took over a state, before the one that had it before is put back.
+const ATTEMPTS_ON_PROBATION: u32 = 3;
+
+/// The position asked for was not reached in time.
+#[derive(Debug, thiserror::Error)]
+#[error("position {wanted} was not reached in time: the deployment is at {position}")]
+pub struct Behind {
+    /// The position asked for.
+    pub wanted: u64,
+    /// The position reached.
+    pub position: u64,
+}
+
+/// Why a state can't be read just now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Its file is still being opened.
+    #[error("{0}")]
+    NotReady(String),
+    /// It has not yet passed the position that it had to.
+    #[error(transparent)]
+    Behind(#[from] Behind),
+}
+
+/// The module that folds, and what it reads.
+#[derive(Clone)]
+pub struct Program {
+    /// Number of the generation: seeds the guest's randomness, and names it in logs.
+    pub generation: u64,
+    /// The module, or why it can't be loaded.
+    pub module: Result<Arc<Module>, String>,
+    /// The source, or why there is none.
+    pub source: Result<Source, String>,
+    /// Where a new state begins.
+    pub start: Start,
+    /// It took over a state, and gets few attempts.
+    pub on_probation: bool,
+    /// Fold only a part of what the module wants.
+    pub part: Option<Arc<dyn Part>>,
+}
+
+/// A part of the events that a module wants.
+pub trait Part: Send + Sync {
+    /// The subjects that cover it.
+    fn subjects(&self) -> SubjectSet;
+
+    /// Puts in front of a fold what leaves out all other events.
+    fn narrow(&self, fold: Box<dyn Fold>) -> Box<dyn Fold>;
+
+    /// Whether it must see headers.
+    fn needs_headers(&self) -> bool;
+}
+
+/// What a runner is made of.
+pub struct Parts {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// What folds.
+    pub program: Program,
+    /// Path of the state file.
+    pub path: PathBuf,
+    /// How the state behaves.
+    pub state: state::Options,
+    /// How the pipeline behaves.
+    pub settings: Settings,
+    /// Counters and histograms.
+    pub metrics: DeploymentMetrics,
+    /// Whether it begins paused.
+    pub paused: bool,
+    /// How far and how fast it may go.
+    pub pace: (Ceiling, Throttle),
+    /// The position from which on reads are answered; none takes the head that is found.
+    pub answers_from: Option<u64>,
+    /// For how long reads are declined until then.
+    pub catch_up_wait: Duration,
+}
+
+/// What everyone who holds a runner shares with its thread.
+struct Shared {
+    deployment: String,
+    path: PathBuf,
+    program: RwLock<Program>,
+    progress: Arc<Progress>,
+    store: watch::Sender<Option<Store>>,
+    control: watch::Sender<Desired>,
+    pace: watch::Sender<Pace>,
+    standing: watch::Sender<Option<Standing>>,
+    patches: Arc<Patches>,
+    source_status: watch::Sender<crate::api::SourceStatus>,
+    metrics: DeploymentMetrics,
+}
+
+/// The handle of a runner. Dropping it asks the thread to stop.
+pub struct Runner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Runner").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+    }
+}
+
+impl Runner {
+    /// Starts a runner. Must be called within a runtime.
+    pub fn start(parts: Parts) -> Arc<Self> {
+        let progress = Arc::new(Progress::new(parts.answers_from));
+        let desired = if parts.paused { Desired::Pause } else { Desired::Run(0) };
+        let (ceiling, throttle) = parts.pace;
+        let shared = Arc::new(Shared {
+            deployment: parts.deployment,
+            path: parts.path,
+            program: RwLock::new(parts.program),
+            progress: Arc::clone(&progress),
+            store: watch::Sender::new(None),
+            control: watch::Sender::new(desired),
+            pace: watch::Sender::new(Pace { ceiling, throttle, epoch: 0 }),
+            standing: watch::Sender::new(None),
+            patches: Arc::default(),
+            source_status: watch::Sender::new(source::initial_status()),
+            metrics: parts.metrics,
+        });
+        if parts.answers_from.is_none() {
+            let wait = parts.catch_up_wait;
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                progress.answers_now();
+            });
+        }
+        let worker = Worker {
+            control: shared.control.subscribe(),
+            pace: shared.pace.subscribe(),
+            shared: Arc::clone(&shared),
+            state: parts.state,
+            settings: parts.settings,
+            runtime: Handle::current(),
+        };
+        let name = format!("fold-{}", shared.deployment);
+        let runner = Self { shared, thread: Mutex::new(None) };
+        match std::thread::Builder::new().name(name).spawn(move || worker.run()) {
+            Ok(thread) => *runner.thread.lock() = Some(thread),
+            Err(error) => runner.shared.progress.stopped(
+                "host",
+                &format!("cannot start a thread: {error}; raise the limit of tasks"),
+                None,
+            ),
+        }
+        Arc::new(runner)
+    }
+
+    /// How far it is.
+    pub fn now(&self) -> Now {
+        self.shared.progress.now()
+    }
+
+    /// How its source is.
+    pub fn source_status(&self) -> crate::api::SourceStatus {
+        self.shared.source_status.borrow().clone()
+    }
+
+    /// Its state, once it is open.
+    pub fn store(&self) -> Option<Store> {
+        self.shared.store.borrow().clone()
+    }
+
+    /// Its state, waited for until it is open. Cancel-safe: it only looks.
+    pub async fn opened(&self) -> Store {
+        let mut stores = self.stores();
+        let found = stores.wait_for(Option::is_some).await.ok().and_then(|store| store.clone());
+        match found {
+            Some(store) => store,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Its state, as it is opened and closed.
+    pub fn stores(&self) -> watch::Receiver<Option<Store>> {
+        self.shared.store.subscribe()
+    }
+
+    /// Path of its state file.
+    pub fn path(&self) -> &std::path::Path {
+        &self.shared.path
+    }
+
+    /// The last sequence that its state reflects; 0 while it is not open.
+    pub fn position(&self) -> u64 {
+        self.shared.store.borrow().as_ref().map_or(0, Store::position)
+    }
+
+    /// What folds now.
+    pub fn program(&self) -> Program {
+        self.shared.program.read().clone()
+    }
+
+    /// A view that reflects at least a sequence, if it can be had now; else why not, and nothing is waited for.
+    pub fn try_snapshot(&self, at_least: Option<u64>) -> Result<Snapshot, ReadError> {
+        let Some(store) = self.store() else { return Err(ReadError::NotReady(self.why_not_ready())) };
+        let Some(gate) = self.shared.progress.answers_from() else {
+            return Err(ReadError::NotReady(self.why_not_ready()));
+        };
+        let wanted = gate.max(at_least.unwrap_or(0));
+        let snapshot = store.snapshot();
+        let position = snapshot.position();
+        if position >= wanted { Ok(snapshot) } else { Err(Behind { wanted, position }.into()) }
+    }
+
+    /// Says whether reads are answered from it.
+    pub fn serves(&self, serves: bool) {
+        self.shared.progress.set_serves(serves);
+    }
+
+    /// Declines reads until this position, if not longer.
+    pub fn answer_from(&self, position: u64) {
+        self.shared.progress.answer_from(position);
+    }
+
+    fn why_not_ready(&self) -> String {
+        let (name, now) = (&self.shared.deployment, self.now());
+        match (now.failure, now.repair_percent) {
+            (Some(failure), _) => format!("{name} can't be read: {}", failure.message),
+            (None, Some(percent)) => {
+                format!("the state of {name} is being repaired after an unclean stop: {percent:.0} %; try again later")
+            }
+            (None, None) => {
+                format!("{name} was just started and does not know yet how far it has to be; try again")
+            }
+        }
+    }
+
+    /// Answers a query over a snapshot, on a blocking thread.
+    pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
+        let program = self.program();
+        let module = program.module.map_err(QueryError::Failed)?;
+        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
+        let seconds = self.shared.metrics.query_seconds.clone();
+        let answered = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let answer = module.query(&identity, snapshot, &name, &args);
+            seconds.observe(started.elapsed().as_secs_f64());
+            answer
+        });
+        answered.await.unwrap_or_else(|error| Err(QueryError::Failed(format!("the query ended unexpectedly: {error}"))))
+    }
+
+    /// Waits until the position passes `after`. Cancel-safe: it only looks.
+    pub async fn advanced(&self, after: u64) {
+        let mut stores = self.stores();
+        loop {
+            let store = stores.borrow_and_update().clone();
+            let Some(store) = store else {
+                if stores.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                continue;
+            };
+            let mut positions = store.positions();
+            let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
+            // Both arms only look: nothing is lost when one is dropped.
+            let (has_passed, has_ended) = tokio::select! {
+                passed = passed => (passed, false),
+                changed = stores.changed() => (false, changed.is_err()),
+            };
+            if has_passed {
+                return;
+            }
+            if has_ended {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// The keys under a prefix that changed after a position, without duplicates; none when that is no longer known
+    /// and a watcher must read everything again.
+    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
+        self.store().and_then(|store| store.changed_since(position, prefix))
+    }
+
+    /// Stops applying, keeps answering.
+    pub fn pause(&self) {
+        self.shared.control.send_replace(Desired::Pause);
+    }
+
+    /// Goes on after a pause or a failure.
+    pub fn resume(&self) {
+        self.shared.control.send_modify(|desired| {
+            let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
+            *desired = Desired::Run(number);
+        });
+    }
+
+    /// Whether it folds, or would if its state were open.
+    pub fn is_running(&self) -> bool {
+        !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)
+    }
+
+    /// Puts another program over the same state, from the next batch on.
+    pub fn take_over(&self, program: Program) {
+        *self.shared.program.write() = program;
+        if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
+            self.resume();
+        }
+    }
+
+    /// Sets how far it may go; returns the change by which [`Runner::stands`] knows it.
+    pub fn set_ceiling(&self, ceiling: Ceiling) -> u64 {
+        self.change_pace(|pace| pace.ceiling = ceiling)
+    }
+
+    /// Sets how fast it may go.
+    pub fn set_throttle(&self, throttle: Throttle) {
+        self.change_pace(|pace| pace.throttle = throttle);
+    }
+
+    fn change_pace(&self, change: impl FnOnce(&mut Pace)) -> u64 {
+        let mut epoch = 0;
+        self.shared.pace.send_modify(|pace| {
+            change(pace);
+            pace.epoch += 1;
+            epoch = pace.epoch;
+        });
+        epoch
+    }
+
+    /// Waits until it stands still since a change of pace, with everything durable; the position where. Cancel-safe.
+    pub async fn stands(&self, epoch: u64) -> u64 {
+        let mut standing = self.shared.standing.subscribe();
+        let has_seen = |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
+        let found = standing.wait_for(has_seen).await.ok().and_then(|standing| *standing);
+        match found {
+            Some(standing) => standing.position,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Puts entries in the place of others, durably. The caller holds it at a ceiling.
+    pub async fn patch(&self, patch: state::Patch) -> Result<(), String> {
+        let done = self.shared.patches.hand_over(patch);
+        self.change_pace(|_| ());
+        done.await.unwrap_or_else(|_| Err("the state was closed meanwhile; try again".to_owned()))
+    }
+
+    /// Has all that was applied up to now made durable, and waits for it, but not for long. Cancel-safe.
+    pub async fn flush_soon(&self, at_most: Duration) {
+        let wanted = self.position();
+        self.change_pace(|_| ());
+        let deadline = Instant::now() + at_most;
+        let is_durable = || {
+            let checkpoint = self.store().and_then(|store| store.checkpoint());
+            checkpoint.map_or(0, |checkpoint| checkpoint.position) >= wanted
+        };
+        while !is_durable() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Asks it to finish its batch, flush and end.
+    pub fn ask_to_stop(&self) {
+        self.shared.control.send_replace(Desired::Stop);
+    }
+
+    /// Waits for the end that was asked for. Blocking.
+    pub fn join(&self) {
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!(deployment = self.shared.deployment, "ended by a panic");
+        }
+    }
+}
+
+/// The thread behind a runner.
+struct Worker {
+    shared: Arc<Shared>,
+    state: state::Options,
+    settings: Settings,
+    control: watch::Receiver<Desired>,
+    pace: watch::Receiver<Pace>,
+    runtime: Handle,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while !self.is_stopping() {
+            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
+            self.shared.standing.send_replace(None);
+            self.shared.store.send_replace(None);
+            let message = match lived {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "a defect of the host ended the fold; look into its log, and report it".to_owned(),
+            };
+            tracing::error!(deployment = self.shared.deployment, error = message, "state is opened again");
+            self.shared.progress.stopped("state", &message, None);
+            self.pause_before_reopening();
+        }
+        self.shared.progress.set_state(DeploymentState::Stopping);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.control.borrow() == Desired::Stop
+    }
+
+    /// Opens the state and runs the pipeline as often as it is wanted; an error asks to open it again.
+    fn live(&mut self) -> Result<(), state::Error> {
+        let progress = Arc::clone(&self.shared.progress);
+        let opened =
+            Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
+        self.shared.progress.repairing(None);
+        let (store, mut writer) = opened?;
+        self.shared.store.send_replace(Some(store.clone()));
+        loop {
+            let wanted = *self.control.borrow_and_update();
+            match wanted {
+                Desired::Stop => return Ok(()),
+                Desired::Pause => self.shared.progress.set_state(DeploymentState::Paused),
+                Desired::Run(_) => {
+                    let ended;
+                    (writer, ended) = self.run_pipeline(store.clone(), writer);
+                    match ended {
+                        Ended::Asked => continue,
+                        Ended::State(error) => return Err(error),
+                        Ended::Failed => self.tell_failure(store.position()),
+                    }
+                }
+            }
+            if !self.rest(&store, &mut writer)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell_failure(&self, position: u64) {
+        let failure = self.shared.progress.now().failure.map(|failure| failure.message).unwrap_or_default();
+        let deployment = &self.shared.deployment;
+        tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
+    }
+
+    /// Waits until something else is wanted, and says meanwhile where the state stands; returns whether someone can still
+    /// want something. Everything is durable: a pipeline flushes at its end.
+    fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
+        let position = store.position();
+        loop {
+            let epoch = self.pace.borrow_and_update().epoch;
+            self.shared.patches.apply(writer, store)?;
+            self.shared.standing.send_replace(Some(Standing { position, epoch }));
+            let Self { control, pace, runtime, .. } = self;
+            let woken = runtime.block_on(async {
+                // Both arms only look.
+                tokio::select! {
+                    biased;
+                    changed = control.changed() => Some(changed.is_ok()),
+                    Ok(()) = pace.changed() => None,
+                }
+            });
+            if let Some(wanted) = woken {
+                self.shared.standing.send_replace(None);
+                return Ok(wanted);
+            }
+        }
+    }
+
+    fn pause_before_reopening(&mut self) {
+        let changed = self.control.changed();
+        let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
+    }
+
+    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer) -> (state::Writer, Ended) {
+        let program = self.shared.program.read().clone();
+        self.shared.progress.started(program.generation);
+        let (module, source) = match (&program.module, &program.source) {
+            (Ok(module), Ok(source)) => (Arc::clone(module), source.clone()),
+            (Err(message), _) => {
+                self.shared.progress.stopped("module", message, None);
+                return (writer, Ended::Failed);
+            }
+            (_, Err(message)) => {
+                self.shared.progress.stopped("source", message, None);
+                return (writer, Ended::Failed);
+            }
+        };
+        let manifest = module.manifest();
+        writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
+        let subjects = program.part.as_ref().map(|part| part.subjects());
+        let needs_headers = program.part.as_ref().is_some_and(|part| part.needs_headers());
+        let request = Request {
+            resume: None,
+            start: program.start,
+            subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
+            wants_headers: manifest.wants_headers || needs_headers,
+            limits: self.settings.batch,
+        };
+        let pipeline = Pipeline {
+            source,
+            request,
+            source_status: self.shared.source_status.clone(),
+            make_fold: self.make_fold(&program, &module),
+            store,
+            writer,
+            settings: self.settings(&program, &module),
+            progress: Arc::clone(&self.shared.progress),
+            metrics: self.shared.metrics.clone(),
+            control: self.control.clone(),
+            pace: self.pace.clone(),
+            standing: self.shared.standing.clone(),
+            patches: Arc::clone(&self.shared.patches),
+            runtime: self.runtime.clone(),
+        };
+        pipeline.run()
+    }
+
+    fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
+        let (module, part) = (Arc::clone(module), program.part.clone());
+        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
+        Box::new(move || {
+            let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
+            Ok(match &part {
+                Some(part) => part.narrow(fold),
+                None => fold,
+            })
+        })
+    }
+
+    /// The host's settings, with what the module asks for instead.
+    fn settings(&self, program: &Program, module: &Module) -> Settings {
+        let manifest = module.manifest();
+        let mut settings = self.settings.clone();
+        settings.attempts = manifest.attempts.unwrap_or(settings.attempts).max(1);
+        if program.on_probation {
+            settings.attempts = settings.attempts.min(ATTEMPTS_ON_PROBATION);
+        }
+        settings.initial_backoff = manifest.initial_backoff.unwrap_or(settings.initial_backoff);
+        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff);
+        if let Some(events) = manifest.batch_events {
+            settings.batch.events = settings.batch.events.min(events.max(1) as usize);
+        }
+        settings
+    }
+}
