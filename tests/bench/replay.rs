@@ -11,7 +11,7 @@ use foldstream::api::Start;
 use foldstream::batch::Limits;
 use foldstream::metrics::Metrics;
 use foldstream::module::{self, Engine, Identity, Module};
-use foldstream::pipeline::{Budget, Desired, MakeFold, Pipeline, Settings};
+use foldstream::pipeline::{Budget, Desired, MakeFold, Pace, Pipeline, Settings};
 use foldstream::progress::Progress;
 use foldstream::source::{Request, Source, initial_status};
 use foldstream::state::{self, Store};
@@ -133,6 +133,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
     let options = state::Options { cache_bytes: 64 << 20, ..state::Options::default() };
     let (store, writer) = Store::open(&folder.path().join("state.redb"), options, |_| {}).expect("a new state opens");
     let (control, desired) = watch::channel(Desired::Run(0));
+    let (_pace, pace) = watch::channel(Pace::default());
     let (source_status, _status) = watch::channel(initial_status());
     let pipeline = Pipeline {
         source: Source::JetStream(workload::source(server)),
@@ -149,10 +150,14 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
             budget: Arc::new(Budget::new(defaults.state.memtable_bytes_total)),
+            shuffle: None,
         },
         progress: Arc::new(Progress::new(Some(0))),
         metrics: Metrics::new().deployment("bench"),
         control: desired,
+        pace,
+        standing: watch::Sender::new(None),
+        patches: Arc::default(),
         runtime: runtime.handle().clone(),
     };
     timed(events, || {

@@ -143,6 +143,36 @@ impl Client {
         answer.json()
     }
 
+    /// Deploys a module with further parameters, such as `&strategy=rebuild`, which must succeed.
+    pub async fn deploy_with(&self, name: &str, module: &[u8], parameters: &str) -> api::Deployed {
+        let answer = self.upload(module.to_vec(), &format!("?name={name}{parameters}")).await;
+        assert!(answer.status.is_success(), "deploy: {}", answer.text());
+        answer.json()
+    }
+
+    /// POST of nothing to a deployment, such as `promote`.
+    pub async fn act(&self, name: &str, action: &str) -> Answer {
+        self.post(&format!("/v1/deployments/{name}/{action}"), "application/json", "").await
+    }
+
+    /// The generations of a deployment.
+    pub async fn generations(&self, name: &str) -> Vec<api::Generation> {
+        self.get(&format!("/v1/deployments/{name}/generations"))
+            .await
+            .expect(200)
+            .json::<api::GenerationList>()
+            .generations
+    }
+
+    /// Waits until a generation has a status.
+    pub async fn becomes(&self, name: &str, number: u64, status: api::GenerationStatus) -> api::Generation {
+        wait::until(&format!("generation {number} of {name} to be {}", status.name()), async || {
+            let generations = self.generations(name).await;
+            generations.into_iter().find(|generation| generation.number == number && generation.status == status)
+        })
+        .await
+    }
+
     /// How a deployment is.
     pub async fn show(&self, name: &str) -> api::Deployment {
         self.get(&format!("/v1/deployments/{name}")).await.expect(200).json()
@@ -258,9 +288,14 @@ impl Events {
 
     /// The next one of a kind, heartbeats and others left out.
     pub async fn next_of(&mut self, kind: &str) -> Event {
+        self.next_of_any(&[kind]).await
+    }
+
+    /// The next one of some kinds.
+    pub async fn next_of_any(&mut self, kinds: &[&str]) -> Event {
         loop {
             let event = self.next().await.expect("the watch goes on");
-            if event.event == kind {
+            if kinds.contains(&event.event.as_str()) {
                 return event;
             }
         }

@@ -44,3 +44,17 @@ fn build(folder: &Path, name: &str) -> PathBuf {
     assert_eq!(output.code, 0, "guest {name} does not build:\n{}{}", output.stdout, output.stderr);
     out
 }
+
+/// Another release of a module: it does the same, and has another digest.
+///
+/// # Panics
+///
+/// When the module cannot be built.
+pub fn release(name: &str, number: u8) -> Vec<u8> {
+    let mut module = module(name);
+    // A custom section, which is 0, its size, and a name with its length: no engine looks into it.
+    module.extend([0, 9, 7]);
+    module.extend(*b"release");
+    module.push(number);
+    module
+}

@@ -20,6 +20,8 @@ pub struct Host {
     process: Option<Process>,
     folder: TempDir,
     client: Client,
+    /// The step at which the program kills itself.
+    die_at: Option<String>,
 }
 
 impl Host {
@@ -36,10 +38,22 @@ impl Host {
     /// Starts one with lines of configuration.
     pub async fn start_with(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut host = Self { process: None, folder, client: Client::new("http://127.0.0.1:1") };
+        let mut host = Self { process: None, folder, client: Client::new("http://127.0.0.1:1"), die_at: None };
         host.configure(config);
         host.restart().await;
         host
+    }
+
+    /// Names the step at which the program kills itself, from the next start on; none for a long life.
+    pub fn die_at(&mut self, step: Option<&str>) {
+        self.die_at = step.map(str::to_owned);
+    }
+
+    /// Waits until the program has killed itself.
+    pub fn wait_for_death(&mut self) {
+        let mut process = self.process.take().expect("the host runs");
+        let status = process.wait(wait::DEADLINE);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", process.output());
     }
 
     /// Replaces the configuration; it counts from the next start.
@@ -62,7 +76,11 @@ impl Host {
     /// Starts it again on the same files; kills it first if it runs. A new port is taken each time.
     pub async fn restart(&mut self) {
         self.kill();
-        let mut process = Process::start("foldstream serve", &mut serve(&self.config_file()));
+        let mut command = serve(&self.config_file());
+        if let Some(step) = &self.die_at {
+            command.env("FOLDSTREAM_DIE_AT", step);
+        }
+        let mut process = Process::start("foldstream serve", &mut command);
         let url = wait::until("the host to listen", || {
             assert!(process.ended().is_none(), "the host ended: {}", process.output());
             let url = process.printed(LISTENING);

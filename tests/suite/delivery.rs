@@ -25,7 +25,7 @@ on_both_sources!(
     a_graceful_stop_loses_nothing_and_repeats_nothing,
     a_second_deployment_gets_everything_from_the_beginning,
     a_paused_deployment_waits_and_resumes_where_it_was,
-    the_same_module_again_changes_nothing_and_another_builds_anew,
+    the_same_module_again_changes_nothing_and_another_takes_over,
     a_deleted_deployment_is_gone_and_its_name_is_free,
 );
 
@@ -101,18 +101,19 @@ async fn a_paused_deployment_waits_and_resumes_where_it_was(kind: Kind) {
     stage.assert_ledger_equals_model().await;
 }
 
-async fn the_same_module_again_changes_nothing_and_another_builds_anew(kind: Kind) {
+async fn the_same_module_again_changes_nothing_and_another_takes_over(kind: Kind) {
     let mut stage = Stage::with_ledger(kind).await;
     let last = stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
     let again = stage.deploy_ledger().await;
     assert_eq!((again.outcome, again.deployment.generation), (DeployOutcome::Unchanged, 1));
-    let other = stage.client().deploy(LEDGER, &guests::module("mischief")).await;
-    assert_eq!((other.outcome, other.deployment.generation), (DeployOutcome::Replaced, 2));
+    let other = stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
+    assert_eq!((other.outcome, other.generation), (DeployOutcome::Rebuilding, 2));
+    stage.client().show_when(LEDGER, "take over", |shown| shown.generation == 2).await;
     let back = stage.deploy_ledger().await;
-    assert_eq!((back.outcome, back.deployment.generation), (DeployOutcome::Replaced, 3));
-    let shown = stage.client().reached(LEDGER, last).await;
-    assert_eq!(shown.events_applied, 300, "a new generation begins at the first event");
+    assert_eq!((back.outcome, back.generation), (DeployOutcome::Rebuilding, 3));
+    let shown = stage.client().show_when(LEDGER, "take over", |shown| shown.generation == 3).await;
+    assert_eq!((shown.events_applied, shown.position), (300, last), "a new generation begins at the first event");
     stage.assert_ledger_equals_model().await;
 }
 

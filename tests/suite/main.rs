@@ -13,5 +13,8 @@ mod faults; // what goes wrong with a stream, each with its name
 mod layering; // the shape of our own code
 mod metrics; // accepted by promtool, and true
 mod openapi; // the document describes what the host answers
+mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod reads; // entries, pages, queries, ETags, problems, tokens
-mod sandbox; // a bad module hurts neither its host nor its neighbours
+mod sandbox;
+mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
+mod swap; // generations: built, swapped, rolled back, with nobody noticing // a bad module hurts neither its host nor its neighbours
