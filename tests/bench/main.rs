@@ -11,6 +11,7 @@ mod native;
 mod reads;
 mod replay;
 mod report;
+mod swap;
 mod workload;
 
 use arguments::Arguments;
@@ -42,6 +43,9 @@ fn main() {
     }
     if arguments.runs("reads") {
         runtime.block_on(reads::measure(&arguments, &mut report));
+    }
+    if arguments.runs("swap") {
+        runtime.block_on(swap::measure(&arguments, &mut report));
     }
     report.finish(&arguments.json);
 }
