@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::module::{self, Engine, Module};
 use crate::pipeline::{Budget, Ceiling, Settings, Throttle};
 use crate::rollout::{Pasts, Queue};
-use crate::runner::{Parts, Program};
+use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
 use crate::state;
 use crate::state::catalogue::{Audit, Catalogue, Generation};
@@ -256,17 +256,25 @@ impl Host {
         self.inner.stopping.load(Ordering::Acquire)
     }
 
+    /// Asks all runners there are to stop.
+    fn ask_all_to_stop(&self) -> Vec<Arc<Runner>> {
+        let deployments = self.deployments();
+        let runners: Vec<_> = deployments.iter().flat_map(|deployment| deployment.runners()).collect();
+        runners.iter().for_each(|runner| runner.ask_to_stop());
+        runners
+    }
+
     /// Finishes the running batches, flushes, and stops; within the configured budget.
     pub async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        let _changing = self.inner.changing.lock().await;
-        let deployments = self.deployments();
-        let runners: Vec<_> = deployments.iter().flat_map(|deployment| deployment.runners()).collect();
-        for runner in &runners {
-            runner.ask_to_stop();
-        }
-        let joined = blocking(move || runners.iter().for_each(|runner| runner.join()));
-        if tokio::time::timeout(self.inner.config.pipeline.stop_budget, joined).await.is_err() {
+        let stopped = async {
+            // Runners end while a change that is under way does: it may be waiting for one of them.
+            self.ask_all_to_stop();
+            let _changing = self.inner.changing.lock().await;
+            let runners = self.ask_all_to_stop();
+            blocking(move || runners.iter().for_each(|runner| runner.join())).await;
+        };
+        if tokio::time::timeout(self.inner.config.pipeline.stop_budget, stopped).await.is_err() {
             tracing::warn!(
                 "not all deployments ended within pipeline.stop_budget; they go on from their checkpoints at the next start"
             );

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use foldstream::api;
 use foldstream_tests::client::Client;
-use foldstream_tests::nats;
 use foldstream_tests::orders::Order;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::wait;
+use foldstream_tests::{guests, nats};
+
+/// Name of the deployment of the guest of that name.
+const MISCHIEF: &str = "mischief";
 
 /// How often the host is killed in one test.
 const ROUNDS: usize = 8;
@@ -133,4 +136,36 @@ async fn a_stop_ends_within_its_budget_even_under_load() {
     assert!(begin.elapsed() < Duration::from_secs(12), "the stop took {:?}", begin.elapsed());
     stage.host.restart().await;
     stage.assert_ledger_equals_model().await;
+}
+
+/// An event that tells the mischief what to do.
+fn told(verb: &str) -> api::NewEvent {
+    api::NewEvent {
+        subject: "mischief.a".to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: std::collections::BTreeMap::new(),
+        data: serde_json::json!(verb),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_within_its_budget_whatever_a_guest_is_at() {
+    let config = "[modules]\ndeadline = \"60s\"\n[pipeline]\nstop_budget = \"2s\"\n";
+    let mut stage = Stage::start_with(Kind::Embedded, config).await;
+    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    let path = format!("/v1/deployments/{MISCHIEF}/queries/loop");
+    let request = stage.client().request(reqwest::Method::POST, &path).header("content-type", "application/json");
+    let client = stage.client().clone();
+    // It gets no answer, as the host is gone before.
+    let query = tokio::spawn(async move { client.try_send(request.body("null")).await.is_ok() });
+    stage.client().append(&[told("loop")]).await;
+    stage.client().show_when(MISCHIEF, "receive the event", |shown| shown.head == 1).await;
+    let begin = std::time::Instant::now();
+    assert_eq!(stage.host.stop().code(), Some(0));
+    let took = begin.elapsed();
+    // Far less than the minute for which both calls may go on; the rest is for a busy machine.
+    assert!(took < Duration::from_secs(10), "the stop took {took:?}");
+    query.abort();
 }

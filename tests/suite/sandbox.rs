@@ -25,8 +25,11 @@ async fn stage() -> Stage {
     stage_with("").await
 }
 
-async fn stage_with(config: &str) -> Stage {
-    let stage = Stage::start_with(Kind::Embedded, config).await;
+/// The same with lines for the limits of modules.
+async fn stage_with(limits: &str) -> Stage {
+    // A call that never ends is not waited for longer than it must.
+    let config = format!("[modules]\ndeadline = \"1s\"\n{limits}");
+    let stage = Stage::start_with(Kind::Embedded, &config).await;
     stage.deploy_ledger().await;
     stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
     stage
@@ -90,7 +93,7 @@ mischief! {
 #[tokio::test]
 async fn endless_host_calls_meet_their_limit_before_the_deadline() {
     // Unoptimised, the million calls that are usual take longer than the deadline of this module.
-    let stage = stage_with("[modules]\nhost_calls_max = 10000\n").await;
+    let stage = stage_with("host_calls_max = 10000\n").await;
     let failure = misbehave_on(stage, "call-storm").await;
     assert!(failure.kind == "limit" && failure.message.contains("host-calls"), "{failure:?}");
 }

@@ -40,6 +40,7 @@ mod watch;
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -47,6 +48,9 @@ use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parse
 use client::{Client, Connection};
 use exit::Failure;
 use output::{Color, Format, Output};
+
+/// How long a host that has stopped waits for files to be closed before it ends whatever a guest is still at.
+const CALLS_LEFT_MAX: Duration = Duration::from_millis(200);
 
 /// The address at which a host listens unless told otherwise.
 pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
@@ -252,7 +256,10 @@ fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
 fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // What a guest is still at has had the host's time to stop. Nothing of it is durable, and nothing waits for it.
+    runtime.shutdown_timeout(CALLS_LEFT_MAX);
+    result
 }
 
 #[cfg(test)]

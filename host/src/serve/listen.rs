@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config;
+use crate::config::{self, Config};
 
 /// Most connections at once; fewer where the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -34,22 +34,23 @@ const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// The same for later requests, and so how long a connection may be idle. Longer than clients keep theirs, mostly: who
 /// closes an idle connection just as the other side uses it makes a request fail.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(100);
-/// How long requests may go on once the host is to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long requests may go on once the host is to stop, if that is not longer than the whole stop may take.
+const GRACE_MAX: Duration = Duration::from_secs(5);
 
 /// Serves a router until `shutdown`.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    config: &config::Serve,
+    config: &Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let grace = GRACE_MAX.min(config.pipeline.stop_budget);
     let handle = Handle::<SocketAddr>::new();
     let stop = {
         let handle = handle.clone();
         async move {
             shutdown.cancelled().await;
-            handle.graceful_shutdown(Some(GRACE));
+            handle.graceful_shutdown(Some(grace));
             // The server below ends on its own now; this side must not end before it.
             future::pending::<()>().await;
         }
@@ -62,7 +63,7 @@ pub(super) async fn serve(
     limit_heads(&mut server);
     let gate = Gate { places: Arc::new(Semaphore::new(connections_max())) };
     let app = router.into_make_service();
-    match tls(config)? {
+    match tls(&config.serve)? {
         None => tokio::select! {
             ended = server.acceptor(gate).serve(app) => ended?,
             () = stop => {}

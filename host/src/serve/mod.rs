@@ -113,7 +113,7 @@ pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: C
     let address = listener.local_addr()?;
     auth::check_address(&config.serve, address)?;
     let app = App::new(host, config, address, shutdown.clone())?;
-    listen::serve(listener, router(app), &config.serve, shutdown).await
+    listen::serve(listener, router(app), config, shutdown).await
 }
 
 impl App {

@@ -26,7 +26,7 @@ impl Guest for Mischief {
             error_policy: ErrorPolicy { attempts: Some(3), initial_backoff_ms: Some(10), max_backoff_ms: Some(50) },
             limits: Limits {
                 memory_bytes: Some(32 << 20),
-                deadline_ms: Some(1_000),
+                deadline_ms: None,
                 batch_events: None,
                 state_bytes: Some(4 << 20),
             },
