@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 
 use crate::api::{DeploymentState, Failure};
 use crate::batch::Batch;
+use crate::event::Event;
+use crate::position::Checkpoint;
 
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
@@ -111,6 +113,25 @@ impl Progress {
         self.inner.lock().now.repair_percent = percent;
     }
 
+    /// Its state was opened, and reflects what a checkpoint says.
+    pub fn opened(&self, checkpoint: Option<&Checkpoint>) {
+        let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
+        self.inner.lock().now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
+    }
+
+    /// The stream ends at `head`, seen from aside while nothing is read; the state reflects `position`.
+    pub fn seen(&self, head: u64, position: u64) {
+        let now = &mut self.inner.lock().now;
+        if head <= now.head {
+            return;
+        }
+        // Which of the new events match nobody knows before they are read. What matched of the older ones is known, unless
+        // nothing was read yet.
+        let grown = if now.head == 0 { head } else { now.pending.saturating_add(head - now.head) };
+        now.pending = grown.min(head.saturating_sub(position));
+        now.head = head;
+    }
+
     /// A batch is about to be applied.
     pub fn received(&self, batch: &Batch) {
         let now = &mut self.inner.lock().now;
@@ -127,15 +148,21 @@ impl Progress {
         }
     }
 
-    /// A batch was applied.
-    pub fn applied(&self, batch: &Batch) {
+    /// Some events of a batch were applied.
+    pub fn applied(&self, events: &[Event]) {
+        let now = &mut self.inner.lock().now;
+        now.pending = now.pending.saturating_sub(events.len() as u64);
+        now.applied += events.len() as u64;
+        if let Some(last) = events.last() {
+            now.last_event_ns = last.time_ns;
+        }
+    }
+
+    /// All of a batch was applied.
+    pub fn finished(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         let now = &mut inner.now;
         now.pending = batch.pending;
-        now.applied += batch.events.len() as u64;
-        if let Some(last) = batch.events.last() {
-            now.last_event_ns = last.time_ns;
-        }
         if now.pending == 0 && now.state == DeploymentState::CatchingUp {
             now.state = DeploymentState::Live;
         }

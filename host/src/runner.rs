@@ -55,6 +55,8 @@ pub struct Program {
     pub generation: u64,
     /// The module, or why it can't be loaded.
     pub module: Result<Arc<Module>, String>,
+    /// Name of the source.
+    pub source_name: String,
     /// The source, or why there is none.
     pub source: Result<Source, String>,
     /// Where a new state begins.
@@ -327,6 +329,18 @@ impl Runner {
         !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)
     }
 
+    /// Whether it reads its source just now, and so learns where the stream ends.
+    pub fn reads(&self) -> bool {
+        matches!(self.now().state, DeploymentState::CatchingUp | DeploymentState::Live)
+    }
+
+    /// Takes note of the end of the stream, which it would not learn while it does not read.
+    pub fn stream_ends_at(&self, head: u64) {
+        if let Some(store) = self.store() {
+            self.shared.progress.seen(head, store.position());
+        }
+    }
+
     /// Puts another program over the same state, from the next batch on.
     pub fn take_over(&self, program: Program) {
         *self.shared.program.write() = program;
@@ -441,6 +455,7 @@ impl Worker {
             Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
         self.shared.progress.repairing(None);
         let (store, mut writer) = opened?;
+        self.shared.progress.opened(store.checkpoint().as_ref());
         self.shared.store.send_replace(Some(store.clone()));
         loop {
             let wanted = *self.control.borrow_and_update();

@@ -36,6 +36,9 @@ use crate::state::catalogue::{Audit, Catalogue, Generation};
 /// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often the host looks where the streams end of which something is not read just now.
+const HEADS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why the host refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -162,18 +165,42 @@ impl Host {
 
     /// Does what comes due with time, for as long as the host lives.
     fn keep_house(&self) {
+        self.every(HOUSEKEEPING_INTERVAL, async |host: Self| {
+            host.enforce_retention().await;
+            host.retire_previous().await;
+            host.make_snapshots().await;
+            host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
+        });
+        self.every(HEADS_INTERVAL, async |host: Self| host.look_at_heads().await);
+    }
+
+    /// Does something again and again, for as long as the host lives.
+    fn every<F: Future<Output = ()> + Send>(&self, interval: Duration, work: impl Fn(Self) -> F + Send + 'static) {
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(HOUSEKEEPING_INTERVAL).await;
+                tokio::time::sleep(interval).await;
                 let Some(inner) = inner.upgrade() else { return };
-                let host = Self { inner };
-                host.enforce_retention().await;
-                host.retire_previous().await;
-                host.make_snapshots().await;
-                host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
+                work(Self { inner }).await;
             }
         });
+    }
+
+    /// Tells those who read nothing just now, as they are paused or can't go on, where their streams end: their lag grows.
+    async fn look_at_heads(&self) {
+        let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
+        let mut resting: BTreeMap<String, Vec<Arc<Runner>>> = BTreeMap::new();
+        for runner in runners.filter(|runner| !runner.reads()) {
+            resting.entry(runner.program().source_name).or_default().push(runner);
+        }
+        let looks = resting.into_iter().map(async |(source, runners)| {
+            let Some(source) = self.inner.sources.get(&source) else { return };
+            // Asked once for all that rest.
+            if let Some(head) = source.head().await {
+                runners.iter().for_each(|runner| runner.stream_ends_at(head));
+            }
+        });
+        futures_util::future::join_all(looks).await;
     }
 
     /// All deployments, by name.
@@ -359,6 +386,7 @@ impl Inner {
         Program {
             generation: generation.number,
             module,
+            source_name: generation.source.clone(),
             source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
             start: generation.start,
             on_probation: generation.on_probation,

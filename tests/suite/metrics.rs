@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use foldstream::api::DeploymentState;
+use foldstream::api::{DeploymentState, NewEvent};
 use foldstream_tests::client::Client;
-use foldstream_tests::guests;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
+use foldstream_tests::{guests, wait};
 
 async fn page(client: &Client) -> String {
     let answer = client.get("/metrics").await.expect(200);
@@ -87,6 +87,64 @@ async fn lag_grows_while_paused_and_states_are_told_apart() {
     stage.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
     let paused = page(stage.client()).await;
     assert_eq!((state(&paused, "live"), state(&paused, "paused")), (0.0, 1.0));
+    assert_eq!((sample(&paused, &of("foldstream_lag_events", LEDGER)), lag_seconds(&paused)), (0.0, 0.0));
+    for published in [5, 7] {
+        let last = stage.publish(published).await;
+        lag_is(stage.client(), LEDGER, last, (last - 10) as f64).await;
+    }
+    let last = stage.model.last();
+    stage.host.restart().await;
+    lag_is(stage.client(), LEDGER, last, 12.0).await;
+}
+
+fn lag_seconds(page: &str) -> f64 {
+    sample(page, &of("foldstream_lag_seconds", LEDGER))
+}
+
+/// Waits until the page shows a lag of so many events, which has to come with a head and with seconds.
+async fn lag_is(client: &Client, name: &str, head: u64, events: f64) {
+    let shown = wait::until("the lag to be shown", || async {
+        let page = page(client).await;
+        (sample(&page, &of("foldstream_lag_events", name)) == events).then_some(page)
+    })
+    .await;
+    assert_eq!(sample(&shown, &of("foldstream_head", name)), head as f64);
+    assert!(sample(&shown, &of("foldstream_lag_seconds", name)) > 0.0, "the last event was applied some time ago");
+}
+
+#[tokio::test]
+async fn lag_grows_on_jetstream_while_nothing_is_read() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    let last = stage.publish(20).await;
+    lag_is(stage.client(), LEDGER, last, 20.0).await;
+    stage.host.restart().await;
+    lag_is(stage.client(), LEDGER, last, 20.0).await;
+}
+
+/// An event that tells the mischief what to do.
+fn told(verb: &str) -> NewEvent {
+    NewEvent {
+        subject: "mischief.a".to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: std::collections::BTreeMap::new(),
+        data: serde_json::json!(verb),
+    }
+}
+
+#[tokio::test]
+async fn lag_grows_behind_an_event_that_fails() {
+    let stage = Stage::start(Kind::Embedded).await;
+    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    stage.client().append(&[told("note one"), told("reject two")]).await;
+    stage.client().failed("mischief").await;
+    lag_is(stage.client(), "mischief", 2, 1.0).await;
+    let last = stage.client().append(&[told("note three"), told("note four")]).await.last_sequence;
+    lag_is(stage.client(), "mischief", last, 3.0).await;
 }
 
 #[tokio::test]

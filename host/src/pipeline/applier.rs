@@ -101,6 +101,7 @@ impl Applier {
                         &self.metrics.events_rebuilt
                     };
                     counter.inc_by(events.len() as u64);
+                    self.progress.applied(events);
                     done = end;
                     part = part.saturating_mul(2);
                 }
@@ -113,7 +114,7 @@ impl Applier {
         if batch.events.is_empty() {
             self.publish(batch, None, batch.through, store);
         }
-        self.progress.applied(batch);
+        self.progress.finished(batch);
         Ok(Processed::All)
     }
 

@@ -115,6 +115,12 @@ impl Source {
         }
     }
 
+    /// The last sequence of the stream just now, unless it can't be reached.
+    pub async fn head(&self) -> Option<u64> {
+        let info = self.info().await;
+        info.reachable.then_some(info.last_sequence)
+    }
+
     /// What the stream is like just now; unreachable is an answer, not an error.
     pub async fn info(&self) -> SourceInfo {
         match self {
