@@ -181,6 +181,12 @@ impl Progress {
         note(now, kind, message, Some(sequence), attempts);
     }
 
+    /// It rests, as an operator wants. Reads are answered from where it is: to wait for more would bring nothing.
+    pub fn paused(&self) {
+        self.set_state(DeploymentState::Paused);
+        self.answers_now();
+    }
+
     /// It can't go on without an operator.
     pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
         let now = &mut self.inner.lock().now;

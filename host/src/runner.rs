@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::api::{DeploymentState, Start};
 use crate::event::Payload;
@@ -99,7 +100,7 @@ pub struct Parts {
     pub pace: (Ceiling, Throttle),
     /// The position from which on reads are answered; none takes the head that is found.
     pub answers_from: Option<u64>,
-    /// For how long reads are declined until then.
+    /// For how long reads are declined until then, from when the state was opened.
     pub catch_up_wait: Duration,
 }
 
@@ -146,7 +147,7 @@ impl Runner {
             deployment: parts.deployment,
             path: parts.path,
             program: RwLock::new(parts.program),
-            progress: Arc::clone(&progress),
+            progress,
             store: watch::Sender::new(None),
             control: watch::Sender::new(desired),
             pace: watch::Sender::new(Pace { ceiling, throttle, epoch: 0 }),
@@ -155,19 +156,13 @@ impl Runner {
             source_status: watch::Sender::new(source::initial_status()),
             metrics: parts.metrics,
         });
-        if parts.answers_from.is_none() {
-            let wait = parts.catch_up_wait;
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                progress.answers_now();
-            });
-        }
         let worker = Worker {
             control: shared.control.subscribe(),
             pace: shared.pace.subscribe(),
             shared: Arc::clone(&shared),
             state: parts.state,
             settings: parts.settings,
+            catch_up_wait: parts.catch_up_wait,
             runtime: Handle::current(),
         };
         let name = format!("fold-{}", shared.deployment);
@@ -421,6 +416,7 @@ struct Worker {
     shared: Arc<Shared>,
     state: state::Options,
     settings: Settings,
+    catch_up_wait: Duration,
     control: watch::Receiver<Desired>,
     pace: watch::Receiver<Pace>,
     runtime: Handle,
@@ -457,18 +453,23 @@ impl Worker {
         let (store, mut writer) = opened?;
         self.shared.progress.opened(store.checkpoint().as_ref());
         self.shared.store.send_replace(Some(store.clone()));
+        let _waiting = self.wait_to_catch_up();
         loop {
             let wanted = *self.control.borrow_and_update();
             match wanted {
                 Desired::Stop => return Ok(()),
-                Desired::Pause => self.shared.progress.set_state(DeploymentState::Paused),
+                Desired::Pause => self.shared.progress.paused(),
                 Desired::Run(_) => {
                     let ended;
                     (writer, ended) = self.run_pipeline(store.clone(), writer);
                     match ended {
                         Ended::Asked => continue,
                         Ended::State(error) => return Err(error),
-                        Ended::Failed => self.tell_failure(store.position()),
+                        Ended::Failed => {
+                            // It gets no further by itself, so that nobody needs to wait for it.
+                            self.shared.progress.answers_now();
+                            self.tell_failure(store.position());
+                        }
                     }
                 }
             }
@@ -476,6 +477,19 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// Lets reads through after a while, should it not be as far by then as it was. Counted from when the state is open, as
+    /// a repair may take long. Dropping what comes back ends the wait.
+    fn wait_to_catch_up(&self) -> JoinSet<()> {
+        let mut waiting = JoinSet::new();
+        let (wait, progress) = (self.catch_up_wait, Arc::clone(&self.shared.progress));
+        let over = async move {
+            tokio::time::sleep(wait).await;
+            progress.answers_now();
+        };
+        waiting.spawn_on(over, &self.runtime);
+        waiting
     }
 
     fn tell_failure(&self, position: u64) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foldstream::api;
+use foldstream::api::{self, DeploymentState};
 use foldstream_tests::client::Client;
 use foldstream_tests::orders::Order;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
@@ -168,4 +168,38 @@ async fn a_stop_ends_within_its_budget_whatever_a_guest_is_at() {
     // Far less than the minute for which both calls may go on; the rest is for a busy machine.
     assert!(took < Duration::from_secs(10), "the stop took {took:?}");
     query.abort();
+}
+
+async fn pause(client: &Client, name: &str) {
+    client.post(&format!("/v1/deployments/{name}/pause"), "application/json", "").await.expect(200);
+    client.show_when(name, "pause", |shown| shown.state == DeploymentState::Paused).await;
+}
+
+/// Reads are declined for longer than any test takes, unless something else lets them through.
+const LONG_WAIT: &str = "[pipeline]\ncatch_up_wait = \"1h\"\n";
+
+#[tokio::test]
+async fn what_was_paused_answers_at_once_after_a_restart() {
+    let mut stage = Stage::start_with(Kind::Embedded, LONG_WAIT).await;
+    stage.deploy_ledger().await;
+    let last = stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    pause(stage.client(), LEDGER).await;
+    stage.publish(10).await;
+    stage.host.restart().await;
+    stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
+    let answer = stage.client().get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s")).await.expect(200);
+    assert_eq!(answer.position(), last);
+}
+
+#[tokio::test]
+async fn what_failed_answers_at_once_after_a_restart() {
+    let mut stage = Stage::start_with(Kind::Embedded, LONG_WAIT).await;
+    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    stage.client().append(&[told("note one"), told("reject two"), told("note three")]).await;
+    stage.client().failed(MISCHIEF).await;
+    stage.host.restart().await;
+    stage.client().failed(MISCHIEF).await;
+    let path = format!("/v1/deployments/{MISCHIEF}/entries/note/00000001?timeout=0s");
+    assert_eq!(stage.client().get(&path).await.expect(200).position(), 1);
 }
