@@ -39,8 +39,10 @@ pub struct Now {
     pub memory_bytes: u64,
     /// Percentage of the state file that is repaired, while it is being opened.
     pub repair_percent: Option<f64>,
-    /// The position from which on reads are answered; none while it is not known.
-    pub answers_from: Option<u64>,
+    /// The position that it may have shown before a restart; none while that is not known. A wait for it ends in time.
+    pub catches_up_to: Option<u64>,
+    /// The position that clients are known to have seen: nothing before it is ever shown.
+    pub floor: u64,
     /// Number of the generation whose module began to fold last.
     pub generation: u64,
 }
@@ -61,8 +63,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Before anything was opened. `answers_from` is known for a new deployment, and none after a restart.
-    pub fn new(answers_from: Option<u64>) -> Self {
+    /// Before anything was opened. `catches_up_to` is known for a new deployment, and none after a restart; nothing before
+    /// `floor` is shown.
+    pub fn new(catches_up_to: Option<u64>, floor: u64) -> Self {
         let now = Now {
             state: DeploymentState::Opening,
             failure: None,
@@ -74,7 +77,8 @@ impl Progress {
             rate: 0.0,
             memory_bytes: 0,
             repair_percent: None,
-            answers_from,
+            catches_up_to,
+            floor,
             generation: 0,
         };
         let inner = Inner { now, measured_at: Instant::now(), measured_applied: 0 };
@@ -93,7 +97,8 @@ impl Progress {
 
     /// The position from which on reads are answered; none while it is not known.
     pub fn answers_from(&self) -> Option<u64> {
-        self.inner.lock().now.answers_from
+        let now = &self.inner.lock().now;
+        now.catches_up_to.map(|position| position.max(now.floor))
     }
 
     /// How it is now.
@@ -140,8 +145,8 @@ impl Progress {
         }
         now.head = now.head.max(batch.head).max(batch.through);
         now.pending = batch.pending + batch.events.len() as u64;
-        if now.answers_from.is_none() {
-            now.answers_from = Some(if now.pending > 0 { batch.head } else { batch.through });
+        if now.catches_up_to.is_none() {
+            now.catches_up_to = Some(if now.pending > 0 { batch.head } else { batch.through });
         }
         if now.pending > LIVE_LAG_MAX && now.state == DeploymentState::Live {
             now.state = DeploymentState::CatchingUp;
@@ -212,15 +217,21 @@ impl Progress {
         now.state = DeploymentState::CatchingUp;
     }
 
-    /// Reads are answered from this position on, if not from a later one.
-    pub fn answer_from(&self, position: u64) {
+    /// Clients have seen this position: reads are answered from there on, if not from a later one.
+    pub fn shown(&self, position: u64) {
         let now = &mut self.inner.lock().now;
-        now.answers_from = Some(now.answers_from.unwrap_or(0).max(position));
+        now.floor = now.floor.max(position);
     }
 
-    /// Reads are answered from now on, however far it is.
+    /// Clients may have seen this position: reads are answered from there on, until the wait for it is over.
+    pub fn may_have_shown(&self, position: u64) {
+        let now = &mut self.inner.lock().now;
+        now.catches_up_to = now.catches_up_to.max(Some(position));
+    }
+
+    /// Nothing more is waited for: reads are answered from now on, unless clients are known to have seen more.
     pub fn answers_now(&self) {
-        self.inner.lock().now.answers_from = Some(0);
+        self.inner.lock().now.catches_up_to = Some(0);
     }
 }
 

@@ -98,8 +98,10 @@ pub struct Parts {
     pub paused: bool,
     /// How far and how fast it may go.
     pub pace: (Ceiling, Throttle),
-    /// The position from which on reads are answered; none takes the head that is found.
-    pub answers_from: Option<u64>,
+    /// The position that it may have shown before, and so has to reach; none takes the head that is found.
+    pub catches_up_to: Option<u64>,
+    /// The position that clients are known to have seen of the deployment: nothing before it is shown.
+    pub floor: u64,
     /// For how long reads are declined until then, from when the state was opened.
     pub catch_up_wait: Duration,
 }
@@ -117,6 +119,7 @@ struct Shared {
     patches: Arc<Patches>,
     source_status: watch::Sender<crate::api::SourceStatus>,
     metrics: DeploymentMetrics,
+    catch_up_wait: Duration,
 }
 
 /// The handle of a runner. Dropping it asks the thread to stop.
@@ -140,7 +143,7 @@ impl Drop for Runner {
 impl Runner {
     /// Starts a runner. Must be called within a runtime.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let progress = Arc::new(Progress::new(parts.answers_from));
+        let progress = Arc::new(Progress::new(parts.catches_up_to, parts.floor));
         let desired = if parts.paused { Desired::Pause } else { Desired::Run(0) };
         let (ceiling, throttle) = parts.pace;
         let shared = Arc::new(Shared {
@@ -155,6 +158,7 @@ impl Runner {
             patches: Arc::default(),
             source_status: watch::Sender::new(source::initial_status()),
             metrics: parts.metrics,
+            catch_up_wait: parts.catch_up_wait,
         });
         let worker = Worker {
             control: shared.control.subscribe(),
@@ -162,7 +166,6 @@ impl Runner {
             shared: Arc::clone(&shared),
             state: parts.state,
             settings: parts.settings,
-            catch_up_wait: parts.catch_up_wait,
             runtime: Handle::current(),
         };
         let name = format!("fold-{}", shared.deployment);
@@ -240,9 +243,18 @@ impl Runner {
         self.shared.progress.set_serves(serves);
     }
 
-    /// Declines reads until this position, if not longer.
-    pub fn answer_from(&self, position: u64) {
-        self.shared.progress.answer_from(position);
+    /// Declines reads until it is where another has shown that the deployment is, or may have shown it.
+    pub fn succeeds(&self, other: &Self, position: u64) {
+        let (before, progress) = (other.now(), &self.shared.progress);
+        progress.shown(position.max(before.floor));
+        if let Some(wanted) = before.catches_up_to.filter(|wanted| *wanted > position) {
+            progress.may_have_shown(wanted);
+            let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(progress));
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                progress.answers_now();
+            });
+        }
     }
 
     fn why_not_ready(&self) -> String {
@@ -416,7 +428,6 @@ struct Worker {
     shared: Arc<Shared>,
     state: state::Options,
     settings: Settings,
-    catch_up_wait: Duration,
     control: watch::Receiver<Desired>,
     pace: watch::Receiver<Pace>,
     runtime: Handle,
@@ -427,7 +438,10 @@ impl Worker {
         while !self.is_stopping() {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
             self.shared.standing.send_replace(None);
-            self.shared.store.send_replace(None);
+            if let Some(store) = self.shared.store.send_replace(None) {
+                // What was read of it may be lost, and comes again: until then, nothing older is shown.
+                self.shared.progress.shown(store.position());
+            }
             let message = match lived {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
@@ -483,7 +497,7 @@ impl Worker {
     /// a repair may take long. Dropping what comes back ends the wait.
     fn wait_to_catch_up(&self) -> JoinSet<()> {
         let mut waiting = JoinSet::new();
-        let (wait, progress) = (self.catch_up_wait, Arc::clone(&self.shared.progress));
+        let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(&self.shared.progress));
         let over = async move {
             tokio::time::sleep(wait).await;
             progress.answers_now();

@@ -111,10 +111,10 @@ pub(crate) type LoadedOrNot = Result<Arc<Module>, String>;
 /// What a runner is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// To answer reads, from this position on; none takes the head that is found.
+    /// To answer reads.
     Serve {
-        /// The position.
-        answers_from: Option<u64>,
+        /// The position that it may have shown before; none takes the head that is found.
+        catches_up_to: Option<u64>,
     },
     /// To follow, so that it can serve again.
     Follow,
@@ -372,9 +372,14 @@ impl Inner {
             metrics: self.metrics.deployment(name),
             paused: generation.paused,
             pace: (Ceiling::None, throttle),
-            answers_from: match role {
-                Role::Serve { answers_from } => answers_from,
+            catches_up_to: match role {
+                Role::Serve { catches_up_to } => catches_up_to,
                 Role::Follow | Role::Build => Some(0),
+            },
+            floor: match role {
+                // A first position of 1 may stand for a cut-over before the first event.
+                Role::Serve { .. } if generation.serves_from > 1 => generation.serves_from,
+                Role::Serve { .. } | Role::Follow | Role::Build => 0,
             },
             catch_up_wait: pipeline.catch_up_wait,
         }

@@ -152,7 +152,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
             budget: Arc::new(Budget::new(defaults.state.memtable_bytes_total)),
             shuffle: None,
         },
-        progress: Arc::new(Progress::new(Some(0))),
+        progress: Arc::new(Progress::new(Some(0), 0)),
         metrics: Metrics::new().deployment("bench"),
         control: desired,
         pace,

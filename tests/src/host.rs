@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -22,6 +23,8 @@ pub struct Host {
     client: Client,
     /// The step at which the program kills itself.
     die_at: Option<String>,
+    /// Whether writing beyond a limit of the system is an error to it, and not its end.
+    meets_limits: bool,
 }
 
 impl Host {
@@ -37,8 +40,18 @@ impl Host {
 
     /// Starts one with lines of configuration.
     pub async fn start_with(config: &str) -> Self {
+        Self::start_as(config, false).await
+    }
+
+    /// The same for a host whose files can be limited.
+    pub async fn start_within_limits(config: &str) -> Self {
+        Self::start_as(config, true).await
+    }
+
+    async fn start_as(config: &str, meets_limits: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut host = Self { process: None, folder, client: Client::new("http://127.0.0.1:1"), die_at: None };
+        let client = Client::new("http://127.0.0.1:1");
+        let mut host = Self { process: None, folder, client, die_at: None, meets_limits };
         host.configure(config);
         host.restart().await;
         host
@@ -54,6 +67,15 @@ impl Host {
         let mut process = self.process.take().expect("the host runs");
         let status = process.wait(wait::DEADLINE);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", process.output());
+    }
+
+    /// Lets no file of it grow beyond so many bytes, as a full disk would; none lifts the limit. Only of one that was
+    /// [started for it](Self::start_within_limits).
+    pub fn limit_files(&mut self, bytes: Option<u64>) {
+        assert!(self.meets_limits, "the limit would end it");
+        let id = i32::try_from(self.process().id()).expect("a number of a process");
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Pid::from_raw(id), Resource::Fsize, limit).expect("our own child can be limited");
     }
 
     /// Replaces the configuration; it counts from the next start.
@@ -79,6 +101,12 @@ impl Host {
         let mut command = serve(&self.config_file());
         if let Some(step) = &self.die_at {
             command.env("FOLDSTREAM_DIE_AT", step);
+        }
+        if self.meets_limits {
+            let plain = std::mem::replace(&mut command, Command::new("sh"));
+            // A signal that is ignored stays so in the program that the shell becomes.
+            command.arg("-c").arg("trap '' XFSZ; exec \"$0\" \"$@\"").arg(plain.get_program()).args(plain.get_args());
+            copy_environment(&plain, &mut command);
         }
         let mut process = Process::start("foldstream serve", &mut command);
         let url = wait::until("the host to listen", || {
@@ -123,6 +151,16 @@ impl Host {
     pub fn memory_bytes(&self) -> u64 {
         let id = self.process.as_ref().expect("the host runs").id();
         resident_bytes(id)
+    }
+}
+
+/// Sets and removes the variables that another command would.
+fn copy_environment(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
     }
 }
 

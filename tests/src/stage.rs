@@ -30,6 +30,9 @@ pub enum Kind {
     Embedded,
 }
 
+/// A server, and the context of the stream on it.
+type Stream = (NatsServer, jetstream::Context);
+
 /// A running host with its source.
 #[derive(Debug)]
 pub struct Stage {
@@ -38,7 +41,7 @@ pub struct Stage {
     /// What the ledger has to be.
     pub model: Ledger,
     /// The server and the context of the stream, on JetStream.
-    stream: Option<(NatsServer, jetstream::Context)>,
+    stream: Option<Stream>,
     orders: Orders,
 }
 
@@ -50,17 +53,18 @@ impl Stage {
 
     /// The same with lines of configuration, which must not begin a source.
     pub async fn start_with(kind: Kind, config: &str) -> Self {
+        let (config, stream) = prepare(kind, config).await;
+        Self::of(Host::start_with(&config).await, stream)
+    }
+
+    /// The same with a host whose files can be limited.
+    pub async fn start_within_limits(kind: Kind, config: &str) -> Self {
+        let (config, stream) = prepare(kind, config).await;
+        Self::of(Host::start_within_limits(&config).await, stream)
+    }
+
+    fn of(host: Host, stream: Option<Stream>) -> Self {
         let orders = Orders::new(crate::seed(), CUSTOMERS);
-        let (host, stream) = match kind {
-            Kind::Embedded => (Host::start_with(config).await, None),
-            Kind::JetStream => {
-                let server = NatsServer::start().await;
-                let context = server.jetstream().await;
-                nats::create_stream(&context, STREAM, "orders.>").await;
-                let config = format!("{config}\n{}", crate::host::jetstream_source(&server.url(), STREAM));
-                (Host::start_with(&config).await, Some((server, context)))
-            }
-        };
         Self { host, model: Ledger::default(), stream, orders }
     }
 
@@ -134,6 +138,18 @@ impl Stage {
         })
         .await;
     }
+}
+
+/// What a host is to be configured with, and the stream that it reads.
+async fn prepare(kind: Kind, config: &str) -> (String, Option<Stream>) {
+    if kind == Kind::Embedded {
+        return (config.to_owned(), None);
+    }
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    let config = format!("{config}\n{}", crate::host::jetstream_source(&server.url(), STREAM));
+    (config, Some((server, context)))
 }
 
 async fn append(client: &Client, orders: &[Order]) -> u64 {

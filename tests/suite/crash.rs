@@ -175,6 +175,10 @@ async fn pause(client: &Client, name: &str) {
     client.show_when(name, "pause", |shown| shown.state == DeploymentState::Paused).await;
 }
 
+async fn resume(client: &Client, name: &str) {
+    client.post(&format!("/v1/deployments/{name}/resume"), "application/json", "").await.expect(200);
+}
+
 /// Reads are declined for longer than any test takes, unless something else lets them through.
 const LONG_WAIT: &str = "[pipeline]\ncatch_up_wait = \"1h\"\n";
 
@@ -202,4 +206,60 @@ async fn what_failed_answers_at_once_after_a_restart() {
     stage.client().failed(MISCHIEF).await;
     let path = format!("/v1/deployments/{MISCHIEF}/entries/note/00000001?timeout=0s");
     assert_eq!(stage.client().get(&path).await.expect(200).position(), 1);
+}
+
+#[tokio::test]
+async fn a_state_from_before_the_cut_over_is_not_shown() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    stage.deploy_ledger().await;
+    let last = stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
+    stage.client().show_when(LEDGER, "take over", |shown| shown.generation == 2).await;
+    pause(stage.client(), LEDGER).await;
+    assert_eq!(stage.host.stop().code(), Some(0));
+    // Whatever loses the state, an old backup for one: clients have seen positions from the cut-over on.
+    std::fs::remove_file(stage.host.data_dir().join(format!("state/{LEDGER}/2.redb"))).expect("it is there");
+    stage.host.restart().await;
+    stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
+    let path = format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s");
+    let problem = stage.client().get(&path).await.problem(504, "behind");
+    assert_eq!(problem.position, Some(0));
+    resume(stage.client(), LEDGER).await;
+    stage.client().reached(LEDGER, last).await;
+    assert!(stage.client().entry(LEDGER, "head").await.expect(200).position() >= last);
+}
+
+#[tokio::test]
+async fn reads_never_go_back_when_the_disk_is_full() {
+    let config = "[state]\nflush_interval = \"2s\"\n[pipeline]\nbatch_events = 1\n";
+    let mut stage = Stage::start_within_limits(Kind::Embedded, config).await;
+    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    let durable = stage.client().append(&[told("note one"), told("note two")]).await.last_sequence;
+    stage.client().reached(MISCHIEF, durable).await;
+    // What was applied is made durable by a pause. What comes then stands in the log while there is still room for it.
+    pause(stage.client(), MISCHIEF).await;
+    let large: Vec<_> = (0..25).map(|_| told("fill 131072")).collect();
+    let last = stage.client().append(&large).await.last_sequence;
+    let file = stage.host.data_dir().join(format!("state/{MISCHIEF}/1.redb"));
+    let size = std::fs::metadata(file).expect("it is there").len();
+    stage.host.limit_files(Some(size + (256 << 10)));
+    resume(stage.client(), MISCHIEF).await;
+    let path = format!("/v1/deployments/{MISCHIEF}/entries/note/00000001?timeout=0s");
+    let seen = wait::until("an answer from what is in memory only", || async {
+        let answer = stage.client().get(&path).await;
+        (answer.status == 200).then(|| answer.position()).filter(|position| *position > durable)
+    })
+    .await;
+    let (_, failure) = stage.client().failed(MISCHIEF).await;
+    assert_eq!(failure.kind, "state", "{failure:?}");
+    // Opened again, it is where the file is; paused, it stays there.
+    pause(stage.client(), MISCHIEF).await;
+    let shown = stage.client().show_when(MISCHIEF, "be opened", |shown| shown.position > 0).await;
+    assert_eq!(shown.position, durable);
+    assert_eq!(stage.client().get(&path).await.problem(504, "behind").position, Some(durable));
+    stage.host.limit_files(None);
+    resume(stage.client(), MISCHIEF).await;
+    stage.client().reached(MISCHIEF, last).await;
+    assert!(stage.client().get(&path).await.expect(200).position() >= seen);
 }

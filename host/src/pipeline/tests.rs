@@ -64,7 +64,7 @@ impl Stage {
             folder,
             log,
             batches: Arc::default(),
-            progress: Arc::new(Progress::new(Some(0))),
+            progress: Arc::new(Progress::new(Some(0), 0)),
             control: watch::Sender::new(Desired::Run(0)),
             pace: watch::Sender::new(Pace::default()),
             standing: watch::Sender::new(None),
@@ -151,7 +151,7 @@ impl Stage {
     }
 
     fn restart(&mut self) {
-        self.progress = Arc::new(Progress::new(Some(0)));
+        self.progress = Arc::new(Progress::new(Some(0), 0));
         self.control.send_replace(Desired::Run(0));
     }
 }

@@ -223,7 +223,7 @@ impl Host {
         blocking(move || catalogue.put(&noted, &audit)).await?;
         steps::reached("cut-over-recorded");
         // What was answered before a restart may be further than where the two met, when that was in the first moments.
-        runner.answer_from(position.max(serving.now().answers_from.unwrap_or(0)));
+        runner.succeeds(serving, position);
         runner.serves(true);
         deployment.flip(record, Arc::clone(runner));
         serving.serves(false);

@@ -92,7 +92,7 @@ impl Host {
 
     async fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
-        let serve = self.start_runner(&record.name, &active, Role::Serve { answers_from: None }).await;
+        let serve = self.start_runner(&record.name, &active, Role::Serve { catches_up_to: None }).await;
         let deployment = Deployment::new(record, serve);
         let record = deployment.record();
         self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
@@ -167,7 +167,7 @@ impl Host {
         generation.enter(GenerationStatus::Active, reason.clone());
         let record = Record { name, active: 1, generations: vec![generation.clone()] };
         self.store(&accepted, &record, "deploy", &reason).await?;
-        let role = Role::Serve { answers_from: Some(0) };
+        let role = Role::Serve { catches_up_to: Some(0) };
         let runner = Runner::start(self.inner.parts(&record.name, &generation, Ok(loaded.module), role));
         runner.serves(true);
         let deployment = Deployment::new(record, runner);
