@@ -193,7 +193,7 @@ key::settings! {
         /// Memtables of all deployments together, in bytes; beyond it they commit earlier.
         #[serde(with = "size")]
         pub memtable_bytes_total: u64,
-        /// Caches of all state files together, in bytes.
+        /// Caches of all state files and embedded logs together, in bytes.
         #[serde(with = "size")]
         pub cache_bytes_total: u64,
         /// Largest value, in bytes.

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod assembly;
 pub mod batch;
+pub mod caches;
 pub mod cli;
 pub mod config;
 pub mod deployment;

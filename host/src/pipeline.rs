@@ -486,8 +486,7 @@ impl Run {
     fn commit_if_large(&mut self) -> Result<(), Ended> {
         let active = self.store.active_bytes();
         let limit = self.applier.settings.memtable_bytes;
-        let crowded = self.share.is_budget_exceeded() && active > limit / 16;
-        if active < limit && !crowded {
+        if active < limit && !self.share.must_yield(active) {
             return Ok(());
         }
         if self.commit.is_some() {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{DeploymentState, Start};
+use crate::caches;
 use crate::event::Payload;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
@@ -90,6 +91,8 @@ pub struct Parts {
     pub path: PathBuf,
     /// How the state behaves.
     pub state: state::Options,
+    /// What the cache of the state file holds of the host's budget.
+    pub cache: caches::Share,
     /// How the pipeline behaves.
     pub settings: Settings,
     /// Counters and histograms.
@@ -165,6 +168,7 @@ impl Runner {
             pace: shared.pace.subscribe(),
             shared: Arc::clone(&shared),
             state: parts.state,
+            _cache: parts.cache,
             settings: parts.settings,
             runtime: Handle::current(),
         };
@@ -427,6 +431,8 @@ impl Runner {
 struct Worker {
     shared: Arc<Shared>,
     state: state::Options,
+    /// Given back once the thread has ended, and the file is closed.
+    _cache: caches::Share,
     settings: Settings,
     control: watch::Receiver<Desired>,
     pace: watch::Receiver<Pace>,

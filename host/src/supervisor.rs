@@ -20,6 +20,7 @@ use parking_lot::RwLock;
 
 use crate::api;
 use crate::assembly;
+use crate::caches::Caches;
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::folder::Folder;
@@ -31,7 +32,7 @@ use crate::rollout::{Pasts, Queue};
 use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
 use crate::state;
-use crate::state::catalogue::{Audit, Catalogue, Generation};
+use crate::state::catalogue::{Audit, Catalogue, Generation, Record};
 
 /// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
@@ -129,6 +130,9 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) sources: BTreeMap<String, Source>,
+    pub(crate) caches: Caches,
+    /// Of the logs, which stay open as long as the host lives.
+    _log_caches: Vec<crate::caches::Share>,
     pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
     /// One change of the set of deployments at a time; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -315,12 +319,16 @@ impl Inner {
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
         let compiler = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("foldstream"));
         let engine = Engine::new(config.module_options(folder.cache(), compiler))?;
-        let sources = assembly::sources(&config, &folder)?;
+        let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
+        let caches = Caches::new(config.state.cache_bytes_total, files + assembly::logs(&config));
+        let (sources, log_caches) = assembly::sources(&config, &folder, &caches)?;
         Ok(Self {
             folder,
             engine,
             catalogue,
             sources,
+            caches,
+            _log_caches: log_caches,
             deployments: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             naming: tokio::sync::RwLock::default(),
@@ -353,12 +361,14 @@ impl Inner {
             Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
             Role::Build => (self.config.rollout.memtable_bytes.max(state.memtable_bytes), throttle(&generation.build)),
         };
+        let cache = self.caches.share(u64::MAX);
+        let state_options = self.config.state_options(cache.bytes());
         Parts {
             deployment: name.to_owned(),
             program: self.program(generation, module),
             path: self.folder.state(name, generation.state_file),
-            // As if there were a few more, so that those to come leave the budget nearly whole.
-            state: self.config.state_options(self.deployments.read().len() + 4),
+            state: state_options,
+            cache,
             settings: Settings {
                 batch: self.config.batch_limits(),
                 attempts: pipeline.attempts,

@@ -78,14 +78,15 @@ impl JetStreamSource {
 }
 
 impl EmbeddedSource {
-    /// What the log is given.
-    pub fn options(&self, name: &str) -> log::Options {
+    /// What the log is given, with a cache of so many bytes.
+    pub fn options(&self, name: &str, cache_bytes: u64) -> log::Options {
         let defaults = log::Options::default();
         log::Options {
             name: name.to_owned(),
             max_age: self.max_age,
             max_bytes: self.max_bytes,
             duplicate_window: self.duplicate_window.unwrap_or(defaults.duplicate_window),
+            cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             ..defaults
         }
     }
@@ -110,11 +111,10 @@ impl Config {
         }
     }
 
-    /// What the state file of one deployment is given, of which there are `deployments`.
-    pub fn state_options(&self, deployments: usize) -> state::Options {
-        let share = self.state.cache_bytes_total / deployments.max(1) as u64;
+    /// What a state file is given, with a cache of so many bytes.
+    pub fn state_options(&self, cache_bytes: u64) -> state::Options {
         state::Options {
-            cache_bytes: usize::try_from(share).unwrap_or(usize::MAX),
+            cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             value_bytes_max: self.state.value_bytes_max,
             state_bytes_max: self.state.state_bytes_max,
         }

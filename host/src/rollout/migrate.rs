@@ -35,7 +35,8 @@ impl Host {
         }
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
-        let options = self.inner.config.state_options(1);
+        // Only its limits count: the new file is written through a cache of its own, and closed.
+        let options = self.inner.config.state_options(0);
         blocking(move || {
             let module = inner.load(&digest).map_err(Error::Conflict)?;
             let mut migration = module.migration(&identity, from_version)?;

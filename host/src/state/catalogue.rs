@@ -67,6 +67,12 @@ impl Record {
         self.generations.last().map_or(1, |last| last.number + 1)
     }
 
+    /// Number of the state files that its generations keep.
+    pub fn files(&self) -> usize {
+        let kept = self.generations.iter().filter(|generation| generation.has_file());
+        kept.map(|generation| generation.state_file).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// Whether a generation that is not retired uses a state file.
     pub fn uses_file(&self, state_file: u64) -> bool {
         self.generations.iter().any(|generation| generation.has_file() && generation.state_file == state_file)
