@@ -22,6 +22,7 @@ use crate::api::{CONTRACT, Deployment, DeploymentState, SourceState};
 pub struct Metrics {
     registry: Registry,
     events: IntCounterVec,
+    apply_failures: IntCounterVec,
     retries: IntCounterVec,
     apply: HistogramVec,
     commit: HistogramVec,
@@ -42,8 +43,10 @@ pub struct DeploymentMetrics {
     pub events_applied: IntCounter,
     /// Events applied by what is being built, or follows.
     pub events_rebuilt: IntCounter,
-    /// Failed attempts to apply a batch.
+    /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
+    /// Calls of `apply` that failed: with a batch, with a part of it in search of the event, with that event.
+    pub apply_failures: IntCounter,
     /// Attempts after a failure.
     pub retries: IntCounter,
     /// Seconds of one call of `apply`.
@@ -111,7 +114,18 @@ impl Metrics {
         registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
         let timer = |name: &str, help: &str, labels: &[&str]| histogram(&registry, name, help, labels, &seconds);
         Self {
-            events: counter(&registry, "foldstream_events_total", "Events by outcome.", &["deployment", "outcome"]),
+            events: counter(
+                &registry,
+                "foldstream_events_total",
+                "Events by outcome; failed are those at which a deployment stopped.",
+                &["deployment", "outcome"],
+            ),
+            apply_failures: counter(
+                &registry,
+                "foldstream_apply_failures_total",
+                "Calls of apply that failed; one bad event makes several fail until it stands alone.",
+                DEPLOYMENT,
+            ),
             retries: counter(
                 &registry,
                 "foldstream_retries_total",
@@ -158,6 +172,7 @@ impl Metrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
+            apply_failures: self.apply_failures.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             apply_seconds: self.apply.with_label_values(&[name]),
             commit_seconds: self.commit.with_label_values(&[name]),
@@ -172,6 +187,7 @@ impl Metrics {
         for outcome in ["applied", "rebuilt", "failed"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
+        let _ = self.apply_failures.remove_label_values(&[name]);
         let _ = self.retries.remove_label_values(&[name]);
         for vector in [&self.apply, &self.commit, &self.query, &self.batch, &self.holds] {
             let _ = vector.remove_label_values(&[name]);

@@ -148,6 +148,25 @@ async fn lag_grows_behind_an_event_that_fails() {
 }
 
 #[tokio::test]
+async fn one_bad_event_counts_as_one_however_many_calls_fail_for_it() {
+    let stage = Stage::start(Kind::Embedded).await;
+    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    stage.client().show_when("mischief", "be live", |shown| shown.state == DeploymentState::Live).await;
+    let mut events: Vec<NewEvent> = ["1", "2", "3", "", "5", "6", "7"].map(|text| told(&format!("note {text}"))).into();
+    events[3] = told("trap");
+    stage.client().append(&events).await;
+    stage.client().failed("mischief").await;
+    let page_now = page(stage.client()).await;
+    let events = |outcome: &str| {
+        sample(&page_now, &format!("{},outcome=\"{outcome}\"", of("foldstream_events_total", "mischief")))
+    };
+    assert_eq!((events("applied"), events("failed")), (3.0, 1.0));
+    // All seven; then, behind the first three, four, two, and the bad one alone in each of three attempts.
+    assert_eq!(sample(&page_now, &of("foldstream_apply_failures_total", "mischief")), 6.0);
+    assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0);
+}
+
+#[tokio::test]
 async fn failures_and_retries_are_counted_and_a_deleted_deployment_leaves_the_page() {
     let stage = Stage::with_ledger(Kind::Embedded).await;
     stage.client().deploy("mischief", &guests::module("mischief")).await;
@@ -156,7 +175,7 @@ async fn failures_and_retries_are_counted_and_a_deleted_deployment_leaves_the_pa
     stage.client().failed("mischief").await;
     let page_now = page(stage.client()).await;
     assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0, "3 attempts are 2 retries");
-    assert!(sample(&page_now, &format!("{},outcome=\"failed\"", of("foldstream_events_total", "mischief"))) >= 1.0);
+    assert_eq!(sample(&page_now, &format!("{},outcome=\"failed\"", of("foldstream_events_total", "mischief"))), 1.0);
     let request = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/mischief");
     stage.client().send(request).await.expect(204);
     let later = page(stage.client()).await;

@@ -159,7 +159,7 @@ impl Applier {
 
     /// What to do after a failure: how many events to try next, or why to end.
     fn after_failure(&mut self, error: ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
-        self.metrics.events_failed.inc();
+        self.metrics.apply_failures.inc();
         let index = match &error {
             ApplyError::State(_) => None,
             ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
@@ -183,6 +183,7 @@ impl Applier {
         let kind = error.kind();
         let rejected = matches!(error, ApplyError::Rejected { .. });
         if rejected || self.attempts >= self.settings.attempts {
+            self.metrics.events_failed.inc();
             self.progress.stopped(kind, &error.to_string(), Some(event.sequence));
             self.attempts = 0;
             return Err(Ended::Failed);
