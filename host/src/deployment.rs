@@ -219,6 +219,8 @@ impl Deployment {
         let now = runner.now();
         let store = runner.store();
         let figures = Figures::of(&now, store.as_ref());
+        // Those that are built or follow have instances as well.
+        let all: Vec<Now> = self.runners().iter().map(|runner| runner.now()).collect();
         let active = record.active();
         api::Deployment {
             generation: record.active,
@@ -238,8 +240,8 @@ impl Deployment {
             state_bytes: figures.sizes.state_bytes,
             memtable_bytes: figures.sizes.memtable_bytes,
             file_bytes: figures.sizes.file_bytes,
-            guest_memory_bytes: now.memory_bytes,
-            instances: u64::from(now.memory_bytes > 0),
+            guest_memory_bytes: all.iter().map(|now| now.memory_bytes).sum(),
+            instances: all.iter().map(|now| now.instances).sum(),
             deployed_at: active.created_at.clone(),
             failure: now.failure,
             module: active.module.clone(),

@@ -275,8 +275,14 @@ impl Gauges {
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
             memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
             file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file."),
-            guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Linear memory of instances."),
-            instances: of_deployment("foldstream_guest_instances", "Instances that are alive."),
+            guest_memory_bytes: of_deployment(
+                "foldstream_guest_memory_bytes",
+                "Linear memory of the instances that apply.",
+            ),
+            instances: of_deployment(
+                "foldstream_guest_instances",
+                "Instances that are alive: those that apply, and those of queries.",
+            ),
             generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
             module: gauge(
                 registry,

@@ -1,5 +1,6 @@
 //! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,10 @@ pub struct Now {
     pub applied: u64,
     /// Events per second.
     pub rate: f64,
-    /// Memory of the instance, in bytes.
+    /// Memory of the instance that applies, in bytes.
     pub memory_bytes: u64,
+    /// Instances that are alive: the one that applies, and those of queries.
+    pub instances: u64,
     /// Percentage of the state file that is repaired, while it is being opened.
     pub repair_percent: Option<f64>,
     /// The position that it may have shown before a restart; none while that is not known. A wait for it ends in time.
@@ -45,6 +48,18 @@ pub struct Now {
     pub floor: u64,
     /// Number of the generation whose module began to fold last.
     pub generation: u64,
+}
+
+/// Counts an instance that is alive.
+#[derive(Debug)]
+pub struct Alive {
+    progress: Arc<Progress>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.progress.inner.lock().now.instances -= 1;
+    }
 }
 
 #[derive(Debug)]
@@ -76,6 +91,7 @@ impl Progress {
             applied: 0,
             rate: 0.0,
             memory_bytes: 0,
+            instances: 0,
             repair_percent: None,
             catches_up_to,
             floor,
@@ -174,9 +190,15 @@ impl Progress {
         inner.measure();
     }
 
-    /// The instance holds so much memory.
+    /// The instance that applies holds so much memory, and none once it is gone.
     pub fn memory(&self, bytes: u64) {
         self.inner.lock().now.memory_bytes = bytes;
+    }
+
+    /// Counts an instance until the guard is dropped.
+    pub fn instance(self: &Arc<Self>) -> Alive {
+        self.inner.lock().now.instances += 1;
+        Alive { progress: Arc::clone(self) }
     }
 
     /// A batch failed, and is tried again after a pause. The first error of a streak stays.

@@ -280,7 +280,9 @@ impl Runner {
         let module = program.module.map_err(QueryError::Failed)?;
         let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
         let seconds = self.shared.metrics.query_seconds.clone();
+        let progress = Arc::clone(&self.shared.progress);
         let answered = tokio::task::spawn_blocking(move || {
+            let _alive = progress.instance();
             let started = Instant::now();
             let answer = module.query(&identity, snapshot, &name, &args);
             seconds.observe(started.elapsed().as_secs_f64());

@@ -167,6 +167,32 @@ async fn one_bad_event_counts_as_one_however_many_calls_fail_for_it() {
 }
 
 #[tokio::test]
+async fn instances_are_counted_while_they_are_there() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"60s\"\n").await;
+    stage.deploy_ledger().await;
+    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+    let figures = |page: &str, name: &str| {
+        ["foldstream_guest_instances", "foldstream_guest_memory_bytes"].map(|metric| sample(page, &of(metric, name)))
+    };
+    let live = page(stage.client()).await;
+    let [instances, memory] = figures(&live, LEDGER);
+    assert!(instances == 1.0 && memory > 10_000.0, "{instances} instances, {memory} bytes");
+    assert_eq!(figures(&live, "mischief"), [0.0, 0.0], "nothing was applied, so there is none yet");
+    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    stage.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
+    assert_eq!(figures(&page(stage.client()).await, LEDGER), [0.0, 0.0]);
+    let client = stage.client().clone();
+    let query = tokio::spawn(async move { client.query("mischief", "loop", &serde_json::Value::Null).await.status });
+    wait::until("the query's instance to be counted", || async {
+        (figures(&page(stage.client()).await, "mischief")[0] == 1.0).then_some(())
+    })
+    .await;
+    query.abort();
+}
+
+#[tokio::test]
 async fn failures_and_retries_are_counted_and_a_deleted_deployment_leaves_the_page() {
     let stage = Stage::with_ledger(Kind::Embedded).await;
     stage.client().deploy("mischief", &guests::module("mischief")).await;

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::ApplyError;
 use crate::position::{Checkpoint, EventMark};
-use crate::progress::Progress;
+use crate::progress::{Alive, Progress};
 use crate::state::{self, Store, Writer};
 
 /// How a pause after a failure is cut short.
@@ -62,10 +62,29 @@ enum Next {
     Yield,
 }
 
+/// A fold, counted for as long as it lives.
+pub(super) struct Living {
+    fold: Box<dyn Fold>,
+    progress: Arc<Progress>,
+    _alive: Alive,
+}
+
+impl Living {
+    fn new(fold: Box<dyn Fold>, progress: &Arc<Progress>) -> Self {
+        Self { fold, progress: Arc::clone(progress), _alive: progress.instance() }
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.progress.memory(0);
+    }
+}
+
 /// The applying stage: a batch in, its writes published, or why not.
 pub(super) struct Applier {
     pub(super) make_fold: MakeFold,
-    pub(super) fold: Option<Box<dyn Fold>>,
+    pub(super) fold: Option<Living>,
     /// There except during a call.
     pub(super) writer: Option<Writer>,
     pub(super) settings: Settings,
@@ -119,14 +138,17 @@ impl Applier {
     }
 
     fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
-        let mut fold = match self.fold.take() {
-            Some(fold) => fold,
-            None => (self.make_fold)().map_err(|error| ApplyError::Trap(error.to_string()))?,
+        let mut living = match self.fold.take() {
+            Some(living) => living,
+            None => {
+                let fold = (self.make_fold)().map_err(|error| ApplyError::Trap(error.to_string()))?;
+                Living::new(fold, &self.progress)
+            }
         };
         let mut writer = self.writer.take().expect("the writer comes back from every call");
         writer.begin();
         let started = Instant::now();
-        let (mut writer, mut result) = fold.apply(events, writer);
+        let (mut writer, mut result) = living.fold.apply(events, writer);
         self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
         if result.is_ok() {
             result = writer.check_size().map_err(|error| match error {
@@ -136,8 +158,8 @@ impl Applier {
         }
         match &result {
             Ok(()) => {
-                self.progress.memory(fold.memory_bytes());
-                self.fold = Some(fold);
+                self.progress.memory(living.fold.memory_bytes());
+                self.fold = Some(living);
             }
             // The instance goes with its writes.
             Err(_) => writer.discard(),
