@@ -48,6 +48,8 @@ pub struct Now {
     pub floor: u64,
     /// Number of the generation whose module began to fold last.
     pub generation: u64,
+    /// How often a module began to fold.
+    pub starts: u64,
 }
 
 /// Counts an instance that is alive.
@@ -96,6 +98,7 @@ impl Progress {
             catches_up_to,
             floor,
             generation: 0,
+            starts: 0,
         };
         let inner = Inner { now, measured_at: Instant::now(), measured_applied: 0 };
         Self { inner: Mutex::new(inner), serves: AtomicBool::new(true) }
@@ -235,6 +238,7 @@ impl Progress {
     pub fn started(&self, generation: u64) {
         let now = &mut self.inner.lock().now;
         now.generation = generation;
+        now.starts += 1;
         now.failure = None;
         now.state = DeploymentState::CatchingUp;
     }

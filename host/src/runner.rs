@@ -337,6 +337,20 @@ impl Runner {
         });
     }
 
+    /// Waits until what was asked for last is so, but not for long; `before` is how it was before that was asked. A call of
+    /// the guest comes to its end first. Cancel-safe: it only looks.
+    pub async fn settles(&self, before: &Now, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        let is_settled = || match *self.shared.control.borrow() {
+            Desired::Pause => self.now().state == DeploymentState::Paused,
+            Desired::Run(_) => self.now().starts > before.starts,
+            Desired::Stop => true,
+        };
+        while !is_settled() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Whether it folds, or would if its state were open.
     pub fn is_running(&self) -> bool {
         !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)

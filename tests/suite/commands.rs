@@ -247,6 +247,11 @@ async fn tail_prints_events_as_they_come() {
 #[tokio::test]
 async fn pause_resume_and_delete_do_what_they_say() {
     let host = host().await;
+    for _ in 0..20 {
+        let answered = ["pause", "resume"].map(|verb| on(&host, &format!("{verb} ledger -o json")).expect(0).json());
+        assert_eq!(answered[0]["state"], "paused", "the answer is about what was asked for");
+        assert_ne!(answered[1]["state"], "paused", "the answer is about what was asked for");
+    }
     on(&host, "pause ledger").expect(0);
     host.client().show_when(LEDGER, "pause", |shown| shown.state == foldstream::api::DeploymentState::Paused).await;
     on(&host, "resume ledger").expect(0);

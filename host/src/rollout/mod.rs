@@ -47,6 +47,8 @@ use plan::{Plan, Wish};
 /// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
 /// that the server filters learns only every second that it has passed the events of others.
 const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
+/// How long the answer to a pause or a resume waits until it can say that it is so.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// Why a view of one generation can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -291,7 +293,13 @@ impl Host {
         let action = if paused { "pause" } else { "resume" };
         self.commit(&deployment, record, action, format!("generation {number}")).await?;
         if let Some(runner) = runner {
-            if paused { runner.pause() } else { runner.resume() }
+            let before = runner.now();
+            if paused {
+                runner.pause()
+            } else {
+                runner.resume()
+            }
+            runner.settles(&before, SETTLE_MAX).await;
         }
         Ok(deployment.info())
     }
