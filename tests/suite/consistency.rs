@@ -92,7 +92,12 @@ async fn a_read_that_asks_for_a_position_sees_at_least_that() {
     assert!(begin.elapsed().as_millis() >= 100, "it waits as long as it was told");
 }
 
-/// Folds changes into a map until it is as far as a position.
+/// The position in the id of an event of a watch.
+fn position(id: &str) -> u64 {
+    id.split('.').next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("id {id} has no position"))
+}
+
+/// Folds changes into a map until it has all through a position; the id to resume from.
 async fn follow(
     events: &mut foldstream_tests::client::Events,
     seen: &mut BTreeMap<String, Value>,
@@ -105,13 +110,12 @@ async fn follow(
                 let change: foldstream::api::Change = serde_json::from_str(&event.data).expect("a change is JSON");
                 // While more changes of one batch follow, the id still is the position before it: resuming there
                 // leaves none of them out.
-                let id: u64 = event.id.parse().expect("an id is a position");
-                assert!(id <= change.position, "{event:?}");
-                if change.key == "pair/left" && change.value.as_u64() >= Some(until) {
-                    seen.insert(change.key, change.value);
+                let through = position(&event.id);
+                assert!(through <= change.position, "{event:?}");
+                seen.insert(change.key, change.value);
+                if through >= until {
                     return event.id;
                 }
-                seen.insert(change.key, change.value);
             }
             "position" | "" => {}
             other => panic!("{other}: {}", event.data),
@@ -136,6 +140,30 @@ async fn a_watch_that_resumes_after_a_position_ends_with_the_same_state() {
     follow(&mut events, &mut seen, last).await;
     let left = seen.get("pair/left").expect("it was followed");
     assert_eq!(left, &json!(last));
+}
+
+#[tokio::test]
+async fn a_watch_does_not_resume_in_a_deployment_of_the_same_name() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    let path = format!("/v1/deployments/{LEDGER}/changes");
+    let mut events = stage.client().events(&path, None).await;
+    let first = stage.publish(100).await;
+    let id = follow(&mut events, &mut BTreeMap::new(), first).await;
+    drop(events);
+    let request = stage.client().request(reqwest::Method::DELETE, &format!("/v1/deployments/{LEDGER}"));
+    stage.client().send(request).await.expect(204);
+    let last = stage.publish(100).await;
+    stage.deploy_ledger().await;
+    stage.client().reached(LEDGER, last).await;
+    let mut events = stage.client().events(&path, Some(&id)).await;
+    let event = events.next().await.expect("the watch goes on");
+    assert_eq!(event.event, "reset", "the position of {id} counts in a state that is gone: {event:?}");
+    let last = stage.publish(10).await;
+    let resumed = follow(&mut events, &mut BTreeMap::new(), last).await;
+    assert_ne!(id.split('.').nth(1), resumed.split('.').nth(1), "{id}, {resumed}");
+    // The new one's own ids are good.
+    let mut events = stage.client().events(&path, Some(&resumed)).await;
+    assert_eq!(events.next().await.expect("the watch goes on").event, "position");
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub struct Subscription<'a> {
 impl Subscription<'_> {
     /// Hands over one event after the other, until an error of which waiting does not help.
     pub async fn follow(self, mut handle: impl FnMut(&Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let mut last = self.after.map(|after| after.to_string());
+        let mut last = None;
         let mut response = self.connect(last.as_deref()).await?;
         loop {
             let reason = self.drain(response, &mut last, &mut handle).await?;
@@ -45,8 +45,12 @@ impl Subscription<'_> {
 
     async fn connect(&self, last: Option<&str>) -> Result<Response, Error> {
         let mut request = self.client.request(Method::GET, &self.path).query(&self.parameters);
+        if let Some(after) = self.after {
+            request = request.query(&[("after", after)]);
+        }
+        // Stands above `after`, and says more: of which state the position is.
         if let Some(last) = last {
-            request = request.query(&[("after", last)]);
+            request = request.header("last-event-id", last);
         }
         self.client.stream(request).await
     }

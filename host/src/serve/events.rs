@@ -163,7 +163,7 @@ pub(super) async fn tail(
     let subjects = subjects(parameters.subject.as_deref())?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let head = log.head();
-    let seen = after.unwrap_or_else(|| *head.borrow());
+    let seen = after.map_or_else(|| *head.borrow(), |after| after.position);
     let (sender, response) = sse::open(super::watch::seat(&app)?, app.shutdown.clone());
     let heartbeat = Instant::now() + HEARTBEAT;
     tokio::spawn(Tail { log, head, subjects, seen, heartbeat, sender }.run());

@@ -137,6 +137,9 @@ fn set_free_schema((content_type, content): (&String, &mut RefOr<Content>)) {
     }
 }
 
+/// Ids of server-sent events: a position, and in watches what tells the state that it counts in from others.
+const EVENT_ID: &str = r"^[0-9]{1,18}(\.[0-9a-f]{16})?$";
+
 /// Sequences are counted in 64 bits; larger numbers are refused as unreadable.
 fn limit_number(parameter: &mut RefOr<Parameter>) {
     if let RefOr::T(parameter) = parameter
@@ -158,7 +161,7 @@ fn complete_get(operation: &mut Operation) {
     let parameters = operation.parameters.get_or_insert_default();
     if is_stream {
         let description = "As `after`, and stronger: the id of the last event that was seen";
-        let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(isize::MAX));
+        let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(EVENT_ID));
         parameters.push(header_parameter("Last-Event-ID", description, schema.into()));
     }
     if !is_read {

@@ -5,6 +5,7 @@
 //! client does; a client that takes nothing for a while loses its stream.
 
 use std::convert::Infallible;
+use std::fmt::{self, Display};
 use std::io::Write;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
 
 impl Sender {
     /// Puts an event into the buffer.
-    pub(super) fn event(&mut self, name: &str, id: u64, data: &impl Serialize) {
+    pub(super) fn event(&mut self, name: &str, id: impl Display, data: &impl Serialize) {
         write_event(&mut self.buffer, name, id, data);
     }
 
@@ -105,7 +106,7 @@ impl Sender {
 }
 
 /// Writes one event. Line breaks in JSON text can only be white space between its tokens, and become spaces.
-pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: u64, data: &impl Serialize) {
+pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: impl Display, data: &impl Serialize) {
     write!(buffer, "event: {name}\nid: {id}\ndata: ").expect("memory takes all");
     let begin = buffer.len();
     serde_json::to_writer(&mut *buffer, data).expect("plain data");
@@ -117,11 +118,45 @@ pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: u64, data: &impl
     buffer.extend_from_slice(b"\n\n");
 }
 
+/// The id of an event: a position, and in which state it counts where there may be several. As text
+/// `<position>.<state in hexadecimal>`, or the position alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) position: u64,
+    /// What tells the state from others of the same name.
+    pub(super) state: Option<u64>,
+}
+
+impl From<u64> for Mark {
+    fn from(position: u64) -> Self {
+        Self { position, state: None }
+    }
+}
+
+impl Display for Mark {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state {
+            Some(state) => write!(formatter, "{}.{state:016x}", self.position),
+            None => write!(formatter, "{}", self.position),
+        }
+    }
+}
+
+impl Mark {
+    fn parse(text: &str) -> Option<Self> {
+        let Some((position, state)) = text.split_once('.') else { return text.parse::<u64>().ok().map(Self::from) };
+        // The number's own reader would take a sign as well.
+        let is_hexadecimal = state.len() == 16 && state.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let state = u64::from_str_radix(state, 16).ok().filter(|_| is_hexadecimal)?;
+        Some(Self { position: position.parse().ok()?, state: Some(state) })
+    }
+}
+
 /// Where a client wants to go on: the id of the last event that it got stands
 /// above the `after` of its first request, which a browser repeats unchanged.
-pub(super) fn resume(headers: &HeaderMap, after: Option<u64>) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(after) };
-    let id = value.to_str().ok().and_then(|id| id.parse().ok());
+pub(super) fn resume(headers: &HeaderMap, after: Option<u64>) -> Result<Option<Mark>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(after.map(Mark::from)) };
+    let id = value.to_str().ok().and_then(Mark::parse);
     id.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID is not a position; send the id of an earlier event"))
 }
 
@@ -143,10 +178,15 @@ mod tests {
     #[test]
     fn last_event_id_stands_above_after() {
         let mut headers = HeaderMap::new();
-        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(3));
+        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(Mark::from(3)));
         headers.insert("last-event-id", HeaderValue::from_static("9"));
-        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(9));
-        headers.insert("last-event-id", HeaderValue::from_static("x"));
-        assert!(resume(&headers, None).is_err());
+        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(Mark::from(9)));
+        let mark = Mark { position: 9, state: Some(0xab) };
+        headers.insert("last-event-id", HeaderValue::try_from(mark.to_string()).expect("text"));
+        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(mark));
+        for wrong in ["x", "9.", ".ab", "9.xy", "9.+1", "9.0123456789abcdef0", "9.1.1"] {
+            headers.insert("last-event-id", HeaderValue::from_static(wrong));
+            assert!(resume(&headers, None).is_err(), "{wrong}");
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! A watch sends, per key, what it holds now, not each value that it ever had.
 //! It goes in rounds: wait until the position rises, take a snapshot, ask which
 //! keys changed since the last round, send their values out of that snapshot.
-//! The id of an event is a position from which a client may resume: only the
-//! last change of a round carries the round's own, the others the one before.
+//! The id of an event is a position from which a client may resume, and the
+//! state in which it counts: only the last change of a round carries the
+//! round's own position, the others the one before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
@@ -21,10 +23,11 @@ use super::extract::{Parameters, Segments};
 use super::json;
 use super::position::{self, POSITION};
 use super::problem::{Kind, Problem};
-use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Seat, Sender};
+use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender};
 use crate::api::PositionMark;
 use crate::deployment::Deployment;
 use crate::runner::Runner;
+use crate::state::catalogue::Record;
 use crate::state::{self, Key, Snapshot};
 
 /// Shortest time between two rounds: a replay commits hundreds of batches a second, and a thousand watchers must not
@@ -57,6 +60,12 @@ pub(super) struct WatchParameters {
 /// `change` carries a key and its value; `position`, every few seconds, how far
 /// the watch is; `reset` says that the changes since the resume point are no
 /// longer known: scan again, with the position as `at-least`, then read on.
+///
+/// The id of an event is the position to resume from, a dot, and what tells the
+/// state from others of the same name: one that was deleted, or has given way
+/// to another generation. Sent back as `Last-Event-ID` when the state is another
+/// one by now, it is answered by `reset`. `after` is a position alone, taken as
+/// one of the state that there is.
 #[utoipa::path(get, path = "/v1/deployments/{name}/changes", tag = "reads",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
@@ -78,7 +87,8 @@ pub(super) async fn changes(
     let timeout = position::timeout(None, app.config.wait_max)?;
     let view = deployment.view(None, timeout).await?;
     let position = view.snapshot.position();
-    let generation_begins = deployment.record().active().serves_from;
+    let record = deployment.record();
+    let (generation_begins, state) = (record.active().serves_from, state_of(&record));
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
     response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
     let watch = Watch {
@@ -86,9 +96,10 @@ pub(super) async fn changes(
         runner: deployment.active(),
         deployment,
         prefix: parameters.prefix,
-        seen: after.unwrap_or(position),
-        counts_alike: after.is_none_or(|after| after <= position),
-        must_reset: after.is_some_and(|after| !is_resumable(after, position, generation_begins)),
+        state,
+        seen: after.map_or(position, |after| after.position),
+        counts_alike: after.is_none_or(|after| after.position <= position),
+        must_reset: after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
         next_round: Instant::now(),
         heartbeat: Instant::now() + HEARTBEAT,
         sender,
@@ -99,9 +110,23 @@ pub(super) async fn changes(
 
 /// Whether a watch may go on after a position. One that is still to come was another's. One from before the generation
 /// that serves now was counted over values of its predecessor: any of them may be different since.
-fn is_resumable(after: u64, position: u64, generation_begins: u64) -> bool {
-    let of_this_generation = generation_begins == 0 || after > generation_begins;
-    after <= position && of_this_generation
+fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) -> bool {
+    let of_this_state = after.state.is_none_or(|of| of == state);
+    let of_this_generation = generation_begins == 0 || after.position > generation_begins;
+    of_this_state && of_this_generation && after.position <= position
+}
+
+/// What tells the state that serves from others that had or will have the same name: when the deployment came to be, as
+/// far as its record goes back, and the number of the state file, which is never used again under one deployment. Once
+/// the oldest rows of the record are forgotten, watchers are told `reset` without need.
+fn state_of(record: &Record) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(record.generations.first().map_or("", |oldest| oldest.created_at.as_str()));
+    hash.update([0]);
+    hash.update(record.active().source.as_str());
+    hash.update(record.active().state_file.to_be_bytes());
+    let digest = hash.finalize();
+    u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
 /// A place for a stream.
@@ -118,6 +143,8 @@ struct Watch {
     /// The runner whose changes are sent.
     runner: Arc<Runner>,
     prefix: String,
+    /// What tells the state of the runner from others.
+    state: u64,
     /// Everything up to this position was sent.
     seen: u64,
     /// Whether positions of the runner before and of this one are of one stream.
@@ -133,16 +160,25 @@ struct Watch {
 impl Watch {
     async fn run(mut self) {
         if !self.must_reset {
-            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+            self.tell_position();
         }
         while self.step().await.is_ok() {}
     }
 
+    fn mark(&self, position: u64) -> Mark {
+        Mark { position, state: Some(self.state) }
+    }
+
+    fn tell_position(&mut self) {
+        self.sender.event("position", self.mark(self.seen), &PositionMark { position: self.seen });
+    }
+
     async fn step(&mut self) -> Result<(), Ended> {
         self.round().await?;
-        if self.heartbeat <= Instant::now() {
+        // Until a reset was said, a position would be one of a state that is gone.
+        if !self.must_reset && self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
-            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+            self.tell_position();
         }
         self.sender.flush().await?;
         let advanced = async {
@@ -169,6 +205,7 @@ impl Watch {
         if !Arc::ptr_eq(&active, &self.runner) {
             self.counts_alike = active.now().stream == self.runner.now().stream;
             self.runner = active;
+            self.state = state_of(&self.deployment.record());
             self.must_reset = true;
         }
         Ok(())
@@ -186,7 +223,7 @@ impl Watch {
     fn reset(&mut self, position: u64) {
         self.seen = position;
         self.must_reset = false;
-        self.sender.event("reset", position, &PositionMark { position });
+        self.sender.event("reset", self.mark(position), &PositionMark { position });
     }
 
     /// Sends what changed since the last round.
@@ -220,7 +257,7 @@ impl Watch {
                 };
                 (snapshot, taken) = (newer, Instant::now());
             }
-            let part = Part { keys, snapshot, resume: self.seen, through: position };
+            let part = Part { keys, snapshot, resume: self.mark(self.seen), through: self.mark(position) };
             let (part, events) = part.write().await?;
             (keys, snapshot) = (part.keys, part.snapshot);
             self.sender.extend(&events);
@@ -239,9 +276,9 @@ struct Part {
     keys: Vec<Key>,
     snapshot: Snapshot,
     /// Where a client resumes that got only some of the round.
-    resume: u64,
+    resume: Mark,
     /// Where it resumes once it got all.
-    through: u64,
+    through: Mark,
 }
 
 impl Part {
@@ -283,13 +320,21 @@ mod tests {
 
     #[test]
     fn position_of_this_generation_can_be_resumed() {
+        let is_resumable = |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
         assert!(is_resumable(0, 0, 0) && is_resumable(0, 9, 0) && is_resumable(9, 9, 0));
         assert!(is_resumable(8, 9, 7));
     }
 
     #[test]
     fn position_ahead_or_of_a_predecessor_can_not() {
+        let is_resumable = |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
         assert!(!is_resumable(10, 9, 0));
         assert!(!is_resumable(7, 9, 7) && !is_resumable(0, 9, 7));
+    }
+
+    #[test]
+    fn position_of_another_state_can_not() {
+        let of = |state| Mark { position: 5, state: Some(state) };
+        assert!(is_resumable(of(1), 1, 9, 0) && !is_resumable(of(2), 1, 9, 0));
     }
 }
