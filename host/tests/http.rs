@@ -3,7 +3,7 @@
 //! 1. refusals: paths, methods, foreign pages, addresses, tokens
 //! 2. limits: bodies, heads, time, streams
 //! 3. the way of an event through the API, and its stream
-//! 4. the end
+//! 4. the beginning and the end
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use foldstream::api;
 use foldstream::config::{Config, Serve};
-use foldstream::serve::{self, Error};
+use foldstream::serve::{self, Entrance, Error};
 use foldstream::supervisor::Host;
 use futures_util::StreamExt;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
@@ -292,7 +292,42 @@ async fn append_that_expects_something_else_is_a_conflict() {
     served.stop().await;
 }
 
-// ---- 4. the end ----
+// ---- 4. the beginning and the end ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_before_the_host_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Arc::new(config(&folder, Serve::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let shutdown = CancellationToken::new();
+    let entrance = Entrance::new(&listener, Arc::clone(&config), shutdown.clone()).expect("it is on loopback");
+    let server = tokio::spawn(entrance.clone().serve(listener));
+    let client = client().build().expect("a client");
+    let get = async |path: &str| {
+        client.get(format!("http://{address}{path}")).timeout(DEADLINE).send().await.expect("it is answered")
+    };
+    let probe = async |path: &str| {
+        let answer = get(path).await;
+        let status = answer.status().as_u16();
+        let probe: api::Probe = answer.json().await.expect("a probe");
+        assert_eq!(probe.ok, status == 200, "{path}: {probe:?}");
+        assert_eq!(probe.ok, probe.reasons.is_empty(), "{path}: {probe:?}");
+        status
+    };
+    assert_eq!((probe("/livez").await, probe("/readyz").await, probe("/startupz").await), (200, 503, 503));
+    let early = get("/v1/deployments").await;
+    assert!(early.headers().contains_key("retry-after"));
+    problem(early, 503, "not-ready").await;
+    let host = Host::start(config).await.expect("the host starts");
+    entrance.open(host.clone()).expect("it opens");
+    assert_eq!((probe("/livez").await, probe("/readyz").await, probe("/startupz").await), (200, 200, 200));
+    assert_eq!(get("/v1/deployments").await.status(), StatusCode::OK);
+    host.stop().await;
+    assert_eq!((probe("/livez").await, probe("/readyz").await, probe("/startupz").await), (200, 503, 200));
+    shutdown.cancel();
+    server.await.expect("no panic").expect("no error");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stop_ends_streams_and_lets_no_one_in() {

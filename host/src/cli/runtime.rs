@@ -31,15 +31,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds, starts the host, and answers from then on.
+    /// Binds, answers probes, starts the host, and answers everything from then on.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let listener = bind(config.serve.listen)?;
         let address = listener.local_addr().context("cannot tell the address")?;
         let scheme = if config.serve.tls_cert.is_some() { "https" } else { "http" };
         let config = Arc::new(config);
-        let host = Host::start(Arc::clone(&config)).await?;
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(listener, host, Arc::clone(&config), shutdown.clone()));
+        let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
+        // Probes are answered from here on, however long it takes to open what there is.
+        let serving = tokio::spawn(entrance.clone().serve(listener));
+        let host = Host::start(Arc::clone(&config)).await.inspect_err(|_| shutdown.cancel())?;
+        entrance.open(host.clone())?;
+        let task = tokio::spawn(run(serving, host, shutdown.clone()));
         Ok(Self { url: format!("{scheme}://{address}"), config, task, shutdown })
     }
 
@@ -72,9 +76,8 @@ impl Server {
 /// Serves until the end, and then lets the host finish what it is at. Both begin to stop at once: requests and batches
 /// do not wait for each other.
 async fn run(
-    listener: TcpListener,
+    serving: JoinHandle<Result<(), serve::Error>>,
     host: Host,
-    config: Arc<Config>,
     shutdown: CancellationToken,
 ) -> Result<(), serve::Error> {
     let stop = async {
@@ -82,10 +85,10 @@ async fn run(
         host.stop().await;
     };
     let serving = async {
-        let result = serve::run(listener, host.clone(), &config, shutdown.clone()).await;
+        let result = serving.await;
         // A server that failed takes the host with it.
         shutdown.cancel();
-        result
+        result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     };
     let (result, ()) = tokio::join!(serving, stop);
     result

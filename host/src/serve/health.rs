@@ -14,7 +14,7 @@ use crate::api;
 /// The paths that need no token.
 pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
-fn probe(reasons: Vec<String>) -> Response {
+pub(super) fn probe(reasons: Vec<String>) -> Response {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(api::Probe { ok: reasons.is_empty(), reasons }))
         .into_response()

@@ -9,6 +9,7 @@ mod append;
 mod auth;
 mod capacity;
 mod deployments;
+mod entrance;
 mod events;
 mod extract;
 mod generations;
@@ -41,6 +42,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use auth::check_exposure;
+pub use entrance::Entrance;
 pub use openapi::document;
 
 use self::problem::{Kind, Problem};
@@ -110,10 +112,9 @@ impl Deref for App {
 /// The listener comes from outside, so that whoever starts the server knows its
 /// address, also on port 0.
 pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let address = listener.local_addr()?;
-    auth::check_address(&config.serve, address)?;
-    let app = App::new(host, config, address, shutdown.clone())?;
-    listen::serve(listener, router(app), config, shutdown).await
+    let entrance = Entrance::new(&listener, Arc::new(config.clone()), shutdown)?;
+    entrance.open(host)?;
+    entrance.serve(listener).await
 }
 
 impl App {
