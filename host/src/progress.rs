@@ -281,3 +281,40 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lag(progress: &Progress) -> (u64, u64) {
+        let now = progress.now();
+        (now.head, now.pending)
+    }
+
+    #[test]
+    fn lag_grows_with_the_stream_while_nothing_is_read() {
+        let progress = Progress::new(None, 0);
+        progress.seen(10, 4);
+        assert_eq!(lag(&progress), (10, 6), "nothing is known but where the stream ends");
+        progress.inner.lock().now.pending = 2;
+        progress.seen(10, 4);
+        assert_eq!(lag(&progress), (10, 2), "of the events there were, two match");
+        progress.seen(15, 4);
+        assert_eq!(lag(&progress), (15, 7), "each of the new ones may");
+        progress.seen(12, 4);
+        assert_eq!(lag(&progress), (15, 7), "an older look says nothing new");
+    }
+
+    #[test]
+    fn what_clients_saw_outlasts_the_wait_for_what_they_may_have_seen() {
+        let progress = Progress::new(None, 3);
+        assert_eq!(progress.answers_from(), None);
+        progress.may_have_shown(9);
+        assert_eq!(progress.answers_from(), Some(9));
+        progress.answers_now();
+        assert_eq!(progress.answers_from(), Some(3));
+        progress.shown(7);
+        progress.paused();
+        assert_eq!(progress.answers_from(), Some(7));
+    }
+}

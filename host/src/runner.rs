@@ -3,6 +3,9 @@
 //! The thread opens the state, runs the pipeline, and waits for an operator when the pipeline can't go on. A runner
 //! knows nothing of its neighbours: which of several answers for a deployment is the business of `deployment.rs`.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

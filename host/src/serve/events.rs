@@ -72,6 +72,10 @@ pub(super) struct TailParameters {
 }
 
 /// Appends events to the embedded log, all or none.
+///
+/// CloudEvents come in structured form, one or a batch; in binary form, as any
+/// event with its `ce-` attributes among `headers`. The binary mode of CloudEvents
+/// over HTTP, with attributes as headers of the request, is not understood.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters),
     request_body(description = "1 to 10,000 events: with expectations as JSON, one a line as NDJSON, or CloudEvents",
         content(
