@@ -3,6 +3,7 @@
 //! The thread opens the state, runs the pipeline, and waits for an operator when the pipeline can't go on. A runner
 //! knows nothing of its neighbours: which of several answers for a deployment is the business of `deployment.rs`.
 
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -15,16 +16,18 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{DeploymentState, Start};
+use crate::api::DeploymentState;
 use crate::caches;
 use crate::event::Payload;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
 use crate::pipeline::{Ceiling, Desired, Ended, Fold, MakeFold, Pace, Patches, Pipeline, Settings, Standing, Throttle};
 use crate::progress::{Now, Progress};
-use crate::source::{self, Request, Source};
+use crate::source::{self, Request};
 use crate::state::{self, Key, Snapshot, Store};
 use crate::subject::SubjectSet;
+
+pub use parts::{Part, Parts, Program};
 
 /// Pause before a state that failed is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -51,65 +54,6 @@ pub enum ReadError {
     /// It has not yet passed the position that it had to.
     #[error(transparent)]
     Behind(#[from] Behind),
-}
-
-/// The module that folds, and what it reads.
-#[derive(Clone)]
-pub struct Program {
-    /// Number of the generation: seeds the guest's randomness, and names it in logs.
-    pub generation: u64,
-    /// The module, or why it can't be loaded.
-    pub module: Result<Arc<Module>, String>,
-    /// Name of the source.
-    pub source_name: String,
-    /// The source, or why there is none.
-    pub source: Result<Source, String>,
-    /// Where a new state begins.
-    pub start: Start,
-    /// It took over a state, and gets few attempts.
-    pub on_probation: bool,
-    /// Fold only a part of what the module wants.
-    pub part: Option<Arc<dyn Part>>,
-}
-
-/// A part of the events that a module wants.
-pub trait Part: Send + Sync {
-    /// The subjects that cover it.
-    fn subjects(&self) -> SubjectSet;
-
-    /// Puts in front of a fold what leaves out all other events.
-    fn narrow(&self, fold: Box<dyn Fold>) -> Box<dyn Fold>;
-
-    /// Whether it must see headers.
-    fn needs_headers(&self) -> bool;
-}
-
-/// What a runner is made of.
-pub struct Parts {
-    /// Name of the deployment.
-    pub deployment: String,
-    /// What folds.
-    pub program: Program,
-    /// Path of the state file.
-    pub path: PathBuf,
-    /// How the state behaves.
-    pub state: state::Options,
-    /// What the cache of the state file holds of the host's budget.
-    pub cache: caches::Share,
-    /// How the pipeline behaves.
-    pub settings: Settings,
-    /// Counters and histograms.
-    pub metrics: DeploymentMetrics,
-    /// Whether it begins paused.
-    pub paused: bool,
-    /// How far and how fast it may go.
-    pub pace: (Ceiling, Throttle),
-    /// The position that it may have shown before, and so has to reach; none takes the head that is found.
-    pub catches_up_to: Option<u64>,
-    /// The position that clients are known to have seen of the deployment: nothing before it is shown.
-    pub floor: u64,
-    /// For how long reads are declined until then, from when the state was opened.
-    pub catch_up_wait: Duration,
 }
 
 /// What everyone who holds a runner shares with its thread.
