@@ -193,6 +193,21 @@ fn assert_cloud_event(told: &str) {
     }
 }
 
+/// The headers of the binary form.
+fn binary_headers() -> BTreeMap<String, String> {
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "e-1"),
+        ("ce-type", "com.example.made"),
+        ("ce-source", "/shop"),
+        ("ce-subject", "cart%20%C3%A9"),
+        ("ce-time", "2026-03-01T12:00:00Z"),
+        ("ce-correlationid", "c-1"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ];
+    headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
 fn structured() -> Value {
     json!({
         "specversion": "1.0", "id": "e-1", "type": "com.example.made", "source": "/shop", "subject": "cart é",
@@ -210,16 +225,7 @@ async fn a_cloud_event_in_either_form_from_jetstream_reaches_the_guest_alike() {
     let host = Host::start_on(&server, "EVENTS").await;
     host.client().deploy("mischief", &guests::module("mischief")).await;
     let mut headers = async_nats::HeaderMap::new();
-    for (name, value) in [
-        ("ce-specversion", "1.0"),
-        ("ce-id", "e-1"),
-        ("ce-type", "com.example.made"),
-        ("ce-source", "/shop"),
-        ("ce-subject", "cart%20%C3%A9"),
-        ("ce-time", "2026-03-01T12:00:00Z"),
-        ("ce-correlationid", "c-1"),
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-    ] {
+    for (name, value) in binary_headers() {
         headers.insert(name, value);
     }
     let publish = async |headers, data: String| {
@@ -239,6 +245,9 @@ async fn a_cloud_event_in_either_form_from_the_embedded_log_reaches_the_guest_al
     let host = Host::start().await;
     let client = host.client();
     client.deploy("mischief", &guests::module("mischief")).await;
+    let binary = NewEvent { headers: binary_headers(), ..event("mischief.a", &json!("headers")) };
+    let last = client.append(&[binary]).await.last_sequence;
+    assert_cloud_event(&told(client, last).await);
     let path = "/v1/events?subject=mischief.a";
     let answer = client.post(path, "application/cloudevents+json", structured().to_string()).await.expect(200);
     assert_cloud_event(&told(client, answer.json::<Appended>().last_sequence).await);
