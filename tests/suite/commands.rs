@@ -335,8 +335,13 @@ fn demo_shows_rows_a_query_and_the_position_and_ends() {
     let events = guests::folder("order-totals").join("events.ndjson");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [module, events] = [guests::path("order-totals"), events].map(|path| path.display().to_string());
-    let output = cli::run_in(folder.path(), &["demo", "--module", &module, "--events", &events, "--once"]).expect(0);
-    for wanted in ["rows", "query", "Position", "lag 0", "http://127.0.0.1:"] {
+    let asked = ["--query", "top-customers", "--arguments", "{\"limit\": 5}"];
+    let output = cli::run_in(
+        folder.path(),
+        &[&["demo", "--module", &module, "--events", &events, "--once"], &asked[..]].concat(),
+    )
+    .expect(0);
+    for wanted in ["rows", "query", "Position", "lag 0", "http://127.0.0.1:", "total_cents"] {
         assert!(output.stdout.contains(wanted), "{wanted} is missing in {}", output.stdout);
     }
     let left = std::fs::read_dir(folder.path()).expect("read").count();
@@ -376,6 +381,34 @@ async fn a_new_project_builds_and_dev_runs_it_and_builds_it_again_when_it_change
         .await;
     dev.signal(Signal::INT);
     assert_eq!(dev.wait(wait::DEADLINE).code(), Some(0));
+}
+
+/// Runs a program in a folder of its own crate, with the target folder that all such crates share.
+fn in_crate(folder: &std::path::Path, program: &str, arguments: &[&str]) -> Output {
+    let mut command = if program == "foldstream" { host::foldstream() } else { std::process::Command::new(program) };
+    command.args(arguments).current_dir(folder);
+    command.env("CARGO_TARGET_DIR", foldstream_tests::built().join("guests/new"));
+    cli::finish(&mut command, None)
+}
+
+#[tokio::test]
+async fn a_first_projection_is_made_tested_built_deployed_and_asked_as_the_readme_says() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Another name than that of the test above, as both are built into one folder.
+    cli::run_in(folder.path(), &["new", "page-visits"]).expect(0);
+    let project = folder.path().join("page-visits");
+    let tested = in_crate(&project, "cargo", &["test", "--quiet"]).expect(0);
+    assert!(tested.stdout.contains("1 passed"), "{tested:?}");
+    in_crate(&project, "foldstream", &["build"]).expect(0);
+    let host = Host::start().await;
+    let module = project.join("page-visits.wasm").display().to_string();
+    cli::on(&host, &["deploy", &module, "--wait", "--timeout", "60s"]).expect(0);
+    let appended = on(&host, "events append visits.home").expect(0).stdout;
+    let position = appended.trim();
+    let asked = cli::on(&host, &["query", "page-visits", "visits", "\"home\"", "--at-least", position]).expect(0);
+    assert_eq!(asked.stdout.trim(), "1");
+    let scanned = on(&host, "scan page-visits -o ndjson").expect(0).lines();
+    assert_eq!((&scanned[0]["key"], &scanned[0]["value"]), (&json!("page/home"), &json!(1)));
 }
 
 #[tokio::test]

@@ -90,3 +90,20 @@ fn commands_are_found_and_wrong_ones_refused() {
     );
     assert!(foldstream::cli::parse(["foldstream", "shwo"].map(OsString::from)).is_err());
 }
+
+/// What of a source a reader has to type: no comments, no tests, no blank lines.
+fn essence(source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().expect("a split has a first part");
+    let lines = code.lines().map(str::trim_end);
+    lines.filter(|line| !line.is_empty() && !line.trim_start().starts_with("//")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_projection_in_the_readme_is_what_new_writes() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("our own files can be read");
+    let readme = read("README.md");
+    let block = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it shows Rust");
+    let starter = read("examples/starter/src/lib.rs");
+    let named = starter.replace("Starter", "MyTotals").replace("\"starter\"", "\"my-totals\"");
+    assert_eq!(essence(block), essence(&named.replace("starter", "my_totals")));
+}
