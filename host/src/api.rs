@@ -435,6 +435,9 @@ pub struct SourceInfo {
     pub message: Option<String>,
     /// First sequence that is still there; 0 when the stream is empty.
     pub first_sequence: u64,
+    /// Whether it still has its first event, as far as can be told.
+    #[serde(default)]
+    pub is_complete: bool,
     /// Last sequence.
     pub last_sequence: u64,
     /// Number of events.

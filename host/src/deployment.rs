@@ -193,7 +193,9 @@ impl Deployment {
     pub(crate) fn begin_verification(&self, begun: &api::Verification) -> Option<api::Verification> {
         let mut verification = self.verification.write();
         match &*verification {
-            Some(running) if running.state == api::WorkState::Running => Some(running.clone()),
+            Some(running) if matches!(running.state, api::WorkState::Queued | api::WorkState::Running) => {
+                Some(running.clone())
+            }
             _ => {
                 *verification = Some(begun.clone());
                 None

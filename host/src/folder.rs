@@ -94,8 +94,30 @@ impl Folder {
         fs::create_dir_all(states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
     }
 
+    /// Removes snapshots of states that no record uses: their names begin with the number of the state file.
+    fn keep_only_snapshots(&self, records: &[Record]) {
+        let name_of =
+            |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        for folder in entries(&self.root.join("snapshots")) {
+            let name = name_of(&folder);
+            let record = records.iter().find(|record| record.name == name);
+            for path in entries(&folder) {
+                let state_file = name_of(&path).split('-').next().and_then(|number| number.parse().ok());
+                let is_used = record.zip(state_file).is_some_and(|(record, state_file)| record.uses_file(state_file));
+                if !is_used && let Err(error) = fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an unused snapshot");
+                }
+            }
+            if record.is_none() {
+                // Not empty is left for the next time.
+                let _ = fs::remove_dir(&folder);
+            }
+        }
+    }
+
     /// Removes modules and states that no record uses. What can't be removed is left for the next time.
     pub fn keep_only(&self, records: &[Record]) {
+        self.keep_only_snapshots(records);
         let mut used: BTreeSet<PathBuf> = BTreeSet::new();
         for record in records {
             for generation in &record.generations {

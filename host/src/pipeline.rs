@@ -31,7 +31,7 @@ use crate::state::{self, Store, Writer};
 use applier::{Applier, Interrupt, Processed};
 pub use budget::Budget;
 use budget::Share;
-pub use pace::{Ceiling, Pace, Patches, Standing, Throttle};
+pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
 /// enough to bound memory to about this many times the largest batch.
@@ -326,8 +326,7 @@ impl Run {
 
     /// Stands still at the ceiling, once everything is durable.
     fn stand_if_due(&mut self) -> Result<(), Ended> {
-        let position = self.store.position();
-        if self.way.is_standing || !self.way.is_at_ceiling(position) {
+        if self.way.is_standing || !self.way.is_at_ceiling(self.store.position()) {
             return Ok(());
         }
         self.flush_at = None;
@@ -340,6 +339,7 @@ impl Run {
         }
         self.share.set(self.store.memtable_bytes());
         self.way.is_standing = true;
+        let position = self.store.position();
         self.way.standing.send_replace(Some(Standing { position, epoch: self.way.pace.epoch }));
         Ok(())
     }
@@ -347,6 +347,8 @@ impl Run {
     fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
         let batch = self.merge(batch);
         let Some(mut batch) = self.cut(batch) else { return Ok(()) };
+        // Where the state was advanced over events of others, the source may still have to learn of it.
+        batch.through = batch.through.max(self.store.position());
         let (begun, count) = (Instant::now(), batch.events.len());
         let interrupt =
             Interrupt { control: &self.control, wanted: self.wanted, pace: &self.way.receiver, runtime: &self.runtime };

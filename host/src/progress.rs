@@ -77,6 +77,8 @@ pub struct Progress {
     inner: Mutex<Inner>,
     /// Whether reads are answered from this state.
     serves: AtomicBool,
+    /// Whether what folds took over the state, and has not yet shown that it can go on with it.
+    on_probation: AtomicBool,
 }
 
 impl Progress {
@@ -101,7 +103,7 @@ impl Progress {
             starts: 0,
         };
         let inner = Inner { now, measured_at: Instant::now(), measured_applied: 0 };
-        Self { inner: Mutex::new(inner), serves: AtomicBool::new(true) }
+        Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
     }
 
     /// Whether reads are answered from this state.
@@ -112,6 +114,16 @@ impl Progress {
     /// Sets whether reads are answered from this state.
     pub fn set_serves(&self, serves: bool) {
         self.serves.store(serves, Ordering::Relaxed);
+    }
+
+    /// Whether what folds is on probation.
+    pub fn is_on_probation(&self) -> bool {
+        self.on_probation.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether what folds is on probation.
+    pub fn set_probation(&self, on_probation: bool) {
+        self.on_probation.store(on_probation, Ordering::Relaxed);
     }
 
     /// The position from which on reads are answered; none while it is not known.

@@ -6,6 +6,7 @@
 mod parts;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,26 +15,18 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::api::DeploymentState;
-use crate::caches;
 use crate::event::Payload;
 use crate::metrics::DeploymentMetrics;
-use crate::module::{Identity, Module, QueryError};
-use crate::pipeline::{Ceiling, Desired, Ended, Fold, MakeFold, Pace, Patches, Pipeline, Settings, Standing, Throttle};
+use crate::module::{Identity, QueryError};
+use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttle};
 use crate::progress::{Now, Progress};
-use crate::source::{self, Request};
+use crate::source;
 use crate::state::{self, Key, Snapshot, Store};
-use crate::subject::SubjectSet;
 
 pub use parts::{Part, Parts, Program};
-
-/// Pause before a state that failed is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-
-/// Attempts that a module gets that took over a state, before the one that had it before is put back.
-const ATTEMPTS_ON_PROBATION: u32 = 3;
+use worker::Worker;
 
 /// The position asked for was not reached in time.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +165,31 @@ impl Runner {
         self.shared.store.borrow().as_ref().map_or(0, Store::position)
     }
 
+    /// The last event that its state reflects; 0 before any.
+    pub fn last_event(&self) -> u64 {
+        let published = self.store().and_then(|store| store.published());
+        published.and_then(|checkpoint| checkpoint.last_event).map_or(0, |event| event.sequence)
+    }
+
+    /// Whether it reads the same stream as another, as far as both know.
+    pub fn counts_like(&self, other: &Self) -> bool {
+        let stream = |runner: &Self| Some(runner.store()?.published()?.stream);
+        match (stream(self), stream(other)) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        }
+    }
+
+    /// Whether it applies the same events as another.
+    pub fn applies_like(&self, other: &Self) -> bool {
+        let subjects = |runner: &Self| {
+            let program = runner.program();
+            let module = program.module.ok().filter(|_| program.part.is_none());
+            module.map(|module| module.manifest().subjects.clone())
+        };
+        matches!((subjects(self), subjects(other)), (Some(one), Some(another)) if one == another)
+    }
+
     /// What folds now.
     pub fn program(&self) -> Program {
         self.shared.program.read().clone()
@@ -194,8 +212,18 @@ impl Runner {
         self.shared.progress.set_serves(serves);
     }
 
+    /// Whether it was just started and does not know yet from where on it may answer.
+    pub fn is_uncertain(&self) -> bool {
+        let now = self.now();
+        now.catches_up_to.is_none() && matches!(now.state, DeploymentState::Opening | DeploymentState::CatchingUp)
+    }
+
     /// Declines reads until it is where another has shown that the deployment is, or may have shown it.
     pub fn succeeds(&self, other: &Self, position: u64) {
+        if !self.counts_like(other) {
+            // What the other one has shown was of another history.
+            return;
+        }
         let (before, progress) = (other.now(), &self.shared.progress);
         progress.shown(position.max(before.floor));
         if let Some(wanted) = before.catches_up_to.filter(|wanted| *wanted > position) {
@@ -323,6 +351,12 @@ impl Runner {
         }
     }
 
+    /// What took over the state has shown that it can go on with it: it gets its usual attempts.
+    pub fn pass_probation(&self) {
+        self.shared.program.write().on_probation = false;
+        self.shared.progress.set_probation(false);
+    }
+
     /// Sets how far it may go; returns the change by which [`Runner::stands`] knows it.
     pub fn set_ceiling(&self, ceiling: Ceiling) -> u64 {
         self.change_pace(|pace| pace.ceiling = ceiling)
@@ -343,6 +377,11 @@ impl Runner {
         epoch
     }
 
+    /// Whether it stands still.
+    pub fn is_standing(&self) -> bool {
+        self.shared.standing.borrow().is_some()
+    }
+
     /// Waits until it stands still since a change of pace, with everything durable; the position where. Cancel-safe.
     pub async fn stands(&self, epoch: u64) -> u64 {
         let mut standing = self.shared.standing.subscribe();
@@ -356,7 +395,17 @@ impl Runner {
 
     /// Puts entries in the place of others, durably. The caller holds it at a ceiling.
     pub async fn patch(&self, patch: state::Patch) -> Result<(), String> {
-        let done = self.shared.patches.hand_over(patch);
+        self.repair(Repair::Patch(patch)).await
+    }
+
+    /// Notes that nothing up to a position would have changed anything, durably. The caller has the proof, and holds it at a
+    /// ceiling.
+    pub async fn advance(&self, position: u64) -> Result<(), String> {
+        self.repair(Repair::Advance(position)).await
+    }
+
+    async fn repair(&self, repair: Repair) -> Result<(), String> {
+        let done = self.shared.patches.hand_over(repair);
         self.change_pace(|_| ());
         done.await.unwrap_or_else(|_| Err("the state was closed meanwhile; try again".to_owned()))
     }
@@ -387,198 +436,5 @@ impl Runner {
         {
             tracing::error!(deployment = self.shared.deployment, "ended by a panic");
         }
-    }
-}
-
-/// The thread behind a runner.
-struct Worker {
-    shared: Arc<Shared>,
-    state: state::Options,
-    /// Given back once the thread has ended, and the file is closed.
-    _cache: caches::Share,
-    settings: Settings,
-    control: watch::Receiver<Desired>,
-    pace: watch::Receiver<Pace>,
-    runtime: Handle,
-}
-
-impl Worker {
-    fn run(mut self) {
-        while !self.is_stopping() {
-            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
-            self.shared.standing.send_replace(None);
-            if let Some(store) = self.shared.store.send_replace(None) {
-                // What was read of it may be lost, and comes again: until then, nothing older is shown.
-                self.shared.progress.shown(store.position());
-            }
-            let message = match lived {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "a defect of the host ended the fold; look into its log, and report it".to_owned(),
-            };
-            tracing::error!(deployment = self.shared.deployment, error = message, "state is opened again");
-            self.shared.progress.stopped("state", &message, None);
-            self.pause_before_reopening();
-        }
-        self.shared.progress.set_state(DeploymentState::Stopping);
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.control.borrow() == Desired::Stop
-    }
-
-    /// Opens the state and runs the pipeline as often as it is wanted; an error asks to open it again.
-    fn live(&mut self) -> Result<(), state::Error> {
-        let progress = Arc::clone(&self.shared.progress);
-        let opened =
-            Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
-        self.shared.progress.repairing(None);
-        let (store, mut writer) = opened?;
-        self.shared.progress.opened(store.checkpoint().as_ref());
-        self.shared.store.send_replace(Some(store.clone()));
-        let _waiting = self.wait_to_catch_up();
-        loop {
-            let wanted = *self.control.borrow_and_update();
-            match wanted {
-                Desired::Stop => return Ok(()),
-                Desired::Pause => self.shared.progress.paused(),
-                Desired::Run(_) => {
-                    let ended;
-                    (writer, ended) = self.run_pipeline(store.clone(), writer);
-                    match ended {
-                        Ended::Asked => continue,
-                        Ended::State(error) => return Err(error),
-                        Ended::Failed => {
-                            // It gets no further by itself, so that nobody needs to wait for it.
-                            self.shared.progress.answers_now();
-                            self.tell_failure(store.position());
-                        }
-                    }
-                }
-            }
-            if !self.rest(&store, &mut writer)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Lets reads through after a while, should it not be as far by then as it was. Counted from when the state is open, as
-    /// a repair may take long. Dropping what comes back ends the wait.
-    fn wait_to_catch_up(&self) -> JoinSet<()> {
-        let mut waiting = JoinSet::new();
-        let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(&self.shared.progress));
-        let over = async move {
-            tokio::time::sleep(wait).await;
-            progress.answers_now();
-        };
-        waiting.spawn_on(over, &self.runtime);
-        waiting
-    }
-
-    fn tell_failure(&self, position: u64) {
-        let failure = self.shared.progress.now().failure.map(|failure| failure.message).unwrap_or_default();
-        let deployment = &self.shared.deployment;
-        tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
-    }
-
-    /// Waits until something else is wanted, and says meanwhile where the state stands; returns whether someone can still
-    /// want something. Everything is durable: a pipeline flushes at its end.
-    fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
-        let position = store.position();
-        loop {
-            let epoch = self.pace.borrow_and_update().epoch;
-            self.shared.patches.apply(writer, store)?;
-            self.shared.standing.send_replace(Some(Standing { position, epoch }));
-            let Self { control, pace, runtime, .. } = self;
-            let woken = runtime.block_on(async {
-                // Both arms only look.
-                tokio::select! {
-                    biased;
-                    changed = control.changed() => Some(changed.is_ok()),
-                    Ok(()) = pace.changed() => None,
-                }
-            });
-            if let Some(wanted) = woken {
-                self.shared.standing.send_replace(None);
-                return Ok(wanted);
-            }
-        }
-    }
-
-    fn pause_before_reopening(&mut self) {
-        let changed = self.control.changed();
-        let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
-    }
-
-    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer) -> (state::Writer, Ended) {
-        let program = self.shared.program.read().clone();
-        self.shared.progress.started(program.generation);
-        let (module, source) = match (&program.module, &program.source) {
-            (Ok(module), Ok(source)) => (Arc::clone(module), source.clone()),
-            (Err(message), _) => {
-                self.shared.progress.stopped("module", message, None);
-                return (writer, Ended::Failed);
-            }
-            (_, Err(message)) => {
-                self.shared.progress.stopped("source", message, None);
-                return (writer, Ended::Failed);
-            }
-        };
-        let manifest = module.manifest();
-        writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
-        let subjects = program.part.as_ref().map(|part| part.subjects());
-        let needs_headers = program.part.as_ref().is_some_and(|part| part.needs_headers());
-        let request = Request {
-            resume: None,
-            start: program.start,
-            subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
-            wants_headers: manifest.wants_headers || needs_headers,
-            limits: self.settings.batch,
-        };
-        let pipeline = Pipeline {
-            source,
-            request,
-            source_status: self.shared.source_status.clone(),
-            make_fold: self.make_fold(&program, &module),
-            store,
-            writer,
-            settings: self.settings(&program, &module),
-            progress: Arc::clone(&self.shared.progress),
-            metrics: self.shared.metrics.clone(),
-            control: self.control.clone(),
-            pace: self.pace.clone(),
-            standing: self.shared.standing.clone(),
-            patches: Arc::clone(&self.shared.patches),
-            runtime: self.runtime.clone(),
-        };
-        pipeline.run()
-    }
-
-    fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
-        let (module, part) = (Arc::clone(module), program.part.clone());
-        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
-        Box::new(move || {
-            let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
-            Ok(match &part {
-                Some(part) => part.narrow(fold),
-                None => fold,
-            })
-        })
-    }
-
-    /// The host's settings, with what the module asks for instead.
-    fn settings(&self, program: &Program, module: &Module) -> Settings {
-        let manifest = module.manifest();
-        let mut settings = self.settings.clone();
-        settings.attempts = manifest.attempts.unwrap_or(settings.attempts).max(1);
-        if program.on_probation {
-            settings.attempts = settings.attempts.min(ATTEMPTS_ON_PROBATION);
-        }
-        settings.initial_backoff = manifest.initial_backoff.unwrap_or(settings.initial_backoff);
-        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff);
-        if let Some(events) = manifest.batch_events {
-            settings.batch.events = settings.batch.events.min(events.max(1) as usize);
-        }
-        settings
     }
 }

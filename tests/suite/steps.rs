@@ -19,6 +19,8 @@ enum Way {
     Migrate,
     /// A rollback to the generation before.
     Rollback,
+    /// A rollback to the code that had the same state before.
+    HandBack,
     /// A second rebuild, which lets go of what was kept.
     RebuildAgain,
     /// A prune of all that does not serve.
@@ -26,7 +28,7 @@ enum Way {
 }
 
 /// Every step with a way to it.
-const STEPS: [(&str, Way); 18] = [
+const STEPS: [(&str, Way); 19] = [
     ("deploy-module-stored", Way::Rebuild),
     ("deploy-recorded", Way::Rebuild),
     ("deploy-module-stored", Way::Inherit),
@@ -45,6 +47,7 @@ const STEPS: [(&str, Way); 18] = [
     ("cut-over-released", Way::Rollback),
     ("retire-recorded", Way::RebuildAgain),
     ("prune-recorded", Way::Prune),
+    ("hand-back-recorded", Way::HandBack),
 ];
 
 /// Brings the deployment to where the way begins.
@@ -52,6 +55,9 @@ async fn prepare(stage: &Stage, way: Way) {
     if matches!(way, Way::Rollback | Way::RebuildAgain | Way::Prune) {
         stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
         stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    }
+    if matches!(way, Way::HandBack) {
+        stage.client().deploy(LEDGER, &guests::release("ledger", 5)).await;
     }
 }
 
@@ -63,7 +69,7 @@ async fn go(client: &Client, way: Way) {
         Way::Inherit => (guests::release("ledger", 5), ""),
         Way::InheritAndFail => (guests::module("ledger-broken"), ""),
         Way::Migrate => (guests::module("ledger-next"), "&strategy=migrate"),
-        Way::Rollback | Way::Prune => {
+        Way::Rollback | Way::HandBack | Way::Prune => {
             let action = if matches!(way, Way::Prune) { "prune?keep=0" } else { "rollback" };
             let path = format!("/v1/deployments/{LEDGER}/{action}");
             // No answer is the answer of the dead.
@@ -139,13 +145,60 @@ quarters! {
     killed_at_a_step_of_a_rollout_one_generation_serves_and_equals_the_fold_3 2;
 }
 
+#[tokio::test]
+async fn killed_in_a_partial_rebuild_the_part_is_right_and_the_rest_too() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    let last = stage.publish(1_000).await;
+    for name in ["tally", "reference"] {
+        stage.client().deploy(name, &guests::module("tally")).await;
+        stage.client().reached(name, last).await;
+    }
+    stage.host.die_at(Some("partial-applied"));
+    stage.host.restart().await;
+    stage.client().reached("tally", last).await;
+    let client = stage.client().clone();
+    let path = "/v1/deployments/tally/rebuild-part?key=7";
+    let _ = client.try_send(client.request(reqwest::Method::POST, path)).await;
+    stage.host.wait_for_death();
+    stage.host.die_at(None);
+    stage.host.restart().await;
+    let last = stage.publish(100).await;
+    for name in ["tally", "reference"] {
+        stage.client().reached(name, last).await;
+    }
+    assert_eq!(stage.client().entries("tally", "").await, stage.client().entries("reference", "").await);
+}
+
+#[tokio::test]
+async fn killed_in_a_delete_nothing_of_it_is_left_for_the_next_of_that_name() {
+    let config = "[rollout]\nsnapshot_events = 100\n";
+    let mut stage = Stage::start_with(Kind::JetStream, config).await;
+    stage.deploy_ledger().await;
+    stage.publish(500).await;
+    stage.assert_ledger_equals_model().await;
+    let snapshots = stage.host.data_dir().join("snapshots").join(LEDGER);
+    foldstream_tests::wait::until("a snapshot", || async { snapshots.exists().then_some(()) }).await;
+    stage.host.die_at(Some("delete-recorded"));
+    stage.host.restart().await;
+    let client = stage.client().clone();
+    let path = format!("/v1/deployments/{LEDGER}");
+    let _ = client.try_send(client.request(reqwest::Method::DELETE, &path)).await;
+    stage.host.wait_for_death();
+    stage.host.die_at(None);
+    stage.host.restart().await;
+    stage.client().get(&path).await.problem(404, "not-found");
+    assert!(!snapshots.exists() && !stage.host.data_dir().join("state").join(LEDGER).exists());
+    stage.deploy_ledger().await;
+    stage.assert_ledger_equals_model().await;
+}
+
 #[test]
 fn every_step_is_among_those_that_are_tried() {
     let tried = STEPS.map(|(step, _)| step);
-    // The step of a partial rebuild is tried where those are.
+    let apart = ["partial-applied", "delete-recorded"];
     let missing: Vec<_> = foldstream::rollout::steps::STEPS
         .iter()
-        .filter(|step| !tried.contains(step) && **step != "partial-applied")
+        .filter(|step| !tried.contains(step) && !apart.contains(step))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

@@ -139,6 +139,9 @@ pub struct Rule {
 pub struct Comparison {
     /// When, in RFC 3339.
     pub at: String,
+    /// Number of the generation that served.
+    #[serde(default)]
+    pub against: u64,
     /// The position that both reflected.
     pub position: u64,
     /// Entries that were compared, each key once.

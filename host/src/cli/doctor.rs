@@ -264,6 +264,7 @@ mod tests {
             reachable: true,
             message: None,
             first_sequence: 1,
+            is_complete: true,
             last_sequence: 1_000,
             events: 1_000,
             bytes: 1,

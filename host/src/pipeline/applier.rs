@@ -15,6 +15,9 @@ use crate::position::{Checkpoint, EventMark};
 use crate::progress::{Alive, Progress};
 use crate::state::{self, Store, Writer};
 
+/// Attempts that a module gets that took over a state, before the one that had it before is put back.
+const ATTEMPTS_ON_PROBATION: u32 = 3;
+
 /// How a pause after a failure is cut short.
 pub(super) struct Interrupt<'a> {
     pub(super) control: &'a watch::Receiver<Desired>,
@@ -204,7 +207,8 @@ impl Applier {
         self.attempts += 1;
         let kind = error.kind();
         let rejected = matches!(error, ApplyError::Rejected { .. });
-        if rejected || self.attempts >= self.settings.attempts {
+        let most = if self.progress.is_on_probation() { ATTEMPTS_ON_PROBATION } else { u32::MAX };
+        if rejected || self.attempts >= self.settings.attempts.min(most) {
             self.metrics.events_failed.inc();
             self.progress.stopped(kind, &error.to_string(), Some(event.sequence));
             self.attempts = 0;

@@ -87,34 +87,51 @@ pub struct Standing {
     pub epoch: u64,
 }
 
-/// A patch of the state, for whoever owns the writer: applied when the pipeline stands at its ceiling, or does not run.
+/// What is done to a state beside folding, by whoever owns the writer: when the pipeline stands at its ceiling, or does not
+/// run.
 #[derive(Debug, Default)]
 pub struct Patches(parking_lot::Mutex<Option<Pending>>);
 
-/// A patch with the one who waits for it.
+/// What is to be done.
+#[derive(Debug)]
+pub enum Repair {
+    /// Put entries in the place of others.
+    Patch(Patch),
+    /// Note that nothing up to this position would have changed anything.
+    Advance(u64),
+}
+
+/// A repair with the one who waits for it.
 #[derive(Debug)]
 struct Pending {
-    patch: Patch,
+    repair: Repair,
     done: tokio::sync::oneshot::Sender<Result<(), String>>,
 }
 
 impl Patches {
-    /// Hands a patch over; what is received says what became of it.
-    pub fn hand_over(&self, patch: Patch) -> tokio::sync::oneshot::Receiver<Result<(), String>> {
+    /// Hands a repair over; what is received says what became of it.
+    pub fn hand_over(&self, repair: Repair) -> tokio::sync::oneshot::Receiver<Result<(), String>> {
         let (done, receiver) = tokio::sync::oneshot::channel();
-        *self.0.lock() = Some(Pending { patch, done });
+        *self.0.lock() = Some(Pending { repair, done });
         receiver
     }
 
-    /// Applies the patch that was handed over, durably; whether there was one. An error of the state is the caller's too.
+    /// Does the repair that was handed over, durably; whether it changed entries. An error of the state is the caller's too.
     pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
-        let Some(Pending { patch, done }) = self.0.lock().take() else { return Ok(false) };
-        let applied = writer.patch(&patch).and_then(|()| store.flush());
+        let Some(Pending { repair, done }) = self.0.lock().take() else { return Ok(false) };
+        let repaired = match &repair {
+            Repair::Patch(patch) => writer.patch(patch),
+            Repair::Advance(position) => {
+                writer.advance(*position);
+                Ok(())
+            }
+        };
+        let applied = repaired.and_then(|()| store.flush());
         // Who no longer waits need not know.
         let told = if let Err(error) = &applied { Err(error.to_string()) } else { Ok(()) };
         let _ = done.send(told);
         match applied {
-            Ok(()) | Err(state::Error::Limit { .. }) => Ok(true),
+            Ok(()) | Err(state::Error::Limit { .. }) => Ok(matches!(repair, Repair::Patch(_))),
             Err(error) => Err(error),
         }
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::scratch::{Aside, Scratch};
 use super::snapshots;
+use crate::api::{self, DeploymentState};
 use crate::deployment::{Deployment, View};
 use crate::pipeline::Ceiling;
 use crate::runner::ReadError;
@@ -46,7 +47,11 @@ struct Past {
 
 /// The states of the past that are kept.
 #[derive(Debug, Default)]
-pub(crate) struct Pasts(Mutex<Vec<Past>>);
+pub(crate) struct Pasts {
+    kept: Mutex<Vec<Past>>,
+    /// One is begun at a time, so that no more are than may be.
+    beginning: tokio::sync::Mutex<()>,
+}
 
 /// How far a state of the past is.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,9 @@ pub enum AsOfError {
     /// It can't be had.
     #[error(transparent)]
     Host(#[from] Error),
+    /// As many as may be are being prepared.
+    #[error("{0} states of the past are being prepared, as many as rollout.as_of_max allows; ask again later")]
+    Busy(usize),
     /// The deployment can't be read just now.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -97,6 +105,10 @@ impl Host {
             ))
             .into());
         }
+        let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
+        if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
+            return Err(Error::Refused("that time is still to come; ask as of one that has passed".to_owned()).into());
+        }
         let scratch = self.past(deployment, generation, moment).await?;
         match tokio::time::timeout(timeout, scratch.arrives(0)).await {
             Ok(arrived) => arrived?,
@@ -117,16 +129,24 @@ impl Host {
         deployment: &Arc<Deployment>,
         generation: &Generation,
         moment: Moment,
-    ) -> Result<Arc<Scratch>, Error> {
+    ) -> Result<Arc<Scratch>, AsOfError> {
+        let _beginning = self.inner.pasts.beginning.lock().await;
         if let Some(known) = self.inner.pasts.find(deployment.name(), generation.number, moment) {
             return Ok(known);
+        }
+        let rollout = &self.inner.config.rollout;
+        let most = rollout.as_of_max.max(1);
+        if !self.inner.pasts.make_room(most, rollout.as_of_bytes_max) {
+            return Err(AsOfError::Busy(most));
         }
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let from = snapshots::nearest(&folder, generation.state_file, moment);
+        if from.is_none() && generation.start == api::Start::FirstAvailable {
+            self.check_refoldable(generation).await?;
+        }
         let aside = Aside { ceiling: moment.ceiling(), from, ..Aside::default() };
         let scratch = Arc::new(self.fold_aside(deployment.name(), generation, module, aside).await?);
-        let rollout = &self.inner.config.rollout;
         let past = Past {
             deployment: deployment.name().to_owned(),
             generation: generation.number,
@@ -134,52 +154,48 @@ impl Host {
             scratch,
             used_at: Instant::now(),
         };
-        Ok(self.inner.pasts.add(past, rollout.as_of_max.max(1), rollout.as_of_bytes_max))
+        Ok(self.inner.pasts.add(past))
     }
 }
 
 impl Pasts {
     fn find(&self, deployment: &str, generation: u64, moment: Moment) -> Option<Arc<Scratch>> {
-        let mut pasts = self.0.lock();
-        let past = pasts
+        let mut kept = self.kept.lock();
+        // One that failed is tried anew.
+        kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
+        let past = kept
             .iter_mut()
             .find(|past| past.deployment == deployment && past.generation == generation && past.moment == moment)?;
-        // One that failed is tried anew.
-        if past.scratch.runner.now().state == crate::api::DeploymentState::Failed {
-            let scratch = Arc::clone(&past.scratch);
-            pasts.retain(|past| !Arc::ptr_eq(&past.scratch, &scratch));
-            return None;
-        }
         past.used_at = Instant::now();
         Some(Arc::clone(&past.scratch))
     }
 
-    /// Adds one, unless another was quicker to, and lets go of those that were not used for longest.
-    fn add(&self, past: Past, most: usize, bytes_max: u64) -> Arc<Scratch> {
-        let mut pasts = self.0.lock();
-        let known = pasts.iter().find(|known| {
-            (&known.deployment, known.generation, known.moment) == (&past.deployment, past.generation, past.moment)
-        });
-        if let Some(known) = known {
-            return Arc::clone(&known.scratch);
-        }
-        pasts.sort_by_key(|past| past.used_at);
+    /// Lets go of those that were not used for longest until there is room for one more; whether there is. What is still
+    /// being prepared stays, as somebody waits for it.
+    fn make_room(&self, most: usize, bytes_max: u64) -> bool {
+        let mut kept = self.kept.lock();
+        kept.sort_by_key(|past| past.used_at);
         let bytes = |past: &Past| std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len());
-        while pasts.len() >= most || (!pasts.is_empty() && pasts.iter().map(bytes).sum::<u64>() > bytes_max) {
-            pasts.remove(0);
+        while kept.len() >= most || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max) {
+            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_standing()) else { return false };
+            kept.remove(done);
         }
+        true
+    }
+
+    fn add(&self, past: Past) -> Arc<Scratch> {
         let scratch = Arc::clone(&past.scratch);
-        pasts.push(past);
+        self.kept.lock().push(past);
         scratch
     }
 
     /// Lets go of all of a deployment.
     pub(super) fn forget(&self, deployment: &str) {
-        self.0.lock().retain(|past| past.deployment != deployment);
+        self.kept.lock().retain(|past| past.deployment != deployment);
     }
 
     /// Lets go of those that were not used for so long.
     pub(crate) fn expire(&self, unused: Duration) {
-        self.0.lock().retain(|past| past.used_at.elapsed() < unused);
+        self.kept.lock().retain(|past| past.used_at.elapsed() < unused);
     }
 }

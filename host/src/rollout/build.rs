@@ -28,6 +28,8 @@ enum Built {
     Ready,
     /// It can't go on.
     Failed(String),
+    /// An operator paused it.
+    Paused,
     /// It is no candidate any more, or the host is stopping.
     Gone,
 }
@@ -78,12 +80,11 @@ impl Host {
         let mut record = deployment.record();
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
-            let is_left_over = other.status == GenerationStatus::Failed && other.state_file == other.number;
-            if other.status.is_candidate() || is_left_over {
+            if other.status.is_candidate() || other.status == GenerationStatus::Failed {
                 other.enter(GenerationStatus::Retired, format!("gave way to generation {number}"));
             }
         }
-        record.generations.push(generation);
+        record.add(generation);
         self.commit(deployment, record, action, format!("generation {number}: {reason}")).await?;
         steps::reached("deploy-recorded");
         Ok(())
@@ -96,7 +97,7 @@ impl Host {
             match host.build(&deployment, number).await {
                 Built::Ready => host.bring_in(&deployment, number).await,
                 Built::Failed(reason) => host.give_up(&deployment, number, &reason).await,
-                Built::Gone => {}
+                Built::Paused | Built::Gone => {}
             }
         });
     }
@@ -110,35 +111,48 @@ impl Host {
     }
 
     async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
-        let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
-        let ticket = self.inner.rebuilds.enter();
-        let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
-        let gone = async {
-            while self.candidate(deployment, number).is_some() {
+        loop {
+            let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
+            if generation.paused {
+                // Without a place in the queue: others need not wait for an operator.
                 tokio::time::sleep(LOOK).await;
+                continue;
             }
-        };
-        let has_turn = tokio::select! {
-            () = turn => true,
-            () = gone => false,
-        };
-        let built = if has_turn { self.build_now(deployment, number).await } else { Built::Gone };
-        deployment.set_place(generation.state_file, None);
-        built
+            let ticket = self.inner.rebuilds.enter();
+            let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
+            let other_wish = async {
+                while self.candidate(deployment, number).is_some_and(|candidate| !candidate.paused) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let has_turn = tokio::select! {
+                () = turn => true,
+                () = other_wish => false,
+            };
+            let built = if has_turn { self.build_now(deployment, number).await } else { Built::Paused };
+            deployment.set_place(generation.state_file, None);
+            drop(ticket);
+            if !matches!(built, Built::Paused) {
+                return built;
+            }
+        }
     }
 
     async fn build_now(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
-        if let Err(built) = self.prepare_file(deployment, number).await {
-            return built;
-        }
-        let runner = match self.start_candidate(deployment, number).await {
-            Ok(runner) => runner,
-            Err(built) => return built,
+        let runner = match self.candidate(deployment, number).and_then(|known| deployment.runner(known.state_file)) {
+            Some(paused) => {
+                paused.resume();
+                paused
+            }
+            None => match self.begin(deployment, number).await {
+                Ok(runner) => runner,
+                Err(built) => return built,
+            },
         };
-        steps::reached("build-started");
         loop {
-            if self.candidate(deployment, number).is_none() {
-                return Built::Gone;
+            let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
+            if generation.paused {
+                return Built::Paused;
             }
             let now = runner.now();
             match now.state {
@@ -151,6 +165,15 @@ impl Host {
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    async fn begin(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
+        // Those before it in the queue have taken room since it was deployed.
+        self.check_room(deployment).await.map_err(|error| Built::Failed(error.to_string()))?;
+        self.prepare_file(deployment, number).await?;
+        let runner = self.start_candidate(deployment, number).await?;
+        steps::reached("build-started");
+        Ok(runner)
     }
 
     /// Makes the file of a candidate that does not begin with an empty one.
@@ -173,12 +196,15 @@ impl Host {
 
     /// Notes that a candidate is ready, and lets it take over where that was asked for, as soon as it can.
     async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
-        if let Err(error) = self.note_ready(deployment, number).await {
-            tracing::error!(deployment = deployment.name(), generation = number, %error, "a candidate that is ready could not be noted");
-            return;
+        let mut pause = RETRY_PAUSE.0;
+        while let Err(error) = self.note_ready(deployment, number).await {
+            let name = deployment.name();
+            tracing::error!(deployment = name, generation = number, %error, "a candidate that is ready could not be noted");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE.1);
         }
         steps::reached("build-ready");
-        let mut pause = RETRY_PAUSE.0;
+        pause = RETRY_PAUSE.0;
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return };
             if generation.build.promote == Promotion::Manual {
@@ -196,8 +222,10 @@ impl Host {
     }
 
     async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
-        if self.candidate(deployment, number).is_none() {
+        let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
+        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        if candidate.status == GenerationStatus::Ready {
+            // It was so before the host started again, and why it waits still holds.
             return Ok(());
         }
         let mut record = deployment.record();
@@ -212,22 +240,34 @@ impl Host {
 
     /// One attempt to take over.
     async fn take_turn(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let _changing = self.lock(deployment).await?;
-        let record = deployment.record();
         let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
-        if record.active().paused {
-            return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
-        }
-        if let Some(runner) = deployment.runner(candidate.state_file)
-            && !runner.is_running()
-        {
-            return Err(Error::Conflict("the candidate is paused or failed; resume or abort it".to_owned()));
-        }
-        let was_compared = candidate.comparison.as_ref().is_some_and(|comparison| comparison.refused == 0);
-        if candidate.build.gate.is_some() && !was_compared {
+        let must_pass = |candidate: &Generation, active: u64| {
+            let passed = candidate.comparison.as_ref();
+            candidate.build.gate.is_some()
+                && !passed.is_some_and(|comparison| comparison.refused == 0 && comparison.against == active)
+        };
+        self.check_moving(deployment, &candidate)?;
+        if must_pass(&candidate, deployment.record().active) {
             self.pass_gate(deployment, number).await?;
         }
+        let _changing = self.lock(deployment).await?;
+        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        self.check_moving(deployment, &candidate)?;
+        if must_pass(&candidate, deployment.record().active) {
+            return Err(Error::Conflict("another generation began to serve since it was compared".to_owned()));
+        }
         self.turn(deployment, number, Turn::CutOver).await.map(drop)
+    }
+
+    /// A deployment that an operator paused is not moved by a candidate, and neither does one that is paused.
+    fn check_moving(&self, deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
+        if deployment.record().active().paused {
+            return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
+        }
+        match deployment.runner(candidate.state_file) {
+            Some(runner) if runner.is_running() => Ok(()),
+            _ => Err(Error::Conflict("the candidate is paused or failed; resume or abort it".to_owned())),
+        }
     }
 
     async fn give_up(&self, deployment: &Arc<Deployment>, number: u64, reason: &str) {
@@ -276,7 +316,8 @@ impl Host {
         }
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
-        let number = record.next_number();
+        self.check_history(&record.active().source, record.active().start).await?;
+        let number = record.next;
         let mut generation = record.active().clone();
         generation.number = number;
         generation.state_file = number;

@@ -12,8 +12,12 @@ use super::{compare, steps};
 use crate::api::{self, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
 use crate::runner::Runner;
+use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, blocking};
+
+/// How long is waited for a runner to come near, at least.
+const NEAR_MAX: Duration = Duration::from_secs(1);
 
 /// How a generation comes to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Host {
     /// Lets the candidate take over now.
     pub async fn promote(&self, name: &str, demand: Demand) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let changing = self.lock(&deployment).await?;
         let candidate = self.candidate_of(&deployment.record())?.clone();
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
@@ -62,8 +66,14 @@ impl Host {
                 }
             )));
         }
+        drop(changing);
         if demand == Demand::Gate && candidate.build.gate.is_some() {
             self.pass_gate(&deployment, candidate.number).await?;
+        }
+        let _changing = self.lock(&deployment).await?;
+        match deployment.record().candidate() {
+            Some(still) if still.number == candidate.number => {}
+            _ => return Err(Error::Conflict(format!("generation {} gave way meanwhile", candidate.number))),
         }
         self.turn(&deployment, candidate.number, Turn::CutOver).await
     }
@@ -98,6 +108,7 @@ impl Host {
         serving.enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(serving, Ok(module));
         self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
+        steps::reached("hand-back-recorded");
         runner.take_over(program);
         Ok(api::CutOver {
             deployment: deployment.info(),
@@ -129,7 +140,8 @@ impl Host {
                 deployment.name()
             )));
         }
-        let number = record.next_number();
+        self.check_history(&last.source, last.start).await?;
+        let number = record.next;
         let mut generation = last.clone();
         generation.number = number;
         generation.state_file = number;
@@ -160,49 +172,87 @@ impl Host {
         let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
-        self.come_near(&serving, &runner).await;
-        let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max).await;
-        let metrics = &self.inner.metrics;
-        let aligned = aligned.map_err(|missed| {
-            metrics.cut_over(deployment.name(), turn.action(), None);
-            Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
-        })?;
+        if serving.is_uncertain() {
+            return Err(Error::Conflict(format!(
+                "{} was just started and does not know yet what it has shown; try again",
+                deployment.name()
+            )));
+        }
+        // Positions of another history can't be met: the stream was made anew, and the candidate was built from that.
+        let aligned = if runner.counts_like(&serving) {
+            Some(self.meet(deployment, &serving, &runner, turn).await?)
+        } else {
+            None
+        };
         steps::reached("cut-over-held");
-        let (position, from) = (aligned.position, record.active);
+        let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
+        let from = record.active;
         let changed = after_turn(record, to, turn, position);
         self.flip(deployment, changed, &runner, &serving, turn, position).await?;
-        let held = aligned.held();
+        let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
         drop(aligned);
         steps::reached("cut-over-released");
-        metrics.cut_over(deployment.name(), turn.action(), Some(held));
-        self.after_flip(deployment, &runner).await?;
+        self.inner.metrics.cut_over(deployment.name(), turn.action(), Some(held));
+        self.after_flip(deployment, &runner, &serving).await;
+        let hold_ms = held.as_secs_f64() * 1e3;
         let message = format!(
-            "generation {to} took over from generation {from} at position {position}; applying was held for {:.1} ms",
-            held.as_secs_f64() * 1e3
+            "generation {to} took over from generation {from} at position {position}; applying was held for {hold_ms:.1} ms"
         );
-        tracing::info!(
-            deployment = deployment.name(),
-            from,
-            to,
-            position,
-            held_ms = held.as_secs_f64() * 1e3,
-            "cut over"
-        );
-        Ok(api::CutOver {
-            deployment: deployment.info(),
-            from,
-            to,
-            position: Some(position),
-            hold_ms: held.as_secs_f64() * 1e3,
-            message,
+        tracing::info!(deployment = deployment.name(), from, to, position, hold_ms, "cut over");
+        Ok(api::CutOver { deployment: deployment.info(), from, to, position: Some(position), hold_ms, message })
+    }
+
+    /// Brings the two to stand together, but only if that can be quick.
+    async fn meet(
+        &self,
+        deployment: &Deployment,
+        serving: &Arc<Runner>,
+        runner: &Arc<Runner>,
+        turn: Turn,
+    ) -> Result<Aligned, Error> {
+        let now = runner.now();
+        if !runner.is_running() && runner.position() < serving.position() {
+            let failure = now.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+            return Err(Error::Conflict(format!(
+                "generation {} stands still at {}, behind {} at {} ({}{failure}); resume it, or deploy a corrected module",
+                runner.program().generation,
+                runner.position(),
+                deployment.name(),
+                serving.position(),
+                now.state.name()
+            )));
+        }
+        if !self.come_near(serving, runner).await {
+            return Err(Error::Conflict(format!(
+                "generation {} is at {} and can't reach {} at {} quickly; nothing was held, try again when it has caught up",
+                runner.program().generation,
+                runner.position(),
+                deployment.name(),
+                serving.position()
+            )));
+        }
+        align(serving, runner, self.inner.config.rollout.hold_max).await.map_err(|missed| {
+            self.inner.metrics.cut_over(deployment.name(), turn.action(), None);
+            Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
         })
     }
 
-    /// Waits until a runner is not far behind the one that serves, so that little is left to do while both are held.
-    async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) {
+    /// Waits until a runner is not far behind the one that serves, so that little is left to do while both are held; whether
+    /// it is so.
+    async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
         let batch = self.inner.config.pipeline.batch_events as u64;
-        let deadline = Instant::now() + self.inner.config.rollout.hold_max;
-        while runner.position().saturating_add(batch) < serving.position() && Instant::now() < deadline {
+        let deadline = Instant::now() + self.inner.config.rollout.hold_max.max(NEAR_MAX);
+        loop {
+            let is_near = runner.position().saturating_add(batch) >= serving.position();
+            if is_near
+                || runner.now().pending <= batch && runner.now().applied > 0
+                || runner.last_event() >= serving.last_event()
+            {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -230,27 +280,40 @@ impl Host {
         Ok(())
     }
 
-    /// What need not be done while anything is held.
-    async fn after_flip(&self, deployment: &Arc<Deployment>, runner: &Arc<Runner>) -> Result<(), Error> {
+    /// What need not be done while anything is held. The turn is done: what fails here is made up for later.
+    async fn after_flip(&self, deployment: &Arc<Deployment>, runner: &Arc<Runner>, before: &Arc<Runner>) {
         runner.set_throttle(crate::pipeline::Throttle::default());
+        // One that was paused follows from now on, like any that served before.
+        if before.now().state == api::DeploymentState::Paused {
+            before.resume();
+        }
         let mut record = deployment.record();
         if self.limit_previous(&mut record) {
-            self.commit(deployment, record, "retire", "beyond rollout.keep_previous_generations".to_owned()).await?;
+            let detail = "beyond rollout.keep_previous_generations".to_owned();
+            if let Err(error) = self.commit(deployment, record, "retire", detail).await {
+                tracing::error!(deployment = deployment.name(), %error, "could not retire a generation");
+            }
             steps::reached("retire-recorded");
         }
         self.end_unused(deployment).await;
-        Ok(())
     }
 
     /// Compares a candidate with the generation that serves, and notes what was found; an error where its gate does not
-    /// allow it. The caller holds the deployment's lock.
+    /// allow it. The deployment's lock is held only at the beginning and at the end, as a large state takes long.
     pub(super) async fn pass_gate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let comparison = self.compare_generation(deployment, number).await?;
+        let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
+        let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
+        let comparison = api::Comparison { against, ..comparison };
+        let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
-        let generation = record.generation_mut(number).expect("the caller took it from the record");
+        let active = record.active;
+        let candidate = record.generation_mut(number).filter(|candidate| candidate.status.is_candidate());
+        let Some(generation) = candidate.filter(|_| active == against) else {
+            return Err(Error::Conflict(format!("{} changed while it was compared; try again", deployment.name())));
+        };
         let passed = comparison.refused == 0;
-        let reason =
-            format!("{}: {}", if passed { "passed the gate" } else { "kept from taking over" }, comparison.conclusion);
+        let verdict = if passed { "passed the gate" } else { "kept from taking over" };
+        let reason = format!("{verdict}: {}", comparison.conclusion);
         if !passed {
             generation.build.promote = Promotion::Manual;
         }
@@ -267,30 +330,36 @@ impl Host {
         )))
     }
 
-    /// Compares a candidate with the generation that serves, at one position. Applying is held only until both snapshots
-    /// are taken.
-    async fn compare_generation(&self, deployment: &Deployment, number: u64) -> Result<api::Comparison, Error> {
+    /// Both states at one position, with the gate and the number of the generation that serves. Applying is held only until
+    /// the snapshots are taken.
+    async fn take_snapshots(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+    ) -> Result<(Snapshot, Snapshot, api::Gate, u64), Error> {
+        let _changing = self.lock(deployment).await?;
         let record = deployment.record();
-        let generation = record.generation(number).expect("the caller took it from the record");
-        let gate = generation.build.gate.clone().unwrap_or_default();
         let gone = || Error::Conflict(format!("generation {number} does not run"));
+        let generation = record.generation(number).ok_or_else(gone)?;
+        let gate = generation.build.gate.clone().unwrap_or_default();
         let (serving, runner) = (deployment.active(), deployment.runner(generation.state_file).ok_or_else(gone)?);
+        if !runner.counts_like(&serving) {
+            return Err(Error::Conflict(
+                "cannot compare: the stream was made anew since the active generation was built; promote with --force"
+                    .to_owned(),
+            ));
+        }
         self.come_near(&serving, &runner).await;
         let aligned = align(&serving, &runner, self.inner.config.rollout.hold_max)
             .await
             .map_err(|missed| Error::Conflict(format!("cannot compare: {missed}; try again")))?;
         let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
-        drop(aligned);
-        Ok(blocking(move || compare::compare(&ours, &theirs, &gate)).await?)
+        Ok((ours, theirs, gate, record.active))
     }
 }
 
 /// Both states where they stand together.
-pub(super) fn snapshots(
-    aligned: &Aligned,
-    serving: &Runner,
-    runner: &Runner,
-) -> Result<(crate::state::Snapshot, crate::state::Snapshot), Error> {
+pub(super) fn snapshots(aligned: &Aligned, serving: &Runner, runner: &Runner) -> Result<(Snapshot, Snapshot), Error> {
     if aligned.serving != aligned.position {
         return Err(Error::Conflict(format!(
             "cannot compare: the active generation stands still at {}, the candidate is at {}; resume the deployment first",
@@ -308,6 +377,7 @@ fn after_turn(mut record: Record, to: u64, turn: Turn, position: u64) -> Record 
     let from = record.active;
     let before = record.active_mut();
     before.on_probation = false;
+    before.paused = false;
     let reason = match turn {
         Turn::CutOver => format!("generation {to} took over at position {position}"),
         Turn::Rollback => format!("rolled back to generation {to} at position {position}"),

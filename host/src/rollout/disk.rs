@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::supervisor::{Error, Host, blocking};
 
@@ -13,20 +14,26 @@ impl Host {
     /// Refuses a rebuild whose state would not fit.
     pub(super) async fn check_room(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
         let file_bytes = deployment.info().file_bytes;
-        let needed = file_bytes + file_bytes * HEADROOM_PERCENT / 100;
+        let others: u64 = self
+            .deployments()
+            .iter()
+            .filter(|other| !Arc::ptr_eq(other, deployment))
+            .map(|other| still_to_come(other))
+            .sum();
+        let needed = with_headroom(file_bytes) + others;
         let (budget, root) = (self.inner.config.limits.disk_bytes, self.inner.folder.root().to_owned());
         blocking(move || {
             let free = free_bytes(&root).unwrap_or(u64::MAX);
             if needed > free {
                 return Err(Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state would need about {needed} bytes, {free} are free on the disk; free \
+                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes, {free} are free on the disk; free \
                      some space, or `foldstream prune` generations that are no longer needed"
                 )));
             }
             let used = used_bytes(&root);
             if budget > 0 && used.saturating_add(needed) > budget {
                 return Err(Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state would need about {needed} bytes, and {used} of the {budget} bytes of \
+                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes, and {used} of the {budget} bytes of \
                      limits.disk_bytes are used; raise it, or `foldstream prune` generations that are no longer needed"
                 )));
             }
@@ -34,6 +41,17 @@ impl Host {
         })
         .await
     }
+}
+
+/// What the candidate of a deployment is still expected to take.
+fn still_to_come(deployment: &Deployment) -> u64 {
+    let info = deployment.info();
+    let candidate = info.candidate.filter(|candidate| candidate.status == GenerationStatus::Building);
+    candidate.map_or(0, |candidate| with_headroom(info.file_bytes).saturating_sub(candidate.file_bytes))
+}
+
+fn with_headroom(bytes: u64) -> u64 {
+    bytes + bytes * HEADROOM_PERCENT / 100
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {

@@ -17,6 +17,8 @@ use crate::supervisor::{Error, Host};
 const PROBATION_EVENTS: u64 = 10_000;
 /// A probation also ends once so many were applied and none is left.
 const PROBATION_EVENTS_LIVE: u64 = 100;
+/// Pause after the end of a probation could not be noted.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often a probation is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -30,11 +32,15 @@ impl Host {
         mut generation: Generation,
     ) -> Result<(), Error> {
         let mut record = deployment.record();
+        for other in record.generations.iter_mut().filter(|other| other.status.is_candidate()) {
+            other.enter(GenerationStatus::Retired, format!("gave way to generation {}", generation.number));
+        }
         let active = record.active_mut();
-        // What put the old one on probation is over: the new one is what is doubted now.
         let reason = generation.reason.clone();
-        active.on_probation = false;
-        active.enter(GenerationStatus::Previous, format!("generation {} inherited its state", generation.number));
+        // One that has not shown that it can go on with the state is nothing to go back to.
+        let was_doubted = std::mem::take(&mut active.on_probation);
+        let left = if was_doubted { GenerationStatus::Retired } else { GenerationStatus::Previous };
+        active.enter(left, format!("generation {} inherited its state", generation.number));
         generation.state_file = active.state_file;
         generation.serves_from = active.serves_from;
         generation.paused = active.paused;
@@ -42,7 +48,7 @@ impl Host {
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
         let program = self.inner.program(&generation, Ok(module));
-        record.generations.push(generation);
+        record.add(generation);
         record.active = number;
         self.limit_previous(&mut record);
         self.store(accepted, &record, "inherit", &reason).await?;
@@ -63,7 +69,9 @@ impl Host {
             loop {
                 tokio::time::sleep(LOOK).await;
                 let record = deployment.record();
-                let is_over = host.is_stopping() || record.active != number || !record.active().on_probation;
+                let is_known = host.deployment(deployment.name()).is_ok_and(|known| Arc::ptr_eq(&known, &deployment));
+                let is_over = !is_known || host.is_stopping() || record.active != number;
+                let is_over = is_over || !record.active().on_probation;
                 if is_over || !Arc::ptr_eq(&deployment.active(), &runner) {
                     return;
                 }
@@ -83,7 +91,10 @@ impl Host {
                     _ => continue,
                 };
                 if let Err(error) = ended {
-                    tracing::error!(deployment = deployment.name(), generation = number, %error, "probation could not be ended");
+                    let name = deployment.name();
+                    tracing::error!(deployment = name, generation = number, %error, "probation could not be ended yet");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
                 }
                 return;
             }
@@ -97,7 +108,11 @@ impl Host {
             return Ok(());
         }
         record.active_mut().on_probation = false;
-        self.commit(deployment, record, "inherit-passed", format!("generation {number}")).await
+        self.limit_previous(&mut record);
+        self.commit(deployment, record, "inherit-passed", format!("generation {number}")).await?;
+        deployment.active().pass_probation();
+        self.end_unused(deployment).await;
+        Ok(())
     }
 
     /// Puts the code back that was there before.
@@ -107,11 +122,15 @@ impl Host {
         if record.active != number {
             return Ok(());
         }
-        let state_file = record.active().state_file;
-        let before = record.generations.iter().rev().find(|generation| {
-            generation.number < number && generation.state_file == state_file && generation.has_file()
-        });
-        let Some(before) = before.cloned() else { return Ok(()) };
+        let Some(before) = record.to_put_back().cloned() else {
+            tracing::error!(
+                deployment = deployment.name(),
+                generation = number,
+                failure,
+                "failed on the state that it took over, and there is no code to put back; deploy a corrected module"
+            );
+            return Ok(());
+        };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
         let module = crate::supervisor::blocking(move || inner.load(&digest)).await;
         let failed = record.active_mut();

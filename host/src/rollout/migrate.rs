@@ -37,10 +37,16 @@ impl Host {
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
         // Only its limits count: the new file is written through a cache of its own, and closed.
         let options = self.inner.config.state_options(0);
+        let (watched, number) = (Arc::clone(deployment), generation.number);
+        let is_wanted =
+            move || watched.record().generation(number).is_some_and(|generation| generation.status.is_candidate());
         blocking(move || {
             let module = inner.load(&digest).map_err(Error::Conflict)?;
             let mut migration = module.migration(&identity, from_version)?;
             let mut map = |page: &[(state::Key, crate::event::Payload)]| {
+                if !is_wanted() {
+                    return Err(state::Error::Refused("it was given up meanwhile".to_owned()));
+                }
                 let entries = migration.page(page).map_err(|error| state::Error::Refused(error.to_string()));
                 steps::reached("migrate-half");
                 entries

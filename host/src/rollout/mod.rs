@@ -24,6 +24,7 @@ mod snapshots;
 pub mod steps;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,10 +99,11 @@ impl Host {
         let deployment = Deployment::new(record, serve);
         let record = deployment.record();
         self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
-        for previous in record.generations.iter().filter(|kept| kept.status == GenerationStatus::Previous) {
-            if previous.state_file != active.state_file {
-                let runner = self.start_runner(&record.name, previous, Role::Follow).await;
-                deployment.add_runner(previous.state_file, runner);
+        let files: BTreeSet<u64> = record.generations.iter().map(|generation| generation.state_file).collect();
+        for state_file in files.into_iter().filter(|state_file| *state_file != active.state_file) {
+            if let Some(follower) = record.follower(state_file) {
+                let runner = self.start_runner(&record.name, follower, Role::Follow).await;
+                deployment.add_runner(state_file, runner);
             }
         }
         if active.on_probation {
@@ -167,7 +169,7 @@ impl Host {
         let start = request.start.unwrap_or_default();
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
         generation.enter(GenerationStatus::Active, reason.clone());
-        let record = Record { name, active: 1, generations: vec![generation.clone()] };
+        let record = Record { name, active: 1, next: 2, generations: vec![generation.clone()] };
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve { catches_up_to: Some(0) };
         let runner = Runner::start(self.inner.parts(&record.name, &generation, Ok(loaded.module), role));
@@ -200,7 +202,10 @@ impl Host {
             }
             Plan::New { strategy, reason } => (strategy, reason),
         };
-        let number = record.next_number();
+        if strategy == Strategy::Rebuild {
+            self.check_history(&source, start).await?;
+        }
+        let number = record.next;
         let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
         generation.reason.clone_from(&reason);
         let outcome = match strategy {
@@ -221,6 +226,37 @@ impl Host {
             "deployed"
         );
         Ok(deployed(&deployment, outcome, number, reason, compile_ms))
+    }
+
+    /// Refuses to fold a stream from its beginning that no longer has it, before anything is changed. A source that can't
+    /// be reached is not asked: its reader says the same later.
+    pub(super) async fn check_history(&self, source: &str, start: api::Start) -> Result<(), Error> {
+        let Some(source) = self.inner.sources.get(source).filter(|_| start == api::Start::Beginning) else {
+            return Ok(());
+        };
+        let info = source.info().await;
+        if !info.reachable || info.is_complete {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "stream {} begins at {} by now, so a state built from it would lack what came before; keep the state there is \
+             with --strategy inherit or migrate, or accept the loss with --start first-available",
+            info.stream, info.first_sequence
+        )))
+    }
+
+    /// The same for a fold that must give what an earlier one gave: a state that began in the middle of the stream can be
+    /// folded again only while the stream still begins there, which nobody knows.
+    pub(super) async fn check_refoldable(&self, generation: &Generation) -> Result<(), Error> {
+        let Some(source) = self.inner.sources.get(&generation.source) else { return Ok(()) };
+        let info = source.info().await;
+        if !info.reachable || info.is_complete {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "stream {} begins at {} by now, so the state can't be folded again as it was",
+            info.stream, info.first_sequence
+        )))
     }
 
     /// The turn to change a deployment, unless it is gone by then.
@@ -261,10 +297,11 @@ impl Host {
     pub(crate) async fn commit(
         &self,
         deployment: &Deployment,
-        record: Record,
+        mut record: Record,
         action: &str,
         detail: String,
     ) -> Result<(), Error> {
+        record.trim();
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let audit = audit(action, deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
@@ -289,15 +326,17 @@ impl Host {
         let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
         let generation = record.generation_mut(number).expect("it was just found");
         generation.paused = paused;
-        let runner = deployment.runner(generation.state_file);
+        // One that is being built goes on when its turn in the queue comes: whoever drives it sees to that.
+        let has_driver = !paused && generation.status == GenerationStatus::Building;
+        let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
         let action = if paused { "pause" } else { "resume" };
         self.commit(&deployment, record, action, format!("generation {number}")).await?;
         if let Some(runner) = runner {
             let before = runner.now();
             if paused {
-                runner.pause()
+                runner.pause();
             } else {
-                runner.resume()
+                runner.resume();
             }
             runner.settles(&before, SETTLE_MAX).await;
         }
@@ -311,19 +350,18 @@ impl Host {
 
     /// Stops a deployment and removes its state.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        let _all = self.inner.changing.lock().await;
         let deployment = self.deployment(name)?;
+        // In this order: what is done on the deployment may take a while, and the others need not wait for that.
         let _changing = self.lock(&deployment).await?;
+        let _all = self.inner.changing.lock().await;
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
         blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
+        steps::reached("delete-recorded");
         self.inner.deployments.write().remove(name);
         for runner in deployment.runners() {
             self.end(runner).await;
         }
         self.inner.pasts.forget(name);
-        let snapshots = self.inner.folder.snapshots(name);
-        // There may be none.
-        let _ = blocking(move || std::fs::remove_dir_all(snapshots)).await;
         self.remove_leftovers().await;
         self.inner.metrics.forget(name);
         tracing::info!(deployment = name, "deleted");

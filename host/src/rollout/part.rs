@@ -170,7 +170,8 @@ pub(super) struct Ownership {
 }
 
 impl Ownership {
-    /// Learns from the keys of entries; the first one that is of no key alone is the error.
+    /// Learns from the keys of entries; the first one that is of no key alone, or for which it is not clear which of its
+    /// segments is the key, is the error.
     pub(super) fn learn<'a>(entries: impl Iterator<Item = &'a str>, keys: &Keys) -> Result<Self, String> {
         let mut candidates: std::collections::BTreeMap<String, Vec<usize>> = std::collections::BTreeMap::new();
         for entry in entries {
@@ -183,16 +184,22 @@ impl Ownership {
                 return Err(entry.to_owned());
             }
         }
-        let places = candidates.into_iter().map(|(table, places)| (table, places[0])).collect();
+        let mut places = std::collections::BTreeMap::new();
+        for (table, candidates) in candidates {
+            match candidates[..] {
+                [place] => places.insert(table, place),
+                _ => return Err(format!("{table}/…")),
+            };
+        }
         Ok(Self { places, keys: keys.clone() })
     }
 
-    /// Whether an entry belongs to the keys. In tables of which nothing was learnt, the first segment is taken for the key.
+    /// Whether an entry belongs to the keys. Of tables that their events did not change, nobody knows.
     pub(super) fn has(&self, entry: &str) -> bool {
         let mut segments = entry.split('/');
         let table = segments.next().unwrap_or_default();
-        let place = self.places.get(table).copied().unwrap_or(1);
-        segments.nth(place - 1).is_some_and(|segment| is_key(segment, &self.keys))
+        let segment = self.places.get(table).and_then(|place| segments.nth(place - 1));
+        segment.is_some_and(|segment| is_key(segment, &self.keys))
     }
 }
 
@@ -267,11 +274,14 @@ mod tests {
     fn entries_belong_to_the_key_that_is_in_their_names() {
         let written = ["customer/42", "day/42/2026-11-24", "rank/00000000000000000100/42"];
         let owned = Ownership::learn(written.into_iter(), &one("42")).expect("all are of the key");
-        assert!(owned.has("customer/42") && owned.has("rank/00000000000000000200/42") && owned.has("note/42/x"));
+        assert!(owned.has("customer/42") && owned.has("rank/00000000000000000200/42"));
+        assert!(!owned.has("note/42/x"), "of another table nobody knows where its key stands");
         assert!(!owned.has("customer/43") && !owned.has("rank/00000000000000000042/7") && !owned.has("42"));
         let numbers = Ownership::learn(["customer/0000000042"].into_iter(), &one("42")).expect("a number");
         assert!(numbers.has("customer/0000000042") && !numbers.has("customer/0000000043"));
         assert_eq!(Ownership::learn(["customer/42", "head"].into_iter(), &one("42")).err().as_deref(), Some("head"));
+        let unclear = Ownership::learn(["kind/42/42"].into_iter(), &one("42"));
+        assert_eq!(unclear.err().as_deref(), Some("kind/…"), "either could be the key");
         let prefixed = Ownership::learn(["customer/42"].into_iter(), &Keys::Prefix("4".to_owned())).expect("fits");
         assert!(prefixed.has("customer/43") && !prefixed.has("customer/53"));
     }

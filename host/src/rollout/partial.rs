@@ -26,12 +26,16 @@ impl Host {
     pub async fn rebuild_part(&self, name: &str, keys: Keys) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
         let generation = deployment.record().active().clone();
+        self.check_refoldable(&generation).await?;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
         let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
         let filtered_by_server = part.is_narrower();
         let aside = Aside { part: Some(Arc::new(part)), ..Aside::default() };
+        // It costs as much as a rebuild, and waits for its turn like one.
+        let ticket = self.inner.rebuilds.enter();
+        ticket.turn(|_| ()).await;
         let scratch = self.fold_aside(name, &generation, module, aside).await?;
         scratch.comes_near(NEAR_EVENTS).await?;
         // All of the state is looked through before anything is held.
@@ -60,6 +64,10 @@ impl Host {
         drop(aligned);
         steps::reached("partial-applied");
         let detail = format!("{} at position {position}: {written} written, {removed} removed", keys.text());
+        // Looks back that were made before would show what was wrong.
+        self.inner.pasts.forget(name);
+        let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
+        blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
         let (catalogue, entry) = (Arc::clone(&self.inner.catalogue), audit("rebuild-part", name, detail));
         blocking(move || catalogue.note(&entry)).await?;
         Ok(api::PartialRebuild {
@@ -159,7 +167,8 @@ fn entries(aside: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
 fn learn(entries: &BTreeMap<Key, Payload>, keys: &Keys) -> Result<Ownership, PatchError> {
     Ownership::learn(entries.keys().map(|key| &**key), keys).map_err(|entry| {
         PatchError::Refused(format!(
-            "its events also change `{entry}`, which is not an entry of that key alone; rebuild all of it"
+            "its events also change `{entry}`, of which it is not clear that it is an entry of that key alone; rebuild all \
+             of it"
         ))
     })
 }

@@ -37,6 +37,13 @@ pub enum Plan {
 
 /// Decides; an error says why what the operator wants can't be done.
 pub fn decide(record: &Record, wish: &Wish<'_>) -> Result<Plan, String> {
+    let source = &record.active().source;
+    if source != wish.source {
+        return Err(format!(
+            "{} reads source {source}, and positions of {} count something else; deploy it under another name with --name",
+            record.name, wish.source
+        ));
+    }
     match wish.strategy {
         Some(strategy) => as_wanted(record, wish, strategy),
         None => Ok(as_fits(record, wish)),
@@ -55,7 +62,11 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
         return Plan::Unchanged { generation: candidate.number, reason };
     }
     if has(&active) {
-        let reason = format!("generation {} has this module, and serves", active.number);
+        let mut reason = format!("generation {} has this module, and serves", active.number);
+        if let Some(candidate) = record.candidate() {
+            let note = "still takes over when it has caught up; `foldstream abort` gives it up";
+            reason.push_str(&format!("; generation {} {note}", candidate.number));
+        }
         return Plan::Unchanged { generation: active.number, reason };
     }
     match why_not_inherit(active, wish) {
@@ -67,7 +78,7 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
             Plan::New { strategy: Strategy::Inherit, reason }
         }
         Some(mut reason) => {
-            if wish.module.migrates && active.source == wish.source {
+            if wish.module.migrates {
                 reason.push_str("; --strategy migrate would map the entries instead of folding all events again");
             }
             Plan::New { strategy: Strategy::Rebuild, reason }
@@ -77,9 +88,6 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
 
 fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
     let (old, new) = (&active.module, wish.module);
-    if active.source != wish.source {
-        return Some(format!("it reads source {} instead of {}", wish.source, active.source));
-    }
     if active.start != wish.start {
         return Some("it is to begin elsewhere in the stream".to_owned());
     }
@@ -97,10 +105,6 @@ fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Pla
     let active = record.active();
     match strategy {
         Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was asked for".to_owned() }),
-        Strategy::Inherit if active.source != wish.source => Err(format!(
-            "cannot inherit: the state was built from source {}, not {}; rebuild it",
-            active.source, wish.source
-        )),
         Strategy::Inherit if active.module.state_version != wish.module.state_version => Err(format!(
             "cannot inherit: state version {} is not {}; rebuild it, or give the module the same state version if both \
              store the same",
@@ -110,17 +114,22 @@ fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Pla
             generation: active.number,
             reason: format!("generation {} has this module, and serves", active.number),
         }),
-        Strategy::Inherit => Ok(Plan::New { strategy, reason: "to inherit was asked for".to_owned() }),
+        Strategy::Inherit => Ok(Plan::New { strategy, reason: asked("to inherit", active, wish) }),
         Strategy::Migrate if !wish.module.migrates => {
             Err("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild"
                 .to_owned())
         }
-        Strategy::Migrate if active.source != wish.source => Err(format!(
-            "cannot migrate: the state was built from source {}, not {}; rebuild it",
-            active.source, wish.source
-        )),
-        Strategy::Migrate => Ok(Plan::New { strategy, reason: "to migrate was asked for".to_owned() }),
+        Strategy::Migrate => Ok(Plan::New { strategy, reason: asked("to migrate", active, wish) }),
     }
+}
+
+/// The reason of what was asked for, with what it can't do.
+fn asked(what: &str, active: &Generation, wish: &Wish<'_>) -> String {
+    let mut reason = format!("{what} was asked for");
+    if active.module.subjects != wish.module.subjects {
+        reason.push_str("; the state lacks earlier events of subjects that are new");
+    }
+    reason
 }
 
 #[cfg(test)]
@@ -168,7 +177,7 @@ mod tests {
 
     fn record() -> Record {
         let active = generation(1, module("one", 1), GenerationStatus::Active);
-        Record { name: "totals".to_owned(), active: 1, generations: vec![active] }
+        Record { name: "totals".to_owned(), active: 1, next: 2, generations: vec![active] }
     }
 
     fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {
@@ -198,7 +207,7 @@ mod tests {
         wider.subjects.push("payments.>".to_owned());
         assert_eq!(plan(&wider), Some(Strategy::Rebuild));
         let wish = Wish { module: &module("two", 1), source: "other", start: Start::Beginning, strategy: None };
-        assert_eq!(strategy(&decide(&record(), &wish).expect("sound")), Some(Strategy::Rebuild));
+        assert!(decide(&record(), &wish).expect_err("refused").contains("under another name"));
     }
 
     #[test]

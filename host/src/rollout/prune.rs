@@ -8,12 +8,8 @@ use crate::deployment::Deployment;
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host};
 
-/// Rows of retired generations that a deployment keeps as its history.
-const HISTORY_MAX: usize = 100;
-
 impl Host {
-    /// Retires generations that served before, beyond the number that is kept, and forgets the oldest history; whether
-    /// anything changed.
+    /// Retires generations that served before, beyond the number that is kept; whether anything changed.
     pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
         let keep = self.inner.config.rollout.keep_previous_generations;
         let mut previous: Vec<(String, u64)> = record
@@ -28,13 +24,6 @@ impl Host {
             let generation = record.generation_mut(*number).expect("it was just found");
             generation.enter(GenerationStatus::Retired, format!("{keep} generations are kept for a rollback"));
         }
-        let retired = record.generations.iter().filter(|generation| !generation.has_file()).count();
-        let mut forgotten = retired.saturating_sub(HISTORY_MAX);
-        record.generations.retain(|generation| {
-            let goes = forgotten > 0 && !generation.has_file();
-            forgotten -= usize::from(goes);
-            !goes
-        });
         surplus > 0
     }
 
@@ -78,7 +67,10 @@ impl Host {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let mut record = deployment.record();
-        let may_go = |generation: &Generation| generation.number != record.active && !generation.status.is_candidate();
+        let may_go = |generation: &Generation| {
+            let serves = generation.number == record.active || generation.status.is_candidate();
+            !serves && !is_needed(&record, generation)
+        };
         let mut gone: Vec<u64> = record
             .generations
             .iter()
@@ -118,8 +110,7 @@ fn over(record: &Record, keep: std::time::Duration) -> Vec<u64> {
 
 /// Whether a generation would be put back if the one on probation failed.
 fn is_needed(record: &Record, generation: &Generation) -> bool {
-    let active = record.active();
-    active.on_probation && generation.state_file == active.state_file
+    record.to_put_back().is_some_and(|needed| needed.number == generation.number)
 }
 
 fn is_over(generation: &Generation, keep: std::time::Duration) -> bool {

@@ -97,10 +97,19 @@ impl Host {
             Ok::<_, state::Error>(())
         })
         .await?;
+        // It may have been deleted meanwhile.
+        if !self.deployment(deployment.name()).is_ok_and(|known| Arc::ptr_eq(&known, deployment)) {
+            self.remove_leftovers().await;
+        }
         let seconds = begun.elapsed().as_secs_f64();
         tracing::info!(deployment = deployment.name(), position, seconds, "made a snapshot");
         Ok(())
     }
+}
+
+/// Removes all snapshots of a state. Blocking.
+pub(super) fn remove_all_of(folder: &Path, state_file: u64) {
+    remove_surplus(folder, usize::MAX, |other| other != state_file);
 }
 
 /// Keeps the newest snapshots of each state that is in use.

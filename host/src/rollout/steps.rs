@@ -1,11 +1,12 @@
 //! Named steps at which a test kills the process: what is durable there must be enough to go on or to go back.
 
 /// Every step, in the order in which they come.
-pub const STEPS: [&str; 14] = [
+pub const STEPS: [&str; 16] = [
     "deploy-module-stored",
     "deploy-recorded",
     "inherit-recorded",
     "inherit-put-back",
+    "hand-back-recorded",
     "migrate-half",
     "migrate-made",
     "build-started",
@@ -16,6 +17,7 @@ pub const STEPS: [&str; 14] = [
     "retire-recorded",
     "prune-recorded",
     "partial-applied",
+    "delete-recorded",
 ];
 
 /// Ends the process here, as `kill -9` would, when the variable FOLDSTREAM_DIE_AT names this step. Only in builds with

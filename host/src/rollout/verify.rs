@@ -28,12 +28,13 @@ impl Host {
     pub async fn verify(&self, name: &str, sample: Option<u64>, seed: Option<u64>) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
         let generation = deployment.record().active().clone();
+        self.check_refoldable(&generation).await?;
         let module = self.module_of(&generation).await?;
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         let gate = Gate { sample, ..Gate::default() };
         super::check_gate(&gate).map_err(Error::Refused)?;
         let begun = api::Verification {
-            state: WorkState::Running,
+            state: WorkState::Queued,
             generation: generation.number,
             position: 0,
             progress: 0.0,
@@ -44,7 +45,7 @@ impl Host {
             equal: None,
             comparison: None,
             divergence: None,
-            message: "folding the stream again".to_owned(),
+            message: "waits for its turn among the rebuilds".to_owned(),
         };
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
@@ -76,6 +77,12 @@ struct Verifying {
 
 impl Verifying {
     async fn run(self) {
+        let ticket = self.host.inner.rebuilds.enter();
+        ticket.turn(|_| ()).await;
+        self.deployment.update_verification(|verification| {
+            verification.state = WorkState::Running;
+            "folding the stream again".clone_into(&mut verification.message);
+        });
         let outcome = self.verify().await;
         self.deployment.update_verification(|verification| match outcome {
             Ok(()) => {

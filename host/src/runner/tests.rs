@@ -9,6 +9,7 @@ use crate::batch::Limits;
 use crate::caches::Caches;
 use crate::metrics::Metrics;
 use crate::pipeline::Budget;
+use crate::pipeline::Settings;
 use crate::position::{Checkpoint, StreamIdentity};
 
 /// A state file that reflects position 5.

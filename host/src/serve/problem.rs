@@ -218,6 +218,7 @@ impl From<rollout::AsOfError> for Problem {
         match error {
             rollout::AsOfError::Host(error) => error.into(),
             rollout::AsOfError::Read(error) => error.into(),
+            busy @ rollout::AsOfError::Busy(_) => Self::new(Kind::Busy, busy.to_string()),
             rollout::AsOfError::Preparing(preparing) => {
                 let position = preparing.position;
                 Self::new(Kind::NotReady, preparing.to_string()).at(position)

@@ -203,7 +203,7 @@ impl Watch {
         }
         let active = self.deployment.active();
         if !Arc::ptr_eq(&active, &self.runner) {
-            self.counts_alike = active.now().stream == self.runner.now().stream;
+            self.counts_alike = active.counts_like(&self.runner);
             self.runner = active;
             self.state = state_of(&self.deployment.record());
             self.must_reset = true;

@@ -60,6 +60,7 @@ impl Embedded {
             reachable: true,
             message: None,
             first_sequence: info.first_sequence,
+            is_complete: self.log.first_available() <= 1,
             last_sequence: info.last_sequence,
             events: info.events,
             bytes: info.bytes,

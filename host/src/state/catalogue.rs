@@ -26,9 +26,14 @@ pub struct Record {
     pub name: String,
     /// Number of the generation that serves.
     pub active: u64,
+    /// Number of the generation to come; no number is given twice.
+    pub next: u64,
     /// Its generations, by rising number. Files of one that is not among them are leftovers.
     pub generations: Vec<Generation>,
 }
+
+/// Generations without a file that a deployment keeps as its history.
+const HISTORY_MAX: usize = 100;
 
 impl Record {
     /// A generation, by number.
@@ -59,12 +64,45 @@ impl Record {
 
     /// The last generation that served, while it is kept.
     pub fn previous(&self) -> Option<&Generation> {
-        self.generations.iter().find(|generation| generation.status == GenerationStatus::Previous)
+        self.last_kept(|_| true)
     }
 
-    /// The number that the next generation gets.
-    pub fn next_number(&self) -> u64 {
-        self.generations.last().map_or(1, |last| last.number + 1)
+    /// Of the generations that are kept since they served and that fit, the last one that did.
+    fn last_kept(&self, fits: impl Fn(&Generation) -> bool) -> Option<&Generation> {
+        let kept = self.generations.iter().filter(|generation| generation.status == GenerationStatus::Previous);
+        kept.filter(|generation| fits(generation))
+            .max_by_key(|generation| (&generation.status_since, generation.number))
+    }
+
+    /// Whose code would be put back if that of the active generation failed on the state that it took over.
+    pub fn to_put_back(&self) -> Option<&Generation> {
+        let active = self.active();
+        let shared = |generation: &Generation| generation.state_file == active.state_file;
+        if active.on_probation { self.last_kept(shared) } else { None }
+    }
+
+    /// The generation whose code follows in a state file that does not serve: the last one that served of those that share
+    /// it.
+    pub fn follower(&self, state_file: u64) -> Option<&Generation> {
+        self.last_kept(|generation| generation.state_file == state_file)
+    }
+
+    /// Adds a generation, which must have the next number.
+    pub fn add(&mut self, generation: Generation) {
+        debug_assert_eq!(generation.number, self.next, "numbers only rise");
+        self.next = generation.number + 1;
+        self.generations.push(generation);
+    }
+
+    /// Forgets the oldest history beyond what is kept.
+    pub fn trim(&mut self) {
+        let history = self.generations.iter().filter(|generation| !generation.has_file()).count();
+        let mut surplus = history.saturating_sub(HISTORY_MAX);
+        self.generations.retain(|generation| {
+            let goes = surplus > 0 && !generation.has_file();
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 
     /// Number of the state files that its generations keep.
@@ -125,9 +163,13 @@ impl Generation {
         self.status_since = jiff::Timestamp::now().to_string();
     }
 
-    /// Whether its state file is kept.
+    /// Whether its state file is kept for it: not for history, nor for code that failed on the state of another.
     pub fn has_file(&self) -> bool {
-        self.status != GenerationStatus::Retired
+        match self.status {
+            GenerationStatus::Retired => false,
+            GenerationStatus::Failed => self.state_file == self.number,
+            _ => true,
+        }
     }
 }
 

@@ -135,6 +135,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Notes that nothing up to a position would have changed anything.
+    pub fn advance(&mut self, position: u64) {
+        let checkpoint = self.inner.view.read().checkpoint.clone();
+        if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.position < position) {
+            self.publish(Checkpoint { position, ..checkpoint });
+        }
+    }
+
     /// Makes the batch's writes visible as one step.
     pub fn publish(&mut self, checkpoint: Checkpoint) {
         self.view = None;

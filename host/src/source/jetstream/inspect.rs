@@ -40,6 +40,7 @@ impl Inspection {
             reachable: found.is_ok(),
             message: None,
             first_sequence: 0,
+            is_complete: true,
             last_sequence: 0,
             events: 0,
             bytes: 0,
@@ -49,6 +50,8 @@ impl Inspection {
             Err(message) => result.message = Some(message),
             Ok((info, server)) => {
                 result.first_sequence = if info.state.messages == 0 { 0 } else { info.state.first_seq };
+                let origin = info.config.first_seq.max(1);
+                result.is_complete = info.first() <= origin || info.config.max_msgs_per_subject > 0;
                 result.last_sequence = info.state.last_seq;
                 result.events = info.state.messages;
                 result.bytes = info.state.bytes;

@@ -26,7 +26,7 @@ impl Guest for Wrong {
     fn apply(events: Vec<Event>) -> Result<(), Failure> {
         for event in &events {
             let customer = event.subject.split('.').nth(1).unwrap_or_default();
-            for key in [format!("tally/{customer}"), format!("kind/wrong/{customer}"), format!("stale/{customer}")] {
+            for key in [format!("tally/{customer}"), format!("kind/wrong/{customer}")] {
                 put(&key, &Payload::Text("0".to_owned()));
             }
         }

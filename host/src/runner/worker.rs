@@ -1,0 +1,213 @@
+//! The thread behind a runner: opens the state, runs the pipeline as often as it is wanted, and rests in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Shared;
+use super::parts::Program;
+use crate::api::DeploymentState;
+use crate::caches;
+use crate::module::{Identity, Module};
+use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
+use crate::source::Request;
+use crate::state::{self, Store};
+use crate::subject::SubjectSet;
+
+/// Pause before a state that failed is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The thread behind a runner.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) state: state::Options,
+    /// Given back once the thread has ended, and the file is closed.
+    pub(super) _cache: caches::Share,
+    pub(super) settings: Settings,
+    pub(super) control: watch::Receiver<Desired>,
+    pub(super) pace: watch::Receiver<Pace>,
+    pub(super) runtime: Handle,
+}
+
+impl Worker {
+    /// Runs until it is asked to stop.
+    pub(super) fn run(mut self) {
+        while !self.is_stopping() {
+            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
+            self.shared.standing.send_replace(None);
+            if let Some(store) = self.shared.store.send_replace(None) {
+                // What was read of it may be lost, and comes again: until then, nothing older is shown.
+                self.shared.progress.shown(store.position());
+            }
+            let message = match lived {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "a defect of the host ended the fold; look into its log, and report it".to_owned(),
+            };
+            tracing::error!(deployment = self.shared.deployment, error = message, "state is opened again");
+            self.shared.progress.stopped("state", &message, None);
+            self.pause_before_reopening();
+        }
+        self.shared.progress.set_state(DeploymentState::Stopping);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.control.borrow() == Desired::Stop
+    }
+
+    /// Opens the state and runs the pipeline as often as it is wanted; an error asks to open it again.
+    fn live(&mut self) -> Result<(), state::Error> {
+        let progress = Arc::clone(&self.shared.progress);
+        let opened =
+            Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
+        self.shared.progress.repairing(None);
+        let (store, mut writer) = opened?;
+        self.shared.progress.opened(store.checkpoint().as_ref());
+        self.shared.store.send_replace(Some(store.clone()));
+        let _waiting = self.wait_to_catch_up();
+        loop {
+            let wanted = *self.control.borrow_and_update();
+            match wanted {
+                Desired::Stop => return Ok(()),
+                Desired::Pause => self.shared.progress.paused(),
+                Desired::Run(_) => {
+                    let ended;
+                    (writer, ended) = self.run_pipeline(store.clone(), writer);
+                    match ended {
+                        Ended::Asked => continue,
+                        Ended::State(error) => return Err(error),
+                        Ended::Failed => {
+                            // It gets no further by itself, so that nobody needs to wait for it.
+                            self.shared.progress.answers_now();
+                            self.tell_failure(store.position());
+                        }
+                    }
+                }
+            }
+            if !self.rest(&store, &mut writer)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets reads through after a while, should it not be as far by then as it was. Counted from when the state is open, as
+    /// a repair may take long. Dropping what comes back ends the wait.
+    fn wait_to_catch_up(&self) -> JoinSet<()> {
+        let mut waiting = JoinSet::new();
+        let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(&self.shared.progress));
+        let over = async move {
+            tokio::time::sleep(wait).await;
+            progress.answers_now();
+        };
+        waiting.spawn_on(over, &self.runtime);
+        waiting
+    }
+
+    fn tell_failure(&self, position: u64) {
+        let failure = self.shared.progress.now().failure.map(|failure| failure.message).unwrap_or_default();
+        let deployment = &self.shared.deployment;
+        tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
+    }
+
+    /// Waits until something else is wanted, and says meanwhile where the state stands; returns whether someone can still
+    /// want something. Everything is durable: a pipeline flushes at its end.
+    fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
+        let position = store.position();
+        loop {
+            let epoch = self.pace.borrow_and_update().epoch;
+            self.shared.patches.apply(writer, store)?;
+            self.shared.standing.send_replace(Some(Standing { position, epoch }));
+            let Self { control, pace, runtime, .. } = self;
+            let woken = runtime.block_on(async {
+                // Both arms only look.
+                tokio::select! {
+                    biased;
+                    changed = control.changed() => Some(changed.is_ok()),
+                    Ok(()) = pace.changed() => None,
+                }
+            });
+            if let Some(wanted) = woken {
+                self.shared.standing.send_replace(None);
+                return Ok(wanted);
+            }
+        }
+    }
+
+    fn pause_before_reopening(&mut self) {
+        let changed = self.control.changed();
+        let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
+    }
+
+    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer) -> (state::Writer, Ended) {
+        let program = self.shared.program.read().clone();
+        self.shared.progress.started(program.generation);
+        self.shared.progress.set_probation(program.on_probation);
+        let (module, source) = match (&program.module, &program.source) {
+            (Ok(module), Ok(source)) => (Arc::clone(module), source.clone()),
+            (Err(message), _) => {
+                self.shared.progress.stopped("module", message, None);
+                return (writer, Ended::Failed);
+            }
+            (_, Err(message)) => {
+                self.shared.progress.stopped("source", message, None);
+                return (writer, Ended::Failed);
+            }
+        };
+        let manifest = module.manifest();
+        writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
+        let subjects = program.part.as_ref().map(|part| part.subjects());
+        let needs_headers = program.part.as_ref().is_some_and(|part| part.needs_headers());
+        let request = Request {
+            resume: None,
+            start: program.start,
+            subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
+            wants_headers: manifest.wants_headers || needs_headers,
+            limits: self.settings.batch,
+        };
+        let pipeline = Pipeline {
+            source,
+            request,
+            source_status: self.shared.source_status.clone(),
+            make_fold: self.make_fold(&program, &module),
+            store,
+            writer,
+            settings: self.settings(&module),
+            progress: Arc::clone(&self.shared.progress),
+            metrics: self.shared.metrics.clone(),
+            control: self.control.clone(),
+            pace: self.pace.clone(),
+            standing: self.shared.standing.clone(),
+            patches: Arc::clone(&self.shared.patches),
+            runtime: self.runtime.clone(),
+        };
+        pipeline.run()
+    }
+
+    fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
+        let (module, part) = (Arc::clone(module), program.part.clone());
+        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
+        Box::new(move || {
+            let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
+            Ok(match &part {
+                Some(part) => part.narrow(fold),
+                None => fold,
+            })
+        })
+    }
+
+    /// The host's settings, with what the module asks for instead.
+    fn settings(&self, module: &Module) -> Settings {
+        let manifest = module.manifest();
+        let mut settings = self.settings.clone();
+        settings.attempts = manifest.attempts.unwrap_or(settings.attempts).max(1);
+        settings.initial_backoff = manifest.initial_backoff.unwrap_or(settings.initial_backoff);
+        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff);
+        if let Some(events) = manifest.batch_events {
+            settings.batch.events = settings.batch.events.min(events.max(1) as usize);
+        }
+        settings
+    }
+}
