@@ -103,7 +103,10 @@ async fn follow(
     seen: &mut BTreeMap<String, Value>,
     until: u64,
 ) -> String {
+    let begin = std::time::Instant::now();
     loop {
+        // Heartbeats come for ever, so that waiting for the next event alone would not end.
+        assert!(begin.elapsed() < wait::DEADLINE, "the watch has not shown {until}");
         let event = events.next().await.expect("the watch goes on");
         match event.event.as_str() {
             "change" => {
