@@ -275,14 +275,8 @@ impl Gauges {
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
             memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
             file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file."),
-            guest_memory_bytes: of_deployment(
-                "foldstream_guest_memory_bytes",
-                "Linear memory of the instances that apply.",
-            ),
-            instances: of_deployment(
-                "foldstream_guest_instances",
-                "Instances that are alive: those that apply, and those of queries.",
-            ),
+            guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
+            instances: of_deployment("foldstream_guest_instances", "Instances alive, those of queries too."),
             generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
             module: gauge(
                 registry,
