@@ -8,7 +8,7 @@ use wasmtime::{AsContext, StoreContext, StoreContextMut};
 use super::bindings::{Direction, Level, Page, PayloadCopy, Selection, Value};
 use super::output::clipped;
 use super::sandbox::{Access, Host, Refusal};
-use super::{KEYS_PER_CALL_MAX, MESSAGE_BYTES_MAX};
+use super::{KEYS_PER_CALL_MAX, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
 use crate::event::Payload;
 use crate::state::{self, KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 
@@ -43,10 +43,15 @@ fn get_many(caller: Caller<'_>, (keys,): (Vec<WasmStr>,)) -> wasmtime::Result<(V
     check_count(keys.len())?;
     with_access(caller, |store, access| {
         let mut values = Vec::with_capacity(keys.len());
+        // The same key may be asked for again and again, and each time it costs the host a copy.
+        let mut bytes = 0;
         for key in &keys {
             let key = key.to_str(&store)?;
             check_key(&key)?;
-            values.push(access.get(&key)?.map(Value::from));
+            let value = access.get(&key)?;
+            bytes += value.as_ref().map_or(0, Payload::len);
+            check_transfer(bytes)?;
+            values.push(value.map(Value::from));
         }
         Ok((values,))
     })
@@ -134,6 +139,19 @@ fn check_count(count: usize) -> Result<(), Refusal> {
         return Err(Refusal::Limit {
             limit: "keys-per-call",
             message: format!("{count} keys in one call; split them into calls of at most {KEYS_PER_CALL_MAX}"),
+        });
+    }
+    Ok(())
+}
+
+/// What one call brings back is held by the host as a whole before the guest has it.
+fn check_transfer(bytes: usize) -> Result<(), Refusal> {
+    if bytes > TRANSFER_BYTES_MAX {
+        return Err(Refusal::Limit {
+            limit: "transfer-bytes",
+            message: format!(
+                "the values of one get-many have more than {TRANSFER_BYTES_MAX} bytes; ask for fewer keys at once"
+            ),
         });
     }
     Ok(())

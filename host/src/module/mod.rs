@@ -39,7 +39,8 @@ const MIGRATED_ENTRIES_MAX: usize = 65_536;
 const KEYS_PER_CALL_MAX: usize = 65_536;
 /// Longest message of a guest that is kept: log, failure, trap.
 const MESSAGE_BYTES_MAX: usize = 4_096;
-/// Most that a guest hands over in one host call or as one result, in bytes of the host's memory.
+/// Most that a guest hands over in one host call or as one result, or gets from one get-many, in bytes of the host's
+/// memory.
 const TRANSFER_BYTES_MAX: usize = 64 << 20;
 
 /// Settings and limits of the engine, the same for all modules.

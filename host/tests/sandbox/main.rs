@@ -191,6 +191,16 @@ fn transfer_has_a_limit() {
 }
 
 #[test]
+fn answer_of_get_many_has_a_limit() {
+    // From the file each value is a copy of its own: little memory of the state's, much of the host's.
+    let mut bed = Bed::probe();
+    bed.apply(&[event(1 << 20, "big-value", "")]).expect("the largest value");
+    bed.store.flush().expect("flushes");
+    assert_eq!(bed.limit(&[event(1_500, "many", "big")]), "transfer-bytes");
+    bed.apply(&[event(2, "many", "big")]).expect("a few of them are fine");
+}
+
+#[test]
 fn instances_have_a_limit() {
     let (engine, _folder) = engine(|options| options.instances_max = 2);
     let bed = Bed::new(load(&engine, ""));
