@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::{Problem, Severity};
+pub use check::{Problem, QUERIES_MAX, Severity};
 pub use key::Key;
 pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
 pub use options::ReadError;
@@ -82,7 +82,7 @@ key::settings! {
         pub body_bytes_max: usize,
         /// Most watches at once.
         pub watches_max: usize,
-        /// Most queries running at once.
+        /// Most queries running at once, up to 1024.
         pub queries_max: usize,
     }
 

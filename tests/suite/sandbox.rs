@@ -5,6 +5,7 @@ use std::time::Duration;
 use foldstream::api::{DeploymentState, Failure, NewEvent};
 use foldstream_tests::guests;
 use foldstream_tests::stage::{Kind, Stage};
+use foldstream_tests::wait;
 use serde_json::json;
 
 const MISCHIEF: &str = "mischief";
@@ -172,6 +173,31 @@ async fn many_stuck_queries_do_not_stop_applying_nor_the_neighbour() {
         let status = answer.await.expect("it ends");
         assert!([429, 503, 504].contains(&status), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_query_whose_client_left_keeps_its_place_until_it_ends() {
+    let mut stage = stage_with("[serve]\nqueries_max = 1\n").await;
+    let client = stage.client().clone();
+    client.show_when(MISCHIEF, "be ready", |shown| shown.state == DeploymentState::Live).await;
+    let looping = tokio::spawn({
+        let client = client.clone();
+        async move { client.query(MISCHIEF, "loop", &json!(null)).await }
+    });
+    wait::until("the query to run", || {
+        let runs = stage.host.process().output().contains("a query loops");
+        async move { runs.then_some(()) }
+    })
+    .await;
+    looping.abort();
+    // The answer comes once there is a place, and so once the other query has reached its deadline.
+    wait::until("a place", || async { (client.query(MISCHIEF, "args", &json!(1)).await.status == 200).then_some(()) })
+        .await;
+    let metrics = client.get("/metrics").await.expect(200).text();
+    let ended = metrics
+        .lines()
+        .find(|line| line.starts_with("foldstream_query_duration_seconds_count{deployment=\"mischief\"}"));
+    assert!(ended.is_some_and(|line| line.ends_with(" 2")), "the first one still runs: {ended:?}");
 }
 
 #[tokio::test]

@@ -55,6 +55,11 @@ const CALLS_LEFT_MAX: Duration = Duration::from_millis(200);
 /// The address at which a host listens unless told otherwise.
 pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
 
+/// Most threads of a host for work that blocks; they come as they are needed. As many queries as a configuration may
+/// allow can run for as long as a module may take, and never keep commits, scans and appends waiting, which share the
+/// rest and are short.
+const BLOCKING_THREADS_MAX: usize = crate::config::QUERIES_MAX + 512;
+
 /// Examples stand before the options, as they are what most look for.
 const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
@@ -254,8 +259,11 @@ fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
 
 /// Runs a command that is a host, and ends by itself.
 fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(command);
     // What a guest is still at has had the host's time to stop. Nothing of it is durable, and nothing waits for it.
     runtime.shutdown_timeout(CALLS_LEFT_MAX);

@@ -11,6 +11,8 @@ use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source};
 const TOKEN_BYTES_MIN: usize = 16;
 /// Largest batch: what the contract lets a guest write back in one call.
 const BATCH_EVENTS_MAX: usize = 65_536;
+/// Most queries that a configuration may allow at once: each takes a thread, and the host has so many for them.
+pub const QUERIES_MAX: usize = 1_024;
 /// Beyond this age of the memtable a crash replays noticeably long.
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
@@ -206,6 +208,9 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     findings.positive("serve.body_bytes_max", serve.body_bytes_max == 0);
     findings.positive("serve.watches_max", serve.watches_max == 0);
     findings.positive("serve.queries_max", serve.queries_max == 0);
+    if serve.queries_max > QUERIES_MAX {
+        findings.error("serve.queries_max", format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"));
+    }
     if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
         findings.error(
             "serve.wait_max",

@@ -317,6 +317,10 @@ fn contradictions_are_found_one_by_one() {
         ("[serve]\nbody_bytes_max = 0\n", "serve.body_bytes_max: must be more than zero"),
         ("[serve]\nwatches_max = 0\n", "serve.watches_max: must be more than zero"),
         ("[serve]\nqueries_max = 0\n", "serve.queries_max: must be more than zero"),
+        (
+            "[serve]\nqueries_max = 1025\n",
+            "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual",
+        ),
         ("[serve]\ntoken = \"\"\n", "serve.token: is empty; remove it or set one"),
         ("[serve]\ntoken = \"short\"\n", "serve.token: is shorter than 16 characters and may be guessed"),
         (

@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
@@ -265,7 +266,8 @@ pub(super) async fn query(
         generation: parameters.generation,
         as_of: parameters.as_of,
     };
-    let answer = ask(&app, &name, query, Payload::from(args), read).await?;
+    let question = Question { query, args: Payload::from(args), room: None };
+    let answer = ask(&app, &name, question, read).await?;
     Ok(answer.respond(&method, &headers))
 }
 
@@ -295,12 +297,12 @@ pub(super) async fn query_with_body(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let (args, _room) = arguments(&app, &parts.headers, body).await?;
-    let answer = ask(&app, &name, query, args, parameters).await?;
+    let (args, room) = arguments(&app, &parts.headers, body).await?;
+    let answer = ask(&app, &name, Question { query, args, room: Some(room) }, parameters).await?;
     Ok(answer.respond(&Method::POST, &parts.headers))
 }
 
-async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, impl Sized), Problem> {
+async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, OwnedSemaphorePermit), Problem> {
     let limit = app.config.body_bytes_max;
     let room = app.capacity.body(headers, limit).await?;
     let body = extract::body(headers, body, limit).await?;
@@ -328,16 +330,41 @@ fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
         .map_err(|error| Problem::invalid(format!("{what} is not JSON: {error}")))
 }
 
-async fn ask(app: &App, name: &str, query: String, args: Payload, read: ReadParameters) -> Result<Answer, Problem> {
-    let _place = acquire(&app.capacity.queries, "queries").await?;
+/// What is asked.
+struct Question {
+    query: String,
+    args: Payload,
+    /// Room for the arguments, where they came in a body.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+async fn ask(app: &App, name: &str, question: Question, read: ReadParameters) -> Result<Answer, Problem> {
     let view = view(app, name, &read).await?;
-    let (position, generation) = (view.snapshot.position(), view.generation);
-    match view.query(query.clone(), args).await {
+    let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
+    let place = acquire(&app.capacity.queries, "queries").await?;
+    let Question { query, args, room } = question;
+    let asked = query.clone();
+    let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
+    match answer {
         Ok(answer) => {
             Ok(Answer { content_type: json::content_type(&answer), body: json::octets(answer), position, generation })
         }
-        Err(error) => Err(problem::from_query(&error, &query, &view.queries()).at(position)),
+        Err(error) => Err(problem::from_query(&error, &query, &known).at(position)),
     }
+}
+
+/// Does work that nothing can end early, and keeps its places until then, also when its client leaves: what runs on
+/// for nobody still takes a thread.
+async fn to_its_end<T: Send + 'static>(
+    places: impl Send + 'static,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    super::deployments::finish(async move {
+        let done = work.await;
+        drop(places);
+        done
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -364,6 +391,19 @@ mod tests {
         let all = r#"{"entries":[{"key":"a","value":1},{"key":"b","value":"two"}]"#;
         assert_eq!(text(true), format!(r#"{all},"next":"b","position":9,"generation":2}}"#));
         assert_eq!(text(false), format!(r#"{all},"position":9,"generation":2}}"#));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_keeps_its_place_when_its_client_leaves() {
+        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+        let place = acquire(&places, "queries").await.expect("a place");
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut asked = Box::pin(to_its_end(place, ended));
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut asked).await.is_err(), "it goes on");
+        drop(asked);
+        assert_eq!(acquire(&places, "queries").await.expect_err("it runs on").kind(), problem::Kind::Busy);
+        end.send(()).expect("the work waits for it");
+        drop(acquire(&places, "queries").await.expect("the work ended"));
     }
 
     #[test]

@@ -45,7 +45,10 @@ impl Guest for Mischief {
 
     fn query(name: String, args: Payload) -> Result<Payload, QueryError> {
         match name.as_str() {
-            "loop" => spin(),
+            "loop" => {
+                log::write(Level::Info, "a query loops");
+                spin();
+            }
             "trap" => panic!("told to trap"),
             "write" => put("written-by-a-query", &Payload::Text("no".to_owned())),
             "grow" => grow(),
