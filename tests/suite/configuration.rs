@@ -55,6 +55,32 @@ fn each_mistake_is_refused_by_name() {
 }
 
 #[test]
+fn what_the_check_finds_sound_a_host_does_not_refuse() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").expect("our folder can be written");
+    let key = tls("server.key");
+    for (config, says) in [
+        (format!("[serve]\ntls_cert = {empty:?}\ntls_key = {key:?}\n"), "serve.tls_cert"),
+        (format!("[serve]\ntls_cert = {:?}\ntls_key = {empty:?}\n", tls("server.pem")), "serve.tls_key"),
+        (format!("[serve]\ntoken_file = {empty:?}\n"), "serve.token_file"),
+        (
+            "[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\nservers = [\"ws://127.0.0.1:1\"]\n".to_owned(),
+            "ws://127.0.0.1:1",
+        ),
+        (format!("[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\ncreds = {empty:?}\n"), "sources.a"),
+    ] {
+        let file = folder.path().join("foldstream.toml");
+        std::fs::write(&file, &config).expect("our folder can be written");
+        let check = cli::finish(host::foldstream().args(["config", "check", "--config"]).arg(&file), None);
+        assert_eq!(check.code, USAGE, "{config}{}{}", check.stdout, check.stderr);
+        assert!(check.stdout.contains(says), "{config}says nothing of {says}: {}", check.stdout);
+        let (code, output) = refused(&config, &[]);
+        assert!(code == USAGE && !output.contains("listening on"), "{config}{code}: {output}");
+    }
+}
+
+#[test]
 fn beyond_loopback_nobody_is_served_without_tls_and_token_or_consent() {
     let open = ["--listen", "0.0.0.0:0"];
     let (code, output) = refused("", &open);
@@ -101,7 +127,7 @@ async fn with_tls_and_token_beyond_loopback_it_serves() {
 }
 
 #[test]
-fn a_port_in_use_and_a_data_folder_in_use_are_said_so() {
+fn a_port_in_use_is_said_so() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it has one").to_string();
     let (code, output) = refused("", &["--listen", &address]);

@@ -42,7 +42,7 @@ impl Server {
         // Probes are answered from here on, however long it takes to open what there is.
         let serving = tokio::spawn(entrance.clone().serve(listener));
         let host = Host::start(Arc::clone(&config)).await.inspect_err(|_| shutdown.cancel())?;
-        entrance.open(host.clone())?;
+        entrance.open(host.clone());
         let task = tokio::spawn(run(serving, host, shutdown.clone()));
         Ok(Self { url: format!("{scheme}://{address}"), config, task, shutdown })
     }

@@ -57,6 +57,11 @@ impl Findings {
         self.0.push(Problem { severity: Severity::Warning, key: key.into(), message: message.into() });
     }
 
+    /// Whether a key that begins with this has an error.
+    fn concern(&self, beginning: &str) -> bool {
+        self.0.iter().any(|found| found.severity == Severity::Error && found.key.starts_with(beginning))
+    }
+
     fn file(&mut self, key: &str, path: Option<&Path>) {
         let Some(path) = path else { return };
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
@@ -112,6 +117,7 @@ impl Config {
         for (name, source) in &self.sources {
             check_source(&mut findings, name, source);
         }
+        self.check_by_making(&mut findings);
         findings.positive("limits.deployments", self.limits.deployments == 0);
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
@@ -120,6 +126,27 @@ impl Config {
             );
         }
         findings.0
+    }
+
+    /// Makes what a host makes of the settings before it serves: files have to hold what they are named for. What has a
+    /// finding already would only fail once more.
+    fn check_by_making(&self, findings: &mut Findings) {
+        if !findings.concern("serve.t") {
+            match crate::serve::check_secrets(&self.serve) {
+                Err(error @ crate::serve::Error::Tls(_)) => findings.error("serve.tls_cert", error.to_string()),
+                Err(error) => findings.error("serve.token_file", error.to_string()),
+                Ok(()) => {}
+            }
+        }
+        for (name, source) in &self.sources {
+            let key = format!("sources.{name}");
+            if let Source::Jetstream(settings) = source
+                && !findings.concern(&format!("{key}."))
+                && let Err(error) = crate::assembly::jetstream(name, settings)
+            {
+                findings.error(key, error.to_string());
+            }
+        }
     }
 
     fn check_modules(&self, findings: &mut Findings) {
@@ -209,7 +236,8 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     findings.positive("serve.watches_max", serve.watches_max == 0);
     findings.positive("serve.queries_max", serve.queries_max == 0);
     if serve.queries_max > QUERIES_MAX {
-        findings.error("serve.queries_max", format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"));
+        findings
+            .error("serve.queries_max", format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"));
     }
     if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
         findings.error(
@@ -301,7 +329,7 @@ fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource
     }
     for server in &source.servers {
         let scheme = server.split_once("://").map(|(scheme, _)| scheme);
-        if !matches!(scheme, None | Some("nats" | "tls" | "ws" | "wss")) || server.trim().is_empty() {
+        if !matches!(scheme, None | Some("nats" | "tls")) || server.trim().is_empty() {
             findings
                 .error(key("servers"), format!("`{server}` is no server; write nats://HOST:PORT or tls://HOST:PORT"));
         }

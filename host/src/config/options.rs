@@ -1,6 +1,7 @@
 //! What the parts of the host are given, made from the configuration.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{Config, EmbeddedSource, JetStreamSource, Serve};
@@ -24,11 +25,15 @@ pub struct ReadError {
 
 fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
     let failed = |error| ReadError { key: key.to_owned(), path: path.to_owned(), error };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > SECRET_BYTES_MAX {
-        return Err(failed(io::Error::other(format!("it has {size} bytes, too many for a secret"))));
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    // Not by the size that it says to have: a pipe or a device says none.
+    let read = file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if read as u64 > SECRET_BYTES_MAX {
+        return Err(failed(io::Error::other(format!(
+            "it has more than {SECRET_BYTES_MAX} bytes, too many for a secret"
+        ))));
     }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
     let secret = text.trim_end_matches(['\n', '\r']);
     if secret.is_empty() {
         return Err(failed(io::Error::other("it is empty")));

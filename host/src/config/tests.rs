@@ -317,10 +317,7 @@ fn contradictions_are_found_one_by_one() {
         ("[serve]\nbody_bytes_max = 0\n", "serve.body_bytes_max: must be more than zero"),
         ("[serve]\nwatches_max = 0\n", "serve.watches_max: must be more than zero"),
         ("[serve]\nqueries_max = 0\n", "serve.queries_max: must be more than zero"),
-        (
-            "[serve]\nqueries_max = 1025\n",
-            "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual",
-        ),
+        ("[serve]\nqueries_max = 1025\n", "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual"),
         ("[serve]\ntoken = \"\"\n", "serve.token: is empty; remove it or set one"),
         ("[serve]\ntoken = \"short\"\n", "serve.token: is shorter than 16 characters and may be guessed"),
         (
@@ -405,10 +402,16 @@ fn exposure_needs_tls_and_a_token_or_consent() {
     assert!(problems.iter().all(|problem| problem.severity == Severity::Warning), "{problems:?}");
     assert_eq!(problems.len(), 1);
 
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    let path = file.path().display();
-    let text = format!("{open}token = \"0123456789abcdef\"\ntls_cert = \"{path}\"\ntls_key = \"{path}\"\n");
-    assert_eq!(findings(&text), Vec::<String>::new());
+    let tls = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tls");
+    let with = |cert: &str, key: &str| {
+        findings(&format!("{open}token = \"0123456789abcdef\"\ntls_cert = \"{cert}\"\ntls_key = \"{key}\"\n"))
+    };
+    assert_eq!(with(&format!("{tls}/server.pem"), &format!("{tls}/server.key")), Vec::<String>::new());
+    let empty = tempfile::NamedTempFile::new().expect("a temporary file");
+    let [said] = &with(&empty.path().display().to_string(), &format!("{tls}/server.key"))[..] else { panic!("one") };
+    assert!(said.starts_with("serve.tls_cert: ") && said.contains("there is no certificate in it"), "{said}");
+    let [said] = &with(&format!("{tls}/server.pem"), &format!("{tls}/client.key"))[..] else { panic!("one") };
+    assert!(said.contains("certificate and key do not fit"), "{said}");
 }
 
 #[test]

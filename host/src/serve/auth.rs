@@ -45,6 +45,7 @@ fn is_loopback(address: IpAddr) -> bool {
 }
 
 /// The bearer token. Only a keyed digest of it stays in memory, and comparing takes the same time for any guess.
+#[derive(Clone)]
 pub(super) struct Token {
     expected: Hmac<Sha256>,
     key: [u8; 32],
@@ -53,13 +54,8 @@ pub(super) struct Token {
 impl Token {
     /// The configured token, from the configuration or from its file.
     pub(super) fn configured(config: &config::Serve) -> Result<Option<Self>, Error> {
-        let text = match (&config.token, &config.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, None) => return Ok(None),
-            (None, Some(file)) => std::fs::read_to_string(file)
-                .map_err(|error| Error::Token(format!("cannot read serve.token_file {}: {error}", file.display())))?,
-        };
-        Self::new(text.trim()).map(Some)
+        let text = config.bearer_token().map_err(|error| Error::Token(error.to_string()))?;
+        text.map(|text| Self::new(text.trim())).transpose()
     }
 
     fn new(token: &str) -> Result<Self, Error> {

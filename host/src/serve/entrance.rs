@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::problem::{Kind, Problem};
-use super::{App, Error, auth, health, listen};
+use super::{App, Error, Secrets, auth, health, listen};
 use crate::config::Config;
 use crate::supervisor::Host;
 
@@ -26,30 +26,34 @@ const REASON: &str = "the data folder is being opened, with its logs and modules
 pub struct Entrance {
     config: Arc<Config>,
     address: SocketAddr,
+    secrets: Secrets,
     shutdown: CancellationToken,
     /// All routes, once the host is there.
     routes: Arc<OnceLock<Router>>,
 }
 
 impl Entrance {
-    /// The way in at a listener, still closed.
+    /// The way in at a listener, still closed. Whoever has one may say that it listens: all files that the configuration
+    /// names were read.
     pub fn new(listener: &TcpListener, config: Arc<Config>, shutdown: CancellationToken) -> Result<Self, Error> {
         let address = listener.local_addr()?;
         auth::check_address(&config.serve, address)?;
-        Ok(Self { config, address, shutdown, routes: Arc::default() })
+        let secrets = Secrets::new(&config.serve)?;
+        Ok(Self { config, address, secrets, shutdown, routes: Arc::default() })
     }
 
     /// Lets requests through to a host.
-    pub fn open(&self, host: Host) -> Result<(), Error> {
-        let app = App::new(host, &self.config, self.address, self.shutdown.clone())?;
+    pub fn open(&self, host: Host) {
+        let token = self.secrets.token.clone();
+        let app = App::new(host, &self.config, self.address, token, self.shutdown.clone());
         self.routes.get_or_init(|| super::router(app));
-        Ok(())
     }
 
     /// Serves until the shutdown, then lets requests that run come to their end, for some seconds.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Error> {
         let router = Router::new().fallback(pass).with_state(self.routes);
-        listen::serve(listener, router, &self.config, self.shutdown).await
+        let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
+        listen::serve(listener, router, self.secrets.tls, grace, self.shutdown).await
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config::{self, Config};
+use crate::config;
 
 /// Most connections at once; fewer where the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -35,16 +35,16 @@ const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// closes an idle connection just as the other side uses it makes a request fail.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(100);
 /// How long requests may go on once the host is to stop, if that is not longer than the whole stop may take.
-const GRACE_MAX: Duration = Duration::from_secs(5);
+pub(super) const GRACE_MAX: Duration = Duration::from_secs(5);
 
-/// Serves a router until `shutdown`.
+/// Serves a router until `shutdown`, and then for `grace` what runs.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    config: &Config,
+    tls: Option<RustlsConfig>,
+    grace: Duration,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let grace = GRACE_MAX.min(config.pipeline.stop_budget);
     let handle = Handle::<SocketAddr>::new();
     let stop = {
         let handle = handle.clone();
@@ -63,7 +63,7 @@ pub(super) async fn serve(
     limit_heads(&mut server);
     let gate = Gate { places: Arc::new(Semaphore::new(connections_max())) };
     let app = router.into_make_service();
-    match tls(&config.serve)? {
+    match tls {
         None => tokio::select! {
             ended = server.acceptor(gate).serve(app) => ended?,
             () = stop => {}
@@ -94,7 +94,7 @@ fn connections_max() -> usize {
 }
 
 /// The TLS settings, where there is a certificate.
-fn tls(config: &config::Serve) -> Result<Option<RustlsConfig>, Error> {
+pub(super) fn tls(config: &config::Serve) -> Result<Option<RustlsConfig>, Error> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let unreadable = |name: &str, file: &std::path::Path, error: &dyn std::fmt::Display| {
         Error::Tls(format!("{name} {}: {error}; it must be a PEM file", file.display()))

@@ -25,6 +25,7 @@ mod sse;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -107,25 +108,56 @@ impl Deref for App {
     }
 }
 
+/// Token and TLS settings, made of the configuration and the files that it names.
+#[derive(Clone)]
+struct Secrets {
+    /// Without one, everyone who reaches the address may do everything.
+    token: Option<auth::Token>,
+    tls: Option<axum_server::tls_rustls::RustlsConfig>,
+}
+
+impl Secrets {
+    fn new(config: &config::Serve) -> Result<Self, Error> {
+        Ok(Self { token: auth::Token::configured(config)?, tls: listen::tls(config)? })
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(config::REDACTED)
+    }
+}
+
+/// Whether token and TLS settings can be had: what a server would stumble over at its start.
+pub fn check_secrets(config: &config::Serve) -> Result<(), Error> {
+    Secrets::new(config).map(drop)
+}
+
 /// Serves until `shutdown`, then lets requests that run come to their end, for some seconds.
 ///
 /// The listener comes from outside, so that whoever starts the server knows its
 /// address, also on port 0.
 pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
     let entrance = Entrance::new(&listener, Arc::new(config.clone()), shutdown)?;
-    entrance.open(host)?;
+    entrance.open(host);
     entrance.serve(listener).await
 }
 
 impl App {
-    fn new(host: Host, config: &Config, address: SocketAddr, shutdown: CancellationToken) -> Result<Self, Error> {
+    fn new(
+        host: Host,
+        config: &Config,
+        address: SocketAddr,
+        token: Option<auth::Token>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let streams = config.sources.iter().filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
-        Ok(Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             host,
             address,
-            token: auth::Token::configured(&config.serve)?,
+            token,
             capacity: capacity::Capacity::new(config),
             upload_bytes_max: config.modules.upload_bytes_max,
             compile_time_max: config.modules.compile_time_max,
@@ -134,7 +166,7 @@ impl App {
             document: document.into(),
             config: config.serve.clone(),
             shutdown,
-        })))
+        }))
     }
 }
 
