@@ -14,6 +14,7 @@ pub mod config;
 pub mod deployment;
 pub mod event;
 pub mod folder;
+pub mod integrity;
 pub mod log;
 pub mod metrics;
 pub mod module;

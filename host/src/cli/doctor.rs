@@ -1,7 +1,9 @@
 //! `foldstream doctor`: looks for what makes hosts lose data, crawl or stop.
 
+mod data;
 mod machine;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,11 +26,16 @@ Examples:
   foldstream doctor
   foldstream doctor --config /etc/foldstream.toml
   foldstream doctor -o ndjson | jq -r 'select(.status != \"ok\")'
+  foldstream doctor --data /var/lib/foldstream    read all files of a host that is down
 
 Sources are asked through the host when it runs, else straight from the configuration. Exit code 1 if a check fails.")]
 pub struct Args {
     #[command(flatten)]
     settings: settings::Settings,
+    /// Read and verify every file of this data folder instead, whose host is down. What was not closed in order is
+    /// repaired, as a host does.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
 }
 
 /// How a check ended.
@@ -77,6 +84,9 @@ impl Check {
 
 /// Runs all checks and prints them.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    if let Some(folder) = &args.data {
+        return report(&context.output, &data::checks(folder).await?);
+    }
     let watch = machine::ClockWatch::begin();
     let config = args.settings.load(Vec::new())?;
     let client = context.client()?;

@@ -238,6 +238,24 @@ pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
     Cursor::new(row.0.value(), Bytes::copy_from_slice(row.1.value()))
 }
 
+/// Reads all there is in a log that nobody has open: every page and its checksum, and every event. False where the file
+/// was damaged and went back to a sound older commit.
+pub(super) fn check(path: &Path) -> Result<bool, Error> {
+    let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
+    let mut database = open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
+    let is_sound = database.check_integrity().map_err(|error| refuse(explain(&error)))?;
+    let read_all = || {
+        let transaction = database.begin_read()?;
+        for row in transaction.open_table(CHUNKS)?.iter()? {
+            let mut events = cursor(&row?)?;
+            while events.next()?.is_some() {}
+        }
+        Ok::<_, Failure>(())
+    };
+    read_all().map_err(|failure| refuse(failure.to_string()))?;
+    Ok(is_sound)
+}
+
 /// Where appending goes on.
 fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
     let mut events = tail.clone();

@@ -145,6 +145,12 @@ pub enum Error {
     Storage(String),
 }
 
+/// Whether the log in a file is sound: all of it is read. One that is not, and still has a sound older commit, goes back
+/// to that. Blocking and long on a large file.
+pub fn check(path: &Path) -> Result<bool, Error> {
+    file::check(path)
+}
+
 /// An embedded log. Cloning shares it.
 #[derive(Clone)]
 pub struct Log {

@@ -187,7 +187,7 @@ impl From<state::Error> for Problem {
         let kind = match error {
             state::Error::Limit { .. } => Kind::Limit,
             state::Error::Refused(_) => Kind::Refused,
-            state::Error::Open(_) | state::Error::Storage(_) => Kind::Internal,
+            state::Error::Open(_) | state::Error::InUse(_) | state::Error::Storage(_) => Kind::Internal,
         };
         Self::new(kind, error.to_string())
     }

@@ -70,7 +70,11 @@ pub(super) fn open_database(
             }
             _ => "restore the file from a backup, or remove it to build the state anew from the stream",
         };
-        Error::Open(format!("{}: {error}; {advice}", path.display()))
+        let message = format!("{}: {error}; {advice}", path.display());
+        match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse(message),
+            _ => Error::Open(message),
+        }
     };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes).set_repair_callback(move |session| progress(session.progress() * 100.0));
@@ -247,7 +251,8 @@ pub(super) fn entry(
     Ok((Key::from(key.value()), unwrap(value.value())?))
 }
 
-/// Whether a state file is sound: every page is read and every checksum verified. Blocking and long on a large file.
+/// Whether a state file or the catalogue is sound: every page is read and every checksum verified. One that is not, and
+/// still has a sound older commit, goes back to that. Blocking and long on a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     database.check_integrity().map_err(storage)

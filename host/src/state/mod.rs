@@ -55,6 +55,9 @@ pub enum Error {
     /// The file can't be used.
     #[error("cannot open state: {0}")]
     Open(String),
+    /// Another process has the file open.
+    #[error("cannot open state: {0}")]
+    InUse(String),
     /// The disk or the file failed; the store must be opened again.
     #[error("state failed: {0}")]
     Storage(String),

@@ -1,0 +1,133 @@
+//! Integrity: whether the files of a data folder that no host has open are sound, and what to do about those that are
+//! not.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crate::{log, state};
+
+/// Why a data folder can't be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none.
+    #[error("{} has no catalog.redb and so is no data folder; name the one that `data_dir` says", folder.display())]
+    NoFolder {
+        /// What was named.
+        folder: PathBuf,
+    },
+    /// A host runs on it.
+    #[error("{} is in use; stop the host, and look again: {message}", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// How that was seen.
+        message: String,
+    },
+}
+
+/// What a file is for, and so what its loss means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Catalogue,
+    State,
+    Log,
+}
+
+/// How a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Every page and every checksum is as it was written.
+    Sound,
+    /// It was damaged and went back to an older commit that is sound; what to do about it.
+    Repaired(String),
+    /// It can't be used; why, and what to do.
+    Damaged(String),
+}
+
+/// A file that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its path within the data folder.
+    pub file: String,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// How it is.
+    pub condition: Condition,
+}
+
+/// Checks the catalogue, all states and all embedded logs in a data folder. Blocking, and as long as reading it all takes.
+///
+/// A file that was not closed in order is repaired, as a host does when it opens it.
+pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
+    let catalogue = folder.join("catalog.redb");
+    if !catalogue.is_file() {
+        return Err(Error::NoFolder { folder: folder.to_owned() });
+    }
+    // A running host has its catalogue open all the time, so this tells for all files.
+    let found = guarded(|| state::check(&catalogue));
+    if let Ok(Err(state::Error::InUse(message))) = found {
+        return Err(Error::InUse { folder: folder.to_owned(), message });
+    }
+    let mut checked = vec![judge(folder, &catalogue, Kind::Catalogue, flat(found))];
+    for states in entries(&folder.join("state")) {
+        for file in files(&states) {
+            checked.push(judge(folder, &file, Kind::State, flat(guarded(|| state::check(&file)))));
+        }
+    }
+    for file in files(&folder.join("log")) {
+        checked.push(judge(folder, &file, Kind::Log, flat(guarded(|| log::check(&file)))));
+    }
+    Ok(checked)
+}
+
+/// Damage may break what the storage takes for granted, which then panics instead of failing.
+fn guarded<T>(check: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(check)).map_err(|_| "its content contradicts itself".to_owned())
+}
+
+fn flat<E: std::fmt::Display>(found: Result<Result<bool, E>, String>) -> Result<bool, String> {
+    found.and_then(|found| found.map_err(|error| error.to_string()))
+}
+
+fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) -> Checked {
+    let condition = match found {
+        Ok(true) => Condition::Sound,
+        Ok(false) => Condition::Repaired(format!("went back to an older commit: {}", advice_repaired(kind))),
+        Err(error) => Condition::Damaged(format!("{error}; {}", advice(kind))),
+    };
+    let name = file.strip_prefix(folder).unwrap_or(file).display().to_string();
+    Checked { file: name, bytes: fs::metadata(file).map_or(0, |metadata| metadata.len()), condition }
+}
+
+/// What to do about a file that is lost.
+fn advice(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Catalogue => "check the disk, and restore it from a backup: it says which deployments there are",
+        Kind::State => "check the disk, and remove the file: the host builds the state anew from the stream",
+        Kind::Log => "check the disk, and restore it from a backup: its events are nowhere else",
+    }
+}
+
+/// What to do about a file that lost its last commit.
+fn advice_repaired(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Catalogue => "check the disk, and see in `foldstream list` that the last change is there",
+        Kind::State => "check the disk; the stream brings back what is missing",
+        Kind::Log => "check the disk, and append again what was appended last",
+    }
+}
+
+/// The redb files of a folder, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = entries(folder);
+    files.retain(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "redb"));
+    files
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let read = fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+    let mut entries: Vec<PathBuf> = read.unwrap_or_default();
+    entries.sort();
+    entries
+}

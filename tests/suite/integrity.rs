@@ -1,0 +1,69 @@
+//! `foldstream doctor --data` reads all files of a host that is down: sound ones are found sound, damaged ones are named
+//! with what to do, and a host that runs is left alone.
+
+use std::path::Path;
+
+use foldstream_tests::cli::{self, Output};
+use foldstream_tests::stage::{Kind, Stage};
+use serde_json::Value;
+
+fn doctor(folder: &Path) -> Output {
+    cli::run(&["doctor", "-o", "ndjson", "--data", &folder.display().to_string()])
+}
+
+/// How each file was found, by its path within the folder.
+fn statuses(output: &Output) -> Vec<(String, String)> {
+    let text = |line: &Value, key: &str| line[key].as_str().expect("it is text").to_owned();
+    output.lines().iter().map(|line| (text(line, "check"), text(line, "status"))).collect()
+}
+
+/// A host with a ledger of some thousand events, stopped.
+async fn stopped() -> Stage {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(3_000).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.stop();
+    stage
+}
+
+/// Changes bytes all over the second half of a file, as a bad disk would.
+fn damage(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("the host is down");
+    let middle = bytes.len() / 2;
+    bytes[middle..].iter_mut().step_by(61).for_each(|byte| *byte ^= 0x55);
+    std::fs::write(file, bytes).expect("the host is down");
+}
+
+#[tokio::test]
+async fn files_of_a_stopped_host_are_sound() {
+    let stage = stopped().await;
+    let output = doctor(&stage.host.data_dir()).expect(0);
+    let wanted =
+        ["catalog.redb", "state/ledger/1.redb", "log/events.redb"].map(|file| (file.to_owned(), "ok".to_owned()));
+    assert_eq!(statuses(&output), wanted, "{}", output.stdout);
+}
+
+#[tokio::test]
+async fn damaged_files_are_named_with_what_to_do() {
+    for (file, advice) in
+        [("state/ledger/1.redb", "anew from the stream"), ("log/events.redb", "backup"), ("catalog.redb", "backup")]
+    {
+        let stage = stopped().await;
+        damage(&stage.host.data_dir().join(file));
+        let output = doctor(&stage.host.data_dir()).expect(1);
+        let failed: Vec<_> = statuses(&output).into_iter().filter(|(_, status)| status == "fail").collect();
+        assert_eq!(failed, [(file.to_owned(), "fail".to_owned())], "{}", output.stdout);
+        assert!(output.stdout.contains(advice), "{}", output.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_running_host_is_said_to_use_its_folder() {
+    let stage = Stage::with_ledger(Kind::Embedded).await;
+    let output = doctor(&stage.host.data_dir()).expect(1);
+    assert!(output.stderr.contains("is in use; stop the host"), "{output:?}");
+    let nothing = tempfile::tempdir().expect("a temporary folder can be made");
+    let output = doctor(nothing.path()).expect(3);
+    assert!(output.stderr.contains("no data folder"), "{output:?}");
+    assert_eq!(std::fs::read_dir(nothing.path()).expect("it is there").count(), 0, "nothing is made");
+}
