@@ -144,6 +144,37 @@ pub struct QueryDescription {
     pub description: String,
 }
 
+/// How often a failing batch is tried, as a module asks for it; what is left out takes the host's setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorPolicy {
+    /// Attempts in all, the first included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Pause before the second attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_backoff_ms: Option<u64>,
+    /// Longest pause, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_backoff_ms: Option<u64>,
+}
+
+/// Limits that a module asks for; what is left out takes the host's setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModuleLimits {
+    /// Linear memory of one instance, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Longest time of one call, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Most events in one batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_events: Option<u32>,
+    /// Size of all keys and values together, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_bytes: Option<u64>,
+}
+
 /// A module, as its manifest describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleInfo {
@@ -165,6 +196,13 @@ pub struct ModuleInfo {
     pub key_rule: String,
     /// Version of what it stores.
     pub state_version: u32,
+    /// How often a failing batch is tried.
+    // What was stored and sent before modules told this has no such field, and so none of the next.
+    #[serde(default)]
+    pub error_policy: ErrorPolicy,
+    /// The limits that it asks for.
+    #[serde(default)]
+    pub limits: ModuleLimits,
     /// The queries that it answers.
     pub queries: Vec<QueryDescription>,
     /// The interfaces that it imports.

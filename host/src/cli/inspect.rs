@@ -64,12 +64,43 @@ fn lines(info: &ModuleInfo) -> String {
         ("subjects", info.subjects.join(", ")),
         ("headers", if info.wants_headers { "wanted".to_owned() } else { "not wanted".to_owned() }),
         ("key", info.key_rule.clone()),
+        ("error policy", error_policy(info)),
+        ("limits", limits(info)),
         ("state version", info.state_version.to_string()),
     ];
     rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
     rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
     rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
     table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+/// How often a failing batch is tried.
+pub fn error_policy(info: &ModuleInfo) -> String {
+    let policy = &info.error_policy;
+    let parts = [
+        policy.attempts.map(|attempts| format!("{attempts} attempts")),
+        policy.initial_backoff_ms.map(|pause| format!("first pause {pause} ms")),
+        policy.max_backoff_ms.map(|pause| format!("longest pause {pause} ms")),
+    ];
+    asked_for(parts)
+}
+
+/// The limits that it asks for.
+pub fn limits(info: &ModuleInfo) -> String {
+    let limits = &info.limits;
+    let parts = [
+        limits.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
+        limits.deadline_ms.map(|deadline| format!("deadline {deadline} ms")),
+        limits.batch_events.map(|events| format!("batch {events} events")),
+        limits.state_bytes.map(|state| format!("state {}", bytes(state))),
+    ];
+    asked_for(parts)
+}
+
+/// What a module asks for; it may leave all to the host.
+fn asked_for<const N: usize>(parts: [Option<String>; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "the host's".to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]
@@ -89,10 +120,20 @@ digest         abcdef0123456789
 subjects       orders.>
 headers        not wanted
 key            subject-token:2
+error policy   3 attempts, first pause 10 ms
+limits         memory 32.0 MiB, deadline 1000 ms
 state version  1
 query          top-customers: those who spent most
 import         foldstream:module/state@0.1.0"
         );
+    }
+
+    #[test]
+    fn module_that_asks_for_nothing_takes_what_the_host_has() {
+        let mut info = super::super::show::tests::deployment().module;
+        info.error_policy = crate::api::ErrorPolicy::default();
+        info.limits = crate::api::ModuleLimits::default();
+        assert_eq!((error_policy(&info).as_str(), limits(&info).as_str()), ("the host's", "the host's"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `foldstream show`: one deployment.
 
 use super::Context;
-use super::inspect::MIGRATES;
+use super::inspect::{self, MIGRATES};
 use super::output::{bytes, grouped, span, table};
 use crate::api::{Deployment, DeploymentState, SourceState};
 
@@ -59,6 +59,8 @@ fn lines(deployment: &Deployment) -> String {
     rows.push(("module", format!("{} {} ({})", module.kind, module.name, bytes(module.size))));
     rows.push(("digest", module.digest.clone()));
     rows.push(("subjects", module.subjects.join(", ")));
+    rows.push(("error policy", inspect::error_policy(module)));
+    rows.push(("limits", inspect::limits(module)));
     rows.push(("state version", module.state_version.to_string()));
     if module.migrates {
         rows.push(("migrates", MIGRATES.to_owned()));
@@ -98,7 +100,7 @@ fn source_line(deployment: &Deployment) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::{Failure, ModuleInfo, QueryDescription, SourceStatus};
+    use crate::api::{ErrorPolicy, Failure, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus};
 
     pub(in super::super) fn deployment() -> Deployment {
         Deployment {
@@ -136,6 +138,12 @@ pub(super) mod tests {
                 wants_headers: false,
                 key_rule: "subject-token:2".to_owned(),
                 state_version: 1,
+                error_policy: ErrorPolicy { attempts: Some(3), initial_backoff_ms: Some(10), max_backoff_ms: None },
+                limits: ModuleLimits {
+                    memory_bytes: Some(32 << 20),
+                    deadline_ms: Some(1_000),
+                    ..ModuleLimits::default()
+                },
                 queries: vec![QueryDescription {
                     name: "top-customers".to_owned(),
                     description: "those who spent most".to_owned(),
@@ -163,6 +171,8 @@ generation     2, deployed at 2026-11-23T10:00:00.000000000Z
 module         projection order-totals (100.0 KiB)
 digest         abcdef0123456789
 subjects       orders.>
+error policy   3 attempts, first pause 10 ms
+limits         memory 32.0 MiB, deadline 1000 ms
 state version  1
 query          top-customers: those who spent most"
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bindings::{self, ManifestRecord};
 use super::sandbox::Bounds;
 use super::{Accepted, Error, KeyRule, Manifest, Options};
-use crate::api::{ModuleInfo, QueryDescription};
+use crate::api::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
 use crate::subject::SubjectSet;
 
 /// Longest name of a module or a query.
@@ -78,6 +78,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         name: name.clone(),
         description: description.clone(),
     };
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     ModuleInfo {
         digest: accepted.digest.clone(),
         size: accepted.component.len() as u64,
@@ -88,6 +89,17 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         wants_headers: manifest.wants_headers,
         key_rule,
         state_version: manifest.state_version,
+        error_policy: ErrorPolicy {
+            attempts: manifest.attempts,
+            initial_backoff_ms: manifest.initial_backoff.map(milliseconds),
+            max_backoff_ms: manifest.max_backoff.map(milliseconds),
+        },
+        limits: ModuleLimits {
+            memory_bytes: manifest.memory_bytes,
+            deadline_ms: manifest.deadline.map(milliseconds),
+            batch_events: manifest.batch_events,
+            state_bytes: manifest.state_bytes,
+        },
         queries: manifest.queries.iter().map(described).collect(),
         imports: accepted.imports.clone(),
         migrates,

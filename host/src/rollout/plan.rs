@@ -135,7 +135,7 @@ fn asked(what: &str, active: &Generation, wish: &Wish<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BuildSettings, GenerationStatus};
+    use crate::api::{BuildSettings, ErrorPolicy, GenerationStatus, ModuleLimits};
 
     fn module(digest: &str, state_version: u32) -> ModuleInfo {
         ModuleInfo {
@@ -148,6 +148,8 @@ mod tests {
             wants_headers: false,
             key_rule: "none".to_owned(),
             state_version,
+            error_policy: ErrorPolicy::default(),
+            limits: ModuleLimits::default(),
             queries: Vec::new(),
             imports: Vec::new(),
             migrates: false,

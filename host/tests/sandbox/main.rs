@@ -34,6 +34,8 @@ fn manifest_is_read_and_shown() {
     assert_eq!(manifest.deadline, Some(Duration::from_millis(300)));
     let info = module.info();
     assert_eq!((info.kind.as_str(), info.key_rule.as_str(), info.state_version), ("projection", "subject-token:2", 3));
+    assert_eq!((info.limits.deadline_ms, info.limits.memory_bytes), (Some(300), manifest.memory_bytes));
+    assert_eq!(info.error_policy.attempts, manifest.attempts);
     assert_eq!(info.queries[0].name, "echo");
     assert!(info.imports.contains(&"foldstream:module/state@0.1.0".to_owned()), "{:?}", info.imports);
 }
