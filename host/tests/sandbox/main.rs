@@ -134,6 +134,38 @@ fn memory_growth_reaches_its_limit() {
     assert!(bed.instance.memory_bytes() < 8 << 20);
 }
 
+/// A core module that does this at its start, and then has all exports of a projection.
+fn at_start(code: &str) -> Bytes {
+    let module = format!(
+        r#"(module
+            (table $table 1 funcref)
+            (memory (export "memory") 1)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+            (func (export "manifest") (result i32) unreachable)
+            (func (export "apply") (param i32 i32) (result i32) unreachable)
+            (func (export "query") (param i32 i32 i32 i32 i32) (result i32) unreachable)
+            (func $begin {code})
+            (start $begin))"#
+    );
+    Bytes::from(wat::parse_str(module).expect("it is WAT"))
+}
+
+#[test]
+fn table_growth_reaches_its_limit() {
+    let grow = |elements: u32| {
+        let failed = "(i32.const -1)";
+        let code = format!(
+            "(if (i32.eq (table.grow $table (ref.null func) (i32.const {elements})) {failed}) (then unreachable))"
+        );
+        let accepted = shared().accept(at_start(&code)).expect("the table is small at first");
+        shared().load(&accepted).expect_err("it does not start, or has no manifest").to_string()
+    };
+    let beyond = grow(100_000);
+    assert!(beyond.contains("100001 table elements; this host allows 100000"), "{beyond}");
+    let within = grow(99_999);
+    assert!(within.contains("unreachable") && !within.contains("table"), "{within}");
+}
+
 #[test]
 fn deep_recursion_reaches_the_stack_limit() {
     let mut bed = Bed::probe();
