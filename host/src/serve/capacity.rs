@@ -17,6 +17,9 @@ const WAIT: Duration = Duration::from_secs(1);
 const SCANS_MAX: usize = 64;
 /// Appends at once; many share one commit.
 const APPENDS_MAX: usize = 256;
+/// Deploys at once, from the check of an upload to its end. One is compiled at a time and others wait for it on threads of
+/// their own; checking a module takes several times its size in memory.
+const DEPLOYS_MAX: usize = 4;
 /// Memory for request bodies, all together, in bytes; at least four uploads of the largest size.
 const BODIES_BYTES: usize = 256 << 20;
 /// Unit in which that memory is counted, in bytes.
@@ -27,6 +30,7 @@ pub(super) struct Capacity {
     pub(super) queries: Arc<Semaphore>,
     pub(super) scans: Arc<Semaphore>,
     pub(super) appends: Arc<Semaphore>,
+    pub(super) deploys: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
 }
@@ -39,6 +43,7 @@ impl Capacity {
             queries: places(config.serve.queries_max),
             scans: places(SCANS_MAX),
             appends: places(APPENDS_MAX),
+            deploys: places(DEPLOYS_MAX),
             watches: places(config.serve.watches_max),
             bodies: places(bodies.max(config.serve.body_bytes_max) / BODY_UNIT + 1),
         }
