@@ -171,7 +171,7 @@ key::settings! {
         /// Longest call that a manifest may ask for.
         #[serde(with = "humantime_serde")]
         pub deadline_max: Duration,
-        /// Instances alive at once.
+        /// Instances alive at once: one per deployment, and one per query and per generation that is built beside it.
         pub instances_max: u32,
         /// Host calls in one call of the guest.
         pub host_calls_max: u64,
@@ -350,7 +350,7 @@ impl Default for Modules {
             memory_bytes_max: 1 << 30,
             deadline: Duration::from_secs(5),
             deadline_max: Duration::from_secs(60),
-            instances_max: 1_000,
+            instances_max: 2_000,
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,
         }

@@ -13,6 +13,9 @@ const TOKEN_BYTES_MIN: usize = 16;
 const BATCH_EVENTS_MAX: usize = 65_536;
 /// Most queries that a configuration may allow at once: each takes a thread, and the host has so many for them.
 pub const QUERIES_MAX: usize = 1_024;
+/// Instances that should be left for queries and for generations that are built when there are as many deployments as
+/// allowed.
+const INSTANCES_BESIDE: usize = 64;
 /// Beyond this age of the memtable a crash replays noticeably long.
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
@@ -158,6 +161,16 @@ impl Config {
         findings.positive("modules.deadline", modules.deadline.is_zero());
         findings.positive("modules.instances_max", modules.instances_max == 0);
         findings.positive("modules.host_calls_max", modules.host_calls_max == 0);
+        let wanted = self.limits.deployments.saturating_add(INSTANCES_BESIDE);
+        if modules.instances_max > 0 && (modules.instances_max as usize) < wanted {
+            findings.warning(
+                "modules.instances_max",
+                format!(
+                    "leaves less than {INSTANCES_BESIDE} instances for queries and rebuilds beside limits.deployments; \
+                     raise it to {wanted}, or lower the other"
+                ),
+            );
+        }
         findings.ordered(
             ("modules.memory_bytes", modules.memory_bytes),
             ("modules.memory_bytes_max", modules.memory_bytes_max),

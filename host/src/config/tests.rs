@@ -332,6 +332,11 @@ fn contradictions_are_found_one_by_one() {
         ("[modules]\ndeadline = \"0s\"\n", "modules.deadline: must be more than zero"),
         ("[modules]\nupload_bytes_max = 0\n", "modules.upload_bytes_max: must be more than zero"),
         ("[modules]\ninstances_max = 0\n", "modules.instances_max: must be more than zero"),
+        (
+            "[modules]\ninstances_max = 1063\n",
+            "modules.instances_max: leaves less than 64 instances for queries and rebuilds beside limits.deployments; \
+             raise it to 1064, or lower the other",
+        ),
         ("[state]\nflush_interval = \"0s\"\n", "state.flush_interval: must be more than zero"),
         (
             "[state]\nmemtable_bytes = \"1GiB\"\n",

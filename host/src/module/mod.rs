@@ -93,7 +93,7 @@ impl Options {
             deadline_max: Duration::from_secs(60),
             stack_bytes_max: 512 << 10,
             table_elements_max: 100_000,
-            instances_max: 1_000,
+            instances_max: 2_000,
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,
             answer_bytes_max: 8 << 20,
