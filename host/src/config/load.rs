@@ -104,7 +104,7 @@ pub fn load(origins: &Origins) -> Result<Config, Error> {
         None => Vec::new(),
     };
     let mut mistakes = Vec::new();
-    add_environment(&mut assignments, &origins.environment);
+    mistakes.extend(add_environment(&mut assignments, &origins.environment));
     add_overrides(&mut assignments, &origins.overrides);
 
     let kinds = source_kinds(&assignments);
@@ -197,13 +197,21 @@ fn flatten(table: Table, path: &mut Vec<String>, found: &mut dyn FnMut(Vec<Strin
 }
 
 /// Names without a double underscore are other programs' and the client's (FOLDSTREAM_URL, and what Kubernetes sets
-/// for a service named `foldstream`), except for the one key outside all sections.
-fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, String)]) {
+/// for a service named `foldstream`), except for the one key outside all sections; those that are a key but for the
+/// second underscore are mistakes.
+fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, String)]) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
     let mut variables: Vec<&(String, String)> = environment.iter().collect();
     variables.sort();
     for (name, text) in variables {
         let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
         if !rest.contains("__") && rest != "DATA_DIR" {
+            mistakes.extend(meant(rest).map(|meant| Mistake {
+                origin: name.clone(),
+                message: format!(
+                    "would not be read; write {ENVIRONMENT_PREFIX}{meant}, with two underscores behind each section"
+                ),
+            }));
             continue;
         }
         let mut path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
@@ -211,6 +219,25 @@ fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, St
         let value = text_value(&path, text);
         assignments.push(Assignment { origin: name.clone(), path, value });
     }
+    mistakes
+}
+
+/// The name that a variable should have which is one of our keys but for the second underscore.
+fn meant(rest: &str) -> Option<String> {
+    let rest = rest.to_lowercase();
+    let in_section = SECTIONS.iter().find_map(|(section, keys)| {
+        let name = rest.strip_prefix(section)?.strip_prefix('_')?;
+        find(keys, name).map(|key| format!("{section}__{}", key.name))
+    });
+    let in_source = || {
+        let rest = rest.strip_prefix("sources_")?;
+        let keys = JetStreamSource::KEYS.iter().chain(EmbeddedSource::KEYS).map(|key| key.name).chain([KIND]);
+        // The longest one, as `token_file` is no `file`.
+        let fits = keys.filter_map(|key| Some((rest.strip_suffix(key)?.strip_suffix('_')?, key)));
+        let (source, key) = fits.filter(|(source, _)| !source.is_empty()).max_by_key(|(_, key)| key.len())?;
+        Some(format!("sources__{source}__{key}"))
+    };
+    in_section.or_else(in_source).map(|name| name.to_uppercase())
 }
 
 /// A variable's name can't hold the hyphen of a source's name: an underscore stands for it.

@@ -261,6 +261,28 @@ fn environment_of_others_is_left_alone() {
 }
 
 #[test]
+fn variable_that_lacks_an_underscore_is_told_its_right_name() {
+    for (name, right) in [
+        ("FOLDSTREAM_SERVE_LISTEN", "FOLDSTREAM_SERVE__LISTEN"),
+        ("FOLDSTREAM_SERVE_TOKEN_FILE", "FOLDSTREAM_SERVE__TOKEN_FILE"),
+        ("FOLDSTREAM_LOG_LEVEL", "FOLDSTREAM_LOG__LEVEL"),
+        ("FOLDSTREAM_SOURCES_WEB_ORDERS_TOKEN_FILE", "FOLDSTREAM_SOURCES__WEB_ORDERS__TOKEN_FILE"),
+        ("FOLDSTREAM_SOURCES_ORDERS_KIND", "FOLDSTREAM_SOURCES__ORDERS__KIND"),
+    ] {
+        let said = from_environment(&[(name, "x")]).expect_err("would be ignored");
+        assert_eq!(said, format!("{name}: would not be read; write {right}, with two underscores behind each section"));
+    }
+}
+
+#[test]
+fn variables_of_the_command_line_are_no_keys() {
+    let own = ["URL", "TOKEN", "TOKEN_FILE", "CA", "OUTPUT", "CONFIG", "DIE_AT"];
+    let names: Vec<String> = own.iter().map(|name| format!("FOLDSTREAM_{name}")).collect();
+    let variables: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    assert!(same(&from_environment(&variables).expect("loads"), &Config::default()));
+}
+
+#[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let said = from_environment(&[("FOLDSTREAM_SERVE__LISEN", "x")]).expect_err("unknown");
     assert_eq!(said, "FOLDSTREAM_SERVE__LISEN: unknown key `serve.lisen`; did you mean `serve.listen`?");
