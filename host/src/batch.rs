@@ -69,8 +69,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// The knee of the measured curve (ARCHITECTURE.md) is 256 to 1,000 events;
-    /// beyond it larger batches still save state traffic on hot keys.
+    /// Larger batches cost less per event up to about 1,000 events: measured with a Rust guest, one event alone takes
+    /// 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Beyond that they still save state traffic on hot keys.
     fn default() -> Self {
         Self { events: 2_048, bytes: 4 << 20 }
     }
