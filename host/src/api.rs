@@ -515,3 +515,23 @@ pub struct Probe {
     /// What is not, in words.
     pub reasons: Vec<String>,
 }
+
+/// Something that was done to a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// When.
+    pub at: String,
+    /// What: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, …
+    pub action: String,
+    /// To which deployment.
+    pub deployment: String,
+    /// More, in words.
+    pub detail: String,
+}
+
+/// What was done, as far as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditLog {
+    /// Newest first.
+    pub entries: Vec<AuditEntry>,
+}

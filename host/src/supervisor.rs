@@ -269,6 +269,14 @@ impl Host {
         }
     }
 
+    /// The last `limit` things that were done, newest first; to one deployment where it is named, also to one that is
+    /// gone. Blocking.
+    pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<api::AuditEntry>, Error> {
+        let entries = self.inner.catalogue.audit(limit, deployment)?;
+        let told = |Audit { at, action, deployment, detail }| api::AuditEntry { at, action, deployment, detail };
+        Ok(entries.into_iter().map(told).collect())
+    }
+
     /// Removes what the embedded logs no longer have to keep.
     async fn enforce_retention(&self) {
         for source in self.inner.sources.values() {

@@ -11,9 +11,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Names of all commands.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "serve", "dev", "demo", "new", "build", "inspect", "deploy", "list", "show", "get", "scan", "query", "watch",
-    "events", "pause", "resume", "delete", "config", "doctor",
+    "events", "pause", "resume", "delete", "audit", "config", "doctor",
 ];
 
 /// Three orders whose fold is known by heart.
@@ -92,6 +92,31 @@ async fn what_does_not_exist_ends_with_3() {
         let output = on(&host, command).expect(3);
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{command}: {output:?}");
     }
+}
+
+#[tokio::test]
+async fn audit_tells_what_was_done_newest_first_also_to_what_is_gone() {
+    let host = host().await;
+    let module = guests::path("ledger").display().to_string();
+    on(&host, &format!("deploy {module} --name other")).expect(0);
+    on(&host, "pause ledger").expect(0);
+    on(&host, "delete other --yes").expect(0);
+    let done = |line: &str| -> Vec<(String, String)> {
+        let text = |entry: &Value, key: &str| entry[key].as_str().expect("it is text").to_owned();
+        let entries = on(&host, line).expect(0).lines();
+        entries.iter().map(|entry| (text(entry, "action"), text(entry, "deployment"))).collect()
+    };
+    let entry = |action: &str, deployment: &str| (action.to_owned(), deployment.to_owned());
+    let all = [entry("delete", "other"), entry("pause", "ledger"), entry("deploy", "other"), entry("deploy", "ledger")];
+    assert_eq!(done("audit -o ndjson"), all);
+    assert_eq!(done("audit other -o ndjson"), [entry("delete", "other"), entry("deploy", "other")]);
+    assert_eq!(done("audit --limit 1 -o ndjson"), all[..1]);
+    assert!(on(&host, "audit ledger").expect(0).stdout.starts_with("AT "), "a table for people");
+    let client = host.client();
+    let log: foldstream::api::AuditLog = client.get("/v1/audit?deployment=ledger&limit=1").await.expect(200).json();
+    assert_eq!((log.entries[0].action.as_str(), log.entries.len()), ("pause", 1));
+    client.get("/v1/audit?limit=0").await.problem(400, "invalid");
+    client.get("/v1/audit?limit=10001").await.problem(400, "invalid");
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ async fn the_document_describes_every_route() {
         "post /v1/events",
         "get /v1/events",
         "get /v1/events/tail",
+        "get /v1/audit",
         "get /v1/sources",
         "get /v1/host",
         "get /livez",

@@ -4,6 +4,7 @@
 //! stands in the `Args` of a command; what all commands need of it is made
 //! once, in [`Context`].
 
+mod audit;
 mod build;
 mod catching_up;
 pub mod client;
@@ -139,6 +140,7 @@ enum Command {
     Pause(pause::Args),
     Resume(resume::Args),
     Delete(delete::Args),
+    Audit(audit::Args),
     #[command(subcommand)]
     Config(config::Command),
     Doctor(doctor::Args),
@@ -235,6 +237,7 @@ impl Cli {
             Command::Pause(args) => asking(pause::run(args, &context)),
             Command::Resume(args) => asking(resume::run(args, &context)),
             Command::Delete(args) => asking(delete::run(args, &context)),
+            Command::Audit(args) => asking(audit::run(args, &context)),
             Command::Config(command) => config::run(command, &context),
             Command::Doctor(args) => asking(doctor::run(args, &context)),
             Command::Completions(args) => completions::run(&args),

@@ -6,6 +6,7 @@
 //! sources work: it reaches them through [`Host`] and the handles it gives.
 
 mod append;
+mod audit;
 mod auth;
 mod capacity;
 mod deployments;
@@ -193,6 +194,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(watch::changes))
         .routes(routes!(events::read, events::append))
         .routes(routes!(events::tail))
+        .routes(routes!(audit::read))
         .routes(routes!(health::sources))
         .routes(routes!(health::host))
         .routes(routes!(health::livez))

@@ -252,11 +252,17 @@ impl Catalogue {
         transaction.commit().map_err(storage)
     }
 
-    /// The last audit entries, newest first.
-    pub fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error> {
+    /// The last audit entries, newest first; of one deployment where it is named.
+    pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         let table = transaction.open_table(AUDIT).map_err(storage)?;
-        table.iter().map_err(storage)?.rev().take(limit).map(|row| parse(row.map_err(storage)?.1.value())).collect()
+        let entries = table.iter().map_err(storage)?.rev();
+        let entries = entries.map(|row| parse::<Audit>(row.map_err(storage)?.1.value()));
+        let is_wanted = |entry: &Result<Audit, Error>| match (entry, deployment) {
+            (Ok(entry), Some(name)) => entry.deployment == name,
+            _ => true,
+        };
+        entries.filter(is_wanted).take(limit).collect()
     }
 }
 

@@ -1,0 +1,46 @@
+//! The audit log: what was done to deployments.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::capacity::acquire;
+use super::extract::Parameters;
+use super::problem::Problem;
+use super::{App, reads};
+use crate::api;
+
+/// Which entries.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditParameters {
+    /// Only what was done to this deployment, which may be gone.
+    deployment: Option<String>,
+    /// Most entries.
+    #[serde(default = "reads::page")]
+    #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
+    limit: usize,
+}
+
+/// What was done to deployments, newest first.
+///
+/// The host keeps the last 10,000 entries.
+#[utoipa::path(get, path = "/v1/audit", tag = "host", params(AuditParameters), responses(
+    (status = 200, description = "Newest first", body = api::AuditLog),
+))]
+pub(super) async fn read(
+    State(app): State<App>,
+    Parameters(parameters): Parameters<AuditParameters>,
+) -> Result<Json<api::AuditLog>, Problem> {
+    reads::check_limit(parameters.limit)?;
+    let place = acquire(&app.capacity.scans, "scans").await?;
+    let host = app.host.clone();
+    let entries = super::blocking(move || {
+        let _place = place;
+        host.audit(parameters.limit, parameters.deployment.as_deref())
+    })
+    .await??;
+    Ok(Json(api::AuditLog { entries }))
+}
