@@ -57,8 +57,47 @@ async fn the_document_describes_every_route() {
     }
 }
 
+/// What of an event the schema of that name does not describe: fields that it lacks, or does not know.
+fn difference(document: &Value, schema: &str, data: &Value) -> Vec<String> {
+    let schema = &document["components"]["schemas"][schema];
+    let known = schema["properties"].as_object().expect("a schema has properties");
+    let required = schema["required"].as_array().expect("a schema says what is required");
+    let lacks = required.iter().map(|name| name.as_str().expect("a name")).filter(|name| data.get(name).is_none());
+    let found = data.as_object().expect("the data of an event is an object");
+    let unknown = found.keys().map(String::as_str).filter(|name| !known.contains_key(*name));
+    lacks.chain(unknown).map(str::to_owned).collect()
+}
+
 #[tokio::test]
-// A watch and a tail never end, which is all that this tester would find out about them: they are left out.
+async fn streams_send_the_events_that_the_document_describes() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    let document: Value = stage.client().get("/openapi.json").await.expect(200).value();
+    for (path, described, of, schema) in [
+        ("/v1/deployments/ledger/changes", "/v1/deployments/{name}/changes", "change", "Change"),
+        ("/v1/events/tail", "/v1/events/tail", "event", "StoredEvent"),
+    ] {
+        let answer = &document["paths"][described]["get"]["responses"]["200"];
+        let [content_type] = &answer["content"].as_object().expect("content").keys().collect::<Vec<_>>()[..] else {
+            panic!("one form: {answer}")
+        };
+        let request = stage.client().request(reqwest::Method::GET, path);
+        let response = request.send().await.expect("the host answers");
+        assert_eq!(response.headers()["content-type"], content_type.as_str(), "{path}");
+        let mut events = stage.client().events(path, None).await;
+        let position = events.next_of("position").await;
+        stage.publish(10).await;
+        let event = events.next_of(of).await;
+        for (event, schema) in [(position, "PositionMark"), (event, schema)] {
+            let described = answer["description"].as_str().expect("words");
+            assert!(described.contains(&format!("`{}`", event.event)) && described.contains(schema), "{described}");
+            let data: Value = serde_json::from_str(&event.data).expect("the data is JSON");
+            assert_eq!(difference(&document, schema, &data), [""; 0], "{path}: {data}");
+        }
+    }
+}
+
+#[tokio::test]
+// A watch and a tail never end, which is all that this tester would find out about them: they have a test of their own.
 async fn a_tester_driven_by_the_document_finds_nothing_that_it_does_not_describe() {
     // The tester waits for each answer, and likes to ask for positions that never come.
     let mut stage = Stage::start_with(Kind::Embedded, "[serve]\nwait_max = \"200ms\"\n").await;
