@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -18,7 +19,13 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     let begun = Instant::now();
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let has_body = !request.body().is_end_stream();
+    let mut response = next.run(request).await;
+    // A body that was refused may not have been read: what follows on the connection could not be told from it, so the
+    // client has to know that nothing may.
+    if has_body && !response.status().is_success() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     let status = response.status();
     let duration = begun.elapsed();

@@ -150,7 +150,9 @@ fn moment_of(text: &str) -> Result<Moment, Problem> {
         (status = 200, description = "The value itself", content(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "There is no such deployment or key"),
+        (status = 404, description = "There is no such deployment, generation or key"),
+        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
+        (status = 422, description = "The moment is still to come"),
     ))]
 pub(super) async fn entry(
     State(app): State<App>,
@@ -176,7 +178,9 @@ pub(super) async fn entry(
     params(("name" = String, Path, description = "Name of the deployment"), ScanParameters),
     responses(
         (status = 200, description = "A page; its end is reached when `next` is absent", body = api::EntryPage),
-        (status = 404, description = "There is no such deployment"),
+        (status = 404, description = "There is no such deployment or generation"),
+        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
+        (status = 422, description = "The moment is still to come"),
     ))]
 pub(super) async fn scan(
     State(app): State<App>,
@@ -246,8 +250,9 @@ fn selection(prefix: Option<String>, start: Option<String>, end: Option<String>)
         (status = 200, description = "The answer itself", content(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "There is no such deployment or query, or the query found nothing"),
-        (status = 422, description = "The module failed to answer"),
+        (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
+        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
+        (status = 422, description = "The module failed to answer, or the moment is still to come"),
     ))]
 pub(super) async fn query(
     State(app): State<App>,
@@ -285,10 +290,11 @@ pub(super) async fn query(
         (status = 200, description = "The answer itself", content(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
-        (status = 404, description = "There is no such deployment or query, or the query found nothing"),
+        (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
+        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The arguments are neither JSON nor text nor bytes"),
-        (status = 422, description = "The module failed to answer"),
+        (status = 422, description = "The module failed to answer, or the moment is still to come"),
     ))]
 pub(super) async fn query_with_body(
     State(app): State<App>,
