@@ -210,8 +210,9 @@ fn lengths(path: &str, text: &str) -> Vec<Violation> {
         // What ends on the line on which it begins is short.
         let Some(name) = function_name(line).filter(|_| !line.ends_with('}')) else { continue };
         let indent = &line[..line.len() - line.trim_start().len()];
-        // In formatted code a body ends where a brace stands at the indent of its function.
-        let end = lines[first..].iter().position(|line| line.strip_prefix(indent).is_some_and(|rest| rest == "}"));
+        // In formatted code a body ends where a brace stands at the indent of its function, which a macro may close too.
+        let ends = |rest: &str| rest == "}" || rest.starts_with("})");
+        let end = lines[first..].iter().position(|line| line.strip_prefix(indent).is_some_and(ends));
         let declaration = lines[first..].iter().position(|line| line.ends_with(';')).unwrap_or(usize::MAX);
         let opens = lines[first..].iter().position(|line| line.ends_with('{')).unwrap_or(usize::MAX);
         let Some(end) = end.filter(|_| opens < declaration) else { continue };
