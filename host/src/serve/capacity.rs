@@ -13,6 +13,8 @@ use crate::config::Config;
 
 /// How long a request waits for a place: bursts pass, overload does not pile up.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long a deploy does: a whole fleet may be rolled out at once, and every one of it should come to its turn.
+const DEPLOY_WAIT: Duration = Duration::from_secs(30);
 /// Scans and pages of events at once; each is short and keeps one blocking thread.
 const SCANS_MAX: usize = 64;
 /// Appends at once; many share one commit.
@@ -30,7 +32,7 @@ pub(super) struct Capacity {
     pub(super) queries: Arc<Semaphore>,
     pub(super) scans: Arc<Semaphore>,
     pub(super) appends: Arc<Semaphore>,
-    pub(super) deploys: Arc<Semaphore>,
+    deploys: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
 }
@@ -54,7 +56,12 @@ impl Capacity {
         let announced = extract::announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
         let units = announced.unwrap_or(limit).min(limit) / BODY_UNIT + 1;
         let units = u32::try_from(units).unwrap_or(u32::MAX);
-        acquire_many(&self.bodies, units, "large requests").await
+        acquire_many(&self.bodies, units, "large requests", WAIT).await
+    }
+
+    /// A place for a deploy.
+    pub(super) async fn deploy(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        acquire_many(&self.deploys, 1, "deploys", DEPLOY_WAIT).await
     }
 
     /// A place for a watch: at once or not at all, as watches stay.
@@ -68,11 +75,16 @@ impl Capacity {
 
 /// A place for a piece of work.
 pub(super) async fn acquire(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
-    acquire_many(places, 1, what).await
+    acquire_many(places, 1, what, WAIT).await
 }
 
-async fn acquire_many(places: &Arc<Semaphore>, count: u32, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
-    match tokio::time::timeout(WAIT, places.clone().acquire_many_owned(count)).await {
+async fn acquire_many(
+    places: &Arc<Semaphore>,
+    count: u32,
+    what: &str,
+    wait: Duration,
+) -> Result<OwnedSemaphorePermit, Problem> {
+    match tokio::time::timeout(wait, places.clone().acquire_many_owned(count)).await {
         Ok(permit) => Ok(permit.expect("the semaphores are never closed")),
         Err(_) => Err(busy(what)),
     }

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::capacity::acquire;
 use super::extract::{self, NoParameters, Parameters, Segments};
 use super::problem::Problem;
 use crate::api;
@@ -127,7 +126,7 @@ pub(super) async fn deploy(
         return Err(Problem::invalid("the body is empty; send the .wasm file"));
     }
     // Only once the body is there: a slow client keeps nobody else from deploying.
-    let place = acquire(&app.capacity.deploys, "deploys").await?;
+    let place = app.capacity.deploy().await?;
     let host = app.host.clone();
     let deployed = finish(async move {
         let deployed = host.deploy(upload, wanted).await;
