@@ -262,6 +262,9 @@ impl Deployment {
         let figures = now.as_ref().map(|now| Figures::of(now, store.as_ref())).unwrap_or_default();
         let place = self.places.read().get(&generation.state_file).copied().filter(|place| *place > 0);
         let lag_events = now.as_ref().map_or(0, |now| now.pending);
+        // One that was paused before its turn in the queue came does not run yet.
+        let waits_for_operator = generation.paused && generation.status.is_candidate();
+        let paused = waits_for_operator.then_some(DeploymentState::Paused);
         api::Generation {
             number: generation.number,
             status: generation.status,
@@ -270,7 +273,7 @@ impl Deployment {
             created_at: generation.created_at.clone(),
             strategy: generation.strategy,
             state_file: generation.state_file,
-            state: now.as_ref().map(|now| now.state),
+            state: now.as_ref().map(|now| now.state).or(paused),
             queued_behind: place,
             position: figures.position,
             checkpoint: figures.checkpoint,

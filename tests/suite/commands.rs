@@ -11,9 +11,36 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Names of all commands.
-const COMMANDS: [&str; 20] = [
-    "serve", "dev", "demo", "new", "build", "inspect", "deploy", "list", "show", "get", "scan", "query", "watch",
-    "events", "pause", "resume", "delete", "audit", "config", "doctor",
+const COMMANDS: [&str; 29] = [
+    "serve",
+    "dev",
+    "demo",
+    "new",
+    "build",
+    "inspect",
+    "deploy",
+    "list",
+    "show",
+    "get",
+    "scan",
+    "query",
+    "watch",
+    "events",
+    "pause",
+    "resume",
+    "generations",
+    "promote",
+    "rollback",
+    "rebuild",
+    "rebuilds",
+    "throttle",
+    "abort",
+    "prune",
+    "delete",
+    "audit",
+    "verify",
+    "config",
+    "doctor",
 ];
 
 /// Three orders whose fold is known by heart.
@@ -84,6 +111,13 @@ async fn what_does_not_exist_ends_with_3() {
         "query ledger nothing",
         "pause nothing",
         "resume nothing",
+        "generations nothing",
+        "promote nothing",
+        "rollback nothing",
+        "rebuild nothing",
+        "throttle nothing --off",
+        "abort nothing",
+        "prune nothing --keep 1",
         "delete nothing --yes",
         "watch nothing",
         "deploy /nonexistent.wasm",
@@ -126,7 +160,8 @@ async fn deploy_says_what_it_did_and_refuses_what_is_no_module() {
     let first = cli::on(&host, &["deploy", &module, "-o", "json"]).expect(0).json();
     assert_eq!((&first["outcome"], &first["deployment"]["name"]), (&json!("created"), &json!("ledger")));
     let again = cli::on(&host, &["deploy", &module]).expect(0);
-    assert_eq!(again.stdout, "ledger: unchanged, this module already runs (generation 1, source events)\n");
+    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and serves\n";
+    assert_eq!(again.stdout, said);
     let named = cli::on(&host, &["deploy", &module, "--name", "other", "--wait", "-q"]).expect(0);
     assert_eq!(named.stdout, "other: live at position 0\n");
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -346,13 +381,16 @@ async fn doctor_finds_a_sound_set_up_sound_and_warns_about_a_stream_in_memory() 
 #[test]
 fn completions_and_manual_pages_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
-        assert!(cli::run(&["completions", shell]).expect(0).stdout.contains("foldstream"), "{shell}");
+        let script = cli::run(&["completions", shell]).expect(0).stdout;
+        assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
     }
     assert!(cli::run(&["man"]).expect(0).stdout.contains(".TH"));
     assert!(cli::run(&["man", "deploy"]).expect(0).stdout.contains("deploy"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     cli::run(&["man", "--dir", &folder.path().display().to_string()]).expect(0);
-    assert!(std::fs::read_dir(folder.path()).expect("read").count() > 20);
+    for command in COMMANDS {
+        assert!(folder.path().join(format!("foldstream-{command}.1")).is_file(), "{command}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod metrics; // accepted by promtool, and true
 mod openapi; // the document describes what the host answers
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod reads; // entries, pages, queries, ETags, problems, tokens
-mod sandbox;
+mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
+mod sandbox; // a bad module hurts neither its host nor its neighbours
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
-mod swap; // generations: built, swapped, rolled back, with nobody noticing // a bad module hurts neither its host nor its neighbours
+mod swap; // generations: built, swapped, rolled back, with nobody noticing

@@ -19,9 +19,8 @@ pub async fn wait(
     timeout: Option<Duration>,
     output: Output,
 ) -> anyhow::Result<Deployment> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut patience = Patience::new(timeout);
     let mut progress = Progress::new(name, output);
-    let mut pause = PAUSE_FIRST;
     let mut target = 0;
     let mut told = None;
     loop {
@@ -35,17 +34,41 @@ pub async fn wait(
                 }
                 progress.show(&step(&deployment));
                 tell_trouble(&deployment, &mut told, &progress);
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                if patience.is_over() {
                     return Err(too_late(&deployment).into());
                 }
             }
-            Err(error) if error.may_pass() && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+            Err(error) if error.may_pass() && !patience.is_over() => {
                 output.detail(&error.to_string());
             }
             Err(error) => return Err(error.into()),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        patience.pause().await;
+    }
+}
+
+/// How long is waited, and how often looked.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    deadline: Option<Instant>,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Begins; none waits for as long as it takes.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        Self { deadline: timeout.map(|timeout| Instant::now() + timeout), pause: PAUSE_FIRST }
+    }
+
+    /// Whether the time allowed is over.
+    pub fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Waits until it is time for the next look.
+    pub async fn pause(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 

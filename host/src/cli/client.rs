@@ -244,8 +244,9 @@ impl Client {
     }
 
     /// Posts without a body.
-    pub async fn act<T: DeserializeOwned>(&self, segments: &[&str]) -> Result<T, Error> {
-        let response = self.send(self.request(Method::POST, segments), ANSWER_TIMEOUT).await?;
+    pub async fn act<T: DeserializeOwned>(&self, segments: &[&str], query: &[(&str, String)]) -> Result<T, Error> {
+        let request = self.request(Method::POST, segments).query(query);
+        let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
     }
 

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped, span};
 use super::runtime::{Server, free_address, start_log, stop_signal};
-use super::{Context, catching_up, deploy, dev, events, query, scan, settings};
+use super::{Context, deploy, dev, events, query, scan, settings};
 use crate::api::{Deployment, EntryPage, ModuleInfo};
 use crate::config::Config;
 
@@ -85,7 +85,7 @@ async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result
     let deployed = deploy::upload(client, module, &deploy::Request::default()).await?;
     output.line(&format!("Deployed {}", deploy::describe(&deployed)))?;
     let name = deployed.deployment.name.clone();
-    let deployment = catching_up::wait(client, &name, Some(CATCH_UP_WAIT), output).await?;
+    let deployment = deploy::settled(client, &deployed, Some(CATCH_UP_WAIT), output).await?;
     output.line(&format!("Caught up {} after the deploy began.", span(begun.elapsed().as_secs_f64())))?;
 
     show_rows(client, &name, output).await?;

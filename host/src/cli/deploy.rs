@@ -1,16 +1,18 @@
 //! `foldstream deploy`: puts a module into service.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
 
+use super::candidate::CandidateArgs;
 use super::client::{Client, UPLOAD_TIMEOUT};
 use super::exit::{Exit, Failure};
-use super::output::grouped;
+use super::output::{Output, grouped};
 use super::show::state_word;
-use super::{Context, catching_up};
-use crate::api::{DeployOutcome, Deployed};
+use super::{Context, catching_up, taking_over};
+use crate::api::{DeployOutcome, Deployed, Deployment};
 
 /// Largest file that is read, in bytes; the host has a limit of its own, which is lower.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -25,21 +27,37 @@ Examples:
   foldstream deploy order-totals.wasm --wait --timeout 10min
   foldstream deploy order-totals.wasm --name totals-next --source orders
   foldstream deploy order-totals.wasm --start first-available
+  foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
+  foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
+  foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
 
-Deploying the same module again changes nothing; another module under a name replaces the one that runs there.")]
+Deploying the same module again changes nothing. Another module under a name takes over the read model there is where
+both store the same; else it is built beside the one that serves, and takes over when it has caught up.")]
 pub struct Args {
     /// The module, as `foldstream build` writes it.
     file: PathBuf,
     /// Name of the deployment; left out, the module's own.
     #[arg(long)]
     name: Option<String>,
-    /// Source to read; left out, the only one.
+    /// Source to read; left out, that of the deployment there is, or the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Where a new read model begins: at sequence 1, or at what the stream still has.
-    #[arg(long, value_enum, default_value_t)]
-    start: Start,
-    /// Wait until it has caught up, or failed.
+    /// Where a new read model begins; left out, where that of the deployment there is began, or at sequence 1.
+    #[arg(long, value_enum)]
+    start: Option<Start>,
+    /// How the read model comes to be; left out, the host decides and says why.
+    #[arg(long, value_enum)]
+    strategy: Option<Strategy>,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    candidate: CandidateArgs,
+}
+
+/// Whether to wait, and for how long.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Waiting {
+    /// Wait until it has caught up and serves (with --manual: is ready), or failed.
     #[arg(long)]
     wait: bool,
     /// Longest wait, such as `30s` or `10min`; left out, as long as it takes.
@@ -48,46 +66,111 @@ pub struct Args {
 }
 
 /// Where a new read model begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Start {
     /// At sequence 1; refused where the stream no longer has it.
-    #[default]
     Beginning,
     /// At the first event that the stream still has: the read model lacks what came before.
     FirstAvailable,
 }
 
-/// What a deployment is asked for.
+impl Start {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Beginning => "beginning",
+            Self::FirstAvailable => "first-available",
+        }
+    }
+}
+
+/// How the read model of another module comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// Fold the stream again, beside what serves.
+    Rebuild,
+    /// Take over what serves, as both store the same.
+    Inherit,
+    /// Map the entries of what serves, by the module's own `migrate`.
+    Migrate,
+}
+
+impl Strategy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Inherit => "inherit",
+            Self::Migrate => "migrate",
+        }
+    }
+}
+
+/// What a deployment is asked for; the host decides on what is left out.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Name; none takes the module's.
     pub name: Option<String>,
-    /// Source; none takes the only one.
+    /// Source; none takes that of the deployment there is, or the only one.
     pub source: Option<String>,
     /// Where a new read model begins.
-    pub start: Start,
+    pub start: Option<Start>,
+    /// How it comes to be.
+    pub strategy: Option<Strategy>,
+    /// How a candidate is built, as parameters of the API.
+    pub candidate: Vec<(&'static str, String)>,
 }
 
 /// Uploads the module and tells what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let candidate = args.candidate.parameters()?;
     let module = read_module(&args.file)?;
     let client = context.client()?;
-    let request = Request { name: args.name, source: args.source, start: args.start };
-    let mut deployed = upload(&client, module, &request).await?;
-    if args.wait {
-        let timeout = args.timeout.map(Into::into);
-        context.output.note(&describe(&deployed));
-        let name = deployed.deployment.name.clone();
-        deployed.deployment = catching_up::wait(&client, &name, timeout, context.output).await?;
-        context.output.one(&deployed, |deployed| {
-            let deployment = &deployed.deployment;
-            let (state, position) = (state_word(deployment.state), grouped(deployment.position));
-            format!("{}: {state} at position {position}", deployment.name)
-        })?;
+    let Args { name, source, start, strategy, waiting, .. } = args;
+    let request = Request { name, source, start, strategy, candidate };
+    let deployed = upload(&client, module, &request).await?;
+    tell(deployed, waiting, &client, context.output).await
+}
+
+/// Prints what a deploy or a rebuild began, or, if that is wanted, waits for its end and prints that.
+pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output: Output) -> anyhow::Result<()> {
+    if !waiting.wait {
+        output.one(&deployed, describe)?;
         return Ok(());
     }
-    context.output.one(&deployed, describe)?;
+    output.note(&describe(&deployed));
+    let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
+    let generation = deployed.generation;
+    output.one(&Deployed { deployment, ..deployed }, |deployed| end_line(&deployed.deployment, generation))?;
     Ok(())
+}
+
+/// Waits until what was deployed serves and has caught up, or is ready where it does not take over by itself.
+pub async fn settled(
+    client: &Client,
+    deployed: &Deployed,
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let meant = (deployed.deployment.name.as_str(), deployed.generation);
+    match deployed.outcome {
+        DeployOutcome::Rebuilding | DeployOutcome::Migrating => taking_over::wait(client, meant, timeout, output).await,
+        DeployOutcome::Unchanged if deployed.generation != deployed.deployment.generation => {
+            taking_over::wait(client, meant, timeout, output).await
+        }
+        DeployOutcome::Inherited => taking_over::wait_inherited(client, meant, timeout, output).await,
+        DeployOutcome::Created | DeployOutcome::Unchanged => catching_up::wait(client, meant.0, timeout, output).await,
+    }
+}
+
+/// How it ended, in one line.
+pub fn end_line(deployment: &Deployment, generation: u64) -> String {
+    let name = &deployment.name;
+    match &deployment.candidate {
+        Some(candidate) if candidate.number == generation => format!(
+            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` lets it serve",
+            grouped(candidate.position)
+        ),
+        _ => format!("{name}: {} at position {}", state_word(deployment.state), grouped(deployment.position)),
+    }
 }
 
 /// Reads a module, and refuses what plainly is none before it is sent.
@@ -116,33 +199,42 @@ pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
 
 /// Sends a module to the host.
 pub async fn upload(client: &Client, module: Bytes, request: &Request) -> Result<Deployed, super::client::Error> {
-    let mut parameters = Vec::new();
-    parameters.extend(request.name.clone().map(|name| ("name", name)));
-    parameters.extend(request.source.clone().map(|source| ("source", source)));
-    let start = match request.start {
-        Start::Beginning => "beginning",
-        Start::FirstAvailable => "first-available",
-    };
-    parameters.push(("start", start.to_owned()));
-    client.post(&["v1", "deployments"], &parameters, ("application/wasm", module), UPLOAD_TIMEOUT).await
+    let content = ("application/wasm", module);
+    client.post(&["v1", "deployments"], &parameters(request), content, UPLOAD_TIMEOUT).await
 }
 
-/// What a deployment did, in one line.
+fn parameters(request: &Request) -> Vec<(&'static str, String)> {
+    let named = [
+        ("name", request.name.clone()),
+        ("source", request.source.clone()),
+        ("start", request.start.map(|start| start.name().to_owned())),
+        ("strategy", request.strategy.map(|strategy| strategy.name().to_owned())),
+    ];
+    let given = named.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+    given.chain(request.candidate.iter().cloned()).collect()
+}
+
+/// What a deployment did, and why, in one line.
 pub fn describe(deployed: &Deployed) -> String {
     let deployment = &deployed.deployment;
     let outcome = match deployed.outcome {
         DeployOutcome::Created => "created",
         DeployOutcome::Unchanged => "unchanged",
-        DeployOutcome::Inherited => "inherited the state of the generation before",
-        DeployOutcome::Rebuilding => "building its read model beside the one that serves",
-        DeployOutcome::Migrating => "migrating the read model that serves",
+        DeployOutcome::Inherited => "inherited the read model that serves",
+        DeployOutcome::Rebuilding => "being rebuilt beside what serves",
+        DeployOutcome::Migrating => "being migrated beside what serves",
     };
     let compiled = match deployed.compile_ms {
         0 => String::new(),
         milliseconds => format!(", compiled in {milliseconds} ms"),
     };
+    // That a name is new is all that there is to say about a new name.
+    let reason = match deployed.outcome {
+        DeployOutcome::Created => String::new(),
+        _ => format!(": {}", deployed.reason),
+    };
     format!(
-        "{}: {outcome} (generation {}, source {}{compiled})",
+        "{}: {outcome} (generation {}, source {}{compiled}){reason}",
         deployment.name, deployed.generation, deployment.source
     )
 }
@@ -151,22 +243,51 @@ pub fn describe(deployed: &Deployed) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn outcome_is_told_in_one_line() {
+    fn deployed(outcome: DeployOutcome, reason: &str) -> Deployed {
         let deployment = super::super::show::tests::deployment();
-        let mut deployed = Deployed {
-            deployment,
-            outcome: DeployOutcome::Created,
-            generation: 2,
-            reason: String::new(),
-            compile_ms: 48,
-        };
-        assert_eq!(describe(&deployed), "order-totals: created (generation 2, source events, compiled in 48 ms)");
-        deployed.outcome = DeployOutcome::Unchanged;
-        deployed.compile_ms = 0;
+        Deployed { deployment, outcome, generation: 3, reason: reason.to_owned(), compile_ms: 0 }
+    }
+
+    #[test]
+    fn outcome_is_told_in_one_line_with_its_reason() {
+        let created = Deployed { compile_ms: 48, ..deployed(DeployOutcome::Created, "the name is new") };
+        assert_eq!(describe(&created), "order-totals: created (generation 3, source events, compiled in 48 ms)");
         assert_eq!(
-            describe(&deployed),
-            "order-totals: unchanged, this module already runs (generation 2, source events)"
+            describe(&deployed(DeployOutcome::Unchanged, "generation 3 has this module, and serves")),
+            "order-totals: unchanged (generation 3, source events): generation 3 has this module, and serves"
+        );
+        assert_eq!(
+            describe(&deployed(DeployOutcome::Inherited, "both modules store the same: state version 1")),
+            "order-totals: inherited the read model that serves (generation 3, source events): both modules store the \
+             same: state version 1"
+        );
+        assert_eq!(
+            describe(&deployed(DeployOutcome::Rebuilding, "state version 2 instead of 1")),
+            "order-totals: being rebuilt beside what serves (generation 3, source events): state version 2 instead of 1"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_left_to_the_host() {
+        assert_eq!(parameters(&Request::default()), []);
+        let request = Request {
+            start: Some(Start::FirstAvailable),
+            strategy: Some(Strategy::Migrate),
+            candidate: vec![("promote", "manual".to_owned())],
+            ..Request::default()
+        };
+        let wanted = [("start", "first-available"), ("strategy", "migrate"), ("promote", "manual")];
+        assert_eq!(parameters(&request), wanted.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn end_says_what_serves_or_what_is_ready_to() {
+        let mut deployment = super::super::show::tests::deployment();
+        assert_eq!(end_line(&deployment, 2), "order-totals: catching-up at position 400,000");
+        deployment.candidate = Some(Box::new(super::super::generations::tests::generation()));
+        assert_eq!(
+            end_line(&deployment, 3),
+            "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` lets it serve"
         );
     }
 

@@ -13,8 +13,7 @@ use super::client::Client;
 use super::exit::message_of;
 use super::output::grouped;
 use super::runtime::{Server, free_address, start_log, stop_signal};
-use super::show::state_word;
-use super::{Context, build, catching_up, deploy, events, settings};
+use super::{Context, build, deploy, events, settings};
 use crate::api::SourceList;
 use crate::config::{Config, LogFormat};
 
@@ -136,15 +135,15 @@ impl Session<'_> {
         let request = deploy::Request {
             name: self.args.name.clone(),
             source: self.args.source.clone(),
+            // What was edited is most often the fold: a read model that it takes over would be of the code before.
+            strategy: Some(deploy::Strategy::Rebuild),
             ..deploy::Request::default()
         };
         let deployed = deploy::upload(self.client, compiled.module, &request).await?;
         output.note(&deploy::describe(&deployed));
-        let name = deployed.deployment.name;
-        let deployment = catching_up::wait(self.client, &name, Some(CATCH_UP_WAIT), output).await?;
-        let (state, position) = (state_word(deployment.state), grouped(deployment.position));
-        output.note(&format!("{name}: {state} at position {position}"));
-        Ok(name)
+        let deployment = deploy::settled(self.client, &deployed, Some(CATCH_UP_WAIT), output).await?;
+        output.note(&deploy::end_line(&deployment, deployed.generation));
+        Ok(deployment.name)
     }
 
     /// Imports the sample beside the crate where the log is still empty, so that a kept folder is not filled twice.

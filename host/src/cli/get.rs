@@ -7,10 +7,13 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::client::Value;
+use super::catching_up::Patience;
+use super::client::{Client, Error, Value};
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output, compact};
+use super::progress::Progress;
 use super::{Context, json, query};
+use crate::api::EntryPage;
 
 /// Print one entry of a read model.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,6 +21,8 @@ use super::{Context, json, query};
 Examples:
   foldstream get order-totals customer/42
   foldstream get order-totals customer/42 --at-least 1000000
+  foldstream get order-totals customer/42 --generation 3
+  foldstream get order-totals customer/42 --as-of 2026-11-24T10:00:00Z
   foldstream get order-totals customer/42 -o json | jq .value.total")]
 pub struct Args {
     /// Name of the deployment.
@@ -25,27 +30,62 @@ pub struct Args {
     /// The key.
     key: String,
     #[command(flatten)]
-    wait: Wait,
+    reading: Reading,
 }
 
-/// How fresh an answer must be.
+/// Which state an answer must come from.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Wait {
+pub struct Reading {
     /// Wait until this sequence is reflected.
     #[arg(long, value_name = "SEQUENCE")]
     at_least: Option<u64>,
     /// How long to wait for it, such as `500ms` or `5s`.
     #[arg(long, value_name = "DURATION", requires = "at_least")]
     timeout: Option<humantime::Duration>,
+    /// Read this generation, whichever serves: a candidate, or the previous one.
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u64>,
+    /// Read what was there right after this sequence, or at this time: folded aside, which takes a while the first time.
+    #[arg(long, value_name = "SEQUENCE|TIME", conflicts_with_all = ["at_least", "generation"])]
+    as_of: Option<String>,
 }
 
-impl Wait {
+impl Reading {
     /// The parameters that ask for it.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.at_least.map(|sequence| ("at-least", sequence.to_string())));
         parameters.extend(self.timeout.map(|timeout| ("timeout", timeout.to_string().replace(' ', ""))));
+        parameters.extend(self.generation.map(|generation| ("generation", generation.to_string())));
+        if let Some(moment) = &self.as_of {
+            parameters.push(("as-of", moment.clone()));
+        }
         parameters
+    }
+
+    /// Reads on from the generation that answered; the past is of one generation anyway, and a host that knows nothing of
+    /// generations names none.
+    pub fn pin(&mut self, generation: u64) {
+        if generation > 0 && self.as_of.is_none() {
+            self.generation = Some(generation);
+        }
+    }
+
+    /// Waits until the past that is meant is prepared; what is live needs no such wait.
+    pub async fn prepared(&self, client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
+        let Some(moment) = &self.as_of else { return Ok(()) };
+        let mut progress = Progress::new(&format!("{name} as of {moment}"), output);
+        let mut patience = Patience::new(None);
+        loop {
+            let parameters = [("as-of", moment.clone()), ("limit", "1".to_owned()), ("timeout", "500ms".to_owned())];
+            match client.get::<EntryPage>(&["v1", "deployments", name, "entries"], &parameters).await {
+                Ok(_) => return Ok(()),
+                Err(Error::Problem(problem)) if problem.kind == "not-ready" => progress.wait(&problem.detail),
+                Err(error) if error.may_pass() => output.detail(&error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+            patience.pause().await;
+        }
     }
 }
 
@@ -65,8 +105,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let client = context.client()?;
+    args.reading.prepared(&client, &args.name, context.output).await?;
     let path = ["v1", "deployments", &args.name, "entries", &args.key];
-    let value = client.value(client.request(Method::GET, &path).query(&args.wait.parameters())).await?;
+    let value = client.value(client.request(Method::GET, &path).query(&args.reading.parameters())).await?;
     match context.output.format {
         Format::Table => print_value(&context.output, &value)?,
         Format::Json | Format::Ndjson => {

@@ -1,9 +1,10 @@
 //! `foldstream list`: all deployments.
 
 use super::Context;
+use super::generations::percent;
 use super::output::{grouped, span, table};
 use super::show::state_word;
-use crate::api::{Deployment, DeploymentList};
+use crate::api::{Deployment, DeploymentList, GenerationStatus};
 
 /// Show all deployments.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,15 +37,28 @@ fn lines(deployments: &[Deployment]) -> String {
             span(deployment.lag_seconds),
             deployment.source.clone(),
             deployment.generation.to_string(),
+            rebuild(deployment),
             deployment.module.digest.chars().take(12).collect(),
         ]
     });
-    table(&["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "GENERATION", "MODULE"], rows)
+    table(&["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "GENERATION", "REBUILD", "MODULE"], rows)
+}
+
+/// How far its candidate is, if it has one.
+fn rebuild(deployment: &Deployment) -> String {
+    match &deployment.candidate {
+        None => "-".to_owned(),
+        Some(candidate) if candidate.status == GenerationStatus::Ready => "ready".to_owned(),
+        Some(candidate) if candidate.queued_behind.is_some_and(|before| before > 0) => "waits".to_owned(),
+        Some(candidate) => percent(candidate),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::generations::tests::generation;
     use super::*;
+    use crate::api::Generation;
 
     #[test]
     fn deployments_are_listed_one_a_line() {
@@ -53,12 +67,23 @@ mod tests {
         other.lag_events = 0;
         other.lag_seconds = 0.0;
         other.state = crate::api::DeploymentState::Live;
+        other.candidate = Some(Box::new(generation()));
         assert_eq!(
             lines(&[super::super::show::tests::deployment(), other]),
             "\
-NAME          STATE        POSITION  LAG      BEHIND  SOURCE  GENERATION  MODULE
-order-totals  catching-up  400,000   600,000  12 s    events  2           abcdef012345
-b             live         400,000   0        0.0 s   events  2           abcdef012345"
+NAME          STATE        POSITION  LAG      BEHIND  SOURCE  GENERATION  REBUILD  MODULE
+order-totals  catching-up  400,000   600,000  12 s    events  2           -        abcdef012345
+b             live         400,000   0        0.0 s   events  2           40 %     abcdef012345"
         );
+    }
+
+    #[test]
+    fn candidates_that_wait_are_marked_as_well() {
+        let told = |candidate| {
+            rebuild(&Deployment { candidate: Some(Box::new(candidate)), ..super::super::show::tests::deployment() })
+        };
+        assert_eq!(told(Generation { status: GenerationStatus::Ready, ..generation() }), "ready");
+        assert_eq!(told(Generation { queued_behind: Some(2), ..generation() }), "waits");
+        assert_eq!(told(Generation { queued_behind: Some(0), ..generation() }), "40 %");
     }
 }

@@ -4,8 +4,10 @@
 //! stands in the `Args` of a command; what all commands need of it is made
 //! once, in [`Context`].
 
+mod abort;
 mod audit;
 mod build;
+mod candidate;
 mod catching_up;
 pub mod client;
 mod compile_module;
@@ -18,6 +20,8 @@ mod dev;
 mod doctor;
 mod events;
 pub mod exit;
+mod gate;
+mod generations;
 mod get;
 mod inspect;
 mod json;
@@ -27,15 +31,22 @@ mod new;
 pub mod output;
 mod pause;
 mod progress;
+mod promote;
+mod prune;
 mod query;
+mod rebuild;
+mod rebuilds;
 mod resume;
+mod rollback;
 mod runtime;
 mod scan;
 mod serve;
-
 mod settings;
 mod show;
 mod sse;
+mod taking_over;
+mod throttle;
+mod verify;
 mod watch;
 
 use std::ffi::OsString;
@@ -139,6 +150,15 @@ enum Command {
     Events(events::Command),
     Pause(pause::Args),
     Resume(resume::Args),
+    Generations(generations::Args),
+    Promote(promote::Args),
+    Rollback(rollback::Args),
+    Rebuild(rebuild::Args),
+    Rebuilds(rebuilds::Args),
+    Verify(verify::Args),
+    Throttle(throttle::Args),
+    Abort(abort::Args),
+    Prune(prune::Args),
     Delete(delete::Args),
     Audit(audit::Args),
     #[command(subcommand)]
@@ -236,6 +256,15 @@ impl Cli {
             Command::Events(command) => asking(events::run(command, &context)),
             Command::Pause(args) => asking(pause::run(args, &context)),
             Command::Resume(args) => asking(resume::run(args, &context)),
+            Command::Generations(args) => asking(generations::run(args, &context)),
+            Command::Promote(args) => asking(promote::run(args, &context)),
+            Command::Rollback(args) => asking(rollback::run(args, &context)),
+            Command::Rebuild(args) => asking(rebuild::run(args, &context)),
+            Command::Rebuilds(args) => asking(rebuilds::run(args, &context)),
+            Command::Verify(args) => asking(verify::run(args, &context)),
+            Command::Throttle(args) => asking(throttle::run(args, &context)),
+            Command::Abort(args) => asking(abort::run(args, &context)),
+            Command::Prune(args) => asking(prune::run(args, &context)),
             Command::Delete(args) => asking(delete::run(args, &context)),
             Command::Audit(args) => asking(audit::run(args, &context)),
             Command::Config(command) => config::run(command, &context),
@@ -313,7 +342,7 @@ mod tests {
                 count += 1;
             }
         });
-        assert!(count > 50, "only {count} examples");
+        assert!(count > 80, "only {count} examples");
     }
 
     /// Words as a shell takes them apart, single quotes respected.
@@ -338,5 +367,13 @@ mod tests {
         assert!(refused("foldstream list -o yaml").contains("table, json, ndjson"));
         assert!(refused("foldstream scan totals --limit 0").contains("1..=10000"));
         assert!(refused("foldstream deploy a.wasm --timeout 5s").contains("--wait"));
+        assert!(refused("foldstream deploy a.wasm --strategy copy").contains("rebuild, inherit, migrate"));
+        assert!(refused("foldstream deploy a.wasm --auto --manual").contains("'--auto'"));
+        assert!(refused("foldstream deploy a.wasm --allow new").contains("added, removed, changed"));
+        assert!(refused("foldstream deploy a.wasm --require-equal --allow added").contains("'--require-equal'"));
+        assert!(refused("foldstream deploy a.wasm --cpu 101").contains("1..=100"));
+        assert!(refused("foldstream throttle totals").contains("--off"));
+        assert!(refused("foldstream throttle totals --off --cpu 9").contains("'--off'"));
+        assert!(refused("foldstream prune totals").contains("--keep"));
     }
 }

@@ -29,6 +29,7 @@ pub struct Progress {
     subject: String,
     bar: Option<ProgressBar>,
     last_line: Instant,
+    last_text: String,
     begun: Instant,
 }
 
@@ -41,7 +42,7 @@ impl Progress {
             bar.with_style(style.progress_chars("=> ")).with_prefix(subject.to_owned())
         });
         let now = Instant::now();
-        Self { output, subject: subject.to_owned(), bar, last_line: now, begun: now }
+        Self { output, subject: subject.to_owned(), bar, last_line: now, last_text: String::new(), begun: now }
     }
 
     /// Shows a step.
@@ -55,6 +56,16 @@ impl Progress {
         if self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
             self.output.note(&format!("{}: {}", self.subject, describe(step)));
+        }
+    }
+
+    /// Shows what it waits for while nothing proceeds; where there is no bar, each such text once.
+    pub fn wait(&mut self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        } else if self.last_text != text {
+            text.clone_into(&mut self.last_text);
+            self.output.note(&format!("{}: {text}", self.subject));
         }
     }
 

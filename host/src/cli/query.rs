@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::Context;
 use super::client::Value;
 use super::exit::{Exit, Failure};
-use super::get::{Wait, bytes_as_json, print_value};
+use super::get::{Reading, bytes_as_json, print_value};
 use super::json::{self, Ordered};
 use super::output::{Format, compact, printable, table};
 
@@ -21,6 +21,7 @@ Examples:
   foldstream query order-totals top-customers
   foldstream query order-totals top-customers '{\"limit\": 3}'
   foldstream query order-totals top-customers '{\"limit\": 3}' -o ndjson
+  foldstream query order-totals top-customers --generation 3
   foldstream show order-totals              its queries and their arguments
 
 Arguments that begin like JSON (with { [ \" a digit, or a minus) must be JSON; anything else is passed as text.
@@ -34,7 +35,7 @@ pub struct Args {
     #[arg(value_name = "ARGUMENTS", allow_negative_numbers = true)]
     arguments: Option<String>,
     #[command(flatten)]
-    wait: Wait,
+    reading: Reading,
 }
 
 /// Prints the answer.
@@ -42,10 +43,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let arguments = args.arguments.unwrap_or_default();
     let media_type = media_type(&arguments)?;
     let client = context.client()?;
+    args.reading.prepared(&client, &args.name, context.output).await?;
     let path = ["v1", "deployments", &args.name, "queries", &args.query];
     let request = client
         .request(Method::POST, &path)
-        .query(&args.wait.parameters())
+        .query(&args.reading.parameters())
         .header(CONTENT_TYPE, media_type)
         .body(arguments);
     let answer = client.value(request).await?;

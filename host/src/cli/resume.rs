@@ -9,17 +9,30 @@ use crate::api::Deployment;
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
-  foldstream resume order-totals")]
+  foldstream resume order-totals
+  foldstream resume order-totals --candidate")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
+    /// Go on building the candidate instead, after a pause.
+    #[arg(long)]
+    candidate: bool,
 }
 
 /// Asks for it and prints what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let deployment: Deployment = context.client()?.act(&["v1", "deployments", &args.name, "resume"]).await?;
-    context.output.one(&deployment, |deployment| {
-        format!("{}: {} at position {}", deployment.name, state_word(deployment.state), grouped(deployment.position))
+    let parameters: &[_] = if args.candidate { &[("candidate", "true".to_owned())] } else { &[] };
+    let path = ["v1", "deployments", &args.name, "resume"];
+    let deployment: Deployment = context.client()?.act(&path, parameters).await?;
+    context.output.one(&deployment, |deployment| match &deployment.candidate {
+        Some(candidate) if args.candidate => {
+            let (number, position) = (candidate.number, grouped(candidate.position));
+            format!("{}: generation {number} goes on at position {position}", deployment.name)
+        }
+        _ => {
+            let (state, position) = (state_word(deployment.state), grouped(deployment.position));
+            format!("{}: {state} at position {position}", deployment.name)
+        }
     })?;
     Ok(())
 }

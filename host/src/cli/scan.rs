@@ -1,9 +1,10 @@
 //! `foldstream scan`: entries of a read model in the order of their keys.
 
-use super::client::Client;
-use super::get::Wait;
+use super::Context;
+use super::client::{Client, Error};
+use super::exit::{Exit, Failure};
+use super::get::Reading;
 use super::output::{Format, compact, table};
-use super::{Context, exit};
 use crate::api::{Entry, EntryPage};
 
 /// Entries on one page when all are wanted.
@@ -18,7 +19,8 @@ Examples:
   foldstream scan order-totals
   foldstream scan order-totals --prefix customer/ --limit 20
   foldstream scan order-totals --start day/2026-01-01 --end day/2026-02-01 --reverse
-  foldstream scan order-totals --all -o ndjson > entries.ndjson")]
+  foldstream scan order-totals --all -o ndjson > entries.ndjson
+  foldstream scan order-totals --generation 3 --limit 20")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
@@ -40,18 +42,19 @@ pub struct Args {
     /// Most entries.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
     limit: u32,
-    /// All entries, page by page. Each page is consistent; a later page may reflect a later position.
+    /// All entries, page by page, all of one generation. Each page is consistent; a later page may reflect a later position.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    wait: Wait,
+    reading: Reading,
 }
 
 /// Prints entries.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
+    args.reading.prepared(&client, &args.name, context.output).await?;
     if args.all {
-        return print_all(&args, &client, context).await;
+        return print_all(args, &client, context).await;
     }
     let page = fetch(&args, &client, args.after.clone(), args.limit).await?;
     context.output.many(&page.entries, &page, |entries| lines(entries, true))?;
@@ -62,13 +65,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn fetch(
-    args: &Args,
-    client: &Client,
-    after: Option<String>,
-    limit: u32,
-) -> Result<EntryPage, super::client::Error> {
-    let mut parameters = args.wait.parameters();
+async fn fetch(args: &Args, client: &Client, after: Option<String>, limit: u32) -> Result<EntryPage, Error> {
+    let mut parameters = args.reading.parameters();
     let texts = [("prefix", &args.prefix), ("start", &args.start), ("end", &args.end), ("after", &after)];
     parameters.extend(texts.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))));
     if args.reverse {
@@ -78,12 +76,16 @@ async fn fetch(
     client.get(&["v1", "deployments", &args.name, "entries"], &parameters).await
 }
 
-async fn print_all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<()> {
+async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Result<()> {
     let output = &context.output;
+    let mut args = args;
     let mut after = args.after.clone();
     let mut count = 0_u64;
     loop {
-        let page = fetch(args, client, after, PAGE_ENTRIES).await?;
+        let page = fetch(&args, client, after, PAGE_ENTRIES).await.map_err(|error| broken_off(error, count))?;
+        // Another generation may begin to serve between two pages, and its keys may mean something else. A host that
+        // knows nothing of generations does not name one.
+        args.reading.pin(page.generation);
         match output.format {
             Format::Table => {
                 let text = lines(&page.entries, count == 0);
@@ -102,16 +104,31 @@ async fn print_all(args: &Args, client: &Client, context: &Context) -> anyhow::R
         count += page.entries.len() as u64;
         if page.next.is_none() {
             if output.format == Format::Json {
-                output.line(&format!("\n],\"position\":{}}}", page.position))?;
+                output.line(&format!("\n],\"position\":{},\"generation\":{}}}", page.position, page.generation))?;
             }
             return Ok(());
         }
         if page.entries.is_empty() {
             // A page ends by size at the earliest after one entry; anything else would go on for ever.
             let message = "the host returned an empty page that is not the last; please report it";
-            return Err(exit::Failure::new(exit::Exit::Failed, message).into());
+            return Err(Failure::new(Exit::Failed, message).into());
         }
         after = page.next;
+    }
+}
+
+/// A scan whose generation went away between two pages has no sound end: it says so. Other errors stay as they are.
+fn broken_off(error: Error, count: u64) -> anyhow::Error {
+    match &error {
+        Error::Problem(problem) if count > 0 && matches!(problem.kind.as_str(), "conflict" | "not-found") => {
+            let message = format!(
+                "the scan broke off after {} entries and must begin again: {}",
+                super::output::grouped(count),
+                problem.detail
+            );
+            Failure::new(Exit::Refused, message).into()
+        }
+        _ => error.into(),
     }
 }
 
@@ -142,6 +159,7 @@ pub fn cell(value: &serde_json::Value) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::exit::exit_of;
     use super::*;
 
     #[test]
@@ -153,6 +171,27 @@ mod tests {
         assert_eq!(lines(&entries, true), "KEY          VALUE\ncustomer/42  {\"total\":3}\nc            text");
         assert_eq!(lines(&entries[1..], false), "c  text");
         assert_eq!(lines(&[], true), "KEY  VALUE");
+    }
+
+    #[test]
+    fn scan_whose_generation_is_gone_must_begin_again() {
+        let problem = |kind: &str| {
+            Error::Problem(crate::api::Problem {
+                kind: kind.to_owned(),
+                title: String::new(),
+                status: 409,
+                detail: "generation 1 of totals does not run any more".to_owned(),
+                position: None,
+            })
+        };
+        let said =
+            "the scan broke off after 2,000 entries and must begin again: generation 1 of totals does not run any more";
+        for kind in ["conflict", "not-found"] {
+            let error = broken_off(problem(kind), 2_000);
+            assert_eq!((exit_of(&error), error.to_string().as_str()), (Exit::Refused, said));
+        }
+        assert_eq!(exit_of(&broken_off(problem("not-found"), 0)), Exit::NotFound);
+        assert_eq!(exit_of(&broken_off(problem("busy"), 2_000)), Exit::Unreachable);
     }
 
     #[test]

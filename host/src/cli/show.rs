@@ -1,11 +1,12 @@
 //! `foldstream show`: one deployment.
 
 use super::Context;
+use super::generations::outlook;
 use super::inspect::{self, MIGRATES};
 use super::output::{bytes, grouped, span, table};
-use crate::api::{Deployment, DeploymentState, SourceState};
+use crate::api::{Deployment, DeploymentState, Generation, SourceState};
 
-/// Show one deployment: state, position, lag, module, queries, failure.
+/// Show one deployment: state, position, lag, candidate, module, queries, failure.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -55,6 +56,8 @@ fn lines(deployment: &Deployment) -> String {
         format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
     ));
     rows.push(("generation", format!("{}, deployed at {}", deployment.generation, deployment.deployed_at)));
+    rows.extend(deployment.candidate.as_deref().map(|generation| ("candidate", other_line(generation))));
+    rows.extend(deployment.previous.as_deref().map(|generation| ("previous", other_line(generation))));
     let module = &deployment.module;
     rows.push(("module", format!("{} {} ({})", module.kind, module.name, bytes(module.size))));
     rows.push(("digest", module.digest.clone()));
@@ -80,6 +83,18 @@ fn state_line(deployment: &Deployment) -> String {
         line.push_str(&format!(", {} left", span(seconds)));
     }
     line
+}
+
+/// A generation that does not serve.
+fn other_line(generation: &Generation) -> String {
+    format!(
+        "generation {}, {} ({}): {}; {}",
+        generation.number,
+        generation.status.name(),
+        generation.strategy.name(),
+        outlook(generation),
+        generation.reason
+    )
 }
 
 fn source_line(deployment: &Deployment) -> String {
@@ -176,6 +191,25 @@ limits         memory 32.0 MiB, deadline 1000 ms
 state version  1
 query          top-customers: those who spent most"
         );
+    }
+
+    #[test]
+    fn candidate_and_previous_stand_below_what_serves() {
+        use crate::api::GenerationStatus;
+        let candidate = super::super::generations::tests::generation();
+        let mut previous = Generation { number: 1, status: GenerationStatus::Previous, ..candidate.clone() };
+        previous.reason = "generation 2 took over at position 9".to_owned();
+        previous.progress = 1.0;
+        let mut shown = deployment();
+        shown.candidate = Some(Box::new(candidate));
+        shown.previous = Some(Box::new(previous));
+        let shown = lines(&shown);
+        let expected = "
+generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+candidate      generation 3, building (rebuild): 40 %, 212,345/s, 2.8 s left; state version 2 instead of 1
+previous       generation 1, previous (rebuild): 100 %; generation 2 took over at position 9
+module  ";
+        assert!(shown.contains(expected), "{shown}");
     }
 
     #[test]

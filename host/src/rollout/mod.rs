@@ -195,7 +195,9 @@ impl Host {
             None => record.active().source.clone(),
         };
         let start = request.start.unwrap_or(record.active().start);
-        let wish = Wish { module: loaded.module.info(), source: &source, start, strategy: request.strategy };
+        let stands_beside = request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
+        let module = loaded.module.info();
+        let wish = Wish { module, source: &source, start, strategy: request.strategy, stands_beside };
         let (strategy, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 return Ok(deployed(&deployment, DeployOutcome::Unchanged, generation, reason, compile_ms));

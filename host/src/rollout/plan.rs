@@ -14,6 +14,8 @@ pub struct Wish<'a> {
     pub start: Start,
     /// What the operator wants done; none leaves it to us.
     pub strategy: Option<Strategy>,
+    /// Whether it is to be compared, or promoted by hand: only a state of its own can be.
+    pub stands_beside: bool,
 }
 
 /// What is to be done.
@@ -98,6 +100,9 @@ fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
         let subjects = (new.subjects.join(", "), old.subjects.join(", "));
         return Some(format!("it wants other subjects ({} instead of {})", subjects.0, subjects.1));
     }
+    if wish.stands_beside {
+        return Some("a comparison or a promotion by hand needs a state of its own".to_owned());
+    }
     None
 }
 
@@ -105,6 +110,10 @@ fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Pla
     let active = record.active();
     match strategy {
         Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was asked for".to_owned() }),
+        Strategy::Inherit if wish.stands_beside => Err(
+            "cannot inherit: there is nothing to compare or to promote by hand where one state is handed on; rebuild it"
+                .to_owned(),
+        ),
         Strategy::Inherit if active.module.state_version != wish.module.state_version => Err(format!(
             "cannot inherit: state version {} is not {}; rebuild it, or give the module the same state version if both \
              store the same",
@@ -183,7 +192,7 @@ mod tests {
     }
 
     fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {
-        decide(record, &Wish { module, source: "events", start: Start::Beginning, strategy })
+        decide(record, &Wish { module, source: "events", start: Start::Beginning, strategy, stands_beside: false })
     }
 
     fn strategy(plan: &Plan) -> Option<Strategy> {
@@ -208,8 +217,22 @@ mod tests {
         let mut wider = module("two", 1);
         wider.subjects.push("payments.>".to_owned());
         assert_eq!(plan(&wider), Some(Strategy::Rebuild));
-        let wish = Wish { module: &module("two", 1), source: "other", start: Start::Beginning, strategy: None };
+        let module = module("two", 1);
+        let start = Start::Beginning;
+        let wish = Wish { module: &module, source: "other", start, strategy: None, stands_beside: false };
         assert!(decide(&record(), &wish).expect_err("refused").contains("under another name"));
+    }
+
+    #[test]
+    fn what_is_to_be_compared_or_promoted_by_hand_is_never_handed_on() {
+        let decided = |module: &ModuleInfo, strategy| {
+            let wish = Wish { module, source: "events", start: Start::Beginning, strategy, stands_beside: true };
+            decide(&record(), &wish)
+        };
+        assert_eq!(strategy(&decided(&module("two", 1), None).expect("sound")), Some(Strategy::Rebuild));
+        assert!(matches!(decided(&module("one", 1), None).expect("sound"), Plan::Unchanged { .. }));
+        let refused = decided(&module("two", 1), Some(Strategy::Inherit)).expect_err("is refused");
+        assert!(refused.contains("nothing to compare"), "{refused}");
     }
 
     #[test]

@@ -1,0 +1,79 @@
+//! `foldstream rebuild`: the module that serves, built anew from the stream.
+
+use bytes::Bytes;
+
+use super::Context;
+use super::candidate::CandidateArgs;
+use super::client::{Client, UPLOAD_TIMEOUT};
+use super::deploy::{self, Waiting};
+use super::exit::{Exit, Failure};
+use super::output::grouped;
+use crate::api::{Deployed, PartialRebuild};
+
+/// Build the read model of a deployment anew, beside the one that serves, and let that take over.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream rebuild order-totals --wait
+  foldstream rebuild order-totals --require-equal --wait
+  foldstream rebuild order-totals --manual --cpu 20
+  foldstream rebuild order-totals --key 42         only the entries of one key of the events
+  foldstream rebuild order-totals --prefix 4
+
+With --key or --prefix, the events of these keys alone are folded again, and the result takes the place of what is there,
+by the key rule of the manifest. It is refused where their events also change entries that are not of the key alone.")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Fold only the events of this key again.
+    #[arg(long, conflicts_with_all = ["prefix", "wait"])]
+    key: Option<String>,
+    /// Fold only the events of keys that begin with this again.
+    #[arg(long, conflicts_with = "wait")]
+    prefix: Option<String>,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    candidate: CandidateArgs,
+}
+
+/// Asks for it and tells what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let parameters = args.candidate.parameters()?;
+    let client = context.client()?;
+    let part = args.key.map(|key| ("key", key)).or(args.prefix.map(|prefix| ("prefix", prefix)));
+    if let Some(part) = part {
+        if !parameters.is_empty() {
+            let message =
+                "a part is put in place at once: leave out the options of a new generation, or --key and --prefix";
+            return Err(Failure::new(Exit::Usage, message).into());
+        }
+        return rebuild_part(&client, &args.name, part, context).await;
+    }
+    let path = ["v1", "deployments", &args.name, "rebuild"];
+    let nothing = ("application/json", Bytes::new());
+    let deployed: Deployed = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
+    deploy::tell(deployed, args.waiting, &client, context.output).await
+}
+
+async fn rebuild_part(
+    client: &Client,
+    name: &str,
+    part: (&'static str, String),
+    context: &Context,
+) -> anyhow::Result<()> {
+    let path = ["v1", "deployments", name, "rebuild-part"];
+    let nothing = ("application/json", Bytes::new());
+    let rebuilt: PartialRebuild = client.post(&path, &[part], nothing, UPLOAD_TIMEOUT).await?;
+    context.output.one(&rebuilt, |rebuilt| {
+        format!(
+            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed",
+            rebuilt.selection,
+            grouped(rebuilt.position),
+            grouped(rebuilt.events),
+            grouped(rebuilt.written),
+            grouped(rebuilt.removed)
+        )
+    })?;
+    Ok(())
+}

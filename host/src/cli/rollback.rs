@@ -1,0 +1,30 @@
+//! `foldstream rollback`.
+
+use super::{Context, promote};
+use crate::api::CutOver;
+
+/// Let the generation that served before serve again.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream rollback order-totals
+  foldstream rollback order-totals --rebuild
+
+Its read model is kept, and follows the stream, for the time and number that the host is set to (rollout.keep_previous).
+Beyond that it has to be built anew: this is refused, and says what it means, until --rebuild is added.")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Build its read model anew where it is gone; what serves goes on meanwhile.
+    #[arg(long)]
+    rebuild: bool,
+}
+
+/// Asks for it and prints what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let parameters: &[_] = if args.rebuild { &[("rebuild", "true".to_owned())] } else { &[] };
+    let path = ["v1", "deployments", &args.name, "rollback"];
+    let cut_over: CutOver = context.client()?.act(&path, parameters).await?;
+    context.output.one(&cut_over, promote::line)?;
+    Ok(())
+}
