@@ -399,3 +399,39 @@ async fn scan_of_all_whose_generation_goes_away_says_that_it_must_begin_again() 
     let rest = ended(child, stdout).expect(4);
     assert!(rest.stderr.contains("the scan broke off after 1,000 entries and must begin again: "), "{}", rest.stderr);
 }
+
+#[tokio::test]
+async fn verify_proves_the_same_fold_or_names_what_differs() {
+    let mut stage = stage(800, "").await;
+    let proved = on(&stage.host, "verify ledger --seed 3").expect(0);
+    assert!(proved.stdout.starts_with("the same fold again: all ") && proved.stdout.contains("seed 3"), "{proved:?}");
+    let sampled = on(&stage.host, "verify ledger --sample 20 -o json").expect(0).json();
+    assert_eq!((&sampled["state"], &sampled["equal"]), (&json!("done"), &json!(true)));
+    deploy(&stage.host, "sloppy", "--wait").expect(0);
+    stage.publish(50).await;
+    let found = on(&stage.host, "verify sloppy").expect(1);
+    assert!(found.stdout.contains("not deterministic") && found.stdout.contains("`batches`"), "{found:?}");
+    on(&stage.host, "verify nothing").expect(3);
+}
+
+#[tokio::test]
+async fn reads_as_of_a_moment_and_rebuilds_of_a_part_are_commands() {
+    let mut stage = stage(300, "").await;
+    stage.publish(100).await;
+    let head = on(&stage.host, "get ledger head --as-of 250 -o json").expect(0).json();
+    assert_eq!((&head["value"]["count"], &head["position"]), (&json!(250), &json!(250)));
+    let past = on(&stage.host, "scan ledger --all --as-of 250 -o ndjson").expect(0).lines();
+    assert!(past.contains(&json!({ "key": "pair/left", "value": 250 })), "{past:?}");
+    let pair = on(&stage.host, "query ledger pair --as-of 250 -o json").expect(0).json();
+    assert_eq!(pair, json!({ "left": 250, "right": 250 }));
+    let early = on(&stage.host, "get ledger head --as-of 9999").expect(4);
+    assert!(early.stderr.contains("still to come"), "{early:?}");
+    on(&stage.host, "get ledger head --as-of 1 --at-least 2").expect(2);
+    deploy(&stage.host, "tally", "--wait").expect(0);
+    let part = on(&stage.host, "rebuild tally --key 7").expect(0).stdout;
+    assert!(part.starts_with("tally: 7 rebuilt at position 400: "), "{part}");
+    on(&stage.host, "rebuild tally --prefix 1 -o json").expect(0).json();
+    let refused = on(&stage.host, "rebuild ledger --key 7").expect(4);
+    assert!(refused.stderr.contains("rebuild all of it"), "{refused:?}");
+    on(&stage.host, "rebuild tally --key 7 --manual").expect(2);
+}
