@@ -60,8 +60,11 @@ async fn wait(
 ) -> anyhow::Result<Verification> {
     let mut progress = Progress::new(&format!("verifying {name}"), output);
     let mut patience = Patience::new(None);
-    while verification.state == WorkState::Running {
-        progress.show(&step(&verification));
+    while matches!(verification.state, WorkState::Queued | WorkState::Running) {
+        match verification.state {
+            WorkState::Queued => progress.wait(&verification.message),
+            _ => progress.show(&step(&verification)),
+        }
         patience.pause().await;
         match client.get(&["v1", "deployments", name, "verification"], &[]).await {
             Ok(now) => verification = now,

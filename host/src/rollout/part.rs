@@ -1,5 +1,8 @@
 //! The part of a stream that belongs to one key, or to the keys with one prefix, by the key rule of a module.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::Value;
 
 use crate::event::Event;
@@ -43,6 +46,8 @@ pub(super) struct KeyPart {
     rule: KeyRule,
     wanted: SubjectSet,
     subjects: SubjectSet,
+    /// Events of the part that were folded.
+    folded: Arc<AtomicU64>,
 }
 
 impl KeyPart {
@@ -57,12 +62,17 @@ impl KeyPart {
         }
         let narrowed = narrowed(&keys, rule, wanted);
         let subjects = SubjectSet::parse(&narrowed).map_err(|error| error.to_string())?;
-        Ok(Self { keys, rule: rule.clone(), wanted: wanted.clone(), subjects })
+        Ok(Self { keys, rule: rule.clone(), wanted: wanted.clone(), subjects, folded: Arc::default() })
     }
 
     /// Whether the server is asked for less than the module wants.
     pub(super) fn is_narrower(&self) -> bool {
         self.subjects.covering() != self.wanted.covering()
+    }
+
+    /// Counts the events of the part as they are folded.
+    pub(super) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.folded)
     }
 
     fn has(&self, event: &Event) -> bool {
@@ -145,6 +155,9 @@ impl Fold for PartFold {
             return (writer, Ok(()));
         }
         let (writer, result) = self.fold.apply(&own, writer);
+        if result.is_ok() {
+            self.part.folded.fetch_add(own.len() as u64, Ordering::Relaxed);
+        }
         // What the guest counts in its own batch stands elsewhere in ours.
         let result = result.map_err(|error| match error {
             ApplyError::Retry { index, message } => ApplyError::Retry { index: places[index], message },

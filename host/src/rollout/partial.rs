@@ -31,7 +31,7 @@ impl Host {
         let manifest = module.manifest();
         let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
-        let filtered_by_server = part.is_narrower();
+        let (filtered_by_server, folded) = (part.is_narrower(), part.counter());
         let aside = Aside { part: Some(Arc::new(part)), ..Aside::default() };
         // It costs as much as a rebuild, and waits for its turn like one.
         let ticket = self.inner.rebuilds.enter();
@@ -73,7 +73,7 @@ impl Host {
         Ok(api::PartialRebuild {
             selection: keys.text(),
             position,
-            events: scratch.runner.now().applied,
+            events: folded.load(std::sync::atomic::Ordering::Relaxed),
             written,
             removed,
             filtered_by_server,
