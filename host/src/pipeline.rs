@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
-use applier::{Applier, Interrupt, Processed};
+use applier::{Applier, Interrupt, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
@@ -183,6 +183,7 @@ impl Pipeline {
             progress: self.progress,
             metrics: self.metrics.clone(),
             attempts: 0,
+            obstacle: None,
         };
         let mut run = Run {
             applier,
@@ -309,7 +310,8 @@ impl Run {
                 Wake::Rested => Ok(()),
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
-                    self.applier.progress.stopped(error.kind(), &error.to_string(), None);
+                    let (kind, message) = (error.kind(), error.to_string());
+                    self.applier.obstacle = Some(Obstacle { kind, message, sequence: None });
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {
@@ -515,13 +517,17 @@ impl Run {
         }));
     }
 
-    /// Makes everything durable that was applied, whatever ended the run.
+    /// Makes everything durable that was applied, whatever ended the run, and only then tells that it can't go on: what was
+    /// shown beside a failure must not be lost, least of all when the stream is gone that could bring it back.
     fn finish(&mut self, ended: Ended) -> Ended {
         if let Some(writer) = &mut self.applier.writer {
             writer.discard();
         }
         let flushed = self.join_commit().and_then(|()| self.store.flush());
         self.share.set(self.store.memtable_bytes());
+        if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
+            self.applier.progress.stopped(kind, &message, sequence);
+        }
         match (ended, flushed) {
             (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),
             (ended, Ok(())) => ended,

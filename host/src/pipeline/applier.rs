@@ -95,6 +95,16 @@ pub(super) struct Applier {
     pub(super) metrics: DeploymentMetrics,
     /// Attempts at the event that fails now.
     pub(super) attempts: u32,
+    /// Why it can't go on, once it can't.
+    pub(super) obstacle: Option<Obstacle>,
+}
+
+/// Why a pipeline can't go on without an operator.
+pub(super) struct Obstacle {
+    pub(super) kind: &'static str,
+    pub(super) message: String,
+    /// The event at which it stopped, where there is one.
+    pub(super) sequence: Option<u64>,
 }
 
 impl Applier {
@@ -210,7 +220,7 @@ impl Applier {
         let most = if self.progress.is_on_probation() { ATTEMPTS_ON_PROBATION } else { u32::MAX };
         if rejected || self.attempts >= self.settings.attempts.min(most) {
             self.metrics.events_failed.inc();
-            self.progress.stopped(kind, &error.to_string(), Some(event.sequence));
+            self.obstacle = Some(Obstacle { kind, message: error.to_string(), sequence: Some(event.sequence) });
             self.attempts = 0;
             return Err(Ended::Failed);
         }
