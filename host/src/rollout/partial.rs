@@ -51,7 +51,10 @@ impl Host {
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
         let too_much = || Error::Conflict("too much changed meanwhile; try again".to_owned());
-        let changed = serving.changed_since(known.position, "").ok_or_else(too_much)?;
+        let changed = match ours.position() {
+            position if position == known.position => Vec::new(),
+            _ => serving.changed_since(known.position, "").ok_or_else(too_much)?,
+        };
         let chosen = keys.clone();
         let patch = blocking(move || patch(&ours, &theirs, &chosen, known.keys.into_iter().chain(changed)));
         let patch = patch.await.map_err(|error| error.into_error(name))?;
