@@ -25,9 +25,11 @@ fn deploy(host: &Host, guest: &str, options: &str) -> Output {
     cli::on(host, &["deploy", &module].into_iter().chain(options.split_whitespace()).collect::<Vec<_>>())
 }
 
-/// A host with so many orders folded by the first version of the ledger.
-async fn stage(events: usize, config: &str) -> Stage {
-    let mut stage = Stage::start_with(Kind::Embedded, config).await;
+/// A host with so many orders folded by the first version of the ledger; `rollout` are lines of that section. What a
+/// busy machine takes for a cut-over is not what is tested here, so the hold may be long.
+async fn stage(events: usize, rollout: &str) -> Stage {
+    let config = format!("[rollout]\nhold_max = \"5s\"\n{rollout}");
+    let mut stage = Stage::start_with(Kind::Embedded, &config).await;
     stage.publish(events).await;
     deploy(&stage.host, "ledger", "--wait --timeout 60s").expect(0);
     stage
@@ -39,6 +41,12 @@ fn statuses(host: &Host) -> Vec<(u64, String)> {
     let status =
         |row: &Value| (row["number"].as_u64().expect("a number"), row["status"].as_str().expect("text").to_owned());
     rows.iter().map(status).collect()
+}
+
+/// Whether a wait ended at a position; the state may still be about to change to `live` then.
+fn serves_at(output: &Output, position: u64) -> bool {
+    let ends = ["live", "catching-up"].map(|state| format!("ledger: {state} at position {position}\n"));
+    ends.contains(&output.stdout)
 }
 
 /// Waits until a generation of the ledger has a status.
@@ -74,7 +82,7 @@ async fn deploy_waits_until_another_version_serves_and_rollback_takes_it_back() 
     let stage = stage(500, "").await;
     let host = &stage.host;
     let deployed = deploy(host, "ledger-next", "--wait --timeout 60s").expect(0);
-    assert_eq!(deployed.stdout, "ledger: live at position 500\n");
+    assert!(serves_at(&deployed, 500), "{deployed:?}");
     assert!(deployed.stderr.contains("being rebuilt beside what serves"), "{deployed:?}");
     assert_eq!(statuses(host), [(1, "previous".to_owned()), (2, "active".to_owned())]);
     let table = on(host, "generations ledger").expect(0).stdout;
@@ -141,7 +149,7 @@ async fn comparison_keeps_a_candidate_and_shows_why() {
     assert_eq!(statuses(host), [(1, "previous".to_owned()), (2, "active".to_owned())]);
     // Built anew it is the same, and so is a part of it.
     let equal = on(host, "rebuild ledger --require-equal --wait --timeout 60s").expect(0);
-    assert!(equal.stderr.contains("compared: all ") && equal.stdout.starts_with("ledger: live"), "{equal:?}");
+    assert!(equal.stderr.contains("compared: all ") && serves_at(&equal, 500), "{equal:?}");
     let sampled = on(host, "rebuild ledger --require-equal --sample 30 --wait --timeout 60s").expect(0);
     assert!(sampled.stderr.contains("with 95 % confidence"), "{sampled:?}");
 }
@@ -185,7 +193,7 @@ async fn comparison_or_a_hand_keeps_a_module_from_taking_over_the_state_at_once(
     on(host, "rollback ledger").expect(0);
     let inherited = cli::on(host, &["deploy", &file, "--wait"]).expect(0);
     assert!(inherited.stderr.contains("both modules store the same: state version 1"), "{inherited:?}");
-    assert_eq!(inherited.stdout, "ledger: live at position 100\n");
+    assert!(serves_at(&inherited, 100), "{inherited:?}");
 }
 
 #[tokio::test]
@@ -270,12 +278,12 @@ async fn deploy_that_waits_is_not_misled_by_the_failure_of_the_code_before() {
     stage.client().failed(LEDGER).await;
     let mended = deploy(&stage.host, "ledger", "--wait --timeout 60s").expect(0);
     assert!(mended.stderr.contains("inherited the read model that serves (generation 2,"), "{mended:?}");
-    assert_eq!(mended.stdout, "ledger: live at position 100\n");
+    assert!(serves_at(&mended, 100), "{mended:?}");
 }
 
 #[tokio::test]
 async fn rebuilds_show_what_runs_and_what_waits_for_its_turn() {
-    let stage = stage(MANY, "[rollout]\nrebuilds_max = 1\n").await;
+    let stage = stage(MANY, "rebuilds_max = 1\n").await;
     let host = &stage.host;
     let none = on(host, "rebuilds").expect(0);
     assert!(none.stderr.contains("1 may run at once"), "{none:?}");
@@ -309,7 +317,7 @@ async fn rebuilds_show_what_runs_and_what_waits_for_its_turn() {
 
 #[tokio::test]
 async fn rollback_to_a_state_that_is_gone_says_what_it_takes() {
-    let stage = stage(300, "[rollout]\nkeep_previous = \"1ms\"\n").await;
+    let stage = stage(300, "keep_previous = \"1ms\"\n").await;
     let host = &stage.host;
     assert!(on(host, "rollback ledger").expect(4).stderr.contains("has no earlier generation"));
     deploy(host, "ledger-next", "--wait --timeout 60s").expect(0);

@@ -31,8 +31,9 @@ Examples:
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
 
-Deploying the same module again changes nothing. Another module under a name takes over the read model there is where
-both store the same; else it is built beside the one that serves, and takes over when it has caught up.")]
+Deploying the same module again changes nothing. Another module under a name takes over the read
+model there is where both store the same; else it is built beside the one that serves, and takes
+over when it has caught up.")]
 pub struct Args {
     /// The module, as `foldstream build` writes it.
     file: PathBuf,

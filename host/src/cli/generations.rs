@@ -20,7 +20,7 @@ Examples:
   foldstream generations order-totals
   foldstream generations order-totals -o ndjson | jq 'select(.status == \"ready\") | .comparison'
 
-Below the table stands what the last comparison of a candidate with the generation that serves found.")]
+Below the table stands what the last comparison of a candidate with what served found.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

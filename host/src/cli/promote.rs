@@ -10,8 +10,9 @@ Examples:
   foldstream promote order-totals
   foldstream promote order-totals --force
 
-Where a comparison was asked for, it is made first, and keeps a candidate back that differs more than was allowed.
-The generation that served before follows the stream for a while: `foldstream rollback` lets it serve again.")]
+Where a comparison was asked for, it is made first, and keeps a candidate back that differs more
+than was allowed. The generation that served before follows the stream for a while: `foldstream
+rollback` lets it serve again.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -11,7 +11,8 @@ Examples:
   foldstream prune order-totals --keep 1 --dry-run
   foldstream prune order-totals --keep 1
 
-What serves and what is being built stay. Without the generation that served before, a rollback has to build it anew.")]
+What serves and what is being built stay. Without the generation that served before, a rollback
+has to build it anew.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

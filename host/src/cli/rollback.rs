@@ -10,8 +10,9 @@ Examples:
   foldstream rollback order-totals
   foldstream rollback order-totals --rebuild
 
-Its read model is kept, and follows the stream, for the time and number that the host is set to (rollout.keep_previous).
-Beyond that it has to be built anew: this is refused, and says what it means, until --rebuild is added.")]
+Its read model is kept, and follows the stream, for as long as the host is set to
+(rollout.keep_previous). Beyond that it has to be built anew: this is refused, and says what it
+means, until --rebuild is added.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -175,13 +175,16 @@ fn too_late(name: &str, generation: &Generation) -> Failure {
 
 fn show(generation: &Generation, progress: &mut Progress) {
     let is_folding = generation.state.is_some_and(|state| state != DeploymentState::Opening);
-    if generation.status == GenerationStatus::Building && is_folding {
+    let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == 0;
+    if is_folding && !is_built {
         progress.show(&Step {
             done: generation.position,
             total: Some(generation.head),
             rate: generation.rate,
             remaining_seconds: generation.remaining_seconds,
         });
+    } else if is_built {
+        progress.wait("caught up, about to take over");
     } else {
         progress.wait(&outlook(generation));
     }
