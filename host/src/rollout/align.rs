@@ -95,7 +95,9 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
         if stands_at >= position {
             return stands_at;
         }
-        if has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok() {
+        // One that has no state at all has nothing to note a position beside.
+        let advanced = has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
+        if advanced && candidate.position() >= position {
             return position;
         }
     }
