@@ -259,6 +259,23 @@ async fn a_gate_keeps_back_what_differs_and_lets_pass_what_is_allowed() {
 }
 
 #[tokio::test]
+async fn what_is_promoted_by_hand_is_compared_before() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(300).await;
+    let parameters = format!("&promote=manual{}", gate(r#"{"allow":["added","removed","changed"]}"#));
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), &parameters).await;
+    let client = stage.client();
+    let compared = wait::until("the comparison", || async {
+        client.show(LEDGER).await.candidate.and_then(|candidate| candidate.comparison)
+    })
+    .await;
+    assert_eq!((compared.refused, compared.changed), (0, 1));
+    assert_eq!(client.show(LEDGER).await.generation, 1, "nobody has promoted it");
+    client.act(LEDGER, "promote").await.expect(200);
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
 async fn a_sample_states_what_it_proves() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(2_000).await;
@@ -480,7 +497,7 @@ async fn fifty_rollouts_at_once_stay_orderly() {
     let places: Vec<u64> = list.rebuilds.iter().map(|rebuild| rebuild.place).collect();
     assert!(places.is_sorted() && list.rebuilds.len() > 10, "the queue shows its order: {places:?}");
     let waiting = list.rebuilds.iter().filter(|rebuild| rebuild.place > 0);
-    assert!(waiting.clone().all(|rebuild| rebuild.waits_for.contains("rebuilds that came before")));
+    assert!(waiting.clone().all(|rebuild| rebuild.waits_for.ends_with("that came before")));
     assert_eq!(waiting.map(|rebuild| rebuild.place).max(), list.rebuilds.iter().map(|rebuild| rebuild.place).max());
     for name in &names {
         client.becomes(name, 2, GenerationStatus::Active).await;

@@ -207,10 +207,15 @@ impl Host {
         pause = RETRY_PAUSE.0;
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return };
-            if generation.build.promote == Promotion::Manual {
-                return;
-            }
-            match self.take_turn(deployment, number).await {
+            // Whoever is to promote it by hand wants to see the comparison before.
+            let is_manual = generation.build.promote == Promotion::Manual;
+            let must_compare = generation.build.gate.is_some() && generation.comparison.is_none();
+            let done = match (is_manual, must_compare) {
+                (true, false) => return,
+                (true, true) => self.pass_gate(deployment, number).await,
+                (false, _) => self.take_turn(deployment, number).await,
+            };
+            match done {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::info!(deployment = deployment.name(), generation = number, %error, "not taken over yet");
@@ -370,6 +375,7 @@ fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
     let generation = *info.candidate?;
     let place = generation.queued_behind.unwrap_or(0);
     let waits_for = match (generation.status, generation.build.promote) {
+        _ if place == 1 => "a rebuild that came before".to_owned(),
         _ if place > 0 => format!("{place} rebuilds that came before"),
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
         (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),

@@ -43,6 +43,7 @@ pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<C
     if found.compared == 0 && found.entries > 0 {
         return compare(active, candidate, &Gate { sample: None, ..gate.clone() });
     }
+    found.examples.sort_by_key(|example| example.allowed);
     found.conclusion = conclusion(&found);
     Ok(found)
 }
