@@ -463,6 +463,8 @@ async fn a_first_projection_is_made_tested_built_deployed_and_asked_as_the_readm
     let tested = in_crate(&project, "cargo", &["test", "--quiet"]).expect(0);
     assert!(tested.stdout.contains("1 passed"), "{tested:?}");
     in_crate(&project, "foldstream", &["build"]).expect(0);
+    in_crate(&project, "foldstream", &["build", "--out", "new/folder/it.wasm"]).expect(0);
+    assert!(project.join("new/folder/it.wasm").is_file(), "a folder for it is made where there is none");
     let host = Host::start().await;
     let module = project.join("page-visits.wasm").display().to_string();
     cli::on(&host, &["deploy", &module, "--wait", "--timeout", "60s"]).expect(0);

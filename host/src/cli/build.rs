@@ -62,7 +62,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let examined =
         tokio::task::spawn_blocking(move || inspect::examine(module)).await.context("the check panicked")??;
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("{}.wasm", compiled.name)));
-    std::fs::write(&out, &examined.component).with_context(|| format!("cannot write {}", out.display()))?;
+    // A folder for what is built, such as one below `target`, need not be there yet.
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let made = folder.map_or(Ok(()), std::fs::create_dir_all);
+    let written = made.and_then(|()| std::fs::write(&out, &examined.component));
+    written.with_context(|| format!("cannot write {}", out.display()))?;
     context.output.note(&format!("wrote {}", out.display()));
     context.output.one(&examined.info, line)?;
     Ok(())
