@@ -323,19 +323,8 @@ impl Host {
         let record = deployment.record();
         self.check_history(&record.active().source, record.active().start).await?;
         let number = record.next;
-        let mut generation = record.active().clone();
-        generation.number = number;
-        generation.state_file = number;
-        generation.strategy = Strategy::Rebuild;
-        generation.build = build;
-        generation.comparison = None;
-        generation.on_probation = false;
-        generation.has_served = false;
-        generation.paused = false;
-        generation.serves_from = 0;
-        generation.created_at = jiff::Timestamp::now().to_string();
         let reason = "a rebuild was asked for".to_owned();
-        generation.enter(GenerationStatus::Building, reason.clone());
+        let generation = record.active().built_anew(number, build, reason.clone());
         self.add_candidate(&deployment, generation, "rebuild").await?;
         Ok(super::deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0))
     }

@@ -142,18 +142,8 @@ impl Host {
         }
         self.check_history(&last.source, last.start).await?;
         let number = record.next;
-        let mut generation = last.clone();
-        generation.number = number;
-        generation.state_file = number;
-        generation.strategy = api::Strategy::Rebuild;
-        generation.build = api::BuildSettings::default();
-        generation.comparison = None;
-        generation.paused = false;
-        generation.has_served = false;
-        generation.serves_from = 0;
-        generation.created_at = jiff::Timestamp::now().to_string();
         let reason = format!("rolling back: generation {} is built anew", last.number);
-        generation.enter(GenerationStatus::Building, reason.clone());
+        let generation = last.built_anew(number, api::BuildSettings::default(), reason.clone());
         self.add_candidate(deployment, generation, "rollback").await?;
         Ok(api::CutOver {
             deployment: deployment.info(),

@@ -163,6 +163,30 @@ impl Generation {
         self.status_since = jiff::Timestamp::now().to_string();
     }
 
+    /// The same module as a generation of its own, to be folded from the beginning of the stream.
+    pub fn built_anew(&self, number: u64, build: BuildSettings, reason: impl Into<String>) -> Self {
+        let mut anew = Self {
+            number,
+            module: self.module.clone(),
+            source: self.source.clone(),
+            start: self.start,
+            state_file: number,
+            strategy: Strategy::Rebuild,
+            status: GenerationStatus::Building,
+            reason: String::new(),
+            created_at: jiff::Timestamp::now().to_string(),
+            status_since: String::new(),
+            paused: false,
+            serves_from: 0,
+            has_served: false,
+            on_probation: false,
+            build,
+            comparison: None,
+        };
+        anew.enter(GenerationStatus::Building, reason);
+        anew
+    }
+
     /// Whether its state file is kept for it: not for history, nor for code that failed on the state of another.
     pub fn has_file(&self) -> bool {
         match self.status {
