@@ -1,9 +1,10 @@
 //! Batches: runs of events that go through the pipeline as one step.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::position::StreamIdentity;
+use crate::position::{EventMark, StreamIdentity};
 
 /// Events in order, with the position that the state has once they are applied.
 ///
@@ -13,6 +14,8 @@ use crate::position::StreamIdentity;
 pub struct Batch {
     /// Matching events, in rising order of sequence.
     pub events: Vec<Event>,
+    /// The sequence after which this batch begins.
+    pub after: u64,
     /// The last sequence that this batch covers; at least that of its last event.
     pub through: u64,
     /// The last sequence in the stream, as far as the source knows by now.
@@ -21,6 +24,10 @@ pub struct Batch {
     pub pending: u64,
     /// The stream that the events came from.
     pub stream: Arc<StreamIdentity>,
+    /// The last message that was read, if it came after the last event: one that did not match.
+    pub last_seen: Option<EventMark>,
+    /// Sequences that the stream no longer has, that may have matched, and that may be passed over; in rising order.
+    pub missing: Vec<RangeInclusive<u64>>,
 }
 
 impl Batch {
@@ -36,27 +43,55 @@ impl Batch {
         self.through = later.through;
         self.head = later.head;
         self.pending = later.pending;
+        self.stream = later.stream;
+        self.last_seen = later.last_seen.or(self.last_seen.take());
+        self.missing.append(&mut later.missing);
+    }
+
+    /// How many sequences are missing behind `after` and up to `through`.
+    pub fn missing_between(&self, after: u64, through: u64) -> u64 {
+        let within = self.missing.iter().filter_map(|range| clamp(range, after + 1, through));
+        within.map(|range| range.end() - range.start() + 1).sum()
+    }
+
+    /// What follows the first part of this batch, which ends at `through` and keeps its events.
+    fn rest(&mut self, events: Vec<Event>, through: u64) -> Batch {
+        let later = Batch {
+            events,
+            after: through,
+            through: self.through,
+            head: self.head,
+            pending: self.pending,
+            stream: Arc::clone(&self.stream),
+            last_seen: self.last_seen.take(),
+            missing: self.missing.iter().filter_map(|range| clamp(range, through + 1, u64::MAX)).collect(),
+        };
+        self.missing = self.missing.iter().filter_map(|range| clamp(range, 0, through)).collect();
+        self.pending += later.events.len() as u64;
+        self.through = through;
+        later
     }
 
     /// Takes off what lies behind the first `count` events, as a batch that follows this one; at least one event must.
     pub fn split_off(&mut self, count: usize) -> Batch {
         let rest = self.events.split_off(count);
-        let first = rest.first().expect("something is split off").sequence;
-        let later = Batch { events: rest, stream: Arc::clone(&self.stream), ..*self };
-        self.pending += later.events.len() as u64;
-        self.through = first - 1;
-        later
+        let through = rest.first().expect("something is split off").sequence - 1;
+        self.rest(rest, through)
     }
 
     /// Takes off what lies behind a sequence before the end of this batch, as a batch that follows it.
     pub fn split_behind(&mut self, sequence: u64) -> Batch {
         debug_assert!(sequence < self.through, "something is split off");
         let count = self.events.partition_point(|event| event.sequence <= sequence);
-        let later = Batch { events: self.events.split_off(count), stream: Arc::clone(&self.stream), ..*self };
-        self.pending += later.events.len() as u64;
-        self.through = sequence;
-        later
+        let rest = self.events.split_off(count);
+        self.rest(rest, sequence)
     }
+}
+
+/// What of a range lies within two bounds, both included.
+fn clamp(range: &RangeInclusive<u64>, from: u64, to: u64) -> Option<RangeInclusive<u64>> {
+    let within = *range.start().max(&from)..=*range.end().min(&to);
+    (!within.is_empty()).then_some(within)
 }
 
 /// How large a batch may grow.
@@ -73,5 +108,73 @@ impl Default for Limits {
     /// 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Beyond that they still save state traffic on hot keys.
     fn default() -> Self {
         Self { events: 2_048, bytes: 4 << 20 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Payload;
+    use crate::position::Checkpoint;
+
+    fn event(sequence: u64) -> Event {
+        Event {
+            sequence,
+            time_ns: sequence,
+            subject: "s".into(),
+            kind: "s".into(),
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+        }
+    }
+
+    /// Events 3, 7 and 8 of a batch after 1 and up to 12; 2, 4 to 6 and 9 are gone, 12 is of others.
+    fn batch() -> Batch {
+        Batch {
+            events: [3, 7, 8].map(event).to_vec(),
+            after: 1,
+            through: 12,
+            head: 12,
+            pending: 0,
+            stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
+            last_seen: Some(EventMark::of(&event(12))),
+            missing: vec![2..=2, 4..=6, 9..=9],
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_once_wherever_a_batch_is_cut() {
+        for cut in 1..12 {
+            let mut first = batch();
+            let second = first.split_behind(cut);
+            assert_eq!((first.after, first.through, second.after, second.through), (1, cut, cut, 12));
+            let one = Checkpoint::after(None, &first, first.events.last(), first.through);
+            let two = Checkpoint::after(Some(&one), &second, second.events.last(), second.through);
+            assert_eq!((two.position, two.missing, two.begins_after), (12, 5, Some(1)), "cut at {cut}");
+            assert_eq!(two.last_event.as_ref().map(|mark| mark.sequence), Some(8));
+            assert_eq!(two.last_seen, Some(EventMark::of(&event(12))));
+            assert!(one.marks().all(|mark| mark.sequence <= cut), "nothing beyond {cut} was applied");
+        }
+        let mut first = batch();
+        let second = first.split_off(1);
+        assert_eq!(
+            (
+                first.through,
+                second.events.len(),
+                first.missing_between(1, 6) + first.missing_between(6, 12) + second.missing_between(7, 12)
+            ),
+            (6, 2, 5)
+        );
+    }
+
+    #[test]
+    fn a_merged_batch_keeps_what_was_seen_last() {
+        let mut whole = batch();
+        let mut rest = whole.split_behind(8);
+        rest.last_seen = None;
+        whole.last_seen = Some(EventMark::of(&event(6)));
+        whole.append(rest);
+        let checkpoint = Checkpoint::after(None, &whole, whole.events.last(), 12);
+        assert_eq!((checkpoint.last_seen, checkpoint.missing), (None, 5), "an event was applied after it");
     }
 }

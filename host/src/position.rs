@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::batch::Batch;
 use crate::event::Event;
 
-/// Which history a sequence belongs to. Two streams of one name that were
-/// created at different times are different histories.
+/// What a stream is called and when it was made. Both are hints: servers move the creation time of a healthy stream, and
+/// a mirror that takes over may have another name. What was read from it is the proof ([`EventMark`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamIdentity {
     /// Name of the stream.
@@ -49,4 +50,46 @@ pub struct Checkpoint {
     pub stream: StreamIdentity,
     /// The last event that was applied, if there was any.
     pub last_event: Option<EventMark>,
+    /// The last message that was seen, whatever its subject, if that is later than the last event that was applied. A
+    /// stream that lost its tail and grew again has another one in its place.
+    // Format 1 has neither this nor what follows.
+    #[serde(default)]
+    pub last_seen: Option<EventMark>,
+    /// The sequence after which the state began; none if format 1 did not note it.
+    #[serde(default)]
+    pub begins_after: Option<u64>,
+    /// How many sequences the stream no longer had when the state passed them, that the module may have wanted, and that
+    /// were accepted.
+    #[serde(default)]
+    pub missing: u64,
+}
+
+impl Checkpoint {
+    /// A position in a stream, with nothing to prove it by.
+    pub fn at(position: u64, stream: StreamIdentity) -> Self {
+        Self { position, stream, last_event: None, last_seen: None, begins_after: None, missing: 0 }
+    }
+
+    /// What was seen of the stream, the latest first: the message seen last, and the event applied last.
+    pub fn marks(&self) -> impl Iterator<Item = &EventMark> {
+        self.last_seen.iter().chain(&self.last_event)
+    }
+
+    /// The checkpoint after a part of a batch that ends at `through`, whose last event is `last`.
+    pub fn after(before: Option<&Self>, batch: &Batch, last: Option<&Event>, through: u64) -> Self {
+        let last_event = last.map(EventMark::of).or_else(|| before.and_then(|before| before.last_event.clone()));
+        let earlier = before.and_then(|before| before.last_seen.as_ref());
+        let seen = batch.last_seen.as_ref().filter(|seen| seen.sequence <= through).or(earlier);
+        let applied = last_event.as_ref().map_or(0, |event| event.sequence);
+        let begins_after = before.map_or(Some(batch.after), |before| before.begins_after);
+        let passed = before.map_or(batch.after, |before| before.position);
+        Self {
+            position: through,
+            stream: (*batch.stream).clone(),
+            last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
+            last_event,
+            begins_after,
+            missing: before.map_or(0, |before| before.missing) + batch.missing_between(passed, through),
+        }
+    }
 }

@@ -412,6 +412,7 @@ impl Inner {
             source_name: generation.source.clone(),
             source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
             start: generation.start,
+            accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
             part: None,
         }

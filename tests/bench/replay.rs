@@ -95,6 +95,7 @@ fn request() -> Request {
         subjects: SubjectSet::parse(&["orders.>"]).expect("a constant and valid"),
         wants_headers: false,
         limits: Limits::default(),
+        accepts_missing_through: 0,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::ApplyError;
-use crate::position::{Checkpoint, EventMark};
+use crate::position::Checkpoint;
 use crate::progress::{Alive, Progress};
 use crate::state::{self, Store, Writer};
 
@@ -182,9 +182,7 @@ impl Applier {
     }
 
     fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, store: &Store) {
-        let last_event =
-            last.map(EventMark::of).or_else(|| store.published().and_then(|checkpoint| checkpoint.last_event));
-        let checkpoint = Checkpoint { position: through, stream: (*batch.stream).clone(), last_event };
+        let checkpoint = Checkpoint::after(store.published().as_ref(), batch, last, through);
         self.writer.as_mut().expect("the writer comes back from every call").publish(checkpoint);
         if self.attempts > 0 {
             self.attempts = 0;

@@ -161,6 +161,9 @@ mod tests {
             head: 9,
             pending: 2,
             stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
+            after: 0,
+            last_seen: None,
+            missing: vec![1..=1, 3..=3, 5..=5],
         }
     }
 

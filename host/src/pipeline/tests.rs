@@ -110,6 +110,7 @@ impl Stage {
                 subjects: SubjectSet::parse(&["s.>"]).expect("sound"),
                 wants_headers: false,
                 limits: Limits::default(),
+                accepts_missing_through: 0,
             },
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: Box::new(move || {

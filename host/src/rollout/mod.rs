@@ -444,6 +444,7 @@ fn new_generation(
         on_probation: false,
         build,
         comparison: None,
+        accepts_missing_through: 0,
     }
 }
 

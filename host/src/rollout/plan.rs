@@ -183,6 +183,7 @@ mod tests {
             on_probation: false,
             build: BuildSettings::default(),
             comparison: None,
+            accepts_missing_through: 0,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Program {
     pub source: Result<Source, String>,
     /// Where a new state begins.
     pub start: Start,
+    /// Events up to this sequence may be missing from the stream.
+    pub accepts_missing_through: u64,
     /// It took over a state, and gets few attempts.
     pub on_probation: bool,
     /// Fold only a part of what the module wants.

@@ -20,7 +20,7 @@ fn state_at_five() -> (TempDir, PathBuf) {
     writer.begin();
     writer.put("key", Some(Payload::from("value"))).expect("within limits");
     let stream = StreamIdentity { name: "events".to_owned(), created_ns: 1 };
-    writer.publish(Checkpoint { position: 5, stream, last_event: None });
+    writer.publish(Checkpoint::at(5, stream));
     store.flush().expect("it is durable");
     (folder, path)
 }
@@ -36,6 +36,7 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
             source_name: "events".to_owned(),
             source: Err("there is none".to_owned()),
             start: Start::Beginning,
+            accepts_missing_through: 0,
             on_probation: false,
             part: None,
         },

@@ -166,6 +166,7 @@ impl Worker {
             subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
             wants_headers: manifest.wants_headers || needs_headers,
             limits: self.settings.batch,
+            accepts_missing_through: program.accepts_missing_through,
         };
         let pipeline = Pipeline {
             source,

@@ -161,6 +161,7 @@ impl Reader {
         }
         self.pause = RETRY_PAUSE.0;
         self.tell(SourceState::Reading, None);
+        let after = self.position.unwrap_or(after);
         if self.position == Some(run.through) {
             return Ok(None);
         }
@@ -170,10 +171,13 @@ impl Reader {
         }
         Ok(Some(Batch {
             events: run.events,
+            after,
             through: run.through,
             head: run.head,
             pending: run.head - run.through,
             stream: Arc::clone(&self.stream),
+            last_seen: None,
+            missing: Vec::new(),
         }))
     }
 

@@ -29,6 +29,8 @@ pub struct Request {
     pub wants_headers: bool,
     /// How much one call of [`Reader::next`] may return.
     pub limits: Limits,
+    /// Events up to this sequence may be missing from the stream; they are counted. 0 accepts none.
+    pub accepts_missing_through: u64,
 }
 
 /// Why a reader stopped for good. Everything that may pass is a [`SourceState`] instead.

@@ -152,6 +152,10 @@ pub struct Generation {
     pub build: BuildSettings,
     /// What the last comparison with the active generation found.
     pub comparison: Option<Comparison>,
+    /// Events up to this sequence may be missing from the stream, as an operator accepted; 0 accepts none.
+    // Format 1 has no such field.
+    #[serde(default)]
+    pub accepts_missing_through: u64,
 }
 
 impl Generation {
@@ -182,6 +186,7 @@ impl Generation {
             on_probation: false,
             build,
             comparison: None,
+            accepts_missing_through: self.accepts_missing_through,
         };
         anew.enter(GenerationStatus::Building, reason);
         anew

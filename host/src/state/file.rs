@@ -4,6 +4,9 @@
 //! (1) from bytes (2), and then its octets. The table `meta` holds `format`,
 //! `checkpoint` (JSON of [`Checkpoint`]) and `bytes` (the sum of all keys and
 //! values, 8 bytes big endian).
+//!
+//! Format 1 differs in the checkpoint alone: what was seen last, where the state
+//! began and what was missing are not noted. Opening a file makes it format 2.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +23,7 @@ use crate::position::Checkpoint;
 use crate::whole;
 
 /// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");

@@ -8,7 +8,7 @@ use crate::position::{Checkpoint, StreamIdentity};
 type Model = BTreeMap<String, String>;
 
 fn checkpoint(position: u64) -> Checkpoint {
-    Checkpoint { position, stream: StreamIdentity { name: "events".to_owned(), created_ns: 1 }, last_event: None }
+    Checkpoint::at(position, StreamIdentity { name: "events".to_owned(), created_ns: 1 })
 }
 
 fn open(path: &std::path::Path) -> (Store, Writer) {
@@ -220,7 +220,56 @@ fn a_second_opener_and_a_newer_format_are_refused_with_advice() {
     transaction.commit().expect("commits");
     drop(database);
     let error = Store::open(&path, Options::default(), |_| ()).expect_err("the format is newer").to_string();
-    assert!(error.contains("written by format 2, this build reads 1 to 1"), "{error}");
+    assert!(error.contains("written by format 3, this build reads 1 to 2"), "{error}");
+}
+
+/// Writes a state file as format 1 laid it out.
+fn write_format_1(path: &std::path::Path) {
+    let database = redb::Database::create(path).expect("is created");
+    let transaction = database.begin_write().expect("begins");
+    {
+        let mut entries = transaction.open_table(redb::TableDefinition::<&str, &[u8]>::new("entries")).expect("opens");
+        entries.insert("a", b"\x01one".as_slice()).expect("writes");
+        let mut meta = transaction.open_table(redb::TableDefinition::<&str, &[u8]>::new("meta")).expect("opens");
+        let digest = serde_json::to_string(&[7_u8; 32]).expect("is plain data");
+        let checkpoint = format!(
+            r#"{{"position":42,"stream":{{"name":"ORDERS","created_ns":5}},"last_event":{{"sequence":40,"time_ns":6,"digest":{digest}}}}}"#
+        );
+        meta.insert("format", 1_u32.to_be_bytes().as_slice()).expect("writes");
+        meta.insert("checkpoint", checkpoint.as_bytes()).expect("writes");
+        meta.insert("bytes", 4_u64.to_be_bytes().as_slice()).expect("writes");
+    }
+    transaction.commit().expect("commits");
+}
+
+#[test]
+fn a_state_of_format_1_is_read_and_becomes_one_of_format_2() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("state.redb");
+    write_format_1(&path);
+    let (store, mut writer) = open(&path);
+    let old = store.published().expect("it had a checkpoint");
+    assert_eq!((old.position, old.stream.name.as_str(), old.stream.created_ns), (42, "ORDERS", 5));
+    assert_eq!(old.last_event.as_ref().map(|mark| (mark.sequence, mark.digest)), Some((40, [7; 32])));
+    assert_eq!((old.last_seen.as_ref(), old.begins_after, old.missing), (None, None, 0), "nobody noted it");
+    assert_eq!(store.snapshot().get("a").expect("reads"), Some(Payload::from("one")));
+    let seen = crate::position::EventMark { sequence: 50, time_ns: 9, digest: [1; 32] };
+    let new = Checkpoint { position: 50, last_seen: Some(seen), missing: 3, begins_after: Some(0), ..old };
+    writer.begin();
+    writer.put("b", Some(Payload::from("two"))).expect("within limits");
+    writer.publish(new.clone());
+    store.flush().expect("commits");
+    drop((store, writer));
+    let (store, _writer) = open(&path);
+    assert_eq!(store.published(), Some(new));
+    assert_eq!(store.snapshot().get("a").expect("reads"), Some(Payload::from("one")));
+    assert_eq!(store.snapshot().get("b").expect("reads"), Some(Payload::from("two")));
+    drop((store, _writer));
+    let database = redb::Database::open(&path).expect("opens");
+    let transaction = redb::ReadableDatabase::begin_read(&database).expect("begins");
+    let meta = transaction.open_table(redb::TableDefinition::<&str, &[u8]>::new("meta")).expect("opens");
+    let format = meta.get("format").expect("reads").expect("is there").value().to_vec();
+    assert_eq!(format, FORMAT.to_be_bytes(), "an older build refuses what it would not understand");
 }
 
 #[test]

@@ -277,7 +277,7 @@ async fn checkpoint_from(server: &Server, position: u64) -> Checkpoint {
     let start = Start::FirstAvailable;
     let mut reading = Reading::begin(options(server), Request { start, ..request(&[">"]) });
     let batch = reading.next().await.expect("the stream is sound");
-    Checkpoint { position, stream: (*batch.stream).clone(), last_event: None }
+    Checkpoint::at(position, (*batch.stream).clone())
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::Config;
 use foldstream::api::{SourceState, Start};
 use foldstream::batch::{Batch, Limits};
 use foldstream::event::Event;
-use foldstream::position::{Checkpoint, EventMark};
+use foldstream::position::Checkpoint;
 use foldstream::source::jetstream::{JetStream, Options, Reader};
 use foldstream::source::{Error, Request, initial_status};
 use foldstream::subject::SubjectSet;
@@ -23,6 +23,7 @@ pub fn request(subjects: &[&str]) -> Request {
         subjects: SubjectSet::parse(subjects).expect("subjects are sound"),
         wants_headers: false,
         limits: Limits::default(),
+        accepts_missing_through: 0,
     }
 }
 
@@ -101,11 +102,7 @@ impl Reading {
 }
 
 pub fn checkpoint(batch: &Batch) -> Checkpoint {
-    Checkpoint {
-        position: batch.through,
-        stream: (*batch.stream).clone(),
-        last_event: batch.events.last().map(EventMark::of),
-    }
+    Checkpoint::after(None, batch, batch.events.last(), batch.through)
 }
 
 pub fn numbers(events: &[Event]) -> Vec<u64> {
@@ -190,7 +187,7 @@ async fn caught_up_reader_says_so_and_passes_on_single_events() {
         assert_eq!(numbers(&batch.events), [number]);
         assert_eq!((batch.through, batch.head, batch.pending), (number + 1, number + 1, 0));
     }
-    let resume = Some(Checkpoint { position: 20, stream: (*first.stream).clone(), last_event: None });
+    let resume = Some(Checkpoint::at(20, (*first.stream).clone()));
     let mut resumed = Reading::begin(options(&server), Request { resume, ..request(&[">"]) });
     let batch = resumed.next().await.expect("the stream is sound");
     assert_eq!((batch.events.len(), batch.through, batch.head, batch.pending), (0, 20, 20, 0));

@@ -25,6 +25,7 @@ fn request(subjects: &[&str]) -> Request {
         subjects: SubjectSet::parse(subjects).expect("sound"),
         wants_headers: false,
         limits: Limits::default(),
+        accepts_missing_through: 0,
     }
 }
 
@@ -66,7 +67,7 @@ impl Reading {
 
 fn checkpoint(log: &Log, position: u64) -> Checkpoint {
     let event = read_all(log).into_iter().find(|event| event.sequence == position);
-    Checkpoint { position, stream: log.identity(), last_event: event.as_ref().map(EventMark::of) }
+    Checkpoint { last_event: event.as_ref().map(EventMark::of), ..Checkpoint::at(position, log.identity()) }
 }
 
 /// Ten events, of which retention has removed the first five.
@@ -247,7 +248,7 @@ async fn missing_beginning_is_incomplete_unless_accepted() {
 async fn events_gone_behind_a_checkpoint_are_a_gap() {
     let place = small();
     let log = trimmed(&place);
-    let at = |position| Checkpoint { position, stream: log.identity(), last_event: None };
+    let at = |position| Checkpoint::at(position, log.identity());
     let error = read(&log, resuming(&at(3))).error().await;
     assert!(matches!(error, Error::Gap { from: 4, to: 5, .. }), "{error}");
     // Behind position 5 nothing is missing.

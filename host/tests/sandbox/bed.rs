@@ -127,7 +127,8 @@ impl Bed {
                 let last = events.last().expect("a batch has events");
                 let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
                 let position = last.sequence.max(self.store.position());
-                writer.publish(Checkpoint { position, stream, last_event: Some(EventMark::of(last)) });
+                writer
+                    .publish(Checkpoint { last_event: Some(EventMark::of(last)), ..Checkpoint::at(position, stream) });
             }
             Err(_) => writer.discard(),
         }

@@ -190,7 +190,7 @@ fn over(module: &Arc<Module>, entries: &Entries, last: &Event) -> Bed {
         writer.put(key, Some(value.clone())).expect("fits the limits");
     }
     let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
-    writer.publish(Checkpoint { position: last.sequence, stream, last_event: Some(EventMark::of(last)) });
+    writer.publish(Checkpoint { last_event: Some(EventMark::of(last)), ..Checkpoint::at(last.sequence, stream) });
     bed
 }
 

@@ -154,6 +154,7 @@ impl Cursor {
         self.is_told = true;
         self.is_settled |= !events.is_empty() || self.through > self.handed;
         let through = self.held.as_ref().map_or(self.through, |held| held.sequence - 1);
+        let after = self.handed;
         if let Some(last) = events.last() {
             self.last = Last::Event(last.clone());
         }
@@ -163,6 +164,15 @@ impl Cursor {
         self.handed = through;
         self.handed_at = Instant::now();
         let pending = self.pending + self.events.len() as u64;
-        Some(Batch { events, through, head: self.head.max(through), pending, stream })
+        Some(Batch {
+            events,
+            after,
+            through,
+            head: self.head.max(through),
+            pending,
+            stream,
+            last_seen: None,
+            missing: Vec::new(),
+        })
     }
 }
