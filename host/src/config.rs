@@ -224,9 +224,6 @@ key::settings! {
         /// How long a stop may take.
         #[serde(with = "humantime_serde")]
         pub stop_budget: Duration,
-        /// After a restart, how long a deployment may decline reads until it is as far as it was.
-        #[serde(with = "humantime_serde")]
-        pub catch_up_wait: Duration,
     }
 
     /// How generations take over from each other.
@@ -379,7 +376,6 @@ impl Default for Pipeline {
             initial_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
             stop_budget: Duration::from_secs(10),
-            catch_up_wait: Duration::from_secs(10),
         }
     }
 }

@@ -351,6 +351,9 @@ impl Run {
         let Some(mut batch) = self.cut(batch) else { return Ok(()) };
         // Where the state was advanced over events of others, the source may still have to learn of it.
         batch.through = batch.through.max(self.store.position());
+        if batch.through > self.store.position() {
+            self.store.unsettle().map_err(Ended::State)?;
+        }
         let (begun, count) = (Instant::now(), batch.events.len());
         let interrupt =
             Interrupt { control: &self.control, wanted: self.wanted, pace: &self.way.receiver, runtime: &self.runtime };

@@ -42,8 +42,10 @@ pub struct Now {
     pub instances: u64,
     /// Percentage of the state file that is repaired, while it is being opened.
     pub repair_percent: Option<f64>,
-    /// The position that it may have shown before a restart; none while that is not known. A wait for it ends in time.
+    /// The position that it may have shown before the process started; none while that is not known.
     pub catches_up_to: Option<u64>,
+    /// Where the stream ended when it was first reached since the process started: nothing beyond was shown before.
+    pub first_head: Option<u64>,
     /// The position that clients are known to have seen: nothing before it is ever shown.
     pub floor: u64,
     /// Number of the generation whose module began to fold last.
@@ -98,6 +100,7 @@ impl Progress {
             instances: 0,
             repair_percent: None,
             catches_up_to,
+            first_head: None,
             floor,
             generation: 0,
             starts: 0,
@@ -149,15 +152,24 @@ impl Progress {
         self.inner.lock().now.repair_percent = percent;
     }
 
-    /// Its state was opened, and reflects what a checkpoint says.
-    pub fn opened(&self, checkpoint: Option<&Checkpoint>) {
+    /// Its state was opened, and reflects what a checkpoint says; `is_settled` says that readers saw nothing beyond that.
+    pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
-        self.inner.lock().now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
+        let now = &mut self.inner.lock().now;
+        now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
+        if is_settled && now.catches_up_to.is_none() {
+            now.catches_up_to = Some(0);
+        }
     }
 
     /// The stream ends at `head`, seen from aside while nothing is read; the state reflects `position`.
     pub fn seen(&self, head: u64, position: u64) {
         let now = &mut self.inner.lock().now;
+        // A stream that ends before the state, or that the reader refused, may be another one: its end says nothing.
+        let is_refused = now.failure.as_ref().is_some_and(|failure| failure.kind.starts_with("source-"));
+        if head >= position && !is_refused {
+            now.reached(head);
+        }
         if head <= now.head {
             return;
         }
@@ -176,9 +188,9 @@ impl Progress {
         }
         now.head = now.head.max(batch.head).max(batch.through);
         now.pending = batch.pending + batch.events.len() as u64;
-        if now.catches_up_to.is_none() {
-            now.catches_up_to = Some(if now.pending > 0 { batch.head } else { batch.through });
-        }
+        // The head also where no event is pending: for a reader that the server filters, the position moves over events of
+        // others as well, and readers saw that.
+        now.reached(batch.head.max(batch.through));
         if now.pending > LIVE_LAG_MAX && now.state == DeploymentState::Live {
             now.state = DeploymentState::CatchingUp;
         }
@@ -223,12 +235,6 @@ impl Progress {
         note(now, kind, message, Some(sequence), attempts);
     }
 
-    /// It rests, as an operator wants. Reads are answered from where it is: to wait for more would bring nothing.
-    pub fn paused(&self) {
-        self.set_state(DeploymentState::Paused);
-        self.answers_now();
-    }
-
     /// It can't go on without an operator.
     pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
         let now = &mut self.inner.lock().now;
@@ -261,15 +267,31 @@ impl Progress {
         now.floor = now.floor.max(position);
     }
 
-    /// Clients may have seen this position: reads are answered from there on, until the wait for it is over.
-    pub fn may_have_shown(&self, position: u64) {
+    /// It takes the place of another, of which clients saw `position` or more, at that position: what the other one may
+    /// have shown before the process started, it may have shown as well.
+    pub fn succeeds(&self, before: &Now, position: u64) {
         let now = &mut self.inner.lock().now;
-        now.catches_up_to = now.catches_up_to.max(Some(position));
+        now.floor = now.floor.max(before.floor).max(position);
+        let inherited = before.catches_up_to.or(now.first_head);
+        now.catches_up_to = match (now.catches_up_to, inherited) {
+            (Some(own), Some(inherited)) => Some(own.max(inherited)),
+            // The end of the stream tells, once it is reached.
+            _ => None,
+        };
     }
 
-    /// Nothing more is waited for: reads are answered from now on, unless clients are known to have seen more.
+    /// It stands at an event that nothing passes: nothing beyond can have been shown. Reads are answered from now on, unless
+    /// clients are known to have seen more.
     pub fn answers_now(&self) {
         self.inner.lock().now.catches_up_to = Some(0);
+    }
+}
+
+impl Now {
+    /// The stream was reached, and ends here.
+    fn reached(&mut self, head: u64) {
+        self.first_head.get_or_insert(head);
+        self.catches_up_to.get_or_insert(head);
     }
 }
 
@@ -318,15 +340,46 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_saw_outlasts_the_wait_for_what_they_may_have_seen() {
+    fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached() {
         let progress = Progress::new(None, 3);
         assert_eq!(progress.answers_from(), None);
-        progress.may_have_shown(9);
+        progress.seen(2, 4);
+        assert_eq!(progress.answers_from(), None, "another stream ends before the state");
+        progress.seen(9, 4);
+        progress.seen(12, 4);
         assert_eq!(progress.answers_from(), Some(9));
         progress.answers_now();
         assert_eq!(progress.answers_from(), Some(3));
         progress.shown(7);
-        progress.paused();
         assert_eq!(progress.answers_from(), Some(7));
+    }
+
+    #[test]
+    fn a_state_that_was_closed_in_good_order_answers_from_where_it_is() {
+        let progress = Progress::new(None, 0);
+        progress.opened(None, false);
+        assert_eq!(progress.answers_from(), None);
+        progress.opened(None, true);
+        assert_eq!(progress.answers_from(), Some(0));
+    }
+
+    #[test]
+    fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
+        let knowing = Progress::new(None, 2);
+        knowing.seen(9, 0);
+        let successor = Progress::new(Some(0), 0);
+        successor.succeeds(&knowing.now(), 5);
+        assert_eq!(successor.answers_from(), Some(9));
+        // One before that never reached the stream may have shown anything up to where the stream ends.
+        let unknowing = Progress::new(None, 2).now();
+        let successor = Progress::new(Some(0), 0);
+        successor.seen(8, 0);
+        successor.succeeds(&unknowing, 5);
+        assert_eq!(successor.answers_from(), Some(8));
+        let successor = Progress::new(Some(0), 0);
+        successor.succeeds(&unknowing, 5);
+        assert_eq!(successor.answers_from(), None);
+        successor.seen(4, 0);
+        assert_eq!(successor.answers_from(), Some(5), "what it took over at was shown");
     }
 }

@@ -62,7 +62,6 @@ struct Shared {
     patches: Arc<Patches>,
     source_status: watch::Sender<crate::api::SourceStatus>,
     metrics: DeploymentMetrics,
-    catch_up_wait: Duration,
 }
 
 /// The handle of a runner. Dropping it asks the thread to stop.
@@ -101,7 +100,6 @@ impl Runner {
             patches: Arc::default(),
             source_status: watch::Sender::new(source::initial_status()),
             metrics: parts.metrics,
-            catch_up_wait: parts.catch_up_wait,
         });
         let worker = Worker {
             control: shared.control.subscribe(),
@@ -214,26 +212,12 @@ impl Runner {
 
     /// Whether it was just started and does not know yet from where on it may answer.
     pub fn is_uncertain(&self) -> bool {
-        let now = self.now();
-        now.catches_up_to.is_none() && matches!(now.state, DeploymentState::Opening | DeploymentState::CatchingUp)
+        self.now().catches_up_to.is_none() && self.is_running()
     }
 
-    /// Declines reads until it is where another has shown that the deployment is, or may have shown it.
+    /// Takes the place of another: declines reads until it is where the other one was, or may have been.
     pub fn succeeds(&self, other: &Self, position: u64) {
-        if !self.counts_like(other) {
-            // What the other one has shown was of another history.
-            return;
-        }
-        let (before, progress) = (other.now(), &self.shared.progress);
-        progress.shown(position.max(before.floor));
-        if let Some(wanted) = before.catches_up_to.filter(|wanted| *wanted > position) {
-            progress.may_have_shown(wanted);
-            let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(progress));
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                progress.answers_now();
-            });
-        }
+        self.shared.progress.succeeds(&other.now(), position);
     }
 
     fn why_not_ready(&self) -> String {
@@ -244,7 +228,11 @@ impl Runner {
                 format!("the state of {name} is being repaired after an unclean stop: {percent:.0} %; try again later")
             }
             (None, None) => {
-                format!("{name} was just started and does not know yet how far it has to be; try again")
+                let source = self.source_status().message.map(|message| format!(" ({message})")).unwrap_or_default();
+                format!(
+                    "{name} was not stopped in good order, and only the end of its stream tells what it may have answered \
+                     before; its source was not reached yet{source}; try again"
+                )
             }
         }
     }

@@ -114,7 +114,7 @@ pub(crate) type LoadedOrNot = Result<Arc<Module>, String>;
 pub(crate) enum Role {
     /// To answer reads.
     Serve {
-        /// The position that it may have shown before; none takes the head that is found.
+        /// The position that it may have shown before; none where only the state or the end of the stream can tell.
         catches_up_to: Option<u64>,
     },
     /// To follow, so that it can serve again.
@@ -369,12 +369,13 @@ impl Inner {
             Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
             Role::Build => (self.config.rollout.memtable_bytes.max(state.memtable_bytes), throttle(&generation.build)),
         };
+        let path = self.folder.state(name, generation.state_file);
         let cache = self.caches.share(u64::MAX);
         let state_options = self.config.state_options(cache.bytes());
         Parts {
             deployment: name.to_owned(),
             program: self.program(generation, module),
-            path: self.folder.state(name, generation.state_file),
+            path: path.clone(),
             state: state_options,
             cache,
             settings: Settings {
@@ -392,14 +393,14 @@ impl Inner {
             pace: (Ceiling::None, throttle),
             catches_up_to: match role {
                 Role::Serve { catches_up_to } => catches_up_to,
-                Role::Follow | Role::Build => Some(0),
+                // What has no file yet has shown nothing. Pages that are pinned to it must not go back either.
+                Role::Follow | Role::Build => (!path.exists()).then_some(0),
             },
             floor: match role {
                 // A first position of 1 may stand for a cut-over before the first event.
                 Role::Serve { .. } if generation.serves_from > 1 => generation.serves_from,
                 Role::Serve { .. } | Role::Follow | Role::Build => 0,
             },
-            catch_up_wait: pipeline.catch_up_wait,
         }
     }
 

@@ -261,6 +261,18 @@ impl Client {
         self.post("/v1/events", "application/json", body).await.expect(200).json()
     }
 
+    /// The same of a host that may be down, or not ready yet: none then.
+    pub async fn try_events(&self, path: &str, last_event_id: Option<&str>) -> Option<Events> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let request = match last_event_id {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        let response = request.send().await.ok().filter(|response| response.status() == 200)?;
+        let stream = response.bytes_stream().eventsource().filter_map(async |event| event.ok());
+        Some(Events { stream: Box::pin(stream) })
+    }
+
     /// Opens a stream of server-sent events.
     pub async fn events(&self, path: &str, last_event_id: Option<&str>) -> Events {
         let request = self.http.get(format!("{}{path}", self.url));

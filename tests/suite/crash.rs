@@ -179,12 +179,9 @@ async fn resume(client: &Client, name: &str) {
     client.post(&format!("/v1/deployments/{name}/resume"), "application/json", "").await.expect(200);
 }
 
-/// Reads are declined for longer than any test takes, unless something else lets them through.
-const LONG_WAIT: &str = "[pipeline]\ncatch_up_wait = \"1h\"\n";
-
 #[tokio::test]
 async fn what_was_paused_answers_at_once_after_a_restart() {
-    let mut stage = Stage::start_with(Kind::Embedded, LONG_WAIT).await;
+    let mut stage = Stage::start(Kind::Embedded).await;
     stage.deploy_ledger().await;
     let last = stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
@@ -198,7 +195,7 @@ async fn what_was_paused_answers_at_once_after_a_restart() {
 
 #[tokio::test]
 async fn what_failed_answers_at_once_after_a_restart() {
-    let mut stage = Stage::start_with(Kind::Embedded, LONG_WAIT).await;
+    let mut stage = Stage::start(Kind::Embedded).await;
     stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
     stage.client().append(&[told("note one"), told("reject two"), told("note three")]).await;
     stage.client().failed(MISCHIEF).await;
@@ -223,8 +220,12 @@ async fn a_state_from_before_the_cut_over_is_not_shown() {
     stage.host.restart().await;
     stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
     let path = format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s");
-    let problem = stage.client().get(&path).await.problem(504, "behind");
-    assert_eq!(problem.position, Some(0));
+    let client = stage.client();
+    let answer = wait::until("it to know how far it has to be", || async {
+        Some(client.get(&path).await).filter(|answer| answer.status != 503)
+    })
+    .await;
+    assert_eq!(answer.problem(504, "behind").position, Some(0));
     resume(stage.client(), LEDGER).await;
     stage.client().reached(LEDGER, last).await;
     assert!(stage.client().entry(LEDGER, "head").await.expect(200).position() >= last);

@@ -13,6 +13,7 @@ mod faults; // what goes wrong with a stream, each with its name
 mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
 mod metrics; // accepted by promtool, and true
+mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
 mod past; // as-of reads, snapshots, verification, partial rebuilds
 mod reads; // entries, pages, queries, ETags, problems, tokens

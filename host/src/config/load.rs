@@ -359,8 +359,18 @@ fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
     format!("`{path}` must be {}, not {found}", kind.expected())
 }
 
+/// Keys that earlier versions had, and what became of them.
+const REMOVED: [(&str, &str); 1] = [(
+    "pipeline.catch_up_wait",
+    "remove it: after a crash a deployment answers once it is as far as its stream was, and each read waits for its own \
+     `timeout`",
+)];
+
 fn unknown(path: &[&str]) -> String {
     let shown = path.join(".");
+    if let Some((_, advice)) = REMOVED.iter().find(|(key, _)| *key == shown) {
+        return format!("unknown key `{shown}`; {advice}");
+    }
     let name = path.last().copied().unwrap_or_default();
     let within = if path.len() == 2 { section_keys(path[0]) } else { None };
     if let Some(keys) = within {

@@ -168,16 +168,18 @@ impl Host {
                 deployment.name()
             )));
         }
+        let of_another_history = is_of_another_history(&serving, &runner)?;
         // Positions of another history can't be met: the stream was made anew, and the candidate was built from that.
-        let aligned = if runner.counts_like(&serving) {
-            Some(self.meet(deployment, &serving, &runner, turn).await?)
-        } else {
-            None
-        };
+        let aligned =
+            if of_another_history { None } else { Some(self.meet(deployment, &serving, &runner, turn).await?) };
         steps::reached("cut-over-held");
         let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
         let changed = after_turn(record, to, turn, position);
+        if !of_another_history {
+            // What was answered before a restart may be further than where the two meet, when that is in the first moments.
+            runner.succeeds(&serving, position);
+        }
         self.flip(deployment, changed, &runner, &serving, turn, position).await?;
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
         drop(aligned);
@@ -262,8 +264,6 @@ impl Host {
         let audit = crate::supervisor::audit(turn.action(), deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
         steps::reached("cut-over-recorded");
-        // What was answered before a restart may be further than where the two met, when that was in the first moments.
-        runner.succeeds(serving, position);
         runner.serves(true);
         deployment.flip(record, Arc::clone(runner));
         serving.serves(false);
@@ -346,6 +346,26 @@ impl Host {
         let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
         Ok((ours, theirs, gate, record.active))
     }
+}
+
+/// Whether a candidate was built from another history than the one that serves, which its own reader has noticed. Nothing
+/// less than that lets positions go back: what is known of a stream may differ for a moment, as when one of the two was
+/// not reached yet.
+fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Error> {
+    if runner.counts_like(serving) {
+        return Ok(false);
+    }
+    let now = serving.now();
+    let has_noticed = now.state == api::DeploymentState::Failed
+        && now.failure.is_some_and(|failure| failure.kind == "source-diverged");
+    if has_noticed {
+        return Ok(true);
+    }
+    Err(Error::Conflict(format!(
+        "generation {} was built from another stream, or from one that was made anew, and the active generation has not \
+         noticed; resume it, so that it looks, and try again",
+        runner.program().generation
+    )))
 }
 
 /// Both states where they stand together.

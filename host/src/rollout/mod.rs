@@ -332,16 +332,21 @@ impl Host {
         let has_driver = !paused && generation.status == GenerationStatus::Building;
         let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
         let action = if paused { "pause" } else { "resume" };
-        self.commit(&deployment, record, action, format!("generation {number}")).await?;
-        if let Some(runner) = runner {
-            let before = runner.now();
-            if paused {
-                runner.pause();
-            } else {
-                runner.resume();
-            }
-            runner.settles(&before, SETTLE_MAX).await;
+        let before = runner.as_ref().map(|runner| runner.now());
+        // What was shown is durable before the pause is: a restart finds nothing older to rest at.
+        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
+            runner.pause();
+            runner.settles(before, SETTLE_MAX).await;
         }
+        let committed = self.commit(&deployment, record, action, format!("generation {number}")).await;
+        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
+            // A pause that could not be noted is none.
+            if committed.is_ok() != paused {
+                runner.resume();
+                runner.settles(before, SETTLE_MAX).await;
+            }
+        }
+        committed?;
         Ok(deployment.info())
     }
 

@@ -68,6 +68,7 @@ impl Host {
         }
         let mut parts = self.inner.parts(name, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
+        parts.catches_up_to = Some(0);
         parts.pace = (aside.ceiling, aside.throttle);
         parts.settings.shuffle = aside.shuffle;
         parts.program.part = aside.part;

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::api::Start;
 use crate::caches;
@@ -66,10 +65,9 @@ pub struct Parts {
     pub paused: bool,
     /// How far and how fast it may go.
     pub pace: (Ceiling, Throttle),
-    /// The position that it may have shown before, and so has to reach; none takes the head that is found.
+    /// The position that it may have shown before the process started, and so has to reach; none where only the end of the
+    /// stream, or a state that was closed in good order, can tell.
     pub catches_up_to: Option<u64>,
     /// The position that clients are known to have seen of the deployment: nothing before it is shown.
     pub floor: u64,
-    /// For how long reads are declined until then, from when the state was opened.
-    pub catch_up_wait: Duration,
 }

@@ -12,7 +12,7 @@ use crate::pipeline::Budget;
 use crate::pipeline::Settings;
 use crate::position::{Checkpoint, StreamIdentity};
 
-/// A state file that reflects position 5.
+/// A state file that reflects position 5, as a crash leaves it.
 fn state_at_five() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("1.redb");
@@ -22,6 +22,14 @@ fn state_at_five() -> (TempDir, PathBuf) {
     let stream = StreamIdentity { name: "events".to_owned(), created_ns: 1 };
     writer.publish(Checkpoint::at(5, stream));
     store.flush().expect("it is durable");
+    (folder, path)
+}
+
+/// The same, as a stop in good order leaves it.
+fn settled_at_five() -> (TempDir, PathBuf) {
+    let (folder, path) = state_at_five();
+    let (store, _writer) = Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
+    store.settle().expect("it is noted");
     (folder, path)
 }
 
@@ -58,7 +66,6 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
         pace: (Ceiling::None, Throttle::default()),
         catches_up_to: None,
         floor: 0,
-        catch_up_wait: Duration::from_millis(10),
     }
 }
 
@@ -70,38 +77,54 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_state_that_takes_long_to_open_is_waited_for_no_less() {
-    let (_folder, path) = state_at_five();
-    // As long as another has it, it can't be opened.
-    let held = Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
-    let runner = Runner::start(parts(path, true));
-    let attempts = || runner.now().failure.map_or(0, |failure| failure.attempts);
-    until("more attempts than the wait is long", || attempts() >= 2).await;
-    assert_eq!(runner.shared.progress.answers_from(), None, "the wait begins when the state is open");
-    drop(held);
-    until("the state to be read", || runner.try_snapshot(None).is_ok()).await;
+/// Starts a runner and waits until it stands still, without a module to fold or paused.
+async fn resting(parts: Parts) -> Arc<Runner> {
+    let state = if parts.paused { DeploymentState::Paused } else { DeploymentState::Failed };
+    let runner = Runner::start(parts);
+    until("the state to rest", || runner.now().state == state && runner.is_standing()).await;
+    runner
+}
+
+fn end(runner: &Runner) {
+    runner.ask_to_stop();
+    runner.join();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_still_answers_without_a_wait() {
-    let (_folder, path) = state_at_five();
-    for (paused, state) in [(true, DeploymentState::Paused), (false, DeploymentState::Failed)] {
-        let runner = Runner::start(Parts { catch_up_wait: Duration::from_secs(3_600), ..parts(path.clone(), paused) });
-        until("the state to stand still", || runner.now().state == state).await;
-        until("the state to be read", || runner.try_snapshot(None).is_ok()).await;
-        runner.ask_to_stop();
-        runner.join();
+async fn what_was_closed_in_good_order_answers_whether_or_not_it_folds() {
+    let (_folder, path) = settled_at_five();
+    for paused in [true, false] {
+        let runner = resting(parts(path.clone(), paused)).await;
+        assert_eq!(runner.try_snapshot(None).expect("it answers").position(), 5);
+        end(&runner);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known() {
+    for paused in [true, false] {
+        let (_folder, path) = state_at_five();
+        let runner = resting(parts(path.clone(), paused)).await;
+        let refused = runner.try_snapshot(None).expect_err("it may have shown more");
+        assert!(matches!(&refused, ReadError::NotReady(message) if !message.is_empty()), "{refused}");
+        runner.stream_ends_at(7);
+        let refused = runner.try_snapshot(None).expect_err("it may have shown 7");
+        assert!(matches!(refused, ReadError::Behind(Behind { wanted: 7, position: 5 })), "{refused}");
+        // A stop in good order doesn't make it any better.
+        end(&runner);
+        let runner = resting(parts(path.clone(), paused)).await;
+        assert!(runner.try_snapshot(None).is_err());
+        runner.stream_ends_at(5);
+        assert_eq!(runner.try_snapshot(None).expect("all that there is").position(), 5);
+        drop(runner);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_shown_from_before_what_clients_have_seen() {
-    let (_folder, path) = state_at_five();
+    let (_folder, path) = settled_at_five();
     for (floor, answers) in [(5, true), (7, false)] {
-        let runner = Runner::start(Parts { floor, ..parts(path.clone(), true) });
-        until("the wait to be over", || runner.shared.progress.answers_from().is_some()).await;
-        until("the state to be open", || runner.position() == 5).await;
+        let runner = resting(Parts { floor, ..parts(path.clone(), true) }).await;
         match runner.try_snapshot(None) {
             Ok(snapshot) => assert!(answers && snapshot.position() == 5, "floor {floor}"),
             Err(error) => {
@@ -109,7 +132,29 @@ async fn nothing_is_shown_from_before_what_clients_have_seen() {
                 assert!(!answers && is_behind, "floor {floor}: {error}");
             }
         }
-        runner.ask_to_stop();
-        runner.join();
+        end(&runner);
     }
+}
+
+#[test]
+fn a_state_is_settled_until_more_is_shown() {
+    let (_folder, path) = state_at_five();
+    let open = || Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
+    let (store, writer) = open();
+    assert!(!store.is_settled());
+    store.settle().expect("it is noted");
+    drop((store, writer));
+    let (store, writer) = open();
+    assert!(store.is_settled());
+    store.unsettle().expect("it is noted");
+    drop((store, writer));
+    let (store, writer) = open();
+    assert!(!store.is_settled(), "it was taken back before anything else was shown");
+    drop((store, writer));
+    let (store, mut again) = open();
+    store.settle().expect("it is noted");
+    again.advance(6);
+    assert!(store.is_dirty());
+    store.flush().expect("it is durable");
+    assert!(!store.is_settled(), "another checkpoint is not what was noted");
 }

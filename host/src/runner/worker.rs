@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::Shared;
 use super::parts::Program;
@@ -65,14 +64,17 @@ impl Worker {
             Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
         self.shared.progress.repairing(None);
         let (store, mut writer) = opened?;
-        self.shared.progress.opened(store.checkpoint().as_ref());
+        self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled());
         self.shared.store.send_replace(Some(store.clone()));
-        let _waiting = self.wait_to_catch_up();
         loop {
             let wanted = *self.control.borrow_and_update();
             match wanted {
-                Desired::Stop => return Ok(()),
-                Desired::Pause => self.shared.progress.paused(),
+                Desired::Stop => return self.settle(&store),
+                Desired::Pause => {
+                    // Before it is said that it rests: whoever asked for that relies on it.
+                    self.settle(&store)?;
+                    self.shared.progress.set_state(DeploymentState::Paused);
+                }
                 Desired::Run(_) => {
                     let ended;
                     (writer, ended) = self.run_pipeline(store.clone(), writer);
@@ -80,8 +82,10 @@ impl Worker {
                         Ended::Asked => continue,
                         Ended::State(error) => return Err(error),
                         Ended::Failed => {
-                            // It gets no further by itself, so that nobody needs to wait for it.
-                            self.shared.progress.answers_now();
+                            if self.stands_at_event() {
+                                self.shared.progress.answers_now();
+                            }
+                            self.settle(&store)?;
                             self.tell_failure(store.position());
                         }
                     }
@@ -93,17 +97,21 @@ impl Worker {
         }
     }
 
-    /// Lets reads through after a while, should it not be as far by then as it was. Counted from when the state is open, as
-    /// a repair may take long. Dropping what comes back ends the wait.
-    fn wait_to_catch_up(&self) -> JoinSet<()> {
-        let mut waiting = JoinSet::new();
-        let (wait, progress) = (self.shared.catch_up_wait, Arc::clone(&self.shared.progress));
-        let over = async move {
-            tokio::time::sleep(wait).await;
-            progress.answers_now();
-        };
-        waiting.spawn_on(over, &self.runtime);
-        waiting
+    /// Whether it stopped at an event that its module can't pass, so that nothing beyond it was ever shown. Code that took
+    /// over a state may still give way to the code before, which did pass.
+    fn stands_at_event(&self) -> bool {
+        let failure = self.shared.progress.now().failure;
+        !self.shared.progress.is_on_probation()
+            && failure.is_some_and(|failure| {
+                failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
+            })
+    }
+
+    /// Notes in the state that nothing beyond it was shown, if that is so: after a restart it answers at once. What has yet
+    /// to come as far as it may have been before says nothing.
+    fn settle(&self, store: &Store) -> Result<(), state::Error> {
+        let is_as_far = self.shared.progress.answers_from().is_some_and(|from| store.position() >= from);
+        if is_as_far { store.settle() } else { Ok(()) }
     }
 
     fn tell_failure(&self, position: u64) {
@@ -119,6 +127,7 @@ impl Worker {
         loop {
             let epoch = self.pace.borrow_and_update().epoch;
             self.shared.patches.apply(writer, store)?;
+            self.settle(store)?;
             self.shared.standing.send_replace(Some(Standing { position, epoch }));
             let Self { control, pace, runtime, .. } = self;
             let woken = runtime.block_on(async {

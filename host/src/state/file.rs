@@ -2,8 +2,9 @@
 //!
 //! Entries are keyed by their UTF-8 keys. A value is one byte that tells text
 //! (1) from bytes (2), and then its octets. The table `meta` holds `format`,
-//! `checkpoint` (JSON of [`Checkpoint`]) and `bytes` (the sum of all keys and
-//! values, 8 bytes big endian).
+//! `checkpoint` (JSON of [`Checkpoint`]), `bytes` (the sum of all keys and
+//! values, 8 bytes big endian), and `settled` (a position, 8 bytes big endian:
+//! readers saw nothing beyond it; absent while they may have).
 //!
 //! Format 1 differs in the checkpoint alone: what was seen last, where the state
 //! began and what was missing are not noted. Opening a file makes it format 2.
@@ -51,6 +52,8 @@ pub(super) struct Opened {
     pub(super) base: Base,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) bytes: u64,
+    /// The position beyond which readers saw nothing, if that is known.
+    pub(super) settled: Option<u64>,
 }
 
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
@@ -105,15 +108,16 @@ impl File {
     pub(super) fn open(path: &Path, cache_bytes: usize, progress: impl Fn(f64) + 'static) -> Result<Opened, Error> {
         let database = open_database(path, cache_bytes, progress)?;
         let file = Self { database, path: path.into() };
-        let (checkpoint, bytes) = file.prepare()?;
+        let (checkpoint, bytes, settled) = file.prepare()?;
         let base = file.base()?;
-        Ok(Opened { file, base, checkpoint, bytes })
+        Ok(Opened { file, base, checkpoint, bytes, settled })
     }
 
-    fn prepare(&self) -> Result<(Option<Checkpoint>, u64), Error> {
+    fn prepare(&self) -> Result<(Option<Checkpoint>, u64, Option<u64>), Error> {
         let transaction = self.database.begin_write().map_err(storage)?;
         let checkpoint;
         let bytes;
+        let settled;
         {
             transaction.open_table(ENTRIES).map_err(storage)?;
             let mut meta = transaction.open_table(META).map_err(storage)?;
@@ -128,10 +132,27 @@ impl File {
                     ))
                 })?;
             bytes = read("bytes")?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+            settled = read("settled")?.and_then(|position| position.try_into().ok()).map(u64::from_be_bytes);
             meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
         }
         transaction.commit().map_err(storage)?;
-        Ok((checkpoint, bytes))
+        Ok((checkpoint, bytes, settled))
+    }
+
+    /// Notes durably that readers saw nothing beyond a position; none takes the note back.
+    pub(super) fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
+        let mut transaction = self.database.begin_write().map_err(storage)?;
+        if self.bytes() > QUICK_REPAIR_BYTES {
+            transaction.set_quick_repair(true);
+        }
+        {
+            let mut meta = transaction.open_table(META).map_err(storage)?;
+            match position {
+                Some(position) => drop(meta.insert("settled", position.to_be_bytes().as_slice()).map_err(storage)?),
+                None => drop(meta.remove("settled").map_err(storage)?),
+            }
+        }
+        transaction.commit().map_err(storage)
     }
 
     /// A view of what was last committed.

@@ -48,6 +48,8 @@ pub(super) struct Inner {
     pub(super) changes: Mutex<Changes>,
     file: File,
     durable: Mutex<Option<Checkpoint>>,
+    /// What the file says about the position beyond which readers saw nothing.
+    settled: Mutex<Option<u64>>,
     /// Sum of keys and values in the file, in bytes.
     pub(super) durable_bytes: AtomicU64,
     /// A commit failed: what the file holds is no longer known, so nothing more is committed.
@@ -118,6 +120,7 @@ impl Store {
             changes: Mutex::new(Changes::new(position)),
             file: opened.file,
             durable: Mutex::new(opened.checkpoint),
+            settled: Mutex::new(opened.settled),
             durable_bytes: AtomicU64::new(opened.bytes),
             failed: AtomicBool::new(false),
             positions: watch::Sender::new(position),
@@ -223,6 +226,33 @@ impl Store {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
         let bytes = self.inner.file.commit(table, checkpoint, before)?;
         Ok((bytes, self.inner.file.base()?))
+    }
+
+    /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, in good order.
+    pub fn is_settled(&self) -> bool {
+        let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        *self.inner.settled.lock() == Some(durable)
+    }
+
+    /// Notes in the file that readers saw nothing beyond its checkpoint, unless something is published that is not durable.
+    /// Blocking.
+    pub fn settle(&self) -> Result<(), Error> {
+        if self.is_settled() || self.is_dirty() || self.inner.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        self.note_settled(Some(durable))
+    }
+
+    /// Takes that back, before anything beyond the checkpoint is shown. Blocking.
+    pub fn unsettle(&self) -> Result<(), Error> {
+        if self.inner.settled.lock().is_none() { Ok(()) } else { self.note_settled(None) }
+    }
+
+    fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
+        self.inner.file.note_settled(position)?;
+        *self.inner.settled.lock() = position;
+        Ok(())
     }
 
     /// Makes all that was published durable. Blocking.

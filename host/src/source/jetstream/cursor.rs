@@ -31,6 +31,8 @@ pub(super) struct Cursor {
     /// `through` of the last batch, and when that was.
     handed: u64,
     handed_at: Instant,
+    /// Whether the stream was opened since the reader was made: what is known before that comes from the checkpoint alone.
+    is_placed: bool,
     /// Whether the caller was told where the stream stands.
     is_told: bool,
     /// Whether the position is one that was read, not just where a stream begins.
@@ -62,6 +64,7 @@ impl Cursor {
             expected: 0,
             handed: resume.map_or(0, |checkpoint| checkpoint.position),
             handed_at: Instant::now(),
+            is_placed: false,
             is_told: false,
             is_settled: resume.is_some(),
             last: resume.and_then(|checkpoint| checkpoint.last_event.clone()).map_or(Last::None, Last::Mark),
@@ -88,6 +91,7 @@ impl Cursor {
         if !self.is_settled {
             self.handed = through;
         }
+        self.is_placed = true;
         self.stream = Some(stream);
         self.through = through;
         self.head = self.head.max(head);
@@ -138,9 +142,9 @@ impl Cursor {
 
     /// When a batch without events may be handed out.
     pub(super) fn empty_at(&self) -> Option<Instant> {
-        // The first batch tells the caller where the stream stands, and so whether it has caught up.
+        // The first batch tells the caller where the stream ends, and so whether it has caught up. A checkpoint can't tell.
         if !self.is_told {
-            return Some(self.handed_at);
+            return self.is_placed.then_some(self.handed_at);
         }
         (self.through > self.handed).then(|| self.handed_at + EMPTY_INTERVAL)
     }
