@@ -117,6 +117,12 @@ pub struct SourceStatus {
     pub message: Option<String>,
     /// How often it had to reconnect or to make its consumer anew.
     pub reconnects: u64,
+    /// Messages that are not events (delete markers, tombstones, schedules) and were passed over since it began to read.
+    #[serde(default)]
+    pub passed_over: u64,
+    /// Messages that could not be read as they are, and were handed on without what is unusable, since it began to read.
+    #[serde(default)]
+    pub repaired: u64,
 }
 
 /// An error that stopped or delays a deployment.

@@ -310,8 +310,8 @@ impl Run {
                 Wake::Rested => Ok(()),
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
-                    let (kind, message) = (error.kind(), error.to_string());
-                    self.applier.obstacle = Some(Obstacle { kind, message, sequence: None });
+                    let (kind, message, sequence) = (error.kind(), error.to_string(), error.sequence());
+                    self.applier.obstacle = Some(Obstacle { kind, message, sequence });
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {

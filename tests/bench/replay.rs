@@ -96,6 +96,7 @@ fn request() -> Request {
         wants_headers: false,
         limits: Limits::default(),
         accepts_missing_through: 0,
+        skips: Arc::default(),
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) mod tests {
             state: DeploymentState::CatchingUp,
             source: "events".to_owned(),
             stream: Some("ORDERS".to_owned()),
-            source_status: SourceStatus { state: SourceState::Reading, message: None, reconnects: 0 },
+            source_status: SourceStatus { reconnects: 0, ..crate::source::initial_status() },
             position: 400_000,
             checkpoint: 390_000,
             head: 1_000_000,

@@ -111,6 +111,7 @@ impl Stage {
                 wants_headers: false,
                 limits: Limits::default(),
                 accepts_missing_through: 0,
+                skips: Arc::default(),
             },
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: Box::new(move || {

@@ -176,6 +176,7 @@ impl Worker {
             wants_headers: manifest.wants_headers || needs_headers,
             limits: self.settings.batch,
             accepts_missing_through: program.accepts_missing_through,
+            skips: Arc::default(),
         };
         let pipeline = Pipeline {
             source,

@@ -9,6 +9,8 @@ pub(crate) mod cloudevents;
 pub mod embedded;
 pub mod jetstream;
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use crate::api::{SourceInfo, SourceState, SourceStatus, Start};
@@ -31,6 +33,9 @@ pub struct Request {
     pub limits: Limits,
     /// Events up to this sequence may be missing from the stream; they are counted. 0 accepts none.
     pub accepts_missing_through: u64,
+    /// Sequences, in rising order, whose events the caller leaves out: a reader that can't read one of them passes it,
+    /// with `through` behind it, instead of stopping.
+    pub skips: Arc<[u64]>,
 }
 
 /// Why a reader stopped for good. Everything that may pass is a [`SourceState`] instead.
@@ -73,6 +78,18 @@ pub enum Error {
         /// Its first sequence.
         first: u64,
     },
+    /// A message makes no sense, however it is fetched.
+    #[error(
+        "source-unreadable: message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, and correct or delete it, or pass over it with `foldstream resume --skip {sequence}`"
+    )]
+    Unreadable {
+        /// Name of the stream.
+        stream: String,
+        /// The sequence of the message, or of the first one that was asked for.
+        sequence: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The embedded log can't be read.
     #[error(transparent)]
     Log(#[from] crate::log::Error),
@@ -86,7 +103,16 @@ impl Error {
             Self::Truncated { .. } => "source-truncated",
             Self::Gap { .. } => "source-gap",
             Self::Incomplete { .. } => "source-incomplete",
+            Self::Unreadable { .. } => "source-unreadable",
             Self::Log(_) => "source-log",
+        }
+    }
+
+    /// The sequence of the message that it is about, where it is about one.
+    pub fn sequence(&self) -> Option<u64> {
+        match self {
+            Self::Unreadable { sequence, .. } => Some(*sequence),
+            _ => None,
         }
     }
 }
@@ -96,7 +122,7 @@ pub type StatusSender = watch::Sender<SourceStatus>;
 
 /// The status before anything was tried.
 pub fn initial_status() -> SourceStatus {
-    SourceStatus { state: SourceState::Connecting, message: None, reconnects: 0 }
+    SourceStatus { state: SourceState::Connecting, message: None, reconnects: 0, passed_over: 0, repaired: 0 }
 }
 
 /// A configured source. The set is closed, so that the compiler lists every place to visit.

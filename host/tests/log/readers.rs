@@ -26,6 +26,7 @@ fn request(subjects: &[&str]) -> Request {
         wants_headers: false,
         limits: Limits::default(),
         accepts_missing_through: 0,
+        skips: std::sync::Arc::default(),
     }
 }
 

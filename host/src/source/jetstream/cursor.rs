@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
@@ -22,6 +24,8 @@ pub(super) struct Cursor {
     pub(super) head: u64,
     /// Events behind `through` that may match.
     pub(super) pending: u64,
+    /// What was met that is no sound event.
+    pub(super) oddities: Oddities,
     events: Vec<Event>,
     bytes: usize,
     /// An event that did not fit into the batch; it begins the next one.
@@ -41,6 +45,17 @@ pub(super) struct Cursor {
     limits: Limits,
 }
 
+/// Messages that were not handed out as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Oddities {
+    /// The broker's own book-keeping, which is no event.
+    pub(super) passed_over: u64,
+    /// Messages that the client could not read, handed out without what is unusable.
+    pub(super) repaired: u64,
+    /// The last sequence that is counted; what is read again is not counted again.
+    through: u64,
+}
+
 /// The last event that left us.
 #[derive(Debug)]
 enum Last {
@@ -58,6 +73,7 @@ impl Cursor {
             through: resume.map_or(0, |checkpoint| checkpoint.position),
             head: 0,
             pending: 0,
+            oddities: Oddities::default(),
             events: Vec::new(),
             bytes: 0,
             held: None,
@@ -125,6 +141,34 @@ impl Cursor {
         }
         self.bytes += size;
         self.events.push(event);
+    }
+
+    /// Counts a message that is no event.
+    pub(super) fn pass_over(&mut self, sequence: u64) {
+        if sequence > self.oddities.through {
+            self.oddities.through = sequence;
+            self.oddities.passed_over += 1;
+        }
+    }
+
+    /// Counts and tells a message that the client could not read. A stream may be full of them: after the first few
+    /// only ever rarer ones are told.
+    pub(super) fn note_fault(&mut self, sequence: u64, fault: &str, stream: &str) {
+        if sequence <= self.oddities.through {
+            return;
+        }
+        self.oddities.through = sequence;
+        self.oddities.repaired += 1;
+        let count = self.oddities.repaired;
+        if count <= 10 || count.is_power_of_two() {
+            warn!(
+                stream,
+                sequence,
+                count,
+                "a message cannot be read as it is: {fault}; it was handed on without what is unusable; correct its \
+                 publisher"
+            );
+        }
     }
 
     /// Forgets all behind the first `count` events; `through` is the last sequence before what is forgotten.

@@ -101,15 +101,18 @@ impl Link {
 
     /// Whether it is up.
     pub(super) fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.client.connection_state() == State::Connected && !self.is_gone()
     }
 
-    /// Waits for the next report. Cancel-safe.
+    /// Whether the client has ended, with its callback. It never connects again, though the last state that it told
+    /// may be that it was connected: it dies of some messages (`rescue`).
+    pub(super) fn is_gone(&self) -> bool {
+        self.report.has_changed().is_err()
+    }
+
+    /// Waits for the next report, or the end of the client. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        if self.report.changed().await.is_err() {
-            // The client is gone with its callback; whoever waits has a deadline.
-            std::future::pending::<()>().await;
-        }
+        drop(self.report.changed().await);
     }
 
     /// Waits until it is up, telling of each failure meanwhile. Ends with an
@@ -118,6 +121,9 @@ impl Link {
         loop {
             if self.is_up() {
                 return Ok(());
+            }
+            if self.is_gone() {
+                return Err(Trouble::lost("the connection was lost"));
             }
             {
                 let report = self.report.borrow_and_update();

@@ -4,7 +4,8 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::event::{Event, Header};
+use super::headers;
+use crate::event::Event;
 use crate::source::cloudevents;
 
 /// What the reply subject of a delivered message says about it.
@@ -82,38 +83,22 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
     complete.then_some(Metadata { stream_sequence, consumer_sequence, time_ns, pending })
 }
 
-/// Makes an event. Without headers nothing is copied.
+/// Makes an event. Without headers nothing is copied; none stands for the broker's own book-keeping.
 pub(super) fn into_event(
     metadata: &Metadata,
     subject: Subject,
-    headers: Option<HeaderMap>,
+    headers: Option<&HeaderMap>,
     data: Bytes,
     wants_headers: bool,
-) -> Event {
-    let headers = headers.map_or_else(Vec::new, |headers| lower_case(&headers, wants_headers));
+) -> Option<Event> {
+    let headers = match headers {
+        None => Vec::new(),
+        Some(headers) if headers::is_bookkeeping(headers) => return None,
+        Some(headers) => headers::of_event(headers, wants_headers),
+    };
     // A subject that is the only holder of its memory becomes a string without being copied.
     let subject = ByteString::from(subject.into_string());
-    cloudevents::into_event(metadata.stream_sequence, metadata.time_ns, subject, headers, data, wants_headers)
-}
-
-fn lower_case(headers: &HeaderMap, wants_headers: bool) -> Vec<Header> {
-    let mut result = Vec::with_capacity(headers.len());
-    for (name, values) in headers.iter() {
-        let name: &str = name.as_ref();
-        if !wants_headers && !tells_the_type(name) {
-            continue;
-        }
-        let name = ByteString::from(name.to_ascii_lowercase());
-        for value in values {
-            result.push((name.clone(), ByteString::from(value.as_str())));
-        }
-    }
-    result
-}
-
-/// Whether type or data depend on a header: those that `cloudevents` looks at when headers are not wanted.
-fn tells_the_type(name: &str) -> bool {
-    ["content-type", "ce-type", "event-type"].iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
+    Some(cloudevents::into_event(metadata.stream_sequence, metadata.time_ns, subject, headers, data, wants_headers))
 }
 
 #[cfg(test)]

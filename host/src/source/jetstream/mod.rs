@@ -3,19 +3,22 @@
 //! Owns everything that speaks NATS to read events: settings and credentials
 //! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
 //! stream with the proof that it is the right one (`open`), the protocol of a
-//! pull consumer (`pull`, `message`), the supervision of it all (`reader`) and
+//! pull consumer (`pull`, `message`), messages that the client cannot read
+//! (`rescue`, `headers`), the supervision of it all (`reader`) and
 //! the examination of a stream's settings (`inspect`). It never publishes to a
 //! stream and never acknowledges.
 
 mod connect;
 mod context;
 mod cursor;
+mod headers;
 mod inspect;
 mod link;
 mod message;
 mod open;
 mod pull;
 mod reader;
+mod rescue;
 mod session;
 mod wire;
 

@@ -1,6 +1,7 @@
 //! Opening a stream: the proof that it is the one we count in and still has
 //! what we have not read, then a consumer that begins behind our position.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use async_nats::{Subject, Subscriber};
 
 use super::connect::Settings;
 use super::link::{Link, Trouble};
+use super::rescue::{self, Rescued, Search, rescue};
 use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, Stored, StreamConfig, StreamInfo};
 use crate::api::{SourceState, Start};
 use crate::position::{EventMark, StreamIdentity};
-use crate::source::{Error, cloudevents};
+use crate::source::Error;
 use crate::subject::Pattern;
 
 /// How long the server keeps a consumer that nobody asks for events.
@@ -28,6 +30,10 @@ pub(super) struct Standing {
     pub(super) mark: Option<EventMark>,
     /// Where to begin anew.
     pub(super) start: Start,
+    /// How many connections were lost at this position, perhaps by a message that the client cannot read.
+    pub(super) doubts: u32,
+    /// Sequences that are not needed.
+    pub(super) skips: Arc<[u64]>,
 }
 
 /// Why a stream could not be opened.
@@ -58,6 +64,8 @@ pub(super) struct Opened {
     pub(super) stream: Arc<StreamIdentity>,
     pub(super) position: u64,
     pub(super) head: u64,
+    /// Messages behind the position that were fetched by themselves; the consumer begins behind them.
+    pub(super) rescued: VecDeque<Rescued>,
     /// Events behind the position that may match.
     pub(super) pending: u64,
     /// Whether the server leaves out events.
@@ -92,7 +100,15 @@ pub(super) async fn open(
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
     let filter = filter(covering, &info.config);
-    let made = create_consumer(&mut link, &api, &info.config, filter, position).await?;
+    let rescued = if standing.doubts == 0 {
+        VecDeque::new()
+    } else {
+        let search =
+            Search { position, filter: filter.unwrap_or(">"), doubts: standing.doubts, skips: &standing.skips };
+        rescue(&mut link, &api, &search).await?
+    };
+    let behind = rescued.back().map_or(position, Rescued::sequence);
+    let made = create_consumer(&mut link, &api, &info.config, filter, behind).await?;
 
     // Between the look at the stream and the consumer, the stream may have been
     // replaced, or have lost events; this second look sees both.
@@ -116,7 +132,8 @@ pub(super) async fn open(
         stream,
         position,
         head: info.state.last_seq.max(position),
-        pending: made.info.num_pending,
+        pending: made.info.num_pending + rescued.len() as u64,
+        rescued,
         is_filtered: made.is_filtered,
         is_compacting,
         is_anchored,
@@ -197,16 +214,9 @@ async fn verify_mark(link: &mut Link, api: &Api, info: &StreamInfo, standing: &S
     if mark.sequence < info.state.first_seq || mark.sequence > info.state.last_seq {
         return Ok(());
     }
-    let mut found = None;
-    if info.config.allow_direct {
-        // A replica that lags answers with less than the leader has: only a match is conclusive.
-        found = link.permitted(api.direct_get(mark.sequence)).await.ok().and_then(Result::ok).flatten();
-    }
-    if !found.as_ref().is_some_and(|stored| matches(mark, stored)) {
-        found = link.permitted(api.leader_get(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
-    }
+    let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
     match found {
-        Some(stored) if !matches(mark, &stored) => Err(Failure::Stop(Error::Diverged(format!(
+        Some(stored) if !matches(mark, stored) => Err(Failure::Stop(Error::Diverged(format!(
             "event {} of stream {} is not the one that was applied; the stream's history was replaced: restore it, or \
              delete and deploy again to build from what is there",
             mark.sequence, api.stream
@@ -215,11 +225,8 @@ async fn verify_mark(link: &mut Link, api: &Api, info: &StreamInfo, standing: &S
     }
 }
 
-fn matches(mark: &EventMark, stored: &Stored) -> bool {
-    let headers = stored.content_type.iter().map(|value| ("content-type".into(), value.as_str().into())).collect();
-    let subject = stored.subject.as_str().into();
-    let event = cloudevents::into_event(mark.sequence, stored.time_ns, subject, headers, stored.data.clone(), false);
-    EventMark::of(&event) == *mark
+fn matches(mark: &EventMark, stored: Stored) -> bool {
+    rescue::into_event(stored, None, false).is_some_and(|event| EventMark::of(&event) == *mark)
 }
 
 /// The filter for the server; none where it would leave out nothing, as reading

@@ -7,6 +7,7 @@
 //! which a lost one is noticed.
 //! Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,8 +19,9 @@ use futures_util::Stream;
 
 use super::cursor::Cursor;
 use super::link::Trouble;
-use super::message::{self, MetadataReader};
+use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
+use super::rescue::{self, Rescued};
 use super::wire::Api;
 use crate::subject::SubjectSet;
 
@@ -88,6 +90,8 @@ pub(super) struct Pull {
     is_compacting: bool,
     /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
     is_behind: bool,
+    /// Messages before those of the consumer, fetched by themselves.
+    rescued: VecDeque<Rescued>,
     /// The first jump that is in question.
     jump: Option<Jump>,
     claim: Option<Claim>,
@@ -117,6 +121,7 @@ impl Pull {
             is_filtered: opened.is_filtered,
             is_compacting: opened.is_compacting,
             is_behind: opened.pending > 0,
+            rescued: opened.rescued,
             subjects,
             wants_headers,
             jump: None,
@@ -200,6 +205,11 @@ impl Pull {
         let scan_max = cursor.events_max().saturating_mul(SCAN_FACTOR);
         let mut scanned = 0;
         while scanned < scan_max && !cursor.is_full() {
+            if let Some(rescued) = self.rescued.pop_front() {
+                self.restore(rescued, cursor);
+                scanned += 1;
+                continue;
+            }
             match Pin::new(&mut self.subscription).poll_next(context) {
                 Poll::Ready(Some(message)) => self.receive(message, cursor)?,
                 Poll::Ready(None) => return Poll::Ready(Err(Trouble::lost("the connection was closed"))),
@@ -228,9 +238,24 @@ impl Pull {
         }
         self.outstanding_events = self.outstanding_events.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(message.length as u64);
+        if !self.reach(&metadata, cursor) {
+            return Ok(());
+        }
+        if !self.must_match || self.subjects.matches(&message.subject) {
+            let Message { subject, headers, payload, .. } = message;
+            match message::into_event(&metadata, subject, headers.as_ref(), payload, self.wants_headers) {
+                Some(event) => cursor.push(event),
+                None => cursor.pass_over(metadata.stream_sequence),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor to a message; not if it is behind it already.
+    fn reach(&mut self, metadata: &Metadata, cursor: &mut Cursor) -> bool {
         let sequence = metadata.stream_sequence;
         if sequence <= cursor.through {
-            return Ok(());
+            return false;
         }
         let is_doubtful = !self.is_compacting && (!self.is_filtered || self.is_behind);
         if is_doubtful && sequence > cursor.through + 1 && self.jump.is_none() {
@@ -239,12 +264,30 @@ impl Pull {
         cursor.through = sequence;
         cursor.pending = metadata.pending;
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
-        self.is_behind = metadata.pending > 0;
-        if !self.must_match || self.subjects.matches(&message.subject) {
-            let Message { subject, headers, payload, .. } = message;
-            cursor.push(message::into_event(&metadata, subject, headers, payload, self.wants_headers));
+        // With nothing asked for, what is stored from now on waits in the stream.
+        self.is_behind = metadata.pending > 0 || self.outstanding_events == 0;
+        true
+    }
+
+    /// Takes in a message that was fetched by itself.
+    fn restore(&mut self, rescued: Rescued, cursor: &mut Cursor) {
+        let sequence = rescued.sequence();
+        let pending = cursor.pending.saturating_sub(1);
+        let metadata = Metadata { stream_sequence: sequence, consumer_sequence: 0, time_ns: 0, pending };
+        if !self.reach(&metadata, cursor) {
+            return;
         }
-        Ok(())
+        let Rescued::Message { stored, fault } = rescued else { return };
+        if self.must_match && !self.subjects.matches(&stored.subject) {
+            return;
+        }
+        if let Some(fault) = &fault {
+            cursor.note_fault(sequence, fault, &self.api.stream);
+        }
+        match rescue::into_event(stored, fault.as_deref(), self.wants_headers) {
+            Some(event) => cursor.push(event),
+            None => cursor.pass_over(sequence),
+        }
     }
 
     fn status(&mut self, message: &Message, cursor: &Cursor) -> Result<(), Trouble> {

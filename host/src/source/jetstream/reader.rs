@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tracing::{debug, info};
 
 use super::connect::{Settings, delay};
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Oddities};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
 use super::session::Session;
@@ -40,9 +40,21 @@ pub struct Reader {
     opening: Option<Opening>,
     session: Option<Session>,
     failures: usize,
+    doubts: Doubts,
+    /// What the status shows of the cursor's oddities.
+    told: Oddities,
     retry_at: Option<Instant>,
     /// An error to return once all before it was handed out.
     failed: Option<Error>,
+}
+
+/// Connections that were lost, perhaps by a message that the client cannot read.
+#[derive(Debug, Default)]
+struct Doubts {
+    /// Where we were.
+    position: u64,
+    /// How often they were lost there.
+    count: u32,
 }
 
 impl fmt::Debug for Reader {
@@ -68,6 +80,8 @@ impl Reader {
             opening: None,
             session: None,
             failures: 0,
+            doubts: Doubts::default(),
+            told: Oddities::default(),
             retry_at: None,
             failed: None,
         }
@@ -97,7 +111,9 @@ impl Reader {
             match &mut self.session {
                 None => self.open().await,
                 Some(session) => {
-                    if let Err(failure) = session.advance(&mut self.cursor).await {
+                    let advanced = session.advance(&mut self.cursor).await;
+                    self.tell_oddities();
+                    if let Err(failure) = advanced {
                         self.end_session(failure);
                     }
                 }
@@ -131,12 +147,15 @@ impl Reader {
         let settings = Arc::clone(&self.settings);
         let status = self.status.clone();
         let covering = self.covering.clone();
-        let link = self.link.clone();
+        // A client that has ended would never connect again.
+        let link = self.link.clone().filter(|link| !link.is_gone());
         let standing = Standing {
             position: self.cursor.position(),
             stream: self.cursor.stream.clone(),
             mark: self.cursor.mark(),
             start: self.request.start,
+            doubts: if self.doubts.position == self.cursor.through { self.doubts.count } else { 0 },
+            skips: Arc::clone(&self.request.skips),
         };
         Box::pin(async move {
             let mut link = match link {
@@ -178,8 +197,30 @@ impl Reader {
         if session.has_heard {
             self.failures = 0;
         }
+        if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting) {
+            self.doubt();
+        }
         self.status.send_modify(|status| status.reconnects += 1);
         self.note(failure);
+    }
+
+    /// Notes that a connection was lost here.
+    fn doubt(&mut self) {
+        let position = self.cursor.through;
+        let before = if self.doubts.position == position { self.doubts.count } else { 0 };
+        self.doubts = Doubts { position, count: before.saturating_add(1) };
+    }
+
+    /// Shows what was met that is no sound event, if that is news.
+    fn tell_oddities(&mut self) {
+        let found = self.cursor.oddities;
+        let told = std::mem::replace(&mut self.told, found);
+        if (told.passed_over, told.repaired) != (found.passed_over, found.repaired) {
+            self.status.send_modify(|status| {
+                status.passed_over += found.passed_over - told.passed_over;
+                status.repaired += found.repaired - told.repaired;
+            });
+        }
     }
 
     fn note(&mut self, failure: Failure) {

@@ -63,6 +63,9 @@ pub(super) struct Session {
     is_filtered: bool,
     is_compacting: bool,
     is_anchored: bool,
+    /// Whether the connection is lost. What came before that is still read: where it stops tells which message it may
+    /// have died of.
+    is_ending: bool,
     /// Whether anything at all came from the consumer.
     pub(super) has_heard: bool,
 }
@@ -91,6 +94,7 @@ impl Session {
             is_filtered: opened.is_filtered,
             is_compacting: opened.is_compacting,
             is_anchored: opened.is_anchored,
+            is_ending: false,
             has_heard: false,
             pull: Pull::new(opened, subjects, wants_headers),
         }
@@ -121,14 +125,16 @@ impl Session {
     /// Waits for something to happen and takes it in. Cancel-safe: all that was
     /// read is in the cursor, and all that is under way in `self`.
     pub(super) async fn advance(&mut self, cursor: &mut Cursor) -> Result<(), Failure> {
-        self.pull.ask().await?;
-        match self.wait(cursor).await {
+        self.ask_if_up().await?;
+        let wake = self.wait(cursor).await;
+        let has_read = matches!(wake, Wake::Read(_));
+        match wake {
             Wake::Read(read) => {
                 read?;
                 self.has_heard = true;
                 self.look(cursor);
                 // Before the caller goes to work on what has come, so that the wire doesn't run dry meanwhile.
-                self.pull.ask().await?;
+                self.ask_if_up().await?;
             }
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else { return Ok(()) };
@@ -143,13 +149,20 @@ impl Session {
             }
             Wake::Time => {}
         }
-        if self.link.generation() != self.generation || !self.link.is_up() {
+        self.is_ending = self.is_ending || self.link.generation() != self.generation || !self.link.is_up();
+        if self.is_ending && !(has_read && !self.in_question()) {
             return Err(Trouble::lost("the connection was lost").into());
         }
         if !self.in_question() && self.pull.is_lost() {
             return Err(Trouble::lost("the server fell silent").into());
         }
         Ok(())
+    }
+
+    /// Asks for events unless the connection is lost.
+    async fn ask_if_up(&mut self) -> Result<(), Trouble> {
+        self.is_ending = self.is_ending || self.link.is_gone();
+        if self.is_ending { Ok(()) } else { self.pull.ask().await }
     }
 
     async fn wait(&mut self, cursor: &mut Cursor) -> Wake {
@@ -161,11 +174,13 @@ impl Session {
         } else if let Some(time) = cursor.empty_at() {
             until = until.min(time);
         }
-        let Self { link, pull, look, .. } = self;
+        let Self { link, pull, look, is_ending, .. } = self;
+        let is_ending = *is_ending;
         tokio::select! {
             biased;
             // One call reads up to a whole batch, which is the bound; yielding every 128 messages would cut batches.
             read = unconstrained(poll_fn(|context| pull.poll_read(context, cursor))), if may_read => Wake::Read(read),
+            () = std::future::ready(()), if is_ending => Wake::Time,
             // The look stays where it is when another arm wins.
             answer = async { match look { Some(look) => (&mut look.answer).await, None => pending().await } } => {
                 Wake::Looked(answer)

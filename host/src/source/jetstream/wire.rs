@@ -35,6 +35,9 @@ pub(super) enum Error {
     /// The call failed on its way.
     #[error("{0}")]
     Failed(String),
+    /// The answer makes no sense to us.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 /// The JetStream API on a connection.
@@ -157,12 +160,15 @@ pub(super) struct ConsumerInfo {
     pub(super) num_pending: u64,
 }
 
-/// An event, fetched by its sequence.
+/// A message, fetched by itself.
 #[derive(Debug)]
 pub(super) struct Stored {
+    pub(super) sequence: u64,
+    /// What is not UTF-8 in it was replaced by the server.
     pub(super) subject: String,
     pub(super) time_ns: u64,
-    pub(super) content_type: Option<String>,
+    /// The header block as it was published.
+    pub(super) headers: Vec<u8>,
     pub(super) data: bytes::Bytes,
 }
 
@@ -186,6 +192,7 @@ struct MessageGet {
 
 #[derive(Deserialize)]
 struct StoredMessage {
+    seq: u64,
     subject: String,
     time: String,
     /// Base64, both.
@@ -221,52 +228,38 @@ impl Api {
         format!("{}.CONSUMER.DELETE.{}.{consumer}", self.prefix, self.stream)
     }
 
-    /// One event, from any replica.
-    pub(super) async fn direct_get(&self, sequence: u64) -> Result<Option<Stored>, Error> {
-        let body = serde_json::json!({ "seq": sequence });
-        let message = self.ask(&format!("DIRECT.GET.{}", self.stream), &body).await?;
-        if let Some(status) = message.status {
-            let description = message.description.unwrap_or_default();
-            return match status.as_u16() {
-                404 => Ok(None),
-                code => Err(Error::Refused { code: code.into(), description }),
-            };
-        }
-        let header =
-            |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(ToString::to_string);
-        let (Some(subject), Some(time)) = (header("Nats-Subject"), header("Nats-Time-Stamp")) else {
-            return Err(Error::Failed("direct get answered without subject and time".to_owned()));
-        };
-        let content_type = header("Content-Type");
-        Ok(Some(Stored { subject, time_ns: nanoseconds(&time)?, content_type, data: message.payload.clone() }))
+    /// One message, from the leader of the stream.
+    ///
+    /// Not by a direct get: that hands on headers as they are, and the client drops the connection on a block that it
+    /// cannot read.
+    pub(super) async fn message(&self, sequence: u64) -> Result<Option<Stored>, Error> {
+        self.get(&serde_json::json!({ "seq": sequence })).await
     }
 
-    /// One event, from the leader of the stream.
-    pub(super) async fn leader_get(&self, sequence: u64) -> Result<Option<Stored>, Error> {
-        let body = serde_json::json!({ "seq": sequence });
-        let answer: MessageGet = match self.call(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
+    /// The first message from a sequence on whose subject matches the filter.
+    pub(super) async fn next_message(&self, from: u64, filter: &str) -> Result<Option<Stored>, Error> {
+        self.get(&serde_json::json!({ "seq": from, "next_by_subj": filter })).await
+    }
+
+    async fn get(&self, body: &serde_json::Value) -> Result<Option<Stored>, Error> {
+        let answer: MessageGet = match self.call(&format!("STREAM.MSG.GET.{}", self.stream), body).await {
             Ok(answer) => answer,
             Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
         let message = answer.message;
-        let headers = String::from_utf8_lossy(&decoded(&message.hdrs)?).into_owned();
-        let content_type = headers
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))
-            .map(|(_, value)| value.trim().to_owned());
         Ok(Some(Stored {
+            sequence: message.seq,
             subject: message.subject,
             time_ns: nanoseconds(&message.time)?,
-            content_type,
+            headers: decoded(&message.hdrs)?,
             data: decoded(&message.data)?.into(),
         }))
     }
 
     async fn call<B: Serialize + Sync, T: DeserializeOwned>(&self, subject: &str, body: &B) -> Result<T, Error> {
         let message = self.ask(subject, body).await?;
-        let unreadable = |error| Error::Failed(format!("{subject} answered something unreadable: {error}"));
+        let unreadable = |error| Error::Unreadable(format!("{subject} answered something unreadable: {error}"));
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
             return Err(Error::Refused { code: error.err_code, description: error.description });
@@ -290,13 +283,13 @@ impl Api {
 
 fn nanoseconds(time: &str) -> Result<u64, Error> {
     let time: jiff::Timestamp =
-        time.parse().map_err(|error| Error::Failed(format!("the server gave a time of `{time}`: {error}")))?;
-    u64::try_from(time.as_nanosecond()).map_err(|_| Error::Failed(format!("the server gave a time of {time}")))
+        time.parse().map_err(|error| Error::Unreadable(format!("the server gave a time of `{time}`: {error}")))?;
+    u64::try_from(time.as_nanosecond()).map_err(|_| Error::Unreadable(format!("the server gave a time of {time}")))
 }
 
 fn decoded(text: &str) -> Result<Vec<u8>, Error> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD
         .decode(text)
-        .map_err(|error| Error::Failed(format!("the server gave invalid base64: {error}")))
+        .map_err(|error| Error::Unreadable(format!("the server gave invalid base64: {error}")))
 }

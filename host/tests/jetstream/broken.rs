@@ -1,0 +1,206 @@
+//! Messages that the client cannot read: published over a raw socket, as client libraries refuse to send them.
+
+use foldstream::api::{SourceState, Start};
+use foldstream::batch::Limits;
+use foldstream::event::Event;
+use foldstream::source::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::reading::{Reading, checkpoint, options, request};
+use crate::server::{Server, numbered, orders, publish, until, within};
+
+/// A message as it goes over the wire.
+struct Raw {
+    subject: &'static [u8],
+    headers: &'static [u8],
+}
+
+const fn headers(headers: &'static [u8]) -> Raw {
+    Raw { subject: b"orders.x.placed", headers }
+}
+
+/// Everything that the client is known to drop its connection for.
+const BROKEN: &[Raw] = &[
+    headers(b"NATS/1.0\r\nuser: Jos\xe9\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/1.0\r\nus\xe9r: x\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/1.0\r\nuser: a\rb\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/1.0\r\nmy user: ada\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/1.0\r\nno colon here\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/1.0 xyz\r\nok: yes\r\n\r\n"),
+    headers(b"NATS/2.0\r\nok: yes\r\n\r\n"),
+    headers(b"ok: yes\r\n\r\n"),
+    headers(b"\0\0\0\0\r\nok: yes\r\n\r\n"),
+    Raw { subject: b"orders.\xff.placed", headers: b"" },
+    Raw { subject: b"orders.\xff.placed", headers: b"NATS/1.0\r\nok: yes\r\n\r\n" },
+    Raw { subject: "orders.a\u{a0}b.placed".as_bytes(), headers: b"NATS/1.0\r\nok: yes\r\n\r\n" },
+];
+
+/// A publisher that checks nothing.
+struct Publisher {
+    socket: TcpStream,
+}
+
+impl Publisher {
+    async fn connect(server: &Server) -> Self {
+        let mut socket = TcpStream::connect(("127.0.0.1", server.port())).await.expect("the server listens");
+        let hello = b"CONNECT {\"headers\":true,\"verbose\":false,\"pedantic\":false}\r\n";
+        socket.write_all(hello).await.expect("the server reads");
+        Self { socket }
+    }
+
+    /// Publishes and waits until the server has taken it.
+    async fn publish(&mut self, raw: &Raw) {
+        let data = br#"{"number":0}"#;
+        let (length, total) = (raw.headers.len(), raw.headers.len() + data.len());
+        let line = match length {
+            0 => format!(" {total}\r\n"),
+            _ => format!(" {length} {total}\r\n"),
+        };
+        let verb: &[u8] = if length == 0 { b"PUB " } else { b"HPUB " };
+        let message = [verb, raw.subject, line.as_bytes(), raw.headers, data, b"\r\nPING\r\n"].concat();
+        self.socket.write_all(&message).await.expect("the server reads");
+        let mut answer = Vec::new();
+        within("the server takes a message", async {
+            while !answer.ends_with(b"PONG\r\n") {
+                let count = self.socket.read_buf(&mut answer).await.expect("the server writes");
+                assert!(count > 0, "the server hung up: {}", String::from_utf8_lossy(&answer));
+            }
+        })
+        .await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains("-ERR"), "{answer}");
+    }
+}
+
+async fn stream_with(server: &Server, count: u64) {
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(orders()).await.expect("stream");
+    publish(&jetstream, numbered(0..count)).await;
+}
+
+async fn stored(server: &Server, count: u64) {
+    let jetstream = server.jetstream().await;
+    until("the stream has taken all", async || {
+        let info = jetstream.get_stream("ORDERS").await.expect("stream").cached_info().clone();
+        (info.state.messages == count).then_some(())
+    })
+    .await;
+}
+
+fn sequences(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.sequence).collect()
+}
+
+/// Readers of all kinds: without a filter, with the server's, with the host's, in small batches.
+fn requests() -> Vec<Request> {
+    let all = Request { wants_headers: true, ..request(&[">"]) };
+    let filtered = Request { wants_headers: true, ..request(&["orders.*.placed"]) };
+    let matched = Request { wants_headers: true, ..request(&["orders.*.placed", "none.>"]) };
+    let small = Request { limits: Limits { events: 3, bytes: 1 << 20 }, ..all.clone() };
+    vec![all, filtered, matched, small]
+}
+
+#[tokio::test]
+async fn each_broken_message_is_read_in_its_place_in_a_replay() {
+    let server = Server::start().await;
+    stream_with(&server, 5).await;
+    let mut publisher = Publisher::connect(&server).await;
+    let mut expected = 5;
+    for raw in BROKEN {
+        publisher.publish(raw).await;
+        publish(&server.jetstream().await, numbered(0..2)).await;
+        expected += 3;
+    }
+    stored(&server, expected).await;
+
+    for request in requests() {
+        let mut reading = Reading::begin(options(&server), request);
+        let (events, last) = reading.events(expected as usize).await;
+        assert_eq!(sequences(&events), (1..=expected).collect::<Vec<_>>());
+        assert_eq!((last.through, last.pending), (expected, 0));
+        for (index, raw) in BROKEN.iter().enumerate() {
+            let event = &events[5 + 3 * index];
+            let told = event.header("foldstream-header-error");
+            assert!(told.is_some(), "{index}: {event:?}");
+            assert_eq!(event.header("ok"), (!raw.headers.is_empty()).then_some("yes"), "{index}: {event:?}");
+            assert_eq!(event.kind, "placed", "{index}");
+        }
+        assert_eq!(reading.status.borrow().repaired, BROKEN.len() as u64);
+        assert_eq!(reading.status.borrow().state, SourceState::Reading);
+        assert!(events.iter().filter(|event| event.header("foldstream-header-error").is_some()).count() == BROKEN.len());
+    }
+}
+
+#[tokio::test]
+async fn broken_messages_are_read_live_and_at_the_very_beginning() {
+    let server = Server::start().await;
+    stream_with(&server, 0).await;
+    let mut publisher = Publisher::connect(&server).await;
+    let mut readings: Vec<Reading> =
+        requests().into_iter().map(|request| Reading::begin(options(&server), request)).collect();
+    for reading in &mut readings {
+        reading.state(SourceState::Reading).await;
+    }
+    let mut sequence = 0;
+    for (index, raw) in BROKEN.iter().enumerate() {
+        // Several in a row, sound ones between and none at all.
+        for _ in 0..=(index % 3) {
+            publisher.publish(raw).await;
+            sequence += 1;
+        }
+        if index % 2 == 1 {
+            publish(&server.jetstream().await, numbered(0..1)).await;
+            sequence += 1;
+        }
+        for reading in &mut readings {
+            reading.through(sequence).await;
+        }
+    }
+    for reading in &mut readings {
+        assert_eq!(reading.status.borrow().repaired, sequence - BROKEN.len() as u64 / 2);
+    }
+}
+
+#[tokio::test]
+async fn thousands_of_broken_messages_in_a_row_are_read() {
+    let server = Server::start().await;
+    stream_with(&server, 1).await;
+    let mut publisher = Publisher::connect(&server).await;
+    for index in 0..1_200 {
+        publisher.publish(&BROKEN[index % BROKEN.len()]).await;
+    }
+    stored(&server, 1_201).await;
+    let mut reading = Reading::begin(options(&server), request(&[">"]));
+    let (events, _) = reading.events(1_201).await;
+    assert_eq!(sequences(&events), (1..=1_201).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn checkpoint_at_a_broken_message_is_recognised_and_its_neighbour_never_notices() {
+    let server = Server::start().await;
+    stream_with(&server, 2).await;
+    let jetstream = server.jetstream().await;
+    let mut config = orders();
+    config.subjects.push("calm.>".to_owned());
+    jetstream.update_stream(config).await.expect("update");
+    let mut publisher = Publisher::connect(&server).await;
+    let mut calm = Reading::begin(options(&server), Request { start: Start::Beginning, ..request(&["calm.>"]) });
+    calm.state(SourceState::Reading).await;
+
+    let mut sequence = 2;
+    for raw in BROKEN {
+        publisher.publish(raw).await;
+        sequence += 1;
+        let mut reading = Reading::begin(options(&server), request(&[">"]));
+        let (events, last) = reading.events(sequence).await;
+        assert_eq!(sequences(&events[events.len() - 1..]), [sequence as u64]);
+        // The proof of the stream meets the broken message.
+        let resumed = Request { resume: Some(checkpoint(&last)), ..request(&[">"]) };
+        let mut reading = Reading::begin(options(&server), resumed);
+        assert_eq!(reading.next().await.expect("the stream is the same").through, sequence as u64);
+    }
+    publish(&jetstream, [("calm.1".to_owned(), "{}".to_owned())]).await;
+    assert_eq!(sequences(&calm.events(1).await.0), [sequence as u64 + 1]);
+    assert_eq!(calm.status.borrow().reconnects, 0);
+}
