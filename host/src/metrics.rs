@@ -250,6 +250,8 @@ struct Gauges {
     state: IntGaugeVec,
     source_state: IntGaugeVec,
     source_reconnects: IntCounterVec,
+    source_passed_over: IntCounterVec,
+    source_repaired: IntCounterVec,
     rebuild_progress: GaugeVec,
     rebuild_remaining: GaugeVec,
     rebuild_lag: IntGaugeVec,
@@ -322,6 +324,18 @@ impl Gauges {
                 "Connections and consumers made anew.",
                 &["deployment", "source"],
             ),
+            source_passed_over: counter(
+                registry,
+                "foldstream_source_passed_over_total",
+                "Messages that are not events, such as delete markers, tombstones and schedules.",
+                &["deployment", "source"],
+            ),
+            source_repaired: counter(
+                registry,
+                "foldstream_source_repaired_total",
+                "Messages that cannot be read as they are, handed on without what is unusable.",
+                &["deployment", "source"],
+            ),
         }
     }
 
@@ -351,6 +365,8 @@ impl Gauges {
             vector.reset();
         }
         self.source_reconnects.reset();
+        self.source_passed_over.reset();
+        self.source_repaired.reset();
         for vector in [
             &self.lag_events,
             &self.head,
@@ -404,6 +420,8 @@ impl Gauges {
             self.source_state.with_label_values(&[name, source, state.name()]).set(i64::from(state == status.state));
         }
         self.source_reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
+        self.source_passed_over.with_label_values(&[name, source]).inc_by(status.passed_over);
+        self.source_repaired.with_label_values(&[name, source]).inc_by(status.repaired);
     }
 }
 
@@ -414,7 +432,7 @@ mod tests {
     fn deployment(name: &str) -> Deployment {
         let text = format!(
             r#"{{"name":"{name}","generation":2,"state":"live","source":"events","source_status":
-            {{"state":"reading","reconnects":3}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
+            {{"state":"reading","reconnects":3,"passed_over":2,"repaired":1}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
             "events_applied":9,"rate":1.0,"state_bytes":7,"file_bytes":4096,"deployed_at":"","module":{{"digest":"ab",
             "size":1,"kind":"projection","name":"totals","description":"","subjects":[],"wants_headers":false,
             "key_rule":"none","state_version":4,"queries":[],"imports":[]}}}}"#
@@ -441,6 +459,8 @@ mod tests {
             r#"foldstream_deployment_state{deployment="orders",state="failed"} 0"#,
             r#"foldstream_source_state{deployment="orders",source="events",state="reading"} 1"#,
             r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#,
+            r#"foldstream_source_passed_over_total{deployment="orders",source="events"} 2"#,
+            r#"foldstream_source_repaired_total{deployment="orders",source="events"} 1"#,
             r#"foldstream_module_info{deployment="orders",digest="ab",name="totals",state_version="4"} 1"#,
             r#"foldstream_watches_open 1"#,
         ] {

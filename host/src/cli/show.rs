@@ -51,6 +51,7 @@ fn lines(deployment: &Deployment) -> String {
         format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
     ));
     rows.push(("source", source_line(deployment)));
+    rows.extend(oddities(deployment));
     rows.push((
         "state size",
         format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
@@ -95,6 +96,27 @@ fn other_line(generation: &Generation) -> String {
         outlook(generation),
         generation.reason
     )
+}
+
+/// What the source met that is no sound event; counted since its reader began.
+fn oddities(deployment: &Deployment) -> Vec<(&'static str, String)> {
+    let status = &deployment.source_status;
+    let mut rows = Vec::new();
+    if status.passed_over > 0 {
+        let count = grouped(status.passed_over);
+        rows.push((
+            "passed over",
+            format!("{count} messages that are no events (delete markers, tombstones, schedules)"),
+        ));
+    }
+    if status.repaired > 0 {
+        let count = grouped(status.repaired);
+        rows.push((
+            "repaired",
+            format!("{count} messages with headers or subjects that are not valid; the log names them"),
+        ));
+    }
+    rows
 }
 
 fn source_line(deployment: &Deployment) -> String {

@@ -156,6 +156,7 @@ impl Host {
     ) -> Result<api::Deployed, Error> {
         let compile_ms = compile_ms(&loaded);
         let source = self.inner.choose_source(request.source.as_deref())?;
+        self.check_readable(&source).await?;
         let _changing = self.inner.changing.lock().await;
         let known = self.inner.deployments.read().get(&name).cloned();
         if let Some(existing) = known {
@@ -204,6 +205,7 @@ impl Host {
             }
             Plan::New { strategy, reason } => (strategy, reason),
         };
+        self.check_readable(&source).await?;
         if strategy == Strategy::Rebuild {
             self.check_history(&source, start).await?;
         }
@@ -228,6 +230,12 @@ impl Host {
             "deployed"
         );
         Ok(deployed(&deployment, outcome, number, reason, compile_ms))
+    }
+
+    /// Refuses a source whose stream is of a kind that loses events, before anything is changed.
+    async fn check_readable(&self, source: &str) -> Result<(), Error> {
+        let Some(source) = self.inner.sources.get(source) else { return Ok(()) };
+        source.check_readable().await.map_err(|error| Error::Refused(error.to_string()))
     }
 
     /// Refuses to fold a stream from its beginning that no longer has it, before anything is changed. A source that can't

@@ -78,6 +78,16 @@ pub enum Error {
         /// Its first sequence.
         first: u64,
     },
+    /// The stream is of a kind that cannot be read without losing events.
+    #[error(
+        "source-unsupported: stream {stream} cannot be read: {reason}; set its retention to limits, or read a stream with retention limits that has it as a source"
+    )]
+    Unsupported {
+        /// Name of the stream.
+        stream: String,
+        /// What is unsupported about it.
+        reason: String,
+    },
     /// A message makes no sense, however it is fetched.
     #[error(
         "source-unreadable: message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, and correct or delete it, or pass over it with `foldstream resume --skip {sequence}`"
@@ -103,6 +113,7 @@ impl Error {
             Self::Truncated { .. } => "source-truncated",
             Self::Gap { .. } => "source-gap",
             Self::Incomplete { .. } => "source-incomplete",
+            Self::Unsupported { .. } => "source-unsupported",
             Self::Unreadable { .. } => "source-unreadable",
             Self::Log(_) => "source-log",
         }
@@ -147,6 +158,14 @@ impl Source {
     pub async fn head(&self) -> Option<u64> {
         let info = self.info().await;
         info.reachable.then_some(info.last_sequence)
+    }
+
+    /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.
+    pub async fn check_readable(&self) -> Result<(), Error> {
+        match self {
+            Self::JetStream(source) => source.check_readable().await,
+            Self::Embedded(_) => Ok(()),
+        }
     }
 
     /// What the stream is like just now; unreachable is an answer, not an error.

@@ -148,7 +148,12 @@ async fn missing_permission_is_told_in_the_servers_words() {
     let mut server = Server::start_with(&users("never")).await;
     fill(&server, administrator()).await;
     let reader = Options { user: text("reader"), password: text("secret"), ..options(&server) };
-    for denied in ["$JS.API.STREAM.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"] {
+    for denied in [
+        "$JS.API.STREAM.INFO.>",
+        "$JS.API.STREAM.MSG.GET.>",
+        "$JS.API.CONSUMER.CREATE.>",
+        "$JS.API.CONSUMER.MSG.NEXT.>",
+    ] {
         server.kill();
         server.configure(&users(denied));
         server.run().await;
@@ -169,7 +174,7 @@ async fn least_privilege_with_an_inbox_prefix_is_enough() {
     let server = Server::start_with(
         "authorization { users = [ { user: admin, password: secret }, { user: reader, password: secret, permissions: {
             publish: { allow: [\"$JS.API.STREAM.INFO.ORDERS\", \"$JS.API.CONSUMER.CREATE.ORDERS.>\",
-                \"$JS.API.CONSUMER.MSG.NEXT.ORDERS.>\", \"$JS.API.DIRECT.GET.ORDERS\"] }
+                \"$JS.API.CONSUMER.MSG.NEXT.ORDERS.>\", \"$JS.API.STREAM.MSG.GET.ORDERS\"] }
             subscribe: { allow: [\"_FOLD.>\"] } } } ] }",
     )
     .await;

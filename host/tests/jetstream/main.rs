@@ -6,11 +6,15 @@
 //! - `cluster`: servers of a cluster come and go
 //! - `connecting`: each way to prove who we are, TLS, contexts, domains, settings that contradict each other
 //! - `inspecting`: what an operator is told about a stream
+//! - `limits`: what a server or a stream limits, and what a stream holds that is no event
+//! - `permissions`: what a server has to allow, taken away and given back
 
 mod broken;
 mod cluster;
 mod connecting;
 mod faults;
 mod inspecting;
+mod limits;
+mod permissions;
 mod reading;
 mod server;

@@ -111,6 +111,13 @@ impl Server {
         }
     }
 
+    /// Lets it read its configuration again.
+    pub fn reload(&self) {
+        let child = self.child.as_ref().expect("the server runs");
+        let done = Command::new("kill").arg("-HUP").arg(child.id().to_string()).status().expect("kill is there");
+        assert!(done.success(), "the server takes signals");
+    }
+
     /// The folder that its configuration lies in.
     pub fn folder(&self) -> &Path {
         self.folder.path()

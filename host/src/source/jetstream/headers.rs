@@ -195,7 +195,7 @@ mod tests {
             (b"NATS/1.0\r\nA: x\ry\r\nB: 2\r\n\r\n", &[("A", "x y"), ("B", "2")], "carriage return"),
             (b"NATS/1.0\r\nmy key: x\r\nB: 2\r\n\r\n", &[("B", "2")], "name"),
             (b"NATS/1.0\r\nno colon\r\nB: 2\r\n\r\n", &[("B", "2")], "colon"),
-            (b"NATS/1.0 xyz\r\nB: 2\r\n\r\n", &[("B", "2")], "status"),
+            (b"NATS/1.0 wrong status\r\nB: 2\r\n\r\n", &[("B", "2")], "status"),
             (b"NATS/2.0\r\nB: 2\r\n\r\n", &[("B", "2")], "NATS/1.0"),
             (b"B: 2\r\n\r\n", &[("B", "2")], "NATS/1.0"),
             (b"garbage", &[], "NATS/1.0"),

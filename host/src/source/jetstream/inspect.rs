@@ -7,16 +7,21 @@ use tokio::sync::Mutex;
 
 use super::connect::Settings;
 use super::link::Link;
-use super::open::trouble;
+use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
+use super::permissions::{self, Refused};
 use super::wire::{Api, StreamConfig, StreamInfo};
 use crate::api::SourceInfo;
+use crate::source::Error;
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
+/// The part of it that looks for permissions.
+const SURVEY_MAX: Duration = Duration::from_secs(1);
 /// The oldest server whose behaviour was checked.
 const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
-/// Servers keep 1,000 consumers by default where the stream sets no limit; close to it, readers fail to start.
-const CONSUMERS_MANY: u64 = 800;
+/// Servers keep 1,000 consumers by default if the stream sets no limit; beyond half of them, readers may fail to start
+/// after a crash.
+const CONSUMERS_MANY: u64 = 500;
 /// Each remembered message id costs the server about 150 bytes.
 const DUPLICATE_WINDOW_LONG: Duration = Duration::from_secs(30 * 60);
 
@@ -62,8 +67,16 @@ impl Inspection {
         result
     }
 
-    /// The stream, and a warning about the server if there is one to give.
-    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Option<String>), String> {
+    /// Whether the stream is of a kind that can be read at all, as far as can be told just now.
+    pub(super) async fn check_readable(&self, settings: &Arc<Settings>) -> Result<(), Error> {
+        match tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await {
+            Ok(Ok((info, _))) => check_readable(&settings.stream, &info.config),
+            _ => Ok(()),
+        }
+    }
+
+    /// The stream, and warnings about the server if there is one to give.
+    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Vec<String>), String> {
         let mut slot = self.link.lock().await;
         let mut link = match slot.take() {
             Some(link) if link.is_up() => link,
@@ -77,16 +90,29 @@ impl Inspection {
             .await
             .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)))
             .map_err(|trouble| trouble.message);
-        *slot = Some(link);
+        let refused = survey(&mut link, &api).await;
+        // A new connection has the permissions of then.
+        *slot = refused.is_empty().then_some(link);
         let (major, minor, patch) = SERVER_OLDEST;
-        let server = (!client.is_server_compatible(major, minor, patch)).then(|| {
+        let mut warnings = refused.warnings();
+        warnings.extend((!client.is_server_compatible(major, minor, patch)).then(|| {
             format!(
                 "server {} is older than {major}.{minor}, the oldest that is supported; upgrade it",
                 client.server_info().version
             )
-        });
-        Ok((info?, server))
+        }));
+        Ok((info?, warnings))
     }
+}
+
+/// What the server refuses, asked once for each connection.
+async fn survey(link: &mut Link, api: &Api) -> Refused {
+    if link.is_tried() {
+        return Refused::default();
+    }
+    let found = tokio::time::timeout(SURVEY_MAX, permissions::survey(link, api)).await;
+    link.set_tried();
+    found.unwrap_or_default()
 }
 
 /// What the settings of a stream may lose or slow down.
@@ -103,7 +129,8 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     let is_mirror = config.mirror.is_some();
     if !matches!(config.retention.as_str(), "" | "limits") {
         warnings.push(format!(
-            "retention is {}: events go once other consumers acknowledged them, so a rebuild can't see them; use limits",
+            "retention is {}: events go once other consumers have acknowledged them, so the stream cannot be read; set \
+             retention to limits",
             config.retention
         ));
     }
@@ -181,16 +208,20 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
         ));
     }
     let consumers = info.state.consumer_count;
+    let seconds = INACTIVE_THRESHOLD.as_secs();
     if config.max_consumers > 0 {
         let limit = u64::try_from(config.max_consumers).unwrap_or(u64::MAX);
-        if consumers.saturating_mul(5) >= limit.saturating_mul(4) {
+        // After a crash there are twice as many for a while.
+        if consumers.saturating_mul(2) >= limit {
             warnings.push(format!(
-                "{consumers} of {limit} consumers exist: each deployment needs one; raise max_consumers"
+                "{consumers} of {limit} consumers exist: each generation that is read needs one, and a second one for \
+                 {seconds} s after a crash; raise max_consumers"
             ));
         }
     } else if consumers >= CONSUMERS_MANY {
         warnings.push(format!(
-            "{consumers} consumers exist, and servers allow 1,000 by default; set max_consumers on the stream"
+            "{consumers} consumers exist, servers allow 1,000 by default, and after a crash there are twice as many for \
+             {seconds} s; set max_consumers on the stream"
         ));
     }
     if info.state.num_deleted > 0 {

@@ -1,7 +1,7 @@
 //! A connection to a server, and what became of it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -43,6 +43,8 @@ struct Report {
     /// The last permission that was refused, and how many there were.
     denied: Option<String>,
     denials: u64,
+    /// How many refusals there were, with those that do not matter.
+    refusals: u64,
     /// The last failure to connect.
     failure: Option<String>,
 }
@@ -52,6 +54,8 @@ struct Report {
 pub(super) struct Link {
     client: Client,
     report: watch::Receiver<Report>,
+    /// Whether permissions that are needed only later were tried.
+    is_tried: Arc<AtomicBool>,
     _in_use: Arc<()>,
 }
 
@@ -86,7 +90,7 @@ impl Link {
                 Trouble { state, message: format!("cannot connect: {message}") }
             }
         })?;
-        Ok(Self { client, report, _in_use: in_use })
+        Ok(Self { client, report, is_tried: Arc::default(), _in_use: in_use })
     }
 
     /// The client of this connection.
@@ -143,6 +147,34 @@ impl Link {
         self.report.borrow().denials
     }
 
+    /// Runs a request until it ends, and says whether the server refused any meanwhile.
+    pub(super) async fn is_refused(&mut self, request: impl Future<Output = ()>) -> bool {
+        let before = self.report.borrow().refusals;
+        tokio::pin!(request);
+        loop {
+            // Both arms leave nothing behind when dropped.
+            tokio::select! {
+                biased;
+                () = &mut request => return self.report.borrow().refusals > before,
+                () = self.changed() => {}
+            }
+            let refused = self.report.borrow().refusals > before;
+            if refused || !self.is_up() {
+                return refused;
+            }
+        }
+    }
+
+    /// Whether permissions that are needed only later were tried on this connection.
+    pub(super) fn is_tried(&self) -> bool {
+        self.is_tried.load(Ordering::Relaxed)
+    }
+
+    /// Notes that they were tried.
+    pub(super) fn set_tried(&self) {
+        self.is_tried.store(true, Ordering::Relaxed);
+    }
+
     /// The permission refused since there were `denials` of them.
     pub(super) fn denied_since(&self, denials: u64) -> Option<Trouble> {
         let report = self.report.borrow();
@@ -184,10 +216,14 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
         Event::ServerError(ServerError::AuthorizationViolation) => report.refused = Some(event.to_string()),
         // Deleting our own consumer is a courtesy; it would go by itself.
         Event::ServerError(ServerError::Other(message))
-            if is_denial(message) && message.contains(".CONSUMER.DELETE.") => {}
+            if is_denial(message) && message.contains(".CONSUMER.DELETE.") =>
+        {
+            report.refusals += 1;
+        }
         Event::ServerError(ServerError::Other(message)) if is_denial(message) => {
             report.denied = Some(message.clone());
             report.denials += 1;
+            report.refusals += 1;
         }
         Event::ServerError(ServerError::Other(message)) if names_authorization(message) => {
             report.refused = Some(message.clone());

@@ -16,6 +16,7 @@ mod inspect;
 mod link;
 mod message;
 mod open;
+mod permissions;
 mod pull;
 mod reader;
 mod rescue;
@@ -124,6 +125,11 @@ impl JetStream {
     /// Makes a reader with a connection of its own.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
         Reader::new(Arc::clone(&self.settings), request, status)
+    }
+
+    /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.
+    pub async fn check_readable(&self) -> Result<(), super::Error> {
+        self.inspection.check_readable(&self.settings).await
     }
 
     /// What the stream is like just now, with warnings about settings that lose data or cripple replay.

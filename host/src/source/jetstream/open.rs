@@ -10,14 +10,15 @@ use async_nats::{Subject, Subscriber};
 use super::connect::Settings;
 use super::link::{Link, Trouble};
 use super::rescue::{self, Rescued, Search, rescue};
-use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, Stored, StreamConfig, StreamInfo};
+use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo};
 use crate::api::{SourceState, Start};
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::Error;
 use crate::subject::Pattern;
 
-/// How long the server keeps a consumer that nobody asks for events.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
+/// How long the server keeps a consumer that nobody asks for events. After a crash each reader has two of them for this
+/// long, and a stream has room for a limited number; a reader whose consumer is gone makes another one.
+pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
 
 /// Where a reader stands.
 #[derive(Clone, Debug)]
@@ -66,6 +67,10 @@ pub(super) struct Opened {
     pub(super) head: u64,
     /// Messages behind the position that were fetched by themselves; the consumer begins behind them.
     pub(super) rescued: VecDeque<Rescued>,
+    /// As in [`Standing`].
+    pub(super) doubts: u32,
+    /// How much a request for events may ask for.
+    pub(super) limits: RequestLimits,
     /// Events behind the position that may match.
     pub(super) pending: u64,
     /// Whether the server leaves out events.
@@ -88,6 +93,7 @@ pub(super) async fn open(
     let api = Arc::new(Api { client, prefix, stream: settings.stream.clone() });
     let generation = link.generation();
     let info = stream_info(&mut link, &api).await?;
+    check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
     let is_compacting = info.config.max_msgs_per_subject > 0;
     let mut position = verify(&info, &stream, standing).map_err(Failure::Stop)?;
@@ -132,6 +138,8 @@ pub(super) async fn open(
         stream,
         position,
         head: info.state.last_seq.max(position),
+        doubts: standing.doubts,
+        limits: made.info.config,
         pending: made.info.num_pending + rescued.len() as u64,
         rescued,
         is_filtered: made.is_filtered,
@@ -139,6 +147,18 @@ pub(super) async fn open(
         is_anchored,
         api,
     })
+}
+
+/// Whether a stream of this kind can be read at all: only one that keeps its events whoever else reads them can.
+pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), Error> {
+    let consequence = match config.retention.as_str() {
+        "" | "limits" => return Ok(()),
+        "interest" => "it drops events once its consumers have acknowledged them",
+        "workqueue" => "it gives each event to one consumer and then drops it",
+        _ => "how long it keeps events is not known",
+    };
+    let reason = format!("its retention is {}, so {consequence}", config.retention);
+    Err(Error::Unsupported { stream: stream.to_owned(), reason })
 }
 
 /// Events that are gone before they were read.
@@ -156,6 +176,12 @@ pub(super) fn trouble(stream: &str, error: &wire::Error) -> Trouble {
         wire::Error::Refused { code: wire::NOT_ENABLED_FOR_ACCOUNT, .. } => {
             Trouble::refused("JetStream is not enabled for this account; enable it, or use another account")
         }
+        wire::Error::Refused { code: wire::CONSUMERS_MAX, description } => Trouble::lost(format!(
+            "stream {stream} has no room for another consumer ({description}): each generation that is read needs one, and \
+             after a crash another one for {} s; delete consumers that nobody uses (`nats consumer ls {stream}`), or raise \
+             max_consumers of the stream or the limit of the account",
+            INACTIVE_THRESHOLD.as_secs()
+        )),
         error => Trouble::lost(error.to_string()),
     }
 }
@@ -215,18 +241,14 @@ async fn verify_mark(link: &mut Link, api: &Api, info: &StreamInfo, standing: &S
         return Ok(());
     }
     let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
-    match found {
-        Some(stored) if !matches(mark, stored) => Err(Failure::Stop(Error::Diverged(format!(
+    match found.map(|stored| rescue::into_event(stored, None, false)) {
+        Some(event) if EventMark::of(&event) != *mark => Err(Failure::Stop(Error::Diverged(format!(
             "event {} of stream {} is not the one that was applied; the stream's history was replaced: restore it, or \
              delete and deploy again to build from what is there",
             mark.sequence, api.stream
         )))),
         _ => Ok(()),
     }
-}
-
-fn matches(mark: &EventMark, stored: Stored) -> bool {
-    rescue::into_event(stored, None, false).is_some_and(|event| EventMark::of(&event) == *mark)
 }
 
 /// The filter for the server; none where it would leave out nothing, as reading

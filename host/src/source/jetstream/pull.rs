@@ -22,18 +22,18 @@ use super::link::Trouble;
 use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
 use super::rescue::{self, Rescued};
-use super::wire::Api;
+use super::wire::{Api, RequestLimits};
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
 const REQUEST_EVENTS: u64 = 5_000;
 const REQUEST_BYTES: u64 = 4 << 20;
-/// Events that the server may send unasked; the subscription has room for twice as many.
-const OUTSTANDING_EVENTS_MAX: u64 = 16_000;
-/// How long a request stays open, and when an idle reader makes the next one:
-/// before, so that the server always has one to answer with a new event.
+/// Full requests that may be open at once. What the server may send unasked by that, 15,000 events, is less than half of
+/// what the subscription has room for.
+const REQUESTS_MAX: u64 = 3;
+/// How long a request stays open. An idle reader makes the next one after two thirds of it, so that the server always has
+/// one to answer with a new event.
 const EXPIRES: Duration = Duration::from_secs(30);
-const RENEWAL: Duration = Duration::from_secs(20);
 /// The server speaks up after this long without an event.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After this long without a word, the consumer counts as lost.
@@ -63,6 +63,30 @@ pub(super) struct Claim {
     pub(super) is_live: bool,
 }
 
+/// How much one request asks for: what we like, unless the consumer's limits are narrower.
+#[derive(Clone, Copy, Debug)]
+struct RequestSize {
+    events: u64,
+    bytes: u64,
+    expires: Duration,
+    heartbeat: Duration,
+}
+
+impl RequestSize {
+    fn within(limits: RequestLimits) -> Self {
+        let narrower = |ours: u64, limit: u64| if limit == 0 { ours } else { ours.min(limit) };
+        let ours = u64::try_from(EXPIRES.as_nanos()).expect("half a minute fits");
+        let expires = Duration::from_nanos(narrower(ours, limits.max_expires));
+        Self {
+            events: narrower(REQUEST_EVENTS, limits.max_batch),
+            bytes: narrower(REQUEST_BYTES, limits.max_bytes),
+            expires,
+            // The server refuses one that is longer than half of the request.
+            heartbeat: HEARTBEAT.min(expires / 2),
+        }
+    }
+}
+
 /// A pull consumer and our side of it. Dropping it deletes the consumer.
 #[derive(Debug)]
 pub(super) struct Pull {
@@ -74,6 +98,7 @@ pub(super) struct Pull {
     subscription: Subscriber,
     metadata: MetadataReader,
     consumer_sequence: u64,
+    size: RequestSize,
     /// What we asked for and did not get yet.
     outstanding_events: u64,
     outstanding_bytes: u64,
@@ -90,6 +115,9 @@ pub(super) struct Pull {
     is_compacting: bool,
     /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
     is_behind: bool,
+    /// Whether connections were lost here, perhaps by a message behind the next one. Then nothing more is asked for until
+    /// the next one is handed out, or the connection would be lost again while a jump before it is in question.
+    is_careful: bool,
     /// Messages before those of the consumer, fetched by themselves.
     rescued: VecDeque<Rescued>,
     /// The first jump that is in question.
@@ -111,6 +139,7 @@ impl Pull {
             subscription: opened.subscription,
             metadata: MetadataReader::default(),
             consumer_sequence: 0,
+            size: RequestSize::within(opened.limits),
             outstanding_events: 0,
             outstanding_bytes: 0,
             asked_at: None,
@@ -121,6 +150,7 @@ impl Pull {
             is_filtered: opened.is_filtered,
             is_compacting: opened.is_compacting,
             is_behind: opened.pending > 0,
+            is_careful: opened.doubts > 1,
             rescued: opened.rescued,
             subjects,
             wants_headers,
@@ -151,6 +181,7 @@ impl Pull {
     /// The jump was answered.
     pub(super) fn clear_jump(&mut self) {
         self.jump = None;
+        self.is_careful = false;
     }
 
     /// What the consumer last claimed.
@@ -171,8 +202,8 @@ impl Pull {
     /// Asks for more where that is due. Cancel-safe: a dropped call has asked for nothing.
     pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
         let Some((events, bytes)) = self.due() else { return Ok(()) };
-        let expires = EXPIRES.as_nanos();
-        let heartbeat = HEARTBEAT.as_nanos();
+        let expires = self.size.expires.as_nanos();
+        let heartbeat = self.size.heartbeat.as_nanos();
         let limit = if bytes > 0 { format!(r#","max_bytes":{bytes}"#) } else { String::new() };
         let body = format!(r#"{{"batch":{events},"expires":{expires},"idle_heartbeat":{heartbeat}{limit}}}"#);
         self.client
@@ -191,12 +222,17 @@ impl Pull {
         if self.is_oversize {
             return Some((1, 0));
         }
-        if self.outstanding_events + REQUEST_EVENTS > OUTSTANDING_EVENTS_MAX {
+        if self.is_careful {
+            let is_busy = self.outstanding_events > 0 || !self.rescued.is_empty() || self.jump.is_some();
+            return (!is_busy).then_some((1, 0));
+        }
+        let RequestSize { events, bytes, expires, .. } = self.size;
+        if self.outstanding_events + events > events * REQUESTS_MAX {
             return None;
         }
-        let half = self.outstanding_events <= REQUEST_EVENTS / 2 || self.outstanding_bytes <= REQUEST_BYTES / 2;
-        let is_old = || self.asked_at.is_none_or(|time| time.elapsed() > RENEWAL);
-        (half || (self.outstanding_events <= REQUEST_EVENTS && is_old())).then_some((REQUEST_EVENTS, REQUEST_BYTES))
+        let half = self.outstanding_events <= events / 2 || self.outstanding_bytes <= bytes / 2;
+        let is_old = || self.asked_at.is_none_or(|time| time.elapsed() > expires * 2 / 3);
+        (half || (self.outstanding_events <= events && is_old())).then_some((events, bytes))
     }
 
     /// Reads what has come until the cursor is full or nothing is left, without
@@ -261,6 +297,7 @@ impl Pull {
         if is_doubtful && sequence > cursor.through + 1 && self.jump.is_none() {
             self.jump = Some(Jump { from: cursor.through + 1, to: sequence - 1, count: cursor.len() });
         }
+        self.is_careful &= self.jump.is_some();
         cursor.through = sequence;
         cursor.pending = metadata.pending;
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
@@ -284,9 +321,10 @@ impl Pull {
         if let Some(fault) = &fault {
             cursor.note_fault(sequence, fault, &self.api.stream);
         }
-        match rescue::into_event(stored, fault.as_deref(), self.wants_headers) {
-            Some(event) => cursor.push(event),
-            None => cursor.pass_over(sequence),
+        if rescue::is_bookkeeping(&stored) {
+            cursor.pass_over(sequence);
+        } else {
+            cursor.push(rescue::into_event(stored, fault.as_deref(), self.wants_headers));
         }
     }
 
@@ -301,7 +339,7 @@ impl Pull {
                 Ok(())
             }
             (409, "Message Size Exceeds MaxBytes") => {
-                let untouched = number(headers, "Nats-Pending-Bytes") == Some(REQUEST_BYTES);
+                let untouched = number(headers, "Nats-Pending-Bytes") == Some(self.size.bytes);
                 self.settle(headers);
                 self.is_oversize |= untouched;
                 Ok(())
@@ -335,7 +373,9 @@ impl Pull {
             Some(through) if through > cursor.through => {
                 self.claim = Some(Claim { through, is_live: self.is_filtered && !self.is_behind });
             }
-            _ => self.is_behind = false,
+            Some(through) if through == cursor.through => self.is_behind = self.outstanding_events == 0,
+            // A replica that lags has not looked at what we read already, and so proves nothing.
+            _ => {}
         }
         Ok(())
     }

@@ -12,7 +12,9 @@ use super::connect::{Settings, delay};
 use super::cursor::{Cursor, Oddities};
 use super::link::{Link, Trouble};
 use super::open::{Failure, Opened, Standing, open};
+use super::permissions;
 use super::session::Session;
+use super::wire::Api;
 use crate::api::{SourceState, SourceStatus};
 use crate::batch::Batch;
 use crate::source::{Error, Request, StatusSender};
@@ -22,6 +24,8 @@ use crate::subject::Pattern;
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The same where the server refuses us: that passes only when somebody acts.
 const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(10);
+/// After this long the status says that the stream is still being opened.
+const LONG: Duration = Duration::from_secs(10);
 /// Pause after an error that an operator must decide, should the caller ask again.
 const PAUSE_STOPPED: Duration = Duration::from_secs(1);
 
@@ -169,8 +173,23 @@ impl Reader {
             if let Err(trouble) = link.up(|trouble| tell(&status, trouble.state, Some(trouble.message))).await {
                 return (None, Err(trouble.into()));
             }
-            let outcome = open(link.clone(), &settings, &covering, &standing).await;
-            (Some(link), outcome)
+            let client = link.client().clone();
+            let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+            let outcome = match permissions::try_later_needs(&mut link, &api).await {
+                Ok(()) => {
+                    let opening = open(link.clone(), &settings, &covering, &standing);
+                    told_if_long(opening, &status).await
+                }
+                Err(trouble) => Err(trouble.into()),
+            };
+            match outcome {
+                // A new connection has the permissions of then, and is told again what it may not receive.
+                Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
+                    let trouble = permissions::explain(&mut link, &api, trouble).await;
+                    (None, Err(trouble.into()))
+                }
+                outcome => (Some(link), outcome),
+            }
         })
     }
 
@@ -242,6 +261,20 @@ impl Reader {
         info!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
         tell(&self.status, trouble.state, Some(trouble.message));
     }
+}
+
+/// Says what is being waited for if a stream takes long to open.
+async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
+    tokio::pin!(opening);
+    tokio::select! {
+        biased;
+        result = &mut opening => return result,
+        () = tokio::time::sleep(LONG) => {}
+    }
+    let state = status.borrow().state;
+    let message = "the server takes long to answer; to make a consumer it counts the events that match the filter";
+    tell(status, state, Some(message.to_owned()));
+    opening.await
 }
 
 /// Tells how the source is, where that is news.

@@ -98,16 +98,18 @@ fn fault(stored: &Stored) -> Option<String> {
     Block::read(&stored.headers).fault
 }
 
-/// Makes an event of a message that was fetched; none stands for the broker's own book-keeping.
-pub(super) fn into_event(stored: Stored, fault: Option<&str>, wants_headers: bool) -> Option<Event> {
+/// Whether a message that was fetched is the broker's own book-keeping, and no event.
+pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
+    headers::is_bookkeeping(&Block::read(&stored.headers))
+}
+
+/// Makes an event of a message that was fetched, whatever it is.
+pub(super) fn into_event(stored: Stored, fault: Option<&str>, wants_headers: bool) -> Event {
     let block = Block::read(&stored.headers);
-    if headers::is_bookkeeping(&block) {
-        return None;
-    }
     let mut headers = headers::of_event(&block, wants_headers);
     if let Some(fault) = fault.filter(|_| wants_headers) {
         headers::tell_fault(&mut headers, fault);
     }
     let subject = ByteString::from(stored.subject);
-    Some(cloudevents::into_event(stored.sequence, stored.time_ns, subject, headers, stored.data, wants_headers))
+    cloudevents::into_event(stored.sequence, stored.time_ns, subject, headers, stored.data, wants_headers)
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::task::coop::unconstrained;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
@@ -138,8 +138,15 @@ impl Session {
             }
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else { return Ok(()) };
-                let info = answer.map_err(|error| trouble(&self.api.stream, &error))?;
-                self.judge(look.question, &info, cursor)?;
+                match (answer, look.question) {
+                    (Ok(info), question) => self.judge(question, &info, cursor)?,
+                    // The API may be slow, and only where the stream ends was asked; another consumer would not help it.
+                    (Err(error), Question::Head) => {
+                        debug!(stream = self.api.stream, %error, "no look at the head");
+                        self.looked_at = Instant::now();
+                    }
+                    (Err(error), _) => return Err(trouble(&self.api.stream, &error).into()),
+                }
                 self.look(cursor);
             }
             Wake::Reported => {
@@ -192,7 +199,8 @@ impl Session {
 
     /// Begins a look at the stream where one is due.
     fn look(&mut self, cursor: &Cursor) {
-        if self.look.is_some() {
+        let waits_for_head = |look: &Look| matches!(look.question, Question::Head);
+        if self.look.as_ref().is_some_and(|look| !waits_for_head(look) || !self.in_question()) {
             return;
         }
         let question = if let Some(jump) = self.pull.jump() {

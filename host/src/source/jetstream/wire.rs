@@ -11,15 +11,19 @@ use async_nats::{Client, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How long the API may take to answer. A stream of hundreds of millions of
-/// events needs seconds to count what matches a filter when a consumer is made.
+/// How long the API may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// How long it may take to make a consumer: on a stream of hundreds of millions of events the server counts for minutes
+/// what matches a filter, and would count from the start for each request made again.
+const CREATION_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Codes of the API that are told apart.
 pub(super) const STREAM_NOT_FOUND: u64 = 10059;
 const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The filter and the subjects of the stream have nothing in common.
 pub(super) const FILTER_NOT_SUBSET: u64 = 10093;
+/// As many consumers exist as the stream, the account or the server allows.
+pub(super) const CONSUMERS_MAX: u64 = 10026;
 /// The account may not use JetStream.
 pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
 
@@ -155,9 +159,22 @@ struct CreateConsumer<'a> {
 /// What the server says about a new consumer.
 #[derive(Debug, Deserialize)]
 pub(super) struct ConsumerInfo {
+    /// As the server made it, with the limits of the server, the account and the stream.
+    #[serde(default)]
+    pub(super) config: RequestLimits,
     /// Matching events after its start.
     #[serde(default)]
     pub(super) num_pending: u64,
+}
+
+/// How much one request for events may ask for; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RequestLimits {
+    pub(super) max_batch: u64,
+    /// In nanoseconds.
+    pub(super) max_expires: u64,
+    pub(super) max_bytes: u64,
 }
 
 /// A message, fetched by itself.
@@ -215,7 +232,8 @@ impl Api {
             subject.push('.');
             subject.push_str(filter);
         }
-        self.call(&subject, &CreateConsumer { stream_name: &self.stream, config, action: "create" }).await
+        let request = CreateConsumer { stream_name: &self.stream, config, action: "create" };
+        self.call_within(CREATION_MAX, &subject, &request).await
     }
 
     /// The subject under which a consumer takes requests for events.
@@ -257,8 +275,23 @@ impl Api {
         }))
     }
 
+    /// An empty request, only to see whether it is allowed: what comes back does not matter.
+    pub(super) async fn trial(&self, subject: &str, within: Duration) {
+        let request = Request::new().payload(bytes::Bytes::new()).timeout(Some(within));
+        drop(self.client.send_request(format!("{}.{subject}", self.prefix), request).await);
+    }
+
     async fn call<B: Serialize + Sync, T: DeserializeOwned>(&self, subject: &str, body: &B) -> Result<T, Error> {
-        let message = self.ask(subject, body).await?;
+        self.call_within(ANSWER_MAX, subject, body).await
+    }
+
+    async fn call_within<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        within: Duration,
+        subject: &str,
+        body: &B,
+    ) -> Result<T, Error> {
+        let message = self.ask(within, subject, body).await?;
         let unreadable = |error| Error::Unreadable(format!("{subject} answered something unreadable: {error}"));
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
@@ -267,14 +300,14 @@ impl Api {
         serde_json::from_slice(&message.payload).map_err(unreadable)
     }
 
-    async fn ask<B: Serialize + Sync>(&self, subject: &str, body: &B) -> Result<Message, Error> {
+    async fn ask<B: Serialize + Sync>(&self, within: Duration, subject: &str, body: &B) -> Result<Message, Error> {
         let body = serde_json::to_vec(body).expect("requests are plain JSON");
-        let request = Request::new().payload(body.into()).timeout(Some(ANSWER_MAX));
+        let request = Request::new().payload(body.into()).timeout(Some(within));
         let full = format!("{}.{subject}", self.prefix);
         self.client.send_request(full, request).await.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => Error::NoJetStream(self.prefix.clone()),
             RequestErrorKind::TimedOut => {
-                Error::Failed(format!("{subject} was not answered within {} s", ANSWER_MAX.as_secs()))
+                Error::Failed(format!("{subject} was not answered within {} s", within.as_secs()))
             }
             _ => Error::Failed(format!("{subject}: {error}")),
         })
