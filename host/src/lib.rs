@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod position;
 pub mod progress;
 pub mod rollout;
+pub mod room;
 pub mod runner;
 pub mod serve;
 pub mod source;

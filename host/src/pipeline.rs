@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
-use applier::{Applier, Interrupt, Obstacle, Processed};
+use applier::{Alike, Applier, Interrupt, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
@@ -183,6 +183,9 @@ impl Pipeline {
             progress: self.progress,
             metrics: self.metrics.clone(),
             attempts: 0,
+            part: usize::MAX,
+            alike: Alike::default(),
+            waiting: None,
             obstacle: None,
         };
         let mut run = Run {

@@ -229,10 +229,18 @@ impl Progress {
     }
 
     /// A batch failed, and is tried again after a pause. The first error of a streak stays.
-    pub fn retrying(&self, kind: &str, message: &str, sequence: u64, attempts: u32) {
+    pub fn retrying(&self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
         let now = &mut self.inner.lock().now;
         now.state = DeploymentState::Retrying;
-        note(now, kind, message, Some(sequence), attempts);
+        note(now, kind, message, sequence, attempts);
+    }
+
+    /// It waits for what the host can't give just now. No attempt counts, and no event is to blame.
+    pub fn waiting(&self, kind: &str, message: &str) {
+        let now = &mut self.inner.lock().now;
+        now.state = DeploymentState::Retrying;
+        let attempts = now.failure.as_ref().map_or(0, |failure| failure.attempts);
+        note(now, kind, message, None, attempts);
     }
 
     /// It can't go on without an operator.

@@ -10,7 +10,7 @@
 //!
 //! How generations come, take over and go is the business of `rollout/`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,6 +136,8 @@ pub(crate) struct Inner {
     pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
     /// One change of the set of deployments at a time; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Names of deployments that were deleted and whose runners have not ended yet: none of them can be created before.
+    pub(crate) ending: tokio::sync::watch::Sender<BTreeSet<String>>,
     /// Held while a file exists that no record names yet; whoever removes what no record names waits for it.
     pub(crate) naming: tokio::sync::RwLock<()>,
     pub(crate) metrics: Metrics,
@@ -339,6 +341,7 @@ impl Inner {
             _log_caches: log_caches,
             deployments: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
+            ending: tokio::sync::watch::Sender::default(),
             naming: tokio::sync::RwLock::default(),
             metrics: Metrics::new(),
             rebuilds: Queue::new(config.rollout.rebuilds_max),

@@ -106,6 +106,45 @@ async fn a_rejected_event_is_not_tried_again_and_a_retried_one_as_often_as_its_p
 }
 
 #[tokio::test]
+async fn what_an_instance_kept_of_earlier_events_is_no_fault_of_the_next_one() {
+    let stage = stage().await;
+    // Each fits by itself, and an instance may have 32 MiB.
+    for _ in 0..12 {
+        let last = stage.client().append(&[event("keep 5")]).await.last_sequence;
+        let shown = stage.client().reached(MISCHIEF, last).await;
+        assert_eq!(shown.failure, None);
+    }
+    let last = stage.client().append(&[event("keep 40")]).await.last_sequence;
+    let (shown, failure) = stage.client().failed(MISCHIEF).await;
+    assert_eq!((shown.position, failure.kind.as_str(), failure.sequence), (last - 1, "limit", Some(last)));
+    assert!(failure.message.contains("memory-bytes"), "the limit is named: {failure:?}");
+}
+
+#[tokio::test]
+async fn a_deployment_whose_module_hangs_can_be_deleted_while_others_are_created() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"20s\"\n").await;
+    stage.deploy_ledger().await;
+    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    stage.client().append(&[event("note before"), event("loop")]).await;
+    stage.client().show_when(MISCHIEF, "apply the first", |shown| shown.instances > 0).await;
+    let client = stage.client().clone();
+    let delete = tokio::spawn(async move {
+        let request = client.request(reqwest::Method::DELETE, "/v1/deployments/mischief");
+        client.send(request).await.status
+    });
+    wait::until("the deployment to be gone", || async {
+        (stage.client().get("/v1/deployments/mischief").await.status == 404).then_some(())
+    })
+    .await;
+    stage.client().deploy("other", &guests::module("ledger")).await;
+    assert!(!delete.is_finished(), "the module still hangs, and nobody waits for it");
+    skip_in_model_and_publish(&mut stage, 10).await;
+    assert_eq!(delete.await.expect("it ends"), 204);
+    // Nothing is left of it when its name is used again.
+    stage.client().upload(guests::module(MISCHIEF), "").await.expect(201);
+}
+
+#[tokio::test]
 async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
     let mut stage = stage().await;
     let last = stage.client().append(&[event("log-storm 20000"), event("note behind")]).await.last_sequence;

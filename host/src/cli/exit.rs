@@ -84,7 +84,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     match cause.downcast_ref::<module::Error>()? {
         module::Error::Refused(_) | module::Error::Manifest(_) | module::Error::Compile(_) => Some(Exit::Refused),
-        module::Error::Engine(_) => Some(Exit::Failed),
+        module::Error::Engine(_) | module::Error::Busy(_) => Some(Exit::Failed),
     }
 }
 

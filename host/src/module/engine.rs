@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,9 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 use super::cache::Cache;
 use super::compile;
 use super::instance::Module;
-use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, Permit, TABLES_MAX};
+use super::output::Flow;
+use super::places::Places;
+use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, TABLES_MAX};
 use super::{Accepted, Error, Loaded, Options, accept, imports, wasi};
 
 /// How often the epoch rises: the precision of deadlines.
@@ -22,6 +23,8 @@ pub(super) const TICK: Duration = Duration::from_millis(5);
 const RESERVATION: u64 = 4 << 30;
 /// Least number of instances for which a pool is made.
 const POOL_MIN: u32 = 16;
+/// Tables of the pool for each place; a component with more of them takes several places.
+pub(super) const TABLES_PER_PLACE: u32 = 4;
 /// Most frames that a trap collects.
 const BACKTRACE_FRAMES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("16 is not zero");
 
@@ -51,7 +54,9 @@ pub(super) struct Inner {
     loaded: Mutex<HashMap<String, Weak<Module>>>,
     /// One compilation at a time, so that its memory limit is that of all.
     compiling: Mutex<()>,
-    alive: Arc<AtomicU32>,
+    pub(super) places: Arc<Places>,
+    /// What modules may log, by the name of their deployment.
+    flows: Mutex<HashMap<String, Arc<Flow>>>,
 }
 
 impl fmt::Debug for Inner {
@@ -66,16 +71,24 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    /// One of the instances that may be alive at once.
-    pub(super) fn permit(&self) -> Option<Permit> {
-        Permit::take(&self.alive, self.options.instances_max)
+    /// What a deployment may log. All its instances share it.
+    pub(super) fn flow(&self, deployment: &str) -> Arc<Flow> {
+        let mut flows = self.flows.lock();
+        if let Some(flow) = flows.get(deployment) {
+            return Arc::clone(flow);
+        }
+        // One that was used lately stays without an instance: after a failure there is none for a moment.
+        flows.retain(|_, flow| Arc::strong_count(flow) > 1 || !flow.is_full());
+        let flow = Arc::new(Flow::default());
+        flows.insert(deployment.to_owned(), Arc::clone(&flow));
+        flow
     }
 }
 
 impl Engine {
     /// Makes the engine; the pooling allocator where address space allows, else on-demand memory.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let (wasmtime, address_space) = allocate(&options)?;
+        let (wasmtime, address_space, instances) = allocate(&options)?;
         start_ticker(&wasmtime)?;
         let mut linker = Linker::new(&wasmtime);
         imports::add_to_linker(&mut linker).map_err(broken)?;
@@ -89,7 +102,8 @@ impl Engine {
             cache,
             loaded: Mutex::default(),
             compiling: Mutex::default(),
-            alive: Arc::default(),
+            places: Arc::new(Places::new(instances)),
+            flows: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -158,15 +172,25 @@ impl Engine {
     }
 }
 
-/// Takes the largest pool for which there is address space, or none.
-fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace), Error> {
-    let mut instances = options.instances_max.max(1);
+/// Takes the largest pool for which there is address space, or none; with the number of instances that fit.
+fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), Error> {
+    let wanted = options.instances_max.max(1);
+    let mut instances = wanted;
     loop {
         let mut config = config(AddressSpace::Plenty);
         stack(&mut config, options);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options, instances)));
         match wasmtime::Engine::new(&config) {
-            Ok(engine) => return Ok((engine, AddressSpace::Plenty)),
+            Ok(engine) => {
+                if instances < wanted {
+                    tracing::warn!(
+                        wanted,
+                        instances,
+                        "little address space: fewer instances than modules.instances_max can run at once"
+                    );
+                }
+                return Ok((engine, AddressSpace::Plenty, instances));
+            }
             Err(error) if instances <= POOL_MIN => {
                 tracing::info!(%error, "little address space: linear memories are allocated one by one");
                 break;
@@ -177,7 +201,7 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace), Error
     let mut config = config(AddressSpace::Scarce);
     stack(&mut config, options);
     let engine = wasmtime::Engine::new(&config).map_err(broken)?;
-    Ok((engine, AddressSpace::Scarce))
+    Ok((engine, AddressSpace::Scarce, wanted))
 }
 
 /// What decides about compiled code: the same here and in the compiling process.
@@ -218,7 +242,7 @@ fn pool(options: &Options, instances: u32) -> PoolingAllocationConfig {
         .total_memories(instances)
         .max_memory_size(usize::try_from(options.memory_bytes_max).unwrap_or(usize::MAX))
         .max_tables_per_component(TABLES_MAX)
-        .total_tables(instances.saturating_mul(4))
+        .total_tables(instances.saturating_mul(TABLES_PER_PLACE))
         .table_elements(options.table_elements_max)
         .total_stacks(1);
     pool

@@ -8,11 +8,12 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
-use super::engine::{Inner, TICK, broken};
+use super::engine::{Inner, TABLES_PER_PLACE, TICK, broken};
 use super::manifest;
 use super::migration;
 use super::output::clipped;
-use super::sandbox::{Access, Bounds, Host, System};
+use super::places::Purpose;
+use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
 use super::{
     Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError, TRANSFER_BYTES_MAX,
 };
@@ -43,6 +44,8 @@ struct Exports {
 enum StartError {
     /// As many as there may be are alive.
     Busy,
+    /// The host could not make one, whatever the module is like.
+    Host(String),
     /// The module did not come up.
     Failed(ApplyError),
 }
@@ -91,7 +94,7 @@ impl Module {
 
     /// Makes an instance for applying.
     pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
-        self.start(identity, 0).map_err(|error| self.unavailable(error))
+        self.start(identity, Purpose::Fold, 0).map_err(|error| self.unavailable(error))
     }
 
     /// Makes an instance for migrating a state of version `from_version`, page by page.
@@ -104,18 +107,17 @@ impl Module {
             ));
         };
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let (mut store, instance) = start(&self.engine, &self.linked, bounds, identity, self.system, 0)
-            .map_err(|error| self.unavailable(error))?;
+        let made = Made { bounds, identity, system: self.system, purpose: Purpose::Fold, time_ns: 0 };
+        let (mut store, instance) =
+            start(&self.engine, &self.linked, &made).map_err(|error| self.unavailable(error))?;
         let migrate = function(&mut store, instance, migrate);
         Ok(Migration::new(store, migrate, from_version, ticks(bounds.deadline)))
     }
 
     fn unavailable(&self, error: StartError) -> Error {
         match error {
-            StartError::Busy => Error::Engine(format!(
-                "all of the {} instances that may run at once are in use; raise the limit or delete a deployment",
-                self.engine.options.instances_max
-            )),
+            StartError::Busy => Error::Busy(self.engine.places.total()),
+            StartError::Host(error) => Error::Engine(error),
             StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
         }
     }
@@ -129,9 +131,9 @@ impl Module {
         args: &Payload,
     ) -> Result<Payload, QueryError> {
         let answer_bytes_max = self.engine.options.answer_bytes_max;
-        let mut instance = match self.start(identity, snapshot.time_ns()) {
+        let mut instance = match self.start(identity, Purpose::Query, snapshot.time_ns()) {
             Ok(instance) => instance,
-            Err(StartError::Busy) => return Err(QueryError::Busy),
+            Err(StartError::Busy | StartError::Host(_)) => return Err(QueryError::Busy),
             Err(StartError::Failed(error)) => return Err(failed(error)),
         };
         match instance.query(snapshot, name, args) {
@@ -153,9 +155,10 @@ impl Module {
         }
     }
 
-    fn start(&self, identity: &Identity, time_ns: u64) -> Result<Instance, StartError> {
+    fn start(&self, identity: &Identity, purpose: Purpose, time_ns: u64) -> Result<Instance, StartError> {
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let (mut store, instance) = start(&self.engine, &self.linked, bounds, identity, self.system, time_ns)?;
+        let made = Made { bounds, identity, system: self.system, purpose, time_ns };
+        let (mut store, instance) = start(&self.engine, &self.linked, &made)?;
         let apply = function(&mut store, instance, self.exports.apply);
         let query = function(&mut store, instance, self.exports.query);
         Ok(Instance {
@@ -190,17 +193,31 @@ fn function(store: &mut Store<Host>, instance: wasmtime::component::Instance, in
     instance.get_func(store, index).expect("it was a function when the module was linked")
 }
 
+/// How an instance is made.
+struct Made<'a> {
+    bounds: Bounds,
+    identity: &'a Identity,
+    system: System,
+    purpose: Purpose,
+    /// Where its clock begins.
+    time_ns: u64,
+}
+
+/// How many places of the pool an instance of a component takes.
+fn places(linked: &InstancePre<Host>) -> u32 {
+    let needed = linked.component().resources_required();
+    needed.map_or(MEMORIES_MAX, |needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_PER_PLACE)).max(1))
+}
+
 /// Makes a store, and an instance in it.
 fn start(
     engine: &Inner,
     linked: &InstancePre<Host>,
-    bounds: Bounds,
-    identity: &Identity,
-    system: System,
-    time_ns: u64,
+    made: &Made<'_>,
 ) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
-    let permit = engine.permit().ok_or(StartError::Busy)?;
-    let host = Host::new(bounds, identity, system, permit);
+    let Made { bounds, identity, system, purpose, time_ns } = *made;
+    let permit = engine.places.take(purpose, places(linked)).ok_or(StartError::Busy)?;
+    let host = Host::new(bounds, identity, system, permit, engine.flow(&identity.deployment));
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.growth);
@@ -212,7 +229,8 @@ fn start(
     match result {
         Ok(instance) => Ok((store, instance)),
         Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
-        Err(error) => Err(StartError::Failed(store.data().explain(error))),
+        Err(error) if store.data().is_of_module(&error) => Err(StartError::Failed(store.data().explain(error))),
+        Err(error) => Err(StartError::Host(format!("cannot make an instance: {error:#}"))),
     }
 }
 
@@ -225,11 +243,11 @@ fn ask(
     system: System,
 ) -> Result<ManifestRecord, Error> {
     let identity = Identity { deployment: "manifest".to_owned(), generation: 0 };
-    let (mut store, instance) = match start(engine, linked, bounds, &identity, system, 0) {
+    let made = Made { bounds, identity: &identity, system, purpose: Purpose::Fold, time_ns: 0 };
+    let (mut store, instance) = match start(engine, linked, &made) {
         Ok(started) => started,
-        Err(StartError::Busy) => {
-            return Err(Error::Engine("all instances are in use; try again later".to_owned()));
-        }
+        Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
+        Err(StartError::Host(error)) => return Err(Error::Engine(error)),
         Err(StartError::Failed(error)) => return Err(Error::Refused(format!("it does not start: {error}"))),
     };
     let manifest = check_types(&mut store, instance, exports)?;

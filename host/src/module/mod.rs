@@ -16,6 +16,7 @@ mod instance;
 mod manifest;
 mod migration;
 mod output;
+mod places;
 mod sandbox;
 mod wasi;
 
@@ -164,6 +165,12 @@ pub enum Error {
     /// The engine or its cache failed; not the module's fault.
     #[error("engine failed: {0}")]
     Engine(String),
+    /// As many instances as may run at once do; there is a place again when one of them ends.
+    #[error(
+        "no instance is free: all {0} places are taken; delete deployments that are no longer needed, or raise \
+         modules.instances_max"
+    )]
+    Busy(u32),
 }
 
 /// Why a batch could not be applied. Its writes are to be dropped; unless said otherwise the instance can't be used again.
@@ -204,9 +211,24 @@ pub enum ApplyError {
     /// State failed, not the guest.
     #[error(transparent)]
     State(state::Error),
+    /// The machine could not give what the guest may have, such as memory.
+    #[error("the host is short of something: {0}")]
+    Host(String),
+}
+
+impl Error {
+    /// Whether the same may succeed later without anybody changing the module. Only for a module that was accepted once.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Engine(_) | Self::Compile(_))
+    }
 }
 
 impl ApplyError {
+    /// Whether the same call on the same state gives the same error, whatever else the machine has to do.
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self, Self::Trap(_) | Self::Limit { .. })
+    }
+
     /// The name of the error, as in [`crate::api::Failure::kind`].
     pub fn kind(&self) -> &'static str {
         match self {
@@ -216,6 +238,7 @@ impl ApplyError {
             Self::Deadline(_) => "deadline",
             Self::Limit { .. } => "limit",
             Self::State(_) => "state",
+            Self::Host(_) => "host",
         }
     }
 }

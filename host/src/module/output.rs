@@ -1,6 +1,10 @@
 //! What a guest writes for people: log messages, standard output and standard error.
 //!
-//! All of it becomes log lines of the host under the deployment's name, within a budget per call of the guest.
+//! All of it becomes log lines of the host under the deployment's name, within a budget per call of the guest and another
+//! one per second of the deployment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -9,6 +13,75 @@ use super::{Identity, MESSAGE_BYTES_MAX};
 
 /// What one message costs beyond its text, so that empty ones do not come for free.
 const MESSAGE_COST: usize = 64;
+
+/// Log lines that all instances of one deployment together may write per second, and how many may come at once: as many
+/// as one call can write.
+const LINES_PER_SECOND: f64 = 100.0;
+const LINES_AT_ONCE: f64 = 1_024.0;
+/// Bytes of these lines per second, and how many may come at once: more than one call may write.
+const BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
+const BYTES_AT_ONCE: f64 = 4.0 * BYTES_PER_SECOND;
+/// While lines are dropped the log says so this often.
+const TELL: Duration = Duration::from_secs(10);
+
+/// How much a deployment may log as time passes: a token bucket that all its instances share.
+#[derive(Debug)]
+pub(super) struct Flow(Mutex<Tokens>);
+
+#[derive(Debug)]
+struct Tokens {
+    lines: f64,
+    bytes: f64,
+    filled_at: Instant,
+    /// Lines that were dropped and not yet told of.
+    dropped: u64,
+    told_at: Option<Instant>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self(Mutex::new(Tokens {
+            lines: LINES_AT_ONCE,
+            bytes: BYTES_AT_ONCE,
+            filled_at: Instant::now(),
+            dropped: 0,
+            told_at: None,
+        }))
+    }
+}
+
+impl Flow {
+    /// Whether it has all that may come at once, so that a new one would be the same.
+    pub(super) fn is_full(&self) -> bool {
+        let tokens = self.0.lock();
+        let filled = tokens.filled_at.elapsed().as_secs_f64();
+        tokens.lines + filled * LINES_PER_SECOND >= LINES_AT_ONCE
+            && tokens.bytes + filled * BYTES_PER_SECOND >= BYTES_AT_ONCE
+    }
+
+    /// Whether a line may be written now; and how many were dropped, when it is time to say so.
+    fn take(&self, bytes: usize, now: Instant) -> (bool, Option<u64>) {
+        let mut tokens = self.0.lock();
+        let elapsed = now.saturating_duration_since(tokens.filled_at).as_secs_f64();
+        tokens.filled_at = now;
+        tokens.lines = (tokens.lines + elapsed * LINES_PER_SECOND).min(LINES_AT_ONCE);
+        tokens.bytes = (tokens.bytes + elapsed * BYTES_PER_SECOND).min(BYTES_AT_ONCE);
+        let bytes = bytes as f64;
+        let passes = tokens.lines >= 1.0 && tokens.bytes >= bytes;
+        if passes {
+            tokens.lines -= 1.0;
+            tokens.bytes -= bytes;
+        } else {
+            tokens.dropped += 1;
+        }
+        let is_due = tokens.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL);
+        if tokens.dropped == 0 || !is_due {
+            return (passes, None);
+        }
+        tokens.told_at = Some(now);
+        (passes, Some(std::mem::take(&mut tokens.dropped)))
+    }
+}
 
 /// A stream of the guest's that is split into lines.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +104,7 @@ impl Stream {
 pub(super) struct Output {
     identity: Identity,
     bytes_max: usize,
+    flow: Arc<Flow>,
     /// Locked by the guest's thread alone; the lock exists because WASI streams are handed out as shared objects.
     pending: Mutex<Pending>,
 }
@@ -44,9 +118,9 @@ struct Pending {
 }
 
 impl Output {
-    pub(super) fn new(identity: Identity, bytes_max: usize) -> Self {
+    pub(super) fn new(identity: Identity, bytes_max: usize, flow: Arc<Flow>) -> Self {
         let pending = Pending { bytes_left: bytes_max, ..Pending::default() };
-        Self { identity, bytes_max, pending: Mutex::new(pending) }
+        Self { identity, bytes_max, flow, pending: Mutex::new(pending) }
     }
 
     /// The budget begins anew.
@@ -106,6 +180,23 @@ impl Output {
             }
         }
         let Identity { deployment, generation } = &self.identity;
+        // What the log leaves out by its level costs nothing.
+        if !is_logged(level) {
+            return;
+        }
+        let (passes, dropped) = self.flow.take(message.len() + MESSAGE_COST, Instant::now());
+        if let Some(dropped) = dropped {
+            tracing::warn!(
+                target: "foldstream::guest",
+                deployment,
+                generation,
+                dropped,
+                "the module logs more than {LINES_PER_SECOND} lines or {BYTES_PER_SECOND} bytes per second: lines are dropped"
+            );
+        }
+        if !passes {
+            return;
+        }
         match level {
             Level::Debug => tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}"),
             Level::Info => tracing::info!(target: "foldstream::guest", deployment, generation, "{message}"),
@@ -115,7 +206,41 @@ impl Output {
     }
 }
 
+/// Whether the host's log takes lines of this level at all.
+fn is_logged(level: Level) -> bool {
+    match level {
+        Level::Debug => tracing::enabled!(target: "foldstream::guest", tracing::Level::DEBUG),
+        Level::Info => tracing::enabled!(target: "foldstream::guest", tracing::Level::INFO),
+        Level::Warn => tracing::enabled!(target: "foldstream::guest", tracing::Level::WARN),
+        Level::Error => tracing::enabled!(target: "foldstream::guest", tracing::Level::ERROR),
+    }
+}
+
 /// The longest beginning of a text that fits, without splitting a character.
 pub(super) fn clipped(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_of_lines_is_cut_and_told_of_now_and_then() {
+        let (flow, begin) = (Flow::default(), Instant::now());
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        let passed = (0..2_000).filter(|_| flow.take(100, at(0)).0).count();
+        assert_eq!(passed, 1_024);
+        assert_eq!(flow.take(100, at(1)), (false, None), "it was said a moment ago");
+        assert_eq!(flow.take(100, at(500)).0, true, "a line every ten milliseconds");
+        let (passes, told) = flow.take(100, at(11_000));
+        assert!(passes && told.is_some_and(|dropped| dropped >= 970), "the rest is told later: {told:?}");
+    }
+
+    #[test]
+    fn long_lines_are_counted_by_their_bytes() {
+        let (flow, now) = (Flow::default(), Instant::now());
+        let passed = (0..100).filter(|_| flow.take(4_160, now).0).count();
+        assert_eq!(passed, 63);
+    }
 }

@@ -4,13 +4,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
-use super::output::{Output, clipped};
+use super::output::{Flow, Output, clipped};
+use super::places::Permit;
 use super::wasi::{Clock, Wasi};
 use super::{ApplyError, Identity, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
 use crate::event::Payload;
@@ -130,8 +130,8 @@ impl fmt::Debug for Host {
 }
 
 impl Host {
-    pub(super) fn new(bounds: Bounds, identity: &Identity, system: System, permit: Permit) -> Self {
-        let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max));
+    pub(super) fn new(bounds: Bounds, identity: &Identity, system: System, permit: Permit, flow: Arc<Flow>) -> Self {
+        let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max, flow));
         let clock = Arc::new(Clock::default());
         let wasi = match system {
             System::None => None,
@@ -180,6 +180,15 @@ impl Host {
         Ok(())
     }
 
+    /// Whether an error of a call says something of the module, and not only of the machine.
+    pub(super) fn is_of_module(&self, error: &wasmtime::Error) -> bool {
+        matches!(self.growth.refused, Some(Refused::Limit(..)))
+            || error.is::<Refusal>()
+            || error.downcast_ref::<Trap>().is_some()
+            || error.downcast_ref::<I32Exit>().is_some()
+            || error.downcast_ref::<WasmBacktrace>().is_some()
+    }
+
     /// Says what an error of a call means.
     pub(super) fn explain(&self, error: wasmtime::Error) -> ApplyError {
         let error = match error.downcast::<Refusal>() {
@@ -201,8 +210,10 @@ impl Host {
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return ApplyError::Trap(format!("the module ended itself with exit status {}; return instead", exit.0));
         }
-        if let Some((limit, message)) = &self.growth.refused {
-            return ApplyError::Limit { limit, message: message.clone() };
+        match &self.growth.refused {
+            Some(Refused::Limit(limit, message)) => return ApplyError::Limit { limit, message: message.clone() },
+            Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
+            None => {}
         }
         // The error has no type of its own that could be asked for.
         if error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
@@ -237,7 +248,7 @@ impl WasiView for Host {
     }
 }
 
-/// Grants or refuses memory and table growth, and remembers what it refused.
+/// Grants memory and table growth, or ends the call, and remembers why.
 #[derive(Debug)]
 pub(super) struct Growth {
     /// Linear memory of the instance, all of its memories together.
@@ -245,8 +256,17 @@ pub(super) struct Growth {
     memory_bytes_max: usize,
     table_elements: usize,
     table_elements_max: usize,
-    /// Name of the limit and what to do, since the call began.
-    refused: Option<(&'static str, String)>,
+    /// What was refused since the call began.
+    refused: Option<Refused>,
+}
+
+/// Why memory or a table did not grow.
+#[derive(Clone, Debug)]
+enum Refused {
+    /// Name of the limit, and what to do.
+    Limit(&'static str, String),
+    /// The machine had none left.
+    Host(String),
 }
 
 impl Growth {
@@ -261,8 +281,19 @@ impl Growth {
     }
 }
 
+impl Growth {
+    /// Ends the call. A guest that were told could take another way than it does with more memory, and its result would
+    /// depend on what its instance happens to hold.
+    fn refuse(&mut self, refused: Refused) -> wasmtime::Result<bool> {
+        let (Refused::Limit(_, message) | Refused::Host(message)) = &refused;
+        let error = wasmtime::Error::msg(message.clone());
+        self.refused = Some(refused);
+        Err(error)
+    }
+}
+
 impl ResourceLimiter for Growth {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.memory_bytes.saturating_sub(current).saturating_add(desired);
         if total > self.memory_bytes_max {
             let message = format!(
@@ -270,7 +301,10 @@ impl ResourceLimiter for Growth {
                  `limits` in its manifest",
                 self.memory_bytes_max
             );
-            self.refused = Some(("memory-bytes", message));
+            return self.refuse(Refused::Limit("memory-bytes", message));
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // The module's own maximum: it is the same for every instance, so the module may be told.
             return Ok(false);
         }
         self.memory_bytes = total;
@@ -278,16 +312,17 @@ impl ResourceLimiter for Growth {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(("memory-bytes", format!("the host could not give the module more memory: {error}")));
-        Ok(())
+        self.refuse(Refused::Host(format!("no more memory for a module: {error}"))).map(drop)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.table_elements.saturating_sub(current).saturating_add(desired);
         if total > self.table_elements_max {
             let message =
                 format!("the module needs {total} table elements; this host allows {}", self.table_elements_max);
-            self.refused = Some(("table-elements", message));
+            return self.refuse(Refused::Limit("table-elements", message));
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         self.table_elements = total;
@@ -304,23 +339,5 @@ impl ResourceLimiter for Growth {
 
     fn memories(&self) -> usize {
         MEMORIES_MAX as usize
-    }
-}
-
-/// One of the instances that may be alive at once.
-#[derive(Debug)]
-pub(super) struct Permit(Arc<AtomicU32>);
-
-impl Permit {
-    /// Takes one, unless all are taken.
-    pub(super) fn take(alive: &Arc<AtomicU32>, max: u32) -> Option<Self> {
-        let taken = alive.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1));
-        taken.ok().map(|_| Self(Arc::clone(alive)))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -10,13 +10,17 @@ use super::{Desired, Ended, Fold, MakeFold, Pace, Settings};
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
-use crate::module::ApplyError;
+use crate::module::{self, ApplyError};
 use crate::position::Checkpoint;
 use crate::progress::{Alive, Progress};
 use crate::state::{self, Store, Writer};
 
 /// Attempts that a module gets that took over a state, before the one that had it before is put back.
 const ATTEMPTS_ON_PROBATION: u32 = 3;
+/// Attempts at an event that fails with the same words each time, for a reason that does not depend on load.
+const ATTEMPTS_ALIKE: u32 = 3;
+/// Pause before the host is asked again for what it could not give, such as an instance; it doubles up to the longest.
+const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How a pause after a failure is cut short.
 pub(super) struct Interrupt<'a> {
@@ -34,6 +38,14 @@ enum Woken {
 }
 
 impl Interrupt<'_> {
+    /// What else is wanted, if anything is. Nothing is waited for.
+    fn is_due(&self) -> Option<Woken> {
+        if *self.control.borrow() != self.wanted {
+            return Some(Woken::Control);
+        }
+        self.pace.has_changed().unwrap_or(false).then_some(Woken::Pace)
+    }
+
     /// Waits. Every arm is cancel-safe: it only looks.
     fn pause(&self, pause: Duration) -> Woken {
         let (mut control, mut pace) = (self.control.clone(), self.pace.clone());
@@ -65,16 +77,46 @@ enum Next {
     Yield,
 }
 
+/// Why events were not applied.
+enum Fault {
+    /// A call failed, and whether on an instance that had applied events before.
+    Call { error: ApplyError, on_used: bool },
+    /// There was no instance to call.
+    NoInstance(module::Error),
+}
+
+/// Failures of one event that all say the same.
+#[derive(Default)]
+pub(super) struct Alike {
+    sequence: u64,
+    message: String,
+    count: u32,
+}
+
+impl Alike {
+    /// Counts a failure; how many in a row were like it.
+    fn count(&mut self, sequence: u64, message: String) -> u32 {
+        if self.sequence == sequence && self.message == message {
+            self.count += 1;
+        } else {
+            *self = Self { sequence, message, count: 1 };
+        }
+        self.count
+    }
+}
+
 /// A fold, counted for as long as it lives.
 pub(super) struct Living {
     fold: Box<dyn Fold>,
+    /// It has applied events: what it keeps in memory may be what makes the next ones fail.
+    is_used: bool,
     progress: Arc<Progress>,
     _alive: Alive,
 }
 
 impl Living {
     fn new(fold: Box<dyn Fold>, progress: &Arc<Progress>) -> Self {
-        Self { fold, progress: Arc::clone(progress), _alive: progress.instance() }
+        Self { fold, is_used: false, progress: Arc::clone(progress), _alive: progress.instance() }
     }
 }
 
@@ -95,6 +137,11 @@ pub(super) struct Applier {
     pub(super) metrics: DeploymentMetrics,
     /// Attempts at the event that fails now.
     pub(super) attempts: u32,
+    /// How many events are applied at once, while a failing one is looked for.
+    pub(super) part: usize,
+    pub(super) alike: Alike,
+    /// How long it waits for the host, while it does.
+    pub(super) waiting: Option<Duration>,
     /// Why it can't go on, once it can't.
     pub(super) obstacle: Option<Obstacle>,
 }
@@ -118,9 +165,15 @@ impl Applier {
         self.progress.received(batch);
         self.metrics.batch_events.observe(batch.events.len() as f64);
         let mut done = 0;
-        let mut part = batch.events.len();
+        let mut is_first = true;
         while done < batch.events.len() {
-            let end = batch.events.len().min(done + part);
+            // The search for a failing event takes many calls: whoever wants something else waits for one of them at most.
+            match interrupt.is_due().filter(|_| !std::mem::take(&mut is_first)) {
+                Some(Woken::Control) => return Err(Ended::Asked),
+                Some(_) => return Ok(Processed::Through(done)),
+                None => {}
+            }
+            let end = batch.events.len().min(done.saturating_add(self.part));
             let events = &batch.events[done..end];
             match self.apply(events) {
                 Ok(()) => {
@@ -135,10 +188,10 @@ impl Applier {
                     counter.inc_by(events.len() as u64);
                     self.progress.applied(events);
                     done = end;
-                    part = part.saturating_mul(2);
+                    self.part = self.part.saturating_mul(2);
                 }
-                Err(error) => match self.after_failure(error, events, interrupt)? {
-                    Next::Try(count) => part = count,
+                Err(fault) => match self.after_fault(fault, events, interrupt)? {
+                    Next::Try(count) => self.part = count,
                     Next::Yield => return Ok(Processed::Through(done)),
                 },
             }
@@ -150,13 +203,10 @@ impl Applier {
         Ok(Processed::All)
     }
 
-    fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
+    fn apply(&mut self, events: &[Event]) -> Result<(), Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
-            None => {
-                let fold = (self.make_fold)().map_err(|error| ApplyError::Trap(error.to_string()))?;
-                Living::new(fold, &self.progress)
-            }
+            None => Living::new((self.make_fold)().map_err(Fault::NoInstance)?, &self.progress),
         };
         let mut writer = self.writer.take().expect("the writer comes back from every call");
         writer.begin();
@@ -169,16 +219,24 @@ impl Applier {
                 other => ApplyError::State(other),
             });
         }
+        if self.waiting.is_some() && !matches!(result, Err(ApplyError::Host(_))) {
+            self.waiting = None;
+            if self.attempts == 0 {
+                self.progress.recovered();
+            }
+        }
+        let on_used = living.is_used;
         match &result {
             Ok(()) => {
                 self.progress.memory(living.fold.memory_bytes());
+                living.is_used = true;
                 self.fold = Some(living);
             }
             // The instance goes with its writes.
             Err(_) => writer.discard(),
         }
         self.writer = Some(writer);
-        result
+        result.map_err(|error| Fault::Call { error, on_used })
     }
 
     fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, store: &Store) {
@@ -186,13 +244,56 @@ impl Applier {
         self.writer.as_mut().expect("the writer comes back from every call").publish(checkpoint);
         if self.attempts > 0 {
             self.attempts = 0;
+            self.alike = Alike::default();
             self.progress.recovered();
         }
     }
 
-    /// What to do after a failure: how many events to try next, or why to end.
+    /// What to do after a fault: how many events to try next, or why to end.
+    fn after_fault(&mut self, fault: Fault, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
+        match fault {
+            Fault::NoInstance(error) if error.is_passing() => {
+                let kind = if matches!(error, module::Error::Busy(_)) { "busy" } else { "host" };
+                self.wait_for_host(kind, &error.to_string(), events, interrupt)
+            }
+            // It came up once, when it was accepted. No event is to blame.
+            Fault::NoInstance(error) => self.retry("module", &error.to_string(), None, events, interrupt),
+            Fault::Call { error: ApplyError::Host(message), .. } => {
+                self.wait_for_host("host", &message, events, interrupt)
+            }
+            Fault::Call { error, on_used } => {
+                self.metrics.apply_failures.inc();
+                let is_alone = events.len() == 1 && !matches!(error, ApplyError::Retry { .. } | ApplyError::State(_));
+                if is_alone && on_used {
+                    // What the instance kept of earlier events may be to blame, such as memory that was never freed.
+                    return Ok(Next::Try(1));
+                }
+                self.after_failure(error, events, interrupt)
+            }
+        }
+    }
+
+    /// Waits for what the host could not give. No attempt is counted, and no event is to blame.
+    fn wait_for_host(
+        &mut self,
+        kind: &str,
+        message: &str,
+        events: &[Event],
+        interrupt: &Interrupt<'_>,
+    ) -> Result<Next, Ended> {
+        let pause = self.waiting.map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
+        self.waiting = Some(pause);
+        self.progress.waiting(kind, message);
+        // Varied, so that those who wait for the same do not all ask at once.
+        match interrupt.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) {
+            Woken::Control => Err(Ended::Asked),
+            Woken::Pace => Ok(Next::Yield),
+            Woken::Time => Ok(Next::Try(events.len())),
+        }
+    }
+
+    /// What to do after a failed call: how many events to try next, or why to end.
     fn after_failure(&mut self, error: ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
-        self.metrics.apply_failures.inc();
         let index = match &error {
             ApplyError::State(_) => None,
             ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
@@ -206,23 +307,43 @@ impl Applier {
             (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
             // Those before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
-            (Some(_), error) => self.retry(&error, events, interrupt),
+            (Some(_), error) => {
+                let (sequence, message) = (events[0].sequence, error.to_string());
+                let alike = if error.is_repeatable() { self.alike.count(sequence, message.clone()) } else { 0 };
+                if matches!(error, ApplyError::Rejected { .. }) || alike >= ATTEMPTS_ALIKE {
+                    self.attempts += 1;
+                    return Err(self.stop(error.kind(), message, Some(sequence)));
+                }
+                self.retry(error.kind(), &message, Some(sequence), events, interrupt)
+            }
         }
     }
 
-    fn retry(&mut self, error: &ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
-        let event = &events[0];
-        self.attempts += 1;
-        let kind = error.kind();
-        let rejected = matches!(error, ApplyError::Rejected { .. });
-        let most = if self.progress.is_on_probation() { ATTEMPTS_ON_PROBATION } else { u32::MAX };
-        if rejected || self.attempts >= self.settings.attempts.min(most) {
+    /// Nothing more is tried before an operator says so.
+    fn stop(&mut self, kind: &'static str, message: String, sequence: Option<u64>) -> Ended {
+        if sequence.is_some() {
             self.metrics.events_failed.inc();
-            self.obstacle = Some(Obstacle { kind, message: error.to_string(), sequence: Some(event.sequence) });
-            self.attempts = 0;
-            return Err(Ended::Failed);
         }
-        self.progress.retrying(kind, &error.to_string(), event.sequence, self.attempts);
+        self.obstacle = Some(Obstacle { kind, message, sequence });
+        self.attempts = 0;
+        self.alike = Alike::default();
+        Ended::Failed
+    }
+
+    fn retry(
+        &mut self,
+        kind: &'static str,
+        message: &str,
+        sequence: Option<u64>,
+        events: &[Event],
+        interrupt: &Interrupt<'_>,
+    ) -> Result<Next, Ended> {
+        self.attempts += 1;
+        let most = if self.progress.is_on_probation() { ATTEMPTS_ON_PROBATION } else { u32::MAX };
+        if self.attempts >= self.settings.attempts.min(most) {
+            return Err(self.stop(kind, message.to_owned(), sequence));
+        }
+        self.progress.retrying(kind, message, sequence, self.attempts);
         self.metrics.retries.inc();
         match interrupt.pause(self.backoff()) {
             Woken::Control => Err(Ended::Asked),

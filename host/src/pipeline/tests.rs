@@ -53,6 +53,9 @@ struct Stage {
     pace: watch::Sender<Pace>,
     standing: watch::Sender<Option<Standing>>,
     shuffle: Option<u64>,
+    /// How often the host has no free instance yet.
+    busy: Arc<AtomicU32>,
+    attempts: u32,
 }
 
 impl Stage {
@@ -69,6 +72,8 @@ impl Stage {
             pace: watch::Sender::new(Pace::default()),
             standing: watch::Sender::new(None),
             shuffle: None,
+            busy: Arc::default(),
+            attempts: 3,
         };
         stage.append(1..=count);
         stage
@@ -101,7 +106,7 @@ impl Stage {
 
     fn start_over(&self, store: Store, writer: Writer, mischief: Mischief) -> std::thread::JoinHandle<Ended> {
         self.progress.started(1);
-        let batches = Arc::clone(&self.batches);
+        let (batches, busy) = (Arc::clone(&self.batches), Arc::clone(&self.busy));
         let pipeline = Pipeline {
             source: Source::Embedded(Embedded::new(self.log.clone())),
             request: Request {
@@ -115,13 +120,17 @@ impl Stage {
             },
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: Box::new(move || {
+                let relaxed = std::sync::atomic::Ordering::Relaxed;
+                if busy.fetch_update(relaxed, relaxed, |left| left.checked_sub(1)).is_ok() {
+                    return Err(module::Error::Busy(1));
+                }
                 Ok(Box::new(Counting { mischief: Arc::clone(&mischief), batches: Arc::clone(&batches) }))
             }),
             store,
             writer,
             settings: Settings {
                 batch: Limits::default(),
-                attempts: 3,
+                attempts: self.attempts,
                 initial_backoff: Duration::from_millis(1),
                 max_backoff: Duration::from_millis(4),
                 flush_interval: Duration::from_millis(20),
@@ -223,6 +232,88 @@ fn a_trap_is_narrowed_down_to_its_event_and_tried_as_often_as_allowed() {
     assert!(alone.load(std::sync::atomic::Ordering::Relaxed) >= 3);
     let calls = stage.batches.lock().len();
     assert!(calls < 60, "halving takes logarithmically many calls, found {calls}");
+}
+
+#[test]
+fn a_free_instance_is_waited_for_and_no_event_is_to_blame() {
+    let stage = Stage::with_events(100);
+    stage.busy.store(u32::MAX, std::sync::atomic::Ordering::Relaxed);
+    let running = stage.start(peaceful());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stage.progress.now().failure.is_none() {
+        assert!(Instant::now() < deadline, "it never says that it waits");
+        std::thread::yield_now();
+    }
+    let now = stage.progress.now();
+    let failure = now.failure.expect("it was just there");
+    assert_eq!((now.state, failure.kind.as_str()), (DeploymentState::Retrying, "busy"));
+    assert_eq!((failure.sequence, failure.attempts), (None, 0));
+    // More often than an event may be tried.
+    stage.busy.store(5, std::sync::atomic::Ordering::Relaxed);
+    while stage.progress.now().state != DeploymentState::Live {
+        assert!(!running.is_finished() && Instant::now() < deadline, "{:?}", stage.progress.now());
+        std::thread::yield_now();
+    }
+    assert_eq!(stage.progress.now().failure, None);
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
+    assert_eq!(durable(&stage.state()), (fold_of(100), 100));
+}
+
+#[test]
+fn a_search_for_a_failing_event_ends_with_the_call_that_runs_when_something_else_is_wanted() {
+    let stage = Stage::with_events(2_048);
+    let slow = || {
+        std::thread::sleep(Duration::from_millis(20));
+        ApplyError::Deadline(Duration::from_millis(20))
+    };
+    let running = stage.start(Arc::new(move |_, _| Some(slow())));
+    while stage.batches.lock().is_empty() {
+        std::thread::yield_now();
+    }
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("no panic"), Ended::Asked));
+    let calls = stage.batches.lock().len();
+    assert!(calls <= 2, "{calls} calls before it stopped");
+}
+
+#[test]
+fn a_search_that_was_interrupted_goes_on_where_it_was() {
+    let stage = Stage::with_events(2_048);
+    let running = stage.start(Arc::new(|event, _| {
+        (event.sequence == 2_000).then(|| {
+            std::thread::sleep(Duration::from_millis(5));
+            ApplyError::Deadline(Duration::from_millis(5))
+        })
+    }));
+    let mut epoch = 0;
+    while !running.is_finished() {
+        epoch += 1;
+        stage.pace.send_modify(|pace| pace.epoch = epoch);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(running.join().expect("no panic"), Ended::Failed));
+    assert_eq!(durable(&stage.state()), (fold_of(1_999), 1_999));
+}
+
+#[test]
+fn the_same_trap_three_times_is_enough_and_a_deadline_gets_all_its_attempts() {
+    for (error, attempts) in [
+        (Box::new(|_| ApplyError::Trap("unreachable".to_owned())) as Box<dyn Fn(u32) -> ApplyError + Send + Sync>, 3),
+        (Box::new(|count| ApplyError::Trap(format!("other words {count}"))), 6),
+        (Box::new(|_| ApplyError::Deadline(Duration::from_secs(1))), 6),
+    ] {
+        let mut stage = Stage::with_events(10);
+        stage.attempts = 6;
+        let count = AtomicU32::new(0);
+        let ended = stage.run(Arc::new(move |event, _| {
+            let next = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            (event.sequence == 7).then(|| error(next()))
+        }));
+        assert!(matches!(ended, Ended::Failed));
+        let failure = stage.progress.now().failure.expect("the failure is kept");
+        assert_eq!((failure.sequence, failure.attempts), (Some(7), attempts), "{failure:?}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::state;
 use crate::state::catalogue::Generation;
 use crate::supervisor::{Error, Host, blocking};
 
+/// Pause before the host is asked again for an instance, or what else it could not give.
+const HOST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a host that has just started may take to open a state, repair included.
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
@@ -37,12 +39,21 @@ impl Host {
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
         // Only its limits count: the new file is written through a cache of its own, and closed.
         let options = self.inner.config.state_options(0);
-        let (watched, number) = (Arc::clone(deployment), generation.number);
-        let is_wanted =
-            move || watched.record().generation(number).is_some_and(|generation| generation.status.is_candidate());
+        let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
+        let is_wanted = move || {
+            let record = watched.record();
+            let is_candidate = record.generation(number).is_some_and(|generation| generation.status.is_candidate());
+            is_candidate && !host.is_stopping()
+        };
         blocking(move || {
             let module = inner.load(&digest).map_err(Error::Conflict)?;
-            let mut migration = module.migration(&identity, from_version)?;
+            let mut migration = loop {
+                match module.migration(&identity, from_version) {
+                    // Others have what it needs just now; nothing is wrong with the module.
+                    Err(error) if error.is_passing() && is_wanted() => std::thread::sleep(HOST_PAUSE),
+                    made => break made?,
+                }
+            };
             let mut map = |page: &[(state::Key, crate::event::Payload)]| {
                 if !is_wanted() {
                     return Err(state::Error::Refused("it was given up meanwhile".to_owned()));

@@ -157,10 +157,10 @@ impl Host {
         let compile_ms = compile_ms(&loaded);
         let source = self.inner.choose_source(request.source.as_deref())?;
         self.check_readable(&source).await?;
-        let _changing = self.inner.changing.lock().await;
+        let changing = self.turn_to_create(&name).await;
         let known = self.inner.deployments.read().get(&name).cloned();
         if let Some(existing) = known {
-            drop(_changing);
+            drop(changing);
             return Box::pin(self.deploy_over(existing, accepted, loaded, request)).await;
         }
         if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
@@ -179,6 +179,19 @@ impl Host {
         self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
         Ok(deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms))
+    }
+
+    /// The turn to create a deployment, once nothing is left of one that had its name.
+    async fn turn_to_create(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut ending = self.inner.ending.subscribe();
+        loop {
+            // Without the turn: others do not wait for a call of a guest to come to its end.
+            let _ = ending.wait_for(|ending| !ending.contains(name)).await;
+            let changing = self.inner.changing.lock().await;
+            if !ending.borrow().contains(name) {
+                return changing;
+            }
+        }
     }
 
     async fn deploy_over(
@@ -368,12 +381,17 @@ impl Host {
         let deployment = self.deployment(name)?;
         // In this order: what is done on the deployment may take a while, and the others need not wait for that.
         let _changing = self.lock(&deployment).await?;
-        let _all = self.inner.changing.lock().await;
+        let all = self.inner.changing.lock().await;
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
         blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
         steps::reached("delete-recorded");
+        let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
-        for runner in deployment.runners() {
+        // A call of a guest may take as long as its deadline. Other deployments need not wait for that.
+        drop(all);
+        let runners = deployment.runners();
+        runners.iter().for_each(|runner| runner.ask_to_stop());
+        for runner in runners {
             self.end(runner).await;
         }
         self.inner.pasts.forget(name);
@@ -428,6 +446,25 @@ impl Host {
         let record = deployment.record();
         let generations = record.generations.iter().map(|generation| deployment.generation_info(generation)).collect();
         Ok(api::GenerationList { generations })
+    }
+}
+
+/// The name of a deployment that is gone and whose runners are ending; it is free again when this is dropped.
+struct Ending<'a> {
+    names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
+    name: String,
+}
+
+impl<'a> Ending<'a> {
+    fn begin(names: &'a tokio::sync::watch::Sender<BTreeSet<String>>, name: &str) -> Self {
+        names.send_modify(|names| drop(names.insert(name.to_owned())));
+        Self { names, name: name.to_owned() }
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.names.send_modify(|names| drop(names.remove(&self.name)));
     }
 }
 

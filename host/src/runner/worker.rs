@@ -16,6 +16,10 @@ use crate::source::Request;
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
+/// Most attempts that a manifest may ask for.
+const ATTEMPTS_MAX: u32 = 1_000;
+/// Shortest pause before the second attempt that it may ask for: each attempt costs an instance and log lines.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Pause before a state that failed is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -213,9 +217,11 @@ impl Worker {
     fn settings(&self, module: &Module) -> Settings {
         let manifest = module.manifest();
         let mut settings = self.settings.clone();
-        settings.attempts = manifest.attempts.unwrap_or(settings.attempts).max(1);
-        settings.initial_backoff = manifest.initial_backoff.unwrap_or(settings.initial_backoff);
-        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff);
+        let wanted = manifest.attempts.map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
+        settings.attempts = wanted.unwrap_or(settings.attempts);
+        let wanted = manifest.initial_backoff.map(|pause| pause.max(BACKOFF_MIN));
+        settings.initial_backoff = wanted.unwrap_or(settings.initial_backoff);
+        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff).max(settings.initial_backoff);
         if let Some(events) = manifest.batch_events {
             settings.batch.events = settings.batch.events.min(events.max(1) as usize);
         }

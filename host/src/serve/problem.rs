@@ -177,6 +177,7 @@ impl From<module::Error> for Problem {
         let kind = match error {
             Error::Refused(_) | Error::Manifest(_) | Error::Compile(_) => Kind::Refused,
             Error::Engine(_) => Kind::Internal,
+            Error::Busy(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
     }

@@ -80,6 +80,7 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         "trap" => panic!("told to trap"),
         "loop" => spin(),
         "grow" => grow(),
+        "keep" => keep(number(argument))?,
         "recurse" => drop(black_box(recurse(1))),
         "recurse-in-memory" => drop(black_box(recurse_in_memory(1))),
         "log-storm" => (0..number(argument)).for_each(|line| log::write(Level::Info, &format!("{line:01000}"))),
@@ -108,6 +109,16 @@ fn grow() {
     loop {
         held.push(black_box(vec![1u8; 1 << 20]));
     }
+}
+
+/// Keeps this many MiB for as long as the instance lives, and rejects the event if there is no memory left.
+fn keep(mebibytes: usize) -> Result<(), (FailureKind, String)> {
+    let mut kept = Vec::new();
+    let refused = |_| (FailureKind::Reject, "no memory left".to_owned());
+    kept.try_reserve_exact(mebibytes << 20).map_err(refused)?;
+    kept.resize(mebibytes << 20, 1u8);
+    black_box(kept.leak());
+    Ok(())
 }
 
 /// Fills the stack of calls, which the engine holds: its frames hardly touch the module's memory.

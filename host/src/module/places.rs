@@ -1,0 +1,117 @@
+//! Places for instances: how many may be alive at once, and for whom some are kept free.
+//!
+//! The pool of linear memories is as large as there are places, so a module whose instances need several memories takes
+//! several places. Queries and folds cannot take all places from each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Folds leave one of this many places to queries.
+const KEPT_FOR_QUERIES: u32 = 16;
+/// Queries leave one of this many places to folds.
+const KEPT_FOR_FOLDS: u32 = 2;
+
+/// What an instance is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It applies or migrates, and can wait for a place.
+    Fold,
+    /// It answers one query.
+    Query,
+}
+
+/// The places of one engine.
+#[derive(Debug)]
+pub(super) struct Places {
+    total: u32,
+    taken: AtomicU32,
+    by_queries: AtomicU32,
+}
+
+/// Places that are taken until this is dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    places: Arc<Places>,
+    purpose: Purpose,
+    count: u32,
+}
+
+impl Places {
+    pub(super) fn new(total: u32) -> Self {
+        Self { total: total.max(1), taken: AtomicU32::new(0), by_queries: AtomicU32::new(0) }
+    }
+
+    /// How many there are.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Takes places, unless too few are free.
+    pub(super) fn take(self: &Arc<Self>, purpose: Purpose, count: u32) -> Option<Permit> {
+        // A module that needs more places than there are can still run alone.
+        let count = count.clamp(1, self.total);
+        let most = match purpose {
+            Purpose::Fold => (self.total - self.total / KEPT_FOR_QUERIES).max(count),
+            Purpose::Query => {
+                let share = (self.total / KEPT_FOR_FOLDS).max(count);
+                add(&self.by_queries, count, share).then_some(self.total)?
+            }
+        };
+        if add(&self.taken, count, most) {
+            return Some(Permit { places: Arc::clone(self), purpose, count });
+        }
+        if purpose == Purpose::Query {
+            self.by_queries.fetch_sub(count, Ordering::AcqRel);
+        }
+        None
+    }
+}
+
+/// Adds to a counter, unless it would rise above `most`; whether it did.
+fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
+    let sum = |before: u32| before.checked_add(count).filter(|sum| *sum <= most);
+    counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.places.taken.fetch_sub(self.count, Ordering::AcqRel);
+        if self.purpose == Purpose::Query {
+            self.places.by_queries.fetch_sub(self.count, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_all(places: &Arc<Places>, purpose: Purpose, count: u32) -> Vec<Permit> {
+        std::iter::from_fn(|| places.take(purpose, count)).collect()
+    }
+
+    #[test]
+    fn queries_and_folds_leave_places_to_each_other() {
+        let places = Arc::new(Places::new(32));
+        let queries = take_all(&places, Purpose::Query, 1);
+        assert_eq!(queries.len(), 16);
+        let folds = take_all(&places, Purpose::Fold, 1);
+        assert_eq!(folds.len(), 14, "one of sixteen places is kept for queries");
+        drop(queries);
+        assert_eq!(take_all(&places, Purpose::Fold, 1).len(), 16);
+        drop(folds);
+    }
+
+    #[test]
+    fn what_needs_several_memories_takes_several_places() {
+        let places = Arc::new(Places::new(16));
+        assert_eq!(take_all(&places, Purpose::Fold, 4).len(), 3);
+        assert_eq!(places.taken.load(Ordering::Relaxed), 0, "places come back");
+        let only = Arc::new(Places::new(1));
+        let heavy = only.take(Purpose::Fold, 4).expect("it can run alone");
+        assert!(only.take(Purpose::Query, 1).is_none() && only.take(Purpose::Fold, 1).is_none());
+        assert_eq!(only.by_queries.load(Ordering::Relaxed), 0, "a refused query gives its place back");
+        drop(heavy);
+        assert!(only.take(Purpose::Query, 4).is_some());
+    }
+}
