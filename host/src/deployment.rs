@@ -92,6 +92,11 @@ impl Deployment {
         self.record.read().clone()
     }
 
+    /// Looks at what the catalogue says, without a copy of it.
+    pub(crate) fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.record.read())
+    }
+
     /// Takes a record that the catalogue has by now.
     pub(crate) fn set_record(&self, record: Record) {
         *self.record.write() = record;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::state::catalogue::Record;
 
 use crate::supervisor::Error;
-use crate::whole::unfinished;
+use crate::whole::{self, unfinished};
 
 /// A data folder.
 #[derive(Clone, Debug)]
@@ -23,11 +23,23 @@ impl Folder {
         for part in ["modules", "state", "log", "cache", "scratch", "snapshots"] {
             fs::create_dir_all(root.join(part)).map_err(|error| folder.refused(&error))?;
         }
-        // What was folded aside ends with the process that did it.
-        for path in entries(&folder.scratch()) {
-            fs::remove_file(path).map_err(|error| folder.refused(&error))?;
-        }
         Ok(folder)
+    }
+
+    /// Removes what ended with the process that made it: states that were folded aside, and files that were never
+    /// finished. Only for who holds the catalogue, before anything else is opened: what can't be removed is left for the
+    /// next time.
+    pub fn sweep(&self) {
+        let mut left = entries(&self.scratch());
+        for part in ["state", "snapshots"] {
+            left.extend(entries(&self.root.join(part)).iter().flat_map(|folder| unfinished_in(folder)));
+        }
+        left.extend(unfinished_in(&self.root.join("log")));
+        for path in left {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what an earlier process left");
+            }
+        }
     }
 
     /// The folder itself.
@@ -155,6 +167,10 @@ impl Folder {
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+fn unfinished_in(folder: &Path) -> Vec<PathBuf> {
+    entries(folder).into_iter().filter(|path| whole::is_unfinished(path)).collect()
 }
 
 fn sync(folder: &Path) -> std::io::Result<()> {

@@ -15,6 +15,7 @@ pub mod deployment;
 pub mod event;
 pub mod folder;
 pub mod integrity;
+pub mod loader;
 pub mod log;
 pub mod metrics;
 pub mod module;

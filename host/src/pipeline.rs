@@ -25,6 +25,7 @@ use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
 use crate::progress::Progress;
+use crate::room::{Room, Use};
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
@@ -36,6 +37,9 @@ pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
 /// enough to bound memory to about this many times the largest batch.
 const QUEUE: usize = 3;
+
+/// How often a pipeline that lacks room on the disk looks for some.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// A checkpoint that only moved over events of others is committed this many times less often.
 const IDLE_FLUSH_FACTOR: u32 = 30;
@@ -75,6 +79,16 @@ pub enum Desired {
     Stop,
 }
 
+/// What a pipeline does when others need what little room is left on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It stops applying until there is room again. While it serves reads, it does so only when commits lack room as well and
+    /// its memtable is full.
+    Wait,
+    /// It ends: what it makes can be made later.
+    GiveUp,
+}
+
 /// How a pipeline behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -92,6 +106,8 @@ pub struct Settings {
     pub memtable_bytes: u64,
     /// Memtables of all pipelines together.
     pub budget: Arc<Budget>,
+    /// The disk that the state grows on; none is never looked at.
+    pub disk: Option<(Room, WhenFull)>,
     /// Ends batches where chance says, seeded by this: to prove that a result does not depend on where they end.
     pub shuffle: Option<u64>,
 }
@@ -199,6 +215,8 @@ impl Pipeline {
             stashed: VecDeque::new(),
             commit: None,
             flush_at: None,
+            lacks: None,
+            is_full: false,
             share,
             way: Way::new(self.pace, self.standing),
             random,
@@ -248,6 +266,10 @@ struct Run {
     commit: Option<JoinHandle<Result<(), state::Error>>>,
     /// When what was applied is to be committed at the latest.
     flush_at: Option<Instant>,
+    /// The room that is lacking on the disk, while it is.
+    lacks: Option<Use>,
+    /// Nothing is applied before there is room again.
+    is_full: bool,
     share: Share,
     way: Way,
     /// Chooses where batches end, where chance is wanted.
@@ -318,6 +340,7 @@ impl Run {
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {
+                    self.is_full = false;
                     self.begin_commit();
                     Ok(())
                 }
@@ -332,6 +355,11 @@ impl Run {
     /// Stands still at the ceiling, once everything is durable.
     fn stand_if_due(&mut self) -> Result<(), Ended> {
         if self.way.is_standing || !self.way.is_at_ceiling(self.store.position()) {
+            return Ok(());
+        }
+        let must_write = !self.store.is_durable() || self.patches.is_waiting();
+        if must_write && !self.has_room(Use::Write) {
+            self.wait_for_room();
             return Ok(());
         }
         self.flush_at = None;
@@ -352,9 +380,18 @@ impl Run {
     fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
         let batch = self.merge(batch);
         let Some(mut batch) = self.cut(batch) else { return Ok(()) };
+        if self.must_put_off()? {
+            self.stashed.push_front(Input::Batch(batch));
+            return Ok(());
+        }
         // Where the state was advanced over events of others, the source may still have to learn of it.
         batch.through = batch.through.max(self.store.position());
-        if batch.through > self.store.position() {
+        if batch.through > self.store.position() && self.store.is_noted_settled() {
+            if !self.has_room(Use::Write) {
+                self.wait_for_room();
+                self.stashed.push_front(Input::Batch(batch));
+                return Ok(());
+            }
             self.store.unsettle().map_err(Ended::State)?;
         }
         let (begun, count) = (Instant::now(), batch.events.len());
@@ -373,6 +410,56 @@ impl Run {
             Processed::Through(done) => self.stashed.push_front(Input::Batch(batch.split_off(done))),
         }
         Ok(())
+    }
+
+    /// Whether nothing is to be applied now, as others need the room that is left on the disk.
+    fn must_put_off(&mut self) -> Result<bool, Ended> {
+        let when_full = self.applier.settings.disk.as_ref().map(|(_, when_full)| *when_full);
+        match when_full {
+            None => Ok(false),
+            Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(false),
+            Some(_) if self.has_room(Use::Grow) => Ok(false),
+            Some(WhenFull::Wait) => {
+                self.wait_for_room();
+                Ok(true)
+            }
+            Some(WhenFull::GiveUp) => {
+                let failure = self.applier.progress.now().failure;
+                let message = failure.map_or_else(|| "the disk is full".to_owned(), |failure| failure.message);
+                self.applier.obstacle = Some(Obstacle { kind: "state", message, sequence: None });
+                Err(Ended::Failed)
+            }
+        }
+    }
+
+    /// Whether there is room on the disk; tells when there is none any more, and when there is some again.
+    fn has_room(&mut self, purpose: Use) -> bool {
+        let Some((room, _)) = &self.applier.settings.disk else { return true };
+        match room.check(purpose, 0) {
+            Ok(()) => {
+                if self.lacks == Some(purpose) {
+                    self.lacks = None;
+                    self.applier.progress.has_room();
+                }
+                true
+            }
+            Err(shortage) => {
+                self.applier.progress.waiting("state", &shortage.to_string());
+                self.lacks.get_or_insert(purpose);
+                false
+            }
+        }
+    }
+
+    /// Applies nothing more, and looks again in a while.
+    fn wait_for_room(&mut self) {
+        self.is_full = true;
+        self.flush_at = Some(Instant::now() + ROOM_LOOK);
+    }
+
+    /// Whether the next batch may be applied.
+    fn may_apply(&self) -> bool {
+        !self.is_full && self.way.may_apply()
     }
 
     /// Adds to a batch what else is ready, up to the limits.
@@ -427,7 +514,7 @@ impl Run {
         if self.flush_is_due() {
             return Wake::FlushDue;
         }
-        let may_apply = self.way.may_apply();
+        let may_apply = self.may_apply();
         if may_apply && let Some(input) = self.stashed.pop_front() {
             return Wake::Input(input);
         }
@@ -443,10 +530,10 @@ impl Run {
 
     /// Every arm is cancel-safe: a receive that did not happen takes nothing, and a commit goes on by itself.
     fn wait_long(&mut self) -> Wake {
-        let may_apply = self.way.may_apply();
-        let Self { control, inbox, commit, flush_at, wanted, runtime, way, .. } = self;
+        let may_apply = self.may_apply();
+        let Self { control, inbox, commit, flush_at, wanted, runtime, way, is_full, .. } = self;
         let committing = commit.is_some();
-        let rests_until = way.rests_until.filter(|_| !may_apply && !way.is_standing);
+        let rests_until = way.rests_until.filter(|_| !may_apply && !way.is_standing && !*is_full);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -503,6 +590,9 @@ impl Run {
             self.join_commit().map_err(Ended::State)?;
         }
         self.begin_commit();
+        if self.commit.is_none() && !self.store.is_durable() {
+            self.wait_for_room();
+        }
         Ok(())
     }
 
@@ -511,6 +601,10 @@ impl Run {
             return;
         }
         self.flush_at = None;
+        if !self.store.is_durable() && !self.has_room(Use::Write) {
+            self.flush_at = Some(Instant::now() + ROOM_LOOK);
+            return;
+        }
         if !self.store.freeze() {
             return;
         }
@@ -529,7 +623,9 @@ impl Run {
         if let Some(writer) = &mut self.applier.writer {
             writer.discard();
         }
-        let flushed = self.join_commit().and_then(|()| self.store.flush());
+        // Without room a flush would fail, and what can be read in memory would be lost with it.
+        let has_room = self.store.is_durable() || self.has_room(Use::Write);
+        let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
         self.share.set(self.store.memtable_bytes());
         if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
             self.applier.progress.stopped(kind, &message, sequence);

@@ -251,12 +251,28 @@ impl Progress {
         note(now, kind, message, sequence, attempts);
     }
 
+    /// There is room on the disk again: a failure that said otherwise is over.
+    pub fn has_room(&self) {
+        if self.inner.lock().now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
+            self.recovered();
+        }
+    }
+
+    /// The state file failed, and is opened again in a while.
+    pub fn state_failed(&self, message: &str) {
+        let now = &mut self.inner.lock().now;
+        let attempts = now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
+        now.state = DeploymentState::Retrying;
+        note(now, "state", message, None, attempts);
+    }
+
     /// The failing streak is over.
     pub fn recovered(&self) {
         let now = &mut self.inner.lock().now;
         now.failure = None;
         if now.state == DeploymentState::Retrying {
-            now.state = DeploymentState::CatchingUp;
+            let is_done = now.pending == 0 && now.stream.is_some();
+            now.state = if is_done { DeploymentState::Live } else { DeploymentState::CatchingUp };
         }
     }
 

@@ -9,7 +9,7 @@ mod tests;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -19,13 +19,13 @@ use tokio::sync::watch;
 use crate::api::DeploymentState;
 use crate::event::Payload;
 use crate::metrics::DeploymentMetrics;
-use crate::module::{Identity, QueryError};
+use crate::module::{Identity, Module, QueryError};
 use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttle};
 use crate::progress::{Now, Progress};
 use crate::source;
 use crate::state::{self, Key, Snapshot, Store};
 
-pub use parts::{Part, Parts, Program};
+pub use parts::{Load, LoadError, Part, Parts, Program};
 use worker::Worker;
 
 /// The position asked for was not reached in time.
@@ -36,6 +36,22 @@ pub struct Behind {
     pub wanted: u64,
     /// The position reached.
     pub position: u64,
+}
+
+/// Pause before another thread is asked for; it doubles up to the longest.
+const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Starts the thread of a runner as soon as there can be one more.
+async fn start_later(runner: Weak<Runner>) {
+    let mut pause = THREAD_PAUSE.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(THREAD_PAUSE.1);
+        match runner.upgrade() {
+            Some(runner) if !runner.start_thread() => {}
+            _ => return,
+        }
+    }
 }
 
 /// Why a state can't be read just now.
@@ -68,6 +84,8 @@ struct Shared {
 pub struct Runner {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// What the thread does, until there is one.
+    worker: Arc<Mutex<Option<Worker>>>,
 }
 
 impl std::fmt::Debug for Runner {
@@ -109,18 +127,36 @@ impl Runner {
             _cache: parts.cache,
             settings: parts.settings,
             runtime: Handle::current(),
+            halted: None,
         };
-        let name = format!("fold-{}", shared.deployment);
-        let runner = Self { shared, thread: Mutex::new(None) };
-        match std::thread::Builder::new().name(name).spawn(move || worker.run()) {
-            Ok(thread) => *runner.thread.lock() = Some(thread),
-            Err(error) => runner.shared.progress.stopped(
-                "host",
-                &format!("cannot start a thread: {error}; raise the limit of tasks"),
-                None,
-            ),
+        let worker = Arc::new(Mutex::new(Some(worker)));
+        let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker });
+        if !runner.start_thread() {
+            tokio::spawn(start_later(Arc::downgrade(&runner)));
         }
-        Arc::new(runner)
+        runner
+    }
+
+    /// Starts the thread, unless it runs; whether it does then.
+    fn start_thread(&self) -> bool {
+        let mut thread = self.thread.lock();
+        if thread.is_some() || self.worker.lock().is_none() {
+            return true;
+        }
+        let (name, worker) = (format!("fold-{}", self.shared.deployment), Arc::clone(&self.worker));
+        // Handed over through a place that keeps it if there is no thread.
+        let begin = move || {
+            let worker = worker.lock().take();
+            worker.into_iter().for_each(Worker::run);
+        };
+        match std::thread::Builder::new().name(name).spawn(begin) {
+            Ok(started) => *thread = Some(started),
+            Err(error) => {
+                let message = format!("cannot start a thread: {error}; raise the limit of tasks");
+                self.shared.progress.waiting("host", &message);
+            }
+        }
+        thread.is_some()
     }
 
     /// How far it is.
@@ -240,7 +276,9 @@ impl Runner {
     /// Answers a query over a snapshot, on a blocking thread.
     pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
         let program = self.program();
-        let module = program.module.map_err(QueryError::Failed)?;
+        let may_come = self.is_running();
+        let not_loaded = |why| if may_come { QueryError::NotReady(why) } else { QueryError::Failed(why) };
+        let module = program.module.map_err(not_loaded)?;
         let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
         let seconds = self.shared.metrics.query_seconds.clone();
         let progress = Arc::clone(&self.shared.progress);
@@ -294,6 +332,7 @@ impl Runner {
 
     /// Goes on after a pause or a failure.
     pub fn resume(&self) {
+        self.start_thread();
         self.shared.control.send_modify(|desired| {
             let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
             *desired = Desired::Run(number);
@@ -329,6 +368,17 @@ impl Runner {
         if let Some(store) = self.store() {
             self.shared.progress.seen(head, store.position());
         }
+    }
+
+    /// Hands a module over that could not be loaded, if that is why nothing is folded; whether it was.
+    pub fn give_module(&self, module: &Arc<Module>) -> bool {
+        let mut program = self.program();
+        if program.module.is_ok() {
+            return false;
+        }
+        program.module = Ok(Arc::clone(module));
+        self.take_over(program);
+        true
     }
 
     /// Puts another program over the same state, from the next batch on.

@@ -24,11 +24,13 @@ use crate::caches::Caches;
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::folder::Folder;
+use crate::loader::Loader;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::module::{self, Engine, Module};
-use crate::pipeline::{Budget, Ceiling, Settings, Throttle};
-use crate::rollout::{Pasts, Queue};
+use crate::pipeline::{Budget, Ceiling, Settings, Throttle, WhenFull};
+use crate::rollout::{Pasts, Queue, Snapshots};
+use crate::room::Room;
 use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
 use crate::state;
@@ -128,6 +130,7 @@ pub(crate) struct Inner {
     pub(crate) config: Arc<Config>,
     pub(crate) folder: Folder,
     pub(crate) engine: Engine,
+    loader: Arc<Loader>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) sources: BTreeMap<String, Source>,
     pub(crate) caches: Caches,
@@ -143,6 +146,9 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) rebuilds: Queue,
     pub(crate) pasts: Pasts,
+    pub(crate) snapshots: Snapshots,
+    /// What is being done of what comes due with time: its kind, and the deployment or source.
+    chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     budget: Arc<Budget>,
     started_at: jiff::Timestamp,
     stopping: AtomicBool,
@@ -172,9 +178,10 @@ impl Host {
     /// Does what comes due with time, for as long as the host lives.
     fn keep_house(&self) {
         self.every(HOUSEKEEPING_INTERVAL, async |host: Self| {
-            host.enforce_retention().await;
-            host.retire_previous().await;
-            host.make_snapshots().await;
+            // Each only begins what is due: nothing waits for anything else.
+            host.enforce_retention();
+            host.retire_previous();
+            host.make_snapshots();
             host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
         });
         self.every(HEADS_INTERVAL, async |host: Self| host.look_at_heads().await);
@@ -189,6 +196,24 @@ impl Host {
                 let Some(inner) = inner.upgrade() else { return };
                 work(Self { inner }).await;
             }
+        });
+    }
+
+    /// Does something in a task of its own, unless the same is still being done for that name.
+    pub(crate) fn chore(&self, kind: &'static str, name: &str, work: impl Future<Output = ()> + Send + 'static) {
+        let chore = (kind, name.to_owned());
+        if !self.inner.chores.lock().insert(chore.clone()) {
+            return;
+        }
+        let inner = Arc::downgrade(&self.inner);
+        let over = OnDrop(move || {
+            if let Some(inner) = inner.upgrade() {
+                inner.chores.lock().remove(&chore);
+            }
+        });
+        tokio::spawn(async move {
+            work.await;
+            drop(over);
         });
     }
 
@@ -280,15 +305,17 @@ impl Host {
     }
 
     /// Removes what the embedded logs no longer have to keep.
-    async fn enforce_retention(&self) {
-        for source in self.inner.sources.values() {
+    fn enforce_retention(&self) {
+        for (name, source) in &self.inner.sources {
             let Source::Embedded(embedded) = source else { continue };
             let log = embedded.log().clone();
-            match blocking(move || log.enforce_retention()).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "removed old events from the embedded log"),
-                Err(error) => tracing::error!(%error, "retention of the embedded log failed"),
-            }
+            self.chore("retention", name, async move {
+                match blocking(move || log.enforce_retention()).await {
+                    Ok(0) => {}
+                    Ok(removed) => tracing::info!(removed, "removed old events from the embedded log"),
+                    Err(error) => tracing::error!(%error, "retention of the embedded log failed"),
+                }
+            });
         }
     }
 
@@ -308,6 +335,7 @@ impl Host {
     /// Finishes the running batches, flushes, and stops; within the configured budget.
     pub async fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.loader.stop();
         let stopped = async {
             // Runners end while a change that is under way does: it may be waiting for one of them.
             self.ask_all_to_stop();
@@ -327,12 +355,15 @@ impl Inner {
     fn open(config: Arc<Config>) -> Result<Self, Error> {
         let folder = Folder::create(&config.data_dir)?;
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
+        // Not before the catalogue is ours: another process may be using what is in there.
+        folder.sweep();
         let compiler = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("foldstream"));
         let engine = Engine::new(config.module_options(folder.cache(), compiler))?;
         let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
         let caches = Caches::new(config.state.cache_bytes_total, files + assembly::logs(&config));
         let (sources, log_caches) = assembly::sources(&config, &folder, &caches)?;
         Ok(Self {
+            loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
             folder,
             engine,
             catalogue,
@@ -346,6 +377,8 @@ impl Inner {
             metrics: Metrics::new(),
             rebuilds: Queue::new(config.rollout.rebuilds_max),
             pasts: Pasts::default(),
+            snapshots: Snapshots::default(),
+            chores: parking_lot::Mutex::default(),
             budget: Arc::new(Budget::new(config.state.memtable_bytes_total)),
             started_at: jiff::Timestamp::now(),
             stopping: AtomicBool::new(false),
@@ -355,14 +388,7 @@ impl Inner {
 
     /// The module of a digest, loaded from the data folder.
     pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, String> {
-        let path = self.folder.module(digest);
-        let component =
-            std::fs::read(&path).map_err(|error| format!("module {digest} is missing: {error}; deploy it again"))?;
-        let accepted = self.engine.accept(component.into()).map_err(|error| error.to_string())?;
-        if accepted.digest != digest {
-            return Err(format!("module {digest} is damaged on disk; deploy it again"));
-        }
-        self.engine.load(&accepted).map(|loaded| loaded.module).map_err(|error| error.to_string())
+        self.loader.load(digest).map_err(|error| error.message)
     }
 
     /// What a runner of a generation is made of.
@@ -389,6 +415,7 @@ impl Inner {
                 flush_interval: state.flush_interval,
                 memtable_bytes,
                 budget: Arc::clone(&self.budget),
+                disk: Some((Room::of(self.folder.root()), WhenFull::Wait)),
                 shuffle: None,
             },
             metrics: self.metrics.deployment(name),
@@ -410,9 +437,11 @@ impl Inner {
     /// What folds for a generation.
     pub(crate) fn program(&self, generation: &Generation, module: LoadedOrNot) -> Program {
         let source = self.sources.get(&generation.source).cloned();
+        let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
             generation: generation.number,
             module,
+            load: Arc::new(move || loader.load(&digest)),
             source_name: generation.source.clone(),
             source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
             start: generation.start,
@@ -448,6 +477,15 @@ impl Inner {
             Ok(records) => self.folder.keep_only(&records),
             Err(error) => tracing::warn!(%error, "left unused files in place"),
         }
+    }
+}
+
+/// Does something when it is dropped, however that comes.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
     }
 }
 

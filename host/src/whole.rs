@@ -4,22 +4,69 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How the name of a file ends while it is made.
+const UNFINISHED: &str = "redb.new";
+
 /// Where a file is made before it gets its name.
 pub fn unfinished(path: &Path) -> PathBuf {
-    path.with_extension("redb.new")
+    path.with_extension(UNFINISHED)
 }
 
-/// Makes a file under another name and then gives it its own, unless it is there already.
+/// Whether a file was never finished, unless it is being made just now.
+pub fn is_unfinished(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(UNFINISHED)
+}
+
+/// Makes a file under another name and then gives it its own, unless it is there already. What was made of a file that
+/// could not be finished is removed: it may be most of a full disk.
 pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let new = unfinished(path);
-    if new.exists() {
-        fs::remove_file(&new)?;
+    let new = Unfinished(unfinished(path));
+    if new.0.exists() {
+        fs::remove_file(&new.0)?;
     }
-    make(&new)?;
-    fs::rename(&new, path)?;
+    make(&new.0)?;
+    fs::rename(&new.0, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// A file that is removed unless it got its name, also when making it ends in a panic.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // It is not there if all went well.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_could_not_be_made_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("1-2-3.redb");
+        let failed = create(&path, |new| {
+            fs::write(new, "half")?;
+            Err(io::Error::other("the disk is full"))
+        });
+        assert!(failed.is_err());
+        let panicked = std::panic::catch_unwind(|| {
+            create(&path, |new| {
+                fs::write(new, "half")?;
+                panic!("on purpose");
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 0);
+        create(&path, |new| fs::write(new, "whole")).expect("made");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "whole");
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1);
+        assert!(is_unfinished(&unfinished(&path)) && !is_unfinished(&path));
+    }
 }

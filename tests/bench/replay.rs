@@ -152,6 +152,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
             budget: Arc::new(Budget::new(defaults.state.memtable_bytes_total)),
+            disk: None,
             shuffle: None,
         },
         progress: Arc::new(Progress::new(Some(0), 0)),

@@ -252,8 +252,9 @@ async fn reads_never_go_back_when_the_disk_is_full() {
         (answer.status == 200).then(|| answer.position()).filter(|position| *position > durable)
     })
     .await;
-    let (_, failure) = stage.client().failed(MISCHIEF).await;
-    assert_eq!(failure.kind, "state", "{failure:?}");
+    let has_failed =
+        |shown: &foldstream::api::Deployment| shown.failure.as_ref().is_some_and(|failure| failure.kind == "state");
+    stage.client().show_when(MISCHIEF, "fail to commit", has_failed).await;
     // Opened again, it is where the file is; paused, it stays there.
     pause(stage.client(), MISCHIEF).await;
     let shown = stage.client().show_when(MISCHIEF, "be opened", |shown| shown.position > 0).await;
@@ -263,4 +264,66 @@ async fn reads_never_go_back_when_the_disk_is_full() {
     resume(stage.client(), MISCHIEF).await;
     stage.client().reached(MISCHIEF, last).await;
     assert!(stage.client().get(&path).await.expect(200).position() >= seen);
+}
+
+/// The file of the only module.
+fn module_file(stage: &Stage) -> std::path::PathBuf {
+    let folder = std::fs::read_dir(stage.host.data_dir().join("modules")).expect("it is there");
+    folder.flatten().next().expect("there is a module").path()
+}
+
+#[tokio::test]
+async fn a_module_whose_file_is_gone_is_there_again_once_it_is_deployed_again() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.kill();
+    let file = module_file(&stage);
+    std::fs::remove_file(&file).expect("it was there");
+    stage.host.restart().await;
+    let (_, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "module", "{failure:?}");
+    let deployed = stage.deploy_ledger().await;
+    assert_eq!(deployed.outcome, foldstream::api::DeployOutcome::Unchanged);
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    assert!(file.exists(), "the next start needs it");
+    stage.host.restart().await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_module_that_was_damaged_is_loaded_again_when_it_is_resumed() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.kill();
+    let file = module_file(&stage);
+    let sound = std::fs::read(&file).expect("it is there");
+    std::fs::write(&file, &sound[..sound.len() / 2]).expect("written");
+    stage.host.restart().await;
+    let (_, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "module", "{failure:?}");
+    std::fs::write(&file, &sound).expect("written");
+    resume(stage.client(), LEDGER).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_module_that_takes_too_long_to_compile_is_tried_again_by_itself() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.kill();
+    std::fs::remove_dir_all(stage.host.data_dir().join("cache")).expect("it was there");
+    stage.host.configure("[modules]\ncompile_time_max = \"1ms\"\n");
+    stage.host.restart().await;
+    let waits = |shown: &foldstream::api::Deployment| {
+        let failure = shown.failure.as_ref();
+        shown.state == DeploymentState::Retrying && failure.is_some_and(|failure| failure.kind == "module")
+    };
+    stage.client().show_when(LEDGER, "try again", waits).await;
+    stage.client().get("/livez").await.expect(200);
 }

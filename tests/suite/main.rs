@@ -6,6 +6,7 @@ mod consistency; // queries, scans and watches under load: whole batches, positi
 mod crash; // killed at any moment: the state equals the fold
 mod delivery; // every event once and in order, on JetStream and the embedded log
 mod deployment; // what stands under deploy/ works
+mod disk; // a disk without room: reads go on, and everything continues when there is room
 mod documents; // every command in a document is one that the program takes
 mod events; // the embedded log through its API; CloudEvents as a guest sees them
 mod examples; // each gives what its events add up to

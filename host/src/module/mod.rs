@@ -261,6 +261,9 @@ pub enum QueryError {
     /// The call took too long.
     #[error("the query took longer than {0:?}")]
     Deadline(Duration),
+    /// The module is not loaded yet; why.
+    #[error("the module is not loaded yet: {0}")]
+    NotReady(String),
     /// All instances are busy.
     #[error("all instances are busy; try again")]
     Busy,

@@ -232,7 +232,7 @@ mod tests {
         let passed = (0..2_000).filter(|_| flow.take(100, at(0)).0).count();
         assert_eq!(passed, 1_024);
         assert_eq!(flow.take(100, at(1)), (false, None), "it was said a moment ago");
-        assert_eq!(flow.take(100, at(500)).0, true, "a line every ten milliseconds");
+        assert!(flow.take(100, at(500)).0, "a line every ten milliseconds");
         let (passes, told) = flow.take(100, at(11_000));
         assert!(passes && told.is_some_and(|dropped| dropped >= 970), "the rest is told later: {told:?}");
     }

@@ -304,6 +304,7 @@ impl Applier {
             _ => return Ok(Next::Try(events.len() / 2)),
         };
         match (index, error) {
+            (None, ApplyError::State(error)) => Err(Ended::State(error)),
             (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
             // Those before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),

@@ -116,6 +116,11 @@ impl Patches {
         receiver
     }
 
+    /// Whether a repair was handed over and not done yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Does the repair that was handed over, durably; whether it changed entries. An error of the state is the caller's too.
     pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
         let Some(Pending { repair, done }) = self.0.lock().take() else { return Ok(false) };

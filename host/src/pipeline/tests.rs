@@ -136,6 +136,7 @@ impl Stage {
                 flush_interval: Duration::from_millis(20),
                 memtable_bytes: 1 << 20,
                 budget: Arc::new(Budget::new(1 << 30)),
+                disk: None,
                 shuffle: self.shuffle,
             },
             progress: Arc::clone(&self.progress),

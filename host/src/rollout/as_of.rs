@@ -13,6 +13,7 @@ use super::snapshots;
 use crate::api::{self, DeploymentState};
 use crate::deployment::{Deployment, View};
 use crate::pipeline::Ceiling;
+use crate::room::{Room, Use};
 use crate::runner::ReadError;
 use crate::state::catalogue::Generation;
 use crate::supervisor::{Error, Host};
@@ -139,6 +140,8 @@ impl Host {
         if !self.inner.pasts.make_room(most, rollout.as_of_bytes_max) {
             return Err(AsOfError::Busy(most));
         }
+        let shortage = Room::of(self.inner.folder.root()).check(Use::Grow, 0);
+        shortage.map_err(|shortage| Error::NoRoom(format!("a state of the past can't be built: {shortage}")))?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let from = snapshots::nearest(&folder, generation.state_file, moment);
@@ -196,6 +199,9 @@ impl Pasts {
 
     /// Lets go of those that were not used for so long.
     pub(crate) fn expire(&self, unused: Duration) {
-        self.kept.lock().retain(|past| past.used_at.elapsed() < unused);
+        // One that failed is of no use, and takes room.
+        let is_kept =
+            |past: &Past| past.used_at.elapsed() < unused && past.scratch.runner.now().state != DeploymentState::Failed;
+        self.kept.lock().retain(is_kept);
     }
 }

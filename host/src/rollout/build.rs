@@ -17,6 +17,8 @@ use crate::supervisor::{Error, Host, Role, blocking};
 
 /// How often a candidate is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often a candidate that has no room on the disk looks for some.
+const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// Pause after a cut-over that was missed; it doubles up to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A candidate with no more events to apply than these is within reach, also under a load that never lets it be done.
@@ -168,12 +170,28 @@ impl Host {
     }
 
     async fn begin(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
-        // Those before it in the queue have taken room since it was deployed.
-        self.check_room(deployment).await.map_err(|error| Built::Failed(error.to_string()))?;
+        self.wait_for_room(deployment, number).await?;
         self.prepare_file(deployment, number).await?;
         let runner = self.start_candidate(deployment, number).await?;
         steps::reached("build-started");
         Ok(runner)
+    }
+
+    /// Waits until there is room for a candidate: those before it in the queue have taken some since it was deployed.
+    async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
+        let mut is_told = false;
+        while let Err(error) = self.check_room(deployment).await {
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(deployment = deployment.name(), generation = number, %error, "a candidate waits for room");
+            }
+            tokio::time::sleep(ROOM_LOOK).await;
+            match self.candidate(deployment, number) {
+                None => return Err(Built::Gone),
+                Some(candidate) if candidate.paused => return Err(Built::Paused),
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Makes the file of a candidate that does not begin with an empty one.
@@ -189,7 +207,7 @@ impl Host {
     async fn start_candidate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
         let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
         let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
-        let runner = self.start_runner(deployment.name(), &generation, Role::Build).await;
+        let runner = self.start_runner(deployment.name(), &generation, Role::Build);
         deployment.add_runner(generation.state_file, Arc::clone(&runner));
         Ok(runner)
     }
@@ -289,15 +307,13 @@ impl Host {
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
-        let state_file = generation.state_file;
         if let Err(error) =
             self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await
         {
             tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted");
         }
-        if let Some(runner) = deployment.take_runner(state_file) {
-            self.end(runner).await;
-        }
+        // With its file: nothing will read or continue it, and it may be what fills the disk.
+        self.end_unused(deployment).await;
     }
 
     /// Gives a candidate up.

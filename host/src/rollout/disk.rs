@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
+use crate::room::{Room, Use};
 use crate::supervisor::{Error, Host, blocking};
 
 /// A new state is taken to need so much more than the one there is, in percent: files grow in steps, and so do versions.
@@ -23,13 +24,12 @@ impl Host {
         let needed = with_headroom(file_bytes) + others;
         let (budget, root) = (self.inner.config.limits.disk_bytes, self.inner.folder.root().to_owned());
         blocking(move || {
-            let free = free_bytes(&root).unwrap_or(u64::MAX);
-            if needed > free {
-                return Err(Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes, {free} are free on the disk; free \
-                     some space, or `foldstream prune` generations that are no longer needed"
-                )));
-            }
+            Room::of(&root).check(Use::Grow, needed).map_err(|shortage| {
+                Error::NoRoom(format!(
+                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes: {shortage}, or \
+                     `foldstream prune` generations that are no longer needed"
+                ))
+            })?;
             let used = used_bytes(&root);
             if budget > 0 && used.saturating_add(needed) > budget {
                 return Err(Error::NoRoom(format!(
@@ -50,13 +50,9 @@ fn still_to_come(deployment: &Deployment) -> u64 {
     candidate.map_or(0, |candidate| with_headroom(info.file_bytes).saturating_sub(candidate.file_bytes))
 }
 
-fn with_headroom(bytes: u64) -> u64 {
+/// What a copy or a new state of this many bytes may take.
+pub(super) fn with_headroom(bytes: u64) -> u64 {
     bytes + bytes * HEADROOM_PERCENT / 100
-}
-
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(folder).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Bytes of all files in a folder and below.

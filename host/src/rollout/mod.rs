@@ -36,6 +36,7 @@ pub use compare::check as check_gate;
 pub use cut_over::Demand;
 pub use part::Keys;
 pub use queue::Queue;
+pub(crate) use snapshots::Snapshots;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
@@ -88,21 +89,21 @@ impl Host {
         })
         .await?;
         for record in records {
-            self.resume_deployment(record).await;
+            self.resume_deployment(record);
         }
         Ok(())
     }
 
-    async fn resume_deployment(&self, record: Record) {
+    fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
-        let serve = self.start_runner(&record.name, &active, Role::Serve { catches_up_to: None }).await;
+        let serve = self.start_runner(&record.name, &active, Role::Serve { catches_up_to: None });
         let deployment = Deployment::new(record, serve);
         let record = deployment.record();
         self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
         let files: BTreeSet<u64> = record.generations.iter().map(|generation| generation.state_file).collect();
         for state_file in files.into_iter().filter(|state_file| *state_file != active.state_file) {
             if let Some(follower) = record.follower(state_file) {
-                let runner = self.start_runner(&record.name, follower, Role::Follow).await;
+                let runner = self.start_runner(&record.name, follower, Role::Follow);
                 deployment.add_runner(state_file, runner);
             }
         }
@@ -114,10 +115,10 @@ impl Host {
         }
     }
 
-    /// Starts a runner for a generation with the module from the data folder.
-    pub(crate) async fn start_runner(&self, name: &str, generation: &Generation, role: Role) -> Arc<Runner> {
-        let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
-        let module = blocking(move || inner.load(&digest)).await;
+    /// Starts a runner for a generation. It loads the module from the data folder by itself, so that nobody waits for a
+    /// slow one.
+    pub(crate) fn start_runner(&self, name: &str, generation: &Generation, role: Role) -> Arc<Runner> {
+        let module = Err("it is being loaded".to_owned());
         let runner = Runner::start(self.inner.parts(name, generation, module, role));
         runner.serves(matches!(role, Role::Serve { .. }));
         runner
@@ -214,6 +215,7 @@ impl Host {
         let wish = Wish { module, source: &source, start, strategy: request.strategy, stands_beside };
         let (strategy, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
+                self.restore_module(&deployment, &accepted, &loaded.module).await?;
                 return Ok(deployed(&deployment, DeployOutcome::Unchanged, generation, reason, compile_ms));
             }
             Plan::New { strategy, reason } => (strategy, reason),
@@ -249,6 +251,32 @@ impl Host {
     async fn check_readable(&self, source: &str) -> Result<(), Error> {
         let Some(source) = self.inner.sources.get(source) else { return Ok(()) };
         source.check_readable().await.map_err(|error| Error::Refused(error.to_string()))
+    }
+
+    /// Puts a module in its place that is deployed already: its file may be missing or damaged, and runners may be without it.
+    async fn restore_module(
+        &self,
+        deployment: &Deployment,
+        accepted: &Accepted,
+        module: &Arc<Module>,
+    ) -> Result<(), Error> {
+        let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
+        let digest = accepted.digest.clone();
+        blocking(move || {
+            let path = inner.folder.module(&accepted.digest);
+            let is_there = std::fs::read(path).is_ok_and(|found| found == accepted.component);
+            if is_there { Ok(()) } else { inner.folder.store_module(&accepted.digest, &accepted.component) }
+        })
+        .await?;
+        let record = deployment.record();
+        for generation in record.generations.iter().filter(|known| known.has_file() && known.module.digest == digest) {
+            let runner = deployment.runner(generation.state_file);
+            let runner = runner.filter(|runner| runner.program().generation == generation.number);
+            if runner.is_some_and(|runner| runner.give_module(module)) {
+                tracing::info!(deployment = deployment.name(), generation = generation.number, "has its module again");
+            }
+        }
+        Ok(())
     }
 
     /// Refuses to fold a stream from its beginning that no longer has it, before anything is changed. A source that can't
@@ -457,14 +485,14 @@ struct Ending<'a> {
 
 impl<'a> Ending<'a> {
     fn begin(names: &'a tokio::sync::watch::Sender<BTreeSet<String>>, name: &str) -> Self {
-        names.send_modify(|names| drop(names.insert(name.to_owned())));
+        names.send_if_modified(|names| names.insert(name.to_owned()));
         Self { names, name: name.to_owned() }
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.names.send_modify(|names| drop(names.remove(&self.name)));
+        self.names.send_if_modified(|names| names.remove(&self.name));
     }
 }
 

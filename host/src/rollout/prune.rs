@@ -1,6 +1,7 @@
 //! How generations go: what was kept for a rollback, and rows that are history.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::steps;
 use crate::api::{self, GenerationStatus};
@@ -41,25 +42,36 @@ impl Host {
     }
 
     /// Retires what was kept for a rollback for long enough.
-    pub(crate) async fn retire_previous(&self) {
+    pub(crate) fn retire_previous(&self) {
         let keep = self.inner.config.rollout.keep_previous;
         for deployment in self.deployments() {
-            if over(&deployment.record(), keep).is_empty() {
+            if deployment.with_record(|record| over(record, keep).is_empty()) {
                 continue;
             }
-            let Ok(_changing) = self.lock(&deployment).await else { continue };
-            let mut record = deployment.record();
-            for number in over(&record, keep) {
-                let kept = humantime::format_duration(keep);
-                let generation = record.generation_mut(number).expect("it was just found");
-                generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
-            }
-            match self.commit(&deployment, record, "retire", "rollout.keep_previous is over".to_owned()).await {
-                Ok(()) => steps::reached("retire-recorded"),
-                Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
-            }
-            self.end_unused(&deployment).await;
+            let host = self.clone();
+            // The turn to change a deployment may be long in coming.
+            let name = deployment.name().to_owned();
+            self.chore("retire", &name, async move { host.retire(&deployment, keep).await });
         }
+    }
+
+    async fn retire(&self, deployment: &Arc<Deployment>, keep: Duration) {
+        let Ok(_changing) = self.lock(deployment).await else { return };
+        let mut record = deployment.record();
+        let over = over(&record, keep);
+        if over.is_empty() {
+            return;
+        }
+        for number in over {
+            let kept = humantime::format_duration(keep);
+            let generation = record.generation_mut(number).expect("it was just found");
+            generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
+        }
+        match self.commit(deployment, record, "retire", "rollout.keep_previous is over".to_owned()).await {
+            Ok(()) => steps::reached("retire-recorded"),
+            Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
+        }
+        self.end_unused(deployment).await;
     }
 
     /// Forgets all but the newest `keep` generations that do not serve, and removes their files. A candidate stays.
@@ -89,6 +101,7 @@ impl Host {
             .filter(|generation| goes(generation) && generation.has_file() && !stays(generation.state_file))
             .map(|generation| generation.state_file)
             .collect();
+        files.sort_unstable();
         files.dedup();
         let bytes = files.iter().map(|file| size(&self.inner.folder.state(name, *file))).sum();
         if !dry_run && !gone.is_empty() {
@@ -102,7 +115,7 @@ impl Host {
 }
 
 /// Generations that were kept for a rollback for long enough.
-fn over(record: &Record, keep: std::time::Duration) -> Vec<u64> {
+fn over(record: &Record, keep: Duration) -> Vec<u64> {
     let over =
         record.generations.iter().filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
     over.map(|generation| generation.number).collect()
@@ -113,7 +126,7 @@ fn is_needed(record: &Record, generation: &Generation) -> bool {
     record.to_put_back().is_some_and(|needed| needed.number == generation.number)
 }
 
-fn is_over(generation: &Generation, keep: std::time::Duration) -> bool {
+fn is_over(generation: &Generation, keep: Duration) -> bool {
     let since = generation.status_since.parse::<jiff::Timestamp>().ok();
     generation.status == GenerationStatus::Previous
         && since.is_some_and(|since| {

@@ -1,13 +1,14 @@
 //! Runners aside: they fold the stream of a deployment into a file of their own, for a look, a proof or a repair.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::api::DeploymentState;
 use crate::module::Module;
-use crate::pipeline::{Ceiling, Throttle};
+use crate::pipeline::{Ceiling, Throttle, WhenFull};
+use crate::room::{Room, Use};
 use crate::runner::{Part, Runner};
 use crate::state::catalogue::Generation;
 use crate::supervisor::{Error, Host, Role, blocking};
@@ -27,6 +28,14 @@ impl Drop for Scratch {
         self.runner.ask_to_stop();
         // An open file lives on until its last user has closed it.
         let _ = std::fs::remove_file(&self.path);
+        // The runner may be about to make it, so it is looked for once more when that has ended.
+        let (runner, path) = (Arc::clone(&self.runner), self.path.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || {
+                runner.join();
+                let _ = std::fs::remove_file(path);
+            });
+        }
     }
 }
 
@@ -62,15 +71,15 @@ impl Host {
     ) -> Result<Scratch, Error> {
         let path = self.scratch_path();
         if let Some(from) = aside.from {
-            let to = path.clone();
-            let copied = blocking(move || std::fs::copy(from, to)).await;
-            copied.map_err(|error| Error::Conflict(format!("cannot copy a snapshot: {error}")))?;
+            let (to, room) = (path.clone(), Room::of(self.inner.folder.root()));
+            blocking(move || copy(&from, &to, &room)).await?;
         }
         let mut parts = self.inner.parts(name, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
         parts.catches_up_to = Some(0);
         parts.pace = (aside.ceiling, aside.throttle);
         parts.settings.shuffle = aside.shuffle;
+        parts.settings.disk = parts.settings.disk.map(|(room, _)| (room, WhenFull::GiveUp));
         parts.program.part = aside.part;
         parts.program.on_probation = false;
         parts.paused = false;
@@ -84,6 +93,16 @@ impl Host {
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)
     }
+}
+
+/// Copies a snapshot to begin with. What could not be copied is removed.
+fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
+    let bytes = std::fs::metadata(from).map_or(0, |metadata| metadata.len());
+    room.check(Use::Grow, bytes).map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
+    std::fs::copy(from, to).map(drop).map_err(|error| {
+        let _ = std::fs::remove_file(to);
+        Error::Conflict(format!("cannot copy a snapshot: {error}"))
+    })
 }
 
 impl Scratch {

@@ -3,14 +3,57 @@
 //!
 //! A snapshot is a state file named `<state file>-<position>-<time of its last event in ns>.redb`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::as_of::Moment;
+use super::disk::with_headroom;
 use crate::deployment::Deployment;
+use crate::room::{Room, Use};
 use crate::state;
 use crate::supervisor::{Host, blocking};
+
+/// Snapshots that are made at once.
+const AT_ONCE: usize = 2;
+/// Pause after a snapshot could not be made; it doubles up to the longest.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+/// What is known of the making of snapshots.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    turns: tokio::sync::Semaphore,
+    /// When the next attempt is due, and the pause before it, by deployment, after one that failed.
+    failed: Mutex<BTreeMap<String, (Instant, Duration)>>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { turns: tokio::sync::Semaphore::new(AT_ONCE), failed: Mutex::default() }
+    }
+}
+
+impl Snapshots {
+    /// Whether the pause after a failure is over.
+    fn may_try(&self, deployment: &str) -> bool {
+        self.failed.lock().get(deployment).is_none_or(|(due, _)| *due <= Instant::now())
+    }
+
+    fn succeeded(&self, deployment: &str) {
+        self.failed.lock().remove(deployment);
+    }
+
+    /// Notes a failure; how long to wait.
+    fn failed(&self, deployment: &str) -> Duration {
+        let mut failed = self.failed.lock();
+        let pause = failed.get(deployment).map_or(RETRY_PAUSE.0, |(_, pause)| (*pause * 2).min(RETRY_PAUSE.1));
+        failed.insert(deployment.to_owned(), (Instant::now() + pause, pause));
+        pause
+    }
+}
 
 /// What the name of a snapshot says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,15 +97,26 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
 
 impl Host {
     /// Makes the snapshots that are due, and removes those that are no longer kept.
-    pub(crate) async fn make_snapshots(&self) {
+    pub(crate) fn make_snapshots(&self) {
         let rollout = &self.inner.config.rollout;
         if rollout.snapshot_events == 0 && rollout.snapshot_interval.is_zero() {
             return;
         }
         for deployment in self.deployments() {
-            if let Err(error) = self.snapshot_if_due(&deployment).await {
-                tracing::error!(deployment = deployment.name(), %error, "a snapshot could not be made");
+            if !self.inner.snapshots.may_try(deployment.name()) {
+                continue;
             }
+            let (host, name) = (self.clone(), deployment.name().to_owned());
+            self.chore("snapshot", &name, async move {
+                let name = deployment.name();
+                match host.snapshot_if_due(&deployment).await {
+                    Ok(()) => host.inner.snapshots.succeeded(name),
+                    Err(error) => {
+                        let pause = host.inner.snapshots.failed(name).as_secs();
+                        tracing::warn!(deployment = name, %error, "a snapshot could not be made; next try in {pause} s");
+                    }
+                }
+            });
         }
     }
 
@@ -83,6 +137,10 @@ impl Host {
         if !(by_events || by_age) {
             return Ok(());
         }
+        let Ok(_turn) = self.inner.snapshots.turns.acquire().await else { return Ok(()) };
+        let needed = with_headroom(store.sizes().file_bytes);
+        let shortage = Room::of(self.inner.folder.root()).check(Use::Grow, needed);
+        shortage.map_err(|shortage| state::Error::Full(shortage.to_string()))?;
         let snapshot = store.snapshot();
         let keep = rollout.snapshots_keep.max(1);
         let record = deployment.record();

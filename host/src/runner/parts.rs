@@ -12,13 +12,28 @@ use crate::source::Source;
 use crate::state;
 use crate::subject::SubjectSet;
 
+/// Why a module could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LoadError {
+    /// What happened, and what to do.
+    pub message: String,
+    /// Whether the same may succeed later by itself.
+    pub is_passing: bool,
+}
+
+/// Loads a module. Blocking.
+pub type Load = Arc<dyn Fn() -> Result<Arc<Module>, LoadError> + Send + Sync>;
+
 /// The module that folds, and what it reads.
 #[derive(Clone)]
 pub struct Program {
     /// Number of the generation: seeds the guest's randomness, and names it in logs.
     pub generation: u64,
-    /// The module, or why it can't be loaded.
+    /// The module, or why it is not loaded.
     pub module: Result<Arc<Module>, String>,
+    /// Loads it where it is not loaded.
+    pub load: Load,
     /// Name of the source.
     pub source_name: String,
     /// The source, or why there is none.

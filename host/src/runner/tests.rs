@@ -41,6 +41,7 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
         program: Program {
             generation: 1,
             module: Err("there is none".to_owned()),
+            load: Arc::new(|| Err(LoadError { message: "there is none".to_owned(), is_passing: false })),
             source_name: "events".to_owned(),
             source: Err("there is none".to_owned()),
             start: Start::Beginning,
@@ -59,6 +60,7 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
             budget,
+            disk: None,
             shuffle: None,
         },
         metrics: Metrics::new().deployment("test"),

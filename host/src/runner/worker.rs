@@ -12,6 +12,7 @@ use crate::api::DeploymentState;
 use crate::caches;
 use crate::module::{Identity, Module};
 use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
+use crate::room::Use;
 use crate::source::Request;
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
@@ -22,6 +23,15 @@ const ATTEMPTS_MAX: u32 = 1_000;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Pause before a state that failed is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// How often a damaged state is opened again before that waits for an operator. What was damaged in memory only is sound
+/// when it is read again.
+const DAMAGED_TRIES: u32 = 3;
+/// Pause before a module that could not be loaded for a reason that may pass is loaded again; it doubles up to the longest.
+const LOAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+/// Why nothing is applied after a defect in a reader.
+const BROKE_OFF: &str = "reading broke off by a defect of the host and begins again; look into its log, and report it";
+/// How often a state that rests looks for the room that a flush needs.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// The thread behind a runner.
 pub(super) struct Worker {
@@ -33,11 +43,14 @@ pub(super) struct Worker {
     pub(super) control: watch::Receiver<Desired>,
     pub(super) pace: watch::Receiver<Pace>,
     pub(super) runtime: Handle,
+    /// Why the state is only read: it was found damaged each time.
+    pub(super) halted: Option<String>,
 }
 
 impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
+        let mut damaged = 0;
         while !self.is_stopping() {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
             self.shared.standing.send_replace(None);
@@ -45,13 +58,20 @@ impl Worker {
                 // What was read of it may be lost, and comes again: until then, nothing older is shown.
                 self.shared.progress.shown(store.position());
             }
-            let message = match lived {
+            let (message, may_pass) = match lived {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "a defect of the host ended the fold; look into its log, and report it".to_owned(),
+                Ok(Err(error)) => (error.to_string(), !matches!(error, state::Error::Damaged(_))),
+                Err(_) => ("a defect of the host ended the fold; look into its log, and report it".to_owned(), false),
             };
+            damaged = if may_pass { 0 } else { damaged + 1 };
+            self.halted = (damaged >= DAMAGED_TRIES).then(|| message.clone());
+            if self.halted.is_some() {
+                // The file is opened for reads; applying waits for an operator, who may try as often again.
+                damaged = 0;
+                continue;
+            }
             tracing::error!(deployment = self.shared.deployment, error = message, "state is opened again");
-            self.shared.progress.stopped("state", &message, None);
+            self.shared.progress.state_failed(&message);
             self.pause_before_reopening();
         }
         self.shared.progress.set_state(DeploymentState::Stopping);
@@ -79,11 +99,23 @@ impl Worker {
                     self.settle(&store)?;
                     self.shared.progress.set_state(DeploymentState::Paused);
                 }
+                Desired::Run(_) if self.halted.is_some() => {
+                    let message = self.halted.take().unwrap_or_default();
+                    self.shared.progress.stopped("state", &message, None);
+                    self.tell_failure(store.position());
+                }
                 Desired::Run(_) => {
                     let ended;
-                    (writer, ended) = self.run_pipeline(store.clone(), writer);
+                    (writer, ended) = self.run_pipeline(store.clone(), writer, wanted);
                     match ended {
-                        Ended::Asked => continue,
+                        Ended::Asked => {
+                            if *self.control.borrow() == wanted {
+                                // Nobody asked: its reader broke off, and would again at once.
+                                self.shared.progress.waiting("host", BROKE_OFF);
+                                self.pause_before_reopening();
+                            }
+                            continue;
+                        }
                         Ended::State(error) => return Err(error),
                         Ended::Failed => {
                             if self.stands_at_event() {
@@ -115,7 +147,8 @@ impl Worker {
     /// to come as far as it may have been before says nothing.
     fn settle(&self, store: &Store) -> Result<(), state::Error> {
         let is_as_far = self.shared.progress.answers_from().is_some_and(|from| store.position() >= from);
-        if is_as_far { store.settle() } else { Ok(()) }
+        // Without room it stays unsaid, which costs a look at the stream after a restart.
+        if is_as_far && self.has_room() { store.settle() } else { Ok(()) }
     }
 
     fn tell_failure(&self, position: u64) {
@@ -127,19 +160,28 @@ impl Worker {
     /// Waits until something else is wanted, and says meanwhile where the state stands; returns whether someone can still
     /// want something. Everything is durable: a pipeline flushes at its end.
     fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
-        let position = store.position();
         loop {
             let epoch = self.pace.borrow_and_update().epoch;
-            self.shared.patches.apply(writer, store)?;
-            self.settle(store)?;
-            self.shared.standing.send_replace(Some(Standing { position, epoch }));
+            let is_durable = store.is_durable() || self.flush_if_possible(store)?;
+            if is_durable {
+                self.shared.patches.apply(writer, store)?;
+                self.settle(store)?;
+                self.shared.standing.send_replace(Some(Standing { position: store.position(), epoch }));
+            }
             let Self { control, pace, runtime, .. } = self;
             let woken = runtime.block_on(async {
-                // Both arms only look.
+                let look = async {
+                    if is_durable {
+                        std::future::pending::<()>().await;
+                    }
+                    tokio::time::sleep(ROOM_LOOK).await;
+                };
+                // All arms only look.
                 tokio::select! {
                     biased;
                     changed = control.changed() => Some(changed.is_ok()),
                     Ok(()) = pace.changed() => None,
+                    () = look => None,
                 }
             });
             if let Some(wanted) = woken {
@@ -149,22 +191,68 @@ impl Worker {
         }
     }
 
+    /// Makes durable what the pipeline could not for want of room, if there is some by now; whether it did.
+    fn flush_if_possible(&self, store: &Store) -> Result<bool, state::Error> {
+        if !self.has_room() {
+            return Ok(false);
+        }
+        store.flush().map(|()| true)
+    }
+
+    fn has_room(&self) -> bool {
+        self.settings.disk.as_ref().is_none_or(|(room, _)| room.check(Use::Write, 0).is_ok())
+    }
+
     fn pause_before_reopening(&mut self) {
         let changed = self.control.changed();
         let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
     }
 
-    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer) -> (state::Writer, Ended) {
-        let program = self.shared.program.read().clone();
+    /// Loads the module where that was not done yet, or failed: whatever kept it from being loaded may be over.
+    fn load_module(&mut self, wanted: Desired) -> Result<(Program, Arc<Module>), Ended> {
+        let mut pause = LOAD_PAUSE.0;
+        loop {
+            let mut program = self.shared.program.read().clone();
+            if let Ok(module) = &program.module {
+                let module = Arc::clone(module);
+                return Ok((program, module));
+            }
+            match (program.load)() {
+                Ok(module) => {
+                    program.module = Ok(Arc::clone(&module));
+                    let mut current = self.shared.program.write();
+                    // Another program that took over meanwhile counts at the next start, which was asked for with it.
+                    if current.generation == program.generation && current.module.is_err() {
+                        current.module = Ok(Arc::clone(&module));
+                    }
+                    return Ok((program, module));
+                }
+                Err(error) if error.is_passing => self.shared.progress.waiting("module", &error.message),
+                Err(error) => {
+                    self.shared.progress.stopped("module", &error.message, None);
+                    return Err(Ended::Failed);
+                }
+            }
+            let control = &mut self.control;
+            let changed = control.wait_for(|desired| *desired != wanted);
+            let asked = self.runtime.block_on(async { tokio::time::timeout(pause, changed).await.is_ok() });
+            if asked {
+                return Err(Ended::Asked);
+            }
+            pause = (pause * 2).min(LOAD_PAUSE.1);
+        }
+    }
+
+    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer, wanted: Desired) -> (state::Writer, Ended) {
+        let (program, module) = match self.load_module(wanted) {
+            Ok(loaded) => loaded,
+            Err(ended) => return (writer, ended),
+        };
         self.shared.progress.started(program.generation);
         self.shared.progress.set_probation(program.on_probation);
-        let (module, source) = match (&program.module, &program.source) {
-            (Ok(module), Ok(source)) => (Arc::clone(module), source.clone()),
-            (Err(message), _) => {
-                self.shared.progress.stopped("module", message, None);
-                return (writer, Ended::Failed);
-            }
-            (_, Err(message)) => {
+        let source = match &program.source {
+            Ok(source) => source.clone(),
+            Err(message) => {
                 self.shared.progress.stopped("source", message, None);
                 return (writer, Ended::Failed);
             }

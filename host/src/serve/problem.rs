@@ -188,7 +188,10 @@ impl From<state::Error> for Problem {
         let kind = match error {
             state::Error::Limit { .. } => Kind::Limit,
             state::Error::Refused(_) => Kind::Refused,
-            state::Error::Open(_) | state::Error::InUse(_) | state::Error::Storage(_) => Kind::Internal,
+            state::Error::Full(_) => Kind::NoRoom,
+            state::Error::Open(_) | state::Error::InUse(_) | state::Error::Damaged(_) | state::Error::Storage(_) => {
+                Kind::Internal
+            }
         };
         Self::new(kind, error.to_string())
     }
@@ -257,6 +260,7 @@ pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String
         QueryError::NotFound => Problem::not_found(format!("query {name}: {detail}")),
         QueryError::Failed(_) => Problem::new(Kind::QueryFailed, format!("query {name} failed: {detail}")),
         QueryError::Deadline(_) => Problem::new(Kind::Timeout, detail),
+        QueryError::NotReady(_) => Problem::new(Kind::NotReady, detail),
         QueryError::Busy => Problem::new(Kind::Busy, detail),
     }
 }

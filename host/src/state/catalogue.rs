@@ -5,12 +5,14 @@
 
 use std::path::Path;
 
+use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::file::{FORMAT, check_format, open_database, storage};
 use crate::api::{BuildSettings, Comparison, GenerationStatus, ModuleInfo, Start, Strategy};
+use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
@@ -192,13 +194,9 @@ impl Generation {
         anew
     }
 
-    /// Whether its state file is kept for it: not for history, nor for code that failed on the state of another.
+    /// Whether its state file is kept for it: not for history, nor for one that failed, as nothing reads or continues it.
     pub fn has_file(&self) -> bool {
-        match self.status {
-            GenerationStatus::Retired => false,
-            GenerationStatus::Failed => self.state_file == self.number,
-            _ => true,
-        }
+        !matches!(self.status, GenerationStatus::Retired | GenerationStatus::Failed)
     }
 }
 
@@ -218,29 +216,69 @@ pub struct Audit {
 /// The open catalogue.
 #[derive(Debug)]
 pub struct Catalogue {
-    database: Database,
+    path: Box<Path>,
+    /// None after a failure of the disk, until it is opened again.
+    database: RwLock<Option<Database>>,
 }
 
 impl Catalogue {
-    /// Opens or creates the catalogue. Blocking.
+    /// Opens or creates the catalogue. Writes only to a new one, so that a host on a full disk can start. Blocking.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { path: path.into(), database: RwLock::new(Some(Self::open_file(path)?)) })
+    }
+
+    fn open_file(path: &Path) -> Result<Database, Error> {
         let database = open_database(path, 1 << 20, |_| ())?;
-        let transaction = database.begin_write().map_err(storage)?;
-        {
-            transaction.open_table(DEPLOYMENTS).map_err(storage)?;
-            transaction.open_table(AUDIT).map_err(storage)?;
-            let mut meta = transaction.open_table(META).map_err(storage)?;
-            let format = meta.get("format").map_err(storage)?.map(|value| value.value().to_vec());
-            check_format(path, format.as_deref())?;
-            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+        let is_new = {
+            let transaction = database.begin_read().map_err(storage)?;
+            let tables = transaction.list_tables().map_err(storage)?.count();
+            if tables > 0 {
+                let meta = transaction.open_table(META).map_err(storage)?;
+                let format = meta.get("format").map_err(storage)?.map(|value| value.value().to_vec());
+                check_format(path, format.as_deref())?;
+            }
+            tables == 0
+        };
+        if is_new {
+            let transaction = database.begin_write().map_err(storage)?;
+            {
+                transaction.open_table(DEPLOYMENTS).map_err(storage)?;
+                transaction.open_table(AUDIT).map_err(storage)?;
+                let mut meta = transaction.open_table(META).map_err(storage)?;
+                meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+            }
+            transaction.commit().map_err(storage)?;
         }
-        transaction.commit().map_err(storage)?;
-        Ok(Self { database })
+        Ok(database)
+    }
+
+    /// Works on the open file. After a failure of the disk it is opened again with the next call: what failed is not in it.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        let mut open = self.database.read();
+        if open.is_none() {
+            drop(open);
+            let mut closed = self.database.write();
+            if closed.is_none() {
+                *closed = Some(Self::open_file(&self.path)?);
+            }
+            open = RwLockWriteGuard::downgrade(closed);
+        }
+        let database = open.as_ref().expect("it was just opened");
+        let done = work(database);
+        drop(open);
+        if matches!(done, Err(Error::Storage(_))) {
+            *self.database.write() = None;
+        }
+        done
     }
 
     /// All deployments, by name.
     pub fn deployments(&self) -> Result<Vec<Record>, Error> {
-        let transaction = self.database.begin_read().map_err(storage)?;
+        self.with(Self::read_deployments)
+    }
+
+    fn read_deployments(database: &Database) -> Result<Vec<Record>, Error> {
+        let transaction = database.begin_read().map_err(storage)?;
         let table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
         table.iter().map_err(storage)?.map(|row| parse(row.map_err(storage)?.1.value())).collect()
     }
@@ -268,7 +306,17 @@ impl Catalogue {
         audit: &Audit,
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Error> {
-        let transaction = self.database.begin_write().map_err(storage)?;
+        // Refused before anything is begun, the file stays open and readable.
+        Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
+        self.with(|database| Self::write(database, audit, change))
+    }
+
+    fn write(
+        database: &Database,
+        audit: &Audit,
+        change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
+    ) -> Result<(), Error> {
+        let transaction = database.begin_write().map_err(storage)?;
         {
             let mut table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
             change(&mut table).map_err(storage)?;
@@ -283,7 +331,11 @@ impl Catalogue {
 
     /// The last audit entries, newest first; of one deployment where it is named.
     pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
-        let transaction = self.database.begin_read().map_err(storage)?;
+        self.with(|database| Self::read_audit(database, limit, deployment))
+    }
+
+    fn read_audit(database: &Database, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
+        let transaction = database.begin_read().map_err(storage)?;
         let table = transaction.open_table(AUDIT).map_err(storage)?;
         let entries = table.iter().map_err(storage)?.rev();
         let entries = entries.map(|row| parse::<Audit>(row.map_err(storage)?.1.value()));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::memtable::Memtable;
 use super::{Error, Key};
@@ -56,8 +56,12 @@ pub(super) struct Opened {
     pub(super) settled: Option<u64>,
 }
 
+/// What redb says when what it reads contradicts itself.
+const CORRUPTED: &str = "corrupted";
+
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
-    Error::Storage(error.to_string())
+    let text = error.to_string();
+    if text.contains(CORRUPTED) { Error::Damaged(text) } else { Error::Storage(text) }
 }
 
 /// Opens or creates a redb file, telling how far a repair is in percent.
@@ -113,30 +117,36 @@ impl File {
         Ok(Opened { file, base, checkpoint, bytes, settled })
     }
 
+    /// Reads what is noted in the file. Writes only to a new one: a state on a full disk can be opened and read.
     fn prepare(&self) -> Result<(Option<Checkpoint>, u64, Option<u64>), Error> {
+        let transaction = self.database.begin_read().map_err(storage)?;
+        if transaction.list_tables().map_err(storage)?.next().is_none() {
+            self.begin()?;
+            return Ok((None, 0, None));
+        }
+        let meta = transaction.open_table(META).map_err(storage)?;
+        let read = |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec())).map_err(storage);
+        check_format(&self.path, read("format")?.as_deref())?;
+        let checkpoint =
+            read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
+                Error::Open(format!(
+                    "{}: checkpoint is unreadable: {error}; remove the file to build the state anew",
+                    self.path.display()
+                ))
+            })?;
+        let number = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+        Ok((checkpoint, number(read("bytes")?).unwrap_or(0), number(read("settled")?)))
+    }
+
+    /// Makes the tables of a new file.
+    fn begin(&self) -> Result<(), Error> {
         let transaction = self.database.begin_write().map_err(storage)?;
-        let checkpoint;
-        let bytes;
-        let settled;
         {
             transaction.open_table(ENTRIES).map_err(storage)?;
             let mut meta = transaction.open_table(META).map_err(storage)?;
-            let read =
-                |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec())).map_err(storage);
-            check_format(&self.path, read("format")?.as_deref())?;
-            checkpoint =
-                read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
-                    Error::Open(format!(
-                        "{}: checkpoint is unreadable: {error}; remove the file to build the state anew",
-                        self.path.display()
-                    ))
-                })?;
-            bytes = read("bytes")?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            settled = read("settled")?.and_then(|position| position.try_into().ok()).map(u64::from_be_bytes);
             meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
         }
-        transaction.commit().map_err(storage)?;
-        Ok((checkpoint, bytes, settled))
+        transaction.commit().map_err(storage)
     }
 
     /// Notes durably that readers saw nothing beyond a position; none takes the note back.
@@ -248,7 +258,7 @@ fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
 }
 
 fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
-    let damaged = || Error::Storage("a stored value is damaged; check the disk, and build the state anew".to_owned());
+    let damaged = || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
     match envelope.split_first() {
         Some((&TEXT, text)) => {
             ByteString::try_from(Bytes::copy_from_slice(text)).map(Payload::Text).map_err(|_| damaged())

@@ -58,6 +58,12 @@ pub enum Error {
     /// Another process has the file open.
     #[error("cannot open state: {0}")]
     InUse(String),
+    /// There is too little room on the disk; nothing was begun, and nothing failed.
+    #[error("{0}")]
+    Full(String),
+    /// What the file holds makes no sense: the same happens again however often it is opened.
+    #[error("state is damaged: {0}")]
+    Damaged(String),
     /// The disk or the file failed; the store must be opened again.
     #[error("state failed: {0}")]
     Storage(String),

@@ -186,6 +186,12 @@ impl Store {
         view.checkpoint.as_ref().map(|checkpoint| checkpoint.position) > on_its_way.max(durable)
     }
 
+    /// Whether all that was published is in the file.
+    pub fn is_durable(&self) -> bool {
+        let view = self.inner.view.read();
+        view.frozen.is_none() && view.active.is_empty() && *self.inner.durable.lock() == view.checkpoint
+    }
+
     /// Sets the active memtable aside for [`Store::commit`], and begins a new one. Does nothing while
     /// one is set aside already, or when there is nothing new; returns whether there is one to commit.
     pub fn freeze(&self) -> bool {
@@ -242,6 +248,11 @@ impl Store {
         }
         let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
         self.note_settled(Some(durable))
+    }
+
+    /// Whether the file says of any position that readers saw nothing beyond it.
+    pub fn is_noted_settled(&self) -> bool {
+        self.inner.settled.lock().is_some()
     }
 
     /// Takes that back, before anything beyond the checkpoint is shown. Blocking.

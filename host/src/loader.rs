@@ -1,0 +1,84 @@
+//! Loads modules from the data folder, on the thread of whoever needs one, and a few at a time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::folder::Folder;
+use crate::module::{Engine, Module};
+use crate::runner::LoadError;
+
+/// Modules that are loaded at once: checking and compiling them takes processors and memory that others need as well.
+const AT_ONCE: usize = 4;
+/// How often one that waits for its turn looks whether the host is stopping.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The modules of a data folder.
+#[derive(Debug)]
+pub struct Loader {
+    folder: Folder,
+    engine: Engine,
+    /// Turns that are free.
+    turns: Mutex<usize>,
+    freed: Condvar,
+    is_stopping: AtomicBool,
+}
+
+/// A turn to load; given back when dropped.
+struct Turn<'a>(&'a Loader);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.turns.lock() += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+impl Loader {
+    /// The modules of a folder.
+    pub fn new(folder: Folder, engine: Engine) -> Self {
+        let (turns, freed, is_stopping) = (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
+        Self { folder, engine, turns, freed, is_stopping }
+    }
+
+    /// Lets nobody wait for a turn any more.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.freed.notify_all();
+    }
+
+    /// The module of a digest. Blocking; long if it has to be compiled.
+    pub fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
+        let _turn = self.turn()?;
+        let component = std::fs::read(self.folder.module(digest)).map_err(|error| LoadError {
+            message: format!("module {digest} can't be read: {error}; deploy it again"),
+            is_passing: error.kind() != io::ErrorKind::NotFound,
+        })?;
+        let failed =
+            |error: crate::module::Error| LoadError { message: error.to_string(), is_passing: error.is_passing() };
+        let accepted = self.engine.accept(component.into()).map_err(|error| LoadError {
+            message: format!("module {digest} is damaged on disk: {error}; deploy it again"),
+            is_passing: error.is_passing(),
+        })?;
+        if accepted.digest != digest {
+            let message = format!("module {digest} is damaged on disk; deploy it again");
+            return Err(LoadError { message, is_passing: false });
+        }
+        self.engine.load(&accepted).map(|loaded| loaded.module).map_err(failed)
+    }
+
+    fn turn(&self) -> Result<Turn<'_>, LoadError> {
+        let mut free = self.turns.lock();
+        while *free == 0 && !self.is_stopping.load(Ordering::Acquire) {
+            self.freed.wait_for(&mut free, LOOK);
+        }
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(LoadError { message: "the host is stopping".to_owned(), is_passing: true });
+        }
+        *free -= 1;
+        Ok(Turn(self))
+    }
+}

@@ -1,0 +1,195 @@
+//! A disk without room: those that grow stop first, reads are answered, and everything continues when there is room again.
+//! What could not be finished leaves nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use foldstream::api::{DeploymentState, GenerationStatus, NewEvent};
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
+use foldstream_tests::{guests, wait};
+
+/// A small disk at a folder, gone when it is dropped.
+struct Disk {
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one in the place of the data folder of a host, which then starts again with nothing in it; none where this
+    /// user may not mount.
+    async fn of_host(stage: &mut Stage, mebibytes: u64) -> Option<Self> {
+        stage.host.kill();
+        let folder = stage.host.data_dir();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&folder).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            println!("skipped: this user may not mount a small disk");
+            return None;
+        }
+        let disk = Self { folder };
+        stage.host.restart().await;
+        Some(disk)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.folder.join("ballast")
+    }
+
+    /// Leaves this many bytes free.
+    fn fill_but_for(&self, bytes: u64) {
+        let free = free_bytes(&self.folder);
+        let file = std::fs::File::create(self.ballast()).expect("there is room for an empty file");
+        let length = free.saturating_sub(bytes);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).expect("that much is free");
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.ballast()).expect("it was filled before");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily, as the host still runs.
+        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
+    }
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(folder).expect("it is a disk");
+    stat.f_bavail * stat.f_frsize
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+async fn waits_for_room(stage: &Stage, what: &str) {
+    let shown = stage
+        .client()
+        .show_when(LEDGER, what, |shown| shown.failure.as_ref().is_some_and(|failure| failure.kind == "state"))
+        .await;
+    let failure = shown.failure.expect("it was just there");
+    assert_eq!((shown.state, failure.sequence), (DeploymentState::Retrying, None), "{failure:?}");
+    assert!(failure.message.contains("bytes free"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_nobody_from_reading_and_is_over_when_there_is_room() {
+    let mut stage = Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"100ms\"\n").await;
+    let Some(disk) = Disk::of_host(&mut stage, 64).await else { return };
+    stage.deploy_ledger().await;
+    let durable = stage.publish(500).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().show_when(LEDGER, "be durable", |shown| shown.checkpoint == durable).await;
+    disk.fill_but_for(0);
+    let last = stage.publish(500).await;
+    waits_for_room(&stage, "say that the disk is full").await;
+    stage.assert_ledger_equals_model().await;
+    let shown = stage.client().show(LEDGER).await;
+    assert_eq!((shown.position, shown.checkpoint), (last, durable));
+    // A host that starts on a full disk does the same.
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
+    waits_for_room(&stage, "still have no room").await;
+    disk.empty();
+    let live = |shown: &foldstream::api::Deployment| shown.state == DeploymentState::Live && shown.checkpoint == last;
+    let shown = stage.client().show_when(LEDGER, "be durable and live", live).await;
+    assert_eq!(shown.failure, None);
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_build_waits_for_room_before_the_neighbour_lacks_any() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    let Some(disk) = Disk::of_host(&mut stage, 64).await else { return };
+    stage.deploy_ledger().await;
+    stage.publish(2_000).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max_rate=500").await;
+    stage
+        .client()
+        .show_when(LEDGER, "build", |shown| shown.candidate.as_ref().is_some_and(|candidate| candidate.position > 0))
+        .await;
+    // Enough for those that serve.
+    disk.fill_but_for(2 << 20);
+    let waits = |shown: &foldstream::api::Deployment| {
+        let candidate = shown.candidate.as_ref();
+        candidate.and_then(|candidate| candidate.failure.as_ref()).is_some_and(|failure| failure.kind == "state")
+    };
+    stage.client().show_when(LEDGER, "have its candidate wait", waits).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    assert_eq!(stage.client().show(LEDGER).await.state, DeploymentState::Live);
+    disk.empty();
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage.assert_ledger_equals_model().await;
+}
+
+fn fill(bytes: u64) -> NewEvent {
+    NewEvent {
+        subject: "mischief.a".to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: std::collections::BTreeMap::new(),
+        data: serde_json::json!(format!("fill {bytes}")),
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_without_room_leaves_nothing_and_comes_when_there_is_some() {
+    let config = "[state]\nflush_interval = \"100ms\"\n[rollout]\nsnapshot_events = 1\n";
+    let mut stage = Stage::start(Kind::Embedded).await;
+    stage.host.configure(config);
+    let Some(disk) = Disk::of_host(&mut stage, 48).await else { return };
+    disk.fill_but_for(24 << 20);
+    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    let last = stage.client().append(&[fill(3_500_000)]).await.last_sequence;
+    stage.client().reached("mischief", last).await;
+    disk.empty();
+    disk.fill_but_for(4 << 20);
+    let begin = std::time::Instant::now();
+    let folder = disk.folder.join("snapshots/mischief");
+    while begin.elapsed() < std::time::Duration::from_secs(6) {
+        let unfinished: Vec<_> = files(&folder).into_iter().filter(|name| name.ends_with(".new")).collect();
+        let is_old = begin.elapsed() > std::time::Duration::from_secs(5);
+        assert!(!is_old || unfinished.is_empty(), "left behind: {unfinished:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    disk.empty();
+    wait::until("a snapshot", || async { (!files(&folder).is_empty()).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_host_did_not_finish_is_gone_after_the_next_start() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.kill();
+    let data = stage.host.data_dir();
+    std::fs::create_dir_all(data.join("snapshots/ledger")).expect("made");
+    let left = ["snapshots/ledger/1-50-1.redb.new", "state/ledger/1.redb.new", "log/events.redb.new", "scratch/7.redb"];
+    for name in left {
+        std::fs::write(data.join(name), vec![0; 1 << 20]).expect("written");
+    }
+    stage.host.restart().await;
+    for name in left {
+        assert!(!data.join(name).exists(), "{name} is still there");
+    }
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_candidate_that_failed_keeps_no_file() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    let module = guests::module("ledger-broken");
+    stage.client().deploy_with(LEDGER, &module, "&strategy=rebuild").await;
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+    let folder = stage.host.data_dir().join("state/ledger");
+    wait::until("the file to go", || async { (files(&folder) == ["1.redb"]).then_some(()) }).await;
+    stage.assert_ledger_equals_model().await;
+}
