@@ -202,10 +202,6 @@ pub(super) fn make(
     let mut writer = EntryWriter::new(&transaction, 0)?;
     fill(&mut writer)?;
     writer.finish(&transaction, checkpoint)?;
-    {
-        let mut meta = transaction.open_table(META).map_err(storage)?;
-        meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
-    }
     transaction.commit().map_err(storage)
 }
 
@@ -246,6 +242,8 @@ impl<'t> EntryWriter<'t> {
         let mut meta = transaction.open_table(META).map_err(storage)?;
         let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
         meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
+        // An older file becomes one of this format with what only this format has, and not before: opening writes nothing.
+        meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
         meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
         Ok(self.bytes)
     }
