@@ -11,6 +11,7 @@ mod budget;
 mod pace;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use applier::{Alike, Applier, Interrupt, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
+use way::Way;
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
 /// enough to bound memory to about this many times the largest batch.
@@ -275,51 +277,6 @@ struct Run {
     /// Chooses where batches end, where chance is wanted.
     random: Option<fastrand::Rng>,
     patches: Arc<Patches>,
-}
-
-/// How far and how fast a run may go, and what became of it.
-struct Way {
-    receiver: watch::Receiver<Pace>,
-    pace: Pace,
-    standing: watch::Sender<Option<Standing>>,
-    is_standing: bool,
-    /// An event waits that is younger than the ceiling.
-    is_beyond: bool,
-    /// Events that may match behind the last batch; none before the first.
-    pending: Option<u64>,
-    /// The throttle lets nothing be applied before.
-    rests_until: Option<Instant>,
-}
-
-impl Way {
-    fn new(mut receiver: watch::Receiver<Pace>, standing: watch::Sender<Option<Standing>>) -> Self {
-        let pace = *receiver.borrow_and_update();
-        Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }
-    }
-
-    /// Takes a new pace. It counts before anything else is applied.
-    fn change(&mut self) {
-        self.pace = *self.receiver.borrow_and_update();
-        self.is_beyond = false;
-        self.rests_until = None;
-        if std::mem::take(&mut self.is_standing) {
-            self.standing.send_replace(None);
-        }
-    }
-
-    /// Whether nothing more may be applied.
-    fn is_at_ceiling(&self, position: u64) -> bool {
-        match self.pace.ceiling {
-            Ceiling::None => false,
-            Ceiling::Position(ceiling) => position >= ceiling,
-            Ceiling::Time(_) => self.is_beyond || self.pending == Some(0),
-        }
-    }
-
-    /// Whether the throttle lets the next batch pass.
-    fn may_apply(&self) -> bool {
-        !self.is_standing && self.rests_until.is_none_or(|until| until <= Instant::now())
-    }
 }
 
 impl Run {

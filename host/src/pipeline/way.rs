@@ -1,0 +1,52 @@
+//! The way of one run: the pace that it has seen, and where it stands.
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::{Ceiling, Pace, Standing};
+
+/// How far and how fast a run may go, and what became of it.
+pub(super) struct Way {
+    pub(super) receiver: watch::Receiver<Pace>,
+    pub(super) pace: Pace,
+    pub(super) standing: watch::Sender<Option<Standing>>,
+    pub(super) is_standing: bool,
+    /// An event waits that is younger than the ceiling.
+    pub(super) is_beyond: bool,
+    /// Events that may match behind the last batch; none before the first.
+    pub(super) pending: Option<u64>,
+    /// The throttle lets nothing be applied before.
+    pub(super) rests_until: Option<Instant>,
+}
+
+impl Way {
+    pub(super) fn new(mut receiver: watch::Receiver<Pace>, standing: watch::Sender<Option<Standing>>) -> Self {
+        let pace = *receiver.borrow_and_update();
+        Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }
+    }
+
+    /// Takes a new pace. It counts before anything else is applied.
+    pub(super) fn change(&mut self) {
+        self.pace = *self.receiver.borrow_and_update();
+        self.is_beyond = false;
+        self.rests_until = None;
+        if std::mem::take(&mut self.is_standing) {
+            self.standing.send_replace(None);
+        }
+    }
+
+    /// Whether nothing more may be applied.
+    pub(super) fn is_at_ceiling(&self, position: u64) -> bool {
+        match self.pace.ceiling {
+            Ceiling::None => false,
+            Ceiling::Position(ceiling) => position >= ceiling,
+            Ceiling::Time(_) => self.is_beyond || self.pending == Some(0),
+        }
+    }
+
+    /// Whether the throttle lets the next batch pass.
+    pub(super) fn may_apply(&self) -> bool {
+        !self.is_standing && self.rests_until.is_none_or(|until| until <= Instant::now())
+    }
+}
