@@ -157,7 +157,7 @@ impl Session {
             Wake::Time => {}
         }
         self.is_ending = self.is_ending || self.link.generation() != self.generation || !self.link.is_up();
-        if self.is_ending && !(has_read && !self.in_question()) {
+        if self.is_ending && (!has_read || self.in_question()) {
             return Err(Trouble::lost("the connection was lost").into());
         }
         if !self.in_question() && self.pull.is_lost() {
