@@ -42,8 +42,10 @@ pub enum DeploymentState {
     CatchingUp,
     /// It has applied all there is.
     Live,
-    /// A batch failed and is tried again after a pause.
+    /// A batch or the state file failed and is tried again after a pause.
     Retrying,
+    /// It would be live or catching up, but its source can't be reached or refuses it. It continues by itself.
+    Disconnected,
     /// An operator paused it.
     Paused,
     /// It stopped at an error and waits for an operator.
@@ -54,8 +56,16 @@ pub enum DeploymentState {
 
 impl DeploymentState {
     /// Every state, for metrics and for whoever must visit them all.
-    pub const ALL: [Self; 7] =
-        [Self::Opening, Self::CatchingUp, Self::Live, Self::Retrying, Self::Paused, Self::Failed, Self::Stopping];
+    pub const ALL: [Self; 8] = [
+        Self::Opening,
+        Self::CatchingUp,
+        Self::Live,
+        Self::Retrying,
+        Self::Disconnected,
+        Self::Paused,
+        Self::Failed,
+        Self::Stopping,
+    ];
 
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
@@ -64,6 +74,7 @@ impl DeploymentState {
             Self::CatchingUp => "catching-up",
             Self::Live => "live",
             Self::Retrying => "retrying",
+            Self::Disconnected => "disconnected",
             Self::Paused => "paused",
             Self::Failed => "failed",
             Self::Stopping => "stopping",
@@ -79,6 +90,8 @@ pub enum SourceState {
     Connecting,
     /// Reading events.
     Reading,
+    /// Not read just now, as the deployment is paused or failed. It could be reached at `last_heard`.
+    Idle,
     /// The server is away; trying to reach it again.
     Reconnecting,
     /// The server refuses the credentials or a permission.
@@ -91,19 +104,32 @@ pub enum SourceState {
 
 impl SourceState {
     /// Every state, for metrics and for whoever must visit them all.
-    pub const ALL: [Self; 6] =
-        [Self::Connecting, Self::Reading, Self::Reconnecting, Self::Unauthorized, Self::StreamMissing, Self::Stopped];
+    pub const ALL: [Self; 7] = [
+        Self::Connecting,
+        Self::Reading,
+        Self::Idle,
+        Self::Reconnecting,
+        Self::Unauthorized,
+        Self::StreamMissing,
+        Self::Stopped,
+    ];
 
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
             Self::Reading => "reading",
+            Self::Idle => "idle",
             Self::Reconnecting => "reconnecting",
             Self::Unauthorized => "unauthorized",
             Self::StreamMissing => "stream-missing",
             Self::Stopped => "stopped",
         }
+    }
+
+    /// Whether it keeps events from coming, for a reason that may pass.
+    pub fn is_trouble(self) -> bool {
+        matches!(self, Self::Reconnecting | Self::Unauthorized | Self::StreamMissing)
     }
 }
 
@@ -115,6 +141,12 @@ pub struct SourceStatus {
     /// Why, where there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Since when it has this state, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// When anything was heard from it last, in RFC 3339; absent before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard: Option<String>,
     /// How often it had to reconnect or to make its consumer anew.
     pub reconnects: u64,
     /// Messages that are not events (delete markers, tombstones, schedules) and were passed over since it began to read.
@@ -239,17 +271,20 @@ pub struct Deployment {
     pub position: u64,
     /// The last position that is durable.
     pub checkpoint: u64,
-    /// The last sequence in the stream, as far as is known.
-    pub head: u64,
-    /// How many events that may match are still to be applied.
-    pub lag_events: u64,
-    /// Age of the last applied event while there are others to apply, in seconds; 0 when there are none.
-    pub lag_seconds: f64,
+    /// The last sequence in the stream; absent while nobody knows, as the source can't be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<u64>,
+    /// How many events that may match are still to be applied; absent while nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_events: Option<u64>,
+    /// Age of the oldest event that is not yet applied, in seconds; 0 if there is none, absent while nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
     /// Events applied since the process started.
     pub events_applied: u64,
     /// Events per second, over the last seconds.
     pub rate: f64,
-    /// Estimated seconds until it has caught up, while it is catching up.
+    /// Estimated seconds until it has caught up; absent if it is not catching up, or nobody can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
     /// Percentage of the state file that is repaired, while it is being opened after an unclean stop.
@@ -314,6 +349,9 @@ pub struct Deployed {
     pub reason: String,
     /// Milliseconds spent compiling; 0 when the compiled module was in the cache.
     pub compile_ms: u64,
+    /// What keeps it from being built just now, in words, such as a source that can't be reached.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What a deployment did.
@@ -474,23 +512,43 @@ pub struct SourceInfo {
     pub stream: String,
     /// Whether it could be reached just now.
     pub reachable: bool,
-    /// Why not, where it could not.
+    /// Why not, by name: `reconnecting`, `unauthorized`, `stream-missing`; absent if it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<SourceState>,
+    /// Why not, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// First sequence that is still there; 0 when the stream is empty.
-    pub first_sequence: u64,
-    /// Whether it still has its first event, as far as can be told.
-    #[serde(default)]
-    pub is_complete: bool,
-    /// Last sequence.
-    pub last_sequence: u64,
-    /// Number of events.
-    pub events: u64,
-    /// Bytes stored.
-    pub bytes: u64,
+    /// First sequence that is still there; 0 when the stream is empty, absent if it could not be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<u64>,
+    /// Whether it still has its first event, as far as can be told; absent if it could not be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_complete: Option<bool>,
+    /// Last sequence; absent if it could not be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<u64>,
+    /// Number of events; absent if it could not be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
+    /// Bytes stored; absent if it could not be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// What the settings of the stream may lose or slow down, in words.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+impl SourceInfo {
+    /// That it could not be reached, in words, if it could not.
+    pub fn unreachable(&self) -> Option<String> {
+        let message = self.message.as_deref().unwrap_or("it does not answer");
+        (!self.reachable).then(|| {
+            format!(
+                "source {} (stream {}) can't be read: {message}; events are applied once it can, without another command",
+                self.name, self.stream
+            )
+        })
+    }
 }
 
 /// All sources.
@@ -520,6 +578,10 @@ pub struct Probe {
     pub ok: bool,
     /// What is not, in words.
     pub reasons: Vec<String>,
+    /// What does not work while reads are answered all the same, in words: sources that can't be reached, deployments
+    /// that failed. It never changes the status.
+    #[serde(default)]
+    pub degraded: Vec<String>,
 }
 
 /// Something that was done to a deployment.

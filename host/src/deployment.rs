@@ -10,11 +10,11 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::api::{self, DeploymentState};
+use crate::api::{self, DeploymentState, Strategy};
 use crate::event::Payload;
 use crate::module::QueryError;
 use crate::progress::Now;
-use crate::runner::{ReadError, Runner};
+use crate::runner::{Lag, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
 
@@ -225,23 +225,23 @@ impl Deployment {
         let (record, runner) = (self.record(), self.active());
         let now = runner.now();
         let store = runner.store();
-        let figures = Figures::of(&now, store.as_ref());
+        let figures = Figures::of(&runner, &now, store.as_ref());
         // Those that are built or follow have instances as well.
         let all: Vec<Now> = self.runners().iter().map(|runner| runner.now()).collect();
         let active = record.active();
         api::Deployment {
             generation: record.active,
-            state: now.state,
+            state: figures.state,
             source: active.source.clone(),
             stream: now.stream.clone(),
-            source_status: runner.source_status(),
+            source_status: api::SourceStatus::from(&runner.source_status()),
             position: figures.position,
             checkpoint: figures.checkpoint,
-            head: figures.head,
-            lag_events: now.pending,
-            lag_seconds: lag_seconds(now.pending, now.last_event_ns),
+            head: figures.lag.head,
+            lag_events: figures.lag.events,
+            lag_seconds: figures.lag.seconds,
             events_applied: now.applied,
-            rate: now.rate,
+            rate: figures.rate,
             remaining_seconds: figures.remaining_seconds,
             repair_percent: now.repair_percent,
             state_bytes: figures.sizes.state_bytes,
@@ -264,9 +264,12 @@ impl Deployment {
         let runner = runner.filter(|runner| runner.program().generation == generation.number);
         let now = runner.as_ref().map(|runner| runner.now());
         let store = runner.as_ref().and_then(|runner| runner.store());
-        let figures = now.as_ref().map(|now| Figures::of(now, store.as_ref())).unwrap_or_default();
+        let figures = match (&runner, &now) {
+            (Some(runner), Some(now)) => Figures::of(runner, now, store.as_ref()),
+            _ => Figures::default(),
+        };
+        let progress = now.as_ref().and_then(|now| figures.progress(generation, now));
         let place = self.places.read().get(&generation.state_file).copied().filter(|place| *place > 0);
-        let lag_events = now.as_ref().map_or(0, |now| now.pending);
         // One that was paused before its turn in the queue came does not run yet.
         let waits_for_operator = generation.paused && generation.status.is_candidate();
         let paused = waits_for_operator.then_some(DeploymentState::Paused);
@@ -278,15 +281,16 @@ impl Deployment {
             created_at: generation.created_at.clone(),
             strategy: generation.strategy,
             state_file: generation.state_file,
-            state: now.as_ref().map(|now| now.state).or(paused),
+            state: now.as_ref().map(|_| figures.state).or(paused),
             queued_behind: place,
             position: figures.position,
             checkpoint: figures.checkpoint,
-            head: figures.head,
-            lag_events,
-            progress: if figures.head == 0 { 0.0 } else { figures.position as f64 / figures.head as f64 },
-            rate: now.as_ref().map_or(0.0, |now| now.rate),
+            head: figures.lag.head,
+            lag_events: figures.lag.events,
+            progress,
+            rate: figures.rate,
             remaining_seconds: figures.remaining_seconds,
+            source_status: runner.as_ref().map(|runner| api::SourceStatus::from(&runner.source_status())),
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
             failure: now.and_then(|now| now.failure),
@@ -303,33 +307,60 @@ impl Deployment {
 }
 
 /// What is read off a state and its progress.
-#[derive(Default)]
 struct Figures {
+    state: DeploymentState,
     position: u64,
     checkpoint: u64,
-    head: u64,
+    lag: Lag,
+    rate: f64,
     remaining_seconds: Option<f64>,
     sizes: crate::state::Sizes,
 }
 
-impl Figures {
-    fn of(now: &Now, store: Option<&Store>) -> Self {
-        let position = store.map_or(0, Store::position);
-        let catching_up = now.pending > 0 && now.rate > 0.0;
+impl Default for Figures {
+    /// Of what does not run.
+    fn default() -> Self {
         Self {
-            position,
-            checkpoint: store.and_then(Store::checkpoint).map_or(0, |checkpoint| checkpoint.position),
-            head: now.head.max(position),
-            remaining_seconds: catching_up.then(|| now.pending as f64 / now.rate),
-            sizes: store.map(Store::sizes).unwrap_or_default(),
+            state: DeploymentState::Opening,
+            position: 0,
+            checkpoint: 0,
+            lag: Lag::default(),
+            rate: 0.0,
+            remaining_seconds: None,
+            sizes: crate::state::Sizes::default(),
         }
     }
 }
 
-fn lag_seconds(pending: u64, last_event_ns: u64) -> f64 {
-    if pending == 0 || last_event_ns == 0 {
-        return 0.0;
+impl Figures {
+    fn of(runner: &Runner, now: &Now, store: Option<&Store>) -> Self {
+        let (state, lag) = (runner.state(), runner.lag());
+        let moves = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
+        let rate = if moves { now.rate } else { 0.0 };
+        let pending = lag.events.filter(|pending| *pending > 0 && rate > 0.0);
+        Self {
+            state,
+            position: runner.last_position(),
+            checkpoint: store.and_then(Store::checkpoint).map_or(0, |checkpoint| checkpoint.position),
+            lag,
+            rate,
+            remaining_seconds: pending.map(|pending| pending as f64 / rate),
+            sizes: store.map(Store::sizes).unwrap_or_default(),
+        }
     }
-    let now_ns = jiff::Timestamp::now().as_nanosecond();
-    ((now_ns - i128::from(last_event_ns)) as f64 / 1e9).max(0.0)
+
+    /// The part of the way from where a build began to the head, if both are known.
+    fn progress(&self, generation: &Generation, now: &Now) -> Option<f64> {
+        let head = self.lag.head?;
+        if self.lag.events == Some(0) {
+            return Some(1.0);
+        }
+        let begin = match generation.strategy {
+            Strategy::Rebuild => now.began_behind.or_else(|| Some(now.stream_first?.saturating_sub(1)))?,
+            // From the entries that there were: the stream continues from their position.
+            Strategy::Migrate | Strategy::Inherit => now.opened_at?,
+        };
+        let (done, all) = (self.position.saturating_sub(begin), head.saturating_sub(begin));
+        Some(if all == 0 { 0.0 } else { (done as f64 / all as f64).min(1.0) })
+    }
 }

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod caches;
 pub mod cli;
 pub mod config;
+pub mod contact;
 pub mod deployment;
 pub mod event;
 pub mod folder;

@@ -24,6 +24,7 @@ pub struct Metrics {
     events: IntCounterVec,
     apply_failures: IntCounterVec,
     retries: IntCounterVec,
+    state_failures: IntCounterVec,
     apply: HistogramVec,
     commit: HistogramVec,
     query: HistogramVec,
@@ -49,6 +50,8 @@ pub struct DeploymentMetrics {
     pub apply_failures: IntCounter,
     /// Attempts after a failure.
     pub retries: IntCounter,
+    /// Times that the state file could not be written or read.
+    pub state_failures: IntCounter,
     /// Seconds of one call of `apply`.
     pub apply_seconds: Histogram,
     /// Seconds of one durable commit.
@@ -132,6 +135,12 @@ impl Metrics {
                 "Attempts to apply a batch again after a failure.",
                 DEPLOYMENT,
             ),
+            state_failures: counter(
+                &registry,
+                "foldstream_state_failures_total",
+                "Times that a state file could not be written or read, and was opened again.",
+                DEPLOYMENT,
+            ),
             apply: timer("foldstream_apply_duration_seconds", "Duration of one call of apply.", DEPLOYMENT),
             commit: timer(
                 "foldstream_commit_duration_seconds",
@@ -166,14 +175,19 @@ impl Metrics {
         }
     }
 
-    /// The handles of a deployment.
+    /// The handles of a deployment. Its counters begin at 0, so that the first event that they count is seen as a rise.
     pub fn deployment(&self, name: &str) -> DeploymentMetrics {
+        for (kind, outcome) in KINDS.iter().flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome))) {
+            self.cut_overs.with_label_values(&[name, kind, outcome]);
+        }
+        self.holds.with_label_values(&[name]);
         DeploymentMetrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
             apply_failures: self.apply_failures.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
+            state_failures: self.state_failures.with_label_values(&[name]),
             apply_seconds: self.apply.with_label_values(&[name]),
             commit_seconds: self.commit.with_label_values(&[name]),
             query_seconds: self.query.with_label_values(&[name]),
@@ -189,6 +203,7 @@ impl Metrics {
         }
         let _ = self.apply_failures.remove_label_values(&[name]);
         let _ = self.retries.remove_label_values(&[name]);
+        let _ = self.state_failures.remove_label_values(&[name]);
         for vector in [&self.apply, &self.commit, &self.query, &self.batch, &self.holds] {
             let _ = vector.remove_label_values(&[name]);
         }
@@ -217,10 +232,10 @@ impl Metrics {
         self.requests.with_label_values(&[route, method, status]).observe(duration.as_secs_f64());
     }
 
-    /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments are now.
-    pub fn page(&self, deployments: &[Deployment]) -> Vec<u8> {
+    /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments and sources are now.
+    pub fn page(&self, deployments: &[Deployment], sources: &[Reachable]) -> Vec<u8> {
         let gauges = self.gauges.lock();
-        gauges.set(deployments);
+        gauges.set(deployments, sources);
         let mut page = Vec::with_capacity(64 << 10);
         TextEncoder::new().encode(&self.registry.gather(), &mut page).expect("names and labels are valid");
         page
@@ -232,12 +247,28 @@ impl Metrics {
     }
 }
 
+/// Whether a configured source can be reached, as far as is known.
+#[derive(Clone, Debug)]
+pub struct Reachable {
+    /// Its name.
+    pub source: String,
+    /// Its stream.
+    pub stream: String,
+    /// Whether it could be reached last; none before anybody tried.
+    pub is_reachable: Option<bool>,
+}
+
+/// A number as a float; NaN says that nobody knows it.
+fn float(value: Option<u64>) -> f64 {
+    value.map_or(f64::NAN, |value| value as f64)
+}
+
 /// What is read off the deployments when the page is asked for.
 #[derive(Debug)]
 struct Gauges {
-    lag_events: IntGaugeVec,
+    lag_events: GaugeVec,
     lag_seconds: GaugeVec,
-    head: IntGaugeVec,
+    head: GaugeVec,
     position: IntGaugeVec,
     checkpoint: IntGaugeVec,
     state_bytes: IntGaugeVec,
@@ -254,24 +285,29 @@ struct Gauges {
     source_repaired: IntCounterVec,
     rebuild_progress: GaugeVec,
     rebuild_remaining: GaugeVec,
-    rebuild_lag: IntGaugeVec,
+    rebuild_lag: GaugeVec,
     rebuild_place: IntGaugeVec,
+    source_heard: GaugeVec,
+    source_reachable: GaugeVec,
+    candidate_state: IntGaugeVec,
 }
 
 impl Gauges {
     fn new(registry: &Registry) -> Self {
         let build = gauge(registry, "foldstream_build_info", "The running build.", &["version", "contract"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT]).set(1);
+        let perhaps = |name: &str, help: &str| float_gauge(registry, name, help, DEPLOYMENT);
         let of_deployment = |name: &str, help: &str| gauge(registry, name, help, DEPLOYMENT);
         Self {
-            lag_events: of_deployment("foldstream_lag_events", "Events that may match and are still to be applied."),
-            lag_seconds: float_gauge(
-                registry,
-                "foldstream_lag_seconds",
-                "Age of the last applied event while others wait; 0 when none do.",
-                DEPLOYMENT,
+            lag_events: perhaps(
+                "foldstream_lag_events",
+                "Events that may match and are still to be applied; NaN while nobody knows.",
             ),
-            head: of_deployment("foldstream_head", "Last sequence in the stream, as far as is known."),
+            lag_seconds: perhaps(
+                "foldstream_lag_seconds",
+                "Age of the oldest event that is not yet applied, 0 if there is none; NaN while nobody knows.",
+            ),
+            head: perhaps("foldstream_head", "Last sequence in the stream; NaN while nobody knows."),
             position: of_deployment("foldstream_position", "Last sequence that the state reflects."),
             checkpoint: of_deployment("foldstream_checkpoint", "Last position that is durable."),
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
@@ -298,21 +334,35 @@ impl Gauges {
                 "1 for what a deployment's source is doing, 0 for the rest.",
                 &["deployment", "source", "state"],
             ),
-            rebuild_progress: float_gauge(
-                registry,
+            rebuild_progress: perhaps(
                 "foldstream_rebuild_progress_ratio",
-                "Part of the stream that the candidate has behind it, from 0 to 1.",
-                DEPLOYMENT,
+                "Part of the way to the head that the candidate has behind it, from 0 to 1; NaN while nobody knows.",
             ),
-            rebuild_remaining: float_gauge(
-                registry,
+            rebuild_remaining: perhaps(
                 "foldstream_rebuild_remaining_seconds",
-                "Estimated seconds until the candidate has caught up.",
-                DEPLOYMENT,
+                "Estimated seconds until the candidate has caught up; NaN while nobody can tell.",
             ),
-            rebuild_lag: of_deployment(
+            rebuild_lag: perhaps(
                 "foldstream_rebuild_lag_events",
-                "Events that the candidate still has to apply.",
+                "Events that the candidate still has to apply; NaN while nobody knows.",
+            ),
+            candidate_state: gauge(
+                registry,
+                "foldstream_candidate_state",
+                "1 for what the candidate of a deployment is doing, 0 for the rest; all 0 while it waits for its turn.",
+                &["deployment", "state"],
+            ),
+            source_heard: float_gauge(
+                registry,
+                "foldstream_source_last_heard_timestamp_seconds",
+                "When a deployment heard from its source last, in seconds since the Unix epoch; NaN before that.",
+                &["deployment", "source"],
+            ),
+            source_reachable: float_gauge(
+                registry,
+                "foldstream_source_reachable",
+                "1 if a configured source could be reached when it was heard or asked last, 0 if not; NaN before that.",
+                &["source", "stream"],
             ),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
@@ -340,8 +390,12 @@ impl Gauges {
     }
 
     /// Sets all series anew, so that none of a deleted deployment stays.
-    fn set(&self, deployments: &[Deployment]) {
+    fn set(&self, deployments: &[Deployment], sources: &[Reachable]) {
         self.reset();
+        for Reachable { source, stream, is_reachable } in sources {
+            let value = is_reachable.map_or(f64::NAN, |reachable| f64::from(u8::from(reachable)));
+            self.source_reachable.with_label_values(&[source.as_str(), stream.as_str()]).set(value);
+        }
         for deployment in deployments {
             self.set_numbers(deployment);
             self.set_states(deployment);
@@ -354,22 +408,33 @@ impl Gauges {
         let Some(candidate) = &deployment.candidate else { return };
         let name = [deployment.name.as_str()];
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.rebuild_progress.with_label_values(&name).set(candidate.progress);
-        self.rebuild_remaining.with_label_values(&name).set(candidate.remaining_seconds.unwrap_or(0.0));
-        self.rebuild_lag.with_label_values(&name).set(number(candidate.lag_events));
+        self.rebuild_progress.with_label_values(&name).set(candidate.progress.unwrap_or(f64::NAN));
+        self.rebuild_remaining.with_label_values(&name).set(candidate.remaining_seconds.unwrap_or(f64::NAN));
+        self.rebuild_lag.with_label_values(&name).set(float(candidate.lag_events));
+        for state in DeploymentState::ALL {
+            let value = i64::from(candidate.state == Some(state));
+            self.candidate_state.with_label_values(&[name[0], state.name()]).set(value);
+        }
         self.rebuild_place.with_label_values(&name).set(number(candidate.queued_behind.unwrap_or(0)));
     }
 
     fn reset(&self) {
-        for vector in [&self.lag_seconds, &self.rebuild_progress, &self.rebuild_remaining] {
+        for vector in [
+            &self.lag_seconds,
+            &self.lag_events,
+            &self.head,
+            &self.rebuild_progress,
+            &self.rebuild_remaining,
+            &self.rebuild_lag,
+            &self.source_heard,
+            &self.source_reachable,
+        ] {
             vector.reset();
         }
         self.source_reconnects.reset();
         self.source_passed_over.reset();
         self.source_repaired.reset();
         for vector in [
-            &self.lag_events,
-            &self.head,
             &self.position,
             &self.checkpoint,
             &self.state_bytes,
@@ -381,7 +446,7 @@ impl Gauges {
             &self.module,
             &self.state,
             &self.source_state,
-            &self.rebuild_lag,
+            &self.candidate_state,
             &self.rebuild_place,
         ] {
             vector.reset();
@@ -390,10 +455,10 @@ impl Gauges {
 
     fn set_numbers(&self, deployment: &Deployment) {
         let name = [deployment.name.as_str()];
-        self.lag_seconds.with_label_values(&name).set(deployment.lag_seconds);
+        self.lag_seconds.with_label_values(&name).set(deployment.lag_seconds.unwrap_or(f64::NAN));
+        self.lag_events.with_label_values(&name).set(float(deployment.lag_events));
+        self.head.with_label_values(&name).set(float(deployment.head));
         for (vector, value) in [
-            (&self.lag_events, deployment.lag_events),
-            (&self.head, deployment.head),
             (&self.position, deployment.position),
             (&self.checkpoint, deployment.checkpoint),
             (&self.state_bytes, deployment.state_bytes),
@@ -422,6 +487,9 @@ impl Gauges {
         self.source_reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
         self.source_passed_over.with_label_values(&[name, source]).inc_by(status.passed_over);
         self.source_repaired.with_label_values(&[name, source]).inc_by(status.repaired);
+        let heard = status.last_heard.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let heard = heard.map_or(f64::NAN, |time| time.as_millisecond() as f64 / 1e3);
+        self.source_heard.with_label_values(&[name, source]).set(heard);
     }
 }
 
@@ -441,7 +509,7 @@ mod tests {
     }
 
     fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
-        String::from_utf8(metrics.page(deployments)).expect("text")
+        String::from_utf8(metrics.page(deployments, &[])).expect("text")
     }
 
     #[test]
@@ -471,6 +539,27 @@ mod tests {
         let again = page(&metrics, &[deployment("orders")]);
         assert!(again.contains("\nfoldstream_watches_open 0"));
         assert!(again.contains(r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_no_number() {
+        let metrics = Metrics::new();
+        drop(metrics.deployment("orders"));
+        let mut unknown = deployment("orders");
+        (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
+        let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
+        let text = String::from_utf8(metrics.page(&[unknown], &[away])).expect("text");
+        for line in [
+            r#"foldstream_head{deployment="orders"} NaN"#,
+            r#"foldstream_lag_events{deployment="orders"} NaN"#,
+            r#"foldstream_lag_seconds{deployment="orders"} NaN"#,
+            r#"foldstream_source_last_heard_timestamp_seconds{deployment="orders",source="events"} NaN"#,
+            r#"foldstream_source_reachable{source="spare",stream="S"} 0"#,
+            r#"foldstream_cut_overs_total{deployment="orders",kind="rollback",outcome="missed"} 0"#,
+            r#"foldstream_events_total{deployment="orders",outcome="failed"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
     }
 
     #[test]

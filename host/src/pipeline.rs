@@ -189,7 +189,8 @@ impl Pipeline {
         let (sender, inbox) = mpsc::channel(QUEUE);
         let reading = {
             let _guard = self.runtime.enter();
-            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, sender)))
+            let progress = Arc::clone(&self.progress);
+            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, sender, progress)))
         };
         let share = Share::of(&self.settings.budget);
         let random = self.settings.shuffle.map(fastrand::Rng::with_seed);
@@ -226,6 +227,7 @@ impl Pipeline {
         };
         let ended = run.until_the_end();
         drop(reading);
+        run.applier.progress.reads_no_more();
         let ended = run.finish(ended);
         (run.applier.writer.take().expect("the writer comes back from every call"), ended)
     }
@@ -239,11 +241,22 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn read(source: Source, request: Request, status: StatusSender, sender: mpsc::Sender<Input>) {
+async fn read(
+    source: Source,
+    request: Request,
+    status: StatusSender,
+    sender: mpsc::Sender<Input>,
+    progress: Arc<Progress>,
+) {
+    let run = progress.begins_to_read();
+    let mut is_first = request.resume.is_none();
     let mut reader = source.read(request, status);
     loop {
         let (input, last) = match reader.next().await {
-            Ok(batch) => (Input::Batch(batch), false),
+            Ok(batch) => {
+                progress.read(run, &batch, std::mem::take(&mut is_first));
+                (Input::Batch(batch), false)
+            }
             Err(error) => (Input::Failed(error), true),
         };
         if sender.send(input).await.is_err() || last {
@@ -520,8 +533,11 @@ impl Run {
                 () = rested => Some(Wake::Rested),
             }
         });
-        if let Some(Wake::Committed(_)) = woken {
+        if let Some(Wake::Committed(result)) = &woken {
             self.commit = None;
+            if result.is_ok() {
+                self.applier.progress.made_durable();
+            }
             self.share.set(self.store.memtable_bytes());
         }
         // The reading task ends only after it sent its error, so an empty, closed inbox means that
@@ -533,7 +549,11 @@ impl Run {
         let Some(commit) = self.commit.take() else { return Ok(()) };
         let joined = self.runtime.block_on(commit);
         self.share.set(self.store.memtable_bytes());
-        joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+        let committed = joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
+        if committed.is_ok() {
+            self.applier.progress.made_durable();
+        }
+        committed
     }
 
     /// Commits early when memory asks for it, and waits for a commit when there is no room to go on.

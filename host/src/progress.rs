@@ -1,5 +1,6 @@
 //! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,10 +27,25 @@ pub struct Now {
     pub failure: Option<Failure>,
     /// Name of the stream, once it is known.
     pub stream: Option<String>,
-    /// The last sequence in the stream.
+    /// The last sequence in the stream, as far as was seen.
     pub head: u64,
-    /// Events that may match and are not yet applied.
+    /// Events that may match and are not yet applied, as far as was seen.
     pub pending: u64,
+    /// Time of the oldest event that is not yet applied, in nanoseconds since the Unix epoch; none if there is none, or it
+    /// was not read yet.
+    pub oldest_ns: Option<u64>,
+    /// Whether anything was read since the module began to fold: before, the figures are those of an earlier time.
+    pub has_read: bool,
+    /// When the end of the stream was looked at from aside.
+    pub looked_at: Option<Instant>,
+    /// The position behind which the state began, if that is known: it had no checkpoint before.
+    pub began_behind: Option<u64>,
+    /// The position at which the state was opened first in this process.
+    pub opened_at: Option<u64>,
+    /// The position that the state had when it was closed last.
+    pub last_position: u64,
+    /// The first sequence that the stream still had when it was looked at.
+    pub stream_first: Option<u64>,
     /// Time of the last applied event, in nanoseconds since the Unix epoch.
     pub last_event_ns: u64,
     /// Events applied since the process started.
@@ -66,9 +82,30 @@ impl Drop for Alive {
     }
 }
 
+/// What was read in one go, and is not all applied yet.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    first: u64,
+    first_ns: u64,
+    last: u64,
+    events: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     now: Now,
+    /// What was read and is not yet applied, in order.
+    read: VecDeque<Read>,
+    /// Number of the run that reads; what an earlier one says late does not count.
+    run: u64,
+    /// Events that may match, and were not read yet when the source was heard last.
+    beyond: u64,
+    /// The sequence of the last applied event.
+    applied_through: u64,
+    /// The state could not be written or read, and nothing was made durable since.
+    state_failure: Option<Failure>,
+    /// Time of the oldest event that is not yet applied and not read yet, if somebody looked it up.
+    beyond_ns: Option<u64>,
     measured_at: Instant,
     measured_applied: u64,
 }
@@ -93,6 +130,13 @@ impl Progress {
             stream: None,
             head: 0,
             pending: 0,
+            oldest_ns: None,
+            has_read: false,
+            looked_at: None,
+            began_behind: None,
+            opened_at: None,
+            last_position: 0,
+            stream_first: None,
             last_event_ns: 0,
             applied: 0,
             rate: 0.0,
@@ -105,7 +149,17 @@ impl Progress {
             generation: 0,
             starts: 0,
         };
-        let inner = Inner { now, measured_at: Instant::now(), measured_applied: 0 };
+        let inner = Inner {
+            now,
+            read: VecDeque::new(),
+            run: 0,
+            beyond: 0,
+            applied_through: 0,
+            state_failure: None,
+            beyond_ns: None,
+            measured_at: Instant::now(),
+            measured_applied: 0,
+        };
         Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
     }
 
@@ -139,7 +193,7 @@ impl Progress {
     pub fn now(&self) -> Now {
         let mut inner = self.inner.lock();
         inner.measure();
-        inner.now.clone()
+        Now { oldest_ns: inner.oldest_ns(), ..inner.now.clone() }
     }
 
     /// Sets what it is doing.
@@ -155,29 +209,90 @@ impl Progress {
     /// Its state was opened, and reflects what a checkpoint says; `is_settled` says that readers saw nothing beyond that.
     pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
-        let now = &mut self.inner.lock().now;
-        now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
-        if is_settled && now.catches_up_to.is_none() {
-            now.catches_up_to = Some(0);
+        let inner = &mut *self.inner.lock();
+        inner.now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
+        inner.applied_through = last_event.map_or(0, |event| event.sequence);
+        if is_settled && inner.now.catches_up_to.is_none() {
+            inner.now.catches_up_to = Some(0);
         }
+        inner.now.opened_at.get_or_insert(checkpoint.map_or(0, |checkpoint| checkpoint.position));
     }
 
-    /// The stream ends at `head`, seen from aside while nothing is read; the state reflects `position`.
-    pub fn seen(&self, head: u64, position: u64) {
-        let now = &mut self.inner.lock().now;
+    /// The stream reaches from `first` to `head`, seen from aside; the state reflects `position`.
+    pub fn seen(&self, first: u64, head: u64, position: u64) {
+        let inner = &mut *self.inner.lock();
+        inner.now.looked_at = Some(Instant::now());
+        inner.now.stream_first = Some(first);
         // A stream that ends before the state, or that the reader refused, may be another one: its end says nothing.
-        let is_refused = now.failure.as_ref().is_some_and(|failure| failure.kind.starts_with("source-"));
+        let is_refused = inner.now.failure.as_ref().is_some_and(|failure| failure.kind.starts_with("source-"));
         if head >= position && !is_refused {
-            now.reached(head);
+            inner.now.reached(head);
         }
-        if head <= now.head {
+        if head <= inner.now.head {
             return;
         }
         // Which of the new events match nobody knows before they are read. What matched of the older ones is known, unless
         // nothing was read yet.
-        let grown = if now.head == 0 { head } else { now.pending.saturating_add(head - now.head) };
-        now.pending = grown.min(head.saturating_sub(position));
-        now.head = head;
+        let known = inner.now.head;
+        let grown = if known == 0 { head } else { inner.now.pending.saturating_add(head - known) };
+        let pending = grown.min(head.saturating_sub(position));
+        let waiting: u64 = inner.read.iter().map(|read| read.events).sum();
+        inner.beyond = pending.saturating_sub(waiting);
+        inner.now.head = head;
+        inner.count();
+    }
+
+    /// Whether events are known to wait in the stream, and nobody looked yet how old the oldest of them is.
+    pub fn asks_for_age(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.now.pending > 0 && inner.oldest_ns().is_none()
+    }
+
+    /// The oldest event that waits in the stream is of this time.
+    pub fn oldest_is_of(&self, time_ns: u64) {
+        let inner = &mut *self.inner.lock();
+        if inner.read.is_empty() && inner.beyond > 0 {
+            inner.beyond_ns = Some(time_ns);
+        }
+    }
+
+    /// The number of the run that begins to read now.
+    pub fn begins_to_read(&self) -> u64 {
+        let inner = &mut *self.inner.lock();
+        inner.run += 1;
+        inner.run
+    }
+
+    /// A run has read a batch, which waits to be applied. `is_first` tells whether it is the first one that was ever read
+    /// for this state.
+    pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
+        let inner = &mut *self.inner.lock();
+        if run != inner.run {
+            return;
+        }
+        let now = &mut inner.now;
+        if is_first {
+            now.began_behind = Some(batch.after);
+        }
+        // What a look from aside saw since then is still to come.
+        inner.beyond = batch.pending + now.head.saturating_sub(batch.head.max(batch.through));
+        now.head = now.head.max(batch.head).max(batch.through);
+        now.has_read = true;
+        inner.beyond_ns = None;
+        if let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) {
+            let (first, first_ns, last) = (first.sequence, first.time_ns, last.sequence);
+            inner.read.push_back(Read { first, first_ns, last, events: batch.events.len() as u64 });
+        }
+        inner.count();
+    }
+
+    /// Nothing is read any more; what was read and not applied will be read again.
+    pub fn reads_no_more(&self) {
+        let inner = &mut *self.inner.lock();
+        inner.run += 1;
+        inner.beyond_ns = inner.oldest_ns();
+        inner.beyond += inner.read.drain(..).map(|read| read.events).sum::<u64>();
+        inner.count();
     }
 
     /// A batch is about to be applied.
@@ -186,8 +301,6 @@ impl Progress {
         if now.stream.is_none() {
             now.stream = Some(batch.stream.name.clone());
         }
-        now.head = now.head.max(batch.head).max(batch.through);
-        now.pending = batch.pending + batch.events.len() as u64;
         // The head also where no event is pending: for a reader that the server filters, the position moves over events of
         // others as well, and readers saw that.
         now.reached(batch.head.max(batch.through));
@@ -198,11 +311,11 @@ impl Progress {
 
     /// Some events of a batch were applied.
     pub fn applied(&self, events: &[Event]) {
-        let now = &mut self.inner.lock().now;
-        now.pending = now.pending.saturating_sub(events.len() as u64);
-        now.applied += events.len() as u64;
+        let inner = &mut *self.inner.lock();
+        inner.now.applied += events.len() as u64;
         if let Some(last) = events.last() {
-            now.last_event_ns = last.time_ns;
+            inner.now.last_event_ns = last.time_ns;
+            inner.pass(events.len() as u64, last.sequence);
         }
     }
 
@@ -210,8 +323,7 @@ impl Progress {
     pub fn finished(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         let now = &mut inner.now;
-        now.pending = batch.pending;
-        if now.pending == 0 && now.state == DeploymentState::CatchingUp {
+        if batch.pending == 0 && now.state == DeploymentState::CatchingUp {
             now.state = DeploymentState::Live;
         }
         inner.measure();
@@ -253,24 +365,44 @@ impl Progress {
 
     /// There is room on the disk again: a failure that said otherwise is over.
     pub fn has_room(&self) {
+        self.made_durable();
         if self.inner.lock().now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
             self.recovered();
         }
     }
 
-    /// The state file failed, and is opened again in a while.
-    pub fn state_failed(&self, message: &str) {
-        let now = &mut self.inner.lock().now;
-        let attempts = now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
-        now.state = DeploymentState::Retrying;
-        note(now, "state", message, None, attempts);
+    /// The state could not be written or read, as on a full disk. It is opened again, for as long as that takes; how often it
+    /// failed in a row.
+    pub fn state_failed(&self, message: &str) -> u32 {
+        let inner = &mut *self.inner.lock();
+        let attempts = inner.state_failure.as_ref().map_or(0, |failure| failure.attempts) + 1;
+        inner.now.failure = inner.state_failure.take();
+        note(&mut inner.now, "state", message, None, attempts);
+        inner.state_failure.clone_from(&inner.now.failure);
+        inner.now.state = DeploymentState::Retrying;
+        attempts
+    }
+
+    /// Something was made durable: a streak of failures of the state is over.
+    pub fn made_durable(&self) {
+        let inner = &mut *self.inner.lock();
+        if inner.state_failure.take().is_none() {
+            return;
+        }
+        if inner.now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
+            inner.now.failure = None;
+            if inner.now.state == DeploymentState::Retrying {
+                let is_behind = inner.now.pending > 0;
+                inner.now.state = if is_behind { DeploymentState::CatchingUp } else { DeploymentState::Live };
+            }
+        }
     }
 
     /// The failing streak is over.
     pub fn recovered(&self) {
-        let now = &mut self.inner.lock().now;
-        now.failure = None;
-        if now.state == DeploymentState::Retrying {
+        let Inner { now, state_failure, .. } = &mut *self.inner.lock();
+        now.failure.clone_from(state_failure);
+        if now.state == DeploymentState::Retrying && state_failure.is_none() {
             let is_done = now.pending == 0 && now.stream.is_some();
             now.state = if is_done { DeploymentState::Live } else { DeploymentState::CatchingUp };
         }
@@ -278,11 +410,25 @@ impl Progress {
 
     /// A generation's module begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
-        let now = &mut self.inner.lock().now;
+        let Inner { now, state_failure, .. } = &mut *self.inner.lock();
+        now.has_read = false;
         now.generation = generation;
         now.starts += 1;
-        now.failure = None;
-        now.state = DeploymentState::CatchingUp;
+        // A state that failed has to prove first that it can be written again.
+        let is_state_failing = state_failure.is_some();
+        now.failure.clone_from(state_failure);
+        now.state = if is_state_failing { DeploymentState::Retrying } else { DeploymentState::CatchingUp };
+    }
+
+    /// The state was closed at this position. What was in memory only has to be read again, so what was known of the rest of
+    /// the stream does not count any more.
+    pub fn closed(&self, position: u64) {
+        let inner = &mut *self.inner.lock();
+        inner.now.last_position = position;
+        (inner.now.head, inner.now.has_read, inner.now.looked_at) = (0, false, None);
+        (inner.beyond, inner.beyond_ns) = (0, None);
+        inner.read.clear();
+        inner.count();
     }
 
     /// Clients have seen this position: reads are answered from there on, if not from a later one.
@@ -320,6 +466,8 @@ impl Now {
 }
 
 fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
+    // The kind is a field of its own.
+    let message = message.strip_prefix(kind).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
     match &mut now.failure {
         Some(first) => first.attempts = attempts,
         none => {
@@ -330,6 +478,38 @@ fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempt
 }
 
 impl Inner {
+    /// Takes note that events up to a sequence were applied.
+    fn pass(&mut self, count: u64, through: u64) {
+        self.applied_through = through;
+        let mut left = count;
+        while left > 0
+            && let Some(read) = self.read.front_mut()
+        {
+            let passed = left.min(read.events);
+            read.events -= passed;
+            left -= passed;
+            if read.events == 0 || read.last <= through {
+                self.read.pop_front();
+            }
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.now.pending = self.beyond + self.read.iter().map(|read| read.events).sum::<u64>();
+    }
+
+    /// Time of the oldest event that is not yet applied, as far as it is known.
+    fn oldest_ns(&self) -> Option<u64> {
+        match self.read.front() {
+            // Of a part that is half applied, the next event follows the last one that was.
+            Some(read) if read.first <= self.applied_through => Some(self.now.last_event_ns.max(read.first_ns)),
+            Some(read) => Some(read.first_ns),
+            None if self.beyond > 0 => self.beyond_ns,
+            None => None,
+        }
+    }
+
     fn measure(&mut self) {
         let elapsed = self.measured_at.elapsed();
         if elapsed >= RATE_WINDOW {
@@ -349,28 +529,82 @@ mod tests {
         (now.head, now.pending)
     }
 
+    fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
+        let event = |sequence| Event {
+            sequence,
+            time_ns: sequence * 10,
+            subject: "a".into(),
+            kind: "a".into(),
+            headers: Vec::new(),
+            data: crate::event::Payload::from("{}"),
+        };
+        let (events, through): (Vec<Event>, u64) = (sequences.clone().map(event).collect(), *sequences.end());
+        let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
+        let (after, pending) = (sequences.start() - 1, head - through);
+        Batch { events, after, through, head, pending, stream, last_seen: None, missing: Vec::new() }
+    }
+
     #[test]
     fn lag_grows_with_the_stream_while_nothing_is_read() {
         let progress = Progress::new(None, 0);
-        progress.seen(10, 4);
+        progress.seen(1, 10, 4);
         assert_eq!(lag(&progress), (10, 6), "nothing is known but where the stream ends");
-        progress.inner.lock().now.pending = 2;
-        progress.seen(10, 4);
-        assert_eq!(lag(&progress), (10, 2), "of the events there were, two match");
-        progress.seen(15, 4);
-        assert_eq!(lag(&progress), (15, 7), "each of the new ones may");
-        progress.seen(12, 4);
-        assert_eq!(lag(&progress), (15, 7), "an older look says nothing new");
+        assert!(progress.asks_for_age(), "and not how old those events are");
+        progress.seen(1, 15, 4);
+        assert_eq!(lag(&progress), (15, 11), "each of the new ones may match");
+        progress.seen(1, 12, 4);
+        assert_eq!(lag(&progress), (15, 11), "an older look says nothing new");
+        progress.oldest_is_of(7);
+        assert_eq!(progress.now().oldest_ns, Some(7));
+    }
+
+    #[test]
+    fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
+        let progress = Progress::new(Some(0), 0);
+        let (one, other) = (batch(1..=4, 6), batch(5..=6, 9));
+        let run = progress.begins_to_read();
+        progress.read(run, &one, true);
+        progress.read(run, &other, false);
+        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 9), Some(10)));
+        progress.applied(&one.events[..1]);
+        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 8), Some(10)), "the next one is at least as young");
+        progress.applied(&one.events[1..]);
+        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 5), Some(50)));
+        progress.reads_no_more();
+        progress.read(run, &other, false);
+        assert_eq!(
+            (lag(&progress), progress.now().oldest_ns),
+            ((9, 5), Some(50)),
+            "what was read is still to be applied"
+        );
+    }
+
+    #[test]
+    fn state_that_failed_is_retrying_until_something_is_durable_again() {
+        let progress = Progress::new(Some(0), 0);
+        assert_eq!(progress.state_failed("state: no space left"), 1);
+        progress.started(1);
+        assert_eq!(progress.state_failed("no space left"), 2);
+        progress.started(1);
+        progress.finished(&batch(1..=1, 1));
+        let now = progress.now();
+        let failure = now.failure.expect("it goes on");
+        assert_eq!(
+            (now.state, failure.attempts, failure.message.as_str()),
+            (DeploymentState::Retrying, 2, "no space left")
+        );
+        progress.made_durable();
+        assert_eq!((progress.now().state, progress.now().failure), (DeploymentState::Live, None));
     }
 
     #[test]
     fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached() {
         let progress = Progress::new(None, 3);
         assert_eq!(progress.answers_from(), None);
-        progress.seen(2, 4);
+        progress.seen(1, 2, 4);
         assert_eq!(progress.answers_from(), None, "another stream ends before the state");
-        progress.seen(9, 4);
-        progress.seen(12, 4);
+        progress.seen(1, 9, 4);
+        progress.seen(1, 12, 4);
         assert_eq!(progress.answers_from(), Some(9));
         progress.answers_now();
         assert_eq!(progress.answers_from(), Some(3));
@@ -390,20 +624,20 @@ mod tests {
     #[test]
     fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
         let knowing = Progress::new(None, 2);
-        knowing.seen(9, 0);
+        knowing.seen(1, 9, 0);
         let successor = Progress::new(Some(0), 0);
         successor.succeeds(&knowing.now(), 5);
         assert_eq!(successor.answers_from(), Some(9));
         // One before that never reached the stream may have shown anything up to where the stream ends.
         let unknowing = Progress::new(None, 2).now();
         let successor = Progress::new(Some(0), 0);
-        successor.seen(8, 0);
+        successor.seen(1, 8, 0);
         successor.succeeds(&unknowing, 5);
         assert_eq!(successor.answers_from(), Some(8));
         let successor = Progress::new(Some(0), 0);
         successor.succeeds(&unknowing, 5);
         assert_eq!(successor.answers_from(), None);
-        successor.seen(4, 0);
+        successor.seen(1, 4, 0);
         assert_eq!(successor.answers_from(), Some(5), "what it took over at was shown");
     }
 }

@@ -16,17 +16,39 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::api::DeploymentState;
+use crate::api::{self, DeploymentState, SourceState};
 use crate::event::Payload;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
 use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttle};
 use crate::progress::{Now, Progress};
-use crate::source;
+use crate::source::{self, Status};
 use crate::state::{self, Key, Snapshot, Store};
+use crate::subject::SubjectSet;
 
 pub use parts::{Load, LoadError, Part, Parts, Program};
 use worker::Worker;
+
+/// For how long what was heard or seen last of a stream counts as known.
+const KNOWN_FOR: Duration = Duration::from_secs(6);
+/// After how long without a word of a stream it is looked at from aside.
+const HEARD_FOR: Duration = Duration::from_secs(2);
+
+/// How far a state is behind the end of its stream. What nobody knows is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lag {
+    /// The last sequence in the stream.
+    pub head: Option<u64>,
+    /// Events that may match and are not yet applied.
+    pub events: Option<u64>,
+    /// Age of the oldest of them, in seconds; 0 if there is none.
+    pub seconds: Option<f64>,
+}
+
+fn age_seconds(time_ns: u64) -> f64 {
+    let age_ns = jiff::Timestamp::now().as_nanosecond() - i128::from(time_ns);
+    (age_ns as f64 / 1e9).max(0.0)
+}
 
 /// The position asked for was not reached in time.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +98,7 @@ struct Shared {
     pace: watch::Sender<Pace>,
     standing: watch::Sender<Option<Standing>>,
     patches: Arc<Patches>,
-    source_status: watch::Sender<crate::api::SourceStatus>,
+    source_status: source::StatusSender,
     metrics: DeploymentMetrics,
 }
 
@@ -165,8 +187,29 @@ impl Runner {
     }
 
     /// How its source is.
-    pub fn source_status(&self) -> crate::api::SourceStatus {
+    pub fn source_status(&self) -> Status {
         self.shared.source_status.borrow().clone()
+    }
+
+    /// What it is doing, with what is known of its source.
+    pub fn state(&self) -> DeploymentState {
+        let state = self.now().state;
+        let would_read = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
+        if would_read && self.source_status().is_trouble() { DeploymentState::Disconnected } else { state }
+    }
+
+    /// How far it is behind the end of its stream, as far as anybody knows just now.
+    pub fn lag(&self) -> Lag {
+        let now = self.now();
+        let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
+        let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
+        if !reads && !was_looked_at {
+            return Lag::default();
+        }
+        // What is still on its way to us follows the last event that was applied.
+        let next_ns = now.oldest_ns.or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
+        let seconds = if now.pending == 0 { Some(0.0) } else { next_ns.map(age_seconds) };
+        Lag { head: Some(now.head.max(self.last_position())), events: Some(now.pending), seconds }
     }
 
     /// Its state, once it is open.
@@ -192,6 +235,11 @@ impl Runner {
     /// Path of its state file.
     pub fn path(&self) -> &std::path::Path {
         &self.shared.path
+    }
+
+    /// The last sequence that its state reflects, or reflected when it was open last; 0 before it was opened.
+    pub fn last_position(&self) -> u64 {
+        self.store().map_or_else(|| self.now().last_position, |store| store.position())
     }
 
     /// The last sequence that its state reflects; 0 while it is not open.
@@ -358,16 +406,49 @@ impl Runner {
         !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)
     }
 
-    /// Whether it reads its source just now, and so learns where the stream ends.
-    pub fn reads(&self) -> bool {
-        matches!(self.now().state, DeploymentState::CatchingUp | DeploymentState::Live)
+    /// Whether nobody has heard of the end of the stream lately, as it is not read just now, or as what was read waits.
+    pub fn asks_for_head(&self) -> bool {
+        !self.source_status().is_heard_within(HEARD_FOR)
     }
 
-    /// Takes note of the end of the stream, which it would not learn while it does not read.
-    pub fn stream_ends_at(&self, head: u64) {
-        if let Some(store) = self.store() {
-            self.shared.progress.seen(head, store.position());
+    /// The subjects whose next event somebody has to look up, and the position behind which: it is not read, so its age is
+    /// not known.
+    pub fn asks_for_age(&self) -> Option<(SubjectSet, u64)> {
+        let module = self.program().module.ok()?;
+        let position = self.store()?.position();
+        self.shared.progress.asks_for_age().then(|| (module.manifest().subjects.clone(), position))
+    }
+
+    /// Takes note of what its source said when it was asked from aside, which a runner that does not read would not learn.
+    pub fn source_says(&self, info: &api::SourceInfo) {
+        let is_stopped = self.source_status().state == SourceState::Stopped;
+        let rests = !matches!(self.now().state, DeploymentState::CatchingUp | DeploymentState::Live);
+        let status = &self.shared.source_status;
+        match (info.first_sequence, info.last_sequence) {
+            (Some(first), Some(last)) if info.reachable => {
+                source::heard(status, Instant::now());
+                if rests && !is_stopped {
+                    source::tell(status, SourceState::Idle, None);
+                }
+                self.stream_reaches(first.max(1), last);
+            }
+            _ if rests && !is_stopped => {
+                source::tell(status, info.state.unwrap_or(SourceState::Reconnecting), info.message.clone());
+            }
+            _ => {}
         }
+    }
+
+    /// Takes note of where the stream begins and ends, which it would not learn while it does not read.
+    pub fn stream_reaches(&self, first: u64, head: u64) {
+        if let Some(store) = self.store() {
+            self.shared.progress.seen(first, head, store.position());
+        }
+    }
+
+    /// Takes note of the time of the next event in the stream.
+    pub fn next_event_is_of(&self, time_ns: u64) {
+        self.shared.progress.oldest_is_of(time_ns);
     }
 
     /// Hands a module over that could not be loaded, if that is why nothing is folded; whether it was.

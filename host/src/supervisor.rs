@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use crate::api;
+use crate::api::{self, DeploymentState};
 use crate::assembly;
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::contact::{Contacts, Sight};
 use crate::deployment::Deployment;
 use crate::folder::Folder;
 use crate::loader::Loader;
@@ -41,6 +42,9 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often the host looks where the streams end of which something is not read just now.
 const HEADS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often the host looks whether its sources are read.
+const CONTACTS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why the host refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +104,8 @@ pub struct Health {
     pub ready: bool,
     /// What keeps it from being ready.
     pub reasons: Vec<String>,
+    /// What does not work while reads are answered all the same.
+    pub degraded: Vec<String>,
 }
 
 /// The host. Cloning shares it.
@@ -149,6 +155,7 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Snapshots,
     /// What is being done of what comes due with time: its kind, and the deployment or source.
     chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
+    contacts: Contacts,
     budget: Arc<Budget>,
     started_at: jiff::Timestamp,
     stopping: AtomicBool,
@@ -184,7 +191,11 @@ impl Host {
             host.make_snapshots();
             host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
         });
+        // What rests is looked at at once, so that its lag is known soon.
+        let host = self.clone();
+        tokio::spawn(async move { host.look_at_heads().await });
         self.every(HEADS_INTERVAL, async |host: Self| host.look_at_heads().await);
+        self.every(CONTACTS_INTERVAL, async |host: Self| host.look_at_contacts());
     }
 
     /// Does something again and again, for as long as the host lives.
@@ -217,21 +228,67 @@ impl Host {
         });
     }
 
-    /// Tells those who read nothing just now, as they are paused or can't go on, where their streams end: their lag grows.
+    /// Looks where the streams end of which nothing was heard lately, as they are not read just now or as what was read of
+    /// them waits, and tells those who would read them.
     async fn look_at_heads(&self) {
         let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
-        let mut resting: BTreeMap<String, Vec<Arc<Runner>>> = BTreeMap::new();
-        for runner in runners.filter(|runner| !runner.reads()) {
-            resting.entry(runner.program().source_name).or_default().push(runner);
+        let mut asking: BTreeMap<String, Vec<Arc<Runner>>> = BTreeMap::new();
+        for runner in runners.filter(|runner| runner.asks_for_head()) {
+            asking.entry(runner.program().source_name).or_default().push(runner);
         }
-        let looks = resting.into_iter().map(async |(source, runners)| {
+        let used = self.used_sources();
+        for name in self.inner.sources.keys().filter(|name| !used.contains(*name)) {
+            if self.inner.contacts.is_due(name) {
+                asking.entry(name.clone()).or_default();
+            }
+        }
+        let looks = asking.into_iter().map(async |(source, runners)| {
             let Some(source) = self.inner.sources.get(&source) else { return };
-            // Asked once for all that rest.
-            if let Some(head) = source.head().await {
-                runners.iter().for_each(|runner| runner.stream_ends_at(head));
+            // Asked once for all.
+            let info = source.info().await;
+            self.inner.contacts.asked(&info);
+            for runner in runners {
+                runner.source_says(&info);
+                if let Some((subjects, position)) = runner.asks_for_age()
+                    && let Some(time_ns) = source.time_behind(position, &subjects).await
+                {
+                    runner.next_event_is_of(time_ns);
+                }
             }
         });
         futures_util::future::join_all(looks).await;
+    }
+
+    /// Names of the sources that some deployment reads.
+    fn used_sources(&self) -> BTreeSet<String> {
+        let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
+        runners.map(|runner| runner.program().source_name).collect()
+    }
+
+    /// Takes note of how the deployments see their sources.
+    fn look_at_contacts(&self) {
+        let mut sights: BTreeMap<&str, Vec<Sight>> = BTreeMap::new();
+        for deployment in self.deployments() {
+            let failure = deployment.active().now().failure;
+            self.inner.contacts.state_seen(deployment.name(), failure.is_some_and(|failure| failure.kind == "state"));
+            for runner in deployment.runners() {
+                let name = runner.program().source_name;
+                let Some((name, _)) = self.inner.sources.get_key_value(&name) else { continue };
+                let sight = Sight { deployment: deployment.name().to_owned(), status: runner.source_status() };
+                sights.entry(name.as_str()).or_default().push(sight);
+            }
+        }
+        for (name, source) in &self.inner.sources {
+            self.inner.contacts.seen(name, source, sights.get(name.as_str()).map_or(&[], Vec::as_slice));
+        }
+    }
+
+    /// The metrics of this host, as a page for Prometheus. Blocking.
+    pub fn metrics_page(&self) -> Vec<u8> {
+        let deployments: Vec<_> = self.deployments().iter().map(|deployment| deployment.info()).collect();
+        let sources = self.inner.sources.iter();
+        let sources: Vec<_> = sources.map(|(name, source)| self.inner.contacts.reachable(name, source)).collect();
+        self.inner.metrics.page(&deployments, &sources)
     }
 
     /// All deployments, by name.
@@ -246,7 +303,9 @@ impl Host {
 
     /// All sources, asked just now.
     pub async fn sources(&self) -> Vec<api::SourceInfo> {
-        futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await
+        let sources = futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await;
+        sources.iter().for_each(|info| self.inner.contacts.asked(info));
+        sources
     }
 
     /// The embedded log behind a source; none takes the only one.
@@ -278,7 +337,23 @@ impl Host {
         let stopping = self.inner.stopping.load(Ordering::Acquire);
         let mut reasons = opening.clone();
         reasons.extend(stopping.then(|| "the host is stopping".to_owned()));
-        Health { started: opening.is_empty(), ready: reasons.is_empty(), reasons }
+        let mut degraded = self.inner.contacts.degraded();
+        let mut answering = 0;
+        for deployment in &deployments {
+            let (name, active) = (deployment.name(), deployment.active());
+            let state = active.state();
+            if matches!(state, DeploymentState::Failed | DeploymentState::Retrying) {
+                degraded.push(format!("deployment {name} is {}", state.name()));
+            }
+            match active.try_snapshot(None) {
+                Ok(_) => answering += 1,
+                Err(_) => degraded.push(format!("deployment {name} can't be read yet")),
+            }
+        }
+        if reasons.is_empty() && answering == 0 && !deployments.is_empty() {
+            reasons.push("no deployment can be read yet".to_owned());
+        }
+        Health { started: opening.is_empty(), ready: reasons.is_empty(), reasons, degraded }
     }
 
     /// The metrics of this host.
@@ -379,6 +454,7 @@ impl Inner {
             pasts: Pasts::default(),
             snapshots: Snapshots::default(),
             chores: parking_lot::Mutex::default(),
+            contacts: Contacts::default(),
             budget: Arc::new(Budget::new(config.state.memtable_bytes_total)),
             started_at: jiff::Timestamp::now(),
             stopping: AtomicBool::new(false),

@@ -54,7 +54,8 @@ async fn rebuilds(arguments: &Arguments, server: &NatsServer, client: &Client, r
         let live = Live::start(server, RATE).await;
         loaded.push(rebuild(client, "").await);
         live.stop().await;
-        client.reached(NAME, client.show(NAME).await.head).await;
+        let shown = client.show_when(NAME, "know its stream", |shown| shown.head.is_some()).await;
+        client.reached(NAME, shown.head.expect("checked above")).await;
     }
     report.add("rebuild beside an idle generation", median(alone), "events/s", "deploy to serving");
     report.add(format!("rebuild beside {RATE} live events/s"), median(loaded), "events/s", "deploy to serving");

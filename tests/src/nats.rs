@@ -99,6 +99,16 @@ impl NatsServer {
         }
     }
 
+    /// Replaces the further lines of its configuration; they count from the next start.
+    pub fn configure(&mut self, extra: &str) {
+        extra.clone_into(&mut self.extra);
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the server runs")
+    }
+
     /// A connection.
     pub async fn client(&self) -> async_nats::Client {
         async_nats::ConnectOptions::new()

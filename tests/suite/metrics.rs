@@ -47,6 +47,39 @@ async fn promtool_finds_nothing_to_complain_about() {
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
+/// Runs promtool over files, which must have nothing to complain about.
+fn promtool(arguments: &[&str]) {
+    let mut command = Command::new(foldstream_tests::tool("promtool", "FOLDSTREAM_PROMTOOL"));
+    let output = foldstream_tests::cli::finish(command.args(arguments).current_dir(foldstream_tests::root()), None);
+    assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+}
+
+#[test]
+fn alerts_are_sound_and_fire_when_they_should() {
+    promtool(&["check", "rules", "deploy/alerts.yml"]);
+    promtool(&["test", "rules", "tests/data/alerts.test.yml"]);
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> std::collections::BTreeSet<String> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| word.starts_with("foldstream_")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn alerts_ask_for_metrics_that_exist_from_the_start() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+    // A candidate, which has series of its own.
+    let next = guests::module("ledger-next");
+    stage.client().deploy_with(LEDGER, &next, "&strategy=rebuild&promote=manual").await;
+    let known = metrics_in(&page(stage.client()).await);
+    let rules = std::fs::read_to_string(foldstream_tests::root().join("deploy/alerts.yml")).expect("it is there");
+    let missing: Vec<_> = metrics_in(&rules).difference(&known).cloned().collect();
+    assert!(missing.is_empty(), "no such metrics: {missing:?}");
+}
+
 #[tokio::test]
 async fn positions_lag_and_counts_move_with_the_events() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;

@@ -139,7 +139,7 @@ async fn a_candidate_waits_for_its_promotion(kind: Kind) {
         candidate.is_some_and(|candidate| candidate.state == Some(api::DeploymentState::Paused))
     });
     let paused = paused.await;
-    assert!(paused.candidate.expect("checked").progress < 1.0, "it is throttled");
+    assert!(paused.candidate.expect("checked").progress < Some(1.0), "it is throttled");
     stage.host.kill();
     stage.host.restart().await;
     stage.client().act(LEDGER, "throttle").await.expect(200);

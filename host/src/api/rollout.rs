@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Deployment, DeploymentState, Failure, ModuleInfo};
+use super::{Deployment, DeploymentState, Failure, ModuleInfo, SourceStatus};
 
 /// What a generation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -206,17 +206,24 @@ pub struct Generation {
     pub position: u64,
     /// The last position that is durable.
     pub checkpoint: u64,
-    /// The last sequence in the stream, as far as is known.
-    pub head: u64,
-    /// How many events that may match are still to be applied.
-    pub lag_events: u64,
-    /// Part of the way from the beginning to the head, from 0 to 1.
-    pub progress: f64,
+    /// The last sequence in the stream; absent while nobody knows, or while it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<u64>,
+    /// How many events that may match are still to be applied; absent while nobody knows, or while it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_events: Option<u64>,
+    /// Part of the way to the head that it has behind it, from 0 to 1, counted from where the build began; absent while
+    /// nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
     /// Events per second, over the last seconds.
     pub rate: f64,
-    /// Estimated seconds until it has caught up.
+    /// Estimated seconds until it has caught up; absent if it does not come nearer just now, or nobody can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
+    /// The source as this generation sees it, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_status: Option<SourceStatus>,
     /// Size of the state file, in bytes; 0 when it has none.
     pub file_bytes: u64,
     /// Keys and values, in bytes.

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
-use super::output::{Output, grouped};
+use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
-use crate::api::{Deployment, DeploymentState, SourceState};
+use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
 
 /// Pause between two looks; short at first, as small streams are done at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -27,7 +27,7 @@ pub async fn wait(
         match client.deployment(name).await {
             Ok(deployment) => {
                 if target == 0 {
-                    target = deployment.head;
+                    target = deployment.head.unwrap_or_default();
                 }
                 if finished(&deployment, target)? {
                     return Ok(deployment);
@@ -81,9 +81,10 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
             Err(Failure::new(Exit::Failed, format!("{name} is paused; go on with `foldstream resume {name}`")))
         }
         DeploymentState::Stopping => Err(Failure::new(Exit::Unreachable, "the host is stopping; try again later")),
-        DeploymentState::Opening | DeploymentState::CatchingUp | DeploymentState::Retrying => {
-            Ok(target > 0 && deployment.position >= target)
-        }
+        DeploymentState::Opening
+        | DeploymentState::CatchingUp
+        | DeploymentState::Retrying
+        | DeploymentState::Disconnected => Ok(target > 0 && deployment.position >= target),
     }
 }
 
@@ -107,7 +108,7 @@ fn too_late(deployment: &Deployment) -> Failure {
         "{} is at {} of {} after the time allowed{because}; it goes on by itself, `foldstream show {}` tells how far it is",
         deployment.name,
         grouped(deployment.position),
-        grouped(deployment.head),
+        known(deployment.head, grouped),
         deployment.name
     );
     Failure::new(Exit::TimedOut, message)
@@ -116,7 +117,7 @@ fn too_late(deployment: &Deployment) -> Failure {
 fn step(deployment: &Deployment) -> Step {
     Step {
         done: deployment.events_applied,
-        total: Some(deployment.events_applied + deployment.lag_events),
+        total: deployment.lag_events.map(|lag| deployment.events_applied + lag),
         rate: deployment.rate,
         remaining_seconds: deployment.remaining_seconds,
     }
@@ -124,16 +125,32 @@ fn step(deployment: &Deployment) -> Step {
 
 /// Tells once about each trouble that delays it.
 fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &Progress) {
-    let source = &deployment.source_status;
-    let trouble = match (&deployment.failure, source.state) {
-        (Some(failure), _) => Some(format!("{}: {}, trying again: {}", deployment.name, failure.kind, failure.message)),
-        (None, SourceState::Reading | SourceState::Connecting) => None,
-        (None, _) => source.message.as_ref().map(|message| format!("{}: source: {message}", deployment.name)),
-    };
-    if trouble.is_some() && *told != trouble {
-        progress.note(trouble.as_deref().unwrap_or_default());
-        *told = trouble;
+    let name = &deployment.name;
+    let failure = deployment.failure.as_ref();
+    let trouble = failure
+        .map(|failure| format!("{name}: {}, trying again: {}", failure.kind, failure.message))
+        .or_else(|| source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}")));
+    tell_once(trouble, told, progress);
+}
+
+/// What keeps a source from being read, if something does.
+pub fn source_trouble(status: &SourceStatus) -> Option<String> {
+    let message = status.message.as_ref()?;
+    let is_trouble =
+        status.state.is_trouble() || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
+    is_trouble.then(|| format!("source {}: {message}", status.state.name()))
+}
+
+/// Tells a trouble that was not told yet, and that it is over.
+pub fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
+    if *told == trouble {
+        return;
     }
+    match &trouble {
+        Some(trouble) => progress.note(trouble),
+        None => progress.note(&format!("{}: that is over, it continues", progress.subject())),
+    }
+    *told = trouble;
 }
 
 #[cfg(test)]

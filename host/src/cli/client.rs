@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Longest upload of a module with its compilation.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a host that is not ready yet is asked again, and how often.
+const READY_MAX: Duration = Duration::from_secs(10);
+const READY_PAUSE: Duration = Duration::from_millis(100);
 /// Largest text of an error that is not ours, in bytes.
 const FOREIGN_ERROR_BYTES_MAX: usize = 300;
 
@@ -90,6 +93,11 @@ impl Error {
                 _ => Exit::Refused,
             },
         }
+    }
+
+    /// Whether the host said that it is not ready yet.
+    fn is_not_ready(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.kind == "not-ready")
     }
 
     /// Whether the host may be back in a moment.
@@ -176,7 +184,22 @@ impl Client {
         self.answer(request, None).await
     }
 
-    async fn answer(&self, request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
+    /// Asks, and asks again for a while if the host says that it is not ready yet: then it has done nothing.
+    async fn answer(&self, mut request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
+        let until = Instant::now() + timeout.unwrap_or(READY_MAX).min(READY_MAX);
+        loop {
+            let again = request.try_clone();
+            let (error, again) = match (self.answer_once(request, timeout).await, again) {
+                (Err(error), Some(again)) if error.is_not_ready() && Instant::now() < until => (error, again),
+                (answer, _) => return answer,
+            };
+            self.output.detail(&error.to_string());
+            tokio::time::sleep(READY_PAUSE).await;
+            request = again;
+        }
+    }
+
+    async fn answer_once(&self, request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
         let begun = Instant::now();
         let request = request.build().map_err(|error| Error::Setup(causes(&error)))?;
         let (method, url) = (request.method().clone(), request.url().clone());

@@ -8,7 +8,7 @@ use reqwest::header::CONTENT_TYPE;
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
-use super::output::{Output, grouped, span};
+use super::output::{Output, grouped, known, span};
 use super::runtime::{Server, free_address, start_log, stop_signal};
 use super::{Context, deploy, dev, events, query, scan, settings};
 use crate::api::{Deployment, EntryPage, ModuleInfo};
@@ -142,10 +142,10 @@ async fn show_position(client: &Client, name: &str, last_sequence: u64, output: 
     output.line(&format!(
         "\nPosition {} of {}, lag {} events.",
         grouped(deployment.position),
-        grouped(deployment.head),
-        grouped(deployment.lag_events)
+        known(deployment.head, grouped),
+        known(deployment.lag_events, grouped)
     ))?;
-    if deployment.position < last_sequence || deployment.lag_events > 0 {
+    if deployment.position < last_sequence || deployment.lag_events != Some(0) {
         let message =
             format!("{name} is not where it should be: position {}, expected {last_sequence}", deployment.position);
         return Err(Failure::new(Exit::Failed, message).into());

@@ -135,6 +135,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output: Output) -> anyhow::Result<()> {
     if !waiting.wait {
         output.one(&deployed, describe)?;
+        deployed.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
         return Ok(());
     }
     output.note(&describe(&deployed));
@@ -246,7 +247,7 @@ mod tests {
 
     fn deployed(outcome: DeployOutcome, reason: &str) -> Deployed {
         let deployment = super::super::show::tests::deployment();
-        Deployed { deployment, outcome, generation: 3, reason: reason.to_owned(), compile_ms: 0 }
+        Deployed { deployment, outcome, generation: 3, reason: reason.to_owned(), compile_ms: 0, warnings: Vec::new() }
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Session<'_> {
             Some(name) => embedded.find(|source| source.name == *name),
             None => embedded.next(),
         };
-        let Some(source) = chosen.filter(|source| source.last_sequence == 0) else { return Ok(()) };
+        let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else { return Ok(()) };
         let imported = events::import_file(self.client, &sample, Some(&source.name), self.context.output).await;
         match imported {
             Ok(imported) => {

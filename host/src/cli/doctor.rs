@@ -12,7 +12,7 @@ use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output, compact, pretty, table};
 use super::{Context, build, catching_up, settings};
-use crate::api::{DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
+use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::config::{Config, Severity, Source};
 use crate::source::jetstream::JetStream;
 
@@ -175,15 +175,38 @@ async fn check_running(client: &Client) -> Vec<Check> {
             match deployment.state {
                 DeploymentState::Failed => Check::fail(name, catching_up::failure_text(deployment)),
                 DeploymentState::Retrying => Check::warn(name, catching_up::failure_text(deployment)),
+                DeploymentState::Disconnected => Check::warn(name, disconnected(deployment)),
                 DeploymentState::Paused => {
                     Check::warn(name, format!("is paused; `foldstream resume {}`", deployment.name))
                 }
-                _ => Check::ok(name, super::show::state_word(deployment.state)),
+                DeploymentState::Opening | DeploymentState::CatchingUp | DeploymentState::Stopping => {
+                    Check::ok(name, format!("{}, lag {}", deployment.state.name(), lag(deployment)))
+                }
+                DeploymentState::Live if deployment.lag_events.is_none() => Check::warn(
+                    name,
+                    "is live as far as it knows, but how far it lags is unknown: its source was not heard",
+                ),
+                DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
             }
         })),
         Err(error) => checks.push(Check::fail("deployments", error.to_string())),
     }
     checks
+}
+
+fn lag(deployment: &Deployment) -> String {
+    super::output::known(deployment.lag_events, |events| format!("{} events", super::output::grouped(events)))
+}
+
+/// Why a deployment reads nothing, and what that means.
+fn disconnected(deployment: &Deployment) -> String {
+    let status = &deployment.source_status;
+    let why = status.message.as_deref().unwrap_or("nothing is heard of it");
+    format!(
+        "reads nothing: source {} is {}: {why}; how far it lags is unknown; it continues by itself once the source is back",
+        deployment.source,
+        super::show::source_word(status)
+    )
 }
 
 fn check_source(source: &SourceInfo) -> Vec<Check> {
@@ -197,8 +220,8 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
             "{} stream {}, {} events, last sequence {}",
             source.kind,
             source.stream,
-            super::output::grouped(source.events),
-            super::output::grouped(source.last_sequence)
+            super::output::known(source.events, super::output::grouped),
+            super::output::known(source.last_sequence, super::output::grouped)
         );
         return vec![Check::ok(name, finding)];
     }
@@ -272,12 +295,13 @@ mod tests {
             kind: "jetstream".to_owned(),
             stream: "ORDERS".to_owned(),
             reachable: true,
+            state: None,
             message: None,
-            first_sequence: 1,
-            is_complete: true,
-            last_sequence: 1_000,
-            events: 1_000,
-            bytes: 1,
+            first_sequence: Some(1),
+            is_complete: Some(true),
+            last_sequence: Some(1_000),
+            events: Some(1_000),
+            bytes: Some(1),
             warnings: Vec::new(),
         };
         let [check] = &check_source(&info)[..] else { panic!("one check") };

@@ -1,7 +1,7 @@
 //! `foldstream generations`: what a deployment's generations are, and how they compare.
 
 use super::Context;
-use super::output::{bytes, grouped, span, table};
+use super::output::{bytes, grouped, known, span, table};
 use crate::api::{
     Comparison, ComparisonExample, DeploymentState, Difference, Generation, GenerationList, GenerationStatus, Strategy,
 };
@@ -75,7 +75,7 @@ fn row(generation: &Generation) -> Vec<String> {
         generation.strategy.name().to_owned(),
         generation.module.state_version.to_string(),
         running(grouped(generation.position)),
-        running(grouped(generation.lag_events)),
+        running(known(generation.lag_events, grouped)),
         outlook(generation),
         if generation.file_bytes == 0 { NOTHING.to_owned() } else { bytes(generation.file_bytes) },
         generation.module.digest.chars().take(12).collect(),
@@ -102,7 +102,15 @@ pub fn outlook(generation: &Generation) -> String {
         (GenerationStatus::Building, None) => "beginning".to_owned(),
         (_, None) => NOTHING.to_owned(),
         (_, Some(DeploymentState::Opening)) => "opening".to_owned(),
-        (_, Some(state @ (DeploymentState::Paused | DeploymentState::Retrying | DeploymentState::Failed))) => {
+        (
+            _,
+            Some(
+                state @ (DeploymentState::Paused
+                | DeploymentState::Retrying
+                | DeploymentState::Disconnected
+                | DeploymentState::Failed),
+            ),
+        ) => {
             format!("{percent}, {}", state.name())
         }
         (GenerationStatus::Building, Some(_)) => {
@@ -118,7 +126,8 @@ pub fn outlook(generation: &Generation) -> String {
 
 /// How far it is, of the way to the head; all of the way only when it is there.
 pub fn percent(generation: &Generation) -> String {
-    format!("{} %", (generation.progress * 100.0).floor().clamp(0.0, 100.0))
+    let part = generation.progress.map(|part| (part * 100.0).floor().clamp(0.0, 100.0));
+    part.map_or_else(|| "? %".to_owned(), |part| format!("{part} %"))
 }
 
 /// The first differences that a comparison found, as rows; those that are not allowed before the others.
@@ -172,11 +181,12 @@ pub(super) mod tests {
             queued_behind: None,
             position: 400_000,
             checkpoint: 390_000,
-            head: 1_000_000,
-            lag_events: 600_000,
-            progress: 0.4,
+            head: Some(1_000_000),
+            lag_events: Some(600_000),
+            progress: Some(0.4),
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
+            source_status: None,
             file_bytes: 1 << 20,
             state_bytes: 2_048,
             failure: None,
@@ -268,9 +278,14 @@ added       yes      customer/43  -            {\"total\":1}"
             generation.strategy = Strategy::Migrate;
         };
         assert_eq!(told(&migrates), "migrating");
+        let away = |generation: &mut Generation| {
+            generation.state = Some(DeploymentState::Disconnected);
+            (generation.head, generation.lag_events, generation.progress) = (None, None, None);
+        };
+        assert_eq!(told(&away), "? %, disconnected");
         let ready = |generation: &mut Generation| {
             generation.status = GenerationStatus::Ready;
-            generation.progress = 0.999;
+            generation.progress = Some(0.999);
         };
         assert_eq!(told(&ready), "99 %");
     }

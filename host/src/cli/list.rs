@@ -2,7 +2,8 @@
 
 use super::Context;
 use super::generations::percent;
-use super::output::{grouped, span, table};
+use super::output::{grouped, known, span, table};
+use super::show::source_word;
 use super::show::state_word;
 use crate::api::{Deployment, DeploymentList, GenerationStatus};
 
@@ -33,15 +34,19 @@ fn lines(deployments: &[Deployment]) -> String {
             deployment.name.clone(),
             state_word(deployment.state),
             grouped(deployment.position),
-            grouped(deployment.lag_events),
-            span(deployment.lag_seconds),
+            known(deployment.lag_events, grouped),
+            known(deployment.lag_seconds, span),
             deployment.source.clone(),
+            source_word(&deployment.source_status),
             deployment.generation.to_string(),
             rebuild(deployment),
             deployment.module.digest.chars().take(12).collect(),
         ]
     });
-    table(&["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "GENERATION", "REBUILD", "MODULE"], rows)
+    table(
+        &["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "SOURCE-STATE", "GENERATION", "REBUILD", "MODULE"],
+        rows,
+    )
 }
 
 /// How far its candidate is, if it has one.
@@ -64,16 +69,29 @@ mod tests {
     fn deployments_are_listed_one_a_line() {
         let mut other = super::super::show::tests::deployment();
         other.name = "b".to_owned();
-        other.lag_events = 0;
-        other.lag_seconds = 0.0;
+        (other.lag_events, other.lag_seconds) = (Some(0), Some(0.0));
         other.state = crate::api::DeploymentState::Live;
         other.candidate = Some(Box::new(generation()));
         assert_eq!(
             lines(&[super::super::show::tests::deployment(), other]),
             "\
-NAME          STATE        POSITION  LAG      BEHIND  SOURCE  GENERATION  REBUILD  MODULE
-order-totals  catching-up  400,000   600,000  12 s    events  2           -        abcdef012345
-b             live         400,000   0        0.0 s   events  2           40 %     abcdef012345"
+NAME          STATE        POSITION  LAG      BEHIND  SOURCE  SOURCE-STATE  GENERATION  REBUILD  MODULE
+order-totals  catching-up  400,000   600,000  12 s    events  reading       2           -        abcdef012345
+b             live         400,000   0        0.0 s   events  reading       2           40 %     abcdef012345"
+        );
+    }
+
+    #[test]
+    fn what_nobody_knows_is_not_shown_as_a_number() {
+        let mut away = super::super::show::tests::deployment();
+        away.state = crate::api::DeploymentState::Disconnected;
+        (away.head, away.lag_events, away.lag_seconds) = (None, None, None);
+        away.source_status.state = crate::api::SourceState::Reconnecting;
+        assert_eq!(
+            lines(&[away]).lines().last(),
+            Some(
+                "order-totals  disconnected  400,000   unknown  unknown  events  reconnecting  2           -        abcdef012345"
+            )
         );
     }
 

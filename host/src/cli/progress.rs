@@ -9,6 +9,9 @@ use super::output::{Output, grouped, span};
 /// Pause between plain lines: a log file should not fill with them.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The same for a line that says nothing new.
+const LINE_AGAIN: Duration = Duration::from_secs(60);
+
 /// How far something is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
@@ -53,9 +56,11 @@ impl Progress {
             bar.set_message(describe(step));
             return;
         }
-        if self.last_line.elapsed() >= LINE_INTERVAL {
+        let (text, age) = (describe(step), self.last_line.elapsed());
+        if age >= LINE_AGAIN || (age >= LINE_INTERVAL && text != self.last_text) {
             self.last_line = Instant::now();
-            self.output.note(&format!("{}: {}", self.subject, describe(step)));
+            self.output.note(&format!("{}: {text}", self.subject));
+            self.last_text = text;
         }
     }
 
@@ -75,6 +80,11 @@ impl Progress {
             Some(bar) => bar.suspend(|| self.output.note(text)),
             None => self.output.note(text),
         }
+    }
+
+    /// What it is that proceeds.
+    pub fn subject(&self) -> &str {
+        &self.subject
     }
 
     /// Since the beginning.

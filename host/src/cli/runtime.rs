@@ -117,13 +117,20 @@ pub fn free_address(wanted: SocketAddr) -> SocketAddr {
 /// Sends our own log to standard error.
 pub fn start_log(config: &Config, output: Output) -> anyhow::Result<()> {
     let level = if output.verbose { "debug" } else { &config.log.level };
-    let filter = EnvFilter::try_new(level).context("log.level is no filter")?;
+    let filter = EnvFilter::try_new(quieted(level)).context("log.level is no filter")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => builder.with_ansi(output.paints()).with_target(false).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// A filter of the log that leaves out what the client library tells of each attempt to connect, unless somebody asks for
+/// more: the host tells itself of a source that is away, once and with its name.
+fn quieted(level: &str) -> String {
+    let is_plain = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
+    if is_plain && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
 }
 
 /// Resolves at the first SIGINT or SIGTERM; from then on a second one ends the process at once.
@@ -143,4 +150,18 @@ pub async fn stop_signal() -> anyhow::Result<()> {
         std::process::exit(code);
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_library_is_quiet_unless_more_is_asked_for() {
+        assert_eq!(quieted("info"), "info,async_nats=warn");
+        assert_eq!(quieted("info,foldstream=debug"), "info,foldstream=debug,async_nats=warn");
+        for asked in ["debug", "trace", "info,async_nats=info", "foldstream=debug"] {
+            assert_eq!(quieted(asked), asked);
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use super::Context;
 use super::generations::outlook;
 use super::inspect::{self, MIGRATES};
-use super::output::{bytes, grouped, span, table};
-use crate::api::{Deployment, DeploymentState, Generation, SourceState};
+use super::output::{bytes, grouped, known, span, table};
+use crate::api::{Deployment, DeploymentState, Generation, SourceState, SourceStatus};
 
 /// Show one deployment: state, position, lag, candidate, module, queries, failure.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,9 +43,9 @@ fn lines(deployment: &Deployment) -> String {
         rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
         rows.push(("failing since", format!("{}, {} attempts", failure.first_at, failure.attempts)));
     }
-    rows.push(("position", format!("{} of {}", grouped(deployment.position), grouped(deployment.head))));
-    rows.push(("checkpoint", grouped(deployment.checkpoint)));
-    rows.push(("lag", format!("{} events, {}", grouped(deployment.lag_events), span(deployment.lag_seconds))));
+    rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
+    rows.push(("checkpoint", checkpoint_line(deployment)));
+    rows.push(("lag", lag_line(deployment)));
     rows.push((
         "applied",
         format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
@@ -84,6 +84,37 @@ fn state_line(deployment: &Deployment) -> String {
         line.push_str(&format!(", {} left", span(seconds)));
     }
     line
+}
+
+/// What of the state is on disk, and what is not yet.
+fn checkpoint_line(deployment: &Deployment) -> String {
+    let durable = grouped(deployment.checkpoint);
+    if deployment.checkpoint >= deployment.position {
+        return format!("{durable}: all of the state is on disk");
+    }
+    format!("{durable} is on disk; what follows is in memory, and read again from the stream after a crash")
+}
+
+fn lag_line(deployment: &Deployment) -> String {
+    match (deployment.lag_events, deployment.lag_seconds) {
+        (None, _) => "unknown, as the source was not heard".to_owned(),
+        (Some(0), _) => "none".to_owned(),
+        (Some(events), Some(seconds)) => format!("{} events, the oldest {} old", grouped(events), span(seconds)),
+        (Some(events), None) => format!("{} events, of unknown age", grouped(events)),
+    }
+}
+
+/// The word for what a source is doing, with for how long where it keeps events from coming.
+pub fn source_word(status: &SourceStatus) -> String {
+    let state = status.state.name();
+    let lasts = status.since.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
+    lasts.map_or_else(|| state.to_owned(), |seconds| format!("{state} for {}", span(seconds)))
+}
+
+/// Seconds since a time in RFC 3339.
+fn seconds_since(time: &str) -> Option<f64> {
+    let time: jiff::Timestamp = time.parse().ok()?;
+    Some(jiff::Timestamp::now().duration_since(time).as_secs_f64().max(0.0))
 }
 
 /// A generation that does not serve.
@@ -126,7 +157,11 @@ fn source_line(deployment: &Deployment) -> String {
     }
     let status = &deployment.source_status;
     if status.state != SourceState::Reading {
-        line.push_str(&format!(", {}", word(&status.state)));
+        line.push_str(&format!(", {}", source_word(status)));
+    }
+    let heard = status.last_heard.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
+    if let Some(ago) = heard {
+        line.push_str(&format!(", last heard {} ago", span(ago)));
     }
     if let Some(message) = &status.message {
         line.push_str(&format!(": {message}"));
@@ -146,12 +181,20 @@ pub(super) mod tests {
             state: DeploymentState::CatchingUp,
             source: "events".to_owned(),
             stream: Some("ORDERS".to_owned()),
-            source_status: SourceStatus { reconnects: 0, ..crate::source::initial_status() },
+            source_status: SourceStatus {
+                state: SourceState::Reading,
+                message: None,
+                since: None,
+                last_heard: None,
+                reconnects: 0,
+                passed_over: 0,
+                repaired: 0,
+            },
             position: 400_000,
             checkpoint: 390_000,
-            head: 1_000_000,
-            lag_events: 600_000,
-            lag_seconds: 12.0,
+            head: Some(1_000_000),
+            lag_events: Some(600_000),
+            lag_seconds: Some(12.0),
             events_applied: 400_000,
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
@@ -199,8 +242,8 @@ pub(super) mod tests {
 name           order-totals
 state          catching-up, 2.8 s left
 position       400,000 of 1,000,000
-checkpoint     390,000
-lag            600,000 events, 12 s
+checkpoint     390,000 is on disk; what follows is in memory, and read again from the stream after a crash
+lag            600,000 events, the oldest 12 s old
 applied        400,000 events, 212,345/s
 source         events, stream ORDERS
 state size     2.0 KiB in a file of 1.0 MiB
@@ -221,7 +264,7 @@ query          top-customers: those who spent most"
         let candidate = super::super::generations::tests::generation();
         let mut previous = Generation { number: 1, status: GenerationStatus::Previous, ..candidate.clone() };
         previous.reason = "generation 2 took over at position 9".to_owned();
-        previous.progress = 1.0;
+        previous.progress = Some(1.0);
         let mut shown = deployment();
         shown.candidate = Some(Box::new(candidate));
         shown.previous = Some(Box::new(previous));
@@ -232,6 +275,26 @@ candidate      generation 3, building (rebuild): 40 %, 212,345/s, 2.8 s left; st
 previous       generation 1, previous (rebuild): 100 %; generation 2 took over at position 9
 module  ";
         assert!(shown.contains(expected), "{shown}");
+    }
+
+    #[test]
+    fn source_that_is_away_makes_head_and_lag_unknown() {
+        let mut away = deployment();
+        away.state = DeploymentState::Disconnected;
+        away.checkpoint = away.position;
+        (away.head, away.lag_events, away.lag_seconds, away.remaining_seconds) = (None, None, None, None);
+        away.source_status.state = SourceState::Reconnecting;
+        away.source_status.message = Some("cannot connect: connection refused".to_owned());
+        let shown = lines(&away);
+        for line in [
+            "state          disconnected",
+            "position       400,000 of unknown",
+            "checkpoint     400,000: all of the state is on disk",
+            "lag            unknown, as the source was not heard",
+            "source         events, stream ORDERS, reconnecting: cannot connect: connection refused",
+        ] {
+            assert!(shown.lines().any(|found| found == line), "{line} is missing in\n{shown}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::catching_up::{self, Patience};
 use super::client::{Client, Error};
 use super::exit::{Exit, Failure, exit_of};
 use super::generations::{examples, outlook};
-use super::output::{Output, grouped};
+use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
 use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion};
 
@@ -168,18 +168,18 @@ fn too_late(name: &str, generation: &Generation) -> Failure {
         generation.status.name(),
         outlook(generation),
         grouped(generation.position),
-        grouped(generation.head),
+        known(generation.head, grouped),
     );
     Failure::new(Exit::TimedOut, message)
 }
 
 fn show(generation: &Generation, progress: &mut Progress) {
     let is_folding = generation.state.is_some_and(|state| state != DeploymentState::Opening);
-    let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == 0;
+    let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == Some(0);
     if is_folding && !is_built {
         progress.show(&Step {
             done: generation.position,
-            total: Some(generation.head),
+            total: generation.head,
             rate: generation.rate,
             remaining_seconds: generation.remaining_seconds,
         });
@@ -199,13 +199,16 @@ fn tell_comparison(generation: &Generation, progress: &Progress) {
 
 /// Tells once about each trouble that delays it.
 fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &Progress) {
-    let trouble = generation.failure.as_ref().map(|failure| {
-        format!("generation {}: {}, trying again: {}", generation.number, failure.kind, failure.message)
-    });
-    if trouble.is_some() && *told != trouble {
-        progress.note(trouble.as_deref().unwrap_or_default());
-        *told = trouble;
-    }
+    let number = generation.number;
+    let failure = generation.failure.as_ref();
+    let source = generation.source_status.as_ref();
+    let trouble = failure
+        .map(|failure| format!("generation {number}: {}, trying again: {}", failure.kind, failure.message))
+        .or_else(|| {
+            let trouble = source.and_then(catching_up::source_trouble)?;
+            Some(format!("generation {number}: {trouble}"))
+        });
+    catching_up::tell_once(trouble, told, progress);
 }
 
 #[cfg(test)]

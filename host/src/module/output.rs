@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use super::bindings::Level;
 use super::{Identity, MESSAGE_BYTES_MAX};
 
+/// Longest explanation of a trap, in bytes.
+const WORDS_BYTES_MAX: usize = 1_024;
+
 /// What one message costs beyond its text, so that empty ones do not come for free.
 const MESSAGE_COST: usize = 64;
 
@@ -99,6 +102,15 @@ impl Stream {
     }
 }
 
+impl Pending {
+    /// Takes note of a line that may explain a trap.
+    fn hear(&mut self, stream: Stream, line: &str) {
+        if let Stream::Err = stream {
+            self.last_words.take(line);
+        }
+    }
+}
+
 /// The log output of one instance.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -115,6 +127,47 @@ struct Pending {
     dropped: u64,
     /// Unfinished lines of standard output and standard error.
     lines: [Vec<u8>; 2],
+    last_words: LastWords,
+}
+
+/// What a guest said last in this call that may explain why it trapped: the message of its panic, else an error or a line
+/// of standard error. The budget of the log does not count here: the explanation often comes after much else.
+#[derive(Debug, Default)]
+struct LastWords {
+    text: String,
+    is_panic: bool,
+    /// The next line is the message of the panic.
+    continues: bool,
+}
+
+impl LastWords {
+    /// Takes a message, or a line of standard error.
+    fn take(&mut self, message: &str) {
+        let message = message.trim();
+        if message.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.continues) {
+            self.text = format!("{} {message}", self.text);
+            return;
+        }
+        let begin = ["panicked at ", "panic: ", "fatal error: "].iter().filter_map(|begin| message.find(begin)).min();
+        match begin {
+            Some(begin) => {
+                self.text = one_line(&message[begin..]);
+                self.is_panic = true;
+                self.continues = self.text.starts_with("panicked at ") && self.text.ends_with(':');
+            }
+            // What follows a panic is notes and traces.
+            None if self.is_panic => {}
+            None => self.text = one_line(message),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    clipped(&lines.join(" "), WORDS_BYTES_MAX).to_owned()
 }
 
 impl Output {
@@ -125,7 +178,21 @@ impl Output {
 
     /// The budget begins anew.
     pub(super) fn begin(&self) {
-        self.pending.lock().bytes_left = self.bytes_max;
+        let mut pending = self.pending.lock();
+        pending.bytes_left = self.bytes_max;
+        pending.last_words = LastWords::default();
+    }
+
+    /// The message of a panic in this call, if there was one.
+    pub(super) fn panic(&self) -> Option<String> {
+        let pending = self.pending.lock();
+        pending.last_words.is_panic.then(|| pending.last_words.text.clone())
+    }
+
+    /// The last error or line of standard error in this call, if there was one.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let text = &self.pending.lock().last_words.text;
+        (!text.is_empty()).then(|| text.clone())
     }
 
     /// Writes unfinished lines, and says once how much was dropped.
@@ -134,7 +201,9 @@ impl Output {
         for stream in [Stream::Out, Stream::Err] {
             let line = std::mem::take(&mut pending.lines[stream as usize]);
             if !line.is_empty() {
-                self.spend(&mut pending, stream.level(), &String::from_utf8_lossy(&line));
+                let line = String::from_utf8_lossy(&line);
+                pending.hear(stream, &line);
+                self.spend(&mut pending, stream.level(), &line);
             }
         }
         let dropped = std::mem::take(&mut pending.dropped);
@@ -152,7 +221,11 @@ impl Output {
 
     /// Writes one message.
     pub(super) fn write(&self, level: Level, message: &str) {
-        self.spend(&mut self.pending.lock(), level, message);
+        let mut pending = self.pending.lock();
+        if matches!(level, Level::Error) {
+            pending.last_words.take(message);
+        }
+        self.spend(&mut pending, level, message);
     }
 
     /// Takes a piece of a stream, and writes the lines that it completes.
@@ -164,7 +237,9 @@ impl Output {
             line.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
                 let line = std::mem::take(line);
-                self.spend(&mut pending, stream.level(), String::from_utf8_lossy(&line).trim_end());
+                let line = String::from_utf8_lossy(&line);
+                pending.hear(stream, &line);
+                self.spend(&mut pending, stream.level(), line.trim_end());
             }
         }
     }
@@ -242,5 +317,23 @@ mod tests {
         let (flow, now) = (Flow::default(), Instant::now());
         let passed = (0..100).filter(|_| flow.take(4_160, now).0).count();
         assert_eq!(passed, 63);
+    }
+
+    fn words(lines: &[&str]) -> (String, bool) {
+        let mut words = LastWords::default();
+        lines.iter().for_each(|line| words.take(line));
+        (words.text, words.is_panic)
+    }
+
+    #[test]
+    fn message_of_a_panic_is_found_in_what_guests_of_any_language_write() {
+        let sdk = ["panicked at src/lib.rs:12:9:\na sku has a category"];
+        assert_eq!(words(&sdk), ("panicked at src/lib.rs:12:9: a sku has a category".to_owned(), true));
+        let rust = ["thread 'main' panicked at src/lib.rs:3:5:", "no", "note: run with `RUST_BACKTRACE=1`"];
+        assert_eq!(words(&rust), ("panicked at src/lib.rs:3:5: no".to_owned(), true));
+        let go = ["looking", "panic: index out of range [3]", "", "goroutine 1 [running]:"];
+        assert_eq!(words(&go), ("panic: index out of range [3]".to_owned(), true));
+        let python = ["Traceback (most recent call last):", "  File \"app.py\", line 3", "KeyError: 'sku'"];
+        assert_eq!(words(&python), ("KeyError: 'sku'".to_owned(), false));
     }
 }

@@ -16,6 +16,8 @@ use super::{ApplyError, Identity, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
 use crate::event::Payload;
 use crate::state;
 
+/// Longest name of a function in a backtrace, in bytes.
+const NAME_BYTES_MAX: usize = 200;
 /// Most frames of a trap's backtrace that are reported.
 const FRAMES_MAX: usize = 16;
 /// Most core instances, memories and tables of one component. Python needs some thirty of the first.
@@ -208,7 +210,9 @@ impl Host {
             _ => {}
         }
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
-            return ApplyError::Trap(format!("the module ended itself with exit status {}; return instead", exit.0));
+            let said = self.output.last_words().map(|words| format!(" ({words})")).unwrap_or_default();
+            let message = format!("the module ended itself with exit status {}{said}; return instead", exit.0);
+            return ApplyError::Trap(message);
         }
         match &self.growth.refused {
             Some(Refused::Limit(limit, message)) => return ApplyError::Limit { limit, message: message.clone() },
@@ -224,18 +228,23 @@ impl Host {
                 ),
             };
         }
-        ApplyError::Trap(describe(&error))
+        // The panic itself says more than the trap that follows it.
+        let said = self.output.panic();
+        ApplyError::Trap(said.unwrap_or_else(|| describe(&error, self.output.last_words())))
     }
 }
 
-/// Cause and backtrace of a trap, within the limit of messages.
-fn describe(error: &wasmtime::Error) -> String {
+/// Cause and backtrace of a trap, with what the module said last, within the limit of messages. Frames without a name say
+/// nothing.
+fn describe(error: &wasmtime::Error, last_words: Option<String>) -> String {
     let mut text = error.root_cause().to_string();
+    if let Some(words) = last_words {
+        text.push_str(&format!("; the module said last: {words}"));
+    }
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(FRAMES_MAX) {
-            let name = frame.func_name().unwrap_or("?");
-            let name = name.get(..200).unwrap_or(name);
-            text.push_str(&format!("\n  at {name}"));
+        let names = backtrace.frames().iter().take(FRAMES_MAX).filter_map(|frame| frame.func_name());
+        for name in names {
+            text.push_str(&format!("\n  at {}", clipped(name, NAME_BYTES_MAX)));
         }
     }
     clipped(&text, MESSAGE_BYTES_MAX).to_owned()

@@ -342,7 +342,7 @@ impl Host {
         let reason = "a rebuild was asked for".to_owned();
         let generation = record.active().built_anew(number, build, reason.clone());
         self.add_candidate(&deployment, generation, "rebuild").await?;
-        Ok(super::deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0))
+        Ok(self.deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0).await)
     }
 
     /// Changes how fast a candidate is built.

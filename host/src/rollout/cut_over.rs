@@ -55,10 +55,11 @@ impl Host {
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
             return Err(Error::Conflict(format!(
-                "generation {} is still being built: {:.0} % done, {} events to go; it {}",
+                "generation {} is still being built: {}, {}; it {}",
                 candidate.number,
-                info.progress * 100.0,
-                info.lag_events,
+                info.progress.map_or("progress unknown".to_owned(), |part| format!("{:.0} % done", part * 100.0)),
+                info.lag_events
+                    .map_or("as its source can't be reached".to_owned(), |lag| format!("{lag} events to go")),
                 if candidate.build.promote == Promotion::Auto {
                     "takes over by itself when it has caught up"
                 } else {
@@ -131,9 +132,10 @@ impl Host {
         };
         if !may {
             let head = deployment.info().head;
+            let up_to = head.map(|head| format!(" (up to {head} events)")).unwrap_or_default();
             return Err(Error::Conflict(format!(
                 "the state of generation {} is gone since {} ({}); `foldstream rollback {} --rebuild` builds it anew from \
-                 the stream (up to {head} events) and then lets it serve",
+                 the stream{up_to} and then lets it serve",
                 last.number,
                 last.status_since,
                 last.reason,

@@ -179,7 +179,7 @@ impl Host {
         let deployment = Deployment::new(record, runner);
         self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
-        Ok(deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms))
+        Ok(self.deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms).await)
     }
 
     /// The turn to create a deployment, once nothing is left of one that had its name.
@@ -216,7 +216,8 @@ impl Host {
         let (strategy, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
-                return Ok(deployed(&deployment, DeployOutcome::Unchanged, generation, reason, compile_ms));
+                let outcome = DeployOutcome::Unchanged;
+                return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
             }
             Plan::New { strategy, reason } => (strategy, reason),
         };
@@ -244,7 +245,25 @@ impl Host {
             reason,
             "deployed"
         );
-        Ok(deployed(&deployment, outcome, number, reason, compile_ms))
+        Ok(self.deployed(&deployment, outcome, number, reason, compile_ms).await)
+    }
+
+    /// What a deploy did, with a warning if its source can't be reached: then nothing is built just now.
+    pub(super) async fn deployed(
+        &self,
+        deployment: &Deployment,
+        outcome: DeployOutcome,
+        generation: u64,
+        reason: String,
+        compile_ms: u64,
+    ) -> api::Deployed {
+        let record = deployment.record();
+        let name = record.generation(generation).map_or(&record.active().source, |generation| &generation.source);
+        let warnings = match self.inner.sources.get(name) {
+            Some(source) => source.info().await.unreachable().into_iter().collect(),
+            None => Vec::new(),
+        };
+        api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms, warnings }
     }
 
     /// Refuses a source whose stream is of a kind that loses events, before anything is changed.
@@ -286,13 +305,14 @@ impl Host {
             return Ok(());
         };
         let info = source.info().await;
-        if !info.reachable || info.is_complete {
+        if info.is_complete != Some(false) {
             return Ok(());
         }
         Err(Error::Refused(format!(
             "stream {} begins at {} by now, so a state built from it would lack what came before; keep the state there is \
              with --strategy inherit or migrate, or accept the loss with --start first-available",
-            info.stream, info.first_sequence
+            info.stream,
+            info.first_sequence.unwrap_or_default()
         )))
     }
 
@@ -301,12 +321,13 @@ impl Host {
     pub(super) async fn check_refoldable(&self, generation: &Generation) -> Result<(), Error> {
         let Some(source) = self.inner.sources.get(&generation.source) else { return Ok(()) };
         let info = source.info().await;
-        if !info.reachable || info.is_complete {
+        if info.is_complete != Some(false) {
             return Ok(());
         }
         Err(Error::Refused(format!(
             "stream {} begins at {} by now, so the state can't be folded again as it was",
-            info.stream, info.first_sequence
+            info.stream,
+            info.first_sequence.unwrap_or_default()
         )))
     }
 
@@ -524,16 +545,6 @@ fn new_generation(
         comparison: None,
         accepts_missing_through: 0,
     }
-}
-
-fn deployed(
-    deployment: &Deployment,
-    outcome: DeployOutcome,
-    generation: u64,
-    reason: String,
-    compile_ms: u64,
-) -> api::Deployed {
-    api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms }
 }
 
 fn compile_ms(loaded: &Loaded) -> u64 {

@@ -109,14 +109,14 @@ async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known
         let runner = resting(parts(path.clone(), paused)).await;
         let refused = runner.try_snapshot(None).expect_err("it may have shown more");
         assert!(matches!(&refused, ReadError::NotReady(message) if !message.is_empty()), "{refused}");
-        runner.stream_ends_at(7);
+        runner.stream_reaches(1, 7);
         let refused = runner.try_snapshot(None).expect_err("it may have shown 7");
         assert!(matches!(refused, ReadError::Behind(Behind { wanted: 7, position: 5 })), "{refused}");
         // A stop in good order doesn't make it any better.
         end(&runner);
         let runner = resting(parts(path.clone(), paused)).await;
         assert!(runner.try_snapshot(None).is_err());
-        runner.stream_ends_at(5);
+        runner.stream_reaches(1, 5);
         assert_eq!(runner.try_snapshot(None).expect("all that there is").position(), 5);
         drop(runner);
     }

@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::parts::Program;
-use crate::api::DeploymentState;
+use crate::api::{DeploymentState, SourceState};
 use crate::caches;
 use crate::module::{Identity, Module};
 use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
 use crate::room::Use;
-use crate::source::Request;
+use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
@@ -21,6 +21,8 @@ use crate::subject::SubjectSet;
 const ATTEMPTS_MAX: u32 = 1_000;
 /// Shortest pause before the second attempt that it may ask for: each attempt costs an instance and log lines.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
+/// While a state fails again and again, one failure of this many is told.
+const FAILURES_TOLD_EVERY: u32 = 60;
 /// Pause before a state that failed is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often a damaged state is opened again before that waits for an operator. What was damaged in memory only is sound
@@ -57,6 +59,7 @@ impl Worker {
             if let Some(store) = self.shared.store.send_replace(None) {
                 // What was read of it may be lost, and comes again: until then, nothing older is shown.
                 self.shared.progress.shown(store.position());
+                self.shared.progress.closed(store.position());
             }
             let (message, may_pass) = match lived {
                 Ok(Ok(())) => continue,
@@ -70,11 +73,28 @@ impl Worker {
                 damaged = 0;
                 continue;
             }
-            tracing::error!(deployment = self.shared.deployment, error = message, "state is opened again");
-            self.shared.progress.state_failed(&message);
+            self.note_state_failure(&message);
             self.pause_before_reopening();
         }
         self.shared.progress.set_state(DeploymentState::Stopping);
+    }
+
+    /// Tells that the state failed, and what happens next: at the first failure of a streak, and now and then while it
+    /// lasts.
+    fn note_state_failure(&self, message: &str) {
+        let (deployment, progress) = (&self.shared.deployment, &self.shared.progress);
+        self.shared.metrics.state_failures.inc();
+        let attempts = progress.state_failed(message);
+        if attempts % FAILURES_TOLD_EVERY == 1 {
+            tracing::error!(
+                deployment,
+                position = progress.now().last_position,
+                attempts,
+                error = message,
+                "the state can't be written or read; it is opened again every second at its last checkpoint, and the \
+                 stream brings back the rest"
+            );
+        }
     }
 
     fn is_stopping(&self) -> bool {
@@ -90,6 +110,10 @@ impl Worker {
         let (store, mut writer) = opened?;
         self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled());
         self.shared.store.send_replace(Some(store.clone()));
+        if store.position() >= self.shared.progress.now().last_position {
+            // Nothing is missing that was there before.
+            self.shared.progress.made_durable();
+        }
         loop {
             let wanted = *self.control.borrow_and_update();
             match wanted {
@@ -286,7 +310,14 @@ impl Worker {
             patches: Arc::clone(&self.shared.patches),
             runtime: self.runtime.clone(),
         };
-        pipeline.run()
+        let status = &self.shared.source_status;
+        source::tell(status, SourceState::Connecting, None);
+        let run = pipeline.run();
+        if status.borrow().state != SourceState::Stopped {
+            // Nobody reads it any more; the host looks at it from aside.
+            source::tell(status, SourceState::Idle, None);
+        }
+        run
     }
 
     fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {

@@ -5,11 +5,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -17,6 +19,13 @@ use super::problem::{Kind, Problem};
 use super::{App, Error, Secrets, auth, health, listen};
 use crate::config::Config;
 use crate::supervisor::Host;
+
+/// How long a request waits for the host to be opened: mostly that takes milliseconds, and no client need know of it.
+const HOLD_MAX: Duration = Duration::from_secs(5);
+/// How many requests may wait for that; those beyond are told at once to come back.
+const HELD_MAX: usize = 1_024;
+/// How often is looked whether it is opened.
+const HOLD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why nothing else is answered yet.
 const REASON: &str = "the data folder is being opened, with its logs and modules";
@@ -51,14 +60,24 @@ impl Entrance {
 
     /// Serves until the shutdown, then lets requests that run come to their end, for some seconds.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Error> {
-        let router = Router::new().fallback(pass).with_state(self.routes);
+        let door =
+            Door { routes: self.routes, places: Arc::new(Semaphore::new(HELD_MAX)), shutdown: self.shutdown.clone() };
+        let router = Router::new().fallback(pass).with_state(door);
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
         listen::serve(listener, router, self.secrets.tls, grace, self.shutdown).await
     }
 }
 
-async fn pass(State(routes): State<Arc<OnceLock<Router>>>, request: Request) -> Response {
-    if let Some(routes) = routes.get() {
+/// What a request meets.
+#[derive(Clone)]
+struct Door {
+    routes: Arc<OnceLock<Router>>,
+    places: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+async fn pass(State(door): State<Door>, request: Request) -> Response {
+    if let Some(routes) = door.routes.get() {
         let Ok(response) = routes.clone().oneshot(request).await;
         return response;
     }
@@ -66,6 +85,33 @@ async fn pass(State(routes): State<Arc<OnceLock<Router>>>, request: Request) -> 
     match request.uri().path() {
         "/livez" if is_read => health::probe(Vec::new()),
         "/readyz" | "/startupz" if is_read => health::probe(vec![REASON.to_owned()]),
-        _ => Problem::new(Kind::NotReady, format!("{REASON}; try again later")).into_response(),
+        path => {
+            // A browser that is refused a watch never asks again.
+            let hold_max = if is_read && path.ends_with("/changes") { None } else { Some(HOLD_MAX) };
+            match door.opened(hold_max).await {
+                Some(routes) => {
+                    let Ok(response) = routes.oneshot(request).await;
+                    response
+                }
+                None => Problem::new(Kind::NotReady, format!("{REASON}; try again later")).into_response(),
+            }
+        }
+    }
+}
+
+impl Door {
+    /// The routes, waited for until the host is opened; none if that takes too long. Cancel-safe: it only looks.
+    async fn opened(&self, hold_max: Option<Duration>) -> Option<Router> {
+        let _place = self.places.try_acquire().ok()?;
+        let until = hold_max.map(|hold| Instant::now() + hold);
+        loop {
+            if let Some(routes) = self.routes.get() {
+                return Some(routes.clone());
+            }
+            if self.shutdown.is_cancelled() || until.is_some_and(|until| Instant::now() >= until) {
+                return None;
+            }
+            tokio::time::sleep(HOLD_PAUSE).await;
+        }
     }
 }

@@ -15,9 +15,13 @@ use crate::api;
 pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
 pub(super) fn probe(reasons: Vec<String>) -> Response {
+    probe_with(reasons, Vec::new())
+}
+
+fn probe_with(reasons: Vec<String>, degraded: Vec<String>) -> Response {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(api::Probe { ok: reasons.is_empty(), reasons }))
-        .into_response()
+    let probe = api::Probe { ok: reasons.is_empty(), reasons, degraded };
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(probe)).into_response()
 }
 
 /// Whether the process is alive.
@@ -29,6 +33,9 @@ pub(super) async fn livez(_: Parameters<NoParameters>) -> Response {
 }
 
 /// Whether the host can answer reads.
+///
+/// It stays 200 while a source is away or a deployment failed: reads are answered from what there is, and other
+/// deployments are not concerned. Such things are listed as `degraded`; alert on the metrics for them.
 #[utoipa::path(get, path = "/readyz", tag = "host", security(()), responses(
     (status = 200, description = "It can", body = api::Probe),
     (status = 503, description = "It can't, for these reasons", body = api::Probe),
@@ -38,10 +45,8 @@ pub(super) async fn readyz(State(app): State<App>, _: Parameters<NoParameters>) 
         return probe(vec!["the host is stopping".to_owned()]);
     }
     let health = app.host.health();
-    if health.ready {
-        return probe(Vec::new());
-    }
-    probe(or_unknown(health.reasons))
+    let reasons = if health.ready { Vec::new() } else { or_unknown(health.reasons) };
+    probe_with(reasons, health.degraded)
 }
 
 /// Whether everything was opened after the start.
@@ -86,11 +91,7 @@ pub(super) async fn sources(State(app): State<App>, _: Parameters<NoParameters>)
 ))]
 pub(super) async fn metrics(State(app): State<App>, _: Parameters<NoParameters>) -> Result<Response, Problem> {
     let host = app.host.clone();
-    let page = super::blocking(move || {
-        let deployments: Vec<_> = host.deployments().iter().map(|deployment| deployment.info()).collect();
-        host.metrics().page(&deployments)
-    })
-    .await?;
+    let page = super::blocking(move || host.metrics_page()).await?;
     Ok(with_type("text/plain; version=0.0.4; charset=utf-8", Body::from(page)))
 }
 

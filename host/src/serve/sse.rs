@@ -26,6 +26,8 @@ use crate::metrics::WatchGuard;
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 /// How often an idle stream tells its position, so that both sides notice a dead connection.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a browser waits before it connects again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a client may take nothing before its stream ends.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -60,13 +62,19 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies of the nginx family would collect events before they pass them on.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    (Sender { chunks, buffer: Vec::new(), shutdown, _seat: seat }, response)
+    let buffer = format!("retry: {}\n\n", RETRY.as_millis()).into_bytes();
+    (Sender { chunks, buffer, shutdown, _seat: seat }, response)
 }
 
 impl Sender {
     /// Puts an event into the buffer.
     pub(super) fn event(&mut self, name: &str, id: impl Display, data: &impl Serialize) {
         write_event(&mut self.buffer, name, id, data);
+    }
+
+    /// Puts a comment into the buffer, which shows both sides that the connection lives.
+    pub(super) fn comment(&mut self, text: &str) {
+        write!(self.buffer, ": {text}\n\n").expect("memory takes all");
     }
 
     /// Puts finished events into the buffer.

@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 use super::App;
 use super::extract::{Parameters, Segments};
 use super::json;
-use super::position::{self, POSITION};
+use super::position::POSITION;
 use super::problem::{Kind, Problem};
 use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender};
 use crate::api::PositionMark;
@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_secs(1);
 const NOT_READY_PAUSE: Duration = Duration::from_millis(200);
 /// How long a round may use its snapshot; an old one would keep the values of back then in memory.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long the answer to a watch waits for a deployment that can't be read just now, so that it can tell the position.
+const HOLD: Duration = Duration::from_secs(1);
 /// Keys of a round that are looked up without a change of thread.
 const KEYS_AT_ONCE: usize = 32;
 
@@ -56,6 +58,8 @@ pub(super) struct WatchParameters {
 }
 
 /// The changes under a prefix, as server-sent events.
+///
+/// A watch of a deployment that can't be read yet, as the host has just started, is held open until it can.
 ///
 /// `change` carries a key and its value; `position`, every few seconds, how far
 /// the watch is; `reset` says that the changes since the resume point are no
@@ -84,28 +88,74 @@ pub(super) async fn changes(
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
     let deployment = app.host.deployment(&name)?;
-    let timeout = position::timeout(None, app.config.wait_max)?;
-    let view = deployment.view(None, timeout).await?;
-    let position = view.snapshot.position();
-    let record = deployment.record();
-    let (generation_begins, state) = (record.active().serves_from, state_of(&record));
+    let view = deployment.view(None, HOLD).await.ok();
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
-    response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
-    let watch = Watch {
-        app,
-        runner: deployment.active(),
-        deployment,
-        prefix: parameters.prefix,
-        state,
-        seen: after.map_or(position, |after| after.position),
-        counts_alike: after.is_none_or(|after| after.position <= position),
-        must_reset: after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
-        next_round: Instant::now(),
-        heartbeat: Instant::now() + HEARTBEAT,
-        sender,
-    };
-    tokio::spawn(watch.run());
+    let request = Asked { app, prefix: parameters.prefix, after, sender };
+    match view {
+        Some(view) => {
+            let position = view.snapshot.position();
+            response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
+            tokio::spawn(request.begin(deployment, position).run());
+        }
+        // A browser that is refused a watch never asks again, so it waits with the stream open.
+        None => drop(tokio::spawn(request.wait(name))),
+    }
     Ok(response)
+}
+
+/// A watch that was asked for.
+struct Asked {
+    app: App,
+    prefix: String,
+    after: Option<Mark>,
+    sender: Sender,
+}
+
+impl Asked {
+    /// Waits until the deployment can be read, and watches it then. Ends with the client, the host or the deployment.
+    async fn wait(mut self, name: String) {
+        let mut comment_at = Instant::now();
+        loop {
+            let Ok(deployment) = self.app.host.deployment(&name) else { return };
+            if comment_at <= Instant::now() {
+                comment_at = Instant::now() + HEARTBEAT;
+                self.sender.comment("the deployment can't be read yet");
+            }
+            if self.sender.flush().await.is_err() {
+                return;
+            }
+            // Both arms only look.
+            let view = tokio::select! {
+                biased;
+                _ = self.sender.ended() => return,
+                view = deployment.view(None, HOLD) => view,
+            };
+            if let Ok(view) = view {
+                let position = view.snapshot.position();
+                return self.begin(deployment, position).run().await;
+            }
+        }
+    }
+
+    /// Begins at what can be read now.
+    fn begin(self, deployment: Arc<Deployment>, position: u64) -> Watch {
+        let Self { app, prefix, after, sender } = self;
+        let record = deployment.record();
+        let (generation_begins, state) = (record.active().serves_from, state_of(&record));
+        Watch {
+            app,
+            runner: deployment.active(),
+            deployment,
+            prefix,
+            state,
+            seen: after.map_or(position, |after| after.position),
+            counts_alike: after.is_none_or(|after| after.position <= position),
+            must_reset: after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
+            next_round: Instant::now(),
+            heartbeat: Instant::now() + HEARTBEAT,
+            sender,
+        }
+    }
 }
 
 /// Whether a watch may go on after a position. One that is still to come was another's. One from before the generation

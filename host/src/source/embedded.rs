@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Error, Request, StatusSender};
+use super::{Error, Request, StatusSender, lost, tell};
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::log::{self, Cursor, Headers, Log, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
+use crate::subject::SubjectSet;
 
 /// Events looked at for each that a batch may hold: with a rare subject, so many are passed before a batch without
 /// events moves the position.
@@ -50,6 +51,20 @@ impl Embedded {
         }
     }
 
+    /// Time of the next event behind a position that subjects match, in nanoseconds since the Unix epoch. Blocking.
+    pub fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
+        let wanted = Wanted {
+            after: position,
+            subjects: Some(subjects),
+            events_max: 1,
+            looked_max: LOOKED_PER_EVENT * 1_000,
+            bytes_max: usize::MAX,
+            headers: Headers::Left,
+        };
+        let run = self.log.run(&wanted, &mut None).ok()?;
+        run.events.first().map(|event| event.time_ns)
+    }
+
     /// What the log is like just now.
     pub fn info(&self) -> SourceInfo {
         let info = self.log.info();
@@ -58,12 +73,13 @@ impl Embedded {
             kind: "embedded".to_owned(),
             stream: self.log.identity().name,
             reachable: true,
+            state: None,
             message: None,
-            first_sequence: info.first_sequence,
-            is_complete: self.log.first_available() <= 1,
-            last_sequence: info.last_sequence,
-            events: info.events,
-            bytes: info.bytes,
+            first_sequence: Some(info.first_sequence),
+            is_complete: Some(self.log.first_available() <= 1),
+            last_sequence: Some(info.last_sequence),
+            events: Some(info.events),
+            bytes: Some(info.bytes),
             warnings: self.log.warnings(),
         }
     }
@@ -187,17 +203,10 @@ impl Reader {
     }
 
     fn tell(&self, state: SourceState, message: Option<String>) {
-        self.status.send_if_modified(|status| {
-            if status.state == state && status.message == message {
-                return false;
-            }
-            if state == SourceState::Reconnecting && status.state != state {
-                status.reconnects += 1;
-            }
-            status.state = state;
-            status.message = message;
-            true
-        });
+        if state == SourceState::Reconnecting && self.status.borrow().state != state {
+            lost(&self.status);
+        }
+        tell(&self.status, state, message);
     }
 }
 

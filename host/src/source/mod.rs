@@ -8,15 +8,16 @@
 pub(crate) mod cloudevents;
 pub mod embedded;
 pub mod jetstream;
+mod status;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use crate::api::{SourceInfo, SourceState, SourceStatus, Start};
+use crate::api::{SourceInfo, Start};
 use crate::batch::{Batch, Limits};
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
+
+pub use status::{Status, StatusSender, heard, initial_status, lost, tell};
 
 /// What a reader is to read.
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ pub struct Request {
     pub skips: Arc<[u64]>,
 }
 
-/// Why a reader stopped for good. Everything that may pass is a [`SourceState`] instead.
+/// Why a reader stopped for good. Everything that may pass is a state of the source instead ([`Status`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The stream is not the one that the checkpoint counts in.
@@ -128,14 +129,6 @@ impl Error {
     }
 }
 
-/// Where a reader tells how it is.
-pub type StatusSender = watch::Sender<SourceStatus>;
-
-/// The status before anything was tried.
-pub fn initial_status() -> SourceStatus {
-    SourceStatus { state: SourceState::Connecting, message: None, reconnects: 0, passed_over: 0, repaired: 0 }
-}
-
 /// A configured source. The set is closed, so that the compiler lists every place to visit.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -154,10 +147,31 @@ impl Source {
         }
     }
 
-    /// The last sequence of the stream just now, unless it can't be reached.
-    pub async fn head(&self) -> Option<u64> {
-        let info = self.info().await;
-        info.reachable.then_some(info.last_sequence)
+    /// Where it is, for messages: the servers, or the log itself.
+    pub fn place(&self) -> String {
+        match self {
+            Self::JetStream(source) => source.servers(),
+            Self::Embedded(_) => "the data folder".to_owned(),
+        }
+    }
+
+    /// Name of its stream.
+    pub fn stream(&self) -> String {
+        match self {
+            Self::JetStream(source) => source.stream().to_owned(),
+            Self::Embedded(source) => source.log().identity().name,
+        }
+    }
+
+    /// Time of the next event behind a position that may match, in nanoseconds since the Unix epoch, if it can be had.
+    pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
+        match self {
+            Self::JetStream(source) => source.time_behind(position, subjects.covering().as_str()).await,
+            Self::Embedded(source) => {
+                let (source, subjects) = (source.clone(), subjects.clone());
+                tokio::task::spawn_blocking(move || source.time_behind(position, &subjects)).await.ok().flatten()
+            }
+        }
     }
 
     /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.

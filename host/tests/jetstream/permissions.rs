@@ -80,7 +80,7 @@ async fn user_who_may_not_delete_consumers_reads_and_is_told() {
 /// Waits until a refusal is told that names something.
 async fn refusal(reading: &mut Reading, named: &str) {
     let Reading { reader, status } = reading;
-    let is_told = |status: &foldstream::api::SourceStatus| {
+    let is_told = |status: &foldstream::source::Status| {
         let message = status.message.as_deref().unwrap_or_default();
         status.state == SourceState::Unauthorized && message.contains(named)
     };

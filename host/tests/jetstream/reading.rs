@@ -31,7 +31,7 @@ pub fn request(subjects: &[&str]) -> Request {
 /// A reader with what it tells about itself.
 pub struct Reading {
     pub reader: Reader,
-    pub status: watch::Receiver<foldstream::api::SourceStatus>,
+    pub status: watch::Receiver<foldstream::source::Status>,
 }
 
 impl Reading {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::connect::Settings;
-use super::link::Link;
+use super::link::{Link, Trouble};
 use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
 use super::permissions::{self, Refused};
 use super::wire::{Api, StreamConfig, StreamInfo};
-use crate::api::SourceInfo;
+use crate::api::{SourceInfo, SourceState};
 use crate::source::Error;
 
 /// How long an examination may take.
@@ -35,31 +35,36 @@ impl Inspection {
     /// What the stream is like just now.
     pub(super) async fn examine(&self, settings: &Arc<Settings>) -> SourceInfo {
         let seconds = EXAMINATION_MAX.as_secs();
-        let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings))
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {seconds} s; check the servers and the network")));
+        let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await.unwrap_or_else(|_| {
+            Err(Trouble::lost(format!("no answer within {seconds} s; check the servers and the network")))
+        });
         let mut result = SourceInfo {
             name: settings.name.clone(),
             kind: "jetstream".to_owned(),
             stream: settings.stream.clone(),
             reachable: found.is_ok(),
+            state: None,
             message: None,
-            first_sequence: 0,
-            is_complete: true,
-            last_sequence: 0,
-            events: 0,
-            bytes: 0,
+            first_sequence: None,
+            is_complete: None,
+            last_sequence: None,
+            events: None,
+            bytes: None,
             warnings: Vec::new(),
         };
         match found {
-            Err(message) => result.message = Some(message),
+            Err(Trouble { state, message }) => {
+                // To who asks from aside, a server that was never reached is one that is away.
+                result.state = Some(if state.is_trouble() { state } else { SourceState::Reconnecting });
+                result.message = Some(message);
+            }
             Ok((info, server)) => {
-                result.first_sequence = if info.state.messages == 0 { 0 } else { info.state.first_seq };
+                result.first_sequence = Some(if info.state.messages == 0 { 0 } else { info.state.first_seq });
                 let origin = info.config.first_seq.max(1);
-                result.is_complete = info.first() <= origin || info.config.max_msgs_per_subject > 0;
-                result.last_sequence = info.state.last_seq;
-                result.events = info.state.messages;
-                result.bytes = info.state.bytes;
+                result.is_complete = Some(info.first() <= origin || info.config.max_msgs_per_subject > 0);
+                result.last_sequence = Some(info.state.last_seq);
+                result.events = Some(info.state.messages);
+                result.bytes = Some(info.state.bytes);
                 result.warnings = warnings(&info);
                 result.warnings.extend(server);
             }
@@ -75,12 +80,19 @@ impl Inspection {
         }
     }
 
+    /// Time of the next message behind a position with a subject like this, in nanoseconds since the Unix epoch.
+    pub(super) async fn time_behind(&self, settings: &Settings, position: u64, subject: &str) -> Option<u64> {
+        let client = self.link.lock().await.as_ref().filter(|link| link.is_up())?.client().clone();
+        let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+        api.time_of_next(position + 1, subject).await.ok().flatten()
+    }
+
     /// The stream, and warnings about the server if there is one to give.
-    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Vec<String>), String> {
+    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Vec<String>), Trouble> {
         let mut slot = self.link.lock().await;
         let mut link = match slot.take() {
             Some(link) if link.is_up() => link,
-            _ => Link::connect(settings).await.map_err(|trouble| trouble.message)?,
+            _ => Link::connect(settings).await?,
         };
         let client = link.client().clone();
         let prefix = settings.api_prefix.clone();
@@ -88,8 +100,7 @@ impl Inspection {
         let info = link
             .permitted(api.stream_info())
             .await
-            .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)))
-            .map_err(|trouble| trouble.message);
+            .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)));
         let refused = survey(&mut link, &api).await;
         // A new connection has the permissions of then.
         *slot = refused.is_empty().then_some(link);

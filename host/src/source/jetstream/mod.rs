@@ -122,6 +122,18 @@ impl JetStream {
         }
     }
 
+    /// Name of the stream.
+    pub fn stream(&self) -> &str {
+        &self.settings.stream
+    }
+
+    /// Addresses of the servers, without what may be secret in them.
+    pub fn servers(&self) -> String {
+        let shown: Vec<String> =
+            self.settings.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+        shown.join(", ")
+    }
+
     /// Makes a reader with a connection of its own.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
         Reader::new(Arc::clone(&self.settings), request, status)
@@ -130,6 +142,11 @@ impl JetStream {
     /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.
     pub async fn check_readable(&self) -> Result<(), super::Error> {
         self.inspection.check_readable(&self.settings).await
+    }
+
+    /// Time of the next event behind a position under a subject, in nanoseconds since the Unix epoch, if it can be had.
+    pub async fn time_behind(&self, position: u64, subject: &str) -> Option<u64> {
+        self.inspection.time_behind(&self.settings, position, subject).await
     }
 
     /// What the stream is like just now, with warnings about settings that lose data or cripple replay.

@@ -159,6 +159,11 @@ impl Pull {
         }
     }
 
+    /// When anything came last.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
     /// When to ask again whether the consumer is lost.
     pub(super) fn silent_at(&self) -> Instant {
         self.listening_since.map_or(self.heard_at + SILENCE, |time| time + LISTEN)

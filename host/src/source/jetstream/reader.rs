@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::connect::{Settings, delay};
 use super::cursor::{Cursor, Oddities};
@@ -15,9 +15,9 @@ use super::open::{Failure, Opened, Standing, open};
 use super::permissions;
 use super::session::Session;
 use super::wire::Api;
-use crate::api::{SourceState, SourceStatus};
+use crate::api::SourceState;
 use crate::batch::Batch;
-use crate::source::{Error, Request, StatusSender};
+use crate::source::{self, Error, Request, StatusSender, tell};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is opened again.
@@ -116,6 +116,7 @@ impl Reader {
                 None => self.open().await,
                 Some(session) => {
                     let advanced = session.advance(&mut self.cursor).await;
+                    source::heard(&self.status, session.heard_at());
                     self.tell_oddities();
                     if let Err(failure) = advanced {
                         self.end_session(failure);
@@ -219,7 +220,7 @@ impl Reader {
         if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting) {
             self.doubt();
         }
-        self.status.send_modify(|status| status.reconnects += 1);
+        source::lost(&self.status);
         self.note(failure);
     }
 
@@ -258,7 +259,8 @@ impl Reader {
         // The first attempt after a session that worked comes at once: mostly only its consumer was lost.
         self.retry_at = (self.failures > 0).then(|| Instant::now() + delay(self.failures, longest));
         self.failures = self.failures.saturating_add(1);
-        info!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
+        // That it lasts is told by the host, once for all that read this source.
+        debug!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
         tell(&self.status, trouble.state, Some(trouble.message));
     }
 }
@@ -275,14 +277,4 @@ async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender
     let message = "the server takes long to answer; to make a consumer it counts the events that match the filter";
     tell(status, state, Some(message.to_owned()));
     opening.await
-}
-
-/// Tells how the source is, where that is news.
-fn tell(status: &StatusSender, state: SourceState, message: Option<String>) {
-    status.send_if_modified(|status: &mut SourceStatus| {
-        let is_news = status.state != state || status.message != message;
-        status.state = state;
-        status.message = message;
-        is_news
-    });
 }

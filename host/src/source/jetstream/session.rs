@@ -100,6 +100,11 @@ impl Session {
         }
     }
 
+    /// When anything came from the consumer, or from the server as it was made.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.pull.heard_at()
+    }
+
     /// Whether nothing was asked for yet.
     pub(super) fn is_new(&self) -> bool {
         self.pull.is_new()

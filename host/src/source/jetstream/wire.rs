@@ -281,6 +281,17 @@ impl Api {
         drop(self.client.send_request(format!("{}.{subject}", self.prefix), request).await);
     }
 
+    /// Time of the first message from a sequence on with a subject like this, in nanoseconds since the Unix epoch; none if
+    /// there is none.
+    pub(super) async fn time_of_next(&self, sequence: u64, subject: &str) -> Result<Option<u64>, Error> {
+        let body = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
+        match self.call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
+            Ok(answer) => nanoseconds(&answer.message.time).map(Some),
+            Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn call<B: Serialize + Sync, T: DeserializeOwned>(&self, subject: &str, body: &B) -> Result<T, Error> {
         self.call_within(ANSWER_MAX, subject, body).await
     }

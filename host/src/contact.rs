@@ -1,0 +1,155 @@
+//! What is known of the configured sources: whether they can be reached, and who can't read them. Trouble that lasts is
+//! logged once per source, however many deployments read it, and once more when it is over. So is the end of trouble with
+//! the state of a deployment.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::api::{SourceInfo, SourceState};
+use crate::metrics::Reachable;
+use crate::source::{Source, Status};
+
+/// How long trouble lasts before it is logged: the loss of a consumer or the change of a leader passes sooner.
+const LASTS: Duration = Duration::from_secs(3);
+/// How long a word of a source counts.
+const HEARD_FOR: Duration = Duration::from_secs(6);
+/// How often a source that nobody reads is asked.
+const UNUSED_INTERVAL: Duration = Duration::from_secs(10);
+/// Most deployments that a line of the log names.
+const NAMES_MAX: usize = 5;
+
+/// How one deployment sees its source.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The deployment.
+    pub deployment: String,
+    /// The source as it sees it.
+    pub status: Status,
+}
+
+/// What is known of all sources.
+#[derive(Debug, Default)]
+pub struct Contacts {
+    sources: Mutex<BTreeMap<String, Contact>>,
+    /// Deployments whose state can't be written or read, and since when.
+    failing: Mutex<BTreeMap<String, Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Contact {
+    is_reachable: Option<bool>,
+    asked_at: Option<Instant>,
+    /// What it answered when it was asked last from aside, if that was no answer.
+    refusal: Option<(SourceState, String)>,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    state: SourceState,
+    told: Option<SourceState>,
+}
+
+impl Contacts {
+    /// Takes note of an answer of a source that was asked from aside.
+    pub fn asked(&self, info: &SourceInfo) {
+        let mut sources = self.sources.lock();
+        let contact = sources.entry(info.name.clone()).or_default();
+        contact.is_reachable = Some(info.reachable);
+        contact.asked_at = Some(Instant::now());
+        let state = info.state.unwrap_or(SourceState::Reconnecting);
+        contact.refusal = (!info.reachable).then(|| (state, info.message.clone().unwrap_or_default()));
+    }
+
+    /// Whether nobody reads a source and it is time to ask it.
+    pub fn is_due(&self, source: &str) -> bool {
+        let asked_at = self.sources.lock().get(source).and_then(|contact| contact.asked_at);
+        asked_at.is_none_or(|at| at.elapsed() >= UNUSED_INTERVAL)
+    }
+
+    /// Takes note of how its deployments see a source, and logs trouble that lasts or is over.
+    pub fn seen(&self, name: &str, source: &Source, sights: &[Sight]) {
+        let mut sources = self.sources.lock();
+        let contact = sources.entry(name.to_owned()).or_default();
+        if sights.iter().any(|sight| sight.status.is_heard_within(HEARD_FOR)) {
+            contact.is_reachable = Some(true);
+            contact.refusal = None;
+        }
+        let troubled: Vec<&Sight> = sights.iter().filter(|sight| sight.status.is_trouble()).collect();
+        let found = match troubled.first() {
+            Some(sight) => Some((sight.status.state, sight.status.message.clone().unwrap_or_default())),
+            None if sights.is_empty() => contact.refusal.clone(),
+            None => None,
+        };
+        let Some((state, reason)) = found else {
+            if let Some(Trouble { since, told: Some(_), .. }) = contact.trouble.take() {
+                let (stream, servers, lasted) = (source.stream(), source.place(), since.elapsed().as_secs());
+                tracing::info!(source = name, stream, servers, lasted_seconds = lasted, "the source can be read again");
+            }
+            return;
+        };
+        if state != SourceState::StreamMissing && state != SourceState::Unauthorized {
+            contact.is_reachable = Some(false);
+        }
+        let trouble = contact.trouble.get_or_insert(Trouble { since: Instant::now(), state, told: None });
+        trouble.state = state;
+        if trouble.since.elapsed() >= LASTS && trouble.told.is_none_or(|told| is_another(told, state)) {
+            trouble.told = Some(state);
+            let (stream, servers, deployments) = (source.stream(), source.place(), names(&troubled));
+            tracing::warn!(
+                source = name,
+                stream,
+                servers,
+                state = state.name(),
+                reason,
+                deployments,
+                "the source can't be read; its deployments answer from what they have, and continue by themselves"
+            );
+        }
+    }
+
+    /// Takes note of whether the state of a deployment fails, and logs when that is over. Its runner told of the failure.
+    pub fn state_seen(&self, deployment: &str, is_failing: bool) {
+        let mut failing = self.failing.lock();
+        if is_failing {
+            failing.entry(deployment.to_owned()).or_insert_with(Instant::now);
+        } else if let Some(since) = failing.remove(deployment) {
+            let lasted_seconds = since.elapsed().as_secs();
+            tracing::info!(deployment, lasted_seconds, "the state can be written again");
+        }
+    }
+
+    /// The sources that can't be read just now, in words without details: for who may not know more.
+    pub fn degraded(&self) -> Vec<String> {
+        let sources = self.sources.lock();
+        let troubled = sources.iter().filter_map(|(name, contact)| Some((name, contact.trouble.as_ref()?.state)));
+        troubled.map(|(name, state)| format!("source {name} can't be read: {}", state.name())).collect()
+    }
+
+    /// Whether a source could be reached when it was heard or asked last.
+    pub fn reachable(&self, name: &str, source: &Source) -> Reachable {
+        let is_reachable = self.sources.lock().get(name).and_then(|contact| contact.is_reachable);
+        Reachable { source: name.to_owned(), stream: source.stream(), is_reachable }
+    }
+}
+
+/// Whether trouble became one of another kind. Attempts to connect go back and forth between two states.
+fn is_another(told: SourceState, state: SourceState) -> bool {
+    let tries = |state| matches!(state, SourceState::Connecting | SourceState::Reconnecting);
+    told != state && !(tries(told) && tries(state))
+}
+
+fn names(troubled: &[&Sight]) -> String {
+    let mut names: Vec<&str> = troubled.iter().map(|sight| sight.deployment.as_str()).collect();
+    names.dedup();
+    let more = names.len().saturating_sub(NAMES_MAX);
+    names.truncate(NAMES_MAX);
+    match (names.is_empty(), more) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => names.join(", "),
+        (false, more) => format!("{} and {more} others", names.join(", ")),
+    }
+}
