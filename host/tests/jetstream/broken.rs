@@ -50,7 +50,10 @@ impl Publisher {
 
     /// Publishes and waits until the server has taken it.
     async fn publish(&mut self, raw: &Raw) {
-        let data = br#"{"number":0}"#;
+        self.publish_with(raw, br#"{"number":0}"#).await;
+    }
+
+    async fn publish_with(&mut self, raw: &Raw, data: &[u8]) {
         let (length, total) = (raw.headers.len(), raw.headers.len() + data.len());
         let line = match length {
             0 => format!(" {total}\r\n"),
@@ -160,6 +163,22 @@ async fn broken_messages_are_read_live_and_at_the_very_beginning() {
     for reading in &mut readings {
         assert_eq!(reading.status.borrow().repaired, sequence - BROKEN.len() as u64 / 2);
     }
+}
+
+#[tokio::test]
+async fn event_with_two_content_types_is_recognised_after_a_restart() {
+    let server = Server::start().await;
+    stream_with(&server, 0).await;
+    let mut publisher = Publisher::connect(&server).await;
+    let raw = headers(b"NATS/1.0\r\nContent-Type: text/plain\r\nContent-Type: application/cloudevents+json\r\n\r\n");
+    let envelope = br#"{"specversion":"1.0","id":"1","source":"/test","type":"order.placed","data":{"number":1}}"#;
+    publisher.publish_with(&raw, envelope).await;
+    let mut reading = Reading::begin(options(&server), request(&[">"]));
+    let (events, last) = reading.events(1).await;
+    assert_eq!(events[0].kind, "order.placed");
+    let resumed = Request { resume: Some(checkpoint(&last)), ..request(&[">"]) };
+    let mut reading = Reading::begin(options(&server), resumed);
+    assert_eq!(reading.next().await.expect("the stream is the same").through, 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use foldstream::api::SourceState;
 use foldstream::source::Error;
-use foldstream::source::jetstream::JetStream;
+use foldstream::source::jetstream::{JetStream, Options};
 
 use crate::reading::{Reading, numbers, options, request};
 use crate::server::{Server, numbered, orders, publish, until, within};
@@ -69,6 +69,38 @@ async fn streams_that_drop_what_others_acknowledge_are_refused_for_good() {
     jetstream.create_stream(orders()).await.expect("stream");
     let source = JetStream::new(options(&server)).expect("the settings are sound");
     assert!(source.check_readable().await.is_ok());
+}
+
+#[tokio::test]
+async fn stream_that_is_edited_to_drop_events_stops_its_reader() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(orders()).await.expect("stream");
+    publish(&jetstream, numbered(0..3)).await;
+    let mut reading = Reading::begin(options(&server), request(&["orders.1.*"]));
+    reading.through(3).await;
+    let edited = Config { retention: RetentionPolicy::Interest, ..orders() };
+    jetstream.update_stream(edited).await.expect("update");
+    publish(&jetstream, numbered(3..9)).await;
+    let (_, error) = reading.error().await;
+    assert!(matches!(&error, Error::Unsupported { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn account_without_room_for_a_consumer_says_what_to_do() {
+    let account = "jetstream { store_dir: \"$FOLDER/store\" }
+        accounts { A { jetstream { max_file: 100MB, max_consumers: 1 }, users: [ { user: a, password: p } ] } }";
+    let server = Server::start_with(account).await;
+    let administrator = async_nats::ConnectOptions::with_user_and_password("a".to_owned(), "p".to_owned());
+    let jetstream = server.jetstream_as(administrator).await;
+    jetstream.create_stream(Config { max_bytes: 1 << 20, ..orders() }).await.expect("stream");
+    publish(&jetstream, numbered(0..3)).await;
+    let granted = Options { user: Some("a".to_owned()), password: Some("p".to_owned()), ..options(&server) };
+    let mut first = Reading::begin(granted.clone(), request(&[">"]));
+    first.events(3).await;
+    let mut second = Reading::begin(granted, request(&[">"]));
+    let message = second.state(SourceState::Reconnecting).await;
+    assert!(message.contains("no room for another consumer") && message.contains("the account"), "{message}");
 }
 
 #[tokio::test]

@@ -124,7 +124,8 @@ async fn permissions_taken_away_while_reading_are_named_and_given_back_are_used(
         server.configure(&handed_out(""));
         server.reload();
         let jetstream = until("the server takes requests again", async || {
-            let jetstream = administrator(&server).await;
+            let options = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "secret".to_owned());
+            let jetstream = async_nats::jetstream::new(options.connect(server.url()).await.ok()?);
             jetstream.get_stream("ORDERS").await.is_ok().then_some(jetstream)
         })
         .await;

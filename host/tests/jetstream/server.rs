@@ -185,7 +185,7 @@ fn program() -> PathBuf {
 
 /// The settings of the stream that most tests use.
 pub fn orders() -> Config {
-    Config { name: "ORDERS".to_owned(), subjects: vec!["orders.>".to_owned()], allow_direct: true, ..Config::default() }
+    Config { name: "ORDERS".to_owned(), subjects: vec!["orders.>".to_owned()], ..Config::default() }
 }
 
 /// Publishes events and waits until the stream has them all.

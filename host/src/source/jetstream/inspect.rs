@@ -208,9 +208,6 @@ fn durability(config: &StreamConfig, warnings: &mut Vec<String>) {
 /// What slows down reading, or keeps readers out.
 fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
     let config = &info.config;
-    if !config.allow_direct {
-        warnings.push("allow_direct is off: single events are fetched from the leader only; set it".to_owned());
-    }
     let window = Duration::from_nanos(config.duplicate_window);
     if window > DUPLICATE_WINDOW_LONG {
         warnings.push(format!(
@@ -255,7 +252,7 @@ mod tests {
         let mut config = serde_json::json!({
             "subjects": ["orders.>"], "retention": "limits", "storage": "file", "discard": "new", "num_replicas": 3,
             "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": -1, "max_consumers": 1000,
-            "duplicate_window": 120_000_000_000_u64, "allow_direct": true, "deny_delete": true, "deny_purge": true,
+            "duplicate_window": 120_000_000_000_u64, "deny_delete": true, "deny_purge": true,
         });
         for (name, value) in settings.as_object().expect("settings are an object") {
             config[name] = value.clone();
@@ -284,7 +281,6 @@ mod tests {
             ("deny_purge", serde_json::json!(false)),
             ("storage", serde_json::json!("memory")),
             ("persist_mode", serde_json::json!("async")),
-            ("allow_direct", serde_json::json!(false)),
             ("duplicate_window", serde_json::json!(86_400_000_000_000_u64)),
         ] {
             let found = warnings(&stream(&serde_json::json!({ name: value })));

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
-use super::open::{Failure, Opened, gap, trouble};
+use super::open::{Failure, Opened, check_readable, gap, trouble};
 use super::pull::{Claim, Jump, Pull};
 use super::wire::{self, Api, StreamInfo};
 use crate::position::StreamIdentity;
@@ -231,6 +231,8 @@ impl Session {
         if created_ns != self.stream.created_ns {
             return Err(Trouble::lost("the stream was replaced").into());
         }
+        // Its settings may have been edited since it was opened.
+        check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
         cursor.head = cursor.head.max(info.state.last_seq);
         match question {
             Question::Head => Ok(()),

@@ -80,7 +80,6 @@ pub(super) struct StreamConfig {
     pub(super) num_replicas: u64,
     pub(super) duplicate_window: u64,
     pub(super) first_seq: u64,
-    pub(super) allow_direct: bool,
     pub(super) allow_rollup_hdrs: bool,
     pub(super) allow_msg_ttl: bool,
     pub(super) deny_delete: bool,
