@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloudevents::Recognition;
+
 pub use check::{Problem, QUERIES_MAX, Severity};
 pub use key::Key;
 pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
@@ -144,6 +146,9 @@ key::settings! {
         pub api_prefix: Option<String>,
         /// Prefix of our inboxes, where permissions ask for one. For example `"_INBOX_foldstream"`.
         pub inbox_prefix: Option<String>,
+        /// What counts as a CloudEvent: `auto` is what headers announce, and JSON that has the attributes of one;
+        /// `headers` is what headers announce; `off` is nothing. For example `"headers"`.
+        pub cloudevents: Recognition,
     }
 
     /// Limits of modules.

@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Flag,
     List,
     LogFormat,
+    Recognition,
     Section,
 }
 
@@ -75,6 +76,7 @@ impl Key {
             "bool" => Kind::Flag,
             "Vec<String>" => Kind::List,
             "LogFormat" => Kind::LogFormat,
+            "Recognition" => Kind::Recognition,
             _ => Kind::Section,
         }
     }
@@ -93,6 +95,7 @@ impl Kind {
             Self::Flag => "true or false",
             Self::List => "a list of texts, such as [\"one\", \"two\"]",
             Self::LogFormat => "\"text\" or \"json\"",
+            Self::Recognition => "\"auto\", \"headers\" or \"off\"",
             Self::Section => "a section of its own, such as [serve]",
         }
     }
@@ -105,7 +108,13 @@ impl Kind {
         };
         let as_text = || toml::Value::String(text.to_owned());
         match self {
-            Self::Text | Self::Path | Self::Address | Self::Duration | Self::LogFormat | Self::Section => as_text(),
+            Self::Text
+            | Self::Path
+            | Self::Address
+            | Self::Duration
+            | Self::LogFormat
+            | Self::Recognition
+            | Self::Section => as_text(),
             Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),
             Self::List => {

@@ -78,6 +78,7 @@ impl JetStreamSource {
             domain: self.domain.clone(),
             api_prefix: self.api_prefix.clone(),
             inbox_prefix: self.inbox_prefix.clone(),
+            cloudevents: self.cloudevents,
         })
     }
 }

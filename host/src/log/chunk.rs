@@ -22,8 +22,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use crate::cloudevents::Recognition;
 use crate::event::{Event, Header};
-use crate::source::cloudevents;
+use crate::source::cloudevents::{self, Message, Reading};
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
@@ -313,8 +314,10 @@ impl Cursor {
         let needed = wanted == Headers::Wanted || record.flags & FLAG_STRUCTURED != 0;
         let headers = if needed { self.headers(bytes, record)? } else { Vec::new() };
         let data = bytes.slice(record.data.clone());
-        let mut event =
-            cloudevents::into_event(record.sequence, record.time_ns, subject, headers, data, wanted == Headers::Wanted);
+        let message = Message { sequence: record.sequence, time_ns: record.time_ns, subject, headers, data };
+        // What stands in a log was called what it is when it was appended.
+        let reading = Reading { recognition: Recognition::Headers, wants_headers: wanted == Headers::Wanted };
+        let mut event = cloudevents::into_event(message, reading);
         if record.flags & FLAG_KIND != 0 {
             event.kind = self.text(bytes, &record.kind)?;
         }

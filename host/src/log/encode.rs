@@ -107,7 +107,7 @@ impl Encoding {
         }
         if !headers.is_empty() {
             flags |= FLAG_HEADERS;
-            if cloudevents::is_structured(&headers) {
+            if cloudevents::is_announced(&headers) {
                 flags |= FLAG_STRUCTURED;
             }
             let mut part = Vec::new();
@@ -189,7 +189,7 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
 fn kind_of(event: &NewEvent, headers: &[Header]) -> Result<Option<ByteString>, String> {
     let kind = match &event.kind {
         Some(kind) => Some(ByteString::from(kind.as_str())),
-        None if cloudevents::is_structured(headers) => None,
+        None if cloudevents::is_announced(headers) => None,
         None => cloudevents::kind_of_headers(headers),
     };
     let sound =

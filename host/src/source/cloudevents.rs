@@ -1,110 +1,204 @@
-//! CloudEvents 1.0 in binary and structured form, made one form for guests.
+//! Messages as events: CloudEvents in all their forms become one form for guests.
 //!
-//! Sources: <https://github.com/cloudevents/spec>, `cloudevents/spec.md`,
-//! `formats/json-format.md`, `bindings/nats-protocol-binding.md` and
-//! `extensions/distributed-tracing.md`.
-//!
-//! In both forms attributes become headers `ce-<name>`; `datacontenttype`
-//! becomes `content-type`, and `traceparent` and `tracestate` stand under their
-//! own names, unless the message has such a header itself. The data of a
-//! structured event is its `data` alone, as the octets that stood there.
-//! Nothing here fails: what is no CloudEvent passes unchanged.
+//! In each form attributes become headers `ce-<name>`; `datacontenttype`
+//! becomes `content-type`, and `traceparent` and `tracestate` keep their own
+//! names, unless the message has such a header itself. The data of a structured
+//! event is its `data` alone, as the octets that it was written with. Nothing
+//! here fails: what is not a CloudEvent passes unchanged, and what was meant to
+//! be one carries a note. What a CloudEvent is, `crate::cloudevents` says.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::collections::HashSet;
 
-use base64::Engine;
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
+use crate::cloudevents::{
+    Data, Envelope, Error, Form, HEADER_PREFIX, HEADERS_ATTRIBUTE, KAFKA_PREFIX, Outlook, Recognition,
+    SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, check_name, check_required, check_text, form, percent, recognise,
+};
 use crate::event::{Event, Header, Payload};
 
-/// The header that says why an envelope was not understood.
-const ERROR_HEADER: &str = "foldstream-cloudevent-error";
-/// Content type of the structured form; parameters may follow it.
-const STRUCTURED: &str = "application/cloudevents+json";
-/// Most attributes of an envelope; far more than any known event has.
-const ATTRIBUTES_MAX: usize = 256;
+/// The header that says why what was meant to be a CloudEvent is not read as one.
+pub(crate) const NOTE_HEADER: &str = "foldstream-cloudevent-error";
+
+/// What a source holds under a sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) sequence: u64,
+    pub(crate) time_ns: u64,
+    pub(crate) subject: ByteString,
+    /// Names are in lower case.
+    pub(crate) headers: Vec<Header>,
+    pub(crate) data: Bytes,
+}
+
+/// How messages are read. Type and data of an event do not depend on whether headers are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// What counts as a CloudEvent.
+    pub(crate) recognition: Recognition,
+    /// Whether events carry headers.
+    pub(crate) wants_headers: bool,
+}
 
 /// Makes an event of a message: recognises CloudEvents, finds the type, sorts the headers.
-///
-/// Header names are in lower case. Type and data do not depend on whether
-/// headers are wanted.
-pub(crate) fn into_event(
-    sequence: u64,
-    time_ns: u64,
-    subject: ByteString,
-    headers: Vec<Header>,
-    data: Bytes,
-    wants_headers: bool,
-) -> Event {
-    if headers.is_empty() {
-        let kind = kind_of_subject(&subject);
-        return Event { sequence, time_ns, subject, kind, headers, data: Payload::detect(data) };
-    }
-    let mut parts = Parts { kind: None, headers, data: None };
-    if is_structured(&parts.headers) {
-        parts = unwrap(parts.headers, &data, wants_headers);
-    } else {
-        // Before the values are decoded, so that none is decoded twice.
-        parts.kind = kind_of_headers(&parts.headers);
-        if wants_headers {
-            parts.headers.iter_mut().for_each(decode_binary);
-            settle_trace(&mut parts.headers);
-        }
-    }
+pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
+    let Message { sequence, time_ns, subject, headers, data } = message;
+    let parts = match reading.recognition {
+        Recognition::Off => Parts { kind: header(&headers, "event-type").cloned(), headers, data: None },
+        recognition => parts_of(headers, &data, recognition, reading.wants_headers),
+    };
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
-    let mut headers = if wants_headers { parts.headers } else { Vec::new() };
+    let mut headers = if reading.wants_headers { parts.headers } else { Vec::new() };
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
     let data = parts.data.unwrap_or_else(|| Payload::detect(data));
     Event { sequence, time_ns, subject, kind, headers, data }
 }
 
-/// Whether headers announce a structured CloudEvent; a batch is not one event.
-pub(crate) fn is_structured(headers: &[Header]) -> bool {
-    headers.iter().any(|(name, value)| {
-        name == "content-type"
-            && value.get(..STRUCTURED.len()).is_some_and(|start| start.eq_ignore_ascii_case(STRUCTURED))
-            && matches!(value.as_bytes().get(STRUCTURED.len()), None | Some(b';' | b' ' | b'\t'))
-    })
+/// Whether the type and data of an event with these headers can be known from its data alone.
+pub(crate) fn is_announced(headers: &[Header]) -> bool {
+    matches!(form_of(headers), Some(Form::Structured | Form::Unknown))
 }
 
 /// The type that headers name: the CloudEvents `type`, else `Event-Type`.
 pub(crate) fn kind_of_headers(headers: &[Header]) -> Option<ByteString> {
-    let named = |wanted: &str| headers.iter().find(|(name, value)| name == wanted && !value.is_empty());
-    if let Some((_, value)) = named("ce-type") {
-        return Some(percent_decode(value).unwrap_or_else(|| value.clone()));
+    if let Some(value) = header(headers, "ce-type") {
+        return Some(
+            percent::decode(value)
+                .filter(|text| !text.is_empty())
+                .map_or_else(|| value.clone(), |text| same(value, &text)),
+        );
     }
-    named("event-type").map(|(_, value)| value.clone())
+    header(headers, "ce_type").or_else(|| header(headers, "event-type")).cloned()
 }
 
-/// The last token of a subject.
-fn kind_of_subject(subject: &ByteString) -> ByteString {
-    match subject.rfind('.') {
-        Some(dot) => subject.slice_ref(&subject[dot + 1..]),
-        None => subject.clone(),
-    }
-}
-
-/// What an envelope or a message gives to its event; no data stands for the message's own.
+/// What a message or an envelope gives to its event; no data stands for the message's own.
 struct Parts {
     kind: Option<ByteString>,
     headers: Vec<Header>,
     data: Option<Payload>,
 }
 
-fn decode_binary((name, value): &mut Header) {
-    if name.starts_with("ce-")
-        && let Some(decoded) = percent_decode(value)
-    {
-        *value = decoded;
+fn parts_of(headers: Vec<Header>, data: &Bytes, recognition: Recognition, wants_headers: bool) -> Parts {
+    let is_binary = || header(&headers, "ce-type").or_else(|| header(&headers, "ce_type")).is_some();
+    let outlook = match form_of(&headers) {
+        Some(Form::Structured) => Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event),
+        Some(Form::Batch) => Outlook::Malformed(Error::Json(
+            "a message with a batch is one event to a stream; publish each event by itself".to_owned(),
+        )),
+        Some(Form::Unknown) => match recognise(data) {
+            Outlook::Plain => Outlook::Malformed(Error::Json(
+                "its content type names a format that this host does not read; publish application/cloudevents+json"
+                    .to_owned(),
+            )),
+            outlook => outlook,
+        },
+        None if recognition == Recognition::Auto && !is_binary() => recognise(data),
+        None => Outlook::Plain,
+    };
+    match outlook {
+        Outlook::Event(envelope) => opened(headers, &envelope, data, wants_headers),
+        Outlook::Malformed(error) => {
+            let mut parts = binary(headers, wants_headers);
+            if wants_headers {
+                note(&mut parts.headers, &error);
+            }
+            parts
+        }
+        Outlook::Plain => binary(headers, wants_headers),
     }
 }
 
-/// Gives `ce-traceparent` and `ce-tracestate` their own names where these are free; the message's own headers belong to
+/// An envelope as the parts of an event. Its attributes replace headers of the same names.
+fn opened(mut headers: Vec<Header>, envelope: &Envelope<'_>, message: &Bytes, wants_headers: bool) -> Parts {
+    let data = match &envelope.data {
+        Data::None => Payload::Text(ByteString::new()),
+        Data::Json(value) => Payload::Text(share(message, value.get())),
+        Data::Text(text) => Payload::Text(share(message, text)),
+        Data::Bytes(bytes) => Payload::detect(Bytes::copy_from_slice(bytes)),
+    };
+    let kind = Some(share(message, envelope.required("type")));
+    if wants_headers {
+        let is_ours = |name: &str| [SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, HEADERS_ATTRIBUTE].contains(&name);
+        let attributes: Vec<Header> = envelope
+            .attributes()
+            .filter(|(name, _)| *name != "datacontenttype" && !is_ours(name))
+            .map(|(name, text)| (ByteString::from(format!("{HEADER_PREFIX}{name}")), share(message, text)))
+            .collect();
+        let names: HashSet<&str> = attributes.iter().map(|(name, _)| &**name).collect();
+        headers.retain(|(name, _)| name != "content-type" && !names.contains(&**name));
+        drop(names);
+        headers.extend(attributes);
+        if let Some(content_type) = envelope.content_type() {
+            headers.push((ByteString::from_static("content-type"), share(message, content_type)));
+        }
+        settle_trace(&mut headers);
+    }
+    Parts { kind, headers, data: Some(data) }
+}
+
+/// A message whose attributes are its headers, if it has any.
+fn binary(mut headers: Vec<Header>, wants_headers: bool) -> Parts {
+    // Before the values are decoded, so that none is decoded twice.
+    let kind = kind_of_headers(&headers);
+    if wants_headers && let Err(error) = settle_binary(&mut headers) {
+        note(&mut headers, &error);
+    }
+    Parts { kind, headers, data: None }
+}
+
+/// Gives attributes their names and values; the error is the first that makes it an invalid CloudEvent.
+fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
+    let has_any = |prefix: &str| headers.iter().any(|(name, _)| name.starts_with(prefix));
+    if has_any(KAFKA_PREFIX) {
+        settle_kafka(headers);
+    } else if !has_any(HEADER_PREFIX) {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for (header, value) in headers.iter_mut() {
+        let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
+        let decoded = percent::decode(value);
+        let checked = match &decoded {
+            None => Err(Error::Attribute {
+                name: format!("attribute {name:.64}"),
+                reason: "is not UTF-8 once it is percent-decoded".to_owned(),
+            }),
+            Some(text) => check_name(name).and_then(|()| check_text(name, text)),
+        };
+        result = result.and(checked);
+        if let Some(text) = decoded {
+            *value = same(value, &text);
+        }
+    }
+    result = result.and(check_required(|wanted| {
+        let named = |name: &ByteString| name.strip_prefix(HEADER_PREFIX) == Some(wanted);
+        headers.iter().find(|(name, _)| named(name)).map(|(_, value)| &**value)
+    }));
+    if let Some(at) = headers.iter().position(|(name, _)| name == "ce-datacontenttype") {
+        let (_, content_type) = headers.swap_remove(at);
+        headers.retain(|(name, _)| name != "content-type" && name != "ce-datacontenttype");
+        headers.push((ByteString::from_static("content-type"), content_type));
+    }
+    settle_trace(headers);
+    result
+}
+
+/// Gives attributes with the prefix of Kafka that of NATS and HTTP, unless they are there under that too. Kafka does not
+/// percent-encode, so their values are encoded here for the one place that decodes.
+fn settle_kafka(headers: &mut Vec<Header>) {
+    let known: HashSet<String> =
+        headers.iter().filter_map(|(name, _)| name.strip_prefix(HEADER_PREFIX)).map(str::to_owned).collect();
+    headers.retain(|(name, _)| name.strip_prefix(KAFKA_PREFIX).is_none_or(|name| !known.contains(name)));
+    for (name, value) in headers {
+        if let Some(attribute) = name.strip_prefix(KAFKA_PREFIX) {
+            *value = same(value, &percent::encode(value));
+            *name = ByteString::from(format!("{HEADER_PREFIX}{attribute}"));
+        }
+    }
+}
+
+/// Gives `ce-traceparent` and `ce-tracestate` their own names if these are free; the message's own headers belong to
 /// the trace in which it was published and win.
 fn settle_trace(headers: &mut Vec<Header>) {
     for (from, to) in [("ce-traceparent", "traceparent"), ("ce-tracestate", "tracestate")] {
@@ -116,164 +210,34 @@ fn settle_trace(headers: &mut Vec<Header>) {
     }
 }
 
-/// Decodes `%41`; none where there is nothing to decode, or the result would not be text.
-fn percent_decode(value: &str) -> Option<ByteString> {
-    if !value.contains('%') {
-        return None;
-    }
-    let bytes = value.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
-        match (bytes[at], digit(1), digit(2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, _, _) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    ByteString::try_from(decoded).ok()
+fn note(headers: &mut Vec<Header>, error: &Error) {
+    headers.retain(|(name, _)| name != NOTE_HEADER);
+    headers.push((ByteString::from_static(NOTE_HEADER), ByteString::from(error.to_string())));
 }
 
-/// Opens a structured CloudEvent; one that is malformed stays a plain event that says why.
-fn unwrap(mut headers: Vec<Header>, message: &Bytes, wants_headers: bool) -> Parts {
-    match Envelope::parse(message) {
-        Ok(envelope) => {
-            if wants_headers {
-                envelope.merge_into(&mut headers);
-                settle_trace(&mut headers);
-            }
-            Parts { kind: Some(envelope.kind), headers, data: Some(envelope.data) }
-        }
-        Err(problem) => {
-            if wants_headers {
-                headers.push((ByteString::from_static(ERROR_HEADER), ByteString::from(problem)));
-            }
-            Parts { kind: kind_of_headers(&headers), headers, data: None }
-        }
+fn form_of(headers: &[Header]) -> Option<Form> {
+    header(headers, "content-type").and_then(|value| form(value))
+}
+
+/// The value of the first header of a name that has one.
+fn header<'a>(headers: &'a [Header], wanted: &str) -> Option<&'a ByteString> {
+    headers.iter().find(|(name, value)| name == wanted && !value.is_empty()).map(|(_, value)| value)
+}
+
+/// The last token of a subject.
+fn kind_of_subject(subject: &ByteString) -> ByteString {
+    match subject.rfind('.') {
+        Some(dot) => subject.slice_ref(&subject[dot + 1..]),
+        None => subject.clone(),
     }
 }
 
-/// A structured CloudEvent, taken apart.
-struct Envelope {
-    kind: ByteString,
-    content_type: Option<ByteString>,
-    /// Attributes but `datacontenttype`, by the name of their header.
-    attributes: Vec<Header>,
-    data: Payload,
+/// A text that may be the value itself, without copying it then.
+fn same(value: &ByteString, text: &str) -> ByteString {
+    if text == &**value { value.clone() } else { ByteString::from(text) }
 }
 
-impl Envelope {
-    fn parse(message: &Bytes) -> Result<Self, String> {
-        let members: Members<'_> =
-            serde_json::from_slice(message).map_err(|error| format!("envelope is not a JSON object: {error}"))?;
-        let (mut data, mut data_base64, mut attributes) = (None, None, Vec::with_capacity(members.0.len()));
-        for (name, value) in &members.0 {
-            match &**name {
-                "data" => data = Some(*value),
-                "data_base64" => data_base64 = Some(*value),
-                name => {
-                    if let Some(text) = attribute(name, value)? {
-                        attributes.push((name, text));
-                    }
-                }
-            }
-        }
-        let required = |wanted: &str| {
-            let found = attributes.iter().find(|(name, text)| *name == wanted && !text.is_empty());
-            found.map(|(_, text)| &**text).ok_or_else(|| format!("attribute {wanted} is missing or empty"))
-        };
-        required("id")?;
-        required("source")?;
-        let version = required("specversion")?;
-        if !version.starts_with("1.") {
-            return Err(format!("specversion {version:.16} is not supported; send 1.0"));
-        }
-        let kind = share(message, required("type")?);
-        let content_type = attributes.iter().find(|(name, _)| *name == "datacontenttype").map(|(_, text)| &**text);
-        let implied = data.is_some().then_some("application/json");
-        let data = match (data, data_base64) {
-            (Some(_), Some(_)) => return Err("data and data_base64 are both present".to_owned()),
-            (Some(data), None) => data_of_json(message, data, content_type)?,
-            (None, Some(encoded)) => data_of_base64(encoded)?,
-            (None, None) => Payload::Text(ByteString::new()),
-        };
-        let content_type = content_type.or(implied).map(|text| share(message, text));
-        let attributes = attributes
-            .iter()
-            .filter(|(name, _)| *name != "datacontenttype")
-            .map(|(name, text)| (ByteString::from(format!("ce-{name}")), share(message, text)))
-            .collect();
-        Ok(Self { kind, content_type, attributes, data })
-    }
-
-    /// Puts the attributes in the place of headers of the same names, and of the envelope's content type.
-    fn merge_into(&self, headers: &mut Vec<Header>) {
-        headers.retain(|(name, _)| {
-            name != "content-type" && !self.attributes.iter().any(|(attribute, _)| attribute == name)
-        });
-        headers.extend(self.attributes.iter().cloned());
-        if let Some(content_type) = &self.content_type {
-            headers.push((ByteString::from_static("content-type"), content_type.clone()));
-        }
-    }
-}
-
-/// The text of an attribute; none for `null`, which stands for absent.
-fn attribute<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, String> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-        return Err(format!("attribute {name:.64?} has a name that is not of lower-case letters and digits"));
-    }
-    match value.get().as_bytes().first() {
-        Some(b'"') => text(value).map(Some),
-        Some(b'{' | b'[') | None => Err(format!("attribute {name:.64} is not a string, number or boolean")),
-        Some(b'n') => Ok(None),
-        Some(_) => Ok(Some(Cow::Borrowed(value.get()))),
-    }
-}
-
-/// A JSON string, borrowed where nothing in it is escaped.
-fn text(value: &RawValue) -> Result<Cow<'_, str>, String> {
-    let raw = value.get();
-    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    if let Some(inner) = inner
-        && !inner.contains('\\')
-    {
-        return Ok(Cow::Borrowed(inner));
-    }
-    serde_json::from_str(raw).map(Cow::Owned).map_err(|error| format!("a string is malformed: {error}"))
-}
-
-fn data_of_json(message: &Bytes, data: &RawValue, content_type: Option<&str>) -> Result<Payload, String> {
-    if content_type.is_none_or(is_json) || !data.get().starts_with('"') {
-        return Ok(Payload::Text(share(message, data.get())));
-    }
-    Ok(Payload::Text(share(message, &text(data)?)))
-}
-
-fn data_of_base64(encoded: &RawValue) -> Result<Payload, String> {
-    let decoded = serde_json::from_str::<Cow<'_, str>>(encoded.get())
-        .map_err(|_| "data_base64 is not a string".to_owned())
-        .and_then(|text| {
-            base64::engine::general_purpose::STANDARD
-                .decode(&*text)
-                .map_err(|error| format!("data_base64 is not base64: {error}"))
-        })?;
-    Ok(Payload::detect(Bytes::from(decoded)))
-}
-
-/// Whether a media type is JSON: a subtype `json`, or one with the suffix `+json`.
-fn is_json(content_type: &str) -> bool {
-    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media.split('/').nth(1).is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
-}
-
-/// The text as a part of the message's memory where it stands there, or as a copy.
+/// The text as a part of the message's memory if it is there, or as a copy.
 fn share(message: &Bytes, text: &str) -> ByteString {
     let memory = message.as_ptr_range();
     let part = text.as_bytes().as_ptr_range();
@@ -283,44 +247,6 @@ fn share(message: &Bytes, text: &str) -> ByteString {
     ByteString::try_from(message.slice_ref(text.as_bytes())).expect("it was text before")
 }
 
-/// The members of a JSON object, in order, values as they stand.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(12);
-        while let Some(name) = map.next_key::<Name<'de>>()? {
-            let value = map.next_value()?;
-            if members.len() == ATTRIBUTES_MAX {
-                return Err(serde::de::Error::custom(format_args!("more than {ATTRIBUTES_MAX} members")));
-            }
-            if members.iter().any(|(other, _)| *other == name.0) {
-                return Err(serde::de::Error::custom(format_args!("member {:.64} stands twice", name.0)));
-            }
-            members.push((name.0, value));
-        }
-        Ok(Members(members))
-    }
-}
-
-/// A member's name, borrowed where it can be.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,9 +255,18 @@ mod tests {
         pairs.iter().map(|(name, value)| (ByteString::from(*name), ByteString::from(*value))).collect()
     }
 
-    fn event(pairs: &[(&str, &str)], data: &str, wants_headers: bool) -> Event {
+    fn message(pairs: &[(&str, &str)], data: &str) -> Message {
         let data = Bytes::copy_from_slice(data.as_bytes());
-        into_event(7, 9, ByteString::from_static("orders.42.placed"), headers(pairs), data, wants_headers)
+        let subject = ByteString::from_static("orders.42.placed");
+        Message { sequence: 7, time_ns: 9, subject, headers: headers(pairs), data }
+    }
+
+    fn event(pairs: &[(&str, &str)], data: &str, wants_headers: bool) -> Event {
+        into_event(message(pairs, data), Reading { recognition: Recognition::Auto, wants_headers })
+    }
+
+    fn read(recognition: Recognition, pairs: &[(&str, &str)], data: &str) -> Event {
+        into_event(message(pairs, data), Reading { recognition, wants_headers: true })
     }
 
     fn structured(envelope: &str) -> Event {
@@ -415,32 +350,116 @@ mod tests {
     #[test]
     fn malformed_envelopes_stay_plain_events_that_say_why() {
         for (envelope, why) in [
-            ("[]", "not a JSON object"),
-            ("{", "not a JSON object"),
+            ("[]", "no JSON object"),
+            ("{", "no JSON object"),
             (r#"{"specversion":"1.0","type":"t","id":"1"}"#, "source is missing"),
-            (r#"{"specversion":"0.3","type":"t","id":"1","source":"/s"}"#, "0.3 is not supported"),
+            (r#"{"specversion":"0.3","type":"t","id":"1","source":"/s"}"#, "specversion is 0.3"),
+            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","time":"noon"}"#, "attribute time is noon"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","x":{}}"#, "attribute x is not"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","Xy":1}"#, "lower-case"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#, "stands twice"),
+            (r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#, "is there twice"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data":1,"data_base64":""}"#, "both"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data_base64":"%"}"#, "not base64"),
         ] {
             let event = structured(envelope);
             assert_eq!(event.data.as_str(), Some(envelope));
             assert_eq!(event.kind, "placed");
-            let said = event.header(ERROR_HEADER).expect("says why");
+            let said = event.header(NOTE_HEADER).expect("says why");
             assert!(said.contains(why), "{envelope}: {said}");
         }
     }
 
     #[test]
-    fn batches_and_lookalikes_are_plain_events() {
-        for content_type in ["application/cloudevents-batch+json", "application/cloudevents+jsonx", "application/json"]
-        {
+    fn lookalikes_are_plain_events_and_forms_that_are_not_read_say_so() {
+        for (content_type, note) in [
+            ("application/cloudevents-batch+json", Some("publish each event by itself")),
+            ("application/cloudevents+avro", Some("does not read")),
+            ("application/cloudevents+jsonx", Some("does not read")),
+            ("application/json", None),
+            ("application/cloudeventsx", None),
+        ] {
             let event = event(&[("content-type", content_type)], r#"{"type":"x"}"#, true);
-            assert_eq!(event.kind, "placed");
-            assert_eq!(event.header(ERROR_HEADER), None);
+            assert_eq!((event.kind.as_ref(), event.data.as_str()), ("placed", Some(r#"{"type":"x"}"#)));
+            let said = event.header(NOTE_HEADER);
+            assert_eq!(said.is_some(), note.is_some(), "{content_type}: {said:?}");
+            assert!(said.unwrap_or_default().contains(note.unwrap_or_default()), "{content_type}: {said:?}");
         }
+    }
+
+    #[test]
+    fn an_envelope_that_nothing_announces_is_recognised_unless_the_source_says_otherwise() {
+        let envelope = r#"{"data":{"a":1},"specversion":"1.0","type":"made","id":"1","source":"/s"}"#;
+        for pairs in
+            [vec![], vec![("nats-msg-id", "1")], vec![("content-type", "application/json")], vec![("event-type", "x")]]
+        {
+            let found = read(Recognition::Auto, &pairs, envelope);
+            assert_eq!((found.kind.as_ref(), found.data.as_str()), ("made", Some(r#"{"a":1}"#)), "{pairs:?}");
+            assert_eq!(found.header("ce-id"), Some("1"));
+            let found = read(Recognition::Headers, &pairs, envelope);
+            assert_eq!((found.data.as_str(), found.header("ce-id")), (Some(envelope), None), "{pairs:?}");
+        }
+        let announced = [("content-type", "application/cloudevents+json"), ("ce-type", "other")];
+        assert_eq!(read(Recognition::Headers, &announced, envelope).kind, "made");
+        let off = read(Recognition::Off, &announced, envelope);
+        assert_eq!(
+            (off.kind.as_ref(), off.data.as_str(), off.header("ce-type")),
+            ("placed", Some(envelope), Some("other"))
+        );
+        let wrapped = read(Recognition::Auto, &[("ce-type", "outer"), ("ce-id", "1")], envelope);
+        assert_eq!(
+            (wrapped.kind.as_ref(), wrapped.data.as_str()),
+            ("outer", Some(envelope)),
+            "the data of a binary event"
+        );
+        let malformed = envelope.replace("1.0", "0.3");
+        let found = read(Recognition::Auto, &[], &malformed);
+        assert_eq!((found.kind.as_ref(), found.data.as_str()), ("placed", Some(&*malformed)));
+        assert!(found.header(NOTE_HEADER).is_some_and(|said| said.contains("attribute specversion is 0.3")));
+    }
+
+    #[test]
+    fn headers_of_kafka_are_those_of_nats_without_percent_encoding() {
+        let kafka =
+            [("ce_specversion", "1.0"), ("ce_id", "a%20b"), ("ce_type", "made"), ("ce_source", "/s"), ("ce-id", "7")];
+        let found = event(&kafka, "{}", true);
+        assert_eq!((found.kind.as_ref(), found.header("ce-id"), found.header("ce_id")), ("made", Some("7"), None));
+        let found = event(&kafka[..4], "{}", true);
+        assert_eq!((found.header("ce-id"), found.header(NOTE_HEADER)), (Some("a%20b"), None));
+        assert_eq!(event(&kafka, "{}", false).kind, "made");
+    }
+
+    #[test]
+    fn content_type_of_the_data_is_said_by_its_attribute_in_a_header() {
+        let pairs = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "1"),
+            ("ce-type", "made"),
+            ("ce-source", "/s"),
+            ("ce-datacontenttype", "text/plain"),
+            ("content-type", "application/octet-stream"),
+        ];
+        let found = event(&pairs, "{}", true);
+        assert_eq!((found.header("content-type"), found.header("ce-datacontenttype")), (Some("text/plain"), None));
+    }
+
+    #[test]
+    fn attributes_of_our_own_are_no_headers() {
+        let found = structured(
+            r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","foldstreamsubject":"a","foldstreamtime":"x","foldstreamheaders":"{}"}"#,
+        );
+        assert!(found.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", found.headers);
+    }
+
+    #[test]
+    fn very_many_headers_cost_no_more_than_their_number() {
+        let names: Vec<String> = (0..100_000).map(|number| format!("x-{number}")).collect();
+        let mut pairs: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        pairs.push(("content-type", "application/cloudevents+json"));
+        let more: String = (0..200).map(|number| format!(",\"x{number}\":\"1\"")).collect();
+        let envelope = format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{more}}}"#);
+        let begun = std::time::Instant::now();
+        assert_eq!(event(&pairs, &envelope, true).headers.len(), 100_204);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 
     #[test]
@@ -448,13 +467,16 @@ mod tests {
         let event = event(&[("ce-id", "100%"), ("ce-source", "%ff")], "", true);
         assert_eq!(event.header("ce-id"), Some("100%"));
         assert_eq!(event.header("ce-source"), Some("%ff"));
+        assert!(event.header(NOTE_HEADER).is_some_and(|said| said.contains("attribute source is not UTF-8")));
     }
 
     #[test]
     fn plain_events_share_the_memory_of_their_message() {
         let message = Bytes::from_static(b"orders.42.placed{}");
         let subject = ByteString::try_from(message.slice(..16)).expect("text");
-        let event = into_event(1, 1, subject.clone(), Vec::new(), message.slice(16..), false);
+        let (headers, data) = (Vec::new(), message.slice(16..));
+        let plain = Message { sequence: 1, time_ns: 1, subject: subject.clone(), headers, data };
+        let event = into_event(plain, Reading { recognition: Recognition::Auto, wants_headers: false });
         assert_eq!(event.kind.as_bytes().as_ptr(), subject[10..].as_ptr());
         assert_eq!(event.data.as_bytes().as_ptr(), message[16..].as_ptr());
     }

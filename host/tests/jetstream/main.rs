@@ -1,5 +1,6 @@
 //! JetStream as a source, against a real nats-server.
 //!
+//! - `cloudevents`: each form that a publisher may use, and what is not one
 //! - `reading`: order, limits, resuming, matching, idle progress, sizes, slow and cancelled callers
 //! - `faults`: server and consumer lost; stream missing, recreated, purged, truncated, replaced
 //! - `broken`: messages that the client cannot read
@@ -10,6 +11,7 @@
 //! - `permissions`: what a server has to allow, taken away and given back
 
 mod broken;
+mod cloudevents;
 mod cluster;
 mod connecting;
 mod faults;

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Options;
 use super::context::{self, Context};
+use crate::cloudevents::Recognition;
 
 const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 const SERVERS_MAX: usize = 64;
@@ -59,6 +60,8 @@ pub(super) struct Settings {
     auth: Auth,
     tls: Tls,
     inbox_prefix: Option<String>,
+    /// What counts as a CloudEvent.
+    pub(super) recognition: Recognition,
 }
 
 impl fmt::Debug for Settings {
@@ -102,6 +105,7 @@ impl Settings {
             tls: Tls::new(&options, &context)?,
             api_prefix: api_prefix(&options, &context)?,
             inbox_prefix: inbox_prefix(&options, &context)?,
+            recognition: options.cloudevents,
             name: options.name,
             stream: options.stream,
         })

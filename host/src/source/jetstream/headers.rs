@@ -143,7 +143,7 @@ pub(super) fn tell_fault(headers: &mut Vec<Header>, fault: &str) {
 
 /// Whether type or data depend on a header: those that `cloudevents` looks at when headers are not wanted.
 fn tells_the_type(name: &str) -> bool {
-    ["content-type", "ce-type", "event-type"].iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
+    ["content-type", "ce-type", "ce_type", "event-type"].iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 
 use super::headers;
 use crate::event::Event;
-use crate::source::cloudevents;
+use crate::source::cloudevents::{self, Message, Reading};
 
 /// What the reply subject of a delivered message says about it.
 ///
@@ -89,16 +89,17 @@ pub(super) fn into_event(
     subject: Subject,
     headers: Option<&HeaderMap>,
     data: Bytes,
-    wants_headers: bool,
+    reading: Reading,
 ) -> Option<Event> {
     let headers = match headers {
         None => Vec::new(),
         Some(headers) if headers::is_bookkeeping(headers) => return None,
-        Some(headers) => headers::of_event(headers, wants_headers),
+        Some(headers) => headers::of_event(headers, reading.wants_headers),
     };
     // A subject that is the only holder of its memory becomes a string without being copied.
     let subject = ByteString::from(subject.into_string());
-    Some(cloudevents::into_event(metadata.stream_sequence, metadata.time_ns, subject, headers, data, wants_headers))
+    let message = Message { sequence: metadata.stream_sequence, time_ns: metadata.time_ns, subject, headers, data };
+    Some(cloudevents::into_event(message, reading))
 }
 
 #[cfg(test)]

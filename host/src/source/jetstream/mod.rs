@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::api::SourceInfo;
+use crate::cloudevents::Recognition;
 use connect::Settings;
 
 pub use reader::Reader;
@@ -72,6 +73,8 @@ pub struct Options {
     pub api_prefix: Option<String>,
     /// Prefix of our inboxes, where permissions ask for one.
     pub inbox_prefix: Option<String>,
+    /// What counts as a CloudEvent.
+    pub cloudevents: Recognition,
 }
 
 impl fmt::Debug for Options {

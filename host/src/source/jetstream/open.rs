@@ -10,10 +10,12 @@ use async_nats::{Subject, Subscriber};
 use super::connect::Settings;
 use super::link::{Link, Trouble};
 use super::rescue::{self, Rescued, Search, rescue};
-use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo};
+use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, Stored, StreamConfig, StreamInfo};
 use crate::api::{SourceState, Start};
+use crate::cloudevents::Recognition;
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::Error;
+use crate::source::cloudevents::Reading;
 use crate::subject::Pattern;
 
 /// How long the server keeps a consumer that nobody asks for events. After a crash each reader has two of them for this
@@ -241,14 +243,23 @@ async fn verify_mark(link: &mut Link, api: &Api, info: &StreamInfo, standing: &S
         return Ok(());
     }
     let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
-    match found.map(|stored| rescue::into_event(stored, None, false)) {
-        Some(event) if EventMark::of(&event) != *mark => Err(Failure::Stop(Error::Diverged(format!(
+    match found {
+        Some(stored) if !matches(mark, &stored) => Err(Failure::Stop(Error::Diverged(format!(
             "event {} of stream {} is not the one that was applied; the stream's history was replaced: restore it, or \
              delete and deploy again to build from what is there",
             mark.sequence, api.stream
         )))),
         _ => Ok(()),
     }
+}
+
+/// Whether a message is the event that a mark was made of, however the source read CloudEvents then: that may have been
+/// configured otherwise since.
+fn matches(mark: &EventMark, stored: &Stored) -> bool {
+    [Recognition::Auto, Recognition::Off].into_iter().any(|recognition| {
+        let reading = Reading { recognition, wants_headers: false };
+        EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
+    })
 }
 
 /// The filter for the server; none where it would leave out nothing, as reading

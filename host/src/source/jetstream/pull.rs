@@ -23,6 +23,7 @@ use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::wire::{Api, RequestLimits};
+use crate::source::cloudevents::Reading;
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
@@ -110,7 +111,7 @@ pub(super) struct Pull {
     listening_since: Option<Instant>,
     subjects: SubjectSet,
     must_match: bool,
-    wants_headers: bool,
+    reading: Reading,
     is_filtered: bool,
     is_compacting: bool,
     /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
@@ -126,8 +127,8 @@ pub(super) struct Pull {
 }
 
 impl Pull {
-    /// The consumer that `opened` made. `wants_headers` as in the request for a reader.
-    pub(super) fn new(opened: Opened, subjects: SubjectSet, wants_headers: bool) -> Self {
+    /// The consumer that `opened` made.
+    pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
         let takes_everything = subjects.patterns().iter().any(|pattern| pattern.as_str() == ">");
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
         Self {
@@ -153,7 +154,7 @@ impl Pull {
             is_careful: opened.doubts > 1,
             rescued: opened.rescued,
             subjects,
-            wants_headers,
+            reading,
             jump: None,
             claim: None,
         }
@@ -284,7 +285,7 @@ impl Pull {
         }
         if !self.must_match || self.subjects.matches(&message.subject) {
             let Message { subject, headers, payload, .. } = message;
-            match message::into_event(&metadata, subject, headers.as_ref(), payload, self.wants_headers) {
+            match message::into_event(&metadata, subject, headers.as_ref(), payload, self.reading) {
                 Some(event) => cursor.push(event),
                 None => cursor.pass_over(metadata.stream_sequence),
             }
@@ -329,7 +330,7 @@ impl Pull {
         if rescue::is_bookkeeping(&stored) {
             cursor.pass_over(sequence);
         } else {
-            cursor.push(rescue::into_event(stored, fault.as_deref(), self.wants_headers));
+            cursor.push(rescue::into_event(&stored, fault.as_deref(), self.reading));
         }
     }
 

@@ -17,6 +17,7 @@ use super::session::Session;
 use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
+use crate::source::cloudevents::Reading;
 use crate::source::{self, Error, Request, StatusSender, tell};
 use crate::subject::Pattern;
 
@@ -208,7 +209,8 @@ impl Reader {
             "reading"
         );
         self.cursor.place(Arc::clone(&opened.stream), opened.position, opened.head, opened.pending);
-        self.session = Some(Session::new(opened, self.request.subjects.clone(), self.request.wants_headers));
+        let reading = Reading { recognition: self.settings.recognition, wants_headers: self.request.wants_headers };
+        self.session = Some(Session::new(opened, self.request.subjects.clone(), reading));
     }
 
     fn end_session(&mut self, failure: Failure) {

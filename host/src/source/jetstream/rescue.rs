@@ -15,7 +15,8 @@ use super::link::Link;
 use super::open::{Failure, trouble};
 use super::wire::{self, Api, Stored};
 use crate::event::Event;
-use crate::source::{Error, cloudevents};
+use crate::source::Error;
+use crate::source::cloudevents::{self, Message, Reading};
 
 /// Messages and bytes fetched in one go; if the next one is unreadable too, the connection is lost once more.
 const MESSAGES_MAX: usize = 256;
@@ -104,12 +105,13 @@ pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
 }
 
 /// Makes an event of a message that was fetched, whatever it is.
-pub(super) fn into_event(stored: Stored, fault: Option<&str>, wants_headers: bool) -> Event {
+pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading) -> Event {
     let block = Block::read(&stored.headers);
-    let mut headers = headers::of_event(&block, wants_headers);
-    if let Some(fault) = fault.filter(|_| wants_headers) {
+    let mut headers = headers::of_event(&block, reading.wants_headers);
+    if let Some(fault) = fault.filter(|_| reading.wants_headers) {
         headers::tell_fault(&mut headers, fault);
     }
-    let subject = ByteString::from(stored.subject);
-    cloudevents::into_event(stored.sequence, stored.time_ns, subject, headers, stored.data, wants_headers)
+    let Stored { sequence, time_ns, subject, data, .. } = stored;
+    let (subject, data) = (ByteString::from(subject.as_str()), data.clone());
+    cloudevents::into_event(Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }, reading)
 }

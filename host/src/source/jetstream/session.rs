@@ -25,6 +25,7 @@ use super::open::{Failure, Opened, check_readable, gap, trouble};
 use super::pull::{Claim, Jump, Pull};
 use super::wire::{self, Api, StreamInfo};
 use crate::position::StreamIdentity;
+use crate::source::cloudevents::Reading;
 use crate::subject::SubjectSet;
 
 /// How often the end of the stream is looked at while a filtered reader reads, as events tell only of those like them.
@@ -80,7 +81,7 @@ enum Wake {
 
 impl Session {
     /// Begins with what was opened.
-    pub(super) fn new(opened: Opened, subjects: SubjectSet, wants_headers: bool) -> Self {
+    pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
         Self {
             link: opened.link.clone(),
             api: Arc::clone(&opened.api),
@@ -96,7 +97,7 @@ impl Session {
             is_anchored: opened.is_anchored,
             is_ending: false,
             has_heard: false,
-            pull: Pull::new(opened, subjects, wants_headers),
+            pull: Pull::new(opened, subjects, reading),
         }
     }
 

@@ -1,0 +1,78 @@
+//! What each attribute may be.
+//! Source: `cloudevents/spec.md` of <https://github.com/cloudevents/spec>, "Context Attributes" and "Type System".
+
+use iri_string::spec::IriSpec;
+use iri_string::validate;
+use mediatype::MediaType;
+
+use super::Error;
+use crate::timestamp;
+
+/// Longest name, in bytes. The specification advises 20; what is longer by far is no name but a mistake.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Attributes that every event has.
+pub(super) const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+/// The only version there is; patch levels do not show in it.
+const VERSION: &str = "1.0";
+
+/// Checks the name of an attribute.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+        return Err(Error::attribute(name, "has a name that is not of lower-case letters and digits; rename it"));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        let reason =
+            format!("has a name of {} characters; use at most 20 (this host takes {NAME_BYTES_MAX})", name.len());
+        return Err(Error::attribute(name, reason));
+    }
+    if name == "data" {
+        return Err(Error::attribute(name, "is the name of the data, and no attribute may have it"));
+    }
+    Ok(())
+}
+
+/// Checks the value of an attribute, as text.
+pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
+    let refused = |reason: String| Err(Error::attribute(name, reason));
+    let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let found = if is_plain { None } else { text.chars().find(|character| is_disallowed(*character)) };
+    if let Some(bad) = found {
+        return refused(format!("has the character U+{:04X}, which no attribute may have; remove it", u32::from(bad)));
+    }
+    let is_core = REQUIRED.contains(&name) || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
+    if is_core && text.is_empty() {
+        return refused("is empty; give it a value or leave it out".to_owned());
+    }
+    let found = || super::clip(text);
+    match name {
+        "specversion" if text != VERSION => refused(format!("is {}; this host reads CloudEvents {VERSION}", found())),
+        // A source is to be a URI reference. Senders write spaces into it all the same, and nothing here takes it apart.
+        // An IRI is what senders mean by a URI with letters beyond ASCII.
+        "dataschema" if validate::iri::<IriSpec>(text).is_err() => {
+            refused(format!("is {}, which is not an absolute URI (RFC 3986); begin it with a scheme", found()))
+        }
+        "datacontenttype" if MediaType::parse(text).is_err() => {
+            refused(format!("is {}, which is not a media type (RFC 2046); write it like application/json", found()))
+        }
+        "time" => match timestamp::parse(text) {
+            Ok(_) => Ok(()),
+            Err(error) => refused(format!("is {}, which {error}", found())),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Checks that an event has the attributes that all have.
+pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
+    match REQUIRED.iter().find(|name| get(name).is_none()) {
+        Some(missing) => Err(Error::attribute(missing, "is missing, and every event needs it")),
+        None => Ok(()),
+    }
+}
+
+/// Control characters and noncharacters. Surrogates cannot be in a text of ours.
+fn is_disallowed(character: char) -> bool {
+    let code = u32::from(character);
+    matches!(code, 0..=0x1f | 0x7f..=0x9f | 0xfdd0..=0xfdef) || code & 0xfffe == 0xfffe
+}

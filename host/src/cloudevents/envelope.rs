@@ -1,0 +1,373 @@
+//! CloudEvents in JSON, taken apart.
+//! Source: `formats/json-format.md` of <https://github.com/cloudevents/spec>.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Error, attribute, is_json};
+
+/// Most members of an envelope; far more than any known event has.
+const MEMBERS_MAX: usize = 256;
+
+/// A CloudEvent in JSON that is valid in all its parts.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// What happened.
+    pub data: Data<'a>,
+}
+
+/// The data of an envelope.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// There is none.
+    None,
+    /// A JSON value, as it was written.
+    Json(&'a RawValue),
+    /// A text of another media type.
+    Text(Cow<'a, str>),
+    /// Octets.
+    Bytes(Vec<u8>),
+}
+
+/// What a text is that nobody has called a CloudEvent.
+#[derive(Debug)]
+pub enum Outlook<'a> {
+    /// Anything else.
+    Plain,
+    /// A CloudEvent.
+    Event(Envelope<'a>),
+    /// It was meant to be one.
+    Malformed(Error),
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads an envelope; what makes it invalid is named.
+    pub fn parse(text: &'a [u8]) -> Result<Self, Error> {
+        Self::of(members(text)?)
+    }
+
+    fn of(members: Members<'a>) -> Result<Self, Error> {
+        let (mut data, mut data_base64, mut attributes) = (None, None, Vec::with_capacity(members.0.len()));
+        for (name, value) in members.0 {
+            match &*name {
+                "data" => data = Some(value),
+                // As for attributes, null is the same as absent.
+                "data_base64" if value.get() == "null" => {}
+                "data_base64" => data_base64 = Some(value),
+                _ => {
+                    attribute::check_name(&name)?;
+                    if let Some(text) = text_of(&name, value)? {
+                        attribute::check_text(&name, &text)?;
+                        attributes.push((name, text));
+                    }
+                }
+            }
+        }
+        let find = |wanted: &str| attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text);
+        attribute::check_required(find)?;
+        let data = match (data, data_base64) {
+            (Some(_), Some(_)) => return Err(Error::member("data", "and data_base64 are both there; leave one out")),
+            (Some(data), None) => data_of(data, find("datacontenttype"))?,
+            (None, Some(encoded)) => Data::Bytes(decoded(encoded)?),
+            (None, None) => Data::None,
+        };
+        Ok(Self { attributes, data })
+    }
+
+    /// The value of an attribute.
+    pub fn get(&self, wanted: &str) -> Option<&str> {
+        self.attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text)
+    }
+
+    /// The value of an attribute that every event has.
+    pub fn required(&self, wanted: &str) -> &str {
+        self.get(wanted).expect("an envelope without it is refused")
+    }
+
+    /// All attributes, in order, with their values as text.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.attributes.iter().map(|(name, text)| (&**name, &**text))
+    }
+
+    /// The content type of the data, said or implied.
+    pub fn content_type(&self) -> Option<&str> {
+        let implied = matches!(self.data, Data::Json(_)).then_some("application/json");
+        self.get("datacontenttype").or(implied)
+    }
+}
+
+static SPECVERSION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"specversion\""));
+
+/// Reads a text that may be a CloudEvent or an event of another form, which has no `specversion`; none for the latter.
+pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
+    SPECVERSION.find(text)?;
+    match members(text) {
+        Ok(members) if members.0.iter().all(|(name, _)| name != "specversion") => None,
+        members => Some(members.and_then(Envelope::of)),
+    }
+}
+
+/// Finds out whether a text is a CloudEvent. For one that is not, this costs a search through it.
+///
+/// One is meant to be a CloudEvent if it has `specversion` and one more of the attributes that all have, as texts.
+pub fn recognise(text: &[u8]) -> Outlook<'_> {
+    let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    if begins != Some(&b'{') || SPECVERSION.find(text).is_none() {
+        return Outlook::Plain;
+    }
+    let Ok(members) = members(text) else { return Outlook::Plain };
+    let is_text = |wanted: &&str| members.0.iter().any(|(name, value)| name == wanted && value.get().starts_with('"'));
+    if !is_text(&"specversion") || attribute::REQUIRED.iter().filter(|name| is_text(name)).count() < 2 {
+        return Outlook::Plain;
+    }
+    Envelope::of(members).map_or_else(Outlook::Malformed, Outlook::Event)
+}
+
+fn members(text: &[u8]) -> Result<Members<'_>, Error> {
+    serde_json::from_slice(text).map_err(|error| Error::Json(format!("it is no JSON object: {error}")))
+}
+
+/// The text of an attribute; none for `null`, which stands for absent.
+fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, Error> {
+    let raw = value.get();
+    let is_core =
+        attribute::REQUIRED.contains(&name) || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
+    match raw.as_bytes().first() {
+        Some(b'"') => unescaped(name, value).map(Some),
+        Some(b'n') => Ok(None),
+        _ if is_core => Err(Error::attribute(name, "is not a string; put it in quotes")),
+        Some(b't' | b'f') => Ok(Some(Cow::Borrowed(raw))),
+        Some(b'-' | b'0'..=b'9') if raw.parse::<i32>().is_ok() => Ok(Some(Cow::Borrowed(raw))),
+        Some(b'-' | b'0'..=b'9') => {
+            let reason = "is not an integer between -2147483648 and 2147483647; write other numbers as strings";
+            Err(Error::attribute(name, reason))
+        }
+        _ => Err(Error::attribute(name, "is not a string, an integer or a boolean; put structures into data")),
+    }
+}
+
+/// A JSON string, borrowed if nothing in it is escaped.
+fn unescaped<'a>(name: &str, value: &'a RawValue) -> Result<Cow<'a, str>, Error> {
+    let raw = value.get();
+    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    if let Some(inner) = inner
+        && !inner.contains('\\')
+    {
+        return Ok(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(raw).map(Cow::Owned).map_err(|error| Error::member(name, format!("is not text: {error}")))
+}
+
+fn data_of<'a>(data: &'a RawValue, content_type: Option<&str>) -> Result<Data<'a>, Error> {
+    // Senders that put structured data under another media type mean its JSON text.
+    if content_type.is_none_or(is_json) || !data.get().starts_with('"') {
+        return Ok(Data::Json(data));
+    }
+    unescaped("data", data).map(Data::Text)
+}
+
+fn decoded(encoded: &RawValue) -> Result<Vec<u8>, Error> {
+    let text: Cow<'_, str> = serde_json::from_str(encoded.get())
+        .map_err(|_| Error::member("data_base64", "is not a string; write the octets in base64"))?;
+    let decoded = BASE64_STANDARD.decode(&*text);
+    decoded.map_err(|error| Error::member("data_base64", format!("is not base64 (RFC 4648, with padding): {error}")))
+}
+
+/// The members of a JSON object, in order, values as they were written.
+#[derive(Debug)]
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(12);
+        while let Some(name) = map.next_key::<Name<'de>>()? {
+            let value = map.next_value()?;
+            if members.len() == MEMBERS_MAX {
+                return Err(serde::de::Error::custom(format_args!("it has more than {MEMBERS_MAX} members")));
+            }
+            if members.iter().any(|(other, _)| *other == name.0) {
+                let name = super::clip(&name.0);
+                return Err(serde::de::Error::custom(format_args!("member {name} is there twice")));
+            }
+            members.push((name.0, value));
+        }
+        Ok(Members(members))
+    }
+}
+
+/// A member's name, borrowed if it can be.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn minimal() -> Value {
+        json!({ "specversion": "1.0", "id": "minimal", "type": "io.example.test", "source": "https://example.io" })
+    }
+
+    fn with(name: &str, value: Value) -> String {
+        let mut event = minimal();
+        event[name] = value;
+        event.to_string()
+    }
+
+    fn refusal(text: &str) -> String {
+        Envelope::parse(text.as_bytes()).expect_err(text).to_string()
+    }
+
+    /// The cases of the CloudEvents project's own set of tests for this format, and more of their kinds.
+    #[test]
+    fn invalid_events_are_refused_by_the_name_of_what_is_wrong() {
+        for name in attribute::REQUIRED {
+            let mut event = minimal();
+            event.as_object_mut().expect("an object").remove(name);
+            assert!(refusal(&event.to_string()).contains(&format!("attribute {name} is missing")), "{name}");
+            assert!(refusal(&with(name, Value::Null)).contains(&format!("attribute {name} is missing")), "{name}");
+            for wrong in [json!(25), json!(true), json!({ "a": "b" }), json!(["a"]), json!("")] {
+                assert!(refusal(&with(name, wrong)).contains(&format!("attribute {name} is")), "{name}");
+            }
+        }
+        for (name, values) in [
+            ("specversion", vec![json!("0.9"), json!("0.3"), json!("1.1"), json!("1.0.2"), json!("2.0"), json!("1")]),
+            ("source", vec![json!("a\tb"), json!("\u{fdd0}")]),
+            (
+                "time",
+                vec![
+                    json!("lunchtime"),
+                    json!("2018-04-05T18:31Z"),
+                    json!("2018-04-05T18:31:00X"),
+                    json!("2018-04-05T18:31:00+25:00"),
+                    json!("2018-04-05T18:31:00+xx:00"),
+                    json!("2018-04-05T18:31:00+05"),
+                    json!("2018-04-05"),
+                    json!(1_522_949_460),
+                    json!(""),
+                ],
+            ),
+            (
+                "datacontenttype",
+                vec![json!("xyz"), json!(""), json!("text/"), json!("/plain"), json!("a b/c"), json!(1)],
+            ),
+            ("dataschema", vec![json!(""), json!("schema.json"), json!("/schemas/1"), json!("#x"), json!({})]),
+            ("subject", vec![json!(""), json!(7), json!("a\nb"), json!("\u{85}"), json!("\u{fffe}")]),
+            ("extension", vec![json!(1.5), json!({}), json!([]), json!(2_147_483_648_u64), json!(-2_147_483_649_i64)]),
+            ("MyExtension", vec![json!("bad")]),
+            ("my.extension", vec![json!("bad"), json!(1.5)]),
+            ("my_extension", vec![json!("bad"), Value::Null]),
+            ("erweiterungü", vec![json!("bad")]),
+            ("", vec![json!("bad")]),
+        ] {
+            for value in values {
+                let said = refusal(&with(name, value.clone()));
+                assert!(said.contains(&format!("attribute {}", super::super::clip(name))), "{name} {value}: {said}");
+            }
+        }
+        assert!(refusal(&with(&"x".repeat(65), json!("bad"))).contains("65 characters"));
+        assert!(refusal(&with("extension", json!(1e3))).contains("integer"));
+    }
+
+    #[test]
+    fn invalid_data_is_refused() {
+        let both = with("data", json!("text")).replace('}', ",\"data_base64\":\"eyAieHl6IjogMTIzIH0=\"}");
+        assert!(refusal(&both).contains("data and data_base64 are both there"), "{}", refusal(&both));
+        for wrong in [json!("%"), json!("YQ"), json!(7), json!({}), json!("\u{e9}")] {
+            assert!(refusal(&with("data_base64", wrong)).contains("data_base64"));
+        }
+        for wrong in ["[]", "7", "{", "\"not an object\"", "", "null", "{} {}"] {
+            assert!(refusal(wrong).contains("no JSON object"), "{wrong}");
+        }
+        let twice = minimal().to_string().replace('}', ",\"id\":\"2\"}");
+        assert!(refusal(&twice).contains("id is there twice"));
+        let long = with(&"x".repeat(100_000), json!(1));
+        assert!(refusal(&long).len() < 400);
+    }
+
+    #[test]
+    fn valid_events_are_taken_whatever_they_hold() {
+        let changes: [(&str, Vec<Value>); 10] = [
+            ("datacontenttype", vec![Value::Null, json!("text/plain"), json!("TEXT/Plain; CharSet=\"utf-8\"")]),
+            ("dataschema", vec![Value::Null, json!("https://example.io/schema"), json!("urn:a:b"), json!("a:#frag")]),
+            ("subject", vec![Value::Null, json!("tests"), json!("a b.>*é"), json!(" ")]),
+            ("id", vec![json!(" "), json!("A234-1234-1234"), json!("1/2")]),
+            (
+                "source",
+                vec![
+                    json!("#fragment"),
+                    json!("two words"),
+                    json!("1-555-123-4567"),
+                    json!("/shop/ä"),
+                    json!("//authority/path"),
+                ],
+            ),
+            ("type", vec![json!("placed"), json!("*"), json!("two words")]),
+            ("time", vec![Value::Null, json!("2018-04-05T17:31:00.000000000Z"), json!("2018-04-05T16:31:00-01:00")]),
+            ("extension", vec![Value::Null, json!(10), json!(-2_147_483_648_i64), json!(true), json!(""), json!("é")]),
+            ("comexampleextension123", vec![json!("longer than is advised")]),
+            ("data", vec![Value::Null, json!({ "a": [1.5] }), json!("text"), json!(false)]),
+        ];
+        for (name, values) in changes {
+            for value in values {
+                let text = with(name, value);
+                Envelope::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn null_stands_for_an_attribute_that_is_absent_and_for_data_that_is_null() {
+        let text = with("subject", Value::Null).replace('}', ",\"data\":null,\"data_base64\":null}");
+        let envelope = Envelope::parse(text.as_bytes()).expect("sound");
+        assert_eq!(envelope.get("subject"), None);
+        assert!(matches!(envelope.data, Data::Json(value) if value.get() == "null"));
+        assert_eq!(envelope.content_type(), Some("application/json"));
+    }
+
+    #[test]
+    fn an_envelope_is_recognised_by_its_attributes() {
+        let text = minimal().to_string();
+        assert!(matches!(recognise(text.as_bytes()), Outlook::Event(_)));
+        assert!(matches!(recognise(format!("\r\n {text}").as_bytes()), Outlook::Event(_)));
+        for malformed in [with("time", json!("lunchtime")), with("specversion", json!("0.3")), with("id", json!(7))] {
+            assert!(matches!(recognise(malformed.as_bytes()), Outlook::Malformed(_)), "{malformed}");
+        }
+        for plain in [
+            "",
+            "  ",
+            "{\"specversion\"",
+            "{\"specversion\":\"1.0\"}",
+            "{\"specversion\":1,\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}",
+            "{\"api\":{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}}",
+            "[{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}]",
+            "specversion",
+        ] {
+            assert!(matches!(recognise(plain.as_bytes()), Outlook::Plain), "{plain}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Events as CloudEvents in JSON.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
+
+use super::{HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, check_name, check_text, is_json};
+use crate::event::{Event, Payload};
+use crate::timestamp;
+
+/// Longest name and value of another header that is carried along, in bytes: what a log takes.
+const HEADER_NAME_BYTES_MAX: usize = 128;
+const HEADER_VALUE_BYTES_MAX: usize = 8_192;
+
+/// An event as a CloudEvent. One that was a CloudEvent is that again; any other gets its attributes from its stream and
+/// its sequence.
+pub struct Written<'a> {
+    event: &'a Event,
+    stream: &'a str,
+    is_cloud_event: bool,
+}
+
+impl<'a> Written<'a> {
+    /// How an event of a stream is written.
+    pub fn of(event: &'a Event, stream: &'a str) -> Self {
+        let is_sound = |name: &str, value: &str| check_name(name).is_ok() && check_text(name, value).is_ok();
+        let attributes =
+            || event.headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(HEADER_PREFIX)?, value)));
+        let is_cloud_event = ["ce-specversion", "ce-id", "ce-source"].iter().all(|name| event.header(name).is_some())
+            && attributes().all(|(name, value)| is_sound(name, value));
+        Self { event, stream, is_cloud_event }
+    }
+
+    fn attributes<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let event = self.event;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("type", &*event.kind)?;
+        let time = timestamp::format_ns(event.time_ns);
+        if self.is_cloud_event {
+            let mut last = "";
+            for (header, value) in &event.headers {
+                let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
+                if !matches!(name, "specversion" | "type") && name != last {
+                    map.serialize_entry(name, &**value)?;
+                }
+                last = name;
+            }
+            let said = event.header("ce-time").and_then(|time| timestamp::parse_ns(time).ok());
+            if said != Some(event.time_ns) {
+                map.serialize_entry(TIME_ATTRIBUTE, &time)?;
+            }
+        } else {
+            map.serialize_entry("id", &event.sequence.to_string())?;
+            map.serialize_entry("source", &source_of(self.stream))?;
+            map.serialize_entry("subject", &*event.subject)?;
+            map.serialize_entry("time", &time)?;
+        }
+        map.serialize_entry(SUBJECT_ATTRIBUTE, &*event.subject)?;
+        for name in ["traceparent", "tracestate"] {
+            if let Some(value) = event.header(name).filter(|value| check_text(name, value).is_ok()) {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        let others: serde_json::Map<String, serde_json::Value> =
+            self.others().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        if !others.is_empty() {
+            map.serialize_entry(HEADERS_ATTRIBUTE, &serde_json::Value::Object(others).to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Headers that no attribute stands for.
+    fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.event.headers.iter().map(|(name, value)| (&**name, &**value)).filter(|(name, value)| {
+            let is_own =
+                name.starts_with("nats-") || name.starts_with("foldstream-") || name.starts_with(HEADER_PREFIX);
+            let is_attribute = matches!(*name, "content-type" | "traceparent" | "tracestate");
+            let fits = name.len() <= HEADER_NAME_BYTES_MAX
+                && value.len() <= HEADER_VALUE_BYTES_MAX
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+                && check_text(name, value).is_ok();
+            !is_own && !is_attribute && fits
+        })
+    }
+
+    fn data<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let said = self.event.header("content-type").filter(|text| check_text("datacontenttype", text).is_ok());
+        let content_type = match (said, &self.event.data) {
+            (Some(said), _) => Some(said),
+            // Of its data nobody has said what they are.
+            (None, _) if self.is_cloud_event => None,
+            (None, Payload::Text(text)) if text.is_empty() => None,
+            (None, Payload::Text(text)) if json(text).is_some() => Some("application/json"),
+            (None, Payload::Text(_)) => Some("text/plain"),
+            (None, Payload::Bytes(_)) => None,
+        };
+        if let Some(content_type) = content_type {
+            map.serialize_entry("datacontenttype", content_type)?;
+        }
+        if self.event.data.is_empty() {
+            return Ok(());
+        }
+        match (&self.event.data, content_type) {
+            (Payload::Text(text), Some(content_type)) if is_json(content_type) => match json(text) {
+                Some(value) => map.serialize_entry("data", value),
+                None => map.serialize_entry("data_base64", &BASE64_STANDARD.encode(text.as_bytes())),
+            },
+            (Payload::Text(text), Some(_)) => map.serialize_entry("data", &**text),
+            (data, _) => map.serialize_entry("data_base64", &BASE64_STANDARD.encode(data.as_bytes())),
+        }
+    }
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.attributes(&mut map)?;
+        self.data(&mut map)?;
+        map.end()
+    }
+}
+
+fn json(text: &str) -> Option<&RawValue> {
+    serde_json::from_str(text).ok()
+}
+
+/// The source of events that have none: their stream.
+fn source_of(stream: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~');
+    format!("/foldstream/{}", super::percent::encode_where(stream, |character| !is_plain(character)))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    use super::super::{Data, Envelope};
+    use super::*;
+
+    fn event(headers: &[(&str, &str)], data: Payload) -> Event {
+        Event {
+            sequence: 17,
+            time_ns: 1_522_949_460_000_000_000,
+            subject: "orders.42.placed".into(),
+            kind: "placed".into(),
+            headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            data,
+        }
+    }
+
+    fn written(event: &Event) -> Value {
+        let text = serde_json::to_string(&Written::of(event, "ORDERS 1")).expect("plain data");
+        Envelope::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    #[test]
+    fn an_event_that_was_none_gets_its_attributes_from_its_stream() {
+        let found = written(&event(&[("nats-msg-id", "7"), ("x-two", "2")], Payload::from("{\"a\":1.10}")));
+        assert_eq!(
+            found,
+            json!({
+                "specversion": "1.0", "type": "placed", "id": "17", "source": "/foldstream/ORDERS%201",
+                "subject": "orders.42.placed", "time": "2018-04-05T17:31:00.000000000Z",
+                "foldstreamsubject": "orders.42.placed", "foldstreamheaders": "{\"x-two\":\"2\"}",
+                "datacontenttype": "application/json", "data": { "a": 1.10 }
+            })
+        );
+        assert_eq!(written(&event(&[], Payload::from("text")))["datacontenttype"], "text/plain");
+        let octets = written(&event(&[], Payload::Bytes(Bytes::from_static(b"\xff\0"))));
+        assert_eq!((&octets["data_base64"], &octets["datacontenttype"]), (&json!("/wA="), &Value::Null));
+    }
+
+    #[test]
+    fn a_cloud_event_is_written_as_it_came() {
+        let headers = [
+            ("ce-id", "1"),
+            ("ce-partition", "3"),
+            ("ce-source", "/shop"),
+            ("ce-specversion", "1.0"),
+            ("ce-time", "2018-04-05T19:31:00+02:00"),
+            ("ce-type", "placed"),
+            ("traceparent", "00-1-2-00"),
+        ];
+        assert_eq!(
+            written(&event(&headers, Payload::from("{}"))),
+            json!({
+                "specversion": "1.0", "type": "placed", "id": "1", "source": "/shop", "partition": "3",
+                "time": "2018-04-05T19:31:00+02:00", "traceparent": "00-1-2-00",
+                "foldstreamsubject": "orders.42.placed", "data_base64": "e30="
+            })
+        );
+        let mut later = event(&headers, Payload::from(""));
+        later.time_ns += 1;
+        assert_eq!(written(&later)["foldstreamtime"], "2018-04-05T17:31:00.000000001Z");
+        assert_eq!(written(&later).get("data"), None);
+    }
+
+    #[test]
+    fn one_that_is_malformed_is_written_like_any_other_event() {
+        let headers = [
+            ("ce-id", "1"),
+            ("ce-source", "/s"),
+            ("ce-specversion", "1.0"),
+            ("ce-time", "noon"),
+            ("ce-type", "placed"),
+        ];
+        assert_eq!(written(&event(&headers, Payload::from("1")))["id"], "17");
+    }
+
+    #[test]
+    fn data_come_back_as_they_were() {
+        for (content_type, data) in [
+            ("application/json", Payload::from("{ \"z\": 1.10, \"a\": 12345678901234567890123 }")),
+            ("application/json", Payload::from("\"text\"")),
+            ("application/json", Payload::from("broken {")),
+            ("text/plain", Payload::from("123")),
+            ("text/plain", Payload::from("\"quoted\"")),
+            ("image/png", Payload::Bytes(Bytes::from_static(b"\xff\0"))),
+        ] {
+            let headers =
+                [("ce-id", "1"), ("ce-source", "/s"), ("ce-specversion", "1.0"), ("content-type", content_type)];
+            let given = event(&headers, data.clone());
+            let text = serde_json::to_string(&Written::of(&given, "ORDERS")).expect("plain data");
+            let octets = match Envelope::parse(text.as_bytes()).expect("sound").data {
+                Data::Json(value) => value.get().as_bytes().to_vec(),
+                Data::Text(text) => text.as_bytes().to_vec(),
+                Data::Bytes(bytes) => bytes,
+                Data::None => Vec::new(),
+            };
+            assert_eq!(octets, data.as_bytes(), "{text}");
+        }
+    }
+}
