@@ -458,6 +458,19 @@ pub struct Append {
     pub expected_subject: Option<String>,
 }
 
+/// What happens to an event that asks for a time before that of the event before it. The times of a log never go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Times {
+    /// It gets the time of the event before it, and the answer counts it.
+    #[default]
+    Raise,
+    /// The whole append is refused.
+    Refuse,
+    /// No event gets the time that it asks for: all get the time of the append.
+    Ignore,
+}
+
 /// The answer to an append.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Appended {
@@ -465,8 +478,49 @@ pub struct Appended {
     pub sequences: Vec<u64>,
     /// How many of them were there before, recognised by their ids.
     pub duplicates: u64,
+    /// How many asked for a time before that of the event before them, and got that event's time instead: the times of
+    /// a log never go back.
+    #[serde(default)]
+    pub times_raised: u64,
     /// The log's last sequence now.
     pub last_sequence: u64,
+}
+
+/// A CloudEvent 1.0 in JSON. Extension attributes are further members: strings, integers of 32 bits, booleans.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CloudEvent {
+    /// `1.0`.
+    pub specversion: String,
+    /// Unique among the events of its source.
+    pub id: String,
+    /// Where it comes from: a URI reference.
+    pub source: String,
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it is about, in the words of its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When it happened, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// Media type of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datacontenttype: Option<String>,
+    /// Absolute URI of the schema of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataschema: Option<String>,
+    /// Data as JSON, or as text of another media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub data: Option<serde_json::Value>,
+    /// Data as octets, in base64; not together with `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_base64: Option<String>,
+    /// Extension attributes.
+    #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, Value>)]
+    pub extensions: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// An event as the API shows it.

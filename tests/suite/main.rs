@@ -1,5 +1,6 @@
 //! The suite: every claim that Foldstream makes, against the real program, real modules, real servers and real files.
 
+mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in
 mod consistency; // queries, scans and watches under load: whole batches, positions that never go back

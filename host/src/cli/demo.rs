@@ -76,7 +76,7 @@ async fn present_and_stay(args: &Args, client: &Client, output: Output) -> anyho
 async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result<()> {
     let begun = Instant::now();
     output.line(&format!("A host answers at {} with an empty log.", client.url()))?;
-    let imported = events::import_file(client, &args.events, None, output).await?;
+    let imported = events::import_file(client, &args.events, &events::ImportOptions::default(), output).await?;
     let seconds = begun.elapsed().as_secs_f64();
     output.line(&format!("Imported {} events in {}.", grouped(imported.events), span(seconds)))?;
 

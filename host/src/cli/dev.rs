@@ -159,7 +159,8 @@ impl Session<'_> {
             None => embedded.next(),
         };
         let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else { return Ok(()) };
-        let imported = events::import_file(self.client, &sample, Some(&source.name), self.context.output).await;
+        let options = events::ImportOptions::into_source(&source.name);
+        let imported = events::import_file(self.client, &sample, &options, self.context.output).await;
         match imported {
             Ok(imported) => {
                 let count = grouped(imported.events);

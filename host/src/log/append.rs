@@ -251,6 +251,12 @@ impl Writer {
         {
             return Ok(Err(error));
         }
+        if request.expectation.times_rise
+            && let Err(error) = self.check_times(&request.encoding, &sequences)
+        {
+            return Ok(Err(error));
+        }
+        let mut times_raised = 0;
         let mut next = self.last_sequence + 1;
         for (event, sequence) in request.encoding.events.iter().zip(&sequences) {
             if *sequence != next {
@@ -262,6 +268,7 @@ impl Writer {
                 chunks.insert(self.tail.first(), self.tail.bytes())?;
                 self.tail = Builder::new(*sequence);
             }
+            times_raised += u64::from(event.time_ns.is_some_and(|asked| asked < self.last_time_ns));
             self.last_time_ns = self.last_time_ns.max(event.time_ns.unwrap_or(self.appended_ns));
             let stamp = Stamp {
                 flags: event.flags,
@@ -278,7 +285,24 @@ impl Writer {
             self.subjects.insert(subject.expect("a subject is encoded from text"), *sequence);
         }
         self.last_sequence = next - 1;
-        Ok(Ok(Appended { sequences, duplicates, last_sequence: self.last_sequence }))
+        Ok(Ok(Appended { sequences, duplicates, times_raised, last_sequence: self.last_sequence }))
+    }
+
+    /// Whether each new event asks for no time before that of the event before it.
+    fn check_times(&self, encoding: &Encoding, sequences: &[u64]) -> Result<(), Error> {
+        let mut last_ns = self.last_time_ns;
+        let mut next = self.last_sequence + 1;
+        for (index, (event, sequence)) in encoding.events.iter().zip(sequences).enumerate() {
+            if *sequence != next {
+                continue;
+            }
+            next += 1;
+            match event.time_ns {
+                Some(asked_ns) if asked_ns < last_ns => return Err(Error::Time { index, asked_ns, last_ns }),
+                asked => last_ns = last_ns.max(asked.unwrap_or(self.appended_ns)),
+            }
+        }
+        Ok(())
     }
 
     /// Where each event would stand, and how many stand there already.

@@ -26,9 +26,9 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 pub const ID_BYTES_MAX: usize = 512;
 /// Longest type, in bytes.
 pub const KIND_BYTES_MAX: usize = 1_024;
-/// How far an event's time may lie ahead of this machine's clock. As time never goes back, one event from the far
-/// future would keep retention by age away from every later one.
-const FUTURE_NS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
+/// How far an event's time may lie ahead of this machine's clock: as far as clocks differ. As times never go back, every
+/// later event gets that time until the clock has reached it.
+const FUTURE_NS_MAX: u64 = 5 * 60 * 1_000_000_000;
 
 /// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never meet by chance.
 pub(super) type IdKey = [u64; 2];
@@ -89,7 +89,11 @@ impl Encoding {
         let headers = headers_of(event)?;
         let bytes = size_of(event, &headers, options)?;
         if event.time_ns.is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX)) {
-            return Err("its time is more than a day ahead of this machine's clock; check both clocks".to_owned());
+            return Err(
+                "its time is more than 5 minutes ahead of this machine's clock, and every later event would get \
+                        it, as the times of a log never go back; check both clocks, or leave the time out"
+                    .to_owned(),
+            );
         }
         let kind = kind_of(event, &headers)?;
         let id = headers.iter().find(|(name, _)| name == ID_HEADER).map(|(_, id)| id_key(id));

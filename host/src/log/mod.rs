@@ -37,6 +37,7 @@ pub(crate) use self::read::{Run, Wanted};
 use crate::event::{Event, Payload};
 use crate::position::StreamIdentity;
 use crate::subject::{Pattern, SubjectSet};
+use crate::timestamp;
 
 /// How a log behaves.
 #[derive(Clone, Debug)]
@@ -77,7 +78,8 @@ pub struct NewEvent {
     pub kind: Option<String>,
     /// Message id for de-duplication.
     pub id: Option<String>,
-    /// Time in nanoseconds since the Unix epoch; none is now.
+    /// Time in nanoseconds since the Unix epoch; none is now. One before the time of the event before it is raised to
+    /// that.
     pub time_ns: Option<u64>,
     /// Headers, by any name; stored by lower-case name.
     pub headers: Vec<(String, String)>,
@@ -92,6 +94,8 @@ pub struct Expectation {
     pub last_sequence: Option<u64>,
     /// The last sequence under a pattern.
     pub last_subject_sequence: Option<(Pattern, u64)>,
+    /// That no event asks for a time before that of the event before it.
+    pub times_rise: bool,
 }
 
 /// Where events were put.
@@ -101,6 +105,8 @@ pub struct Appended {
     pub sequences: Vec<u64>,
     /// How many were duplicates.
     pub duplicates: u64,
+    /// How many got a later time than they asked for: that of the event before them, as times never go back.
+    pub times_raised: u64,
     /// Last sequence now.
     pub last_sequence: u64,
 }
@@ -131,6 +137,19 @@ pub enum Error {
         expected: u64,
         /// What the log has.
         found: u64,
+    },
+    /// An event asks for a time before that of the event before it, and times were expected to rise.
+    #[error(
+        "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it under the later time, or with times=ignore to store all under the time of the append",
+        timestamp::format_ns(*asked_ns), timestamp::format_ns(*last_ns)
+    )]
+    Time {
+        /// Its index in the request.
+        index: usize,
+        /// The time that it asks for, in nanoseconds since the Unix epoch.
+        asked_ns: u64,
+        /// The time of the event before it.
+        last_ns: u64,
     },
     /// An event is unusable.
     #[error("event {index} is refused: {message}")]

@@ -1,18 +1,17 @@
-//! The forms in which events arrive: JSON, NDJSON, CloudEvents.
-//! Source of the last: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+//! The forms in which events arrive: JSON, NDJSON, and CloudEvents in each of their modes.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::cloud::{self, Attributes, Wishes};
 use super::extract;
 use super::json;
 use super::problem::Problem;
-use crate::api;
-use crate::event::Payload;
+use crate::api::{self, Times};
+use crate::cloudevents;
 use crate::log::{Expectation, NewEvent};
 use crate::subject::Pattern;
 
@@ -24,12 +23,14 @@ const EVENTS_MAX: usize = 10_000;
 pub(super) enum Form {
     /// [`api::Append`].
     Json,
-    /// One [`api::NewEvent`] a line.
+    /// One [`api::NewEvent`] or CloudEvent a line.
     Lines,
-    /// One CloudEvent, with the subject to put it under.
-    CloudEvent(Option<String>),
-    /// A list of CloudEvents, with the subject to put them under.
-    CloudEvents(Option<String>),
+    /// One CloudEvent.
+    CloudEvent,
+    /// A list of CloudEvents.
+    CloudEvents,
+    /// The data of a CloudEvent whose attributes are headers of the request.
+    Binary(Attributes),
 }
 
 /// [`api::NewEvent`], its data as it was written.
@@ -57,39 +58,62 @@ struct IncomingAppend {
 }
 
 impl Form {
-    /// The form that a content type announces.
-    pub(super) fn of(headers: &HeaderMap, subject: Option<String>) -> Result<Self, Problem> {
-        let form = match extract::content_type(headers).as_deref() {
-            Some("application/json") => Self::Json,
-            Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Self::Lines,
-            Some("application/cloudevents+json") => return Ok(Self::CloudEvent(subject)),
-            Some("application/cloudevents-batch+json") => return Ok(Self::CloudEvents(subject)),
+    /// The form that headers announce.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let found = extract::content_type(headers);
+        match found.as_deref().and_then(cloudevents::form) {
+            Some(form @ (cloudevents::Form::Structured | cloudevents::Form::Batch)) => {
+                cloud::check_charset(headers)?;
+                return Ok(if form == cloudevents::Form::Batch { Self::CloudEvents } else { Self::CloudEvent });
+            }
+            Some(cloudevents::Form::Unknown) => {
+                let wanted = "CloudEvents as application/cloudevents+json, application/cloudevents-batch+json, or in \
+                              binary mode with ce- headers; this host reads no other format of them";
+                return Err(extract::unsupported(found.as_deref(), wanted));
+            }
+            None => {}
+        }
+        if let Some(attributes) = cloud::attributes(headers)? {
+            return Ok(Self::Binary(attributes));
+        }
+        match found.as_deref() {
+            Some("application/json") => Ok(Self::Json),
+            Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => Ok(Self::Lines),
             found => {
                 let wanted = "events as application/json, application/x-ndjson, application/cloudevents+json or \
-                              application/cloudevents-batch+json";
-                return Err(extract::unsupported(found, wanted));
+                              application/cloudevents-batch+json, or a CloudEvent of any type with ce- headers";
+                Err(extract::unsupported(found, wanted))
             }
-        };
-        if subject.is_some() {
-            return Err(Problem::invalid("subject is for CloudEvents; these events carry their own, leave it out"));
         }
-        Ok(form)
     }
 
     /// The events of a body, and what they expect of the log.
-    pub(super) fn read(&self, body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
-        let (events, expectation) = match self {
-            Self::Json => read_json(body)?,
-            Self::Lines => (read_lines(body)?, Expectation::default()),
-            Self::CloudEvent(subject) => {
-                let text = serde_json::from_slice(body).map_err(|error| unreadable("a CloudEvent", &error))?;
-                (vec![cloud_event(text, subject.as_deref()).map_err(|text| at(0, &text))?], Expectation::default())
+    pub(super) fn read(&self, body: &[u8], wishes: &Wishes) -> Result<(Vec<NewEvent>, Expectation), Problem> {
+        let (mut events, mut expectation) = match self {
+            Self::Json if wishes.template.is_some() => {
+                return Err(Problem::invalid("subject is for CloudEvents; these events carry their own, leave it out"));
             }
-            Self::CloudEvents(subject) => (read_batch(body, subject.as_deref())?, Expectation::default()),
+            Self::Json => read_json(body)?,
+            Self::Lines => (read_lines(body, wishes)?, Expectation::default()),
+            Self::CloudEvent => {
+                let text = serde_json::from_slice(body).map_err(|error| unreadable("a CloudEvent", &error))?;
+                (vec![cloud_event(text, wishes).map_err(|text| at(0, &text))?], Expectation::default())
+            }
+            Self::CloudEvents => (read_batch(body, wishes)?, Expectation::default()),
+            Self::Binary(attributes) => {
+                let event = cloud::of_binary(attributes, body, wishes).map_err(|error| at(0, &error.to_string()))?;
+                (vec![event], Expectation::default())
+            }
         };
-        if events.is_empty() || events.len() > EVENTS_MAX {
+        // A batch of CloudEvents may be empty; there is nothing to say with any other empty request.
+        let is_empty = events.is_empty() && *self != Self::CloudEvents;
+        if is_empty || events.len() > EVENTS_MAX {
             let found = events.len();
             return Err(Problem::invalid(format!("the request has {found} events; send 1 to {EVENTS_MAX} at once")));
+        }
+        expectation.times_rise = wishes.times == Times::Refuse;
+        if wishes.times == Times::Ignore {
+            events.iter_mut().for_each(|event| event.time_ns = None);
         }
         Ok((events, expectation))
     }
@@ -103,11 +127,11 @@ fn at(index: usize, text: &str) -> Problem {
     Problem::invalid(format!("event {index} is refused: {text}"))
 }
 
-fn read_batch(body: &[u8], subject: Option<&str>) -> Result<Vec<NewEvent>, Problem> {
+fn read_batch(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
     let batch: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| unreadable("a batch of CloudEvents", &error))?;
     let events = batch.into_iter().enumerate();
-    events.map(|(index, text)| cloud_event(text, subject).map_err(|text| at(index, &text))).collect()
+    events.map(|(index, text)| cloud_event(text, wishes).map_err(|text| at(index, &text))).collect()
 }
 
 fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
@@ -124,14 +148,15 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
             Some((Pattern::parse(&subject)?, sequence))
         }
     };
-    let expectation = Expectation { last_sequence: append.expected_last_sequence, last_subject_sequence };
+    let last_sequence = append.expected_last_sequence;
+    let expectation = Expectation { last_sequence, last_subject_sequence, times_rise: false };
     let events = append.events.into_iter().enumerate();
     let events =
         events.map(|(index, event)| convert(event).map_err(|text| at(index, &text))).collect::<Result<_, _>>()?;
     Ok((events, expectation))
 }
 
-fn read_lines(body: &[u8]) -> Result<Vec<NewEvent>, Problem> {
+fn read_lines(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
     let mut events = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -142,8 +167,12 @@ fn read_lines(body: &[u8]) -> Result<Vec<NewEvent>, Problem> {
                 "there are more than {EVENTS_MAX} lines; send them in several requests"
             )));
         }
-        let event = serde_json::from_slice(line).map_err(|error| error.to_string());
-        let event = event.and_then(convert);
+        let event = match cloudevents::meant(line) {
+            Some(envelope) => envelope
+                .and_then(|envelope| cloud::of_envelope(&envelope, line, wishes))
+                .map_err(|error| error.to_string()),
+            None => serde_json::from_slice(line).map_err(|error| error.to_string()).and_then(convert),
+        };
         events.push(event.map_err(|text| Problem::invalid(format!("line {} is refused: {text}", index + 1)))?);
     }
     Ok(events)
@@ -159,58 +188,10 @@ fn convert(incoming: Incoming) -> Result<NewEvent, String> {
     Ok(event)
 }
 
-/// A CloudEvent goes into the log as it is, in structured form; reading the log takes it apart, for guests and for the
-/// API, as it does for one from JetStream. What could not be taken apart is refused here.
-fn cloud_event(text: &RawValue, subject: Option<&str>) -> Result<NewEvent, String> {
-    let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_str(text.get()).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let version = required(&attributes, "specversion")?;
-    if !version.starts_with("1.") {
-        return Err(format!("its specversion is {version:.16}; this host reads CloudEvents 1.x"));
-    }
-    let id = required(&attributes, "id")?;
-    let source = required(&attributes, "source")?;
-    let kind = required(&attributes, "type")?;
-    for (name, value) in &attributes {
-        check_member(name, value)?;
-    }
-    if attributes.contains_key("data") && attributes.contains_key("data_base64") {
-        return Err("it has both data and data_base64; leave one out".to_owned());
-    }
-    Ok(NewEvent {
-        subject: subject.map_or(kind, str::to_owned),
-        kind: None,
-        // An id is unique within its source only.
-        id: Some(format!("{source}/{id}")),
-        time_ns: None,
-        headers: vec![("content-type".to_owned(), "application/cloudevents+json".to_owned())],
-        data: Payload::from(text.get()),
-    })
-}
-
-fn required(attributes: &BTreeMap<Cow<'_, str>, &RawValue>, name: &str) -> Result<String, String> {
-    let text = attributes.get(name).and_then(|value| serde_json::from_str::<String>(value.get()).ok());
-    let missing = || format!("its {name} is missing or no text, and every CloudEvent needs it");
-    text.filter(|text| !text.is_empty()).ok_or_else(missing)
-}
-
-fn check_member(name: &str, value: &RawValue) -> Result<(), String> {
-    match name {
-        "data" => return Ok(()),
-        "data_base64" => {
-            let encoded: String =
-                serde_json::from_str(value.get()).map_err(|_| "its data_base64 is no text".to_owned())?;
-            return json::base64(&encoded).map(drop);
-        }
-        _ => {}
-    }
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-        return Err(format!("attribute {name:.64?} has a name that is not of lower-case letters and digits"));
-    }
-    if value.get().starts_with(['{', '[']) {
-        return Err(format!("attribute {name:.64} is no text, number or truth value; put structures into data"));
-    }
-    Ok(())
+fn cloud_event(text: &RawValue, wishes: &Wishes) -> Result<NewEvent, String> {
+    let text = text.get().as_bytes();
+    let envelope = cloudevents::Envelope::parse(text);
+    envelope.and_then(|envelope| cloud::of_envelope(&envelope, text, wishes)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -218,10 +199,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::event::Payload;
     use crate::serve::problem::Kind;
 
     fn read(form: &Form, body: &str) -> Result<Vec<NewEvent>, Problem> {
-        form.read(body.as_bytes()).map(|(events, _)| events)
+        form.read(body.as_bytes(), &Wishes::default()).map(|(events, _)| events)
     }
 
     fn refused(form: &Form, body: &str) -> String {
@@ -231,22 +213,49 @@ mod tests {
     }
 
     fn structured() -> Value {
-        json!({ "specversion": "1.0", "id": "e-1", "type": "com.example.made", "source": "/shop", "data": { "n": 1 } })
+        json!({ "specversion": "1.0", "id": "e-1", "type": "com.example.made", "source": "/shop", "data": { "n": 1 },
+            "time": "2018-04-05T17:31:00Z" })
     }
 
     #[test]
     fn form_follows_the_content_type() {
-        let form = |kind: &'static str, subject: Option<&str>| {
+        let form = |kind: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("content-type", kind.parse().expect("a value"));
-            Form::of(&headers, subject.map(str::to_owned))
+            Form::of(&headers)
         };
-        assert_eq!(form("application/json; charset=utf-8", None).expect("known"), Form::Json);
-        assert_eq!(form("application/x-ndjson", None).expect("known"), Form::Lines);
-        let wanted = Form::CloudEvents(Some("a.b".to_owned()));
-        assert_eq!(form("application/cloudevents-batch+json", Some("a.b")).expect("known"), wanted);
-        assert_eq!(form("text/plain", None).expect_err("unknown").kind(), Kind::UnsupportedMediaType);
-        assert_eq!(form("application/json", Some("a.b")).expect_err("its own").kind(), Kind::Invalid);
+        for (kind, expected) in [
+            ("application/json; charset=utf-8", Form::Json),
+            ("application/x-ndjson", Form::Lines),
+            ("Application/CloudEvents+JSON; charset=UTF-8", Form::CloudEvent),
+            ("application/cloudevents-batch+json;charset=\"utf-8\"", Form::CloudEvents),
+        ] {
+            assert_eq!(form(kind).expect(kind), expected);
+        }
+        for kind in [
+            "text/plain",
+            "application/cloudevents",
+            "application/cloudevents+avro",
+            "application/cloudevents-batch+xml",
+            "application/cloudevents+protobuf",
+            "application/cloudevents+json; charset=utf-16",
+        ] {
+            let problem = form(kind).expect_err("unknown");
+            assert_eq!(problem.kind(), Kind::UnsupportedMediaType, "{kind}");
+            assert!(problem.detail().contains("application/cloudevents+json"), "{kind}: {}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn a_subject_is_for_cloud_events() {
+        let template = cloudevents::SubjectTemplate::parse("a.b").expect("a template");
+        let wishes = Wishes { template: Some(template), times: Times::Raise };
+        let problem = Form::Json.read(br#"{"events":[{"subject":"a"}]}"#, &wishes).expect_err("has its own");
+        assert_eq!(problem.kind(), Kind::Invalid);
+        let lines = format!("{{\"subject\":\"own\"}}\n{}\n", structured());
+        let (events, _) = Form::Lines.read(lines.as_bytes(), &wishes).expect("sound");
+        let subjects: Vec<&str> = events.iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(subjects, ["own", "a.b"]);
     }
 
     #[test]
@@ -262,7 +271,7 @@ mod tests {
     fn expectation_of_a_subject_is_about_the_first_event_unless_said() {
         let expected = |more: &str| {
             let body = format!(r#"{{"events":[{{"subject":"a.b"}}],"expected_last_subject_sequence":3{more}}}"#);
-            let (_, expectation) = Form::Json.read(body.as_bytes()).expect("sound");
+            let (_, expectation) = Form::Json.read(body.as_bytes(), &Wishes::default()).expect("sound");
             expectation.last_subject_sequence.map(|(pattern, sequence)| (pattern.to_string(), sequence))
         };
         assert_eq!(expected(""), Some(("a.b".to_owned(), 3)));
@@ -286,31 +295,47 @@ mod tests {
     }
 
     #[test]
-    fn cloud_event_goes_under_its_type_or_the_subject_given() {
+    fn cloud_event_goes_under_its_type_as_it_was_written() {
         let text = structured().to_string();
-        let events = read(&Form::CloudEvent(None), &text).expect("sound");
-        assert_eq!((events[0].subject.as_str(), events[0].id.as_deref()), ("com.example.made", Some("/shop/e-1")));
-        assert_eq!(events[0].data, Payload::from(text.as_str()));
+        for (form, text) in [(Form::CloudEvent, text.clone()), (Form::Lines, format!("\n {text} \n"))] {
+            let events = read(&form, &text).expect("sound");
+            assert_eq!((events[0].subject.as_str(), events[0].id.as_deref()), ("com.example.made", Some("/shop e-1")));
+            assert_eq!(events[0].data, Payload::from(text.trim()));
+            assert_eq!(events[0].time_ns, Some(1_522_949_460_000_000_000));
+        }
         let batch = json!([structured(), structured()]).to_string();
-        let events = read(&Form::CloudEvents(Some("a.b".to_owned())), &batch).expect("sound");
-        assert_eq!((events.len(), events[1].subject.as_str()), (2, "a.b"));
+        assert_eq!(read(&Form::CloudEvents, &batch).expect("sound").len(), 2);
+        assert_eq!(read(&Form::CloudEvents, "[]").expect("an empty batch is one").len(), 0);
     }
 
     #[test]
-    fn malformed_cloud_events_are_refused() {
-        let changed = |name: &str, value: Value| {
-            let mut event = structured();
-            event[name] = value;
-            refused(&Form::CloudEvent(None), &event.to_string())
-        };
-        for name in ["specversion", "id", "source", "type"] {
-            assert!(changed(name, Value::Null).contains(name));
-            assert!(changed(name, json!("")).contains(name));
+    fn malformed_cloud_events_are_refused_by_attribute() {
+        let mut event = structured();
+        event["time"] = json!("lunchtime");
+        for (form, text) in [
+            (Form::CloudEvent, event.to_string()),
+            (Form::CloudEvents, format!("[{event}]")),
+            (Form::Lines, event.to_string()),
+        ] {
+            assert!(refused(&form, &text).contains("attribute time is lunchtime"), "{}", refused(&form, &text));
         }
-        assert!(changed("specversion", json!("0.3")).contains("1.x"));
-        assert!(changed("data_base64", json!("AA==")).contains("both"));
-        assert!(changed("extra", json!({})).contains("extra"));
-        assert!(changed("Extra", json!(1)).contains("lower-case"));
-        assert!(refused(&Form::CloudEvent(None), "[]").contains("no JSON object"));
+        assert!(refused(&Form::CloudEvent, "[]").contains("no JSON object"));
+        assert!(refused(&Form::CloudEvents, "{}").contains("batch"));
+        let second = format!("[{}, \"not an object\"]", structured());
+        assert!(refused(&Form::CloudEvents, &second).starts_with("event 1 is refused"));
+        assert!(refused(&Form::Lines, r#"{"source":"/s","id":"1","type":"t"}"#).contains("unknown field `source`"));
+    }
+
+    #[test]
+    fn times_are_kept_raised_or_ignored_as_wished() {
+        let wish = |times| {
+            let wishes = Wishes { template: None, times };
+            let (events, expectation) =
+                Form::CloudEvent.read(structured().to_string().as_bytes(), &wishes).expect("sound");
+            (events[0].time_ns.is_some(), expectation.times_rise)
+        };
+        assert_eq!(wish(Times::Raise), (true, false));
+        assert_eq!(wish(Times::Refuse), (true, true));
+        assert_eq!(wish(Times::Ignore), (false, false));
     }
 }

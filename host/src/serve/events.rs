@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -11,11 +11,13 @@ use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::capacity::acquire;
+use super::cloud::{self, Wishes};
 use super::extract::{self, Parameters};
 use super::problem::{Kind, Problem};
 use super::sse::{self, Ended, HEARTBEAT, Sender};
 use super::{App, append, json, reads};
 use crate::api::{self, PositionMark};
+use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
 use crate::log::{self, Log};
 use crate::subject::SubjectSet;
@@ -35,8 +37,21 @@ const TAIL_BYTES: usize = 1 << 20;
 pub(super) struct AppendParameters {
     /// Source whose log it is; left out, it is the only one.
     source: Option<String>,
-    /// Subject of CloudEvents; left out, it is their type.
+    /// Subject of CloudEvents: text, with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
+    /// separate tokens. Left out, it is `{type:tokens}`, or the subject that an event was exported with.
     subject: Option<String>,
+    /// What happens to an event that asks for a time before that of the event before it.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    times: api::Times,
+}
+
+impl AppendParameters {
+    fn wishes(&self) -> Result<Wishes, Problem> {
+        let template = self.subject.as_deref().map(SubjectTemplate::parse).transpose();
+        let template = template.map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Wishes { template, times: self.times })
+    }
 }
 
 /// Which events to read.
@@ -73,20 +88,26 @@ pub(super) struct TailParameters {
 
 /// Appends events to the embedded log, all or none.
 ///
-/// CloudEvents come in structured form, one or a batch; in binary form, as any
-/// event with its `ce-` attributes among `headers`. The binary mode of CloudEvents
-/// over HTTP, with attributes as headers of the request, is not understood.
-#[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters),
-    request_body(description = "1 to 10,000 events: with expectations as JSON, one a line as NDJSON, or CloudEvents",
+/// CloudEvents 1.0 come in JSON, one, a batch or one a line; or in binary mode,
+/// with their attributes as `ce-` headers of the request and their data, of any
+/// content type, as its body. One whose source and id were appended a short while
+/// ago is not stored again.
+#[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters,
+        ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: `1.0`"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `id`, percent-encoded"),
+        ("ce-source" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `source`"),
+        ("ce-type" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `type`"),
+    ),
+    request_body(description = "Up to 10,000 events: with expectations as JSON, one a line as NDJSON, or CloudEvents",
         content(
             (api::Append = "application/json"),
             (String = "application/x-ndjson"),
-            (Object = "application/cloudevents+json"),
-            (Vec<Object> = "application/cloudevents-batch+json"),
+            (api::CloudEvent = "application/cloudevents+json"),
+            (Vec<api::CloudEvent> = "application/cloudevents-batch+json"),
         )),
     responses(
         (status = 200, description = "Appended and durable", body = api::Appended),
-        (status = 409, description = "An expectation did not hold"),
+        (status = 409, description = "An expectation did not hold, or a time would go back and `times=refuse` was asked for"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The body is in none of these forms"),
         (status = 422, description = "The source is no embedded log, or a limit is reached"),
@@ -97,7 +118,8 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Json<api::Appended>, Problem> {
     let (parts, body) = request.into_parts();
-    let form = append::Form::of(&parts.headers, parameters.subject)?;
+    let form = append::Form::of(&parts.headers)?;
+    let wishes = parameters.wishes()?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let limit = app.config.body_bytes_max;
     let room = app.capacity.body(&parts.headers, limit).await?;
@@ -105,27 +127,41 @@ pub(super) async fn append(
     let place = acquire(&app.capacity.appends, "appends").await?;
     let appended = super::blocking(move || {
         let _places = (room, place);
-        append_now(&log, &form, &body)
+        append_now(&log, &form, &body, &wishes)
     })
     .await??;
     Ok(Json(appended))
 }
 
-fn append_now(log: &Log, form: &append::Form, body: &Bytes) -> Result<api::Appended, Problem> {
-    let (events, expectation) = form.read(body)?;
-    let log::Appended { sequences, duplicates, last_sequence } = log.append(&events, &expectation)?;
-    Ok(api::Appended { sequences, duplicates, last_sequence })
+fn append_now(log: &Log, form: &append::Form, body: &Bytes, wishes: &Wishes) -> Result<api::Appended, Problem> {
+    let (events, expectation) = form.read(body, wishes)?;
+    if events.is_empty() {
+        let last_sequence = *log.head().borrow();
+        return Ok(api::Appended { sequences: Vec::new(), duplicates: 0, times_raised: 0, last_sequence });
+    }
+    let log::Appended { sequences, duplicates, times_raised, last_sequence } = log.append(&events, &expectation)?;
+    Ok(api::Appended { sequences, duplicates, times_raised, last_sequence })
 }
 
 /// A page of events.
+///
+/// With `accept: application/cloudevents-batch+json` they come as CloudEvents;
+/// `next` and `last_sequence` are the headers `foldstream-next` and
+/// `foldstream-last-sequence` then. An event that was no CloudEvent has its
+/// sequence as `id` and its stream as `source`; `foldstreamsubject`,
+/// `foldstreamtime` and `foldstreamheaders` carry what no attribute stands for.
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventsParameters),
     responses(
-        (status = 200, description = "A page; the end is reached when `next` is absent", body = api::EventPage),
+        (status = 200, description = "A page; the end is reached when `next` is absent", content(
+            (api::EventPage = "application/json"),
+            (Vec<api::CloudEvent> = "application/cloudevents-batch+json"),
+        )),
         (status = 422, description = "The source is no embedded log"),
     ))]
 pub(super) async fn read(
     State(app): State<App>,
     Parameters(parameters): Parameters<EventsParameters>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     reads::check_limit(parameters.limit)?;
     let subjects = subjects(parameters.subject.as_deref())?;
@@ -133,18 +169,40 @@ pub(super) async fn read(
     let place = acquire(&app.capacity.scans, "scans").await?;
     let page = super::blocking(move || {
         let _place = place;
-        read_now(&log, parameters.after, subjects.as_ref(), parameters.limit)
+        let (events, looked_at) = log.read(parameters.after, subjects.as_ref(), parameters.limit, PAGE_BYTES)?;
+        let last_sequence = *log.head().borrow();
+        let next = (looked_at < last_sequence).then_some(looked_at);
+        let page = Page { events, next, last_sequence };
+        Ok::<_, Problem>(if cloud::is_wanted(&headers) { page.as_batch(&log.identity().name) } else { page.as_json() })
     })
     .await??;
-    Ok(super::json_response(page))
+    Ok(page)
 }
 
-fn read_now(log: &Log, after: u64, subjects: Option<&SubjectSet>, limit: usize) -> Result<Vec<u8>, Problem> {
-    let (events, looked_at) = log.read(after, subjects, limit, PAGE_BYTES)?;
-    let last_sequence = *log.head().borrow();
-    let next = (looked_at < last_sequence).then_some(looked_at);
-    let events = events.iter().map(json::StoredEvent::of).collect();
-    Ok(serde_json::to_vec(&json::EventPage { events, next, last_sequence }).expect("events are plain data"))
+/// Some events of a stream.
+struct Page {
+    events: Vec<Event>,
+    /// Where the next page begins; none at the end.
+    next: Option<u64>,
+    last_sequence: u64,
+}
+
+impl Page {
+    fn as_json(&self) -> Response {
+        let events = self.events.iter().map(json::StoredEvent::of).collect();
+        let page = json::EventPage { events, next: self.next, last_sequence: self.last_sequence };
+        super::json_response(serde_json::to_vec(&page).expect("events are plain data"))
+    }
+
+    fn as_batch(&self, stream: &str) -> Response {
+        let events: Vec<Written<'_>> = self.events.iter().map(|event| Written::of(event, stream)).collect();
+        let mut response = super::json_response(serde_json::to_vec(&events).expect("events are plain data"));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BATCH_MEDIA_TYPE));
+        headers.insert("foldstream-last-sequence", self.last_sequence.into());
+        headers.extend(self.next.map(|next| (HeaderName::from_static("foldstream-next"), next.into())));
+        response
+    }
 }
 
 /// Events as they come, as server-sent events.

@@ -9,6 +9,7 @@ mod append;
 mod audit;
 mod auth;
 mod capacity;
+mod cloud;
 mod deployments;
 mod entrance;
 mod events;

@@ -200,7 +200,7 @@ impl From<state::Error> for Problem {
 impl From<log::Error> for Problem {
     fn from(error: log::Error) -> Self {
         let kind = match error {
-            log::Error::Conflict { .. } => Kind::Conflict,
+            log::Error::Conflict { .. } | log::Error::Time { .. } => Kind::Conflict,
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Open(_) | log::Error::Storage(_) => Kind::Internal,
         };

@@ -90,7 +90,7 @@ fn append_numbered(log: &Log, count: u64) {
 }
 
 fn expecting(pattern: &str, sequence: u64) -> Expectation {
-    Expectation { last_sequence: None, last_subject_sequence: Some((parse(pattern), sequence)) }
+    Expectation { last_subject_sequence: Some((parse(pattern), sequence)), ..Expectation::default() }
 }
 
 fn parse(pattern: &str) -> Pattern {

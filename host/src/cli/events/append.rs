@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use super::super::Context;
 use super::super::exit::{Exit, Failure};
 use super::super::get::bytes_as_json;
+use super::times::{self, TimesOption};
 use crate::api::{Append, Appended, NewEvent};
 
 /// Longest wait for the append.
@@ -41,6 +42,8 @@ pub struct Args {
     /// Time in RFC 3339; left out, now.
     #[arg(long)]
     time: Option<String>,
+    #[command(flatten)]
+    times: TimesOption,
     /// Header; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
@@ -75,13 +78,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         expected_subject: args.expected_subject,
     };
     let body = serde_json::to_vec(&append).context("cannot write the event as JSON")?;
-    let parameters: Vec<_> = args.source.into_iter().map(|source| ("source", source)).collect();
+    let mut parameters: Vec<_> = args.source.into_iter().map(|source| ("source", source)).collect();
+    parameters.extend(args.times.parameter());
     let content = ("application/json", body.into());
     let appended: Appended = context.client()?.post(&["v1", "events"], &parameters, content, TIMEOUT).await?;
     context.output.one(&appended, |appended| {
         let sequence = appended.sequences.first().copied().unwrap_or(appended.last_sequence);
         if appended.duplicates > 0 { format!("{sequence} (was there before)") } else { sequence.to_string() }
     })?;
+    times::warn(&context.output, appended.times_raised);
     Ok(())
 }
 

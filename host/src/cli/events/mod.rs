@@ -3,10 +3,12 @@
 mod append;
 mod export;
 mod import;
+mod items;
 mod read;
 mod tail;
+mod times;
 
-pub use import::import_file;
+pub use import::{Options as ImportOptions, import_file};
 
 use super::Context;
 
@@ -18,7 +20,8 @@ Examples:
   foldstream events import events.ndjson
   foldstream events read --subject 'orders.*.placed' --limit 20
   foldstream events tail
-  foldstream events export > events.ndjson")]
+  foldstream events export > events.ndjson
+  foldstream events export --format cloudevents > cloudevents.ndjson")]
 pub enum Command {
     Append(append::Args),
     Import(import::Args),
