@@ -1,6 +1,7 @@
 //! Sources as they were configured.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::caches::{Caches, Share};
 use crate::config::{self, Config};
@@ -25,26 +26,43 @@ pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
 /// Opens every configured source; connecting to servers happens later. Blocking.
 pub fn sources(config: &Config, folder: &Folder, caches: &Caches) -> Result<Opened, Error> {
+    let default =
+        BTreeMap::from([(DEFAULT_SOURCE.to_owned(), config::Source::Embedded(config::EmbeddedSource::default()))]);
+    let configured = if config.sources.is_empty() { &default } else { &config.sources };
     let mut shares = Vec::new();
-    let mut embedded = |name: &str, settings: &config::EmbeddedSource| {
-        let share = caches.share(log::Options::default().cache_bytes as u64);
-        let options = settings.options(name, share.bytes());
-        shares.push(share);
-        Ok::<_, Error>(Source::Embedded(Embedded::new(Log::open(&folder.log(name), options)?)))
-    };
-    if config.sources.is_empty() {
-        let source = embedded(DEFAULT_SOURCE, &config::EmbeddedSource::default())?;
-        return Ok((BTreeMap::from([(DEFAULT_SOURCE.to_owned(), source)]), shares));
+    let mut logs = Vec::new();
+    let mut sources = BTreeMap::new();
+    for (name, source) in configured {
+        match source {
+            config::Source::Embedded(settings) => {
+                let share = caches.share(log::Options::default().cache_bytes as u64);
+                logs.push((name, folder.log(name), settings.options(name, share.bytes())));
+                shares.push(share);
+            }
+            config::Source::Jetstream(settings) => drop(sources.insert(name.clone(), jetstream(name, settings)?)),
+        }
     }
-    let open = |(name, source): (&String, &config::Source)| {
-        let source = match source {
-            config::Source::Embedded(settings) => embedded(name, settings)?,
-            config::Source::Jetstream(settings) => jetstream(name, settings)?,
-        };
-        Ok((name.clone(), source))
-    };
-    let sources = config.sources.iter().map(open).collect::<Result<_, Error>>()?;
+    for (name, log) in open_all(logs) {
+        sources.insert(name.clone(), Source::Embedded(Embedded::new(log?)));
+    }
     Ok((sources, shares))
+}
+
+type Opening<'a> = (&'a String, PathBuf, log::Options);
+
+/// Opens logs alongside each other: one that has to be repaired takes long.
+fn open_all(logs: Vec<Opening<'_>>) -> Vec<(&String, Result<Log, log::Error>)> {
+    std::thread::scope(|scope| {
+        let opening: Vec<_> = logs
+            .into_iter()
+            .map(|(name, path, options)| (name, scope.spawn(move || Log::open(&path, options))))
+            .collect();
+        let opened = opening.into_iter().map(|(name, thread)| {
+            let log = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (name, log)
+        });
+        opened.collect()
+    })
 }
 
 /// A JetStream source from its settings; reads the files that they name.

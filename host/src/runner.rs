@@ -60,6 +60,8 @@ pub struct Behind {
     pub position: u64,
 }
 
+/// How long a repair may wait for the thread that owns the state, which may not be able to open it.
+const REPAIR_MAX: Duration = Duration::from_secs(10);
 /// Pause before another thread is asked for; it doubles up to the longest.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -524,9 +526,18 @@ impl Runner {
     }
 
     async fn repair(&self, repair: Repair) -> Result<(), String> {
-        let done = self.shared.patches.hand_over(repair);
+        let mut done = self.shared.patches.hand_over(repair);
         self.change_pace(|_| ());
-        done.await.unwrap_or_else(|_| Err("the state was closed meanwhile; try again".to_owned()))
+        // Cancel-safe: what was received is received.
+        let told = match tokio::time::timeout(REPAIR_MAX, &mut done).await {
+            Ok(told) => told,
+            Err(_) if self.shared.patches.withdraw() => {
+                return Err(format!("the state could not be changed within {} s; try again", REPAIR_MAX.as_secs()));
+            }
+            // It was begun, and comes to its end.
+            Err(_) => done.await,
+        };
+        told.unwrap_or_else(|_| Err("the state was closed meanwhile; try again".to_owned()))
     }
 
     /// Has all that was applied up to now made durable, and waits for it, but not for long. Cancel-safe.

@@ -193,3 +193,22 @@ async fn a_candidate_that_failed_keeps_no_file() {
     wait::until("the file to go", || async { (files(&folder) == ["1.redb"]).then_some(()) }).await;
     stage.assert_ledger_equals_model().await;
 }
+
+#[tokio::test]
+async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    let Some(disk) = Disk::of_host(&mut stage, 32).await else { return };
+    stage.deploy_ledger().await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    disk.fill_but_for(0);
+    let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
+    let problem = stage.client().post("/v1/events", "application/json", body).await.problem(507, "no-room");
+    assert!(problem.detail.contains("bytes free"), "{}", problem.detail);
+    // A deployment that has all of it to read reads it, in memory.
+    stage.host.restart().await;
+    stage.assert_ledger_equals_model().await;
+    disk.empty();
+    stage.publish(50).await;
+    stage.assert_ledger_equals_model().await;
+}

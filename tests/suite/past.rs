@@ -184,7 +184,9 @@ async fn a_part_is_rebuilt_without_touching_the_rest(kind: Kind) {
     let right = entries(client, "reference").await;
     let differing = wrong.iter().find(|(key, value)| right.get(*key) != Some(value)).expect("it did harm");
     let customer = differing.0.rsplit('/').next().expect("entries end with the customer").to_owned();
-    let mut watch = client.events(&format!("/v1/deployments/{NAME}/changes"), None).await;
+    let changes = format!("/v1/deployments/{NAME}/changes");
+    let mut watch = client.events(&changes, None).await;
+    let seen = watch.next_of("position").await.id;
     let rebuilt: api::PartialRebuild =
         client.act(NAME, &format!("rebuild-part?key={customer}")).await.expect(200).json();
     assert_eq!((rebuilt.position, rebuilt.filtered_by_server), (last, true), "{rebuilt:?}");
@@ -195,9 +197,11 @@ async fn a_part_is_rebuilt_without_touching_the_rest(kind: Kind) {
     };
     assert_eq!(part(&now, true), part(&right, true), "the part is the fold");
     assert_eq!(part(&now, false), part(&wrong, false), "the rest is as it was");
-    // Positions can't tell a watcher what changed: it is told to read again.
-    stage.publish(1).await;
+    // Positions can't tell a watcher what changed: it is told to read again, also while no event arrives.
     watch.next_of("reset").await;
+    // So is one that was away meanwhile.
+    let mut back = client.events(&changes, Some(&seen)).await;
+    assert_eq!(back.next_of_any(&["reset", "position"]).await.event, "reset");
     // Part by part everything is mended, also while events arrive, and it lasts.
     for digit in 0..10 {
         stage.publish(20).await;
@@ -235,4 +239,36 @@ async fn parts_are_refused_where_entries_are_not_of_one_key() {
     let problem = stage.client().act("sloppy", "rebuild-part?key=1").await.problem(422, "refused");
     assert!(problem.detail.contains("no key rule"), "{}", problem.detail);
     stage.assert_ledger_equals_model().await;
+}
+
+/// An event that tells the mischief what to do.
+fn told(subject: &str, verb: &str) -> api::NewEvent {
+    api::NewEvent {
+        subject: subject.to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: BTreeMap::new(),
+        data: serde_json::json!(verb),
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_refused_whose_events_read_what_others_wrote() {
+    const NAME: &str = "mischief";
+    let stage = Stage::start(Kind::Embedded).await;
+    let client = stage.client();
+    let [rate, ada, bob] = ["mischief.rate", "mischief.ada", "mischief.bob"];
+    let events =
+        [told(rate, "rate 2"), told(ada, "owe 10"), told(bob, "count-owed"), told("mischief.eve", "note mine")];
+    let last = client.append(&events).await.last_sequence;
+    client.deploy(NAME, &guests::module(NAME)).await;
+    client.reached(NAME, last).await;
+    let before = entries(client, NAME).await;
+    assert_eq!(before["owed/mischief.ada"], serde_json::json!(20));
+    let problem = client.act(NAME, &format!("rebuild-part?key={ada}")).await.problem(422, "refused");
+    assert!(problem.detail.contains("`rate/EUR`") && problem.detail.contains("rebuild all"), "{}", problem.detail);
+    let problem = client.act(NAME, &format!("rebuild-part?key={bob}")).await.problem(422, "refused");
+    assert!(problem.detail.contains("all of `owed/"), "{}", problem.detail);
+    assert_eq!(entries(client, NAME).await, before, "nothing was changed");
 }

@@ -122,7 +122,7 @@ async fn what_an_instance_kept_of_earlier_events_is_no_fault_of_the_next_one() {
 
 #[tokio::test]
 async fn a_deployment_whose_module_hangs_can_be_deleted_while_others_are_created() {
-    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"20s\"\n").await;
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"8s\"\n").await;
     stage.deploy_ledger().await;
     stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
     stage.client().append(&[event("note before"), event("loop")]).await;

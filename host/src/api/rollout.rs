@@ -346,6 +346,9 @@ pub struct PartialRebuild {
     pub written: u64,
     /// Entries that were removed.
     pub removed: u64,
+    /// Entries that name the key in tables that its events did not write, at most ten of them. They were left as they are:
+    /// it is not clear whose they are.
+    pub left: Vec<String>,
     /// Whether the server sent only events of that key.
     pub filtered_by_server: bool,
 }

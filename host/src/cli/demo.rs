@@ -52,7 +52,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
     config.serve.listen = free_address(config.serve.listen);
     dev::quieten(&mut config);
-    start_log(&config, context.output)?;
+    let _log = start_log(&config, context.output)?;
     let mut server = Server::start(config).await?;
     let client = server.client(context.output)?;
     let result = tokio::select! {

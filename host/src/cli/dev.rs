@@ -75,7 +75,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         config.serve.listen = free_address(config.serve.listen);
     }
     quieten(&mut config);
-    start_log(&config, context.output)?;
+    let _log = start_log(&config, context.output)?;
     let (changed, _watching) = watch(&args.dir, &config.data_dir)?;
     let mut server = Server::start(config).await?;
     context.output.say(&format!("listening on {}", server.url));

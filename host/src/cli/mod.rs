@@ -26,6 +26,7 @@ mod get;
 mod inspect;
 mod json;
 mod list;
+mod log_writer;
 mod man;
 mod new;
 pub mod output;

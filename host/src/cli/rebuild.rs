@@ -66,8 +66,15 @@ async fn rebuild_part(
     let nothing = ("application/json", Bytes::new());
     let rebuilt: PartialRebuild = client.post(&path, &[part], nothing, UPLOAD_TIMEOUT).await?;
     context.output.one(&rebuilt, |rebuilt| {
+        let left = match &rebuilt.left[..] {
+            [] => String::new(),
+            left => format!(
+                "\nleft as they are, as none of its events wrote to their tables: {}; if they are wrong, rebuild all of it",
+                left.join(", ")
+            ),
+        };
         format!(
-            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed",
+            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed{left}",
             rebuilt.selection,
             grouped(rebuilt.position),
             grouped(rebuilt.events),

@@ -1,7 +1,7 @@
 //! A host within this process: what `serve`, `dev` and `demo` have in common.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::client::{Client, Connection};
 use super::exit::{Exit, Failure};
+use super::log_writer::LogWriter;
 use super::output::Output;
 use crate::config::{Config, LogFormat};
 use crate::serve;
@@ -114,16 +115,32 @@ pub fn free_address(wanted: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Sends our own log to standard error.
-pub fn start_log(config: &Config, output: Output) -> anyhow::Result<()> {
+/// The way of our own log to standard error.
+static LOG: OnceLock<LogWriter> = OnceLock::new();
+
+/// Writes what is still on its way when it is dropped: the end of the process would lose it.
+#[derive(Debug)]
+#[must_use]
+pub struct LogEnd;
+
+impl Drop for LogEnd {
+    fn drop(&mut self) {
+        LOG.get().into_iter().for_each(LogWriter::flush);
+    }
+}
+
+/// Sends our own log to standard error. What is returned has to live as long as anything is logged.
+pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
     let level = if output.verbose { "debug" } else { &config.log.level };
     let filter = EnvFilter::try_new(quieted(level)).context("log.level is no filter")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = LogWriter::start(std::io::stderr()).context("cannot start the thread that writes the log")?;
+    let writer = LOG.get_or_init(|| writer);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
     let started = match config.log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => builder.with_ansi(output.paints()).with_target(false).try_init(),
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    started.map(|()| LogEnd).map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
 /// A filter of the log that leaves out what the client library tells of each attempt to connect, unless somebody asks for
@@ -147,6 +164,7 @@ pub async fn stop_signal() -> anyhow::Result<()> {
             _ = interrupt.recv() => 130,
             _ = terminate.recv() => 143,
         };
+        drop(LogEnd);
         std::process::exit(code);
     });
     Ok(())

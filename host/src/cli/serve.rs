@@ -37,7 +37,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     flags.extend(args.data.as_ref().map(|data| settings::flag("--data", "data_dir", &data.display())));
     flags.extend(args.insecure.then(|| settings::flag("--insecure", "serve.insecure", &true)));
     let config = args.settings.load_sound(flags, context)?;
-    start_log(&config, context.output)?;
+    let _log = start_log(&config, context.output)?;
     let mut server = Server::start(config).await?;
     context.output.say(&format!("listening on {}", server.url));
     notify_systemd("READY=1");

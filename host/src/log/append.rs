@@ -19,6 +19,7 @@ use super::file::{self, CHUNKS, Failure, SUBJECTS};
 use super::ids::Ids;
 use super::subjects::{COVERED_MAX, Subjects};
 use super::{Appended, Error, Expectation, Log, NewEvent, View, now_ns};
+use crate::room::{Room, Use};
 
 /// Most bytes that wait in the queue; who comes then helps to commit first.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -98,6 +99,15 @@ impl Log {
     fn lead(&self) {
         let mut slot = self.shared.writer.lock();
         let group = Group { queue: &self.shared.queue, requests: self.shared.queue.take_group() };
+        // Refused before anything is begun, the file stays open and readable.
+        let bytes: usize = group.requests.iter().map(|request| request.encoding.buffer.len()).sum();
+        if let Err(shortage) = Room::of(&self.shared.path).check(Use::Write, bytes as u64) {
+            drop(slot);
+            for request in &group.requests {
+                request.give(Turn::Return(Err(Error::Full(shortage.to_string()))));
+            }
+            return;
+        }
         match self.with_writer(&mut slot, |database, writer| commit(database, writer, &self.view(), &group.requests)) {
             Ok((answers, view)) => {
                 self.publish(view);
@@ -209,7 +219,7 @@ fn commit(
     if writer.tail.len() > CHUNK_CONTINUED_MAX {
         writer.tail = Builder::new(before + 1);
     }
-    let transaction = database.begin_write()?;
+    let transaction = file::begin_write(database, view)?;
     let mut answers = Vec::with_capacity(group.len());
     {
         let mut chunks = transaction.open_table(CHUNKS)?;

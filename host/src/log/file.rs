@@ -23,7 +23,7 @@ use super::chunk::{Builder, Corrupt, Cursor};
 use super::encode::id_key;
 use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
-use super::{Error, Options};
+use super::{Error, Options, View};
 use crate::position::StreamIdentity;
 use crate::whole;
 
@@ -96,6 +96,19 @@ impl Trim {
         }
         Ok(())
     }
+}
+
+/// From this size on a commit also writes what lets an unclean stop be repaired without reading all of the file; below it,
+/// reading all is quicker than writing more at every commit.
+const QUICK_REPAIR_BYTES: u64 = 128 << 20;
+
+/// Begins a transaction that changes a log which holds what a view says.
+pub(super) fn begin_write(database: &Database, view: &View) -> Result<WriteTransaction, Failure> {
+    let mut transaction = database.begin_write()?;
+    if view.bytes - view.bytes_before > QUICK_REPAIR_BYTES {
+        transaction.set_quick_repair(true);
+    }
+    Ok(transaction)
 }
 
 /// Notes how far the table of subjects is complete.

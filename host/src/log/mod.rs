@@ -159,6 +159,9 @@ pub enum Error {
         /// Why, and what to do.
         message: String,
     },
+    /// There is too little room on the disk: nothing was appended, and the log can be read as before.
+    #[error("the embedded log takes nothing: {0}")]
+    Full(String),
     /// The disk or the file failed; the log must be opened again.
     #[error("embedded log failed: {0}")]
     Storage(String),

@@ -43,7 +43,7 @@ struct Expired {
 
 /// Removes what is expired, up to the limit; none if there was nothing.
 fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options) -> Result<Option<View>, Failure> {
-    let transaction = database.begin_write()?;
+    let transaction = file::begin_write(database, view)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
     let expired = find(&chunks, view, options)?;
     if expired.first == view.first_sequence {

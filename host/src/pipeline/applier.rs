@@ -168,7 +168,8 @@ impl Applier {
         let mut is_first = true;
         while done < batch.events.len() {
             // The search for a failing event takes many calls: whoever wants something else waits for one of them at most.
-            match interrupt.is_due().filter(|_| !std::mem::take(&mut is_first)) {
+            let due = if std::mem::take(&mut is_first) { None } else { interrupt.is_due() };
+            match due {
                 Some(Woken::Control) => return Err(Ended::Asked),
                 Some(_) => return Ok(Processed::Through(done)),
                 None => {}
@@ -179,7 +180,8 @@ impl Applier {
                 Ok(()) => {
                     let through =
                         if end == batch.events.len() { batch.through } else { batch.events[end - 1].sequence };
-                    self.publish(batch, events.last(), through, store);
+                    // The state may have been advanced over events of others meanwhile.
+                    self.publish(batch, events.last(), through.max(store.position()), store);
                     let counter = if self.progress.serves() {
                         &self.metrics.events_applied
                     } else {

@@ -31,7 +31,8 @@ impl Ceiling {
                 let rest = batch.split_behind(position);
                 (Some(batch), Some(rest))
             }
-            Self::Time(time_ns) => match batch.events.partition_point(|event| event.time_ns <= time_ns) {
+            // Up to the first one that is younger: times may go back where servers or their clocks took turns.
+            Self::Time(time_ns) => match first_younger(&batch, time_ns) {
                 0 if !batch.events.is_empty() => (None, Some(batch)),
                 within if within < batch.events.len() => {
                     let rest = batch.split_off(within);
@@ -41,6 +42,11 @@ impl Ceiling {
             },
         }
     }
+}
+
+/// How many events of a batch come before the first one that is younger.
+fn first_younger(batch: &Batch, time_ns: u64) -> usize {
+    batch.events.iter().position(|event| event.time_ns > time_ns).unwrap_or(batch.events.len())
 }
 
 /// How fast a pipeline may go. Without either, as fast as it can.
@@ -119,6 +125,11 @@ impl Patches {
     /// Whether a repair was handed over and not done yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.0.lock().is_some()
+    }
+
+    /// Takes a repair back that was not begun; whether there was one.
+    pub fn withdraw(&self) -> bool {
+        self.0.lock().take().is_some()
     }
 
     /// Does the repair that was handed over, durably; whether it changed entries. An error of the state is the caller's too.
@@ -200,6 +211,15 @@ mod tests {
         assert!(within.is_none() && beyond.is_some());
         let (within, beyond) = Ceiling::Time(60).cut(batch());
         assert!(within.is_some() && beyond.is_none());
+    }
+
+    #[test]
+    fn a_time_that_goes_back_does_not_reach_over_a_younger_event() {
+        let mut batch = batch();
+        batch.events[1].time_ns = 90;
+        let (within, beyond) = Ceiling::Time(65).cut(batch);
+        assert_eq!(within.as_ref().map(shape), Some((vec![2], 3, 4)));
+        assert_eq!(beyond.as_ref().map(shape), Some((vec![4, 6], 7, 2)));
     }
 
     #[test]

@@ -107,9 +107,13 @@ impl Host {
     /// The candidate of this number, as long as it is one.
     fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
         let is_known = self.deployment(deployment.name()).is_ok_and(|known| std::ptr::eq(&*known, deployment));
-        let record = deployment.record();
-        let candidate = record.generation(number).filter(|generation| generation.status.is_candidate());
-        candidate.filter(|_| is_known && !self.is_stopping()).cloned()
+        if !is_known || self.is_stopping() {
+            return None;
+        }
+        // Looked at all the time: only this generation is copied.
+        deployment.with_record(|record| {
+            record.generation(number).filter(|generation| generation.status.is_candidate()).cloned()
+        })
     }
 
     async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {

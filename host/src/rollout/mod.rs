@@ -8,6 +8,7 @@
 
 mod align;
 mod as_of;
+mod belongings;
 mod build;
 mod compare;
 mod cut_over;
@@ -171,7 +172,7 @@ impl Host {
         let start = request.start.unwrap_or_default();
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
         generation.enter(GenerationStatus::Active, reason.clone());
-        let record = Record { name, active: 1, next: 2, generations: vec![generation.clone()] };
+        let record = Record { name, active: 1, next: 2, generations: vec![generation.clone()], repairs: 0 };
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve { catches_up_to: Some(0) };
         let runner = Runner::start(self.inner.parts(&record.name, &generation, Ok(loaded.module), role));

@@ -9,8 +9,11 @@ use crate::event::Event;
 use crate::module::{ApplyError, KeyRule};
 use crate::pipeline::Fold;
 use crate::runner::Part;
-use crate::state::Writer;
+use crate::state::{Reads, Writer};
 use crate::subject::SubjectSet;
+
+/// Most digits of a number of fixed width that is looked for as a key.
+const DIGITS_MAX: usize = 40;
 
 /// The keys that are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct KeyPart {
     subjects: SubjectSet,
     /// Events of the part that were folded.
     folded: Arc<AtomicU64>,
+    /// What their fold read and wrote.
+    reads: Arc<Reads>,
 }
 
 impl KeyPart {
@@ -62,7 +67,14 @@ impl KeyPart {
         }
         let narrowed = narrowed(&keys, rule, wanted);
         let subjects = SubjectSet::parse(&narrowed).map_err(|error| error.to_string())?;
-        Ok(Self { keys, rule: rule.clone(), wanted: wanted.clone(), subjects, folded: Arc::default() })
+        Ok(Self {
+            keys,
+            rule: rule.clone(),
+            wanted: wanted.clone(),
+            subjects,
+            folded: Arc::default(),
+            reads: Arc::default(),
+        })
     }
 
     /// Whether the server is asked for less than the module wants.
@@ -73,6 +85,11 @@ impl KeyPart {
     /// Counts the events of the part as they are folded.
     pub(super) fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.folded)
+    }
+
+    /// What the fold of the part reads and writes, as it goes on.
+    pub(super) fn reads(&self) -> Arc<Reads> {
+        Arc::clone(&self.reads)
     }
 
     fn has(&self, event: &Event) -> bool {
@@ -144,7 +161,7 @@ struct PartFold {
 }
 
 impl Fold for PartFold {
-    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
+    fn apply(&mut self, events: &[Event], mut writer: Writer) -> (Writer, Result<(), ApplyError>) {
         let (places, own): (Vec<usize>, Vec<Event>) = events
             .iter()
             .enumerate()
@@ -154,7 +171,9 @@ impl Fold for PartFold {
         if own.is_empty() {
             return (writer, Ok(()));
         }
-        let (writer, result) = self.fold.apply(&own, writer);
+        writer.note_reads(Some(Arc::clone(&self.part.reads)));
+        let (mut writer, result) = self.fold.apply(&own, writer);
+        writer.note_reads(None);
         if result.is_ok() {
             self.part.folded.fetch_add(own.len() as u64, Ordering::Relaxed);
         }
@@ -205,6 +224,47 @@ impl Ownership {
             };
         }
         Ok(Self { places, keys: keys.clone() })
+    }
+
+    /// The tables that were written, with the place of the key's segment, from 1.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.places.iter().map(|(table, place)| (table.as_str(), *place))
+    }
+
+    /// Whether the entries of a table were written, and so belong to somebody who is known.
+    pub(super) fn knows(&self, entry: &str) -> bool {
+        self.places.contains_key(entry.split('/').next().unwrap_or_default())
+    }
+
+    /// Whether any segment of an entry behind its table stands for one of the keys.
+    pub(super) fn names(&self, entry: &str) -> bool {
+        entry.split('/').skip(1).any(|segment| is_key(segment, &self.keys))
+    }
+
+    /// Whether all entries that begin with a text belong to the keys.
+    pub(super) fn has_all(&self, prefix: &str) -> bool {
+        let Some((complete, _)) = prefix.rsplit_once('/') else { return false };
+        self.has(complete)
+    }
+
+    /// What segments begin with that stand for the keys: all of a segment for one key.
+    pub(super) fn beginnings(&self) -> std::collections::BTreeSet<String> {
+        let (Keys::One(text) | Keys::Prefix(text)) = &self.keys;
+        let mut found =
+            std::collections::BTreeSet::from([text.replace('/', "%2F"), text.replace('%', "%25").replace('/', "%2F")]);
+        if let Keys::One(key) = &self.keys
+            && !key.is_empty()
+            && key.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            let digits = key.trim_start_matches('0');
+            found.extend((digits.len().max(1)..=DIGITS_MAX.max(key.len())).map(|width| format!("{digits:0>width$}")));
+        }
+        found
+    }
+
+    /// Whether one key is meant.
+    pub(super) fn is_of_one(&self) -> bool {
+        matches!(self.keys, Keys::One(_))
     }
 
     /// Whether an entry belongs to the keys. Of tables that their events did not change, nobody knows.
@@ -281,6 +341,19 @@ mod tests {
         assert_eq!(key(KeyRule::DataPointer("/a/b".into())).as_deref(), Some("7"));
         assert_eq!(key(KeyRule::DataPointer("/n".into())), None);
         assert!(KeyPart::new(one("a"), &KeyRule::None, &SubjectSet::parse(&["a"]).expect("sound")).is_err());
+    }
+
+    #[test]
+    fn all_entries_below_a_key_belong_to_it() {
+        let owned =
+            Ownership::learn(["day/42/2026", "rank/100/42"].into_iter(), &one("42")).expect("all are of the key");
+        assert!(owned.has_all("day/42/") && owned.has_all("day/42/2026-1") && owned.has_all("rank/7/42/"));
+        assert!(!owned.has_all("day/") && !owned.has_all("day/42") && !owned.has_all("rank/42/") && !owned.has_all(""));
+        assert!(owned.knows("day/7/x") && !owned.knows("flag/42") && owned.names("flag/42") && !owned.names("42/7"));
+        let beginnings = owned.beginnings();
+        assert!(beginnings.contains("42") && beginnings.contains("00042"));
+        let slashed = Ownership::learn(["t/a%2Fb"].into_iter(), &one("a/b")).expect("escaped");
+        assert_eq!(slashed.beginnings().into_iter().collect::<Vec<_>>(), ["a%2Fb"]);
     }
 
     #[test]

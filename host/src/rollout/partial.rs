@@ -1,20 +1,24 @@
 //! Partial rebuilds: the entries of one key, or of a prefix of keys, folded again without touching the others.
 //!
 //! The key's events are folded aside. Where that stands at the position of the generation that serves, what it wrote
-//! takes the place of what the served state has for the key, as one step.
+//! takes the place of what the served state has for the key, as one step. It is refused where the fold depended on what
+//! other events wrote: aside, that is not there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::align::align;
+use super::belongings::{self, Ahead};
 use super::part::{KeyPart, Keys, Ownership};
-use super::scratch::Aside;
+use super::scratch::{Aside, Scratch};
 use super::{cut_over, steps};
 use crate::api;
+use crate::deployment::Deployment;
 use crate::event::Payload;
 use crate::runner::Runner;
-use crate::state::{self, Direction, Key, Patch, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
-use crate::supervisor::{Error, Host, audit, blocking};
+use crate::state::catalogue::Generation;
+use crate::state::{self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::supervisor::{Error, Host, blocking};
 
 /// Most entries that one partial rebuild may write or remove: they are put in place as one step, in memory.
 const ENTRIES_MAX: usize = 100_000;
@@ -31,16 +35,37 @@ impl Host {
         let manifest = module.manifest();
         let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
-        let (filtered_by_server, folded) = (part.is_narrower(), part.counter());
+        let (filtered_by_server, folded, reads) = (part.is_narrower(), part.counter(), part.reads());
         let aside = Aside { part: Some(Arc::new(part)), ..Aside::default() };
         // It costs as much as a rebuild, and waits for its turn like one.
         let ticket = self.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
         let scratch = self.fold_aside(name, &generation, module, aside).await?;
         scratch.comes_near(NEAR_EVENTS).await?;
-        // All of the state is looked through before anything is held.
-        let known = self.owned_keys(&deployment.active(), &scratch.runner, &keys).await?;
-        let _changing = self.lock(&deployment).await?;
+        // What takes long is done before anything is held.
+        let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
+        let done = self.put_in_place(&deployment, &generation, &scratch, Chosen { keys, reads, ahead }).await?;
+        // Looks back that were made before would show what was wrong.
+        self.inner.pasts.forget(name);
+        let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
+        blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
+        Ok(api::PartialRebuild {
+            events: folded.load(std::sync::atomic::Ordering::Relaxed),
+            filtered_by_server,
+            ..done
+        })
+    }
+
+    /// Holds both states at one position, and puts the entries of one in the place of those of the other.
+    async fn put_in_place(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: &Generation,
+        scratch: &Scratch,
+        chosen: Chosen,
+    ) -> Result<api::PartialRebuild, Error> {
+        let name = deployment.name();
+        let _changing = self.lock(deployment).await?;
         if deployment.record().active != generation.number {
             return Err(Error::Conflict(format!("another generation of {name} began to serve meanwhile; try again")));
         }
@@ -50,66 +75,59 @@ impl Host {
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
-        let too_much = || Error::Conflict("too much changed meanwhile; try again".to_owned());
         let changed = match ours.position() {
-            position if position == known.position => Vec::new(),
-            _ => serving.changed_since(known.position, "").ok_or_else(too_much)?,
+            position if position == chosen.ahead.position => Some(Vec::new()),
+            // None where more changed than is remembered: everything is looked through again, while it is held.
+            _ => serving.changed_since(chosen.ahead.position, ""),
         };
-        let chosen = keys.clone();
-        let patch = blocking(move || patch(&ours, &theirs, &chosen, known.keys.into_iter().chain(changed)));
-        let patch = patch.await.map_err(|error| error.into_error(name))?;
+        let selection = chosen.keys.text();
+        let made = blocking(move || make_patch(&ours, &theirs, &chosen, changed));
+        let (patch, left) = made.await.map_err(|error| error.into_error(name))?;
         let (written, removed) = patch.values().fold((0, 0), |(written, removed), value| match value {
             Some(_) => (written + 1, removed),
             None => (written, removed + 1),
         });
-        serving.patch(patch).await.map_err(Error::Conflict)?;
         let position = aligned.position;
+        let detail = format!("{selection} at position {position}: {written} written, {removed} removed");
+        if !patch.is_empty() {
+            // Before and after: whoever read in between may have read what was there before.
+            self.note_repair(deployment, "rebuild-part-begun", detail.clone()).await?;
+            serving.patch(patch).await.map_err(Error::Conflict)?;
+        }
         drop(aligned);
         steps::reached("partial-applied");
-        let detail = format!("{} at position {position}: {written} written, {removed} removed", keys.text());
-        // Looks back that were made before would show what was wrong.
-        self.inner.pasts.forget(name);
-        let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
-        blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
-        let (catalogue, entry) = (Arc::clone(&self.inner.catalogue), audit("rebuild-part", name, detail));
-        blocking(move || catalogue.note(&entry)).await?;
-        Ok(api::PartialRebuild {
-            selection: keys.text(),
-            position,
-            events: folded.load(std::sync::atomic::Ordering::Relaxed),
-            written,
-            removed,
-            filtered_by_server,
-        })
+        self.note_repair(deployment, "rebuild-part", detail).await?;
+        Ok(api::PartialRebuild { selection, position, events: 0, written, removed, left, filtered_by_server: false })
+    }
+
+    /// Notes that what was read before is no longer what its position says.
+    async fn note_repair(&self, deployment: &Deployment, action: &str, detail: String) -> Result<(), Error> {
+        let mut record = deployment.record();
+        record.repairs += 1;
+        self.commit(deployment, record, action, detail).await
     }
 }
 
-impl Host {
-    /// The keys of the served state that belong to the keys meant, as of now.
-    async fn owned_keys(&self, serving: &Runner, aside: &Runner, keys: &Keys) -> Result<Known, Error> {
-        let opening = || Error::Conflict("a state is being opened; try again".to_owned());
-        let ours = serving.store().ok_or_else(opening)?.snapshot();
-        let theirs = aside.store().ok_or_else(opening)?.snapshot();
-        let chosen = keys.clone();
-        let found = blocking(move || {
-            let owned = learn(&entries(&theirs)?, &chosen)?;
-            let mut keys = Vec::new();
-            each(&ours, |key, _| {
-                if owned.has(&key) {
-                    keys.push(key);
-                }
-                within_limit(keys.len())
-            })?;
-            Ok(Known { keys, position: ours.position() })
-        });
-        found.await.map_err(|error: PatchError| error.into_error("it"))
-    }
+/// What is to be put in place.
+struct Chosen {
+    keys: Keys,
+    /// What the fold aside read and wrote.
+    reads: Arc<Reads>,
+    ahead: Ahead,
 }
 
-/// What was known of the served state before it was held.
-struct Known {
-    keys: Vec<Key>,
-    position: u64,
+/// Looks through the tables of the served state that take long, for entries of the keys.
+async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &str) -> Result<Ahead, Error> {
+    let opening = || Error::Conflict("a state is being opened; try again".to_owned());
+    let ours = serving.store().ok_or_else(opening)?.snapshot();
+    let (noted, keys) = (reads.noted(), keys.clone());
+    let found = blocking(move || {
+        let owned = learn(&noted, &keys)?;
+        let ahead = belongings::look_ahead(&ours, &owned, &mut |count| count <= ENTRIES_MAX)?;
+        within_limit(ahead.keys.len())?;
+        Ok(ahead)
+    });
+    found.await.map_err(|error: PatchError| error.into_error(name))
 }
 
 /// Why there is no patch.
@@ -133,18 +151,30 @@ impl From<state::Error> for PatchError {
     }
 }
 
-/// What is to be written and removed so that the keys' entries are those of the fold aside; `known` has every key of the
-/// served state that may have to go. Blocking.
-fn patch(
+/// What is to be written and removed so that the keys' entries are those of the fold aside, and which entries are left as
+/// nobody knows whose they are. `changed` has the keys that changed since the look ahead, where that is known. Blocking.
+fn make_patch(
     serving: &Snapshot,
     aside: &Snapshot,
-    keys: &Keys,
-    known: impl Iterator<Item = Key>,
-) -> Result<Patch, PatchError> {
+    chosen: &Chosen,
+    changed: Option<Vec<Key>>,
+) -> Result<(Patch, Vec<String>), PatchError> {
+    let noted = chosen.reads.noted();
+    let owned = learn(&noted, &chosen.keys)?;
+    let foreign = belongings::foreign(&noted, &owned, serving)?;
+    if !foreign.is_empty() {
+        return Err(PatchError::Refused(format!(
+            "its events also read {}, which other events may have written, and which are not there when its events are \
+             folded alone; rebuild all of it",
+            foreign.join(", ")
+        )));
+    }
     let wanted = entries(aside)?;
-    let owned = learn(&wanted, keys)?;
+    let known = changed.map(|changed| (&chosen.ahead, changed));
+    let known = belongings::find(serving, &owned, known, &mut |count| count <= ENTRIES_MAX)?;
+    within_limit(known.len())?;
     let mut patch = Patch::new();
-    for key in known.filter(|key| owned.has(key) && !wanted.contains_key(key)) {
+    for key in known.into_iter().filter(|key| !wanted.contains_key(key)) {
         if serving.get(&key)?.is_some() {
             patch.insert(key, None);
         }
@@ -155,7 +185,19 @@ fn patch(
             patch.insert(key, Some(value));
         }
     }
-    Ok(patch)
+    Ok((patch, belongings::unclear(serving, &owned)?))
+}
+
+fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
+    if noted.is_cut {
+        return Err(PatchError::Refused("its events read or write too many entries; rebuild all of it".to_owned()));
+    }
+    Ownership::learn(noted.written.iter().map(|key| &**key), keys).map_err(|entry| {
+        PatchError::Refused(format!(
+            "its events also change `{entry}`, of which it is not clear that it is an entry of that key alone; rebuild all \
+             of it"
+        ))
+    })
 }
 
 fn entries(aside: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
@@ -165,15 +207,6 @@ fn entries(aside: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
         within_limit(found.len())
     })?;
     Ok(found)
-}
-
-fn learn(entries: &BTreeMap<Key, Payload>, keys: &Keys) -> Result<Ownership, PatchError> {
-    Ownership::learn(entries.keys().map(|key| &**key), keys).map_err(|entry| {
-        PatchError::Refused(format!(
-            "its events also change `{entry}`, of which it is not clear that it is an entry of that key alone; rebuild all \
-             of it"
-        ))
-    })
 }
 
 fn within_limit(entries: usize) -> Result<(), PatchError> {

@@ -189,7 +189,7 @@ mod tests {
 
     fn record() -> Record {
         let active = generation(1, module("one", 1), GenerationStatus::Active);
-        Record { name: "totals".to_owned(), active: 1, next: 2, generations: vec![active] }
+        Record { name: "totals".to_owned(), active: 1, next: 2, generations: vec![active], repairs: 0 }
     }
 
     fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {

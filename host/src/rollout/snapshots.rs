@@ -88,11 +88,9 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
         Moment::Sequence(sequence) => named.position <= sequence,
         Moment::Time(time_ns) => named.time_ns <= time_ns,
     };
-    list(folder)
-        .into_iter()
-        .rev()
-        .find(|named| named.state_file == state_file && is_before(named))
-        .map(|named| named.path)
+    // Times may go back: one behind a younger one may reflect what is younger than the moment.
+    let of_state = list(folder).into_iter().filter(|named| named.state_file == state_file);
+    of_state.take_while(is_before).last().map(|named| named.path)
 }
 
 impl Host {
@@ -211,6 +209,9 @@ mod tests {
         assert_eq!(found(Moment::Sequence(20)).as_deref(), Some("1-20-200.redb"));
         assert_eq!(found(Moment::Sequence(8)), None);
         assert_eq!(found(Moment::Time(99)).as_deref(), Some("1-9-90.redb"));
+        let back = self::folder(&["1-10-100.redb", "1-20-300.redb", "1-30-200.redb"]);
+        let nearest = nearest(back.path(), 1, Moment::Time(250)).expect("there is one before");
+        assert!(nearest.ends_with("1-10-100.redb"), "what is behind a younger one may reflect that: {nearest:?}");
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl From<log::Error> for Problem {
         let kind = match error {
             log::Error::Conflict { .. } | log::Error::Time { .. } => Kind::Conflict,
             log::Error::Invalid { .. } => Kind::Invalid,
+            log::Error::Full(_) => Kind::NoRoom,
             log::Error::Open(_) | log::Error::Storage(_) => Kind::Internal,
         };
         Self::new(kind, error.to_string())

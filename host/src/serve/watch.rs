@@ -142,15 +142,22 @@ impl Asked {
         let Self { app, prefix, after, sender } = self;
         let record = deployment.record();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
+        let runner = deployment.active();
+        // A position alone does not tell whether it was read before a part of the state was repaired at it.
+        let was_repaired = after.as_ref().is_some_and(|after| {
+            after.position == position && runner.changed_since(position, &prefix).is_none()
+        });
         Watch {
             app,
-            runner: deployment.active(),
+            runner,
+            repairs: record.repairs,
             deployment,
             prefix,
             state,
             seen: after.map_or(position, |after| after.position),
             counts_alike: after.is_none_or(|after| after.position <= position),
-            must_reset: after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
+            must_reset: was_repaired
+                || after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
             next_round: Instant::now(),
             heartbeat: Instant::now() + HEARTBEAT,
             sender,
@@ -167,7 +174,8 @@ fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) 
 }
 
 /// What tells the state that serves from others that had or will have the same name: when the deployment came to be, as
-/// far as its record goes back, and the number of the state file, which is never used again under one deployment. Once
+/// far as its record goes back, the number of the state file, which is never used again under one deployment, and how often
+/// parts of it were repaired. Once
 /// the oldest rows of the record are forgotten, watchers are told `reset` without need.
 fn state_of(record: &Record) -> u64 {
     let mut hash = Sha256::new();
@@ -175,6 +183,7 @@ fn state_of(record: &Record) -> u64 {
     hash.update([0]);
     hash.update(record.active().source.as_str());
     hash.update(record.active().state_file.to_be_bytes());
+    hash.update(record.repairs.to_be_bytes());
     let digest = hash.finalize();
     u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
@@ -195,6 +204,8 @@ struct Watch {
     prefix: String,
     /// What tells the state of the runner from others.
     state: u64,
+    /// How often parts of it were repaired, as far as it is known here.
+    repairs: u64,
     /// Everything up to this position was sent.
     seen: u64,
     /// Whether positions of the runner before and of this one are of one stream.
@@ -255,6 +266,13 @@ impl Watch {
         if !Arc::ptr_eq(&active, &self.runner) {
             self.counts_alike = active.counts_like(&self.runner);
             self.runner = active;
+            self.state = state_of(&self.deployment.record());
+            self.must_reset = true;
+        }
+        let repairs = self.deployment.with_record(|record| record.repairs);
+        if repairs != self.repairs {
+            // At the position that there was: only who reads again sees it.
+            self.repairs = repairs;
             self.state = state_of(&self.deployment.record());
             self.must_reset = true;
         }

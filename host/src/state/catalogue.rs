@@ -32,6 +32,9 @@ pub struct Record {
     pub next: u64,
     /// Its generations, by rising number. Files of one that is not among them are leftovers.
     pub generations: Vec<Generation>,
+    /// Raised before and after each repair of a part of a state: what was read before is no longer what its position says.
+    #[serde(default)]
+    pub repairs: u64,
 }
 
 /// Generations without a file that a deployment keeps as its history.

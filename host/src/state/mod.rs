@@ -10,6 +10,7 @@ mod changes;
 mod copy;
 mod file;
 mod memtable;
+mod reads;
 mod scan;
 mod snapshot;
 mod store;
@@ -24,6 +25,7 @@ use crate::event::Payload;
 
 pub use copy::{copy, map};
 pub use file::{FORMAT, check};
+pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use writer::{Patch, Writer};
@@ -87,7 +89,7 @@ impl Default for Options {
 }
 
 /// The keys that a scan covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selection {
     /// Keys that begin with this text.
     Prefix(String),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
-use super::{Error, KEY_BYTES_MAX, Key, Page, Scan, snapshot};
+use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 
@@ -29,12 +29,14 @@ pub struct Writer {
     /// Keys and values in `batch`, in bytes.
     batch_bytes: u64,
     state_bytes_max: u64,
+    /// Where reads are noted, if somebody wants to know.
+    reads: Option<Arc<Reads>>,
 }
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
         let state_bytes_max = inner.options.state_bytes_max;
-        Self { inner, view: None, batch: HashMap::default(), batch_bytes: 0, state_bytes_max }
+        Self { inner, view: None, batch: HashMap::default(), batch_bytes: 0, state_bytes_max, reads: None }
     }
 
     /// Gets ready for a batch. The view would go stale, and hold on to memory, if it were kept while nothing is applied.
@@ -51,6 +53,9 @@ impl Writer {
         if let Some(value) = self.batch.get(key) {
             return Ok(value.clone());
         }
+        if let Some(reads) = &self.reads {
+            reads.key(key);
+        }
         match &self.view {
             Some(view) => snapshot::get(view, key),
             None => snapshot::get(&self.view(), key),
@@ -62,6 +67,9 @@ impl Writer {
         check_key(key)?;
         let length = value.as_ref().map_or(0, Payload::len);
         check_value(key, length, self.inner.options.value_bytes_max)?;
+        if let Some(reads) = &self.reads {
+            reads.write(key);
+        }
         self.batch_bytes += (key.len() + length) as u64;
         if let Some(slot) = self.batch.get_mut(key) {
             self.batch_bytes -= (key.len() + slot.as_ref().map_or(0, Payload::len)) as u64;
@@ -99,11 +107,19 @@ impl Writer {
 
     /// A page of entries, as the batch so far left them.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
+        if let Some(reads) = &self.reads {
+            reads.scan(&scan.selection);
+        }
         let view = self.view();
         let mut layers =
             vec![Layer::batch(self.batch.iter().map(|(key, value)| (Key::clone(key), value.clone())), scan)];
         layers.extend(snapshot::layers(&view, scan)?);
         scan::page(layers, scan)
+    }
+
+    /// Notes from now on what is read and written; none ends it.
+    pub fn note_reads(&mut self, reads: Option<Arc<Reads>>) {
+        self.reads = reads;
     }
 
     /// Lowers the largest sum of keys and values below that of the options.

@@ -92,6 +92,17 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         "many-keys" => drop(black_box(get_many(&vec!["k".to_owned(); number(argument)]))),
         "many-entries" => put_many(&vec![("k".to_owned(), None); number(argument)]),
         "fill" => fill(event.sequence, number(argument)),
+        "rate" => put("rate/EUR", &Payload::Text(argument.to_owned())),
+        // What it stores depends on an entry that another event wrote.
+        "owe" => {
+            let rate = get("rate/EUR").map_or(0, |rate| number(&text(&rate)));
+            put(&format!("owed/{}", event.subject), &Payload::Text((rate * number(argument)).to_string()));
+        }
+        // The same of a scan.
+        "count-owed" => {
+            let page = scan(&Selection::Prefix("owed/".to_owned()), None, Direction::Forwards, 10_000);
+            put(&format!("counted/{}", event.subject), &Payload::Text(page.entries.len().to_string()));
+        }
         _ => return Err((FailureKind::Reject, format!("no such verb: {verb}"))),
     }
     Ok(())

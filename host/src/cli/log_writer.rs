@@ -1,0 +1,154 @@
+//! Log lines on their way to standard error, written by a thread of its own.
+//!
+//! Whoever reads standard error may stop reading it. Then lines wait here, and in the end are dropped and counted: no
+//! thread that logs ever waits for the reader.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Most lines that wait. With the longest lines of modules these are some 40 MiB, with usual ones 2 MiB.
+const LINES_MAX: usize = 8_192;
+/// How long the end of the process waits for lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Takes lines. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct LogWriter {
+    lines: Sender<Vec<u8>>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    /// Lines that were taken and not written yet.
+    waiting: AtomicU64,
+    /// Lines that found no room, since that was last told.
+    dropped: AtomicU64,
+}
+
+impl LogWriter {
+    /// Starts the thread that writes to `target`.
+    pub fn start(target: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, received) = bounded(LINES_MAX);
+        let counters = Arc::<Counters>::default();
+        let known = Arc::clone(&counters);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&received, &known, target))?;
+        Ok(Self { lines, counters })
+    }
+
+    /// Waits until all lines are written, but not for long.
+    pub fn flush(&self) {
+        let deadline = Instant::now() + FLUSH_MAX;
+        while self.counters.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn write(lines: &Receiver<Vec<u8>>, counters: &Counters, mut target: impl Write) {
+    for line in lines {
+        // Nobody could be told that it failed.
+        let _ = target.write_all(&line);
+        counters.waiting.fetch_sub(1, Ordering::AcqRel);
+        let dropped = counters.dropped.swap(0, Ordering::AcqRel);
+        if dropped > 0 {
+            tracing::warn!(dropped, "log lines were dropped, as standard error took none");
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { bytes: Vec::new(), writer: self }
+    }
+}
+
+/// One line, sent when it is complete.
+#[derive(Debug)]
+pub struct Line<'a> {
+    bytes: Vec<u8>,
+    writer: &'a LogWriter,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        let LogWriter { lines, counters } = self.writer;
+        counters.waiting.fetch_add(1, Ordering::AcqRel);
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            lines.try_send(std::mem::take(&mut self.bytes))
+        {
+            counters.waiting.fetch_sub(1, Ordering::AcqRel);
+            counters.dropped.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A reader that takes nothing until it may.
+    #[derive(Clone, Default)]
+    struct Stuck {
+        gate: Arc<Mutex<()>>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _open = self.gate.lock().expect("not poisoned");
+            self.taken.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stops_keeps_nobody_from_logging() {
+        let stuck = Stuck::default();
+        let closed = stuck.gate.lock().expect("not poisoned");
+        let writer = LogWriter::start(stuck.clone()).expect("starts");
+        for number in 0..LINES_MAX + 100 {
+            writeln!(writer.make_writer(), "line {number}").expect("takes it");
+        }
+        assert!(writer.counters.dropped.load(Ordering::Acquire) >= 99, "the rest found no room");
+        drop(closed);
+        writer.flush();
+        let taken = String::from_utf8(stuck.taken.lock().expect("not poisoned").clone()).expect("text");
+        assert!(taken.starts_with("line 0\nline 1\n") && taken.contains("line 8000\n"));
+    }
+}

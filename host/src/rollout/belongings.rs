@@ -1,0 +1,180 @@
+//! Which entries of a state belong to some keys, and on which others a fold of their events depends.
+
+use std::collections::BTreeSet;
+
+use super::part::Ownership;
+use crate::state::{self, Direction, Key, Noted, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+
+/// Most entries that are named to a person.
+const NAMED_MAX: usize = 10;
+/// Most tables of a state that are looked into for entries that nothing wrote.
+const TABLES_MAX: usize = 1_000;
+
+/// Entries that were found ahead, so that nothing has to be held for long.
+pub(super) struct Ahead {
+    /// Tables all of whose entries were looked through.
+    pub(super) tables: BTreeSet<String>,
+    pub(super) keys: Vec<Key>,
+    /// The position of the state that was looked through.
+    pub(super) position: u64,
+}
+
+/// Looks through the tables in which the entries of a key stand apart. Blocking, and long if these are large.
+pub(super) fn look_ahead(
+    snapshot: &Snapshot,
+    owned: &Ownership,
+    limit: &mut dyn FnMut(usize) -> bool,
+) -> Result<Ahead, state::Error> {
+    let mut ahead = Ahead { tables: BTreeSet::new(), keys: Vec::new(), position: snapshot.position() };
+    for (table, _) in owned.tables().filter(|(_, place)| *place > 1) {
+        each(snapshot, Selection::Prefix(format!("{table}/")), |key| {
+            if owned.has(&key) {
+                ahead.keys.push(key);
+            }
+            limit(ahead.keys.len())
+        })?;
+        ahead.tables.insert(table.to_owned());
+    }
+    Ok(ahead)
+}
+
+/// All keys of a state that belong to the keys. `known` has those of tables that were looked through ahead, and what changed
+/// since; without it these are looked through now.
+pub(super) fn find(
+    snapshot: &Snapshot,
+    owned: &Ownership,
+    known: Option<(&Ahead, Vec<Key>)>,
+    limit: &mut dyn FnMut(usize) -> bool,
+) -> Result<BTreeSet<Key>, state::Error> {
+    let mut found: BTreeSet<Key> = BTreeSet::new();
+    for (table, place) in owned.tables() {
+        if place > 1 && known.as_ref().is_some_and(|(ahead, _)| ahead.tables.contains(table)) {
+            continue;
+        }
+        for selection in selections(table, place, owned) {
+            each(snapshot, selection, |key| {
+                if owned.has(&key) {
+                    found.insert(key);
+                }
+                limit(found.len())
+            })?;
+        }
+    }
+    if let Some((ahead, changed)) = known {
+        let all = ahead.keys.iter().cloned().chain(changed);
+        found.extend(all.filter(|key| owned.has(key)));
+    }
+    Ok(found)
+}
+
+/// Where in a table entries of the keys can be: right behind its name these are few ranges, else all of it.
+fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
+    if place > 1 {
+        return vec![Selection::Prefix(format!("{table}/"))];
+    }
+    let beginnings = owned.beginnings().into_iter();
+    if !owned.is_of_one() {
+        return beginnings.map(|beginning| Selection::Prefix(format!("{table}/{beginning}"))).collect();
+    }
+    let of_key = |segment: String| {
+        let key = format!("{table}/{segment}");
+        // The entry of that very name, and those below it.
+        let alone = Selection::Range { start: Some(key.clone()), end: Some(format!("{key}\0")) };
+        [alone, Selection::Prefix(format!("{key}/"))]
+    };
+    beginnings.flat_map(of_key).collect()
+}
+
+/// The entries and scans on which the fold of the keys' events depended and that others may have written; `serving` is the
+/// state that has them all.
+pub(super) fn foreign(noted: &Noted, owned: &Ownership, serving: &Snapshot) -> Result<Vec<String>, state::Error> {
+    let mut found = Vec::new();
+    for key in noted.keys.iter().filter(|key| !noted.written.contains(*key)) {
+        // One that the keys' events never write, and that is there: others have.
+        let may_be_own = owned.has(key) || (!owned.knows(key) && owned.names(key));
+        if !may_be_own || serving.get(key)?.is_some() {
+            found.push(format!("`{key}`"));
+        }
+    }
+    for selection in &noted.scans {
+        let prefix = match selection {
+            Selection::Prefix(prefix) => prefix.clone(),
+            Selection::Range { start, end } => common(start.as_deref(), end.as_deref()),
+        };
+        let is_own = owned.has_all(&prefix);
+        let may_be_own = is_own || (!owned.knows(&prefix) && names_complete(owned, &prefix));
+        if !may_be_own || (!is_own && !is_empty(serving, selection)?) {
+            found.push(format!("all of `{prefix}…`"));
+        }
+    }
+    found.sort();
+    found.truncate(NAMED_MAX);
+    Ok(found)
+}
+
+fn names_complete(owned: &Ownership, prefix: &str) -> bool {
+    prefix.rsplit_once('/').is_some_and(|(complete, _)| owned.names(complete))
+}
+
+/// What all keys of a range begin with.
+fn common(start: Option<&str>, end: Option<&str>) -> String {
+    let (Some(start), Some(end)) = (start, end) else { return String::new() };
+    start.chars().zip(end.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one).collect()
+}
+
+fn is_empty(snapshot: &Snapshot, selection: &Selection) -> Result<bool, state::Error> {
+    let scan = Scan { selection: selection.clone(), after: None, direction: Direction::Forwards, limit: 1 };
+    Ok(snapshot.scan(&scan)?.entries.is_empty())
+}
+
+/// Entries that name the key in tables that its events did not write. Nobody knows whether they are leftovers of the key or
+/// entries of others.
+pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<String>, state::Error> {
+    let mut found = Vec::new();
+    let mut start = String::new();
+    for _ in 0..TABLES_MAX {
+        let selection = Selection::Range { start: Some(start), end: None };
+        let page = snapshot.scan(&Scan { selection, after: None, direction: Direction::Forwards, limit: 1 })?;
+        let Some((key, _)) = page.entries.into_iter().next() else { return Ok(found) };
+        let Some((table, _)) = key.split_once('/') else {
+            start = format!("{key}\0");
+            continue;
+        };
+        // The first text behind all that begin with the name and a slash.
+        start = format!("{table}0");
+        if owned.knows(&key) {
+            continue;
+        }
+        for selection in selections(table, 1, owned) {
+            each(snapshot, selection, |key| {
+                if owned.names(&key) {
+                    found.push(key.to_string());
+                }
+                found.len() < NAMED_MAX
+            })?;
+        }
+        if found.len() >= NAMED_MAX {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Visits keys in order until all were seen, or that is enough.
+fn each(snapshot: &Snapshot, selection: Selection, mut visit: impl FnMut(Key) -> bool) -> Result<(), state::Error> {
+    let mut after = None;
+    loop {
+        let scan =
+            Scan { selection: selection.clone(), after, direction: Direction::Forwards, limit: SCAN_ENTRIES_MAX };
+        let page = snapshot.scan(&scan)?;
+        after = page.entries.last().map(|(key, _)| key.to_string());
+        for (key, _) in page.entries {
+            if !visit(key) {
+                return Ok(());
+            }
+        }
+        if !page.more {
+            return Ok(());
+        }
+    }
+}
