@@ -375,6 +375,9 @@ impl Run {
         match processed {
             Processed::All => {
                 self.way.pending = Some(batch.pending);
+                if self.lacks.is_none() && self.store.is_durable() {
+                    self.applier.progress.has_room();
+                }
                 self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
             }
             Processed::Through(done) => self.stashed.push_front(Input::Batch(batch.split_off(done))),
@@ -601,7 +604,8 @@ impl Run {
             writer.discard();
         }
         // Without room a flush would fail, and what can be read in memory would be lost with it.
-        let has_room = self.store.is_durable() || self.has_room(Use::Write);
+        let disk = self.applier.settings.disk.as_ref();
+        let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
         let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
         self.share.set(self.store.memtable_bytes());
         if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {

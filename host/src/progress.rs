@@ -15,6 +15,9 @@ use crate::position::Checkpoint;
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
+/// Kinds of failures that are the host's, and pass.
+const OF_HOST: [&str; 3] = ["busy", "host", "state"];
+
 /// A live deployment that falls behind by more than this is catching up again.
 const LIVE_LAG_MAX: u64 = 10_000;
 
@@ -469,7 +472,8 @@ fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempt
     // The kind is a field of its own.
     let message = message.strip_prefix(kind).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
     match &mut now.failure {
-        Some(first) => first.attempts = attempts,
+        // What the host lacked for a while is not what an event or a stream fails by.
+        Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => first.attempts = attempts,
         none => {
             let first_at = jiff::Timestamp::now().to_string();
             *none = Some(Failure { kind: kind.to_owned(), message: message.to_owned(), sequence, first_at, attempts });

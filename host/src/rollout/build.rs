@@ -304,20 +304,26 @@ impl Host {
             reason,
             "a candidate failed; what serves goes on"
         );
-        let Ok(_changing) = self.lock(deployment).await else { return };
+        let mut pause = RETRY_PAUSE.0;
+        while let Err(error) = self.note_failed(deployment, number, reason).await {
+            tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE.1);
+        }
+    }
+
+    async fn note_failed(&self, deployment: &Arc<Deployment>, number: u64, reason: &str) -> Result<(), Error> {
+        let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
         if self.candidate(deployment, number).is_none() {
-            return;
+            return Ok(());
         }
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
-        if let Err(error) =
-            self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await
-        {
-            tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted");
-        }
+        self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await?;
         // With its file: nothing will read or continue it, and it may be what fills the disk.
         self.end_unused(deployment).await;
+        Ok(())
     }
 
     /// Gives a candidate up.

@@ -220,7 +220,9 @@ impl Worker {
         if !self.has_room() {
             return Ok(false);
         }
-        store.flush().map(|()| true)
+        store.flush()?;
+        self.shared.progress.has_room();
+        Ok(true)
     }
 
     fn has_room(&self) -> bool {

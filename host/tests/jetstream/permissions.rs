@@ -99,13 +99,13 @@ async fn permissions_taken_away_while_reading_are_named_and_given_back_are_used(
     fill(&server).await;
     let mut reading = Reading::begin(granted(&server), request(&[">"]));
     reading.events(10).await;
-    let mut count = 10;
-    for (taken, named) in [
+    let cases = [
         ("CONSUMER.", "CONSUMER.CREATE"),
         ("STREAM.INFO", "STREAM.INFO"),
         ("STREAM.MSG", "MSG.GET"),
         ("_INBOX", "_INBOX"),
-    ] {
+    ];
+    for (count, (taken, named)) in (10..).zip(cases) {
         // A line of the file is taken out; of subscriptions there is one only, so that another one takes its place.
         let text = match taken {
             "_INBOX" => handed_out("").replace("_INBOX_FOLDSTREAM.>", "nothing"),
@@ -123,14 +123,13 @@ async fn permissions_taken_away_while_reading_are_named_and_given_back_are_used(
 
         server.configure(&handed_out(""));
         server.reload();
-        let jetstream = until("the server takes requests again", async || {
+        let again = until("the server takes requests again", async || {
             let options = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "secret".to_owned());
             let jetstream = async_nats::jetstream::new(options.connect(server.url()).await.ok()?);
             jetstream.get_stream("ORDERS").await.is_ok().then_some(jetstream)
-        })
-        .await;
+        });
+        let jetstream = Box::pin(again).await;
         publish(&jetstream, numbered(count..count + 1)).await;
         assert_eq!(numbers(&reading.events(1).await.0), [count]);
-        count += 1;
     }
 }
