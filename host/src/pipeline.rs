@@ -9,6 +9,7 @@
 mod applier;
 mod budget;
 mod pace;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -30,10 +31,11 @@ use crate::room::{Room, Use};
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
-use applier::{Alike, Applier, Interrupt, Obstacle, Processed};
+use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
+pub use settings::{Settings, WhenFull};
 use way::Way;
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
@@ -55,6 +57,11 @@ pub trait Fold: Send {
     fn memory_bytes(&self) -> u64 {
         0
     }
+
+    /// Changes whenever another fold lacks what this one holds while it has nothing to do.
+    fn wanted(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }
 
 impl Fold for module::Instance {
@@ -64,6 +71,10 @@ impl Fold for module::Instance {
 
     fn memory_bytes(&self) -> u64 {
         module::Instance::memory_bytes(self)
+    }
+
+    fn wanted(&self) -> Option<watch::Receiver<u64>> {
+        Some(module::Instance::wanted(self))
     }
 }
 
@@ -79,39 +90,6 @@ pub enum Desired {
     Pause,
     /// To end, with everything durable.
     Stop,
-}
-
-/// What a pipeline does when others need what little room is left on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// It stops applying until there is room again. While it serves reads, it does so only when commits lack room as well and
-    /// its memtable is full.
-    Wait,
-    /// It ends: what it makes can be made later.
-    GiveUp,
-}
-
-/// How a pipeline behaves.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How large a batch may grow.
-    pub batch: Limits,
-    /// Attempts of a failing batch before the pipeline stops.
-    pub attempts: u32,
-    /// Pause before the second attempt; it doubles from there, with jitter.
-    pub initial_backoff: Duration,
-    /// Longest pause.
-    pub max_backoff: Duration,
-    /// Age at which what was applied is committed.
-    pub flush_interval: Duration,
-    /// Size at which what was applied is committed, in bytes.
-    pub memtable_bytes: u64,
-    /// Memtables of all pipelines together.
-    pub budget: Arc<Budget>,
-    /// The disk that the state grows on; none is never looked at.
-    pub disk: Option<(Room, WhenFull)>,
-    /// Ends batches where chance says, seeded by this: to prove that a result does not depend on where they end.
-    pub shuffle: Option<u64>,
 }
 
 /// Why a pipeline ended.
@@ -169,6 +147,8 @@ enum Wake {
     Paced,
     /// A pause of the throttle is over.
     Rested,
+    /// Another fold lacks an instance.
+    Wanted,
     Input(Input),
     FlushDue,
     Committed(Result<(), state::Error>),
@@ -303,6 +283,10 @@ impl Run {
                     Ok(())
                 }
                 Wake::Rested => Ok(()),
+                Wake::Wanted => {
+                    self.applier.fold = None;
+                    Ok(())
+                }
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
                     let (kind, message, sequence) = (error.kind(), error.to_string(), error.sequence());
@@ -504,6 +488,7 @@ impl Run {
     /// Every arm is cancel-safe: a receive that did not happen takes nothing, and a commit goes on by itself.
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
+        let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
         let Self { control, inbox, commit, flush_at, wanted, runtime, way, is_full, .. } = self;
         let committing = commit.is_some();
         let rests_until = way.rests_until.filter(|_| !may_apply && !way.is_standing && !*is_full);
@@ -526,6 +511,12 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            let needed = async {
+                match wanted_elsewhere {
+                    Some(mut wanted) => drop(wanted.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
@@ -534,6 +525,7 @@ impl Run {
                 input = inbox.recv(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
                 () = rested => Some(Wake::Rested),
+                () = needed => Some(Wake::Wanted),
             }
         });
         if let Some(Wake::Committed(result)) = &woken {

@@ -145,6 +145,28 @@ async fn a_deployment_whose_module_hangs_can_be_deleted_while_others_are_created
 }
 
 #[tokio::test]
+async fn deployments_without_work_leave_their_instances_to_those_that_have_some() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ninstances_max = 2\n").await;
+    stage.publish(100).await;
+    for number in 0..5 {
+        stage.client().deploy(&format!("ledger-{number}"), &guests::module("ledger")).await;
+    }
+    for number in 0..5 {
+        stage.assert_equals_model(&format!("ledger-{number}")).await;
+    }
+    stage.publish(100).await;
+    for number in 0..5 {
+        stage.assert_equals_model(&format!("ledger-{number}")).await;
+        let shown = stage.client().show(&format!("ledger-{number}")).await;
+        assert!(shown.failure.is_none_or(|failure| failure.kind == "busy"), "no event is to blame");
+    }
+    wait::until("a query to find a place", || async {
+        (stage.client().query("ledger-0", "pair", &json!(null)).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
     let mut stage = stage().await;
     let last = stage.client().append(&[event("log-storm 20000"), event("note behind")]).await.last_sequence;

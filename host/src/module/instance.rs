@@ -349,6 +349,11 @@ impl Instance {
         Ok(result)
     }
 
+    /// Changes whenever somebody else lacks a place for an instance.
+    pub fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.store.data().wanted()
+    }
+
     /// Linear memory now, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.store.data().growth.memory_bytes as u64

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::sync::watch;
+
 /// Folds leave one of this many places to queries.
 const KEPT_FOR_QUERIES: u32 = 16;
 /// Queries leave one of this many places to folds.
@@ -26,6 +28,8 @@ pub(super) struct Places {
     total: u32,
     taken: AtomicU32,
     by_queries: AtomicU32,
+    /// Raised whenever somebody finds no place: folds that have nothing to do give theirs back.
+    wanted: watch::Sender<u64>,
 }
 
 /// Places that are taken until this is dropped.
@@ -38,7 +42,8 @@ pub(super) struct Permit {
 
 impl Places {
     pub(super) fn new(total: u32) -> Self {
-        Self { total: total.max(1), taken: AtomicU32::new(0), by_queries: AtomicU32::new(0) }
+        let (taken, by_queries) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { total: total.max(1), taken, by_queries, wanted: watch::Sender::new(0) }
     }
 
     /// How many there are.
@@ -63,7 +68,13 @@ impl Places {
         if purpose == Purpose::Query {
             self.by_queries.fetch_sub(count, Ordering::AcqRel);
         }
+        self.wanted.send_modify(|times| *times += 1);
         None
+    }
+
+    /// Changes whenever somebody finds no place.
+    pub(super) fn wanted(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
     }
 }
 
@@ -71,6 +82,13 @@ impl Places {
 fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
     let sum = |before: u32| before.checked_add(count).filter(|sum| *sum <= most);
     counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
+}
+
+impl Permit {
+    /// Changes whenever a fold found no place.
+    pub(super) fn wanted(&self) -> watch::Receiver<u64> {
+        self.places.wanted()
+    }
 }
 
 impl Drop for Permit {
@@ -108,9 +126,11 @@ mod tests {
         assert_eq!(take_all(&places, Purpose::Fold, 4).len(), 3);
         assert_eq!(places.taken.load(Ordering::Relaxed), 0, "places come back");
         let only = Arc::new(Places::new(1));
+        let wanted = only.wanted();
         let heavy = only.take(Purpose::Fold, 4).expect("it can run alone");
         assert!(only.take(Purpose::Query, 1).is_none() && only.take(Purpose::Fold, 1).is_none());
         assert_eq!(only.by_queries.load(Ordering::Relaxed), 0, "a refused query gives its place back");
+        assert!(wanted.has_changed().expect("it is there"), "those without work are told");
         drop(heavy);
         assert!(only.take(Purpose::Query, 4).is_some());
     }

@@ -122,7 +122,7 @@ pub(super) struct Host {
     calls_left: u64,
     bounds: Bounds,
     /// Counts against the engine's limit as long as the store lives.
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl fmt::Debug for Host {
@@ -147,8 +147,13 @@ impl Host {
             clock,
             calls_left: bounds.host_calls_max,
             bounds,
-            _permit: permit,
+            permit,
         }
+    }
+
+    /// Changes whenever a fold found no place for its instance.
+    pub(super) fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.permit.wanted()
     }
 
     /// Counters begin anew with each call.

@@ -120,6 +120,13 @@ impl Living {
     }
 }
 
+impl Living {
+    /// Changes whenever another fold lacks what this one holds.
+    pub(super) fn wanted(&self) -> Option<watch::Receiver<u64>> {
+        self.fold.wanted()
+    }
+}
+
 impl Drop for Living {
     fn drop(&mut self) {
         self.progress.memory(0);

@@ -41,7 +41,7 @@ pub(crate) use snapshots::Snapshots;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
-use crate::module::{Accepted, Loaded, Module};
+use crate::module::{self, Accepted, Loaded, Module};
 use crate::runner::{ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, Role, audit, blocking, check_name};
@@ -50,6 +50,9 @@ use plan::{Plan, Wish};
 /// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
 /// that the server filters learns only every second that it has passed the events of others.
 const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
+/// How often, and how long after each other, a deploy asks for an instance to try its module with.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the answer to a pause or a resume waits until it can say that it is so.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
@@ -133,7 +136,15 @@ impl Host {
         let inner = Arc::clone(&self.inner);
         let (accepted, loaded) = blocking(move || {
             let accepted = inner.engine.accept(upload)?;
-            let loaded = inner.engine.load(&accepted)?;
+            let mut tries = 0;
+            let loaded = loop {
+                match inner.engine.load(&accepted) {
+                    // Those that have nothing to do give their places back when they are asked for.
+                    Err(module::Error::Busy(_)) if tries < BUSY_TRIES => std::thread::sleep(BUSY_PAUSE),
+                    loaded => break loaded?,
+                }
+                tries += 1;
+            };
             Ok::<_, Error>((accepted, loaded))
         })
         .await?;

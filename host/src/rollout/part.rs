@@ -189,6 +189,10 @@ impl Fold for PartFold {
     fn memory_bytes(&self) -> u64 {
         self.fold.memory_bytes()
     }
+
+    fn wanted(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+        self.fold.wanted()
+    }
 }
 
 /// Which entries of a state belong to some keys, learnt from those that a fold of their events wrote.
