@@ -22,12 +22,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::batch::{Batch, Limits};
+use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
 use crate::progress::Progress;
-use crate::room::{Room, Use};
+use crate::room::Use;
 use crate::source::{self, Request, Source, StatusSender};
 use crate::state::{self, Store, Writer};
 
@@ -35,7 +35,7 @@ use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
-pub use settings::{Settings, WhenFull};
+pub use settings::{Desired, Ended, Settings, WhenFull};
 use way::Way;
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
@@ -80,28 +80,6 @@ impl Fold for module::Instance {
 
 /// Makes a fold, at the start and after each failure.
 pub type MakeFold = Box<dyn Fn() -> Result<Box<dyn Fold>, module::Error> + Send + Sync>;
-
-/// What an operator wants of a pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Desired {
-    /// To run. The number rises with every resume, so that one after a failure is noticed.
-    Run(u64),
-    /// To rest, with everything durable.
-    Pause,
-    /// To end, with everything durable.
-    Stop,
-}
-
-/// Why a pipeline ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// It was asked to; everything applied is durable.
-    Asked,
-    /// It can't go on without an operator; why stands in the progress. Everything applied is durable.
-    Failed,
-    /// The state failed and must be opened again.
-    State(state::Error),
-}
 
 /// Everything that a run needs.
 pub struct Pipeline {

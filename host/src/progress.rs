@@ -1,5 +1,8 @@
 //! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -521,127 +524,5 @@ impl Inner {
             self.measured_applied = self.now.applied;
             self.measured_at = Instant::now();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lag(progress: &Progress) -> (u64, u64) {
-        let now = progress.now();
-        (now.head, now.pending)
-    }
-
-    fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
-        let event = |sequence| Event {
-            sequence,
-            time_ns: sequence * 10,
-            subject: "a".into(),
-            kind: "a".into(),
-            headers: Vec::new(),
-            data: crate::event::Payload::from("{}"),
-        };
-        let (events, through): (Vec<Event>, u64) = (sequences.clone().map(event).collect(), *sequences.end());
-        let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
-        let (after, pending) = (sequences.start() - 1, head - through);
-        Batch { events, after, through, head, pending, stream, last_seen: None, missing: Vec::new() }
-    }
-
-    #[test]
-    fn lag_grows_with_the_stream_while_nothing_is_read() {
-        let progress = Progress::new(None, 0);
-        progress.seen(1, 10, 4);
-        assert_eq!(lag(&progress), (10, 6), "nothing is known but where the stream ends");
-        assert!(progress.asks_for_age(), "and not how old those events are");
-        progress.seen(1, 15, 4);
-        assert_eq!(lag(&progress), (15, 11), "each of the new ones may match");
-        progress.seen(1, 12, 4);
-        assert_eq!(lag(&progress), (15, 11), "an older look says nothing new");
-        progress.oldest_is_of(7);
-        assert_eq!(progress.now().oldest_ns, Some(7));
-    }
-
-    #[test]
-    fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
-        let progress = Progress::new(Some(0), 0);
-        let (one, other) = (batch(1..=4, 6), batch(5..=6, 9));
-        let run = progress.begins_to_read();
-        progress.read(run, &one, true);
-        progress.read(run, &other, false);
-        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 9), Some(10)));
-        progress.applied(&one.events[..1]);
-        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 8), Some(10)), "the next one is at least as young");
-        progress.applied(&one.events[1..]);
-        assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 5), Some(50)));
-        progress.reads_no_more();
-        progress.read(run, &other, false);
-        assert_eq!(
-            (lag(&progress), progress.now().oldest_ns),
-            ((9, 5), Some(50)),
-            "what was read is still to be applied"
-        );
-    }
-
-    #[test]
-    fn state_that_failed_is_retrying_until_something_is_durable_again() {
-        let progress = Progress::new(Some(0), 0);
-        assert_eq!(progress.state_failed("state: no space left"), 1);
-        progress.started(1);
-        assert_eq!(progress.state_failed("no space left"), 2);
-        progress.started(1);
-        progress.finished(&batch(1..=1, 1));
-        let now = progress.now();
-        let failure = now.failure.expect("it goes on");
-        assert_eq!(
-            (now.state, failure.attempts, failure.message.as_str()),
-            (DeploymentState::Retrying, 2, "no space left")
-        );
-        progress.made_durable();
-        assert_eq!((progress.now().state, progress.now().failure), (DeploymentState::Live, None));
-    }
-
-    #[test]
-    fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached() {
-        let progress = Progress::new(None, 3);
-        assert_eq!(progress.answers_from(), None);
-        progress.seen(1, 2, 4);
-        assert_eq!(progress.answers_from(), None, "another stream ends before the state");
-        progress.seen(1, 9, 4);
-        progress.seen(1, 12, 4);
-        assert_eq!(progress.answers_from(), Some(9));
-        progress.answers_now();
-        assert_eq!(progress.answers_from(), Some(3));
-        progress.shown(7);
-        assert_eq!(progress.answers_from(), Some(7));
-    }
-
-    #[test]
-    fn a_state_that_was_closed_in_good_order_answers_from_where_it_is() {
-        let progress = Progress::new(None, 0);
-        progress.opened(None, false);
-        assert_eq!(progress.answers_from(), None);
-        progress.opened(None, true);
-        assert_eq!(progress.answers_from(), Some(0));
-    }
-
-    #[test]
-    fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
-        let knowing = Progress::new(None, 2);
-        knowing.seen(1, 9, 0);
-        let successor = Progress::new(Some(0), 0);
-        successor.succeeds(&knowing.now(), 5);
-        assert_eq!(successor.answers_from(), Some(9));
-        // One before that never reached the stream may have shown anything up to where the stream ends.
-        let unknowing = Progress::new(None, 2).now();
-        let successor = Progress::new(Some(0), 0);
-        successor.seen(1, 8, 0);
-        successor.succeeds(&unknowing, 5);
-        assert_eq!(successor.answers_from(), Some(8));
-        let successor = Progress::new(Some(0), 0);
-        successor.succeeds(&unknowing, 5);
-        assert_eq!(successor.answers_from(), None);
-        successor.seen(1, 4, 0);
-        assert_eq!(successor.answers_from(), Some(5), "what it took over at was shown");
     }
 }

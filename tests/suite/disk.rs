@@ -34,12 +34,14 @@ impl Disk {
         self.folder.join("ballast")
     }
 
-    /// Leaves this many bytes free.
+    /// Leaves about this many bytes free.
     fn fill_but_for(&self, bytes: u64) {
-        let free = free_bytes(&self.folder);
         let file = std::fs::File::create(self.ballast()).expect("there is room for an empty file");
-        let length = free.saturating_sub(bytes);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).expect("that much is free");
+        let mut length = free_bytes(&self.folder).saturating_sub(bytes);
+        // The host may take some at the same time.
+        while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).is_err() {
+            length = free_bytes(&self.folder).saturating_sub(bytes).min(length);
+        }
     }
 
     fn empty(&self) {

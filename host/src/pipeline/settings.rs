@@ -1,4 +1,4 @@
-//! How a pipeline behaves.
+//! How a pipeline behaves: what is wanted of it, what it may do, and why it ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Budget;
 use crate::batch::Limits;
 use crate::room::Room;
+use crate::state;
 
 /// What a pipeline does when others need what little room is left on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,4 +39,26 @@ pub struct Settings {
     pub disk: Option<(Room, WhenFull)>,
     /// Ends batches where chance says, seeded by this: to prove that a result does not depend on where they end.
     pub shuffle: Option<u64>,
+}
+
+/// What an operator wants of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desired {
+    /// To run. The number rises with every resume, so that one after a failure is noticed.
+    Run(u64),
+    /// To rest, with everything durable.
+    Pause,
+    /// To end, with everything durable.
+    Stop,
+}
+
+/// Why a pipeline ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was asked to; everything applied is durable.
+    Asked,
+    /// It can't go on without an operator; why stands in the progress. Everything applied is durable.
+    Failed,
+    /// The state failed and must be opened again.
+    State(state::Error),
 }

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::api::{DeploymentState, Start};
+use crate::batch::Limits;
 use crate::event::Payload;
 use crate::log::{Expectation, Log, NewEvent, Options};
 use crate::source::embedded::Embedded;

@@ -144,9 +144,9 @@ impl Asked {
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
         let runner = deployment.active();
         // A position alone does not tell whether it was read before a part of the state was repaired at it.
-        let was_repaired = after.as_ref().is_some_and(|after| {
-            after.position == position && runner.changed_since(position, &prefix).is_none()
-        });
+        let was_repaired = after
+            .as_ref()
+            .is_some_and(|after| after.position == position && runner.changed_since(position, &prefix).is_none());
         Watch {
             app,
             runner,
