@@ -52,6 +52,10 @@ impl Loader {
 
     /// The module of a digest. Blocking; long if it has to be compiled.
     pub fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
+        // Deployments of one module share it.
+        if let Some(module) = self.engine.loaded(digest) {
+            return Ok(module);
+        }
         let _turn = self.turn()?;
         let component = std::fs::read(self.folder.module(digest)).map_err(|error| LoadError {
             message: format!("module {digest} can't be read: {error}; deploy it again"),

@@ -8,6 +8,9 @@ use foldstream::api::{DeploymentState, GenerationStatus, NewEvent};
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
 
+/// What a disk gives out at once, in bytes.
+const PAGE: u64 = 4_096;
+
 /// A small disk at a folder, gone when it is dropped.
 struct Disk {
     folder: PathBuf,
@@ -40,7 +43,7 @@ impl Disk {
         let mut length = free_bytes(&self.folder).saturating_sub(bytes);
         // The host may take some at the same time.
         while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).is_err() {
-            length = free_bytes(&self.folder).saturating_sub(bytes).min(length);
+            length = free_bytes(&self.folder).saturating_sub(bytes).min(length.saturating_sub(PAGE));
         }
     }
 

@@ -167,6 +167,33 @@ async fn deployments_without_work_leave_their_instances_to_those_that_have_some(
 }
 
 #[tokio::test]
+async fn a_module_that_hangs_keeps_no_log_from_its_retention() {
+    let config = "[modules]\ndeadline = \"20s\"\n[rollout]\nkeep_previous = \"100ms\"\n\
+                  [sources.events]\nkind = \"embedded\"\nmax_bytes = \"100KiB\"\n";
+    let mut stage = Stage::start_with(Kind::Embedded, config).await;
+    stage.deploy_ledger().await;
+    stage.publish(10).await;
+    stage.client().append(&[event("loop")]).await;
+    // What hangs is a candidate that is given up; who gives it up waits, and so does what is to be retired.
+    stage.client().deploy_with("ledger", &guests::module(MISCHIEF), "").await;
+    stage.client().show_when("ledger", "have a candidate that hangs", |shown| shown.instances >= 2).await;
+    let (client, next) = (stage.client().clone(), guests::release("ledger", 1));
+    let deploy = tokio::spawn(async move { client.deploy_with("ledger", &next, "&strategy=inherit").await });
+    stage.client().show_when("ledger", "have its new code", |shown| shown.generation == 3).await;
+    let first_sequence = async || {
+        let sources: serde_json::Value = stage.client().get("/v1/sources").await.expect(200).json();
+        sources["sources"][0]["first_sequence"].as_u64().expect("a number")
+    };
+    assert_eq!(first_sequence().await, 1);
+    let large = json!(format!("note {}", "x".repeat(50_000)));
+    let events: Vec<_> = (0..4).map(|_| NewEvent { data: large.clone(), ..event("") }).collect();
+    stage.client().append(&events).await;
+    wait::until("retention", || async { (first_sequence().await > 1).then_some(()) }).await;
+    assert!(!deploy.is_finished(), "the candidate still hangs");
+    deploy.await.expect("it ends");
+}
+
+#[tokio::test]
 async fn a_log_storm_is_cut_off_and_the_module_goes_on() {
     let mut stage = stage().await;
     let last = stage.client().append(&[event("log-storm 20000"), event("note behind")]).await.last_sequence;

@@ -113,9 +113,14 @@ impl Engine {
         accept::accept(upload, self.inner.options.upload_bytes_max)
     }
 
+    /// The module of a digest, if somebody uses it just now.
+    pub fn loaded(&self, digest: &str) -> Option<Arc<Module>> {
+        self.inner.loaded.lock().get(digest).and_then(Weak::upgrade)
+    }
+
     /// Compiles in a child process, or takes the compiled code from the cache; links, and asks for the manifest.
     pub fn load(&self, accepted: &Accepted) -> Result<Loaded, Error> {
-        if let Some(module) = self.inner.loaded.lock().get(&accepted.digest).and_then(Weak::upgrade) {
+        if let Some(module) = self.loaded(&accepted.digest) {
             return Ok(Loaded { module, compile_time: None });
         }
         let (component, compile_time) = self.compiled(accepted)?;
