@@ -68,7 +68,7 @@ async fn streams_that_drop_what_others_acknowledge_are_refused_before_anything_i
         let answer = host.client().upload(guests::module("ledger"), &format!("?name={LEDGER}")).await;
         assert!(answer.status.is_client_error(), "{}: {}", answer.status, answer.text());
         let text = answer.text();
-        assert!(text.contains("source-unsupported") && text.contains(word) && text.contains("limits"), "{text}");
+        assert!(text.contains("cannot be read") && text.contains(word) && text.contains("limits"), "{text}");
         host.client().get(&format!("/v1/deployments/{LEDGER}")).await.expect(404);
         context.delete_stream(STREAM).await.expect("deletion");
     }

