@@ -6,11 +6,13 @@
 //! `{"$bytes": "<base64>"}`.
 
 mod rollout;
+mod skips;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use rollout::*;
+pub use skips::*;
 
 /// The contract between host and modules.
 pub const CONTRACT: &str = "foldstream:module@0.1.0";
@@ -308,6 +310,12 @@ pub struct Deployment {
     /// The first error of the failing streak, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Events that its state left out, as an operator had decided.
+    #[serde(default)]
+    pub skipped: u64,
+    /// The last decisions about events to leave out, by rising sequence; `/v1/deployments/{name}/skips` has all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skips: Vec<Skip>,
     /// Its module.
     pub module: ModuleInfo,
     /// The generation that is being built or waits to take over.

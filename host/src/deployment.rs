@@ -250,7 +250,9 @@ impl Deployment {
             guest_memory_bytes: all.iter().map(|now| now.memory_bytes).sum(),
             instances: all.iter().map(|now| now.instances).sum(),
             deployed_at: active.created_at.clone(),
-            failure: now.failure,
+            failure: now.failure.map(|failure| failure.with_way_past(&record.name, false)),
+            skipped: store.as_ref().map_or(0, Store::exceptions_count),
+            skips: self.skips_shown(),
             module: active.module.clone(),
             candidate: record.candidate().map(|generation| Box::new(self.generation_info(generation))),
             previous: record.previous().map(|generation| Box::new(self.generation_info(generation))),
@@ -293,11 +295,20 @@ impl Deployment {
             source_status: runner.as_ref().map(|runner| api::SourceStatus::from(&runner.source_status())),
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
-            failure: now.and_then(|now| now.failure),
+            failure: self.failure_of(generation, now.as_ref()),
+            skipped: store.as_ref().map_or(0, Store::exceptions_count),
             build: generation.build.clone(),
             comparison: generation.comparison.clone(),
             module: generation.module.clone(),
         }
+    }
+
+    /// What a generation failed with, while it runs or when it was built.
+    fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
+        let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
+        let is_candidate = generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
+        let may_be_passed = is_candidate || generation.number == self.record.read().active;
+        Some(if may_be_passed { failure.with_way_past(&self.name, is_candidate) } else { failure })
     }
 
     /// Whether its state was opened, or can't be.

@@ -277,6 +277,7 @@ struct Gauges {
     guest_memory_bytes: IntGaugeVec,
     instances: IntGaugeVec,
     generation: IntGaugeVec,
+    skipped: IntGaugeVec,
     module: IntGaugeVec,
     state: IntGaugeVec,
     source_state: IntGaugeVec,
@@ -316,6 +317,10 @@ impl Gauges {
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
             instances: of_deployment("foldstream_guest_instances", "Instances alive, those of queries too."),
             generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
+            skipped: of_deployment(
+                "foldstream_events_skipped",
+                "Events that the state that serves left out, as an operator had decided.",
+            ),
             module: gauge(
                 registry,
                 "foldstream_module_info",
@@ -443,6 +448,7 @@ impl Gauges {
             &self.guest_memory_bytes,
             &self.instances,
             &self.generation,
+            &self.skipped,
             &self.module,
             &self.state,
             &self.source_state,
@@ -467,6 +473,7 @@ impl Gauges {
             (&self.guest_memory_bytes, deployment.guest_memory_bytes),
             (&self.instances, deployment.instances),
             (&self.generation, deployment.generation),
+            (&self.skipped, deployment.skipped),
         ] {
             vector.with_label_values(&name).set(i64::try_from(value).unwrap_or(i64::MAX));
         }

@@ -29,6 +29,7 @@ use crate::module::{self, ApplyError};
 use crate::progress::Progress;
 use crate::room::Use;
 use crate::source::{self, Request, Source, StatusSender};
+use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
@@ -85,8 +86,10 @@ pub type MakeFold = Box<dyn Fn() -> Result<Box<dyn Fold>, module::Error> + Send 
 pub struct Pipeline {
     /// Where events come from.
     pub source: Source,
-    /// What is read; `resume` is taken from the store.
+    /// What is read; `resume` is taken from the store, `limits` from the settings, and `skips` from the decisions.
     pub request: Request,
+    /// Which events are left out.
+    pub skips: Skips,
     /// Where the reader tells how it is.
     pub source_status: StatusSender,
     /// Who folds.
@@ -144,6 +147,7 @@ impl Pipeline {
         let mut request = self.request;
         request.resume = self.store.published();
         request.limits = self.settings.batch;
+        request.skips = self.skips.sequences();
         let (sender, inbox) = mpsc::channel(QUEUE);
         let reading = {
             let _guard = self.runtime.enter();
@@ -159,6 +163,7 @@ impl Pipeline {
             settings: self.settings,
             progress: self.progress,
             metrics: self.metrics.clone(),
+            skips: self.skips,
             attempts: 0,
             part: usize::MAX,
             alike: Alike::default(),
@@ -329,7 +334,13 @@ impl Run {
         let (begun, count) = (Instant::now(), batch.events.len());
         let interrupt =
             Interrupt { control: &self.control, wanted: self.wanted, pace: &self.way.receiver, runtime: &self.runtime };
-        let processed = self.applier.process(&batch, &self.store, &interrupt)?;
+        let processed = match self.applier.skips.leave_out(&batch.events) {
+            None => self.applier.process(&batch, &[], &self.store, &interrupt)?,
+            Some((events, left_out)) => {
+                let without = Batch { events, ..batch.clone() };
+                self.applier.process(&without, &left_out, &self.store, &interrupt)?
+            }
+        };
         let interval = self.applier.settings.flush_interval;
         let due = Instant::now() + if count > 0 { interval } else { interval * IDLE_FLUSH_FACTOR };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
@@ -342,7 +353,10 @@ impl Run {
                 }
                 self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
             }
-            Processed::Through(done) => self.stashed.push_front(Input::Batch(batch.split_off(done))),
+            Processed::Through(position) => {
+                let done = batch.events.partition_point(|event| event.sequence <= position);
+                self.stashed.push_front(Input::Batch(batch.split_off(done)));
+            }
         }
         Ok(())
     }

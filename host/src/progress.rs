@@ -114,6 +114,10 @@ struct Inner {
     beyond_ns: Option<u64>,
     measured_at: Instant,
     measured_applied: u64,
+    /// The event that fails by itself, until it or another one was applied.
+    failing: Option<Event>,
+    /// The failure before the last start. The same again is no new one.
+    failed_before: Option<Failure>,
 }
 
 /// The place where a pipeline tells how far it is.
@@ -165,6 +169,8 @@ impl Progress {
             beyond_ns: None,
             measured_at: Instant::now(),
             measured_applied: 0,
+            failing: None,
+            failed_before: None,
         };
         Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
     }
@@ -318,11 +324,27 @@ impl Progress {
     /// Some events of a batch were applied.
     pub fn applied(&self, events: &[Event]) {
         let inner = &mut *self.inner.lock();
+        if !events.is_empty() {
+            (inner.failing, inner.failed_before) = (None, None);
+        }
         inner.now.applied += events.len() as u64;
         if let Some(last) = events.last() {
             inner.now.last_event_ns = last.time_ns;
             inner.pass(events.len() as u64, last.sequence);
         }
+    }
+
+    /// Events up to a position were left out: they are no longer to come.
+    pub fn left_out(&self, events: &[Event], through: u64) {
+        let inner = &mut *self.inner.lock();
+        while inner.read.front().is_some_and(|read| read.last <= through) {
+            inner.read.pop_front();
+        }
+        if let Some(read) = inner.read.front_mut().filter(|read| read.first <= through) {
+            let left_out = events.iter().filter(|event| event.sequence >= read.first).count() as u64;
+            read.events = read.events.saturating_sub(left_out);
+        }
+        inner.count();
     }
 
     /// All of a batch was applied.
@@ -348,25 +370,35 @@ impl Progress {
 
     /// A batch failed, and is tried again after a pause. The first error of a streak stays.
     pub fn retrying(&self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-        let now = &mut self.inner.lock().now;
-        now.state = DeploymentState::Retrying;
-        note(now, kind, message, sequence, attempts);
+        let mut inner = self.inner.lock();
+        inner.now.state = DeploymentState::Retrying;
+        inner.note(kind, message, sequence, attempts);
     }
 
     /// It waits for what the host can't give just now. No attempt counts, and no event is to blame.
     pub fn waiting(&self, kind: &str, message: &str) {
-        let now = &mut self.inner.lock().now;
-        now.state = DeploymentState::Retrying;
-        let attempts = now.failure.as_ref().map_or(0, |failure| failure.attempts);
-        note(now, kind, message, None, attempts);
+        let mut inner = self.inner.lock();
+        inner.now.state = DeploymentState::Retrying;
+        let attempts = inner.now.failure.as_ref().map_or(0, |failure| failure.attempts);
+        inner.note(kind, message, None, attempts);
+    }
+
+    /// An event failed by itself.
+    pub fn failing(&self, event: &Event) {
+        self.inner.lock().failing = Some(event.clone());
+    }
+
+    /// The event that fails by itself, if there is one.
+    pub fn failing_event(&self) -> Option<Event> {
+        self.inner.lock().failing.clone()
     }
 
     /// It can't go on without an operator.
     pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
-        let now = &mut self.inner.lock().now;
-        let attempts = now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
-        now.state = DeploymentState::Failed;
-        note(now, kind, message, sequence, attempts);
+        let mut inner = self.inner.lock();
+        let attempts = inner.now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
+        inner.now.state = DeploymentState::Failed;
+        inner.note(kind, message, sequence, attempts);
     }
 
     /// There is room on the disk again: a failure that said otherwise is over.
@@ -416,7 +448,10 @@ impl Progress {
 
     /// A generation's module begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
-        let Inner { now, state_failure, .. } = &mut *self.inner.lock();
+        let Inner { now, state_failure, failed_before, .. } = &mut *self.inner.lock();
+        if let Some(failure) = now.failure.take() {
+            *failed_before = Some(failure);
+        }
         now.has_read = false;
         now.generation = generation;
         now.starts += 1;
@@ -485,6 +520,18 @@ fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempt
 }
 
 impl Inner {
+    /// Notes a failure. One at the event at which it failed before the last start has lasted since then.
+    fn note(&mut self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
+        let is_new = self.now.failure.is_none();
+        note(&mut self.now, kind, message, sequence, attempts);
+        let is_same = |before: &&Failure| before.kind == kind && before.sequence == sequence && sequence.is_some();
+        if let Some(before) = self.failed_before.as_ref().filter(|before| is_new && is_same(before))
+            && let Some(failure) = &mut self.now.failure
+        {
+            failure.first_at.clone_from(&before.first_at);
+        }
+    }
+
     /// Takes note that events up to a sequence were applied.
     fn pass(&mut self, count: u64, through: u64) {
         self.applied_through = through;

@@ -17,12 +17,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::api::{self, DeploymentState, SourceState};
-use crate::event::Payload;
+use crate::event::{Event, Payload};
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
 use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttle};
 use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
+use crate::state::exceptions::Skips;
 use crate::state::{self, Key, Snapshot, Store};
 use crate::subject::SubjectSet;
 
@@ -470,6 +471,24 @@ impl Runner {
         if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
             self.resume();
         }
+    }
+
+    /// Leaves out other events from the next batch on. The caller holds it at a ceiling, so that nothing is applied on the
+    /// way.
+    pub fn leave_out(&self, skips: Skips) {
+        let now = self.now();
+        let failed_at = now.failure.as_ref().and_then(|failure| failure.sequence);
+        let is_past_it = failed_at.is_some_and(|sequence| skips.get(sequence).is_some());
+        self.shared.program.write().skips = skips;
+        // One that stopped for another reason stays as it is.
+        if self.is_running() || (is_past_it && now.state == DeploymentState::Failed) {
+            self.resume();
+        }
+    }
+
+    /// The event at which it fails, where it fails at one.
+    pub fn failing_event(&self) -> Option<Event> {
+        self.shared.progress.failing_event()
     }
 
     /// What took over the state has shown that it can go on with it: it gets its usual attempts.

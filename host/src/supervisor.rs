@@ -468,7 +468,8 @@ impl Inner {
     }
 
     /// What a runner of a generation is made of.
-    pub(crate) fn parts(&self, name: &str, generation: &Generation, module: LoadedOrNot, role: Role) -> Parts {
+    pub(crate) fn parts(&self, record: &Record, generation: &Generation, module: LoadedOrNot, role: Role) -> Parts {
+        let name = record.name.as_str();
         let (pipeline, state) = (&self.config.pipeline, &self.config.state);
         let (memtable_bytes, throttle) = match role {
             Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
@@ -479,7 +480,7 @@ impl Inner {
         let state_options = self.config.state_options(cache.bytes());
         Parts {
             deployment: name.to_owned(),
-            program: self.program(generation, module),
+            program: self.program(record, generation, module),
             path: path.clone(),
             state: state_options,
             cache,
@@ -511,7 +512,7 @@ impl Inner {
     }
 
     /// What folds for a generation.
-    pub(crate) fn program(&self, generation: &Generation, module: LoadedOrNot) -> Program {
+    pub(crate) fn program(&self, record: &Record, generation: &Generation, module: LoadedOrNot) -> Program {
         let source = self.sources.get(&generation.source).cloned();
         let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
@@ -524,6 +525,7 @@ impl Inner {
             accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
             part: None,
+            skips: record.skips(),
         }
     }
 

@@ -22,6 +22,7 @@ mod reads; // entries, pages, queries, ETags, problems, tokens
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sandbox; // a bad module hurts neither its host nor its neighbours
 mod shown; // what nobody knows is shown as unknown, and trouble wherever a deployment is
+mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
 mod strange; // messages that are no sound events, and streams that are no event streams
 mod swap; // generations: built, swapped, rolled back, with nobody noticing

@@ -226,6 +226,9 @@ pub struct Generation {
     pub source_status: Option<SourceStatus>,
     /// Size of the state file, in bytes; 0 when it has none.
     pub file_bytes: u64,
+    /// Events that its state left out, as an operator had decided.
+    #[serde(default)]
+    pub skipped: u64,
     /// Keys and values, in bytes.
     pub state_bytes: u64,
     /// The first error of the failing streak, if there is one.
@@ -319,6 +322,9 @@ pub struct Verification {
     /// The first key that differs, with the event after which it did, where that was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// Sequences that were left out, as the state that serves left them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<u64>,
     /// What came of it, in words.
     pub message: String,
 }
@@ -351,6 +357,9 @@ pub struct PartialRebuild {
     pub left: Vec<String>,
     /// Whether the server sent only events of that key.
     pub filtered_by_server: bool,
+    /// Sequences that were left out, as the state that serves left them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<u64>,
 }
 
 /// A rebuild that runs or waits.

@@ -1,6 +1,7 @@
 //! The client of the HTTP API: everything that commands know of a host, they know through here.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -207,9 +208,20 @@ impl Client {
         let status = response.status();
         self.output.detail(&format!("{method} {url}: {status} after {} ms", begun.elapsed().as_millis()));
         if status.is_success() {
+            self.tell_of_skips(&url, &response);
             return Ok(response);
         }
         Err(self.problem(status, response).await)
+    }
+
+    /// Says once of an answer about the past that events are left out of it: the present says so in `show`.
+    fn tell_of_skips(&self, url: &Url, response: &Response) {
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+        let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
+        let skipped = response.headers().get("foldstream-skipped").and_then(|count| count.to_str().ok());
+        if let Some(count) = skipped.filter(|_| is_past && !IS_TOLD.swap(true, Ordering::Relaxed)) {
+            self.output.note(&format!("without {count} skipped events; `foldstream skips` names them"));
+        }
     }
 
     fn failed(&self, error: &reqwest::Error, timeout: Option<Duration>) -> Error {
@@ -263,6 +275,12 @@ impl Client {
     ) -> Result<T, Error> {
         let request = self.request(Method::POST, segments).query(query).header(CONTENT_TYPE, content.0).body(content.1);
         let response = self.send(request, timeout).await?;
+        self.json(response).await
+    }
+
+    /// Sends a request and takes a JSON document.
+    pub async fn answer_of<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
     }
 

@@ -188,6 +188,7 @@ pub(super) mod tests {
             remaining_seconds: Some(2.8),
             source_status: None,
             file_bytes: 1 << 20,
+            skipped: 0,
             state_bytes: 2_048,
             failure: None,
             build: BuildSettings::default(),

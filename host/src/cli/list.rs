@@ -40,13 +40,24 @@ fn lines(deployments: &[Deployment]) -> String {
             source_word(&deployment.source_status),
             deployment.generation.to_string(),
             rebuild(deployment),
+            grouped(deployment.skipped),
             deployment.module.digest.chars().take(12).collect(),
         ]
     });
-    table(
-        &["NAME", "STATE", "POSITION", "LAG", "BEHIND", "SOURCE", "SOURCE-STATE", "GENERATION", "REBUILD", "MODULE"],
-        rows,
-    )
+    const HEADER: [&str; 11] = [
+        "NAME",
+        "STATE",
+        "POSITION",
+        "LAG",
+        "BEHIND",
+        "SOURCE",
+        "SOURCE-STATE",
+        "GENERATION",
+        "REBUILD",
+        "SKIPPED",
+        "MODULE",
+    ];
+    table(&HEADER, rows)
 }
 
 /// How far its candidate is, if it has one.
@@ -75,9 +86,9 @@ mod tests {
         assert_eq!(
             lines(&[super::super::show::tests::deployment(), other]),
             "\
-NAME          STATE        POSITION  LAG      BEHIND  SOURCE  SOURCE-STATE  GENERATION  REBUILD  MODULE
-order-totals  catching-up  400,000   600,000  12 s    events  reading       2           -        abcdef012345
-b             live         400,000   0        0.0 s   events  reading       2           40 %     abcdef012345"
+NAME          STATE        POSITION  LAG      BEHIND  SOURCE  SOURCE-STATE  GENERATION  REBUILD  SKIPPED  MODULE
+order-totals  catching-up  400,000   600,000  12 s    events  reading       2           -        0        abcdef012345
+b             live         400,000   0        0.0 s   events  reading       2           40 %     0        abcdef012345"
         );
     }
 
@@ -90,7 +101,7 @@ b             live         400,000   0        0.0 s   events  reading       2   
         assert_eq!(
             lines(&[away]).lines().last(),
             Some(
-                "order-totals  disconnected  400,000   unknown  unknown  events  reconnecting  2           -        abcdef012345"
+                "order-totals  disconnected  400,000   unknown  unknown  events  reconnecting  2           -        0        abcdef012345"
             )
         );
     }

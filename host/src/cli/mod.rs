@@ -44,6 +44,7 @@ mod scan;
 mod serve;
 mod settings;
 mod show;
+mod skips;
 mod sse;
 mod taking_over;
 mod throttle;
@@ -151,6 +152,7 @@ enum Command {
     Events(events::Command),
     Pause(pause::Args),
     Resume(resume::Args),
+    Skips(skips::Args),
     Generations(generations::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
@@ -257,6 +259,7 @@ impl Cli {
             Command::Events(command) => asking(events::run(command, &context)),
             Command::Pause(args) => asking(pause::run(args, &context)),
             Command::Resume(args) => asking(resume::run(args, &context)),
+            Command::Skips(args) => asking(skips::run(args, &context)),
             Command::Generations(args) => asking(generations::run(args, &context)),
             Command::Promote(args) => asking(promote::run(args, &context)),
             Command::Rollback(args) => asking(rollback::run(args, &context)),

@@ -50,6 +50,7 @@ fn lines(deployment: &Deployment) -> String {
         "applied",
         format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
     ));
+    rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.push(("source", source_line(deployment)));
     rows.extend(oddities(deployment));
     rows.push((
@@ -115,6 +116,17 @@ pub fn source_word(status: &SourceStatus) -> String {
 fn seconds_since(time: &str) -> Option<f64> {
     let time: jiff::Timestamp = time.parse().ok()?;
     Some(jiff::Timestamp::now().duration_since(time).as_secs_f64().max(0.0))
+}
+
+/// What its state left out.
+fn skipped_line(deployment: &Deployment) -> Option<String> {
+    let last = deployment.skips.last().map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
+    let has_any = deployment.skipped > 0 || last.is_some();
+    let count = match deployment.skipped {
+        1 => "1 event".to_owned(),
+        count => format!("{} events", grouped(count)),
+    };
+    has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
 }
 
 /// A generation that does not serve.
@@ -206,6 +218,8 @@ pub(super) mod tests {
             instances: 1,
             deployed_at: "2026-11-23T10:00:00.000000000Z".to_owned(),
             failure: None,
+            skipped: 0,
+            skips: Vec::new(),
             candidate: None,
             previous: None,
             module: ModuleInfo {

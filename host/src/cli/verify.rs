@@ -123,6 +123,7 @@ mod tests {
             equal: Some(true),
             comparison: None,
             divergence: None,
+            skipped: Vec::new(),
             message: "the same fold again".to_owned(),
         }
     }

@@ -13,6 +13,7 @@ use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
 use crate::position::Checkpoint;
 use crate::progress::{Alive, Progress};
+use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
 /// Attempts that a module gets that took over a state, before the one that had it before is put back.
@@ -65,8 +66,8 @@ impl Interrupt<'_> {
 pub(super) enum Processed {
     /// All of it.
     All,
-    /// So many of its events; the next one failed, and waits while the pipeline may be asked to stand still.
-    Through(usize),
+    /// Only through this position: the next event failed, and waits while the pipeline may be asked to stand still.
+    Through(u64),
 }
 
 /// What to do after a failure.
@@ -142,6 +143,8 @@ pub(super) struct Applier {
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: DeploymentMetrics,
+    /// Which events are left out, and noted when the state passes them.
+    pub(super) skips: Skips,
     /// Attempts at the event that fails now.
     pub(super) attempts: u32,
     /// How many events are applied at once, while a failing one is looked for.
@@ -162,10 +165,12 @@ pub(super) struct Obstacle {
 }
 
 impl Applier {
-    /// Applies a batch, in parts where some event fails, so that those before it are kept.
+    /// Applies a batch, in parts where some event fails, so that those before it are kept. Events that are left out are no
+    /// longer in the batch, but in `left_out`.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
+        left_out: &[Event],
         store: &Store,
         interrupt: &Interrupt<'_>,
     ) -> Result<Processed, Ended> {
@@ -188,7 +193,7 @@ impl Applier {
                     let through =
                         if end == batch.events.len() { batch.through } else { batch.events[end - 1].sequence };
                     // The state may have been advanced over events of others meanwhile.
-                    self.publish(batch, events.last(), through.max(store.position()), store);
+                    self.publish(batch, events.last(), through.max(store.position()), left_out, store);
                     let counter = if self.progress.serves() {
                         &self.metrics.events_applied
                     } else {
@@ -201,12 +206,15 @@ impl Applier {
                 }
                 Err(fault) => match self.after_fault(fault, events, interrupt)? {
                     Next::Try(count) => self.part = count,
-                    Next::Yield => return Ok(Processed::Through(done)),
+                    Next::Yield => return Ok(Processed::Through(store.position())),
                 },
             }
         }
         if batch.events.is_empty() {
-            self.publish(batch, None, batch.through, store);
+            self.publish(batch, None, batch.through, left_out, store);
+        }
+        if !left_out.is_empty() {
+            self.progress.left_out(left_out, batch.through);
         }
         self.progress.finished(batch);
         Ok(Processed::All)
@@ -248,9 +256,11 @@ impl Applier {
         result.map_err(|error| Fault::Call { error, on_used })
     }
 
-    fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, store: &Store) {
+    fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, left_out: &[Event], store: &Store) {
+        // In the same step, so that no crash separates the position from why an event before it is missing.
+        let passed = self.skips.passed(store.position(), through, left_out);
         let checkpoint = Checkpoint::after(store.published().as_ref(), batch, last, through);
-        self.writer.as_mut().expect("the writer comes back from every call").publish(checkpoint);
+        self.writer.as_mut().expect("the writer comes back from every call").publish_with(checkpoint, passed);
         if self.attempts > 0 {
             self.attempts = 0;
             self.alike = Alike::default();
@@ -318,6 +328,7 @@ impl Applier {
             // Those before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {
+                self.progress.failing(&events[0]);
                 let (sequence, message) = (events[0].sequence, error.to_string());
                 let alike = if error.is_repeatable() { self.alike.count(sequence, message.clone()) } else { 0 };
                 if matches!(error, ApplyError::Rejected { .. }) || alike >= ATTEMPTS_ALIKE {

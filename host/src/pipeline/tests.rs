@@ -113,12 +113,14 @@ impl Stage {
             request: Request {
                 resume: None,
                 start: Start::Beginning,
+                skips: Arc::default(),
                 subjects: SubjectSet::parse(&["s.>"]).expect("sound"),
                 wants_headers: false,
                 limits: Limits::default(),
                 accepts_missing_through: 0,
                 skips: Arc::default(),
             },
+            skips: Skips::default(),
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: Box::new(move || {
                 let relaxed = std::sync::atomic::Ordering::Relaxed;

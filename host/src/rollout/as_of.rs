@@ -148,8 +148,9 @@ impl Host {
         if from.is_none() && generation.start == api::Start::FirstAvailable {
             self.check_refoldable(generation).await?;
         }
-        let aside = Aside { ceiling: moment.ceiling(), from, ..Aside::default() };
-        let scratch = Arc::new(self.fold_aside(deployment.name(), generation, module, aside).await?);
+        let skips = deployment.skips_as_folded()?;
+        let aside = Aside { ceiling: moment.ceiling(), from, skips, ..Aside::default() };
+        let scratch = Arc::new(self.fold_aside(&deployment.record(), generation, module, aside).await?);
         let past = Past {
             deployment: deployment.name().to_owned(),
             generation: generation.number,

@@ -163,7 +163,8 @@ impl Host {
             let now = runner.now();
             match now.state {
                 DeploymentState::Failed => {
-                    let failure = now.failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
+                    let failure = now.failure.map(|failure| failure.with_way_past(deployment.name(), true));
+                    let failure = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
                     return Built::Failed(failure.unwrap_or_else(|| "it failed".to_owned()));
                 }
                 DeploymentState::Live => return Built::Ready,
@@ -211,7 +212,7 @@ impl Host {
     async fn start_candidate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
         let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
         let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
-        let runner = self.start_runner(deployment.name(), &generation, Role::Build);
+        let runner = self.start_runner(&deployment.record(), &generation, Role::Build);
         deployment.add_runner(generation.state_file, Arc::clone(&runner));
         Ok(runner)
     }
@@ -320,10 +321,27 @@ impl Host {
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
+        // Without its file, if no event stopped it: nothing will read or continue that, and it may be what fills the disk.
+        generation.failure = deployment.runner(generation.state_file).and_then(|runner| runner.now().failure);
+        let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
         self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await?;
-        // With its file: nothing will read or continue it, and it may be what fills the disk.
+        if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
+            self.end(runner).await;
+        }
         self.end_unused(deployment).await;
         Ok(())
+    }
+
+    /// Goes on with a candidate that an event stopped, from the state that it had. The caller holds the deployment's lock.
+    pub(super) async fn revive(&self, deployment: &Arc<Deployment>, number: u64) -> Result<api::Deployment, Error> {
+        let mut record = deployment.record();
+        let generation = record.generation_mut(number).expect("the caller took it from the record");
+        generation.failure = None;
+        generation.paused = false;
+        generation.enter(GenerationStatus::Building, "goes on after it was stopped by an event");
+        self.commit(deployment, record, "resume", format!("generation {number}")).await?;
+        self.drive(deployment, number);
+        Ok(deployment.info())
     }
 
     /// Gives a candidate up.

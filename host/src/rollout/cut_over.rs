@@ -105,9 +105,8 @@ impl Host {
         record.active_mut().enter(GenerationStatus::Previous, format!("rolled back to generation {}", previous.number));
         record.active = previous.number;
         let reason = format!("rolled back from generation {from}, whose state it took over");
-        let serving = record.active_mut();
-        serving.enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(serving, Ok(module));
+        record.active_mut().enter(GenerationStatus::Active, reason.clone());
+        let program = self.inner.program(&record, record.active(), Ok(module));
         self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
         steps::reached("hand-back-recorded");
         runner.take_over(program);

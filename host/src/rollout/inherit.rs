@@ -47,7 +47,7 @@ impl Host {
         generation.on_probation = true;
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
-        let program = self.inner.program(&generation, Ok(module));
+        let program = self.inner.program(&record, &generation, Ok(module));
         record.add(generation);
         record.active = number;
         self.limit_previous(&mut record);
@@ -139,7 +139,7 @@ impl Host {
         record.active = before.number;
         let reason = format!("put back, as generation {number} failed on its state");
         record.active_mut().enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(record.active(), module);
+        let program = self.inner.program(&record, record.active(), module);
         self.commit(deployment, record, "put-back", reason).await?;
         steps::reached("inherit-put-back");
         let runner = deployment.active();

@@ -21,6 +21,7 @@ mod plan;
 mod prune;
 mod queue;
 mod scratch;
+mod skips;
 mod snapshots;
 pub mod steps;
 mod verify;
@@ -38,6 +39,7 @@ pub use cut_over::Demand;
 pub use part::Keys;
 pub use queue::Queue;
 pub(crate) use snapshots::Snapshots;
+pub use skips::Wanted as WantedSkips;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
@@ -100,14 +102,14 @@ impl Host {
 
     fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
-        let serve = self.start_runner(&record.name, &active, Role::Serve { catches_up_to: None });
+        let serve = self.start_runner(&record, &active, Role::Serve { catches_up_to: None });
         let deployment = Deployment::new(record, serve);
         let record = deployment.record();
         self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
         let files: BTreeSet<u64> = record.generations.iter().map(|generation| generation.state_file).collect();
         for state_file in files.into_iter().filter(|state_file| *state_file != active.state_file) {
             if let Some(follower) = record.follower(state_file) {
-                let runner = self.start_runner(&record.name, follower, Role::Follow);
+                let runner = self.start_runner(&record, follower, Role::Follow);
                 deployment.add_runner(state_file, runner);
             }
         }
@@ -121,9 +123,9 @@ impl Host {
 
     /// Starts a runner for a generation. It loads the module from the data folder by itself, so that nobody waits for a
     /// slow one.
-    pub(crate) fn start_runner(&self, name: &str, generation: &Generation, role: Role) -> Arc<Runner> {
+    pub(crate) fn start_runner(&self, record: &Record, generation: &Generation, role: Role) -> Arc<Runner> {
         let module = Err("it is being loaded".to_owned());
-        let runner = Runner::start(self.inner.parts(name, generation, module, role));
+        let runner = Runner::start(self.inner.parts(record, generation, module, role));
         runner.serves(matches!(role, Role::Serve { .. }));
         runner
     }
@@ -183,10 +185,11 @@ impl Host {
         let start = request.start.unwrap_or_default();
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
         generation.enter(GenerationStatus::Active, reason.clone());
-        let record = Record { name, active: 1, next: 2, generations: vec![generation.clone()], repairs: 0 };
+        let generations = vec![generation.clone()];
+        let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() };
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve { catches_up_to: Some(0) };
-        let runner = Runner::start(self.inner.parts(&record.name, &generation, Ok(loaded.module), role));
+        let runner = Runner::start(self.inner.parts(&record, &generation, Ok(loaded.module), role));
         runner.serves(true);
         let deployment = Deployment::new(record, runner);
         self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
@@ -395,17 +398,36 @@ impl Host {
 
     /// Stops applying, keeps answering; survives restarts. Of the candidate, where that is meant.
     pub async fn pause(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
-        self.note_pause(name, candidate, true).await
-    }
-
-    /// Goes on after a pause or a failure.
-    pub async fn resume(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
-        self.note_pause(name, candidate, false).await
-    }
-
-    async fn note_pause(&self, name: &str, candidate: bool, paused: bool) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
+        self.note_pause(&deployment, candidate, true).await
+    }
+
+    /// Goes on after a pause or a failure; without the events that are named, where there are any.
+    pub async fn resume(
+        &self,
+        name: &str,
+        candidate: bool,
+        skips: Option<WantedSkips>,
+    ) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        if let Some(wanted) = skips {
+            self.decide(&deployment, candidate, &wanted).await?;
+        }
+        if candidate && let Some(stopped) = deployment.record().stopped_candidate() {
+            return self.revive(&deployment, stopped.number).await;
+        }
+        self.note_pause(&deployment, candidate, false).await
+    }
+
+    /// The caller holds the deployment's lock.
+    async fn note_pause(
+        &self,
+        deployment: &Arc<Deployment>,
+        candidate: bool,
+        paused: bool,
+    ) -> Result<api::Deployment, Error> {
         let mut record = deployment.record();
         let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
         let generation = record.generation_mut(number).expect("it was just found");
@@ -420,7 +442,7 @@ impl Host {
             runner.pause();
             runner.settles(before, SETTLE_MAX).await;
         }
-        let committed = self.commit(&deployment, record, action, format!("generation {number}")).await;
+        let committed = self.commit(deployment, record, action, format!("generation {number}")).await;
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
             // A pause that could not be noted is none.
             if committed.is_ok() != paused {
@@ -556,6 +578,7 @@ fn new_generation(
         build,
         comparison: None,
         accepts_missing_through: 0,
+        failure: None,
     }
 }
 

@@ -36,11 +36,12 @@ impl Host {
         let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
         let (filtered_by_server, folded, reads) = (part.is_narrower(), part.counter(), part.reads());
-        let aside = Aside { part: Some(Arc::new(part)), ..Aside::default() };
+        let skips = deployment.skips_as_folded()?;
+        let aside = Aside { part: Some(Arc::new(part)), skips, ..Aside::default() };
         // It costs as much as a rebuild, and waits for its turn like one.
         let ticket = self.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
-        let scratch = self.fold_aside(name, &generation, module, aside).await?;
+        let scratch = self.fold_aside(&deployment.record(), &generation, module, aside).await?;
         scratch.comes_near(NEAR_EVENTS).await?;
         // What takes long is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
@@ -75,6 +76,7 @@ impl Host {
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
+        let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {
             position if position == chosen.ahead.position => Some(Vec::new()),
             // None where more changed than is remembered: everything is looked through again, while it is held.
@@ -97,7 +99,8 @@ impl Host {
         drop(aligned);
         steps::reached("partial-applied");
         self.note_repair(deployment, "rebuild-part", detail).await?;
-        Ok(api::PartialRebuild { selection, position, events: 0, written, removed, left, filtered_by_server: false })
+        let (events, filtered_by_server) = (0, false);
+        Ok(api::PartialRebuild { selection, position, events, written, removed, left, filtered_by_server, skipped })
     }
 
     /// Notes that what was read before is no longer what its position says.

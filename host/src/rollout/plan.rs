@@ -184,12 +184,14 @@ mod tests {
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,
+            failure: None,
         }
     }
 
     fn record() -> Record {
         let active = generation(1, module("one", 1), GenerationStatus::Active);
-        Record { name: "totals".to_owned(), active: 1, next: 2, generations: vec![active], repairs: 0 }
+        let (name, generations) = ("totals".to_owned(), vec![active]);
+        Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() }
     }
 
     fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {

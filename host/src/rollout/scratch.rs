@@ -10,7 +10,8 @@ use crate::module::Module;
 use crate::pipeline::{Ceiling, Throttle, WhenFull};
 use crate::room::{Room, Use};
 use crate::runner::{Part, Runner};
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Generation, Record};
+use crate::state::exceptions::Skips;
 use crate::supervisor::{Error, Host, Role, blocking};
 
 /// How often a runner aside is looked at.
@@ -52,6 +53,8 @@ pub(super) struct Aside {
     pub(super) part: Option<Arc<dyn Part>>,
     /// A state file to begin with.
     pub(super) from: Option<PathBuf>,
+    /// The events that it leaves out: those that the state which it is to equal left out.
+    pub(super) skips: Skips,
 }
 
 impl Host {
@@ -64,7 +67,7 @@ impl Host {
     /// Starts a runner aside with a generation's module.
     pub(super) async fn fold_aside(
         &self,
-        name: &str,
+        record: &Record,
         generation: &Generation,
         module: Arc<Module>,
         aside: Aside,
@@ -74,13 +77,14 @@ impl Host {
             let (to, room) = (path.clone(), Room::of(self.inner.folder.root()));
             blocking(move || copy(&from, &to, &room)).await?;
         }
-        let mut parts = self.inner.parts(name, generation, Ok(module), Role::Build);
+        let mut parts = self.inner.parts(record, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
         parts.catches_up_to = Some(0);
         parts.pace = (aside.ceiling, aside.throttle);
         parts.settings.shuffle = aside.shuffle;
         parts.settings.disk = parts.settings.disk.map(|(room, _)| (room, WhenFull::GiveUp));
         parts.program.part = aside.part;
+        parts.program.skips = aside.skips;
         parts.program.on_probation = false;
         parts.paused = false;
         let runner = Runner::start(parts);

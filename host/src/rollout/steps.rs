@@ -1,7 +1,7 @@
 //! Named steps at which a test kills the process: what is durable there must be enough to go on or to go back.
 
 /// Every step, in the order in which they come.
-pub const STEPS: [&str; 16] = [
+pub const STEPS: [&str; 17] = [
     "deploy-module-stored",
     "deploy-recorded",
     "inherit-recorded",
@@ -18,6 +18,7 @@ pub const STEPS: [&str; 16] = [
     "prune-recorded",
     "partial-applied",
     "delete-recorded",
+    "skip-recorded",
 ];
 
 /// Ends the process here, as `kill -9` would, when the variable FOLDSTREAM_DIE_AT names this step. Only in builds with

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::align::align;
 use super::scratch::{Aside, Scratch};
-use super::{compare, cut_over};
+use super::{compare, cut_over, skips};
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;
 use crate::module::Module;
 use crate::pipeline::Ceiling;
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
+use crate::state::exceptions::Skips;
 use crate::supervisor::{Error, Host, blocking};
 
 /// How often the refold is stopped and started again.
@@ -30,6 +31,7 @@ impl Host {
         let generation = deployment.record().active().clone();
         self.check_refoldable(&generation).await?;
         let module = self.module_of(&generation).await?;
+        let skips = deployment.skips_as_folded()?;
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         let gate = Gate { sample, ..Gate::default() };
         super::check_gate(&gate).map_err(Error::Refused)?;
@@ -45,12 +47,13 @@ impl Host {
             equal: None,
             comparison: None,
             divergence: None,
+            skipped: Vec::new(),
             message: "waits for its turn among the rebuilds".to_owned(),
         };
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
         }
-        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed };
+        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips };
         tokio::spawn(work.run());
         Ok(begun)
     }
@@ -73,6 +76,7 @@ struct Verifying {
     module: Arc<Module>,
     gate: Gate,
     seed: u64,
+    skips: Skips,
 }
 
 impl Verifying {
@@ -110,6 +114,7 @@ impl Verifying {
             cut_over::snapshots(&aligned, &serving, &scratch.runner)?
         };
         let position = ours.position();
+        let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
         let gate = self.gate.clone();
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
         let equal = comparison.refused == 0;
@@ -117,7 +122,7 @@ impl Verifying {
             Some(first) => Some(self.search(&first.key, position).await?),
             None => None,
         };
-        let message = match &divergence {
+        let mut message = match &divergence {
             None => format!("the same fold again: {}", comparison.conclusion),
             Some(api::Divergence { key, sequence: Some(sequence) }) => format!(
                 "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
@@ -128,7 +133,9 @@ impl Verifying {
                  built a part of it (inherited or migrated), or it was damaged; rebuild it"
             ),
         };
+        message.push_str(&skips::remark(&skipped));
         self.deployment.update_verification(|verification| {
+            verification.skipped = skipped;
             verification.position = position;
             verification.equal = Some(equal);
             verification.comparison = Some(comparison);
@@ -158,10 +165,9 @@ impl Verifying {
     }
 
     async fn start(&self, seed: u64, ceiling: Ceiling, from: Option<&Scratch>) -> Result<Scratch, Error> {
-        let aside =
-            Aside { ceiling, shuffle: Some(seed), from: from.map(|from| from.path().to_owned()), ..Aside::default() };
-        let name = self.deployment.name();
-        self.host.fold_aside(name, &self.generation, Arc::clone(&self.module), aside).await
+        let from = from.map(|from| from.path().to_owned());
+        let aside = Aside { ceiling, shuffle: Some(seed), from, skips: self.skips.clone(), ..Aside::default() };
+        self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await
     }
 
     /// Tells how far a refold is until `work` is done.
@@ -218,9 +224,10 @@ impl Verifying {
     }
 
     async fn folded_to(&self, shuffle: Option<u64>, position: u64) -> Result<Snapshot, Error> {
-        let aside = Aside { ceiling: Ceiling::Position(position), shuffle, ..Aside::default() };
-        let name = self.deployment.name();
-        let scratch = self.host.fold_aside(name, &self.generation, Arc::clone(&self.module), aside).await?;
+        let skips = self.skips.clone();
+        let aside = Aside { ceiling: Ceiling::Position(position), shuffle, skips, ..Aside::default() };
+        let scratch =
+            self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await?;
         scratch.arrives(0).await?;
         let closed = || Error::Conflict("a state aside was closed; verify again".to_owned());
         Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())

@@ -10,6 +10,7 @@ use crate::module::Module;
 use crate::pipeline::{Ceiling, Fold, Settings, Throttle};
 use crate::source::Source;
 use crate::state;
+use crate::state::exceptions::Skips;
 use crate::subject::SubjectSet;
 
 /// Why a module could not be loaded.
@@ -46,6 +47,8 @@ pub struct Program {
     pub on_probation: bool,
     /// Fold only a part of what the module wants.
     pub part: Option<Arc<dyn Part>>,
+    /// Which events are left out.
+    pub skips: Skips,
 }
 
 /// A part of the events that a module wants.

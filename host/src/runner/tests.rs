@@ -48,6 +48,7 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
             accepts_missing_through: 0,
             on_probation: false,
             part: None,
+            skips: crate::state::exceptions::Skips::default(),
         },
         path,
         state: state::Options::default(),

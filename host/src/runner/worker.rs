@@ -176,8 +176,11 @@ impl Worker {
     }
 
     fn tell_failure(&self, position: u64) {
-        let failure = self.shared.progress.now().failure.map(|failure| failure.message).unwrap_or_default();
         let deployment = &self.shared.deployment;
+        let failure = self.shared.progress.now().failure;
+        let is_candidate = !self.shared.progress.serves();
+        let failure =
+            failure.map(|failure| failure.with_way_past(deployment, is_candidate).message).unwrap_or_default();
         tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
     }
 
@@ -299,6 +302,7 @@ impl Worker {
         let pipeline = Pipeline {
             source,
             request,
+            skips: program.skips.clone(),
             source_status: self.shared.source_status.clone(),
             make_fold: self.make_fold(&program, &module),
             store,

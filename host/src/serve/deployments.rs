@@ -5,7 +5,7 @@ use std::future::Future;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -14,7 +14,10 @@ use super::App;
 use super::extract::{self, NoParameters, Parameters, Segments};
 use super::problem::Problem;
 use crate::api;
-use crate::rollout::DeployRequest;
+use crate::rollout::{DeployRequest, WantedSkips};
+
+/// Largest body of a resume, in bytes: far more than the reason and the sequences that it may have.
+const RESUME_BYTES_MAX: usize = 64 << 10;
 
 /// What a deploy asks for beside the module.
 #[derive(Deserialize, IntoParams)]
@@ -203,21 +206,85 @@ pub(super) async fn pause(
     Ok(Json(finish(async move { host.pause(&name, which.candidate).await }).await??))
 }
 
-/// Goes on after a pause or a failure.
+/// Goes on after a pause or a failure; without events that can't be folded, where the body names some.
+///
+/// To skip an event is a decision of the deployment: it counts for each of its states that has not passed the event, and is
+/// noted in the audit log. A candidate that an event stopped goes on from the state that it had.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
+    request_body(content = Option<api::Resume>, description = "Which events to skip, and why; left out, none"),
     responses(
         (status = 200, description = "The deployment as it is now", body = api::Deployment),
         (status = 404, description = "There is none of that name"),
-        (status = 409, description = "There is no candidate"),
+        (status = 409, description = "There is no candidate, or the deployment did not come to a stop"),
+        (status = 413, description = "The body is too large"),
+        (status = 415, description = "The body is not declared as application/json"),
+        (status = 422, description = "The event was folded already, is still to come, or is none of the deployment's"),
     ))]
 pub(super) async fn resume(
     State(app): State<App>,
     Segments(name): Segments<String>,
     Parameters(which): Parameters<WhichParameters>,
+    request: Request,
 ) -> Result<Json<api::Deployment>, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX).await?;
+    let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
+    let skips = WantedSkips::of(wanted).map_err(Problem::invalid)?;
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.resume(&name, which.candidate).await }).await??))
+    Ok(Json(finish(async move { host.resume(&name, which.candidate, skips).await }).await??))
+}
+
+fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {
+    match extract::content_type(headers).as_deref() {
+        Some("application/json") => {}
+        found => return Err(extract::unsupported(found, "which events to skip as application/json")),
+    }
+    let invalid = |why: String| Problem::invalid(format!("the body is not as the description of Resume has it: {why}"));
+    let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
+    // The reader of JSON would take an array for an object.
+    if !(body.is_object() || body.is_null()) {
+        return Err(invalid("it is no object".to_owned()));
+    }
+    let wanted: Option<api::Resume> = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
+    Ok(wanted.unwrap_or_default())
+}
+
+/// The events that a deployment leaves out, as an operator decided.
+#[utoipa::path(get, path = "/v1/deployments/{name}/skips", tag = "deployments",
+    params(("name" = String, Path, description = "Name of the deployment")),
+    responses(
+        (status = 200, description = "By rising sequence", body = api::SkipList),
+        (status = 404, description = "There is no such deployment"),
+    ))]
+pub(super) async fn skips(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    _: Parameters<NoParameters>,
+) -> Result<Json<api::SkipList>, Problem> {
+    Ok(Json(app.host.skips(&name)?))
+}
+
+/// Takes the decision to skip an event back.
+///
+/// States that have passed the event stay as they are; those that are built from scratch fold it.
+#[utoipa::path(delete, path = "/v1/deployments/{name}/skips/{sequence}", tag = "deployments",
+    params(
+        ("name" = String, Path, description = "Name of the deployment"),
+        ("sequence" = u64, Path, description = "The event"),
+    ),
+    responses(
+        (status = 200, description = "The events that are left out now", body = api::SkipList),
+        (status = 404, description = "There is no such deployment, or no such decision"),
+        (status = 409, description = "The deployment did not come to a stop"),
+    ))]
+pub(super) async fn withdraw_skip(
+    State(app): State<App>,
+    Segments((name, sequence)): Segments<(String, u64)>,
+    _: Parameters<NoParameters>,
+) -> Result<Json<api::SkipList>, Problem> {
+    let host = app.host.clone();
+    Ok(Json(finish(async move { host.withdraw_skip(&name, sequence).await }).await??))
 }
 
 /// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.

@@ -179,6 +179,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(deployments::show, deployments::delete))
         .routes(routes!(deployments::pause))
         .routes(routes!(deployments::resume))
+        .routes(routes!(deployments::skips))
+        .routes(routes!(deployments::withdraw_skip))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))
         .routes(routes!(generations::rollback))

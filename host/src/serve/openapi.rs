@@ -198,6 +198,9 @@ fn mark_position(operation: &mut Operation) {
     if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
         let position = sequence("The position that the answer reflects");
         response.headers.insert("Foldstream-Position".to_owned(), position.into());
+        let skipped =
+            sequence("Events up to there that were left out as an operator decided; absent when there are none");
+        response.headers.insert("Foldstream-Skipped".to_owned(), skipped.into());
         response.headers.insert("ETag".to_owned(), text("The strong validator of the body").into());
     }
 }

@@ -16,6 +16,9 @@ pub(super) const POSITION: &str = "foldstream-position";
 /// The header with the generation that answered.
 pub(super) const GENERATION: &str = "foldstream-generation";
 
+/// The header with the number of events that the answer leaves out, as an operator decided; absent when there are none.
+pub(super) const SKIPPED: &str = "foldstream-skipped";
+
 /// How long a read waits for `at-least` unless it says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,8 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     pub(super) position: u64,
     pub(super) generation: u64,
+    /// Events up to the position that the state left out.
+    pub(super) skipped: u64,
 }
 
 impl Answer {
@@ -65,6 +70,9 @@ impl Answer {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(HeaderName::from_static(POSITION), HeaderValue::from(self.position));
         headers.insert(HeaderName::from_static(GENERATION), HeaderValue::from(self.generation));
+        if self.skipped > 0 {
+            headers.insert(HeaderName::from_static(SKIPPED), HeaderValue::from(self.skipped));
+        }
         response
     }
 }
@@ -102,7 +110,13 @@ mod tests {
     use super::*;
 
     fn answer(body: &'static str) -> Answer {
-        Answer { content_type: "text/plain", body: Bytes::from_static(body.as_bytes()), position: 7, generation: 2 }
+        Answer {
+            content_type: "text/plain",
+            body: Bytes::from_static(body.as_bytes()),
+            position: 7,
+            generation: 2,
+            skipped: 0,
+        }
     }
 
     fn respond(body: &'static str, if_none_match: &str) -> Response {

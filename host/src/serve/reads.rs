@@ -169,7 +169,8 @@ pub(super) async fn entry(
         return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
     };
     let content_type = json::content_type(&value);
-    let answer = Answer { content_type, body: json::octets(value), position, generation: view.generation };
+    let (generation, skipped) = (view.generation, view.snapshot.exceptions_count());
+    let answer = Answer { content_type, body: json::octets(value), position, generation, skipped };
     Ok(answer.respond(&method, &headers))
 }
 
@@ -216,6 +217,7 @@ pub(super) async fn scan(
             body: write_page(&page, position, generation).into(),
             position,
             generation,
+            skipped: view.snapshot.exceptions_count(),
         })
     })
     .await??;
@@ -347,13 +349,15 @@ struct Question {
 async fn ask(app: &App, name: &str, question: Question, read: ReadParameters) -> Result<Answer, Problem> {
     let view = view(app, name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
+    let skipped = view.snapshot.exceptions_count();
     let place = acquire(&app.capacity.queries, "queries").await?;
     let Question { query, args, room } = question;
     let asked = query.clone();
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
     match answer {
         Ok(answer) => {
-            Ok(Answer { content_type: json::content_type(&answer), body: json::octets(answer), position, generation })
+            let (content_type, body) = (json::content_type(&answer), json::octets(answer));
+            Ok(Answer { content_type, body, position, generation, skipped })
         }
         Err(error) => Err(problem::from_query(&error, &query, &known).at(position)),
     }

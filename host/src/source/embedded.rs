@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::{Error, Request, StatusSender, lost, tell};
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
+use crate::event::Event;
 use crate::log::{self, Cursor, Headers, Log, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::subject::SubjectSet;
@@ -63,6 +64,21 @@ impl Embedded {
         };
         let run = self.log.run(&wanted, &mut None).ok()?;
         run.events.first().map(|event| event.time_ns)
+    }
+
+    /// One event; where there is none, the last sequence of the log. Blocking.
+    pub fn event(&self, sequence: u64) -> Result<Result<Event, u64>, log::Error> {
+        let (events, _) = self.log.read(sequence.saturating_sub(1), None, 1, usize::MAX)?;
+        let found = events.into_iter().find(|event| event.sequence == sequence);
+        Ok(found.ok_or_else(|| self.log.info().last_sequence))
+    }
+
+    /// A page of events. Blocking.
+    pub fn page(&self, wanted: &super::Wanted) -> Result<super::Page, log::Error> {
+        let super::Wanted { after, subjects, limit, bytes_max } = wanted;
+        let (events, through) = self.log.read(*after, subjects.as_ref(), *limit, *bytes_max)?;
+        let head = *self.log.head().borrow();
+        Ok(super::Page { events, through, head })
     }
 
     /// What the log is like just now.

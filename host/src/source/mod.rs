@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::api::{SourceInfo, Start};
 use crate::batch::{Batch, Limits};
+use crate::event::Event;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
@@ -129,6 +130,30 @@ impl Error {
     }
 }
 
+/// Which events are looked at.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Begin behind this sequence.
+    pub after: u64,
+    /// Only these subjects; none for all.
+    pub subjects: Option<SubjectSet>,
+    /// Most events, at least 1.
+    pub limit: usize,
+    /// Size at which the page ends, in bytes.
+    pub bytes_max: usize,
+}
+
+/// Events that were looked at.
+#[derive(Debug)]
+pub struct Page {
+    /// Those that match, in order.
+    pub events: Vec<Event>,
+    /// The last sequence that was looked at.
+    pub through: u64,
+    /// The last sequence of the stream.
+    pub head: u64,
+}
+
 /// A configured source. The set is closed, so that the compiler lists every place to visit.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -179,6 +204,30 @@ impl Source {
         match self {
             Self::JetStream(source) => source.check_readable().await,
             Self::Embedded(_) => Ok(()),
+        }
+    }
+
+    /// One event of the stream; if it has none there, its last sequence. An error says why that can't be told now.
+    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
+        match self {
+            Self::JetStream(source) => source.event(sequence).await,
+            Self::Embedded(source) => {
+                let source = source.clone();
+                let looked = tokio::task::spawn_blocking(move || source.event(sequence)).await;
+                looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// A page of events, for a look: no reader is made. An error says why that can't be told now.
+    pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
+        match self {
+            Self::JetStream(source) => source.page(&wanted).await,
+            Self::Embedded(source) => {
+                let source = source.clone();
+                let looked = tokio::task::spawn_blocking(move || source.page(&wanted)).await;
+                looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            }
         }
     }
 

@@ -10,8 +10,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, open_database, storage};
-use crate::api::{BuildSettings, Comparison, GenerationStatus, ModuleInfo, Start, Strategy};
+use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
 use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
@@ -35,6 +36,9 @@ pub struct Record {
     /// Raised before and after each repair of a part of a state: what was read before is no longer what its position says.
     #[serde(default)]
     pub repairs: u64,
+    /// Which events are left out, by rising sequence. They count for every state that has not passed them.
+    #[serde(default)]
+    pub skips: Vec<Skip>,
 }
 
 /// Generations without a file that a deployment keeps as its history.
@@ -90,6 +94,17 @@ impl Record {
     /// it.
     pub fn follower(&self, state_file: u64) -> Option<&Generation> {
         self.last_kept(|generation| generation.state_file == state_file)
+    }
+
+    /// Which events are left out by a state that has not passed them.
+    pub fn skips(&self) -> Skips {
+        Skips::new(self.skips.iter().cloned())
+    }
+
+    /// The last candidate that an event stopped, while its state is kept: without that event it can go on.
+    pub fn stopped_candidate(&self) -> Option<&Generation> {
+        let stopped = self.generations.iter().rev().find(|generation| generation.is_stopped_candidate());
+        stopped.filter(|_| self.candidate().is_none())
     }
 
     /// Adds a generation, which must have the next number.
@@ -161,6 +176,9 @@ pub struct Generation {
     // Format 1 has no such field.
     #[serde(default)]
     pub accepts_missing_through: u64,
+    /// What it failed with, where it failed while it was built.
+    #[serde(default)]
+    pub failure: Option<Failure>,
 }
 
 impl Generation {
@@ -192,14 +210,26 @@ impl Generation {
             build,
             comparison: None,
             accepts_missing_through: self.accepts_missing_through,
+            failure: None,
         };
         anew.enter(GenerationStatus::Building, reason);
         anew
     }
 
-    /// Whether its state file is kept for it: not for history, nor for one that failed, as nothing reads or continues it.
+    /// Whether an event stopped it while it was built: without that event it can go on from the state that it has.
+    pub fn is_stopped_candidate(&self) -> bool {
+        let at_event = self.failure.as_ref().is_some_and(|failure| failure.sequence.is_some());
+        self.status == GenerationStatus::Failed && self.state_file == self.number && at_event
+    }
+
+    /// Whether its state file is kept for it: not for history, nor for one that failed, as nothing reads or continues it
+    /// unless an event stopped it.
     pub fn has_file(&self) -> bool {
-        !matches!(self.status, GenerationStatus::Retired | GenerationStatus::Failed)
+        match self.status {
+            GenerationStatus::Retired => false,
+            GenerationStatus::Failed => self.is_stopped_candidate(),
+            _ => true,
+        }
     }
 }
 

@@ -61,7 +61,7 @@ fn make(snapshot: &Snapshot, path: &Path, page_entries: usize, write_page: Write
     let Some(checkpoint) = snapshot.checkpoint() else {
         return Err(Error::Storage("the state reflects nothing yet, so there is nothing to copy".to_owned()));
     };
-    file::make(path, Options::default().cache_bytes, checkpoint, |writer| {
+    file::make(path, Options::default().cache_bytes, checkpoint, &snapshot.exceptions(), |writer| {
         let mut after = None;
         loop {
             let page = snapshot.scan(&Scan {

@@ -4,11 +4,15 @@
 //! (1) from bytes (2), and then its octets. The table `meta` holds `format`,
 //! `checkpoint` (JSON of [`Checkpoint`]), `bytes` (the sum of all keys and
 //! values, 8 bytes big endian), and `settled` (a position, 8 bytes big endian:
-//! readers saw nothing beyond it; absent while they may have).
+//! readers saw nothing beyond it; absent while they may have). The table
+//! `exceptions` says of events that were not folded what became of them: a
+//! sequence, and the JSON of an [`Exception`].
 //!
-//! Format 1 differs in the checkpoint alone: what was seen last, where the state
-//! began and what was missing are not noted. Opening a file makes it format 2.
+//! Format 1 has no exceptions, and its checkpoint does not note what was seen
+//! last, where the state began and what was missing. Opening a file makes it
+//! format 2.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +21,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
+use super::exceptions::Exception;
 use super::memtable::Memtable;
 use super::{Error, Key};
 use crate::event::Payload;
@@ -28,6 +33,7 @@ pub const FORMAT: u32 = 2;
 
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const EXCEPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("exceptions");
 
 const TEXT: u8 = 1;
 const BYTES: u8 = 2;
@@ -54,6 +60,7 @@ pub(super) struct Opened {
     pub(super) bytes: u64,
     /// The position beyond which readers saw nothing, if that is known.
     pub(super) settled: Option<u64>,
+    pub(super) exceptions: BTreeMap<u64, Exception>,
 }
 
 /// What redb says when what it reads contradicts itself.
@@ -113,8 +120,8 @@ impl File {
         let database = open_database(path, cache_bytes, progress)?;
         let file = Self { database, path: path.into() };
         let (checkpoint, bytes, settled) = file.prepare()?;
-        let base = file.base()?;
-        Ok(Opened { file, base, checkpoint, bytes, settled })
+        let (base, exceptions) = (file.base()?, file.exceptions()?);
+        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions })
     }
 
     /// Reads what is noted in the file. Writes only to a new one: a state on a full disk can be opened and read.
@@ -143,6 +150,7 @@ impl File {
         let transaction = self.database.begin_write().map_err(storage)?;
         {
             transaction.open_table(ENTRIES).map_err(storage)?;
+            transaction.open_table(EXCEPTIONS).map_err(storage)?;
             let mut meta = transaction.open_table(META).map_err(storage)?;
             meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
         }
@@ -171,6 +179,25 @@ impl File {
         Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
     }
 
+    /// What became of events that were not folded.
+    fn exceptions(&self) -> Result<BTreeMap<u64, Exception>, Error> {
+        let transaction = self.database.begin_read().map_err(storage)?;
+        let table = transaction.open_table(EXCEPTIONS).map_err(storage)?;
+        let rows = table.iter().map_err(storage)?.map(|row| {
+            let (sequence, json) = row.map_err(storage)?;
+            let exception = serde_json::from_slice(json.value()).map_err(|error| {
+                Error::Open(format!(
+                    "{}: what became of event {} is unreadable: {error}; upgrade foldstream, or remove the file to build \
+                     the state from scratch",
+                    self.path.display(),
+                    sequence.value()
+                ))
+            })?;
+            Ok((sequence.value(), exception))
+        });
+        rows.collect()
+    }
+
     /// Commits a memtable and its checkpoint durably, as one; returns the sum of keys and values.
     pub(super) fn commit(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
@@ -180,6 +207,7 @@ impl File {
         let mut writer = EntryWriter::new(&transaction, bytes_before)?;
         table.for_each(|key, value| writer.write(key, value.as_ref()))?;
         let bytes = writer.finish(&transaction, checkpoint)?;
+        write_exceptions(&transaction, &table.exceptions())?;
         transaction.commit().map_err(storage)?;
         Ok(bytes)
     }
@@ -190,11 +218,24 @@ impl File {
     }
 }
 
+fn write_exceptions(transaction: &redb::WriteTransaction, exceptions: &BTreeMap<u64, Exception>) -> Result<(), Error> {
+    if exceptions.is_empty() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(EXCEPTIONS).map_err(storage)?;
+    for (sequence, exception) in exceptions {
+        let json = serde_json::to_vec(exception).expect("an exception is plain data");
+        table.insert(*sequence, json.as_slice()).map_err(storage)?;
+    }
+    Ok(())
+}
+
 /// Makes a new file at once: `fill` writes its entries.
 pub(super) fn make(
     path: &Path,
     cache_bytes: usize,
     checkpoint: &Checkpoint,
+    exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let database = Database::builder().set_cache_size(cache_bytes).create(path).map_err(storage)?;
@@ -202,6 +243,7 @@ pub(super) fn make(
     let mut writer = EntryWriter::new(&transaction, 0)?;
     fill(&mut writer)?;
     writer.finish(&transaction, checkpoint)?;
+    write_exceptions(&transaction, exceptions)?;
     transaction.commit().map_err(storage)
 }
 

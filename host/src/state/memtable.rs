@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
+use super::exceptions::Exception;
 use super::{Direction, Key};
 use crate::event::Payload;
 
@@ -63,6 +64,8 @@ pub(super) enum Found {
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     map: RwLock<BTreeMap<Key, Slot>>,
+    /// What became of events that were not folded, to be committed with the rest.
+    exceptions: RwLock<BTreeMap<u64, Exception>>,
     /// Keys, values and overhead of the newest versions, in bytes.
     bytes: AtomicU64,
     /// Keys and values of the newest versions that are not deletions, in bytes.
@@ -83,6 +86,17 @@ impl Memtable {
     /// Whether nothing was written.
     pub(super) fn is_empty(&self) -> bool {
         self.map.read().is_empty()
+    }
+
+    /// Adds what became of events that were not folded.
+    pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
+        let cloned = exceptions.iter().map(|(sequence, exception)| (*sequence, exception.clone()));
+        self.exceptions.write().extend(cloned);
+    }
+
+    /// What became of events that were not folded.
+    pub(super) fn exceptions(&self) -> BTreeMap<u64, Exception> {
+        self.exceptions.read().clone()
     }
 
     /// The value of a key at a version.

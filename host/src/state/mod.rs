@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod changes;
 mod copy;
+pub mod exceptions;
 mod file;
 mod memtable;
 mod reads;

@@ -1,7 +1,9 @@
 //! Snapshots: one consistent state of the whole, for as long as someone looks at it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::exceptions::Exception;
 use super::memtable::Found;
 use super::scan::{self, Layer};
 use super::store::{Inner, View};
@@ -57,6 +59,16 @@ impl Snapshot {
     pub fn time_ns(&self) -> u64 {
         let checkpoint = self.held.view.checkpoint.as_ref();
         checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref()).map_or(0, |event| event.time_ns)
+    }
+
+    /// What became of events up to its position that were not folded.
+    pub fn exceptions(&self) -> BTreeMap<u64, Exception> {
+        self.held.inner.exceptions_through(self.position())
+    }
+
+    /// How many of them there are.
+    pub fn exceptions_count(&self) -> u64 {
+        self.held.inner.exceptions_count_through(self.position())
     }
 
     /// The value of a key.

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::changes::Changes;
+use super::exceptions::Exception;
 use super::file::{self, Base, File};
 use super::memtable::{LiveRange, Memtable};
 use super::{Error, Key, Options, Sizes, Snapshot, Writer};
@@ -55,9 +56,22 @@ pub(super) struct Inner {
     /// A commit failed: what the file holds is no longer known, so nothing more is committed.
     failed: AtomicBool,
     positions: watch::Sender<u64>,
+    /// What became of events that were not folded, durable or not.
+    exceptions: Mutex<BTreeMap<u64, Exception>>,
 }
 
 impl Inner {
+    /// What became of events up to a position that were not folded.
+    pub(super) fn exceptions_through(&self, position: u64) -> BTreeMap<u64, Exception> {
+        let exceptions = self.exceptions.lock();
+        exceptions.range(..=position).map(|(sequence, exception)| (*sequence, exception.clone())).collect()
+    }
+
+    /// How many of them there are.
+    pub(super) fn exceptions_count_through(&self, position: u64) -> u64 {
+        self.exceptions.lock().range(..=position).count() as u64
+    }
+
     /// The versions in use; called with the view's write lock held.
     pub(super) fn live_range(&self) -> Option<LiveRange> {
         let live = self.live.lock();
@@ -73,7 +87,12 @@ impl Inner {
     }
 
     /// Makes a batch visible as one step.
-    pub(super) fn publish(&self, writes: Vec<super::writer::Write>, checkpoint: Checkpoint) {
+    pub(super) fn publish(
+        &self,
+        writes: Vec<super::writer::Write>,
+        checkpoint: Checkpoint,
+        exceptions: BTreeMap<u64, Exception>,
+    ) {
         let position = checkpoint.position;
         let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
         {
@@ -83,6 +102,10 @@ impl Inner {
             if !writes.is_empty() {
                 view.active.write(writes.into_iter(), view.version, self.live_range());
                 self.changes.lock().push(position, keys);
+            }
+            if !exceptions.is_empty() {
+                view.active.except(&exceptions);
+                self.exceptions.lock().extend(exceptions);
             }
             view.checkpoint = Some(checkpoint);
         }
@@ -124,6 +147,7 @@ impl Store {
             durable_bytes: AtomicU64::new(opened.bytes),
             failed: AtomicBool::new(false),
             positions: watch::Sender::new(position),
+            exceptions: Mutex::new(opened.exceptions),
         });
         Ok((Self { inner: Arc::clone(&inner) }, Writer::new(inner)))
     }
@@ -156,6 +180,16 @@ impl Store {
     /// The keys that changed after a position, newest last, without duplicates; none when that is no longer known.
     pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
         self.inner.changes.lock().since(position, prefix)
+    }
+
+    /// What became of events that were not folded.
+    pub fn exceptions(&self) -> BTreeMap<u64, Exception> {
+        self.inner.exceptions_through(u64::MAX)
+    }
+
+    /// How many events were not folded.
+    pub fn exceptions_count(&self) -> u64 {
+        self.inner.exceptions.lock().len() as u64
     }
 
     /// Sizes now.

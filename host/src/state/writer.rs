@@ -1,8 +1,9 @@
 //! The writer: a batch's writes on top of all that was published.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::exceptions::Exception;
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot};
@@ -161,9 +162,14 @@ impl Writer {
 
     /// Makes the batch's writes visible as one step.
     pub fn publish(&mut self, checkpoint: Checkpoint) {
+        self.publish_with(checkpoint, BTreeMap::new());
+    }
+
+    /// The same with what became of events up to the checkpoint that were not folded: durable with it, or not at all.
+    pub fn publish_with(&mut self, checkpoint: Checkpoint, exceptions: BTreeMap<u64, Exception>) {
         self.view = None;
         self.batch_bytes = 0;
-        self.inner.publish(self.batch.drain().collect(), checkpoint);
+        self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions);
     }
 }
 

@@ -14,6 +14,7 @@ mod cursor;
 mod headers;
 mod inspect;
 mod link;
+mod look;
 mod message;
 mod open;
 mod permissions;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use crate::api::SourceInfo;
 use crate::cloudevents::Recognition;
+use crate::event::Event;
 use connect::Settings;
 
 pub use reader::Reader;
@@ -96,6 +98,7 @@ impl fmt::Debug for Options {
 pub struct JetStream {
     settings: Arc<Settings>,
     inspection: Arc<inspect::Inspection>,
+    looks: Arc<look::Looks>,
 }
 
 /// Why a source can't be set up.
@@ -120,7 +123,7 @@ impl JetStream {
             Ok(settings)
         });
         match settings {
-            Ok(settings) => Ok(Self { settings: Arc::new(settings), inspection: Arc::default() }),
+            Ok(settings) => Ok(Self { settings: Arc::new(settings), inspection: Arc::default(), looks: Arc::default() }),
             Err(message) => Err(SetupError::Setting { source_name, message }),
         }
     }
@@ -150,6 +153,17 @@ impl JetStream {
     /// Time of the next event behind a position under a subject, in nanoseconds since the Unix epoch, if it can be had.
     pub async fn time_behind(&self, position: u64, subject: &str) -> Option<u64> {
         self.inspection.time_behind(&self.settings, position, subject).await
+    }
+
+    /// One event, from the leader of the stream; if there is none, the last sequence. An error says why that can't be
+    /// told now.
+    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
+        self.looks.event(&self.settings, sequence).await
+    }
+
+    /// A page of events. An error says why that can't be told now.
+    pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, String> {
+        self.looks.page(&self.settings, wanted).await
     }
 
     /// What the stream is like just now, with warnings about settings that lose data or cripple replay.

@@ -89,7 +89,7 @@ pub(super) async fn rescue(link: &mut Link, api: &Api, search: &Search<'_>) -> R
 }
 
 /// What the client cannot read in a message.
-fn fault(stored: &Stored) -> Option<String> {
+pub(super) fn fault(stored: &Stored) -> Option<String> {
     if stored.subject.contains(char::REPLACEMENT_CHARACTER) {
         return Some("its subject is not valid UTF-8".to_owned());
     }

@@ -1,0 +1,340 @@
+//! Decisions to leave out events: how they are made, taken back, and shown.
+//!
+//! A decision is one commit of the catalogue, made while all runners of the deployment stand still with everything durable:
+//! so each of their states either has passed the event, and stays as it is, or has not, and leaves it out. A crash at any
+//! point finds one or the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::steps;
+use crate::api::{self, SkipState};
+use crate::deployment::Deployment;
+use crate::event::Event;
+use crate::pipeline::Ceiling;
+use crate::runner::Runner;
+use crate::source::Source;
+use crate::state;
+use crate::state::catalogue::{Generation, Record};
+use crate::state::exceptions::{Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
+use crate::subject::SubjectSet;
+use crate::supervisor::{Error, Host};
+
+/// Most events that one request may leave out.
+const REQUEST_MAX: usize = 100;
+/// How long the runners of a deployment may take to stand still: a call of the guest comes to its end first.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+/// Decisions that a deployment shows of itself; all of them have a list of their own.
+const SHOWN_MAX: usize = 20;
+/// Sequences that a message names.
+const NAMED_MAX: usize = 10;
+
+/// Events to leave out, and why.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    sequences: Vec<u64>,
+    reason: String,
+}
+
+impl Wanted {
+    /// What a request asks for, if it does at all; an error says what is wrong with it.
+    pub fn of(request: api::Resume) -> Result<Option<Self>, String> {
+        let reason = request.reason.as_deref().unwrap_or_default().trim().to_owned();
+        match (request.skip.len(), reason.len()) {
+            (0, _) if request.reason.is_none() => Ok(None),
+            (0, _) => Err("a reason without an event to skip; name one with skip".to_owned()),
+            (_, 0) => Err("say with reason why the events are to be left out: it is noted, and shown to everyone who \
+                           asks why the state lacks them"
+                .to_owned()),
+            (_, bytes) if bytes > REASON_BYTES_MAX => {
+                Err(format!("the reason has {bytes} bytes, {REASON_BYTES_MAX} are allowed; shorten it"))
+            }
+            (count, _) if count > REQUEST_MAX => {
+                Err(format!("{count} events to skip at once, {REQUEST_MAX} are allowed; send several requests"))
+            }
+            _ => {
+                let mut sequences = request.skip;
+                sequences.sort_unstable();
+                sequences.dedup();
+                Ok(Some(Self { sequences, reason }))
+            }
+        }
+    }
+}
+
+/// Runners that stand still. Dropping it lets them go on.
+struct Held(Vec<Arc<Runner>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|runner| {
+            runner.set_ceiling(Ceiling::None);
+        });
+    }
+}
+
+/// The generation whose way an event is in.
+struct Target {
+    generation: Generation,
+    /// There is none while a candidate that an event stopped does not run.
+    runner: Option<Arc<Runner>>,
+    failure: Option<api::Failure>,
+}
+
+impl Target {
+    fn new(deployment: &Deployment, generation: &Generation) -> Self {
+        let runner = deployment.runner(generation.state_file).filter(|_| generation.failure.is_none());
+        let failure = runner.as_ref().map_or_else(|| generation.failure.clone(), |runner| runner.now().failure);
+        Self { generation: generation.clone(), runner, failure }
+    }
+
+    /// The last sequence that its state has passed.
+    fn position(&self) -> u64 {
+        let stopped_before = || self.failure.as_ref().and_then(|failure| failure.sequence).map_or(0, |at| at - 1);
+        self.runner.as_ref().map_or_else(stopped_before, |runner| runner.position())
+    }
+
+    /// The failure of an event, where it is the one at which it fails.
+    fn failure_at(&self, sequence: u64) -> Option<&api::Failure> {
+        self.failure.as_ref().filter(|failure| failure.sequence == Some(sequence))
+    }
+
+    /// The event, where it is the one at which it fails.
+    fn failing_event(&self, sequence: u64) -> Option<Event> {
+        self.runner.as_ref()?.failing_event().filter(|event| event.sequence == sequence)
+    }
+}
+
+impl Host {
+    /// Decides that events are left out from now on. Those that are left out already stay so. The caller holds the
+    /// deployment's lock.
+    pub(super) async fn decide(
+        &self,
+        deployment: &Arc<Deployment>,
+        candidate: bool,
+        wanted: &Wanted,
+    ) -> Result<(), Error> {
+        let record = deployment.record();
+        let generation = match (candidate, record.stopped_candidate()) {
+            (false, _) => record.active(),
+            (true, Some(stopped)) => stopped,
+            (true, None) => self.candidate_of(&record)?,
+        };
+        let target = Target::new(deployment, generation);
+        let known = record.skips();
+        let mut decided = Vec::new();
+        for sequence in wanted.sequences.iter().copied().filter(|sequence| known.get(*sequence).is_none()) {
+            decided.push(self.decision(deployment.name(), &target, sequence, &wanted.reason).await?);
+        }
+        if decided.is_empty() {
+            return Ok(());
+        }
+        let _held = hold(deployment).await?;
+        let mut record = deployment.record();
+        for skip in &decided {
+            check_ahead(deployment.name(), &target, skip.sequence)?;
+        }
+        if record.skips.len() + decided.len() > SKIPS_MAX {
+            let message = format!(
+                "{} leaves out {} events, and {SKIPS_MAX} are allowed; correct the module instead, and take decisions \
+                 back with `foldstream skips {0} --remove`",
+                deployment.name(),
+                record.skips.len()
+            );
+            return Err(state::Error::Limit { limit: "skips", message }.into());
+        }
+        let detail = decided.iter().map(detail).collect::<Vec<_>>().join("; ");
+        record.skips.extend(decided);
+        record.skips.sort_by_key(|skip| skip.sequence);
+        let skips = record.skips();
+        self.commit(deployment, record, "skip", detail.clone()).await?;
+        steps::reached("skip-recorded");
+        tracing::warn!(deployment = deployment.name(), detail, "events are left out from now on");
+        deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
+        Ok(())
+    }
+
+    /// The decision about one event, once it is known that it makes sense.
+    async fn decision(&self, name: &str, target: &Target, sequence: u64, reason: &str) -> Result<Skip, Error> {
+        check_ahead(name, target, sequence)?;
+        let failure = target.failure_at(sequence);
+        let error = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
+        if failure.is_some_and(|failure| failure.kind == "source-unreadable") {
+            return Ok(Skip::new(sequence, reason, error, None));
+        }
+        if let Some(event) = target.failing_event(sequence) {
+            return Ok(Skip::new(sequence, reason, error, Some(&event)));
+        }
+        let event = self.look_up(name, target, sequence).await?;
+        Ok(Skip::new(sequence, reason, error, Some(&event)))
+    }
+
+    /// The event of the stream, which must be one that the generation wants.
+    async fn look_up(&self, name: &str, target: &Target, sequence: u64) -> Result<Event, Error> {
+        let module = &target.generation.module;
+        let source = self.inner.sources.get(&target.generation.source);
+        let source = source.ok_or_else(|| self.inner.no_source(&target.generation.source))?;
+        let unknown = |why: String| Error::Conflict(format!("cannot look at event {sequence}: {why}; try again"));
+        let found = Source::event(source, sequence).await.map_err(unknown)?;
+        let event = match found {
+            Ok(event) => event,
+            Err(head) if sequence > head => {
+                return Err(Error::Refused(format!(
+                    "event {sequence} is still to come: the stream of {name} ends at {head}; only events that are there \
+                     can be skipped"
+                )));
+            }
+            Err(_) => {
+                return Err(Error::Refused(format!(
+                    "the stream of {name} has no event {sequence} any more, so there is nothing to skip"
+                )));
+            }
+        };
+        let wants = SubjectSet::parse(&module.subjects).is_ok_and(|subjects| subjects.matches(&event.subject));
+        if !wants {
+            return Err(Error::Refused(format!(
+                "event {sequence} has subject {}, which {name} does not read; it passes that anyway",
+                event.subject
+            )));
+        }
+        Ok(event)
+    }
+
+    /// Takes a decision back. States that have passed the event stay as they are.
+    pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
+        if !is_decided(&deployment.record()) {
+            return Err(Error::Missing(format!(
+                "{name} has no decision to skip event {sequence}; `foldstream skips {name}` shows those it has"
+            )));
+        }
+        let _held = hold(&deployment).await?;
+        let mut record = deployment.record();
+        record.skips.retain(|skip| skip.sequence != sequence);
+        let skips = record.skips();
+        self.commit(&deployment, record, "skip-withdrawn", format!("event {sequence}")).await?;
+        deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
+        Ok(api::SkipList { skips: deployment.skips() })
+    }
+
+    /// The events that a deployment leaves out.
+    pub fn skips(&self, name: &str) -> Result<api::SkipList, Error> {
+        Ok(api::SkipList { skips: self.deployment(name)?.skips() })
+    }
+}
+
+/// A decision as the audit log has it.
+fn detail(skip: &Skip) -> String {
+    let failed = skip.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+    format!("event {}: {}{failed}", skip.sequence, skip.reason)
+}
+
+fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> {
+    let position = target.position();
+    if sequence > position {
+        return Ok(());
+    }
+    if sequence == 0 {
+        return Err(Error::Refused("there is no event 0: sequences begin with 1".to_owned()));
+    }
+    let number = target.generation.number;
+    Err(Error::Refused(format!(
+        "generation {number} of {name} has passed event {sequence} already: it is at {position}; a skip takes nothing out \
+         of a state"
+    )))
+}
+
+/// Has all runners of a deployment stand still, with everything durable.
+async fn hold(deployment: &Deployment) -> Result<Held, Error> {
+    let held = Held(deployment.runners());
+    let epochs: Vec<u64> = held.0.iter().map(|runner| runner.set_ceiling(Ceiling::Position(0))).collect();
+    let stand = async {
+        for (runner, epoch) in held.0.iter().zip(epochs) {
+            runner.stands(epoch).await;
+        }
+    };
+    let busy = |_| {
+        Error::Conflict(format!(
+            "{} did not come to a stop within {} s: its module is still at a batch, or a state is being opened; try again",
+            deployment.name(),
+            HOLD_MAX.as_secs()
+        ))
+    };
+    tokio::time::timeout(HOLD_MAX, stand).await.map_err(busy)?;
+    Ok(held)
+}
+
+/// What to add to a message about a state that left out events.
+pub(super) fn remark(skipped: &[u64]) -> String {
+    if skipped.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = skipped.iter().take(NAMED_MAX).map(u64::to_string).collect();
+    let more = if skipped.len() > NAMED_MAX { ", …" } else { "" };
+    format!("; without {} skipped: {}{more}", events(skipped.len()), named.join(", "))
+}
+
+fn events(count: usize) -> String {
+    if count == 1 { "1 event that was".to_owned() } else { format!("{count} events that were") }
+}
+
+impl Deployment {
+    /// The events by whose absence the state that serves can be folded again.
+    pub(super) fn skips_as_folded(&self) -> Result<Skips, Error> {
+        let opening = || Error::Conflict(format!("the state of {} is being opened; try again", self.name()));
+        let snapshot = self.active().store().ok_or_else(opening)?.snapshot();
+        Ok(self.record().skips().as_folded(&snapshot.exceptions(), snapshot.position()))
+    }
+
+    /// The events that are left out, by rising sequence.
+    pub fn skips(&self) -> Vec<api::Skip> {
+        let store = self.active().store();
+        let position = store.as_ref().map_or(0, state::Store::position);
+        let exceptions = store.map(|store| store.exceptions()).unwrap_or_default();
+        listed(&self.record().skips, &exceptions, position)
+    }
+
+    /// The last of them.
+    pub(crate) fn skips_shown(&self) -> Vec<api::Skip> {
+        let mut skips = self.skips();
+        skips.drain(..skips.len().saturating_sub(SHOWN_MAX));
+        skips
+    }
+}
+
+fn listed(decided: &[Skip], exceptions: &BTreeMap<u64, Exception>, position: u64) -> Vec<api::Skip> {
+    let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
+    for (sequence, Exception::Skipped(skipped)) in exceptions {
+        let (reason, at, error) = (skipped.reason.clone(), skipped.at.clone(), skipped.error.clone());
+        let done = Skip { sequence: *sequence, reason, at, error, event: skipped.event.clone() };
+        listed.insert(*sequence, shown(&done, SkipState::Withdrawn));
+    }
+    for skip in decided {
+        let state = match (listed.contains_key(&skip.sequence), skip.sequence > position) {
+            (true, _) => SkipState::Skipped,
+            (false, true) => SkipState::Ahead,
+            (false, false) => SkipState::Folded,
+        };
+        listed.insert(skip.sequence, shown(skip, state));
+    }
+    listed.into_values().collect()
+}
+
+fn shown(skip: &Skip, state: SkipState) -> api::Skip {
+    let Skip { sequence, reason, at, error, event } = skip.clone();
+    let event = event.as_ref();
+    api::Skip {
+        sequence,
+        state,
+        reason,
+        at,
+        error,
+        subject: event.map(|event| event.subject.clone()),
+        kind: event.map(|event| event.kind.clone()),
+        time: event.map(|event| event.time.clone()),
+        digest: event.map(|event| event.digest.clone()),
+    }
+}

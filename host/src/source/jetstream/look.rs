@@ -1,0 +1,154 @@
+//! Looks at events of a stream, for people: no consumer is made, and nothing of it stays on the server.
+//!
+//! Messages are fetched one by one from the leader in a form that the client always understands, so that a message whose
+//! headers no reader of the client survives is shown like any other. A page is bounded in events, bytes and time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use super::connect::Settings;
+use super::link::{Link, Trouble};
+use super::open::trouble;
+use super::rescue;
+use super::wire::{self, Api, Stored};
+use crate::event::Event;
+use crate::source::{Page, Wanted};
+
+/// How long one look may take. A page ends earlier when this is over, with what it has.
+const LOOK_MAX: Duration = Duration::from_secs(3);
+/// Messages that are asked for at once if all subjects are wanted.
+const AT_ONCE: u64 = 16;
+
+/// The connection over which events are looked at; made when first needed, and kept.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    link: Mutex<Option<Link>>,
+}
+
+impl Looks {
+    /// One event; if there is none, the last sequence of the stream.
+    pub(super) async fn event(&self, settings: &Arc<Settings>, sequence: u64) -> Result<Result<Event, u64>, String> {
+        within_time(async {
+            let (mut link, api) = self.api(settings).await?;
+            match permitted(&mut link, &api, api.message(sequence)).await? {
+                Some(stored) => Ok(Ok(event(stored))),
+                None => Ok(Err(head(&mut link, &api).await?)),
+            }
+        })
+        .await
+    }
+
+    /// A page of events.
+    pub(super) async fn page(&self, settings: &Arc<Settings>, wanted: &Wanted) -> Result<Page, String> {
+        within_time(async {
+            let (mut link, api) = self.api(settings).await?;
+            let head = head(&mut link, &api).await?;
+            let mut page = Page { events: Vec::new(), through: wanted.after.min(head), head };
+            let until = Instant::now() + LOOK_MAX / 2;
+            let mut bytes = 0;
+            while page.through < head && page.events.len() < wanted.limit && bytes < wanted.bytes_max {
+                let more = next(&mut link, &api, wanted, &mut page).await?;
+                bytes += more.iter().map(Event::size).sum::<usize>();
+                page.events.extend(more);
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn api(&self, settings: &Arc<Settings>) -> Result<(Link, Api), Trouble> {
+        let mut slot = self.link.lock().await;
+        let link = match slot.take() {
+            Some(link) if link.is_up() => link,
+            _ => Link::connect(settings).await?,
+        };
+        *slot = Some(link.clone());
+        let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
+        Ok((link, Api { client, prefix, stream: settings.stream.clone() }))
+    }
+}
+
+/// What comes next on a page, which is moved behind it.
+async fn next(link: &mut Link, api: &Api, wanted: &Wanted, page: &mut Page) -> Result<Vec<Event>, Trouble> {
+    let from = page.through + 1;
+    if let Some(subjects) = &wanted.subjects {
+        let covering = subjects.covering();
+        let found = readable(from, permitted(link, api, api.next_message(from, covering.as_str())).await?);
+        page.through = found.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
+        return Ok(found.into_iter().filter(|event| subjects.matches(&event.subject)).collect());
+    }
+    let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
+    let to = page.head.min(page.through + AT_ONCE.min(room));
+    let fetch = async { futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await };
+    let fetched = link.permitted(fetch).await?;
+    let mut found = Vec::new();
+    for (sequence, answer) in (from..=to).zip(fetched) {
+        found.extend(readable(sequence, known(api, answer)?));
+    }
+    page.through = to;
+    if found.is_empty() && to < page.head {
+        // Many may have been removed in one go.
+        let later = readable(to + 1, permitted(link, api, api.next_message(to + 1, ">")).await?);
+        page.through = later.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
+        found.extend(later);
+    }
+    Ok(found)
+}
+
+/// What was fetched: a message, none, or one that can't be read, with the reason.
+type Fetched = Result<Option<Stored>, String>;
+
+async fn permitted(
+    link: &mut Link,
+    api: &Api,
+    call: impl Future<Output = Result<Option<Stored>, wire::Error>>,
+) -> Result<Fetched, Trouble> {
+    known(api, link.permitted(call).await?)
+}
+
+fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetched, Trouble> {
+    match answer {
+        Ok(found) => Ok(Ok(found)),
+        Err(wire::Error::Unreadable(reason)) => Ok(Err(reason)),
+        Err(error) => Err(trouble(&api.stream, &error)),
+    }
+}
+
+/// What was fetched as an event; one that can't be read says so in its data.
+fn readable(sequence: u64, fetched: Fetched) -> Option<Event> {
+    match fetched {
+        Ok(found) => found.map(event),
+        Err(reason) => Some(Event {
+            sequence,
+            time_ns: 0,
+            subject: "".into(),
+            kind: "unreadable".into(),
+            headers: Vec::new(),
+            data: reason.into(),
+        }),
+    }
+}
+
+fn event(stored: Stored) -> Event {
+    let fault = rescue::fault(&stored);
+    rescue::into_event(stored, fault.as_deref(), true)
+}
+
+async fn head(link: &mut Link, api: &Api) -> Result<u64, Trouble> {
+    let info = link.permitted(api.stream_info()).await?.map_err(|error| trouble(&api.stream, &error))?;
+    Ok(info.state.last_seq)
+}
+
+async fn within_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, String> {
+    match tokio::time::timeout(LOOK_MAX, look).await {
+        Ok(looked) => looked.map_err(|trouble| trouble.message),
+        Err(_) => {
+            Err(format!("no answer within {} s; check the servers and the network", LOOK_MAX.as_secs()))
+        }
+    }
+}
