@@ -140,6 +140,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
     let pipeline = Pipeline {
         source: Source::JetStream(workload::source(server)),
         request: request(),
+        skips: foldstream::state::exceptions::Skips::default(),
         source_status,
         make_fold,
         store: store.clone(),
