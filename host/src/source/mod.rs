@@ -92,7 +92,7 @@ pub enum Error {
     },
     /// A message makes no sense, however it is fetched.
     #[error(
-        "source-unreadable: message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, and correct or delete it, or pass over it with `foldstream resume --skip {sequence}`"
+        "source-unreadable: message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, or delete it"
     )]
     Unreadable {
         /// Name of the stream.

@@ -147,8 +147,6 @@ async fn head(link: &mut Link, api: &Api) -> Result<u64, Trouble> {
 async fn within_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, String> {
     match tokio::time::timeout(LOOK_MAX, look).await {
         Ok(looked) => looked.map_err(|trouble| trouble.message),
-        Err(_) => {
-            Err(format!("no answer within {} s; check the servers and the network", LOOK_MAX.as_secs()))
-        }
+        Err(_) => Err(format!("no answer within {} s; check the servers and the network", LOOK_MAX.as_secs())),
     }
 }

@@ -123,7 +123,9 @@ impl JetStream {
             Ok(settings)
         });
         match settings {
-            Ok(settings) => Ok(Self { settings: Arc::new(settings), inspection: Arc::default(), looks: Arc::default() }),
+            Ok(settings) => {
+                Ok(Self { settings: Arc::new(settings), inspection: Arc::default(), looks: Arc::default() })
+            }
             Err(message) => Err(SetupError::Setting { source_name, message }),
         }
     }
