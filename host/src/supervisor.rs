@@ -308,6 +308,18 @@ impl Host {
         sources
     }
 
+    /// A source; none takes the only one, or the only embedded log.
+    pub fn source(&self, name: Option<&str>) -> Result<Source, Error> {
+        let sources = &self.inner.sources;
+        let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
+        let mut logs = sources.keys().filter(is_log);
+        let chosen = match (name, logs.next(), logs.next()) {
+            (None, Some(log), None) => log.clone(),
+            _ => self.inner.choose_source(name)?,
+        };
+        Ok(sources[&chosen].clone())
+    }
+
     /// The embedded log behind a source; none takes the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
         let embedded =

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use foldstream_tests::root;
+use foldstream_tests::host::Host;
+use foldstream_tests::{cli, guests, root, wait};
 
 /// All documents of the repository.
 fn documents(folder: &Path) -> Vec<PathBuf> {
@@ -89,6 +90,47 @@ fn commands_are_found_and_wrong_ones_refused() {
         [vec!["foldstream", "query", "a", "b", "{\"c\": 1}"], vec!["foldstream", "scan", "a", "--all", "-o", "ndjson"]]
     );
     assert!(foldstream::cli::parse(["foldstream", "shwo"].map(OsString::from)).is_err());
+}
+
+/// Two deployments of `order-totals` that an event stopped, as docs/poison-events.md has them.
+async fn poisoned() -> Host {
+    let host = Host::start().await;
+    let samples = root().join("examples/order-totals/events.ndjson");
+    cli::on(&host, &["events", "import", &samples.display().to_string()]).expect(0);
+    cli::on(&host, &["events", "append", "orders.ada.placed", "not JSON"]).expect(0);
+    cli::on(&host, &["events", "append", "orders.ada.placed", r#"{"order":"999","total_cents":1}"#]).expect(0);
+    for name in ["order-totals", "orders-eu"] {
+        host.client().deploy(name, &guests::module("order-totals")).await;
+        let (_, failure) = host.client().failed(name).await;
+        assert_eq!(failure.sequence, Some(333), "{failure:?}");
+    }
+    host
+}
+
+#[tokio::test]
+async fn every_command_about_poison_events_does_what_it_says() {
+    let host = poisoned().await;
+    let text = std::fs::read_to_string(root().join("docs/poison-events.md")).expect("our own files can be read");
+    let mut said = Vec::new();
+    for words in commands(&text) {
+        let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        // The next step is that of a person, who looks what came of the one before.
+        let output = wait::until(&words.join(" "), async || {
+            let output = cli::on(&host, &words);
+            (output.code == 0).then_some(output)
+        });
+        said.push((words.join(" "), output.await.stdout));
+    }
+    let of = |command: &str| &said.iter().find(|(typed, _)| typed.starts_with(command)).expect("it is shown").1;
+    assert!(of("show").contains("`foldstream resume order-totals --skip 333 --reason TEXT`"), "{said:?}");
+    assert!(of("events read").contains("not JSON"), "{said:?}");
+    assert!(of("resume --all").contains("orders-eu"), "{said:?}");
+    assert!(of("skips order-totals").contains("333       skipped  orders.ada.placed"), "{said:?}");
+    assert!(of("verify").contains("without 1 event that was skipped: 333"), "{said:?}");
+    assert!(of("audit").contains("test data from the shop system"), "{said:?}");
+    assert!(of("skips order-totals --remove 333").contains("withdrawn"), "{said:?}");
+    let built = host.client().becomes("order-totals", 2, foldstream::api::GenerationStatus::Active).await;
+    assert_eq!(built.skipped, 1);
 }
 
 /// What of a source a reader has to type: no comments, no tests, no blank lines.

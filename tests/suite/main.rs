@@ -14,6 +14,7 @@ mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name
 mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
+mod looks; // events of any source are shown, and a look leaves nothing behind
 mod metrics; // accepted by promtool, and true
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers

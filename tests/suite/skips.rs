@@ -6,7 +6,7 @@ use foldstream::api::{self, DeploymentState, GenerationStatus, SkipState, WorkSt
 use foldstream_tests::cli::{self, Output};
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
-use foldstream_tests::stage::Kind;
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
 
 /// Name of the deployment of the guest of that name.
@@ -402,6 +402,22 @@ async fn a_part_is_rebuilt_without_what_the_state_leaves_out() {
     let rebuilt: api::PartialRebuild = client.act(TALLY, "rebuild-part?key=7").await.expect(200).json();
     assert_eq!((rebuilt.skipped, rebuilt.written), (vec![2], 0));
     assert_eq!(client.entry(TALLY, "tally/7").await.expect(200).text(), "2");
+}
+
+#[tokio::test]
+async fn a_state_that_was_migrated_keeps_what_it_left_out() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    let last = stage.publish(50).await;
+    cli::on(&stage.host, &["resume", LEDGER, "--skip", "20", "--reason", "test order"]).expect(0);
+    assert_eq!(stage.client().reached(LEDGER, last).await.skipped, 1);
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&strategy=migrate").await;
+    let migrated = stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    assert_eq!((migrated.strategy, migrated.skipped), (api::Strategy::Migrate, 1));
+    stage.host.kill();
+    stage.host.restart().await;
+    let shown = stage.client().reached(LEDGER, last).await;
+    assert_eq!((shown.generation, shown.skipped, shown.skips[0].sequence), (2, 1, 20));
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ impl Applier {
             let due = if std::mem::take(&mut is_first) { None } else { interrupt.is_due() };
             match due {
                 Some(Woken::Control) => return Err(Ended::Asked),
-                Some(_) => return Ok(Processed::Through(done)),
+                Some(_) => return Ok(Processed::Through(store.position())),
                 None => {}
             }
             let end = batch.events.len().min(done.saturating_add(self.part));

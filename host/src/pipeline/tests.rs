@@ -113,7 +113,6 @@ impl Stage {
             request: Request {
                 resume: None,
                 start: Start::Beginning,
-                skips: Arc::default(),
                 subjects: SubjectSet::parse(&["s.>"]).expect("sound"),
                 wants_headers: false,
                 limits: Limits::default(),

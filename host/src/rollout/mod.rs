@@ -38,8 +38,8 @@ pub use compare::check as check_gate;
 pub use cut_over::Demand;
 pub use part::Keys;
 pub use queue::Queue;
-pub(crate) use snapshots::Snapshots;
 pub use skips::Wanted as WantedSkips;
+pub(crate) use snapshots::Snapshots;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
@@ -413,7 +413,7 @@ impl Host {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         if let Some(wanted) = skips {
-            self.decide(&deployment, candidate, &wanted).await?;
+            Box::pin(self.decide(&deployment, candidate, &wanted)).await?;
         }
         if candidate && let Some(stopped) = deployment.record().stopped_candidate() {
             return self.revive(&deployment, stopped.number).await;

@@ -124,7 +124,9 @@ impl Host {
         let target = Target::new(deployment, generation);
         let known = record.skips();
         let mut decided = Vec::new();
-        for sequence in wanted.sequences.iter().copied().filter(|sequence| known.get(*sequence).is_none()) {
+        // If it fails there in spite of a decision, that was about another event, or about the same one read otherwise.
+        let is_open = |sequence: &u64| known.get(*sequence).is_none() || target.failure_at(*sequence).is_some();
+        for sequence in wanted.sequences.iter().copied().filter(is_open) {
             decided.push(self.decision(deployment.name(), &target, sequence, &wanted.reason).await?);
         }
         if decided.is_empty() {
@@ -135,6 +137,7 @@ impl Host {
         for skip in &decided {
             check_ahead(deployment.name(), &target, skip.sequence)?;
         }
+        record.skips.retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
         if record.skips.len() + decided.len() > SKIPS_MAX {
             let message = format!(
                 "{} leaves out {} events, and {SKIPS_MAX} are allowed; correct the module instead, and take decisions \

@@ -1,4 +1,6 @@
-//! Events of the embedded log: append, read, tail.
+//! Events: append to the embedded log; read and tail any source.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -20,6 +22,7 @@ use crate::api::{self, PositionMark};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
 use crate::log::{self, Log};
+use crate::source::{Source, Wanted};
 use crate::subject::SubjectSet;
 use crate::supervisor;
 
@@ -29,6 +32,8 @@ const PAGE_BYTES: usize = 4 << 20;
 const TAIL_EVENTS: usize = 256;
 /// Size at which a tail's read ends, in bytes.
 const TAIL_BYTES: usize = 1 << 20;
+/// How often a tail looks at a stream that had nothing more.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Where to append.
 #[derive(Deserialize, IntoParams)]
@@ -59,7 +64,7 @@ impl AppendParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsParameters {
-    /// Source whose log it is; left out, it is the only one.
+    /// Source; left out, it is the only one, or the only embedded log.
     source: Option<String>,
     /// Begin behind this sequence: `next` of the page before.
     #[serde(default)]
@@ -78,7 +83,7 @@ pub(super) struct EventsParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TailParameters {
-    /// Source whose log it is; left out, it is the only one.
+    /// Source; left out, it is the only one, or the only embedded log.
     source: Option<String>,
     /// Begin behind this sequence; left out, with the next event to come.
     after: Option<u64>,
@@ -143,7 +148,9 @@ fn append_now(log: &Log, form: &append::Form, body: &Bytes, wishes: &Wishes) -> 
     Ok(api::Appended { sequences, duplicates, times_raised, last_sequence })
 }
 
-/// A page of events.
+/// A page of the events of a source.
+///
+/// Of a stream it is read without a consumer, and may end early, with `next`, when the stream is slow to answer.
 ///
 /// With `accept: application/cloudevents-batch+json` they come as CloudEvents;
 /// `next` and `last_sequence` are the headers `foldstream-next` and
@@ -156,7 +163,6 @@ fn append_now(log: &Log, form: &append::Form, body: &Bytes, wishes: &Wishes) -> 
             (api::EventPage = "application/json"),
             (Vec<api::CloudEvent> = "application/cloudevents-batch+json"),
         )),
-        (status = 422, description = "The source is no embedded log"),
     ))]
 pub(super) async fn read(
     State(app): State<App>,
@@ -165,18 +171,18 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     reads::check_limit(parameters.limit)?;
     let subjects = subjects(parameters.subject.as_deref())?;
-    let log = embedded(&app, parameters.source.as_deref())?;
-    let place = acquire(&app.capacity.scans, "scans").await?;
-    let page = super::blocking(move || {
-        let _place = place;
-        let (events, looked_at) = log.read(parameters.after, subjects.as_ref(), parameters.limit, PAGE_BYTES)?;
-        let last_sequence = *log.head().borrow();
-        let next = (looked_at < last_sequence).then_some(looked_at);
-        let page = Page { events, next, last_sequence };
-        Ok::<_, Problem>(if cloud::is_wanted(&headers) { page.as_batch(&log.identity().name) } else { page.as_json() })
-    })
-    .await??;
-    Ok(page)
+    let source = app.host.source(parameters.source.as_deref())?;
+    let _place = acquire(&app.capacity.scans, "scans").await?;
+    let (after, limit) = (parameters.after, parameters.limit);
+    let found = source.page(Wanted { after, subjects, limit, bytes_max: PAGE_BYTES }).await.map_err(unreachable)?;
+    let next = (found.through < found.head).then_some(found.through);
+    let page = Page { events: found.events, next, last_sequence: found.head };
+    Ok(if cloud::is_wanted(&headers) { page.as_batch(&source.stream()) } else { page.as_json() })
+}
+
+/// The source can't be looked at just now.
+fn unreachable(why: String) -> Problem {
+    Problem::new(Kind::NotReady, format!("cannot look at the events: {why}; try again"))
 }
 
 /// Some events of a stream.
@@ -214,7 +220,6 @@ impl Page {
     responses(
         (status = 200, description = "Events `event` (StoredEvent) and `position` (PositionMark)",
             body = String, content_type = "text/event-stream"),
-        (status = 422, description = "The source is no embedded log"),
     ))]
 pub(super) async fn tail(
     State(app): State<App>,
@@ -223,21 +228,31 @@ pub(super) async fn tail(
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
     let subjects = subjects(parameters.subject.as_deref())?;
-    let log = embedded(&app, parameters.source.as_deref())?;
-    let head = log.head();
-    let seen = after.map_or_else(|| *head.borrow(), |after| after.position);
+    let source = app.host.source(parameters.source.as_deref())?;
+    let log_head = if let Source::Embedded(embedded) = &source { Some(embedded.log().head()) } else { None };
+    let seen = match (after, &log_head) {
+        (Some(after), _) => after.position,
+        (None, Some(head)) => *head.borrow(),
+        (None, None) => {
+            let none = Wanted { after: u64::MAX, subjects: None, limit: 1, bytes_max: 1 };
+            source.page(none).await.map_err(unreachable)?.head
+        }
+    };
     let (sender, response) = sse::open(super::watch::seat(&app)?, app.shutdown.clone());
     let heartbeat = Instant::now() + HEARTBEAT;
-    tokio::spawn(Tail { log, head, subjects, seen, heartbeat, sender }.run());
+    tokio::spawn(Tail { source, log_head, subjects, seen, has_more: true, heartbeat, sender }.run());
     Ok(response)
 }
 
 struct Tail {
-    log: Log,
-    head: watch::Receiver<u64>,
+    source: Source,
+    /// Of an embedded log, which says when there is more.
+    log_head: Option<watch::Receiver<u64>>,
     subjects: Option<SubjectSet>,
     /// Everything up to this sequence was looked at.
     seen: u64,
+    /// The last page did not reach the end.
+    has_more: bool,
     /// When it tells its position next, whether or not there were events.
     heartbeat: Instant,
     sender: Sender,
@@ -251,13 +266,25 @@ impl Tail {
 
     async fn step(&mut self) -> Result<(), Ended> {
         self.sender.flush().await?;
-        let seen = self.seen;
+        let (seen, has_more) = (self.seen, self.has_more);
+        let log_head = &mut self.log_head;
+        let more = async {
+            match log_head {
+                _ if has_more => Ok(()),
+                // The log is gone when nobody can tell its head any more.
+                Some(head) => head.wait_for(|head| *head > seen).await.map(drop).map_err(|_| Ended),
+                // A stream tells nobody that it has more but its consumers, and a look makes none.
+                None => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    Ok(())
+                }
+            }
+        };
         // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
         tokio::select! {
             biased;
             ended = self.sender.ended() => return Err(ended),
-            // The log is gone when nobody can tell its head any more.
-            head = self.head.wait_for(|head| *head > seen) => drop(head.map_err(|_| Ended)?),
+            more = more => more?,
             () = tokio::time::sleep_until(self.heartbeat) => {}
         }
         for event in self.read().await? {
@@ -274,18 +301,24 @@ impl Tail {
     }
 
     async fn read(&mut self) -> Result<Vec<Event>, Ended> {
-        let (log, subjects, after) = (self.log.clone(), self.subjects.clone(), self.seen);
-        let read = move || log.read(after, subjects.as_ref(), TAIL_EVENTS, TAIL_BYTES);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Ok((events, looked_at))) => {
-                self.seen = looked_at.max(after);
-                Ok(events)
+        let subjects = self.subjects.clone();
+        let wanted = Wanted { after: self.seen, subjects, limit: TAIL_EVENTS, bytes_max: TAIL_BYTES };
+        match self.source.page(wanted).await {
+            Ok(page) => {
+                self.seen = page.through.max(self.seen);
+                self.has_more = page.through < page.head;
+                Ok(page.events)
             }
-            Ok(Err(error)) => {
+            Err(error) if self.log_head.is_some() => {
                 tracing::warn!(%error, "a tail ended because it could not read the log");
                 Err(Ended)
             }
-            Err(_) => Err(Ended),
+            // The server is away, and may be back.
+            Err(error) => {
+                tracing::debug!(%error, "a tail can't look at its stream just now");
+                self.has_more = false;
+                Ok(Vec::new())
+            }
         }
     }
 }
@@ -299,7 +332,7 @@ fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
     let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
     app.host.log(source).map_err(|error| match error {
         supervisor::Error::Source(text) if is_stream => {
-            Problem::new(Kind::Refused, format!("{text}; /v1/events serves embedded logs only"))
+            Problem::new(Kind::Refused, format!("{text}; events are appended to embedded logs only"))
         }
         error => error.into(),
     })

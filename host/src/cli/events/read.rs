@@ -2,6 +2,7 @@
 
 use super::super::Context;
 use super::super::client::{Client, Error};
+use super::super::exit::{Exit, Failure};
 use super::super::output::table;
 use super::super::scan::cell;
 use crate::api::{EventPage, StoredEvent};
@@ -11,14 +12,23 @@ use crate::api::{EventPage, StoredEvent};
 #[command(before_help = "\
 Examples:
   foldstream events read
-  foldstream events read --after 1000 --limit 20
+  foldstream events read --from 1000 --limit 20
+  foldstream events read --sequence 333 -o json
+  foldstream events read --source orders
   foldstream events read --subject 'orders.*.placed' -o ndjson")]
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
     /// Begin behind this sequence.
-    #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 0, conflicts_with_all = ["from", "sequence"])]
     after: u64,
+    /// Begin with this sequence.
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
+    from: Option<u64>,
+    /// Only this event.
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(conflicts_with_all = ["from", "limit", "subject"])]
+    sequence: Option<u64>,
     /// Most events.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
@@ -27,10 +37,10 @@ pub struct Args {
 /// Which events are wanted.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Filter {
-    /// Source; left out, the only one.
+    /// Source; left out, the only one, or the only embedded log.
     #[arg(long)]
     source: Option<String>,
-    /// Only subjects that match: `*` stands for one token, `>` for the rest.
+    /// Only subjects that match: `*` is one token, `>` is the rest.
     #[arg(long, value_name = "PATTERN")]
     subject: Option<String>,
 }
@@ -55,11 +65,30 @@ impl Filter {
 
 /// Prints a page.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let page = args.filter.page(&context.client()?, args.after, args.limit).await?;
+    let client = context.client()?;
+    if let Some(sequence) = args.sequence {
+        return one(&args.filter, sequence, &client, context).await;
+    }
+    let after = args.from.map_or(args.after, |from| from - 1);
+    let page = args.filter.page(&client, after, args.limit).await?;
     context.output.many(&page.events, &page, lines)?;
     if let Some(next) = page.next {
         context.output.note(&format!("there may be more: add --after {next}"));
     }
+    Ok(())
+}
+
+/// Prints one event.
+async fn one(filter: &Filter, sequence: u64, client: &Client, context: &Context) -> anyhow::Result<()> {
+    let page = filter.page(client, sequence - 1, 1).await?;
+    let Some(event) = page.events.first().filter(|event| event.sequence == sequence) else {
+        let message = match sequence > page.last_sequence {
+            true => format!("event {sequence} is still to come: the stream ends at {}", page.last_sequence),
+            false => format!("the stream has no event {sequence}: it was removed"),
+        };
+        return Err(Failure::new(Exit::NotFound, message).into());
+    };
+    context.output.one(event, |event| lines(std::slice::from_ref(event)))?;
     Ok(())
 }
 

@@ -14,13 +14,17 @@ use crate::api::StoredEvent;
 Examples:
   foldstream events tail
   foldstream events tail --subject 'orders.>' -o ndjson
-  foldstream events tail --after 1000")]
+  foldstream events tail --from 1000
+  foldstream events tail --source orders")]
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
     /// Begin behind this sequence; left out, it begins now.
-    #[arg(long, value_name = "SEQUENCE")]
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "from")]
     after: Option<u64>,
+    /// Begin with this sequence.
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
+    from: Option<u64>,
 }
 
 /// Prints one event after the other.
@@ -30,7 +34,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         client: &client,
         path: vec!["v1", "events", "tail"],
         parameters: args.filter.parameters(),
-        after: args.after,
+        after: args.after.or(args.from.map(|from| from - 1)),
         output: context.output,
     };
     let output = context.output;

@@ -13,7 +13,9 @@ use super::link::{Link, Trouble};
 use super::open::trouble;
 use super::rescue;
 use super::wire::{self, Api, Stored};
+use crate::cloudevents::Recognition;
 use crate::event::Event;
+use crate::source::cloudevents::Reading;
 use crate::source::{Page, Wanted};
 
 /// How long one look may take. A page ends earlier when this is over, with what it has.
@@ -33,8 +35,9 @@ impl Looks {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
             match permitted(&mut link, &api, api.message(sequence)).await? {
-                Some(stored) => Ok(Ok(event(stored))),
-                None => Ok(Err(head(&mut link, &api).await?)),
+                Ok(Some(stored)) => Ok(Ok(event(&stored, settings.recognition))),
+                Ok(None) => Ok(Err(head(&mut link, &api).await?)),
+                Err(reason) => Err(Trouble::lost(reason)),
             }
         })
         .await
@@ -49,7 +52,7 @@ impl Looks {
             let until = Instant::now() + LOOK_MAX / 2;
             let mut bytes = 0;
             while page.through < head && page.events.len() < wanted.limit && bytes < wanted.bytes_max {
-                let more = next(&mut link, &api, wanted, &mut page).await?;
+                let more = next(&mut link, &api, settings.recognition, wanted, &mut page).await?;
                 bytes += more.iter().map(Event::size).sum::<usize>();
                 page.events.extend(more);
                 if Instant::now() >= until {
@@ -65,7 +68,7 @@ impl Looks {
         let mut slot = self.link.lock().await;
         let link = match slot.take() {
             Some(link) if link.is_up() => link,
-            _ => Link::connect(settings).await?,
+            _ => Box::pin(Link::connect(settings)).await?,
         };
         *slot = Some(link.clone());
         let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
@@ -74,11 +77,18 @@ impl Looks {
 }
 
 /// What comes next on a page, which is moved behind it.
-async fn next(link: &mut Link, api: &Api, wanted: &Wanted, page: &mut Page) -> Result<Vec<Event>, Trouble> {
+async fn next(
+    link: &mut Link,
+    api: &Api,
+    recognition: Recognition,
+    wanted: &Wanted,
+    page: &mut Page,
+) -> Result<Vec<Event>, Trouble> {
     let from = page.through + 1;
     if let Some(subjects) = &wanted.subjects {
         let covering = subjects.covering();
-        let found = readable(from, permitted(link, api, api.next_message(from, covering.as_str())).await?);
+        let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
+        let found = readable(from, fetched, recognition);
         page.through = found.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
         return Ok(found.into_iter().filter(|event| subjects.matches(&event.subject)).collect());
     }
@@ -88,12 +98,13 @@ async fn next(link: &mut Link, api: &Api, wanted: &Wanted, page: &mut Page) -> R
     let fetched = link.permitted(fetch).await?;
     let mut found = Vec::new();
     for (sequence, answer) in (from..=to).zip(fetched) {
-        found.extend(readable(sequence, known(api, answer)?));
+        found.extend(readable(sequence, known(api, answer)?, recognition));
     }
     page.through = to;
     if found.is_empty() && to < page.head {
         // Many may have been removed in one go.
-        let later = readable(to + 1, permitted(link, api, api.next_message(to + 1, ">")).await?);
+        let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
+        let later = readable(to + 1, fetched, recognition);
         page.through = later.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
         found.extend(later);
     }
@@ -120,9 +131,9 @@ fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetch
 }
 
 /// What was fetched as an event; one that can't be read says so in its data.
-fn readable(sequence: u64, fetched: Fetched) -> Option<Event> {
+fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option<Event> {
     match fetched {
-        Ok(found) => found.map(event),
+        Ok(found) => found.map(|stored| event(&stored, recognition)),
         Err(reason) => Some(Event {
             sequence,
             time_ns: 0,
@@ -134,9 +145,9 @@ fn readable(sequence: u64, fetched: Fetched) -> Option<Event> {
     }
 }
 
-fn event(stored: Stored) -> Event {
-    let fault = rescue::fault(&stored);
-    rescue::into_event(stored, fault.as_deref(), true)
+fn event(stored: &Stored, recognition: Recognition) -> Event {
+    let fault = rescue::fault(stored);
+    rescue::into_event(stored, fault.as_deref(), Reading { recognition, wants_headers: true })
 }
 
 async fn head(link: &mut Link, api: &Api) -> Result<u64, Trouble> {

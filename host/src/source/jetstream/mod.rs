@@ -160,12 +160,17 @@ impl JetStream {
     /// One event, from the leader of the stream; if there is none, the last sequence. An error says why that can't be
     /// told now.
     pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
-        self.looks.event(&self.settings, sequence).await
+        Box::pin(self.looks.event(&self.settings, sequence)).await
+    }
+
+    /// Name of the stream.
+    pub fn stream(&self) -> &str {
+        &self.settings.stream
     }
 
     /// A page of events. An error says why that can't be told now.
     pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, String> {
-        self.looks.page(&self.settings, wanted).await
+        Box::pin(self.looks.page(&self.settings, wanted)).await
     }
 
     /// What the stream is like just now, with warnings about settings that lose data or cripple replay.
