@@ -115,11 +115,13 @@ async fn every_command_about_poison_events_does_what_it_says() {
     for words in commands(&text) {
         let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
         // The next step is that of a person, who looks what came of the one before.
-        let output = wait::until(&words.join(" "), async || {
+        let typed = words.join(" ");
+        let output = wait::until(&typed, async || {
             let output = cli::on(&host, &words);
             (output.code == 0).then_some(output)
-        });
-        said.push((words.join(" "), output.await.stdout));
+        })
+        .await;
+        said.push((typed, output.stdout));
     }
     let of = |command: &str| &said.iter().find(|(typed, _)| typed.starts_with(command)).expect("it is shown").1;
     assert!(of("show").contains("`foldstream resume order-totals --skip 333 --reason TEXT`"), "{said:?}");
