@@ -219,14 +219,6 @@ impl Source {
         }
     }
 
-    /// Name of the stream.
-    pub fn stream(&self) -> String {
-        match self {
-            Self::JetStream(source) => source.stream().to_owned(),
-            Self::Embedded(source) => source.log().identity().name,
-        }
-    }
-
     /// A page of events, for a look: no reader is made. An error says why that can't be told now.
     pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
         match self {

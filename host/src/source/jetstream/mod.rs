@@ -163,11 +163,6 @@ impl JetStream {
         Box::pin(self.looks.event(&self.settings, sequence)).await
     }
 
-    /// Name of the stream.
-    pub fn stream(&self) -> &str {
-        &self.settings.stream
-    }
-
     /// A page of events. An error says why that can't be told now.
     pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, String> {
         Box::pin(self.looks.page(&self.settings, wanted)).await
