@@ -149,7 +149,7 @@ async fn marker_that_the_server_makes_of_an_expired_event_is_no_event() {
     let stream = Config {
         allow_message_ttl: true,
         subject_delete_marker_ttl: Some(std::time::Duration::from_secs(3_600)),
-        max_age: std::time::Duration::from_secs(1),
+        max_age: std::time::Duration::from_secs(2),
         ..orders()
     };
     jetstream.create_stream(stream).await.expect("stream");
