@@ -17,6 +17,7 @@ use crate::progress::Now;
 use crate::runner::{Lag, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
+use crate::subject::SubjectSet;
 
 /// How often a read that waits looks again while the reason may be gone without a sign.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -309,6 +310,13 @@ impl Deployment {
         let is_candidate = generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
         let may_be_passed = is_candidate || generation.number == self.record.read().active;
         Some(if may_be_passed { failure.with_way_past(&self.name, is_candidate) } else { failure })
+    }
+
+    /// The subjects that a generation wants.
+    pub fn subjects_of(&self, generation: u64) -> Option<SubjectSet> {
+        let record = self.record.read();
+        let subjects = &record.generation(generation)?.module.subjects;
+        SubjectSet::parse(subjects).ok()
     }
 
     /// Whether its state was opened, or can't be.

@@ -25,7 +25,6 @@ use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Key, Snapshot, Store};
-use crate::subject::SubjectSet;
 
 pub use parts::{Load, LoadError, Part, Parts, Program};
 use worker::Worker;
@@ -414,12 +413,10 @@ impl Runner {
         !self.source_status().is_heard_within(HEARD_FOR)
     }
 
-    /// The subjects whose next event somebody has to look up, and the position behind which: it is not read, so its age is
-    /// not known.
-    pub fn asks_for_age(&self) -> Option<(SubjectSet, u64)> {
-        let module = self.program().module.ok()?;
+    /// The position behind which somebody has to look up the next event: it is not read, so its age is not known.
+    pub fn asks_for_age(&self) -> Option<u64> {
         let position = self.store()?.position();
-        self.shared.progress.asks_for_age().then(|| (module.manifest().subjects.clone(), position))
+        self.shared.progress.asks_for_age().then_some(position)
     }
 
     /// Takes note of what its source said when it was asked from aside, which a runner that does not read would not learn.

@@ -231,10 +231,12 @@ impl Host {
     /// Looks where the streams end of which nothing was heard lately, as they are not read just now or as what was read of
     /// them waits, and tells those who would read them.
     async fn look_at_heads(&self) {
-        let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
-        let mut asking: BTreeMap<String, Vec<Arc<Runner>>> = BTreeMap::new();
-        for runner in runners.filter(|runner| runner.asks_for_head()) {
-            asking.entry(runner.program().source_name).or_default().push(runner);
+        let mut asking: BTreeMap<String, Vec<(Arc<Deployment>, Arc<Runner>)>> = BTreeMap::new();
+        for deployment in self.deployments() {
+            for runner in deployment.runners().into_iter().filter(|runner| runner.asks_for_head()) {
+                let source = runner.program().source_name;
+                asking.entry(source).or_default().push((Arc::clone(&deployment), runner));
+            }
         }
         let used = self.used_sources();
         for name in self.inner.sources.keys().filter(|name| !used.contains(*name)) {
@@ -247,9 +249,11 @@ impl Host {
             // Asked once for all.
             let info = source.info().await;
             self.inner.contacts.asked(&info);
-            for runner in runners {
+            for (deployment, runner) in runners {
                 runner.source_says(&info);
-                if let Some((subjects, position)) = runner.asks_for_age()
+                // Of the catalogue, as the module of one that rests may not be loaded.
+                if let Some(position) = runner.asks_for_age().filter(|_| info.reachable)
+                    && let Some(subjects) = deployment.subjects_of(runner.program().generation)
                     && let Some(time_ns) = source.time_behind(position, &subjects).await
                 {
                     runner.next_event_is_of(time_ns);
@@ -285,6 +289,7 @@ impl Host {
 
     /// The metrics of this host, as a page for Prometheus. Blocking.
     pub fn metrics_page(&self) -> Vec<u8> {
+        self.look_at_contacts();
         let deployments: Vec<_> = self.deployments().iter().map(|deployment| deployment.info()).collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources.map(|(name, source)| self.inner.contacts.reachable(name, source)).collect();
@@ -340,6 +345,7 @@ impl Host {
 
     /// Whether the host is well.
     pub fn health(&self) -> Health {
+        self.look_at_contacts();
         let deployments = self.deployments();
         let opening: Vec<_> = deployments
             .iter()
