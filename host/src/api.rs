@@ -7,12 +7,14 @@
 
 mod rollout;
 mod skips;
+mod sources;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use rollout::*;
 pub use skips::*;
+pub use sources::*;
 
 /// The contract between host and modules.
 pub const CONTRACT: &str = "foldstream:module@0.1.0";
@@ -82,81 +84,6 @@ impl DeploymentState {
             Self::Stopping => "stopping",
         }
     }
-}
-
-/// What a source is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceState {
-    /// Not connected yet.
-    Connecting,
-    /// Reading events.
-    Reading,
-    /// Not read just now, as the deployment is paused or failed. It could be reached at `last_heard`.
-    Idle,
-    /// The server is away; trying to reach it again.
-    Reconnecting,
-    /// The server refuses the credentials or a permission.
-    Unauthorized,
-    /// The stream does not exist.
-    StreamMissing,
-    /// The stream can't continue this state; an operator must decide.
-    Stopped,
-}
-
-impl SourceState {
-    /// Every state, for metrics and for whoever must visit them all.
-    pub const ALL: [Self; 7] = [
-        Self::Connecting,
-        Self::Reading,
-        Self::Idle,
-        Self::Reconnecting,
-        Self::Unauthorized,
-        Self::StreamMissing,
-        Self::Stopped,
-    ];
-
-    /// Its name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Reading => "reading",
-            Self::Idle => "idle",
-            Self::Reconnecting => "reconnecting",
-            Self::Unauthorized => "unauthorized",
-            Self::StreamMissing => "stream-missing",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    /// Whether it keeps events from coming, for a reason that may pass.
-    pub fn is_trouble(self) -> bool {
-        matches!(self, Self::Reconnecting | Self::Unauthorized | Self::StreamMissing)
-    }
-}
-
-/// A source as one deployment sees it.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SourceStatus {
-    /// What it is doing.
-    pub state: SourceState,
-    /// Why, where there is something to say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// Since when it has this state, in RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<String>,
-    /// When anything was heard from it last, in RFC 3339; absent before that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_heard: Option<String>,
-    /// How often it had to reconnect or to make its consumer anew.
-    pub reconnects: u64,
-    /// Messages that are not events (delete markers, tombstones, schedules) and were passed over since it began to read.
-    #[serde(default)]
-    pub passed_over: u64,
-    /// Messages that could not be read as they are, and were handed on without what is unusable, since it began to read.
-    #[serde(default)]
-    pub repaired: u64,
 }
 
 /// An error that stopped or delays a deployment.
@@ -561,63 +488,6 @@ pub struct EventPage {
     pub next: Option<u64>,
     /// The stream's last sequence.
     pub last_sequence: u64,
-}
-
-/// A source and its stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct SourceInfo {
-    /// Its name in the configuration.
-    pub name: String,
-    /// `embedded` or `jetstream`.
-    pub kind: String,
-    /// Name of the stream.
-    pub stream: String,
-    /// Whether it could be reached just now.
-    pub reachable: bool,
-    /// Why not, by name: `reconnecting`, `unauthorized`, `stream-missing`; absent if it could.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<SourceState>,
-    /// Why not, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// First sequence that is still there; 0 when the stream is empty, absent if it could not be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_sequence: Option<u64>,
-    /// Whether it still has its first event, as far as can be told; absent if it could not be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub is_complete: Option<bool>,
-    /// Last sequence; absent if it could not be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_sequence: Option<u64>,
-    /// Number of events; absent if it could not be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub events: Option<u64>,
-    /// Bytes stored; absent if it could not be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// What the settings of the stream may lose or slow down, in words.
-    #[serde(default)]
-    pub warnings: Vec<String>,
-}
-
-impl SourceInfo {
-    /// That it could not be reached, in words, if it could not.
-    pub fn unreachable(&self) -> Option<String> {
-        let message = self.message.as_deref().unwrap_or("it does not answer");
-        (!self.reachable).then(|| {
-            format!(
-                "source {} (stream {}) can't be read: {message}; events are applied once it can, without another command",
-                self.name, self.stream
-            )
-        })
-    }
-}
-
-/// All sources.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct SourceList {
-    /// Ordered by name.
-    pub sources: Vec<SourceInfo>,
 }
 
 /// The host itself.

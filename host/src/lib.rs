@@ -9,6 +9,7 @@ pub mod api;
 pub mod assembly;
 pub mod batch;
 pub mod caches;
+pub mod chores;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;

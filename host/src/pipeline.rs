@@ -8,6 +8,7 @@
 
 mod applier;
 mod budget;
+mod fold;
 mod pace;
 mod settings;
 #[cfg(test)]
@@ -23,9 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
-use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
-use crate::module::{self, ApplyError};
 use crate::progress::Progress;
 use crate::room::Use;
 use crate::source::{self, Request, Source, StatusSender};
@@ -35,6 +34,7 @@ use crate::state::{self, Store, Writer};
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
+pub use fold::{Fold, MakeFold};
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
 pub use settings::{Desired, Ended, Settings, WhenFull};
 use way::Way;
@@ -48,39 +48,6 @@ const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// A checkpoint that only moved over events of others is committed this many times less often.
 const IDLE_FLUSH_FACTOR: u32 = 30;
-
-/// Whoever folds events into state. A module's instance does; so does the benchmark's native baseline.
-pub trait Fold: Send {
-    /// Applies events to the state behind `writer`, and gives the writer back. After an error it is not used again.
-    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>);
-
-    /// Memory that it holds, in bytes.
-    fn memory_bytes(&self) -> u64 {
-        0
-    }
-
-    /// Changes whenever another fold lacks what this one holds while it has nothing to do.
-    fn wanted(&self) -> Option<watch::Receiver<u64>> {
-        None
-    }
-}
-
-impl Fold for module::Instance {
-    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
-        module::Instance::apply(self, events, writer)
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        module::Instance::memory_bytes(self)
-    }
-
-    fn wanted(&self) -> Option<watch::Receiver<u64>> {
-        Some(module::Instance::wanted(self))
-    }
-}
-
-/// Makes a fold, at the start and after each failure.
-pub type MakeFold = Box<dyn Fn() -> Result<Box<dyn Fold>, module::Error> + Send + Sync>;
 
 /// Everything that a run needs.
 pub struct Pipeline {

@@ -154,7 +154,7 @@ pub(crate) struct Inner {
     pub(crate) pasts: Pasts,
     pub(crate) snapshots: Snapshots,
     /// What is being done of what comes due with time: its kind, and the deployment or source.
-    chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
+    pub(crate) chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     contacts: Contacts,
     budget: Arc<Budget>,
     started_at: jiff::Timestamp,
@@ -207,24 +207,6 @@ impl Host {
                 let Some(inner) = inner.upgrade() else { return };
                 work(Self { inner }).await;
             }
-        });
-    }
-
-    /// Does something in a task of its own, unless the same is still being done for that name.
-    pub(crate) fn chore(&self, kind: &'static str, name: &str, work: impl Future<Output = ()> + Send + 'static) {
-        let chore = (kind, name.to_owned());
-        if !self.inner.chores.lock().insert(chore.clone()) {
-            return;
-        }
-        let inner = Arc::downgrade(&self.inner);
-        let over = OnDrop(move || {
-            if let Some(inner) = inner.upgrade() {
-                inner.chores.lock().remove(&chore);
-            }
-        });
-        tokio::spawn(async move {
-            work.await;
-            drop(over);
         });
     }
 
@@ -397,21 +379,6 @@ impl Host {
         Ok(entries.into_iter().map(told).collect())
     }
 
-    /// Removes what the embedded logs no longer have to keep.
-    fn enforce_retention(&self) {
-        for (name, source) in &self.inner.sources {
-            let Source::Embedded(embedded) = source else { continue };
-            let log = embedded.log().clone();
-            self.chore("retention", name, async move {
-                match blocking(move || log.enforce_retention()).await {
-                    Ok(0) => {}
-                    Ok(removed) => tracing::info!(removed, "removed old events from the embedded log"),
-                    Err(error) => tracing::error!(%error, "retention of the embedded log failed"),
-                }
-            });
-        }
-    }
-
     /// Whether the host is going down.
     pub(crate) fn is_stopping(&self) -> bool {
         self.inner.stopping.load(Ordering::Acquire)
@@ -573,15 +540,6 @@ impl Inner {
             Ok(records) => self.folder.keep_only(&records),
             Err(error) => tracing::warn!(%error, "left unused files in place"),
         }
-    }
-}
-
-/// Does something when it is dropped, however that comes.
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        self.0();
     }
 }
 

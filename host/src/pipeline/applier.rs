@@ -282,8 +282,8 @@ impl Applier {
             }
             Fault::Call { error, on_used } => {
                 self.metrics.apply_failures.inc();
-                let is_alone = events.len() == 1 && !matches!(error, ApplyError::Retry { .. } | ApplyError::State(_));
-                if is_alone && on_used {
+                // What the guest says itself is its verdict, whatever else it holds.
+                if events.len() == 1 && on_used && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_))) {
                     // What the instance kept of earlier events may be to blame, such as memory that was never freed.
                     return Ok(Next::Try(1));
                 }
