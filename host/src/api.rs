@@ -211,6 +211,10 @@ pub struct Deployment {
     pub lag_seconds: Option<f64>,
     /// Events applied since the process started.
     pub events_applied: u64,
+    /// Whether its module has applied something since it began to fold, was replaced or resumed, or found, with the source
+    /// reached, that there is nothing to apply.
+    #[serde(default = "yes")]
+    pub begun: bool,
     /// Events per second, over the last seconds.
     pub rate: f64,
     /// Estimated seconds until it has caught up; absent if it is not catching up, or nobody can tell.
@@ -234,6 +238,9 @@ pub struct Deployment {
     pub instances: u64,
     /// When it was deployed.
     pub deployed_at: String,
+    /// Why the generation that serves does, in words.
+    #[serde(default)]
+    pub reason: String,
     /// The first error of the failing streak, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -251,6 +258,11 @@ pub struct Deployment {
     /// The generation that served last and can serve again at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Box<Generation>>,
+}
+
+/// What a host of before says of what it does not know.
+fn yes() -> bool {
+    true
 }
 
 /// All deployments.

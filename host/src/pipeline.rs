@@ -11,6 +11,7 @@ mod budget;
 mod fold;
 mod pace;
 mod settings;
+mod shuffle;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -37,6 +38,8 @@ use budget::Share;
 pub use fold::{Fold, MakeFold};
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
 pub use settings::{Desired, Ended, Settings, WhenFull};
+pub use shuffle::SINGLES;
+use shuffle::Shuffle;
 use way::Way;
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
@@ -122,7 +125,7 @@ impl Pipeline {
             AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, sender, progress)))
         };
         let share = Share::of(&self.settings.budget);
-        let random = self.settings.shuffle.map(fastrand::Rng::with_seed);
+        let shuffle = self.settings.shuffle.map(Shuffle::new);
         let applier = Applier {
             make_fold: self.make_fold,
             fold: None,
@@ -152,7 +155,7 @@ impl Pipeline {
             is_full: false,
             share,
             way: Way::new(self.pace, self.standing),
-            random,
+            shuffle,
             patches: self.patches,
         };
         let ended = run.until_the_end();
@@ -217,8 +220,8 @@ struct Run {
     is_full: bool,
     share: Share,
     way: Way,
-    /// Chooses where batches end, where chance is wanted.
-    random: Option<fastrand::Rng>,
+    /// Chooses where batches end and modules begin again, where chance is wanted.
+    shuffle: Option<Shuffle>,
     patches: Arc<Patches>,
 }
 
@@ -308,6 +311,10 @@ impl Run {
                 self.applier.process(&without, &left_out, &self.store, &interrupt)?
             }
         };
+        if self.shuffle.as_mut().is_some_and(|shuffle| shuffle.restarts_after(count)) {
+            self.applier.fold = None;
+            self.applier.progress.shuffled();
+        }
         let interval = self.applier.settings.flush_interval;
         let due = Instant::now() + if count > 0 { interval } else { interval * IDLE_FLUSH_FACTOR };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
@@ -407,8 +414,8 @@ impl Run {
         }
         let mut batch = within?;
         let mut count = self.way.pace.throttle.batch_events();
-        if let Some(random) = &mut self.random {
-            count = count.min(random.usize(1..=batch.events.len().max(1)));
+        if let Some(shuffle) = &mut self.shuffle {
+            count = count.min(shuffle.count(batch.events.len()));
         }
         if count < batch.events.len() {
             self.stashed.push_front(Input::Batch(batch.split_off(count)));

@@ -74,6 +74,13 @@ pub struct Now {
     pub generation: u64,
     /// How often a module began to fold.
     pub starts: u64,
+    /// How often the module lost its memory on purpose.
+    pub restarts: u64,
+    /// Whether the module that began last has applied something since, or found, with the source reached, that there is
+    /// nothing to apply.
+    pub begun: bool,
+    /// Another module, or another attempt, is asked for and did not begin yet: what the one before does says nothing.
+    awaits_start: bool,
 }
 
 /// Counts an instance that is alive.
@@ -158,6 +165,9 @@ impl Progress {
             floor,
             generation: 0,
             starts: 0,
+            restarts: 0,
+            begun: false,
+            awaits_start: false,
         };
         let inner = Inner {
             now,
@@ -327,6 +337,7 @@ impl Progress {
         if !events.is_empty() {
             (inner.failing, inner.failed_before) = (None, None);
         }
+        inner.now.begun |= !inner.now.awaits_start;
         inner.now.applied += events.len() as u64;
         if let Some(last) = events.last() {
             inner.now.last_event_ns = last.time_ns;
@@ -351,8 +362,11 @@ impl Progress {
     pub fn finished(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         let now = &mut inner.now;
-        if batch.pending == 0 && now.state == DeploymentState::CatchingUp {
-            now.state = DeploymentState::Live;
+        if batch.pending == 0 && !now.awaits_start {
+            now.begun = true;
+            if now.state == DeploymentState::CatchingUp {
+                now.state = DeploymentState::Live;
+            }
         }
         inner.measure();
     }
@@ -441,7 +455,7 @@ impl Progress {
         let Inner { now, state_failure, .. } = &mut *self.inner.lock();
         now.failure.clone_from(state_failure);
         if now.state == DeploymentState::Retrying && state_failure.is_none() {
-            let is_done = now.pending == 0 && now.stream.is_some();
+            let is_done = now.pending == 0 && now.stream.is_some() && !now.awaits_start;
             now.state = if is_done { DeploymentState::Live } else { DeploymentState::CatchingUp };
         }
     }
@@ -459,6 +473,7 @@ impl Progress {
         let is_state_failing = state_failure.is_some();
         now.failure.clone_from(state_failure);
         now.state = if is_state_failing { DeploymentState::Retrying } else { DeploymentState::CatchingUp };
+        (now.begun, now.awaits_start) = (false, false);
     }
 
     /// The state was closed at this position. What was in memory only has to be read again, so what was known of the rest of
@@ -470,6 +485,32 @@ impl Progress {
         (inner.beyond, inner.beyond_ns) = (0, None);
         inner.read.clear();
         inner.count();
+    }
+
+    /// The module lost its memory, on purpose.
+    pub fn shuffled(&self) {
+        self.inner.lock().now.restarts += 1;
+    }
+
+    /// A module is about to begin to fold, again or in the place of another: nothing is known of how that will be.
+    pub fn awaits_start(&self) {
+        let now = &mut self.inner.lock().now;
+        (now.begun, now.awaits_start) = (false, true);
+        if matches!(now.state, DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed) {
+            now.failure = None;
+            now.state = DeploymentState::CatchingUp;
+        }
+    }
+
+    /// Whether it stopped at an event that its module can't pass, so that nothing beyond it was ever shown. Code that took
+    /// over a state may still give way to the code before, which did pass.
+    pub fn stands_at_event(&self) -> bool {
+        let now = &self.inner.lock().now;
+        let is_final = |failure: &Failure| {
+            failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
+        };
+        let failed = now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);
+        failed && !self.is_on_probation()
     }
 
     /// Clients have seen this position: reads are answered from there on, if not from a later one.
@@ -499,6 +540,21 @@ impl Progress {
 }
 
 impl Now {
+    /// Whether the module that was asked for last began to fold.
+    pub fn has_started(&self) -> bool {
+        self.starts > 0 && !self.awaits_start
+    }
+
+    /// The event at which it fails, if it is at one.
+    pub fn failing_at(&self) -> Option<u64> {
+        self.failure.as_ref().and_then(|failure| failure.sequence)
+    }
+
+    /// Whether it stopped, and does not go on by itself.
+    pub fn has_stopped(&self) -> bool {
+        self.state == DeploymentState::Failed
+    }
+
     /// The stream was reached, and ends here.
     fn reached(&mut self, head: u64) {
         self.first_head.get_or_insert(head);

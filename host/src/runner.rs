@@ -383,6 +383,7 @@ impl Runner {
     /// Goes on after a pause or a failure.
     pub fn resume(&self) {
         self.start_thread();
+        self.shared.progress.awaits_start();
         self.shared.control.send_modify(|desired| {
             let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
             *desired = Desired::Run(number);
@@ -399,6 +400,24 @@ impl Runner {
             Desired::Stop => true,
         };
         while !is_settled() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until the module that was asked for last has applied something, found nothing to apply or failed, but not for
+    /// long, and no longer once its source turns out to be away. Cancel-safe: it only looks.
+    pub async fn begins(&self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        let is_known = || {
+            let now = self.now();
+            let source = self.source_status();
+            let is_away = source.is_trouble() || (source.state == SourceState::Connecting && source.message.is_some());
+            now.begun
+                || matches!(now.state, DeploymentState::Failed | DeploymentState::Paused | DeploymentState::Stopping)
+                || now.failure.is_some()
+                || (now.has_started() && is_away)
+        };
+        while !is_known() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -488,10 +507,13 @@ impl Runner {
         self.shared.progress.failing_event()
     }
 
-    /// What took over the state has shown that it can go on with it: it gets its usual attempts.
+    /// What took over the state stays: it gets its usual attempts.
     pub fn pass_probation(&self) {
         self.shared.program.write().on_probation = false;
         self.shared.progress.set_probation(false);
+        if self.shared.progress.stands_at_event() {
+            self.shared.progress.answers_now();
+        }
     }
 
     /// Sets how far it may go; returns the change by which [`Runner::stands`] knows it.
@@ -545,15 +567,15 @@ impl Runner {
         let mut done = self.shared.patches.hand_over(repair);
         self.change_pace(|_| ());
         // Cancel-safe: what was received is received.
-        let told = match tokio::time::timeout(REPAIR_MAX, &mut done).await {
+        let told = match tokio::time::timeout(REPAIR_MAX, done.done()).await {
             Ok(told) => told,
             Err(_) if self.shared.patches.withdraw() => {
                 return Err(format!("the state could not be changed within {} s; try again", REPAIR_MAX.as_secs()));
             }
             // It was begun, and comes to its end.
-            Err(_) => done.await,
+            Err(_) => done.done().await,
         };
-        told.unwrap_or_else(|_| Err("the state was closed meanwhile; try again".to_owned()))
+        told.unwrap_or_else(|| Err("the state was closed meanwhile; try again".to_owned()))
     }
 
     /// Has all that was applied up to now made durable, and waits for it, but not for long. Cancel-safe.

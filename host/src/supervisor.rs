@@ -509,6 +509,7 @@ impl Inner {
             start: generation.start,
             accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
+            subjects_from: generation.subjects_from,
             part: None,
             skips: record.skips(),
         }

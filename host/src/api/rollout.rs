@@ -156,6 +156,9 @@ pub struct Comparison {
     pub changed: u64,
     /// Of all of these, those that the gate does not allow.
     pub refused: u64,
+    /// Keys whose values differ only in what a rule of the gate ignores; not among those above.
+    #[serde(default)]
+    pub ignored: u64,
     /// The first differences.
     pub examples: Vec<ComparisonExample>,
     /// What the figures prove, in words.
@@ -234,6 +237,9 @@ pub struct Generation {
     /// The first error of the failing streak, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The event that its code could not apply, when it failed or gave way because of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<u64>,
     /// What was asked for when it was built.
     pub build: BuildSettings,
     /// What the last comparison with the active generation found.

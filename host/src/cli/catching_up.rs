@@ -74,7 +74,7 @@ impl Patience {
 
 fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
     match deployment.state {
-        DeploymentState::Live => Ok(true),
+        DeploymentState::Live => Ok(deployment.begun),
         DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
         DeploymentState::Paused => {
             let name = &deployment.name;
@@ -84,7 +84,7 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
         DeploymentState::Opening
         | DeploymentState::CatchingUp
         | DeploymentState::Retrying
-        | DeploymentState::Disconnected => Ok(target > 0 && deployment.position >= target),
+        | DeploymentState::Disconnected => Ok(deployment.begun && target > 0 && deployment.position >= target),
     }
 }
 
@@ -96,6 +96,25 @@ pub fn failure_text(deployment: &Deployment) -> String {
     };
     let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
     format!("{name} failed{at}: {}: {}", failure.kind, failure.message)
+}
+
+/// How a deployment came out of a resume or a rollback, in one line; an error where it fails.
+pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
+    let (name, position) = (&deployment.name, grouped(deployment.position));
+    let state = super::show::state_word(deployment.state);
+    if deployment.state == DeploymentState::Failed {
+        return Err(Failure::new(Exit::Failed, failure_text(deployment)));
+    }
+    let line = format!("{name}: {state} at position {position}");
+    if deployment.begun || deployment.state == DeploymentState::Paused {
+        return Ok(line);
+    }
+    let because = match (&deployment.failure, &deployment.source_status.message) {
+        (Some(failure), _) => format!("{}: {}", failure.kind, failure.message),
+        (None, Some(message)) => format!("its source was not reached: {message}"),
+        (None, None) => "the first batch takes long".to_owned(),
+    };
+    Ok(format!("{line}, nothing applied yet ({because}); `foldstream show {name}` tells how it goes on"))
 }
 
 fn too_late(deployment: &Deployment) -> Failure {
@@ -168,6 +187,22 @@ mod tests {
         assert!(!finished(&deployment(DeploymentState::CatchingUp), 1_000_000).expect("is fine"));
         assert!(finished(&deployment(DeploymentState::CatchingUp), 400_000).expect("is fine"));
         assert!(!finished(&deployment(DeploymentState::CatchingUp), 0).expect("the head is not known yet"));
+        for state in [DeploymentState::Live, DeploymentState::CatchingUp] {
+            let unproved = Deployment { begun: false, ..deployment(state) };
+            assert!(!finished(&unproved, 400_000).expect("it has yet to apply something"));
+        }
+    }
+
+    #[test]
+    fn what_has_yet_to_apply_something_is_not_called_live_without_a_word() {
+        let told = outcome(&deployment(DeploymentState::Live)).expect("is fine");
+        assert_eq!(told, "order-totals: live at position 400,000");
+        let mut away = Deployment { begun: false, ..deployment(DeploymentState::CatchingUp) };
+        away.source_status.message = Some("connection refused".to_owned());
+        let told = outcome(&away).expect("is no failure");
+        assert!(told.contains("nothing applied yet (its source was not reached: connection refused)"), "{told}");
+        let failure = outcome(&deployment(DeploymentState::Failed)).expect_err("it failed");
+        assert_eq!(failure.exit, Exit::Failed);
     }
 
     #[test]

@@ -191,6 +191,7 @@ pub(super) mod tests {
             skipped: 0,
             state_bytes: 2_048,
             failure: None,
+            failed_at: None,
             build: BuildSettings::default(),
             comparison: None,
             module: super::super::show::tests::deployment().module,
@@ -215,6 +216,7 @@ pub(super) mod tests {
             removed: 0,
             changed: 1,
             refused: 1,
+            ignored: 0,
             examples: vec![
                 example("customer/42", Difference::Changed, Some("{\"total\":3}"), "{\"total\":4}"),
                 example("customer/43", Difference::Added, None, "{\"total\":1}"),

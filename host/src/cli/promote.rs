@@ -9,6 +9,7 @@ use crate::api::CutOver;
 Examples:
   foldstream promote order-totals
   foldstream promote order-totals --force
+  foldstream promote order-totals --lift-throttle     one that is built slowly, as soon as it can
 
 Where a comparison was asked for, it is made first, and keeps a candidate back that differs more
 than was allowed. The generation that served before follows the stream for a while: `foldstream
@@ -19,13 +20,18 @@ pub struct Args {
     /// Also when its comparison does not allow it.
     #[arg(long)]
     force: bool,
+    /// Build it as fast as it can first, and wait a moment until it is ready.
+    #[arg(long)]
+    lift_throttle: bool,
 }
 
 /// Asks for it and prints what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let parameters: &[_] = if args.force { &[("force", "true".to_owned())] } else { &[] };
+    let flags = [("force", args.force), ("lift_throttle", args.lift_throttle)];
+    let parameters: Vec<_> =
+        flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name, "true".to_owned())).collect();
     let path = ["v1", "deployments", &args.name, "promote"];
-    let cut_over: CutOver = context.client()?.act(&path, parameters).await?;
+    let cut_over: CutOver = context.client()?.act(&path, &parameters).await?;
     context.output.one(&cut_over, line)?;
     Ok(())
 }

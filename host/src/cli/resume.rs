@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::output::{grouped, table};
 use super::show::state_word;
+use super::{Context, catching_up};
 use crate::api::{Deployment, DeploymentList, DeploymentState, Resume};
 
 /// Longest wait for the answer: a module may be at a batch, which comes to its end first.
@@ -55,6 +55,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let Some(name) = args.name.clone() else { return all(&args, &client, context).await };
     let wanted = Resume { skip: args.skip.clone(), reason: args.reason.clone() };
     let deployment = resume(&client, &name, args.candidate, &wanted).await?;
+    if !args.candidate {
+        // One that fails again is told as an error, alone.
+        catching_up::outcome(&deployment)?;
+    }
     context.output.one(&deployment, |deployment| line(deployment, args.candidate, &args.skip))?;
     Ok(())
 }
@@ -82,10 +86,7 @@ fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String 
                 )
             }
         },
-        _ => {
-            let (state, position) = (state_word(deployment.state), grouped(deployment.position));
-            format!("{}: {state} at position {position}", deployment.name)
-        }
+        _ => catching_up::outcome(deployment).unwrap_or_default(),
     };
     if !skipped.is_empty() {
         let named: Vec<String> = skipped.iter().map(u64::to_string).collect();

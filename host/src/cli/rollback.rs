@@ -1,6 +1,6 @@
 //! `foldstream rollback`.
 
-use super::{Context, promote};
+use super::{Context, catching_up, promote};
 use crate::api::CutOver;
 
 /// Let the generation that served before serve again.
@@ -27,5 +27,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "rollback"];
     let cut_over: CutOver = context.client()?.act(&path, parameters).await?;
     context.output.one(&cut_over, promote::line)?;
+    // What was rolled back to may fail as well.
+    if cut_over.position.is_some() {
+        let outcome = catching_up::outcome(&cut_over.deployment)?;
+        if !cut_over.deployment.begun {
+            context.output.note(&outcome);
+        }
+    }
     Ok(())
 }

@@ -58,6 +58,9 @@ fn lines(deployment: &Deployment) -> String {
         format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
     ));
     rows.push(("generation", format!("{}, deployed at {}", deployment.generation, deployment.deployed_at)));
+    if !deployment.reason.is_empty() {
+        rows.push(("reason", deployment.reason.clone()));
+    }
     rows.extend(deployment.candidate.as_deref().map(|generation| ("candidate", other_line(generation))));
     rows.extend(deployment.previous.as_deref().map(|generation| ("previous", other_line(generation))));
     let module = &deployment.module;
@@ -208,6 +211,7 @@ pub(super) mod tests {
             lag_events: Some(600_000),
             lag_seconds: Some(12.0),
             events_applied: 400_000,
+            begun: true,
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
             repair_percent: None,
@@ -217,6 +221,7 @@ pub(super) mod tests {
             guest_memory_bytes: 1_179_648,
             instances: 1,
             deployed_at: "2026-11-23T10:00:00.000000000Z".to_owned(),
+            reason: "the name is new".to_owned(),
             failure: None,
             skipped: 0,
             skips: Vec::new(),

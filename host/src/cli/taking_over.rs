@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure, exit_of};
 use super::generations::{examples, outlook};
 use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
-use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion};
+use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy};
 
 /// Differences that are shown when a comparison keeps a candidate from taking over.
 const EXAMPLES_MAX: usize = 5;
@@ -146,7 +146,13 @@ fn is_kept(generation: &Generation) -> bool {
 
 fn ended(name: &str, generation: &Generation) -> Failure {
     let (number, status) = (generation.number, generation.status.name());
-    Failure::new(Exit::Failed, format!("generation {number} of {name} is {status}: {}", generation.reason))
+    let mut message = format!("generation {number} of {name} is {status}: {}", generation.reason);
+    if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
+        message.push_str(&format!(
+            "; deploy corrected code, which continues there, or try again with `foldstream resume {name} --candidate`"
+        ));
+    }
+    Failure::new(Exit::Failed, message)
 }
 
 fn kept(name: &str, generation: &Generation) -> Failure {

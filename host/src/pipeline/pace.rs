@@ -1,5 +1,6 @@
 //! How far and how fast a pipeline may go: what holds it at a position, and what keeps it from taking a whole machine.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
@@ -98,6 +99,28 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Patches(parking_lot::Mutex<Option<Pending>>);
 
+/// A repair that was handed over. Dropped before it was done, it is taken back: what made it right may be over by then.
+#[derive(Debug)]
+pub struct HandedOver {
+    patches: Arc<Patches>,
+    done: tokio::sync::oneshot::Receiver<Result<(), String>>,
+}
+
+impl HandedOver {
+    /// Waits until it is done; none if the state was closed before. Cancel-safe: what was received is received.
+    pub async fn done(&mut self) -> Option<Result<(), String>> {
+        (&mut self.done).await.ok()
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        // Closed first: whoever looks at a repair after this finds that nobody wants it.
+        self.done.close();
+        drop(self.patches.0.lock().take_if(|pending| pending.done.is_closed()));
+    }
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Repair {
@@ -115,11 +138,11 @@ struct Pending {
 }
 
 impl Patches {
-    /// Hands a repair over; what is received says what became of it.
-    pub fn hand_over(&self, repair: Repair) -> tokio::sync::oneshot::Receiver<Result<(), String>> {
+    /// Hands a repair over; what comes back says what became of it.
+    pub fn hand_over(self: &Arc<Self>, repair: Repair) -> HandedOver {
         let (done, receiver) = tokio::sync::oneshot::channel();
         *self.0.lock() = Some(Pending { repair, done });
-        receiver
+        HandedOver { patches: Arc::clone(self), done: receiver }
     }
 
     /// Whether a repair was handed over and not done yet.
@@ -134,7 +157,9 @@ impl Patches {
 
     /// Does the repair that was handed over, durably; whether it changed entries. An error of the state is the caller's too.
     pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
-        let Some(Pending { repair, done }) = self.0.lock().take() else { return Ok(false) };
+        let Some(Pending { repair, done }) = self.0.lock().take().filter(|pending| !pending.done.is_closed()) else {
+            return Ok(false);
+        };
         let repaired = match &repair {
             Repair::Patch(patch) => writer.patch(patch),
             Repair::Advance(position) => {
@@ -155,8 +180,6 @@ impl Patches {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::event::{Event, Payload};
     use crate::position::StreamIdentity;

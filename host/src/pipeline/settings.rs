@@ -37,7 +37,8 @@ pub struct Settings {
     pub budget: Arc<Budget>,
     /// The disk that the state grows on; none is never looked at.
     pub disk: Option<(Room, WhenFull)>,
-    /// Ends batches where chance says, seeded by this: to prove that a result does not depend on where they end.
+    /// Seed for random batch boundaries, and for restarts of the module between batches: to prove that a result depends on
+    /// neither.
     pub shuffle: Option<u64>,
 }
 

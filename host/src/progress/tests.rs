@@ -87,6 +87,33 @@ fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached(
 }
 
 #[test]
+fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
+    let progress = Progress::new(Some(0), 0);
+    let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
+    let nothing = |pending| Batch {
+        events: Vec::new(),
+        after: 5,
+        through: 5,
+        head: 9,
+        pending,
+        stream: Arc::clone(&stream),
+        last_seen: None,
+        missing: Vec::new(),
+    };
+    progress.started(1);
+    progress.finished(&nothing(2));
+    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::CatchingUp, false));
+    progress.finished(&nothing(0));
+    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::Live, true));
+    progress.awaits_start();
+    progress.finished(&nothing(0));
+    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::CatchingUp, false));
+    progress.started(2);
+    progress.finished(&nothing(0));
+    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::Live, true));
+}
+
+#[test]
 fn a_state_that_was_closed_in_good_order_answers_from_where_it_is() {
     let progress = Progress::new(None, 0);
     progress.opened(None, false);

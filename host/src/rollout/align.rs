@@ -106,7 +106,12 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
 }
 
 /// Whether what one lacks of the other's position would change nothing: both apply the same events of the same stream,
-/// and the other one has applied none that the one has not.
+/// and the other one has applied none that the one has not. Where the other one took over a state that was built from
+/// other subjects, it never saw what came of its own before that: it proves nothing about those.
 fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
-    behind.applies_like(ahead) && behind.counts_like(ahead) && ahead.last_event() <= behind.position()
+    let position = behind.position();
+    behind.applies_like(ahead)
+        && behind.counts_like(ahead)
+        && ahead.last_event() <= position
+        && ahead.program().subjects_from <= position
 }

@@ -4,13 +4,14 @@
 //! noted in the catalogue, so that a host that starts again goes on where it was.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cut_over::Turn;
 use super::steps;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
 use crate::module::Accepted;
+use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::supervisor::{Error, Host, Role, blocking};
@@ -21,19 +22,66 @@ const LOOK: Duration = Duration::from_millis(20);
 const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// Pause after a cut-over that was missed; it doubles up to the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// A candidate with no more events to apply than these is within reach, also under a load that never lets it be done.
-const REACH_EVENTS: u64 = 2_048;
+/// How often one that waits for a hand is looked at, should it fail.
+const LOOK_WHILE_READY: Duration = Duration::from_millis(200);
+/// How long a promotion that lifts the throttle waits until the candidate is ready.
+const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What became of a candidate.
 enum Built {
     /// It follows the stream.
     Ready,
-    /// It can't go on.
-    Failed(String),
+    /// It can't go on, by itself or at all.
+    Failed(Stopped),
     /// An operator paused it.
     Paused,
     /// It is no candidate any more, or the host is stopping.
     Gone,
+}
+
+/// Why a candidate can't go on.
+struct Stopped {
+    reason: String,
+    /// The event at which it stopped, if that was it.
+    sequence: Option<u64>,
+}
+
+impl Stopped {
+    fn because(error: &Error) -> Self {
+        Self { reason: error.to_string(), sequence: None }
+    }
+
+    /// Why a runner can't go on; none while it can. One whose state failed opens it again by itself, as one that serves.
+    fn of(now: &Now, name: &str) -> Option<Self> {
+        if !now.has_stopped() {
+            return None;
+        }
+        let failure = now.failure.clone().map(|failure| failure.with_way_past(name, true));
+        let reason = failure.map(|failure| {
+            let at = failure.sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
+            format!("{}: {}{at}", failure.kind, failure.message)
+        });
+        Some(Self { reason: reason.unwrap_or_else(|| "it failed".to_owned()), sequence: now.failing_at() })
+    }
+}
+
+/// How quickly a candidate comes along, to say when it is near enough to take over.
+struct Pace {
+    since: Instant,
+    applied: u64,
+}
+
+impl Pace {
+    fn of(now: &Now) -> Self {
+        Self { since: Instant::now(), applied: now.applied }
+    }
+
+    /// Whether what is left can be applied within the hold of a cut-over, at the rate that was measured. Under a load that
+    /// never ends there is always something left.
+    fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
+        let average = now.applied.saturating_sub(self.applied) as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
+        now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
+    }
 }
 
 impl Host {
@@ -98,7 +146,7 @@ impl Host {
         tokio::spawn(async move {
             match host.build(&deployment, number).await {
                 Built::Ready => host.bring_in(&deployment, number).await,
-                Built::Failed(reason) => host.give_up(&deployment, number, &reason).await,
+                Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,
                 Built::Paused | Built::Gone => {}
             }
         });
@@ -155,20 +203,24 @@ impl Host {
                 Err(built) => return built,
             },
         };
+        let (pace, hold) = (Pace::of(&runner.now()), self.inner.config.rollout.hold_max);
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
             if generation.paused {
                 return Built::Paused;
             }
             let now = runner.now();
+            if let Some(stopped) = Stopped::of(&now, deployment.name()) {
+                return Built::Failed(stopped);
+            }
             match now.state {
-                DeploymentState::Failed => {
-                    let failure = now.failure.map(|failure| failure.with_way_past(deployment.name(), true));
-                    let failure = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
-                    return Built::Failed(failure.unwrap_or_else(|| "it failed".to_owned()));
+                DeploymentState::Live if now.begun => return Built::Ready,
+                // Whoever promotes by hand is told that it is ready once it has shown that it can apply all there is.
+                DeploymentState::CatchingUp
+                    if generation.build.promote == Promotion::Auto && pace.is_within_reach(&now, hold) =>
+                {
+                    return Built::Ready;
                 }
-                DeploymentState::Live => return Built::Ready,
-                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= REACH_EVENTS => return Built::Ready,
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
@@ -205,7 +257,18 @@ impl Host {
         if generation.strategy != Strategy::Migrate {
             return Ok(());
         }
-        self.migrate(deployment, &generation).await.map_err(|error| Built::Failed(error.to_string()))
+        let made =
+            self.migrate(deployment, &generation).await.map_err(|error| Built::Failed(Stopped::because(&error)))?;
+        if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
+            let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
+            let mut record = deployment.record();
+            if let Some(candidate) = record.generation_mut(number).filter(|known| known.status.is_candidate()) {
+                candidate.subjects_from = position;
+                let noted = self.commit(deployment, record, "migrated", format!("generation {number}")).await;
+                noted.map_err(|error| Built::Failed(Stopped::because(&error)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts the runner, unless the candidate went away meanwhile.
@@ -230,11 +293,20 @@ impl Host {
         pause = RETRY_PAUSE.0;
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return };
+            let runner = deployment.runner(generation.state_file);
+            if let Some(stopped) = runner.as_ref().and_then(|runner| Stopped::of(&runner.now(), deployment.name())) {
+                return self.give_up(deployment, number, &stopped).await;
+            }
             // Whoever is to promote it by hand wants to see the comparison before.
             let is_manual = generation.build.promote == Promotion::Manual;
             let must_compare = generation.build.gate.is_some() && generation.comparison.is_none();
             let done = match (is_manual, must_compare) {
-                (true, false) => return,
+                (true, false) => {
+                    // It may fail, or be given another gate, before anybody promotes it.
+                    tokio::time::sleep(LOOK_WHILE_READY).await;
+                    pause = RETRY_PAUSE.0;
+                    continue;
+                }
                 (true, true) => self.pass_gate(deployment, number).await,
                 (false, _) => self.take_turn(deployment, number).await,
             };
@@ -244,7 +316,13 @@ impl Host {
                     tracing::info!(deployment = deployment.name(), generation = number, %error, "not taken over yet");
                 }
             }
-            tokio::time::sleep(pause).await;
+            let stops = async {
+                while runner.as_ref().is_none_or(|runner| Stopped::of(&runner.now(), deployment.name()).is_none()) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            // Only looks: one that fails is given up at once.
+            let _ = tokio::time::timeout(pause, stops).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
@@ -258,10 +336,12 @@ impl Host {
         }
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
-        let reason = match generation.build.promote {
-            Promotion::Auto => "caught up",
-            Promotion::Manual => "caught up; waits to be promoted",
-        };
+        let has_caught_up =
+            deployment.runner(generation.state_file).is_some_and(|runner| runner.now().state == DeploymentState::Live);
+        let mut reason = if has_caught_up { "caught up" } else { "close enough to the head to take over" }.to_owned();
+        if generation.build.promote == Promotion::Manual {
+            reason.push_str("; waits to be promoted");
+        }
         generation.enter(GenerationStatus::Ready, reason);
         self.commit(deployment, record, "ready", format!("generation {number}")).await
     }
@@ -293,12 +373,13 @@ impl Host {
             return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
         }
         match deployment.runner(candidate.state_file) {
-            Some(runner) if runner.is_running() => Ok(()),
+            Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
             _ => Err(Error::Conflict("the candidate is paused or failed; resume or abort it".to_owned())),
         }
     }
 
-    async fn give_up(&self, deployment: &Arc<Deployment>, number: u64, reason: &str) {
+    async fn give_up(&self, deployment: &Arc<Deployment>, number: u64, stopped: &Stopped) {
+        let reason = stopped.reason.as_str();
         tracing::warn!(
             deployment = deployment.name(),
             generation = number,
@@ -306,14 +387,15 @@ impl Host {
             "a candidate failed; what serves goes on"
         );
         let mut pause = RETRY_PAUSE.0;
-        while let Err(error) = self.note_failed(deployment, number, reason).await {
+        while let Err(error) = self.note_failed(deployment, number, stopped).await {
             tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
 
-    async fn note_failed(&self, deployment: &Arc<Deployment>, number: u64, reason: &str) -> Result<(), Error> {
+    async fn note_failed(&self, deployment: &Arc<Deployment>, number: u64, stopped: &Stopped) -> Result<(), Error> {
+        let reason = stopped.reason.as_str();
         let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
         if self.candidate(deployment, number).is_none() {
             return Ok(());
@@ -322,6 +404,7 @@ impl Host {
         let generation = record.generation_mut(number).expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
         // Without its file, if no event stopped it: nothing will read or continue that, and it may be what fills the disk.
+        generation.failed_at = stopped.sequence;
         generation.failure = deployment.runner(generation.state_file).and_then(|runner| runner.now().failure);
         let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
         self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await?;
@@ -342,6 +425,26 @@ impl Host {
         self.commit(deployment, record, "resume", format!("generation {number}")).await?;
         self.drive(deployment, number);
         Ok(deployment.info())
+    }
+
+    /// Gives a candidate that is asked for once more the gate that was asked for now, and has it compared again; why it is
+    /// unchanged otherwise.
+    pub(super) async fn ask_candidate_again(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+        build: api::BuildSettings,
+        mut reason: String,
+    ) -> Result<String, Error> {
+        let mut record = deployment.record();
+        let candidate = record.generation_mut(number).filter(|generation| generation.status.is_candidate());
+        let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else { return Ok(reason) };
+        candidate.build.gate = build.gate;
+        candidate.build.promote = build.promote;
+        candidate.comparison = None;
+        reason.push_str("; it is compared again, with the gate that was given now");
+        self.commit(deployment, record, "compare-again", format!("generation {number}")).await?;
+        Ok(reason)
     }
 
     /// Gives a candidate up.
@@ -395,12 +498,42 @@ impl Host {
         Ok(deployment.info())
     }
 
+    /// Lets the candidate go as fast as it can, and waits for a while until it is ready.
+    pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
+        self.throttle(name, None, None).await?;
+        let deployment = self.deployment(name)?;
+        let deadline = Instant::now() + LIFTED_WAIT_MAX;
+        let is_building = || {
+            let record = deployment.record();
+            record.candidate().is_some_and(|candidate| candidate.status == GenerationStatus::Building)
+        };
+        while is_building() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     /// All rebuilds, those that run before those that wait, in order.
     pub fn rebuilds(&self) -> api::RebuildList {
         let mut rebuilds: Vec<_> = self.deployments().iter().filter_map(|deployment| rebuild_of(deployment)).collect();
         rebuilds.sort_by(|one, other| (one.place, &one.deployment).cmp(&(other.place, &other.deployment)));
         api::RebuildList { rebuilds, at_once: self.inner.rebuilds.at_once() as u64 }
     }
+}
+
+/// Where the active generation stopped, a candidate must have passed it, or have applied all there is: the event that
+/// stopped the one may stop the other too.
+pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
+    let now = runner.now();
+    let is_ahead = runner.position() > serving.position() || (now.begun && now.pending == 0);
+    if is_ahead || !serving.now().has_stopped() {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "the active generation stopped at {}, and the candidate at {} has not passed that yet; try again when it has",
+        serving.position(),
+        runner.position()
+    )))
 }
 
 fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {

@@ -115,8 +115,13 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
     let difference = match &pair {
         (None, Some(_)) => Difference::Added,
         (Some(_), None) => Difference::Removed,
-        (Some(active), Some(candidate)) if !is_equal(active, candidate, rule) => Difference::Changed,
-        _ => return,
+        (Some(active), Some(candidate)) if active == candidate => return,
+        (Some(active), Some(candidate)) if is_equal_but_for(active, candidate, rule) => {
+            found.ignored += 1;
+            return;
+        }
+        (Some(_), Some(_)) => Difference::Changed,
+        (None, None) => return,
     };
     match difference {
         Difference::Added => found.added += 1,
@@ -150,10 +155,8 @@ fn rule_for<'a>(key: &str, gate: &'a Gate) -> Option<&'a Rule> {
     gate.rules.iter().filter(|rule| key.starts_with(&rule.prefix)).max_by_key(|rule| rule.prefix.len())
 }
 
-fn is_equal(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool {
-    if one == other {
-        return true;
-    }
+/// Whether two values differ only in what a rule ignores.
+fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool {
     let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else { return false };
     let without = |payload: &Payload| {
         let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
@@ -192,7 +195,17 @@ fn shorten(payload: &Payload) -> String {
 fn conclusion(found: &Comparison) -> String {
     let differing = found.added + found.removed + found.changed;
     let all = found.compared == found.entries;
-    match (differing, all) {
+    let ignored = match found.ignored {
+        0 => String::new(),
+        ignored => format!("; {ignored} of them differ in what the gate ignores"),
+    };
+    let text = match (differing, all) {
+        (0, true) if found.ignored > 0 => {
+            format!(
+                "all {} entries are the same but for what the gate ignores at position {}",
+                found.entries, found.position
+            )
+        }
         (0, true) => format!("all {} entries are the same at position {}", found.entries, found.position),
         // The rule of three: what did not happen in n independent trials has at most 3/n as its rate, with 95 %.
         (0, false) => format!(
@@ -207,6 +220,11 @@ fn conclusion(found: &Comparison) -> String {
              not allowed",
             found.compared, found.position, found.added, found.removed, found.changed, found.refused
         ),
+    };
+    match (differing, all) {
+        (0, _) => text + &ignored,
+        _ if found.ignored > 0 => format!("{text}; {} more differ only in what the gate ignores", found.ignored),
+        _ => text,
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::align::{Aligned, align};
+use super::inherit::Held;
 use super::{compare, steps};
-use crate::api::{self, GenerationStatus, Promotion};
+use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
 use crate::runner::Runner;
 use crate::state::Snapshot;
@@ -48,18 +49,22 @@ pub enum Demand {
 
 impl Host {
     /// Lets the candidate take over now.
-    pub async fn promote(&self, name: &str, demand: Demand) -> Result<api::CutOver, Error> {
+    pub async fn promote(&self, name: &str, demand: Demand, unthrottled: bool) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
+        if unthrottled {
+            self.lift_throttle(name).await?;
+        }
         let changing = self.lock(&deployment).await?;
         let candidate = self.candidate_of(&deployment.record())?.clone();
         let info = deployment.generation_info(&candidate);
         if candidate.status != GenerationStatus::Ready {
             return Err(Error::Conflict(format!(
-                "generation {} is still being built: {}, {}; it {}",
+                "generation {} is still being built: {}, {}{}; it {}",
                 candidate.number,
                 info.progress.map_or("progress unknown".to_owned(), |part| format!("{:.0} % done", part * 100.0)),
                 info.lag_events
                     .map_or("as its source can't be reached".to_owned(), |lag| format!("{lag} events to go")),
+                throttled(name, &candidate),
                 if candidate.build.promote == Promotion::Auto {
                     "takes over by itself when it has caught up"
                 } else {
@@ -93,23 +98,47 @@ impl Host {
         }
     }
 
+    /// The same, waited for until the generation that serves has shown that it goes on, but not for long.
+    pub async fn rollback_and_look(&self, name: &str, may_rebuild: bool) -> Result<api::CutOver, Error> {
+        let mut cut_over = self.rollback(name, may_rebuild).await?;
+        let deployment = self.deployment(name)?;
+        if cut_over.position.is_some() {
+            deployment.active().begins(super::BEGIN_MAX).await;
+        }
+        cut_over.deployment = deployment.info();
+        Ok(cut_over)
+    }
+
     /// A rollback over one state: the code of before over the state that it left.
     async fn hand_back(&self, deployment: &Arc<Deployment>, previous: Generation) -> Result<api::CutOver, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
         let module = blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)?;
         let runner = deployment.active();
-        let position = runner.position();
         let mut record = deployment.record();
+        let differs = record.active().module.subjects != previous.module.subjects;
+        // It did not see what came of its own subjects meanwhile.
+        let held = if differs { Some(Held::at(&runner).await?) } else { None };
+        let position = runner.position();
         let from = record.active;
         record.active_mut().on_probation = false;
         record.active_mut().enter(GenerationStatus::Previous, format!("rolled back to generation {}", previous.number));
         record.active = previous.number;
-        let reason = format!("rolled back from generation {from}, whose state it took over");
-        record.active_mut().enter(GenerationStatus::Active, reason.clone());
+        let mut reason = format!("rolled back from generation {from}, whose state it took over");
+        if let Some(failed_at) = previous.failed_at.filter(|failed_at| *failed_at <= position) {
+            reason.push_str(&format!(
+                "; its code stopped at event {failed_at}, which the state has by now, so it can't build that state again"
+            ));
+        }
+        let serving = record.active_mut();
+        if let Some(held) = &held {
+            serving.subjects_from = held.position;
+        }
+        serving.enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(&record, record.active(), Ok(module));
         self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
         steps::reached("hand-back-recorded");
         runner.take_over(program);
+        drop(held);
         Ok(api::CutOver {
             deployment: deployment.info(),
             from,
@@ -203,6 +232,9 @@ impl Host {
         runner: &Arc<Runner>,
         turn: Turn,
     ) -> Result<Aligned, Error> {
+        if turn == Turn::CutOver {
+            super::build::check_ahead(serving, runner)?;
+        }
         let now = runner.now();
         if !runner.is_running() && runner.position() < serving.position() {
             let failure = now.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
@@ -216,8 +248,14 @@ impl Host {
             )));
         }
         if !self.come_near(serving, runner).await {
+            let record = deployment.record();
+            let throttled = record
+                .generation(runner.program().generation)
+                .map(|next| throttled(deployment.name(), next))
+                .unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "generation {} is at {} and can't reach {} at {} quickly; nothing was held, try again when it has caught up",
+                "generation {} is at {} and can't reach {} at {} quickly{throttled}; nothing was held, try again when it \
+                 has caught up",
                 runner.program().generation,
                 runner.position(),
                 deployment.name(),
@@ -226,7 +264,15 @@ impl Host {
         }
         align(serving, runner, self.inner.config.rollout.hold_max).await.map_err(|missed| {
             self.inner.metrics.cut_over(deployment.name(), turn.action(), None);
-            Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
+            let record = deployment.record();
+            match record
+                .generation(runner.program().generation)
+                .map(|next| throttled(deployment.name(), next))
+                .filter(|text| !text.is_empty())
+            {
+                Some(throttled) => Error::Conflict(format!("{missed}{throttled}")),
+                None => Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max")),
+            }
         })
     }
 
@@ -347,6 +393,24 @@ impl Host {
         let (ours, theirs) = snapshots(&aligned, &serving, &runner)?;
         Ok((ours, theirs, gate, record.active))
     }
+}
+
+/// That a candidate is held back, and how that ends; nothing where it is not.
+fn throttled(name: &str, candidate: &Generation) -> String {
+    let BuildSettings { max_rate, cpu_percent, .. } = &candidate.build;
+    let limits: Vec<String> = max_rate
+        .map(|rate| format!("{rate} events a second"))
+        .into_iter()
+        .chain(cpu_percent.map(|percent| format!("{percent} % of a core")))
+        .collect();
+    if limits.is_empty() || !candidate.status.is_candidate() {
+        return String::new();
+    }
+    format!(
+        "; it is throttled to {}: `foldstream throttle {name} --off` lifts that, and `foldstream promote {name} \
+         --lift-throttle` lifts it and promotes",
+        limits.join(" and ")
+    )
 }
 
 /// Whether a candidate was built from another history than the one that serves, which its own reader has noticed. Nothing

@@ -10,7 +10,9 @@ use super::steps;
 use crate::api::{DeploymentState, GenerationStatus};
 use crate::deployment::Deployment;
 use crate::module::{Accepted, Module};
-use crate::state::catalogue::Generation;
+use crate::pipeline::Ceiling;
+use crate::runner::Runner;
+use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host};
 
 /// Events that end a probation: more than the largest batch, so that more than one was applied.
@@ -19,8 +21,34 @@ const PROBATION_EVENTS: u64 = 10_000;
 const PROBATION_EVENTS_LIVE: u64 = 100;
 /// Pause after the end of a probation could not be noted.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long code with other subjects waits for the end of the batch of the code before.
+const HOLD_MAX: Duration = Duration::from_secs(10);
 /// How often a probation is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A runner that is held where it is. Dropping it lets it go on.
+pub(super) struct Held {
+    runner: Arc<Runner>,
+    pub(super) position: u64,
+}
+
+impl Held {
+    pub(super) async fn at(runner: &Arc<Runner>) -> Result<Self, Error> {
+        let mut held = Self { runner: Arc::clone(runner), position: 0 };
+        let epoch = runner.set_ceiling(Ceiling::Position(0));
+        let stands = tokio::time::timeout(HOLD_MAX, runner.stands(epoch)).await;
+        let busy =
+            |_| Error::Conflict("the active generation did not come to the end of its batch; try again".to_owned());
+        held.position = stands.map_err(busy)?;
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.runner.set_ceiling(Ceiling::None);
+    }
+}
 
 impl Host {
     /// Puts a module over the state of the generation that serves. The caller holds the deployment's lock.
@@ -31,6 +59,11 @@ impl Host {
         module: Arc<Module>,
         mut generation: Generation,
     ) -> Result<(), Error> {
+        let runner = deployment.active();
+        let failing_at = runner.now().failing_at();
+        let differs = deployment.record().active().module.subjects != generation.module.subjects;
+        // Where the subjects differ, the position at which the code changes is the one from which on they are all there.
+        let held = if differs { Some(Held::at(&runner).await?) } else { None };
         let mut record = deployment.record();
         for other in record.generations.iter_mut().filter(|other| other.status.is_candidate()) {
             other.enter(GenerationStatus::Retired, format!("gave way to generation {}", generation.number));
@@ -39,11 +72,13 @@ impl Host {
         let reason = generation.reason.clone();
         // One that has not shown that it can go on with the state is nothing to go back to.
         let was_doubted = std::mem::take(&mut active.on_probation);
+        active.failed_at = failing_at.or(active.failed_at);
         let left = if was_doubted { GenerationStatus::Retired } else { GenerationStatus::Previous };
         active.enter(left, format!("generation {} inherited its state", generation.number));
         generation.state_file = active.state_file;
         generation.serves_from = active.serves_from;
         generation.paused = active.paused;
+        generation.subjects_from = held.as_ref().map_or(active.subjects_from, |held| held.position);
         generation.on_probation = true;
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
@@ -55,6 +90,7 @@ impl Host {
         deployment.set_record(record);
         steps::reached("inherit-recorded");
         deployment.active().take_over(program);
+        drop(held);
         self.watch_probation(deployment, number);
         self.end_unused(deployment).await;
         Ok(())
@@ -77,11 +113,14 @@ impl Host {
                 }
                 let now = runner.now();
                 let applied = now.applied - begun;
-                let has_passed = now.failure.is_none()
-                    && now.generation == number
-                    && (applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0));
-                // Without its own run there is nothing to judge yet: the failure may be the one that it is to mend.
-                let has_failed = now.state == DeploymentState::Failed && now.generation == number;
+                // What the code before could not do, this one did: to put that back would undo the fix.
+                let is_fix = has_mended(&record, runner.position());
+                let has_applied = applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
+                let is_own = now.generation == number && now.has_started();
+                let has_passed = is_own && (is_fix || (has_applied && now.failure.is_none()));
+                // Without its own run there is nothing to judge yet: the failure may be the one that it is to mend. A disk
+                // or a stream that fails says nothing about the code.
+                let has_failed = is_own && now.state == DeploymentState::Failed && now.failing_at().is_some();
                 let ended = match (has_passed, has_failed) {
                     (true, _) => host.pass_probation(&deployment, number).await,
                     (_, true) => {
@@ -122,22 +161,31 @@ impl Host {
         if record.active != number {
             return Ok(());
         }
-        let Some(before) = record.to_put_back().cloned() else {
+        let is_fix = has_mended(&record, deployment.active().position());
+        let Some(before) = record.to_put_back().filter(|_| !is_fix).cloned() else {
             tracing::error!(
                 deployment = deployment.name(),
                 generation = number,
                 failure,
                 "failed on the state that it took over, and there is no code to put back; deploy a corrected module"
             );
+            record.active_mut().on_probation = false;
+            self.commit(deployment, record, "inherit-kept", format!("generation {number}: {failure}")).await?;
+            deployment.active().pass_probation();
             return Ok(());
         };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
         let module = crate::supervisor::blocking(move || inner.load(&digest)).await;
         let failed = record.active_mut();
         failed.on_probation = false;
+        failed.failed_at = deployment.active().now().failing_at();
         failed.enter(GenerationStatus::Failed, format!("generation {} was put back: {failure}", before.number));
         record.active = before.number;
-        let reason = format!("put back, as generation {number} failed on its state");
+        let reason = format!("put back, as generation {number} failed on its state: {failure}");
+        if record.generation(number).is_some_and(|failed| failed.module.subjects != before.module.subjects) {
+            // It did not see what came of its own subjects meanwhile.
+            record.active_mut().subjects_from = deployment.active().position();
+        }
         record.active_mut().enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(&record, record.active(), module);
         self.commit(deployment, record, "put-back", reason).await?;
@@ -152,4 +200,10 @@ impl Host {
         );
         Ok(())
     }
+}
+
+/// Whether the code on probation applied the event at which the code before it had stopped.
+fn has_mended(record: &Record, position: u64) -> bool {
+    let before = record.to_put_back().and_then(|before| before.failed_at);
+    before.is_some_and(|failed_at| position >= failed_at)
 }

@@ -19,11 +19,15 @@ const HOST_PAUSE: Duration = Duration::from_millis(200);
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
 impl Host {
-    /// Makes the state file of a generation, unless it was made before.
-    pub(super) async fn migrate(&self, deployment: &Arc<Deployment>, generation: &Generation) -> Result<(), Error> {
+    /// Makes the state file of a generation, unless it was made before; the position that it reflects, if it was made now.
+    pub(super) async fn migrate(
+        &self,
+        deployment: &Arc<Deployment>,
+        generation: &Generation,
+    ) -> Result<Option<u64>, Error> {
         let path = self.inner.folder.state(deployment.name(), generation.state_file);
         if path.exists() {
-            return Ok(());
+            return Ok(None);
         }
         let record = deployment.record();
         let from_version = record.active().module.state_version;
@@ -35,6 +39,7 @@ impl Host {
         if snapshot.checkpoint().is_none() {
             return Err(refused("there is no state yet; rebuild instead".to_owned()));
         }
+        let position = snapshot.position();
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
         // Only its limits count: the new file is written through a cache of its own, and closed.
@@ -64,7 +69,7 @@ impl Host {
             };
             state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
             steps::reached("migrate-made");
-            Ok(())
+            Ok(Some(position))
         })
         .await
     }

@@ -57,6 +57,8 @@ const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the answer to a pause or a resume waits until it can say that it is so.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// How long the answer to a resume or a rollback waits for the first batch, or the failure.
+const BEGIN_MAX: Duration = Duration::from_secs(5);
 
 /// Why a view of one generation can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -228,21 +230,34 @@ impl Host {
         let stands_beside = request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
         let module = loaded.module.info();
         let wish = Wish { module, source: &source, start, strategy: request.strategy, stands_beside };
-        let (strategy, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
+        let (strategy, continued, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
+                let reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
                 let outcome = DeployOutcome::Unchanged;
                 return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
             }
-            Plan::New { strategy, reason } => (strategy, reason),
+            Plan::New { strategy, reason } => (strategy, None, reason),
+            Plan::Continue { generation, reason } => {
+                let stopped = record.generation(generation).expect("it is one of the record's");
+                (stopped.strategy, Some(stopped), reason)
+            }
         };
         self.check_readable(&source).await?;
-        if strategy == Strategy::Rebuild {
+        if strategy == Strategy::Rebuild && continued.is_none() {
             self.check_history(&source, start).await?;
         }
         let number = record.next;
         let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
         generation.reason.clone_from(&reason);
+        if let Some(stopped) = continued {
+            (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
+        } else if strategy == Strategy::Migrate && generation.module.subjects != record.active().module.subjects {
+            // Until the entries are mapped nobody knows from where on.
+            generation.subjects_from = u64::MAX;
+        } else if strategy == Strategy::Migrate {
+            generation.subjects_from = record.active().subjects_from;
+        }
         let outcome = match strategy {
             Strategy::Inherit => {
                 self.inherit(&deployment, &accepted, loaded.module, generation).await?;
@@ -411,14 +426,19 @@ impl Host {
         skips: Option<WantedSkips>,
     ) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
+        let changing = self.lock(&deployment).await?;
         if let Some(wanted) = skips {
             Box::pin(self.decide(&deployment, candidate, &wanted)).await?;
         }
         if candidate && let Some(stopped) = deployment.record().stopped_candidate() {
             return self.revive(&deployment, stopped.number).await;
         }
-        self.note_pause(&deployment, candidate, false).await
+        self.note_pause(&deployment, candidate, false).await?;
+        drop(changing);
+        if !candidate {
+            deployment.active().begins(BEGIN_MAX).await;
+        }
+        Ok(deployment.info())
     }
 
     /// The caller holds the deployment's lock.
@@ -575,6 +595,8 @@ fn new_generation(
         serves_from: 0,
         has_served: false,
         on_probation: false,
+        failed_at: None,
+        subjects_from: 0,
         build,
         comparison: None,
         accepts_missing_through: 0,

@@ -28,6 +28,13 @@ pub enum Plan {
         /// Why.
         reason: String,
     },
+    /// A new generation that continues the state of a candidate that an event stopped.
+    Continue {
+        /// The candidate.
+        generation: u64,
+        /// Why.
+        reason: String,
+    },
     /// A new generation.
     New {
         /// How its state comes to be.
@@ -80,12 +87,30 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
             Plan::New { strategy: Strategy::Inherit, reason }
         }
         Some(mut reason) => {
+            if let Some(stopped) = record.stopped_candidate().filter(|stopped| continues(stopped, wish)) {
+                let at = stopped.failed_at.unwrap_or_default();
+                let reason = format!(
+                    "{reason}; it stores the same as generation {}, which stopped at event {at}, and continues there; \
+                     --strategy rebuild begins from the first event",
+                    stopped.number
+                );
+                return Plan::Continue { generation: stopped.number, reason };
+            }
             if wish.module.migrates {
                 reason.push_str("; --strategy migrate would map the entries instead of folding all events again");
             }
             Plan::New { strategy: Strategy::Rebuild, reason }
         }
     }
+}
+
+/// Whether other code can continue the state of a candidate that was stopped.
+fn continues(stopped: &Generation, wish: &Wish<'_>) -> bool {
+    let (old, new) = (&stopped.module, wish.module);
+    old.digest != new.digest
+        && old.state_version == new.state_version
+        && old.subjects == new.subjects
+        && (stopped.source == wish.source && stopped.start == wish.start)
 }
 
 fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
@@ -181,6 +206,8 @@ mod tests {
             serves_from: 0,
             has_served: false,
             on_probation: false,
+            failed_at: None,
+            subjects_from: 0,
             build: BuildSettings::default(),
             comparison: None,
             accepts_missing_through: 0,
@@ -224,6 +251,25 @@ mod tests {
         let start = Start::Beginning;
         let wish = Wish { module: &module, source: "other", start, strategy: None, stands_beside: false };
         assert!(decide(&record(), &wish).expect_err("refused").contains("under another name"));
+    }
+
+    #[test]
+    fn corrected_code_continues_the_candidate_that_an_event_stopped() {
+        let mut record = record();
+        let mut stopped = generation(2, module("two", 2), GenerationStatus::Failed);
+        stopped.failed_at = Some(7);
+        record.generations.push(stopped);
+        let plan = decided(&record, &module("three", 2), None).expect("sound");
+        assert!(matches!(plan, Plan::Continue { generation: 2, .. }), "{plan:?}");
+        for (module, wanted) in
+            [(module("two", 2), None), (module("three", 3), None), (module("three", 2), Some(Strategy::Rebuild))]
+        {
+            let plan = decided(&record, &module, wanted).expect("sound");
+            assert_eq!(strategy(&plan), Some(Strategy::Rebuild), "{module:?}");
+        }
+        record.generations[1].failed_at = None;
+        let plan = decided(&record, &module("three", 2), None).expect("sound");
+        assert_eq!(strategy(&plan), Some(Strategy::Rebuild), "no event stopped it");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Proof of determinism: the stream folded again, with other batch boundaries and restarts, must give the same bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::align::align;
@@ -9,13 +10,13 @@ use super::{compare, cut_over, skips};
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;
 use crate::module::Module;
-use crate::pipeline::Ceiling;
+use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Skips;
 use crate::supervisor::{Error, Host, blocking};
 
-/// How often the refold is stopped and started again.
+/// How often the refold is stopped as a whole and started again; its module begins again far more often.
 const RESTARTS: u64 = 3;
 /// Events that may be left when the two are brought to stand together.
 const NEAR_EVENTS: u64 = 2_048;
@@ -53,7 +54,8 @@ impl Host {
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
         }
-        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips };
+        let restarts = AtomicU64::new(0);
+        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips, restarts };
         tokio::spawn(work.run());
         Ok(begun)
     }
@@ -77,6 +79,32 @@ struct Verifying {
     gate: Gate,
     seed: u64,
     skips: Skips,
+    restarts: AtomicU64,
+}
+
+/// Where the active generation rests, and why: it can be verified up to there.
+struct Rest {
+    position: u64,
+    because: String,
+}
+
+impl Rest {
+    /// None while it moves.
+    fn of(deployment: &Deployment) -> Option<Self> {
+        let (runner, name) = (deployment.active(), deployment.name());
+        if runner.is_running() || !runner.is_standing() {
+            return None;
+        }
+        let (now, position) = (runner.now(), runner.position());
+        let because = match now.failure {
+            Some(failure) => {
+                let at = failure.sequence.map(|sequence| format!(" at event {sequence}")).unwrap_or_default();
+                format!("{name} is stopped at position {position}{at}: {}: {}", failure.kind, failure.message)
+            }
+            None => format!("{name} is paused at position {position}"),
+        };
+        Some(Self { position, because })
+    }
 }
 
 impl Verifying {
@@ -101,18 +129,9 @@ impl Verifying {
     }
 
     async fn verify(&self) -> Result<(), Error> {
-        let scratch = self.refold().await?;
-        let serving = self.deployment.active();
-        let at_most = self.host.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
-        let (ours, theirs) = {
-            let _changing = self.host.lock(&self.deployment).await?;
-            if self.deployment.record().active != self.generation.number {
-                return Err(Error::Conflict("another generation began to serve meanwhile; verify again".to_owned()));
-            }
-            let aligned = align(&serving, &scratch.runner, at_most).await;
-            let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
-            cut_over::snapshots(&aligned, &serving, &scratch.runner)?
-        };
+        let rests = Rest::of(&self.deployment);
+        let scratch = self.refold(rests.as_ref()).await?;
+        let (ours, theirs) = self.take_snapshots(&scratch, rests.as_ref()).await?;
         let position = ours.position();
         let skipped: Vec<u64> = ours.exceptions().into_keys().collect();
         let gate = self.gate.clone();
@@ -123,7 +142,17 @@ impl Verifying {
             None => None,
         };
         let mut message = match &divergence {
-            None => format!("the same fold again: {}", comparison.conclusion),
+            None => {
+                let further = self.restarts.load(Ordering::Relaxed).saturating_sub(SINGLES);
+                let until = rests.as_ref().map(|rest| format!("; {}", rest.because)).unwrap_or_default();
+                format!(
+                    "the same fold again: {}; the first {} events were applied one by one, each by a module that \
+                     had just begun, and later ones in random batches with {further} more restarts: a module that \
+                     remembers what it must not is noticed if that shows there{until}",
+                    comparison.conclusion,
+                    SINGLES.min(position)
+                )
+            }
             Some(api::Divergence { key, sequence: Some(sequence) }) => format!(
                 "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
                  depends on where batches end, on restarts, or on something beside its events"
@@ -145,8 +174,39 @@ impl Verifying {
         Ok(())
     }
 
-    /// Folds the stream aside up to near its end, stopped and started again on the way, each time with other boundaries.
-    async fn refold(&self) -> Result<Scratch, Error> {
+    /// Both states at one position.
+    async fn take_snapshots(&self, scratch: &Scratch, rests: Option<&Rest>) -> Result<(Snapshot, Snapshot), Error> {
+        let serving = self.deployment.active();
+        let at_most = self.host.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
+        let _changing = self.host.lock(&self.deployment).await?;
+        if self.deployment.record().active != self.generation.number {
+            return Err(Error::Conflict("another generation began to serve meanwhile; verify again".to_owned()));
+        }
+        let Some(rest) = rests else {
+            let aligned = align(&serving, &scratch.runner, at_most).await;
+            let aligned = aligned.map_err(|missed| {
+                let now = Rest::of(&self.deployment).map(|rest| format!(": {}", rest.because)).unwrap_or_default();
+                Error::Conflict(format!("{missed}{now}; verify again"))
+            })?;
+            return cut_over::snapshots(&aligned, &serving, &scratch.runner);
+        };
+        // Neither moves: the one that serves rests, and the other one is at its ceiling.
+        let closed = || Error::Conflict("a state is being opened; verify again".to_owned());
+        let ours = serving.store().ok_or_else(closed)?.snapshot();
+        let theirs = scratch.runner.store().ok_or_else(closed)?.snapshot();
+        if ours.position() != rest.position || theirs.position() != rest.position {
+            return Err(Error::Conflict(format!(
+                "the active generation went on from {} to {} meanwhile; verify again",
+                rest.position,
+                ours.position()
+            )));
+        }
+        Ok((ours, theirs))
+    }
+
+    /// Folds the stream aside up to near its end, or to where the active generation rests, stopped and started again on the
+    /// way, each time with other boundaries.
+    async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
         let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(..end.max(1))).collect();
@@ -156,12 +216,26 @@ impl Verifying {
             let scratch = self.start(random.u64(..), Ceiling::Position(stop), from.as_ref()).await?;
             self.told(&scratch, end, scratch.arrives(0)).await?;
             scratch.close().await;
-            self.deployment.update_verification(|verification| verification.restarts += 1);
+            self.count_restarts(&scratch, 1);
             from = Some(scratch);
         }
-        let scratch = self.start(random.u64(..), Ceiling::None, from.as_ref()).await?;
-        self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS)).await?;
+        let ceiling = rests.map_or(Ceiling::None, |rest| Ceiling::Position(rest.position));
+        let scratch = self.start(random.u64(..), ceiling, from.as_ref()).await?;
+        match rests {
+            Some(_) => {
+                self.told(&scratch, end, scratch.arrives(0)).await?;
+            }
+            None => self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS)).await?,
+        }
+        self.count_restarts(&scratch, 0);
         Ok(scratch)
+    }
+
+    /// Adds the restarts of a runner, and those between two.
+    fn count_restarts(&self, scratch: &Scratch, between: u64) {
+        let restarts = scratch.runner.now().restarts + between;
+        self.restarts.fetch_add(restarts, Ordering::Relaxed);
+        self.deployment.update_verification(|verification| verification.restarts += restarts);
     }
 
     async fn start(&self, seed: u64, ceiling: Ceiling, from: Option<&Scratch>) -> Result<Scratch, Error> {

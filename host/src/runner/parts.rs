@@ -45,6 +45,9 @@ pub struct Program {
     pub accepts_missing_through: u64,
     /// It took over a state, and gets few attempts.
     pub on_probation: bool,
+    /// Position from which on the state holds the events of all its subjects; more than 0 where it was taken over from
+    /// code with others.
+    pub subjects_from: u64,
     /// Fold only a part of what the module wants.
     pub part: Option<Arc<dyn Part>>,
     /// Which events are left out.

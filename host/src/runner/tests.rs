@@ -47,6 +47,7 @@ fn parts(path: PathBuf, paused: bool) -> Parts {
             start: Start::Beginning,
             accepts_missing_through: 0,
             on_probation: false,
+            subjects_from: 0,
             part: None,
             skips: crate::state::exceptions::Skips::default(),
         },

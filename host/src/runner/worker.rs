@@ -142,7 +142,7 @@ impl Worker {
                         }
                         Ended::State(error) => return Err(error),
                         Ended::Failed => {
-                            if self.stands_at_event() {
+                            if self.shared.progress.stands_at_event() {
                                 self.shared.progress.answers_now();
                             }
                             self.settle(&store)?;
@@ -155,16 +155,6 @@ impl Worker {
                 return Ok(());
             }
         }
-    }
-
-    /// Whether it stopped at an event that its module can't pass, so that nothing beyond it was ever shown. Code that took
-    /// over a state may still give way to the code before, which did pass.
-    fn stands_at_event(&self) -> bool {
-        let failure = self.shared.progress.now().failure;
-        !self.shared.progress.is_on_probation()
-            && failure.is_some_and(|failure| {
-                failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
-            })
     }
 
     /// Notes in the state that nothing beyond it was shown, if that is so: after a restart it answers at once. What has yet
@@ -277,8 +267,8 @@ impl Worker {
             Ok(loaded) => loaded,
             Err(ended) => return (writer, ended),
         };
-        self.shared.progress.started(program.generation);
         self.shared.progress.set_probation(program.on_probation);
+        self.shared.progress.started(program.generation);
         let source = match &program.source {
             Ok(source) => source.clone(),
             Err(message) => {

@@ -36,6 +36,10 @@ pub(super) struct PromoteParameters {
     #[serde(default)]
     #[param(required = false)]
     force: bool,
+    /// Lift its throttle first, and wait a moment until it is ready.
+    #[serde(default)]
+    #[param(required = false)]
+    lift_throttle: bool,
 }
 
 /// Lets the candidate take over now.
@@ -56,7 +60,8 @@ pub(super) async fn promote(
 ) -> Result<Json<api::CutOver>, Problem> {
     let host = app.host.clone();
     let demand = if parameters.force { Demand::Nothing } else { Demand::Gate };
-    Ok(Json(finish(async move { host.promote(&name, demand).await }).await??))
+    let unthrottled = parameters.lift_throttle;
+    Ok(Json(finish(async move { host.promote(&name, demand, unthrottled).await }).await??))
 }
 
 /// How a deployment is rolled back.
@@ -85,7 +90,7 @@ pub(super) async fn rollback(
     Parameters(parameters): Parameters<RollbackParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.rollback(&name, parameters.rebuild).await }).await??))
+    Ok(Json(finish(async move { host.rollback_and_look(&name, parameters.rebuild).await }).await??))
 }
 
 /// Gives the candidate up; what serves goes on.

@@ -168,6 +168,14 @@ pub struct Generation {
     pub has_served: bool,
     /// It took over a state file and has not yet shown that it can go on with it; on failure the previous one is put back.
     pub on_probation: bool,
+    /// The event that its code could not apply, when it failed or other code took its place because of that. It is never
+    /// put back by itself behind that event.
+    #[serde(default)]
+    pub failed_at: Option<u64>,
+    /// Position from which on its state holds the events of all its subjects, other than 0 where it took over a state
+    /// that was built from other subjects.
+    #[serde(default)]
+    pub subjects_from: u64,
     /// What was asked for when it was built.
     pub build: BuildSettings,
     /// What the last comparison with the active generation found.
@@ -207,6 +215,8 @@ impl Generation {
             serves_from: 0,
             has_served: false,
             on_probation: false,
+            failed_at: None,
+            subjects_from: 0,
             build,
             comparison: None,
             accepts_missing_through: self.accepts_missing_through,
@@ -218,8 +228,8 @@ impl Generation {
 
     /// Whether an event stopped it while it was built: without that event it can go on from the state that it has.
     pub fn is_stopped_candidate(&self) -> bool {
-        let at_event = self.failure.as_ref().is_some_and(|failure| failure.sequence.is_some());
-        self.status == GenerationStatus::Failed && self.state_file == self.number && at_event
+        // Its file is its own, or that of a candidate that it continued; one that inherited has that of another.
+        self.status == GenerationStatus::Failed && self.strategy != Strategy::Inherit && self.failed_at.is_some()
     }
 
     /// Whether its state file is kept for it: not for history, nor for one that failed, as nothing reads or continues it
