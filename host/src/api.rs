@@ -209,6 +209,9 @@ pub struct Deployment {
     /// Age of the oldest event that is not yet applied, in seconds; 0 if there is none, absent while nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
+    /// Events that were gone from the stream when its state passed them, and were accepted as missing.
+    #[serde(default)]
+    pub missing_events: u64,
     /// Events applied since the process started.
     pub events_applied: u64,
     /// Whether its module has applied something since it began to fold, was replaced or resumed, or found, with the source

@@ -31,19 +31,23 @@ pub fn sources(config: &Config, folder: &Folder, caches: &Caches) -> Result<Open
     let configured = if config.sources.is_empty() { &default } else { &config.sources };
     let mut shares = Vec::new();
     let mut logs = Vec::new();
+    let mut policies = BTreeMap::new();
     let mut sources = BTreeMap::new();
     for (name, source) in configured {
         match source {
             config::Source::Embedded(settings) => {
                 let share = caches.share(log::Options::default().cache_bytes as u64);
-                logs.push((name, folder.log(name), settings.options(name, share.bytes())));
+                let options = settings.options(name, share.bytes());
+                logs.push((name, folder.log(name), options));
+                policies.insert(name.clone(), settings.missing);
                 shares.push(share);
             }
             config::Source::Jetstream(settings) => drop(sources.insert(name.clone(), jetstream(name, settings)?)),
         }
     }
     for (name, log) in open_all(logs) {
-        sources.insert(name.clone(), Source::Embedded(Embedded::new(log?)));
+        let on_missing = policies.get(name).copied().unwrap_or_default();
+        sources.insert(name.clone(), Source::Embedded(Embedded::new(log?).on_missing(on_missing)));
     }
     Ok((sources, shares))
 }

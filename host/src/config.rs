@@ -21,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cloudevents::Recognition;
+use crate::source::OnMissing;
 
 pub use check::{Problem, QUERIES_MAX, Severity};
 pub use key::Key;
@@ -101,6 +102,9 @@ key::settings! {
         /// How long message ids are remembered; 2 minutes when left out. For example `"1h"`.
         #[serde(with = "humantime_serde")]
         pub duplicate_window: Option<Duration>,
+        /// What to do when events that were not applied are gone: `stop` stops the deployment until an operator accepts
+        /// it, `count` counts them and continues. For example `"stop"`.
+        pub missing: OnMissing,
     }
 
     /// A JetStream stream.
@@ -149,6 +153,9 @@ key::settings! {
         /// What counts as a CloudEvent: `auto` is what headers announce, and JSON that has the attributes of one;
         /// `headers` is what headers announce; `off` is nothing. For example `"headers"`.
         pub cloudevents: Recognition,
+        /// What to do when events that were not applied are gone: `stop` stops the deployment until an operator accepts
+        /// it, `count` counts them and continues, for a stream that loses events by design. For example `"stop"`.
+        pub missing: OnMissing,
     }
 
     /// Limits of modules.

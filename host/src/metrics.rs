@@ -267,6 +267,7 @@ fn float(value: Option<u64>) -> f64 {
 #[derive(Debug)]
 struct Gauges {
     lag_events: GaugeVec,
+    missing_events: IntGaugeVec,
     lag_seconds: GaugeVec,
     head: GaugeVec,
     position: IntGaugeVec,
@@ -300,6 +301,10 @@ impl Gauges {
         let perhaps = |name: &str, help: &str| float_gauge(registry, name, help, DEPLOYMENT);
         let of_deployment = |name: &str, help: &str| gauge(registry, name, help, DEPLOYMENT);
         Self {
+            missing_events: of_deployment(
+                "foldstream_missing_events",
+                "Events that were gone from the stream when the state passed them, and were accepted as missing.",
+            ),
             lag_events: perhaps(
                 "foldstream_lag_events",
                 "Events that may match and are still to be applied; NaN while nobody knows.",
@@ -440,6 +445,7 @@ impl Gauges {
         self.source_passed_over.reset();
         self.source_repaired.reset();
         for vector in [
+            &self.missing_events,
             &self.position,
             &self.checkpoint,
             &self.state_bytes,
@@ -465,6 +471,7 @@ impl Gauges {
         self.lag_events.with_label_values(&name).set(float(deployment.lag_events));
         self.head.with_label_values(&name).set(float(deployment.head));
         for (vector, value) in [
+            (&self.missing_events, deployment.missing_events),
             (&self.position, deployment.position),
             (&self.checkpoint, deployment.checkpoint),
             (&self.state_bytes, deployment.state_bytes),

@@ -30,14 +30,19 @@ pub struct EventMark {
 impl EventMark {
     /// The mark of an event.
     pub fn of(event: &Event) -> Self {
+        Self::of_message(event.sequence, event.time_ns, event.subject.as_bytes(), event.data.as_bytes())
+    }
+
+    /// The mark of a message as it was published, which need not be an event.
+    pub fn of_message(sequence: u64, time_ns: u64, subject: &[u8], data: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        hash.update(event.sequence.to_be_bytes());
-        hash.update(event.time_ns.to_be_bytes());
-        hash.update((event.subject.len() as u64).to_be_bytes());
-        hash.update(event.subject.as_bytes());
-        hash.update((event.data.len() as u64).to_be_bytes());
-        hash.update(event.data.as_bytes());
-        Self { sequence: event.sequence, time_ns: event.time_ns, digest: hash.finalize().into() }
+        hash.update(sequence.to_be_bytes());
+        hash.update(time_ns.to_be_bytes());
+        for part in [subject, data] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self { sequence, time_ns, digest: hash.finalize().into() }
     }
 }
 
@@ -73,6 +78,15 @@ impl Checkpoint {
     /// What was seen of the stream, the latest first: the message seen last, and the event applied last.
     pub fn marks(&self) -> impl Iterator<Item = &EventMark> {
         self.last_seen.iter().chain(&self.last_event)
+    }
+
+    /// Whether it counts in the same stream as another, as far as both can tell. One of them may not know yet that the
+    /// stream has another creation time: what both saw at one sequence then decides.
+    pub fn counts_like(&self, other: &Self) -> bool {
+        if self.stream == other.stream {
+            return true;
+        }
+        self.marks().any(|one| other.marks().any(|another| one == another))
     }
 
     /// The checkpoint after a part of a batch that ends at `through`, whose last event is `last`.

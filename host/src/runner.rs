@@ -257,9 +257,9 @@ impl Runner {
 
     /// Whether it reads the same stream as another, as far as both know.
     pub fn counts_like(&self, other: &Self) -> bool {
-        let stream = |runner: &Self| Some(runner.store()?.published()?.stream);
-        match (stream(self), stream(other)) {
-            (Some(one), Some(another)) => one == another,
+        let published = |runner: &Self| runner.store()?.published();
+        match (published(self), published(other)) {
+            (Some(one), Some(another)) => one.counts_like(&another),
             _ => true,
         }
     }
@@ -272,6 +272,11 @@ impl Runner {
             module.map(|module| module.manifest().subjects.clone())
         };
         matches!((subjects(self), subjects(other)), (Some(one), Some(another)) if one == another)
+    }
+
+    /// Lets it pass over events up to a sequence that are missing, from its next start on.
+    pub fn accept_missing(&self, through: u64) {
+        self.shared.program.write().accepts_missing_through = through;
     }
 
     /// What folds now.

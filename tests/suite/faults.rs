@@ -187,7 +187,7 @@ async fn a_stream_that_lost_its_tail_and_grew_again_is_another_history() {
 }
 
 #[tokio::test]
-async fn events_deleted_one_by_one_are_proved_and_passed() {
+async fn events_deleted_one_by_one_are_missed_until_that_is_accepted() {
     let mut stage = Stage::start(Kind::JetStream).await;
     let context = stage.context().clone();
     let orders = stage.draw(100);
@@ -202,7 +202,15 @@ async fn events_deleted_one_by_one_are_proved_and_passed() {
         }
     }
     stage.deploy_ledger().await;
+    let (_, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-incomplete");
+    assert!(failure.message.starts_with("4 events (between 2 and 99) are gone"), "{failure:?}");
+    stage.client().act(LEDGER, "resume?accept-missing=true").await.expect(200);
     stage.assert_ledger_equals_model().await;
+    assert_eq!(stage.client().show(LEDGER).await.missing_events, 4);
+    let again = stage.client().upload(guests::module("ledger"), "?name=again&accept-missing=true").await;
+    again.expect(201);
+    stage.assert_equals_model("again").await;
 }
 
 #[tokio::test]

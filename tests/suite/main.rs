@@ -17,6 +17,7 @@ mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind
 mod metrics; // accepted by promtool, and true
+mod missing; // events that are gone from a stream: told, and done without only if that is meant
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
 mod past; // as-of reads, snapshots, verification, partial rebuilds

@@ -91,6 +91,9 @@ pub struct BuildSettings {
     /// Share of one core that it may take while it is built, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u8>,
+    /// Whether it may be built without events that are gone from the stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_missing: bool,
 }
 
 /// How an entry of one state can differ from another.
@@ -227,6 +230,9 @@ pub struct Generation {
     /// The source as this generation sees it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_status: Option<SourceStatus>,
+    /// Events that were gone from the stream when its state passed them, and were accepted as missing.
+    #[serde(default)]
+    pub missing_events: u64,
     /// Size of the state file, in bytes; 0 when it has none.
     pub file_bytes: u64,
     /// Events that its state left out, as an operator had decided.
@@ -366,6 +372,9 @@ pub struct PartialRebuild {
     /// Sequences that were left out, as the state that serves left them out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<u64>,
+    /// Events that were applied and are gone from the stream, in words; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
 }
 
 /// A rebuild that runs or waits.

@@ -27,6 +27,7 @@ Examples:
   foldstream deploy order-totals.wasm --wait --timeout 10min
   foldstream deploy order-totals.wasm --name totals-next --source orders
   foldstream deploy order-totals.wasm --start first-available
+  foldstream deploy order-totals.wasm --accept-missing
   foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
@@ -49,6 +50,9 @@ pub struct Args {
     /// How the read model comes to be; left out, the host decides and says why.
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[arg(long)]
+    accept_missing: bool,
     #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
@@ -122,13 +126,19 @@ pub struct Request {
 
 /// Uploads the module and tells what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let candidate = args.candidate.parameters()?;
+    let mut candidate = args.candidate.parameters()?;
+    candidate.extend(args.accept_missing.then(accept_missing));
     let module = read_module(&args.file)?;
     let client = context.client()?;
     let Args { name, source, start, strategy, waiting, .. } = args;
     let request = Request { name, source, start, strategy, candidate };
     let deployed = upload(&client, module, &request).await?;
     tell(deployed, waiting, &client, context.output).await
+}
+
+/// The parameter that lets events be missing.
+pub fn accept_missing() -> (&'static str, String) {
+    ("accept-missing", "true".to_owned())
 }
 
 /// Prints what a deploy or a rebuild began, or, if that is wanted, waits for its end and prints that.

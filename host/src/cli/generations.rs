@@ -184,6 +184,7 @@ pub(super) mod tests {
             head: Some(1_000_000),
             lag_events: Some(600_000),
             progress: Some(0.4),
+            missing_events: 0,
             rate: 212_345.6,
             remaining_seconds: Some(2.8),
             source_status: None,

@@ -48,6 +48,9 @@ pub struct Reading {
     /// Read what was there right after this sequence, or at this time: folded aside, which takes a while the first time.
     #[arg(long, value_name = "SEQUENCE|TIME", conflicts_with_all = ["at_least", "generation"])]
     as_of: Option<String>,
+    /// Read it also if events that were applied are gone from the stream.
+    #[arg(long, requires = "as_of")]
+    accept_missing: bool,
 }
 
 impl Reading {
@@ -60,6 +63,7 @@ impl Reading {
         if let Some(moment) = &self.as_of {
             parameters.push(("as-of", moment.clone()));
         }
+        parameters.extend(self.accept_missing.then(super::deploy::accept_missing));
         parameters
     }
 
@@ -77,7 +81,9 @@ impl Reading {
         let mut progress = Progress::new(&format!("{name} as of {moment}"), output);
         let mut patience = Patience::new(None);
         loop {
-            let parameters = [("as-of", moment.clone()), ("limit", "1".to_owned()), ("timeout", "500ms".to_owned())];
+            let mut parameters =
+                vec![("as-of", moment.clone()), ("limit", "1".to_owned()), ("timeout", "500ms".to_owned())];
+            parameters.extend(self.accept_missing.then(super::deploy::accept_missing));
             match client.get::<EntryPage>(&["v1", "deployments", name, "entries"], &parameters).await {
                 Ok(_) => return Ok(()),
                 Err(Error::Problem(problem)) if problem.kind == "not-ready" => progress.wait(&problem.detail),

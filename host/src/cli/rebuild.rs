@@ -19,6 +19,7 @@ Examples:
   foldstream rebuild order-totals --manual --cpu 20
   foldstream rebuild order-totals --key 42         only the entries of one key of the events
   foldstream rebuild order-totals --prefix 4
+  foldstream rebuild order-totals --accept-missing   though the stream has lost events that were applied
 
 With --key or --prefix, the events of these keys alone are folded again, and the result takes the place of what is there,
 by the key rule of the manifest. It is refused where their events also change entries that are not of the key alone.")]
@@ -31,6 +32,9 @@ pub struct Args {
     /// Fold only the events of keys that begin with this again.
     #[arg(long, conflicts_with = "wait")]
     prefix: Option<String>,
+    /// Build it also if events that were applied are gone from the stream.
+    #[arg(long)]
+    accept_missing: bool,
     #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
@@ -39,7 +43,8 @@ pub struct Args {
 
 /// Asks for it and tells what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let parameters = args.candidate.parameters()?;
+    let mut parameters = args.candidate.parameters()?;
+    let accepts = args.accept_missing.then(deploy::accept_missing);
     let client = context.client()?;
     let part = args.key.map(|key| ("key", key)).or(args.prefix.map(|prefix| ("prefix", prefix)));
     if let Some(part) = part {
@@ -48,8 +53,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 "a part is put in place at once: leave out the options of a new generation, or --key and --prefix";
             return Err(Failure::new(Exit::Usage, message).into());
         }
-        return rebuild_part(&client, &args.name, part, context).await;
+        return rebuild_part(&client, &args.name, std::iter::once(part).chain(accepts).collect(), context).await;
     }
+    parameters.extend(accepts);
     let path = ["v1", "deployments", &args.name, "rebuild"];
     let nothing = ("application/json", Bytes::new());
     let deployed: Deployed = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
@@ -59,13 +65,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 async fn rebuild_part(
     client: &Client,
     name: &str,
-    part: (&'static str, String),
+    parameters: Vec<(&'static str, String)>,
     context: &Context,
 ) -> anyhow::Result<()> {
     let path = ["v1", "deployments", name, "rebuild-part"];
     let nothing = ("application/json", Bytes::new());
-    let rebuilt: PartialRebuild = client.post(&path, &[part], nothing, UPLOAD_TIMEOUT).await?;
+    let rebuilt: PartialRebuild = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
     context.output.one(&rebuilt, |rebuilt| {
+        let lacks = rebuilt.lacks.as_ref().map_or_else(String::new, |lacks| format!("; {lacks}"));
         let left = match &rebuilt.left[..] {
             [] => String::new(),
             left => format!(
@@ -74,7 +81,7 @@ async fn rebuild_part(
             ),
         };
         format!(
-            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed{left}",
+            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed{lacks}{left}",
             rebuilt.selection,
             grouped(rebuilt.position),
             grouped(rebuilt.events),

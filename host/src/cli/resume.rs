@@ -20,6 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(75);
 Examples:
   foldstream resume order-totals
   foldstream resume order-totals --candidate
+  foldstream resume order-totals --accept-missing    after source-gap: without the events that are gone
   foldstream resume order-totals --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume order-totals --candidate --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume --all
@@ -47,6 +48,9 @@ pub struct Args {
     /// Why, for the audit log and for everyone who asks later.
     #[arg(long, value_name = "TEXT", requires = "skip")]
     reason: Option<String>,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[arg(long)]
+    accept_missing: bool,
 }
 
 /// Asks for it and prints what came of it.
@@ -54,7 +58,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let Some(name) = args.name.clone() else { return all(&args, &client, context).await };
     let wanted = Resume { skip: args.skip.clone(), reason: args.reason.clone() };
-    let deployment = resume(&client, &name, args.candidate, &wanted).await?;
+    let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
     if !args.candidate {
         // One that fails again is told as an error, alone.
         catching_up::outcome(&deployment)?;
@@ -63,8 +67,19 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn resume(client: &Client, name: &str, candidate: bool, wanted: &Resume) -> anyhow::Result<Deployment> {
-    let parameters: &[_] = if candidate { &[("candidate", "true".to_owned())] } else { &[] };
+fn parameters(args: &Args) -> Vec<(&'static str, String)> {
+    let mut parameters = Vec::new();
+    parameters.extend(args.candidate.then(|| ("candidate", "true".to_owned())));
+    parameters.extend(args.accept_missing.then(super::deploy::accept_missing));
+    parameters
+}
+
+async fn resume(
+    client: &Client,
+    name: &str,
+    parameters: &[(&'static str, String)],
+    wanted: &Resume,
+) -> anyhow::Result<Deployment> {
     let path = ["v1", "deployments", name, "resume"];
     if wanted.skip.is_empty() {
         return Ok(client.act(&path, parameters).await?);
@@ -104,7 +119,7 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
         let failed_at = deployment.failure.as_ref().and_then(|failure| failure.sequence);
         let skip = args.skip.iter().copied().filter(|sequence| Some(*sequence) == failed_at).collect();
         let wanted = Resume { skip, reason: args.reason.clone() };
-        match resume(client, &deployment.name, false, &wanted).await {
+        match resume(client, &deployment.name, &parameters(args), &wanted).await {
             Ok(now) => resumed.push(now),
             Err(error) => refused.push(format!("{}: {error}", deployment.name)),
         }

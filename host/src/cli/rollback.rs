@@ -9,6 +9,7 @@ use crate::api::CutOver;
 Examples:
   foldstream rollback order-totals
   foldstream rollback order-totals --rebuild
+  foldstream rollback order-totals --rebuild --accept-missing
 
 Its read model is kept, and follows the stream, for as long as the host is set to
 (rollout.keep_previous). Beyond that it has to be built anew: this is refused, and says what it
@@ -19,13 +20,18 @@ pub struct Args {
     /// Build its read model anew where it is gone; what serves goes on meanwhile.
     #[arg(long)]
     rebuild: bool,
+    /// Build it also if events that were applied are gone from the stream.
+    #[arg(long, requires = "rebuild")]
+    accept_missing: bool,
 }
 
 /// Asks for it and prints what came of it.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let parameters: &[_] = if args.rebuild { &[("rebuild", "true".to_owned())] } else { &[] };
+    let mut parameters = Vec::new();
+    parameters.extend(args.rebuild.then(|| ("rebuild", "true".to_owned())));
+    parameters.extend(args.accept_missing.then(super::deploy::accept_missing));
     let path = ["v1", "deployments", &args.name, "rollback"];
-    let cut_over: CutOver = context.client()?.act(&path, parameters).await?;
+    let cut_over: CutOver = context.client()?.act(&path, &parameters).await?;
     context.output.one(&cut_over, promote::line)?;
     // What was rolled back to may fail as well.
     if cut_over.position.is_some() {

@@ -46,6 +46,10 @@ fn lines(deployment: &Deployment) -> String {
     rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
     rows.push(("checkpoint", checkpoint_line(deployment)));
     rows.push(("lag", lag_line(deployment)));
+    if deployment.missing_events > 0 {
+        let missing = grouped(deployment.missing_events);
+        rows.push(("missing", format!("{missing} events were gone from the stream when they were passed")));
+    }
     rows.push((
         "applied",
         format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
@@ -210,6 +214,7 @@ pub(super) mod tests {
             head: Some(1_000_000),
             lag_events: Some(600_000),
             lag_seconds: Some(12.0),
+            missing_events: 0,
             events_applied: 400_000,
             begun: true,
             rate: 212_345.6,

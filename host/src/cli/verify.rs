@@ -21,6 +21,7 @@ Examples:
   foldstream verify order-totals
   foldstream verify order-totals --sample 100000
   foldstream verify order-totals --seed 7          repeat a run
+  foldstream verify order-totals --accept-missing  though the stream has lost events that were applied
 
 What serves goes on meanwhile. Where the two differ, the first key is named, and the first event after which two folds
 disagree about it.")]
@@ -33,6 +34,9 @@ pub struct Args {
     /// Seed of the batch boundaries, to repeat a run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Fold also if events that were applied are gone from the stream.
+    #[arg(long)]
+    accept_missing: bool,
 }
 
 /// Begins it, shows how far it is, and tells what came of it.
@@ -41,6 +45,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = Vec::new();
     parameters.extend(args.sample.map(|sample| ("sample", sample.to_string())));
     parameters.extend(args.seed.map(|seed| ("seed", seed.to_string())));
+    parameters.extend(args.accept_missing.then(super::deploy::accept_missing));
     let path = ["v1", "deployments", &args.name, "verification"];
     let nothing = ("application/json", Bytes::new());
     let begun: Verification = client.post(&path, &parameters, nothing, client::UPLOAD_TIMEOUT).await?;

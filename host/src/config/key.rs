@@ -24,6 +24,7 @@ pub(super) enum Kind {
     List,
     LogFormat,
     Recognition,
+    OnMissing,
     Section,
 }
 
@@ -77,6 +78,7 @@ impl Key {
             "Vec<String>" => Kind::List,
             "LogFormat" => Kind::LogFormat,
             "Recognition" => Kind::Recognition,
+            "OnMissing" => Kind::OnMissing,
             _ => Kind::Section,
         }
     }
@@ -96,6 +98,7 @@ impl Kind {
             Self::List => "a list of texts, such as [\"one\", \"two\"]",
             Self::LogFormat => "\"text\" or \"json\"",
             Self::Recognition => "\"auto\", \"headers\" or \"off\"",
+            Self::OnMissing => "\"stop\" or \"count\"",
             Self::Section => "a section of its own, such as [serve]",
         }
     }
@@ -114,6 +117,7 @@ impl Kind {
             | Self::Duration
             | Self::LogFormat
             | Self::Recognition
+            | Self::OnMissing
             | Self::Section => as_text(),
             Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),

@@ -79,6 +79,7 @@ impl JetStreamSource {
             api_prefix: self.api_prefix.clone(),
             inbox_prefix: self.inbox_prefix.clone(),
             cloudevents: self.cloudevents,
+            on_missing: self.missing,
         })
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::scratch::{Aside, Scratch};
 use super::snapshots;
-use crate::api::{self, DeploymentState};
+use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
 use crate::pipeline::Ceiling;
 use crate::room::{Room, Use};
@@ -42,6 +42,8 @@ struct Past {
     deployment: String,
     generation: u64,
     moment: Moment,
+    /// Whether events that were applied may be gone from it.
+    accept_missing: bool,
     scratch: Arc<Scratch>,
     used_at: Instant,
 }
@@ -87,10 +89,13 @@ pub enum AsOfError {
 
 impl Host {
     /// A view of a deployment as of a moment, waited for no longer than `timeout`.
+    ///
+    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
     pub async fn view_as_of(
         &self,
         deployment: &Arc<Deployment>,
         moment: Moment,
+        accept_missing: bool,
         timeout: Duration,
     ) -> Result<View, AsOfError> {
         // What can't be read now has no past that can be told from its future.
@@ -110,7 +115,7 @@ impl Host {
         if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
             return Err(Error::Refused("that time is still to come; ask as of one that has passed".to_owned()).into());
         }
-        let scratch = self.past(deployment, generation, moment).await?;
+        let scratch = self.past(deployment, generation, moment, accept_missing).await?;
         match tokio::time::timeout(timeout, scratch.arrives(0)).await {
             Ok(arrived) => arrived?,
             Err(_) => {
@@ -130,9 +135,11 @@ impl Host {
         deployment: &Arc<Deployment>,
         generation: &Generation,
         moment: Moment,
+        accept_missing: bool,
     ) -> Result<Arc<Scratch>, AsOfError> {
         let _beginning = self.inner.pasts.beginning.lock().await;
-        if let Some(known) = self.inner.pasts.find(deployment.name(), generation.number, moment) {
+        let wanted = (deployment.name(), generation.number, moment, accept_missing);
+        if let Some(known) = self.inner.pasts.find(wanted) {
             return Ok(known);
         }
         let rollout = &self.inner.config.rollout;
@@ -145,16 +152,17 @@ impl Host {
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let from = snapshots::nearest(&folder, generation.state_file, moment);
-        if from.is_none() && generation.start == api::Start::FirstAvailable {
-            self.check_refoldable(generation).await?;
-        }
         let skips = deployment.skips_as_folded()?;
+        let mut generation = generation.clone();
+        generation.accepts_missing_through =
+            self.may_look_back(deployment, moment, from.is_some(), accept_missing).await?;
         let aside = Aside { ceiling: moment.ceiling(), from, skips, ..Aside::default() };
-        let scratch = Arc::new(self.fold_aside(&deployment.record(), generation, module, aside).await?);
+        let scratch = Arc::new(self.fold_aside(&deployment.record(), &generation, module, aside).await?);
         let past = Past {
             deployment: deployment.name().to_owned(),
             generation: generation.number,
             moment,
+            accept_missing,
             scratch,
             used_at: Instant::now(),
         };
@@ -163,13 +171,13 @@ impl Host {
 }
 
 impl Pasts {
-    fn find(&self, deployment: &str, generation: u64, moment: Moment) -> Option<Arc<Scratch>> {
+    fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Arc<Scratch>> {
         let mut kept = self.kept.lock();
         // One that failed is tried anew.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
-        let past = kept
-            .iter_mut()
-            .find(|past| past.deployment == deployment && past.generation == generation && past.moment == moment)?;
+        let is_wanted =
+            |past: &&mut Past| (past.deployment.as_str(), past.generation, past.moment, past.accept_missing) == wanted;
+        let past = kept.iter_mut().find(is_wanted)?;
         past.used_at = Instant::now();
         Some(Arc::clone(&past.scratch))
     }

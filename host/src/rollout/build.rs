@@ -468,10 +468,12 @@ impl Host {
         }
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
-        self.check_history(&record.active().source, record.active().start).await?;
+        let advice = "accept the loss with --accept-missing, or keep the state there is";
+        let accepted = self.may_refold(&deployment, &record.active().source, build.accept_missing, advice).await?;
         let number = record.next;
-        let reason = "a rebuild was asked for".to_owned();
-        let generation = record.active().built_anew(number, build, reason.clone());
+        let reason = accepted.explain("a rebuild was asked for".to_owned());
+        let mut generation = record.active().built_anew(number, build, reason.clone());
+        generation.accepts_missing_through = accepted.through;
         self.add_candidate(&deployment, generation, "rebuild").await?;
         Ok(self.deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0).await)
     }

@@ -85,7 +85,10 @@ impl Host {
     }
 
     /// Lets the generation that served before serve again.
-    pub async fn rollback(&self, name: &str, may_rebuild: bool) -> Result<api::CutOver, Error> {
+    ///
+    /// If its state is gone it is built again if `may_rebuild` says so, also from a stream that has lost events since if
+    /// `accept_missing` says so.
+    pub async fn rollback(&self, name: &str, may_rebuild: bool, accept_missing: bool) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
@@ -94,13 +97,18 @@ impl Host {
                 self.hand_back(&deployment, previous).await
             }
             Some(previous) => self.turn(&deployment, previous.number, Turn::Rollback).await,
-            None => self.rebuild_previous(&deployment, may_rebuild).await,
+            None => self.rebuild_previous(&deployment, may_rebuild, accept_missing).await,
         }
     }
 
     /// The same, waited for until the generation that serves has shown that it goes on, but not for long.
-    pub async fn rollback_and_look(&self, name: &str, may_rebuild: bool) -> Result<api::CutOver, Error> {
-        let mut cut_over = self.rollback(name, may_rebuild).await?;
+    pub async fn rollback_and_look(
+        &self,
+        name: &str,
+        may_rebuild: bool,
+        accept_missing: bool,
+    ) -> Result<api::CutOver, Error> {
+        let mut cut_over = self.rollback(name, may_rebuild, accept_missing).await?;
         let deployment = self.deployment(name)?;
         if cut_over.position.is_some() {
             deployment.active().begins(super::BEGIN_MAX).await;
@@ -150,7 +158,12 @@ impl Host {
     }
 
     /// A rollback to a generation whose state is gone: it is built anew, if that was asked for.
-    async fn rebuild_previous(&self, deployment: &Arc<Deployment>, may: bool) -> Result<api::CutOver, Error> {
+    async fn rebuild_previous(
+        &self,
+        deployment: &Arc<Deployment>,
+        may: bool,
+        accept_missing: bool,
+    ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
         let served = |generation: &&Generation| generation.status == GenerationStatus::Retired && generation.has_served;
         let Some(last) =
@@ -170,10 +183,13 @@ impl Host {
                 deployment.name()
             )));
         }
-        self.check_history(&last.source, last.start).await?;
+        let advice = "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
+        let accepted = self.may_refold(deployment, &last.source, accept_missing, advice).await?;
         let number = record.next;
-        let reason = format!("rolling back: generation {} is built anew", last.number);
-        let generation = last.built_anew(number, api::BuildSettings::default(), reason.clone());
+        let reason = accepted.explain(format!("rolling back: generation {} is built anew", last.number));
+        let build = api::BuildSettings { accept_missing, ..api::BuildSettings::default() };
+        let mut generation = last.built_anew(number, build, reason.clone());
+        generation.accepts_missing_through = accepted.through;
         self.add_candidate(deployment, generation, "rollback").await?;
         Ok(api::CutOver {
             deployment: deployment.info(),

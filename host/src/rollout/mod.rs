@@ -13,6 +13,7 @@ mod build;
 mod compare;
 mod cut_over;
 mod disk;
+mod history;
 mod inherit;
 mod migrate;
 mod part;
@@ -185,7 +186,9 @@ impl Host {
         }
         let reason = "the name is new".to_owned();
         let start = request.start.unwrap_or_default();
+        let accepts_missing_through = self.accepts_from(&source, request.build.accept_missing).await?;
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
+        generation.accepts_missing_through = accepts_missing_through;
         generation.enter(GenerationStatus::Active, reason.clone());
         let generations = vec![generation.clone()];
         let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() };
@@ -244,12 +247,21 @@ impl Host {
             }
         };
         self.check_readable(&source).await?;
-        if strategy == Strategy::Rebuild && continued.is_none() {
-            self.check_history(&source, start).await?;
-        }
+        let accept = request.build.accept_missing;
+        let advice = "keep the state there is with --strategy inherit or migrate, or accept the loss with \
+                      --accept-missing";
+        let (accepts_missing_through, reason) = match continued {
+            Some(stopped) => (self.accepts_from(&source, accept).await?.max(stopped.accepts_missing_through), reason),
+            None if strategy == Strategy::Rebuild => {
+                let accepted = self.may_refold(&deployment, &source, accept, advice).await?;
+                (accepted.through, accepted.explain(reason))
+            }
+            None => (self.accepts_from(&source, accept).await?.max(record.active().accepts_missing_through), reason),
+        };
         let number = record.next;
         let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
         generation.reason.clone_from(&reason);
+        generation.accepts_missing_through = accepts_missing_through;
         if let Some(stopped) = continued {
             (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
         } else if strategy == Strategy::Migrate && generation.module.subjects != record.active().module.subjects {
@@ -299,7 +311,8 @@ impl Host {
     /// Refuses a source whose stream is of a kind that loses events, before anything is changed.
     async fn check_readable(&self, source: &str) -> Result<(), Error> {
         let Some(source) = self.inner.sources.get(source) else { return Ok(()) };
-        source.check_readable().await.map_err(|error| Error::Refused(error.to_string()))
+        let refused = |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
+        source.check_readable().await.map_err(refused)
     }
 
     /// Puts a module in its place that is deployed already: its file may be missing or damaged, and runners may be without it.
@@ -326,39 +339,6 @@ impl Host {
             }
         }
         Ok(())
-    }
-
-    /// Refuses to fold a stream from its beginning that no longer has it, before anything is changed. A source that can't
-    /// be reached is not asked: its reader says the same later.
-    pub(super) async fn check_history(&self, source: &str, start: api::Start) -> Result<(), Error> {
-        let Some(source) = self.inner.sources.get(source).filter(|_| start == api::Start::Beginning) else {
-            return Ok(());
-        };
-        let info = source.info().await;
-        if info.is_complete != Some(false) {
-            return Ok(());
-        }
-        Err(Error::Refused(format!(
-            "stream {} begins at {} by now, so a state built from it would lack what came before; keep the state there is \
-             with --strategy inherit or migrate, or accept the loss with --start first-available",
-            info.stream,
-            info.first_sequence.unwrap_or_default()
-        )))
-    }
-
-    /// The same for a fold that must give what an earlier one gave: a state that began in the middle of the stream can be
-    /// folded again only while the stream still begins there, which nobody knows.
-    pub(super) async fn check_refoldable(&self, generation: &Generation) -> Result<(), Error> {
-        let Some(source) = self.inner.sources.get(&generation.source) else { return Ok(()) };
-        let info = source.info().await;
-        if info.is_complete != Some(false) {
-            return Ok(());
-        }
-        Err(Error::Refused(format!(
-            "stream {} begins at {} by now, so the state can't be folded again as it was",
-            info.stream,
-            info.first_sequence.unwrap_or_default()
-        )))
     }
 
     /// The turn to change a deployment, unless it is gone by then.
@@ -439,6 +419,24 @@ impl Host {
             deployment.active().begins(BEGIN_MAX).await;
         }
         Ok(deployment.info())
+    }
+
+    /// Notes that events which the stream lacks up to its head just now may be passed over.
+    pub async fn accept_missing(&self, name: &str, candidate: bool) -> Result<(), Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
+        let generation = record.generation_mut(number).expect("it was just found");
+        let through = self.accepts_from(&generation.source, true).await?.max(generation.accepts_missing_through);
+        generation.accepts_missing_through = through;
+        let state_file = generation.state_file;
+        let detail = format!("generation {number}: events up to {through} may be missing");
+        self.commit(&deployment, record, "accept-missing", detail).await?;
+        if let Some(runner) = deployment.runner(state_file) {
+            runner.accept_missing(through);
+        }
+        Ok(())
     }
 
     /// The caller holds the deployment's lock.

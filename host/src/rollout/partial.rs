@@ -27,10 +27,19 @@ const NEAR_EVENTS: u64 = 2_048;
 
 impl Host {
     /// Folds the events of some keys again, and puts the result in the place of what is there.
-    pub async fn rebuild_part(&self, name: &str, keys: Keys) -> Result<api::PartialRebuild, Error> {
+    ///
+    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
+    pub async fn rebuild_part(
+        &self,
+        name: &str,
+        keys: Keys,
+        accept_missing: bool,
+    ) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
-        let generation = deployment.record().active().clone();
-        self.check_refoldable(&generation).await?;
+        let mut generation = deployment.record().active().clone();
+        let advice = "accept the loss with --accept-missing, or keep the state there is";
+        let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
+        generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
         let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
@@ -53,6 +62,7 @@ impl Host {
         Ok(api::PartialRebuild {
             events: folded.load(std::sync::atomic::Ordering::Relaxed),
             filtered_by_server,
+            lacks: accepted.lacks,
             ..done
         })
     }
@@ -99,8 +109,17 @@ impl Host {
         drop(aligned);
         steps::reached("partial-applied");
         self.note_repair(deployment, "rebuild-part", detail).await?;
-        let (events, filtered_by_server) = (0, false);
-        Ok(api::PartialRebuild { selection, position, events, written, removed, left, filtered_by_server, skipped })
+        Ok(api::PartialRebuild {
+            selection,
+            position,
+            events: 0,
+            written,
+            removed,
+            left,
+            filtered_by_server: false,
+            skipped,
+            lacks: None,
+        })
     }
 
     /// Notes that what was read before is no longer what its position says.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::align::align;
 use super::scratch::{Aside, Scratch};
-use super::{compare, cut_over, skips};
+use super::{compare, cut_over, history, skips};
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;
 use crate::module::Module;
@@ -27,10 +27,20 @@ const TELL: Duration = Duration::from_millis(100);
 
 impl Host {
     /// Begins to verify the generation that serves, unless that is under way; how far it is.
-    pub async fn verify(&self, name: &str, sample: Option<u64>, seed: Option<u64>) -> Result<api::Verification, Error> {
+    ///
+    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
+    pub async fn verify(
+        &self,
+        name: &str,
+        sample: Option<u64>,
+        seed: Option<u64>,
+        accept_missing: bool,
+    ) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
-        let generation = deployment.record().active().clone();
-        self.check_refoldable(&generation).await?;
+        let mut generation = deployment.record().active().clone();
+        let advice = "the state has them, so keep it; verify what is left with --accept-missing";
+        let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
+        generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let skips = deployment.skips_as_folded()?;
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
@@ -54,8 +64,9 @@ impl Host {
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
         }
+        let lacks = accepted.lacks;
         let restarts = AtomicU64::new(0);
-        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips, restarts };
+        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips, lacks, restarts };
         tokio::spawn(work.run());
         Ok(begun)
     }
@@ -79,6 +90,8 @@ struct Verifying {
     gate: Gate,
     seed: u64,
     skips: Skips,
+    /// What the stream has lost of what was applied, in words.
+    lacks: Option<String>,
     restarts: AtomicU64,
 }
 
@@ -137,11 +150,12 @@ impl Verifying {
         let gate = self.gate.clone();
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
         let equal = comparison.refused == 0;
-        let divergence = match comparison.examples.first().filter(|_| !equal) {
+        let divergence = match comparison.examples.first().filter(|_| !equal && self.lacks.is_none()) {
             Some(first) => Some(self.search(&first.key, position).await?),
             None => None,
         };
         let mut message = match &divergence {
+            None if !equal => history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison),
             None => {
                 let further = self.restarts.load(Ordering::Relaxed).saturating_sub(SINGLES);
                 let until = rests.as_ref().map(|rest| format!("; {}", rest.because)).unwrap_or_default();

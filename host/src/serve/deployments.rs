@@ -47,11 +47,16 @@ pub(super) struct DeployParameters {
     /// Share of one core that a candidate may take while it is built, in percent.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[serde(default, rename = "accept-missing")]
+    #[param(rename = "accept-missing", required = false)]
+    accept_missing: bool,
 }
 
 impl DeployParameters {
     fn request(self) -> Result<DeployRequest, Problem> {
         let build = build_settings(self.promote, self.gate.as_deref(), self.max_rate, self.cpu_percent)?;
+        let build = api::BuildSettings { accept_missing: self.accept_missing, ..build };
         let Self { name, source, start, strategy, .. } = self;
         Ok(DeployRequest { name, source, start, strategy, build })
     }
@@ -68,7 +73,7 @@ pub(super) fn build_settings(
     let gate =
         gate.map_err(|error| Problem::invalid(format!("gate is not as the description of Gate has it: {error}")))?;
     check_throttle(max_rate, cpu_percent)?;
-    Ok(api::BuildSettings { promote, gate, max_rate, cpu_percent })
+    Ok(api::BuildSettings { promote, gate, max_rate, cpu_percent, accept_missing: false })
 }
 
 /// Checks how fast something may be built.
@@ -189,6 +194,21 @@ pub(super) struct WhichParameters {
     candidate: bool,
 }
 
+/// What is resumed, and how.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResumeParameters {
+    /// The candidate, instead of the generation that serves.
+    #[serde(default)]
+    #[param(required = false)]
+    candidate: bool,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[serde(default)]
+    #[param(required = false)]
+    accept_missing: bool,
+}
+
 /// Stops applying; the deployment keeps answering, and stays paused over restarts.
 #[utoipa::path(post, path = "/v1/deployments/{name}/pause", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
@@ -211,12 +231,12 @@ pub(super) async fn pause(
 /// To skip an event is a decision of the deployment: it counts for each of its states that has not passed the event, and is
 /// noted in the audit log. A candidate that an event stopped goes on from the state that it had.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
-    params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
+    params(("name" = String, Path, description = "Name of the deployment"), ResumeParameters),
     request_body(content = Option<api::Resume>, description = "Which events to skip, and why; left out, none"),
     responses(
         (status = 200, description = "The deployment as it is now", body = api::Deployment),
         (status = 404, description = "There is none of that name"),
-        (status = 409, description = "There is no candidate, or the deployment did not come to a stop"),
+        (status = 409, description = "There is no candidate, the deployment did not come to a stop, or the source can't be reached to see what it lacks"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "The event was folded already, is still to come, or is none of the deployment's"),
@@ -224,7 +244,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     State(app): State<App>,
     Segments(name): Segments<String>,
-    Parameters(which): Parameters<WhichParameters>,
+    Parameters(parameters): Parameters<ResumeParameters>,
     request: Request,
 ) -> Result<Json<api::Deployment>, Problem> {
     let (parts, body) = request.into_parts();
@@ -232,7 +252,14 @@ pub(super) async fn resume(
     let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
     let skips = WantedSkips::of(wanted).map_err(Problem::invalid)?;
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.resume(&name, which.candidate, skips).await }).await??))
+    let ResumeParameters { candidate, accept_missing } = parameters;
+    let resumed = finish(async move {
+        if accept_missing {
+            host.accept_missing(&name, candidate).await?;
+        }
+        host.resume(&name, candidate, skips).await
+    });
+    Ok(Json(resumed.await??))
 }
 
 fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {

@@ -73,6 +73,10 @@ pub(super) struct RollbackParameters {
     #[serde(default)]
     #[param(required = false)]
     rebuild: bool,
+    /// Build it also if events that were applied are gone from the stream.
+    #[serde(default, rename = "accept-missing")]
+    #[param(rename = "accept-missing", required = false)]
+    accept_missing: bool,
 }
 
 /// Lets the generation that served before serve again.
@@ -82,6 +86,7 @@ pub(super) struct RollbackParameters {
         (status = 200, description = "It serves, or is being built anew", body = api::CutOver),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "No generation served before, its state is gone, or the two did not meet in time"),
+        (status = 422, description = "Events that were applied are gone from the stream"),
         (status = 507, description = "There is no room for another state"),
     ))]
 pub(super) async fn rollback(
@@ -90,7 +95,8 @@ pub(super) async fn rollback(
     Parameters(parameters): Parameters<RollbackParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.rollback_and_look(&name, parameters.rebuild).await }).await??))
+    let RollbackParameters { rebuild, accept_missing } = parameters;
+    Ok(Json(finish(async move { host.rollback_and_look(&name, rebuild, accept_missing).await }).await??))
 }
 
 /// Gives the candidate up; what serves goes on.
@@ -127,6 +133,10 @@ pub(super) struct RebuildParameters {
     /// Share of one core, in percent.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
+    /// Build it also if events that were applied are gone from the stream.
+    #[serde(default, rename = "accept-missing")]
+    #[param(rename = "accept-missing", required = false)]
+    accept_missing: bool,
 }
 
 /// Builds the module that serves anew, beside it, and lets that take over.
@@ -135,7 +145,8 @@ pub(super) struct RebuildParameters {
     responses(
         (status = 200, description = "The new generation is being built", body = api::Deployed),
         (status = 404, description = "There is no such deployment"),
-        (status = 422, description = "The gate is refused"),
+        (status = 409, description = "The source can't be reached to see what it lacks"),
+        (status = 422, description = "The gate is refused, or events that were applied are gone from the stream"),
         (status = 507, description = "There is no room for another state"),
     ))]
 pub(super) async fn rebuild(
@@ -143,8 +154,9 @@ pub(super) async fn rebuild(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<RebuildParameters>,
 ) -> Result<Json<api::Deployed>, Problem> {
-    let RebuildParameters { promote, gate, max_rate, cpu_percent } = parameters;
+    let RebuildParameters { promote, gate, max_rate, cpu_percent, accept_missing } = parameters;
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
+    let build = api::BuildSettings { accept_missing, ..build };
     let host = app.host.clone();
     Ok(Json(finish(async move { host.rebuild(&name, build).await }).await??))
 }
@@ -171,6 +183,10 @@ pub(super) struct PartParameters {
     key: Option<String>,
     /// The events of all keys that begin with this, instead.
     prefix: Option<String>,
+    /// Fold also if events that were applied are gone from the stream.
+    #[serde(default, rename = "accept-missing")]
+    #[param(rename = "accept-missing", required = false)]
+    accept_missing: bool,
 }
 
 /// Folds the events of one key, or of a prefix of keys, again, and puts the result in the place of what is there.
@@ -196,7 +212,7 @@ pub(super) async fn rebuild_part(
         _ => return Err(Problem::invalid("name either a key or a prefix; `rebuild` builds all anew")),
     };
     let host = app.host.clone();
-    Ok(Json(finish(async move { host.rebuild_part(&name, keys).await }).await??))
+    Ok(Json(finish(async move { host.rebuild_part(&name, keys, parameters.accept_missing).await }).await??))
 }
 
 /// How a verification is made.
@@ -209,6 +225,10 @@ pub(super) struct VerifyParameters {
     sample: Option<u64>,
     /// Seed of the batch boundaries, to repeat a run; left out, chance chooses.
     seed: Option<u64>,
+    /// Fold also if events that were applied are gone from the stream.
+    #[serde(default, rename = "accept-missing")]
+    #[param(rename = "accept-missing", required = false)]
+    accept_missing: bool,
 }
 
 /// Folds the stream of the generation that serves again, with other batch boundaries and restarts, and compares.
@@ -227,7 +247,7 @@ pub(super) async fn verify(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<VerifyParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.host.verify(&name, parameters.sample, parameters.seed).await?))
+    Ok(Json(app.host.verify(&name, parameters.sample, parameters.seed, parameters.accept_missing).await?))
 }
 
 /// How far the last verification is, and what it found.

@@ -35,6 +35,10 @@ pub(super) struct ReadParameters {
     generation: Option<u64>,
     /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
+    /// Answer as of then also if events that were applied are gone from the stream.
+    #[serde(default)]
+    #[param(required = false)]
+    accept_missing: bool,
 }
 
 /// The order of a scan.
@@ -78,6 +82,10 @@ pub(super) struct ScanParameters {
     generation: Option<u64>,
     /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
+    /// Answer as of then also if events that were applied are gone from the stream.
+    #[serde(default)]
+    #[param(required = false)]
+    accept_missing: bool,
 }
 
 /// Entries or events on a page unless the client says otherwise.
@@ -109,6 +117,10 @@ pub(super) struct QueryParameters {
     generation: Option<u64>,
     /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
+    /// Answer as of then also if events that were applied are gone from the stream.
+    #[serde(default)]
+    #[param(required = false)]
+    accept_missing: bool,
 }
 
 /// The state that a read is answered from.
@@ -119,7 +131,7 @@ async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Prob
         (None, None) => Ok(deployment.view(read.at_least, timeout).await?),
         (Some(generation), None) => Ok(app.host.view_of(&deployment, generation, read.at_least, timeout).await?),
         (None, Some(moment)) if read.at_least.is_none() => {
-            Ok(app.host.view_as_of(&deployment, moment_of(moment)?, timeout).await?)
+            Ok(app.host.view_as_of(&deployment, moment_of(moment)?, read.accept_missing, timeout).await?)
         }
         _ => Err(Problem::invalid("as-of stands alone: leave out generation and at-least")),
     }
@@ -196,6 +208,7 @@ pub(super) async fn scan(
         timeout: parameters.timeout,
         generation: parameters.generation,
         as_of: parameters.as_of,
+        accept_missing: parameters.accept_missing,
     };
     let view = view(&app, &name, &read).await?;
     let scan = Scan {
@@ -272,6 +285,7 @@ pub(super) async fn query(
         timeout: parameters.timeout,
         generation: parameters.generation,
         as_of: parameters.as_of,
+        accept_missing: parameters.accept_missing,
     };
     let question = Question { query, args: Payload::from(args), room: None };
     let answer = ask(&app, &name, question, read).await?;

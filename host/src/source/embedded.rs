@@ -1,12 +1,14 @@
 //! Readers over the embedded log, with the semantics of a JetStream reader.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
-use super::{Error, Request, StatusSender, lost, tell};
+use super::{Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, lost, tell};
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -24,12 +26,38 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 #[derive(Clone, Debug)]
 pub struct Embedded {
     log: Log,
+    on_missing: OnMissing,
 }
 
 impl Embedded {
     /// The source over a log.
     pub fn new(log: Log) -> Self {
-        Self { log }
+        Self { log, on_missing: OnMissing::Stop }
+    }
+
+    /// What to do when events are gone that were not applied.
+    #[must_use]
+    pub fn on_missing(self, on_missing: OnMissing) -> Self {
+        Self { on_missing, ..self }
+    }
+
+    /// What it does when events are gone that were not applied.
+    pub fn what_is_missing(&self) -> OnMissing {
+        self.on_missing
+    }
+
+    /// What the log no longer has of the sequences after one and up to another: the first ones, by retention, and the
+    /// last ones, if it was restored from an older copy.
+    pub fn lost(&self, after: u64, through: u64) -> Option<Lost> {
+        let (first, last) = (self.log.first_available(), self.log.info().last_sequence);
+        let front = first.saturating_sub(1).min(through).saturating_sub(after);
+        let tail = through.saturating_sub(last.max(after));
+        let count = front + tail;
+        let from = if front > 0 { after + 1 } else { last + 1 };
+        let to = if tail > 0 { through } else { after + front };
+        let missing = Missing { from, to, count: Some(count) };
+        let lost = Lost { stream: self.log.identity().name, missing, may_be_of_others: false };
+        (count > 0).then_some(lost)
     }
 
     /// The log itself, to append to and to read from.
@@ -43,9 +71,13 @@ impl Embedded {
             stream: Arc::new(self.log.identity()),
             head: self.log.head(),
             log: self.log.clone(),
+            accepts_through: self.on_missing.accepts_through(&request),
             request: Arc::new(request),
             status,
+            handed: None,
             position: None,
+            missing: Vec::new(),
+            passed: Passed::default(),
             fetch: None,
             place: None,
             pause: RETRY_PAUSE.0,
@@ -111,8 +143,15 @@ pub struct Reader {
     head: watch::Receiver<u64>,
     request: Arc<Request>,
     status: StatusSender,
+    /// The sequence up to which events may be missing.
+    accepts_through: u64,
     /// Through which sequence batches were handed out; none before the first.
+    handed: Option<u64>,
+    /// Through which sequence it has read, or passed over what is missing; none before the first read.
     position: Option<u64>,
+    /// What is missing since the last batch.
+    missing: Vec<RangeInclusive<u64>>,
+    passed: Passed,
     /// The read under way. It stays here while it is awaited, so that a cancelled call loses nothing.
     fetch: Option<JoinHandle<Fetched>>,
     /// Where the last run ended in its chunk.
@@ -126,6 +165,8 @@ pub struct Reader {
 struct Fetched {
     after: u64,
     run: Result<Run, Error>,
+    /// The last event that was looked at, if it did not match.
+    last_seen: Option<EventMark>,
     place: Option<Cursor>,
     /// Whether it failed in a way that passes once the log is open again.
     passes: bool,
@@ -150,7 +191,8 @@ impl Reader {
             self.place = fetched.place;
             match fetched.run {
                 Ok(run) => {
-                    if let Some(batch) = self.accept(fetched.after, run)? {
+                    if let Some(batch) = self.accept(fetched.after, run, fetched.last_seen)? {
+                        self.passed.note(&self.stream.name, &batch);
                         return Ok(batch);
                     }
                 }
@@ -168,7 +210,8 @@ impl Reader {
     /// Waits until there is something behind the position. Before the first batch it does not wait: that one proves that
     /// the log can be continued.
     async fn wait_for_more(&mut self) {
-        let Some(position) = self.position else { return };
+        // What was passed over is still to be handed out.
+        let Some(position) = self.position.filter(|position| self.handed == Some(*position)) else { return };
         // Cancel-safe: looks at the value itself, not at whether it was seen.
         let more = self.head.wait_for(|head| *head > position).await.map(|_| ());
         more.expect("the log, which this reader holds, keeps the sender");
@@ -176,28 +219,30 @@ impl Reader {
 
     fn start_fetch(&mut self) {
         let (log, request, stream) = (self.log.clone(), Arc::clone(&self.request), Arc::clone(&self.stream));
-        let (position, place) = (self.position, self.place.take());
-        self.fetch = Some(tokio::task::spawn_blocking(move || fetch(&log, &request, &stream, position, place)));
+        let (position, place, accepts) = (self.position, self.place.take(), self.accepts_through);
+        self.fetch = Some(tokio::task::spawn_blocking(move || {
+            let after = match position {
+                Some(position) => Ok(position),
+                None => begin(&log, &request, &stream, accepts),
+            };
+            fetch(&log, &request, after, place)
+        }));
     }
 
     /// Makes a batch of a run, if it brought anything, and starts reading the next one.
-    fn accept(&mut self, after: u64, run: Run) -> Result<Option<Batch>, Error> {
+    fn accept(&mut self, after: u64, run: Run, last_seen: Option<EventMark>) -> Result<Option<Batch>, Error> {
         if run.first > after + 1 {
-            let chosen_freely = self.position.is_none() && self.request.resume.is_none();
-            if chosen_freely && self.request.start == Start::FirstAvailable {
-                // Retention was faster than the first read, which goes to the new beginning now.
-                return Ok(None);
-            }
-            let gap = Error::Gap { stream: self.stream.name.clone(), from: after + 1, to: run.first - 1 };
-            return Err(self.stop(gap));
+            return self.pass_gap(after + 1..=run.first - 1).map(|()| None);
         }
         self.pause = RETRY_PAUSE.0;
         self.tell(SourceState::Reading, None);
-        let after = self.position.unwrap_or(after);
-        if self.position == Some(run.through) {
+        if self.handed == Some(run.through) {
             return Ok(None);
         }
         self.position = Some(run.through);
+        let missing = std::mem::take(&mut self.missing);
+        let after = self.handed.unwrap_or_else(|| missing.first().map_or(after, |range| range.start() - 1));
+        self.handed = self.position;
         if run.through < run.head {
             self.start_fetch();
         }
@@ -208,13 +253,30 @@ impl Reader {
             head: run.head,
             pending: run.head - run.through,
             stream: Arc::clone(&self.stream),
-            last_seen: None,
-            missing: Vec::new(),
+            last_seen,
+            missing,
         }))
     }
 
+    /// Passes over what retention removed before it was read; an error unless that is accepted.
+    fn pass_gap(&mut self, gone: RangeInclusive<u64>) -> Result<(), Error> {
+        let chosen_freely = self.position.is_none() && self.request.resume.is_none();
+        if chosen_freely && self.request.start == Start::FirstAvailable {
+            // Retention was faster than the first read, which goes to the new beginning now.
+            return Ok(());
+        }
+        let (from, to) = ((*gone.start()).max(self.accepts_through.saturating_add(1)), *gone.end());
+        if from <= to {
+            let missing = Missing { from, to, count: Some(to - from + 1) };
+            return Err(self.stop(Error::Gap { stream: self.stream.name.clone(), missing }));
+        }
+        self.position = Some(to);
+        self.missing.push(gone);
+        Ok(())
+    }
+
     fn stop(&self, error: Error) -> Error {
-        self.tell(SourceState::Stopped, Some(error.to_string()));
+        self.tell(SourceState::Stopped, Some(format!("{}: {error}", error.kind())));
         error
     }
 
@@ -226,18 +288,9 @@ impl Reader {
     }
 }
 
-/// Reads the run behind a position; the first time, finds the position and proves that the log is the one it counts in.
-fn fetch(
-    log: &Log,
-    request: &Request,
-    stream: &StreamIdentity,
-    position: Option<u64>,
-    mut place: Option<Cursor>,
-) -> Fetched {
-    let after = match position {
-        Some(position) => Ok(position),
-        None => begin(log, request, stream),
-    };
+/// Reads the run after a position.
+fn fetch(log: &Log, request: &Request, after: Result<u64, Error>, mut place: Option<Cursor>) -> Fetched {
+    let mut last_seen = None;
     let (after, run) = match after {
         Ok(after) => {
             let wanted = Wanted {
@@ -248,23 +301,48 @@ fn fetch(
                 bytes_max: request.limits.bytes.max(1),
                 headers: if request.wants_headers { Headers::Wanted } else { Headers::Left },
             };
-            (after, log.run(&wanted, &mut place).map_err(Error::from))
+            let run = log.run(&wanted, &mut place).and_then(|run| {
+                let applied = run.events.last().map_or(after, |event| event.sequence);
+                if run.through > applied {
+                    last_seen = mark(log, run.through)?;
+                }
+                Ok(run)
+            });
+            (after, run.map_err(Error::from))
         }
         Err(error) => (0, Err(error)),
     };
     let passes = matches!(run, Err(Error::Log(log::Error::Storage(_)))) && log.is_failed();
-    Fetched { after, run, place, passes }
+    Fetched { after, run, last_seen, place, passes }
 }
 
-/// The position behind which reading begins.
-fn begin(log: &Log, request: &Request, stream: &StreamIdentity) -> Result<u64, Error> {
+/// The mark of an event, if it is there.
+fn mark(log: &Log, sequence: u64) -> Result<Option<EventMark>, log::Error> {
+    let wanted = Wanted {
+        after: sequence - 1,
+        subjects: None,
+        events_max: 1,
+        looked_max: 1,
+        bytes_max: usize::MAX,
+        headers: Headers::Left,
+    };
+    let found = log.run(&wanted, &mut None)?.events.into_iter().next();
+    Ok(found.filter(|event| event.sequence == sequence).as_ref().map(EventMark::of))
+}
+
+/// The position after which reading begins: found, with the proof that the log is the one it counts in.
+fn begin(log: &Log, request: &Request, stream: &StreamIdentity, accepts_through: u64) -> Result<u64, Error> {
     if let Some(checkpoint) = &request.resume {
         resume(log, checkpoint, stream)?;
         return Ok(checkpoint.position);
     }
     let first = log.first_available();
     match request.start {
-        Start::Beginning if first > 1 => Err(Error::Incomplete { stream: stream.name.clone(), first }),
+        Start::Beginning if first > 1 && accepts_through < first - 1 => {
+            let from = accepts_through + 1;
+            let missing = Missing { from, to: first - 1, count: Some(first - from) };
+            Err(Error::Incomplete { stream: stream.name.clone(), missing })
+        }
         Start::Beginning => Ok(0),
         Start::FirstAvailable => Ok(first - 1),
     }
@@ -272,35 +350,41 @@ fn begin(log: &Log, request: &Request, stream: &StreamIdentity) -> Result<u64, E
 
 /// Proves that a checkpoint counts in this log, as far as the log still can.
 fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result<(), Error> {
+    // A state that reflects nothing belongs to no history yet.
+    if checkpoint.position == 0 {
+        return Ok(());
+    }
+    let mut is_proved = false;
+    for expected in checkpoint.marks().filter(|mark| mark.sequence > 0) {
+        // If retention removed the event, nothing is left to compare; the gap check still holds.
+        match mark(log, expected.sequence)? {
+            Some(found) if found == *expected => is_proved = true,
+            Some(_) => {
+                return Err(Error::Diverged(format!(
+                    "event {} of stream {} is not the one that was read before: the log was restored from another history; bring the right log back, or delete and deploy again",
+                    expected.sequence, stream.name
+                )));
+            }
+            None => {}
+        }
+    }
     if checkpoint.stream != *stream {
-        return Err(Error::Diverged(format!(
-            "the state was built from stream {} created at {} ns, and this is {} created at {} ns; bring the right log back, or delete and deploy again",
-            checkpoint.stream.name, checkpoint.stream.created_ns, stream.name, stream.created_ns
-        )));
+        if !is_proved {
+            return Err(Error::Diverged(format!(
+                "the state was built from stream {} created at {} ns, this is {} created at {} ns, and nothing that was read is in it; bring the right log back, or delete and deploy again",
+                checkpoint.stream.name, checkpoint.stream.created_ns, stream.name, stream.created_ns
+            )));
+        }
+        warn!(
+            stream = stream.name,
+            before = checkpoint.stream.name,
+            position = checkpoint.position,
+            "the log has another name or creation time than before; what was read from it is still there, so it is the same"
+        );
     }
     let last = log.info().last_sequence;
     if last < checkpoint.position {
         return Err(Error::Truncated { stream: stream.name.clone(), last, position: checkpoint.position });
     }
-    let Some(mark) = &checkpoint.last_event else { return Ok(()) };
-    if mark.sequence == 0 {
-        return Ok(());
-    }
-    let wanted = Wanted {
-        after: mark.sequence - 1,
-        subjects: None,
-        events_max: 1,
-        looked_max: 1,
-        bytes_max: usize::MAX,
-        headers: Headers::Left,
-    };
-    // Where retention removed the event, nothing is left to compare; the gap check still holds.
-    let found = log.run(&wanted, &mut None)?.events.into_iter().next();
-    match found.filter(|event| event.sequence == mark.sequence) {
-        Some(event) if EventMark::of(&event) != *mark => Err(Error::Diverged(format!(
-            "event {} of stream {} is not the one that the state was built from: the log was restored from another history; bring the right log back, or delete and deploy again",
-            mark.sequence, stream.name
-        ))),
-        _ => Ok(()),
-    }
+    Ok(())
 }

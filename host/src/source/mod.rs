@@ -10,7 +10,11 @@ pub mod embedded;
 pub mod jetstream;
 mod status;
 
+use std::fmt;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::api::{SourceInfo, Start};
 use crate::batch::{Batch, Limits};
@@ -40,15 +44,76 @@ pub struct Request {
     pub skips: Arc<[u64]>,
 }
 
+/// What to do when events that were not applied are gone from a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMissing {
+    /// Stop, and wait for an operator.
+    #[default]
+    Stop,
+    /// Count them and continue: for streams that lose events by design.
+    Count,
+}
+
+impl OnMissing {
+    /// Whether they are counted.
+    pub fn is_count(self) -> bool {
+        self == Self::Count
+    }
+
+    /// The sequence up to which events may be missing, for a reader that was asked for.
+    pub(crate) fn accepts_through(self, request: &Request) -> u64 {
+        match self {
+            Self::Stop => request.accepts_missing_through,
+            Self::Count => u64::MAX,
+        }
+    }
+}
+
+/// Sequences that a stream no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The first of them.
+    pub from: u64,
+    /// The last of them.
+    pub to: u64,
+    /// How many they are; none if that is not known.
+    pub count: Option<u64>,
+}
+
+impl fmt::Display for Missing {
+    /// With its verb, as in `3 events (7 to 9) are`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, count } = *self;
+        match count {
+            None => write!(formatter, "an unknown number of events between {from} and {to} are"),
+            Some(1) => write!(formatter, "1 event ({from}) is"),
+            Some(count) if count == to - from + 1 => write!(formatter, "{count} events ({from} to {to}) are"),
+            Some(count) => write!(formatter, "{count} events (between {from} and {to}) are"),
+        }
+    }
+}
+
+/// What a stream no longer has of what a state reflects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Name of the stream.
+    pub stream: String,
+    /// The sequences.
+    pub missing: Missing,
+    /// Whether they may have been of subjects that the state does not fold.
+    pub may_be_of_others: bool,
+}
+
 /// Why a reader stopped for good. Everything that may pass is a state of the source instead ([`Status`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The stream is not the one that the checkpoint counts in.
-    #[error("source-diverged: {0}")]
+    #[error("{0}")]
     Diverged(String),
     /// The stream ends before the checkpoint.
     #[error(
-        "source-truncated: stream {stream} ends at {last}, behind position {position}; its tail was lost; restore the stream, or delete and deploy again to build from what is there"
+        "stream {stream} ends at {last}, before position {position}: its tail was lost; restore the stream, or delete and deploy again to build from what is there"
     )]
     Truncated {
         /// Name of the stream.
@@ -58,31 +123,29 @@ pub enum Error {
         /// The position that it no longer has.
         position: u64,
     },
-    /// Events behind the position were removed before they were read.
+    /// Events after the position were removed before they were read.
     #[error(
-        "source-gap: events {from} to {to} of stream {stream} are gone before they were applied (purge or retention); restore them, or delete and deploy again with --start first-available to go on without them"
+        "{missing} gone from stream {stream} without having been applied (removed by a limit, a purge, an expiry or a deletion); restore the stream, or continue without them with `foldstream resume --accept-missing`"
     )]
     Gap {
         /// Name of the stream.
         stream: String,
-        /// First missing sequence.
-        from: u64,
-        /// Last missing sequence.
-        to: u64,
+        /// What is missing.
+        missing: Missing,
     },
-    /// A new deployment would begin in the middle of history.
+    /// A new state would lack events.
     #[error(
-        "source-incomplete: stream {stream} begins at {first}, so a state built now would lack what came before; deploy with --start first-available to accept that"
+        "{missing} gone from stream {stream}, so a state built from it would lack them; accept that with --accept-missing, or, if they are the first ones, begin after them with --start first-available"
     )]
     Incomplete {
         /// Name of the stream.
         stream: String,
-        /// Its first sequence.
-        first: u64,
+        /// What is missing.
+        missing: Missing,
     },
     /// The stream is of a kind that cannot be read without losing events.
     #[error(
-        "source-unsupported: stream {stream} cannot be read: {reason}; set its retention to limits, or read a stream with retention limits that has it as a source"
+        "stream {stream} cannot be read: {reason}; set its retention to limits, or read a stream with retention limits that has it as a source"
     )]
     Unsupported {
         /// Name of the stream.
@@ -92,7 +155,7 @@ pub enum Error {
     },
     /// A message makes no sense, however it is fetched.
     #[error(
-        "source-unreadable: message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, or delete it"
+        "message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, or delete it"
     )]
     Unreadable {
         /// Name of the stream.
@@ -108,6 +171,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether another look some seconds later may show something else: a server that has just started, or a leader that
+    /// was just elected, may not have all of the stream yet.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Diverged(_) | Self::Truncated { .. } | Self::Gap { .. } | Self::Incomplete { .. })
+    }
+
     /// The name of the error, as in [`crate::api::Failure::kind`].
     pub fn kind(&self) -> &'static str {
         match self {
@@ -154,6 +223,28 @@ pub struct Page {
     pub head: u64,
 }
 
+/// Tells what is missing and was passed over: once at first, and then only when it has doubled.
+#[derive(Debug, Default)]
+struct Passed {
+    count: u64,
+    told: u64,
+}
+
+impl Passed {
+    fn note(&mut self, stream: &str, batch: &Batch) {
+        self.count += batch.missing_between(batch.after, batch.through);
+        if self.count > self.told.saturating_mul(2) {
+            self.told = self.count;
+            warn!(
+                stream,
+                position = batch.through,
+                missing = self.count,
+                "events are gone from the stream and were passed over without having been applied, as was accepted"
+            );
+        }
+    }
+}
+
 /// A configured source. The set is closed, so that the compiler lists every place to visit.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -196,6 +287,23 @@ impl Source {
                 let (source, subjects) = (source.clone(), subjects.clone());
                 tokio::task::spawn_blocking(move || source.time_behind(position, &subjects)).await.ok().flatten()
             }
+        }
+    }
+
+    /// What it does when events are gone that were not applied.
+    pub fn on_missing(&self) -> OnMissing {
+        match self {
+            Self::JetStream(source) => source.on_missing(),
+            Self::Embedded(source) => source.what_is_missing(),
+        }
+    }
+
+    /// What the stream no longer has of the sequences after one and up to another, for a fold of some subjects; none if it
+    /// has all. An error says why that can't be known just now.
+    pub async fn lost(&self, after: u64, through: u64, subjects: &SubjectSet) -> Result<Option<Lost>, String> {
+        match self {
+            Self::JetStream(source) => source.lost(after, through, subjects).await,
+            Self::Embedded(source) => Ok(source.lost(after, through)),
         }
     }
 

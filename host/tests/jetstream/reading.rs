@@ -6,7 +6,7 @@ use foldstream::batch::{Batch, Limits};
 use foldstream::event::Event;
 use foldstream::position::Checkpoint;
 use foldstream::source::jetstream::{JetStream, Options, Reader};
-use foldstream::source::{Error, Request, initial_status};
+use foldstream::source::{Error, OnMissing, Request, initial_status};
 use foldstream::subject::SubjectSet;
 use tokio::sync::watch;
 
@@ -373,10 +373,13 @@ async fn latest_values_of_a_compacting_stream_can_be_read() {
     let config = Config { max_messages_per_subject: 1, ..orders() };
     jetstream.create_stream(config).await.expect("stream");
     publish(&jetstream, numbered(0..100)).await;
-    let mut reading = Reading::begin(options(&server), request(&[">"]));
-    assert_eq!(numbers(&reading.events(10).await.0), (90..100).collect::<Vec<_>>());
-    let status = reading.status.borrow().clone();
-    assert!(status.message.is_some_and(|message| message.contains("last events of each subject")));
+    let options = Options { on_missing: OnMissing::Count, ..options(&server) };
+    for subjects in [&[">"], &["orders.*.placed"]] {
+        let mut reading = Reading::begin(options.clone(), request(subjects));
+        let (events, last) = reading.events(10).await;
+        assert_eq!(numbers(&events), (90..100).collect::<Vec<_>>());
+        assert_eq!(last.missing_between(0, 100), 90, "{subjects:?}: what is gone is counted");
+    }
 }
 
 #[tokio::test]

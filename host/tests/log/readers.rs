@@ -6,7 +6,7 @@ use foldstream::event::Event;
 use foldstream::log::{Log, NewEvent, Options};
 use foldstream::position::{Checkpoint, EventMark};
 use foldstream::source::embedded::{Embedded, Reader};
-use foldstream::source::{Error, Request, Status, initial_status};
+use foldstream::source::{Error, Missing, OnMissing, Request, Status, initial_status};
 use foldstream::subject::SubjectSet;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -47,7 +47,7 @@ impl Reading {
     async fn error(&mut self) -> Error {
         let error = timeout(DEADLINE, self.reader.next()).await.expect("an outcome in time").expect_err("an error");
         assert_eq!(self.status.borrow().state, SourceState::Stopped);
-        assert_eq!(self.status.borrow().message.as_deref(), Some(error.to_string().as_str()));
+        assert_eq!(self.status.borrow().message.as_deref(), Some(format!("{}: {error}", error.kind()).as_str()));
         error
     }
 
@@ -239,7 +239,7 @@ async fn missing_beginning_is_incomplete_unless_accepted() {
     let place = small();
     let log = trimmed(&place);
     let error = read(&log, request(&[">"])).error().await;
-    assert!(matches!(error, Error::Incomplete { first: 6, .. }), "{error}");
+    assert!(matches!(error, Error::Incomplete { missing: Missing { from: 1, to: 5, .. }, .. }), "{error}");
     let accepted = Request { start: Start::FirstAvailable, ..request(&[">"]) };
     let events = read(&log, accepted).through(10).await;
     assert!(events.iter().map(|event| event.sequence).eq(6..=10));
@@ -251,7 +251,7 @@ async fn events_gone_behind_a_checkpoint_are_a_gap() {
     let log = trimmed(&place);
     let at = |position| Checkpoint::at(position, log.identity());
     let error = read(&log, resuming(&at(3))).error().await;
-    assert!(matches!(error, Error::Gap { from: 4, to: 5, .. }), "{error}");
+    assert!(matches!(error, Error::Gap { missing: Missing { from: 4, to: 5, .. }, .. }), "{error}");
     // Behind position 5 nothing is missing.
     let events = read(&log, resuming(&at(5))).through(10).await;
     assert!(events.iter().map(|event| event.sequence).eq(6..=10));
@@ -265,10 +265,10 @@ async fn log_that_was_emptied_is_a_gap_for_who_is_behind() {
     let (behind, done) = (checkpoint(&log, 1), checkpoint(&log, 2));
     assert_eq!(log.enforce_retention().expect("trims"), 2);
     let error = read(&log, resuming(&behind)).error().await;
-    assert!(matches!(error, Error::Gap { from: 2, to: 2, .. }), "{error}");
+    assert!(matches!(error, Error::Gap { missing: Missing { from: 2, to: 2, .. }, .. }), "{error}");
     assert_eq!(read(&log, resuming(&done)).batch().await.through, 2);
     let error = read(&log, request(&[">"])).error().await;
-    assert!(matches!(error, Error::Incomplete { first: 3, .. }), "{error}");
+    assert!(matches!(error, Error::Incomplete { missing: Missing { from: 1, to: 2, .. }, .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,7 +289,76 @@ async fn retention_that_overtakes_a_reader_is_a_gap() {
         }
     };
     assert!(through < 9_500);
-    assert!(matches!(error, Error::Gap { from, to: 9_500, .. } if from == through + 1), "{error}");
+    assert!(
+        matches!(error, Error::Gap { missing: Missing { from, to: 9_500, .. }, .. } if from == through + 1),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_events_that_retention_removed_are_counted() {
+    let place = small();
+    let log = trimmed(&place);
+    for (resume, gone) in [(None, 5), (Some(Checkpoint::at(3, log.identity())), 2)] {
+        let request = Request { resume, ..request(&[">"]) };
+        // Up to 4 is not up to 5.
+        let error = read(&log, Request { accepts_missing_through: 4, ..request.clone() }).error().await;
+        assert!(error.to_string().contains("1 event (5) is gone"), "{error}");
+        let accepted = Request { accepts_missing_through: 5, ..request.clone() };
+        let batch = read(&log, accepted).batch().await;
+        assert_eq!((batch.after, batch.through, batch.missing_between(0, 10)), (5 - gone, 10, gone));
+        let (sender, _status) = watch::channel(initial_status());
+        let counting = Embedded::new(log.clone()).on_missing(OnMissing::Count);
+        let batch = timeout(DEADLINE, counting.read(request, sender).next()).await.expect("in time").expect("counts");
+        assert_eq!(batch.missing_between(0, 10), gone);
+    }
+}
+
+/// Reads a log for a subject through a sequence; the checkpoint that this leads to.
+async fn folded(log: &Log, subject: &str, sequence: u64) -> Checkpoint {
+    let mut reading = read(log, request(&[subject]));
+    let mut checkpoint: Option<Checkpoint> = None;
+    while checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.position < sequence) {
+        let batch = reading.batch().await;
+        checkpoint = Some(Checkpoint::after(checkpoint.as_ref(), &batch, batch.events.last(), batch.through));
+    }
+    checkpoint.expect("something was read")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_events_of_others_and_grew_again_is_another_history() {
+    let place = Place::new();
+    let log = place.open();
+    append(&log, &[event("mine", "1"), event("others", "2")]);
+    drop(log);
+    let backup = place.folder.path().join("backup.redb");
+    std::fs::copy(place.path(), &backup).expect("copies");
+    let log = place.open();
+    append(&log, &[event("others", "3"), event("others", "4")]);
+    let checkpoint = folded(&log, "mine", 4).await;
+    assert_eq!(checkpoint.last_event.as_ref().map(|mark| mark.sequence), Some(1));
+    assert_eq!(checkpoint.last_seen.as_ref().map(|mark| mark.sequence), Some(4));
+    drop(log);
+    std::fs::copy(&backup, place.path()).expect("copies");
+    let log = place.open();
+    append(&log, &[event("mine", "5"), event("mine", "6"), event("mine", "7")]);
+
+    let resumed = Request { resume: Some(checkpoint), ..request(&["mine"]) };
+    let error = read(&log, resumed).error().await;
+    assert!(matches!(&error, Error::Diverged(message) if message.contains("event 4")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_another_creation_time_is_the_same_while_it_has_what_was_read() {
+    let log = fresh();
+    append_numbered(&log, 10);
+    let mut moved = checkpoint(&log, 8);
+    moved.stream.created_ns += 1;
+    let batch = read(&log, resuming(&moved)).batch().await;
+    assert_eq!((batch.through, &*batch.stream), (10, &log.identity()), "its identity is the new one");
+    moved.last_event = None;
+    let error = read(&log, resuming(&moved)).error().await;
+    assert!(error.to_string().contains("nothing that was read is in it"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,8 @@ pub(super) struct Settings {
     pub(super) servers: Vec<ServerAddr>,
     /// In front of each subject of the JetStream API.
     pub(super) api_prefix: String,
+    /// What to do when events are gone that were not applied.
+    pub(super) on_missing: crate::source::OnMissing,
     auth: Auth,
     tls: Tls,
     inbox_prefix: Option<String>,
@@ -106,6 +108,7 @@ impl Settings {
             api_prefix: api_prefix(&options, &context)?,
             inbox_prefix: inbox_prefix(&options, &context)?,
             recognition: options.cloudevents,
+            on_missing: options.on_missing,
             name: options.name,
             stream: options.stream,
         })

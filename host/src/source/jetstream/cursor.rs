@@ -1,8 +1,11 @@
 //! What was read and not handed out yet.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::Subject;
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::batch::{Batch, Limits};
@@ -42,7 +45,44 @@ pub(super) struct Cursor {
     /// Whether the position is one that was read, not just where a stream begins.
     is_settled: bool,
     last: Last,
+    /// The last message that was read and is no event for us.
+    seen: Option<Seen>,
+    /// The mark of the last such message before what was handed out.
+    handed_seen: Option<EventMark>,
+    /// Sequences that the stream no longer has, and that may be passed over, in rising order.
+    missing: Vec<RangeInclusive<u64>>,
     limits: Limits,
+}
+
+/// A message that was seen.
+#[derive(Debug)]
+enum Seen {
+    Mark(EventMark),
+    /// Marked only when a batch is handed out.
+    Message {
+        sequence: u64,
+        time_ns: u64,
+        subject: Subject,
+        data: Bytes,
+    },
+}
+
+impl Seen {
+    fn sequence(&self) -> u64 {
+        match self {
+            Self::Mark(mark) => mark.sequence,
+            Self::Message { sequence, .. } => *sequence,
+        }
+    }
+
+    fn mark(self) -> EventMark {
+        match self {
+            Self::Mark(mark) => mark,
+            Self::Message { sequence, time_ns, subject, data } => {
+                EventMark::of_message(sequence, time_ns, subject.as_bytes(), &data)
+            }
+        }
+    }
 }
 
 /// Messages that were not handed out as they are.
@@ -83,6 +123,9 @@ impl Cursor {
             is_placed: false,
             is_told: false,
             is_settled: resume.is_some(),
+            seen: None,
+            handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
+            missing: Vec::new(),
             last: resume.and_then(|checkpoint| checkpoint.last_event.clone()).map_or(Last::None, Last::Mark),
             limits: Limits { events: limits.events.max(1), bytes: limits.bytes },
         }
@@ -102,6 +145,32 @@ impl Cursor {
         }
     }
 
+    /// The mark of the last message that is no event for us, before what was handed out.
+    pub(super) fn seen(&self) -> Option<&EventMark> {
+        self.handed_seen.as_ref()
+    }
+
+    /// Notes a message that was read and is no event for us.
+    pub(super) fn pass(&mut self, sequence: u64, time_ns: u64, subject: Subject, data: Bytes) {
+        self.seen = Some(Seen::Message { sequence, time_ns, subject, data });
+    }
+
+    /// Notes a message that is in the stream, fetched by itself.
+    pub(super) fn pass_marked(&mut self, mark: EventMark) {
+        self.seen = Some(Seen::Mark(mark));
+    }
+
+    /// Notes sequences that the stream no longer has and that may be passed over.
+    pub(super) fn miss(&mut self, range: RangeInclusive<u64>) {
+        debug_assert!(self.missing.last().is_none_or(|last| last.end() < range.start()), "ranges rise");
+        self.missing.push(range);
+    }
+
+    /// The sequences of the events that wait to be handed out.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.events.iter().chain(&self.held).map(|event| event.sequence)
+    }
+
     /// Places it where a stream was opened.
     pub(super) fn place(&mut self, stream: Arc<StreamIdentity>, through: u64, head: u64, pending: u64) {
         if !self.is_settled {
@@ -117,11 +186,6 @@ impl Cursor {
     /// Most events in a batch.
     pub(super) fn events_max(&self) -> usize {
         self.limits.events
-    }
-
-    /// How many events wait to be handed out.
-    pub(super) fn len(&self) -> usize {
-        self.events.len()
     }
 
     /// Whether another event needs another batch.
@@ -171,12 +235,17 @@ impl Cursor {
         }
     }
 
-    /// Forgets all behind the first `count` events; `through` is the last sequence before what is forgotten.
-    pub(super) fn roll_back(&mut self, count: usize, through: u64) {
-        self.held = None;
-        self.events.truncate(count);
+    /// Forgets all after a sequence, which was not handed out yet.
+    pub(super) fn roll_back(&mut self, through: u64) {
+        if self.through <= through {
+            return;
+        }
+        self.held = self.held.take().filter(|held| held.sequence <= through);
+        self.events.truncate(self.events.partition_point(|event| event.sequence <= through));
         self.bytes = self.events.iter().map(Event::size).sum();
         self.through = through;
+        self.seen = self.seen.take().filter(|seen| seen.sequence() <= through);
+        self.missing.retain(|range| *range.end() <= through);
     }
 
     /// Whether there is something to hand out now: events, or a position that moved without any.
@@ -211,16 +280,15 @@ impl Cursor {
         }
         self.handed = through;
         self.handed_at = Instant::now();
+        let applied = events.last().map_or(0, |event| event.sequence);
+        let last_seen = self.seen.take().filter(|seen| seen.sequence() > applied).map(Seen::mark);
+        if last_seen.is_some() || applied > 0 {
+            self.handed_seen.clone_from(&last_seen);
+        }
+        let rest = self.missing.partition_point(|range| *range.start() <= through);
+        let later = self.missing.split_off(rest);
+        let missing = std::mem::replace(&mut self.missing, later);
         let pending = self.pending + self.events.len() as u64;
-        Some(Batch {
-            events,
-            after,
-            through,
-            head: self.head.max(through),
-            pending,
-            stream,
-            last_seen: None,
-            missing: Vec::new(),
-        })
+        Some(Batch { events, after, through, head: self.head.max(through), pending, stream, last_seen, missing })
     }
 }

@@ -7,11 +7,12 @@ use tokio::sync::Mutex;
 
 use super::connect::Settings;
 use super::link::{Link, Trouble};
+use super::missing::{self, has_gaps_by_design};
 use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
 use super::permissions::{self, Refused};
-use super::wire::{Api, StreamConfig, StreamInfo};
+use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
-use crate::source::Error;
+use crate::source::{Error, Missing};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -61,7 +62,8 @@ impl Inspection {
             Ok((info, server)) => {
                 result.first_sequence = Some(if info.state.messages == 0 { 0 } else { info.state.first_seq });
                 let origin = info.config.first_seq.max(1);
-                result.is_complete = Some(info.first() <= origin || info.config.max_msgs_per_subject > 0);
+                let is_whole = info.state.num_deleted == 0 || has_gaps_by_design(&info.config);
+                result.is_complete = Some(info.first() <= origin && is_whole);
                 result.last_sequence = Some(info.state.last_seq);
                 result.events = Some(info.state.messages);
                 result.bytes = Some(info.state.bytes);
@@ -70,6 +72,38 @@ impl Inspection {
             }
         }
         result
+    }
+
+    /// What a stream no longer has of the sequences after one and up to another, with its settings.
+    pub(super) async fn lost(
+        &self,
+        settings: &Arc<Settings>,
+        after: u64,
+        through: u64,
+    ) -> Result<Option<(Missing, StreamConfig)>, String> {
+        let look = async {
+            let mut slot = self.link.lock().await;
+            let mut link = match slot.take() {
+                Some(link) if link.is_up() => link,
+                _ => Link::connect(settings).await.map_err(|trouble| trouble.message)?,
+            };
+            let api = Api {
+                client: link.client().clone(),
+                prefix: settings.api_prefix.clone(),
+                stream: settings.stream.clone(),
+            };
+            let answer = async {
+                let info = api.stream_info().await?;
+                let holes = missing::look_up(&api, &info, after).await?;
+                Ok::<_, wire::Error>((info, holes))
+            };
+            let found = link.permitted(answer).await.map_err(|trouble| trouble.message)?;
+            *slot = Some(link);
+            found.map_err(|error| trouble(&settings.stream, &error).message)
+        };
+        let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
+        let (info, holes) = found.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
+        Ok(missing::lost(&info, &holes, after, through).map(|missing| (missing, info.config)))
     }
 
     /// Whether the stream is of a kind that can be read at all, as far as can be told just now.

@@ -2,9 +2,10 @@
 //!
 //! Owns everything that speaks NATS to read events: settings and credentials
 //! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
-//! stream with the proof that it is the right one (`open`), the protocol of a
-//! pull consumer (`pull`, `message`), messages that the client cannot read
-//! (`rescue`, `headers`), the supervision of it all (`reader`) and
+//! stream (`open`) with the proof that it is the right one (`proof`), what it
+//! no longer has (`missing`), the protocol of a pull consumer (`pull`,
+//! `message`), messages that the client cannot read (`rescue`, `headers`), the
+//! supervision of it all (`reader`) and
 //! the examination of a stream's settings (`inspect`). It never publishes to a
 //! stream and never acknowledges.
 
@@ -16,8 +17,10 @@ mod inspect;
 mod link;
 mod look;
 mod message;
+mod missing;
 mod open;
 mod permissions;
+mod proof;
 mod pull;
 mod reader;
 mod rescue;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use crate::api::SourceInfo;
 use crate::cloudevents::Recognition;
 use crate::event::Event;
+use crate::subject::SubjectSet;
 use connect::Settings;
 
 pub use reader::Reader;
@@ -77,6 +81,8 @@ pub struct Options {
     pub inbox_prefix: Option<String>,
     /// What counts as a CloudEvent.
     pub cloudevents: Recognition,
+    /// What to do when events are gone that were not applied.
+    pub on_missing: super::OnMissing,
 }
 
 impl fmt::Debug for Options {
@@ -145,6 +151,26 @@ impl JetStream {
     /// Makes a reader with a connection of its own.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
         Reader::new(Arc::clone(&self.settings), request, status)
+    }
+
+    /// What it does when events are gone that were not applied.
+    pub fn on_missing(&self) -> super::OnMissing {
+        self.settings.on_missing
+    }
+
+    /// What the stream no longer has of some sequences; see [`super::Source::lost`].
+    pub(crate) async fn lost(
+        &self,
+        after: u64,
+        through: u64,
+        subjects: &SubjectSet,
+    ) -> Result<Option<super::Lost>, String> {
+        let lost = self.inspection.lost(&self.settings, after, through).await?;
+        Ok(lost.map(|(missing, config)| super::Lost {
+            stream: self.settings.stream.clone(),
+            missing,
+            may_be_of_others: open::leaves_out(&subjects.covering(), &config),
+        }))
     }
 
     /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.

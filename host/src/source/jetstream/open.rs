@@ -9,13 +9,13 @@ use async_nats::{Subject, Subscriber};
 
 use super::connect::Settings;
 use super::link::{Link, Trouble};
-use super::rescue::{self, Rescued, Search, rescue};
-use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, Stored, StreamConfig, StreamInfo};
+use super::missing::{self, Holes, has_gaps_by_design};
+use super::proof::prove;
+use super::rescue::{Rescued, Search, rescue};
+use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo};
 use crate::api::{SourceState, Start};
-use crate::cloudevents::Recognition;
 use crate::position::{EventMark, StreamIdentity};
-use crate::source::Error;
-use crate::source::cloudevents::Reading;
+use crate::source::{Error, Missing};
 use crate::subject::Pattern;
 
 /// How long the server keeps a consumer that nobody asks for events. After a crash each reader has two of them for this
@@ -31,6 +31,10 @@ pub(super) struct Standing {
     pub(super) stream: Option<Arc<StreamIdentity>>,
     /// The last event that was read.
     pub(super) mark: Option<EventMark>,
+    /// The last message that was read, if that came later.
+    pub(super) seen: Option<EventMark>,
+    /// The sequence up to which messages may be missing.
+    pub(super) accepts_through: u64,
     /// Where to begin anew.
     pub(super) start: Start,
     /// How many connections were lost at this position, perhaps by a message that the client cannot read.
@@ -77,8 +81,12 @@ pub(super) struct Opened {
     pub(super) pending: u64,
     /// Whether the server leaves out events.
     pub(super) is_filtered: bool,
-    /// Whether the stream keeps only the last events of each subject.
-    pub(super) is_compacting: bool,
+    /// What the stream lacks after the position, if the server leaves out events: all of it is accepted.
+    pub(super) holes: Holes,
+    /// The sequence up to which messages may be missing.
+    pub(super) accepts_through: u64,
+    /// Whether the stream leaves out sequences by how it is made.
+    pub(super) has_gaps_by_design: bool,
     /// Whether the position is one that we read, not just where the stream begins today.
     pub(super) is_anchored: bool,
 }
@@ -97,9 +105,10 @@ pub(super) async fn open(
     let info = stream_info(&mut link, &api).await?;
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
     let stream = identity(&api, &info)?;
-    let is_compacting = info.config.max_msgs_per_subject > 0;
-    let mut position = verify(&info, &stream, standing).map_err(Failure::Stop)?;
-    verify_mark(&mut link, &api, &info, standing).await?;
+    prove(&mut link, &api, &info, &stream, standing).await?;
+    let mut position = begin(&info, standing);
+    let filter = filter(covering, &info.config);
+    let mut holes = missing(&mut link, &api, &info, standing, position, filter.is_some()).await?;
 
     let inbox = Subject::from(api.client.new_inbox());
     let subscription = api
@@ -107,7 +116,6 @@ pub(super) async fn open(
         .subscribe(inbox.clone())
         .await
         .map_err(|error| Trouble::lost(format!("cannot subscribe to {inbox}: {error}")))?;
-    let filter = filter(covering, &info.config);
     let rescued = if standing.doubts == 0 {
         VecDeque::new()
     } else {
@@ -120,16 +128,17 @@ pub(super) async fn open(
 
     // Between the look at the stream and the consumer, the stream may have been
     // replaced, or have lost events; this second look sees both.
+    let before = info;
     let info = stream_info(&mut link, &api).await?;
     if identity(&api, &info)? != stream {
         return Err(Trouble::lost(format!("stream {} was replaced while it was being opened", api.stream)).into());
     }
     let is_anchored = standing.position.is_some() || standing.start == Start::Beginning;
-    if info.first() > position + 1 && !is_compacting {
-        if is_anchored {
-            return Err(Failure::Stop(gap(&api.stream, position + 1, info.first() - 1)));
-        }
-        position = info.first() - 1;
+    if !is_anchored {
+        position = position.max(info.first() - 1);
+    }
+    if (made.is_filtered && holes.seen() != missing::Seen::of(&info)) || info.first() > before.first() {
+        holes = missing(&mut link, &api, &info, standing, position, made.is_filtered).await?;
     }
     Ok(Opened {
         link,
@@ -145,7 +154,9 @@ pub(super) async fn open(
         pending: made.info.num_pending + rescued.len() as u64,
         rescued,
         is_filtered: made.is_filtered,
-        is_compacting,
+        holes,
+        accepts_through: standing.accepts_through,
+        has_gaps_by_design: has_gaps_by_design(&info.config),
         is_anchored,
         api,
     })
@@ -161,11 +172,6 @@ pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), 
     };
     let reason = format!("its retention is {}, so {consequence}", config.retention);
     Err(Error::Unsupported { stream: stream.to_owned(), reason })
-}
-
-/// Events that are gone before they were read.
-pub(super) fn gap(stream: &str, from: u64, to: u64) -> Error {
-    Error::Gap { stream: stream.to_owned(), from, to }
 }
 
 /// What went wrong with a call, for the status of the source.
@@ -197,69 +203,42 @@ fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble
     Ok(Arc::new(StreamIdentity { name: api.stream.clone(), created_ns }))
 }
 
-/// Compares the stream with where we stand, and says behind which sequence to read.
-fn verify(info: &StreamInfo, stream: &StreamIdentity, standing: &Standing) -> Result<u64, Error> {
-    let name = &stream.name;
-    if let Some(expected) = &standing.stream {
-        if expected.name != *name {
-            return Err(Error::Diverged(format!(
-                "the state was built from stream {}, the source is stream {name}; correct `stream`, or delete and \
-                 deploy again to build from {name}",
-                expected.name
-            )));
-        }
-        // A state that reflects nothing belongs to no history yet.
-        if expected.created_ns != stream.created_ns && standing.position.is_some_and(|position| position > 0) {
-            return Err(Error::Diverged(format!(
-                "stream {name} was deleted and created again at {}, so the state belongs to a history that is gone; \
-                 restore the stream from a backup, or delete and deploy again to build from what is there",
-                info.created
-            )));
-        }
-    }
-    let first = info.first();
-    let is_compacting = info.config.max_msgs_per_subject > 0;
-    match standing.position {
-        Some(position) if position > info.state.last_seq => {
-            Err(Error::Truncated { stream: name.clone(), last: info.state.last_seq, position })
-        }
-        Some(position) if first > position + 1 && !is_compacting => Err(gap(name, position + 1, first - 1)),
-        Some(position) => Ok(position),
-        None => {
-            // A stream may be set to begin with another sequence than 1.
-            let origin = info.config.first_seq.max(1);
-            if standing.start == Start::Beginning && first > origin && !is_compacting {
-                return Err(Error::Incomplete { stream: name.clone(), first });
-            }
-            Ok(first.max(origin) - 1)
-        }
+/// The sequence after which to read.
+fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
+    // A stream may be set to begin with another sequence than 1.
+    let origin = info.config.first_seq.max(1);
+    match (standing.position, standing.start) {
+        (Some(position), _) => position,
+        // What a mirror of some subjects lacks in front is of others.
+        (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,
+        (None, _) => info.first().max(origin) - 1,
     }
 }
 
-/// Compares the last event that we read with what the stream has in its place, if it still has it.
-async fn verify_mark(link: &mut Link, api: &Api, info: &StreamInfo, standing: &Standing) -> Result<(), Failure> {
-    let Some(mark) = &standing.mark else { return Ok(()) };
-    if mark.sequence < info.state.first_seq || mark.sequence > info.state.last_seq {
-        return Ok(());
+/// What the stream lacks after a position, where that has to be known; an error if it may not be passed over.
+async fn missing(
+    link: &mut Link,
+    api: &Api,
+    info: &StreamInfo,
+    standing: &Standing,
+    position: u64,
+    is_filtered: bool,
+) -> Result<Holes, Failure> {
+    // A reader that the server does not filter sees each of them, so they are only looked up to refuse them at once.
+    if !is_filtered && standing.accepts_through >= info.state.last_seq {
+        return Ok(Holes::default());
     }
-    let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
-    match found {
-        Some(stored) if !matches(mark, &stored) => Err(Failure::Stop(Error::Diverged(format!(
-            "event {} of stream {} is not the one that was applied; the stream's history was replaced: restore it, or \
-             delete and deploy again to build from what is there",
-            mark.sequence, api.stream
-        )))),
-        _ => Ok(()),
+    let holes = missing::look_up_now(link, api, info, position).await?;
+    let (stream, last) = (api.stream.clone(), info.state.last_seq);
+    let mut refused = missing::refused(holes.within(0, u64::MAX), standing.accepts_through);
+    if is_filtered && holes.is_unlisted && standing.accepts_through < last && position < last {
+        refused = Some(Missing { from: position + 1, to: last, count: None });
     }
-}
-
-/// Whether a message is the event that a mark was made of, however the source read CloudEvents then: that may have been
-/// configured otherwise since.
-fn matches(mark: &EventMark, stored: &Stored) -> bool {
-    [Recognition::Auto, Recognition::Off].into_iter().any(|recognition| {
-        let reading = Reading { recognition, wants_headers: false };
-        EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
-    })
+    match refused {
+        None => Ok(holes),
+        Some(missing) if standing.position.is_none() => Err(Failure::Stop(Error::Incomplete { stream, missing })),
+        Some(missing) => Err(Failure::Stop(Error::Gap { stream, missing })),
+    }
 }
 
 /// The filter for the server; none where it would leave out nothing, as reading
@@ -269,6 +248,11 @@ fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
     let covers = |subject: &String| Pattern::parse(subject).is_ok_and(|pattern| covering.covers(&pattern));
     let covers_all = !takes_others && !config.subjects.is_empty() && config.subjects.iter().all(covers);
     (covering.as_str() != ">" && !covers_all).then_some(covering.as_str())
+}
+
+/// Whether a fold of these subjects leaves out some of a stream.
+pub(super) fn leaves_out(covering: &Pattern, config: &StreamConfig) -> bool {
+    filter(covering, config).is_some()
 }
 
 struct Made {

@@ -44,15 +44,13 @@ const LISTEN: Duration = Duration::from_secs(1);
 /// Events looked at in one go for each one that a batch may have, where the host leaves out most.
 const SCAN_FACTOR: usize = 16;
 
-/// Sequences missing before an event that arrived, where the server may have removed them before it sent them.
+/// Sequences missing before an event that arrived, where the stream may have lost them before it sent them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jump {
     /// First missing sequence.
     pub(super) from: u64,
     /// Last missing sequence.
     pub(super) to: u64,
-    /// How many events waited in the cursor before it.
-    pub(super) count: usize,
 }
 
 /// What an idle consumer says to have looked through without finding anything for us.
@@ -113,7 +111,10 @@ pub(super) struct Pull {
     must_match: bool,
     reading: Reading,
     is_filtered: bool,
-    is_compacting: bool,
+    /// The sequence up to which messages may be missing.
+    accepts_through: u64,
+    /// Whether a jump of an unfiltered reader may be how the stream is made.
+    has_gaps_by_design: bool,
     /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
     is_behind: bool,
     /// Whether connections were lost here, perhaps by a message behind the next one. Then nothing more is asked for until
@@ -149,7 +150,8 @@ impl Pull {
             listening_since: None,
             must_match: !takes_everything && !server_matches,
             is_filtered: opened.is_filtered,
-            is_compacting: opened.is_compacting,
+            accepts_through: opened.accepts_through,
+            has_gaps_by_design: opened.has_gaps_by_design,
             is_behind: opened.pending > 0,
             is_careful: opened.doubts > 1,
             rescued: opened.rescued,
@@ -283,8 +285,10 @@ impl Pull {
         if !self.reach(&metadata, cursor) {
             return Ok(());
         }
-        if !self.must_match || self.subjects.matches(&message.subject) {
-            let Message { subject, headers, payload, .. } = message;
+        let Message { subject, headers, payload, .. } = message;
+        if self.must_match && !self.subjects.matches(&subject) {
+            cursor.pass(metadata.stream_sequence, metadata.time_ns, subject, payload);
+        } else {
             match message::into_event(&metadata, subject, headers.as_ref(), payload, self.reading) {
                 Some(event) => cursor.push(event),
                 None => cursor.pass_over(metadata.stream_sequence),
@@ -299,9 +303,8 @@ impl Pull {
         if sequence <= cursor.through {
             return false;
         }
-        let is_doubtful = !self.is_compacting && (!self.is_filtered || self.is_behind);
-        if is_doubtful && sequence > cursor.through + 1 && self.jump.is_none() {
-            self.jump = Some(Jump { from: cursor.through + 1, to: sequence - 1, count: cursor.len() });
+        if sequence > cursor.through + 1 {
+            self.note_jump(cursor.through + 1, sequence - 1, cursor);
         }
         self.is_careful &= self.jump.is_some();
         cursor.through = sequence;
@@ -331,6 +334,20 @@ impl Pull {
             cursor.pass_over(sequence);
         } else {
             cursor.push(rescue::into_event(&stored, fault.as_deref(), self.reading));
+        }
+    }
+
+    /// Sequences did not come. A reader that the server does not filter gets all there are, so these are gone. For one
+    /// that it filters they are of others, unless events for us may have gone before they were sent.
+    fn note_jump(&mut self, from: u64, to: u64, cursor: &mut Cursor) {
+        let is_accepted = !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
+        if self.jump.is_some() {
+            return;
+        }
+        if is_accepted {
+            cursor.miss(from..=to);
+        } else if !self.is_filtered || self.is_behind {
+            self.jump = Some(Jump { from, to });
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connect::{Settings, delay};
 use super::cursor::{Cursor, Oddities};
@@ -18,7 +18,7 @@ use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
 use crate::source::cloudevents::Reading;
-use crate::source::{self, Error, Request, StatusSender, tell};
+use crate::source::{self, Error, Passed, Request, StatusSender, tell};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is opened again.
@@ -29,6 +29,13 @@ const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(10);
 /// Pause after an error that an operator must decide, should the caller ask again.
 const PAUSE_STOPPED: Duration = Duration::from_secs(1);
+
+/// Pause before a second look at what would stop us: a server that has just started, or was just elected, may not have
+/// all of the stream yet.
+const PAUSE_SUSPICIOUS: Duration = Duration::from_secs(3);
+
+/// A suspicion that is older is one of its own.
+const SUSPICION_MAX: Duration = Duration::from_secs(60);
 
 type Opening = BoxFuture<'static, (Option<Link>, Result<Opened, Failure>)>;
 
@@ -49,6 +56,9 @@ pub struct Reader {
     /// What the status shows of the cursor's oddities.
     told: Oddities,
     retry_at: Option<Instant>,
+    passed: Passed,
+    /// Where we saw what stops us unless another look, over another connection, shows something else; and when.
+    suspicion: Option<(u64, Instant)>,
     /// An error to return once all before it was handed out.
     failed: Option<Error>,
 }
@@ -88,6 +98,8 @@ impl Reader {
             doubts: Doubts::default(),
             told: Oddities::default(),
             retry_at: None,
+            passed: Passed::default(),
+            suspicion: None,
             failed: None,
         }
     }
@@ -108,6 +120,7 @@ impl Reader {
                 && self.cursor.is_ready()
                 && let Some(batch) = self.cursor.take()
             {
+                self.passed.note(&self.settings.stream, &batch);
                 return Ok(batch);
             }
             if let Some(error) = self.failed.take() {
@@ -159,6 +172,8 @@ impl Reader {
             position: self.cursor.position(),
             stream: self.cursor.stream.clone(),
             mark: self.cursor.mark(),
+            seen: self.cursor.seen().cloned(),
+            accepts_through: self.settings.on_missing.accepts_through(&self.request),
             start: self.request.start,
             doubts: if self.doubts.position == self.cursor.through { self.doubts.count } else { 0 },
             skips: Arc::clone(&self.request.skips),
@@ -196,11 +211,7 @@ impl Reader {
     }
 
     fn begin_session(&mut self, opened: Opened) {
-        let note = opened.is_compacting.then(|| {
-            "the stream keeps only the last events of each subject; what it removed before it was read is not missed"
-                .to_owned()
-        });
-        tell(&self.status, SourceState::Reading, note);
+        tell(&self.status, SourceState::Reading, None);
         debug!(
             source = self.settings.name,
             position = opened.position,
@@ -248,12 +259,27 @@ impl Reader {
     fn note(&mut self, failure: Failure) {
         match failure {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
+            Failure::Stop(error) if error.may_pass() && !self.is_confirmed() => {
+                let source = &self.settings.name;
+                warn!(source, position = self.cursor.through, %error, "looking again before this stops anything");
+                let message = format!("{}: {error} (looking again)", error.kind());
+                tell(&self.status, SourceState::Reconnecting, Some(message));
+                self.link = None;
+                self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
+                self.suspicion = Some((self.cursor.through, Instant::now()));
+            }
             Failure::Stop(error) => {
-                tell(&self.status, SourceState::Stopped, Some(error.to_string()));
+                tell(&self.status, SourceState::Stopped, Some(format!("{}: {error}", error.kind())));
                 self.failed = Some(error);
                 self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
             }
         }
+    }
+
+    /// Whether what stops us was seen a while ago already.
+    fn is_confirmed(&self) -> bool {
+        let known = self.suspicion.filter(|(position, _)| *position == self.cursor.through);
+        known.is_some_and(|(_, since)| since.elapsed() < SUSPICION_MAX)
     }
 
     fn note_trouble(&mut self, trouble: Trouble) {

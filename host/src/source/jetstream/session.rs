@@ -1,15 +1,18 @@
 //! A session: one consumer on one connection, with the proof that nothing that
 //! it did not deliver was there to deliver.
 //!
-//! A jump over sequences may mean that they were deleted one by one, which is
-//! nothing to us, that the server's filter left them out, or that a purge or
-//! the stream's limits removed them before we read them. So what lies behind a
-//! jump is held back until a look at the stream shows that it still reaches
-//! back before the jump. A filtered reader that has caught up needs no such
-//! look: the server sends it each event the moment it is stored.
+//! A jump over sequences means to a reader that the server does not filter
+//! that they are gone: removed by a purge, a limit, an expiry or one by one.
+//! To a reader that the server filters it mostly means that they are of
+//! others. So while events for us may lie unsent in the stream, what lies
+//! behind a jump is held back until a look at the stream shows which sequences
+//! it lacks; each of those may have been for us. A filtered reader that has
+//! caught up needs no such look: the server sends it each event the moment it
+//! is stored.
 //!
 //! An idle consumer tells in its heartbeats how far it has looked. By that the
-//! position moves over events for others, after the same look at the stream.
+//! position moves over messages for others, after the same look at the stream,
+//! which also brings the last of them as a mark.
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -21,15 +24,21 @@ use tracing::{debug, warn};
 
 use super::cursor::Cursor;
 use super::link::{Link, Trouble};
-use super::open::{Failure, Opened, check_readable, gap, trouble};
+use super::missing::{self, Holes, has_gaps_by_design};
+use super::open::{Failure, Opened, check_readable, trouble};
+use super::proof;
 use super::pull::{Claim, Jump, Pull};
 use super::wire::{self, Api, StreamInfo};
-use crate::position::StreamIdentity;
+use crate::position::{EventMark, StreamIdentity};
 use crate::source::cloudevents::Reading;
+use crate::source::{Error, Missing};
 use crate::subject::SubjectSet;
 
 /// How often the end of the stream is looked at while a filtered reader reads, as events tell only of those like them.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many sequences are tried to find the last message that is there.
+const LAST_TRIED: u64 = 8;
 
 /// What a look at the stream is to answer.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +51,19 @@ enum Question {
     Head,
 }
 
+/// What a look at the stream showed.
+struct View {
+    info: StreamInfo,
+    /// What it lacks, if that was asked for and changed.
+    holes: Option<Holes>,
+    /// The last message that a consumer looked through, if that was asked for.
+    last: Option<EventMark>,
+}
+
 /// A look at the stream that is under way.
 struct Look {
     question: Question,
-    answer: BoxFuture<'static, Result<Box<StreamInfo>, wire::Error>>,
+    answer: BoxFuture<'static, Result<Box<View>, wire::Error>>,
 }
 
 /// One consumer on one connection.
@@ -62,8 +80,13 @@ pub(super) struct Session {
     looked_through: u64,
     has_warned: bool,
     is_filtered: bool,
-    is_compacting: bool,
     is_anchored: bool,
+    /// What the stream lacks, as far as it was asked; of use to a filtered reader alone.
+    holes: Holes,
+    /// Up to which sequence what it lacks was counted.
+    counted: u64,
+    /// The sequence up to which messages may be missing.
+    accepts_through: u64,
     /// Whether the connection is lost. What came before that is still read: where it stops tells which message it may
     /// have died of.
     is_ending: bool,
@@ -74,7 +97,7 @@ pub(super) struct Session {
 /// What ended a wait.
 enum Wake {
     Read(Result<(), Trouble>),
-    Looked(Result<Box<StreamInfo>, wire::Error>),
+    Looked(Result<Box<View>, wire::Error>),
     Reported,
     Time,
 }
@@ -93,8 +116,10 @@ impl Session {
             looked_through: opened.position,
             has_warned: false,
             is_filtered: opened.is_filtered,
-            is_compacting: opened.is_compacting,
             is_anchored: opened.is_anchored,
+            holes: opened.holes.clone(),
+            counted: opened.position,
+            accepts_through: opened.accepts_through,
             is_ending: false,
             has_heard: false,
             pull: Pull::new(opened, subjects, reading),
@@ -124,7 +149,7 @@ impl Session {
     /// Takes back what the cursor holds behind an open question.
     pub(super) fn abandon(&self, cursor: &mut Cursor) {
         if let Some(jump) = self.pull.jump() {
-            cursor.roll_back(jump.count, jump.from - 1);
+            cursor.roll_back(jump.from - 1);
         }
     }
 
@@ -138,6 +163,9 @@ impl Session {
             Wake::Read(read) => {
                 read?;
                 self.has_heard = true;
+                if !self.in_question() {
+                    self.count(cursor.through, cursor)?;
+                }
                 self.look(cursor);
                 // Before the caller goes to work on what has come, so that the wire doesn't run dry meanwhile.
                 self.ask_if_up().await?;
@@ -145,7 +173,7 @@ impl Session {
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else { return Ok(()) };
                 match (answer, look.question) {
-                    (Ok(info), question) => self.judge(question, &info, cursor)?,
+                    (Ok(view), question) => self.judge(question, *view, cursor)?,
                     // The API may be slow, and only where the stream ends was asked; another consumer would not help it.
                     (Err(error), Question::Head) => {
                         debug!(stream = self.api.stream, %error, "no look at the head");
@@ -220,57 +248,133 @@ impl Session {
             return;
         };
         let api = Arc::clone(&self.api);
-        let answer = Box::pin(async move { api.stream_info().await.map(Box::new) });
+        let is_filtered = self.is_filtered;
+        let (known, after) = (self.holes.seen(), self.counted);
+        let answer = Box::pin(async move {
+            let info = api.stream_info().await?;
+            // What goes after it was sent is nothing to a reader that has caught up.
+            let may_lack = match question {
+                Question::Jump(_) => true,
+                Question::Claim(claim) => !claim.is_live,
+                Question::Head => false,
+            };
+            let must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
+            let holes = if must_list { Some(missing::look_up(&api, &info, after).await?) } else { None };
+            let last = match question {
+                Question::Claim(claim) if is_filtered => last_message(&api, claim.through, after).await,
+                _ => None,
+            };
+            Ok(Box::new(View { info, holes, last }))
+        });
         self.look = Some(Look { question, answer });
         self.looked_at = Instant::now();
         self.looked_through = cursor.through;
     }
 
     /// Draws the conclusion from a look at the stream.
-    fn judge(&mut self, question: Question, info: &StreamInfo, cursor: &mut Cursor) -> Result<(), Failure> {
+    fn judge(&mut self, question: Question, view: View, cursor: &mut Cursor) -> Result<(), Failure> {
+        let View { info, holes, last } = view;
         let created_ns = info.created_ns().map_err(|error| trouble(&self.api.stream, &error))?;
         if created_ns != self.stream.created_ns {
-            return Err(Trouble::lost("the stream was replaced").into());
+            return Err(Trouble::lost("the stream has another creation time").into());
         }
         // Its settings may have been edited since it was opened.
         check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
         cursor.head = cursor.head.max(info.state.last_seq);
+        if let Some(holes) = holes {
+            self.holes = holes;
+        }
         match question {
             Question::Head => Ok(()),
             Question::Jump(jump) => {
                 // On failure the jump stays in question, so that what lies behind it is never handed out.
-                self.must_reach_back(info, jump.from, jump.to, cursor)?;
+                if self.is_filtered {
+                    self.must_list(cursor.through)?;
+                    self.count(cursor.through, cursor)?;
+                } else {
+                    self.pass_gap(&info, jump.from, jump.to, cursor)?;
+                }
                 self.pull.clear_jump();
                 Ok(())
             }
             Question::Claim(claim) if claim.through <= cursor.through => Ok(()),
             Question::Claim(claim) => {
                 if claim.is_live {
-                    self.warn_of_short_life(info, cursor.through + 1);
+                    self.warn_of_short_life(&info, cursor.through + 1);
+                    self.count(claim.through, cursor)?;
+                } else if self.is_filtered {
+                    self.must_list(claim.through)?;
+                    self.count(claim.through, cursor)?;
                 } else {
-                    self.must_reach_back(info, cursor.through + 1, claim.through, cursor)?;
+                    self.pass_gap(&info, cursor.through + 1, claim.through, cursor)?;
                 }
                 cursor.through = claim.through;
                 cursor.pending = 0;
+                if let Some(last) = last.filter(|last| last.sequence <= claim.through) {
+                    cursor.pass_marked(last);
+                }
                 self.pull.caught_up();
                 Ok(())
             }
         }
     }
 
-    /// Whether nothing from `from` on was removed before it was sent; what is missing up to `to` is a gap otherwise.
-    fn must_reach_back(&self, info: &StreamInfo, from: u64, to: u64, cursor: &Cursor) -> Result<(), Failure> {
-        let first = info.first();
-        let has_begun = self.is_anchored || cursor.position().is_some();
-        if first <= from || self.is_compacting || !has_begun {
+    /// Counts what the stream lacks up to a sequence, unless it was delivered before it went; an error if that is not
+    /// accepted. For a filtered reader.
+    fn count(&mut self, through: u64, cursor: &mut Cursor) -> Result<(), Failure> {
+        if !self.is_filtered || through <= self.counted || !self.has_begun(cursor) {
+            self.counted = self.counted.max(through);
             return Ok(());
         }
-        Err(Failure::Stop(gap(&self.stream.name, from, to.min(first - 1))))
+        let gone = self.holes.within(self.counted + 1, through);
+        let gone = missing::undelivered(gone, cursor.sequences());
+        if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
+            // What lies behind it must not be handed out, though it may have come.
+            cursor.roll_back(missing.from - 1);
+            return Err(self.gap(missing));
+        }
+        gone.into_iter().for_each(|range| cursor.miss(range));
+        self.counted = through;
+        Ok(())
+    }
+
+    /// An error if the stream lacks too much to be listed, and that is not accepted.
+    fn must_list(&self, through: u64) -> Result<(), Failure> {
+        if !self.holes.is_unlisted || self.accepts_through >= through {
+            return Ok(());
+        }
+        Err(self.gap(Missing { from: self.counted + 1, to: through, count: None }))
+    }
+
+    /// Passes over sequences that an unfiltered reader did not get; an error if they are gone and that is not accepted.
+    fn pass_gap(&self, info: &StreamInfo, from: u64, to: u64, cursor: &mut Cursor) -> Result<(), Failure> {
+        // Asked for now, not when the session began: a mirror may have been promoted since.
+        if has_gaps_by_design(&info.config) {
+            return Ok(());
+        }
+        // Whoever begins at what is there does not miss what went in front while it began.
+        let from = if self.has_begun(cursor) { from } else { from.max(info.first()) };
+        if from > to {
+            return Ok(());
+        }
+        if let Some(missing) = missing::refused(std::iter::once(from..=to), self.accepts_through) {
+            return Err(self.gap(missing));
+        }
+        cursor.miss(from..=to);
+        Ok(())
+    }
+
+    fn has_begun(&self, cursor: &Cursor) -> bool {
+        self.is_anchored || cursor.position().is_some()
+    }
+
+    fn gap(&self, missing: Missing) -> Failure {
+        Failure::Stop(Error::Gap { stream: self.stream.name.clone(), missing })
     }
 
     /// Tells once that the stream removes what the server has just looked at.
     fn warn_of_short_life(&mut self, info: &StreamInfo, from: u64) {
-        if info.first() > from && !self.is_compacting && !self.has_warned {
+        if info.first() > from && !self.has_warned {
             self.has_warned = true;
             warn!(
                 stream = self.stream.name,
@@ -279,4 +383,20 @@ impl Session {
             );
         }
     }
+}
+
+/// The mark of the last message up to a sequence: what was looked through may have gone since. Best effort: without it, an
+/// earlier mark stays.
+async fn last_message(api: &Api, through: u64, after: u64) -> Option<EventMark> {
+    let earliest = through.saturating_sub(LAST_TRIED).max(after);
+    for sequence in (earliest + 1..=through).rev() {
+        match api.message(sequence).await {
+            Ok(Some(stored)) => {
+                return Some(proof::of_message(&stored));
+            }
+            Ok(None) => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }

@@ -86,7 +86,7 @@ pub(super) struct StreamConfig {
     pub(super) deny_purge: bool,
     pub(super) persist_mode: String,
     pub(super) consumer_limits: ConsumerLimits,
-    pub(super) mirror: Option<serde::de::IgnoredAny>,
+    pub(super) mirror: Option<MirrorConfig>,
     pub(super) sources: Option<Vec<serde::de::IgnoredAny>>,
 }
 
@@ -96,6 +96,16 @@ pub(super) struct StreamConfig {
 pub(super) struct ConsumerLimits {
     /// In nanoseconds.
     pub(super) inactive_threshold: u64,
+}
+
+/// How a mirror is made.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MirrorConfig {
+    /// The subjects that it takes; empty for all.
+    pub(super) filter_subject: String,
+    /// The same with other subjects in their place.
+    pub(super) subject_transforms: Vec<serde::de::IgnoredAny>,
 }
 
 /// What a stream holds.
@@ -109,6 +119,9 @@ pub(super) struct StreamState {
     pub(super) consumer_count: u64,
     #[serde(default)]
     pub(super) num_deleted: u64,
+    /// The deleted sequences, in rising order, if they were asked for.
+    #[serde(default)]
+    pub(super) deleted: Vec<u64>,
 }
 
 /// How far a mirror is behind its origin.
@@ -222,6 +235,11 @@ impl Api {
     /// What the stream is like.
     pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
         self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({})).await
+    }
+
+    /// The same with all deleted sequences.
+    pub(super) async fn stream_info_with_deleted(&self) -> Result<StreamInfo, Error> {
+        self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({ "deleted_details": true })).await
     }
 
     /// Makes a consumer.

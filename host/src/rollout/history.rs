@@ -1,0 +1,166 @@
+//! What a stream has lost of what a state reflects, and whether a fold from its beginning may do without.
+//!
+//! A state that was built when events were there knows how many it passed over as missing. What the stream lacks beyond
+//! that was applied, and a new fold would not have it.
+
+use super::as_of::Moment;
+use crate::api::{self, Start};
+use crate::deployment::Deployment;
+use crate::position::Checkpoint;
+use crate::source::{Lost, Missing};
+use crate::state::catalogue::Generation;
+use crate::subject::SubjectSet;
+use crate::supervisor::{Error, Host};
+
+/// What a new fold of a stream may do without.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Accepted {
+    /// Events up to this sequence may be missing.
+    pub(super) through: u64,
+    /// What it will lack of what was applied, in words; none if that is nothing.
+    pub(super) lacks: Option<String>,
+}
+
+impl Accepted {
+    /// Adds to a reason what the new fold will lack.
+    pub(super) fn explain(&self, reason: String) -> String {
+        match &self.lacks {
+            Some(lacks) => format!("{reason}; {lacks}, as was accepted"),
+            None => reason,
+        }
+    }
+}
+
+impl Host {
+    /// What a fold from the beginning may do without, in place of what the active generation reflects; refused if the stream
+    /// has lost events that were applied, unless `accept` says that this is meant. `source` is that of the new fold.
+    pub(super) async fn may_refold(
+        &self,
+        deployment: &Deployment,
+        source: &str,
+        accept: bool,
+        advice: &str,
+    ) -> Result<Accepted, Error> {
+        let record = deployment.record();
+        let active = record.active();
+        if active.source != source {
+            return self.accepts_from(source, accept).await.map(|through| Accepted { through, lacks: None });
+        }
+        let Some(lost) = self.lost(deployment, active, None).await else {
+            // Nobody knows what is gone: what was accepted for the old state need not be right for a new one.
+            let through = self.accepts_from(source, accept).await?;
+            return Ok(Accepted { through, lacks: None });
+        };
+        let through = self.accepts_from(source, accept).await?.max(active.accepts_missing_through);
+        let Some(lacks) = lost else { return Ok(Accepted { through, lacks: None }) };
+        let counts = self.inner.sources.get(source).is_some_and(|source| source.on_missing().is_count());
+        if accept || counts {
+            tracing::warn!(deployment = deployment.name(), lacks, "a state is built without them, as was accepted");
+            return Ok(Accepted { through, lacks: Some(lacks) });
+        }
+        Err(Error::Refused(format!("{lacks}, so a fold from the beginning would lack them; {advice}")))
+    }
+
+    /// The same for a read as of a moment. `begins_later` says that it need not begin at the beginning: what was accepted
+    /// once is then looked at again.
+    pub(super) async fn may_look_back(
+        &self,
+        deployment: &Deployment,
+        moment: Moment,
+        begins_later: bool,
+        accept: bool,
+    ) -> Result<u64, Error> {
+        let record = deployment.record();
+        let active = record.active();
+        if let Moment::Sequence(sequence) = moment
+            && !accept
+            && matches!(self.lost(deployment, active, Some(sequence)).await, Some(None))
+        {
+            return Ok(active.accepts_missing_through);
+        }
+        let advice = "add accept-missing (--accept-missing) to read without them";
+        match self.may_refold(deployment, &active.source, accept, advice).await {
+            Ok(accepted) => Ok(accepted.through),
+            Err(Error::Refused(_)) if begins_later => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last sequence of a source just now, if what is missing up to there is accepted; 0 if nothing is.
+    pub(super) async fn accepts_from(&self, source: &str, accept: bool) -> Result<u64, Error> {
+        if !accept {
+            return Ok(0);
+        }
+        let Some(known) = self.inner.sources.get(source) else { return Err(self.inner.no_source(source)) };
+        known.info().await.last_sequence.ok_or_else(|| {
+            Error::Conflict(format!(
+                "source {source} can't be reached, so it is not known up to where events may be missing; try again when it \
+                 can"
+            ))
+        })
+    }
+
+    /// What the stream has lost of what the active generation reflects, in words; none inside if nothing. None outside if
+    /// that can't be known. With a sequence, whether anything up to there is gone at all.
+    async fn lost(&self, deployment: &Deployment, active: &Generation, up_to: Option<u64>) -> Option<Option<String>> {
+        let source = self.inner.sources.get(&active.source)?;
+        let Some(checkpoint) = deployment.active().store().and_then(|store| store.published()) else {
+            return Some(None);
+        };
+        let (after, through) = (began_after(active, &checkpoint), checkpoint.position.min(up_to.unwrap_or(u64::MAX)));
+        let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
+        let subjects = SubjectSet::parse(&subjects).ok()?;
+        let lost = source.lost(after, through, &subjects).await.ok()?;
+        let Some(Lost { missing, stream, may_be_of_others }) = lost else { return Some(None) };
+        // What was missing already when it was passed is not lost since.
+        let passed = if up_to.is_some() { 0 } else { checkpoint.missing };
+        let count = missing.count.map(|count| count.saturating_sub(passed));
+        if count == Some(0) {
+            return Some(None);
+        }
+        Some(Some(describe(Missing { count, ..missing }, may_be_of_others, &stream)))
+    }
+}
+
+/// The sequence after which a state began. Where format 1 did not note it, it may have had all there was.
+fn began_after(active: &Generation, checkpoint: &Checkpoint) -> u64 {
+    debug_assert!(matches!(active.start, Start::Beginning | Start::FirstAvailable));
+    checkpoint.begins_after.unwrap_or(0)
+}
+
+fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
+    let Missing { from, to, count } = missing;
+    let events = match count {
+        None => "an unknown number of events".to_owned(),
+        Some(count) if may_be_of_others => format!("up to {count} events"),
+        Some(1) => "1 event".to_owned(),
+        Some(count) => format!("{count} events"),
+    };
+    let (was, is) = if count == Some(1) && !may_be_of_others { ("was", "is") } else { ("were", "are") };
+    let place = if from == to { format!("({from})") } else { format!("(between {from} and {to})") };
+    format!("{events} that {was} applied {is} gone from stream {stream} {place}")
+}
+
+/// What a verification says of a state that it can't compare as it is.
+pub(super) fn unequal(lacks: &str, comparison: &api::Comparison) -> String {
+    format!(
+        "{lacks}, so the new fold cannot be the same: {}; the served state has them, keep it",
+        comparison.conclusion
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_is_told_as_exactly_as_it_is_known() {
+        let told = |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
+        assert_eq!(told(7, 7, Some(1), false), "1 event that was applied is gone from stream ORDERS (7)");
+        assert_eq!(
+            told(1, 90, Some(20), false),
+            "20 events that were applied are gone from stream ORDERS (between 1 and 90)"
+        );
+        assert_eq!(told(7, 7, Some(1), true), "up to 1 events that were applied are gone from stream ORDERS (7)");
+    }
+}

@@ -1,0 +1,187 @@
+//! What a stream no longer has: sequences that were given, and whose messages are gone.
+//!
+//! A reader that the server does not filter sees them itself, as jumps. One that the server filters cannot tell them
+//! from messages for others, so it asks the server for the sequences that were deleted.
+
+use std::ops::RangeInclusive;
+
+use super::link::{Link, Trouble};
+use super::open::trouble;
+use super::wire::{self, Api, StreamConfig, StreamInfo};
+use crate::source::Missing;
+
+/// Most deleted sequences that the server is asked to list: it answers with all of them in one message.
+const LISTED_MAX: u64 = 100_000;
+
+/// Whether sequences are left out by how the stream is made: a mirror of some subjects keeps the numbers of its origin.
+pub(super) fn has_gaps_by_design(config: &StreamConfig) -> bool {
+    config
+        .mirror
+        .as_ref()
+        .is_some_and(|mirror| !mirror.filter_subject.is_empty() || !mirror.subject_transforms.is_empty())
+}
+
+/// The sequences after some position that a stream no longer has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Holes {
+    /// In rising order; they neither touch nor overlap.
+    ranges: Vec<RangeInclusive<u64>>,
+    /// Whether there are too many within the stream to be listed.
+    pub(super) is_unlisted: bool,
+    /// What the stream was like, to see whether more went since.
+    seen: Seen,
+}
+
+/// What changes whenever messages go: the first sequence, and how many are deleted behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    first: u64,
+    deleted: u64,
+}
+
+impl Seen {
+    pub(super) fn of(info: &StreamInfo) -> Self {
+        Self { first: info.first(), deleted: info.state.num_deleted }
+    }
+}
+
+impl Holes {
+    /// What the stream was like when these were looked up.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// What lies within two sequences, both included.
+    pub(super) fn within(&self, from: u64, to: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
+        let first = self.ranges.partition_point(|range| *range.end() < from);
+        let cut = move |range: &RangeInclusive<u64>| *range.start().max(&from)..=*range.end().min(&to);
+        self.ranges[first..]
+            .iter()
+            .take_while(move |range| *range.start() <= to)
+            .map(cut)
+            .filter(|range| !range.is_empty())
+    }
+
+    /// What the description of a stream shows, where `state.deleted` is filled in unless they are too many.
+    fn read(info: &StreamInfo, after: u64) -> Self {
+        let seen = Seen::of(info);
+        let mut holes = Self { seen, is_unlisted: info.state.num_deleted > LISTED_MAX, ..Self::default() };
+        if has_gaps_by_design(&info.config) {
+            holes.is_unlisted = false;
+            return holes;
+        }
+        if seen.first > after + 1 {
+            holes.ranges.push(after + 1..=seen.first - 1);
+        }
+        for sequence in info.state.deleted.iter().copied().filter(|sequence| *sequence > after) {
+            match holes.ranges.last_mut() {
+                Some(last) if *last.end() >= sequence => {}
+                Some(last) if *last.end() + 1 == sequence => *last = *last.start()..=sequence,
+                _ => holes.ranges.push(sequence..=sequence),
+            }
+        }
+        holes
+    }
+}
+
+/// Looks up what a stream lacks after a sequence; `info` was just asked for.
+pub(super) async fn look_up(api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, wire::Error> {
+    let is_listed = (1..=LISTED_MAX).contains(&info.state.num_deleted) && info.state.last_seq > after;
+    if !is_listed || has_gaps_by_design(&info.config) {
+        return Ok(Holes::read(info, after));
+    }
+    Ok(Holes::read(&api.stream_info_with_deleted().await?, after))
+}
+
+/// The same while a stream is being opened.
+pub(super) async fn look_up_now(link: &mut Link, api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, Trouble> {
+    link.permitted(look_up(api, info, after)).await?.map_err(|error| trouble(&api.stream, &error))
+}
+
+/// What of some ranges lies beyond what is accepted, if anything does.
+pub(super) fn refused(ranges: impl Iterator<Item = RangeInclusive<u64>>, accepted_through: u64) -> Option<Missing> {
+    let beyond = ranges.map(|range| (*range.start()).max(accepted_through.saturating_add(1))..=*range.end());
+    beyond.filter(|range| !range.is_empty()).fold(None, |sum: Option<Missing>, range| {
+        let (from, to) = range.into_inner();
+        let sum = sum.unwrap_or(Missing { from, to, count: Some(0) });
+        Some(Missing { to, count: sum.count.map(|count| count + (to - from + 1)), ..sum })
+    })
+}
+
+/// What a stream lacks of the sequences after one and up to another, its lost tail included.
+pub(super) fn lost(info: &StreamInfo, holes: &Holes, after: u64, through: u64) -> Option<Missing> {
+    // Before its first sequence a stream never had any.
+    let after = after.max(info.config.first_seq.saturating_sub(1));
+    let last = info.state.last_seq;
+    if holes.is_unlisted && after < through {
+        return Some(Missing { from: after + 1, to: through, count: None });
+    }
+    let tail = (through > last && after < through).then(|| after.max(last) + 1..=through);
+    refused(holes.within(after + 1, through.min(last)).chain(tail), 0)
+}
+
+/// Ranges without the sequences that were delivered, which rise.
+pub(super) fn undelivered(
+    ranges: impl Iterator<Item = RangeInclusive<u64>>,
+    delivered: impl Iterator<Item = u64>,
+) -> Vec<RangeInclusive<u64>> {
+    let mut delivered = delivered.peekable();
+    let mut rest = Vec::new();
+    for range in ranges {
+        let (mut from, to) = range.into_inner();
+        while delivered.next_if(|sequence| *sequence < from).is_some() {}
+        while let Some(sequence) = delivered.next_if(|sequence| *sequence <= to) {
+            if sequence > from {
+                rest.push(from..=sequence - 1);
+            }
+            from = sequence + 1;
+        }
+        if from <= to {
+            rest.push(from..=to);
+        }
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(first: u64, last: u64, deleted: &[u64]) -> StreamInfo {
+        let count = deleted.len() as u64;
+        serde_json::from_value(serde_json::json!({
+            "config": {}, "created": "2026-11-23T06:00:00Z",
+            "state": { "messages": last + 1 - first - count, "bytes": 10, "first_seq": first, "last_seq": last,
+                "num_deleted": count, "deleted": deleted },
+        }))
+        .expect("the description is sound")
+    }
+
+    #[test]
+    fn what_is_gone_after_a_position_is_listed_as_ranges() {
+        let holes = Holes::read(&stream(4, 20, &[5, 6, 9, 20]), 1);
+        let found = |from, to| holes.within(from, to).collect::<Vec<_>>();
+        assert_eq!(found(0, 100), [2..=3, 5..=6, 9..=9, 20..=20]);
+        assert_eq!(found(3, 5), [3..=3, 5..=5]);
+        assert_eq!(Holes::read(&stream(1, 20, &[5, 6, 9, 20]), 6).within(0, 100).collect::<Vec<_>>(), [9..=9, 20..=20]);
+        assert_eq!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20])));
+        assert_ne!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20, 21])));
+    }
+
+    #[test]
+    fn what_is_beyond_the_accepted_is_refused() {
+        let ranges = || [2..=3, 5..=6, 9..=9].into_iter();
+        assert_eq!(refused(ranges(), 0), Some(Missing { from: 2, to: 9, count: Some(5) }));
+        assert_eq!(refused(ranges(), 5), Some(Missing { from: 6, to: 9, count: Some(2) }));
+        assert_eq!(refused(ranges(), 9), None);
+        assert_eq!(refused(ranges(), u64::MAX), None);
+    }
+
+    #[test]
+    fn what_was_delivered_before_it_went_is_not_missing() {
+        let rest = |delivered: &[u64]| undelivered([2..=6, 9..=9].into_iter(), delivered.iter().copied());
+        assert_eq!(rest(&[]), [2..=6, 9..=9]);
+        assert_eq!(rest(&[1, 4, 7, 9, 12]), [2..=3, 5..=6]);
+        assert_eq!(rest(&[2, 3, 4, 5, 6, 8]), [9..=9]);
+    }
+}

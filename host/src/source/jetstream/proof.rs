@@ -1,0 +1,116 @@
+//! The proof that a stream is the one that a position counts in.
+//!
+//! What was read from it is the proof: the last event that was applied and the last message that was seen. Its name and
+//! its creation time are hints. Servers move the creation time of a healthy stream (a restart after its settings were
+//! changed, an idempotent create), and a mirror or a restored stream may take the place of another.
+
+use tracing::warn;
+
+use super::link::Link;
+use super::open::{Failure, Standing, trouble};
+use super::rescue;
+use super::wire::{Api, Stored, StreamInfo};
+use crate::cloudevents::Recognition;
+use crate::position::{EventMark, StreamIdentity};
+use crate::source::Error;
+use crate::source::cloudevents::Reading;
+
+/// Whether anything that was read before was found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Found,
+    /// What was read is no longer there, or nothing was.
+    Unseen,
+}
+
+/// Compares a stream with where we are in it; an error unless we may continue there.
+pub(super) async fn prove(
+    link: &mut Link,
+    api: &Api,
+    info: &StreamInfo,
+    stream: &StreamIdentity,
+    standing: &Standing,
+) -> Result<(), Failure> {
+    // A state that reflects nothing belongs to no history yet.
+    let Some(position) = standing.position.filter(|position| *position > 0) else { return Ok(()) };
+    let mut proof = Proof::Unseen;
+    if let Some(mark) = &standing.seen {
+        proof = compare(link, api, info, mark, |stored| of_message(stored) == *mark).await?;
+    }
+    if let Some(mark) = &standing.mark
+        && compare(link, api, info, mark, |stored| is_event(mark, stored)).await? == Proof::Found
+    {
+        proof = Proof::Found;
+    }
+    if let Some(expected) = standing.stream.as_deref().filter(|expected| *expected != stream) {
+        if proof == Proof::Unseen {
+            return Err(Failure::Stop(another(expected, stream, info)));
+        }
+        warn!(
+            stream = stream.name,
+            created = info.created,
+            before = expected.name,
+            position,
+            "the stream has another name or creation time than before; what was read from it is still there, so it is \
+             the same"
+        );
+    }
+    let last = info.state.last_seq;
+    if position > last {
+        return Err(Failure::Stop(Error::Truncated { stream: stream.name.clone(), last, position }));
+    }
+    Ok(())
+}
+
+/// Looks whether a stream has what was read, in its place.
+async fn compare(
+    link: &mut Link,
+    api: &Api,
+    info: &StreamInfo,
+    mark: &EventMark,
+    is_same: impl FnOnce(&Stored) -> bool,
+) -> Result<Proof, Failure> {
+    if mark.sequence < info.first() || mark.sequence > info.state.last_seq {
+        return Ok(Proof::Unseen);
+    }
+    let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
+    match found {
+        None => Ok(Proof::Unseen),
+        Some(stored) if is_same(&stored) => Ok(Proof::Found),
+        Some(_) => Err(Failure::Stop(Error::Diverged(format!(
+            "message {} of stream {} is not the one that was read before; the stream's history was replaced: restore it, \
+             or delete and deploy again to build from what is there",
+            mark.sequence, api.stream
+        )))),
+    }
+}
+
+/// What to say of a stream of which nothing proves that it is the one that was read.
+fn another(expected: &StreamIdentity, stream: &StreamIdentity, info: &StreamInfo) -> Error {
+    if expected.name != stream.name {
+        return Error::Diverged(format!(
+            "the state was built from stream {}, the source is stream {}, and nothing that was read is in it; correct \
+             `stream`, or delete and deploy again to build from {}",
+            expected.name, stream.name, stream.name
+        ));
+    }
+    Error::Diverged(format!(
+        "stream {} was created again at {}, and nothing that was read before is in it, so the state belongs to a history \
+         that is gone; restore the stream from a backup, or delete and deploy again to build from what is there",
+        stream.name, info.created
+    ))
+}
+
+/// The mark of a message as it is stored.
+pub(super) fn of_message(stored: &Stored) -> EventMark {
+    EventMark::of_message(stored.sequence, stored.time_ns, stored.subject.as_bytes(), &stored.data)
+}
+
+/// Whether a message is the event that a mark was made of, however the source read CloudEvents then: that may have been
+/// configured otherwise since.
+fn is_event(mark: &EventMark, stored: &Stored) -> bool {
+    [Recognition::Auto, Recognition::Off].into_iter().any(|recognition| {
+        let reading = Reading { recognition, wants_headers: false };
+        EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
+    })
+}

@@ -1,0 +1,137 @@
+//! Events that are gone from a stream: told with their number, and done without only if that is meant.
+
+use async_nats::jetstream::stream::Stream;
+use foldstream::api::{self, DeploymentState, GenerationStatus, WorkState};
+use foldstream_tests::client::Client;
+use foldstream_tests::host::{Host, jetstream_source};
+use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::orders::Orders;
+use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
+use foldstream_tests::{guests, wait};
+
+async fn stream(stage: &Stage) -> Stream {
+    stage.context().get_stream(STREAM).await.expect("the stream is there")
+}
+
+/// Why something is refused.
+async fn refused(client: &Client, action: &str) -> String {
+    client.act(LEDGER, action).await.problem(422, "refused").detail
+}
+
+/// Verifies the ledger to the end.
+async fn verified(client: &Client, parameters: &str) -> api::Verification {
+    client.act(LEDGER, &format!("verification{parameters}")).await.expect(200);
+    wait::until("the verification to end", || async {
+        let found: api::Verification =
+            client.get(&format!("/v1/deployments/{LEDGER}/verification")).await.expect(200).json();
+        matches!(found.state, WorkState::Done | WorkState::Failed).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_state_that_has_events_which_are_gone_is_replaced_only_if_that_is_meant() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stream(&stage).await.delete_message(7).await.expect("is deleted");
+
+    let lacks = "1 event that was applied is gone from stream";
+    for action in ["rebuild", "verification", "rebuild-part?key=1"] {
+        let why = refused(stage.client(), action).await;
+        assert!(why.contains(lacks) && why.contains("--accept-missing"), "{action}: {why}");
+    }
+    let path = format!("/v1/deployments/{LEDGER}/entries?as-of=50");
+    let why = stage.client().get(&path).await.problem(422, "refused").detail;
+    assert!(why.contains(lacks), "{why}");
+    stage.client().get(&format!("{path}&accept-missing=true&timeout=30s")).await.expect(200);
+    let earlier = format!("/v1/deployments/{LEDGER}/entries?as-of=6&timeout=30s");
+    stage.client().get(&earlier).await.expect(200);
+    stage.assert_ledger_equals_model().await;
+
+    // The verdict is about the stream, not about the state.
+    let verification = verified(stage.client(), "?accept-missing=true").await;
+    assert_eq!(verification.equal, Some(false));
+    assert!(verification.message.contains(lacks) && verification.message.contains("keep it"), "{verification:?}");
+
+    let rebuilding: api::Deployed = stage.client().act(LEDGER, "rebuild?accept-missing=true").await.expect(200).json();
+    assert!(rebuilding.reason.contains(lacks), "{}", rebuilding.reason);
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    assert_eq!(stage.client().show(LEDGER).await.missing_events, 1);
+    // What the new state never had is not asked for again.
+    assert_eq!(verified(stage.client(), "").await.equal, Some(true));
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    stage.client().becomes(LEDGER, 3, GenerationStatus::Active).await;
+}
+
+#[tokio::test]
+async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(50).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    let context = stage.context().clone();
+    let orders = stage.draw(40);
+    let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
+    let gone = orders[10].subject();
+    stream(&stage).await.purge().filter(&gone).await.expect("is purged");
+    let missing = orders.iter().filter(|order| order.subject() == gone).count() as u64;
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    let (shown, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!((failure.kind.as_str(), shown.position), ("source-gap", 50), "{failure:?}");
+    assert!(failure.message.contains("--accept-missing"), "{failure:?}");
+
+    stage.client().act(LEDGER, "resume?accept-missing=true").await.expect(200);
+    let shown = stage.client().reached(LEDGER, last).await;
+    assert_eq!((shown.missing_events, shown.failure), (missing, None));
+    let metrics = stage.client().get("/metrics").await.expect(200).text();
+    let line = format!("foldstream_missing_events{{deployment=\"{LEDGER}\"}} {missing}");
+    assert!(metrics.contains(&line), "{line} is missing");
+    // It lasts, and what goes from now on is told again.
+    stage.host.restart().await;
+    assert_eq!(stage.client().reached(LEDGER, last).await.missing_events, missing);
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    let last = nats::publish(&context, stage.draw(2).iter().map(|order| order.message())).await;
+    stream(&stage).await.delete_message(last - 1).await.expect("is deleted");
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    assert_eq!(stage.client().failed(LEDGER).await.1.kind, "source-gap");
+}
+
+#[tokio::test]
+async fn what_a_limit_has_removed_since_is_not_left_out_of_a_rebuild_in_silence() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = nats::stream_config(STREAM, "orders.>");
+    nats::create_stream_with(&context, async_nats::jetstream::stream::Config { max_messages: 100, ..config }).await;
+    let host = Host::start_on(&server, STREAM).await;
+    host.client().deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available").await;
+    let mut orders = Orders::new(1, 10);
+    for _ in 0..4 {
+        let last = nats::publish(&context, orders.by_ref().take(100).map(|order| order.message())).await;
+        host.client().reached(LEDGER, last).await;
+    }
+    let lacks = "300 events that were applied are gone from stream";
+    let why = refused(host.client(), "rebuild").await;
+    assert!(why.contains(lacks), "{why}");
+    let query = format!("?name={LEDGER}&strategy=rebuild");
+    let why = host.client().upload(guests::release("ledger", 2), &query).await.problem(422, "refused").detail;
+    assert!(why.contains(lacks), "{why}");
+}
+
+#[tokio::test]
+async fn a_stream_that_loses_events_by_design_is_counted() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let config = nats::stream_config(STREAM, "orders.>");
+    let config = async_nats::jetstream::stream::Config { max_messages_per_subject: 1, ..config };
+    nats::create_stream_with(&context, config).await;
+    let mut orders = Orders::new(1, 10);
+    let orders: Vec<_> = orders.by_ref().take(200).collect();
+    let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
+    let kept: std::collections::BTreeSet<_> = orders.iter().map(|order| order.subject()).collect();
+    let source = format!("{}missing = \"count\"\n", jetstream_source(&server.url(), STREAM));
+    let host = Host::start_with(&source).await;
+    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    let shown = host.client().reached(LEDGER, last).await;
+    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, 200 - kept.len() as u64));
+}
