@@ -110,6 +110,9 @@ pub struct SourceInfo {
     /// Bytes stored; absent if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// How its first events are read, in words: as CloudEvents of some form or as plain events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_events: Option<String>,
     /// What the settings of the stream may lose or slow down, in words.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -223,9 +223,16 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
             super::output::known(source.events, super::output::grouped),
             super::output::known(source.last_sequence, super::output::grouped)
         );
-        return vec![Check::ok(name, finding)];
+        return std::iter::once(Check::ok(name, finding)).chain(check_first_events(source)).collect();
     }
-    source.warnings.iter().map(|warning| Check::warn(name.clone(), warning.clone())).collect()
+    let warnings = source.warnings.iter().map(|warning| Check::warn(name.clone(), warning.clone()));
+    warnings.chain(check_first_events(source)).collect()
+}
+
+/// How events are read is no mistake of itself; what was expected, only people know.
+fn check_first_events(source: &SourceInfo) -> Option<Check> {
+    let finding = source.first_events.clone()?;
+    Some(Check::ok(format!("events of {}", source.name), finding))
 }
 
 async fn check_sources_directly(config: &Config) -> Vec<Check> {
@@ -302,10 +309,15 @@ mod tests {
             last_sequence: Some(1_000),
             events: Some(1_000),
             bytes: Some(1),
+            first_events: None,
             warnings: Vec::new(),
         };
         let [check] = &check_source(&info)[..] else { panic!("one check") };
         assert_eq!(*check, Check::ok("source orders", "jetstream stream ORDERS, 1,000 events, last sequence 1,000"));
+        info.first_events = Some("the first 3 are read as CloudEvents in JSON".to_owned());
+        let [_, events] = &check_source(&info)[..] else { panic!("two checks") };
+        assert_eq!(*events, Check::ok("events of orders", "the first 3 are read as CloudEvents in JSON"));
+        info.first_events = None;
         info.warnings = vec!["max-age drops events".to_owned(), "one replica".to_owned()];
         assert!(check_source(&info).iter().all(|check| check.status == Status::Warn));
         assert_eq!(check_source(&info).len(), 2);

@@ -55,6 +55,32 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
     Event { sequence, time_ns, subject, kind, headers, data }
 }
 
+/// How a message is read, in words that follow "read as"; the error is why one that was meant to be a CloudEvent is not.
+pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'static str, String> {
+    let has_any = |names: &[&str]| names.iter().any(|name| header(&message.headers, name).is_some());
+    let (has_form, has_type) = (form_of(&message.headers).is_some(), has_any(&["ce-type", "ce_type"]));
+    let has_kind = has_any(&["event-type"]);
+    let looks_like = matches!(recognise(&message.data), Outlook::Event(_));
+    let event = into_event(message, Reading { recognition, wants_headers: true });
+    if let Some(note) = event.header(NOTE_HEADER) {
+        return Err(note.to_owned());
+    }
+    let is_cloud_event = recognition != Recognition::Off && event.header("ce-id").is_some();
+    Ok(match recognition {
+        _ if is_cloud_event && has_form => "CloudEvents in JSON",
+        _ if is_cloud_event && has_type => "CloudEvents with their attributes in headers",
+        _ if is_cloud_event => "CloudEvents in JSON, recognised by their attributes",
+        Recognition::Off if has_form || has_type || looks_like => {
+            "plain events, though they look like CloudEvents, as `cloudevents` of the source is `off`"
+        }
+        Recognition::Headers if looks_like => {
+            "plain events, though their JSON looks like CloudEvents, as `cloudevents` of the source is `headers`"
+        }
+        _ if has_kind => "plain events, whose type is their header Event-Type",
+        _ => "plain events, whose type is the last token of their subject",
+    })
+}
+
 /// Whether the type and data of an event with these headers can be known from its data alone.
 pub(crate) fn is_announced(headers: &[Header]) -> bool {
     matches!(form_of(headers), Some(Form::Structured | Form::Unknown))

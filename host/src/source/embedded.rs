@@ -128,6 +128,7 @@ impl Embedded {
             last_sequence: Some(info.last_sequence),
             events: Some(info.events),
             bytes: Some(info.bytes),
+            first_events: None,
             warnings: self.log.warnings(),
         }
     }

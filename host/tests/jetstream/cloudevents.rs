@@ -5,7 +5,7 @@ use foldstream::cloudevents::Recognition;
 use foldstream::event::Event;
 use foldstream::position::Checkpoint;
 use foldstream::source::Request;
-use foldstream::source::jetstream::Options;
+use foldstream::source::jetstream::{JetStream, Options};
 
 use crate::reading::{Reading, checkpoint, options, request};
 use crate::server::{Server, orders, within};
@@ -126,4 +126,32 @@ async fn a_source_may_be_told_not_to_look_and_changing_that_loses_no_position() 
         let (events, _) = Reading::begin(options, resume).events(1).await;
         assert_eq!(events[0].sequence, 3, "{recognition:?}");
     }
+}
+
+#[tokio::test]
+async fn an_operator_is_told_how_the_first_events_are_read() {
+    let server = stream().await;
+    let source = |recognition| {
+        let options = Options { cloudevents: recognition, ..options(&server) };
+        JetStream::new(options).expect("the settings are sound")
+    };
+    let told = async |recognition| source(recognition).info().await;
+    assert_eq!(told(Recognition::Auto).await.first_events, None, "there are none");
+    let kept = source(Recognition::Auto);
+    publish_one(&server, &[], ENVELOPE).await;
+    let one = "the first one is read as CloudEvents in JSON, recognised by their attributes";
+    assert_eq!(kept.info().await.first_events.as_deref(), Some(one));
+    publish_one(&server, &[], "{}").await;
+    publish_one(&server, &[], &ENVELOPE.replace("1.0\"", "0.3\"")).await;
+    let mixed = format!(
+        "{}; and as plain events, whose type is the last token of their subject",
+        one.replace("one is", "3 are")
+    );
+    for info in [kept.info().await, told(Recognition::Auto).await] {
+        assert_eq!(info.first_events.as_deref(), Some(mixed.as_str()));
+        let noted = |warning: &String| warning.contains("event 3 was meant") && warning.contains("specversion is 0.3");
+        assert!(info.warnings.iter().any(noted), "{:?}", info.warnings);
+    }
+    let plain = told(Recognition::Headers).await.first_events.expect("there are events");
+    assert!(plain.contains("though their JSON looks like CloudEvents"), "{plain}");
 }

@@ -10,14 +10,19 @@ use super::link::{Link, Trouble};
 use super::missing::{self, has_gaps_by_design};
 use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
 use super::permissions::{self, Refused};
+use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
-use crate::source::{Error, Missing};
+use crate::source::{Error, Missing, cloudevents};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
 /// The part of it that looks for permissions.
 const SURVEY_MAX: Duration = Duration::from_secs(1);
+/// How many of the first events are looked at.
+const FIRST_EVENTS: u64 = 3;
+/// How many messages are looked at for them, as some may be no events.
+const FIRST_MESSAGES_MAX: usize = 16;
 /// The oldest server whose behaviour was checked.
 const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
 /// Servers keep 1,000 consumers by default if the stream sets no limit; beyond half of them, readers may fail to start
@@ -30,6 +35,19 @@ const DUPLICATE_WINDOW_LONG: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug, Default)]
 pub(super) struct Inspection {
     link: Mutex<Option<Link>>,
+    /// The first events when they were looked at.
+    first_events: parking_lot::Mutex<Option<(Beginning, FirstEvents)>>,
+}
+
+/// The beginning of which stream: its creation, its first sequence, and the last one that was looked at.
+type Beginning = (String, u64, u64);
+
+/// How the first events of a stream are read.
+#[derive(Clone, Debug, Default)]
+struct FirstEvents {
+    /// In words; none if there are none or they could not be looked at.
+    read_as: Option<String>,
+    warnings: Vec<String>,
 }
 
 impl Inspection {
@@ -51,6 +69,7 @@ impl Inspection {
             last_sequence: None,
             events: None,
             bytes: None,
+            first_events: None,
             warnings: Vec::new(),
         };
         match found {
@@ -69,6 +88,9 @@ impl Inspection {
                 result.bytes = Some(info.state.bytes);
                 result.warnings = warnings(&info);
                 result.warnings.extend(server);
+                let first = self.first_events(settings, &info).await;
+                result.first_events = first.read_as;
+                result.warnings.extend(first.warnings);
             }
         }
         result
@@ -121,6 +143,28 @@ impl Inspection {
         api.time_of_next(position + 1, subject).await.ok().flatten()
     }
 
+    /// How the first events are read. They are fetched once, as they do not change.
+    async fn first_events(&self, settings: &Settings, info: &StreamInfo) -> FirstEvents {
+        let (first, last) = (info.state.first_seq, info.state.last_seq);
+        let known_by = (info.created.clone(), first, last.min(first.saturating_add(FIRST_EVENTS)));
+        if let Some((state, known)) = &*self.first_events.lock()
+            && *state == known_by
+        {
+            return known.clone();
+        }
+        let Some(client) = self.link.lock().await.as_ref().map(|link| link.client().clone()) else {
+            return FirstEvents::default();
+        };
+        let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+        match tokio::time::timeout(SURVEY_MAX, fetch_first(&api, settings, info)).await {
+            Ok(found) => {
+                *self.first_events.lock() = Some((known_by, found.clone()));
+                found
+            }
+            Err(_) => FirstEvents::default(),
+        }
+    }
+
     /// The stream, and warnings about the server if there is one to give.
     async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Vec<String>), Trouble> {
         let mut slot = self.link.lock().await;
@@ -158,6 +202,36 @@ async fn survey(link: &mut Link, api: &Api) -> Refused {
     let found = tokio::time::timeout(SURVEY_MAX, permissions::survey(link, api)).await;
     link.set_tried();
     found.unwrap_or_default()
+}
+
+/// Looks at the first events of a stream.
+async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> FirstEvents {
+    let (mut found, mut ways, mut count) = (FirstEvents::default(), Vec::new(), 0_u64);
+    let mut next = info.state.first_seq;
+    for _ in 0..FIRST_MESSAGES_MAX {
+        if count == FIRST_EVENTS || next > info.state.last_seq {
+            break;
+        }
+        let Ok(Some(stored)) = api.next_message(next, ">").await else { break };
+        next = stored.sequence + 1;
+        if rescue::is_bookkeeping(&stored) {
+            continue;
+        }
+        count += 1;
+        match cloudevents::describe(rescue::message_of(&stored), settings.recognition) {
+            Ok(way) if ways.contains(&way) => {}
+            Ok(way) => ways.push(way),
+            Err(note) => found.warnings.push(format!(
+                "event {} was meant to be a CloudEvent and is read as a plain event: it {note}; correct its publisher",
+                stored.sequence
+            )),
+        }
+    }
+    if !ways.is_empty() {
+        let which = if count == 1 { "the first one is".to_owned() } else { format!("the first {count} are") };
+        found.read_as = Some(format!("{which} read as {}", ways.join("; and as ")));
+    }
+    found
 }
 
 /// What the settings of a stream may lose or slow down.

@@ -104,6 +104,14 @@ pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
     headers::is_bookkeeping(&Block::read(&stored.headers))
 }
 
+/// A message that was fetched, with all of its headers.
+pub(super) fn message_of(stored: &Stored) -> Message {
+    let headers = headers::of_event(&Block::read(&stored.headers), true);
+    let Stored { sequence, time_ns, subject, data, .. } = stored;
+    let (subject, data) = (ByteString::from(subject.as_str()), data.clone());
+    Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }
+}
+
 /// Makes an event of a message that was fetched, whatever it is.
 pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading) -> Event {
     let block = Block::read(&stored.headers);
