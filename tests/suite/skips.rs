@@ -361,31 +361,26 @@ async fn a_decision_is_taken_back_for_what_is_built_from_scratch_on_the_embedded
 
 #[tokio::test]
 async fn a_state_is_folded_again_with_an_event_that_only_its_successor_leaves_out() {
-    let bed = Bed::start_with(Kind::Embedded, "[rollout]\nrebuilds_max = 1\n").await;
-    let mut verbs = vec!["note one", "note two"];
-    verbs.extend(["note more"; 60]);
-    let last = bed.tell(&verbs).await;
+    let bed = Bed::start(Kind::Embedded).await;
+    bed.tell(&["reject one", "note two", "note three"]).await;
     bed.deploy().await;
-    let with = bed.notes_at(last).await;
+    bed.fails_at(1).await;
+    bed.run("resume mischief --skip 1 --reason broken").expect(0);
+    assert_eq!(bed.notes_at(3).await, "two,three");
+    // Without the decision the candidate stops before the event that is decided about next.
+    bed.run("skips mischief --remove 1").expect(0);
     let client = bed.host.client();
-    // It takes the one place there is, so that the candidate has not begun when the decision is made.
-    client.deploy("slow", &guests::module(NAME)).await;
-    client.reached("slow", last).await;
-    client.act("slow", "rebuild?max_rate=1").await.expect(200);
-    client
-        .show_when("slow", "be rebuilt", |shown| {
-            shown.candidate.as_ref().is_some_and(|candidate| candidate.state.is_some())
-        })
-        .await;
     client.act(NAME, "rebuild?promote=manual").await.expect(200);
-    bed.run("resume mischief --candidate --skip 2 --reason wrong-note").expect(0);
-    assert_eq!(bed.skips().await, [(2, SkipState::Folded)]);
-    client.act("slow", "abort").await.expect(200);
+    client.becomes(NAME, 2, GenerationStatus::Failed).await;
+    let typed = ["resume", NAME, "--candidate", "--skip", "1", "--skip", "2", "--reason", "wrong note"];
+    cli::on(&bed.host, &typed).expect(0);
     client.becomes(NAME, 2, GenerationStatus::Ready).await;
+    assert_eq!(bed.skips().await, [(1, SkipState::Skipped), (2, SkipState::Folded)]);
     let verification = bed.verified().await;
-    assert_eq!((verification.equal, verification.skipped.len()), (Some(true), 0), "{}", verification.message);
+    assert_eq!((verification.equal, verification.skipped), (Some(true), vec![1]), "{}", verification.message);
     client.act(NAME, "promote").await.expect(200);
-    assert_eq!((bed.notes().await, bed.skips().await), (with.replace("two,", ""), vec![(2, SkipState::Skipped)]));
+    assert_eq!(bed.notes().await, "three");
+    assert_eq!(bed.skips().await, [(1, SkipState::Skipped), (2, SkipState::Skipped)]);
 }
 
 #[tokio::test]
