@@ -17,6 +17,8 @@ use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, blocking};
 
+/// How long a cut-over waits for a host that has just started to know what it has shown.
+const CERTAIN_MAX: Duration = Duration::from_secs(3);
 /// How long is waited for a runner to come near, at least.
 const NEAR_MAX: Duration = Duration::from_secs(1);
 
@@ -208,6 +210,11 @@ impl Host {
         let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
+        // Right after a start that takes as long as it takes to reach the source.
+        let deadline = Instant::now() + CERTAIN_MAX;
+        while serving.is_uncertain() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         if serving.is_uncertain() {
             return Err(Error::Conflict(format!(
                 "{} was just started and does not know yet what it has shown; try again",
