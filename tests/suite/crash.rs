@@ -191,6 +191,8 @@ async fn what_was_paused_answers_at_once_after_a_restart() {
     stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
     let answer = stage.client().get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s")).await.expect(200);
     assert_eq!(answer.position(), last);
+    let answer = stage.client().query(LEDGER, "pair", &serde_json::json!(null)).await.expect(200);
+    assert_eq!((answer.position(), answer.value()["left"].as_u64()), (last, Some(last)), "queries too");
 }
 
 #[tokio::test]

@@ -121,6 +121,7 @@ impl Worker {
                 Desired::Pause => {
                     // Before it is said that it rests: whoever asked for that relies on it.
                     self.settle(&store)?;
+                    self.load_for_queries();
                     self.shared.progress.set_state(DeploymentState::Paused);
                 }
                 Desired::Run(_) if self.halted.is_some() => {
@@ -259,6 +260,20 @@ impl Worker {
                 return Err(Ended::Asked);
             }
             pause = (pause * 2).min(LOAD_PAUSE.1);
+        }
+    }
+
+    /// Loads the module of a deployment that was paused already when the host started: queries are answered while it
+    /// rests. If it can't be loaded, they say why.
+    fn load_for_queries(&self) {
+        let program = self.shared.program.read().clone();
+        if program.module.is_ok() {
+            return;
+        }
+        let module = (program.load)().map_err(|error| error.message);
+        let mut current = self.shared.program.write();
+        if current.generation == program.generation && current.module.is_err() {
+            current.module = module;
         }
     }
 
