@@ -16,10 +16,14 @@ DEMO ?= stay
 SUITE_THREADS ?= 4
 # Narrows the suite: make suite ONLY=crash
 ONLY ?=
+# Options of a long chaos run: make chaos CHAOS_MINUTES=120, or CHAOS_KILLS=500, or CHAOS_SEED=7 to see it again
+CHAOS_SEED ?=
+CHAOS_KILLS ?=
+CHAOS_MINUTES ?= $(if $(CHAOS_KILLS),,120)
 # Options of the bench: make bench BENCH="--events 100000"
 BENCH ?=
 
-.PHONY: help demo test bench build fmt lint doc deny clean
+.PHONY: help demo test chaos bench build fmt lint doc deny clean
 .PHONY: setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
@@ -36,6 +40,13 @@ demo: setup-demo build
 
 ## test: all that the CI checks, in the order in which failures are cheap
 test: setup-test fmt-check lint doc deny units doctests suite
+
+## chaos: kill and break everything for hours, and check every answer (CHAOS_MINUTES=120, CHAOS_KILLS=, CHAOS_SEED=)
+chaos: setup-demo
+	@sh $(setup)/nats-server.sh
+	cargo build --workspace --bin foldstream
+	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_MINUTES=$(CHAOS_MINUTES) \
+	    cargo test --workspace --test chaos -- --nocapture
 
 ## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder
 bench: setup-demo

@@ -95,8 +95,29 @@ impl Host {
         self.folder.path().join("data")
     }
 
+    /// Leaves its folder where it is when it is dropped, for someone to look into; the folder.
+    pub fn keep_files(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+
+    /// Whether it ended by itself, as at the step at which it was told to die.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.ended().is_some())
+    }
+
     /// Starts it again on the same files; kills it first if it runs. A new port is taken each time.
     pub async fn restart(&mut self) {
+        assert!(self.try_restart().await, "the host ended: {}", self.output());
+    }
+
+    /// What the running or last process printed.
+    pub fn output(&self) -> String {
+        self.process.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// The same for one that may end before it listens, as at the step at which it was told to die; whether it listens.
+    pub async fn try_restart(&mut self) -> bool {
         self.kill();
         let mut command = serve(&self.config_file());
         if let Some(step) = &self.die_at {
@@ -109,14 +130,16 @@ impl Host {
             copy_environment(&plain, &mut command);
         }
         let mut process = Process::start("foldstream serve", &mut command);
-        let url = wait::until("the host to listen", || {
-            assert!(process.ended().is_none(), "the host ended: {}", process.output());
+        let url = wait::until("the host to listen or to end", || {
+            let ended = process.ended().is_some();
             let url = process.printed(LISTENING);
-            async move { url }
+            async move { if ended { Some(None) } else { url.map(Some) } }
         })
         .await;
-        self.client = Client::new(&url);
         self.process = Some(process);
+        let Some(url) = url else { return false };
+        self.client = Client::new(&url);
+        true
     }
 
     /// Kills it at once, as a crash would.

@@ -49,6 +49,15 @@ pub fn foldstream() -> PathBuf {
 ///
 /// When it is nowhere.
 pub fn tool(name: &str, variable: &str) -> PathBuf {
+    tool_of(name, name, variable)
+}
+
+/// The same for one that the set-up of `setup` brings under another name.
+///
+/// # Panics
+///
+/// When it is nowhere.
+pub fn tool_of(setup: &str, name: &str, variable: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return PathBuf::from(path);
     }
@@ -56,7 +65,7 @@ pub fn tool(name: &str, variable: &str) -> PathBuf {
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.push(root().join(".cache/bin"));
     let found = folders.into_iter().map(|folder| folder.join(name)).find(|candidate| candidate.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing; run `sh tests/setup/{name}.sh`, or set {variable}"))
+    found.unwrap_or_else(|| panic!("{name} is missing; run `sh tests/setup/{setup}.sh`, or set {variable}"))
 }
 
 /// A seed for what is drawn by chance: from FOLDSTREAM_TEST_SEED, else fresh. It is printed, so that a failing test

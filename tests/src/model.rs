@@ -40,6 +40,16 @@ impl Ledger {
         self.last
     }
 
+    /// Hash over all events.
+    pub fn chain(&self) -> u64 {
+        self.chain
+    }
+
+    /// Number of a customer's events, their amount, and the last of them.
+    pub fn customer(&self, name: &str) -> Option<(u64, i64, u64)> {
+        self.customers.get(name).copied()
+    }
+
     /// The `head` entry.
     pub fn head(&self) -> Value {
         json!({ "count": self.count, "chain": format!("{:016x}", self.chain), "last": self.last })

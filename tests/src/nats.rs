@@ -21,6 +21,25 @@ const IN_FLIGHT: usize = 1_000;
 /// How long a request to the server may take before the suite says that it does not answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// The versions of nats-server that Foldstream supports are these two and all between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// The oldest one: 2.10.26.
+    Oldest,
+    /// The newest one, on which everything else is tested.
+    #[default]
+    Newest,
+}
+
+impl Version {
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Oldest => crate::tool_of("nats-server", "nats-server-oldest", "FOLDSTREAM_NATS_SERVER_OLDEST"),
+            Self::Newest => crate::tool("nats-server", "FOLDSTREAM_NATS_SERVER"),
+        }
+    }
+}
+
 /// A server. Dropping it kills the process and removes its folder.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -28,6 +47,7 @@ pub struct NatsServer {
     folder: TempDir,
     port: u16,
     extra: String,
+    version: Version,
 }
 
 /// A port that nobody uses just now.
@@ -48,10 +68,47 @@ impl NatsServer {
 
     /// Starts one with further lines of configuration.
     pub async fn start_with(extra: &str) -> Self {
+        Self::start_version_with(Version::Newest, extra).await
+    }
+
+    /// Starts one of a version.
+    pub async fn start_version(version: Version) -> Self {
+        Self::start_version_with(version, "").await
+    }
+
+    /// Starts one of a version with further lines of configuration.
+    pub async fn start_version_with(version: Version, extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut server = Self { process: None, folder, port: free_port(), extra: extra.to_owned() };
+        let mut server = Self { process: None, folder, port: free_port(), extra: extra.to_owned(), version };
         server.restart().await;
         server
+    }
+
+    /// Its version. Another one takes effect at the next restart, on the same files, as an upgrade does.
+    pub fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// Replaces the further lines of configuration, and lets a running server read them again.
+    pub fn reload_with(&mut self, extra: &str) {
+        extra.clone_into(&mut self.extra);
+        self.write_config();
+        if let Some(process) = &self.process {
+            process.signal(rustix::process::Signal::HUP);
+        }
+    }
+
+    /// Where its configuration file is, once it was written.
+    fn write_config(&self) -> PathBuf {
+        let config = self.folder.path().join("nats.conf");
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n",
+            self.port,
+            self.store().display(),
+            self.extra
+        );
+        std::fs::write(&config, text).expect("our folder can be written");
+        config
     }
 
     /// Where it listens.
@@ -67,15 +124,8 @@ impl NatsServer {
     /// Starts it again, on the same port and files, and waits until JetStream answers.
     pub async fn restart(&mut self) {
         self.kill();
-        let config = self.folder.path().join("nats.conf");
-        let text = format!(
-            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n",
-            self.port,
-            self.store().display(),
-            self.extra
-        );
-        std::fs::write(&config, text).expect("our folder can be written");
-        let program = crate::tool("nats-server", "FOLDSTREAM_NATS_SERVER");
+        let config = self.write_config();
+        let program = self.version.program();
         let mut process = Process::start("nats-server", Command::new(program).arg("--config").arg(&config));
         let port = self.port;
         wait::until("nats-server to listen", || {
@@ -121,6 +171,17 @@ impl NatsServer {
     /// A JetStream context over a connection of its own.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client().await)
+    }
+
+    /// Whether it was started and not stopped.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Leaves its folder where it is when it is dropped, for someone to look into; the folder.
+    pub fn keep_files(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
     }
 
     /// Copies the folder of its streams. The server must be stopped.

@@ -151,3 +151,40 @@ fn the_projection_in_the_readme_is_what_new_writes() {
     let named = starter.replace("Starter", "MyTotals").replace("\"starter\"", "\"my-totals\"");
     assert_eq!(essence(block), essence(&named.replace("starter", "my_totals")));
 }
+
+/// The text of all Rust files of tests and host.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("our own folders can be read") {
+        let path = entry.expect("our own folders can be read").path();
+        if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(path).expect("our own files can be read"));
+        }
+    }
+}
+
+#[test]
+fn every_fault_names_tests_that_exist() {
+    let page = std::fs::read_to_string(root().join("docs/what-happens-when.md")).expect("our own files can be read");
+    let mut text = String::new();
+    for folder in ["tests", "host"] {
+        sources(&root().join(folder), &mut text);
+    }
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3 && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    let faults: Vec<&str> = page.split("\n### ").skip(1).collect();
+    assert!(faults.len() > 10, "only {} faults were found", faults.len());
+    for fault in faults {
+        let title = fault.lines().next().unwrap_or_default();
+        let names: Vec<&str> = fault.split('`').skip(1).step_by(2).filter(is_name).collect();
+        assert!(!names.is_empty(), "no test shows: {title}");
+        for name in names {
+            assert!(
+                text.contains(&format!("fn {name}(")) || text.contains(&format!("{name} ")),
+                "there is no test {name}, which is to show: {title}"
+            );
+        }
+    }
+}

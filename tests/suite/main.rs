@@ -29,3 +29,4 @@ mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
 mod strange; // messages that are no sound events, and streams that are no event streams
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
+mod versions; // the claims about streams, on the oldest and the newest nats-server that we support

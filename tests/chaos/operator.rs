@@ -1,0 +1,201 @@
+//! An operator who changes the deployment all the time, while others kill the host under the changes.
+
+use std::time::Duration;
+
+use foldstream::api::{Deployment, DeploymentState};
+use foldstream_tests::client::Answer;
+use foldstream_tests::{guests, wait};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::publisher::CUSTOMERS;
+use crate::world::{Counts, LEDGER, Phase, TALLY, World};
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Deploys the other state version, built from the beginning of the stream.
+    Rebuild,
+    /// Deploys the next state version, made from the entries that there are.
+    Migrate,
+    /// Deploys other code over the same state.
+    Inherit,
+    /// Deploys code that fails, and is put back.
+    Break,
+    /// Rolls back.
+    RollBack,
+    /// Builds the same module from scratch.
+    Repeat,
+    /// Pauses, and resumes some time later.
+    Pause,
+    /// Rebuilds one key of the neighbour.
+    Part,
+    /// Folds all of it again, and compares.
+    Verify,
+    /// Reads from before.
+    AsOf,
+    /// Removes what no longer serves.
+    Prune,
+}
+
+/// Each change as often as it is drawn.
+const CHANGES: [(Change, u32); 11] = [
+    (Change::Rebuild, 6),
+    (Change::Migrate, 2),
+    (Change::Inherit, 2),
+    (Change::Break, 1),
+    (Change::RollBack, 5),
+    (Change::Repeat, 1),
+    (Change::Pause, 2),
+    (Change::Part, 2),
+    (Change::Verify, 1),
+    (Change::AsOf, 1),
+    (Change::Prune, 1),
+];
+
+/// How long a change may take before the next one is begun over it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Changes the deployment until the chaos is over.
+pub async fn run(world: &World) {
+    let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6f70_6572);
+    while world.is_until(Phase::Chaos) {
+        let change = draw(&mut random);
+        world.note(&format!("operator: {change:?}"));
+        act(world, change, &mut random).await;
+        world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..400))).await;
+    }
+}
+
+fn draw(random: &mut fastrand::Rng) -> Change {
+    let mut lot = random.u32(..CHANGES.iter().map(|(_, weight)| weight).sum::<u32>());
+    for (change, weight) in CHANGES {
+        if lot < weight {
+            return change;
+        }
+        lot -= weight;
+    }
+    Change::RollBack
+}
+
+async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
+    match change {
+        Change::Rebuild | Change::Migrate => {
+            let is_first = world.show(LEDGER).await.module.state_version == 1;
+            let module = if is_first { "ledger-next" } else { "ledger" };
+            // Only the next version knows how to migrate.
+            let strategy = if change == Change::Migrate && is_first { "&strategy=migrate" } else { "" };
+            deploy(world, guests::module(module), strategy).await;
+            come_to_rest(world).await;
+        }
+        Change::Inherit => {
+            let is_first = world.show(LEDGER).await.module.state_version == 1;
+            let module = if is_first { "ledger" } else { "ledger-next" };
+            deploy(world, guests::release(module, random.u8(1..250)), "").await;
+        }
+        Change::Break => {
+            if world.show(LEDGER).await.module.state_version == 1 {
+                deploy(world, guests::module("ledger-broken"), "").await;
+            }
+        }
+        Change::RollBack => post(world, LEDGER, "rollback").await,
+        Change::Repeat => {
+            post(world, LEDGER, "rebuild").await;
+            come_to_rest(world).await;
+        }
+        Change::Pause => {
+            post(world, LEDGER, "pause").await;
+            world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..1_500))).await;
+            resume(world).await;
+        }
+        Change::Part => post(world, TALLY, &format!("rebuild-part?key={}", random.u32(..CUSTOMERS))).await,
+        Change::Verify => post(world, LEDGER, "verification").await,
+        Change::AsOf => as_of(world, random).await,
+        Change::Prune => post(world, LEDGER, &format!("prune?keep={}", random.u8(..2))).await,
+    }
+}
+
+/// Resumes until it is no longer paused.
+pub async fn resume(world: &World) {
+    loop {
+        world.ask(Method::POST, &format!("/v1/deployments/{LEDGER}/resume")).await;
+        if world.show(LEDGER).await.state != DeploymentState::Paused {
+            return;
+        }
+    }
+}
+
+/// Skips an event, as soon as that can be decided.
+pub async fn skip(world: &World, name: &str, sequence: u64) {
+    let body = json!({ "skip": [sequence], "reason": "poison" }).to_string();
+    let path = format!("/v1/deployments/{name}/resume");
+    let begin = std::time::Instant::now();
+    let mut last = String::new();
+    loop {
+        let answer = world.ask_once(|client| {
+            let request = client.request(Method::POST, &path).header("content-type", "application/json");
+            request.body(body.clone())
+        });
+        if let Some(answer) = answer.await {
+            if answer.status.is_success() || world.skips(name).await.contains(&sequence) {
+                return;
+            }
+            last = answer.text();
+        }
+        assert!(begin.elapsed() < wait::DEADLINE, "event {sequence} of {name} can not be skipped: {last}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until nothing is being built, but not for ever: the next change may as well fall into this one.
+async fn come_to_rest(world: &World) {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < PATIENCE && world.is_until(Phase::Chaos) {
+        let shown: Deployment = world.show(LEDGER).await;
+        if shown.candidate.is_none() {
+            return;
+        }
+        world.sleep_until_after(Phase::Chaos, Duration::from_millis(20)).await;
+    }
+}
+
+async fn deploy(world: &World, module: Vec<u8>, parameters: &str) {
+    let path = format!("/v1/deployments?name={LEDGER}&source=orders{parameters}");
+    let answer = world.ask_once(|client| {
+        let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
+        request.body(module.clone())
+    });
+    told(world, &path, answer.await.as_ref());
+}
+
+async fn post(world: &World, name: &str, action: &str) {
+    let path = format!("/v1/deployments/{name}/{action}");
+    let answer = world.ask_once(|client| client.request(Method::POST, &path)).await;
+    told(world, &path, answer.as_ref());
+}
+
+/// Notes an answer. A change can be declined, as another one is under way or a file is not open yet; it is never an error
+/// inside.
+fn told(world: &World, path: &str, answer: Option<&Answer>) {
+    let Some(answer) = answer else { return world.note(&format!("operator: {path}: no answer")) };
+    let status = answer.status.as_u16();
+    let text: String = answer.text().chars().take(200).collect();
+    world.note(&format!("operator: {path}: {status} {}", if answer.status.is_success() { "" } else { &text }));
+    assert!(matches!(status, 200..=299 | 409 | 422 | 503 | 504 | 507), "{path} is answered {status}: {text}");
+    if answer.status.is_success() {
+        Counts::add(&world.counts.changed);
+    }
+}
+
+/// Reads what was there at some earlier position.
+async fn as_of(world: &World, random: &mut fastrand::Rng) {
+    let position = random.u64(1..=world.oracle.through().max(1));
+    let path = format!("/v1/deployments/{LEDGER}/entries/head?as-of={position}&timeout=10s");
+    let Some(answer) = world.ask_once(|client| client.request(Method::GET, &path)).await else { return };
+    told(world, &path, Some(&answer));
+    if answer.status == 200 {
+        let found = answer.value();
+        let wanted = world.oracle.head(position, crate::oracle::Shape::of(&found));
+        assert_eq!(Some(&found), wanted.as_ref(), "as of {position} is not the fold");
+    }
+}

@@ -1,0 +1,130 @@
+//! What has to be true once nothing breaks any more.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use foldstream::api::{DeploymentState, EntryPage, GenerationList, GenerationStatus, WorkState};
+use foldstream_tests::{cli, host, wait};
+use reqwest::Method;
+
+use crate::operator;
+use crate::oracle::{Shape, difference};
+use crate::watchers::Seen;
+use crate::world::{LEDGER, TALLY, World};
+
+/// Checks a round at rest: nothing is lost, doubled or left over, and each file is sound.
+pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
+    operator::resume(world).await;
+    let last = world.oracle.through();
+    let shown = world
+        .show_when(LEDGER, &format!("be live at {last} with nothing under way"), |shown| {
+            shown.candidate.is_none() && shown.state == DeploymentState::Live && shown.position >= last
+        })
+        .await;
+    assert!(shown.failure.is_none(), "{shown:#?}");
+    world.show_when(TALLY, &format!("be live at {last}"), |shown| shown.position >= last).await;
+    generations_equal_the_fold(world, last).await;
+    the_neighbour_equals_the_fold(world, last).await;
+    watchers_have_seen_all(world, watchers, last).await;
+    a_refold_gives_the_same(world).await;
+    only_known_files_are_left(world).await;
+    files_are_sound(world).await;
+}
+
+/// The active generation and the one before it, which follows: both have the whole fold.
+async fn generations_equal_the_fold(world: &World, last: u64) {
+    let list: GenerationList =
+        world.ask(Method::GET, &format!("/v1/deployments/{LEDGER}/generations")).await.expect(200).json();
+    let active: Vec<_> =
+        list.generations.iter().filter(|generation| generation.status == GenerationStatus::Active).collect();
+    assert_eq!(active.len(), 1, "one generation serves: {:#?}", list.generations);
+    for generation in &list.generations {
+        if !matches!(generation.status, GenerationStatus::Active | GenerationStatus::Previous) {
+            continue;
+        }
+        // One whose state another one inherited has no state of its own.
+        let is_own = generation.status == GenerationStatus::Active || generation.state_file != active[0].state_file;
+        if !is_own {
+            continue;
+        }
+        let number = generation.number;
+        let path =
+            format!("/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s");
+        let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
+        let shape = if generation.module.state_version == 1 { Shape::First } else { Shape::Next };
+        let differs = difference(&world.oracle.entries(page.position, shape), &page.entries);
+        assert!(differs.is_none(), "generation {number} is not the fold: {}", differs.unwrap_or_default());
+    }
+}
+
+async fn the_neighbour_equals_the_fold(world: &World, last: u64) {
+    let path = format!("/v1/deployments/{TALLY}/entries?limit=1000&prefix=tally/&at-least={last}&timeout=30s");
+    let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
+    for entry in &page.entries {
+        let customer = entry.key.trim_start_matches("tally/");
+        let wanted = world.oracle.count_of(customer, page.position);
+        assert_eq!(entry.value.as_u64(), Some(wanted), "{customer} is not the fold at {}", page.position);
+    }
+    let sum: u64 = page.entries.iter().filter_map(|entry| entry.value.as_u64()).sum();
+    assert_eq!(sum, world.oracle.count(page.position), "the neighbour has other keys than the fold");
+}
+
+async fn watchers_have_seen_all(world: &World, watchers: &[&Mutex<Seen>], last: u64) {
+    let begin = Instant::now();
+    for (number, watcher) in watchers.iter().enumerate() {
+        loop {
+            let differs = watcher.lock().expect("no holder panics").differs(world, world.oracle.last(last));
+            let Some(differs) = differs else { break };
+            assert!(begin.elapsed() < wait::DEADLINE, "watcher {number} has not the fold: {differs}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn a_refold_gives_the_same(world: &World) {
+    let path = format!("/v1/deployments/{LEDGER}/verification");
+    world.ask(Method::POST, &path).await.expect(200);
+    let begin = Instant::now();
+    loop {
+        let answer = world.ask(Method::GET, &path).await.expect(200);
+        let verification: foldstream::api::Verification = answer.json();
+        if verification.state == WorkState::Done {
+            assert_eq!(verification.equal, Some(true), "{verification:#?}");
+            return;
+        }
+        let is_under_way = matches!(verification.state, WorkState::Queued | WorkState::Running);
+        assert!(is_under_way && begin.elapsed() < 2 * wait::DEADLINE, "{verification:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// No file is left that no generation knows of.
+async fn only_known_files_are_left(world: &World) {
+    for name in [LEDGER, TALLY] {
+        let list: GenerationList =
+            world.ask(Method::GET, &format!("/v1/deployments/{name}/generations")).await.expect(200).json();
+        let known: BTreeSet<String> = list
+            .generations
+            .iter()
+            .filter(|generation| !matches!(generation.status, GenerationStatus::Retired | GenerationStatus::Failed))
+            .map(|generation| format!("{}.redb", generation.state_file))
+            .collect();
+        let folder = world.host.lock().await.data_dir().join("state").join(name);
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .expect("the folder is there")
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        assert!(files.is_subset(&known), "{name} has files that nobody knows: {files:?} of {known:?}");
+    }
+}
+
+/// Stopped in good order, each file is read by the program's own doctor.
+async fn files_are_sound(world: &World) {
+    let mut host = world.host.lock().await;
+    assert_eq!(host.stop().code(), Some(0));
+    let data = host.data_dir();
+    let output = cli::finish(host::foldstream().arg("doctor").arg("--data").arg(data), None);
+    assert_eq!(output.code, 0, "the doctor finds: {}{}", output.stdout, output.stderr);
+}

@@ -1,0 +1,276 @@
+//! A second stream with a deployment of its own, to which the worst is done: events are purged, deleted and put back, the
+//! stream is created again or restored from an older copy, and poison of every kind is published. Each episode begins
+//! with an empty stream, and says what must become of the deployment. The host is killed under all of them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use foldstream::api::{Deployment, DeploymentState, EntryPage};
+use foldstream_tests::guests;
+use foldstream_tests::{nats, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::{Counts, Phase, World};
+use crate::{operator, publisher};
+
+/// The stream and its deployment.
+pub const STREAM: &str = "MISCHIEF";
+/// The source in the configuration.
+pub const SOURCE: &str = "side";
+/// The deployment, and the module.
+pub const MISCHIEF: &str = "mischief";
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Episode {
+    /// Events are purged by subject before they were applied.
+    PurgeUnapplied,
+    /// One event is deleted before it was applied.
+    DeleteUnapplied,
+    /// Events are purged after they were applied.
+    PurgeApplied,
+    /// The stream is deleted and created again.
+    CreateAgain,
+    /// An event fails in one way or another, and is skipped.
+    Poison(&'static str),
+}
+
+const EPISODES: [Episode; 2] = [Episode::PurgeApplied, Episode::CreateAgain];
+
+#[allow(dead_code)]
+const ALL_EPISODES: [Episode; 10] = [
+    Episode::PurgeUnapplied,
+    Episode::DeleteUnapplied,
+    Episode::PurgeApplied,
+    Episode::CreateAgain,
+    Episode::Poison("reject me"),
+    Episode::Poison("half"),
+    Episode::Poison("trap"),
+    Episode::Poison("grow"),
+    Episode::Poison("loop"),
+    Episode::Poison("\u{0}\u{1} not JSON"),
+];
+
+/// Plays episodes until the chaos is over.
+pub async fn run(world: &World) {
+    let mut random = fastrand::Rng::with_seed(world.seed ^ 0x7369_6465);
+    let mut events = 0;
+    while world.is_until(Phase::Chaos) {
+        let episode = EPISODES[random.usize(..EPISODES.len())];
+        world.note(&format!("side: {episode:?}"));
+        let mut side = Side { world, wanted: BTreeMap::new(), events };
+        side.begin().await;
+        side.play(episode, &mut random).await;
+        events = side.events;
+        Counts::add(&world.counts.faults);
+        world.note("side: done");
+        world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..500))).await;
+    }
+}
+
+struct Side<'a> {
+    world: &'a World,
+    /// The notes that the deployment has to have, by their sequence.
+    wanted: BTreeMap<u64, String>,
+    /// Events that were published in this round: each has an id of its own.
+    events: u64,
+}
+
+impl Side<'_> {
+    /// Makes the stream and the deployment from scratch.
+    async fn begin(&mut self) {
+        self.world.ask(Method::DELETE, &format!("/v1/deployments/{MISCHIEF}")).await;
+        self.create().await;
+        let begin = Instant::now();
+        loop {
+            let path = format!("/v1/deployments?name={MISCHIEF}&source={SOURCE}");
+            let answer = self.world.ask_once(|client| {
+                let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
+                request.body(guests::module(MISCHIEF))
+            });
+            if answer.await.is_some_and(|answer| answer.status.is_success()) {
+                break;
+            }
+            assert!(begin.elapsed() < wait::DEADLINE, "{MISCHIEF} can not be deployed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let first = self.note(20).await;
+        assert_eq!(first, 20, "the stream was empty");
+        self.is_as_wanted().await;
+    }
+
+    async fn create(&self) {
+        wait::until("the stream to be created again", || async {
+            let context = publisher::connect(self.world).await;
+            let deleted = context.delete_stream(STREAM).await;
+            let is_gone = deleted.is_ok() || context.get_stream(STREAM).await.is_err();
+            let config = nats::stream_config(STREAM, "mischief.>");
+            (is_gone && context.create_stream(config).await.is_ok()).then_some(())
+        })
+        .await;
+    }
+
+    /// Publishes one event until it is stored, whatever happens to the server; its sequence.
+    async fn publish(&mut self, subject: &str, data: &str) -> u64 {
+        self.events += 1;
+        let id = format!("{}-{}", self.world.seed, self.events);
+        wait::until("an event to be stored", || async {
+            let context = publisher::connect(self.world).await;
+            let message = jetstream::message::PublishMessage::build().message_id(&id).payload(data.to_owned().into());
+            let acknowledgement = context.send_publish(subject.to_owned(), message).await.ok()?;
+            Some(acknowledgement.await.ok()?.sequence)
+        })
+        .await
+    }
+
+    /// Publishes harmless events, under two subjects in turn; the last sequence.
+    async fn note(&mut self, count: usize) -> u64 {
+        let mut last = 0;
+        for number in 0..count {
+            let text = format!("n{}", self.events);
+            last =
+                self.publish(if number % 2 == 0 { "mischief.a" } else { "mischief.b" }, &format!("note {text}")).await;
+            self.wanted.insert(last, text);
+        }
+        last
+    }
+
+    async fn play(&mut self, episode: Episode, random: &mut fastrand::Rng) {
+        match episode {
+            Episode::PurgeUnapplied | Episode::DeleteUnapplied => self.lose_unapplied(episode, random).await,
+            Episode::PurgeApplied => {
+                self.is_durable().await;
+                self.purge("mischief.a").await;
+                self.note(10).await;
+                self.is_as_wanted().await;
+            }
+            Episode::CreateAgain => {
+                self.is_durable().await;
+                self.create().await;
+                // So many that the stream is longer than what was applied, too.
+                for _ in 0..30 {
+                    self.publish("mischief.a", "note of another history").await;
+                }
+                // It can be read only if it was not killed: then nobody knows what it may have shown.
+                self.fails("source-diverged", None).await;
+            }
+            Episode::Poison(verb) => {
+                let sequence = self.publish("mischief.a", verb).await;
+                self.note(10).await;
+                self.fails("", Some(sequence)).await;
+                operator::skip(self.world, MISCHIEF, sequence).await;
+                self.is_as_wanted().await;
+            }
+        }
+    }
+
+    /// Events are gone that were never applied: it stops, until that is accepted.
+    async fn lose_unapplied(&mut self, episode: Episode, random: &mut fastrand::Rng) {
+        self.set_paused(true).await;
+        let before = self.wanted.clone();
+        let last = self.note(10).await;
+        if matches!(episode, Episode::PurgeUnapplied) {
+            self.purge("mischief.a").await;
+            self.wanted.retain(|sequence, _| before.contains_key(sequence) || (last - sequence) % 2 == 0);
+        } else {
+            let sequence = random.u64(last - 9..=last);
+            self.delete(sequence).await;
+            self.wanted.remove(&sequence);
+        }
+        self.set_paused(false).await;
+        self.fails("source-gap", None).await;
+        self.has_wanted_notes_of(&before).await;
+        self.act("resume?accept-missing=true").await;
+        self.note(5).await;
+        self.is_as_wanted().await;
+    }
+
+    async fn stream(&self) -> jetstream::stream::Stream {
+        wait::until("the stream", || async { publisher::connect(self.world).await.get_stream(STREAM).await.ok() }).await
+    }
+
+    async fn purge(&self, subject: &str) {
+        wait::until("the purge", || async { self.stream().await.purge().filter(subject).await.ok() }).await;
+    }
+
+    async fn delete(&self, sequence: u64) {
+        // A second try finds nothing to delete if only the answer to the first one was lost.
+        let begin = Instant::now();
+        while begin.elapsed() < wait::DEADLINE {
+            let stream = self.stream().await;
+            let _ = stream.delete_message(sequence).await;
+            if stream.get_raw_message(sequence).await.is_err_and(|error| error.to_string().contains("no message")) {
+                return;
+            }
+        }
+        panic!("event {sequence} can not be deleted");
+    }
+
+    async fn act(&self, action: &str) {
+        let answer = self.world.ask(Method::POST, &format!("/v1/deployments/{MISCHIEF}/{action}")).await;
+        assert!(answer.status.is_success(), "{action}: {}", answer.text());
+    }
+
+    async fn set_paused(&self, is_paused: bool) {
+        self.act(if is_paused { "pause" } else { "resume" }).await;
+        let what = if is_paused { "pause" } else { "resume" };
+        self.show_when(what, |shown| (shown.state == DeploymentState::Paused) == is_paused).await;
+    }
+
+    #[allow(dead_code)]
+    async fn show(&self) -> Deployment {
+        self.world.show(MISCHIEF).await
+    }
+
+    async fn show_when(&self, what: &str, condition: impl Fn(&Deployment) -> bool) -> Deployment {
+        self.world.show_when(MISCHIEF, what, condition).await
+    }
+
+    /// It stops with a failure of a kind, at an event; an empty kind is any.
+    async fn fails(&self, kind: &str, sequence: Option<u64>) {
+        self.show_when(&format!("fail as {kind} at {sequence:?}"), |shown| {
+            let failure = shown.failure.as_ref().filter(|_| shown.state == DeploymentState::Failed);
+            failure.is_some_and(|failure| {
+                (kind.is_empty() || failure.kind == kind) && (sequence.is_none() || failure.sequence == sequence)
+            })
+        })
+        .await;
+    }
+
+    /// Nothing that was applied is in memory only, so that it outlives its events.
+    async fn is_durable(&self) {
+        self.is_as_wanted().await;
+        let last = self.last();
+        self.show_when("be durable", |shown| shown.checkpoint >= last).await;
+    }
+
+    fn last(&self) -> u64 {
+        self.wanted.last_key_value().map_or(0, |(sequence, _)| *sequence)
+    }
+
+    /// It has applied what it has to, and nothing else.
+    async fn is_as_wanted(&self) {
+        let last = self.last();
+        self.show_when(&format!("reach {last}"), |shown| shown.position >= last).await;
+        self.has_wanted_notes().await;
+    }
+
+    async fn has_wanted_notes(&self) {
+        self.has_wanted_notes_of(&self.wanted).await;
+    }
+
+    async fn has_wanted_notes_of(&self, wanted: &BTreeMap<u64, String>) {
+        let last = wanted.last_key_value().map_or(0, |(sequence, _)| *sequence);
+        let path = format!("/v1/deployments/{MISCHIEF}/entries?prefix=note/&limit=1000&at-least={last}&timeout=10s");
+        let page: EntryPage = self.world.ask(Method::GET, &path).await.expect(200).json();
+        let found: BTreeMap<u64, Value> = page
+            .entries
+            .into_iter()
+            .map(|entry| (entry.key.trim_start_matches("note/").parse().expect("a sequence"), entry.value))
+            .collect();
+        let wanted: BTreeMap<u64, Value> = wanted.iter().map(|(sequence, text)| (*sequence, json!(text))).collect();
+        assert_eq!(found, wanted, "the notes are not those of the events");
+    }
+}
