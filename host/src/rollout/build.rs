@@ -10,10 +10,10 @@ use super::cut_over::Turn;
 use super::steps;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
-use crate::module::Accepted;
+use crate::module::{Accepted, Module};
 use crate::progress::Now;
 use crate::runner::Runner;
-use crate::state::catalogue::Generation;
+use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, Role, blocking};
 
 /// How often a candidate is looked at.
@@ -520,6 +520,52 @@ impl Host {
         let mut rebuilds: Vec<_> = self.deployments().iter().filter_map(|deployment| rebuild_of(deployment)).collect();
         rebuilds.sort_by(|one, other| (one.place, &one.deployment).cmp(&(other.place, &other.deployment)));
         api::RebuildList { rebuilds, at_once: self.inner.rebuilds.at_once() as u64 }
+    }
+}
+
+/// A generation that was asked for just now, to be built.
+pub(super) fn new_generation(
+    number: u64,
+    module: &Module,
+    source: String,
+    start: api::Start,
+    strategy: Strategy,
+    build: api::BuildSettings,
+) -> Generation {
+    let now = jiff::Timestamp::now().to_string();
+    Generation {
+        number,
+        module: module.info().clone(),
+        source,
+        start,
+        state_file: number,
+        strategy,
+        status: GenerationStatus::Building,
+        reason: String::new(),
+        created_at: now.clone(),
+        status_since: now,
+        paused: false,
+        serves_from: 0,
+        has_served: false,
+        on_probation: false,
+        failed_at: None,
+        subjects_from: 0,
+        build,
+        comparison: None,
+        accepts_missing_through: 0,
+        failure: None,
+    }
+}
+
+/// Says which state a new generation begins with, and from where on that holds the events of its subjects.
+pub(super) fn set_beginning(generation: &mut Generation, record: &Record, continued: Option<&Generation>) {
+    let active = record.active();
+    if let Some(stopped) = continued {
+        (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
+    } else if generation.strategy == Strategy::Migrate {
+        // Until the entries are mapped nobody knows from where on others are there.
+        let is_same = generation.module.subjects == active.module.subjects;
+        generation.subjects_from = if is_same { active.subjects_from } else { u64::MAX };
     }
 }
 

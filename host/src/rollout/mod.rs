@@ -48,6 +48,7 @@ use crate::module::{self, Accepted, Loaded, Module};
 use crate::runner::{ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, Role, audit, blocking, check_name};
+use build::{new_generation, set_beginning};
 use plan::{Plan, Wish};
 
 /// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
@@ -262,14 +263,7 @@ impl Host {
         let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
         generation.reason.clone_from(&reason);
         generation.accepts_missing_through = accepts_missing_through;
-        if let Some(stopped) = continued {
-            (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
-        } else if strategy == Strategy::Migrate && generation.module.subjects != record.active().module.subjects {
-            // Until the entries are mapped nobody knows from where on.
-            generation.subjects_from = u64::MAX;
-        } else if strategy == Strategy::Migrate {
-            generation.subjects_from = record.active().subjects_from;
-        }
+        set_beginning(&mut generation, &record, continued);
         let outcome = match strategy {
             Strategy::Inherit => {
                 self.inherit(&deployment, &accepted, loaded.module, generation).await?;
@@ -566,39 +560,6 @@ impl<'a> Ending<'a> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.names.send_if_modified(|names| names.remove(&self.name));
-    }
-}
-
-fn new_generation(
-    number: u64,
-    module: &Module,
-    source: String,
-    start: api::Start,
-    strategy: Strategy,
-    build: BuildSettings,
-) -> Generation {
-    let now = jiff::Timestamp::now().to_string();
-    Generation {
-        number,
-        module: module.info().clone(),
-        source,
-        start,
-        state_file: number,
-        strategy,
-        status: GenerationStatus::Building,
-        reason: String::new(),
-        created_at: now.clone(),
-        status_since: now,
-        paused: false,
-        serves_from: 0,
-        has_served: false,
-        on_probation: false,
-        failed_at: None,
-        subjects_from: 0,
-        build,
-        comparison: None,
-        accepts_missing_through: 0,
-        failure: None,
     }
 }
 
