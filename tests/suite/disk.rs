@@ -187,19 +187,6 @@ async fn what_a_killed_host_did_not_finish_is_gone_after_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_candidate_that_failed_keeps_no_file() {
-    let mut stage = Stage::with_ledger(Kind::Embedded).await;
-    stage.publish(100).await;
-    stage.assert_ledger_equals_model().await;
-    let module = guests::module("ledger-broken");
-    stage.client().deploy_with(LEDGER, &module, "&strategy=rebuild").await;
-    stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
-    let folder = stage.host.data_dir().join("state/ledger");
-    wait::until("the file to go", || async { (files(&folder) == ["1.redb"]).then_some(()) }).await;
-    stage.assert_ledger_equals_model().await;
-}
-
-#[tokio::test]
 async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
     let mut stage = Stage::start(Kind::Embedded).await;
     let Some(disk) = Disk::of_host(&mut stage, 32).await else { return };
