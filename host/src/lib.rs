@@ -34,4 +34,5 @@ pub mod state;
 pub mod subject;
 pub mod supervisor;
 pub mod timestamp;
+pub mod view;
 pub mod whole;

@@ -5,6 +5,9 @@
 //! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
 //! the page is asked for.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -281,17 +284,66 @@ struct Gauges {
     skipped: IntGaugeVec,
     module: IntGaugeVec,
     state: IntGaugeVec,
-    source_state: IntGaugeVec,
-    source_reconnects: IntCounterVec,
-    source_passed_over: IntCounterVec,
-    source_repaired: IntCounterVec,
     rebuild_progress: GaugeVec,
     rebuild_remaining: GaugeVec,
     rebuild_lag: GaugeVec,
     rebuild_place: IntGaugeVec,
-    source_heard: GaugeVec,
-    source_reachable: GaugeVec,
     candidate_state: IntGaugeVec,
+    sources: SourceGauges,
+}
+
+/// What is read off the sources.
+#[derive(Debug)]
+struct SourceGauges {
+    state: IntGaugeVec,
+    heard: GaugeVec,
+    reachable: GaugeVec,
+    reconnects: IntCounterVec,
+    passed_over: IntCounterVec,
+    repaired: IntCounterVec,
+}
+
+impl SourceGauges {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            state: gauge(
+                registry,
+                "foldstream_source_state",
+                "1 for what a deployment's source is doing, 0 for the rest.",
+                &["deployment", "source", "state"],
+            ),
+            heard: float_gauge(
+                registry,
+                "foldstream_source_last_heard_timestamp_seconds",
+                "When a deployment heard from its source last, in seconds since the Unix epoch; NaN before that.",
+                &["deployment", "source"],
+            ),
+            reachable: float_gauge(
+                registry,
+                "foldstream_source_reachable",
+                "1 if a configured source could be reached when it was heard or asked last, 0 if not; NaN before that.",
+                &["source", "stream"],
+            ),
+            reconnects: counter(
+                registry,
+                "foldstream_source_reconnects_total",
+                "Connections and consumers made anew.",
+                &["deployment", "source"],
+            ),
+            passed_over: counter(
+                registry,
+                "foldstream_source_passed_over_total",
+                "Messages that are not events, such as delete markers, tombstones and schedules.",
+                &["deployment", "source"],
+            ),
+            repaired: counter(
+                registry,
+                "foldstream_source_repaired_total",
+                "Messages that cannot be read as they are, handed on without what is unusable.",
+                &["deployment", "source"],
+            ),
+        }
+    }
 }
 
 impl Gauges {
@@ -338,12 +390,6 @@ impl Gauges {
                 "1 for what a deployment is doing, 0 for the rest.",
                 &["deployment", "state"],
             ),
-            source_state: gauge(
-                registry,
-                "foldstream_source_state",
-                "1 for what a deployment's source is doing, 0 for the rest.",
-                &["deployment", "source", "state"],
-            ),
             rebuild_progress: perhaps(
                 "foldstream_rebuild_progress_ratio",
                 "Part of the way to the head that the candidate has behind it, from 0 to 1; NaN while nobody knows.",
@@ -362,39 +408,10 @@ impl Gauges {
                 "1 for what the candidate of a deployment is doing, 0 for the rest; all 0 while it waits for its turn.",
                 &["deployment", "state"],
             ),
-            source_heard: float_gauge(
-                registry,
-                "foldstream_source_last_heard_timestamp_seconds",
-                "When a deployment heard from its source last, in seconds since the Unix epoch; NaN before that.",
-                &["deployment", "source"],
-            ),
-            source_reachable: float_gauge(
-                registry,
-                "foldstream_source_reachable",
-                "1 if a configured source could be reached when it was heard or asked last, 0 if not; NaN before that.",
-                &["source", "stream"],
-            ),
+            sources: SourceGauges::new(registry),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
                 "Rebuilds that have to end before the candidate's begins; 0 when it runs.",
-            ),
-            source_reconnects: counter(
-                registry,
-                "foldstream_source_reconnects_total",
-                "Connections and consumers made anew.",
-                &["deployment", "source"],
-            ),
-            source_passed_over: counter(
-                registry,
-                "foldstream_source_passed_over_total",
-                "Messages that are not events, such as delete markers, tombstones and schedules.",
-                &["deployment", "source"],
-            ),
-            source_repaired: counter(
-                registry,
-                "foldstream_source_repaired_total",
-                "Messages that cannot be read as they are, handed on without what is unusable.",
-                &["deployment", "source"],
             ),
         }
     }
@@ -404,7 +421,7 @@ impl Gauges {
         self.reset();
         for Reachable { source, stream, is_reachable } in sources {
             let value = is_reachable.map_or(f64::NAN, |reachable| f64::from(u8::from(reachable)));
-            self.source_reachable.with_label_values(&[source.as_str(), stream.as_str()]).set(value);
+            self.sources.reachable.with_label_values(&[source.as_str(), stream.as_str()]).set(value);
         }
         for deployment in deployments {
             self.set_numbers(deployment);
@@ -436,14 +453,14 @@ impl Gauges {
             &self.rebuild_progress,
             &self.rebuild_remaining,
             &self.rebuild_lag,
-            &self.source_heard,
-            &self.source_reachable,
+            &self.sources.heard,
+            &self.sources.reachable,
         ] {
             vector.reset();
         }
-        self.source_reconnects.reset();
-        self.source_passed_over.reset();
-        self.source_repaired.reset();
+        self.sources.reconnects.reset();
+        self.sources.passed_over.reset();
+        self.sources.repaired.reset();
         for vector in [
             &self.missing_events,
             &self.position,
@@ -457,7 +474,7 @@ impl Gauges {
             &self.skipped,
             &self.module,
             &self.state,
-            &self.source_state,
+            &self.sources.state,
             &self.candidate_state,
             &self.rebuild_place,
         ] {
@@ -496,97 +513,13 @@ impl Gauges {
         }
         let status = &deployment.source_status;
         for state in SourceState::ALL {
-            self.source_state.with_label_values(&[name, source, state.name()]).set(i64::from(state == status.state));
+            self.sources.state.with_label_values(&[name, source, state.name()]).set(i64::from(state == status.state));
         }
-        self.source_reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
-        self.source_passed_over.with_label_values(&[name, source]).inc_by(status.passed_over);
-        self.source_repaired.with_label_values(&[name, source]).inc_by(status.repaired);
+        self.sources.reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
+        self.sources.passed_over.with_label_values(&[name, source]).inc_by(status.passed_over);
+        self.sources.repaired.with_label_values(&[name, source]).inc_by(status.repaired);
         let heard = status.last_heard.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
         let heard = heard.map_or(f64::NAN, |time| time.as_millisecond() as f64 / 1e3);
-        self.source_heard.with_label_values(&[name, source]).set(heard);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn deployment(name: &str) -> Deployment {
-        let text = format!(
-            r#"{{"name":"{name}","generation":2,"state":"live","source":"events","source_status":
-            {{"state":"reading","reconnects":3,"passed_over":2,"repaired":1}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
-            "events_applied":9,"rate":1.0,"state_bytes":7,"file_bytes":4096,"deployed_at":"","module":{{"digest":"ab",
-            "size":1,"kind":"projection","name":"totals","description":"","subjects":[],"wants_headers":false,
-            "key_rule":"none","state_version":4,"queries":[],"imports":[]}}}}"#
-        );
-        serde_json::from_str(&text).expect("a deployment")
-    }
-
-    fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
-        String::from_utf8(metrics.page(deployments, &[])).expect("text")
-    }
-
-    #[test]
-    fn page_tells_how_a_deployment_is() {
-        let metrics = Metrics::new();
-        metrics.deployment("orders").events_applied.inc_by(5);
-        let guard = metrics.watch();
-        metrics.request("/v1/deployments", "GET", "2xx", Duration::from_millis(2));
-        let text = page(&metrics, &[deployment("orders")]);
-        for line in [
-            r#"foldstream_events_total{deployment="orders",outcome="applied"} 5"#,
-            r#"foldstream_lag_seconds{deployment="orders"} 0.5"#,
-            r#"foldstream_position{deployment="orders"} 9"#,
-            r#"foldstream_deployment_state{deployment="orders",state="live"} 1"#,
-            r#"foldstream_deployment_state{deployment="orders",state="failed"} 0"#,
-            r#"foldstream_source_state{deployment="orders",source="events",state="reading"} 1"#,
-            r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#,
-            r#"foldstream_source_passed_over_total{deployment="orders",source="events"} 2"#,
-            r#"foldstream_source_repaired_total{deployment="orders",source="events"} 1"#,
-            r#"foldstream_module_info{deployment="orders",digest="ab",name="totals",state_version="4"} 1"#,
-            r#"foldstream_watches_open 1"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
-        }
-        assert!(text.contains("foldstream_build_info{contract=") && text.contains("process_resident_memory_bytes"));
-        drop(guard);
-        let again = page(&metrics, &[deployment("orders")]);
-        assert!(again.contains("\nfoldstream_watches_open 0"));
-        assert!(again.contains(r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#));
-    }
-
-    #[test]
-    fn what_nobody_knows_is_no_number() {
-        let metrics = Metrics::new();
-        drop(metrics.deployment("orders"));
-        let mut unknown = deployment("orders");
-        (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
-        let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
-        let text = String::from_utf8(metrics.page(&[unknown], &[away])).expect("text");
-        for line in [
-            r#"foldstream_head{deployment="orders"} NaN"#,
-            r#"foldstream_lag_events{deployment="orders"} NaN"#,
-            r#"foldstream_lag_seconds{deployment="orders"} NaN"#,
-            r#"foldstream_source_last_heard_timestamp_seconds{deployment="orders",source="events"} NaN"#,
-            r#"foldstream_source_reachable{source="spare",stream="S"} 0"#,
-            r#"foldstream_cut_overs_total{deployment="orders",kind="rollback",outcome="missed"} 0"#,
-            r#"foldstream_events_total{deployment="orders",outcome="failed"} 0"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn series_of_a_deleted_deployment_go_away() {
-        let metrics = Metrics::new();
-        for name in ["orders", "other"] {
-            let handles = metrics.deployment(name);
-            handles.events_applied.inc();
-            handles.apply_seconds.observe(0.1);
-        }
-        assert!(page(&metrics, &[deployment("orders"), deployment("other")]).contains("\"orders\""));
-        metrics.forget("orders");
-        let text = page(&metrics, &[deployment("other")]);
-        assert!(!text.contains("\"orders\"") && text.contains("\"other\""), "{text}");
+        self.sources.heard.with_label_values(&[name, source]).set(heard);
     }
 }

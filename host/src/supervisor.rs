@@ -36,6 +36,7 @@ use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
 use crate::state;
 use crate::state::catalogue::{Audit, Catalogue, Generation, Record};
+use crate::view::EventView;
 
 /// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
@@ -213,7 +214,7 @@ impl Host {
     /// Looks where the streams end of which nothing was heard lately, as they are not read just now or as what was read of
     /// them waits, and tells those who would read them.
     async fn look_at_heads(&self) {
-        let mut asking: BTreeMap<String, Vec<(Arc<Deployment>, Arc<Runner>)>> = BTreeMap::new();
+        let mut asking: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for deployment in self.deployments() {
             for runner in deployment.runners().into_iter().filter(|runner| runner.asks_for_head()) {
                 let source = runner.program().source_name;
@@ -296,7 +297,7 @@ impl Host {
     }
 
     /// A source; none takes the only one, or the only embedded log.
-    pub fn source(&self, name: Option<&str>) -> Result<Source, Error> {
+    pub fn source(&self, name: Option<&str>) -> Result<EventView, Error> {
         let sources = &self.inner.sources;
         let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
         let mut logs = sources.keys().filter(is_log);
@@ -304,7 +305,7 @@ impl Host {
             (None, Some(log), None) => log.clone(),
             _ => self.inner.choose_source(name)?,
         };
-        Ok(sources[&chosen].clone())
+        Ok(EventView::new(sources[&chosen].clone()))
     }
 
     /// The embedded log behind a source; none takes the only one.

@@ -102,7 +102,15 @@ async fn what_a_limit_has_removed_since_is_not_left_out_of_a_rebuild_in_silence(
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     let config = nats::stream_config(STREAM, "orders.>");
-    nats::create_stream_with(&context, async_nats::jetstream::stream::Config { max_messages: 100, ..config }).await;
+    nats::create_stream_with(
+        &context,
+        async_nats::jetstream::stream::Config {
+            max_messages: 100,
+            discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+            ..config
+        },
+    )
+    .await;
     let host = Host::start_on(&server, STREAM).await;
     host.client().deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available").await;
     let mut orders = Orders::new(1, 10);

@@ -128,7 +128,7 @@ async fn a_deterministic_module_is_verified_while_events_arrive() {
     }
     let verification = verification.await.expect("no panic");
     assert_eq!((verification.state, verification.equal), (WorkState::Done, Some(true)), "{}", verification.message);
-    assert_eq!(verification.restarts, 3);
+    assert!(verification.restarts > 1_000, "{verification:?}");
     assert!(verification.position >= 3_000 && verification.progress == 1.0, "{verification:?}");
     let comparison = verification.comparison.expect("it was compared");
     assert_eq!(comparison.compared, comparison.entries);

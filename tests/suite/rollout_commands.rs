@@ -217,7 +217,8 @@ async fn slow_candidate_is_shown_paused_throttled_and_given_up() {
     let paused = on(host, "pause ledger --candidate").expect(0).stdout;
     assert!(paused.starts_with("ledger: generation 2 stands still at position "), "{paused}");
     wait::until("the candidate to pause", || async {
-        on(host, "show ledger").expect(0).stdout.contains("building (rebuild): 0 %, paused").then_some(())
+        let shown = on(host, "show ledger").expect(0).stdout;
+        (shown.contains("building (rebuild): ") && shown.contains(" %, paused")).then_some(())
     })
     .await;
     let waits = deploy(host, "ledger-next", "--wait").expect(1);

@@ -272,6 +272,7 @@ applied        400,000 events, 212,345/s
 source         events, stream ORDERS
 state size     2.0 KiB in a file of 1.0 MiB
 generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+reason         the name is new
 module         projection order-totals (100.0 KiB)
 digest         abcdef0123456789
 subjects       orders.>
@@ -295,6 +296,7 @@ query          top-customers: those who spent most"
         let shown = lines(&shown);
         let expected = "
 generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+reason         the name is new
 candidate      generation 3, building (rebuild): 40 %, 212,345/s, 2.8 s left; state version 2 instead of 1
 previous       generation 1, previous (rebuild): 100 %; generation 2 took over at position 9
 module  ";

@@ -76,7 +76,8 @@ impl Host {
             && !accept
             && matches!(self.lost(deployment, active, Some(sequence)).await, Some(None))
         {
-            return Ok(active.accepts_missing_through);
+            // Nothing is gone up to there, and the fold ends there: what is gone behind it does not matter to it.
+            return Ok(u64::MAX);
         }
         let advice = "add accept-missing (--accept-missing) to read without them";
         match self.may_refold(deployment, &active.source, accept, advice).await {

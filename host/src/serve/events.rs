@@ -22,9 +22,9 @@ use crate::api::{self, PositionMark};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
 use crate::log::{self, Log};
-use crate::source::{Source, Wanted};
 use crate::subject::SubjectSet;
 use crate::supervisor;
+use crate::view::{EventView, Wanted};
 
 /// Size at which a page of events ends, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
@@ -229,7 +229,7 @@ pub(super) async fn tail(
     let after = sse::resume(&headers, parameters.after)?;
     let subjects = subjects(parameters.subject.as_deref())?;
     let source = app.host.source(parameters.source.as_deref())?;
-    let log_head = if let Source::Embedded(embedded) = &source { Some(embedded.log().head()) } else { None };
+    let log_head = source.log_head();
     let seen = match (after, &log_head) {
         (Some(after), _) => after.position,
         (None, Some(head)) => *head.borrow(),
@@ -245,7 +245,7 @@ pub(super) async fn tail(
 }
 
 struct Tail {
-    source: Source,
+    source: EventView,
     /// Of an embedded log, which says when there is more.
     log_head: Option<watch::Receiver<u64>>,
     subjects: Option<SubjectSet>,

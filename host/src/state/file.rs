@@ -182,7 +182,12 @@ impl File {
     /// What became of events that were not folded.
     fn exceptions(&self) -> Result<BTreeMap<u64, Exception>, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
-        let table = transaction.open_table(EXCEPTIONS).map_err(storage)?;
+        let table = match transaction.open_table(EXCEPTIONS) {
+            Ok(table) => table,
+            // Format 1 has no such table; a file gets it with the first exception.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(storage(error)),
+        };
         let rows = table.iter().map_err(storage)?.map(|row| {
             let (sequence, json) = row.map_err(storage)?;
             let exception = serde_json::from_slice(json.value()).map_err(|error| {

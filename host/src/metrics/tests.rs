@@ -1,0 +1,80 @@
+use super::*;
+
+fn deployment(name: &str) -> Deployment {
+    let text = format!(
+        r#"{{"name":"{name}","generation":2,"state":"live","source":"events","source_status":
+        {{"state":"reading","reconnects":3,"passed_over":2,"repaired":1}},"position":9,"checkpoint":8,"head":10,"lag_events":1,"lag_seconds":0.5,
+        "events_applied":9,"rate":1.0,"state_bytes":7,"file_bytes":4096,"deployed_at":"","module":{{"digest":"ab",
+        "size":1,"kind":"projection","name":"totals","description":"","subjects":[],"wants_headers":false,
+        "key_rule":"none","state_version":4,"queries":[],"imports":[]}}}}"#
+    );
+    serde_json::from_str(&text).expect("a deployment")
+}
+
+fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
+    String::from_utf8(metrics.page(deployments, &[])).expect("text")
+}
+
+#[test]
+fn page_tells_how_a_deployment_is() {
+    let metrics = Metrics::new();
+    metrics.deployment("orders").events_applied.inc_by(5);
+    let guard = metrics.watch();
+    metrics.request("/v1/deployments", "GET", "2xx", Duration::from_millis(2));
+    let text = page(&metrics, &[deployment("orders")]);
+    for line in [
+        r#"foldstream_events_total{deployment="orders",outcome="applied"} 5"#,
+        r#"foldstream_lag_seconds{deployment="orders"} 0.5"#,
+        r#"foldstream_position{deployment="orders"} 9"#,
+        r#"foldstream_deployment_state{deployment="orders",state="live"} 1"#,
+        r#"foldstream_deployment_state{deployment="orders",state="failed"} 0"#,
+        r#"foldstream_source_state{deployment="orders",source="events",state="reading"} 1"#,
+        r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#,
+        r#"foldstream_source_passed_over_total{deployment="orders",source="events"} 2"#,
+        r#"foldstream_source_repaired_total{deployment="orders",source="events"} 1"#,
+        r#"foldstream_module_info{deployment="orders",digest="ab",name="totals",state_version="4"} 1"#,
+        r#"foldstream_watches_open 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+    }
+    assert!(text.contains("foldstream_build_info{contract=") && text.contains("process_resident_memory_bytes"));
+    drop(guard);
+    let again = page(&metrics, &[deployment("orders")]);
+    assert!(again.contains("\nfoldstream_watches_open 0"));
+    assert!(again.contains(r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#));
+}
+
+#[test]
+fn what_nobody_knows_is_no_number() {
+    let metrics = Metrics::new();
+    drop(metrics.deployment("orders"));
+    let mut unknown = deployment("orders");
+    (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
+    let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
+    let text = String::from_utf8(metrics.page(&[unknown], &[away])).expect("text");
+    for line in [
+        r#"foldstream_head{deployment="orders"} NaN"#,
+        r#"foldstream_lag_events{deployment="orders"} NaN"#,
+        r#"foldstream_lag_seconds{deployment="orders"} NaN"#,
+        r#"foldstream_source_last_heard_timestamp_seconds{deployment="orders",source="events"} NaN"#,
+        r#"foldstream_source_reachable{source="spare",stream="S"} 0"#,
+        r#"foldstream_cut_overs_total{deployment="orders",kind="rollback",outcome="missed"} 0"#,
+        r#"foldstream_events_total{deployment="orders",outcome="failed"} 0"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn series_of_a_deleted_deployment_go_away() {
+    let metrics = Metrics::new();
+    for name in ["orders", "other"] {
+        let handles = metrics.deployment(name);
+        handles.events_applied.inc();
+        handles.apply_seconds.observe(0.1);
+    }
+    assert!(page(&metrics, &[deployment("orders"), deployment("other")]).contains("\"orders\""));
+    metrics.forget("orders");
+    let text = page(&metrics, &[deployment("other")]);
+    assert!(!text.contains("\"orders\"") && text.contains("\"other\""), "{text}");
+}

@@ -1,0 +1,33 @@
+//! Looking at the events of a source from outside of any deployment.
+
+use tokio::sync::watch;
+
+pub use crate::source::{Page, Wanted};
+
+use crate::source::Source;
+
+/// The events of a source, to look at. Leaves no consumer behind.
+#[derive(Clone, Debug)]
+pub struct EventView(Source);
+
+impl EventView {
+    /// Over a source.
+    pub(crate) fn new(source: Source) -> Self {
+        Self(source)
+    }
+
+    /// Name of the stream.
+    pub fn stream(&self) -> String {
+        self.0.stream()
+    }
+
+    /// The last sequence of an embedded log, as it rises; none for a stream, which must be looked at again.
+    pub fn log_head(&self) -> Option<watch::Receiver<u64>> {
+        if let Source::Embedded(embedded) = &self.0 { Some(embedded.log().head()) } else { None }
+    }
+
+    /// Some of its events; an error if it can't be reached.
+    pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
+        self.0.page(wanted).await
+    }
+}
