@@ -328,8 +328,11 @@ impl Run {
                 self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
             }
             Processed::Through(position) => {
-                let done = batch.events.partition_point(|event| event.sequence <= position);
-                self.stashed.push_front(Input::Batch(batch.split_off(done)));
+                // Where the state is, not where its last event is: what is missing in between is still to be counted.
+                let done = position.max(batch.after);
+                if done < batch.through {
+                    self.stashed.push_front(Input::Batch(batch.split_behind(done)));
+                }
             }
         }
         Ok(())

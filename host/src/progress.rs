@@ -489,10 +489,12 @@ impl Progress {
 
     /// A module is about to begin to fold, again or in the place of another: nothing is known of how that will be.
     pub fn awaits_start(&self) {
-        let now = &mut self.inner.lock().now;
+        let Inner { now, failed_before, .. } = &mut *self.inner.lock();
         (now.begun, now.awaits_start) = (false, true);
         if matches!(now.state, DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed) {
-            now.failure = None;
+            if let Some(failure) = now.failure.take() {
+                *failed_before = Some(failure);
+            }
             now.state = DeploymentState::CatchingUp;
         }
     }

@@ -113,5 +113,9 @@ fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
     behind.applies_like(ahead)
         && behind.counts_like(ahead)
         && ahead.last_event() <= position
+        // What it left out is noted by each state as it passes it.
+        && ahead.store().is_some_and(|store| {
+            store.exceptions().last_key_value().is_none_or(|(left_out, _)| *left_out <= position)
+        })
         && ahead.program().subjects_from <= position
 }

@@ -204,6 +204,8 @@ impl Host {
 
 /// Whether the code on probation applied the event at which the code before it had stopped.
 fn has_mended(record: &Record, position: u64) -> bool {
-    let before = record.to_put_back().and_then(|before| before.failed_at);
+    // What an operator left out was mended by nobody.
+    let is_folded = |at: &u64| record.skips.iter().all(|skip| skip.sequence != *at);
+    let before = record.to_put_back().and_then(|before| before.failed_at).filter(is_folded);
     before.is_some_and(|failed_at| position >= failed_at)
 }

@@ -223,7 +223,10 @@ impl Verifying {
     async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
-        let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(..end.max(1))).collect();
+        // Before where the state began, there is nowhere to stop.
+        let published = self.deployment.active().store().and_then(|store| store.published());
+        let begun = published.and_then(|checkpoint| checkpoint.begins_after).unwrap_or(0).min(end);
+        let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(begun..=end)).collect();
         stops.sort_unstable();
         let mut from: Option<Scratch> = None;
         for stop in stops {

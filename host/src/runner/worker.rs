@@ -108,7 +108,8 @@ impl Worker {
             Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
         self.shared.progress.repairing(None);
         let (store, mut writer) = opened?;
-        self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled());
+        let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
+        self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled() || was_paused);
         self.shared.store.send_replace(Some(store.clone()));
         if store.position() >= self.shared.progress.now().last_position {
             // Nothing is missing that was there before.

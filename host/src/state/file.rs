@@ -61,6 +61,17 @@ pub(super) struct Opened {
     /// The position beyond which readers saw nothing, if that is known.
     pub(super) settled: Option<u64>,
     pub(super) exceptions: BTreeMap<u64, Exception>,
+    /// Nothing was committed to it since an earlier release, which made all durable at each pause.
+    pub(super) is_of_format_1: bool,
+}
+
+/// What is noted in a file beside its entries.
+#[derive(Default)]
+struct Noted {
+    checkpoint: Option<Checkpoint>,
+    bytes: u64,
+    settled: Option<u64>,
+    is_of_format_1: bool,
 }
 
 /// What redb says when what it reads contradicts itself.
@@ -119,21 +130,23 @@ impl File {
     pub(super) fn open(path: &Path, cache_bytes: usize, progress: impl Fn(f64) + 'static) -> Result<Opened, Error> {
         let database = open_database(path, cache_bytes, progress)?;
         let file = Self { database, path: path.into() };
-        let (checkpoint, bytes, settled) = file.prepare()?;
+        let Noted { checkpoint, bytes, settled, is_of_format_1 } = file.prepare()?;
         let (base, exceptions) = (file.base()?, file.exceptions()?);
-        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions })
+        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, is_of_format_1 })
     }
 
     /// Reads what is noted in the file. Writes only to a new one: a state on a full disk can be opened and read.
-    fn prepare(&self) -> Result<(Option<Checkpoint>, u64, Option<u64>), Error> {
+    fn prepare(&self) -> Result<Noted, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         if transaction.list_tables().map_err(storage)?.next().is_none() {
             self.begin()?;
-            return Ok((None, 0, None));
+            return Ok(Noted::default());
         }
         let meta = transaction.open_table(META).map_err(storage)?;
         let read = |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec())).map_err(storage);
-        check_format(&self.path, read("format")?.as_deref())?;
+        let format = read("format")?;
+        check_format(&self.path, format.as_deref())?;
+        let is_of_format_1 = format.is_some_and(|format| format == 1_u32.to_be_bytes());
         let checkpoint =
             read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
                 Error::Open(format!(
@@ -142,7 +155,8 @@ impl File {
                 ))
             })?;
         let number = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-        Ok((checkpoint, number(read("bytes")?).unwrap_or(0), number(read("settled")?)))
+        let (bytes, settled) = (number(read("bytes")?).unwrap_or(0), number(read("settled")?));
+        Ok(Noted { checkpoint, bytes, settled, is_of_format_1 })
     }
 
     /// Makes the tables of a new file.

@@ -51,6 +51,8 @@ pub(super) struct Inner {
     durable: Mutex<Option<Checkpoint>>,
     /// What the file says about the position beyond which readers saw nothing.
     settled: Mutex<Option<u64>>,
+    /// When it was opened, it was as an earlier release had left it.
+    is_of_format_1: bool,
     /// Sum of keys and values in the file, in bytes.
     pub(super) durable_bytes: AtomicU64,
     /// A commit failed: what the file holds is no longer known, so nothing more is committed.
@@ -144,6 +146,7 @@ impl Store {
             file: opened.file,
             durable: Mutex::new(opened.checkpoint),
             settled: Mutex::new(opened.settled),
+            is_of_format_1: opened.is_of_format_1,
             durable_bytes: AtomicU64::new(opened.bytes),
             failed: AtomicBool::new(false),
             positions: watch::Sender::new(position),
@@ -272,6 +275,11 @@ impl Store {
     pub fn is_settled(&self) -> bool {
         let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
         *self.inner.settled.lock() == Some(durable)
+    }
+
+    /// Whether it was opened as an earlier release had left it, which noted nothing of this and made all durable at a pause.
+    pub fn is_of_format_1(&self) -> bool {
+        self.inner.is_of_format_1
     }
 
     /// Notes in the file that readers saw nothing beyond its checkpoint, unless something is published that is not durable.

@@ -164,9 +164,10 @@ async fn a_promoted_mirror_continues_what_was_read_from_its_origin() {
         (info.state.last_sequence == 10).then_some(())
     })
     .await;
+    publish(&jetstream, numbered(11..12)).await;
     let edge = Options { stream: "EDGE".to_owned(), ..options(&server) };
-    let checkpoint = folded(edge, resuming(&known, MINE), 10).await;
-    assert_eq!((checkpoint.position, checkpoint.stream.name.as_str()), (10, "EDGE"));
+    let checkpoint = folded(edge, resuming(&known, MINE), 11).await;
+    assert_eq!((checkpoint.position, checkpoint.stream.name.as_str()), (11, "EDGE"));
 }
 
 #[tokio::test]

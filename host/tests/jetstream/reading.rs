@@ -322,7 +322,7 @@ async fn headers_come_when_asked_for() {
 }
 
 #[tokio::test]
-async fn deleted_events_are_no_gap() {
+async fn deleted_events_stop_a_reader_unless_they_are_accepted() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     let stream = jetstream.create_stream(orders()).await.expect("stream");
@@ -331,7 +331,10 @@ async fn deleted_events_are_no_gap() {
         assert!(stream.delete_message(sequence).await.expect("deletion"), "{sequence}");
     }
     for subjects in [&[">"], &["*.*.placed"]] {
-        let mut reading = Reading::begin(options(&server), request(subjects));
+        let (_, error) = Reading::begin(options(&server), request(subjects)).error().await;
+        assert!(matches!(error, Error::Incomplete { .. }), "{error}");
+        let accepting = Request { accepts_missing_through: 100, ..request(subjects) };
+        let mut reading = Reading::begin(options(&server), accepting);
         // The last two leave no later event that would tell of them; the server does.
         assert_eq!(reading.through(100).await.len(), 94, "{subjects:?}");
     }

@@ -175,6 +175,9 @@ impl Cursor {
     pub(super) fn place(&mut self, stream: Arc<StreamIdentity>, through: u64, head: u64, pending: u64) {
         if !self.is_settled {
             self.handed = through;
+            // It is read again from there.
+            self.missing.clear();
+            self.seen = None;
         }
         self.is_placed = true;
         self.stream = Some(stream);

@@ -83,6 +83,8 @@ pub(super) struct Session {
     is_anchored: bool,
     /// What the stream lacks, as far as it was asked; of use to a filtered reader alone.
     holes: Holes,
+    /// Whether it was told that what the stream lacks is too much to be listed.
+    has_told_unlisted: bool,
     /// Up to which sequence what it lacks was counted.
     counted: u64,
     /// The sequence up to which messages may be missing.
@@ -118,6 +120,7 @@ impl Session {
             is_filtered: opened.is_filtered,
             is_anchored: opened.is_anchored,
             holes: opened.holes.clone(),
+            has_told_unlisted: false,
             counted: opened.position,
             accepts_through: opened.accepts_through,
             is_ending: false,
@@ -331,6 +334,9 @@ impl Session {
         if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
             // What lies behind it must not be handed out, though it may have come.
             cursor.roll_back(missing.from - 1);
+            for range in gone.iter().filter(|range| *range.start() < missing.from) {
+                cursor.miss(*range.start()..=(*range.end()).min(missing.from - 1));
+            }
             return Err(self.gap(missing));
         }
         gone.into_iter().for_each(|range| cursor.miss(range));
@@ -339,8 +345,16 @@ impl Session {
     }
 
     /// An error if the stream lacks too much to be listed, and that is not accepted.
-    fn must_list(&self, through: u64) -> Result<(), Failure> {
+    fn must_list(&mut self, through: u64) -> Result<(), Failure> {
         if !self.holes.is_unlisted || self.accepts_through >= through {
+            if self.holes.is_unlisted && !std::mem::replace(&mut self.has_told_unlisted, true) {
+                warn!(
+                    stream = self.stream.name,
+                    position = through,
+                    "the stream lacks too many messages to be listed; those that may have been for this deployment are \
+                     passed over uncounted, as was accepted"
+                );
+            }
             return Ok(());
         }
         Err(self.gap(Missing { from: self.counted + 1, to: through, count: None }))
