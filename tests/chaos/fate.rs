@@ -111,9 +111,9 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
         Fault::KillServer | Fault::StopServer => {
             let mut server = world.server.lock().await;
             if fault == Fault::KillServer {
-                server.kill()
+                server.kill();
             } else {
-                server.stop()
+                server.stop();
             }
             Counts::add(&world.counts.server_stops);
             tokio::time::sleep(Duration::from_millis(random.u64(0..2_500))).await;

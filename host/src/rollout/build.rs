@@ -419,9 +419,7 @@ impl Host {
     pub(super) async fn revive(&self, deployment: &Arc<Deployment>, number: u64) -> Result<api::Deployment, Error> {
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("the caller took it from the record");
-        generation.failure = None;
-        // It passes that event from here on, or fails at it again.
-        generation.failed_at = None;
+        (generation.failure, generation.failed_at) = (None, None);
         generation.paused = false;
         generation.enter(GenerationStatus::Building, "goes on after it was stopped by an event");
         self.commit(deployment, record, "resume", format!("generation {number}")).await?;
