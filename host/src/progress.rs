@@ -126,6 +126,8 @@ struct Inner {
     failing: Option<Event>,
     /// The failure before the last start. The same again is no new one.
     failed_before: Option<Failure>,
+    /// The generation whose module folded first in this process.
+    first_generation: Option<u64>,
 }
 
 /// The place where a pipeline tells how far it is.
@@ -182,6 +184,7 @@ impl Progress {
             measured_applied: 0,
             failing: None,
             failed_before: None,
+            first_generation: None,
         };
         Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
     }
@@ -457,10 +460,11 @@ impl Progress {
 
     /// A generation's module begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
-        let Inner { now, state_failure, failed_before, .. } = &mut *self.inner.lock();
+        let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.inner.lock();
         if let Some(failure) = now.failure.take() {
             *failed_before = Some(failure);
         }
+        first_generation.get_or_insert(generation);
         now.has_read = false;
         now.generation = generation;
         now.starts += 1;
@@ -500,9 +504,12 @@ impl Progress {
     }
 
     /// Whether it stopped at an event that its module can't pass, so that nothing beyond it was ever shown. Code that took
-    /// over a state may still give way to the code before, which did pass.
+    /// over a state may stop where the code before it, or the code before the process started, did pass.
     pub fn stands_at_event(&self) -> bool {
-        let now = &self.inner.lock().now;
+        let Inner { now, first_generation, .. } = &*self.inner.lock();
+        if *first_generation != Some(now.generation) {
+            return false;
+        }
         let is_final = |failure: &Failure| {
             failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
         };
