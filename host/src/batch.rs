@@ -28,6 +28,8 @@ pub struct Batch {
     pub last_seen: Option<EventMark>,
     /// Sequences that the stream no longer has, that may have matched, and that may be passed over; in rising order.
     pub missing: Vec<RangeInclusive<u64>>,
+    /// Sequences of messages that matched and are no events, such as schedules and delete markers; in rising order.
+    pub passed_over: Vec<u64>,
 }
 
 impl Batch {
@@ -46,12 +48,18 @@ impl Batch {
         self.stream = later.stream;
         self.last_seen = later.last_seen.or(self.last_seen.take());
         self.missing.append(&mut later.missing);
+        self.passed_over.append(&mut later.passed_over);
     }
 
     /// How many sequences are missing behind `after` and up to `through`.
     pub fn missing_between(&self, after: u64, through: u64) -> u64 {
         let within = self.missing.iter().filter_map(|range| clamp(range, after + 1, through));
         within.map(|range| range.end() - range.start() + 1).sum()
+    }
+
+    /// The messages behind `after` and up to `through` that are no events.
+    pub fn passed_over_between(&self, after: u64, through: u64) -> impl Iterator<Item = u64> {
+        self.passed_over.iter().copied().filter(move |sequence| (after + 1..=through).contains(sequence))
     }
 
     /// What follows the first part of this batch, which ends at `through` and keeps its events.
@@ -65,6 +73,7 @@ impl Batch {
             stream: Arc::clone(&self.stream),
             last_seen: self.last_seen.take(),
             missing: self.missing.iter().filter_map(|range| clamp(range, through + 1, u64::MAX)).collect(),
+            passed_over: self.passed_over.split_off(self.passed_over.partition_point(|sequence| *sequence <= through)),
         };
         self.missing = self.missing.iter().filter_map(|range| clamp(range, 0, through)).collect();
         self.pending += later.events.len() as u64;
@@ -139,6 +148,7 @@ mod tests {
             stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
             last_seen: Some(EventMark::of(&event(12))),
             missing: vec![2..=2, 4..=6, 9..=9],
+            passed_over: vec![10, 11],
         }
     }
 
@@ -151,6 +161,7 @@ mod tests {
             let one = Checkpoint::after(None, &first, first.events.last(), first.through);
             let two = Checkpoint::after(Some(&one), &second, second.events.last(), second.through);
             assert_eq!((two.position, two.missing, two.begins_after), (12, 5, Some(1)), "cut at {cut}");
+            assert_eq!(two.passed_over, [(10, 11)], "cut at {cut}");
             assert_eq!(two.last_event.as_ref().map(|mark| mark.sequence), Some(8));
             assert_eq!(two.last_seen, Some(EventMark::of(&event(12))));
             assert!(one.marks().all(|mark| mark.sequence <= cut), "nothing beyond {cut} was applied");

@@ -67,12 +67,27 @@ pub struct Checkpoint {
     /// were accepted.
     #[serde(default)]
     pub missing: u64,
+    /// Messages that matched and are no events, as ranges of sequences in rising order, the latest of them: that they are
+    /// gone later is no loss.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<(u64, u64)>,
 }
+
+/// Most ranges of them that are remembered; each costs some 20 bytes in every commit.
+const PASSED_OVER_MAX: usize = 1_000;
 
 impl Checkpoint {
     /// A position in a stream, with nothing to prove it by.
     pub fn at(position: u64, stream: StreamIdentity) -> Self {
-        Self { position, stream, last_event: None, last_seen: None, begins_after: None, missing: 0 }
+        Self {
+            position,
+            stream,
+            last_event: None,
+            last_seen: None,
+            begins_after: None,
+            missing: 0,
+            passed_over: Vec::new(),
+        }
     }
 
     /// What was seen of the stream, the latest first: the message seen last, and the event applied last.
@@ -104,6 +119,20 @@ impl Checkpoint {
             last_event,
             begins_after,
             missing: before.map_or(0, |before| before.missing) + batch.missing_between(passed, through),
+            passed_over: passed_over(before, batch.passed_over_between(passed, through)),
         }
     }
+}
+
+/// What was passed over before, and what was now.
+fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut ranges = before.map_or_else(Vec::new, |before| before.passed_over.clone());
+    for sequence in now {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == sequence => *last = sequence,
+            _ => ranges.push((sequence, sequence)),
+        }
+    }
+    ranges.drain(..ranges.len().saturating_sub(PASSED_OVER_MAX));
+    ranges
 }

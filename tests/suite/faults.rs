@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
 use bytes::Bytes;
-use foldstream::api::{DeploymentState, SourceState};
+use foldstream::api::{self, DeploymentState, SourceState};
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
@@ -211,6 +211,22 @@ async fn events_deleted_one_by_one_are_missed_until_that_is_accepted() {
     let again = stage.client().upload(guests::module("ledger"), "?name=again&accept-missing=true").await;
     again.expect(201);
     stage.assert_equals_model("again").await;
+}
+
+#[tokio::test]
+async fn what_is_still_missing_fails_a_resume_and_the_same_deploy_can_accept_it() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    let context = stage.context().clone();
+    nats::publish(&context, stage.draw(10).iter().map(|order| order.message())).await;
+    context.get_stream(STREAM).await.expect("it is there").delete_message(4).await.expect("deletion");
+    stage.deploy_ledger().await;
+    stage.client().failed(LEDGER).await;
+    let resumed: api::Deployment = stage.client().act(LEDGER, "resume").await.expect(200).json();
+    assert_eq!(resumed.state, DeploymentState::Failed, "the second look is waited for: {resumed:?}");
+    let query = format!("?name={LEDGER}&accept-missing=true");
+    let deployed: api::Deployed = stage.client().upload(guests::module("ledger"), &query).await.expect(200).json();
+    assert_eq!(deployed.outcome, api::DeployOutcome::Unchanged);
+    assert_eq!(stage.client().reached(LEDGER, 10).await.missing_events, 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use bytes::Bytes;
-use foldstream::api::{DeploymentState, SourceState};
+use foldstream::api::{DeploymentState, GenerationStatus, SourceState};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::{LEDGER, STREAM};
@@ -70,6 +70,31 @@ async fn streams_that_drop_what_others_acknowledge_are_refused_before_anything_i
         let text = answer.text();
         assert!(text.contains("cannot be read") && text.contains(word) && text.contains("limits"), "{text}");
         host.client().get(&format!("/v1/deployments/{LEDGER}")).await.expect(404);
+        let found = cli::on(&host, &["doctor"]).expect(1).stdout;
+        assert!(found.lines().any(|line| line.starts_with("FAIL") && line.contains(word)), "{found}");
         context.delete_stream(STREAM).await.expect("deletion");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_was_no_event_is_no_loss_when_it_is_gone() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    let stream = nats::create_stream(&context, STREAM, "orders.>").await;
+    let host = Host::start_on(&server, STREAM).await;
+    let order = || ("orders.bob.placed".to_owned(), Bytes::from_static(br#"{"order":"y","amount":1}"#));
+    nats::publish(&context, [order()]).await;
+    publish_raw(&server, b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n").await;
+    nats::publish(&context, [order()]).await;
+    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    assert_eq!(host.client().reached(LEDGER, 3).await.source_status.passed_over, 1);
+
+    stream.delete_message(2).await.expect("deletion");
+    host.client().act(LEDGER, "rebuild").await.expect(200);
+    host.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    assert_eq!(host.client().reached(LEDGER, 3).await.events_applied, 2);
+
+    stream.delete_message(1).await.expect("deletion");
+    let refused = host.client().act(LEDGER, "rebuild").await.text();
+    assert!(refused.contains("1 event that was applied is gone from stream"), "{refused}");
 }

@@ -95,6 +95,10 @@ pub struct SourceInfo {
     /// Why not, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Why nothing can be read from it although it was reached: a permission that is refused, or a kind of stream that
+    /// loses events; absent if nothing is in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// First sequence that is still there; 0 when the stream is empty, absent if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_sequence: Option<u64>,

@@ -215,7 +215,10 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
         let message = source.message.as_deref().unwrap_or("it cannot be reached");
         return vec![Check::fail(name, format!("{} stream {}: {message}", source.kind, source.stream))];
     }
-    if source.warnings.is_empty() {
+    let obstacle =
+        source.obstacle.iter().map(|obstacle| Check::fail(name.clone(), format!("cannot be read: {obstacle}")));
+    let mut checks: Vec<Check> = obstacle.collect();
+    if checks.is_empty() && source.warnings.is_empty() {
         let finding = format!(
             "{} stream {}, {} events, last sequence {}",
             source.kind,
@@ -223,10 +226,11 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
             super::output::known(source.events, super::output::grouped),
             super::output::known(source.last_sequence, super::output::grouped)
         );
-        return std::iter::once(Check::ok(name, finding)).chain(check_first_events(source)).collect();
+        checks.push(Check::ok(name.clone(), finding));
     }
-    let warnings = source.warnings.iter().map(|warning| Check::warn(name.clone(), warning.clone()));
-    warnings.chain(check_first_events(source)).collect()
+    checks.extend(source.warnings.iter().map(|warning| Check::warn(name.clone(), warning.clone())));
+    checks.extend(check_first_events(source));
+    checks
 }
 
 /// How events are read is no mistake of itself; what was expected, only people know.
@@ -310,6 +314,7 @@ mod tests {
             events: Some(1_000),
             bytes: Some(1),
             first_events: None,
+            obstacle: None,
             warnings: Vec::new(),
         };
         let [check] = &check_source(&info)[..] else { panic!("one check") };

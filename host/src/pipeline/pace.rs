@@ -203,6 +203,7 @@ mod tests {
             after: 0,
             last_seen: None,
             missing: vec![1..=1, 3..=3, 5..=5],
+            passed_over: vec![7],
         }
     }
 

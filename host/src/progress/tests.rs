@@ -19,7 +19,17 @@ fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
     let (events, through): (Vec<Event>, u64) = (sequences.clone().map(event).collect(), *sequences.end());
     let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
     let (after, pending) = (sequences.start() - 1, head - through);
-    Batch { events, after, through, head, pending, stream, last_seen: None, missing: Vec::new() }
+    Batch {
+        events,
+        after,
+        through,
+        head,
+        pending,
+        stream,
+        last_seen: None,
+        missing: Vec::new(),
+        passed_over: Vec::new(),
+    }
 }
 
 #[test]
@@ -99,6 +109,7 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
         stream: Arc::clone(&stream),
         last_seen: None,
         missing: Vec::new(),
+        passed_over: Vec::new(),
     };
     progress.started(1);
     progress.finished(&nothing(2));

@@ -52,7 +52,12 @@ impl Host {
             return Ok(Accepted { through, lacks: None });
         };
         let through = self.accepts_from(source, accept).await?.max(active.accepts_missing_through);
-        let Some(lacks) = lost else { return Ok(Accepted { through, lacks: None }) };
+        let Some(lacks) = lost else {
+            // All that is gone up to there was no event, or the active generation does not have it either.
+            let checkpoint = deployment.active().store().and_then(|store| store.published());
+            let passed = checkpoint.and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
+            return Ok(Accepted { through: through.max(passed.unwrap_or(0)), lacks: None });
+        };
         let counts = self.inner.sources.get(source).is_some_and(|source| source.on_missing().is_count());
         if accept || counts {
             tracing::warn!(deployment = deployment.name(), lacks, "a state is built without them, as was accepted");
@@ -111,7 +116,7 @@ impl Host {
         let (after, through) = (began_after(active, &checkpoint), checkpoint.position.min(up_to.unwrap_or(u64::MAX)));
         let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
         let subjects = SubjectSet::parse(&subjects).ok()?;
-        let lost = source.lost(after, through, &subjects).await.ok()?;
+        let lost = source.lost(after, through, &checkpoint.passed_over, &subjects).await.ok()?;
         let Some(Lost { missing, stream, may_be_of_others }) = lost else { return Some(None) };
         // What was missing already when it was passed is not lost since.
         let passed = if up_to.is_some() { 0 } else { checkpoint.missing };

@@ -60,7 +60,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the answer to a pause or a resume waits until it can say that it is so.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How long the answer to a resume or a rollback waits for the first batch, or the failure.
-const BEGIN_MAX: Duration = Duration::from_secs(5);
+const BEGIN_MAX: Duration = Duration::from_secs(8);
 
 /// Why a view of one generation can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +224,7 @@ impl Host {
         request: DeployRequest,
     ) -> Result<api::Deployed, Error> {
         let compile_ms = compile_ms(&loaded);
-        let _changing = self.lock(&deployment).await?;
+        let changing = self.lock(&deployment).await?;
         let record = deployment.record();
         let source = match &request.source {
             Some(source) => self.inner.choose_source(Some(source))?,
@@ -237,7 +237,14 @@ impl Host {
         let (strategy, continued, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
-                let reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
+                let accept = request.build.accept_missing && generation == record.active;
+                let mut reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
+                drop(changing);
+                if accept && deployment.active().now().state == api::DeploymentState::Failed {
+                    self.accept_missing(deployment.name(), false).await?;
+                    self.resume(deployment.name(), false, None).await?;
+                    reason.push_str("; what its stream lacks is accepted");
+                }
                 let outcome = DeployOutcome::Unchanged;
                 return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
             }

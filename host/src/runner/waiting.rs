@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Runner;
-use crate::api::{DeploymentState, SourceState};
+use crate::api::DeploymentState;
 use crate::pipeline::Desired;
 use crate::progress::Now;
 
@@ -23,13 +23,13 @@ impl Runner {
     }
 
     /// Waits until the module that was asked for last has applied something, found nothing to apply or failed, but not for
-    /// long, and no longer once its source turns out to be away. Cancel-safe: it only looks.
+    /// long, and no longer once its source turns out to be away; what a second look is to confirm is waited for. Cancel-safe: it only looks.
     pub async fn begins(&self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         let is_known = || {
             let now = self.now();
             let source = self.source_status();
-            let is_away = source.is_trouble() || (source.state == SourceState::Connecting && source.message.is_some());
+            let is_away = source.is_trouble() && !source.in_doubt;
             now.begun
                 || matches!(now.state, DeploymentState::Failed | DeploymentState::Paused | DeploymentState::Stopping)
                 || now.failure.is_some()

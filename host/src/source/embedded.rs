@@ -123,6 +123,7 @@ impl Embedded {
             reachable: true,
             state: None,
             message: None,
+            obstacle: None,
             first_sequence: Some(info.first_sequence),
             is_complete: Some(self.log.first_available() <= 1),
             last_sequence: Some(info.last_sequence),
@@ -256,6 +257,7 @@ impl Reader {
             stream: Arc::clone(&self.stream),
             last_seen,
             missing,
+            passed_over: Vec::new(),
         }))
     }
 

@@ -22,7 +22,7 @@ use crate::event::Event;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
-pub use status::{Status, StatusSender, heard, initial_status, lost, tell};
+pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, tell};
 
 /// What a reader is to read.
 #[derive(Clone, Debug)]
@@ -300,9 +300,15 @@ impl Source {
 
     /// What the stream no longer has of the sequences after one and up to another, for a fold of some subjects; none if it
     /// has all. An error says why that can't be known just now.
-    pub async fn lost(&self, after: u64, through: u64, subjects: &SubjectSet) -> Result<Option<Lost>, String> {
+    pub async fn lost(
+        &self,
+        after: u64,
+        through: u64,
+        passed_over: &[(u64, u64)],
+        subjects: &SubjectSet,
+    ) -> Result<Option<Lost>, String> {
         match self {
-            Self::JetStream(source) => source.lost(after, through, subjects).await,
+            Self::JetStream(source) => source.lost((after, through), passed_over, subjects).await,
             Self::Embedded(source) => Ok(source.lost(after, through)),
         }
     }

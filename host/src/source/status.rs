@@ -30,6 +30,8 @@ pub struct Status {
     pub passed_over: u64,
     /// Messages that were handed on without what of them is unusable.
     pub repaired: u64,
+    /// Whether something was seen that would stop the reader, and a second look is to confirm it.
+    pub in_doubt: bool,
 }
 
 /// The status before anything was tried.
@@ -42,6 +44,7 @@ pub fn initial_status() -> Status {
         reconnects: 0,
         passed_over: 0,
         repaired: 0,
+        in_doubt: false,
     }
 }
 
@@ -95,7 +98,20 @@ pub fn tell(sender: &StatusSender, state: SourceState, message: Option<String>) 
         }
         status.state = state;
         status.message = message;
+        status.in_doubt = false;
         is_news
+    });
+}
+
+/// Tells what was seen that would stop the reader, unless a second look finds otherwise.
+pub fn doubt(sender: &StatusSender, message: String) {
+    sender.send_modify(|status| {
+        if status.state != SourceState::Reconnecting {
+            status.since = jiff::Timestamp::now();
+        }
+        status.state = SourceState::Reconnecting;
+        status.message = Some(message);
+        status.in_doubt = true;
     });
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Cursor {
     handed_seen: Option<EventMark>,
     /// Sequences that the stream no longer has, and that may be passed over, in rising order.
     missing: Vec<RangeInclusive<u64>>,
+    /// Sequences of messages that are no events, in rising order.
+    passed_over: Vec<u64>,
     limits: Limits,
 }
 
@@ -126,6 +128,7 @@ impl Cursor {
             seen: None,
             handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
             missing: Vec::new(),
+            passed_over: Vec::new(),
             last: resume.and_then(|checkpoint| checkpoint.last_event.clone()).map_or(Last::None, Last::Mark),
             limits: Limits { events: limits.events.max(1), bytes: limits.bytes },
         }
@@ -177,6 +180,7 @@ impl Cursor {
             self.handed = through;
             // It is read again from there.
             self.missing.clear();
+            self.passed_over.clear();
             self.seen = None;
         }
         self.is_placed = true;
@@ -210,8 +214,9 @@ impl Cursor {
         self.events.push(event);
     }
 
-    /// Counts a message that is no event.
+    /// Notes and counts a message that is no event.
     pub(super) fn pass_over(&mut self, sequence: u64) {
+        self.passed_over.push(sequence);
         if sequence > self.oddities.through {
             self.oddities.through = sequence;
             self.oddities.passed_over += 1;
@@ -249,6 +254,7 @@ impl Cursor {
         self.through = through;
         self.seen = self.seen.take().filter(|seen| seen.sequence() <= through);
         self.missing.retain(|range| *range.end() <= through);
+        self.passed_over.retain(|sequence| *sequence <= through);
     }
 
     /// Whether there is something to hand out now: events, or a position that moved without any.
@@ -291,7 +297,10 @@ impl Cursor {
         let rest = self.missing.partition_point(|range| *range.start() <= through);
         let later = self.missing.split_off(rest);
         let missing = std::mem::replace(&mut self.missing, later);
+        let later = self.passed_over.split_off(self.passed_over.partition_point(|sequence| *sequence <= through));
+        let passed_over = std::mem::replace(&mut self.passed_over, later);
         let pending = self.pending + self.events.len() as u64;
-        Some(Batch { events, after, through, head: self.head.max(through), pending, stream, last_seen, missing })
+        let head = self.head.max(through);
+        Some(Batch { events, after, through, head, pending, stream, last_seen, missing, passed_over })
     }
 }

@@ -64,6 +64,7 @@ impl Inspection {
             reachable: found.is_ok(),
             state: None,
             message: None,
+            obstacle: None,
             first_sequence: None,
             is_complete: None,
             last_sequence: None,
@@ -78,7 +79,7 @@ impl Inspection {
                 result.state = Some(if state.is_trouble() { state } else { SourceState::Reconnecting });
                 result.message = Some(message);
             }
-            Ok((info, server)) => {
+            Ok((info, refused, server)) => {
                 result.first_sequence = Some(if info.state.messages == 0 { 0 } else { info.state.first_seq });
                 let origin = info.config.first_seq.max(1);
                 let is_whole = info.state.num_deleted == 0 || has_gaps_by_design(&info.config);
@@ -86,6 +87,10 @@ impl Inspection {
                 result.last_sequence = Some(info.state.last_seq);
                 result.events = Some(info.state.messages);
                 result.bytes = Some(info.state.bytes);
+                result.obstacle = refused.advice().or_else(|| {
+                    let error = check_readable(&settings.stream, &info.config).err()?;
+                    Some(format!("{}: {error}", error.kind()))
+                });
                 result.warnings = warnings(&info);
                 result.warnings.extend(server);
                 let first = self.first_events(settings, &info).await;
@@ -100,8 +105,8 @@ impl Inspection {
     pub(super) async fn lost(
         &self,
         settings: &Arc<Settings>,
-        after: u64,
-        through: u64,
+        (after, through): (u64, u64),
+        passed_over: &[(u64, u64)],
     ) -> Result<Option<(Missing, StreamConfig)>, String> {
         let look = async {
             let mut slot = self.link.lock().await;
@@ -125,13 +130,13 @@ impl Inspection {
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
         let (info, holes) = found.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
-        Ok(missing::lost(&info, &holes, after, through).map(|missing| (missing, info.config)))
+        Ok(missing::lost(&info, &holes, (after, through), passed_over).map(|missing| (missing, info.config)))
     }
 
     /// Whether the stream is of a kind that can be read at all, as far as can be told just now.
     pub(super) async fn check_readable(&self, settings: &Arc<Settings>) -> Result<(), Error> {
         match tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await {
-            Ok(Ok((info, _))) => check_readable(&settings.stream, &info.config),
+            Ok(Ok((info, _, _))) => check_readable(&settings.stream, &info.config),
             _ => Ok(()),
         }
     }
@@ -165,8 +170,8 @@ impl Inspection {
         }
     }
 
-    /// The stream, and warnings about the server if there is one to give.
-    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Vec<String>), Trouble> {
+    /// The stream, what the server refuses, and warnings about both if there is one to give.
+    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Refused, Vec<String>), Trouble> {
         let mut slot = self.link.lock().await;
         let mut link = match slot.take() {
             Some(link) if link.is_up() => link,
@@ -183,14 +188,14 @@ impl Inspection {
         // A new connection has the permissions of then.
         *slot = refused.is_empty().then_some(link);
         let (major, minor, patch) = SERVER_OLDEST;
-        let mut warnings = refused.warnings();
+        let mut warnings: Vec<String> = refused.warning().into_iter().collect();
         warnings.extend((!client.is_server_compatible(major, minor, patch)).then(|| {
             format!(
                 "server {} is older than {major}.{minor}, the oldest that is supported; upgrade it",
                 client.server_info().version
             )
         }));
-        Ok((info?, warnings))
+        Ok((info?, refused, warnings))
     }
 }
 
@@ -246,13 +251,6 @@ fn warnings(info: &StreamInfo) -> Vec<String> {
 /// Settings by which events go before they were read, or can be taken away.
 fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     let is_mirror = config.mirror.is_some();
-    if !matches!(config.retention.as_str(), "" | "limits") {
-        warnings.push(format!(
-            "retention is {}: events go once other consumers have acknowledged them, so the stream cannot be read; set \
-             retention to limits",
-            config.retention
-        ));
-    }
     let removes_oldest = config.discard != "new";
     let mut limits = Vec::new();
     if config.max_age > 0 {

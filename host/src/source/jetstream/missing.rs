@@ -108,8 +108,14 @@ pub(super) fn refused(ranges: impl Iterator<Item = RangeInclusive<u64>>, accepte
     })
 }
 
-/// What a stream lacks of the sequences after one and up to another, its lost tail included.
-pub(super) fn lost(info: &StreamInfo, holes: &Holes, after: u64, through: u64) -> Option<Missing> {
+/// What a stream lacks of the sequences after one and up to another, its lost tail included, and what was passed over as no
+/// event left out.
+pub(super) fn lost(
+    info: &StreamInfo,
+    holes: &Holes,
+    (after, through): (u64, u64),
+    passed_over: &[(u64, u64)],
+) -> Option<Missing> {
     // Before its first sequence a stream never had any.
     let after = after.max(info.config.first_seq.saturating_sub(1));
     let last = info.state.last_seq;
@@ -117,7 +123,9 @@ pub(super) fn lost(info: &StreamInfo, holes: &Holes, after: u64, through: u64) -
         return Some(Missing { from: after + 1, to: through, count: None });
     }
     let tail = (through > last && after < through).then(|| after.max(last) + 1..=through);
-    refused(holes.within(after + 1, through.min(last)).chain(tail), 0)
+    let gone = holes.within(after + 1, through.min(last)).chain(tail);
+    let passed_over = passed_over.iter().flat_map(|(from, to)| *from..=*to);
+    refused(undelivered(gone, passed_over).into_iter(), 0)
 }
 
 /// Ranges without the sequences that were delivered, which rise.
@@ -166,6 +174,16 @@ mod tests {
         assert_eq!(Holes::read(&stream(1, 20, &[5, 6, 9, 20]), 6).within(0, 100).collect::<Vec<_>>(), [9..=9, 20..=20]);
         assert_eq!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20])));
         assert_ne!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20, 21])));
+    }
+
+    #[test]
+    fn what_was_no_event_is_not_lost() {
+        let info = stream(2, 20, &[5, 6, 9, 20]);
+        let holes = Holes::read(&info, 0);
+        let found = |passed_over: &[(u64, u64)]| lost(&info, &holes, (0, 22), passed_over);
+        assert_eq!(found(&[]), Some(Missing { from: 1, to: 22, count: Some(7) }));
+        assert_eq!(found(&[(1, 1), (3, 3), (6, 9)]), Some(Missing { from: 5, to: 22, count: Some(4) }));
+        assert_eq!(found(&[(1, 22)]), None);
     }
 
     #[test]

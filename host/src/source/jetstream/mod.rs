@@ -161,11 +161,11 @@ impl JetStream {
     /// What the stream no longer has of some sequences; see [`super::Source::lost`].
     pub(crate) async fn lost(
         &self,
-        after: u64,
-        through: u64,
+        between: (u64, u64),
+        passed_over: &[(u64, u64)],
         subjects: &SubjectSet,
     ) -> Result<Option<super::Lost>, String> {
-        let lost = self.inspection.lost(&self.settings, after, through).await?;
+        let lost = self.inspection.lost(&self.settings, between, passed_over).await?;
         Ok(lost.map(|(missing, config)| super::Lost {
             stream: self.settings.stream.clone(),
             missing,

@@ -45,16 +45,14 @@ impl Refused {
     }
 
     /// What an operator is warned of.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.advice().into_iter().collect();
-        if !self.optional.is_empty() {
-            warnings.push(format!(
+    pub(super) fn warning(&self) -> Option<String> {
+        (!self.optional.is_empty()).then(|| {
+            format!(
                 "this user may not publish to {}: consumers that are no longer used stay for {} s; grant it",
                 self.optional.join(", "),
                 INACTIVE_THRESHOLD.as_secs()
-            ));
-        }
-        warnings
+            )
+        })
     }
 
     /// What has to be granted, for people.

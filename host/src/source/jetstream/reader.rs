@@ -18,7 +18,7 @@ use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
 use crate::source::cloudevents::Reading;
-use crate::source::{self, Error, Passed, Request, StatusSender, tell};
+use crate::source::{self, Error, Passed, Request, StatusSender, doubt, tell};
 use crate::subject::Pattern;
 
 /// Longest pause before the stream is opened again.
@@ -263,7 +263,7 @@ impl Reader {
                 let source = &self.settings.name;
                 warn!(source, position = self.cursor.through, %error, "looking again before this stops anything");
                 let message = format!("{}: {error} (looking again)", error.kind());
-                tell(&self.status, SourceState::Reconnecting, Some(message));
+                doubt(&self.status, message);
                 self.link = None;
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
                 self.suspicion = Some((self.cursor.through, Instant::now()));
