@@ -1,14 +1,24 @@
 //! The data folder: where each file lives, and how it comes and goes.
+//!
+//! Only names that a host gives are ever removed: a folder that was named by mistake may hold anybody's files.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::state::catalogue::Record;
 
-use crate::supervisor::Error;
+use crate::supervisor::{Error, check_name};
 use crate::whole::{self, unfinished};
+
+/// The catalogue.
+const CATALOGUE: &str = "catalog.redb";
+/// How the name of a module begins while it is written.
+const MODULE_UNFINISHED: &str = ".foldstream-module-";
+/// The folders in a data folder.
+const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapshots"];
 
 /// A data folder.
 #[derive(Clone, Debug)]
@@ -17,13 +27,45 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder and its parts, where they are missing.
-    pub fn create(root: &Path) -> Result<Self, Error> {
+    /// Makes the folder if it is missing, and refuses one that holds anything but a host's files. It changes nothing in a
+    /// folder that is there, as another host may be using it: only who holds the catalogue may go on.
+    pub fn claim(root: &Path) -> Result<Self, Error> {
         let folder = Self { root: root.to_owned() };
-        for part in ["modules", "state", "log", "cache", "scratch", "snapshots"] {
-            fs::create_dir_all(root.join(part)).map_err(|error| folder.refused(&error))?;
+        create_private(root).map_err(|error| folder.refused(&error))?;
+        if folder.catalogue().exists() {
+            return Ok(folder);
         }
-        Ok(folder)
+        match folder.stranger().map_err(|error| folder.refused(&error))? {
+            None => Ok(folder),
+            Some(name) => {
+                let message = format!(
+                    "it has {name} in it but no {CATALOGUE}, so it may be no data folder of foldstream; choose an empty or \
+                     new folder with --data (data_dir), or restore {CATALOGUE} from a backup if it was lost"
+                );
+                Err(Error::DataFolder { folder: root.display().to_string(), message })
+            }
+        }
+    }
+
+    /// Something in a folder without a catalogue that a host which was killed at its first start has not left there.
+    fn stranger(&self) -> io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let is_empty_part = || PARTS.contains(&name.as_str()) && is_empty_folder(&path);
+            // File systems have a folder for what their repair finds.
+            let is_harmless = name == "lost+found" || path == unfinished(&self.catalogue()) || is_empty_part();
+            if !is_harmless {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the parts that are missing. Only for who holds the catalogue.
+    pub fn complete(&self) -> Result<(), Error> {
+        let make = |part: &str| create_private(&self.root.join(part));
+        PARTS.into_iter().try_for_each(make).map_err(|error| self.refused(&error))
     }
 
     /// Removes what ended with the process that made it: states that were folded aside, and files that were never
@@ -31,8 +73,10 @@ impl Folder {
     /// next time.
     pub fn sweep(&self) {
         let mut left = entries(&self.scratch());
-        for part in ["state", "snapshots"] {
-            left.extend(entries(&self.root.join(part)).iter().flat_map(|folder| unfinished_in(folder)));
+        left.retain(|path| is_ours(path, is_state_file));
+        for (part, is_name) in [("state", is_state_file as fn(&str) -> bool), ("snapshots", is_snapshot)] {
+            let unfinished = self.of_deployments(part).into_iter().flat_map(|folder| unfinished_in(&folder));
+            left.extend(unfinished.filter(|path| is_ours(path, is_name)));
         }
         left.extend(unfinished_in(&self.root.join("log")));
         for path in left {
@@ -42,19 +86,27 @@ impl Folder {
         }
     }
 
+    /// The folders in a part that have the name of a deployment. A link leads to somewhere else and is left alone.
+    fn of_deployments(&self, part: &str) -> Vec<PathBuf> {
+        let mut folders = entries(&self.root.join(part));
+        folders.retain(|path| is_ours(path, |name| check_name(name).is_ok()));
+        folders.retain(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()));
+        folders
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
     fn refused(&self, error: &std::io::Error) -> Error {
-        let message = format!("{error}; make it writable, free some space, or choose another with --data-dir");
+        let message = format!("{error}; make it writable, free some space, or choose another with --data (data_dir)");
         Error::DataFolder { folder: self.root.display().to_string(), message }
     }
 
     /// The catalogue.
     pub fn catalogue(&self) -> PathBuf {
-        self.root.join("catalog.redb")
+        self.root.join(CATALOGUE)
     }
 
     /// Compiled modules.
@@ -91,7 +143,7 @@ impl Folder {
     pub fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
         let write = || {
             let folder = self.root.join("modules");
-            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+            let mut file = tempfile::Builder::new().prefix(MODULE_UNFINISHED).tempfile_in(&folder)?;
             file.write_all(component)?;
             file.as_file().sync_all()?;
             file.persist(self.module(digest)).map_err(|error| error.error)?;
@@ -103,20 +155,21 @@ impl Folder {
     /// Makes the folder for the states of a deployment.
     pub fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
         let states = self.root.join("state");
-        fs::create_dir_all(states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
+        create_private(&states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
     }
 
     /// Removes snapshots of states that no record uses: their names begin with the number of the state file.
     fn keep_only_snapshots(&self, records: &[Record]) {
-        let name_of =
-            |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        for folder in entries(&self.root.join("snapshots")) {
+        for folder in self.of_deployments("snapshots") {
             let name = name_of(&folder);
             let record = records.iter().find(|record| record.name == name);
             for path in entries(&folder) {
                 let state_file = name_of(&path).split('-').next().and_then(|number| number.parse().ok());
                 let is_used = record.zip(state_file).is_some_and(|(record, state_file)| record.uses_file(state_file));
-                if !is_used && let Err(error) = fs::remove_file(&path) {
+                if !is_used
+                    && is_ours(&path, is_snapshot)
+                    && let Err(error) = fs::remove_file(&path)
+                {
                     tracing::warn!(path = %path.display(), %error, "cannot remove an unused snapshot");
                 }
             }
@@ -144,9 +197,11 @@ impl Folder {
         let names: BTreeSet<PathBuf> =
             records.iter().map(|record| self.root.join("state").join(&record.name)).collect();
         let mut folders = vec![self.root.join("modules")];
-        folders.extend(entries(&self.root.join("state")));
+        folders.extend(self.of_deployments("state"));
         for folder in folders {
-            let unused: Vec<_> = entries(&folder).into_iter().filter(|path| !used.contains(path)).collect();
+            let is_name: fn(&str) -> bool = if folder == self.root.join("modules") { is_module } else { is_state_file };
+            let unused = |path: &PathBuf| !used.contains(path) && is_ours(path, is_name);
+            let unused: Vec<_> = entries(&folder).into_iter().filter(unused).collect();
             for path in &unused {
                 if let Err(error) = fs::remove_file(path) {
                     tracing::warn!(path = %path.display(), %error, "cannot remove an unused file");
@@ -163,6 +218,56 @@ impl Folder {
             }
         }
     }
+}
+
+/// Makes a folder that only this user may enter, unless it is there.
+pub fn create_private(folder: &Path) -> io::Result<()> {
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        // What leads to it may be shared.
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether a host gave a file its name: only such files may be removed, and only in folders that a host named.
+fn is_ours(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
+}
+
+/// `<64 hexadecimal digits>.wasm`, and what a write of one leaves that was cut off.
+fn is_module(name: &str) -> bool {
+    let digest = name.strip_suffix(".wasm").unwrap_or_default();
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_digest || name.starts_with(MODULE_UNFINISHED)
+}
+
+/// `<number>.redb`, finished or not.
+fn is_state_file(name: &str) -> bool {
+    numbered(name).is_some_and(is_number)
+}
+
+/// `<state file>-<position>-<time>.redb`, finished or not.
+fn is_snapshot(name: &str) -> bool {
+    numbered(name).is_some_and(|stem| stem.split('-').count() == 3 && stem.split('-').all(is_number))
+}
+
+fn numbered(name: &str) -> Option<&str> {
+    name.strip_suffix(".redb").or_else(|| name.strip_suffix(".redb.new"))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

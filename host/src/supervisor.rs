@@ -414,9 +414,10 @@ impl Host {
 
 impl Inner {
     fn open(config: Arc<Config>) -> Result<Self, Error> {
-        let folder = Folder::create(&config.data_dir)?;
+        let folder = Folder::claim(&config.data_dir)?;
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
         // Not before the catalogue is ours: another process may be using what is in there.
+        folder.complete()?;
         folder.sweep();
         let compiler = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("foldstream"));
         let engine = Engine::new(config.module_options(folder.cache(), compiler))?;

@@ -1,7 +1,8 @@
 //! Files that are there whole or not at all, whenever the process is killed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// How the name of a file ends while it is made.
@@ -27,6 +28,8 @@ pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
     if new.0.exists() {
         fs::remove_file(&new.0)?;
     }
+    // Only this user may read what people's events and states hold. What fills it opens a file that is there.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new.0)?;
     make(&new.0)?;
     fs::rename(&new.0, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -13,6 +13,7 @@ mod events; // the embedded log through its API; CloudEvents as a guest sees the
 mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name
 mod fixes; // fixes stay, failures are told, and nothing is called done before it is
+mod folder; // the data folder: nothing of others is removed, and only its user reads it
 mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind

@@ -9,7 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped, known, span};
-use super::runtime::{Server, free_address, start_log, stop_signal};
+use super::runtime::{Server, free_address, keep_files_private, start_log, stop_signal};
 use super::{Context, deploy, dev, events, query, scan, settings};
 use crate::api::{Deployment, EntryPage, ModuleInfo};
 use crate::config::Config;
@@ -52,6 +52,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
     config.serve.listen = free_address(config.serve.listen);
     dev::quieten(&mut config);
+    keep_files_private();
     let _log = start_log(&config, context.output)?;
     let mut server = Server::start(config).await?;
     let client = server.client(context.output)?;

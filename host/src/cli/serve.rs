@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::runtime::{Server, start_log, stop_signal};
+use super::runtime::{Server, keep_files_private, start_log, stop_signal};
 use super::{Context, settings};
 
 /// Run a host: read streams, fold them through modules, answer reads.
@@ -37,6 +37,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     flags.extend(args.data.as_ref().map(|data| settings::flag("--data", "data_dir", &data.display())));
     flags.extend(args.insecure.then(|| settings::flag("--insecure", "serve.insecure", &true)));
     let config = args.settings.load_sound(flags, context)?;
+    keep_files_private();
     let _log = start_log(&config, context.output)?;
     let mut server = Server::start(config).await?;
     context.output.say(&format!("listening on {}", server.url));

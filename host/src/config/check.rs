@@ -2,6 +2,8 @@
 //! would be open to strangers. Every finding names its key and what to do.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +22,11 @@ const INSTANCES_BESIDE: usize = 64;
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
 const NAME_BYTES_MAX: usize = 63;
+
+/// Permission of users who are neither the owner nor in the group, to read.
+const OTHERS_READ: u32 = 0o004;
+/// The same, to write.
+const OTHERS_WRITE: u32 = 0o002;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +75,7 @@ impl Findings {
     fn file(&mut self, key: &str, path: Option<&Path>) {
         let Some(path) = path else { return };
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
-            Ok(metadata) if metadata.is_file() => {}
+            Ok(metadata) if metadata.is_file() => self.private(key, path, &metadata),
             Ok(_) => self.error(key, format!("{} is no regular file; name the file itself", path.display())),
             Err(error) => {
                 self.error(
@@ -77,6 +84,24 @@ impl Findings {
                 );
             }
         }
+    }
+
+    /// Warns of a secret that others on this machine may read, and of a file that others may change.
+    fn private(&mut self, key: &str, path: &Path, metadata: &Metadata) {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let mode = metadata.permissions().mode() & 0o777;
+        let is_public = matches!(name, "tls_cert" | "tls_ca");
+        let what = match () {
+            () if !is_public && mode & OTHERS_READ != 0 => "can be read",
+            () if mode & OTHERS_WRITE != 0 => "can be changed",
+            () => return,
+        };
+        let advice = if is_public { "go-w" } else { "go-w,o=" };
+        let path = path.display();
+        self.warning(
+            key,
+            format!("{path} {what} by every user of this machine (mode {mode:03o}); chmod {advice} {path}"),
+        );
     }
 
     fn positive(&mut self, key: &str, zero: bool) {
@@ -236,6 +261,13 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
         }
         Ok(metadata) if metadata.permissions().readonly() => {
             findings.error("data_dir", format!("{} may not be written; change its permissions", folder.display()));
+        }
+        Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => {
+            let (path, mode) = (folder.display(), metadata.permissions().mode() & 0o777);
+            findings.warning(
+                "data_dir",
+                format!("{path} is open to every user of this machine (mode {mode:03o}); chmod o= {path}"),
+            );
         }
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::as_of::Moment;
 use super::disk::with_headroom;
 use crate::deployment::Deployment;
+use crate::folder::create_private;
 use crate::room::{Room, Use};
 use crate::state;
 use crate::supervisor::{Host, blocking};
@@ -145,8 +146,7 @@ impl Host {
         let begun = Instant::now();
         let position = snapshot.position();
         blocking(move || {
-            std::fs::create_dir_all(&folder)
-                .map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
+            create_private(&folder).map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
             let name = format!("{state_file}-{position}-{}.redb", snapshot.time_ns());
             state::copy(&snapshot, &folder.join(name))?;
             remove_surplus(&folder, keep, |state_file| record.uses_file(state_file));
