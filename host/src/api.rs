@@ -89,7 +89,7 @@ impl DeploymentState {
 /// An error that stopped or delays a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
-    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `memory`, `limit`, `source-diverged`, …
+    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`, `source-diverged`, …
     pub kind: String,
     /// What happened, and what to do next.
     pub message: String,

@@ -96,6 +96,13 @@ pub enum Error {
     Stopping,
 }
 
+impl Error {
+    /// Whether another host has the data folder.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::State(state::Error::InUse(_)))
+    }
+}
+
 /// Whether the host is well.
 #[derive(Clone, Debug)]
 pub struct Health {

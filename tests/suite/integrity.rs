@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use foldstream::api::{DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
-use foldstream_tests::stage::{Kind, Stage};
+use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use serde_json::Value;
 
 fn doctor(folder: &Path) -> Output {
@@ -54,6 +55,28 @@ async fn damaged_files_are_named_with_what_to_do() {
         let failed: Vec<_> = statuses(&output).into_iter().filter(|(_, status)| status == "fail").collect();
         assert_eq!(failed, [(file.to_owned(), "fail".to_owned())], "{}", output.stdout);
         assert!(output.stdout.contains(advice), "{}", output.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_opened_is_replaced_by_a_rebuild() {
+    for length in [20_000, 0] {
+        let mut stage = stopped().await;
+        let file = stage.host.data_dir().join("state/ledger/1.redb");
+        let mut bytes = std::fs::read(&file).expect("the host is down");
+        bytes.truncate(length);
+        bytes.resize(length.max(70_000), 0);
+        std::fs::write(&file, bytes).expect("the host is down");
+        stage.host.restart().await;
+        let shown = stage.client().show_when(LEDGER, "fail", |shown| shown.failure.is_some()).await;
+        assert!(shown.state != DeploymentState::Live, "{shown:?}");
+        stage.client().act(LEDGER, "rebuild").await.expect(200);
+        stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+        stage.assert_ledger_equals_model().await;
+        stage.publish(10).await;
+        stage.assert_ledger_equals_model().await;
+        let before = stage.client().generations(LEDGER).await.remove(0);
+        assert_eq!(before.status, GenerationStatus::Retired, "{before:?}");
     }
 }
 

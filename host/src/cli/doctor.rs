@@ -89,7 +89,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let watch = machine::ClockWatch::begin();
     let config = args.settings.load(Vec::new())?;
-    let client = context.client()?;
+    let client = context.client_of(Some(&config))?;
     let mut checks = check_configuration(&config);
     let host = client.get::<HostInfo>(&["v1", "host"], &[]).await;
     match &host {
@@ -175,7 +175,7 @@ async fn check_running(client: &Client) -> Vec<Check> {
             match deployment.state {
                 DeploymentState::Failed => Check::fail(name, catching_up::failure_text(deployment)),
                 DeploymentState::Retrying => Check::warn(name, catching_up::failure_text(deployment)),
-                DeploymentState::Disconnected => Check::warn(name, disconnected(deployment)),
+                DeploymentState::Disconnected => Check::fail(name, disconnected(deployment)),
                 DeploymentState::Paused => {
                     Check::warn(name, format!("is paused; `foldstream resume {}`", deployment.name))
                 }

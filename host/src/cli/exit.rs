@@ -34,7 +34,7 @@ Exit codes:
   1    failed
   2    usage: the command line, the environment or the configuration is wrong
   3    not found
-  4    refused: bad module, conflict, invalid request, missing token
+  4    refused: bad module, conflict, invalid request, missing token, data folder in use
   5    the host cannot be reached, or is not ready
   6    timed out, or behind the sequence asked for
   130  interrupted";

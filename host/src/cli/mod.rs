@@ -28,6 +28,7 @@ mod json;
 mod list;
 mod log_writer;
 mod man;
+mod nearby;
 mod new;
 pub mod output;
 mod pause;
@@ -106,9 +107,9 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Address of the host.
-    #[arg(long, global = true, env = "FOLDSTREAM_URL", default_value = URL_DEFAULT)]
-    url: String,
+    /// Address of the host; left out, what ./foldstream.toml says (or FOLDSTREAM_CONFIG), else http://127.0.0.1:7575.
+    #[arg(long, global = true, env = "FOLDSTREAM_URL")]
+    url: Option<String>,
     /// Token that the host wants.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -177,7 +178,9 @@ enum Command {
 pub struct Context {
     /// Where to print to.
     pub output: Output,
-    connection: Connection,
+    /// The address that was named.
+    url: Option<String>,
+    token: Option<String>,
     ca: Option<PathBuf>,
 }
 
@@ -190,14 +193,39 @@ impl Context {
         };
         Ok(Self {
             output: Output { format: global.output, quiet: global.quiet, verbose: global.verbose, color: global.color },
-            connection: Connection { url: global.url, token },
+            url: global.url.filter(|url| !url.is_empty()),
+            token,
             ca: global.ca,
         })
     }
 
-    /// A client of the host that was named.
-    fn client(&self) -> Result<Client, client::Error> {
-        Client::new(&self.connection, self.ca.as_deref(), self.output)
+    /// A client of the host that was named, or that the configuration file nearby describes.
+    fn client(&self) -> anyhow::Result<Client> {
+        if self.url.is_some() {
+            return self.client_of(None);
+        }
+        match settings::nearby() {
+            Some((_, Ok(config))) => self.client_of(Some(&config)),
+            Some((file, Err(error))) => {
+                let file = file.display();
+                self.output.warning(&format!(
+                    "{file} does not say where its host listens, so {URL_DEFAULT} is asked: {error:#}"
+                ));
+                self.client_of(None)
+            }
+            None => self.client_of(None),
+        }
+    }
+
+    /// A client of the host that was named, or that a configuration describes. Its token goes to no other host.
+    fn client_of(&self, config: Option<&crate::config::Config>) -> anyhow::Result<Client> {
+        let described = config.filter(|_| self.url.is_none()).and_then(nearby::connection);
+        let (url, token) = match described {
+            Some(Connection { url, token }) => (url, self.token.clone().or(token)),
+            None => (self.url.clone().unwrap_or_else(|| URL_DEFAULT.to_owned()), self.token.clone()),
+        };
+        let own = config.filter(|_| self.url.is_none()).and_then(|config| config.serve.tls_cert.as_deref());
+        Ok(Client::new(&Connection { url, token }, self.ca.as_deref().or(own), self.output)?)
     }
 }
 

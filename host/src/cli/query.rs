@@ -5,12 +5,13 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::value::RawValue;
 
 use super::Context;
-use super::client::Value;
+use super::client::{self, Client, Value};
 use super::exit::{Exit, Failure};
 use super::get::{Reading, bytes_as_json, print_value};
 use super::json::{self, Ordered};
 use super::output::{Format, compact, printable, table};
 
+const JSON: &str = "application/json";
 /// Most columns of an answer that is shown as a table.
 const COLUMNS_MAX: usize = 12;
 
@@ -50,7 +51,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .query(&args.reading.parameters())
         .header(CONTENT_TYPE, media_type)
         .body(arguments);
-    let answer = client.value(request).await?;
+    let answer = match client.value(request).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(explained(&client, (&args.name, &args.query), media_type, error).await),
+    };
     let output = &context.output;
     match output.format {
         Format::Table if answer.is_json() => output.line(&for_people(&answer))?,
@@ -62,6 +66,27 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         },
     }
     Ok(())
+}
+
+/// An error of the query itself, with what the module says of its arguments.
+async fn explained(
+    client: &Client,
+    (name, query): (&str, &str),
+    media_type: &str,
+    error: client::Error,
+) -> anyhow::Error {
+    if !matches!(&error, client::Error::Problem(problem) if problem.kind == "query-failed") {
+        return error.into();
+    }
+    let Ok(deployment) = client.deployment(name).await else { return error.into() };
+    let Some(described) = deployment.module.queries.iter().find(|described| described.name == query) else {
+        return error.into();
+    };
+    let mut message = format!("{error}; `{query}` is described as: {}", described.description);
+    if media_type != JSON {
+        message.push_str("; its arguments were sent as text: for a JSON string quote them twice, as in '\"ada\"'");
+    }
+    Failure::new(error.exit(), message).into()
 }
 
 /// An answer for people: a table where it can be one, else JSON with indentation, else text.
@@ -82,7 +107,7 @@ pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
         return Ok("text/plain; charset=utf-8");
     }
     match serde_json::from_str::<serde::de::IgnoredAny>(arguments) {
-        Ok(_) => Ok("application/json"),
+        Ok(_) => Ok(JSON),
         Err(error) => Err(Failure::new(
             Exit::Usage,
             format!(

@@ -42,7 +42,15 @@ impl Server {
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
         // Probes are answered from here on, however long it takes to open what there is.
         let serving = tokio::spawn(entrance.clone().serve(listener));
-        let host = Host::start(Arc::clone(&config)).await.inspect_err(|_| shutdown.cancel())?;
+        let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
+            shutdown.cancel();
+            // To start again is of no use while the other one runs.
+            if error.is_in_use() {
+                Failure::new(Exit::Refused, error.to_string()).into()
+            } else {
+                anyhow::Error::from(error)
+            }
+        })?;
         entrance.open(host.clone());
         let task = tokio::spawn(run(serving, host, shutdown.clone()));
         Ok(Self { url: format!("{scheme}://{address}"), config, task, shutdown })

@@ -62,6 +62,14 @@ impl Settings {
     }
 }
 
+/// The configuration file that commands find without being told, and what it says; none if there is none.
+pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
+    let named = std::env::var_os("FOLDSTREAM_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let settings = Settings { config: named, set: Vec::new() };
+    let file = settings.file()?;
+    Some((file, settings.load(Vec::new())))
+}
+
 /// A flag that stands for a key.
 pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
     Override { flag: name.to_owned(), key: key.to_owned(), value: value.to_string() }

@@ -96,6 +96,10 @@ fn state_line(deployment: &Deployment) -> String {
 
 /// What of the state is on disk, and what is not yet.
 fn checkpoint_line(deployment: &Deployment) -> String {
+    let is_state = |failure: &crate::api::Failure| failure.kind == "state";
+    if deployment.file_bytes == 0 && deployment.failure.as_ref().is_some_and(is_state) {
+        return "unknown, as the state can't be opened".to_owned();
+    }
     let durable = grouped(deployment.checkpoint);
     if deployment.checkpoint >= deployment.position {
         return format!("{durable}: all of the state is on disk");

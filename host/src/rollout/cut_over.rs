@@ -212,23 +212,33 @@ impl Host {
         let serving = deployment.active();
         // Right after a start that takes as long as it takes to reach the source.
         let deadline = Instant::now() + CERTAIN_MAX;
-        while serving.is_uncertain() && Instant::now() < deadline {
+        while serving.is_uncertain() && !serving.is_lost() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if serving.is_uncertain() {
+        let is_lost = serving.is_lost();
+        if is_lost {
+            check_caught_up(deployment, &runner)?;
+        } else if serving.is_uncertain() {
             return Err(Error::Conflict(format!(
                 "{} was just started and does not know yet what it has shown; try again",
                 deployment.name()
             )));
         }
         let of_another_history = is_of_another_history(&serving, &runner)?;
-        // Positions of another history can't be met: the stream was made anew, and the candidate was built from that.
-        let aligned =
-            if of_another_history { None } else { Some(self.meet(deployment, &serving, &runner, turn).await?) };
+        // Positions of another history can't be met: the stream was made anew, and the candidate was built from that. Nor can
+        // those of a state that cannot be opened: nothing is answered from it either.
+        let aligned = if of_another_history || is_lost {
+            None
+        } else {
+            Some(self.meet(deployment, &serving, &runner, turn).await?)
+        };
         steps::reached("cut-over-held");
         let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
-        let changed = after_turn(record, to, turn, position);
+        let mut changed = after_turn(record, to, turn, position);
+        if is_lost && let Some(before) = changed.generation_mut(from) {
+            before.enter(GenerationStatus::Retired, "its state could not be opened");
+        }
         if !of_another_history {
             // What was answered before a restart may be further than where the two meet, when that is in the first moments.
             runner.succeeds(&serving, position);
@@ -453,6 +463,20 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
         "generation {} was built from another stream, or from one that was made anew, and the active generation has not \
          noticed; resume it, so that it looks, and try again",
         runner.program().generation
+    )))
+}
+
+/// Whether a candidate has read all there is: it takes the place of a state that cannot be opened, whose position nobody
+/// knows.
+fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error> {
+    let now = runner.now();
+    if now.begun && now.pending == 0 {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "the state of {} cannot be opened, and the candidate at {} has not caught up yet; try again when it has",
+        deployment.name(),
+        runner.position()
     )))
 }
 

@@ -237,14 +237,10 @@ impl Host {
         let (strategy, continued, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
-                let accept = request.build.accept_missing && generation == record.active;
-                let mut reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
+                let accepts = request.build.accept_missing && generation == record.active;
+                let reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
                 drop(changing);
-                if accept && deployment.active().now().state == api::DeploymentState::Failed {
-                    self.accept_missing(deployment.name(), false).await?;
-                    self.resume(deployment.name(), false, None).await?;
-                    reason.push_str("; what its stream lacks is accepted");
-                }
+                let reason = if accepts { self.go_on_without(&deployment, reason).await? } else { reason };
                 let outcome = DeployOutcome::Unchanged;
                 return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
             }
@@ -420,6 +416,16 @@ impl Host {
             deployment.active().begins(BEGIN_MAX).await;
         }
         Ok(deployment.info())
+    }
+
+    /// Continues a deployment that stopped without what its stream lacks.
+    async fn go_on_without(&self, deployment: &Deployment, reason: String) -> Result<String, Error> {
+        if deployment.active().now().state != api::DeploymentState::Failed {
+            return Ok(reason);
+        }
+        self.accept_missing(deployment.name(), false).await?;
+        self.resume(deployment.name(), false, None).await?;
+        Ok(format!("{reason}; what its stream lacks is accepted"))
     }
 
     /// Notes that events which the stream lacks up to its head just now may be passed over.

@@ -7,7 +7,16 @@ use crate::api::DeploymentState;
 use crate::pipeline::Desired;
 use crate::progress::Now;
 
+/// Attempts after which a state that can't be opened is taken for lost.
+const LOST_ATTEMPTS: u32 = 3;
+
 impl Runner {
+    /// Whether its state cannot be opened, and so neither be read nor come to stand anywhere.
+    pub fn is_lost(&self) -> bool {
+        let is_lost = |failure: crate::api::Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
+        self.store().is_none() && self.now().failure.is_some_and(is_lost)
+    }
+
     /// Waits until what was asked for last is so, but not for long; `before` is how it was before that was asked. A call of
     /// the guest comes to its end first. Cancel-safe: it only looks.
     pub async fn settles(&self, before: &Now, at_most: Duration) {

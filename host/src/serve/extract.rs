@@ -94,9 +94,16 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
+/// What curl sends with a body unless it is told otherwise.
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// The problem of a content type that a route does not take.
 pub(super) fn unsupported(found: Option<&str>, wanted: &str) -> Problem {
-    let found = found.map_or_else(|| "there is no content-type".to_owned(), |found| format!("content-type is {found}"));
+    let found = match found {
+        None => "there is no content-type".to_owned(),
+        Some(FORM) => format!("content-type is {FORM}, which curl sends unless it is given -H 'content-type: …'"),
+        Some(found) => format!("content-type is {found}"),
+    };
     Problem::new(Kind::UnsupportedMediaType, format!("{found}; send {wanted}"))
 }
 

@@ -338,7 +338,7 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
              {seconds} s; set max_consumers on the stream"
         ));
     }
-    if info.state.num_deleted > 0 {
+    if info.state.num_deleted > 0 && !has_gaps_by_design(&info.config) {
         warnings.push(format!("{} events were deleted from within the stream", info.state.num_deleted));
     }
     if let Some(mirror) = info.mirror.as_ref().filter(|_| config.mirror.is_some()) {
