@@ -20,10 +20,13 @@ ONLY ?=
 CHAOS_SEED ?=
 CHAOS_KILLS ?=
 CHAOS_MINUTES ?= $(if $(CHAOS_KILLS),,120)
+# Options of the fuzzing of uploads: make fuzz FUZZ_MINUTES=60 FUZZ_SEED=1000000
+FUZZ_MINUTES ?= 60
+FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
 BENCH ?=
 
-.PHONY: help demo test chaos bench build fmt lint doc deny clean
+.PHONY: help demo test chaos fuzz bench build fmt lint doc deny clean
 .PHONY: setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
@@ -44,22 +47,28 @@ test: setup-test fmt-check lint doc deny units doctests suite
 ## chaos: kill and break everything for hours, and check every answer (CHAOS_MINUTES=120, CHAOS_KILLS=, CHAOS_SEED=)
 chaos: setup-demo
 	@sh $(setup)/nats-server.sh
-	cargo build --workspace --bin foldstream
+	cargo build --locked --workspace --bin foldstream
 	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_MINUTES=$(CHAOS_MINUTES) \
-	    cargo test --workspace --test chaos -- --nocapture
+	    cargo test --locked --workspace --test chaos -- --nocapture
+
+## fuzz: upload what a seed draws, mostly hostile, and check that the host lives (FUZZ_MINUTES=60, FUZZ_SEED=1)
+fuzz: setup-demo build
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) \
+	    cargo test --workspace --test suite -- --nocapture uploads_drawn_by_a_seed
 
 ## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder
 bench: setup-demo
 	@sh $(setup)/nats-server.sh
-	cargo build --workspace --release --bin foldstream
-	cargo bench --workspace --bench foldstream -- $(BENCH)
+	cargo build --locked --workspace --release --bin foldstream
+	cargo bench --locked --workspace --bench foldstream -- $(BENCH)
 
-# Every command names the whole workspace, and a target where it needs one alone: cargo chooses the features of
-# dependencies by the packages that are named, and another choice would compile them once more.
+# --locked takes exactly the versions and hashes of Cargo.lock. Every command names the whole workspace, and a target
+# where it needs one alone: cargo chooses the features of dependencies by the packages that are named, and another
+# choice would compile them once more.
 
 ## build: the host and its command line, with the profile of demo and tests
 build:
-	cargo build --workspace --bin foldstream
+	cargo build --locked --workspace --bin foldstream
 
 ## fmt: format all code
 fmt:
@@ -70,11 +79,11 @@ fmt-check:
 
 ## lint: clippy on everything; a warning is an error
 lint:
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 
 ## doc: the documentation of all crates; a warning is an error
 doc:
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 
 ## deny: licences, sources and bans of dependencies; advisories where their database can be reached
 deny:
@@ -82,14 +91,14 @@ deny:
 	@sh $(setup)/deny.sh
 
 units:
-	cargo test --workspace --lib --bins --quiet
+	cargo test --locked --workspace --lib --bins --quiet
 
 doctests:
-	cargo test --workspace --doc --quiet
+	cargo test --locked --workspace --doc --quiet
 
 ## suite: the suite alone, on a real nats-server (ONLY=crash narrows it)
 suite: build
-	cargo test --workspace --test '*' -- --test-threads $(SUITE_THREADS) $(ONLY)
+	cargo test --locked --workspace --test '*' -- --test-threads $(SUITE_THREADS) $(ONLY)
 
 ## clean: what was built; tools in .cache/ stay
 clean:

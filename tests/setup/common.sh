@@ -34,3 +34,11 @@ python_environment() {
     quietly python3 -m venv "$cache/python" || fail "python3 cannot make a virtual environment" \
         "install what it lacks: apt-get install python3-venv"
 }
+
+# Installs what a file of requirements/ lists: exactly those versions, and only files with the hashes that stand there.
+# Further arguments go to pip.
+install_pinned() {
+    pinned=$root/tests/setup/requirements/$1.txt
+    shift
+    quietly "$python" -m pip install --quiet --require-hashes --no-deps --only-binary :all: "$@" -r "$pinned"
+}

