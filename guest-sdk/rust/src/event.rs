@@ -101,6 +101,10 @@ impl<'a> Event<'a> {
     }
 
     /// When the stream stored it.
+    ///
+    /// On JetStream the server sets it, and no publisher can; an embedded log keeps the time that came with the event.
+    /// For the time at which something happened, put it into the data. Tests set it with
+    /// [`GivenEvent::at`](crate::testing::GivenEvent::at).
     #[inline]
     pub fn time(&self) -> Timestamp {
         Timestamp::from_nanoseconds(self.time_ns)
@@ -206,6 +210,9 @@ pub trait Decode<'a>: Sized {
 }
 
 /// Declares an enum of events, one variant per event type.
+///
+/// It goes by [`Event::kind`](crate::Event::kind): where events have no type of their own, that is the last token of
+/// the subject. To tell `orders.42.placed` from `returns.42.placed`, look at `event.token(1)` first.
 ///
 /// Each line names an event type, the variant, and the type of its data. The
 /// last line says what becomes of all other types: with `_ => Other` they

@@ -18,7 +18,8 @@
 //! stands behind `/` in ASCII. Two things are to be known of other text: an
 //! escaped character sorts as `%` does, and in front of further parts a text
 //! sorts as if `/` stood behind it, so `a-b` comes before `a`. Entries with
-//! the same leading parts always stand together.
+//! the same leading parts always stand together. So look for the beginning of
+//! a text with [`Scan::starting_with`](crate::Scan::starting_with), not with a range.
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -60,6 +61,9 @@ pub trait Key: Sized {
 pub trait Compound: Key {
     /// Its first part.
     type First: Key;
+
+    /// The parts behind the first.
+    type Rest: Key;
 }
 
 /// A key of three or more parts.
@@ -381,15 +385,18 @@ tuple!(A a, B b, C c, D d);
 
 impl<A: Key, B: Key> Compound for (A, B) {
     type First = A;
+    type Rest = B;
 }
 impl<A: Key, B: Key, C: Key> Compound for (A, B, C) {
     type First = A;
+    type Rest = (B, C);
 }
 impl<A: Key, B: Key, C: Key> Compound3 for (A, B, C) {
     type Second = B;
 }
 impl<A: Key, B: Key, C: Key, D: Key> Compound for (A, B, C, D) {
     type First = A;
+    type Rest = (B, C, D);
 }
 impl<A: Key, B: Key, C: Key, D: Key> Compound3 for (A, B, C, D) {
     type Second = B;

@@ -32,7 +32,7 @@ pub use projection::Projection;
 pub use scan::Scan;
 pub use state::State;
 pub use table::{Table, Value};
-pub use time::{Date, TimeError, Timestamp};
+pub use time::{Date, TimeError, Timestamp, Weekday};
 
 /// What a projection needs: `use foldstream_sdk::prelude::*;`.
 pub mod prelude {
@@ -40,7 +40,7 @@ pub mod prelude {
 
     pub use crate::{
         Date, Event, Failure, KeyRule, Manifest, Migrate, MigrateError, NewEntries, OldEntry, Projection, QueryError,
-        Retry, State, Table, TableError, Timestamp, Value, debug, error, events, info, projection, warn,
+        Retry, State, Table, TableError, Timestamp, Value, Weekday, debug, error, events, info, projection, warn,
     };
 }
 

@@ -33,6 +33,8 @@ pub struct Scan<'t, K, V> {
     name: &'t str,
     /// The keys below which it stays; ends with a slash.
     prefix: String,
+    /// What the first part behind the prefix begins with, in the form of a key.
+    beginning: String,
     range: Option<(String, String)>,
     after: Option<String>,
     backwards: bool,
@@ -42,7 +44,16 @@ pub struct Scan<'t, K, V> {
 impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
     pub(crate) fn new(table: &'t Table<K, V>, name: &'t str) -> Self {
         let prefix = format!("{name}/");
-        Self { table, name, prefix, range: None, after: None, backwards: false, remaining: usize::MAX }
+        Self {
+            table,
+            name,
+            prefix,
+            beginning: String::new(),
+            range: None,
+            after: None,
+            backwards: false,
+            remaining: usize::MAX,
+        }
     }
 
     /// Only keys whose first part is this one.
@@ -65,22 +76,60 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self
     }
 
-    /// Only keys within a range; it takes the place of `under`.
+    /// Only keys whose first part begins with this text; behind `under` the second part, behind `under_both` the third.
+    ///
+    /// This finds `red wagon` by `red`, which a range of keys of several parts does not: there a text sorts as if a
+    /// slash stood behind it, and a space comes before the slash. Parts that are no text begin as they stand in the
+    /// key: `2026-11` covers the dates of a month.
+    ///
+    /// ```
+    /// use foldstream_sdk::prelude::*;
+    ///
+    /// /// Stock by name and article.
+    /// fn named(stock: &Table<(String, u32), u64>, beginning: &str) -> Result<Vec<((String, u32), u64)>, TableError> {
+    ///     stock.scan().starting_with(beginning).take(20).entries()
+    /// }
+    ///
+    /// /// The days of a month of one customer.
+    /// fn november(days: &Table<(String, Date), u64>, customer: &str) -> Result<usize, TableError> {
+    ///     Ok(days.scan().under(customer).starting_with("2026-11").entries()?.len())
+    /// }
+    /// ```
+    pub fn starting_with(mut self, text: &str) -> Self {
+        // A part is written behind a slash, which the prefix has already.
+        self.beginning = key::encode::<String>(text).split_off(1);
+        self
+    }
+
+    /// Only keys within a range. With `under` or `starting_with` both hold.
+    ///
+    /// Do not look for the beginning of a text with a range: see [`Scan::starting_with`].
     pub fn range<'k>(mut self, range: impl RangeBounds<K::Ref<'k>>) -> Self {
-        // The text behind a key is the key with the lowest character behind it.
-        let behind = |key: K::Ref<'_>| encode::<K>(self.name, key) + "\0";
-        let start = match range.start_bound() {
-            Bound::Included(key) => encode::<K>(self.name, *key),
-            Bound::Excluded(key) => behind(*key),
-            Bound::Unbounded => format!("{}/", self.name),
-        };
-        let end = match range.end_bound() {
-            Bound::Included(key) => behind(*key),
-            Bound::Excluded(key) => encode::<K>(self.name, *key),
-            // Zero follows the slash.
-            Bound::Unbounded => format!("{}0", self.name),
-        };
-        self.range = Some((start, end));
+        self.range = Some(bounds::<K>(self.name, &range));
+        self
+    }
+
+    /// Only keys whose first part is this one, and whose further parts are within a range.
+    ///
+    /// ```
+    /// use foldstream_sdk::prelude::*;
+    ///
+    /// /// The seven days up to this one.
+    /// fn week(days: &Table<(String, Date), u64>, customer: &str, last: Date) -> Result<u64, TableError> {
+    ///     let days = days.scan().range_under(customer, last - 6..=last).entries()?;
+    ///     Ok(days.iter().map(|(_, cents)| cents).sum())
+    /// }
+    /// ```
+    pub fn range_under<'k>(
+        mut self,
+        first: <K::First as Key>::Ref<'k>,
+        range: impl RangeBounds<<K::Rest as Key>::Ref<'k>>,
+    ) -> Self
+    where
+        K: Compound,
+    {
+        let stem = encode::<K::First>(self.name, first);
+        self.range = Some(bounds::<K::Rest>(&stem, &range));
         self
     }
 
@@ -116,10 +165,15 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         let shared = self.table.shared();
         shared.flush().map_err(|unwritable| unwritable.error)?;
         let limit = self.remaining.min(PAGE_ENTRIES_MAX);
+        let prefix = format!("{}{}", self.prefix, self.beginning);
+        let range = self.range.as_ref().map(|range| range_within(range, &prefix));
+        if range.as_ref().is_some_and(|(start, end)| start >= end) {
+            return Ok((Vec::new(), false));
+        }
         let request = ScanRequest {
-            selection: match &self.range {
+            selection: match &range {
                 Some((start, end)) => Selection::Range(start, end),
-                None => Selection::Prefix(&self.prefix),
+                None => Selection::Prefix(&prefix),
             },
             after: self.after.as_deref(),
             backwards: self.backwards,
@@ -192,6 +246,46 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Iterator for Entries<'_,
     }
 }
 
+/// The range of keys behind a stem, as texts: from the first one up to before the second one.
+fn bounds<'k, K: Key>(stem: &str, range: &impl RangeBounds<K::Ref<'k>>) -> (String, String) {
+    // The text behind a key is the key with the lowest character behind it.
+    let behind = |key: K::Ref<'k>| encode::<K>(stem, key) + "\0";
+    let start = match range.start_bound() {
+        Bound::Included(key) => encode::<K>(stem, *key),
+        Bound::Excluded(key) => behind(*key),
+        Bound::Unbounded => format!("{stem}/"),
+    };
+    let end = match range.end_bound() {
+        Bound::Included(key) => behind(*key),
+        Bound::Excluded(key) => encode::<K>(stem, *key),
+        // Zero follows the slash.
+        Bound::Unbounded => format!("{stem}0"),
+    };
+    (start, end)
+}
+
+/// What of a range begins with a prefix.
+fn range_within((start, end): &(String, String), prefix: &str) -> (String, String) {
+    let start = start.as_str().max(prefix).to_owned();
+    let end = match behind_all(prefix) {
+        Some(behind) if behind < *end => behind,
+        _ => end.clone(),
+    };
+    (start, end)
+}
+
+/// The lowest text that is behind all texts with this prefix.
+fn behind_all(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
 fn read_key<K: Key>(text: &str, name: &str) -> Result<K, TableError> {
     let key = key::decode(text.strip_prefix(name).unwrap_or_default());
     key.map_err(|error| TableError::new(format_args!("key {text}: {error}")))
@@ -202,6 +296,7 @@ impl<K, V> fmt::Debug for Scan<'_, K, V> {
         formatter
             .debug_struct("Scan")
             .field("prefix", &self.prefix)
+            .field("beginning", &self.beginning)
             .field("range", &self.range)
             .field("after", &self.after)
             .field("backwards", &self.backwards)

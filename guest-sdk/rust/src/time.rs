@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::fmt::{self, Display};
+use std::ops::{Add, Sub};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
@@ -47,6 +49,33 @@ impl Timestamp {
     pub const fn hour(self) -> u8 {
         (self.seconds() % DAY_SECONDS / 3_600) as u8
     }
+
+    /// How long after another instant it is; zero if it is earlier.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Later by this much; at most the last instant.
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(nanoseconds(span)))
+    }
+}
+
+/// Earlier by this much; at least the first instant.
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(nanoseconds(span)))
+    }
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Display for Timestamp {
@@ -75,6 +104,12 @@ pub struct Date {
 }
 
 impl Date {
+    /// The first day there is, 1970-01-01.
+    pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
+
+    /// The last day there is, 9999-12-31.
+    pub const LAST: Self = Self { year: 9999, month: 12, day: 31 };
+
     /// The day of that name, where there is one.
     pub const fn new(year: u16, month: u8, day: u8) -> Option<Self> {
         let known = year >= 1970 && year <= 9999 && month >= 1 && month <= 12 && day >= 1;
@@ -106,6 +141,25 @@ impl Date {
         year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
     }
 
+    /// The day of the week.
+    pub const fn weekday(self) -> Weekday {
+        // The first day was a Thursday.
+        match (self.days() + 3) % 7 {
+            0 => Weekday::Monday,
+            1 => Weekday::Tuesday,
+            2 => Weekday::Wednesday,
+            3 => Weekday::Thursday,
+            4 => Weekday::Friday,
+            5 => Weekday::Saturday,
+            _ => Weekday::Sunday,
+        }
+    }
+
+    /// Its first instant, in UTC; a day later than the year 2554 has the last one.
+    pub const fn start(self) -> Timestamp {
+        Timestamp::from_seconds(self.days() as u64 * DAY_SECONDS)
+    }
+
     const fn from_days(days: u32) -> Self {
         // The inverse, from the same source.
         let days = days + 719_468;
@@ -122,8 +176,45 @@ impl Date {
 /// The first day there is, 1970-01-01.
 impl Default for Date {
     fn default() -> Self {
-        Self::from_days(0)
+        Self::FIRST
     }
+}
+
+/// This many days later; at most [`Date::LAST`].
+impl Add<u32> for Date {
+    type Output = Self;
+
+    fn add(self, days: u32) -> Self {
+        Self::from_days(self.days().saturating_add(days).min(Self::LAST.days()))
+    }
+}
+
+/// This many days earlier; at least [`Date::FIRST`].
+impl Sub<u32> for Date {
+    type Output = Self;
+
+    fn sub(self, days: u32) -> Self {
+        Self::from_days(self.days().saturating_sub(days))
+    }
+}
+
+/// A day of the week; Monday is the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weekday {
+    /// Monday.
+    Monday,
+    /// Tuesday.
+    Tuesday,
+    /// Wednesday.
+    Wednesday,
+    /// Thursday.
+    Thursday,
+    /// Friday.
+    Friday,
+    /// Saturday.
+    Saturday,
+    /// Sunday.
+    Sunday,
 }
 
 const fn days_of_month(year: u16, month: u8) -> u8 {
@@ -258,6 +349,33 @@ mod tests {
             previous = Some(date);
         }
         assert_eq!(previous, Date::new(9999, 12, 31));
+    }
+
+    #[test]
+    fn days_are_counted_over_the_ends_of_months_and_years() {
+        let day = |text: &str| text.parse::<Date>().expect("a date");
+        assert_eq!(day("2024-03-01") - 1, day("2024-02-29"));
+        assert_eq!(day("2026-01-03") - 7, day("2025-12-27"));
+        assert_eq!(day("2025-12-27") + 7, day("2026-01-03"));
+        assert_eq!(Date::FIRST - 1, Date::FIRST);
+        assert_eq!(Date::LAST + 1, Date::LAST);
+        assert_eq!(Date::FIRST + u32::MAX, Date::LAST);
+        assert_eq!(Date::FIRST.weekday(), Weekday::Thursday);
+        assert_eq!(day("2026-11-26").weekday(), Weekday::Thursday);
+        assert_eq!(day("2026-11-29").weekday(), Weekday::Sunday);
+        assert_eq!(day("2026-11-30").weekday(), Weekday::Monday);
+    }
+
+    #[test]
+    fn instants_move_by_spans_and_stay_within_their_range() {
+        let noon: Timestamp = "2026-11-23T12:00:00Z".parse().expect("a time");
+        let day = Duration::from_secs(DAY_SECONDS);
+        assert_eq!((noon + day).to_string(), "2026-11-24T12:00:00.000000000Z");
+        assert_eq!((noon - day).since(noon), Duration::ZERO);
+        assert_eq!(noon.since(noon - day), day);
+        assert_eq!(noon.date().start().to_string(), "2026-11-23T00:00:00.000000000Z");
+        assert_eq!(Timestamp::from_seconds(1) - day, Timestamp::from_seconds(0));
+        assert_eq!((noon + Duration::MAX).nanoseconds(), u64::MAX);
     }
 
     #[test]

@@ -31,6 +31,7 @@ enum Command {
 #[derive(Deserialize)]
 struct Part {
     under: Option<String>,
+    starting: Option<String>,
     from: Option<u32>,
     to: Option<u32>,
     #[serde(default)]
@@ -46,6 +47,9 @@ impl Projection for Everything {
             .query("days", "", Self::part)
             .query("triples", "", |this: &Self, (first, second): (u8, String)| {
                 Ok(this.triples.scan().under_both(first, &second).entries()?.len())
+            })
+            .query("span", "", |this: &Self, (word, from, to): (String, u32, u32)| {
+                Ok(this.days.scan().range_under(&word, from..to).entries()?.len())
             })
             .query("no-arguments", "", |_: &Self, (): ()| Ok(1))
             .query("word", "", |this: &Self, word: String| Ok((this.words.contains(&word)?, this.words.get(&word)?)))
@@ -101,6 +105,9 @@ impl Everything {
             scan = scan.range(range);
         } else if let Some(under) = &part.under {
             scan = scan.under(under);
+        }
+        if let Some(text) = &part.starting {
+            scan = scan.starting_with(text);
         }
         if part.backwards {
             scan = scan.backwards();
@@ -172,6 +179,39 @@ fn scans_are_narrowed_by_parts_ranges_direction_and_count() {
     assert_eq!(ask(json!({"under": "b", "after": ["b", 3], "backwards": true, "take": 1})), json!([["b", 2]]));
     assert_eq!(ask(json!({"take": 0})), json!([]));
     assert_eq!(ask(json!({"under": "c"})), json!([]));
+}
+
+#[test]
+fn a_search_by_beginning_finds_texts_whatever_follows() {
+    let words = ["r", "re", "red", "red wagon", "red-hot", "red/blue", "reddish", "rod"];
+    let harness = given(words.map(|word| json!({"day": [word, 1, 0]})));
+    let ask = |part: Json| harness.query("days", part).expect("an answer");
+
+    let found = json!([["red wagon", 1], ["red/blue", 1], ["red-hot", 1], ["red", 1], ["reddish", 1]]);
+    assert_eq!(ask(json!({"starting": "red"})), found);
+    assert_eq!(ask(json!({"starting": "red/"})), json!([["red/blue", 1]]));
+    assert_eq!(ask(json!({"starting": "redd", "backwards": true})), json!([["reddish", 1]]));
+    assert_eq!(ask(json!({"starting": "red\u{10ffff}"})), json!([]));
+    assert_eq!(ask(json!({"starting": ""})).as_array().map(Vec::len), Some(words.len()));
+    assert_eq!(ask(json!({"under": "red", "starting": "000000000"})), json!([["red", 1]]));
+    assert_eq!(ask(json!({"under": "red", "starting": "1"})), json!([]));
+    // A range and a beginning: both hold.
+    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "red"})), json!([["red", 1]]));
+    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "rod"})), json!([]));
+    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "\u{10ffff}"})), json!([]));
+}
+
+#[test]
+fn a_range_below_a_first_part_stays_below_it() {
+    let mut days = Vec::new();
+    for word in ["a", "a-b", "b"] {
+        days.extend((1..=3).map(|day| json!({"day": [word, day, 0]})));
+    }
+    let harness = given(days);
+    assert_eq!(harness.query("span", json!(["a", 2, 4])), Ok(json!(2)));
+    assert_eq!(harness.query("span", json!(["a", 0, 1])), Ok(json!(0)));
+    assert_eq!(harness.query("span", json!(["a", 3, 1])), Ok(json!(0)));
+    assert_eq!(harness.query("span", json!(["b", 0, u32::MAX])), Ok(json!(3)));
 }
 
 #[test]
