@@ -1,9 +1,12 @@
 //! What breaks: each fault is one arm, with what must be true after it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use foldstream::api::{DeploymentList, DeploymentState};
+use foldstream_tests::nats::Version;
 use foldstream_tests::orders::Order;
 use foldstream_tests::wait;
+use reqwest::Method;
 
 use crate::world::{ALL, Counts, LEDGER, Phase, STREAM, World, authorization};
 use crate::{operator, publisher};
@@ -21,7 +24,7 @@ pub enum Fault {
     Stop,
     /// The server is killed.
     KillServer,
-    /// The server is stopped and started again.
+    /// The server is stopped and started again; an old one may be upgraded meanwhile.
     StopServer,
     /// Server and host are killed, and the host is there first.
     KillBoth,
@@ -49,7 +52,7 @@ const FAULTS: [(Fault, u32); 12] = [
     (Fault::EditStream, 1),
     (Fault::Refuse, 1),
     (Fault::FillDisk, 2),
-    (Fault::Poison, 0),
+    (Fault::Poison, 2),
     (Fault::BreakHeader, 2),
 ];
 
@@ -70,10 +73,16 @@ const BROKEN_HEADERS: [&[u8]; 4] = [b"user: Jos\xe9", b"a key: value", b"no colo
 /// How long a host has to come to the step at which it kills itself, before it is killed.
 const STEP_WAIT: Duration = Duration::from_secs(3);
 
-/// Breaks things until the host was killed this often.
-pub async fn run(world: &World, kills: u64) {
+/// How long a host has to notice that its server is gone. It is woken by the end of its connections.
+const NOTICES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Pause between two looks at a host whose server is down.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Breaks things until the host was killed this often, or the time is over.
+pub async fn run(world: &World, kills: u64, until: Instant) {
     let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6661_7465);
-    while world.counts.kills.load(std::sync::atomic::Ordering::Relaxed) < kills {
+    while world.counts.kills.load(std::sync::atomic::Ordering::Relaxed) < kills && Instant::now() < until {
         world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(100..1_800))).await;
         let fault = draw(&mut random);
         world.note(&format!("fate: {fault:?}"));
@@ -114,9 +123,12 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
                 server.kill();
             } else {
                 server.stop();
+                if random.bool() {
+                    server.set_version(Version::Newest);
+                }
             }
             Counts::add(&world.counts.server_stops);
-            tokio::time::sleep(Duration::from_millis(random.u64(0..2_500))).await;
+            nothing_is_live(world, Duration::from_millis(random.u64(0..5_000)), NOTICES_WITHIN).await;
             server.restart().await;
         }
         Fault::KillBoth => {
@@ -124,7 +136,8 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
             server.kill();
             Counts::add(&world.counts.server_stops);
             world.kill_host(None).await;
-            tokio::time::sleep(Duration::from_millis(random.u64(0..2_000))).await;
+            // It has never reached a server: from its first answer on it knows nothing.
+            nothing_is_live(world, Duration::from_millis(random.u64(0..2_000)), Duration::ZERO).await;
             server.restart().await;
         }
         Fault::EditStream => edit_stream(world, random).await,
@@ -147,7 +160,7 @@ async fn kill_at_step(world: &World, random: &mut fastrand::Rng) {
     let step = steps[random.usize(..steps.len())];
     world.note(&format!("fate: the next host dies at {step}"));
     world.kill_host(Some(step)).await;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while begin.elapsed() < STEP_WAIT {
         let died = world.host.lock().await.has_ended();
         if died {
@@ -158,6 +171,23 @@ async fn kill_at_step(world: &World, random: &mut fastrand::Rng) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     world.kill_host(None).await;
+}
+
+/// While the server is down, nothing says that it is live and lags behind nothing; the host may take some time to notice.
+async fn nothing_is_live(world: &World, down: Duration, notices_within: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < down {
+        let is_noticed = begin.elapsed() >= notices_within;
+        let list = world.ask_once(|client| client.request(Method::GET, "/v1/deployments")).await;
+        if let Some(list) = list.filter(|list| is_noticed && list.status == 200) {
+            for shown in list.json::<DeploymentList>().deployments {
+                let is_live = shown.state == DeploymentState::Live && shown.lag_events == Some(0);
+                assert!(!is_live, "it says that it is live without a server: {shown:#?}");
+            }
+            Counts::add(&world.counts.answers);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Takes permissions of the host away for a while. What it shows is true meanwhile.
@@ -217,13 +247,20 @@ pub fn subjects(random: &mut fastrand::Rng) -> &'static [&'static str] {
     if random.bool() { &["orders.>"] } else { &["orders.>", "noise.>"] }
 }
 
+/// The server of a round: one in three is of the oldest version.
+pub fn version(random: &mut fastrand::Rng) -> Version {
+    if random.u8(..3) == 0 { Version::Oldest } else { Version::Newest }
+}
+
 /// The configuration of a host of the round.
 pub fn config(random: &mut fastrand::Rng) -> String {
     let flush = ["20ms", "200ms", "1s", "5s"][random.usize(..4)];
     let batch = [50, 500, 5_000][random.usize(..3)];
     let snapshots = [0, 3_000][random.usize(..2)];
     let snapshots = if snapshots == 0 { String::new() } else { format!("[rollout]\nsnapshot_events = {snapshots}\n") };
-    format!("[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = {batch}\n{snapshots}")
+    // An event that loops is found out by the third deadline.
+    let modules = "[modules]\ndeadline = \"3s\"\n";
+    format!("[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = {batch}\n{modules}{snapshots}")
 }
 
 /// Orders per second.

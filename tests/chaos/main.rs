@@ -1,9 +1,9 @@
-//! Chaos, drawn by a seed: the host and the server are killed, and everything else happens that docs/what-happens-when.md
-//! names, while an operator changes the deployment, and readers and watchers check every answer against the fold at its
-//! position.
+//! Chaos, drawn by a seed: the host and the server are killed, events and streams are lost, restored and poisoned, disks
+//! fill up and permissions go, while an operator changes the deployment, and readers and watchers check every answer
+//! against the fold at its position. `fate.rs` and `side.rs` name what is done, docs/what-happens-when.md what is not.
 //!
-//! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it is a short run, and
-//! part of `make test`. The seed draws what is done; when it happens depends on the machine.
+//! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it is a short run of
+//! one seed, and part of `make test`. The seed draws what is done; when it happens depends on the machine.
 
 mod fate;
 mod operator;
@@ -17,7 +17,7 @@ mod watchers;
 mod world;
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldstream_tests::guests;
 use futures_util::StreamExt;
@@ -46,18 +46,19 @@ async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
         }
         let seed = plan.seed + round;
         eprintln!("chaos: round {round} with CHAOS_SEED={seed}");
-        let counts = play(seed, kills).await;
+        let counts = play(seed, kills, plan.chaos_of_round).await;
         total.add_all(&counts.counts);
         eprintln!("chaos: {:.0} s, in all {}", begin.elapsed().as_secs_f64(), total.words());
     }
 }
 
 /// Plays one round.
-async fn play(seed: u64, kills: u64) -> Arc<World> {
+async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     let mut random = fastrand::Rng::with_seed(seed);
     let (subjects, config, rate) = (fate::subjects(&mut random), fate::config(&mut random), fate::rate(&mut random));
-    let world = Arc::new(World::start(seed, subjects, &config).await);
-    world.note(&format!("{rate} orders/s on {subjects:?}; {config:?}"));
+    let version = fate::version(&mut random);
+    let world = Arc::new(World::start(seed, version, subjects, &config).await);
+    world.note(&format!("{rate} orders/s on {subjects:?}, server {version:?}; {config:?}"));
     let tasks: FuturesUnordered<JoinHandle<()>> = FuturesUnordered::new();
     let noise = subjects.len() > 1;
     let shared = Arc::clone(&world);
@@ -77,18 +78,19 @@ async fn play(seed: u64, kills: u64) -> Arc<World> {
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { side::run(&shared).await }));
     let shared = Arc::clone(&world);
-    tasks.push(tokio::spawn(async move { conduct(&shared, kills, &seen).await }));
+    tasks.push(tokio::spawn(async move { conduct(&shared, kills, at_most, &seen).await }));
     watch_over(&world, tasks).await;
     world
 }
 
 /// Brings the round from chaos to rest to its end.
-async fn conduct(world: &World, kills: u64, seen: &[Arc<Mutex<Seen>>]) {
-    fate::run(world, kills).await;
+async fn conduct(world: &World, kills: u64, at_most: Duration, seen: &[Arc<Mutex<Seen>>]) {
+    fate::run(world, kills, Instant::now() + at_most).await;
     world.set_phase(Phase::Calm);
     world.kill_host(None).await;
+    drop(world.playing.lock().await);
     // Orders that come when everything is up again: nothing is stuck.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     world.set_phase(Phase::Rest);
     // The publisher puts down what it has begun.
     drop(world.publishing.lock().await);

@@ -34,6 +34,14 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
 
 /// The active generation and the one before it, which follows: both have the whole fold.
 async fn generations_equal_the_fold(world: &World, last: u64) {
+    let begin = Instant::now();
+    while !known_generations_equal_the_fold(world, last).await {
+        assert!(begin.elapsed() < wait::DEADLINE, "generations are retired without an end");
+    }
+}
+
+/// The same of those that are listed; false if one of them was retired meanwhile.
+async fn known_generations_equal_the_fold(world: &World, last: u64) -> bool {
     let list: GenerationList =
         world.ask(Method::GET, &format!("/v1/deployments/{LEDGER}/generations")).await.expect(200).json();
     let active: Vec<_> =
@@ -51,11 +59,16 @@ async fn generations_equal_the_fold(world: &World, last: u64) {
         let number = generation.number;
         let path =
             format!("/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s");
-        let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
+        let answer = world.ask(Method::GET, &path).await;
+        if answer.status == 409 {
+            return false;
+        }
+        let page: EntryPage = answer.expect(200).json();
         let shape = if generation.module.state_version == 1 { Shape::First } else { Shape::Next };
         let differs = difference(&world.oracle.entries(page.position, shape), &page.entries);
         assert!(differs.is_none(), "generation {number} is not the fold: {}", differs.unwrap_or_default());
     }
+    true
 }
 
 async fn the_neighbour_equals_the_fold(world: &World, last: u64) {
@@ -94,7 +107,12 @@ async fn a_refold_gives_the_same(world: &World) {
             return;
         }
         let is_under_way = matches!(verification.state, WorkState::Queued | WorkState::Running);
-        assert!(is_under_way && begin.elapsed() < 2 * wait::DEADLINE, "{verification:#?}");
+        // On a busy machine both may not meet within the time for which applying is held, and it says so.
+        let asks_again = verification.state == WorkState::Failed && verification.message.ends_with("verify again");
+        assert!((is_under_way || asks_again) && begin.elapsed() < 2 * wait::DEADLINE, "{verification:#?}");
+        if asks_again {
+            world.ask(Method::POST, &path).await.expect(200);
+        }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }

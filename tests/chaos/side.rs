@@ -1,6 +1,8 @@
-//! A second stream with a deployment of its own, to which the worst is done: events are purged, deleted and put back, the
-//! stream is created again or restored from an older copy, and poison of every kind is published. Each episode begins
-//! with an empty stream, and says what must become of the deployment. The host is killed under all of them.
+//! A second stream with a deployment of its own, to which the worst is done: events are purged or deleted before or after
+//! they were applied, the stream is created again or restored from an older copy, a state is built without what is gone,
+//! and events trap, loop, use up the memory or fail halfway. Each episode begins with an empty stream, and says what must
+//! become of the deployment. The host is killed under all of them; only an event that loops gets the time that it takes
+//! to be found out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,9 +10,12 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use foldstream::api::{Deployment, DeploymentState, EntryPage};
 use foldstream_tests::guests;
-use foldstream_tests::{nats, wait};
+use foldstream_tests::host::Host;
+use foldstream_tests::nats::{self, NatsServer};
+use foldstream_tests::wait;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::MutexGuard;
 
 use crate::world::{Counts, Phase, World};
 use crate::{operator, publisher};
@@ -33,18 +38,21 @@ enum Episode {
     PurgeApplied,
     /// The stream is deleted and created again.
     CreateAgain,
+    /// The stream is restored from an older copy.
+    Restore,
+    /// Events are purged after they were applied, and the state is built again without them.
+    RebuildWithout,
     /// An event fails in one way or another, and is skipped.
     Poison(&'static str),
 }
 
-const EPISODES: [Episode; 2] = [Episode::PurgeApplied, Episode::CreateAgain];
-
-#[allow(dead_code)]
-const ALL_EPISODES: [Episode; 10] = [
+const EPISODES: [Episode; 12] = [
     Episode::PurgeUnapplied,
     Episode::DeleteUnapplied,
     Episode::PurgeApplied,
     Episode::CreateAgain,
+    Episode::Restore,
+    Episode::RebuildWithout,
     Episode::Poison("reject me"),
     Episode::Poison("half"),
     Episode::Poison("trap"),
@@ -61,13 +69,25 @@ pub async fn run(world: &World) {
         let episode = EPISODES[random.usize(..EPISODES.len())];
         world.note(&format!("side: {episode:?}"));
         let mut side = Side { world, wanted: BTreeMap::new(), events };
+        let turn = world.playing.lock().await;
         side.begin().await;
         side.play(episode, &mut random).await;
+        drop(turn);
         events = side.events;
         Counts::add(&world.counts.faults);
         world.note("side: done");
         world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..500))).await;
     }
+}
+
+/// Lets nobody kill anything: a loop is found out after several deadlines, and again after each restart.
+async fn hold_still(world: &World) -> (MutexGuard<'_, NatsServer>, MutexGuard<'_, Host>) {
+    let (server, mut host) = (world.server.lock().await, world.host.lock().await);
+    // It may be about to kill itself at a step.
+    host.kill();
+    Counts::add(&world.counts.kills);
+    world.start_host(&mut host, None).await;
+    (server, host)
 }
 
 struct Side<'a> {
@@ -156,18 +176,71 @@ impl Side<'_> {
                 // It can be read only if it was not killed: then nobody knows what it may have shown.
                 self.fails("source-diverged", None).await;
             }
+            Episode::Restore => self.restore().await,
+            Episode::RebuildWithout => self.rebuild_without().await,
             Episode::Poison(verb) => {
                 let sequence = self.publish("mischief.a", verb).await;
+                let held = if verb == "loop" { Some(hold_still(self.world).await) } else { None };
+                self.fails("", Some(sequence)).await;
                 self.note(10).await;
                 self.fails("", Some(sequence)).await;
                 operator::skip(self.world, MISCHIEF, sequence).await;
+                drop(held);
                 self.is_as_wanted().await;
             }
         }
     }
 
+    /// The stream is an older copy of itself, and then gets events that it never had.
+    async fn restore(&mut self) {
+        self.is_durable().await;
+        let copy = {
+            let mut server = self.world.server.lock().await;
+            server.stop();
+            Counts::add(&self.world.counts.server_stops);
+            let copy = server.back_up_stream(STREAM);
+            server.restart().await;
+            copy
+        };
+        self.note(10).await;
+        self.is_durable().await;
+        {
+            let mut server = self.world.server.lock().await;
+            server.stop();
+            Counts::add(&self.world.counts.server_stops);
+            server.restore_stream(STREAM, copy.path());
+            server.restart().await;
+        }
+        self.fails("source-truncated", None).await;
+        for _ in 0..30 {
+            self.publish("mischief.a", "note of another history").await;
+        }
+        self.act("resume").await;
+        self.fails("source-diverged", None).await;
+    }
+
+    /// A state is replaced by one that lacks events only when that is accepted.
+    async fn rebuild_without(&mut self) {
+        self.is_durable().await;
+        self.purge("mischief.a").await;
+        let answer = self.world.ask(Method::POST, &format!("/v1/deployments/{MISCHIEF}/rebuild")).await;
+        // Where nobody knows just now what is gone, the candidate finds out.
+        let is_refused = answer.status == 422 && answer.text().contains("gone from stream");
+        assert!(is_refused || answer.status.is_success() || answer.status == 409, "a rebuild: {}", answer.text());
+        let shown = self.show_when("give the candidate up", |shown| shown.candidate.is_none()).await;
+        self.has_wanted_notes().await;
+
+        self.act("rebuild?accept-missing=true").await;
+        let generation = shown.generation;
+        self.show_when("be built again", |shown| shown.generation > generation && shown.candidate.is_none()).await;
+        self.wanted.retain(|sequence, _| sequence % 2 == 0);
+        self.note(5).await;
+        self.is_as_wanted().await;
+    }
+
     /// Events are gone that were never applied: it stops, until that is accepted.
     async fn lose_unapplied(&mut self, episode: Episode, random: &mut fastrand::Rng) {
+        self.is_durable().await;
         self.set_paused(true).await;
         let before = self.wanted.clone();
         let last = self.note(10).await;
@@ -181,7 +254,7 @@ impl Side<'_> {
         }
         self.set_paused(false).await;
         self.fails("source-gap", None).await;
-        self.has_wanted_notes_of(&before).await;
+        self.shows_nothing_but(&before).await;
         self.act("resume?accept-missing=true").await;
         self.note(5).await;
         self.is_as_wanted().await;
@@ -208,20 +281,24 @@ impl Side<'_> {
         panic!("event {sequence} can not be deleted");
     }
 
+    /// Does something to the deployment, as soon as that fits: a source that is away just now can't be asked.
     async fn act(&self, action: &str) {
-        let answer = self.world.ask(Method::POST, &format!("/v1/deployments/{MISCHIEF}/{action}")).await;
-        assert!(answer.status.is_success(), "{action}: {}", answer.text());
+        let path = format!("/v1/deployments/{MISCHIEF}/{action}");
+        let begin = Instant::now();
+        loop {
+            let answer = self.world.ask(Method::POST, &path).await;
+            if answer.status.is_success() {
+                return;
+            }
+            assert!(answer.status == 409 && begin.elapsed() < wait::DEADLINE, "{action}: {}", answer.text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn set_paused(&self, is_paused: bool) {
         self.act(if is_paused { "pause" } else { "resume" }).await;
         let what = if is_paused { "pause" } else { "resume" };
         self.show_when(what, |shown| (shown.state == DeploymentState::Paused) == is_paused).await;
-    }
-
-    #[allow(dead_code)]
-    async fn show(&self) -> Deployment {
-        self.world.show(MISCHIEF).await
     }
 
     async fn show_when(&self, what: &str, condition: impl Fn(&Deployment) -> bool) -> Deployment {
@@ -258,19 +335,33 @@ impl Side<'_> {
     }
 
     async fn has_wanted_notes(&self) {
-        self.has_wanted_notes_of(&self.wanted).await;
+        let path = notes(self.last());
+        let page: EntryPage = self.world.ask(Method::GET, &path).await.expect(200).json();
+        equal_notes(page, &self.wanted);
     }
 
-    async fn has_wanted_notes_of(&self, wanted: &BTreeMap<u64, String>) {
-        let last = wanted.last_key_value().map_or(0, |(sequence, _)| *sequence);
-        let path = format!("/v1/deployments/{MISCHIEF}/entries?prefix=note/&limit=1000&at-least={last}&timeout=10s");
-        let page: EntryPage = self.world.ask(Method::GET, &path).await.expect(200).json();
-        let found: BTreeMap<u64, Value> = page
-            .entries
-            .into_iter()
-            .map(|entry| (entry.key.trim_start_matches("note/").parse().expect("a sequence"), entry.value))
-            .collect();
-        let wanted: BTreeMap<u64, Value> = wanted.iter().map(|(sequence, text)| (*sequence, json!(text))).collect();
-        assert_eq!(found, wanted, "the notes are not those of the events");
+    /// If it can be read, it has these notes. One that was killed before it stopped may have shown what it can't read any
+    /// more, as far as anybody knows, and is not read until it is past that.
+    async fn shows_nothing_but(&self, wanted: &BTreeMap<u64, String>) {
+        let path = notes(wanted.last_key_value().map_or(0, |(sequence, _)| *sequence));
+        let answer = self.world.ask_once(|client| client.request(Method::GET, &path)).await;
+        if let Some(answer) = answer.filter(|answer| answer.status == 200) {
+            equal_notes(answer.json(), wanted);
+        }
     }
+}
+
+/// All notes, as soon as those up to a sequence are there.
+fn notes(last: u64) -> String {
+    format!("/v1/deployments/{MISCHIEF}/entries?prefix=note/&limit=1000&at-least={last}&timeout=10s")
+}
+
+fn equal_notes(page: EntryPage, wanted: &BTreeMap<u64, String>) {
+    let found: BTreeMap<u64, Value> = page
+        .entries
+        .into_iter()
+        .map(|entry| (entry.key.trim_start_matches("note/").parse().expect("a sequence"), entry.value))
+        .collect();
+    let wanted: BTreeMap<u64, Value> = wanted.iter().map(|(sequence, text)| (*sequence, json!(text))).collect();
+    assert_eq!(found, wanted, "the notes are not those of the events");
 }

@@ -198,6 +198,25 @@ impl NatsServer {
         std::fs::remove_dir_all(self.store()).expect("our folder can be removed");
         copy_folder(copy, &self.store());
     }
+
+    /// Copies the files of one stream. The server must be stopped.
+    pub fn back_up_stream(&self, name: &str) -> TempDir {
+        assert!(self.process.is_none(), "stop the server before its files are copied");
+        let copy = tempfile::tempdir().expect("a temporary folder can be made");
+        copy_folder(&self.stream_folder(name), copy.path());
+        copy
+    }
+
+    /// Puts an older copy in place of one stream. The server must be stopped.
+    pub fn restore_stream(&self, name: &str, copy: &Path) {
+        assert!(self.process.is_none(), "stop the server before its files are replaced");
+        std::fs::remove_dir_all(self.stream_folder(name)).expect("our folder can be removed");
+        copy_folder(copy, &self.stream_folder(name));
+    }
+
+    fn stream_folder(&self, name: &str) -> PathBuf {
+        self.store().join("jetstream/$G/streams").join(name)
+    }
 }
 
 /// Creates a stream on files, with the settings an event store wants.

@@ -59,6 +59,13 @@ impl Place {
         last
     }
 
+    /// When its stream was created, as the server says.
+    async fn created(&self) -> String {
+        let context = self.server.jetstream().await;
+        let stream = context.get_stream(STREAM).await.expect("the stream is there");
+        stream.cached_info().created.to_string()
+    }
+
     async fn assert_equals_model(&self) {
         self.client().reached(LEDGER, self.model.last()).await;
         assert_eq!(self.client().entries(LEDGER, "").await, self.model.entries());
@@ -87,7 +94,8 @@ async fn a_stream_that_was_edited_is_the_same_stream_after_a_restart(version: Ve
     let mut place = Place::start(version).await;
     place.publish(100).await;
     place.assert_equals_model().await;
-    // Some versions write another creation time down when a stream that they recovered is edited.
+    // The oldest version writes another creation time down when a stream that it recovered is edited.
+    let before = place.created().await;
     place.server.stop();
     place.server.restart().await;
     let context = place.server.jetstream().await;
@@ -96,6 +104,8 @@ async fn a_stream_that_was_edited_is_the_same_stream_after_a_restart(version: Ve
     context.update_stream(described).await.expect("a description can be edited");
     place.server.stop();
     place.server.restart().await;
+    let has_moved = place.created().await != before;
+    assert_eq!(has_moved, version == Version::Oldest, "the creation time of the stream");
     place.publish(100).await;
     place.assert_equals_model().await;
     place.host.restart().await;
