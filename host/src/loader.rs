@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::folder::Folder;
-use crate::module::{Engine, Module};
+use crate::module::{self, Engine, Module};
 use crate::runner::LoadError;
 
 /// Modules that are loaded at once: checking and compiling them takes processors and memory that others need as well.
@@ -61,17 +61,15 @@ impl Loader {
             message: format!("module {digest} can't be read: {error}; deploy it again"),
             is_passing: error.kind() != io::ErrorKind::NotFound,
         })?;
-        let failed =
-            |error: crate::module::Error| LoadError { message: error.to_string(), is_passing: error.is_passing() };
-        let accepted = self.engine.accept(component.into()).map_err(|error| LoadError {
-            message: format!("module {digest} is damaged on disk: {error}; deploy it again"),
-            is_passing: error.is_passing(),
-        })?;
-        if accepted.digest != digest {
+        if module::digest(&component) != digest {
             let message = format!("module {digest} is damaged on disk; deploy it again");
             return Err(LoadError { message, is_passing: false });
         }
-        self.engine.load(&accepted).map(|loaded| loaded.module).map_err(failed)
+        let accepted = self.engine.accept(component.into());
+        accepted.and_then(|accepted| self.engine.load(&accepted)).map(|loaded| loaded.module).map_err(|error| {
+            let is_passing = error.is_passing();
+            LoadError { message: error.to_string(), is_passing }
+        })
     }
 
     fn turn(&self) -> Result<Turn<'_>, LoadError> {

@@ -13,6 +13,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["state/", "log/"]),
     ("wasmtime", &["module/"]),
     ("wasmtime_wasi", &["module/"]),
+    // What looks inside an upload runs in a process of its own.
+    ("wasmparser", &["module/checker/"]),
+    ("wit_component", &["module/checker/"]),
+    ("wit_parser", &["module/checker/"]),
+    ("wat", &["module/checker/"]),
+    ("seccompiler", &["module/checker/"]),
+    ("landlock", &["module/checker/"]),
     ("async_nats", &["source/jetstream/"]),
     ("prometheus", &["metrics.rs"]),
     ("axum", &["serve/"]),

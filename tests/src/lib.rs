@@ -5,8 +5,10 @@
 
 pub mod cli;
 pub mod client;
+pub mod fuzz;
 pub mod guests;
 pub mod host;
+pub mod hostile;
 pub mod layering;
 pub mod model;
 pub mod nats;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use bytes::Bytes;
 
-use super::output::{bytes, table};
+use super::output::{bytes, counted, table};
 use super::{Context, deploy, settings};
 use crate::api::ModuleInfo;
 use crate::config::Config;
-use crate::module::Engine;
+use crate::memory::Memory;
+use crate::module::{self, Engine};
 
 /// Show what a module is: kind, manifest, imports, size, digest.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,8 +45,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 /// Checks and compiles a module with the limits of a host, and asks for its manifest.
 pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let cache = settings::temporary_folder()?;
-    let compiler = std::env::current_exe().context("cannot find this program, which compiles the module")?;
-    let mut options = Config::default().module_options(cache.path().to_owned(), compiler);
+    let checker = module::this_program().context("cannot find this program, which checks the module")?;
+    let mut options = Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
     // One instance is asked for its manifest.
     options.instances_max = 1;
     let engine = Engine::new(options)?;
@@ -78,7 +79,7 @@ fn lines(info: &ModuleInfo) -> String {
 pub fn error_policy(info: &ModuleInfo) -> String {
     let policy = &info.error_policy;
     let parts = [
-        policy.attempts.map(|attempts| format!("{attempts} attempts")),
+        policy.attempts.map(|attempts| counted(attempts.into(), "attempt")),
         policy.initial_backoff_ms.map(|pause| format!("first pause {pause} ms")),
         policy.max_backoff_ms.map(|pause| format!("longest pause {pause} ms")),
     ];
@@ -91,7 +92,7 @@ pub fn limits(info: &ModuleInfo) -> String {
     let parts = [
         limits.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
         limits.deadline_ms.map(|deadline| format!("deadline {deadline} ms")),
-        limits.batch_events.map(|events| format!("batch {events} events")),
+        limits.batch_events.map(|events| format!("batch {}", counted(events.into(), "event"))),
         limits.state_bytes.map(|state| format!("state {}", bytes(state))),
     ];
     asked_for(parts)

@@ -1,13 +1,14 @@
 //! Compiled code, kept on disk by digest and engine settings.
 //!
 //! Loading compiled code is running it, so every file carries a MAC under a random key of this host's own. A file
-//! without a valid one is never loaded: it is removed and the module compiled again. Layout of a file: [`MAGIC`], the
-//! HMAC-SHA-256 over the file's name and the code, the code.
+//! without a valid one is never loaded: it is removed and the module compiled again. Next to the code is what the host
+//! needs to know of the module, so that it need not look inside it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over
+//! the file's name and all that follows; the imports, the code.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +18,10 @@ use rand::rngs::SysRng;
 use sha2::Sha256;
 
 use super::Error;
+use super::answer::{imports_from_bytes, imports_to_bytes};
 
 /// Begins every file; the last byte is the version of the layout.
-const MAGIC: &[u8; 8] = b"FSCODE\0\x01";
+const MAGIC: &[u8; 8] = b"FSCODE\0\x02";
 const MAC_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
 const KEY_FILE: &str = "key";
@@ -36,16 +38,22 @@ const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
 pub(super) struct Cache {
     folder: PathBuf,
     key: [u8; KEY_BYTES],
-    /// Stands for the engine's version and settings.
+    /// Stands for the versions of this program and the engine, and for the engine's settings.
     settings: String,
 }
 
-/// Code that was read from a file with a valid MAC.
-pub(super) struct Authentic(Vec<u8>);
+/// What was read from a file with a valid MAC.
+pub(super) struct Authentic {
+    content: Vec<u8>,
+    /// Where the code begins.
+    code: usize,
+    /// What the module imports.
+    pub(super) imports: Vec<String>,
+}
 
 impl Authentic {
     pub(super) fn code(&self) -> &[u8] {
-        &self.0[MAGIC.len() + MAC_BYTES..]
+        &self.content[self.code..]
     }
 }
 
@@ -55,10 +63,13 @@ impl Cache {
         let unusable = |error: io::Error| {
             Error::Engine(format!("cannot use the cache folder {}: {error}; check its permissions", folder.display()))
         };
-        fs::create_dir_all(folder).map_err(unusable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        check_owner(folder).map_err(unusable)?;
         let key = read_or_make_key(folder).map_err(unusable)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        // Another version may check more than the one that let a module in.
+        env!("CARGO_PKG_VERSION").hash(&mut hasher);
         let settings = format!("{:016x}", hasher.finish());
         let cache = Self { folder: folder.to_owned(), key, settings };
         cache.evict(CACHE_BYTES_MAX);
@@ -82,22 +93,24 @@ impl Cache {
             tracing::warn!(path = %path.display(), %error, "cannot read cached code; compiling again");
             return None;
         }
-        if !self.is_authentic(&name, &content) {
+        let Some((imports, code)) = self.authentic(&name, &content) else {
             tracing::warn!(path = %path.display(), "cached code is damaged or not ours; compiling again");
             let _ = fs::remove_file(&path);
             return None;
-        }
+        };
         // Eviction goes by this time; a file system that refuses it only makes eviction less exact.
         let _ = file.set_modified(SystemTime::now());
-        Some(Authentic(content))
+        Some(Authentic { content, code, imports })
     }
 
-    /// Keeps the code of a module.
-    pub(super) fn put(&self, digest: &str, code: &[u8]) -> io::Result<()> {
+    /// Keeps the code of a module, and what it imports.
+    pub(super) fn put(&self, digest: &str, imports: &[String], code: &[u8]) -> io::Result<()> {
         let name = self.name(digest);
         let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.folder)?;
         file.write_all(MAGIC)?;
-        file.write_all(&self.mac(&name, code).finalize().into_bytes())?;
+        let imports = imports_to_bytes(imports);
+        file.write_all(&self.mac(&name, &[&imports, code]).finalize().into_bytes())?;
+        file.write_all(&imports)?;
         file.write_all(code)?;
         file.as_file().sync_all()?;
         file.persist(self.folder.join(name))?;
@@ -110,18 +123,20 @@ impl Cache {
         format!("{digest}-{}.{CODE}", self.settings)
     }
 
-    fn mac(&self, name: &str, code: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, name: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(&(name.len() as u64).to_be_bytes());
         mac.update(name.as_bytes());
-        mac.update(code);
+        parts.iter().for_each(|part| mac.update(part));
         mac
     }
 
-    fn is_authentic(&self, name: &str, content: &[u8]) -> bool {
-        let Some(rest) = content.strip_prefix(MAGIC) else { return false };
-        let Some((mac, code)) = rest.split_at_checked(MAC_BYTES) else { return false };
-        self.mac(name, code).verify_slice(mac).is_ok()
+    /// The imports, and where the code begins; none without a valid MAC.
+    fn authentic(&self, name: &str, content: &[u8]) -> Option<(Vec<String>, usize)> {
+        let (mac, rest) = content.strip_prefix(MAGIC)?.split_at_checked(MAC_BYTES)?;
+        self.mac(name, &[rest]).verify_slice(mac).ok()?;
+        let (imports, length) = imports_from_bytes(rest)?;
+        Some((imports, content.len() - rest.len() + length))
     }
 
     /// Removes what was longest not used until the rest fits, and what dead processes left behind.
@@ -153,6 +168,26 @@ impl Cache {
     }
 }
 
+/// Refuses a folder in which somebody else could put a key and code of his own: it would be run as ours.
+fn check_owner(folder: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(folder)?;
+    let user = rustix::process::geteuid().as_raw();
+    if metadata.uid() != user {
+        return Err(io::Error::other(format!(
+            "it belongs to user {} and this is user {user}; remove it, or give it to this user",
+            metadata.uid()
+        )));
+    }
+    // Of a folder that only its owner may write nobody else can take anything.
+    if metadata.mode() & 0o022 != 0 {
+        tracing::warn!(path = %folder.display(), "others could write into the cache folder; closing it to them");
+        fs::set_permissions(folder, fs::Permissions::from_mode(metadata.mode() & 0o700))?;
+        // What they may have put there is not ours.
+        let _ = fs::remove_file(folder.join(KEY_FILE));
+    }
+    Ok(())
+}
+
 /// Reads the key, or makes one. Two processes that make one at the same time end with the same.
 fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY_FILE);
@@ -177,11 +212,12 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     }
 }
 
-/// The key; none where it has another length or others can read it.
+/// The key; none if it has another length, belongs to somebody else, or others can read it.
 fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
     let file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
     let mut content = Vec::new();
-    let private = file.metadata()?.permissions().mode().trailing_zeros() >= 6;
+    let metadata = file.metadata()?;
+    let private = metadata.mode().trailing_zeros() >= 6 && metadata.uid() == rustix::process::geteuid().as_raw();
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut content)?;
     Ok(content.try_into().ok().filter(|_| private))
 }
@@ -218,11 +254,22 @@ mod tests {
     }
 
     #[test]
+    fn key_from_a_folder_that_others_could_write_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Cache::open(folder.path(), &engine()).expect("opens").key;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("changes");
+        assert_ne!(first, Cache::open(folder.path(), &engine()).expect("opens").key);
+        assert_eq!(fs::metadata(folder.path()).expect("is there").mode() & 0o777, 0o700);
+    }
+
+    #[test]
     fn changed_or_renamed_code_is_not_returned() {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), &engine()).expect("opens");
-        cache.put("aa", b"code").expect("is kept");
-        assert_eq!(cache.get("aa").expect("is there").code(), b"code");
+        let imports = ["foldstream:module/log@0.1.0".to_owned()];
+        cache.put("aa", &imports, b"code").expect("is kept");
+        let kept = cache.get("aa").expect("is there");
+        assert_eq!((kept.code(), kept.imports.as_slice()), (b"code".as_slice(), imports.as_slice()));
         fs::copy(folder.path().join(cache.name("aa")), folder.path().join(cache.name("bb"))).expect("copies");
         assert!(cache.get("bb").is_none(), "the name is part of what is authenticated");
         let path = folder.path().join(cache.name("aa"));
@@ -238,7 +285,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), &engine()).expect("opens");
         for (age, digest) in [(30, "aa"), (20, "bb"), (10, "cc")] {
-            cache.put(digest, &[0; 1_000]).expect("is kept");
+            cache.put(digest, &[], &[0; 1_000]).expect("is kept");
             let file = File::options().write(true).open(folder.path().join(cache.name(digest))).expect("opens");
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("sets the time");
         }

@@ -50,6 +50,7 @@ impl Guest for Probe {
                 Ok(args)
             }
             "loop" => endless(),
+            "grow" => grow(),
             "trap" => panic!("as ordered"),
             "big" => Ok(Payload::Bytes(vec![7; text(&args).parse().unwrap()])),
             "invalid" => Err(QueryError::InvalidArguments("not so".into())),
@@ -193,7 +194,7 @@ fn endless() -> ! {
     }
 }
 
-fn grow() {
+fn grow() -> ! {
     let mut blocks = Vec::new();
     loop {
         blocks.push(std::hint::black_box(vec![1u8; 1 << 20]));

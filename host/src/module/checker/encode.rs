@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
+use super::accept::malformed;
 use super::contract::{CONTRACT, Contract};
 
 /// The module name under which preview 1 is imported.
@@ -61,30 +62,26 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
 fn outline(module: &[u8]) -> Result<Outline, String> {
     let mut outline = Outline::default();
     for payload in Parser::new(0).parse_all(module) {
-        let payload = payload.map_err(|error| malformed(&error))?;
+        let payload = payload.map_err(malformed)?;
         match payload {
             Payload::CustomSection(section) => {
                 outline.names_its_world |= section.name().starts_with(TYPE_SECTION);
             }
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
-                    let import = import.map_err(|error| malformed(&error))?;
+                    let import = import.map_err(malformed)?;
                     outline.uses_preview1 |= import.module == PREVIEW1;
                 }
             }
             Payload::ExportSection(exports) => {
                 for export in exports {
-                    outline.migrates |= export.map_err(|error| malformed(&error))?.name == MIGRATE;
+                    outline.migrates |= export.map_err(malformed)?.name == MIGRATE;
                 }
             }
             _ => {}
         }
     }
     Ok(outline)
-}
-
-fn malformed(error: &wasmparser::BinaryReaderError) -> String {
-    format!("it is malformed at byte {}: {}; upload it again, or build it again", error.offset(), error.message())
 }
 
 fn encode(module: &[u8], with_stub: bool) -> Result<Vec<u8>, String> {

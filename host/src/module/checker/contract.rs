@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey};
 
 /// The contract as text: it is part of this program, and what core modules are encoded against.
-const TEXT: &str = include_str!("../../../wit/foldstream.wit");
+const TEXT: &str = include_str!("../../../../wit/foldstream.wit");
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
 /// The world of projections: what every module has to export.
@@ -262,8 +262,8 @@ mod tests {
     #[test]
     fn contract_keeps_to_itself() {
         let imports = verdict(TEXT).expect("is the same");
-        assert!(imports.contains(&super::super::imports::STATE.to_owned()), "{imports:?}");
-        assert!(imports.contains(&super::super::imports::LOG.to_owned()), "{imports:?}");
+        assert!(imports.contains(&crate::module::imports::STATE.to_owned()), "{imports:?}");
+        assert!(imports.contains(&crate::module::imports::LOG.to_owned()), "{imports:?}");
         assert_eq!(verdict_on(TEXT, MIGRATING_WORLD).expect("is the same"), imports, "migrating needs no more");
     }
 

@@ -1,0 +1,72 @@
+//! What an upload has to be: a component that is well formed and of our world.
+
+use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload, Validator, WasmFeatures};
+use wit_component::DecodedWasm;
+
+use super::{contract, encode};
+use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
+use crate::module::upload;
+
+/// Checks an upload, and makes a component of a core module.
+pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
+    let checked = match upload::kind(upload) {
+        Ok(upload::Kind::Component) => imports(upload).map(|imports| (imports, None)),
+        Ok(upload::Kind::Core) => from_core(upload, bytes_max),
+        Err(words) => Err(words.to_owned()),
+    };
+    match checked {
+        Ok((imports, component)) => Answer::Checked { imports, component },
+        Err(words) => Answer::Refused(words),
+    }
+}
+
+fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), String> {
+    let component = encode::component(module)?;
+    if component.len() as u64 > bytes_max {
+        return Err(format!("as a component it has {} bytes and may have {bytes_max}", component.len()));
+    }
+    Ok((imports(&component)?, Some(component)))
+}
+
+/// Checks a component; the interfaces that it imports.
+fn imports(component: &[u8]) -> Result<Vec<String>, String> {
+    refuse_async(component)?;
+    Validator::new_with_features(WasmFeatures::default()).validate_all(component).map_err(malformed)?;
+    let (resolve, world) = match wit_component::decode(component) {
+        Ok(DecodedWasm::Component(resolve, world)) => (resolve, world),
+        Ok(DecodedWasm::WitPackage(..)) => return Err("it is a WIT package in binary form, without code".to_owned()),
+        Err(error) => return Err(format!("its types cannot be read: {error:#}")),
+    };
+    let imports = contract::check(&resolve, world)?;
+    if imports.len() > IMPORTS_MAX || !imports.iter().all(|name| is_name(name)) {
+        return Err(format!("it imports {} interfaces; import at most {IMPORTS_MAX}, of usual names", imports.len()));
+    }
+    Ok(imports)
+}
+
+/// Refuses components that are built for the asynchronous calling convention, with words that help.
+fn refuse_async(component: &[u8]) -> Result<(), String> {
+    for payload in Parser::new(0).parse_all(component) {
+        let Payload::ComponentCanonicalSection(section) = payload.map_err(malformed)? else { continue };
+        for function in section {
+            let options = match function.map_err(malformed)? {
+                CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
+                _ => continue,
+            };
+            if options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_))) {
+                return Err(
+                    "it is built for asynchronous calls, which this host does not make; build it for synchronous ones \
+                     (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with bytes that are not well formed.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> String {
+    format!("it is malformed at byte {}: {}; upload it again, or build it again", error.offset(), error.message())
+}

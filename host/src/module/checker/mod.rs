@@ -1,0 +1,147 @@
+//! The checking process: everything that looks inside an upload.
+//!
+//! Parsers, validators and compilers are large programs that read what a stranger wrote. Here they may run out of stack,
+//! of memory or of time, and may even be taken over, and hurt nobody: the host sees an answer, or none. Nothing outside
+//! of this folder may look inside an upload.
+
+mod accept;
+mod contract;
+mod encode;
+#[cfg(target_os = "linux")]
+mod walls;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_walls.rs"]
+mod walls;
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::answer::Answer;
+use super::engine::{AddressSpace, config};
+
+/// Stack of the thread that does the work. A sound module needs a small part of it; one whose types nest without end
+/// reaches its end early.
+const STACK_BYTES: usize = 16 << 20;
+/// Stack of the main thread, which only waits.
+const MAIN_STACK_BYTES: u64 = 8 << 20;
+
+/// What the process is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Check an upload.
+    Check,
+    /// Compile a component.
+    Compile,
+    /// Try what this process can still do.
+    Probe,
+}
+
+/// What the process is told, as arguments.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What to do.
+    pub job: Job,
+    /// Version of the host.
+    pub version: String,
+    /// Address space, in bytes.
+    pub memory_bytes: u64,
+    /// Time on processors, in seconds.
+    pub cpu_seconds: u64,
+    /// Most bytes of what comes out: a component, or code.
+    pub bytes_max: u64,
+    /// Whether code is for memories that are not reserved.
+    pub is_scarce: bool,
+}
+
+/// Does a job for the host: the upload comes on standard input, the answer goes to standard output.
+pub fn run(order: Order) -> ExitCode {
+    let answer = match prepare(&order) {
+        Ok(compiler) => work(order, compiler),
+        Err(words) => Answer::Broken(words),
+    };
+    // Nobody is left to tell of an output that is closed.
+    match answer.write_to(&mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Takes from this process what its work does not need. The upload is read only afterwards. Returns the compiler if there
+/// is something to compile: it looks at the machine when it is made, which it could not later.
+fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
+    let own = env!("CARGO_PKG_VERSION");
+    if order.version != own {
+        return Err(format!(
+            "the host is version {} and the program that checks modules is version {own}; restart the host",
+            order.version
+        ));
+    }
+    // A host that dies must not leave this behind.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| format!("cannot bind the checker to its host: {error}"))?;
+    // If memory runs short on the machine, this is what it can do without.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    limit(Resource::Core, 0, "")?;
+    limit(Resource::Fsize, 0, "")?;
+    limit(Resource::Stack, MAIN_STACK_BYTES, "")?;
+    limit(Resource::As, order.memory_bytes, "; lower modules.compile_memory_max")?;
+    let time = if order.job == Job::Compile { "modules.compile_time_max" } else { "modules.check_time_max" };
+    limit(Resource::Cpu, order.cpu_seconds, &format!("; lower {time}"))?;
+    let compiler = if order.job == Job::Compile { Some(compiler(order)?) } else { None };
+    walls::raise();
+    Ok(compiler)
+}
+
+fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
+    let space = if order.is_scarce { AddressSpace::Scarce } else { AddressSpace::Plenty };
+    wasmtime::Engine::new(&config(space)).map_err(|error| format!("cannot set up the compiler: {error:#}"))
+}
+
+/// Lowers a limit. One that is lower already stays as it is.
+fn limit(resource: Resource, wanted: u64, advice: &str) -> Result<(), String> {
+    let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let max = wanted.min(hard);
+    // The processor limit sends a signal that names it, and kills a second later.
+    let maximum = if matches!(resource, Resource::Cpu) { max.saturating_add(1).min(hard) } else { max };
+    setrlimit(resource, Rlimit { current: Some(max), maximum: Some(maximum) })
+        .map_err(|error| format!("the system does not let it limit {resource:?} to {max}: {error}{advice}"))
+}
+
+fn work(order: Order, compiler: Option<wasmtime::Engine>) -> Answer {
+    let thread = std::thread::Builder::new().name("checker".to_owned()).stack_size(STACK_BYTES);
+    match thread.spawn(move || answer(&order, compiler.as_ref())) {
+        Ok(thread) => {
+            thread.join().unwrap_or_else(|_| Answer::Refused("it makes the checker fail; build it again".to_owned()))
+        }
+        Err(error) => Answer::Broken(format!("cannot start its thread: {error}")),
+    }
+}
+
+fn answer(order: &Order, compiler: Option<&wasmtime::Engine>) -> Answer {
+    if order.job == Job::Probe {
+        return Answer::Walls(walls::probe());
+    }
+    let mut upload = Vec::new();
+    if let Err(error) = io::stdin().read_to_end(&mut upload) {
+        return Answer::Broken(format!("cannot read the module: {error}"));
+    }
+    match compiler {
+        Some(compiler) => compile(&upload, order, compiler),
+        None => accept::accept(&upload, order.bytes_max),
+    }
+}
+
+fn compile(component: &[u8], order: &Order, compiler: &wasmtime::Engine) -> Answer {
+    match compiler.precompile_component(component) {
+        Ok(code) if code.len() as u64 > order.bytes_max => Answer::Refused(format!(
+            "its native code has {} bytes and may have {}; make the module smaller, or raise modules.code_bytes_max",
+            code.len(),
+            order.bytes_max
+        )),
+        Ok(code) => Answer::Compiled(code),
+        Err(error) => Answer::Refused(format!("{error:#}")),
+    }
+}

@@ -1,0 +1,305 @@
+//! The host's side of the checking process: starts it, feeds it, and believes nothing of it beyond an answer.
+//!
+//! A bomb that makes a parser or a compiler run for hours, take all memory or overflow its stack ends the child, not
+//! the host.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, select};
+
+use super::answer::{Answer, OVERHEAD_BYTES_MAX, WORDS_BYTES_MAX, Walls, plain};
+use super::checker::Job;
+use super::engine::AddressSpace;
+use super::{Error, Options, Wanted};
+
+/// Threads of the compiler: each of them takes address space, which is limited.
+const THREADS_MAX: usize = 4;
+/// Stack of each of these threads, in bytes.
+const THREAD_STACK_BYTES: usize = 8 << 20;
+/// Native code is larger than the module, but not beyond this.
+const CODE_GROWTH_MAX: u64 = 8;
+/// Native code that any module may have, however small it is.
+const CODE_BYTES_MIN: u64 = 16 << 20;
+/// How often the end of a child is looked for that has already written its output.
+const POLL: Duration = Duration::from_millis(1);
+/// Longest probe of the walls.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What the checker found of a sound upload: its imports, and the component if the upload was a core module.
+pub(super) type Checked = (Vec<String>, Option<Vec<u8>>);
+
+/// The running program, for a host that starts it again as its checking process.
+///
+/// The kernel's own link to it survives an upgrade or a removal of the file.
+pub fn this_program() -> io::Result<PathBuf> {
+    let link = Path::new("/proc/self/exe");
+    if link.exists() { Ok(link.to_owned()) } else { std::env::current_exe() }
+}
+
+/// Checks an upload.
+pub(super) fn check(upload: &[u8], options: &Options, wanted: &Wanted) -> Result<Checked, Error> {
+    let run = Run {
+        job: Job::Check,
+        bytes_max: options.upload_bytes_max as u64,
+        time_max: options.check_time_max,
+        time_setting: "modules.check_time_max",
+        address_space: AddressSpace::Plenty,
+        options,
+    };
+    match run.answer(upload, wanted).map_err(Error::Check)? {
+        Answer::Checked { imports, component } => Ok((imports, component)),
+        Answer::Refused(words) => Err(Error::Refused(words)),
+        _ => Err(Error::Check("the checker answered another question".to_owned())),
+    }
+}
+
+/// Compiles a component.
+pub(super) fn compile(
+    component: &[u8],
+    options: &Options,
+    address_space: AddressSpace,
+    wanted: &Wanted,
+) -> Result<Vec<u8>, Error> {
+    let run = Run {
+        job: Job::Compile,
+        bytes_max: options.code_bytes_max.min(component.len() as u64 * CODE_GROWTH_MAX + CODE_BYTES_MIN),
+        time_max: options.compile_time_max,
+        time_setting: "modules.compile_time_max",
+        address_space,
+        options,
+    };
+    match run.answer(component, wanted).map_err(Error::Compile)? {
+        Answer::Compiled(code) => Ok(code),
+        Answer::Refused(words) => Err(Error::Compile(words)),
+        _ => Err(Error::Compile("the compiler answered another question".to_owned())),
+    }
+}
+
+/// Tries what the checking process is refused on this machine.
+pub fn walls(options: &Options) -> Result<Walls, Error> {
+    let run = Run {
+        job: Job::Probe,
+        bytes_max: 0,
+        time_max: PROBE_TIME_MAX,
+        time_setting: "no setting",
+        address_space: AddressSpace::Plenty,
+        options,
+    };
+    match run.answer(&[], &Wanted::always()).map_err(Error::Check)? {
+        Answer::Walls(walls) => Ok(walls),
+        _ => Err(Error::Check("the checker answered another question".to_owned())),
+    }
+}
+
+/// One run of the process, with its limits.
+struct Run<'a> {
+    job: Job,
+    /// Most bytes of a component or code in the answer.
+    bytes_max: u64,
+    time_max: Duration,
+    time_setting: &'static str,
+    address_space: AddressSpace,
+    options: &'a Options,
+}
+
+/// How the child came to its end.
+enum Outcome {
+    /// By itself, with all that it wrote.
+    Ended(ExitStatus, Vec<u8>),
+    /// Killed at the deadline.
+    Late,
+    /// Killed because nobody waits any more.
+    Unwanted,
+}
+
+impl Run<'_> {
+    /// The child's answer, or why there is none.
+    fn answer(&self, upload: &[u8], wanted: &Wanted) -> Result<Answer, String> {
+        if wanted.has_ended() {
+            return Err(left());
+        }
+        let mut child = self.spawn()?;
+        let (outcome, words) = self
+            .converse(&mut child, upload, wanted)
+            .map_err(|error| format!("lost touch with the {}: {error}", self.name()))?;
+        match outcome {
+            Outcome::Unwanted => Err(left()),
+            Outcome::Late => Err(self.late()),
+            Outcome::Ended(status, output) => {
+                if output.len() as u64 > self.output_bytes_max() {
+                    return Err(format!("what comes out of it has more than {} bytes", self.bytes_max));
+                }
+                if !status.success() {
+                    return Err(self.explain(status, &words));
+                }
+                match Answer::parse(output) {
+                    Some(Answer::Broken(words)) => Err(self.out_of_memory(&words).unwrap_or(words)),
+                    Some(answer) => Ok(answer),
+                    None => {
+                        let program = self.options.compiler.display();
+                        Err(format!("the {} {program} gave no answer; is it this program?", self.name()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        if self.job == Job::Compile { "compiler" } else { "checker" }
+    }
+
+    fn output_bytes_max(&self) -> u64 {
+        self.bytes_max.saturating_add(OVERHEAD_BYTES_MAX as u64)
+    }
+
+    fn late(&self) -> String {
+        let Self { time_max, time_setting, .. } = self;
+        format!("it took longer than {time_max:?} ({time_setting}); make the module smaller, or raise the limit")
+    }
+
+    fn spawn(&self) -> Result<Child, String> {
+        let threads = match self.job {
+            Job::Compile => std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX)),
+            Job::Check | Job::Probe => 1,
+        };
+        let seconds = self.time_max.as_secs().saturating_add(1).saturating_mul(threads as u64);
+        let job = match self.job {
+            Job::Check => "check",
+            Job::Compile => "compile",
+            Job::Probe => "probe",
+        };
+        let mut command = Command::new(&self.options.compiler);
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::arg0(&mut command, "foldstream");
+        command
+            .args(["check-module", job, "--host-version", env!("CARGO_PKG_VERSION")])
+            .args(["--memory-bytes", &self.options.compile_memory_max.to_string()])
+            .args(["--cpu-seconds", &seconds.to_string()])
+            .args(["--bytes-max", &self.bytes_max.to_string()])
+            .env_clear()
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .env("RUST_MIN_STACK", THREAD_STACK_BYTES.to_string())
+            // Each arena of the C library takes address space, whether it is used or not.
+            .env("MALLOC_ARENA_MAX", "1")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if self.address_space == AddressSpace::Scarce {
+            command.arg("--scarce");
+        }
+        command.spawn().map_err(|error| {
+            format!("cannot start the {} {}: {error}; check its path", self.name(), self.options.compiler.display())
+        })
+    }
+
+    /// Feeds the child and collects what it says until it ends, the deadline passes, or nobody waits; it never outlives
+    /// this call.
+    fn converse(&self, child: &mut Child, upload: &[u8], wanted: &Wanted) -> io::Result<(Outcome, String)> {
+        let deadline = Instant::now() + self.time_max;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let output_bytes_max = self.output_bytes_max();
+        std::thread::scope(|scope| {
+            // A child that refuses early closes its end; why, it answers.
+            scope.spawn(move || drop(stdin.write_all(upload)));
+            let words = scope.spawn(move || words_of(stderr));
+            // One answer; the sender never waits.
+            let (sender, receiver) = bounded(1);
+            scope.spawn(move || {
+                let mut output = Vec::new();
+                let result = stdout.take(output_bytes_max + 1).read_to_end(&mut output).map(|_| output);
+                let _ = sender.send(result);
+            });
+            let time_left = deadline.saturating_duration_since(Instant::now());
+            let outcome = select! {
+                recv(receiver) -> output => match output {
+                    Ok(Ok(output)) => wait_until(child, deadline, wanted).map(|status| match status {
+                        Some(status) => Outcome::Ended(status, output),
+                        None if wanted.has_ended() => Outcome::Unwanted,
+                        None => Outcome::Late,
+                    }),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(io::Error::other("its output could not be read")),
+                },
+                recv(wanted.ended()) -> _ => Ok(Outcome::Unwanted),
+                default(time_left) => Ok(Outcome::Late),
+            };
+            // From here on nothing below can wait for long: the child's ends of the pipes are closed with it.
+            let _ = child.kill();
+            let _ = child.wait();
+            let words = words.join().expect("the reader does not panic")?;
+            Ok((outcome?, words))
+        })
+    }
+
+    /// What to say if the child's words are those of a process that ran out of memory.
+    fn out_of_memory(&self, words: &str) -> Option<String> {
+        use rustix::process::{Resource, getrlimit};
+
+        const SIGNS: [&str; 3] = ["memory allocation of", "Cannot allocate memory", "Resource temporarily unavailable"];
+        if !SIGNS.iter().any(|sign| words.contains(sign)) {
+            return None;
+        }
+        let hard = getrlimit(Resource::As).maximum.unwrap_or(u64::MAX);
+        let bytes = self.options.compile_memory_max.min(hard);
+        Some(format!(
+            "it took more than {bytes} bytes of memory (modules.compile_memory_max, or the address space that the host \
+             may have); make the module smaller, or raise the limit"
+        ))
+    }
+
+    /// Why a child ended without an answer.
+    fn explain(&self, status: ExitStatus, words: &str) -> String {
+        use rustix::process::Signal;
+        use std::os::unix::process::ExitStatusExt as _;
+
+        let name = self.name();
+        let is = |signal: Signal| status.signal() == Some(signal.as_raw());
+        if words.contains("overflowed its stack") || is(Signal::SEGV) || is(Signal::BUS) {
+            return format!("the {name} ran out of stack; nest types and modules less deeply");
+        }
+        if let Some(words) = self.out_of_memory(words) {
+            return words;
+        }
+        if is(Signal::XCPU) {
+            return self.late();
+        }
+        if is(Signal::KILL) {
+            return format!("the {name} was killed, as happens if the machine is short of memory; try again later");
+        }
+        match status.signal() {
+            Some(signal) => format!("the {name} was ended by signal {signal}: {words}"),
+            None => format!("the {name} failed with {status}: {words}"),
+        }
+    }
+}
+
+fn left() -> String {
+    "nobody waits for it any more".to_owned()
+}
+
+/// The first words on standard error. The rest is read and dropped, so that the child never waits for it.
+fn words_of(mut stderr: impl Read) -> io::Result<String> {
+    let mut words = Vec::new();
+    let result = stderr.by_ref().take(WORDS_BYTES_MAX as u64).read_to_end(&mut words);
+    let _ = io::copy(&mut stderr, &mut io::sink());
+    result.map(|_| plain(&String::from_utf8_lossy(&words)))
+}
+
+/// Waits for the end of a child that has closed its output. The standard library has no wait with a limit.
+fn wait_until(child: &mut Child, deadline: Instant, wanted: &Wanted) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline || wanted.has_ended() {
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
+}

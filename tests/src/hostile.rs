@@ -1,0 +1,102 @@
+//! Uploads that are made to hurt whoever reads them.
+
+/// How a component begins.
+pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+/// How a core module begins.
+pub const CORE: &[u8] = b"\0asm\x01\0\0\0";
+/// A component type that is nested in the one before it: an instance, and a component.
+pub const INSTANCE_TYPE: u8 = 0x42;
+/// See [`INSTANCE_TYPE`].
+pub const COMPONENT_TYPE: u8 = 0x41;
+
+/// A number in as few bytes as it takes.
+pub fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(number & 0x7f).expect("seven bits");
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return bytes;
+        }
+    }
+}
+
+/// A section.
+pub fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id][..], &leb(content.len()), content].concat()
+}
+
+/// Types inside types, without an end.
+fn nest(tag: u8, levels: usize) -> Vec<u8> {
+    let mut content = leb(1);
+    content.extend([tag, 1, 1].repeat(levels));
+    content.push(0x7f);
+    content
+}
+
+/// A component whose type section nests types so deeply.
+pub fn nested_types(tag: u8, levels: usize) -> Vec<u8> {
+    [COMPONENT, &section(7, &nest(tag, levels))].concat()
+}
+
+/// A custom section.
+pub fn custom_section(name: &str, content: &[u8]) -> Vec<u8> {
+    section(0, &[&leb(name.len()), name.as_bytes(), content].concat())
+}
+
+/// A core module with the same in the section that names its world.
+pub fn nested_types_in_core(tag: u8, levels: usize) -> Vec<u8> {
+    [CORE, &custom_section("component-type:hostile", &nested_types(tag, levels))].concat()
+}
+
+/// Components inside components.
+pub fn nested_components(levels: usize) -> Vec<u8> {
+    let mut lengths = vec![COMPONENT.len()];
+    for level in 0..levels {
+        lengths.push(COMPONENT.len() + 1 + leb(lengths[level]).len() + lengths[level]);
+    }
+    let mut bytes = COMPONENT.to_vec();
+    for length in lengths[..levels].iter().rev() {
+        bytes.push(4);
+        bytes.extend(leb(*length));
+        bytes.extend(COMPONENT);
+    }
+    bytes
+}
+
+/// A component with as many types, each a list of bytes.
+pub fn many_types(count: usize) -> Vec<u8> {
+    let content = [leb(count), [0x70, 0x7d].repeat(count)].concat();
+    [COMPONENT, &section(7, &content)].concat()
+}
+
+/// A component with one type of as many members.
+pub fn wide_type(members: usize) -> Vec<u8> {
+    let content = [leb(1), vec![0x6f], leb(members), vec![0x7d; members]].concat();
+    [COMPONENT, &section(7, &content)].concat()
+}
+
+/// A component with types each of which holds the one before it several times.
+pub fn doubling_types(levels: usize, times: usize) -> Vec<u8> {
+    let mut content = leb(levels);
+    content.extend([0x6f, 1, 0x7d]);
+    for level in 1..levels {
+        content.push(0x6f);
+        content.extend(leb(times));
+        content.extend(leb(level - 1).repeat(times));
+    }
+    [COMPONENT, &section(7, &content)].concat()
+}
+
+/// A component of nothing but empty custom sections.
+pub fn empty_sections(bytes: usize) -> Vec<u8> {
+    [COMPONENT, &[0, 1, 0].repeat(bytes / 3)].concat()
+}
+
+/// A core module with one function whose blocks nest so deeply.
+pub fn nested_blocks(levels: usize) -> Vec<u8> {
+    let body = [vec![0], [0x02, 0x40].repeat(levels), vec![0x0b; levels + 1]].concat();
+    let code = [leb(1), leb(body.len()), body].concat();
+    [CORE, &section(1, &[1, 0x60, 0, 0]), &section(3, &[1, 0]), &section(10, &code)].concat()
+}

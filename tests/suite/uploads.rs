@@ -1,0 +1,169 @@
+//! Whatever is uploaded, the client is answered with words, and the host answers afterwards.
+
+use std::time::Duration;
+
+use foldstream_tests::client::Client;
+use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
+use foldstream_tests::process::Process;
+use foldstream_tests::stage::{Kind, Stage};
+use foldstream_tests::{fuzz, guests, wait};
+
+/// Uploads that are drawn unless it is said for how long.
+const UPLOADS_DRAWN: u64 = 150;
+
+/// Bombs by name: each would end a process that reads it without care, or keep it busy.
+fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let ledger = guests::module("ledger");
+    vec![
+        ("component types inside component types", hostile::nested_types(COMPONENT_TYPE, 100_000)),
+        ("instance types inside instance types", hostile::nested_types(INSTANCE_TYPE, 100_000)),
+        ("millions of types inside types", hostile::nested_types(COMPONENT_TYPE, 5_000_000)),
+        ("types inside types in a core module", hostile::nested_types_in_core(COMPONENT_TYPE, 100_000)),
+        ("instance types in a core module", hostile::nested_types_in_core(INSTANCE_TYPE, 2_000_000)),
+        ("components inside components", hostile::nested_components(2_000)),
+        ("a million types", hostile::many_types(1_000_000)),
+        ("a type of a million members", hostile::wide_type(1_000_000)),
+        ("types that double", hostile::doubling_types(99, 1_000)),
+        ("a million sections", hostile::empty_sections(3 << 20)),
+        ("blocks inside blocks", hostile::nested_blocks(1_000_000)),
+        ("a component cut in the middle", ledger[..ledger.len() / 2].to_vec()),
+        ("the first bytes of a component alone", ledger[..8].to_vec()),
+        ("zeros behind the first bytes", [&ledger[..8], &vec![0; 16 << 20]].concat()),
+        ("nothing but zeros", vec![0; 16 << 20]),
+    ]
+}
+
+/// Uploads a bomb: the client gets words, not an end of its connection.
+async fn refused(client: &Client, name: &str, bomb: Vec<u8>) {
+    let answer = client.upload(bomb, "?name=bomb").await;
+    let problem = answer.problem(422, "refused");
+    let words =
+        ["malformed", "check the module", "no WebAssembly", "does not export", "does not fit", "become", "types"];
+    assert!(words.iter().any(|word| problem.detail.contains(word)), "{name}: {}", problem.detail);
+    assert!(problem.detail.len() < 8_192, "{name}: {} bytes of words", problem.detail.len());
+}
+
+#[tokio::test]
+async fn whatever_is_uploaded_is_refused_with_words_and_the_host_serves_on() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    for (name, bomb) in bombs() {
+        refused(stage.client(), name, bomb).await;
+    }
+    let last = stage.publish(200).await;
+    stage.client().reached("ledger", last).await;
+    stage.assert_ledger_equals_model().await;
+    assert!(!stage.host.has_ended(), "it is the same process");
+}
+
+#[tokio::test]
+async fn several_bombs_at_once_are_refused_while_a_sound_module_is_let_in() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    let bombs = (0..3).map(|_| hostile::nested_types(COMPONENT_TYPE, 100_000));
+    let sent = bombs.map(|bomb| {
+        let client = stage.client().clone();
+        tokio::spawn(async move { refused(&client, "one of several", bomb).await })
+    });
+    let sent: Vec<_> = sent.collect();
+    stage.deploy_ledger().await;
+    for bomb in sent {
+        bomb.await.expect("each is refused");
+    }
+    let last = stage.publish(50).await;
+    stage.client().reached("ledger", last).await;
+}
+
+#[tokio::test]
+async fn check_that_takes_too_long_is_ended_and_gives_its_place_back() {
+    let stage = Stage::start_with(Kind::Embedded, "[modules]\ncheck_time_max = \"1ms\"\n").await;
+    // More than there are places.
+    for _ in 0..6 {
+        let problem = stage.client().upload(guests::module("ledger"), "").await.problem(422, "refused");
+        assert!(problem.detail.contains("longer than 1ms (modules.check_time_max)"), "{}", problem.detail);
+    }
+}
+
+#[tokio::test]
+async fn check_that_takes_too_much_memory_is_ended_with_the_name_of_the_limit() {
+    let stage = Stage::start_with(Kind::Embedded, "[modules]\ncompile_memory_max = \"120MiB\"\n").await;
+    let bomb = hostile::many_types(1_000_000);
+    let problem = stage.client().upload(bomb, "").await.problem(422, "refused");
+    assert!(problem.detail.contains("modules.compile_memory_max"), "{}", problem.detail);
+    stage.client().get("/livez").await.expect(200);
+}
+
+#[tokio::test]
+async fn check_that_nobody_waits_for_is_given_up() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ncheck_time_max = \"10m\"\n").await;
+    // Clients that leave while their uploads are checked or wait for that; more than there are places for deploys.
+    for _ in 0..6 {
+        // It is read for seconds.
+        let bomb = hostile::nested_components(20_000);
+        let request = stage.client().request(reqwest::Method::POST, "/v1/deployments?name=slow");
+        let request = request.header("content-type", "application/wasm").body(bomb);
+        let _ = tokio::time::timeout(Duration::from_millis(200), request.send()).await;
+    }
+    stage.deploy_ledger().await;
+    let host = stage.host.process().id();
+    wait::until("no child to be left", || async { children(host).is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn host_whose_program_was_replaced_or_removed_still_takes_modules_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("foldstream");
+    std::fs::copy(foldstream_tests::foldstream(), &program).expect("it can be copied");
+    let config = folder.path().join("foldstream.toml");
+    std::fs::write(&config, "data_dir = \"data\"\n").expect("our folder can be written");
+    let mut command = std::process::Command::new(&program);
+    command.arg("serve").arg("--config").arg(&config).args(["--listen", "127.0.0.1:0"]).current_dir(folder.path());
+    let mut host = Process::start("foldstream serve", &mut command);
+    let url = wait::until("the host to listen", || async { host.printed("listening on ") }).await;
+    std::fs::remove_file(&program).expect("an upgrade removes it");
+    std::fs::write(&program, "another program").expect("and puts another one in its place");
+    let client = Client::new(url.split_whitespace().next().expect("an address follows"));
+    client.upload(guests::module("ledger"), "").await.expect(201);
+    host.terminate(Duration::from_secs(20));
+}
+
+/// Which uploads are drawn: `FUZZ_SEED` is the first, `FUZZ_MINUTES` how long.
+fn drawn() -> (u64, Option<Duration>) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    (number("FUZZ_SEED").unwrap_or(1), number("FUZZ_MINUTES").map(|minutes| Duration::from_secs(minutes * 60)))
+}
+
+#[tokio::test]
+async fn uploads_drawn_by_a_seed_never_end_the_host() {
+    let (first, time) = drawn();
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    let sound = [guests::module("ledger"), guests::module("mischief")];
+    let begin = std::time::Instant::now();
+    let mut counts = std::collections::BTreeMap::new();
+    for seed in first.. {
+        match time {
+            Some(time) if begin.elapsed() >= time => break,
+            None if seed - first >= UPLOADS_DRAWN => break,
+            _ => {}
+        }
+        let (kind, bytes) = fuzz::upload(seed, &sound);
+        let length = bytes.len();
+        let answer = stage.client().upload(bytes, "?name=drawn").await;
+        let status = answer.status.as_u16();
+        assert!(matches!(status, 200 | 201 | 409 | 422), "seed {seed}, {kind}, {length} bytes: {}", answer.text());
+        if status < 300 {
+            let delete = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/drawn");
+            stage.client().send(delete).await.expect(204);
+        }
+        *counts.entry((kind, status)).or_insert(0) += 1;
+    }
+    let last = stage.publish(100).await;
+    stage.client().reached("ledger", last).await;
+    assert!(!stage.host.has_ended(), "it is the same process");
+    println!("{counts:#?} in {:?}", begin.elapsed());
+}
+
+/// The processes that a process started.
+fn children(parent: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).expect("it runs").flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
