@@ -5,9 +5,11 @@
 //! from their comments.
 
 mod check;
+mod clear_text;
 mod key;
 mod load;
 mod options;
+mod secret;
 mod size;
 mod template;
 #[cfg(test)]
@@ -26,7 +28,8 @@ use crate::source::OnMissing;
 pub use check::{Problem, QUERIES_MAX, Severity};
 pub use key::Key;
 pub use load::{Error, FILE_DEFAULT, Mistake, Origins, Override, load};
-pub use options::ReadError;
+pub use options::{ReadError, read_text};
+pub use secret::Secret;
 pub use template::template;
 
 /// What a secret is replaced with where the configuration is shown.
@@ -63,17 +66,24 @@ key::settings! {
     pub struct Serve {
         /// Address; any but loopback needs TLS and a token, or `insecure`.
         pub listen: SocketAddr,
-        /// Bearer token that clients must send; without one, everyone who reaches the address may do everything.
-        /// For example `"f2b8c0a97d"`.
-        pub token: Option<String>,
+        /// Bearer token that clients must send, of 16 bytes or more; it may do everything. Without any token,
+        /// everyone who reaches the address may do everything. For example `"f2b8c0a97d5e4c1b"`.
+        pub token: Option<Secret>,
         /// File that holds the token. For example `"/run/secrets/foldstream-token"`.
         pub token_file: Option<PathBuf>,
+        /// File of tokens with names and scopes; `foldstream token new` makes its entries.
+        /// For example `"/etc/foldstream/tokens.toml"`.
+        pub tokens_file: Option<PathBuf>,
         /// Certificate chain (PEM). For example `"/etc/foldstream/tls.crt"`.
         pub tls_cert: Option<PathBuf>,
         /// Key of the certificate (PEM). For example `"/etc/foldstream/tls.key"`.
         pub tls_key: Option<PathBuf>,
         /// Serve beyond loopback without TLS or token.
         pub insecure: bool,
+        /// Names, without ports, that a host without a token answers for, next to IP addresses and localhost.
+        pub hosts: Vec<String>,
+        /// Origins of web pages that may use the host from a browser, such as `https://app.example`.
+        pub origins: Vec<String>,
         /// Longest wait for `at-least`.
         #[serde(with = "humantime_serde")]
         pub wait_max: Duration,
@@ -127,11 +137,11 @@ key::settings! {
         /// User. For example `"foldstream"`.
         pub user: Option<String>,
         /// Password. For example `"correct horse"`.
-        pub password: Option<String>,
+        pub password: Option<Secret>,
         /// File that holds the password. For example `"/run/secrets/nats-password"`.
         pub password_file: Option<PathBuf>,
         /// Token. For example `"f2b8c0a97d"`.
-        pub token: Option<String>,
+        pub token: Option<Secret>,
         /// File that holds the token. For example `"/run/secrets/nats-token"`.
         pub token_file: Option<PathBuf>,
         /// Root certificates (PEM). For example `"/etc/foldstream/nats-ca.crt"`.
@@ -165,12 +175,19 @@ key::settings! {
         /// Largest upload, in bytes.
         #[serde(with = "size")]
         pub upload_bytes_max: usize,
+        /// Longest check of an upload, before it is compiled.
+        #[serde(with = "humantime_serde")]
+        pub check_time_max: Duration,
         /// Longest compilation.
         #[serde(with = "humantime_serde")]
         pub compile_time_max: Duration,
-        /// Memory of the compiling process, in bytes.
+        /// Address space of the child process in which one module at a time is checked or compiled, in bytes.
         #[serde(with = "size")]
         pub compile_memory_max: u64,
+        /// Most native code of one module, in bytes. It is in memory as long as the module is in use. A module may also
+        /// not have more than 8 times its size and 16 MiB.
+        #[serde(with = "size")]
+        pub code_bytes_max: u64,
         /// Memory of an instance unless its manifest asks otherwise, in bytes.
         #[serde(with = "size")]
         pub memory_bytes: u64,
@@ -202,10 +219,12 @@ key::settings! {
         /// Size at which a memtable is committed, in bytes.
         #[serde(with = "size")]
         pub memtable_bytes: u64,
-        /// Memtables of all deployments together, in bytes; beyond it they commit earlier.
+        /// Memtables of all deployments together, in bytes; beyond it they commit earlier. 0 takes an eighth of
+        /// limits.memory_bytes, and 512 MiB at most.
         #[serde(with = "size")]
         pub memtable_bytes_total: u64,
-        /// Caches of all state files and embedded logs together, in bytes.
+        /// Caches of all state files and embedded logs together, in bytes. 0 takes an eighth of limits.memory_bytes, and
+        /// 256 MiB at most.
         #[serde(with = "size")]
         pub cache_bytes_total: u64,
         /// Largest value, in bytes.
@@ -278,6 +297,10 @@ key::settings! {
     pub struct Limits {
         /// Most deployments.
         pub deployments: usize,
+        /// Memory that the host shares out, in bytes: memtables, caches, batches read ahead, instances, native code. 0 takes
+        /// three quarters of what the control group (container, systemd unit) may have, or half of the machine's.
+        #[serde(with = "size")]
+        pub memory_bytes: u64,
         /// Bytes that the data folder may hold before rebuilds are refused; 0 is what the disk has.
         #[serde(with = "size")]
         pub disk_bytes: u64,
@@ -337,9 +360,12 @@ impl Default for Serve {
             listen: SocketAddr::from(([127, 0, 0, 1], 7575)),
             token: None,
             token_file: None,
+            tokens_file: None,
             tls_cert: None,
             tls_key: None,
             insecure: false,
+            hosts: Vec::new(),
+            origins: Vec::new(),
             wait_max: Duration::from_secs(30),
             request_timeout: Duration::from_secs(60),
             body_bytes_max: 16 << 20,
@@ -353,10 +379,12 @@ impl Default for Modules {
     fn default() -> Self {
         Self {
             upload_bytes_max: 64 << 20,
+            check_time_max: Duration::from_secs(30),
             compile_time_max: Duration::from_secs(120),
             compile_memory_max: 2 << 30,
+            code_bytes_max: 128 << 20,
             memory_bytes: 64 << 20,
-            memory_bytes_max: 1 << 30,
+            memory_bytes_max: 256 << 20,
             deadline: Duration::from_secs(5),
             deadline_max: Duration::from_secs(60),
             instances_max: 2_000,
@@ -371,8 +399,8 @@ impl Default for State {
         Self {
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 64 << 20,
-            memtable_bytes_total: 512 << 20,
-            cache_bytes_total: 256 << 20,
+            memtable_bytes_total: 0,
+            cache_bytes_total: 0,
             value_bytes_max: 1 << 20,
             state_bytes_max: 64 << 30,
         }
@@ -412,7 +440,7 @@ impl Default for Rollout {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { deployments: 1_000, disk_bytes: 0 }
+        Self { deployments: 1_000, memory_bytes: 0, disk_bytes: 0 }
     }
 }
 

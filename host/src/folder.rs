@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +100,13 @@ impl Folder {
     }
 
     fn refused(&self, error: &std::io::Error) -> Error {
+        // The folder is as it should be: the disk, a quota or a limit of the process has no room.
+        if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
+            let folder = self.root.display();
+            return Error::NoRoom(format!(
+                "the data folder {folder} takes no more: {error}; free some space and try again"
+            ));
+        }
         let message = format!("{error}; make it writable, free some space, or choose another with --data (data_dir)");
         Error::DataFolder { folder: self.root.display().to_string(), message }
     }

@@ -36,6 +36,7 @@ pub struct Metrics {
     holds: HistogramVec,
     cut_overs: IntCounterVec,
     watches: IntGauge,
+    door: Door,
     /// Behind a lock, as one page at a time may set and collect them.
     gauges: Arc<Mutex<Gauges>>,
 }
@@ -63,6 +64,35 @@ pub struct DeploymentMetrics {
     pub query_seconds: Histogram,
     /// Events in a batch.
     pub batch_events: Histogram,
+}
+
+/// Metrics of who comes in, and by which certificate.
+#[derive(Clone, Debug)]
+struct Door {
+    refused: IntCounterVec,
+    certificate_end: prometheus::Gauge,
+}
+
+impl Door {
+    fn new(registry: &Registry) -> Self {
+        let refused = counter(
+            registry,
+            "foldstream_http_refused_total",
+            "Requests that were refused for their token (missing, wrong, not allowed) or their origin.",
+            &["reason"],
+        );
+        for reason in REFUSALS {
+            // An increase can only be told from a series that is there before.
+            let _ = refused.with_label_values(&[reason]);
+        }
+        let options = Opts::new(
+            "foldstream_tls_certificate_end_timestamp_seconds",
+            "When the certificate of the server ends; NaN without TLS.",
+        );
+        let certificate_end = prometheus::Gauge::with_opts(options).expect("name and help are constant and valid");
+        certificate_end.set(f64::NAN);
+        Self { refused, certificate_end: register(registry, certificate_end) }
+    }
 }
 
 /// Counts an open watch until it is dropped.
@@ -106,6 +136,8 @@ impl Default for Metrics {
     }
 }
 
+/// Reasons of `foldstream_http_refused_total`.
+pub const REFUSALS: [&str; 4] = ["token-missing", "token-wrong", "not-allowed", "origin"];
 const DEPLOYMENT: &[&str] = &["deployment"];
 /// Kinds and outcomes of `foldstream_cut_overs_total`.
 const KINDS: [&str; 2] = ["cut-over", "rollback"];
@@ -168,6 +200,7 @@ impl Metrics {
                 "Attempts at a cut-over or rollback by outcome.",
                 &["deployment", "kind", "outcome"],
             ),
+            door: Door::new(&registry),
             watches: register(
                 &registry,
                 IntGauge::new("foldstream_watches_open", "Watches and tails that are open.")
@@ -233,6 +266,18 @@ impl Metrics {
     /// Records an HTTP request: the template of its route, never its path; labels from closed sets.
     pub fn request(&self, route: &str, method: &str, status: &str, duration: Duration) {
         self.requests.with_label_values(&[route, method, status]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts a request that was refused, by reason.
+    pub fn refused(&self, reason: &str) {
+        self.door.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Notes when the certificate of the server ends, in seconds since 1970.
+    pub fn certificate(&self, end: Option<i64>) {
+        if let Some(end) = end {
+            self.door.certificate_end.set(end as f64);
+        }
     }
 
     /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments and sources are now.

@@ -6,6 +6,8 @@ use std::fmt;
 
 /// Longest subject or pattern, in bytes.
 pub const LENGTH_MAX: usize = 1_024;
+/// How much of a text that is refused is shown, in characters.
+const SHOWN_MAX: usize = 128;
 /// Most patterns in one set.
 pub const PATTERNS_MAX: usize = 64;
 
@@ -34,17 +36,26 @@ pub enum Error {
 pub fn validate(subject: &str) -> Result<(), Error> {
     tokens_are_sound(subject)?;
     if subject.split('.').any(|token| token == "*" || token == ">") {
-        return Err(Error::Wildcard(subject.to_owned()));
+        return Err(Error::Wildcard(shown(subject)));
     }
     Ok(())
 }
 
+/// The beginning of a text that may be as long as a request, without characters that would steer a terminal.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 fn tokens_are_sound(subject: &str) -> Result<(), Error> {
     if subject.is_empty() || subject.len() > LENGTH_MAX || subject.split('.').any(str::is_empty) {
-        return Err(Error::Malformed(subject.to_owned()));
+        return Err(Error::Malformed(shown(subject)));
     }
     if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Error::Character(subject.to_owned()));
+        return Err(Error::Character(shown(subject)));
     }
     Ok(())
 }
@@ -62,7 +73,7 @@ impl Pattern {
             (token == ">" && index + 1 != count) || (token.len() > 1 && (token.contains('*') || token.contains('>')))
         });
         if misplaced {
-            return Err(Error::Wildcard(pattern.to_owned()));
+            return Err(Error::Wildcard(shown(pattern)));
         }
         Ok(Self(pattern.to_owned()))
     }

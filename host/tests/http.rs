@@ -195,6 +195,114 @@ async fn tls_and_token_let_in_who_has_both() {
     served.stop().await;
 }
 
+/// Writes a certificate of localhost that ends in a year, with its key.
+fn write_certificate(cert: &std::path::Path, key: &std::path::Path, end: i32) -> String {
+    let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("sound");
+    parameters.not_after = rcgen::date_time_ymd(end, 1, 1);
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let pem = parameters.self_signed(&pair).expect("a certificate").pem();
+    std::fs::write(cert, &pem).expect("a file");
+    std::fs::write(key, pair.serialize_pem()).expect("a file");
+    pem
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_is_replaced_while_it_serves_and_a_broken_one_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let first = write_certificate(&cert, &key, 2060);
+    let serve = Serve { tls_cert: Some(cert.clone()), tls_key: Some(key.clone()), ..Serve::default() };
+    let data = tempfile::tempdir().expect("a folder");
+    let config = Arc::new(config(&data, serve));
+    let host = Host::start(Arc::clone(&config)).await.expect("the host starts");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("https://localhost:{}/v1/host", listener.local_addr().expect("it is bound").port());
+    let shutdown = CancellationToken::new();
+    let entrance = Entrance::new(&listener, Arc::clone(&config), shutdown.clone()).expect("a way in");
+    entrance.open(host.clone());
+    let server = tokio::spawn(entrance.clone().serve(listener));
+    // A new connection each time.
+    let trusts = async |pem: &str| {
+        let root = reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate");
+        let client = client().tls_certs_only([root]).build().expect("a client");
+        client.get(&url).timeout(DEADLINE).send().await.is_ok()
+    };
+    assert!(trusts(&first).await);
+    let metrics = async || {
+        let root =
+            reqwest::Certificate::from_pem(std::fs::read(&cert).expect("a file").as_slice()).expect("a certificate");
+        let client = client().tls_certs_only([root]).build().expect("a client");
+        let page = client.get(url.replace("/v1/host", "/metrics")).timeout(DEADLINE).send().await.expect("an answer");
+        page.text().await.expect("a text")
+    };
+    assert!(metrics().await.contains("foldstream_tls_certificate_end_timestamp_seconds 2840140800"));
+
+    std::fs::write(&cert, "no certificate").expect("a file");
+    entrance.reload(&config.serve);
+    assert!(trusts(&first).await, "what can't be read changes nothing");
+    write_certificate(&cert, &key, 2020);
+    entrance.reload(&config.serve);
+    assert!(trusts(&first).await, "nor does one that has ended");
+
+    let second = write_certificate(&cert, &key, 2061);
+    entrance.reload(&config.serve);
+    assert!(trusts(&second).await);
+    assert!(!trusts(&first).await);
+    shutdown.cancel();
+    server.await.expect("no panic").expect("an orderly end");
+    host.stop().await;
+}
+
+#[test]
+fn certificate_that_has_ended_is_an_error_of_the_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let said = |end: i32| -> Vec<String> {
+        write_certificate(&cert, &key, end);
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
+        let serve = Serve { tls_cert: Some(cert.clone()), tls_key: Some(key.clone()), ..Serve::default() };
+        let config = Config { data_dir: folder.path().join("data"), ..config(&folder, serve) };
+        config.problems().iter().map(ToString::to_string).collect()
+    };
+    let [ended] = &said(2020)[..] else { panic!("one finding") };
+    assert!(ended.contains("ended at 2020-01-01") && ended.contains("renew"), "{ended}");
+    assert_eq!(said(2060), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_it_speaks_the_second_version_to_who_wants_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    write_certificate(&cert, &key, 2060);
+    let serve = Serve { tls_cert: Some(cert.clone()), tls_key: Some(key), ..Serve::default() };
+    let served = start(serve).await;
+    let address = served.address;
+    let talk = move || {
+        use rustls::pki_types::pem::PemObject as _;
+        let mut roots = rustls::RootCertStore::empty();
+        let root = rustls::pki_types::CertificateDer::from_pem_file(&cert).expect("a certificate");
+        roots.add(root).expect("a root");
+        let mut settings = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("sound")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        settings.alpn_protocols = vec![b"h2".to_vec()];
+        let name = "localhost".try_into().expect("a name");
+        let mut session = rustls::ClientConnection::new(Arc::new(settings), name).expect("a session");
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        socket.set_read_timeout(Some(DEADLINE)).expect("sound");
+        let mut stream = rustls::Stream::new(&mut session, &mut socket);
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("it is sent");
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("an answer");
+        assert_eq!(session.alpn_protocol(), Some(b"h2".as_slice()));
+        assert_eq!(head[3], 4, "its settings come first");
+    };
+    tokio::task::spawn_blocking(talk).await.expect("it spoke");
+    served.stop().await;
+}
+
 // ---- 2. limits ----
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,8 +32,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn lines(entries: &[AuditEntry]) -> String {
-    let row = |entry: &AuditEntry| {
-        [&entry.at, &entry.action, &entry.deployment, &entry.detail].into_iter().cloned().collect::<Vec<_>>()
+    let by = |entry: &AuditEntry| match (&entry.actor, &entry.peer) {
+        (Some(actor), Some(peer)) => format!("{actor} ({peer})"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (None, None) => "-".to_owned(),
     };
-    table(&["AT", "ACTION", "DEPLOYMENT", "DETAIL"], entries.iter().map(row))
+    let row = |entry: &AuditEntry| {
+        let [at, action, deployment, detail] =
+            [&entry.at, &entry.action, &entry.deployment, &entry.detail].map(Clone::clone);
+        vec![at, action, deployment, by(entry), detail]
+    };
+    table(&["AT", "ACTION", "DEPLOYMENT", "BY", "DETAIL"], entries.iter().map(row))
 }

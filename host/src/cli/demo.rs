@@ -9,7 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped, known, span};
-use super::runtime::{Server, free_address, keep_files_private, start_log, stop_signal};
+use super::runtime::{Hangups, Server, free_address, keep_files_private, start_log, stop_signal};
 use super::{Context, deploy, dev, events, query, scan, settings};
 use crate::api::{Deployment, EntryPage, ModuleInfo};
 use crate::config::Config;
@@ -48,13 +48,17 @@ pub struct Args {
 
 /// Shows it, and stays unless told otherwise.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let hangups = Hangups::catch()?;
     let folder = settings::temporary_folder()?;
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
     config.serve.listen = free_address(config.serve.listen);
     dev::quieten(&mut config);
     keep_files_private();
+    let known = config.clone();
+    let same = move || Ok(known.clone());
     let _log = start_log(&config, context.output)?;
     let mut server = Server::start(config).await?;
+    server.reload_on(hangups, same);
     let client = server.client(context.output)?;
     let result = tokio::select! {
         result = server.ended() => return result,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::client::Client;
 use super::exit::message_of;
 use super::output::grouped;
-use super::runtime::{Server, free_address, start_log, stop_signal};
+use super::runtime::{Hangups, Server, free_address, start_log, stop_signal};
 use super::{Context, build, deploy, events, settings};
 use crate::api::SourceList;
 use crate::config::{Config, LogFormat};
@@ -63,6 +63,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         "{} has no Cargo.toml; name the folder of a crate, or make one with `foldstream new NAME`",
         args.dir.display()
     );
+    let hangups = Hangups::catch()?;
     let mut flags = Vec::new();
     flags.extend(args.listen.map(|listen| settings::flag("--listen", "serve.listen", &listen)));
     flags.extend(args.data.as_ref().map(|data| settings::flag("--data", "data_dir", &data.display())));
@@ -76,8 +77,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     quieten(&mut config);
     let _log = start_log(&config, context.output)?;
+    let known = config.clone();
+    let same = move || Ok(known.clone());
     let (changed, _watching) = watch(&args.dir, &config.data_dir)?;
     let mut server = Server::start(config).await?;
+    server.reload_on(hangups, same);
     context.output.say(&format!("listening on {}", server.url));
     if temporary.is_some() {
         context.output.note("data stands in a temporary folder and goes when this ends; --data FOLDER keeps it");

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +27,8 @@ pub struct Server {
     /// Where it answers.
     pub url: String,
     config: Arc<Config>,
+    entrance: serve::Entrance,
+    deployments: usize,
     task: JoinHandle<Result<(), serve::Error>>,
     shutdown: CancellationToken,
 }
@@ -52,8 +54,49 @@ impl Server {
             }
         })?;
         entrance.open(host.clone());
+        let deployments = host.deployments().len();
         let task = tokio::spawn(run(serving, host, shutdown.clone()));
-        Ok(Self { url: format!("{scheme}://{address}"), config, task, shutdown })
+        Ok(Self { url: format!("{scheme}://{address}"), config, entrance, deployments, task, shutdown })
+    }
+
+    /// How many deployments it had at its start.
+    pub fn deployments(&self) -> usize {
+        self.deployments
+    }
+
+    /// Reads tokens and certificate again at each SIGHUP, and whatever of the configuration can change while it runs. A
+    /// configuration that can't be read changes nothing.
+    pub fn reload_on(&self, mut hangups: Hangups, reread: impl Fn() -> anyhow::Result<Config> + Send + 'static) {
+        let (entrance, shutdown) = (self.entrance.clone(), self.shutdown.clone());
+        let level = self.config.log.level.clone();
+        tokio::spawn(async move {
+            let mut level = level;
+            while shutdown.run_until_cancelled(hangups.0.recv()).await.flatten().is_some() {
+                tracing::info!("SIGHUP: reading the configuration, tokens and certificate again");
+                let config = match reread() {
+                    Ok(config) => config,
+                    Err(error) => {
+                        let error = super::exit::message_of(&error);
+                        tracing::error!(error, "the configuration stays as it was");
+                        continue;
+                    }
+                };
+                if config.log.level != level {
+                    level.clone_from(&config.log.level);
+                    set_level(&level);
+                }
+                let entrance = entrance.clone();
+                let reload = move || entrance.reload(&config.serve);
+                if let Err(error) = tokio::task::spawn_blocking(reload).await {
+                    tracing::error!(%error, "reading tokens and certificate again failed");
+                }
+            }
+        });
+    }
+
+    /// The configuration that it began with.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     /// A client of it.
@@ -131,6 +174,32 @@ pub fn free_address(wanted: SocketAddr) -> SocketAddr {
 /// The way of our own log to standard error.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
 
+/// Gives our own log another filter.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
+
+/// Gives our own log another level, while it runs.
+fn set_level(level: &str) {
+    match EnvFilter::try_new(quieted(level)) {
+        Ok(filter) => {
+            if SET_FILTER.get().is_some_and(|set| set(filter)) {
+                tracing::info!(level, "the log level was set");
+            }
+        }
+        Err(error) => tracing::error!(%error, "log.level is no filter; it stays as it was"),
+    }
+}
+
+/// SIGHUP, from now on no end of the process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Catches them. To be made before anything else, as one that comes earlier ends the process.
+    pub fn catch() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("cannot handle SIGHUP")?))
+    }
+}
+
 /// Writes what is still on its way when it is dropped: the end of the process would lose it.
 #[derive(Debug)]
 #[must_use]
@@ -149,9 +218,20 @@ pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
     let writer = LogWriter::start(std::io::stderr()).context("cannot start the thread that writes the log")?;
     let writer = LOG.get_or_init(|| writer);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
+    // Each format has a handle of a type of its own.
     let started = match config.log.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(output.paints()).with_target(false).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| handle.reload(filter).is_ok()));
+            builder.try_init()
+        }
+        LogFormat::Text => {
+            let builder = builder.with_ansi(output.paints()).with_target(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| handle.reload(filter).is_ok()));
+            builder.try_init()
+        }
     };
     started.map(|()| LogEnd).map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }

@@ -1,10 +1,12 @@
 //! `foldstream serve`: runs a host.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::runtime::{Server, keep_files_private, start_log, stop_signal};
+use super::output::write_messages_as_json;
+use super::runtime::{Hangups, Server, keep_files_private, start_log, stop_signal};
 use super::{Context, settings};
+use crate::config::LogFormat;
 
 /// Run a host: read streams, fold them through modules, answer reads.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,7 +17,7 @@ Examples:
   foldstream serve --data /var/lib/foldstream --listen 127.0.0.1:8080
   FOLDSTREAM_SOURCES__ORDERS__KIND=jetstream FOLDSTREAM_SOURCES__ORDERS__STREAM=ORDERS foldstream serve
 
-Ctrl-C or SIGTERM stop it gracefully; a second one at once.")]
+Ctrl-C or SIGTERM stop it gracefully; a second one at once. SIGHUP reads tokens, certificate and log level again.")]
 pub struct Args {
     #[command(flatten)]
     settings: settings::Settings,
@@ -23,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
     /// Data folder.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, alias = "data-dir", value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Serve beyond loopback without TLS or token.
     #[arg(long)]
@@ -36,11 +38,23 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     flags.extend(args.listen.map(|listen| settings::flag("--listen", "serve.listen", &listen)));
     flags.extend(args.data.as_ref().map(|data| settings::flag("--data", "data_dir", &data.display())));
     flags.extend(args.insecure.then(|| settings::flag("--insecure", "serve.insecure", &true)));
-    let config = args.settings.load_sound(flags, context)?;
+    let hangups = Hangups::catch()?;
+    let config = args.settings.load(flags.clone())?;
+    if config.log.format == LogFormat::Json {
+        write_messages_as_json();
+    }
+    settings::check(&config, |warning| context.output.warning(warning))?;
     keep_files_private();
     let _log = start_log(&config, context.output)?;
+    let file = args.settings.file();
     let mut server = Server::start(config).await?;
+    tell_start(&server, file.as_deref());
     context.output.say(&format!("listening on {}", server.url));
+    server.reload_on(hangups, move || {
+        let config = args.settings.load(flags.clone())?;
+        settings::check(&config, |warning| tracing::warn!("{warning}"))?;
+        Ok(config)
+    });
     notify_systemd("READY=1");
     tokio::select! {
         result = server.ended() => return result,
@@ -49,6 +63,21 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     notify_systemd("STOPPING=1");
     context.output.note("stopping");
     server.stop().await
+}
+
+/// What an operator wants to know of a start, in one line.
+fn tell_start(server: &Server, file: Option<&Path>) {
+    let serve = &server.config().serve;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = file.map_or("none".to_owned(), |file| file.display().to_string()),
+        data = %server.config().data_dir.display(),
+        url = server.url,
+        deployments = server.deployments(),
+        tls = serve.tls_cert.is_some(),
+        tokens = serve.has_tokens(),
+        "started"
+    );
 }
 
 /// Tells a systemd that waits for it (`Type=notify`); see sd_notify(3).

@@ -1,5 +1,7 @@
 //! The options with which a command reads the configuration of a host.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -48,17 +50,8 @@ impl Settings {
     /// Reads the configuration and refuses one that makes no sense.
     pub fn load_sound(&self, flags: Vec<Override>, context: &Context) -> anyhow::Result<Config> {
         let config = self.load(flags)?;
-        let mut errors = Vec::new();
-        for problem in config.problems() {
-            match problem.severity {
-                Severity::Warning => context.output.warning(&problem.to_string()),
-                Severity::Error => errors.push(problem.to_string()),
-            }
-        }
-        if errors.is_empty() {
-            return Ok(config);
-        }
-        Err(Failure::new(Exit::Usage, errors.join("\n")).into())
+        check(&config, |warning| context.output.warning(warning))?;
+        Ok(config)
     }
 }
 
@@ -70,6 +63,21 @@ pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
     Some((file, settings.load(Vec::new())))
 }
 
+/// Refuses a configuration that makes no sense, and tells what is doubtful.
+pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
+    let mut errors = Vec::new();
+    for problem in config.problems() {
+        match problem.severity {
+            Severity::Warning => warn(&problem.to_string()),
+            Severity::Error => errors.push(problem.to_string()),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, errors.join("\n")).into())
+}
+
 /// A flag that stands for a key.
 pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
     Override { flag: name.to_owned(), key: key.to_owned(), value: value.to_string() }
@@ -79,6 +87,8 @@ pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
 pub fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("foldstream-")
+        // What a host keeps is for its user alone.
+        .permissions(Permissions::from_mode(0o700))
         .tempdir()
         .context("cannot make a temporary folder; is the disk full?")
 }

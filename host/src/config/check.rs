@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source};
+use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
+use crate::serve::Validity;
 
 /// Shortest token that is not worth a warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -23,6 +24,8 @@ const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
 const NAME_BYTES_MAX: usize = 63;
 
+/// A certificate that ends sooner is worth a warning.
+const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_hours(14 * 24);
 /// Permission of users who are neither the owner nor in the group, to read.
 const OTHERS_READ: u32 = 0o004;
 /// The same, to write.
@@ -56,15 +59,21 @@ impl fmt::Display for Problem {
 
 /// Collects findings.
 #[derive(Default)]
-struct Findings(Vec<Problem>);
+pub(super) struct Findings(Vec<Problem>);
 
 impl Findings {
     fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { severity: Severity::Error, key: key.into(), message: message.into() });
     }
 
-    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { severity: Severity::Warning, key: key.into(), message: message.into() });
+    }
+
+    /// Whether there is anything to say about a key.
+    #[cfg(test)]
+    pub(super) fn concerns(&self, key: &str) -> bool {
+        self.0.iter().any(|found| found.key == key)
     }
 
     /// Whether a key that begins with this has an error.
@@ -162,8 +171,11 @@ impl Config {
         if !findings.concern("serve.t") {
             match crate::serve::check_secrets(&self.serve) {
                 Err(error @ crate::serve::Error::Tls(_)) => findings.error("serve.tls_cert", error.to_string()),
+                Err(error @ crate::serve::Error::TokensFile(_)) => {
+                    findings.error("serve.tokens_file", error.to_string());
+                }
                 Err(error) => findings.error("serve.token_file", error.to_string()),
-                Ok(()) => {}
+                Ok(()) => check_certificate(findings, &self.serve),
             }
         }
         for (name, source) in &self.sources {
@@ -180,6 +192,8 @@ impl Config {
     fn check_modules(&self, findings: &mut Findings) {
         let modules = &self.modules;
         findings.positive("modules.upload_bytes_max", modules.upload_bytes_max == 0);
+        findings.positive("modules.check_time_max", modules.check_time_max.is_zero());
+        findings.positive("modules.code_bytes_max", modules.code_bytes_max == 0);
         findings.positive("modules.compile_time_max", modules.compile_time_max.is_zero());
         findings.positive("modules.compile_memory_max", modules.compile_memory_max == 0);
         findings.positive("modules.memory_bytes", modules.memory_bytes == 0);
@@ -209,10 +223,21 @@ impl Config {
         findings.positive("state.memtable_bytes", state.memtable_bytes == 0);
         findings.positive("state.value_bytes_max", state.value_bytes_max == 0);
         findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
-        findings.ordered(
-            ("state.memtable_bytes", state.memtable_bytes),
-            ("state.memtable_bytes_total", state.memtable_bytes_total),
-        );
+        if state.memtable_bytes_total > 0 {
+            findings.ordered(
+                ("state.memtable_bytes", state.memtable_bytes),
+                ("state.memtable_bytes_total", state.memtable_bytes_total),
+            );
+        }
+        let total = self.limits.memory_bytes;
+        let set = state.memtable_bytes_total.saturating_add(state.cache_bytes_total);
+        if total > 0 && set > total / 2 {
+            findings.warning(
+                "limits.memory_bytes",
+                "leaves less than half to modules next to state.memtable_bytes_total and state.cache_bytes_total; raise it, \
+                 or lower the others",
+            );
+        }
         findings.ordered(
             ("state.value_bytes_max", state.value_bytes_max as u64),
             ("state.state_bytes_max", state.state_bytes_max),
@@ -293,6 +318,7 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     findings.either(("serve.token", serve.token.is_some()), ("serve.token_file", serve.token_file.is_some()));
     findings.together(("serve.tls_cert", serve.tls_cert.is_some()), ("serve.tls_key", serve.tls_key.is_some()));
     findings.file("serve.token_file", serve.token_file.as_deref());
+    findings.file("serve.tokens_file", serve.tokens_file.as_deref());
     findings.file("serve.tls_cert", serve.tls_cert.as_deref());
     findings.file("serve.tls_key", serve.tls_key.as_deref());
     match serve.token.as_deref() {
@@ -304,16 +330,62 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
             );
         }
         Some(token) if token.len() < TOKEN_BYTES_MIN => {
-            findings.warning("serve.token", format!("is shorter than {TOKEN_BYTES_MIN} characters and may be guessed"));
+            findings.error(
+                "serve.token",
+                format!(
+                    "has fewer than {TOKEN_BYTES_MIN} characters and may be guessed; `openssl rand -hex 32` makes one"
+                ),
+            );
         }
         _ => {}
     }
+    check_names(findings, serve);
     check_exposure(findings, serve);
+}
+
+/// A certificate that has ended is one that every client refuses.
+fn check_certificate(findings: &mut Findings, serve: &Serve) {
+    let Some(cert) = &serve.tls_cert else { return };
+    let Ok(Validity { begin, end }) = crate::serve::certificate_validity(cert) else { return };
+    let now = jiff::Timestamp::now();
+    let left = end.duration_since(now);
+    let key = "serve.tls_cert";
+    if left.is_negative() {
+        findings.error(key, format!("the certificate in {} ended at {end}; renew it", cert.display()));
+    } else if begin > now {
+        findings.error(key, format!("the certificate in {} begins at {begin}, which is not yet", cert.display()));
+    } else if left < CERTIFICATE_LEFT_MIN {
+        let days = left.as_hours() / 24;
+        findings.warning(key, format!("the certificate in {} ends in {days} days, at {end}; renew it", cert.display()));
+    }
+}
+
+/// Names that are compared with headers of requests have to be written as those are.
+fn check_names(findings: &mut Findings, serve: &Serve) {
+    for host in &serve.hosts {
+        let is_name =
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        if !is_name {
+            findings.error("serve.hosts", format!("`{host}` is no name of a host; write it without scheme and port"));
+        }
+    }
+    for origin in &serve.origins {
+        let (scheme, rest) = origin.split_once("://").unwrap_or_default();
+        let is_origin = matches!(scheme, "http" | "https")
+            && !rest.is_empty()
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+        if !is_origin {
+            findings.error(
+                "serve.origins",
+                format!("`{origin}` is no origin; write scheme, host and any port alone, such as https://app.example"),
+            );
+        }
+    }
 }
 
 /// Loopback by default; anything else needs TLS and a token, or the word that it is meant.
 fn check_exposure(findings: &mut Findings, serve: &Serve) {
-    let has_token = serve.token.is_some() || serve.token_file.is_some();
+    let has_token = serve.has_tokens();
     let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
     if serve.listen.ip().to_canonical().is_loopback() {
         if serve.insecure {
@@ -324,8 +396,8 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let missing = match (has_tls, has_token) {
         (true, true) => return,
         (false, true) => "TLS (serve.tls_cert and serve.tls_key)",
-        (true, false) => "a token (serve.token_file)",
-        (false, false) => "TLS (serve.tls_cert and serve.tls_key) and a token (serve.token_file)",
+        (true, false) => "a token (serve.tokens_file)",
+        (false, false) => "TLS (serve.tls_cert and serve.tls_key) and a token (serve.tokens_file)",
     };
     let address = serve.listen;
     if serve.insecure {
@@ -355,6 +427,7 @@ fn check_source(findings: &mut Findings, name: &str, source: &Source) {
         Source::Jetstream(jetstream) => {
             check_jetstream(findings, name, jetstream);
             check_credentials(findings, name, jetstream);
+            clear_text::check(findings, name, jetstream);
         }
     }
 }

@@ -70,7 +70,7 @@ impl Key {
         }
         let inner = self.rust_type.strip_prefix("Option<").and_then(|rest| rest.strip_suffix('>'));
         match inner.unwrap_or(self.rust_type) {
-            "String" => Kind::Text,
+            "String" | "Secret" => Kind::Text,
             "PathBuf" => Kind::Path,
             "SocketAddr" => Kind::Address,
             "usize" | "u32" | "u64" => Kind::Count,

@@ -4,11 +4,15 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{Config, EmbeddedSource, JetStreamSource, Serve};
+use super::{Config, EmbeddedSource, JetStreamSource, Secret, Serve};
+use crate::memory::{self, Memory, Shares};
 use crate::{batch, log, module, source, state};
 
 /// Longest secret in a file, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// Longest file of tokens, in bytes.
+const TEXT_BYTES_MAX: u64 = 8 << 20;
 
 /// A file that the configuration names can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,16 @@ pub struct ReadError {
     /// Why not.
     #[source]
     pub error: io::Error,
+}
+
+/// Reads a text file of limited size, such as one of tokens.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > TEXT_BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
@@ -45,19 +59,26 @@ impl Serve {
     /// The token that clients must send, read from its file where it stands in one.
     pub fn bearer_token(&self) -> Result<Option<String>, ReadError> {
         match (&self.token, &self.token_file) {
-            (Some(token), _) => Ok(Some(token.clone())),
+            (Some(token), _) => Ok(Some(str::to_owned(token))),
             (None, Some(path)) => read_secret("serve.token_file", path).map(Some),
             (None, None) => Ok(None),
         }
     }
 }
 
+impl Serve {
+    /// Whether clients must send a token.
+    pub fn has_tokens(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some() || self.tokens_file.is_some()
+    }
+}
+
 impl JetStreamSource {
     /// What the source is given; reads the files that hold secrets.
     pub fn options(&self, name: &str) -> Result<source::jetstream::Options, ReadError> {
-        let secret = |value: &Option<String>, file: &Option<PathBuf>, key: &str| match (value, file) {
+        let secret = |value: &Option<Secret>, file: &Option<PathBuf>, key: &str| match (value, file) {
             (None, Some(path)) => read_secret(&format!("sources.{name}.{key}"), path).map(Some),
-            (value, _) => Ok(value.clone()),
+            (value, _) => Ok(value.as_deref().map(str::to_owned)),
         };
         Ok(source::jetstream::Options {
             name: name.to_owned(),
@@ -100,35 +121,49 @@ impl EmbeddedSource {
 }
 
 impl Config {
+    /// Who gets how much of the memory.
+    pub fn shares(&self) -> Shares {
+        let set = |bytes: u64| (bytes > 0).then_some(bytes);
+        let total = set(self.limits.memory_bytes).unwrap_or_else(memory::default_total);
+        Shares::of(total, set(self.state.memtable_bytes_total), set(self.state.cache_bytes_total))
+    }
+
     /// What the engine is given: `cache_dir` holds compiled code, `compiler` is the program that compiles.
-    pub fn module_options(&self, cache_dir: PathBuf, compiler: PathBuf) -> module::Options {
+    pub fn module_options(&self, cache_dir: PathBuf, compiler: PathBuf, memory: &Memory) -> module::Options {
         let modules = &self.modules;
+        // What no instance can ever get must not be promised.
+        let memory_bytes_max = modules.memory_bytes_max.min(memory.most_of_one());
         module::Options {
             upload_bytes_max: modules.upload_bytes_max,
+            check_time_max: modules.check_time_max,
             compile_time_max: modules.compile_time_max,
+            code_bytes_max: modules.code_bytes_max,
             compile_memory_max: modules.compile_memory_max,
-            memory_bytes: modules.memory_bytes,
-            memory_bytes_max: modules.memory_bytes_max,
+            memory_bytes: modules.memory_bytes.min(memory_bytes_max),
+            memory_bytes_max,
             deadline: modules.deadline,
             deadline_max: modules.deadline_max,
             instances_max: modules.instances_max,
             host_calls_max: modules.host_calls_max,
             log_bytes_max: modules.log_bytes_max,
+            memory: memory.clone(),
             ..module::Options::new(cache_dir, compiler)
         }
     }
 
-    /// What a state file is given, with a cache of so many bytes.
-    pub fn state_options(&self, cache_bytes: u64) -> state::Options {
+    /// What a state file is given, with a cache of this many bytes.
+    pub fn state_options(&self, cache_bytes: u64, memory: &Memory) -> state::Options {
         state::Options {
             cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             value_bytes_max: self.state.value_bytes_max,
             state_bytes_max: self.state.state_bytes_max,
+            memory: memory.clone(),
         }
     }
 
-    /// How large a batch may grow.
+    /// How large a batch may grow: of those that are read ahead, several are to fit into their share of the memory.
     pub fn batch_limits(&self) -> batch::Limits {
-        batch::Limits { events: self.pipeline.batch_events, bytes: self.pipeline.batch_bytes }
+        let most = usize::try_from(self.shares().read_ahead / 8).unwrap_or(usize::MAX);
+        batch::Limits { events: self.pipeline.batch_events, bytes: self.pipeline.batch_bytes.min(most) }
     }
 }

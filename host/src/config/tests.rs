@@ -98,7 +98,7 @@ fn is_assignment(line: &str) -> bool {
 }
 
 fn is_secret_or_file(line: &str) -> bool {
-    ["token = ", "token_file = ", "tls_cert = ", "tls_key = "].iter().any(|key| line.starts_with(key))
+    ["token = ", "token_file = ", "tokens_file = ", "tls_cert = ", "tls_key = "].iter().any(|key| line.starts_with(key))
 }
 
 #[test]
@@ -341,7 +341,10 @@ fn contradictions_are_found_one_by_one() {
         ("[serve]\nqueries_max = 0\n", "serve.queries_max: must be more than zero"),
         ("[serve]\nqueries_max = 1025\n", "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual"),
         ("[serve]\ntoken = \"\"\n", "serve.token: is empty; remove it or set one"),
-        ("[serve]\ntoken = \"short\"\n", "serve.token: is shorter than 16 characters and may be guessed"),
+        (
+            "[serve]\ntoken = \"short\"\n",
+            "serve.token: has fewer than 16 characters and may be guessed; `openssl rand -hex 32` makes one",
+        ),
         (
             "[serve]\ntoken = \"with space inside of it\"\n",
             "serve.token: has characters that no HTTP header may carry; use printable ASCII without spaces",
@@ -361,7 +364,7 @@ fn contradictions_are_found_one_by_one() {
         ),
         ("[state]\nflush_interval = \"0s\"\n", "state.flush_interval: must be more than zero"),
         (
-            "[state]\nmemtable_bytes = \"1GiB\"\n",
+            "[state]\nmemtable_bytes = \"1GiB\"\nmemtable_bytes_total = \"512MiB\"\n",
             "state.memtable_bytes: is more than state.memtable_bytes_total; lower it, or raise the other",
         ),
         (
@@ -430,14 +433,22 @@ fn exposure_needs_tls_and_a_token_or_consent() {
     assert_eq!(problems.len(), 1);
 
     let tls = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tls");
+    let private = tempfile::tempdir().expect("a temporary folder");
+    let copied = |name: &str| {
+        let copy = private.path().join(name);
+        std::fs::copy(format!("{tls}/{name}"), &copy).expect("copies");
+        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("changes");
+        copy.display().to_string()
+    };
+    let key = copied("server.key");
     let with = |cert: &str, key: &str| {
         findings(&format!("{open}token = \"0123456789abcdef\"\ntls_cert = \"{cert}\"\ntls_key = \"{key}\"\n"))
     };
-    assert_eq!(with(&format!("{tls}/server.pem"), &format!("{tls}/server.key")), Vec::<String>::new());
+    assert_eq!(with(&format!("{tls}/server.pem"), &key), Vec::<String>::new());
     let empty = tempfile::NamedTempFile::new().expect("a temporary file");
-    let [said] = &with(&empty.path().display().to_string(), &format!("{tls}/server.key"))[..] else { panic!("one") };
+    let [said] = &with(&empty.path().display().to_string(), &key)[..] else { panic!("one") };
     assert!(said.starts_with("serve.tls_cert: ") && said.contains("there is no certificate in it"), "{said}");
-    let [said] = &with(&format!("{tls}/server.pem"), &format!("{tls}/client.key"))[..] else { panic!("one") };
+    let [said] = &with(&format!("{tls}/server.pem"), &copied("client.key"))[..] else { panic!("one") };
     assert!(said.contains("certificate and key do not fit"), "{said}");
 }
 

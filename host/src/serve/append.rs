@@ -1,7 +1,5 @@
 //! The forms in which events arrive: JSON, NDJSON, and CloudEvents in each of their modes.
 
-use std::collections::BTreeMap;
-
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -43,7 +41,7 @@ struct Incoming {
     id: Option<String>,
     time: Option<String>,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: json::Texts,
     data: Option<Box<RawValue>>,
 }
 
@@ -180,7 +178,7 @@ fn read_lines(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
 
 fn convert(incoming: Incoming) -> Result<NewEvent, String> {
     let Incoming { subject, kind, id, time, headers, data } = incoming;
-    let event = api::NewEvent { subject, kind, id, time, headers, data: serde_json::Value::Null };
+    let event = api::NewEvent { subject, kind, id, time, headers: headers.0, data: serde_json::Value::Null };
     let mut event = NewEvent::try_from(event).map_err(|error| error.to_string())?;
     if let Some(data) = data {
         event.data = json::payload(&data)?;
@@ -286,6 +284,8 @@ mod tests {
         let bytes = r#"{"events":[{"subject":"a","data":{"$bytes":"?"}}]}"#;
         assert!(refused(&Form::Json, bytes).starts_with("event 0 is refused"));
         assert!(refused(&Form::Json, r#"{"events":[{"subject":"a","subjekt":1}]}"#).contains("subjekt"));
+        let twice = r#"{"events":[{"subject":"a","headers":{"x":"1","x":"2"}}]}"#;
+        assert!(refused(&Form::Json, twice).contains("`x` is there twice"), "{}", refused(&Form::Json, twice));
     }
 
     #[test]

@@ -1,22 +1,28 @@
-//! Who may come in: the exposure rule, the bearer token, and the guard against
-//! web pages that drive a host on the loopback address of their reader.
+//! Who may come in: the exposure rule, the tokens and their scopes, and who is refused.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
-use axum::http::uri::Authority;
+use axum::RequestExt as _;
+use axum::extract::{ConnectInfo, MatchedPath, Query, RawPathParams, Request, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use parking_lot::Mutex;
 
+use super::origin::{Rules, is_loopback};
 use super::problem::{Kind, Problem};
+use super::scopes::{self, Reach, STREAMS};
+use super::tokens::{Grant, Tokens};
 use super::{App, Error, health};
+use crate::actor::{self, Actor};
 use crate::config;
 
-/// Longest token, in bytes; it travels in one header.
-const TOKEN_BYTES_MAX: usize = 1_024;
+/// The query parameter in which a browser's `EventSource` sends its token, as it can send no header.
+const TOKEN_PARAMETER: &str = "access_token";
+/// How often refused requests are told in the log, at most.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Refuses settings that would let strangers in: any address but loopback needs TLS and a token, or `insecure`.
 pub fn check_exposure(config: &config::Serve) -> Result<(), Error> {
@@ -31,7 +37,7 @@ pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Resu
     if is_loopback(address.ip()) || config.insecure {
         return Ok(());
     }
-    let missing = match (config.tls_cert.is_some(), config.token.is_some() || config.token_file.is_some()) {
+    let missing = match (config.tls_cert.is_some(), config.has_tokens()) {
         (true, true) => return Ok(()),
         (true, false) => "a token",
         (false, true) => "TLS",
@@ -40,93 +46,139 @@ pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Resu
     Err(Error::Exposed { address, missing })
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
+/// Why a request was refused, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    TokenMissing,
+    TokenWrong,
+    NotAllowed,
+    Origin,
 }
 
-/// The bearer token. Only a keyed digest of it stays in memory, and comparing takes the same time for any guess.
-#[derive(Clone)]
-pub(super) struct Token {
-    expected: Hmac<Sha256>,
-    key: [u8; 32],
-}
-
-impl Token {
-    /// The configured token, from the configuration or from its file.
-    pub(super) fn configured(config: &config::Serve) -> Result<Option<Self>, Error> {
-        let text = config.bearer_token().map_err(|error| Error::Token(error.to_string()))?;
-        text.map(|text| Self::new(text.trim())).transpose()
-    }
-
-    fn new(token: &str) -> Result<Self, Error> {
-        if token.is_empty() || token.len() > TOKEN_BYTES_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let detail = format!("the token must have 1 to {TOKEN_BYTES_MAX} visible ASCII characters without spaces");
-            return Err(Error::Token(detail));
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::TokenMissing => "token-missing",
+            Self::TokenWrong => "token-wrong",
+            Self::NotAllowed => "not-allowed",
+            Self::Origin => "origin",
         }
-        let key: [u8; 32] = rand::random();
-        let mut expected = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
-        expected.update(token.as_bytes());
-        Ok(Self { expected, key })
     }
+}
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-            return false;
-        };
-        let Some((scheme, given)) = value.split_once(' ') else { return false };
-        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        mac.update(given.trim().as_bytes());
-        scheme.eq_ignore_ascii_case("bearer") && self.expected.clone().verify(&mac.finalize().into_bytes()).is_ok()
+/// Refused requests in the log: one line a second at most, however many there are.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<(Option<Instant>, u64)>);
+
+impl Refusals {
+    /// How many were refused without being told, if this one may be told.
+    fn may_tell(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock();
+        let (told, untold) = *state;
+        if told.is_some_and(|told| now.duration_since(told) < TOLD_EVERY) {
+            state.1 += 1;
+            return None;
+        }
+        *state = (Some(now), 0);
+        Some(untold)
     }
 }
 
 /// Lets a request through, or answers 401 or 403. Probes are open: they tell no secrets and change nothing.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if health::PROBES.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let verdict = match &app.token {
-        Some(token) if token.admits(request.headers()) => Ok(()),
-        Some(_) => Err(Problem::new(
-            Kind::Unauthorized,
-            "send the host's token as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the command line)",
-        )),
-        None => check_origin(is_loopback(app.address.ip()), request.uri(), request.headers()),
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    let verdict = match app.secrets.tokens() {
+        Some(tokens) => check_token(&tokens, &mut request).await.map(|grant| Some(grant.name.clone())),
+        None => {
+            take_parameter(&mut request);
+            let rules = Rules::new(&app.config, app.address.ip());
+            let checked = rules.check(request.uri(), request.headers());
+            checked.map(|()| None).map_err(|problem| (Reason::Origin, problem))
+        }
     };
     match verdict {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
-/// Without a token, whoever reaches the address may do everything, so a page in
-/// a browser on the same machine must not reach it: neither by sending a form
-/// (`Origin`) nor by a host name that it lets point here (`Host`).
-fn check_origin(loopback: bool, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or_default());
-    if loopback {
-        let named = host.into_iter().chain(uri.authority().map(Authority::as_str));
-        if let Some(foreign) = named.into_iter().find(|name| !names_loopback(name)) {
-            let hint = "ask for it as 127.0.0.1 or localhost, or configure serve.token";
-            return Err(Problem::new(Kind::Forbidden, format!("this host does not answer for `{foreign}`; {hint}")));
+        Ok(name) => actor::scope(Some(Actor { name, peer }), next.run(request)).await,
+        Err((reason, problem)) => {
+            app.host.metrics().refused(reason.name());
+            if let Some(untold) = app.refusals.may_tell(Instant::now()) {
+                let peer = peer.map(tracing::field::display);
+                tracing::warn!(peer, reason = reason.name(), untold, "refused a request");
+            }
+            problem.into_response()
         }
     }
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-    let same = host.is_some_and(|host| host.eq_ignore_ascii_case(authority));
-    if same || (loopback && names_loopback(authority)) {
-        return Ok(());
-    }
-    let hint = "without serve.token this host takes no requests from web pages of other origins";
-    Err(Problem::new(Kind::Forbidden, format!("origin `{origin}` is refused: {hint}")))
 }
 
-/// Whether an authority (`name:port`) can only mean this machine.
-fn names_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<Authority>() else { return false };
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(is_loopback)
+/// What the token of a request is for, if it covers what the route asks for.
+async fn check_token(tokens: &Tokens, request: &mut Request) -> Result<Arc<Grant>, (Reason, Problem)> {
+    let parameter = take_parameter(request);
+    let unauthorized = |detail: &str| Problem::new(Kind::Unauthorized, detail);
+    let Some(given) = bearer(request.headers()).map(str::to_owned).or(parameter) else {
+        let detail = "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the \
+                      command line)";
+        return Err((Reason::TokenMissing, unauthorized(detail)));
+    };
+    let Some(grant) = tokens.grant(&given) else {
+        let detail =
+            "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's";
+        return Err((Reason::TokenWrong, unauthorized(detail)));
+    };
+    // What no route takes is answered as such to everyone with a token.
+    let Some(route) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(grant) };
+    let demand = scopes::demand(request.method().as_str(), route.as_str());
+    let names = match demand.reach {
+        Reach::Path => name_in_path(request).await,
+        Reach::Parameter => names_in_query(request.uri()),
+        Reach::Nothing | Reach::Host => Vec::new(),
+    };
+    match grant.covers(demand, &names) {
+        Ok(()) => Ok(grant),
+        Err(detail) => Err((Reason::NotAllowed, Problem::new(Kind::NotAllowed, detail))),
+    }
+}
+
+/// Whether a request has a token of this host.
+pub(super) fn is_known(tokens: &Tokens, headers: &HeaderMap) -> bool {
+    bearer(headers).is_some_and(|token| tokens.grant(token).is_some())
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, given) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| given.trim()).filter(|given| !given.is_empty())
+}
+
+/// Takes the token out of the query of a stream, so that nothing behind this sees it; elsewhere it is an unknown
+/// parameter like any other.
+fn take_parameter(request: &mut Request) -> Option<String> {
+    let is_stream = request.extensions().get::<MatchedPath>().is_some_and(|route| STREAMS.contains(&route.as_str()));
+    let query = request.uri().query().filter(|_| is_stream)?;
+    let is_token = |pair: &&str| pair.split('=').next() == Some(TOKEN_PARAMETER);
+    let token = query.split('&').find(is_token)?.split_once('=').map(|(_, token)| token.to_owned());
+    let rest: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
+    let path = request.uri().path();
+    let path = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = path.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    // Tokens that `token new` makes need no escaping; others are decoded like any parameter.
+    let probe: Uri = format!("/?t={}", token?).parse().ok()?;
+    Query::<Vec<(String, String)>>::try_from_uri(&probe).ok()?.0.pop().map(|(_, token)| token)
+}
+
+/// The deployment that the path names, decoded as the route decodes it.
+async fn name_in_path(request: &mut Request) -> Vec<String> {
+    let Ok(parameters) = request.extract_parts::<RawPathParams>().await else { return Vec::new() };
+    parameters.iter().filter(|(key, _)| *key == "name").map(|(_, value)| value.to_owned()).collect()
+}
+
+fn names_in_query(uri: &Uri) -> Vec<String> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
+    pairs.into_iter().filter(|(key, _)| key == "name").map(|(_, value)| value).collect()
 }
 
 #[cfg(test)]
@@ -150,11 +202,12 @@ mod tests {
             let bare = serve(listen);
             let text = check_exposure(&bare).expect_err(listen).to_string();
             assert!(text.contains("TLS and a token") && text.contains("insecure"), "{text}");
-            let token = config::Serve { token: Some("x".to_owned()), ..bare.clone() };
+            let token = config::Serve { token: Some("x".into()), ..bare.clone() };
             assert!(check_exposure(&token).is_err());
             let tls = config::Serve { tls_cert: Some("c".into()), tls_key: Some("k".into()), ..bare.clone() };
             assert!(check_exposure(&tls).is_err());
-            check_exposure(&config::Serve { token_file: Some("t".into()), ..tls }).expect("both");
+            check_exposure(&config::Serve { token_file: Some("t".into()), ..tls.clone() }).expect("both");
+            check_exposure(&config::Serve { tokens_file: Some("t".into()), ..tls }).expect("both");
             check_exposure(&config::Serve { insecure: true, ..bare }).expect("insecure");
         }
     }
@@ -165,54 +218,26 @@ mod tests {
         assert!(check_exposure(&half).is_err());
     }
 
-    fn with(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
-    }
-
     #[test]
-    fn token_admits_itself_only() {
-        let token = Token::new("s3cret").expect("sound");
-        let admits = |value: &str| token.admits(&with(&[(header::AUTHORIZATION, value)]));
-        assert!(admits("Bearer s3cret"));
-        assert!(admits("bearer s3cret"));
-        for wrong in ["s3cret", "Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret"] {
-            assert!(!admits(wrong), "{wrong}");
-        }
-        assert!(!token.admits(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn unusable_tokens_are_refused() {
-        for token in ["", "a b", "ä", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
-            assert!(Token::new(token).is_err(), "{token}");
+    fn a_bearer_token_is_read_from_its_header_alone() {
+        let read = |value: &str| {
+            let headers: HeaderMap = [(header::AUTHORIZATION, value.parse().expect("a value"))].into_iter().collect();
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(read("Bearer s3cret").as_deref(), Some("s3cret"));
+        assert_eq!(read("bearer  s3cret").as_deref(), Some("s3cret"));
+        for other in ["s3cret", "Bearer", "Bearer ", "Basic s3cret"] {
+            assert_eq!(read(other), None, "{other}");
         }
     }
 
-    fn origin_of(loopback: bool, uri: &str, headers: &[(header::HeaderName, &str)]) -> bool {
-        check_origin(loopback, &uri.parse().expect("an address"), &with(headers)).is_ok()
-    }
-
     #[test]
-    fn rebound_host_name_is_refused_on_loopback() {
-        for host in ["127.0.0.1:7575", "localhost:7575", "LOCALHOST", "[::1]:7575", "localhost."] {
-            assert!(origin_of(true, "/", &[(header::HOST, host)]), "{host}");
+    fn refusals_are_told_once_a_second_with_the_number_of_the_others() {
+        let (refusals, begin) = (Refusals::default(), Instant::now());
+        assert_eq!(refusals.may_tell(begin), Some(0));
+        for _ in 0..5 {
+            assert_eq!(refusals.may_tell(begin), None);
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:7575", "10.0.0.1", ""] {
-            assert!(!origin_of(true, "/", &[(header::HOST, host)]), "{host}");
-        }
-        assert!(!origin_of(true, "http://evil.example/", &[(header::HOST, "localhost")]));
-        assert!(origin_of(true, "/", &[]), "no browser leaves the host out");
-    }
-
-    #[test]
-    fn foreign_origin_is_refused_without_a_token() {
-        let local = (header::HOST, "localhost:7575");
-        assert!(origin_of(true, "/", &[local.clone(), (header::ORIGIN, "http://localhost:3000")]));
-        assert!(!origin_of(true, "/", &[local.clone(), (header::ORIGIN, "https://evil.example")]));
-        assert!(!origin_of(true, "/", &[local, (header::ORIGIN, "null")]));
-        let open = (header::HOST, "node-7:7575");
-        assert!(origin_of(false, "/", std::slice::from_ref(&open)));
-        assert!(origin_of(false, "/", &[open.clone(), (header::ORIGIN, "http://node-7:7575")]));
-        assert!(!origin_of(false, "/", &[open, (header::ORIGIN, "https://evil.example")]));
+        assert_eq!(refusals.may_tell(begin + TOLD_EVERY), Some(5));
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 
 use super::extract;
+use super::json;
 use super::problem::Problem;
 use crate::api::Times;
 use crate::cloudevents::{
@@ -146,7 +147,7 @@ fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Op
 /// The headers with which an event was exported.
 fn other_headers(text: &str) -> Result<Vec<(String, String)>, Error> {
     let refused = |reason: String| Error::Attribute { name: format!("attribute {HEADERS_ATTRIBUTE}"), reason };
-    let others: BTreeMap<String, String> = serde_json::from_str(text)
+    let json::Texts(others) = serde_json::from_str(text)
         .map_err(|error| refused(format!("is not a JSON object of strings in a string: {error}")))?;
     let is_taken = |name: &str| {
         let name = name.to_ascii_lowercase();

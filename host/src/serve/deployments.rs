@@ -13,7 +13,9 @@ use utoipa::IntoParams;
 use super::App;
 use super::extract::{self, NoParameters, Parameters, Segments};
 use super::problem::Problem;
+use crate::actor;
 use crate::api;
+use crate::module::Wanted;
 use crate::rollout::{DeployRequest, WantedSkips};
 
 /// Largest body of a resume, in bytes: far more than the reason and the sequences that it may have.
@@ -126,7 +128,7 @@ pub(super) async fn deploy(
         Some("application/wasm" | "application/octet-stream") => {}
         found => return Err(extract::unsupported(found, "the module as application/wasm")),
     }
-    let wanted = parameters.request()?;
+    let request = parameters.request()?;
     let limit = app.upload_bytes_max;
     let room = app.capacity.body(&parts.headers, limit).await?;
     let upload = extract::body(&parts.headers, body, limit).await?;
@@ -136,8 +138,10 @@ pub(super) async fn deploy(
     // Only once the body is there: a slow client keeps nobody else from deploying.
     let place = app.capacity.deploy().await?;
     let host = app.host.clone();
+    // Dropped with this request: while its module is being checked or compiled, the work ends when the client leaves.
+    let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
-        let deployed = host.deploy(upload, wanted).await;
+        let deployed = host.deploy(upload, request, wanted).await;
         drop((room, place));
         deployed
     })
@@ -316,5 +320,5 @@ pub(super) async fn withdraw_skip(
 
 /// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.
 pub(super) async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(change).await.map_err(|error| super::lost(&error))
+    tokio::spawn(actor::scope(actor::current(), change)).await.map_err(|error| super::lost(&error))
 }

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::problem::{Kind, Problem};
-use super::{App, Error, Secrets, auth, health, listen};
-use crate::config::Config;
+use super::secrets::Secrets;
+use super::{App, Error, auth, health, listen};
+use crate::config::{self, Config};
 use crate::supervisor::Host;
 
 /// How long a request waits for the host to be opened: mostly that takes milliseconds, and no client need know of it.
@@ -47,14 +48,19 @@ impl Entrance {
     pub fn new(listener: &TcpListener, config: Arc<Config>, shutdown: CancellationToken) -> Result<Self, Error> {
         let address = listener.local_addr()?;
         auth::check_address(&config.serve, address)?;
-        let secrets = Secrets::new(&config.serve)?;
+        let secrets = Secrets::new(&config.serve, address)?;
         Ok(Self { config, address, secrets, shutdown, routes: Arc::default() })
+    }
+
+    /// Reads tokens and certificate again, from the files that these settings name. What can't be used changes nothing,
+    /// and the log says why. Blocking.
+    pub fn reload(&self, config: &config::Serve) {
+        self.secrets.reload(config);
     }
 
     /// Lets requests through to a host.
     pub fn open(&self, host: Host) {
-        let token = self.secrets.token.clone();
-        let app = App::new(host, &self.config, self.address, token, self.shutdown.clone());
+        let app = App::new(host, &self.config, self.address, self.secrets.clone(), self.shutdown.clone());
         self.routes.get_or_init(|| super::router(app));
     }
 
@@ -64,7 +70,8 @@ impl Entrance {
             Door { routes: self.routes, places: Arc::new(Semaphore::new(HELD_MAX)), shutdown: self.shutdown.clone() };
         let router = Router::new().fallback(pass).with_state(door);
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
-        listen::serve(listener, router, self.secrets.tls, grace, self.shutdown).await
+        tokio::spawn(self.secrets.clone().follow(self.shutdown.clone()));
+        listen::serve(listener, router, self.secrets.tls(), grace, self.shutdown).await
     }
 }
 

@@ -216,7 +216,11 @@ impl Page {
 /// `event` carries one, its id is its sequence; `position`, every few seconds,
 /// tells how far the tail has looked.
 #[utoipa::path(get, path = "/v1/events/tail", tag = "events",
-    params(TailParameters),
+    params(
+        TailParameters,
+        ("access_token" = Option<String>, Query,
+            description = "A token, for a browser's EventSource, which can send no header; no other route takes it here"),
+    ),
     responses(
         (status = 200, description = "Events `event` (StoredEvent) and `position` (PositionMark)",
             body = String, content_type = "text/event-stream"),

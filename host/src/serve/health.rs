@@ -3,13 +3,14 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::extract::{NoParameters, Parameters};
 use super::problem::Problem;
+use super::{App, auth};
 use crate::api;
+use crate::supervisor::Health;
 
 /// The paths that need no token.
 pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
@@ -40,11 +41,11 @@ pub(super) async fn livez(_: Parameters<NoParameters>) -> Response {
     (status = 200, description = "It can", body = api::Probe),
     (status = 503, description = "It can't, for these reasons", body = api::Probe),
 ))]
-pub(super) async fn readyz(State(app): State<App>, _: Parameters<NoParameters>) -> Response {
+pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap, _: Parameters<NoParameters>) -> Response {
     if app.shutdown.is_cancelled() {
         return probe(vec!["the host is stopping".to_owned()]);
     }
-    let health = app.host.health();
+    let health = told_to(&app, &headers, app.host.health());
     let reasons = if health.ready { Vec::new() } else { or_unknown(health.reasons) };
     probe_with(reasons, health.degraded)
 }
@@ -54,12 +55,26 @@ pub(super) async fn readyz(State(app): State<App>, _: Parameters<NoParameters>) 
     (status = 200, description = "It was", body = api::Probe),
     (status = 503, description = "It wasn't yet, for these reasons", body = api::Probe),
 ))]
-pub(super) async fn startupz(State(app): State<App>, _: Parameters<NoParameters>) -> Response {
-    let health = app.host.health();
+pub(super) async fn startupz(State(app): State<App>, headers: HeaderMap, _: Parameters<NoParameters>) -> Response {
+    let health = told_to(&app, &headers, app.host.health());
     if health.started {
         return probe(Vec::new());
     }
     probe(or_unknown(health.reasons))
+}
+
+/// What a client may know of the health: names of deployments and sources are for those who have a token.
+fn told_to(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
+    if app.secrets.tokens().is_none_or(|tokens| auth::is_known(&tokens, headers)) {
+        return health;
+    }
+    if health.opening > 0 {
+        health.reasons = vec![format!("{} deployments are being opened", health.opening)];
+    }
+    if !health.degraded.is_empty() {
+        health.degraded = vec![format!("{} findings; ask with a token for what they are", health.degraded.len())];
+    }
+    health
 }
 
 /// A refusal always has a reason, so that `ok` and the status agree.
@@ -91,6 +106,7 @@ pub(super) async fn sources(State(app): State<App>, _: Parameters<NoParameters>)
 ))]
 pub(super) async fn metrics(State(app): State<App>, _: Parameters<NoParameters>) -> Result<Response, Problem> {
     let host = app.host.clone();
+    host.metrics().certificate(app.secrets.validity().map(|validity| validity.end.as_second()));
     let page = super::blocking(move || host.metrics_page()).await?;
     Ok(with_type("text/plain; version=0.0.4; charset=utf-8", Body::from(page)))
 }

@@ -1,13 +1,18 @@
 //! Payloads in JSON, without a detour through a tree: JSON text is passed on as
 //! it is, so that numbers keep their digits and objects their order.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Place;
+use std::fmt;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use bytestring::ByteString;
 use jiff::Timestamp;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Header, Payload};
@@ -29,9 +34,73 @@ pub(super) fn octets(payload: Payload) -> Bytes {
     }
 }
 
+/// Deepest JSON text that is passed on as JSON: what holds it adds some levels, and many readers take no more than 128.
+const DEPTH_MAX: usize = 120;
+
 fn raw(text: &str) -> Option<&RawValue> {
-    serde_json::from_str(text).ok()
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    // A shorter text has no room for more levels.
+    (text.len() <= 2 * DEPTH_MAX || depth(text) <= DEPTH_MAX).then_some(raw)
 }
+
+/// How deep lists and objects lie in each other in a text that is JSON.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut is_escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Texts by name, each name once: of two that differ nobody could tell which one was meant.
+#[derive(Debug, Default)]
+pub(super) struct Texts(pub(super) BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object of texts")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Texts, M::Error> {
+        let mut texts = BTreeMap::new();
+        while let Some((name, text)) = members.next_entry::<String, String>()? {
+            if texts.len() == TEXTS_MAX {
+                return Err(M::Error::custom(format!("there are more than {TEXTS_MAX} members")));
+            }
+            match texts.entry(name) {
+                Place::Vacant(vacant) => vacant.insert(text),
+                Place::Occupied(there) => {
+                    return Err(M::Error::custom(format!("`{:.64}` is there twice", there.key().as_str())));
+                }
+            };
+        }
+        Ok(Texts(texts))
+    }
+}
+
+/// Most members of such an object: more than any message may have headers.
+const TEXTS_MAX: usize = 1_024;
 
 /// A payload as a JSON value: JSON text as it is, other text as a string, bytes as `{"$bytes": "<base64>"}`.
 pub(super) struct Value<'a>(pub(super) &'a Payload);
@@ -183,6 +252,28 @@ mod tests {
         let text = r#"{"z":1.10,"a":12345678901234567890123}"#;
         assert_eq!(written(&Payload::from(text)), text);
         assert_eq!(read(text), Payload::from(text));
+    }
+
+    #[test]
+    fn json_that_lies_too_deep_is_passed_on_as_text() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let within = Payload::from(nested(DEPTH_MAX));
+        assert_eq!((written(&within), content_type(&within)), (nested(DEPTH_MAX), "application/json"));
+        let beyond = Payload::from(nested(DEPTH_MAX + 1));
+        assert_eq!(written(&beyond), format!("\"{}\"", nested(DEPTH_MAX + 1)));
+        assert_eq!(content_type(&beyond), "text/plain; charset=utf-8");
+        assert_eq!(read(&written(&beyond)), beyond, "and comes back as it was");
+        let quoted = Payload::from(format!("{{\"a\":\"{}\\\"[\"}}", "[".repeat(1_000)));
+        assert_eq!(content_type(&quoted), "application/json", "brackets in a string are text");
+    }
+
+    #[test]
+    fn name_that_is_there_twice_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Texts>(text);
+        assert_eq!(read(r#"{"a":"1","b":"2"}"#).expect("sound").0.len(), 2);
+        assert!(read(r#"{"a":"1","a":"2"}"#).expect_err("twice").to_string().contains("`a` is there twice"));
+        let many: Vec<_> = (0..=TEXTS_MAX).map(|name| format!("\"{name}\":\"\"")).collect();
+        assert!(read(&format!("{{{}}}", many.join(","))).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The listening side: TLS or plain, limits of connections and headers, and the
 //! graceful end.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,15 +13,14 @@ use axum::Router;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config;
 
 /// Most connections at once; fewer where the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -34,6 +34,19 @@ const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// The same for later requests, and so how long a connection may be idle. Longer than clients keep theirs, mostly: who
 /// closes an idle connection just as the other side uses it makes a request fail.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(100);
+/// Most requests at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 128;
+/// How often a connection of HTTP/2 is asked whether it lives, and how long the answer may take.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a client may take nothing of what is written to it.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Silence after which the system asks whether the other side is still there, and how long it then may stay silent.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
+/// Of the connections, one address may have this share, and at least so many: nobody alone takes every place.
+const PEER_SHARE: usize = 8;
+const PEER_CONNECTIONS_MIN: usize = 32;
 /// How long requests may go on once the host is to stop, if that is not longer than the whole stop may take.
 pub(super) const GRACE_MAX: Duration = Duration::from_secs(5);
 
@@ -57,12 +70,15 @@ pub(super) async fn serve(
     };
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle)
-        .http1_only()
         .first_request_timeout(FIRST_HEAD_TIME_MAX)
         .accept_error_handler(|address, error| tracing::debug!(?address, %error, "a connection was not accepted"));
     limit_heads(&mut server);
-    let gate = Gate { places: Arc::new(Semaphore::new(connections_max())) };
-    let app = router.into_make_service();
+    if tls.is_none() {
+        // Without TLS no client can ask for another version but by guessing.
+        server = server.http1_only();
+    }
+    let gate = Gate::new(connections_max());
+    let app = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         None => tokio::select! {
             ended = server.acceptor(gate).serve(app) => ended?,
@@ -86,6 +102,13 @@ fn limit_heads<A>(server: &mut Server<SocketAddr, A>) {
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .header_read_timeout(IDLE_TIME_MAX);
+    server
+        .http_builder()
+        .http2()
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIME_MAX);
 }
 
 fn connections_max() -> usize {
@@ -93,32 +116,48 @@ fn connections_max() -> usize {
     files.map_or(CONNECTIONS_MAX, |files| CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1))
 }
 
-/// The TLS settings, where there is a certificate.
-pub(super) fn tls(config: &config::Serve) -> Result<Option<RustlsConfig>, Error> {
-    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
-    let unreadable = |name: &str, file: &std::path::Path, error: &dyn std::fmt::Display| {
-        Error::Tls(format!("{name} {}: {error}; it must be a PEM file", file.display()))
-    };
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unreadable("serve.tls_cert", cert, &error))?;
-    if chain.is_empty() {
-        return Err(unreadable("serve.tls_cert", cert, &"there is no certificate in it"));
-    }
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("serve.tls_key", key, &error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut settings = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-        .map_err(|error| Error::Tls(format!("certificate and key do not fit: {error}")))?;
-    settings.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(RustlsConfig::from_config(Arc::new(settings))))
-}
-
-/// Lets in as many connections as there are places; one more is closed at once.
+/// Lets in as many connections as there are places; one more is closed at once. No address but this machine's own takes
+/// more than its share of them.
 #[derive(Clone)]
 struct Gate {
     places: Arc<Semaphore>,
+    peers: Arc<Peers>,
+}
+
+/// How many connections each address has.
+struct Peers {
+    max: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place of an address, given back when it is dropped.
+struct PeerPlace {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<PeerPlace> {
+        let mut counts = self.counts.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= self.max && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(PeerPlace { peers: Arc::clone(self), address })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut counts = self.peers.counts.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl<S> Accept<TcpStream, S> for Gate {
@@ -132,20 +171,65 @@ impl<S> Accept<TcpStream, S> for Gate {
 }
 
 impl Gate {
+    fn new(places: usize) -> Self {
+        let peers = Peers { max: (places / PEER_SHARE).max(PEER_CONNECTIONS_MIN), counts: Mutex::default() };
+        Self { places: Arc::new(Semaphore::new(places)), peers: Arc::new(peers) }
+    }
+
     fn admit(&self, stream: TcpStream) -> io::Result<Seated> {
+        let full = |message| io::Error::new(io::ErrorKind::ConnectionRefused, message);
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "there are too many connections"));
+            return Err(full("there are too many connections"));
+        };
+        let address = stream.peer_addr()?.ip().to_canonical();
+        let Some(peer) = self.peers.admit(address) else {
+            return Err(full("there are too many connections from this address"));
         };
         // Answers are small and wanted at once.
         stream.set_nodelay(true)?;
-        Ok(Seated { stream, _place: place })
+        watch_over(&stream)?;
+        let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
+        Ok(Seated { stream, stalled, is_waiting: false, _place: place, _peer: peer })
     }
 }
 
-/// A connection that holds its place.
+/// Lets the system end a connection whose other side has gone without a word, or acknowledges nothing.
+fn watch_over(stream: &TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_PAUSE))?;
+    socket.set_tcp_user_timeout(Some(WRITE_TIME_MAX))
+}
+
+/// A connection that holds its place, until its client takes nothing for too long.
 struct Seated {
     stream: TcpStream,
+    /// Ends when a write has waited too long.
+    stalled: Pin<Box<Sleep>>,
+    /// Whether a write waits.
+    is_waiting: bool,
     _place: OwnedSemaphorePermit,
+    _peer: PeerPlace,
+}
+
+impl Seated {
+    /// What became of a write: while it waits, the clock runs, and each one that is done stops it.
+    fn clocked<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.is_waiting = false;
+            return written;
+        }
+        if !self.is_waiting {
+            self.is_waiting = true;
+            self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
+        }
+        match self.stalled.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client took nothing of what was written to it",
+            ))),
+        }
+    }
 }
 
 impl AsyncRead for Seated {
@@ -160,7 +244,8 @@ impl AsyncRead for Seated {
 
 impl AsyncWrite for Seated {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.clocked(context, written)
     }
 
     fn poll_write_vectored(
@@ -168,7 +253,8 @@ impl AsyncWrite for Seated {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.clocked(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -9,6 +9,7 @@ mod append;
 mod audit;
 mod auth;
 mod capacity;
+mod certificate;
 mod cloud;
 mod deployments;
 mod entrance;
@@ -20,14 +21,17 @@ mod json;
 mod listen;
 mod observe;
 mod openapi;
+mod origin;
 mod position;
 mod problem;
 mod reads;
+mod scopes;
+mod secrets;
 mod sse;
+mod tokens;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -45,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use auth::check_exposure;
+pub use certificate::{Validity, certificate_validity};
 pub use entrance::Entrance;
 pub use openapi::document;
 
@@ -68,6 +73,9 @@ pub enum Error {
     /// The token can't be used.
     #[error("cannot use the token: {0}")]
     Token(String),
+    /// The file of tokens can't be used.
+    #[error("cannot use serve.tokens_file {0}")]
+    TokensFile(String),
     /// The certificate or its key can't be used.
     #[error("cannot serve TLS: {0}")]
     Tls(String),
@@ -85,13 +93,15 @@ struct Shared {
     config: config::Serve,
     /// The address listened on.
     address: SocketAddr,
-    /// Without one, everyone who reaches the address may do everything.
-    token: Option<auth::Token>,
+    /// Tokens and certificate.
+    secrets: secrets::Secrets,
+    /// Requests that were refused for want of a token or scope.
+    refusals: auth::Refusals,
     capacity: capacity::Capacity,
     /// Largest upload of a module, in bytes.
     upload_bytes_max: usize,
     /// Added to the time limit of an upload, as it may wait for the compiler.
-    compile_time_max: std::time::Duration,
+    check_and_compile_time_max: std::time::Duration,
     /// Sources that are streams of a NATS server, and so nothing for `/v1/events`.
     streams: BTreeSet<String>,
     /// Whether there is no other source.
@@ -110,29 +120,9 @@ impl Deref for App {
     }
 }
 
-/// Token and TLS settings, made of the configuration and the files that it names.
-#[derive(Clone)]
-struct Secrets {
-    /// Without one, everyone who reaches the address may do everything.
-    token: Option<auth::Token>,
-    tls: Option<axum_server::tls_rustls::RustlsConfig>,
-}
-
-impl Secrets {
-    fn new(config: &config::Serve) -> Result<Self, Error> {
-        Ok(Self { token: auth::Token::configured(config)?, tls: listen::tls(config)? })
-    }
-}
-
-impl fmt::Debug for Secrets {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(config::REDACTED)
-    }
-}
-
 /// Whether token and TLS settings can be had: what a server would stumble over at its start.
 pub fn check_secrets(config: &config::Serve) -> Result<(), Error> {
-    Secrets::new(config).map(drop)
+    secrets::Secrets::new(config, config.listen).map(drop)
 }
 
 /// Serves until `shutdown`, then lets requests that run come to their end, for some seconds.
@@ -150,7 +140,7 @@ impl App {
         host: Host,
         config: &Config,
         address: SocketAddr,
-        token: Option<auth::Token>,
+        secrets: secrets::Secrets,
         shutdown: CancellationToken,
     ) -> Self {
         let streams = config.sources.iter().filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
@@ -159,10 +149,11 @@ impl App {
         Self(Arc::new(Shared {
             host,
             address,
-            token,
+            secrets,
+            refusals: auth::Refusals::default(),
             capacity: capacity::Capacity::new(config),
             upload_bytes_max: config.modules.upload_bytes_max,
-            compile_time_max: config.modules.compile_time_max,
+            check_and_compile_time_max: config.modules.check_time_max + config.modules.compile_time_max,
             only_streams: !streams.is_empty() && streams.len() == config.sources.len(),
             streams,
             document: document.into(),
@@ -209,10 +200,16 @@ fn routes() -> OpenApiRouter<App> {
 
 fn router(app: App) -> Router {
     let (router, _) = routes().split_for_parts();
-    router
+    let router = router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(from_fn_with_state(app.clone(), auth::guard))
+        .layer(from_fn_with_state(app.clone(), auth::guard));
+    // Before the guard: a browser asks without a token whether it may ask, and must be able to read refusals.
+    let router = match origin::cors(&app.config) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
         .layer(from_fn_with_state(app.clone(), observe::limit))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn_with_state(app.clone(), observe::record))

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -19,11 +19,13 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     let begun = Instant::now();
     let method = method_label(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let is_http1 = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
     // A body that was refused may not have been read: what follows on the connection could not be told from it, so the
     // client has to know that nothing may.
-    if has_body && !response.status().is_success() {
+    // HTTP/2 keeps requests apart by itself, and has no such header.
+    if is_http1 && has_body && !response.status().is_success() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
@@ -58,7 +60,7 @@ fn status_label(status: u16) -> &'static str {
 pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     let mut longest = app.config.request_timeout;
     if request.method() == Method::POST && request.uri().path() == "/v1/deployments" {
-        longest += app.compile_time_max;
+        longest += app.check_and_compile_time_max;
     }
     match tokio::time::timeout(longest, next.run(request)).await {
         Ok(response) => response,

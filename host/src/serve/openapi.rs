@@ -19,8 +19,11 @@ use crate::api;
 /// Problems that any route may answer, probes aside.
 const COMMON: [(&str, &str); 6] = [
     ("400", "A parameter, a header or the body is not valid"),
-    ("401", "The host's token is missing or wrong"),
-    ("403", "Without a token: the request comes from a web page of another origin, or by a foreign host name"),
+    ("401", "The token is missing or wrong"),
+    (
+        "403",
+        "The token lacks the scope or the deployment; where none is wanted: the request comes from a web page of another origin, by a foreign host name, or through a proxy",
+    ),
     ("500", "The host failed; its log says why"),
     ("503", "Not ready, too busy, or stopping; try again after Retry-After"),
     ("504", "Not done in time, or the position asked for was not reached"),

@@ -15,6 +15,19 @@ use crate::{api, log, module, rollout, runner, state, subject, supervisor};
 /// Seconds after which a client may try again when the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// Longest detail, in bytes: it may quote what a client sent, which is as long as a body may be.
+const DETAIL_BYTES_MAX: usize = 4 << 10;
+
+/// A detail of limited length; its end says what to do, so that is kept.
+fn clipped(detail: String) -> String {
+    if detail.len() <= DETAIL_BYTES_MAX {
+        return detail;
+    }
+    let half = DETAIL_BYTES_MAX / 2;
+    let (begin, end) = (detail.floor_char_boundary(half), detail.ceil_char_boundary(detail.len() - half));
+    format!("{} … {} bytes … {}", &detail[..begin], end - begin, &detail[end..])
+}
+
 /// The closed set of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -28,6 +41,7 @@ pub(super) enum Kind {
     QueryFailed,
     Unauthorized,
     Forbidden,
+    NotAllowed,
     MethodNotAllowed,
     UnsupportedMediaType,
     Behind,
@@ -52,6 +66,7 @@ impl Kind {
             Self::QueryFailed => ("query-failed", StatusCode::UNPROCESSABLE_ENTITY, "The module failed to answer"),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not from there"),
+            Self::NotAllowed => ("not-allowed", StatusCode::FORBIDDEN, "The token does not allow it"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path has no such method")
             }
@@ -78,7 +93,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), position: None }
+        Self { kind, detail: clipped(detail.into()), position: None }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
@@ -175,12 +190,18 @@ impl From<module::Error> for Problem {
     fn from(error: module::Error) -> Self {
         use module::Error;
         let kind = match error {
-            Error::Refused(_) | Error::Manifest(_) | Error::Compile(_) => Kind::Refused,
+            Error::Refused(_) | Error::Manifest(_) | Error::Check(_) | Error::Compile(_) => Kind::Refused,
             Error::Engine(_) => Kind::Internal,
-            Error::Busy(_) => Kind::Busy,
+            Error::Busy(_) | Error::Short(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
     }
+}
+
+/// Whether a disk, a quota or the limit of a process is what made a write fail, by the words of the system: EFBIG, ENOSPC
+/// and EDQUOT.
+fn is_out_of_room(text: &str) -> bool {
+    ["(os error 27)", "(os error 28)", "(os error 122)"].iter().any(|error| text.contains(error))
 }
 
 impl From<state::Error> for Problem {
@@ -188,7 +209,10 @@ impl From<state::Error> for Problem {
         let kind = match error {
             state::Error::Limit { .. } => Kind::Limit,
             state::Error::Refused(_) => Kind::Refused,
+            state::Error::Busy(_) => Kind::Busy,
+            state::Error::Late => Kind::Timeout,
             state::Error::Full(_) => Kind::NoRoom,
+            state::Error::Storage(ref text) if is_out_of_room(text) => Kind::NoRoom,
             state::Error::Open(_) | state::Error::InUse(_) | state::Error::Damaged(_) | state::Error::Storage(_) => {
                 Kind::Internal
             }
@@ -203,6 +227,8 @@ impl From<log::Error> for Problem {
             log::Error::Conflict { .. } | log::Error::Time { .. } => Kind::Conflict,
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
+            log::Error::Storage(ref text) if is_out_of_room(text) => Kind::NoRoom,
+            log::Error::NotOpen(_) => Kind::NotReady,
             log::Error::Open(_) | log::Error::Storage(_) => Kind::Internal,
         };
         Self::new(kind, error.to_string())
@@ -262,7 +288,7 @@ pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String
         QueryError::Failed(_) => Problem::new(Kind::QueryFailed, format!("query {name} failed: {detail}")),
         QueryError::Deadline(_) => Problem::new(Kind::Timeout, detail),
         QueryError::NotReady(_) => Problem::new(Kind::NotReady, detail),
-        QueryError::Busy => Problem::new(Kind::Busy, detail),
+        QueryError::Busy | QueryError::Short(_) => Problem::new(Kind::Busy, detail),
     }
 }
 
@@ -318,6 +344,7 @@ mod tests {
         assert_eq!(kind(module::Error::Refused("no".to_owned()).into()), Kind::Refused);
         assert_eq!(kind(module::Error::Engine("no".to_owned()).into()), Kind::Internal);
         assert_eq!(kind(log::Error::Conflict { expected: 1, found: 2 }.into()), Kind::Conflict);
+        assert_eq!(kind(log::Error::NotOpen("it is being repaired".to_owned()).into()), Kind::NotReady);
         assert_eq!(kind(supervisor::Error::TooMany(1)), Kind::Limit);
         assert_eq!(kind(supervisor::Error::Stopping), Kind::Stopping);
     }

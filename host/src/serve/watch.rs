@@ -74,6 +74,8 @@ pub(super) struct WatchParameters {
     params(
         ("name" = String, Path, description = "Name of the deployment"),
         WatchParameters,
+        ("access_token" = Option<String>, Query,
+            description = "A token, for a browser's EventSource, which can send no header; no other route takes it here"),
     ),
     responses(
         (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark)",
@@ -143,10 +145,11 @@ impl Asked {
         let record = deployment.record();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
         let runner = deployment.active();
-        // A position alone does not tell whether it was read before a part of the state was repaired at it.
-        let was_repaired = after
-            .as_ref()
-            .is_some_and(|after| after.position == position && runner.changed_since(position, &prefix).is_none());
+        // A position alone does not tell whether it was read before a part of the state was repaired at it; what tells the
+        // state apart does. To ask also says that somebody watches: more is remembered from now on.
+        let is_known = runner.changed_since(position, &prefix).is_some();
+        let was_repaired =
+            !is_known && after.as_ref().is_some_and(|after| after.state.is_none() && after.position == position);
         Watch {
             app,
             runner,
@@ -166,10 +169,12 @@ impl Asked {
 }
 
 /// Whether a watch may go on after a position. One that is still to come was another's. One from before the generation
-/// that serves now was counted over values of its predecessor: any of them may be different since.
+/// that serves now was counted over values of its predecessor: any of them may be different since. The position at which it
+/// took over may be of either, unless the mark tells.
 fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) -> bool {
     let of_this_state = after.state.is_none_or(|of| of == state);
-    let of_this_generation = generation_begins == 0 || after.position > generation_begins;
+    let is_at_its_beginning = after.state.is_some() && after.position == generation_begins;
+    let of_this_generation = generation_begins == 0 || after.position > generation_begins || is_at_its_beginning;
     of_this_state && of_this_generation && after.position <= position
 }
 
@@ -398,6 +403,13 @@ mod tests {
         let is_resumable = |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
         assert!(!is_resumable(10, 9, 0));
         assert!(!is_resumable(7, 9, 7) && !is_resumable(0, 9, 7));
+    }
+
+    #[test]
+    fn position_at_which_a_generation_took_over_can_be_resumed_if_it_is_known_to_be_its_own() {
+        let own = Mark { position: 7, state: Some(1) };
+        assert!(is_resumable(own, 1, 7, 7), "a reset at it is not followed by another one");
+        assert!(!is_resumable(7.into(), 1, 7, 7) && !is_resumable(Mark { position: 7, state: Some(2) }, 1, 7, 7));
     }
 
     #[test]

@@ -254,6 +254,13 @@ pub struct Audit {
     pub deployment: String,
     /// More, in words.
     pub detail: String,
+    /// Name of the token that asked for it.
+    // Rows of earlier versions have neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Address that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 /// The open catalogue.
@@ -351,7 +358,11 @@ impl Catalogue {
     ) -> Result<(), Error> {
         // Refused before anything is begun, the file stays open and readable.
         Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
-        self.with(|database| Self::write(database, audit, change))
+        self.with(|database| Self::write(database, audit, change))?;
+        // Not the detail, which may hold a customer's subjects.
+        let Audit { action, deployment, actor, peer, .. } = audit;
+        tracing::info!(action, deployment, actor, peer, "deployment changed");
+        Ok(())
     }
 
     fn write(

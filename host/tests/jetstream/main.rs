@@ -6,6 +6,7 @@
 //! - `broken`: messages that the client cannot read
 //! - `cluster`: servers of a cluster come and go
 //! - `connecting`: each way to prove who we are, TLS, contexts, domains, settings that contradict each other
+//! - `forged`: what others publish to our inbox
 //! - `history`: what proves that a stream is the same, and what it has lost
 //! - `inspecting`: what an operator is told about a stream
 //! - `limits`: what a server or a stream limits, and what a stream holds that is no event
@@ -16,6 +17,7 @@ mod cloudevents;
 mod cluster;
 mod connecting;
 mod faults;
+mod forged;
 mod history;
 mod inspecting;
 mod limits;

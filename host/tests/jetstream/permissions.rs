@@ -61,7 +61,7 @@ async fn everything_that_is_refused_is_named_at_the_first_open_and_by_an_examina
         assert!(message.contains(subject), "{message}");
     }
     let info = JetStream::new(granted(&server)).expect("the settings are sound").info().await;
-    assert!(info.warnings.iter().any(|warning| warning.contains("STREAM.MSG.GET")), "{:?}", info.warnings);
+    assert!(info.obstacle.as_ref().is_some_and(|obstacle| obstacle.contains("STREAM.MSG.GET")), "{info:?}");
 }
 
 #[tokio::test]

@@ -28,17 +28,28 @@ const TOKENS_DOMAIN: usize = 6;
 
 /// Reads reply subjects. All those of one consumer begin with the same bytes,
 /// so that they are compared instead of taken apart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MetadataReader {
     prefix: Vec<u8>,
+    /// How the prefix of our own consumer ends. Others who may publish to our inbox don't know the name of the consumer.
+    own: String,
 }
 
 impl MetadataReader {
-    /// Reads one; none when it is no such subject.
+    /// A reader for one consumer of a stream.
+    pub(super) fn new(stream: &str, consumer: &str) -> Self {
+        Self { prefix: Vec::new(), own: format!(".{stream}.{consumer}.") }
+    }
+
+    /// Reads one; none when it is no such subject, or another consumer's.
     pub(super) fn read(&mut self, reply: &str) -> Option<Metadata> {
         let bytes = reply.as_bytes();
         if self.prefix.is_empty() || !bytes.starts_with(&self.prefix) {
-            self.prefix = prefix_of(bytes)?.to_vec();
+            let prefix = prefix_of(bytes)?;
+            if !prefix.ends_with(self.own.as_bytes()) {
+                return None;
+            }
+            self.prefix = prefix.to_vec();
         }
         numbers(&bytes[self.prefix.len()..])
     }
@@ -119,17 +130,20 @@ mod tests {
             "$JS.ACK.hub.abc.S.C.1.42.7.1700000000123456789.99",
             "$JS.ACK.hub.abc.S.C.1.42.7.1700000000123456789.99.random",
         ] {
-            let mut reader = MetadataReader::default();
+            let mut reader = MetadataReader::new("S", "C");
             assert_eq!(reader.read(reply), expected, "{reply}");
             assert_eq!(reader.read(reply), expected, "{reply}, again");
         }
     }
 
     #[test]
-    fn reader_follows_a_change_of_prefix() {
-        let mut reader = MetadataReader::default();
-        assert_eq!(reader.read("$JS.ACK.S.C1.1.5.1.9.0").map(|read| read.stream_sequence), Some(5));
-        assert_eq!(reader.read("$JS.ACK.S.C23.1.6.1.9.0").map(|read| read.stream_sequence), Some(6));
+    fn reader_follows_a_change_of_prefix_but_not_to_another_consumer() {
+        let mut reader = MetadataReader::new("S", "C");
+        assert_eq!(reader.read("$JS.ACK.S.C.1.5.1.9.0").map(|read| read.stream_sequence), Some(5));
+        assert_eq!(reader.read("$JS.ACK.hub.abc.S.C.1.6.1.9.0").map(|read| read.stream_sequence), Some(6));
+        for other in ["$JS.ACK.S.D.1.7.1.9.0", "$JS.ACK.T.C.1.7.1.9.0", "$JS.ACK.S.C.x.y.1.7.1.9.0"] {
+            assert_eq!(reader.read(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -143,7 +157,7 @@ mod tests {
             "$JS.ACK.S.C.1.42.7.9.",
             "$JS.ACK.S.C.1.99999999999999999999999.7.9.0",
         ] {
-            assert_eq!(MetadataReader::default().read(reply), None, "{reply}");
+            assert_eq!(MetadataReader::new("S", "C").read(reply), None, "{reply}");
         }
     }
 }

@@ -135,11 +135,11 @@ impl Pull {
         Self {
             client: opened.link.client().clone(),
             next_subject: opened.api.next_subject(&opened.consumer).into(),
+            metadata: MetadataReader::new(&opened.api.stream, &opened.consumer),
             api: opened.api,
             consumer: opened.consumer,
             inbox: opened.inbox,
             subscription: opened.subscription,
-            metadata: MetadataReader::default(),
             consumer_sequence: 0,
             size: RequestSize::within(opened.limits),
             outstanding_events: 0,
@@ -271,7 +271,7 @@ impl Pull {
         // Only a delivered event has a reply subject; a publisher may have put anything into its headers.
         let Some(reply) = &message.reply else { return self.status(&message, cursor) };
         let Some(metadata) = self.metadata.read(reply) else {
-            return Err(Trouble::lost(format!("an event came with the unknown reply subject {reply}")));
+            return Err(Trouble::lost(format!("an event came with the unknown reply subject {:.200}", reply.as_str())));
         };
         self.consumer_sequence += 1;
         if metadata.consumer_sequence != self.consumer_sequence {

@@ -1,0 +1,39 @@
+//! Who does something: the token and the address behind a request, for the audit log.
+//!
+//! It goes with the task of a request, so that what changes deployments need not hand it on.
+
+use std::net::IpAddr;
+
+tokio::task_local! {
+    static ACTOR: Actor;
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Name of the token; none where the host wants no token.
+    pub name: Option<String>,
+    /// The address of the other side of the connection, which may be a proxy.
+    pub peer: Option<IpAddr>,
+}
+
+/// Who asked for what this task or thread does; none for what the host does by itself.
+pub fn current() -> Option<Actor> {
+    ACTOR.try_with(Clone::clone).ok()
+}
+
+/// Does something for an actor.
+pub async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T {
+    match actor {
+        Some(actor) => ACTOR.scope(actor, work).await,
+        None => work.await,
+    }
+}
+
+/// The same for work that blocks.
+pub fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T {
+    match actor {
+        Some(actor) => ACTOR.sync_scope(actor, work),
+        None => work(),
+    }
+}

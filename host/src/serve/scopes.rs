@@ -1,0 +1,107 @@
+//! What each route asks of a token. A route that is not in the table asks for every scope.
+
+use crate::scope::Scope;
+
+/// Which deployments a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// None: any token may ask.
+    Nothing,
+    /// The one in the path.
+    Path,
+    /// The one in the query parameter `name`.
+    Parameter,
+    /// Those of the whole host.
+    Host,
+}
+
+/// What a route asks of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// The scope, or every one.
+    pub(super) scope: Option<Scope>,
+    /// The deployments.
+    pub(super) reach: Reach,
+}
+
+use Reach::{Host, Nothing, Parameter, Path};
+use Scope::{Append, Deploy, Operate, Read};
+
+/// Method, route, scope, reach.
+const ROUTES: &[(&str, &str, Scope, Reach)] = &[
+    ("GET", "/v1/deployments", Read, Host),
+    ("POST", "/v1/deployments", Deploy, Parameter),
+    ("GET", "/v1/deployments/{name}", Read, Path),
+    ("DELETE", "/v1/deployments/{name}", Deploy, Path),
+    ("POST", "/v1/deployments/{name}/pause", Operate, Path),
+    ("POST", "/v1/deployments/{name}/resume", Operate, Path),
+    ("GET", "/v1/deployments/{name}/skips", Read, Path),
+    ("DELETE", "/v1/deployments/{name}/skips/{sequence}", Operate, Path),
+    ("GET", "/v1/deployments/{name}/generations", Read, Path),
+    ("POST", "/v1/deployments/{name}/promote", Operate, Path),
+    ("POST", "/v1/deployments/{name}/rollback", Operate, Path),
+    ("POST", "/v1/deployments/{name}/abort", Operate, Path),
+    ("POST", "/v1/deployments/{name}/rebuild", Operate, Path),
+    ("POST", "/v1/deployments/{name}/rebuild-part", Operate, Path),
+    ("POST", "/v1/deployments/{name}/verification", Operate, Path),
+    ("GET", "/v1/deployments/{name}/verification", Read, Path),
+    ("POST", "/v1/deployments/{name}/throttle", Operate, Path),
+    ("POST", "/v1/deployments/{name}/prune", Operate, Path),
+    ("GET", "/v1/rebuilds", Read, Host),
+    ("GET", "/v1/deployments/{name}/entries", Read, Path),
+    ("GET", "/v1/deployments/{name}/entries/{*key}", Read, Path),
+    ("GET", "/v1/deployments/{name}/queries/{query}", Read, Path),
+    ("POST", "/v1/deployments/{name}/queries/{query}", Read, Path),
+    ("GET", "/v1/deployments/{name}/changes", Read, Path),
+    ("GET", "/v1/events", Read, Host),
+    ("POST", "/v1/events", Append, Nothing),
+    ("GET", "/v1/events/tail", Read, Host),
+    ("GET", "/v1/audit", Read, Host),
+    ("GET", "/v1/sources", Read, Host),
+    ("GET", "/v1/host", Read, Nothing),
+    ("GET", "/metrics", Read, Host),
+    ("GET", "/openapi.json", Read, Nothing),
+];
+
+/// Routes of streams, which a browser can ask for only without headers of its own.
+pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/events/tail"];
+
+/// What a route asks of a token.
+pub(super) fn demand(method: &str, route: &str) -> Demand {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let found = ROUTES.iter().find(|(known, path, _, _)| *known == method && *path == route);
+    match found {
+        Some((_, _, scope, reach)) => Demand { scope: Some(*scope), reach: *reach },
+        None => Demand { scope: None, reach: Host },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::health::PROBES;
+    use super::*;
+
+    #[test]
+    fn every_route_of_the_description_has_a_scope_and_no_other() {
+        let document = serde_json::to_value(super::super::document()).expect("plain data");
+        let mut described = Vec::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for method in item.as_object().expect("operations").keys() {
+                if !PROBES.contains(&path.as_str()) && method != "parameters" {
+                    described.push((method.to_uppercase(), path.clone()));
+                }
+            }
+        }
+        let mut known: Vec<(String, String)> =
+            ROUTES.iter().map(|(method, path, _, _)| ((*method).to_owned(), path.replace("{*", "{"))).collect();
+        known.sort();
+        described.sort();
+        assert_eq!(known, described);
+    }
+
+    #[test]
+    fn a_route_without_a_scope_asks_for_all() {
+        assert_eq!(demand("PUT", "/v1/deployments"), Demand { scope: None, reach: Host });
+        assert_eq!(demand("HEAD", "/v1/host"), demand("GET", "/v1/host"));
+    }
+}

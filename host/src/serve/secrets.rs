@@ -1,0 +1,151 @@
+//! Tokens and certificate of a running server, and how they are read again: on SIGHUP, and when their files change.
+//!
+//! What can't be used changes nothing: the tokens and the certificate there are keep counting, and the log says why.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::tls_rustls::RustlsConfig;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+
+use super::certificate::{self, Validity};
+use super::tokens::Tokens;
+use super::{Error, auth};
+use crate::config;
+
+/// How often is looked whether a file changed. Watching folders misses files that are put in place through links, as
+/// orchestrators do.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Tokens and certificate. Cloning shares them.
+#[derive(Clone)]
+pub(super) struct Secrets(Arc<Shared>);
+
+struct Shared {
+    address: std::net::SocketAddr,
+    /// What they are made of.
+    config: Mutex<config::Serve>,
+    /// Without any, everyone who reaches the address may do everything.
+    tokens: RwLock<Option<Arc<Tokens>>>,
+    tls: Option<RustlsConfig>,
+    validity: Mutex<Option<Validity>>,
+    /// How the files were when they were last read.
+    seen: Mutex<Vec<Sight>>,
+}
+
+/// How a file looks from outside.
+type Sight = (PathBuf, Option<(u64, u64, i64, i64)>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(config::REDACTED)
+    }
+}
+
+impl Secrets {
+    /// Reads them for the first time.
+    pub(super) fn new(config: &config::Serve, address: std::net::SocketAddr) -> Result<Self, Error> {
+        // Looked at before they are read: what changes meanwhile is read again.
+        let seen = look(config);
+        let tokens = Tokens::configured(config)?;
+        let certificate = certificate::read(config)?;
+        Ok(Self(Arc::new(Shared {
+            address,
+            config: Mutex::new(config.clone()),
+            tokens: RwLock::new(tokens.map(Arc::new)),
+            validity: Mutex::new(certificate.as_ref().map(|certificate| certificate.validity)),
+            tls: certificate.map(|certificate| RustlsConfig::from_config(certificate.settings)),
+            seen: Mutex::new(seen),
+        })))
+    }
+
+    /// The tokens that count now; none where everyone may do everything.
+    pub(super) fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.0.tokens.read().clone()
+    }
+
+    /// The settings of TLS, which follow the certificate.
+    pub(super) fn tls(&self) -> Option<RustlsConfig> {
+        self.0.tls.clone()
+    }
+
+    /// When the certificate counts.
+    pub(super) fn validity(&self) -> Option<Validity> {
+        *self.0.validity.lock()
+    }
+
+    /// Reads all of them again, from the files that the settings name. Blocking.
+    pub(super) fn reload(&self, config: &config::Serve) {
+        let seen = look(config);
+        if let Err(error) = self.take_tokens(config) {
+            tracing::error!(%error, "the tokens stay as they were");
+        }
+        if let Err(error) = self.take_certificate(config) {
+            tracing::error!(%error, "the certificate stays as it was");
+        }
+        *self.0.config.lock() = config.clone();
+        *self.0.seen.lock() = seen;
+    }
+
+    fn take_tokens(&self, config: &config::Serve) -> Result<(), Error> {
+        auth::check_address(config, self.0.address)?;
+        let tokens = Tokens::configured(config)?;
+        if tokens.is_none() && self.0.tokens.read().is_some() {
+            let detail = "there is none any more, which would let everyone in; restart the host if that is meant";
+            return Err(Error::Token(detail.to_owned()));
+        }
+        let count = tokens.as_ref().map_or(0, Tokens::count);
+        *self.0.tokens.write() = tokens.map(Arc::new);
+        tracing::info!(count, "tokens were read again");
+        Ok(())
+    }
+
+    fn take_certificate(&self, config: &config::Serve) -> Result<(), Error> {
+        let (Some(tls), Some(new)) = (&self.0.tls, certificate::read(config)?) else {
+            return match (&self.0.tls, config.tls_cert.is_some()) {
+                (None, false) => Ok(()),
+                _ => Err(Error::Tls("restart the host to begin or to end TLS".to_owned())),
+            };
+        };
+        let Validity { begin, end } = new.validity;
+        if end < jiff::Timestamp::now() {
+            return Err(Error::Tls(format!("the new certificate ended at {end}; renew it")));
+        }
+        tls.reload_from_config(new.settings);
+        *self.0.validity.lock() = Some(new.validity);
+        tracing::info!(%begin, %end, "the certificate was read again");
+        Ok(())
+    }
+
+    /// Reads them again whenever a file changes, until the shutdown.
+    pub(super) async fn follow(self, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            let secrets = self.clone();
+            let work = move || {
+                let config = secrets.0.config.lock().clone();
+                let changed = *secrets.0.seen.lock() != look(&config);
+                if changed {
+                    secrets.reload(&config);
+                }
+            };
+            if let Err(error) = tokio::task::spawn_blocking(work).await {
+                tracing::error!(%error, "looking at tokens and certificate failed");
+            }
+        }
+    }
+}
+
+/// How the files of the settings look now.
+fn look(config: &config::Serve) -> Vec<Sight> {
+    let files = [&config.token_file, &config.tokens_file, &config.tls_cert, &config.tls_key];
+    let sight = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok();
+        let seen = metadata.map(|found| (found.ino(), found.len(), found.mtime(), found.mtime_nsec()));
+        (path.clone(), seen)
+    };
+    files.into_iter().flatten().map(sight).collect()
+}

@@ -1,0 +1,277 @@
+//! Tokens: who may do what. Only digests under a key of this process stay in memory.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Deserialize;
+use sha2::Sha256;
+
+use super::Error;
+use super::scopes::{Demand, Reach};
+use crate::config;
+use crate::scope::{Scope, digest, is_token_name};
+
+/// Shortest token, in bytes: a shorter one may be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Longest token, in bytes; it travels in one header.
+const TOKEN_BYTES_MAX: usize = 1_024;
+/// Most tokens in a file.
+const TOKENS_MAX: usize = 10_000;
+/// Name of the token that the configuration holds itself. No token in a file can have it.
+const CONFIGURED: &str = "serve.token";
+
+/// What a token is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// Its name, for the audit log.
+    pub(super) name: String,
+    scopes: BTreeSet<Scope>,
+    /// Only these deployments; none is all.
+    deployments: Option<BTreeSet<String>>,
+}
+
+impl Grant {
+    /// Whether it covers what a route asks for, or what is missing in words. `name` is the deployment that the request
+    /// names, if it names one.
+    pub(super) fn covers(&self, demand: Demand, names: &[String]) -> Result<(), String> {
+        let token = &self.name;
+        let missing = match demand.scope {
+            Some(scope) if self.scopes.contains(&scope) => None,
+            Some(scope) => Some(scope),
+            None => Scope::ALL.into_iter().find(|scope| !self.scopes.contains(scope)),
+        };
+        if let Some(scope) = missing {
+            let has = self.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
+            return Err(format!("token {token} lacks the scope {scope}; it has {has}"));
+        }
+        let Some(allowed) = &self.deployments else { return Ok(()) };
+        let list = || allowed.iter().cloned().collect::<Vec<_>>().join(", ");
+        match demand.reach {
+            Reach::Nothing => Ok(()),
+            Reach::Host => Err(format!("token {token} is for the deployments {} alone, and this shows all", list())),
+            Reach::Parameter if names.is_empty() => {
+                Err(format!("token {token} is for the deployments {} alone; name one with ?name=", list()))
+            }
+            Reach::Path | Reach::Parameter => match names.iter().find(|name| !allowed.contains(*name)) {
+                None if !names.is_empty() => Ok(()),
+                _ => Err(format!("token {token} is for the deployments {} alone", list())),
+            },
+        }
+    }
+}
+
+/// All tokens of a host.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    key: [u8; 32],
+    grants: HashMap<[u8; 32], Arc<Grant>>,
+}
+
+/// A file of tokens.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    tokens: Vec<Entry>,
+}
+
+/// One token in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    sha256: String,
+    scopes: Vec<Scope>,
+    deployments: Option<Vec<String>>,
+}
+
+impl Tokens {
+    /// The configured tokens; none where everyone who reaches the address may do everything.
+    pub(super) fn configured(config: &config::Serve) -> Result<Option<Self>, Error> {
+        let text = config.bearer_token().map_err(|error| Error::Token(error.to_string()))?;
+        if text.is_none() && config.tokens_file.is_none() {
+            return Ok(None);
+        }
+        let mut tokens = Self { key: rand::random(), grants: HashMap::new() };
+        if let Some(text) = text {
+            let token = text.trim();
+            check(token)?;
+            let all = Grant { name: CONFIGURED.to_owned(), scopes: Scope::ALL.into(), deployments: None };
+            tokens.add(&digest(token), all);
+        }
+        if let Some(path) = &config.tokens_file {
+            tokens.add_file(path).map_err(|detail| Error::TokensFile(format!("{}: {detail}", path.display())))?;
+        }
+        Ok(Some(tokens))
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), String> {
+        let text = config::read_text(path).map_err(|error| format!("cannot be read: {error}"))?;
+        let file: File = toml::from_str(&text).map_err(|error| error.to_string())?;
+        if file.tokens.len() > TOKENS_MAX {
+            return Err(format!("has more than {TOKENS_MAX} tokens"));
+        }
+        let mut names = BTreeSet::new();
+        for Entry { name, sha256, scopes, deployments } in file.tokens {
+            let named = |detail: &str| format!("token {}: {detail}", name.escape_debug().take(64).collect::<String>());
+            if !is_token_name(&name) {
+                return Err(named("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first"));
+            }
+            if !names.insert(name.clone()) {
+                return Err(named("the name is there twice; give each token its own"));
+            }
+            let digest = from_hex(&sha256).ok_or_else(|| {
+                named("sha256 is not 64 hexadecimal digits; `foldstream token new` prints what belongs there")
+            })?;
+            if scopes.is_empty() {
+                return Err(named("has no scopes; give it some of read, append, operate and deploy"));
+            }
+            if deployments.as_ref().is_some_and(Vec::is_empty) {
+                return Err(named("deployments is empty; remove it to allow all, or name some"));
+            }
+            let grant = Grant {
+                scopes: scopes.into_iter().collect(),
+                deployments: deployments.map(|names| names.into_iter().collect()),
+                name: name.clone(),
+            };
+            if self.add(&digest, grant) {
+                return Err(named("is the same token as another one; make a new one with `foldstream token new`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a token by its SHA-256; whether there was one of it.
+    fn add(&mut self, digest: &[u8; 32], grant: Grant) -> bool {
+        self.grants.insert(self.keyed(digest), Arc::new(grant)).is_some()
+    }
+
+    /// What a token is for; none for one that nobody made. Looking up what only this process can compute tells nothing by
+    /// the time it takes.
+    pub(super) fn grant(&self, token: &str) -> Option<Arc<Grant>> {
+        self.grants.get(&self.keyed(&digest(token))).cloned()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.grants.len()
+    }
+
+    fn keyed(&self, digest: &[u8; 32]) -> [u8; 32] {
+        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        mac.update(digest);
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// Whether a token can be used.
+fn check(token: &str) -> Result<(), Error> {
+    let fits = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len());
+    if fits && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Error::Token(format!(
+        "it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters without spaces; \
+         `openssl rand -hex 32` makes one"
+    )))
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str) -> Result<Tokens, Error> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let config = config::Serve { tokens_file: Some(file.path().to_owned()), ..config::Serve::default() };
+        Tokens::configured(&config).map(|tokens| tokens.expect("a file is named"))
+    }
+
+    fn entry(name: &str, token: &str, rest: &str) -> String {
+        let digest: String = digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("[[tokens]]\nname = \"{name}\"\nsha256 = \"{digest}\"\n{rest}\n")
+    }
+
+    #[test]
+    fn a_token_of_the_configuration_may_do_everything() {
+        let config = config::Serve { token: Some("s3cret-s3cret-s3cret".into()), ..config::Serve::default() };
+        let tokens = Tokens::configured(&config).expect("sound").expect("there is one");
+        let grant = tokens.grant("s3cret-s3cret-s3cret").expect("it is known");
+        for scope in Scope::ALL {
+            grant.covers(Demand { scope: Some(scope), reach: Reach::Host }, &[]).expect("all scopes");
+        }
+        for wrong in ["", "s3cret-s3cret-s3cre", "s3cret-s3cret-s3cret2"] {
+            assert!(tokens.grant(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn unusable_tokens_are_refused() {
+        for token in ["", "short", "0123456789 abcdef", "äääääääääääää", &"x".repeat(TOKEN_BYTES_MAX + 1)]
+        {
+            let config = config::Serve { token: Some(token.into()), ..config::Serve::default() };
+            assert!(Tokens::configured(&config).is_err(), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_token_covers_its_scopes_and_deployments_alone() {
+        let text = entry("dashboard", "one", "scopes = [\"read\", \"deploy\"]\ndeployments = [\"totals\"]");
+        let grant = from_file(&text).expect("sound").grant("one").expect("it is known");
+        let ask = |scope, reach, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            grant.covers(Demand { scope, reach }, &names)
+        };
+        ask(Some(Scope::Read), Reach::Path, &["totals"]).expect("its own");
+        ask(Some(Scope::Deploy), Reach::Parameter, &["totals"]).expect("its own");
+        ask(Some(Scope::Read), Reach::Nothing, &[]).expect("nothing of anybody's");
+        assert!(ask(Some(Scope::Operate), Reach::Path, &["totals"]).expect_err("no scope").contains("scope operate"));
+        for (reach, names) in [
+            (Reach::Path, &["other"] as &[&str]),
+            (Reach::Path, &[]),
+            (Reach::Parameter, &["totals", "other"]),
+            (Reach::Parameter, &[]),
+            (Reach::Host, &["totals"]),
+        ] {
+            assert!(
+                ask(Some(Scope::Read), reach, names).expect_err("refused").contains("totals"),
+                "{reach:?} {names:?}"
+            );
+        }
+        assert!(ask(None, Reach::Nothing, &[]).is_err(), "an unknown route asks for every scope");
+    }
+
+    #[test]
+    fn mistakes_in_a_file_are_named() {
+        let sound = entry("a", "one", "scopes = [\"read\"]");
+        for (text, said) in [
+            ("tokens = 3".to_owned(), "tokens"),
+            (entry("A", "one", "scopes = [\"read\"]"), "lower-case"),
+            (entry("a", "one", "scopes = [\"write\"]"), "write"),
+            (entry("a", "one", "scopes = []"), "no scopes"),
+            (entry("a", "one", "scopes = [\"read\"]\ndeployments = []"), "deployments is empty"),
+            (entry("a", "one", "scopes = [\"read\"]\ndeployment = \"x\""), "deployment"),
+            (format!("{sound}{}", entry("a", "two", "scopes = [\"read\"]")), "twice"),
+            (format!("{sound}{}", entry("b", "one", "scopes = [\"read\"]")), "same token"),
+            (sound.replace("sha256 = \"", "sha256 = \"zz"), "64 hexadecimal digits"),
+        ] {
+            let error = from_file(&text).map(drop).expect_err(&text).to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+        from_file("").expect("no tokens at all let nobody in");
+    }
+}

@@ -1,0 +1,241 @@
+//! The door: tokens and their scopes, what is read again while a host runs, pages and proxies, and what the log tells.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use foldstream_tests::cli;
+use foldstream_tests::client::Client;
+use foldstream_tests::guests;
+use foldstream_tests::host::{Host, foldstream, serve};
+use foldstream_tests::process::Process;
+use foldstream_tests::wait;
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Makes a token with the program: itself, and its entry.
+fn make_token(arguments: &[&str]) -> (String, String) {
+    let mut all = vec!["token", "new"];
+    all.extend(arguments);
+    let text = cli::run(&all).expect(0).stdout;
+    let (first, rest) = text.split_once("\n\n").expect("a token and its entry");
+    let (_, entry) = rest.split_once("\n\n").expect("the entry is last");
+    assert!(!entry.contains("foldstream_"), "the file holds no token: {entry}");
+    (first.rsplit(' ').next().expect("the token is first").to_owned(), format!("{entry}\n"))
+}
+
+/// A host that wants the tokens of a file.
+async fn host_with(entries: &str) -> (Host, std::path::PathBuf) {
+    let mut host = Host::start().await;
+    let file = host.config_file().with_file_name("tokens.toml");
+    std::fs::write(&file, entries).expect("written");
+    host.configure(&format!("[serve]\ntokens_file = {file:?}\n"));
+    host.restart().await;
+    (host, file)
+}
+
+fn as_token(host: &Host, token: &str) -> Client {
+    host.client().clone().with_token(token)
+}
+
+#[tokio::test]
+async fn a_token_does_what_its_scopes_say_and_nothing_else() {
+    let (reader, one) = make_token(&["--name", "dashboard", "--scope", "read", "--deployment", "ledger"]);
+    let (loader, two) = make_token(&["--name", "loader", "--scope", "append"]);
+    let (operator, three) = make_token(&["--name", "operator", "--scope", "operate", "--scope", "read"]);
+    let (ci, four) = make_token(&["--name", "ci", "--scope", "deploy", "--scope", "read"]);
+    let (mut host, file) = host_with(&[one, two, three, four].concat()).await;
+    let [reader, loader, operator, ci] = [&reader, &loader, &operator, &ci].map(|token| as_token(&host, token));
+    let module = guests::module("ledger");
+    let append = |client: Client| async move {
+        let events = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+        client.post("/v1/events", "application/json", events).await
+    };
+
+    host.client().get("/v1/deployments").await.problem(401, "unauthorized");
+    for client in [&reader, &loader, &operator] {
+        let said = client.upload(module.clone(), "?name=ledger").await.problem(403, "not-allowed").detail;
+        assert!(said.contains("scope deploy"), "{said}");
+    }
+    ci.deploy("ledger", &module).await;
+    ci.deploy("other", &module).await;
+
+    reader.get("/v1/deployments/ledger").await.expect(200);
+    reader.get("/v1/deployments/other").await.problem(403, "not-allowed");
+    reader.get("/v1/deployments/%6fther").await.problem(403, "not-allowed");
+    reader.get("/v1/deployments").await.problem(403, "not-allowed");
+    reader.get("/v1/events").await.problem(403, "not-allowed");
+    reader.get("/v1/host").await.expect(200);
+    reader.get("/v1/nothing").await.problem(404, "not-found");
+    reader.act("ledger", "pause").await.problem(403, "not-allowed");
+    append(reader.clone()).await.problem(403, "not-allowed");
+    append(loader.clone()).await.expect(200);
+    loader.get("/v1/events").await.problem(403, "not-allowed");
+    ci.act("ledger", "pause").await.problem(403, "not-allowed");
+    operator.act("ledger", "pause").await.expect(200);
+    let delete = async |client: &Client| client.send(client.request(Method::DELETE, "/v1/deployments/other")).await;
+    delete(&operator).await.problem(403, "not-allowed");
+    delete(&ci).await.expect(204);
+
+    let entries = operator.get("/v1/audit").await.expect(200).value()["entries"].clone();
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or("-").to_owned();
+    let told = |entry: &Value| format!("{} by {}", text(entry, "action"), text(entry, "actor"));
+    let done: Vec<String> = entries.as_array().expect("a list").iter().map(told).collect();
+    assert_eq!(done, ["delete by ci", "pause by operator", "deploy by ci", "deploy by ci"]);
+    assert_eq!(entries[0]["peer"], "127.0.0.1");
+
+    // A token that is taken out of the file lets nobody in any more, without a signal or a restart.
+    std::fs::write(&file, "").expect("written");
+    wait::until("the token to be withdrawn", || async { (operator.get("/v1/host").await.status == 401).then_some(()) })
+        .await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn a_hangup_reads_the_token_again_and_ends_nothing() {
+    let mut host = Host::start().await;
+    let config = |token: &str, level: &str| format!("[serve]\ntoken = \"{token}\"\n[log]\nlevel = \"{level}\"\n");
+    host.configure(&config("the-first-token-of-all", "info"));
+    host.restart().await;
+    let (first, second) = (as_token(&host, "the-first-token-of-all"), as_token(&host, "the-second-token-of-all"));
+    first.get("/v1/host").await.expect(200);
+    let wrong = second.get("/v1/host").await.problem(401, "unauthorized").detail;
+    let missing = host.client().get("/v1/host").await.problem(401, "unauthorized").detail;
+    assert!(wrong.contains("none of this host's") && missing.contains("Authorization"), "{wrong} / {missing}");
+
+    // What can't be read changes nothing.
+    host.configure("[serve]\ntoken = 7\n");
+    host.process().signal(Signal::HUP);
+    wait::until("the mistake to be told", || async { host_said(&host, "stays as it was").then_some(()) }).await;
+    first.get("/v1/host").await.expect(200);
+    // Nor does a file without any token open the host to everyone.
+    host.configure("");
+    host.process().signal(Signal::HUP);
+    wait::until("the refusal to be told", || async { host_said(&host, "the tokens stay").then_some(()) }).await;
+    host.client().get("/v1/host").await.problem(401, "unauthorized");
+
+    host.configure(&config("the-second-token-of-all", "debug"));
+    host.process().signal(Signal::HUP);
+    wait::until("the new token", || async { (second.get("/v1/host").await.status == 200).then_some(()) }).await;
+    first.get("/v1/host").await.problem(401, "unauthorized");
+    wait::until("the new level", || async { host_said(&host, "answered").then_some(()) }).await;
+    assert!(!host.output().contains("-token-of-all"), "{}", host.output());
+    let metrics = second.get("/metrics").await.expect(200).text();
+    assert!(metrics.contains(r#"foldstream_http_refused_total{reason="token-wrong"}"#), "{metrics}");
+}
+
+fn host_said(host: &Host, text: &str) -> bool {
+    host.output().contains(text)
+}
+
+#[tokio::test]
+async fn strangers_learn_no_names_from_probes() {
+    let mut host = Host::start().await;
+    host.client().deploy("secret-plan", &guests::module("mischief")).await;
+    let events = r#"{"events":[{"subject":"mischief.trap","data":{"do":"trap"}}]}"#;
+    host.client().post("/v1/events", "application/json", events).await.expect(200);
+    host.configure("[serve]\ntoken = \"a-token-that-is-long-enough\"\n");
+    host.restart().await;
+    for path in ["/livez", "/readyz", "/startupz"] {
+        let text = host.client().get(path).await.text();
+        assert!(!text.contains("secret-plan"), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_ask_and_watch_and_no_others() {
+    let token = "a-token-that-is-long-enough";
+    let host = Host::start_with(&format!("[serve]\ntoken = {token:?}\norigins = [\"https://app.example\"]\n")).await;
+    let client = host.client();
+    let preflight = |origin: &str| {
+        let request = client.request(Method::OPTIONS, "/v1/deployments").header("origin", origin);
+        let request = request.header("access-control-request-headers", "authorization");
+        client.send(request.header("access-control-request-method", "GET"))
+    };
+    let allowed = preflight("https://app.example").await.expect(200);
+    assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example"));
+    assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("authorization")));
+    assert_eq!(preflight("https://evil.example").await.header("access-control-allow-origin"), None);
+    let refused = client.send(client.request(Method::GET, "/v1/host").header("origin", "https://app.example")).await;
+    refused.clone().problem(401, "unauthorized");
+    assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example"), "the page may read why");
+
+    let owner = as_token(&host, token);
+    owner.deploy("ledger", &guests::module("ledger")).await;
+    let watch = |query: &str| client.request(Method::GET, &format!("/v1/deployments/ledger/changes{query}")).send();
+    let status = |query: &'static str| async move { watch(query).await.expect("an answer").status().as_u16() };
+    assert_eq!(status("").await, 401);
+    assert_eq!(status("?access_token=wrong-wrong-wrong-wrong").await, 401);
+    assert_eq!(status("?access_token=a-token-that-is-long-enough&prefix=a").await, 200);
+    assert_eq!(status("?prefix=a&access_token=a-token-that-is-long-enough").await, 200);
+    client.get(&format!("/v1/host?access_token={token}")).await.problem(401, "unauthorized");
+    owner.get(&format!("/v1/host?access_token={token}")).await.problem(400, "invalid");
+    assert!(!host.output().contains(token), "{}", host.output());
+}
+
+#[tokio::test]
+async fn without_a_token_neither_pages_nor_proxies_are_served() {
+    let host = Host::start().await;
+    let client = host.client();
+    let with = |name: &str, value: &str| client.send(client.request(Method::GET, "/v1/sources").header(name, value));
+    with("sec-fetch-site", "cross-site").await.problem(403, "forbidden");
+    with("sec-fetch-site", "same-site").await.problem(403, "forbidden");
+    with("sec-fetch-site", "same-origin").await.expect(200);
+    for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
+        let said = with(name, "203.0.113.9").await.problem(403, "forbidden").detail;
+        assert!(said.contains("proxy") && said.contains("token"), "{name}: {said}");
+    }
+    client.get("/livez").await.expect(200);
+}
+
+/// Each line of a process as JSON.
+fn json_lines(output: &str) -> Vec<BTreeMap<String, Value>> {
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+    output.lines().map(parse).collect()
+}
+
+#[tokio::test]
+async fn a_log_in_json_is_json_from_the_first_line_to_the_last() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("foldstream.toml");
+    let config = format!("data_dir = {:?}\n[log]\nformat = \"json\"\n", folder.path().join("data"));
+    std::fs::write(&file, config).expect("written");
+    let mut process = Process::start("foldstream serve", &mut serve(&file));
+    let url = wait::until("the host to listen", || {
+        let line = process.printed("listening on ");
+        async move { line }
+    })
+    .await;
+    let client = Client::new(url.split('"').next().expect("the rest of the line"));
+    client.deploy("ledger", &guests::module("ledger")).await;
+    client.act("ledger", "pause").await.expect(200);
+    assert_eq!(process.terminate(wait::DEADLINE).code(), Some(0));
+    let lines = json_lines(&process.output());
+    let find = |message: &str| lines.iter().find(|line| line.get("message").is_some_and(|text| text == message));
+    let start = find("started").expect("the start is told");
+    assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(start["configuration"], file.display().to_string());
+    assert_eq!(start["deployments"], 0);
+    let pauses = lines.iter().filter(|line| line.get("action").is_some_and(|action| action == "pause"));
+    assert_eq!(pauses.map(|line| line["peer"].clone()).collect::<Vec<_>>(), ["127.0.0.1"]);
+    assert!(find("stopping").is_some(), "{lines:?}");
+
+    // An error at the start is a line like the others.
+    let taken = refused_in_json(folder.path(), &["--set", "pipeline.attempts=0"]);
+    assert!(taken.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("pipeline.attempts"))));
+    assert!(taken.iter().all(|line| line.contains_key("level") && line.contains_key("timestamp")), "{taken:?}");
+}
+
+fn refused_in_json(folder: &Path, arguments: &[&str]) -> Vec<BTreeMap<String, Value>> {
+    let mut command = foldstream();
+    let command = command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).current_dir(folder);
+    let output = cli::finish(command, None);
+    assert_ne!(output.code, 0);
+    json_lines(&output.stderr)
+}
+
+#[test]
+fn the_folder_option_has_the_name_of_its_key_too() {
+    let output = cli::run(&["serve", "--data-dir", "/dev/null", "--listen", "127.0.0.1:0"]);
+    assert!(output.code != 0 && output.stderr.contains("/dev/null"), "{output:?}");
+}
