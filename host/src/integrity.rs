@@ -104,7 +104,7 @@ fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) ->
 fn advice(kind: Kind) -> &'static str {
     match kind {
         Kind::Catalogue => "check the disk, and restore it from a backup: it says which deployments there are",
-        Kind::State => "check the disk, and remove the file: the host builds the state anew from the stream",
+        Kind::State => "check the disk, and remove the file: the host builds the state again from the stream",
         Kind::Log => "check the disk, and restore it from a backup: its events are nowhere else",
     }
 }

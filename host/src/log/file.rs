@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,18 +145,19 @@ pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened
 }
 
 fn open_database(path: &Path, options: &Options) -> Result<Database, redb::DatabaseError> {
-    let name = options.name.clone();
-    let told = AtomicI64::new(-1);
+    let (name, repair) = (options.name.clone(), Arc::clone(&options.repair));
     let mut builder = redb::Builder::new();
     builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
-        let percent = (session.progress() * 100.0) as i64;
-        if told.swap(percent, Ordering::Relaxed) != percent {
+        let percent = (session.progress() * 100.0) as u8;
+        if repair.set(Some(percent)) {
             info!(log = name, percent, "repairing the embedded log after an unclean stop");
         }
     });
     let make = |path: &Path| builder.create(path).map(drop).map_err(std::io::Error::other);
     whole::create(path, make).map_err(redb::StorageError::Io)?;
-    builder.create(path)
+    let opened = builder.create(path);
+    options.repair.set(None);
+    opened
 }
 
 fn explain(error: &redb::DatabaseError) -> String {

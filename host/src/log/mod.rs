@@ -12,6 +12,7 @@ mod convert;
 mod encode;
 mod file;
 mod ids;
+mod opening;
 mod read;
 mod retention;
 mod subjects;
@@ -33,6 +34,7 @@ pub use self::encode::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX,
     KIND_BYTES_MAX,
 };
+pub use self::opening::Opening;
 pub(crate) use self::read::{Run, Wanted};
 use crate::event::{Event, Payload};
 use crate::position::StreamIdentity;
@@ -54,6 +56,24 @@ pub struct Options {
     pub event_bytes_max: usize,
     /// Cache of the file, in bytes.
     pub cache_bytes: usize,
+    /// Percentage of the file that is repaired, while that is done after an unclean stop.
+    pub repair: Arc<Repair>,
+}
+
+/// How far the repair of a file is; `None` while there is none.
+#[derive(Debug, Default)]
+pub struct Repair(Mutex<Option<u8>>);
+
+impl Repair {
+    /// The percentage.
+    pub fn percent(&self) -> Option<u8> {
+        *self.0.lock()
+    }
+
+    /// Sets it; whether it is another one.
+    pub(crate) fn set(&self, percent: Option<u8>) -> bool {
+        std::mem::replace(&mut *self.0.lock(), percent) != percent
+    }
 }
 
 impl Default for Options {
@@ -65,6 +85,7 @@ impl Default for Options {
             duplicate_window: Duration::from_secs(120),
             event_bytes_max: 8 << 20,
             cache_bytes: 32 << 20,
+            repair: Arc::default(),
         }
     }
 }
@@ -130,6 +151,9 @@ pub enum Error {
     /// The file can't be opened.
     #[error("cannot open the embedded log: {0}")]
     Open(String),
+    /// The file is still being opened.
+    #[error("{0}")]
+    NotOpen(String),
     /// An expected sequence did not hold.
     #[error("expected last sequence {expected}, found {found}; read the log, decide again and append again")]
     Conflict {

@@ -12,7 +12,7 @@ use super::{Error, Lost, Missing, OnMissing, Passed, Request, StatusSender, lost
 use crate::api::{SourceInfo, SourceState, Start};
 use crate::batch::Batch;
 use crate::event::Event;
-use crate::log::{self, Cursor, Headers, Log, Run, Wanted};
+use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::subject::SubjectSet;
 
@@ -25,14 +25,19 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// The embedded log as a source.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    log: Log,
+    opening: Opening,
     on_missing: OnMissing,
 }
 
 impl Embedded {
     /// The source over a log.
     pub fn new(log: Log) -> Self {
-        Self { log, on_missing: OnMissing::Stop }
+        Self::over(Opening::done(log))
+    }
+
+    /// The source over a log that may still be opened.
+    pub fn over(opening: Opening) -> Self {
+        Self { opening, on_missing: OnMissing::Stop }
     }
 
     /// What to do when events are gone that were not applied.
@@ -48,40 +53,33 @@ impl Embedded {
 
     /// What the log no longer has of the sequences after one and up to another: the first ones, by retention, and the
     /// last ones, if it was restored from an older copy.
-    pub fn lost(&self, after: u64, through: u64) -> Option<Lost> {
-        let (first, last) = (self.log.first_available(), self.log.info().last_sequence);
+    pub fn lost(&self, after: u64, through: u64) -> Result<Option<Lost>, log::Error> {
+        let log = self.log()?;
+        let (first, last) = (log.first_available(), log.info().last_sequence);
         let front = first.saturating_sub(1).min(through).saturating_sub(after);
         let tail = through.saturating_sub(last.max(after));
         let count = front + tail;
         let from = if front > 0 { after + 1 } else { last + 1 };
         let to = if tail > 0 { through } else { after + front };
         let missing = Missing { from, to, count: Some(count) };
-        let lost = Lost { stream: self.log.identity().name, missing, may_be_of_others: false };
-        (count > 0).then_some(lost)
+        let lost = Lost { stream: log.identity().name, missing, may_be_of_others: false };
+        Ok((count > 0).then_some(lost))
     }
 
-    /// The log itself, to append to and to read from.
-    pub fn log(&self) -> &Log {
-        &self.log
+    /// The log itself, to append to and to read from; an error says why it is not open.
+    pub fn log(&self) -> Result<Log, log::Error> {
+        self.opening.log()
+    }
+
+    /// Name of its stream.
+    pub fn stream(&self) -> String {
+        self.log().map_or_else(|_| self.opening.name().to_owned(), |log| log.identity().name)
     }
 
     /// Makes a reader.
     pub fn read(&self, request: Request, status: StatusSender) -> Reader {
-        Reader {
-            stream: Arc::new(self.log.identity()),
-            head: self.log.head(),
-            log: self.log.clone(),
-            accepts_through: self.on_missing.accepts_through(&request),
-            request: Arc::new(request),
-            status,
-            handed: None,
-            position: None,
-            missing: Vec::new(),
-            passed: Passed::default(),
-            fetch: None,
-            place: None,
-            pause: RETRY_PAUSE.0,
-        }
+        let accepts_through = self.on_missing.accepts_through(&request);
+        Reader(Stage::Waiting { opening: self.opening.clone(), request: Arc::new(request), status, accepts_through })
     }
 
     /// Time of the next event behind a position that subjects match, in nanoseconds since the Unix epoch. Blocking.
@@ -94,52 +92,108 @@ impl Embedded {
             bytes_max: usize::MAX,
             headers: Headers::Left,
         };
-        let run = self.log.run(&wanted, &mut None).ok()?;
+        let run = self.log().ok()?.run(&wanted, &mut None).ok()?;
         run.events.first().map(|event| event.time_ns)
     }
 
     /// One event; where there is none, the last sequence of the log. Blocking.
     pub fn event(&self, sequence: u64) -> Result<Result<Event, u64>, log::Error> {
-        let (events, _) = self.log.read(sequence.saturating_sub(1), None, 1, usize::MAX)?;
+        let log = self.log()?;
+        let (events, _) = log.read(sequence.saturating_sub(1), None, 1, usize::MAX)?;
         let found = events.into_iter().find(|event| event.sequence == sequence);
-        Ok(found.ok_or_else(|| self.log.info().last_sequence))
+        Ok(found.ok_or_else(|| log.info().last_sequence))
     }
 
     /// A page of events. Blocking.
     pub fn page(&self, wanted: &super::Wanted) -> Result<super::Page, log::Error> {
         let super::Wanted { after, subjects, limit, bytes_max } = wanted;
-        let (events, through) = self.log.read(*after, subjects.as_ref(), *limit, *bytes_max)?;
-        let head = *self.log.head().borrow();
+        let log = self.log()?;
+        let (events, through) = log.read(*after, subjects.as_ref(), *limit, *bytes_max)?;
+        let head = *log.head().borrow();
         Ok(super::Page { events, through, head })
     }
 
     /// What the log is like just now.
     pub fn info(&self) -> SourceInfo {
-        let info = self.log.info();
+        let log = match self.log() {
+            Ok(log) => log,
+            Err(error) => return self.not_open(&error),
+        };
+        let info = log.info();
         SourceInfo {
-            name: self.log.options().name.clone(),
+            name: log.options().name.clone(),
             kind: "embedded".to_owned(),
-            stream: self.log.identity().name,
+            stream: log.identity().name,
             reachable: true,
             state: None,
             message: None,
             obstacle: None,
             first_sequence: Some(info.first_sequence),
-            is_complete: Some(self.log.first_available() <= 1),
+            is_complete: Some(log.first_available() <= 1),
             last_sequence: Some(info.last_sequence),
             events: Some(info.events),
             bytes: Some(info.bytes),
             first_events: None,
-            warnings: self.log.warnings(),
+            warnings: log.warnings(),
+        }
+    }
+
+    /// What it is like while it is not open.
+    fn not_open(&self, error: &log::Error) -> SourceInfo {
+        SourceInfo {
+            name: self.opening.name().to_owned(),
+            kind: "embedded".to_owned(),
+            stream: self.stream(),
+            reachable: false,
+            state: Some(SourceState::Connecting),
+            message: Some(error.to_string()),
+            obstacle: None,
+            first_sequence: None,
+            is_complete: None,
+            last_sequence: None,
+            events: None,
+            bytes: None,
+            first_events: None,
+            warnings: Vec::new(),
         }
     }
 }
 
 /// A reader of the embedded log.
+#[derive(Debug)]
+pub struct Reader(Stage);
+
+/// How far a reader is.
+#[derive(Debug)]
+enum Stage {
+    /// It waits for the log to be opened.
+    Waiting { opening: Opening, request: Arc<Request>, status: StatusSender, accepts_through: u64 },
+    /// It reads.
+    Reading(Box<Reading>),
+}
+
+impl Reader {
+    /// See [`super::Reader::next`].
+    pub async fn next(&mut self) -> Result<Batch, Error> {
+        loop {
+            match &mut self.0 {
+                Stage::Reading(reading) => return reading.next().await,
+                Stage::Waiting { opening, request, status, accepts_through } => {
+                    // Cancel-safe: it only looks.
+                    let log = opening.opened(|why| tell(status, SourceState::Connecting, Some(why))).await;
+                    let reading = Reading::new(log, Arc::clone(request), status.clone(), *accepts_through);
+                    self.0 = Stage::Reading(Box::new(reading));
+                }
+            }
+        }
+    }
+}
+
+/// A reader of an open log.
 ///
 /// While a batch is applied, the next one is read on a blocking thread.
 #[derive(Debug)]
-pub struct Reader {
+struct Reading {
     log: Log,
     stream: Arc<StreamIdentity>,
     head: watch::Receiver<u64>,
@@ -174,9 +228,26 @@ struct Fetched {
     passes: bool,
 }
 
-impl Reader {
-    /// See [`super::Reader::next`].
-    pub async fn next(&mut self) -> Result<Batch, Error> {
+impl Reading {
+    fn new(log: Log, request: Arc<Request>, status: StatusSender, accepts_through: u64) -> Self {
+        Self {
+            stream: Arc::new(log.identity()),
+            head: log.head(),
+            log,
+            accepts_through,
+            request,
+            status,
+            handed: None,
+            position: None,
+            missing: Vec::new(),
+            passed: Passed::default(),
+            fetch: None,
+            place: None,
+            pause: RETRY_PAUSE.0,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Batch, Error> {
         loop {
             if self.fetch.is_none() {
                 self.wait_for_more().await;

@@ -1,0 +1,212 @@
+//! Opening a log on a thread of its own: a file that has to be repaired takes long, and keeps nobody else waiting.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tracing::{error, info};
+
+use super::{Error, Log, Options};
+
+/// Pause before a log that could not be opened is tried again: what keeps it, as another process or a full disk, may pass.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often one who waits looks: the percentage changes without a word.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A log that is open, or being opened. Cloning shares it.
+#[derive(Clone)]
+pub struct Opening {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    slot: Mutex<Slot>,
+    changed: Condvar,
+}
+
+/// What became of it so far.
+enum Slot {
+    /// It is being opened for the first time.
+    Opening,
+    /// It could not be opened, and is tried again.
+    Failed(Error),
+    /// It is open.
+    Open(Log),
+}
+
+impl Opening {
+    /// One that is open.
+    pub fn done(log: Log) -> Self {
+        let options = log.options().clone();
+        Self { shared: Arc::new(Shared { options, slot: Mutex::new(Slot::Open(log)), changed: Condvar::new() }) }
+    }
+
+    /// Begins to open or create the log at `path`. An error says that there is no thread for it.
+    pub fn begin(path: PathBuf, options: Options) -> Result<Self, Error> {
+        let shared =
+            Arc::new(Shared { options: options.clone(), slot: Mutex::new(Slot::Opening), changed: Condvar::new() });
+        let slot = Arc::downgrade(&shared);
+        let open = move || {
+            loop {
+                let outcome = Log::open(&path, options.clone());
+                // Nobody wants it any more.
+                let Some(shared) = slot.upgrade() else { return };
+                if shared.put(outcome) {
+                    return;
+                }
+                drop(shared);
+                std::thread::sleep(AGAIN);
+            }
+        };
+        let thread = std::thread::Builder::new().name("open-log".to_owned()).spawn(open);
+        thread.map_err(|error| Error::Open(format!("cannot start a thread: {error}; raise the limit of tasks")))?;
+        Ok(Self { shared })
+    }
+
+    /// Its name, as it is configured.
+    pub fn name(&self) -> &str {
+        &self.shared.options.name
+    }
+
+    /// Waits until it is open or could not be opened, but not beyond a moment; an error says why it could not. Blocking.
+    pub fn wait(&self, until: Instant) -> Result<(), Error> {
+        let mut slot = self.shared.slot.lock();
+        while matches!(*slot, Slot::Opening) {
+            if self.shared.changed.wait_until(&mut slot, until).timed_out() {
+                return Ok(());
+            }
+        }
+        match &*slot {
+            Slot::Failed(Error::Open(message)) => Err(Error::Open(message.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log; an error says why it is not open.
+    pub fn log(&self) -> Result<Log, Error> {
+        match &*self.shared.slot.lock() {
+            Slot::Open(log) => Ok(log.clone()),
+            Slot::Opening => Err(Error::NotOpen(self.progress())),
+            Slot::Failed(error) => {
+                Err(Error::NotOpen(format!("{error}; it is tried again every {} s", AGAIN.as_secs())))
+            }
+        }
+    }
+
+    /// The log, once it is open; tells meanwhile why it is not. Cancel-safe: it only looks.
+    pub async fn opened(&self, tell: impl Fn(String)) -> Log {
+        loop {
+            match self.log() {
+                Ok(log) => return log,
+                Err(error) => tell(error.to_string()),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn progress(&self) -> String {
+        let name = self.name();
+        match self.shared.options.repair.percent() {
+            Some(percent) => format!(
+                "the embedded log {name} is being repaired after an unclean stop: {percent} %; it continues by itself, \
+                 try again later"
+            ),
+            None => format!("the embedded log {name} is being opened; try again later"),
+        }
+    }
+}
+
+impl Shared {
+    /// Takes note of what became of it; whether that is the end.
+    fn put(&self, outcome: Result<Log, Error>) -> bool {
+        let mut slot = self.slot.lock();
+        let was_told = matches!(*slot, Slot::Failed(_));
+        *slot = match outcome {
+            Ok(log) => {
+                info!(log = self.options.name, "the embedded log is open");
+                Slot::Open(log)
+            }
+            Err(error) => {
+                if !was_told {
+                    error!(log = self.options.name, %error, "the embedded log is not open, and is tried again");
+                }
+                Slot::Failed(error)
+            }
+        };
+        self.changed.notify_all();
+        matches!(*slot, Slot::Open(_))
+    }
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Opening").field("log", &self.log()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{Database, TableDefinition};
+
+    use super::*;
+    use crate::event::Payload;
+    use crate::log::{Expectation, NewEvent};
+
+    /// The file of a log with one event, as a kill leaves it, and so large that its repair takes a while.
+    fn unclean(folder: &std::path::Path) -> PathBuf {
+        const BALLAST: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("ballast");
+        let (path, copy) = (folder.join("events.redb"), folder.join("copy.redb"));
+        let log = Log::open(&path, Options::default()).expect("the log opens");
+        let event = NewEvent {
+            subject: "orders.a".to_owned(),
+            kind: None,
+            id: None,
+            time_ns: None,
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+        };
+        log.append(&[event], &Expectation::default()).expect("it is appended");
+        drop(log);
+        let database = Database::open(&path).expect("the file opens");
+        let transaction = database.begin_write().expect("begins");
+        let mut ballast = transaction.open_table(BALLAST).expect("opens");
+        let value = vec![7; 1 << 20];
+        for number in 0..64 {
+            ballast.insert(number, value.as_slice()).expect("inserts");
+        }
+        drop(ballast);
+        transaction.commit().expect("commits");
+        // While it is open the file says that it has to be repaired.
+        std::fs::copy(&path, &copy).expect("the file can be copied");
+        copy
+    }
+
+    #[tokio::test]
+    async fn a_log_that_has_to_be_repaired_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let opening = Opening::begin(unclean(folder.path()), Options::default()).expect("there is a thread");
+        opening.wait(Instant::now()).expect("it did not fail");
+        let refused = opening.log().expect_err("it is not open yet");
+        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("try again later")), "{refused}");
+        let told = Mutex::new(Vec::new());
+        let log = opening.opened(|why| told.lock().push(why)).await;
+        assert_eq!(log.info().last_sequence, 1, "it lost nothing");
+        let told = told.into_inner();
+        assert!(told.iter().all(|why| why.contains("is being")), "{told:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why_and_is_tried_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("events.redb");
+        std::fs::write(&path, b"no log at all").expect("the file can be written");
+        let opening = Opening::begin(path, Options::default()).expect("there is a thread");
+        let refused = opening.wait(Instant::now() + Duration::from_secs(20)).expect_err("it failed");
+        assert!(matches!(refused, Error::Open(_)), "{refused}");
+        let refused = opening.log().expect_err("it is not open");
+        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tried again")), "{refused}");
+    }
+}
