@@ -27,7 +27,7 @@ use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Key, Snapshot, Store};
 
-pub use parts::{Load, LoadError, Part, Parts, Program};
+pub use parts::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
 use worker::Worker;
 
 /// For how long what was heard or seen last of a stream counts as known.
@@ -153,6 +153,7 @@ impl Runner {
             settings: parts.settings,
             runtime: Handle::current(),
             halted: None,
+            loading: None,
         };
         let worker = Arc::new(Mutex::new(Some(worker)));
         let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker });
@@ -332,7 +333,7 @@ impl Runner {
     /// Answers a query over a snapshot, on a blocking thread.
     pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
         let program = self.program();
-        let may_come = self.is_running();
+        let may_come = self.is_running() || program.module.as_ref().is_err_and(|why| why == BEING_LOADED);
         let not_loaded = |why| if may_come { QueryError::NotReady(why) } else { QueryError::Failed(why) };
         let module = program.module.map_err(not_loaded)?;
         let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };

@@ -23,6 +23,9 @@ pub struct LoadError {
     pub is_passing: bool,
 }
 
+/// Why a program has no module yet that nobody has tried to load, or that is being loaded.
+pub const BEING_LOADED: &str = "it is being loaded";
+
 /// Loads a module. Blocking.
 pub type Load = Arc<dyn Fn() -> Result<Arc<Module>, LoadError> + Send + Sync>;
 

@@ -140,6 +140,38 @@ async fn nothing_is_shown_from_before_what_clients_have_seen() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed() {
+    for takes_long in [true, false] {
+        let (_folder, path) = settled_at_five();
+        let (let_go, held_back) = std::sync::mpsc::channel::<()>();
+        let held_back = Mutex::new(held_back);
+        let mut parts = parts(path, false);
+        parts.program.load = Arc::new(move || {
+            if takes_long {
+                // An error says that the test has let go.
+                let _ = held_back.lock().recv();
+            }
+            Err(LoadError { message: "there is no room for it".to_owned(), is_passing: true })
+        });
+        let runner = Runner::start(parts);
+        let stands = async {
+            let epoch = runner.set_ceiling(Ceiling::Position(0));
+            runner.stands(epoch).await
+        };
+        let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
+        assert_eq!(position.expect("it stands still while it waits"), 5, "takes long: {takes_long}");
+        runner.advance(7).await.expect("it is repaired while it waits");
+        assert_eq!(runner.position(), 7);
+        runner.pause();
+        until("it to be paused", || runner.now().state == DeploymentState::Paused).await;
+        runner.resume();
+        until("it to wait again", || runner.now().state != DeploymentState::Paused).await;
+        drop(let_go);
+        end(&runner);
+    }
+}
+
 #[test]
 fn a_state_is_settled_until_more_is_shown() {
     let (_folder, path) = state_at_five();

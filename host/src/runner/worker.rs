@@ -1,5 +1,6 @@
 //! The thread behind a runner: opens the state, runs the pipeline as often as it is wanted, and rests in between.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::parts::Program;
+use super::parts::{LoadError, Program};
 use crate::api::{DeploymentState, SourceState};
 use crate::caches;
 use crate::module::{Identity, Module};
@@ -30,6 +31,10 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 const DAMAGED_TRIES: u32 = 3;
 /// Pause before a module that could not be loaded for a reason that may pass is loaded again; it doubles up to the longest.
 const LOAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+/// How long a runner that is paused before its module is loaded waits for that before it says that it is paused.
+const LOAD_BRIEF: Duration = Duration::from_secs(1);
+/// Why a module is not loaded after a defect.
+const LOADING_BROKE_OFF: &str = "loading broke off by a defect of the host; look into its log, and report it";
 /// Why nothing is applied after a defect in a reader.
 const BROKE_OFF: &str = "reading broke off by a defect of the host and begins again; look into its log, and report it";
 /// How often a state that rests looks for the room that a flush needs.
@@ -47,6 +52,46 @@ pub(super) struct Worker {
     pub(super) runtime: Handle,
     /// Why the state is only read: it was found damaged each time.
     pub(super) halted: Option<String>,
+    /// The module that is being loaded, if nobody waited for it to the end.
+    pub(super) loading: Option<Loading>,
+}
+
+/// What ended a rest.
+enum Woken<T> {
+    /// Something else is wanted. `is_held` says whether someone can still want something.
+    Asked { is_held: bool },
+    /// What was waited for has come about.
+    Done(T),
+}
+
+/// A program, and what became of loading its module.
+type Loaded = (Program, Result<Arc<Module>, LoadError>);
+
+/// A module that is being loaded on a thread of its own, so that nobody has to wait for it to the end.
+pub(super) struct Loading {
+    generation: u64,
+    done: tokio::sync::oneshot::Receiver<Result<Arc<Module>, LoadError>>,
+}
+
+impl Loading {
+    /// Begins to load what a program wants.
+    fn begin(deployment: &str, program: &Program) -> Result<Self, LoadError> {
+        let (load, (tell, done)) = (Arc::clone(&program.load), tokio::sync::oneshot::channel());
+        let begin = move || {
+            // Whoever asked may be gone.
+            let _ = tell.send(load());
+        };
+        let thread = std::thread::Builder::new().name(format!("load-{deployment}")).spawn(begin);
+        let message = |error| format!("cannot start a thread: {error}; raise the limit of tasks");
+        thread.map_err(|error| LoadError { message: message(error), is_passing: true })?;
+        Ok(Self { generation: program.generation, done })
+    }
+
+    /// Waits until it is loaded. Cancel-safe: the outcome stays until it is received.
+    async fn done(&mut self) -> Result<Arc<Module>, LoadError> {
+        let broken = || LoadError { message: LOADING_BROKE_OFF.to_owned(), is_passing: true };
+        (&mut self.done).await.unwrap_or_else(|_| Err(broken()))
+    }
 }
 
 impl Worker {
@@ -122,8 +167,11 @@ impl Worker {
                 Desired::Pause => {
                     // Before it is said that it rests: whoever asked for that relies on it.
                     self.settle(&store)?;
-                    self.load_for_queries();
-                    self.shared.progress.set_state(DeploymentState::Paused);
+                    match self.pause(&store, &mut writer) {
+                        Ok(()) => {}
+                        Err(Ended::State(error)) => return Err(error),
+                        Err(Ended::Asked | Ended::Failed) => continue,
+                    }
                 }
                 Desired::Run(_) if self.halted.is_some() => {
                     let message = self.halted.take().unwrap_or_default();
@@ -176,9 +224,24 @@ impl Worker {
         tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
     }
 
-    /// Waits until something else is wanted, and says meanwhile where the state stands; returns whether someone can still
-    /// want something. Everything is durable: a pipeline flushes at its end.
+    /// Rests until something else is wanted; returns whether someone can still want something.
     fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
+        match self.rest_until(store, writer, std::future::pending::<Infallible>())? {
+            Woken::Asked { is_held } => Ok(is_held),
+            Woken::Done(never) => match never {},
+        }
+    }
+
+    /// Waits until something else is wanted or something has come about. Meanwhile it publishes the position, and applies
+    /// what is handed over. Everything is durable: a pipeline flushes at its end. Of `done` nothing is lost: it is polled
+    /// again until it has an outcome.
+    fn rest_until<T>(
+        &mut self,
+        store: &Store,
+        writer: &mut state::Writer,
+        done: impl Future<Output = T>,
+    ) -> Result<Woken<T>, state::Error> {
+        let mut done = std::pin::pin!(done);
         loop {
             let epoch = self.pace.borrow_and_update().epoch;
             let is_durable = store.is_durable() || self.flush_if_possible(store)?;
@@ -195,17 +258,18 @@ impl Worker {
                     }
                     tokio::time::sleep(ROOM_LOOK).await;
                 };
-                // All arms only look.
+                // All arms only look, and `done` stays where it is.
                 tokio::select! {
                     biased;
-                    changed = control.changed() => Some(changed.is_ok()),
+                    changed = control.changed() => Some(Woken::Asked { is_held: changed.is_ok() }),
                     Ok(()) = pace.changed() => None,
+                    done = &mut done => Some(Woken::Done(done)),
                     () = look => None,
                 }
             });
-            if let Some(wanted) = woken {
+            if let Some(woken) = woken {
                 self.shared.standing.send_replace(None);
-                return Ok(wanted);
+                return Ok(woken);
             }
         }
     }
@@ -229,57 +293,105 @@ impl Worker {
         let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
     }
 
-    /// Loads the module where that was not done yet, or failed: whatever kept it from being loaded may be over.
-    fn load_module(&mut self, wanted: Desired) -> Result<(Program, Arc<Module>), Ended> {
+    /// Loads the module if that was not done yet, or failed: what kept it from being loaded may be over. While that takes
+    /// its time the runner rests, so that it can be paused, held and repaired.
+    fn load_module(
+        &mut self,
+        store: &Store,
+        writer: &mut state::Writer,
+        wanted: Desired,
+    ) -> Result<(Program, Arc<Module>), Ended> {
+        if self.shared.progress.now().state == DeploymentState::Paused {
+            // It was resumed, and what follows may take long.
+            self.shared.progress.set_state(DeploymentState::CatchingUp);
+        }
         let mut pause = LOAD_PAUSE.0;
         loop {
-            let mut program = self.shared.program.read().clone();
-            if let Ok(module) = &program.module {
-                let module = Arc::clone(module);
-                return Ok((program, module));
-            }
-            match (program.load)() {
-                Ok(module) => {
-                    program.module = Ok(Arc::clone(&module));
-                    let mut current = self.shared.program.write();
-                    // Another program that took over meanwhile counts at the next start, which was asked for with it.
-                    if current.generation == program.generation && current.module.is_err() {
-                        current.module = Ok(Arc::clone(&module));
-                    }
-                    return Ok((program, module));
-                }
-                Err(error) if error.is_passing => self.shared.progress.waiting("module", &error.message),
-                Err(error) => {
+            match self.loaded(store, writer, wanted, Duration::MAX)? {
+                Some((program, Ok(module))) => return Ok((program, module)),
+                Some((_, Err(error))) if !error.is_passing => {
                     self.shared.progress.stopped("module", &error.message, None);
                     return Err(Ended::Failed);
                 }
+                Some((_, Err(error))) => self.shared.progress.waiting("module", &error.message),
+                None => {}
             }
-            let control = &mut self.control;
-            let changed = control.wait_for(|desired| *desired != wanted);
-            let asked = self.runtime.block_on(async { tokio::time::timeout(pause, changed).await.is_ok() });
-            if asked {
-                return Err(Ended::Asked);
-            }
+            self.rest_unless(store, writer, wanted, async { tokio::time::sleep(pause).await })?;
             pause = (pause * 2).min(LOAD_PAUSE.1);
         }
     }
 
-    /// Loads the module of a deployment that was paused already when the host started: queries are answered while it
-    /// rests. If it can't be loaded, they say why.
-    fn load_for_queries(&self) {
-        let program = self.shared.program.read().clone();
-        if program.module.is_ok() {
-            return;
+    /// The program with its module, once that is loaded; none if that takes longer than `at_most`. The runner rests
+    /// meanwhile. The outcome is noted, unless another program took over: that one counts at the next start, which was
+    /// asked for with it.
+    fn loaded(
+        &mut self,
+        store: &Store,
+        writer: &mut state::Writer,
+        wanted: Desired,
+        at_most: Duration,
+    ) -> Result<Option<Loaded>, Ended> {
+        let mut program = self.shared.program.read().clone();
+        if let Ok(module) = &program.module {
+            let module = Arc::clone(module);
+            return Ok(Some((program, Ok(module))));
         }
-        let module = (program.load)().map_err(|error| error.message);
+        let before = self.loading.take().filter(|loading| loading.generation == program.generation);
+        let begun = before.map_or_else(|| Loading::begin(&self.shared.deployment, &program), Ok);
+        let mut loading = match begun {
+            Ok(loading) => loading,
+            Err(error) => return Ok(Some((program, Err(error)))),
+        };
+        let waited = async { tokio::time::timeout(at_most, loading.done()).await.ok() };
+        let outcome = match self.rest_unless(store, writer, wanted, waited) {
+            Ok(Some(outcome)) => outcome,
+            unfinished => {
+                self.loading = Some(loading);
+                return unfinished.map(|_| None);
+            }
+        };
+        program.module = outcome.clone().map_err(|error| error.message);
         let mut current = self.shared.program.write();
         if current.generation == program.generation && current.module.is_err() {
-            current.module = module;
+            current.module.clone_from(&program.module);
+        }
+        drop(current);
+        Ok(Some((program, outcome)))
+    }
+
+    /// Rests until something has come about; ends if something else is wanted before that.
+    fn rest_unless<T>(
+        &mut self,
+        store: &Store,
+        writer: &mut state::Writer,
+        wanted: Desired,
+        done: impl Future<Output = T>,
+    ) -> Result<T, Ended> {
+        let mut done = std::pin::pin!(done);
+        loop {
+            match self.rest_until(store, writer, &mut done).map_err(Ended::State)? {
+                Woken::Done(done) => return Ok(done),
+                Woken::Asked { .. } if *self.control.borrow() != wanted => return Err(Ended::Asked),
+                Woken::Asked { is_held: true } => {}
+                // Nobody can ask for anything any more, which is like a stop.
+                Woken::Asked { is_held: false } => return Err(Ended::Asked),
+            }
         }
     }
 
+    /// Says that it is paused. Queries are answered while it rests, so the module is loaded if it was not; what takes long
+    /// is not waited for. If it can't be loaded, queries say why.
+    fn pause(&mut self, store: &Store, writer: &mut state::Writer) -> Result<(), Ended> {
+        self.loaded(store, writer, Desired::Pause, LOAD_BRIEF)?;
+        self.shared.progress.set_state(DeploymentState::Paused);
+        if self.loading.is_some() {
+            self.loaded(store, writer, Desired::Pause, Duration::MAX)?;
+        }
+        Ok(())
+    }
+
     fn run_pipeline(&mut self, store: Store, mut writer: state::Writer, wanted: Desired) -> (state::Writer, Ended) {
-        let (program, module) = match self.load_module(wanted) {
+        let (program, module) = match self.load_module(&store, &mut writer, wanted) {
             Ok(loaded) => loaded,
             Err(ended) => return (writer, ended),
         };
