@@ -5,6 +5,7 @@
 //! that are JSON text travel as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
 
+mod process;
 mod rollout;
 mod skips;
 mod sources;
@@ -12,6 +13,7 @@ mod sources;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use process::*;
 pub use rollout::*;
 pub use skips::*;
 pub use sources::*;
@@ -516,6 +518,9 @@ pub struct HostInfo {
     pub started_at: String,
     /// Number of deployments.
     pub deployments: u64,
+    /// What its process may use, and uses.
+    #[serde(default)]
+    pub process: ProcessInfo,
 }
 
 /// The answer of a probe.
@@ -542,6 +547,13 @@ pub struct AuditEntry {
     pub deployment: String,
     /// More, in words.
     pub detail: String,
+    /// Name of the token with which it was asked for; none for what the host did by itself, where no token is wanted, and
+    /// in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// IP address from which it was asked for, which may be that of a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 /// What was done, as far as it is kept.

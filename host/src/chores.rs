@@ -28,7 +28,8 @@ impl Host {
     pub(crate) fn enforce_retention(&self) {
         for (name, source) in &self.inner.sources {
             let Source::Embedded(embedded) = source else { continue };
-            let log = embedded.log().clone();
+            // One that is not open yet keeps what it has.
+            let Ok(log) = embedded.log() else { continue };
             self.chore("retention", name, async move {
                 match blocking(move || log.enforce_retention()).await {
                     Ok(0) => {}

@@ -110,7 +110,9 @@ impl Deployment {
 
     /// Lets another runner serve, and takes the record that says so.
     pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
-        *self.record.write() = record;
+        // As one step: whoever was told of the new generation is answered by it.
+        let mut current = self.record.write();
+        *current = record;
         self.active.send_replace(runner);
     }
 
@@ -223,7 +225,10 @@ impl Deployment {
 
     /// How it is.
     pub fn info(&self) -> api::Deployment {
-        let (record, runner) = (self.record(), self.active());
+        let (record, runner) = {
+            let record = self.record.read();
+            (record.clone(), self.active())
+        };
         let now = runner.now();
         let store = runner.store();
         let figures = Figures::of(&runner, &now, store.as_ref());

@@ -5,6 +5,7 @@
 //! with the position that it reflects, in redb. ARCHITECTURE.md follows one
 //! event through these modules.
 
+pub mod actor;
 pub mod api;
 pub mod assembly;
 pub mod batch;
@@ -20,6 +21,7 @@ pub mod folder;
 pub mod integrity;
 pub mod loader;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod module;
 pub mod pipeline;
@@ -28,6 +30,7 @@ pub mod progress;
 pub mod rollout;
 pub mod room;
 pub mod runner;
+pub mod scope;
 pub mod serve;
 pub mod source;
 pub mod state;

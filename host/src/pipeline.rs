@@ -6,10 +6,12 @@
 //! way of a batch: the thread waits only for work, for a pause after a failure,
 //! and for a commit when memory is full.
 
+mod ahead;
 mod applier;
 mod budget;
 mod fold;
 mod pace;
+mod portion;
 mod settings;
 mod shuffle;
 #[cfg(test)]
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
@@ -32,19 +34,17 @@ use crate::source::{self, Request, Source, StatusSender};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
+use ahead::{Inbox, Outbox};
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use fold::{Fold, MakeFold};
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
+use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
 pub use shuffle::SINGLES;
 use shuffle::Shuffle;
 use way::Way;
-
-/// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
-/// enough to bound memory to about this many times the largest batch.
-const QUEUE: usize = 3;
 
 /// How often a pipeline that lacks room on the disk looks for some.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
@@ -118,11 +118,11 @@ impl Pipeline {
         request.resume = self.store.published();
         request.limits = self.settings.batch;
         request.skips = self.skips.sequences();
-        let (sender, inbox) = mpsc::channel(QUEUE);
+        let (outbox, inbox) = self.settings.budget.read_ahead().queue();
         let reading = {
             let _guard = self.runtime.enter();
             let progress = Arc::clone(&self.progress);
-            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, sender, progress)))
+            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, outbox, progress)))
         };
         let share = Share::of(&self.settings.budget);
         let shuffle = self.settings.shuffle.map(Shuffle::new);
@@ -135,7 +135,7 @@ impl Pipeline {
             metrics: self.metrics.clone(),
             skips: self.skips,
             attempts: 0,
-            part: usize::MAX,
+            portion: Portion::default(),
             alike: Alike::default(),
             waiting: None,
             obstacle: None,
@@ -174,13 +174,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn read(
-    source: Source,
-    request: Request,
-    status: StatusSender,
-    sender: mpsc::Sender<Input>,
-    progress: Arc<Progress>,
-) {
+async fn read(source: Source, request: Request, status: StatusSender, outbox: Outbox, progress: Arc<Progress>) {
     let run = progress.begins_to_read();
     let mut is_first = request.resume.is_none();
     let mut reader = source.read(request, status);
@@ -192,7 +186,7 @@ async fn read(
             }
             Err(error) => (Input::Failed(error), true),
         };
-        if sender.send(input).await.is_err() || last {
+        if !outbox.send(input).await || last {
             return;
         }
     }
@@ -207,7 +201,7 @@ struct Run {
     wanted: Desired,
     runtime: Handle,
     metrics: DeploymentMetrics,
-    inbox: mpsc::Receiver<Input>,
+    inbox: Inbox,
     /// What was taken from the inbox and can't be applied yet, in order: it did not fit into the batch before, or lies
     /// beyond the ceiling.
     stashed: VecDeque<Input>,
@@ -393,16 +387,16 @@ impl Run {
         let limits = self.applier.settings.batch;
         let mut bytes = batch.bytes();
         while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes {
-            match self.inbox.try_recv() {
-                Ok(Input::Batch(next))
+            match self.inbox.take() {
+                Some(Input::Batch(next))
                     if batch.events.len() + next.events.len() <= limits.events
                         && bytes + next.bytes() <= limits.bytes =>
                 {
                     bytes += next.bytes();
                     batch.append(next);
                 }
-                Ok(other) => self.stashed.push_back(other),
-                Err(_) => break,
+                Some(other) => self.stashed.push_back(other),
+                None => break,
             }
         }
         batch
@@ -444,7 +438,7 @@ impl Run {
         if may_apply && let Some(input) = self.stashed.pop_front() {
             return Wake::Input(input);
         }
-        if may_apply && let Ok(input) = self.inbox.try_recv() {
+        if may_apply && let Some(input) = self.inbox.take() {
             return Wake::Input(input);
         }
         self.wait_long()
@@ -491,7 +485,7 @@ impl Run {
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
                 Ok(()) = way.receiver.changed() => Some(Wake::Paced),
                 joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
-                input = inbox.recv(), if may_apply => input.map(Wake::Input),
+                input = inbox.next(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
                 () = rested => Some(Wake::Rested),
                 () = needed => Some(Wake::Wanted),

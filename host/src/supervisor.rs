@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use crate::actor;
 use crate::api::{self, DeploymentState};
 use crate::assembly;
 use crate::caches::Caches;
@@ -27,6 +28,7 @@ use crate::deployment::Deployment;
 use crate::folder::Folder;
 use crate::loader::Loader;
 use crate::log::Log;
+use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine, Module};
 use crate::pipeline::{Budget, Ceiling, Settings, Throttle, WhenFull};
@@ -112,6 +114,8 @@ pub struct Health {
     pub ready: bool,
     /// What keeps it from being ready.
     pub reasons: Vec<String>,
+    /// How many deployments are being opened.
+    pub opening: usize,
     /// What does not work while reads are answered all the same.
     pub degraded: Vec<String>,
 }
@@ -165,13 +169,16 @@ pub(crate) struct Inner {
     pub(crate) chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     contacts: Contacts,
     budget: Arc<Budget>,
+    /// What is taken of it when it is needed.
+    pub(crate) memory: Memory,
     started_at: jiff::Timestamp,
     stopping: AtomicBool,
 }
 
 /// Runs blocking work off the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    let actor = actor::current();
+    match tokio::task::spawn_blocking(move || actor::sync_scope(actor, work)).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -198,7 +205,12 @@ impl Host {
             host.retire_previous();
             host.make_snapshots();
             host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
+            if host.inner.budget.has_calmed_down() {
+                blocking(memory::give_back).await;
+            }
         });
+        let engine = self.inner.engine.clone();
+        tokio::task::spawn_blocking(move || engine.log_walls());
         // What rests is looked at at once, so that its lag is known soon.
         let host = self.clone();
         tokio::spawn(async move { host.look_at_heads().await });
@@ -317,17 +329,16 @@ impl Host {
 
     /// The embedded log behind a source; none takes the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
-        let embedded =
-            |source: &Source| if let Source::Embedded(embedded) = source { Some(embedded.log().clone()) } else { None };
         if let Some(name) = source {
             let source = self.inner.sources.get(name).ok_or_else(|| self.inner.no_source(name))?;
-            return embedded(source).ok_or_else(|| {
+            let embedded = source.embedded().ok_or_else(|| {
                 Error::Source(format!("source {name} is a JetStream stream; publish to it and read it through NATS"))
-            });
+            })?;
+            return Ok(embedded.log()?);
         }
-        let mut logs = self.inner.sources.values().filter_map(embedded);
+        let mut logs = self.inner.sources.values().filter_map(Source::embedded);
         match (logs.next(), logs.next()) {
-            (Some(log), None) => Ok(log),
+            (Some(embedded), None) => Ok(embedded.log()?),
             (None, _) => Err(Error::Source("this host has no embedded log; publish to the stream through NATS, or configure a source of kind `embedded`".to_owned())),
             _ => Err(Error::Source("this host has several embedded logs; name one with `source`".to_owned())),
         }
@@ -361,7 +372,7 @@ impl Host {
         if reasons.is_empty() && answering == 0 && !deployments.is_empty() {
             reasons.push("no deployment can be read yet".to_owned());
         }
-        Health { started: opening.is_empty(), ready: reasons.is_empty(), reasons, degraded }
+        Health { started: opening.is_empty(), ready: reasons.is_empty(), opening: opening.len(), reasons, degraded }
     }
 
     /// The metrics of this host.
@@ -376,6 +387,7 @@ impl Host {
             contract: "foldstream:module@0.1.0".to_owned(),
             started_at: self.inner.started_at.to_string(),
             deployments: self.inner.deployments.read().len() as u64,
+            process: memory::process(&self.inner.config.shares(), Some(&self.inner.memory)),
         }
     }
 
@@ -383,7 +395,14 @@ impl Host {
     /// gone. Blocking.
     pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<api::AuditEntry>, Error> {
         let entries = self.inner.catalogue.audit(limit, deployment)?;
-        let told = |Audit { at, action, deployment, detail }| api::AuditEntry { at, action, deployment, detail };
+        let told = |Audit { at, action, deployment, detail, actor, peer }| api::AuditEntry {
+            at,
+            action,
+            deployment,
+            detail,
+            actor,
+            peer,
+        };
         Ok(entries.into_iter().map(told).collect())
     }
 
@@ -426,10 +445,12 @@ impl Inner {
         // Not before the catalogue is ours: another process may be using what is in there.
         folder.complete()?;
         folder.sweep();
-        let compiler = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("foldstream"));
-        let engine = Engine::new(config.module_options(folder.cache(), compiler))?;
+        let checker = module::this_program().unwrap_or_else(|_| PathBuf::from("foldstream"));
+        let shares = config.shares();
+        let memory = Memory::new(shares.modules);
+        let engine = Engine::new(config.module_options(folder.cache(), checker, &memory))?;
         let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
-        let caches = Caches::new(config.state.cache_bytes_total, files + assembly::logs(&config));
+        let caches = Caches::new(shares.caches, files + assembly::logs(&config));
         let (sources, log_caches) = assembly::sources(&config, &folder, &caches)?;
         Ok(Self {
             loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
@@ -449,7 +470,8 @@ impl Inner {
             snapshots: Snapshots::default(),
             chores: parking_lot::Mutex::default(),
             contacts: Contacts::default(),
-            budget: Arc::new(Budget::new(config.state.memtable_bytes_total)),
+            budget: Arc::new(Budget::of(shares.memtables, shares.read_ahead)),
+            memory,
             started_at: jiff::Timestamp::now(),
             stopping: AtomicBool::new(false),
             config,
@@ -471,7 +493,7 @@ impl Inner {
         };
         let path = self.folder.state(name, generation.state_file);
         let cache = self.caches.share(u64::MAX);
-        let state_options = self.config.state_options(cache.bytes());
+        let state_options = self.config.state_options(cache.bytes(), &self.memory);
         Parts {
             deployment: name.to_owned(),
             program: self.program(record, generation, module),
@@ -559,7 +581,10 @@ pub(crate) fn throttle(build: &api::BuildSettings) -> Throttle {
 }
 
 pub(crate) fn audit(action: &str, deployment: &str, detail: String) -> Audit {
+    let actor = actor::current();
     Audit {
+        peer: actor.as_ref().and_then(|actor| Some(actor.peer?.to_string())),
+        actor: actor.and_then(|actor| actor.name),
         at: jiff::Timestamp::now().to_string(),
         action: action.to_owned(),
         deployment: deployment.to_owned(),

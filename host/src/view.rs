@@ -21,9 +21,10 @@ impl EventView {
         self.0.stream()
     }
 
-    /// The last sequence of an embedded log, as it rises; none for a stream, which must be looked at again.
+    /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not open yet, which must be
+    /// looked at again.
     pub fn log_head(&self) -> Option<watch::Receiver<u64>> {
-        if let Source::Embedded(embedded) = &self.0 { Some(embedded.log().head()) } else { None }
+        Some(self.0.embedded()?.log().ok()?.head())
     }
 
     /// Some of its events; an error if it can't be reached.

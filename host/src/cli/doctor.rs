@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
-use super::output::{Format, Output, compact, pretty, table};
+use super::output::{Format, Output, compact, counted, pretty, table};
 use super::{Context, build, catching_up, settings};
 use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::config::{Config, Severity, Source};
+use crate::memory;
 use crate::source::jetstream::JetStream;
 
 /// Longest wait for one source.
@@ -105,7 +106,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
         Err(error) => checks.push(Check::fail("host", error.to_string())),
     }
-    checks.extend(machine::checks(&config));
+    // Its limits are those that count, wherever this command runs and whoever runs it.
+    let process = host.map_or_else(|_| memory::process(&config.shares(), None), |info| info.process);
+    checks.extend(machine::checks(&config, &process));
     checks.push(check_target().await);
     checks.push(watch.end());
     report(&context.output, &checks)
@@ -157,7 +160,8 @@ fn check_configuration(config: &Config) -> Vec<Check> {
 fn check_host(info: &HostInfo, url: &str) -> Check {
     let own = env!("CARGO_PKG_VERSION");
     if info.version == own {
-        return Check::ok("host", format!("version {own} answers at {url}, {} deployments", info.deployments));
+        let deployments = counted(info.deployments, "deployment");
+        return Check::ok("host", format!("version {own} answers at {url}, {deployments}"));
     }
     let finding = format!("{url} runs version {}, this program is {own}; use the same version of both", info.version);
     Check::warn("host", finding)

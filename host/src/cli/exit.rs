@@ -83,8 +83,11 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref::<module::Error>()? {
-        module::Error::Refused(_) | module::Error::Manifest(_) | module::Error::Compile(_) => Some(Exit::Refused),
-        module::Error::Engine(_) | module::Error::Busy(_) => Some(Exit::Failed),
+        module::Error::Refused(_)
+        | module::Error::Manifest(_)
+        | module::Error::Check(_)
+        | module::Error::Compile(_) => Some(Exit::Refused),
+        module::Error::Engine(_) | module::Error::Busy(_) | module::Error::Short(_) => Some(Exit::Failed),
     }
 }
 
@@ -140,6 +143,7 @@ mod tests {
             ("unauthorized", Exit::Refused),
             ("limit", Exit::Refused),
             ("unsupported-media-type", Exit::Refused),
+            ("not-allowed", Exit::Refused),
             ("behind", Exit::TimedOut),
             ("timeout", Exit::TimedOut),
             ("not-ready", Exit::Unreachable),

@@ -8,7 +8,7 @@ use crate::api::{
 
 /// Differences that are shown below the table.
 const EXAMPLES_MAX: usize = 10;
-/// Longest key or value in an example, in characters: three of them should fit into a window.
+/// Longest key, value or reason in a table, in characters: rows should fit into a window. `show` and JSON have all of it.
 const CELL_CHARS_MAX: usize = 60;
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
@@ -79,7 +79,7 @@ fn row(generation: &Generation) -> Vec<String> {
         outlook(generation),
         if generation.file_bytes == 0 { NOTHING.to_owned() } else { bytes(generation.file_bytes) },
         generation.module.digest.chars().take(12).collect(),
-        generation.reason.clone(),
+        shortened(&generation.reason),
     ]
 }
 

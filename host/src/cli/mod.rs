@@ -9,8 +9,8 @@ mod audit;
 mod build;
 mod candidate;
 mod catching_up;
+mod check_module;
 pub mod client;
-mod compile_module;
 mod completions;
 mod config;
 mod delete;
@@ -49,6 +49,7 @@ mod skips;
 mod sse;
 mod taking_over;
 mod throttle;
+mod token;
 mod verify;
 mod watch;
 
@@ -168,9 +169,11 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Doctor(doctor::Args),
+    #[command(subcommand)]
+    Token(token::Command),
     Completions(completions::Args),
     Man(man::Args),
-    CompileModule(compile_module::Args),
+    CheckModule(check_module::Args),
 }
 
 /// What commands need of the options that all of them have.
@@ -266,8 +269,8 @@ impl Cli {
 
     /// Does what was asked for.
     pub fn run(self) -> anyhow::Result<()> {
-        if let Command::CompileModule(args) = self.command {
-            return compile_module::run(args);
+        if let Command::CheckModule(args) = self.command {
+            return check_module::run(args);
         }
         let context = Context::new(self.global)?;
         match self.command {
@@ -301,9 +304,10 @@ impl Cli {
             Command::Audit(args) => asking(audit::run(args, &context)),
             Command::Config(command) => config::run(command, &context),
             Command::Doctor(args) => asking(doctor::run(args, &context)),
+            Command::Token(command) => token::run(command, &context),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args, &context),
-            Command::CompileModule(args) => compile_module::run(args),
+            Command::CheckModule(args) => check_module::run(args),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What commands print: data on standard output, messages on standard error.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use serde_json::json;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -98,14 +100,22 @@ impl Output {
 
     /// Tells that something went wrong.
     pub fn error(&self, text: &str) {
-        say(&format!("{} {text}", self.paint(RED, "error:")));
+        self.marked("ERROR", RED, "error:", text);
     }
 
     /// Tells that something is doubtful.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
-            say(&format!("{} {text}", self.paint(YELLOW, "warning:")));
+            self.marked("WARN", YELLOW, "warning:", text);
         }
+    }
+
+    fn marked(&self, level: &str, color: &str, mark: &str, text: &str) {
+        if JSON_MESSAGES.load(Ordering::Relaxed) || !self.paints() {
+            let mark = if JSON_MESSAGES.load(Ordering::Relaxed) { String::new() } else { format!("{mark} ") };
+            return say_as(level, &format!("{mark}{text}"));
+        }
+        let _ = writeln!(io::stderr().lock(), "\u{1b}[{color}m{mark}\u{1b}[0m {}", harmless(text));
     }
 
     /// Whether a progress bar can be drawn.
@@ -126,18 +136,47 @@ impl Output {
             Color::Auto => io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
         }
     }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.paints() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
-    }
 }
 
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 
+/// Whether messages are lines of JSON, like those of the log that they stand between.
+static JSON_MESSAGES: AtomicBool = AtomicBool::new(false);
+
+/// Writes messages as lines of JSON from now on.
+pub fn write_messages_as_json() {
+    JSON_MESSAGES.store(true, Ordering::Relaxed);
+    // The words of a panic stand between the same lines.
+    std::panic::set_hook(Box::new(|panic| say_as("ERROR", &panic.to_string())));
+}
+
 /// Messages are worth less than the work: a closed standard error is no reason to stop.
 fn say(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    say_as("INFO", text);
+}
+
+fn say_as(level: &str, text: &str) {
+    if JSON_MESSAGES.load(Ordering::Relaxed) {
+        let timestamp = jiff::Timestamp::now().to_string();
+        let line = json!({ "timestamp": timestamp, "level": level, "message": text, "target": "foldstream" });
+        let _ = writeln!(io::stderr().lock(), "{line}");
+        return;
+    }
+    // A message may quote what a module or another host said.
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+}
+
+/// Text without the control characters with which it could take over a terminal, but with its lines.
+fn harmless(text: &str) -> String {
+    if !text.chars().any(is_harmful) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if is_harmful(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// JSON for people and for documents.
@@ -190,6 +229,12 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A count with its noun: `1 event`, `1,234 events`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
 }
 
 /// A size for people: `1.5 MiB`.
@@ -253,6 +298,9 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "event"), "1 event");
+        assert_eq!(counted(0, "event"), "0 events");
+        assert_eq!(counted(1_234, "event"), "1,234 events");
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1_023), "1023 B");
         assert_eq!(bytes(1_536), "1.5 KiB");

@@ -3,7 +3,7 @@
 use super::Context;
 use super::generations::outlook;
 use super::inspect::{self, MIGRATES};
-use super::output::{bytes, grouped, known, span, table};
+use super::output::{bytes, counted, grouped, known, span, table};
 use crate::api::{Deployment, DeploymentState, Generation, SourceState, SourceStatus};
 
 /// Show one deployment: state, position, lag, candidate, module, queries, failure.
@@ -41,7 +41,8 @@ fn lines(deployment: &Deployment) -> String {
     if let Some(failure) = &deployment.failure {
         let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
         rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
-        rows.push(("failing since", format!("{}, {} attempts", failure.first_at, failure.attempts)));
+        let attempts = counted(failure.attempts.into(), "attempt");
+        rows.push(("failing since", format!("{}, {attempts}", failure.first_at)));
     }
     rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
     rows.push(("checkpoint", checkpoint_line(deployment)));
@@ -52,7 +53,7 @@ fn lines(deployment: &Deployment) -> String {
     }
     rows.push((
         "applied",
-        format!("{} events, {}/s", grouped(deployment.events_applied), grouped(deployment.rate as u64)),
+        format!("{}, {}/s", counted(deployment.events_applied, "event"), grouped(deployment.rate as u64)),
     ));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.push(("source", source_line(deployment)));
@@ -111,8 +112,8 @@ fn lag_line(deployment: &Deployment) -> String {
     match (deployment.lag_events, deployment.lag_seconds) {
         (None, _) => "unknown, as the source was not heard".to_owned(),
         (Some(0), _) => "none".to_owned(),
-        (Some(events), Some(seconds)) => format!("{} events, the oldest {} old", grouped(events), span(seconds)),
-        (Some(events), None) => format!("{} events, of unknown age", grouped(events)),
+        (Some(events), Some(seconds)) => format!("{}, the oldest {} old", counted(events, "event"), span(seconds)),
+        (Some(events), None) => format!("{}, of unknown age", counted(events, "event")),
     }
 }
 
@@ -133,10 +134,7 @@ fn seconds_since(time: &str) -> Option<f64> {
 fn skipped_line(deployment: &Deployment) -> Option<String> {
     let last = deployment.skips.last().map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
     let has_any = deployment.skipped > 0 || last.is_some();
-    let count = match deployment.skipped {
-        1 => "1 event".to_owned(),
-        count => format!("{} events", grouped(count)),
-    };
+    let count = counted(deployment.skipped, "event");
     has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
 }
 
@@ -352,7 +350,7 @@ module  ";
 name           order-totals
 state          failed
 failure        rejected at sequence 17: no amount
-failing since  2026-11-23T10:00:01.000000000Z, 1 attempts
+failing since  2026-11-23T10:00:01.000000000Z, 1 attempt
 position       400,000 of 1,000,000";
         assert!(shown.starts_with(expected), "{shown}");
     }

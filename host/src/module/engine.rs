@@ -5,20 +5,22 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::Cache;
-use super::compile;
+use super::child;
 use super::instance::Module;
 use super::output::Flow;
 use super::places::Places;
 use super::sandbox::{CORE_INSTANCES_MAX, Host, MEMORIES_MAX, TABLES_MAX};
-use super::{Accepted, Error, Loaded, Options, accept, imports, wasi};
+use super::ticker::Ticker;
+use super::upload::{self, Kind, digest};
+use super::{Accepted, Error, Loaded, Options, Wanted, imports, wasi};
+use crate::memory::Purpose;
 
-/// How often the epoch rises: the precision of deadlines.
-pub(super) const TICK: Duration = Duration::from_millis(5);
 /// Address space that each linear memory takes where there is plenty of it: bounds checks then cost nothing.
 const RESERVATION: u64 = 4 << 30;
 /// Least number of instances for which a pool is made.
@@ -52,11 +54,20 @@ pub(super) struct Inner {
     cache: Cache,
     /// Modules in use, by digest.
     loaded: Mutex<HashMap<String, Weak<Module>>>,
-    /// One compilation at a time, so that its memory limit is that of all.
-    compiling: Mutex<()>,
+    /// One check or compilation at a time, so that its memory limit is that of all. Whoever has taken the token out
+    /// has the turn.
+    turn: (Sender<()>, Receiver<()>),
     pub(super) places: Arc<Places>,
+    pub(super) ticker: Arc<Ticker>,
     /// What modules may log, by the name of their deployment.
     flows: Mutex<HashMap<String, Arc<Flow>>>,
+}
+
+/// A component as native code.
+struct Code {
+    component: Component,
+    /// How much of it there is.
+    bytes: u64,
 }
 
 impl fmt::Debug for Inner {
@@ -89,11 +100,18 @@ impl Engine {
     /// Makes the engine; the pooling allocator where address space allows, else on-demand memory.
     pub fn new(options: Options) -> Result<Self, Error> {
         let (wasmtime, address_space, instances) = allocate(&options)?;
-        start_ticker(&wasmtime)?;
+        let engine = wasmtime.weak();
+        let ticker = Ticker::start(move || {
+            if let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+            }
+        })?;
         let mut linker = Linker::new(&wasmtime);
         imports::add_to_linker(&mut linker).map_err(broken)?;
         wasi::add_to_linker(&mut linker).map_err(broken)?;
         let cache = Cache::open(&options.cache_dir, &wasmtime)?;
+        let turn = bounded(1);
+        turn.0.send(()).expect("it has room for one");
         let inner = Inner {
             wasmtime,
             options,
@@ -101,16 +119,91 @@ impl Engine {
             linker,
             cache,
             loaded: Mutex::default(),
-            compiling: Mutex::default(),
+            turn,
             places: Arc::new(Places::new(instances)),
+            ticker: Arc::new(ticker),
             flows: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Checks an upload: size, well-formedness, world, imports; encodes a core module.
+    /// Checks an upload: size, well-formedness, world, imports; encodes a core module. All but the size is looked at in
+    /// a child process, unless this host has compiled the very same component before.
     pub fn accept(&self, upload: bytes::Bytes) -> Result<Accepted, Error> {
-        accept::accept(upload, self.inner.options.upload_bytes_max)
+        self.accept_while(upload, &Wanted::always())
+    }
+
+    /// The same as [`Self::accept`], given up when nobody wants it any more.
+    pub fn accept_while(&self, upload: bytes::Bytes, wanted: &Wanted) -> Result<Accepted, Error> {
+        let bytes_max = self.inner.options.upload_bytes_max;
+        if upload.len() > bytes_max {
+            return Err(Error::Refused(format!(
+                "it has {} bytes and may have {bytes_max}; strip debug information, or raise the host's limit",
+                upload.len()
+            )));
+        }
+        let kind = upload::kind(&upload).map_err(|words| Error::Refused(words.to_owned()))?;
+        if kind == Kind::Component {
+            let digest = digest(&upload);
+            if let Some(imports) = self.known_imports(&digest) {
+                return Ok(Accepted { component: upload, digest, imports });
+            }
+        }
+        let (imports, encoded) =
+            self.in_turn(wanted, || child::check(&upload, &self.inner.options, wanted)).map_err(Error::Check)??;
+        let component = match (kind, encoded) {
+            (Kind::Component, None) => upload,
+            (Kind::Core, Some(component)) => component.into(),
+            _ => return Err(Error::Check("the checker took it for something else".to_owned())),
+        };
+        let digest = digest(&component);
+        Ok(Accepted { component, digest, imports })
+    }
+
+    /// What a module imports that this host has let in and compiled before.
+    fn known_imports(&self, digest: &str) -> Option<Vec<String>> {
+        if let Some(module) = self.loaded(digest) {
+            return Some(module.info().imports.clone());
+        }
+        Some(self.inner.cache.get(digest)?.imports)
+    }
+
+    /// Does a piece of work when it is its turn; or not, if nobody wants it by then.
+    fn in_turn<T>(&self, wanted: &Wanted, work: impl FnOnce() -> T) -> Result<T, String> {
+        struct Turn<'a>(&'a Sender<()>);
+        impl Drop for Turn<'_> {
+            fn drop(&mut self) {
+                // It has room: the token is out.
+                let _ = self.0.try_send(());
+            }
+        }
+        let (back, turn) = &self.inner.turn;
+        select! {
+            recv(turn) -> _ => {}
+            recv(wanted.ended()) -> _ => return Err("nobody waits for it any more".to_owned()),
+        }
+        let _turn = Turn(back);
+        Ok(work())
+    }
+
+    /// Tries what the checking process is refused on this machine, and logs it.
+    pub fn log_walls(&self) {
+        match child::walls(&self.inner.options).map(|walls| walls.gaps()) {
+            Ok(gaps) if gaps.is_empty() => {
+                tracing::info!("the process that checks uploads reaches no files, sockets or other processes");
+            }
+            Ok(gaps) => tracing::warn!(
+                reaches = gaps.join(", "),
+                "the process that checks uploads has walls missing: this kernel lacks seccomp or Landlock, or the \
+                 container's profile forbids them"
+            ),
+            Err(error) => tracing::warn!(%error, "the process that checks uploads does not start"),
+        }
+    }
+
+    /// Native code of all modules in use, in bytes.
+    pub fn code_bytes(&self) -> u64 {
+        self.inner.loaded.lock().values().filter_map(Weak::upgrade).map(|module| module.code_bytes()).sum()
     }
 
     /// The module of a digest, if somebody uses it just now.
@@ -120,14 +213,24 @@ impl Engine {
 
     /// Compiles in a child process, or takes the compiled code from the cache; links, and asks for the manifest.
     pub fn load(&self, accepted: &Accepted) -> Result<Loaded, Error> {
+        self.load_while(accepted, &Wanted::always())
+    }
+
+    /// The same as [`Self::load`], given up when nobody wants it any more.
+    pub fn load_while(&self, accepted: &Accepted, wanted: &Wanted) -> Result<Loaded, Error> {
         if let Some(module) = self.loaded(&accepted.digest) {
             return Ok(Loaded { module, compile_time: None });
         }
-        let (component, compile_time) = self.compiled(accepted)?;
-        let linked = self.inner.linker.instantiate_pre(&component).map_err(|error| {
+        let (code, compile_time) = match self.cached(&accepted.digest) {
+            Some(code) => (code, None),
+            None => self.in_turn(wanted, || self.compiled(accepted, wanted)).map_err(Error::Compile)??,
+        };
+        let mut memory = self.inner.options.memory.reservation(Purpose::Code);
+        memory.grow_to(code.bytes).map_err(|shortage| Error::Short(shortage.to_string()))?;
+        let linked = self.inner.linker.instantiate_pre(&code.component).map_err(|error| {
             Error::Refused(format!("it does not fit this host's contract: {error:#}; build it with a matching SDK"))
         })?;
-        let module = Arc::new(Module::new(Arc::clone(&self.inner), linked, accepted)?);
+        let module = Arc::new(Module::new(Arc::clone(&self.inner), linked, accepted, memory)?);
         let mut loaded = self.inner.loaded.lock();
         loaded.retain(|_, module| module.strong_count() > 0);
         // Another thread may have loaded it meanwhile; all share one.
@@ -138,17 +241,13 @@ impl Engine {
         Ok(Loaded { module, compile_time })
     }
 
-    fn compiled(&self, accepted: &Accepted) -> Result<(Component, Option<Duration>), Error> {
-        if let Some(component) = self.cached(&accepted.digest) {
-            return Ok((component, None));
-        }
-        let _turn = self.inner.compiling.lock();
+    fn compiled(&self, accepted: &Accepted, wanted: &Wanted) -> Result<(Code, Option<Duration>), Error> {
         // Another thread may have compiled the same module meanwhile.
-        if let Some(component) = self.cached(&accepted.digest) {
-            return Ok((component, None));
+        if let Some(code) = self.cached(&accepted.digest) {
+            return Ok((code, None));
         }
         let begin = Instant::now();
-        let code = compile::in_child(&accepted.component, &self.inner.options, self.inner.address_space)?;
+        let code = child::compile(&accepted.component, &self.inner.options, self.inner.address_space, wanted)?;
         let compile_time = begin.elapsed();
         if wasmtime::Engine::detect_precompiled(&code).is_none() {
             let compiler = self.inner.options.compiler.display();
@@ -157,18 +256,18 @@ impl Engine {
         // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no other process has.
         let component = unsafe { Component::deserialize(&self.inner.wasmtime, &code) }
             .map_err(|error| Error::Refused(format!("it does not fit this host's limits: {error:#}")))?;
-        if let Err(error) = self.inner.cache.put(&accepted.digest, &code) {
+        if let Err(error) = self.inner.cache.put(&accepted.digest, &accepted.imports, &code) {
             tracing::warn!(digest = accepted.digest, %error, "cannot keep compiled code; it is compiled again next time");
         }
-        Ok((component, Some(compile_time)))
+        Ok((Code { component, bytes: code.len() as u64 }, Some(compile_time)))
     }
 
-    fn cached(&self, digest: &str) -> Option<Component> {
+    fn cached(&self, digest: &str) -> Option<Code> {
         let code = self.inner.cache.get(digest)?;
         // SAFETY: the cache returns only what carries a valid MAC under a key that this host made and that only its
         // user can read, bound to the digest and to these engine settings: it is code that this host compiled.
         match unsafe { Component::deserialize(&self.inner.wasmtime, code.code()) } {
-            Ok(component) => Some(component),
+            Ok(component) => Some(Code { component, bytes: code.code().len() as u64 }),
             Err(error) => {
                 tracing::warn!(digest, %error, "cannot use cached code; compiling again");
                 None
@@ -251,22 +350,6 @@ fn pool(options: &Options, instances: u32) -> PoolingAllocationConfig {
         .table_elements(options.table_elements_max)
         .total_stacks(1);
     pool
-}
-
-/// Raises the epoch for as long as the engine lives, so that each call meets its deadline.
-fn start_ticker(engine: &wasmtime::Engine) -> Result<(), Error> {
-    let engine = engine.weak();
-    let ticker = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(TICK);
-        }
-    };
-    match std::thread::Builder::new().name("epoch".to_owned()).spawn(ticker) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::Engine(format!("cannot start the thread that watches deadlines: {error}"))),
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]

@@ -2,6 +2,8 @@
 //!
 //! Keys are read in place in guest memory, values are copied once in each direction.
 
+use std::time::Instant;
+
 use wasmtime::component::{Linker, WasmStr};
 use wasmtime::{AsContext, StoreContext, StoreContextMut};
 
@@ -16,6 +18,9 @@ use crate::state::{self, KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 pub(super) const STATE: &str = "foldstream:module/state@0.1.0";
 /// The interface with the log.
 pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
+
+/// Keys that are looked up between two looks at the time.
+const KEYS_PER_LOOK: usize = 256;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
@@ -45,7 +50,9 @@ fn get_many(caller: Caller<'_>, (keys,): (Vec<WasmStr>,)) -> wasmtime::Result<(V
         let mut values = Vec::with_capacity(keys.len());
         // The same key may be asked for again and again, and each time it costs the host a copy.
         let mut bytes = 0;
-        for key in &keys {
+        let ends_at = store.data().ends_at();
+        for (index, key) in keys.iter().enumerate() {
+            check_time(index, ends_at)?;
             let key = key.to_str(&store)?;
             check_key(&key)?;
             let value = access.get(&key)?;
@@ -68,7 +75,9 @@ fn put(caller: Caller<'_>, (key, value): (WasmStr, PayloadCopy)) -> wasmtime::Re
 fn put_many(caller: Caller<'_>, (entries,): (Vec<(WasmStr, Option<PayloadCopy>)>,)) -> wasmtime::Result<()> {
     check_count(entries.len())?;
     with_access(caller, |store, access| {
-        for (key, value) in entries {
+        let ends_at = store.data().ends_at();
+        for (index, (key, value)) in entries.into_iter().enumerate() {
+            check_time(index, ends_at)?;
             let key = key.to_str(&store)?;
             check_key(&key)?;
             access.put(&key, value.map(Payload::from))?;
@@ -91,8 +100,8 @@ fn scan(caller: Caller<'_>, (selection, after, direction, limit): ScanArguments)
     let wanted = usize::try_from(limit)?.min(SCAN_ENTRIES_MAX);
     let scan = state::Scan { selection: selection.into(), after, direction: direction.into(), limit: wanted.max(1) };
     check_scan(&scan)?;
-    with_access(caller, |_, access| {
-        let mut page = access.scan(&scan)?;
+    with_access(caller, |store, access| {
+        let mut page = access.scan(&scan, store.data().ends_at())?;
         if wanted == 0 {
             page = state::Page { more: !page.entries.is_empty(), entries: Vec::new() };
         }
@@ -132,6 +141,11 @@ fn key_length(length: usize) -> Refusal {
         limit: "key-bytes",
         message: format!("a key of {length} bytes; keys have 1 to {KEY_BYTES_MAX}, so shorten it"),
     }
+}
+
+/// Whether there is time left, looked at now and then.
+fn check_time(index: usize, ends_at: Instant) -> Result<(), Refusal> {
+    if index % KEYS_PER_LOOK == KEYS_PER_LOOK - 1 && Instant::now() >= ends_at { Err(Refusal::Late) } else { Ok(()) }
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {

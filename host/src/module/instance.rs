@@ -8,17 +8,19 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
-use super::engine::{Inner, TABLES_PER_PLACE, TICK, broken};
+use super::engine::{Inner, TABLES_PER_PLACE, broken};
 use super::manifest;
 use super::migration;
 use super::output::clipped;
 use super::places::Purpose;
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
+use super::ticker::TICK;
 use super::{
     Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError, TRANSFER_BYTES_MAX,
 };
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
+use crate::memory::{self, Reservation};
 use crate::state;
 
 /// A compiled and linked module.
@@ -29,6 +31,8 @@ pub struct Module {
     system: System,
     manifest: Manifest,
     info: ModuleInfo,
+    /// The memory of its native code.
+    code: Reservation,
 }
 
 /// The functions of the world.
@@ -44,6 +48,8 @@ struct Exports {
 enum StartError {
     /// As many as there may be are alive.
     Busy,
+    /// The host is short of memory.
+    Short(String),
     /// The host could not make one, whatever the module is like.
     Host(String),
     /// The module did not come up.
@@ -61,7 +67,12 @@ impl fmt::Debug for Module {
 
 impl Module {
     /// Asks a linked component for its manifest, in a sandbox without state.
-    pub(super) fn new(engine: Arc<Inner>, linked: InstancePre<Host>, accepted: &Accepted) -> Result<Self, Error> {
+    pub(super) fn new(
+        engine: Arc<Inner>,
+        linked: InstancePre<Host>,
+        accepted: &Accepted,
+        code: Reservation,
+    ) -> Result<Self, Error> {
         let exports = Exports::of(&linked)?;
         let wants_wasi = accepted.imports.iter().any(|name| name.starts_with("wasi:"));
         let system = if wants_wasi { System::Wasi } else { System::None };
@@ -70,7 +81,7 @@ impl Module {
         let record = ask(&engine, &linked, &exports, bounds, system)?;
         let manifest = manifest::checked(record, &engine.options)?;
         let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
-        let module = Self { engine, linked, exports, system, manifest, info };
+        let module = Self { engine, linked, exports, system, manifest, info, code };
         // It must also start within the limits that it asked for, or every batch would fail.
         let identity = Identity { deployment: module.manifest.name.clone(), generation: 0 };
         module.instantiate(&identity)?;
@@ -85,6 +96,11 @@ impl Module {
     /// The same, for people and machines outside.
     pub fn info(&self) -> &ModuleInfo {
         &self.info
+    }
+
+    /// Its native code, in bytes: memory that it takes as long as somebody uses it.
+    pub fn code_bytes(&self) -> u64 {
+        self.code.bytes()
     }
 
     /// Whether it can migrate the state of an older version.
@@ -117,6 +133,7 @@ impl Module {
     fn unavailable(&self, error: StartError) -> Error {
         match error {
             StartError::Busy => Error::Busy(self.engine.places.total()),
+            StartError::Short(shortage) => Error::Short(shortage),
             StartError::Host(error) => Error::Engine(error),
             StartError::Failed(error) => Error::Refused(format!("it does not start: {error}")),
         }
@@ -134,6 +151,7 @@ impl Module {
         let mut instance = match self.start(identity, Purpose::Query, snapshot.time_ns()) {
             Ok(instance) => instance,
             Err(StartError::Busy | StartError::Host(_)) => return Err(QueryError::Busy),
+            Err(StartError::Short(shortage)) => return Err(QueryError::Short(shortage)),
             Err(StartError::Failed(error)) => return Err(failed(error)),
         };
         match instance.query(snapshot, name, args) {
@@ -217,7 +235,12 @@ fn start(
 ) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
     let Made { bounds, identity, system, purpose, time_ns } = *made;
     let permit = engine.places.take(purpose, places(linked)).ok_or(StartError::Busy)?;
-    let host = Host::new(bounds, identity, system, permit, engine.flow(&identity.deployment));
+    let memory = engine.options.memory.reservation(match purpose {
+        Purpose::Fold => memory::Purpose::Fold,
+        Purpose::Query => memory::Purpose::Query,
+    });
+    let shared = (engine.flow(&identity.deployment), Arc::clone(&engine.ticker));
+    let host = Host::new(bounds, identity, system, permit, memory, shared);
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.growth);
@@ -229,6 +252,11 @@ fn start(
     match result {
         Ok(instance) => Ok((store, instance)),
         Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(StartError::Busy),
+        Err(_) if store.data().shortage().is_some() => {
+            let shortage = store.data().shortage().unwrap_or_default().to_owned();
+            store.data().short(String::new());
+            Err(StartError::Short(shortage))
+        }
         Err(error) if store.data().is_of_module(&error) => Err(StartError::Failed(store.data().explain(error))),
         Err(error) => Err(StartError::Host(format!("cannot make an instance: {error:#}"))),
     }
@@ -247,6 +275,7 @@ fn ask(
     let (mut store, instance) = match start(engine, linked, &made) {
         Ok(started) => started,
         Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
+        Err(StartError::Short(shortage)) => return Err(Error::Short(shortage)),
         Err(StartError::Host(error)) => return Err(Error::Engine(error)),
         Err(StartError::Failed(error)) => return Err(Error::Refused(format!("it does not start: {error}"))),
     };
@@ -257,7 +286,10 @@ fn ask(
     store.data_mut().end_call();
     match result {
         Ok((record,)) => Ok(record),
-        Err(error) => Err(Error::Manifest(format!("`manifest` failed: {}", store.data().explain(error)))),
+        Err(error) => match store.data().explain(error) {
+            ApplyError::Busy(shortage) => Err(Error::Short(shortage)),
+            error => Err(Error::Manifest(format!("`manifest` failed: {error}"))),
+        },
     }
 }
 
@@ -383,6 +415,7 @@ fn failed_event(failure: &Failure, count: usize) -> ApplyError {
 fn failed(error: ApplyError) -> QueryError {
     match error {
         ApplyError::Deadline(deadline) => QueryError::Deadline(deadline),
+        ApplyError::Busy(shortage) => QueryError::Short(shortage),
         other => QueryError::Failed(message(&other.to_string())),
     }
 }

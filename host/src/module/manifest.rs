@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn limits_are_checked_against_the_hosts() {
-        assert!(complaint(|record| record.limits.memory_bytes = Some(2 << 30)).contains("allows 1073741824"));
+        assert!(complaint(|record| record.limits.memory_bytes = Some(2 << 30)).contains("allows 268435456"));
         assert!(complaint(|record| record.limits.deadline_ms = Some(60_001)).contains("deadline-ms is 60001"));
         assert!(complaint(|record| record.limits.batch_events = Some(0)).contains("batch-events is 0"));
         assert!(complaint(|record| record.error_policy.attempts = Some(0)).contains("attempts is 0"));

@@ -4,12 +4,11 @@
 //! once per module, store and instance once per run. Everything here is
 //! synchronous and runs on the caller's thread; nothing here awaits.
 
-mod accept;
+mod answer;
 mod bindings;
 mod cache;
-mod compile;
-mod contract;
-mod encode;
+mod checker;
+mod child;
 mod engine;
 mod imports;
 mod instance;
@@ -18,17 +17,25 @@ mod migration;
 mod output;
 mod places;
 mod sandbox;
+mod ticker;
+mod upload;
+mod wanted;
 mod wasi;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use compile::compile_child;
+pub use answer::Walls;
+pub use checker::{Job, Order, run as run_checker};
+pub use child::{this_program, walls};
 pub use engine::Engine;
 pub use instance::{Instance, Module};
 pub use migration::Migration;
+pub use upload::digest;
+pub use wanted::{Waiting, Wanted};
 
+use crate::memory::Memory;
 use crate::state;
 use crate::subject::SubjectSet;
 
@@ -49,13 +56,17 @@ const TRANSFER_BYTES_MAX: usize = 64 << 20;
 pub struct Options {
     /// Folder of the compiled-code cache.
     pub cache_dir: PathBuf,
-    /// The program that compiles, given the argument `compile-module`; usually this executable.
+    /// The program that checks and compiles, given the argument `check-module`; usually [`this_program`].
     pub compiler: PathBuf,
     /// Largest upload, in bytes.
     pub upload_bytes_max: usize,
+    /// Longest check of an upload.
+    pub check_time_max: Duration,
     /// Longest compilation.
     pub compile_time_max: Duration,
-    /// Memory of the compiling process, in bytes.
+    /// Most native code of one module, in bytes.
+    pub code_bytes_max: u64,
+    /// Memory of the process that checks and compiles, in bytes.
     pub compile_memory_max: u64,
     /// Linear memory of one instance unless the manifest asks otherwise, in bytes.
     pub memory_bytes: u64,
@@ -77,6 +88,8 @@ pub struct Options {
     pub log_bytes_max: usize,
     /// Bytes of the answer of a query.
     pub answer_bytes_max: usize,
+    /// Where the memory of instances and of native code comes from.
+    pub memory: Memory,
 }
 
 impl Options {
@@ -86,10 +99,12 @@ impl Options {
             cache_dir,
             compiler,
             upload_bytes_max: 64 << 20,
+            check_time_max: Duration::from_secs(30),
             compile_time_max: Duration::from_secs(120),
+            code_bytes_max: 128 << 20,
             compile_memory_max: 2 << 30,
             memory_bytes: 64 << 20,
-            memory_bytes_max: 1 << 30,
+            memory_bytes_max: 256 << 20,
             deadline: Duration::from_secs(5),
             deadline_max: Duration::from_secs(60),
             stack_bytes_max: 512 << 10,
@@ -98,6 +113,7 @@ impl Options {
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,
             answer_bytes_max: 8 << 20,
+            memory: Memory::unlimited(),
         }
     }
 }
@@ -159,6 +175,9 @@ pub enum Error {
     /// Its manifest is unusable.
     #[error("manifest refused: {0}")]
     Manifest(String),
+    /// The check of the upload passed a limit, or did not end as it should.
+    #[error("cannot check the module: {0}")]
+    Check(String),
     /// Compilation failed or passed a limit.
     #[error("cannot compile the module: {0}")]
     Compile(String),
@@ -171,6 +190,9 @@ pub enum Error {
          modules.instances_max"
     )]
     Busy(u32),
+    /// The host is short of memory; there is some again when others end.
+    #[error("{0}")]
+    Short(String),
 }
 
 /// Why a batch could not be applied. Its writes are to be dropped; unless said otherwise the instance can't be used again.
@@ -211,6 +233,9 @@ pub enum ApplyError {
     /// State failed, not the guest.
     #[error(transparent)]
     State(state::Error),
+    /// The host has no memory left in its budget for what the guest may have. No event is to blame.
+    #[error("{0}")]
+    Busy(String),
     /// The machine could not give what the guest may have, such as memory.
     #[error("the host is short of something: {0}")]
     Host(String),
@@ -219,7 +244,7 @@ pub enum ApplyError {
 impl Error {
     /// Whether the same may succeed later without anybody changing the module. Only for a module that was accepted once.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Engine(_) | Self::Compile(_))
+        matches!(self, Self::Busy(_) | Self::Short(_) | Self::Engine(_) | Self::Check(_) | Self::Compile(_))
     }
 }
 
@@ -238,6 +263,7 @@ impl ApplyError {
             Self::Deadline(_) => "deadline",
             Self::Limit { .. } => "limit",
             Self::State(_) => "state",
+            Self::Busy(_) => "busy",
             Self::Host(_) => "host",
         }
     }
@@ -267,6 +293,9 @@ pub enum QueryError {
     /// All instances are busy.
     #[error("all instances are busy; try again")]
     Busy,
+    /// The host is short of memory.
+    #[error("{0}; try again in a moment")]
+    Short(String),
 }
 
 /// Why a page of old entries was not migrated. The migration is over; the old state is as it was.
@@ -292,7 +321,7 @@ pub struct Identity {
 /// A checked upload.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// The component: the upload, or what a core module was encoded to.
+    /// The component: the upload, or what a core module was encoded to. The host never looks inside it.
     pub component: bytes::Bytes,
     /// SHA-256 of the component, in lower-case hexadecimal.
     pub digest: String,

@@ -3,6 +3,7 @@
 //! All of it becomes log lines of the host under the deployment's name, within a budget per call of the guest and another
 //! one per second of the deployment.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -272,6 +273,8 @@ impl Output {
         if !passes {
             return;
         }
+        // A line break in a message would begin a line that looks like the host's own.
+        let message = on_one_line(message);
         match level {
             Level::Debug => tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}"),
             Level::Info => tracing::info!(target: "foldstream::guest", deployment, generation, "{message}"),
@@ -279,6 +282,18 @@ impl Output {
             Level::Error => tracing::error!(target: "foldstream::guest", deployment, generation, "{message}"),
         }
     }
+}
+
+/// Text with its control characters escaped: it can neither begin a line nor steer a terminal.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(escape).collect())
 }
 
 /// Whether the host's log takes lines of this level at all.

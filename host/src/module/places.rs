@@ -85,6 +85,11 @@ fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
 }
 
 impl Permit {
+    /// Asks those that do nothing to give back what they hold.
+    pub(super) fn want(&self) {
+        self.places.wanted.send_modify(|times| *times += 1);
+    }
+
     /// Changes whenever a fold found no place.
     pub(super) fn wanted(&self) -> watch::Receiver<u64> {
         self.places.wanted()

@@ -4,16 +4,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
 use super::output::{Flow, Output, clipped};
 use super::places::Permit;
+use super::ticker::{Running, Ticker};
 use super::wasi::{Clock, Wasi};
 use super::{ApplyError, Identity, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
 use crate::event::Payload;
+use crate::memory::Reservation;
 use crate::state;
 
 /// Longest name of a function in a backtrace, in bytes.
@@ -54,11 +56,11 @@ impl Access {
         }
     }
 
-    pub(super) fn scan(&self, scan: &state::Scan) -> Result<state::Page, Refusal> {
+    pub(super) fn scan(&self, scan: &state::Scan, until: Instant) -> Result<state::Page, Refusal> {
         match self {
             Self::None => Err(Refusal::NO_STATE),
-            Self::Apply(writer) => Ok(writer.scan(scan)?),
-            Self::Query(snapshot) => Ok(snapshot.scan(scan)?),
+            Self::Apply(writer) => Ok(writer.scan_until(scan, until)?),
+            Self::Query(snapshot) => Ok(snapshot.scan_until(scan, until)?),
         }
     }
 }
@@ -70,6 +72,11 @@ pub(super) enum Refusal {
     Limit { limit: &'static str, message: String },
     #[error(transparent)]
     State(state::Error),
+    /// The host is short of memory.
+    #[error("{0}")]
+    Short(String),
+    #[error("the call passed its deadline")]
+    Late,
     #[error("{0}")]
     Denied(&'static str),
 }
@@ -87,6 +94,8 @@ impl From<state::Error> for Refusal {
     fn from(error: state::Error) -> Self {
         match error {
             state::Error::Limit { limit, message } => Self::Limit { limit, message },
+            state::Error::Busy(message) => Self::Short(message),
+            state::Error::Late => Self::Late,
             other => Self::State(other),
         }
     }
@@ -120,9 +129,14 @@ pub(super) struct Host {
     pub(super) wasi: Option<Box<Wasi>>,
     pub(super) clock: Arc<Clock>,
     calls_left: u64,
+    /// When the call that runs is to end.
+    ends_at: Instant,
     bounds: Bounds,
     /// Counts against the engine's limit as long as the store lives.
     permit: Permit,
+    ticker: Arc<Ticker>,
+    /// Keeps the clock of deadlines going during a call.
+    running: Option<Running>,
 }
 
 impl fmt::Debug for Host {
@@ -132,7 +146,14 @@ impl fmt::Debug for Host {
 }
 
 impl Host {
-    pub(super) fn new(bounds: Bounds, identity: &Identity, system: System, permit: Permit, flow: Arc<Flow>) -> Self {
+    pub(super) fn new(
+        bounds: Bounds,
+        identity: &Identity,
+        system: System,
+        permit: Permit,
+        memory: Reservation,
+        (flow, ticker): (Arc<Flow>, Arc<Ticker>),
+    ) -> Self {
         let output = Arc::new(Output::new(identity.clone(), bounds.log_bytes_max, flow));
         let clock = Arc::new(Clock::default());
         let wasi = match system {
@@ -141,13 +162,16 @@ impl Host {
         };
         Self {
             access: Access::None,
-            growth: Growth::new(&bounds),
+            growth: Growth::new(&bounds, memory),
             output,
             wasi,
             clock,
             calls_left: bounds.host_calls_max,
+            ends_at: Instant::now() + bounds.deadline,
             bounds,
             permit,
+            ticker,
+            running: None,
         }
     }
 
@@ -159,7 +183,9 @@ impl Host {
     /// Counters begin anew with each call.
     pub(super) fn begin_call(&mut self, access: Access) {
         self.access = access;
+        self.running = Some(self.ticker.run());
         self.calls_left = self.bounds.host_calls_max;
+        self.ends_at = Instant::now() + self.bounds.deadline;
         self.growth.refused = None;
         self.output.begin();
     }
@@ -167,6 +193,7 @@ impl Host {
     /// Takes the state back and finishes the call's log output.
     pub(super) fn end_call(&mut self) -> Access {
         self.output.end();
+        self.running = None;
         std::mem::take(&mut self.access)
     }
 
@@ -187,8 +214,18 @@ impl Host {
         Ok(())
     }
 
+    /// When the call that runs is to end. Epochs are looked at by guest code alone, so long work of the host looks at this.
+    pub(super) fn ends_at(&self) -> Instant {
+        self.ends_at
+    }
+
     /// Whether an error of a call says something of the module, and not only of the machine.
     pub(super) fn is_of_module(&self, error: &wasmtime::Error) -> bool {
+        if matches!(self.growth.refused, Some(Refused::Short(_)))
+            || matches!(error.downcast_ref(), Some(Refusal::Short(_)))
+        {
+            return false;
+        }
         matches!(self.growth.refused, Some(Refused::Limit(..)))
             || error.is::<Refusal>()
             || error.downcast_ref::<Trap>().is_some()
@@ -201,6 +238,8 @@ impl Host {
         let error = match error.downcast::<Refusal>() {
             Ok(Refusal::Limit { limit, message }) => return ApplyError::Limit { limit, message },
             Ok(Refusal::State(error)) => return ApplyError::State(error),
+            Ok(Refusal::Short(message)) => return self.short(message),
+            Ok(Refusal::Late) => return ApplyError::Deadline(self.bounds.deadline),
             Ok(Refusal::Denied(reason)) => return ApplyError::Trap(reason.to_owned()),
             Err(error) => error,
         };
@@ -221,6 +260,7 @@ impl Host {
         }
         match &self.growth.refused {
             Some(Refused::Limit(limit, message)) => return ApplyError::Limit { limit, message: message.clone() },
+            Some(Refused::Short(message)) => return self.short(message.clone()),
             Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
             None => {}
         }
@@ -236,6 +276,22 @@ impl Host {
         // The panic itself says more than the trap that follows it.
         let said = self.output.panic();
         ApplyError::Trap(said.unwrap_or_else(|| describe(&error, self.output.last_words())))
+    }
+}
+
+impl Host {
+    /// The host is short of memory: instances that do nothing give theirs back.
+    pub(super) fn short(&self, message: String) -> ApplyError {
+        self.permit.want();
+        ApplyError::Busy(message)
+    }
+
+    /// What the host's shortage of memory refused since the call began.
+    pub(super) fn shortage(&self) -> Option<&str> {
+        match &self.growth.refused {
+            Some(Refused::Short(message)) => Some(message),
+            _ => None,
+        }
     }
 }
 
@@ -268,6 +324,8 @@ pub(super) struct Growth {
     /// Linear memory of the instance, all of its memories together.
     pub(super) memory_bytes: usize,
     memory_bytes_max: usize,
+    /// What it takes of the memory of the host.
+    memory: Reservation,
     table_elements: usize,
     table_elements_max: usize,
     /// What was refused since the call began.
@@ -279,14 +337,17 @@ pub(super) struct Growth {
 enum Refused {
     /// Name of the limit, and what to do.
     Limit(&'static str, String),
+    /// The host's budget has none left.
+    Short(String),
     /// The machine had none left.
     Host(String),
 }
 
 impl Growth {
-    fn new(bounds: &Bounds) -> Self {
+    fn new(bounds: &Bounds, memory: Reservation) -> Self {
         Self {
             memory_bytes: 0,
+            memory,
             memory_bytes_max: usize::try_from(bounds.memory_bytes).unwrap_or(usize::MAX),
             table_elements: 0,
             table_elements_max: bounds.table_elements_max,
@@ -296,10 +357,14 @@ impl Growth {
 }
 
 impl Growth {
+    fn table_bytes(&self) -> u64 {
+        self.table_elements as u64 * size_of::<usize>() as u64
+    }
+
     /// Ends the call. A guest that were told could take another way than it does with more memory, and its result would
     /// depend on what its instance happens to hold.
     fn refuse(&mut self, refused: Refused) -> wasmtime::Result<bool> {
-        let (Refused::Limit(_, message) | Refused::Host(message)) = &refused;
+        let (Refused::Limit(_, message) | Refused::Short(message) | Refused::Host(message)) = &refused;
         let error = wasmtime::Error::msg(message.clone());
         self.refused = Some(refused);
         Err(error)
@@ -321,6 +386,9 @@ impl ResourceLimiter for Growth {
             // The module's own maximum: it is the same for every instance, so the module may be told.
             return Ok(false);
         }
+        if let Err(shortage) = self.memory.grow_to(total as u64 + self.table_bytes()) {
+            return self.refuse(Refused::Short(shortage.to_string()));
+        }
         self.memory_bytes = total;
         Ok(true)
     }
@@ -340,6 +408,9 @@ impl ResourceLimiter for Growth {
             return Ok(false);
         }
         self.table_elements = total;
+        if let Err(shortage) = self.memory.grow_to(self.memory_bytes as u64 + self.table_bytes()) {
+            return self.refuse(Refused::Short(shortage.to_string()));
+        }
         Ok(true)
     }
 

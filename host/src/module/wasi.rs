@@ -34,7 +34,7 @@ const VERSION: &str = "0.2.12";
 /// How far a look at a clock moves it, so that a guest that waits for it to move ends.
 const LOOK: u64 = 1_000;
 /// Most resources (streams, pollables) that an instance may hold.
-const RESOURCES_MAX: usize = 65_536;
+const RESOURCES_MAX: usize = 1_024;
 /// Most random bytes in one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// What a guest may write to a stream at once.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::portion::Portion;
 use super::{Desired, Ended, Fold, MakeFold, Pace, Settings};
 use crate::batch::Batch;
 use crate::event::Event;
@@ -147,8 +148,8 @@ pub(super) struct Applier {
     pub(super) skips: Skips,
     /// Attempts at the event that fails now.
     pub(super) attempts: u32,
-    /// How many events are applied at once, while a failing one is looked for.
-    pub(super) part: usize,
+    /// How many events are applied at once.
+    pub(super) portion: Portion,
     pub(super) alike: Alike,
     /// How long it waits for the host, while it does.
     pub(super) waiting: Option<Duration>,
@@ -186,10 +187,11 @@ impl Applier {
                 Some(_) => return Ok(Processed::Through(store.position())),
                 None => {}
             }
-            let end = batch.events.len().min(done.saturating_add(self.part));
+            let end = batch.events.len().min(done.saturating_add(self.portion.next()));
             let events = &batch.events[done..end];
             match self.apply(events) {
-                Ok(()) => {
+                Ok(took) => {
+                    self.portion.applied(events.len(), took);
                     let through =
                         if end == batch.events.len() { batch.through } else { batch.events[end - 1].sequence };
                     // The state may have been advanced over events of others meanwhile.
@@ -202,10 +204,9 @@ impl Applier {
                     counter.inc_by(events.len() as u64);
                     self.progress.applied(events);
                     done = end;
-                    self.part = self.part.saturating_mul(2);
                 }
                 Err(fault) => match self.after_fault(fault, events, interrupt)? {
-                    Next::Try(count) => self.part = count,
+                    Next::Try(count) => self.portion.failed(count),
                     Next::Yield => return Ok(Processed::Through(store.position())),
                 },
             }
@@ -220,7 +221,8 @@ impl Applier {
         Ok(Processed::All)
     }
 
-    fn apply(&mut self, events: &[Event]) -> Result<(), Fault> {
+    /// Applies events; how long the call took.
+    fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
             None => Living::new((self.make_fold)().map_err(Fault::NoInstance)?, &self.progress),
@@ -229,14 +231,15 @@ impl Applier {
         writer.begin();
         let started = Instant::now();
         let (mut writer, mut result) = living.fold.apply(events, writer);
-        self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
+        let took = started.elapsed();
+        self.metrics.apply_seconds.observe(took.as_secs_f64());
         if result.is_ok() {
             result = writer.check_size().map_err(|error| match error {
                 state::Error::Limit { limit, message } => ApplyError::Limit { limit, message },
                 other => ApplyError::State(other),
             });
         }
-        if self.waiting.is_some() && !matches!(result, Err(ApplyError::Host(_))) {
+        if self.waiting.is_some() && !matches!(result, Err(ApplyError::Host(_) | ApplyError::Busy(_))) {
             self.waiting = None;
             if self.attempts == 0 {
                 self.progress.recovered();
@@ -253,7 +256,22 @@ impl Applier {
             Err(_) => writer.discard(),
         }
         self.writer = Some(writer);
-        result.map_err(|error| Fault::Call { error, on_used })
+        result.map(|()| took).map_err(|error| Fault::Call { error, on_used })
+    }
+
+    /// Remembers how many events were too many at once, or that it is not their number that makes one fail.
+    fn size_up(&mut self, error: &ApplyError, on_used: bool, events: &[Event]) {
+        let deadline = match error {
+            ApplyError::Deadline(deadline) => Some(*deadline),
+            // An instance may have filled its memory with many earlier batches.
+            ApplyError::Limit { limit, .. } if *limit != "memory-bytes" || !on_used => None,
+            _ => return,
+        };
+        if events.len() > 1 {
+            self.portion.too_many(events.len(), deadline);
+        } else {
+            self.portion.one_fails();
+        }
     }
 
     fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, left_out: &[Event], store: &Store) {
@@ -272,16 +290,18 @@ impl Applier {
     fn after_fault(&mut self, fault: Fault, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
         match fault {
             Fault::NoInstance(error) if error.is_passing() => {
-                let kind = if matches!(error, module::Error::Busy(_)) { "busy" } else { "host" };
+                let kind =
+                    if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) { "busy" } else { "host" };
                 self.wait_for_host(kind, &error.to_string(), events, interrupt)
             }
             // It came up once, when it was accepted. No event is to blame.
             Fault::NoInstance(error) => self.retry("module", &error.to_string(), None, events, interrupt),
-            Fault::Call { error: ApplyError::Host(message), .. } => {
-                self.wait_for_host("host", &message, events, interrupt)
+            Fault::Call { error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)), .. } => {
+                self.wait_for_host(error.kind(), &error.to_string(), events, interrupt)
             }
             Fault::Call { error, on_used } => {
                 self.metrics.apply_failures.inc();
+                self.size_up(&error, on_used, events);
                 // What the guest says itself is its verdict, whatever else it holds.
                 if events.len() == 1 && on_used && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_))) {
                     // What the instance kept of earlier events may be to blame, such as memory that was never freed.

@@ -1,7 +1,14 @@
-//! The memory that the memtables of a host share.
+//! The memory that the memtables of a host share, and what is read ahead of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::ahead::ReadAhead;
+
+/// What has to be freed before the allocator is asked to give it back, in bytes.
+const MUCH: u64 = 16 << 20;
 
 /// The memory that all memtables of a host share.
 #[derive(Debug)]
@@ -10,12 +17,47 @@ pub struct Budget {
     limit: u64,
     /// Pipelines that run.
     shares: AtomicU64,
+    read_ahead: ReadAhead,
+    /// What was given back so far, in bytes.
+    freed: AtomicU64,
+    /// How much that was at the last look, and when the allocator last gave back what it keeps.
+    seen: Mutex<(u64, u64)>,
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of this many bytes for memtables, and as many for batches that are read ahead.
     pub fn new(limit: u64) -> Self {
-        Self { used: AtomicU64::new(0), limit, shares: AtomicU64::new(0) }
+        Self::of(limit, limit)
+    }
+
+    /// A budget of this many bytes for memtables, and this many for batches that are read ahead.
+    pub fn of(limit: u64, read_ahead: u64) -> Self {
+        let read_ahead = ReadAhead::new(read_ahead);
+        Self {
+            used: AtomicU64::new(0),
+            limit,
+            shares: AtomicU64::new(0),
+            read_ahead,
+            freed: AtomicU64::new(0),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Whether much was freed since this was last true, and nothing more since the last look: a replay is over, say, and what
+    /// the allocator keeps of it is not needed again soon.
+    pub fn has_calmed_down(&self) -> bool {
+        let freed = self.freed.load(Ordering::Relaxed);
+        let mut seen = self.seen.lock();
+        let is_calm = std::mem::replace(&mut seen.0, freed) == freed;
+        if !is_calm || freed - seen.1 < MUCH {
+            return false;
+        }
+        seen.1 = freed;
+        true
+    }
+
+    pub(super) fn read_ahead(&self) -> &ReadAhead {
+        &self.read_ahead
     }
 }
 
@@ -36,11 +78,12 @@ impl Share {
     /// pipeline always holds as much; half a fair part is asked for, so that those who go on give way before those who
     /// are idle, and hold more, are waited for.
     pub(super) fn must_yield(&self, bytes: u64) -> bool {
-        let Budget { used, limit, shares } = &*self.budget;
+        let Budget { used, limit, shares, .. } = &*self.budget;
         used.load(Ordering::Relaxed) > *limit && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
     }
 
     pub(super) fn set(&mut self, bytes: u64) {
+        self.budget.freed.fetch_add(self.held.saturating_sub(bytes), Ordering::Relaxed);
         self.budget.used.fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
         self.held = bytes;
     }
@@ -67,6 +110,20 @@ mod tests {
         assert!(shares[0].must_yield(100) && shares[0].must_yield(51) && !shares[0].must_yield(50));
         shares.truncate(2);
         assert!(!shares[0].must_yield(100), "those that ended gave theirs back");
+    }
+
+    #[test]
+    fn what_is_freed_goes_back_once_nothing_more_is() {
+        let budget = Arc::new(Budget::new(1 << 30));
+        let mut share = Share::of(&budget);
+        share.set(MUCH / 2);
+        share.set(0);
+        assert!(!budget.has_calmed_down() && !budget.has_calmed_down(), "not for so little");
+        share.set(MUCH);
+        share.set(1);
+        assert!(!budget.has_calmed_down(), "more was freed since the last look");
+        assert!(budget.has_calmed_down());
+        assert!(!budget.has_calmed_down(), "once is enough");
     }
 
     #[test]

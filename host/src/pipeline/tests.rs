@@ -239,6 +239,16 @@ fn a_trap_is_narrowed_down_to_its_event_and_tried_as_often_as_allowed() {
 }
 
 #[test]
+fn a_module_that_is_too_slow_for_its_deadline_finds_out_once_how_many_events_it_manages() {
+    let stage = Stage::with_events(10_000);
+    let ended = stage.run(Arc::new(|_, index| (index == 900).then_some(ApplyError::Deadline(Duration::ZERO))));
+    assert!(matches!(ended, Ended::Asked));
+    assert_eq!(durable(&stage.state()), (fold_of(10_000), 10_000));
+    let too_large = stage.batches.lock().iter().filter(|events| **events > 900).count();
+    assert!((1..=2).contains(&too_large), "{too_large} calls in vain");
+}
+
+#[test]
 fn a_free_instance_is_waited_for_and_no_event_is_to_blame() {
     let stage = Stage::with_events(100);
     stage.busy.store(u32::MAX, std::sync::atomic::Ordering::Relaxed);

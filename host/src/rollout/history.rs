@@ -17,15 +17,20 @@ use crate::supervisor::{Error, Host};
 pub(super) struct Accepted {
     /// Events up to this sequence may be missing.
     pub(super) through: u64,
-    /// What it will lack of what was applied, in words; none if that is nothing.
+    /// What it will lack of what was applied, in words, and who accepts that; none if it lacks nothing.
     pub(super) lacks: Option<String>,
+}
+
+/// Who accepts that events are missing: the source's settings, or who asked.
+fn acceptance(counts: bool) -> &'static str {
+    if counts { "they are counted, as the source has missing = \"count\"" } else { "as was accepted" }
 }
 
 impl Accepted {
     /// Adds to a reason what the new fold will lack.
     pub(super) fn explain(&self, reason: String) -> String {
         match &self.lacks {
-            Some(lacks) => format!("{reason}; {lacks}, as was accepted"),
+            Some(lacks) => format!("{reason}; {lacks}"),
             None => reason,
         }
     }
@@ -60,7 +65,8 @@ impl Host {
         };
         let counts = self.inner.sources.get(source).is_some_and(|source| source.on_missing().is_count());
         if accept || counts {
-            tracing::warn!(deployment = deployment.name(), lacks, "a state is built without them, as was accepted");
+            let lacks = format!("{lacks}, {}", acceptance(counts && !accept));
+            tracing::warn!(deployment = deployment.name(), lacks, "a state is built without them");
             return Ok(Accepted { through, lacks: Some(lacks) });
         }
         Err(Error::Refused(format!("{lacks}, so a fold from the beginning would lack them; {advice}")))
@@ -90,6 +96,25 @@ impl Host {
             Err(Error::Refused(_)) if begins_later => Ok(0),
             Err(error) => Err(error),
         }
+    }
+
+    /// Adds to the reason of a new deployment what its stream has lost already, if that is accepted.
+    pub(super) async fn explain_new(&self, name: &str, generation: &Generation, reason: String) -> String {
+        let Some(source) = self.inner.sources.get(&generation.source) else { return reason };
+        let (counts, through) = (source.on_missing().is_count(), generation.accepts_missing_through);
+        let through = if counts { source.info().await.last_sequence.unwrap_or(0) } else { through };
+        let subjects: Vec<&str> = generation.module.subjects.iter().map(String::as_str).collect();
+        let Ok(subjects) = SubjectSet::parse(&subjects) else { return reason };
+        if through == 0 || generation.start != Start::Beginning {
+            return reason;
+        }
+        let Ok(Some(Lost { stream, missing, may_be_of_others })) = source.lost(0, through, &[], &subjects).await else {
+            return reason;
+        };
+        let gone = if may_be_of_others { "gone, some of them perhaps of other subjects," } else { "gone" };
+        let lacks = format!("{missing} {gone} from stream {stream}, {}", acceptance(counts));
+        tracing::warn!(deployment = name, lacks, "a state is built without them");
+        format!("{reason}; {lacks}")
     }
 
     /// The last sequence of a source just now, if what is missing up to there is accepted; 0 if nothing is.

@@ -43,7 +43,7 @@ impl Host {
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
         // Only its limits count: the new file is written through a cache of its own, and closed.
-        let options = self.inner.config.state_options(0);
+        let options = self.inner.config.state_options(0, &self.inner.memory);
         let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
         let is_wanted = move || {
             let record = watched.record();

@@ -44,8 +44,8 @@ pub(crate) use snapshots::Snapshots;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
-use crate::module::{self, Accepted, Loaded, Module};
-use crate::runner::{ReadError, Runner};
+use crate::module::{self, Accepted, Loaded, Module, Wanted};
+use crate::runner::{BEING_LOADED, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::supervisor::{Error, Host, Role, audit, blocking, check_name};
 use build::{new_generation, set_beginning};
@@ -128,25 +128,27 @@ impl Host {
     /// Starts a runner for a generation. It loads the module from the data folder by itself, so that nobody waits for a
     /// slow one.
     pub(crate) fn start_runner(&self, record: &Record, generation: &Generation, role: Role) -> Arc<Runner> {
-        let module = Err("it is being loaded".to_owned());
+        let module = Err(BEING_LOADED.to_owned());
         let runner = Runner::start(self.inner.parts(record, generation, module, role));
         runner.serves(matches!(role, Role::Serve { .. }));
         runner
     }
 
-    /// Takes a module into service.
-    pub async fn deploy(&self, upload: Bytes, request: DeployRequest) -> Result<api::Deployed, Error> {
+    /// Takes a module into service. Its check and its compilation are given up when nobody wants it any more.
+    pub async fn deploy(&self, upload: Bytes, request: DeployRequest, wanted: Wanted) -> Result<api::Deployed, Error> {
         if let Some(gate) = &request.build.gate {
             check_gate(gate).map_err(Error::Refused)?;
         }
         let inner = Arc::clone(&self.inner);
         let (accepted, loaded) = blocking(move || {
-            let accepted = inner.engine.accept(upload)?;
+            let accepted = inner.engine.accept_while(upload, &wanted)?;
             let mut tries = 0;
             let loaded = loop {
-                match inner.engine.load(&accepted) {
+                match inner.engine.load_while(&accepted, &wanted) {
                     // Those that have nothing to do give their places back when they are asked for.
-                    Err(module::Error::Busy(_)) if tries < BUSY_TRIES => std::thread::sleep(BUSY_PAUSE),
+                    Err(module::Error::Busy(_) | module::Error::Short(_)) if tries < BUSY_TRIES => {
+                        std::thread::sleep(BUSY_PAUSE);
+                    }
                     loaded => break loaded?,
                 }
                 tries += 1;
@@ -185,11 +187,11 @@ impl Host {
         if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
             return Err(Error::TooMany(self.inner.config.limits.deployments));
         }
-        let reason = "the name is new".to_owned();
         let start = request.start.unwrap_or_default();
         let accepts_missing_through = self.accepts_from(&source, request.build.accept_missing).await?;
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
         generation.accepts_missing_through = accepts_missing_through;
+        let reason = self.explain_new(&name, &generation, "the name is new".to_owned()).await;
         generation.enter(GenerationStatus::Active, reason.clone());
         let generations = vec![generation.clone()];
         let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() };
@@ -237,10 +239,7 @@ impl Host {
         let (strategy, continued, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
-                let accepts = request.build.accept_missing && generation == record.active;
-                let reason = self.ask_candidate_again(&deployment, generation, request.build, reason).await?;
-                drop(changing);
-                let reason = if accepts { self.go_on_without(&deployment, reason).await? } else { reason };
+                let reason = self.unchanged(&deployment, changing, generation, request.build, reason).await?;
                 let outcome = DeployOutcome::Unchanged;
                 return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
             }
@@ -285,6 +284,27 @@ impl Host {
             "deployed"
         );
         Ok(self.deployed(&deployment, outcome, number, reason, compile_ms).await)
+    }
+
+    /// Does what else a deploy of a module asks for that is deployed already: another gate for a candidate, or to continue
+    /// without events that are missing. Returns the reason with what was done.
+    async fn unchanged(
+        &self,
+        deployment: &Arc<Deployment>,
+        changing: tokio::sync::MutexGuard<'_, ()>,
+        generation: u64,
+        build: BuildSettings,
+        reason: String,
+    ) -> Result<String, Error> {
+        let accept = build.accept_missing && generation == deployment.record().active;
+        let mut reason = self.ask_candidate_again(deployment, generation, build, reason).await?;
+        drop(changing);
+        if accept && deployment.active().now().state == api::DeploymentState::Failed {
+            self.accept_missing(deployment.name(), false).await?;
+            self.resume(deployment.name(), false, None).await?;
+            reason.push_str("; what its stream lacks is accepted");
+        }
+        Ok(reason)
     }
 
     /// What a deploy did, with a warning if its source can't be reached: then nothing is built just now.
@@ -403,6 +423,9 @@ impl Host {
         skips: Option<WantedSkips>,
     ) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
+        if candidate {
+            skips::failure_noted(&deployment).await;
+        }
         let changing = self.lock(&deployment).await?;
         if let Some(wanted) = skips {
             Box::pin(self.decide(&deployment, candidate, &wanted)).await?;
@@ -416,16 +439,6 @@ impl Host {
             deployment.active().begins(BEGIN_MAX).await;
         }
         Ok(deployment.info())
-    }
-
-    /// Continues a deployment that stopped without what its stream lacks.
-    async fn go_on_without(&self, deployment: &Deployment, reason: String) -> Result<String, Error> {
-        if deployment.active().now().state != api::DeploymentState::Failed {
-            return Ok(reason);
-        }
-        self.accept_missing(deployment.name(), false).await?;
-        self.resume(deployment.name(), false, None).await?;
-        Ok(format!("{reason}; what its stream lacks is accepted"))
     }
 
     /// Notes that events which the stream lacks up to its head just now may be passed over.

@@ -142,6 +142,8 @@ struct Chosen {
 async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &str) -> Result<Ahead, Error> {
     let opening = || Error::Conflict("a state is being opened; try again".to_owned());
     let ours = serving.store().ok_or_else(opening)?.snapshot();
+    // Asked for now, changes are remembered until they are asked for again when both states are held.
+    serving.changed_since(ours.position(), "");
     let (noted, keys) = (reads.noted(), keys.clone());
     let found = blocking(move || {
         let owned = learn(&noted, &keys)?;

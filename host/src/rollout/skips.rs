@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::steps;
 use crate::api::{self, SkipState};
@@ -103,6 +103,22 @@ impl Target {
     /// The event, where it is the one at which it fails.
     fn failing_event(&self, sequence: u64) -> Option<Event> {
         self.runner.as_ref()?.failing_event().filter(|event| event.sequence == sequence)
+    }
+}
+
+/// How long the failure of a candidate may take to be noted.
+const NOTED_MAX: Duration = Duration::from_secs(5);
+
+/// Waits until the failure of a candidate that has just stopped is noted. Noted after it was resumed, it would end it.
+pub(super) async fn failure_noted(deployment: &Deployment) {
+    let deadline = Instant::now() + NOTED_MAX;
+    let is_open = || {
+        let record = deployment.record();
+        let runner = record.candidate().and_then(|candidate| deployment.runner(candidate.state_file));
+        runner.is_some_and(|runner| runner.now().has_stopped())
+    };
+    while is_open() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

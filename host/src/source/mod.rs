@@ -145,7 +145,7 @@ pub enum Error {
     },
     /// The stream is of a kind that cannot be read without losing events.
     #[error(
-        "stream {stream} cannot be read: {reason}; set its retention to limits, or read a stream with retention limits that has it as a source"
+        "stream {stream} cannot be read: {reason}; keep events in a stream with retention limits, such as one that has {stream} as a source"
     )]
     Unsupported {
         /// Name of the stream.
@@ -263,6 +263,11 @@ impl Source {
         }
     }
 
+    /// The embedded log as a source, if it is one.
+    pub fn embedded(&self) -> Option<&embedded::Embedded> {
+        if let Self::Embedded(source) = self { Some(source) } else { None }
+    }
+
     /// Where it is, for messages: the servers, or the log itself.
     pub fn place(&self) -> String {
         match self {
@@ -275,7 +280,7 @@ impl Source {
     pub fn stream(&self) -> String {
         match self {
             Self::JetStream(source) => source.stream().to_owned(),
-            Self::Embedded(source) => source.log().identity().name,
+            Self::Embedded(source) => source.stream(),
         }
     }
 
@@ -309,7 +314,7 @@ impl Source {
     ) -> Result<Option<Lost>, String> {
         match self {
             Self::JetStream(source) => source.lost((after, through), passed_over, subjects).await,
-            Self::Embedded(source) => Ok(source.lost(after, through)),
+            Self::Embedded(source) => source.lost(after, through).map_err(|error| error.to_string()),
         }
     }
 

@@ -96,7 +96,7 @@ pub(super) fn open_database(
             redb::DatabaseError::UpgradeRequired(_) => {
                 "it was written by another generation of redb; use the foldstream that wrote it"
             }
-            _ => "restore the file from a backup, or remove it to build the state anew from the stream",
+            _ => "restore the file from a backup, or remove it to build the state again from the stream",
         };
         let message = format!("{}: {error}; {advice}", path.display());
         match error {
@@ -119,7 +119,7 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
         return Ok(());
     }
     let message = format!(
-        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to build the state anew",
+        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to build the state again",
         path.display()
     );
     Err(Error::Open(message))
@@ -150,7 +150,7 @@ impl File {
         let checkpoint =
             read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
                 Error::Open(format!(
-                    "{}: checkpoint is unreadable: {error}; remove the file to build the state anew",
+                    "{}: checkpoint is unreadable: {error}; remove the file to build the state again",
                     self.path.display()
                 ))
             })?;

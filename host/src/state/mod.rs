@@ -23,6 +23,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::event::Payload;
+use crate::memory::Memory;
 
 pub use copy::{copy, map};
 pub use file::{FORMAT, check};
@@ -61,6 +62,12 @@ pub enum Error {
     /// Another process has the file open.
     #[error("cannot open state: {0}")]
     InUse(String),
+    /// The time that was given is over.
+    #[error("the scan took too long")]
+    Late,
+    /// There is too little memory on the host; nothing failed.
+    #[error("{0}")]
+    Busy(String),
     /// There is too little room on the disk; nothing was begun, and nothing failed.
     #[error("{0}")]
     Full(String),
@@ -81,11 +88,13 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Largest sum of keys and values, in bytes.
     pub state_bytes_max: u64,
+    /// Where the memory of a running batch comes from.
+    pub memory: Memory,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 16 << 20, value_bytes_max: 1 << 20, state_bytes_max: 64 << 30 }
+        Self { cache_bytes: 16 << 20, value_bytes_max: 1 << 20, state_bytes_max: 64 << 30, memory: Memory::unlimited() }
     }
 }
 

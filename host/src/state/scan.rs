@@ -1,16 +1,21 @@
 //! Scans: one ordered walk over several layers, of which the newest wins.
 
 use std::collections::VecDeque;
+use std::collections::btree_set::{BTreeSet, Range as Keys};
 use std::ops::Bound;
+use std::time::Instant;
 
 use super::file::{self, Base};
 use super::memtable::Memtable;
+use super::writer::Writes;
 use super::{Direction, Error, Key, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
 use crate::event::Payload;
 
 /// Keys taken from a memtable under one lock: long enough to pay for the lock, short enough not to
 /// hold up the applying thread.
 const CHUNK: usize = 256;
+/// Keys between two looks at the time.
+const KEYS_PER_LOOK: usize = 256;
 
 type Written = (Key, Option<Payload>);
 
@@ -48,10 +53,6 @@ impl Range {
 
     fn as_ref(&self) -> (Bound<&str>, Bound<&str>) {
         (self.start.as_ref().map(String::as_str), self.end.as_ref().map(String::as_str))
-    }
-
-    fn contains(&self, key: &str) -> bool {
-        std::ops::RangeBounds::<str>::contains(&self.as_ref(), key)
     }
 
     /// What remains behind a key.
@@ -93,10 +94,10 @@ fn prefix_end(prefix: &str) -> Bound<String> {
 
 /// One layer of a scan, newest first in [`page`].
 pub(super) enum Layer<'a> {
-    /// The unpublished writes of a batch, sorted in the direction of the scan.
-    Batch(VecDeque<Written>),
+    /// The unpublished writes of a batch, and those of its keys that are still to come.
+    Batch { keys: Keys<'a, Key>, writes: &'a Writes, next: Option<Written> },
     /// A memtable at a version, read in chunks.
-    Memtable { table: &'a Memtable, version: u64, rest: Option<RestOf>, ready: VecDeque<Written> },
+    Memtable { table: &'a Memtable, version: u64, rest: Option<RestOf>, chunk: usize, ready: VecDeque<Written> },
     /// The file.
     File { entries: Box<redb::Range<'static, &'static str, &'static [u8]>>, next: Option<Written> },
 }
@@ -105,17 +106,17 @@ pub(super) enum Layer<'a> {
 pub(super) struct RestOf(Range);
 
 impl<'a> Layer<'a> {
-    pub(super) fn batch(writes: impl Iterator<Item = Written>, scan: &Scan) -> Self {
+    pub(super) fn batch(order: &'a BTreeSet<Key>, writes: &'a Writes, scan: &Scan) -> Option<Self> {
         let range = Range::of(scan);
-        let mut entries: Vec<Written> = writes.filter(|(key, _)| range.contains(key)).collect();
-        entries.sort_unstable_by(|one, other| in_order(&one.0, &other.0, scan.direction));
-        Self::Batch(entries.into())
+        (!range.is_empty()).then(|| Self::Batch { keys: order.range::<str, _>(range.as_ref()), writes, next: None })
     }
 
     pub(super) fn memtable(table: &'a Memtable, version: u64, scan: &Scan) -> Self {
         let range = Range::of(scan);
         let rest = (!range.is_empty()).then_some(RestOf(range));
-        Self::Memtable { table, version, rest, ready: VecDeque::new() }
+        // One more than is wanted says whether there is more.
+        let chunk = scan.limit.saturating_add(1).min(CHUNK);
+        Self::Memtable { table, version, rest, chunk, ready: VecDeque::new() }
     }
 
     pub(super) fn file(base: &Base, scan: &Scan) -> Result<Option<Self>, Error> {
@@ -130,12 +131,22 @@ impl<'a> Layer<'a> {
     /// The next entry, left in place.
     fn peek(&mut self, direction: Direction) -> Result<Option<&Key>, Error> {
         match self {
-            Self::Batch(_) => {}
-            Self::Memtable { table, version, rest, ready } => {
+            Self::Batch { keys, writes, next } => {
+                if next.is_none() {
+                    let key = match direction {
+                        Direction::Forwards => keys.next(),
+                        Direction::Backwards => keys.next_back(),
+                    };
+                    *next = key.map(|key| (Key::clone(key), writes.get(key).cloned().flatten()));
+                }
+            }
+            Self::Memtable { table, version, rest, chunk, ready } => {
                 if ready.is_empty()
                     && let Some(RestOf(mut range)) = rest.take()
                 {
-                    let (entries, more) = table.chunk(range.as_ref(), direction, *version, CHUNK);
+                    let (entries, more) = table.chunk(range.as_ref(), direction, *version, *chunk);
+                    // Deleted entries may take up all of a chunk.
+                    *chunk = (*chunk * 2).min(CHUNK);
                     if let Some((last, _)) = entries.last().filter(|_| more) {
                         range.after(last, direction);
                         *rest = (!range.is_empty()).then_some(RestOf(range));
@@ -159,15 +170,15 @@ impl<'a> Layer<'a> {
             }
         }
         Ok(match self {
-            Self::Batch(ready) | Self::Memtable { ready, .. } => ready.front().map(|(key, _)| key),
-            Self::File { next, .. } => next.as_ref().map(|(key, _)| key),
+            Self::Memtable { ready, .. } => ready.front().map(|(key, _)| key),
+            Self::Batch { next, .. } | Self::File { next, .. } => next.as_ref().map(|(key, _)| key),
         })
     }
 
     fn take(&mut self) -> Option<Written> {
         match self {
-            Self::Batch(ready) | Self::Memtable { ready, .. } => ready.pop_front(),
-            Self::File { next, .. } => next.take(),
+            Self::Memtable { ready, .. } => ready.pop_front(),
+            Self::Batch { next, .. } | Self::File { next, .. } => next.take(),
         }
     }
 }
@@ -180,11 +191,18 @@ fn in_order(one: &str, other: &str, direction: Direction) -> std::cmp::Ordering 
 }
 
 /// Merges layers, newest first, into a page.
-pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan) -> Result<Page, Error> {
+///
+/// Entries that were deleted count for nothing on the page, however many there are, so the time is looked at now and then.
+pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan, until: Option<Instant>) -> Result<Page, Error> {
     let limit = scan.limit.min(SCAN_ENTRIES_MAX);
     let mut page = Page::default();
     let mut bytes = 0;
+    let mut looked_at = 0;
     while let Some((key, value)) = next(&mut layers, scan.direction)? {
+        looked_at += 1;
+        if looked_at % KEYS_PER_LOOK == 0 && until.is_some_and(|until| Instant::now() >= until) {
+            return Err(Error::Late);
+        }
         let Some(value) = value else { continue };
         if page.entries.len() >= limit || bytes >= SCAN_BYTES_MAX {
             page.more = true;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::exceptions::Exception;
 use super::memtable::Found;
@@ -78,7 +79,12 @@ impl Snapshot {
 
     /// A page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
-        scan::page(layers(&self.held.view, scan)?, scan)
+        scan::page(layers(&self.held.view, scan)?, scan, None)
+    }
+
+    /// The same, unless it takes longer than until then.
+    pub fn scan_until(&self, scan: &Scan, until: Instant) -> Result<Page, Error> {
+        scan::page(layers(&self.held.view, scan)?, scan, Some(until))
     }
 }
 

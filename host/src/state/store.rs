@@ -318,8 +318,11 @@ impl Store {
 /// The sum of keys and values to the byte, where the running figure may be too high because it takes
 /// every key in memory for a new one. Slow: it looks up each of them in the file.
 pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
-    let view = inner.view.read().clone();
-    let mut bytes = inner.durable_bytes.load(Ordering::Relaxed);
+    // Under one lock: a commit in between would count what it commits twice.
+    let (view, mut bytes) = {
+        let view = inner.view.read();
+        (view.clone(), inner.durable_bytes.load(Ordering::Relaxed))
+    };
     let mut layers: Vec<&Memtable> = vec![&view.active];
     layers.extend(view.frozen.as_ref().map(|(table, _)| &**table));
     let mut seen = std::collections::HashSet::new();

@@ -291,3 +291,58 @@ fn a_sound_file_passes_the_integrity_check_and_a_damaged_one_does_not() {
     std::fs::write(&path, bytes).expect("writes");
     assert!(!matches!(check(&path), Ok(true)));
 }
+
+#[test]
+fn scan_over_deleted_entries_looks_at_the_time() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("state.redb"));
+    writer.begin();
+    (0..1_000).for_each(|key| writer.put(&format!("{key}"), None).expect("within limits"));
+    let scan =
+        Scan { selection: Selection::Prefix(String::new()), after: None, direction: Direction::Forwards, limit: 1 };
+    let past = std::time::Instant::now();
+    assert!(matches!(writer.scan_until(&scan, past), Err(Error::Late)));
+    writer.publish(checkpoint(1));
+    assert!(matches!(store.snapshot().scan_until(&scan, past), Err(Error::Late)));
+    assert_eq!(store.snapshot().scan(&scan).expect("nobody is in a hurry"), Page::default());
+}
+
+#[test]
+fn state_near_its_limit_is_refused_exactly_when_it_would_exceed_it() {
+    for seed in 0..8 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = Options { state_bytes_max: 2_000, ..Options::default() };
+        let (store, mut writer) = Store::open(&folder.path().join("state.redb"), options, |_| ()).expect("opens");
+        let (mut model, mut refused) = (Model::new(), 0);
+        for position in 1..400 {
+            let mut batch = model.clone();
+            writer.begin();
+            for _ in 0..random.usize(..6) {
+                let key = random.u8(..40).to_string();
+                let value = (random.u8(..4) != 0).then(|| "x".repeat(random.usize(..120)));
+                writer.put(&key, value.clone().map(Payload::from)).expect("within limits");
+                match value {
+                    Some(value) => drop(batch.insert(key, value)),
+                    None => drop(batch.remove(&key)),
+                }
+            }
+            let bytes: usize = batch.iter().map(|(key, value)| key.len() + value.len()).sum();
+            if writer.check_size().is_ok() {
+                assert!(bytes <= 2_000, "{bytes} bytes at {position}");
+                writer.publish(checkpoint(position));
+                model = batch;
+            } else {
+                assert!(bytes > 2_000, "{bytes} bytes at {position}");
+                refused += 1;
+                writer.discard();
+            }
+            match random.u8(..10) {
+                0 => drop(store.freeze()),
+                1 => store.flush().expect("commits"),
+                _ => {}
+            }
+        }
+        assert!(refused > 10, "the limit was met {refused} times");
+    }
+}

@@ -1,20 +1,34 @@
 //! The writer: a batch's writes on top of all that was published.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::exceptions::Exception;
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot};
 use crate::event::Payload;
+use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
 
-/// Most that one batch may write, in bytes: it is held in memory beside the memtable.
-const BATCH_BYTES_MAX: u64 = 256 << 20;
+/// Most memory that the writes of one batch may take, in bytes: they are held next to the memtable.
+const BATCH_BYTES_MAX: u64 = 128 << 20;
+/// Most entries that one batch may write. An entry costs time in many places, however small it is.
+const BATCH_ENTRIES_MAX: usize = 500_000;
+/// What an entry of a batch costs beside key and value, in bytes: its place in the map and in the order, reference counts,
+/// and, once it is published, its place in the memtable.
+const ENTRY_OVERHEAD: u64 = 160;
+/// Memory is taken of the host in pieces of this size, in bytes.
+const PIECE: u64 = 1 << 20;
+/// Entries for which the map of a batch keeps its place; one that grew beyond it is given back.
+const ENTRIES_KEPT: usize = 65_536;
 
 /// A key with its new value, or none where it is deleted.
 pub(super) type Write = (Key, Option<Payload>);
+
+/// The writes of a batch.
+pub(super) type Writes = HashMap<Key, Option<Payload>, foldhash::fast::RandomState>;
 
 /// Entries to be put in the place of others; none removes one.
 pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
@@ -24,12 +38,17 @@ pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
 pub struct Writer {
     inner: Arc<Inner>,
     /// The published state. Nobody else publishes, so it is good for a whole batch, and for later
-    /// ones until a commit puts another file below; it is taken anew with each batch.
+    /// ones until a commit puts another file below; it is taken again with each batch.
     view: Option<View>,
-    batch: HashMap<Key, Option<Payload>, foldhash::fast::RandomState>,
+    batch: Writes,
+    /// The keys of `batch` in order, since somebody scanned.
+    order: OnceLock<BTreeSet<Key>>,
     /// Keys and values in `batch`, in bytes.
     batch_bytes: u64,
+    /// What `batch` takes of the memory of the host.
+    memory: Reservation,
     state_bytes_max: u64,
+    size: Size,
     /// Where reads are noted, if somebody wants to know.
     reads: Option<Arc<Reads>>,
 }
@@ -37,7 +56,18 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
         let state_bytes_max = inner.options.state_bytes_max;
-        Self { inner, view: None, batch: HashMap::default(), batch_bytes: 0, state_bytes_max, reads: None }
+        let memory = inner.options.memory.reservation(Purpose::Fold);
+        Self {
+            inner,
+            view: None,
+            batch: Writes::default(),
+            order: OnceLock::new(),
+            batch_bytes: 0,
+            memory,
+            state_bytes_max,
+            size: Size::default(),
+            reads: None,
+        }
     }
 
     /// Gets ready for a batch. The view would go stale, and hold on to memory, if it were kept while nothing is applied.
@@ -76,24 +106,58 @@ impl Writer {
             self.batch_bytes -= (key.len() + slot.as_ref().map_or(0, Payload::len)) as u64;
             *slot = value;
         } else {
-            self.batch.insert(Key::from(key), value);
+            let key = Key::from(key);
+            if let Some(order) = self.order.get_mut() {
+                order.insert(Key::clone(&key));
+            }
+            self.batch.insert(key, value);
         }
-        if self.batch_bytes > BATCH_BYTES_MAX {
-            let message =
-                format!("one batch writes more than {BATCH_BYTES_MAX} bytes; ask for smaller batches in the manifest");
+        self.check_memory()
+    }
+
+    /// Whether the batch may take the memory that it takes.
+    fn check_memory(&mut self) -> Result<(), Error> {
+        let entries = self.batch.len();
+        if entries > BATCH_ENTRIES_MAX {
+            let message = format!(
+                "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches in the manifest"
+            );
+            return Err(Error::Limit { limit: "batch-entries", message });
+        }
+        let bytes = self.batch_bytes + entries as u64 * ENTRY_OVERHEAD;
+        if bytes <= self.memory.bytes() {
+            return Ok(());
+        }
+        // The most that a batch may have does not depend on what others have just now, or the limit would not be its own.
+        let most = BATCH_BYTES_MAX.min(self.inner.options.memory.most_of_one() / 2);
+        if bytes > most {
+            let message = format!(
+                "the writes of one batch take more than {most} bytes of memory, {ENTRY_OVERHEAD} of them for each entry; ask \
+                 for smaller batches in the manifest"
+            );
             return Err(Error::Limit { limit: "batch-bytes", message });
         }
-        Ok(())
+        let wanted = bytes.next_multiple_of(PIECE).min(most);
+        self.memory.grow_to(wanted).map_err(|shortage| Error::Busy(shortage.to_string()))
     }
 
     /// Whether the state stays within its limit once the batch is published.
-    pub fn check_size(&self) -> Result<(), Error> {
-        let running = self.inner.state_bytes() + self.batch_bytes;
-        if running <= self.state_bytes_max {
+    pub fn check_size(&mut self) -> Result<(), Error> {
+        self.size.change = None;
+        if self.inner.state_bytes() + self.batch_bytes <= self.state_bytes_max && self.size.published.is_none() {
             return Ok(());
         }
-        // The running sum takes every key in memory for a new one: look closer before refusing.
-        let exact = (store::exact_bytes(&self.inner)? + self.batch_bytes).saturating_sub(self.batch_replaces()?);
+        // The running sum takes every key in memory for a new one: look closer before refusing. What is in memory already is
+        // looked at once; from then on only what each batch replaces.
+        let published = match self.size.published {
+            Some(published) => published,
+            None => store::exact_bytes(&self.inner)?,
+        };
+        let replaced = self.batch_replaces()?;
+        let stored = self.batch.iter().filter_map(|(key, value)| Some((key.len() + value.as_ref()?.len()) as u64));
+        let exact = (published + stored.sum::<u64>()).saturating_sub(replaced);
+        // Far below the limit the running sum does again.
+        self.size = Size { published: (exact > self.state_bytes_max / 2).then_some(published), change: Some(exact) };
         check_state(exact, self.state_bytes_max)
     }
 
@@ -108,14 +172,23 @@ impl Writer {
 
     /// A page of entries, as the batch so far left them.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
+        self.scan_while(scan, None)
+    }
+
+    /// The same, unless it takes longer than until then.
+    pub fn scan_until(&self, scan: &Scan, until: Instant) -> Result<Page, Error> {
+        self.scan_while(scan, Some(until))
+    }
+
+    fn scan_while(&self, scan: &Scan, until: Option<Instant>) -> Result<Page, Error> {
         if let Some(reads) = &self.reads {
             reads.scan(&scan.selection);
         }
         let view = self.view();
-        let mut layers =
-            vec![Layer::batch(self.batch.iter().map(|(key, value)| (Key::clone(key), value.clone())), scan)];
+        let order = self.order.get_or_init(|| self.batch.keys().cloned().collect());
+        let mut layers = Vec::from_iter(Layer::batch(order, &self.batch, scan));
         layers.extend(snapshot::layers(&view, scan)?);
-        scan::page(layers, scan)
+        scan::page(layers, scan, until)
     }
 
     /// Notes from now on what is read and written; none ends it.
@@ -131,7 +204,18 @@ impl Writer {
     /// Drops the batch's writes.
     pub fn discard(&mut self) {
         self.batch.clear();
+        self.end_batch();
+    }
+
+    /// Gives back what a batch took.
+    fn end_batch(&mut self) {
+        if self.batch.capacity() > ENTRIES_KEPT {
+            self.batch = Writes::default();
+        }
+        self.order = OnceLock::new();
         self.batch_bytes = 0;
+        self.memory.shrink_to(0);
+        self.size.change = None;
         self.view = None;
     }
 
@@ -167,10 +251,22 @@ impl Writer {
 
     /// The same with what became of events up to the checkpoint that were not folded: durable with it, or not at all.
     pub fn publish_with(&mut self, checkpoint: Checkpoint, exceptions: BTreeMap<u64, Exception>) {
-        self.view = None;
-        self.batch_bytes = 0;
+        if !self.batch.is_empty() && self.size.published.is_some() {
+            // What nobody looked at changed the size by an unknown amount.
+            self.size.published = self.size.change;
+        }
         self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions);
+        self.end_batch();
     }
+}
+
+/// The size of the state to the byte, known while it is near its limit.
+#[derive(Debug, Default)]
+struct Size {
+    /// Keys and values of what is published, in bytes.
+    published: Option<u64>,
+    /// The same once the running batch is published.
+    change: Option<u64>,
 }
 
 pub(super) fn check_key(key: &str) -> Result<(), Error> {

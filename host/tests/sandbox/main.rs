@@ -3,13 +3,13 @@
 //! 1. the way of a batch: lowering, state functions, failures, headers
 //! 2. limits: time, memory, stack, host calls, log, sizes
 //! 3. queries
-//! 4. uploads: garbage, other worlds, forbidden imports
-//! 5. compilation and its cache
-//! 6. the closed WASI
-//! 7. migration, in `migration.rs`
+//! 4. the closed WASI
+//! 5. uploads, compilation and its cache, in `uploads.rs`
+//! 6. migration, in `migration.rs`
 
 mod bed;
 mod migration;
+mod uploads;
 
 use std::io::Write as _;
 use std::process::Command;
@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldstream::event::Payload;
-use foldstream::module::{ApplyError, Engine, Error, Identity, Options, QueryError};
+use foldstream::memory::{self, Memory};
+use foldstream::module::{ApplyError, Error, Identity, QueryError};
+use foldstream::state::{self, Store};
 
 use bed::*;
 
@@ -246,6 +248,53 @@ fn instances_have_a_limit() {
     bed.query("echo", "x").expect("there is room again");
 }
 
+/// The probe may have 8 MiB, and starts with a little more than 1.
+const PROBE_BYTES: u64 = 8 << 20;
+
+#[test]
+fn memory_that_the_host_lacks_is_no_fault_of_a_module_and_comes_back() {
+    let memory = Memory::new(4 * PROBE_BYTES);
+    let (engine, _folder) = engine(|options| options.memory = memory.clone());
+    let module = load(&engine, "");
+    let code = memory.used();
+    assert!(code > 0, "native code is counted");
+    let mut bed = Bed::new(Arc::clone(&module));
+    // Enough for what is there, and for little more.
+    let mut others = memory.reservation(memory::Purpose::Fold);
+    others.grow_to(memory.most_of_one() - memory.used()).expect("there is enough");
+    let error = bed.apply(&[event(1, "grow", "")]).expect_err("there is no memory");
+    assert!(matches!(&error, ApplyError::Busy(text) if text.starts_with("host-memory: ")), "{error:?}");
+    let error = bed.query("grow", "").expect_err("nor for a query");
+    assert!(matches!(&error, QueryError::Short(text) if text.starts_with("host-memory: ")), "{error:?}");
+    drop(others);
+    bed.works_again();
+    assert_eq!(bed.limit(&[event(2, "grow", "")]), "memory-bytes", "its own limit is its own fault");
+    drop(bed);
+    assert_eq!(memory.used(), code, "all but the code comes back");
+    drop((module, engine));
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn batch_of_many_tiny_writes_is_charged_for_each_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let memory = Memory::new(64 << 20);
+    let options = state::Options { memory: memory.clone(), ..state::Options::default() };
+    let (_store, mut writer) = Store::open(&folder.path().join("state.redb"), options, |_| {}).expect("state opens");
+    writer.begin();
+    let refused = (0..2_000_000).find_map(|key| writer.put(&format!("{key:x}"), None).err()).expect("it has a limit");
+    assert!(matches!(refused, state::Error::Limit { limit: "batch-bytes", .. }), "{refused}");
+    assert!(memory.used() >= 16 << 20, "{} bytes", memory.used());
+    writer.discard();
+    assert_eq!(memory.used(), 0);
+    let mut others = memory.reservation(memory::Purpose::Fold);
+    others.grow_to(memory.most_of_one()).expect("there is enough");
+    let value = Payload::Bytes(vec![0; 1 << 20].into());
+    let short =
+        (0..20).find_map(|key| writer.put(&format!("{key}"), Some(value.clone())).err()).expect("there is no memory");
+    assert!(matches!(short, state::Error::Busy(_)), "a shortage is no limit of the module: {short}");
+}
+
 #[test]
 fn module_that_needs_more_than_the_host_gives_is_refused() {
     let accepted = shared().accept(guest("")).expect("accepted");
@@ -257,6 +306,28 @@ fn module_that_needs_more_than_the_host_gives_is_refused() {
     assert!(matches!(&start, Error::Refused(text) if text.contains("memory")), "{start}");
     let later = error(4 << 20);
     assert!(matches!(&later, Error::Manifest(text) if text.contains("memory-bytes is 8388608")), "{later}");
+}
+
+#[test]
+fn little_address_space_is_enough() {
+    const LIMITED: &str = "FOLDSTREAM_TEST_LIMITED";
+    if std::env::var_os(LIMITED).is_some() {
+        let limit = rustix::process::Rlimit { current: Some(8 << 30), maximum: Some(8 << 30) };
+        rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("sets the limit");
+        let mut bed = Bed::probe();
+        bed.apply(&[event(1, "count", "")]).expect("applies");
+        assert_eq!(bed.limit(&[event(1, "grow", "")]), "memory-bytes");
+        std::io::stdout().write_all(b"went well\n").expect("the parent reads");
+        return;
+    }
+    guest("");
+    let output = Command::new(std::env::current_exe().expect("has a path"))
+        .args(["--exact", "little_address_space_is_enough", "--nocapture"])
+        .env(LIMITED, "1")
+        .output()
+        .expect("runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("went well"), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 // ---- 3. queries ----
@@ -298,190 +369,7 @@ fn answer_has_a_limit() {
     assert!(error.to_string().starts_with("answer-bytes"), "{error}");
 }
 
-// ---- 4. uploads ----
-
-fn refusal(upload: impl Into<Bytes>) -> String {
-    let error = shared().accept(upload.into()).expect_err("is refused");
-    assert!(matches!(error, Error::Refused(_)), "{error:?}");
-    error.to_string()
-}
-
-fn wat(text: &str) -> Vec<u8> {
-    wat::parse_str(text).expect("the text is valid")
-}
-
-#[test]
-fn garbage_is_refused_with_words_that_help() {
-    assert!(refusal("").contains("empty"));
-    assert!(refusal("GIF89a").contains("no WebAssembly"));
-    assert!(refusal("(module)").contains("as text"));
-    assert!(refusal("\x7fELF\x02").contains("compiled for one machine"));
-    assert!(refusal(&b"\0asm\x02\0\0\0"[..]).contains("version"));
-    let probe = guest("");
-    for length in [9, 100, probe.len() / 2, probe.len() - 1] {
-        let error = refusal(probe.slice(..length));
-        assert!(error.contains("malformed") || error.contains("does not fit"), "{length} bytes: {error}");
-    }
-}
-
-#[test]
-fn truncated_component_is_refused() {
-    let component = shared().accept(guest("")).expect("accepted").component;
-    for length in [9, 1_000, component.len() / 2, component.len() - 1] {
-        assert!(refusal(component.slice(..length)).contains("malformed at byte"), "{length} bytes");
-    }
-    // A changed byte anywhere is refused, or changes only what the code does; the host stays whole.
-    for index in (8..component.len()).step_by(997) {
-        let mut damaged = component.to_vec();
-        damaged[index] ^= 0x55;
-        let _ = shared().accept(damaged.into());
-    }
-}
-
-#[test]
-fn oversized_upload_is_refused() {
-    let (engine, _folder) = engine(|options| options.upload_bytes_max = 10_000);
-    let error = engine.accept(guest("")).expect_err("too large").to_string();
-    assert!(error.contains("may have 10000"), "{error}");
-}
-
-#[test]
-fn core_module_without_exports_is_refused() {
-    let error = refusal(wat("(module)"));
-    assert!(error.contains("core module without a `component-type` section"), "{error}");
-}
-
-#[test]
-fn component_of_another_world_is_refused_with_what_is_missing() {
-    let error = refusal(wat("(component)"));
-    assert!(error.contains("`manifest`, `apply`, `query`"), "{error}");
-    let error = refusal(wat(r#"(component
-            (core module $m (func (export "apply")))
-            (core instance $i (instantiate $m))
-            (func (export "apply") (canon lift (core func $i "apply"))))"#));
-    assert!(error.contains("`apply` differs") && error.contains("0 parameters instead of 1"), "{error}");
-}
-
-#[test]
-fn migrate_of_another_type_is_refused() {
-    let error = refusal(wat(r#"(component
-            (core module $m (func (export "migrate")))
-            (core instance $i (instantiate $m))
-            (func (export "migrate") (canon lift (core func $i "migrate"))))"#));
-    assert!(error.contains("export `migrate` differs") && error.contains("0 parameters instead of 2"), "{error}");
-}
-
-#[test]
-fn forbidden_imports_are_listed() {
-    let error = refusal(wat(r#"(component
-            (import "wasi:http/outgoing-handler@0.2.0" (instance))
-            (import "wasi:clocks/wall-clock@0.2.0" (instance))
-            (import "foldstream:module/state@0.2.0" (instance))
-            (import "wasi:cli/run@0.3.0" (instance))
-            (import "evil" (func)))"#));
-    let named = "wasi:http/outgoing-handler@0.2.0, foldstream:module/state@0.2.0, wasi:cli/run@0.3.0, evil;";
-    assert!(error.contains(named), "{error}");
-    assert!(error.contains("allowed are foldstream:module 0.1.0 and WASI 0.2 io, clocks"), "{error}");
-}
-
-#[test]
-fn component_for_asynchronous_calls_is_refused() {
-    let error = refusal(wat(r#"(component
-            (core module $m (func (export "apply")) (func (export "next") (param i32 i32 i32) (result i32) i32.const 0))
-            (core instance $i (instantiate $m))
-            (func (export "apply") async
-                (canon lift (core func $i "apply") async (callback (func $i "next")))))"#));
-    assert!(error.contains("asynchronous"), "{error}");
-}
-
-// ---- 5. compilation and its cache ----
-
-#[test]
-fn compiled_code_is_cached_and_shared() {
-    let (first, folder) = engine(|_| {});
-    let accepted = first.accept(guest("")).expect("accepted");
-    let loaded = first.load(&accepted).expect("loads");
-    assert!(loaded.compile_time.is_some(), "compiled");
-    let again = first.load(&accepted).expect("loads");
-    assert!(again.compile_time.is_none() && Arc::ptr_eq(&loaded.module, &again.module), "shared");
-    let second = Engine::new(options(folder.path())).expect("starts");
-    assert!(second.load(&accepted).expect("loads").compile_time.is_none(), "from the cache");
-}
-
-#[test]
-fn tampered_cache_is_never_loaded() {
-    let (first, folder) = engine(|_| {});
-    let accepted = first.accept(guest("")).expect("accepted");
-    first.load(&accepted).expect("loads");
-    let files = std::fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.path());
-    let code = files.filter(|path| path.extension().is_some_and(|extension| extension == "code")).collect::<Vec<_>>();
-    let [code] = code.as_slice() else { panic!("one file of code: {code:?}") };
-    let whole = std::fs::read(code).expect("reads");
-    let mut changed = whole.clone();
-    *changed.last_mut().expect("not empty") ^= 1;
-    for content in [changed, whole[..whole.len() / 2].to_vec(), Vec::new()] {
-        std::fs::write(code, content).expect("writes");
-        let engine = Engine::new(options(folder.path())).expect("starts");
-        let log = logged(|| {
-            let loaded = engine.load(&accepted).expect("loads");
-            assert!(loaded.compile_time.is_some(), "compiled again");
-        });
-        assert!(log.contains("damaged or not ours"), "{log}");
-        assert_eq!(std::fs::read(code).expect("reads").len(), whole.len(), "the file is whole again");
-    }
-}
-
-fn compile_error(change: impl FnOnce(&mut Options)) -> String {
-    let (engine, _folder) = engine(change);
-    let accepted = engine.accept(guest("")).expect("accepted");
-    engine.load(&accepted).expect_err("does not compile").to_string()
-}
-
-#[test]
-fn slow_compilation_is_ended() {
-    let error = compile_error(|options| options.compile_time_max = Duration::from_millis(1));
-    assert!(error.contains("longer than 1ms"), "{error}");
-}
-
-#[test]
-fn greedy_compilation_is_ended() {
-    let error = compile_error(|options| options.compile_memory_max = 16 << 20);
-    assert!(error.contains("more than 16777216 bytes of memory"), "{error}");
-}
-
-#[test]
-fn compiler_that_is_not_there_is_named() {
-    let error = compile_error(|options| options.compiler = "/nowhere/foldstream".into());
-    assert!(error.contains("/nowhere/foldstream"), "{error}");
-    let error = compile_error(|options| options.compiler = "/bin/false".into());
-    assert!(error.contains("failed with exit status: 1"), "{error}");
-    let error = compile_error(|options| options.compiler = "/bin/true".into());
-    assert!(error.contains("engine failed"), "{error}");
-}
-
-#[test]
-fn little_address_space_is_enough() {
-    const LIMITED: &str = "FOLDSTREAM_TEST_LIMITED";
-    if std::env::var_os(LIMITED).is_some() {
-        let limit = rustix::process::Rlimit { current: Some(8 << 30), maximum: Some(8 << 30) };
-        rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("sets the limit");
-        let mut bed = Bed::probe();
-        bed.apply(&[event(1, "count", "")]).expect("applies");
-        assert_eq!(bed.limit(&[event(1, "grow", "")]), "memory-bytes");
-        std::io::stdout().write_all(b"went well\n").expect("the parent reads");
-        return;
-    }
-    guest("");
-    let output = Command::new(std::env::current_exe().expect("has a path"))
-        .args(["--exact", "little_address_space_is_enough", "--nocapture"])
-        .env(LIMITED, "1")
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("went well"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-}
-
-// ---- 6. the closed WASI ----
+// ---- 4. the closed WASI ----
 
 fn system_report(bed: &mut Bed) -> String {
     bed.apply(&[event(1, "count", ""), event(2, "system", "")]).expect("applies");

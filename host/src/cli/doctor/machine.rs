@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Resource, getrlimit};
-
 use super::Check;
+use crate::api::ProcessInfo;
 use crate::cli::output::bytes;
 use crate::config::Config;
+use crate::memory::Memory;
+use crate::module;
 
 /// Free space below which a host will soon stop, and below which someone should look.
 const DISK_FREE_FAIL: u64 = 256 << 20;
@@ -30,13 +31,38 @@ const NETWORK_FILE_SYSTEMS: [(u32, &str); 4] =
     [(0x6969, "NFS"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB"), (0x6573_5546, "FUSE")];
 const MEMORY_FILE_SYSTEMS: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58F6, "ramfs")];
 
-/// All checks that need nobody else.
-pub fn checks(config: &Config) -> Vec<Check> {
+/// Checks of the disk, and of what the process of the host may use: what it says itself if one runs, else what one would
+/// get that is started here.
+pub fn checks(config: &Config, process: &ProcessInfo) -> Vec<Check> {
     let mut checks = vec![check_disk(&config.data_dir), check_file_system(&config.data_dir)];
-    checks.push(judge_files(getrlimit(Resource::Nofile).current));
-    checks.push(judge_address_space(getrlimit(Resource::As).current));
-    checks.extend(memory_bytes().map(|memory| judge_memory(config, memory)));
+    checks.push(judge_files(process.open_files_max));
+    checks.push(judge_address_space(process.address_space_max_bytes));
+    checks.push(check_walls(config));
+    checks.extend(judge_memory(process));
     checks
+}
+
+/// Starts the process that checks uploads, which tries what it should be refused.
+fn check_walls(config: &Config) -> Check {
+    const NAME: &str = "checking process";
+    let walls = module::this_program().map_err(|error| error.to_string()).and_then(|program| {
+        module::walls(&config.module_options(PathBuf::new(), program, &Memory::unlimited()))
+            .map_err(|error| error.to_string())
+    });
+    match walls.map(|walls| walls.gaps()) {
+        Ok(gaps) if gaps.is_empty() => {
+            Check::ok(NAME, "what looks inside uploads reaches no files, sockets or other processes")
+        }
+        Ok(gaps) => Check::warn(
+            NAME,
+            format!(
+                "what looks inside uploads can reach {}; use a kernel with seccomp and Landlock, or allow them in the \
+                 container's profile",
+                gaps.join(", ")
+            ),
+        ),
+        Err(error) => Check::fail(NAME, format!("uploads cannot be checked: {error}")),
+    }
 }
 
 /// The folder itself, or the nearest one above it that exists.
@@ -112,25 +138,19 @@ fn judge_address_space(limit: Option<u64>) -> Check {
     }
 }
 
-/// What this process may use: the machine's memory, or less within a container.
-fn memory_bytes() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = machine.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    Some(group.min(kibibytes * 1_024))
-}
-
-fn judge_memory(config: &Config, memory: u64) -> Check {
-    let budget = config.state.memtable_bytes_total + config.state.cache_bytes_total;
-    let finding = format!("{} for memtables and caches of {}", bytes(budget), bytes(memory));
-    // The rest is for instances, compiled code and the system's own cache of files.
-    if budget > memory / 4 * 3 {
-        let advice = "lower state.memtable_bytes_total or state.cache_bytes_total";
-        return Check::warn("memory", format!("{finding}: too much; {advice}"));
+/// Nothing of a host that does not tell.
+fn judge_memory(process: &ProcessInfo) -> Option<Check> {
+    let (total, available) = (process.memory_total_bytes?, process.memory_available_bytes?);
+    let mut finding = format!("{} of {} are shared out", bytes(total), bytes(available));
+    if let Some(resident) = process.resident_bytes {
+        finding.push_str(&format!(", {} are in use", bytes(resident)));
     }
-    Check::ok("memory", finding)
+    // The rest is for the program itself, and for the system's own cache of files.
+    if total > available / 8 * 7 {
+        let advice = "lower limits.memory_bytes, state.memtable_bytes_total or state.cache_bytes_total";
+        return Some(Check::warn("memory", format!("{finding}: too much; {advice}")));
+    }
+    Some(Check::ok("memory", finding))
 }
 
 /// Judges by how much the host's clock is ahead of ours, in whole seconds.
@@ -220,9 +240,17 @@ mod tests {
 
     #[test]
     fn budgets_beyond_memory_are_a_warning() {
-        let config = Config::default();
-        assert_eq!(judge_memory(&config, 8 << 30).status, Status::Ok);
-        assert_eq!(judge_memory(&config, 512 << 20).status, Status::Warn);
+        let process = |available| ProcessInfo {
+            memory_total_bytes: Some(1 << 30),
+            memory_available_bytes: Some(available),
+            resident_bytes: Some(100 << 20),
+            ..ProcessInfo::default()
+        };
+        assert_eq!(judge_memory(&process(2 << 30)).map(|check| check.status), Some(Status::Ok));
+        let check = judge_memory(&process(1 << 30)).expect("it tells");
+        assert_eq!(check.status, Status::Warn);
+        assert!(check.finding.starts_with("1.0 GiB of 1.0 GiB are shared out, 100.0 MiB are in use"), "{check:?}");
+        assert_eq!(judge_memory(&ProcessInfo::default()), None, "an older host does not tell");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::super::Context;
 use super::super::client::{self, Client};
 use super::super::exit::{Exit, Failure};
-use super::super::output::{Output, grouped, span};
+use super::super::output::{Output, counted, grouped, span};
 use super::super::progress::{Progress, Step};
 use super::items::{self, Items};
 use super::times::{self, TimesOption};
@@ -103,8 +103,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             count => format!(", {} of them were there before", grouped(count)),
         };
         format!(
-            "imported {} events{duplicates}; last sequence {}",
-            grouped(imported.events),
+            "imported {}{duplicates}; last sequence {}",
+            counted(imported.events, "event"),
             grouped(imported.last_sequence)
         )
     })?;
@@ -171,10 +171,13 @@ async fn import<R: BufRead>(
 fn so_far(imported: &Imported) -> String {
     match imported.events {
         0 => "nothing was imported".to_owned(),
+        1 => {
+            format!("the first event was imported, nothing after it; last sequence {}", grouped(imported.last_sequence))
+        }
         events => format!(
             "the first {} events were imported, nothing after them; last sequence {}",
             grouped(events),
-            imported.last_sequence
+            grouped(imported.last_sequence)
         ),
     }
 }
@@ -374,6 +377,6 @@ mod tests {
     fn it_is_said_how_much_was_imported() {
         assert_eq!(so_far(&Imported::default()), "nothing was imported");
         let imported = Imported { events: 1_000, last_sequence: 1_017, ..Imported::default() };
-        assert_eq!(so_far(&imported), "the first 1,000 events were imported, nothing after them; last sequence 1017");
+        assert_eq!(so_far(&imported), "the first 1,000 events were imported, nothing after them; last sequence 1,017");
     }
 }

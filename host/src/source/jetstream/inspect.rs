@@ -378,7 +378,6 @@ mod tests {
     #[test]
     fn each_risky_setting_is_named() {
         for (name, value) in [
-            ("retention", serde_json::json!("workqueue")),
             ("max_age", serde_json::json!(3_600_000_000_000_u64)),
             ("max_msgs_per_subject", serde_json::json!(1)),
             ("allow_msg_ttl", serde_json::json!(true)),

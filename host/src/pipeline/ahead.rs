@@ -1,0 +1,152 @@
+//! The queue of batches that are read ahead, and the memory that all such queues of a host share.
+//!
+//! What is over the budget waits in its stream. One batch of each pipeline is always let in, so that none waits for another
+//! that rests with its queue full.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::Input;
+
+/// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
+/// enough to bound memory to about this many times the largest batch.
+const QUEUE: usize = 3;
+/// Unit in which the memory is counted, in bytes.
+const UNIT: u64 = 1 << 10;
+
+/// Memory for batches that are read ahead, of all pipelines of a host.
+#[derive(Clone, Debug)]
+pub(super) struct ReadAhead {
+    units: Arc<Semaphore>,
+    total: u32,
+}
+
+impl ReadAhead {
+    pub(super) fn new(bytes: u64) -> Self {
+        let total = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        Self { units: Arc::new(Semaphore::new((total as usize).min(Semaphore::MAX_PERMITS))), total }
+    }
+
+    /// The queue of one pipeline.
+    pub(super) fn queue(&self) -> (Outbox, Inbox) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Outbox { ahead: self.clone(), sender }, Inbox { receiver })
+    }
+}
+
+/// What waits, and the memory that it takes while it does.
+type Queued = (Input, Option<OwnedSemaphorePermit>);
+
+/// Where the reading stage puts what it read.
+pub(super) struct Outbox {
+    ahead: ReadAhead,
+    sender: mpsc::Sender<Queued>,
+}
+
+impl Outbox {
+    /// Waits until there is room; whether somebody still takes something.
+    pub(super) async fn send(&self, input: Input) -> bool {
+        let bytes = match &input {
+            Input::Batch(batch) => batch.bytes() as u64,
+            Input::Failed(_) => 0,
+        };
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).min(self.ahead.total);
+        // Both arms are cancel-safe: what was waited for goes back.
+        tokio::select! {
+            biased;
+            memory = Arc::clone(&self.ahead.units).acquire_many_owned(units) => {
+                self.sender.send((input, memory.ok())).await.is_ok()
+            }
+            // All places are free: nothing of this pipeline waits.
+            places = self.sender.reserve_many(QUEUE) => match places {
+                Ok(mut places) => {
+                    places.next().expect("there are some").send((input, None));
+                    true
+                }
+                Err(_) => false,
+            },
+        }
+    }
+}
+
+/// Where the applying stage takes it from.
+pub(super) struct Inbox {
+    receiver: mpsc::Receiver<Queued>,
+}
+
+impl Inbox {
+    /// What waits, if anything does.
+    pub(super) fn take(&mut self) -> Option<Input> {
+        self.receiver.try_recv().ok().map(|(input, _)| input)
+    }
+
+    /// The next, once there is one; none at the end. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Input> {
+        self.receiver.recv().await.map(|(input, _)| input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::Batch;
+    use crate::event::{Event, Payload};
+    use crate::position::StreamIdentity;
+
+    fn batch(kibibytes: usize) -> Input {
+        let event = Event {
+            sequence: 1,
+            time_ns: 1,
+            subject: "s".into(),
+            kind: "".into(),
+            headers: Vec::new(),
+            data: Payload::Bytes(vec![0; kibibytes << 10].into()),
+        };
+        let stream = Arc::new(StreamIdentity { name: "s".to_owned(), created_ns: 1 });
+        let (missing, passed_over) = (Vec::new(), Vec::new());
+        Input::Batch(Batch {
+            events: vec![event],
+            after: 0,
+            through: 1,
+            head: 1,
+            pending: 0,
+            stream,
+            last_seen: None,
+            missing,
+            passed_over,
+        })
+    }
+
+    /// Sends until nothing more is let in; how many were.
+    async fn fill(outbox: &Outbox, kibibytes: usize) -> usize {
+        let mut sent = 0;
+        // The clock stands still unless all wait.
+        while tokio::time::timeout(Duration::from_secs(1), outbox.send(batch(kibibytes))).await == Ok(true) {
+            sent += 1;
+        }
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queues_together_stay_within_their_memory_and_each_has_one_batch() {
+        let ahead = ReadAhead::new(1_000 << 10);
+        let queues: Vec<_> = (0..10).map(|_| ahead.queue()).collect();
+        let mut sent = Vec::new();
+        for (outbox, _) in &queues {
+            sent.push(fill(outbox, 300).await);
+        }
+        assert_eq!(sent, [3, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        let (mut first, mut rest) = (queues.into_iter(), 0);
+        let (outbox, mut inbox) = first.next().expect("there are ten");
+        while inbox.take().is_some() {
+            rest += 1;
+        }
+        assert_eq!((rest, ahead.units.available_permits()), (3, 1_000), "what is taken is given back");
+        assert_eq!(fill(&outbox, 5_000).await, 1, "what is larger than all there is goes alone");
+        drop(inbox);
+        assert!(!outbox.send(batch(1)).await, "nobody takes it any more");
+    }
+}
