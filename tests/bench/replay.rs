@@ -152,7 +152,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
             max_backoff: defaults.pipeline.max_backoff,
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
-            budget: Arc::new(Budget::new(defaults.state.memtable_bytes_total)),
+            budget: Arc::new(Budget::new(defaults.shares().memtables)),
             disk: None,
             shuffle: None,
         },

@@ -173,7 +173,13 @@ impl Host {
     /// Memory that its process holds, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let id = self.process.as_ref().expect("the host runs").id();
-        resident_bytes(id)
+        resident_bytes(id, "VmRSS:")
+    }
+
+    /// The most memory that its process ever held, in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let id = self.process.as_ref().expect("the host runs").id();
+        resident_bytes(id, "VmHWM:")
     }
 }
 
@@ -188,9 +194,9 @@ fn copy_environment(from: &Command, to: &mut Command) {
 }
 
 /// Memory that a process holds, in bytes.
-fn resident_bytes(id: u32) -> u64 {
+fn resident_bytes(id: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process has a status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the status has its memory");
+    let line = status.lines().find(|line| line.starts_with(field)).expect("the status has its memory");
     let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
     kilobytes * 1024
 }

@@ -121,8 +121,14 @@ impl Stage {
 
     /// The same for another deployment of the ledger, of either version.
     pub async fn assert_equals_model(&self, name: &str) {
-        let shown = self.client().reached(name, self.model.last()).await;
-        let found = self.client().entries(name, "").await;
+        // A candidate may take over between the two questions.
+        let (shown, found) = loop {
+            let shown = self.client().reached(name, self.model.last()).await;
+            let found = self.client().entries(name, "").await;
+            if self.client().show(name).await.generation == shown.generation {
+                break (shown, found);
+            }
+        };
         let is_next = shown.module.state_version == 2;
         let wanted = if is_next { self.model.next_entries() } else { self.model.entries() };
         let difference = wanted.iter().zip(&found).find(|(wanted, found)| wanted != found);

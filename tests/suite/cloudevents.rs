@@ -188,7 +188,7 @@ async fn a_file_of_cloud_events_is_imported_however_they_follow_each_other() {
     let malformed = format!("[\n{},\n{}\n]", event("6"), with("time", json!("lunchtime")));
     let output = cli::on_with_input(&host, &["events", "import", "-"], &malformed).expect(4);
     assert!(output.stderr.contains("standard input:3: is not a CloudEvent: attribute time"), "{}", output.stderr);
-    assert!(output.stderr.contains("the first 1 events were imported"), "{}", output.stderr);
+    assert!(output.stderr.contains("the first event was imported"), "{}", output.stderr);
     let output = cli::on_with_input(&host, &["events", "import", "-", "--subject", "a.{"], &lines).expect(2);
     assert!(output.stderr.contains("{name:tokens}"), "{}", output.stderr);
 }

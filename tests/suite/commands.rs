@@ -73,7 +73,7 @@ fn every_help_begins_with_examples_and_ends_with_exit_codes() {
         assert!(example < usage, "examples come first in {command}");
         assert!(help.contains("Exit codes"), "{command}");
     }
-    assert!(!whole.stdout.contains("compile-module"), "what is ours alone is hidden");
+    assert!(!whole.stdout.contains("check-module"), "what is ours alone is hidden");
 }
 
 #[test]
@@ -376,6 +376,16 @@ async fn doctor_finds_a_sound_set_up_sound_and_warns_about_a_stream_in_memory() 
     assert!(format!("{}{}", memory.stdout, memory.stderr).contains("memory"), "{memory:?}");
     let missing = check("MISSING");
     assert!(missing.code != 0 && format!("{}{}", missing.stdout, missing.stderr).contains("MISSING"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn doctor_judges_the_host_that_answers_and_not_itself() {
+    let host = host::Host::start_with("[limits]\nmemory_bytes = \"1000TiB\"\n").await;
+    let checks = cli::on(&host, &["doctor", "-o", "json"]).expect(0).json();
+    let memory =
+        checks.as_array().expect("a list").iter().find(|check| check["check"] == "memory").expect("it is looked at");
+    assert_eq!(memory["status"], "warn", "only the host was told to take more than there is: {memory}");
+    assert!(memory["finding"].as_str().is_some_and(|finding| finding.contains("limits.memory_bytes")), "{memory}");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn a_port_in_use_is_said_so() {
 async fn a_second_host_on_one_data_folder_is_refused() {
     let host = Host::start().await;
     let (code, output) = refused(&format!("data_dir = {:?}\n", host.data_dir()), &[]);
-    assert_eq!(code, 1, "{output}");
+    assert_eq!(code, 4, "{output}");
     assert!(output.contains("another foldstream uses it") && output.contains("data folder"), "{output}");
     host.client().get("/livez").await.expect(200);
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use foldstream::api::{DeploymentState, GenerationStatus, NewEvent};
+use foldstream_tests::host::Host;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use foldstream_tests::{guests, wait};
 
@@ -203,4 +204,16 @@ async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
     disk.empty();
     stage.publish(50).await;
     stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_module_that_finds_no_room_is_declined_and_can_be_deployed_later() {
+    let mut host = Host::start_within_limits("").await;
+    host.client().deploy("first", &guests::module("ledger")).await;
+    // As a quota would: no file of the host grows beyond this, and what the disk says of itself is all well.
+    host.limit_files(Some(PAGE));
+    let declined = host.client().upload(guests::module("ledger"), "?name=second").await.problem(507, "no-room");
+    assert!(declined.detail.contains("free some space"), "{declined:?}");
+    host.limit_files(None);
+    host.client().deploy("second", &guests::module("ledger")).await;
 }

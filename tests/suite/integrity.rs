@@ -1,9 +1,9 @@
 //! `foldstream doctor --data` reads all files of a host that is down: sound ones are found sound, damaged ones are named
-//! with what to do, and a host that runs is left alone.
+//! with what to do, and a host that runs is left alone. A damage that only a reader finds stops that reader.
 
 use std::path::Path;
 
-use foldstream::api::{DeploymentState, GenerationStatus};
+use foldstream::api::{self, DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use serde_json::Value;
@@ -47,7 +47,7 @@ async fn files_of_a_stopped_host_are_sound() {
 #[tokio::test]
 async fn damaged_files_are_named_with_what_to_do() {
     for (file, advice) in
-        [("state/ledger/1.redb", "anew from the stream"), ("log/events.redb", "backup"), ("catalog.redb", "backup")]
+        [("state/ledger/1.redb", "again from the stream"), ("log/events.redb", "backup"), ("catalog.redb", "backup")]
     {
         let stage = stopped().await;
         damage(&stage.host.data_dir().join(file));
@@ -56,6 +56,41 @@ async fn damaged_files_are_named_with_what_to_do() {
         assert_eq!(failed, [(file.to_owned(), "fail".to_owned())], "{}", output.stdout);
         assert!(output.stdout.contains(advice), "{}", output.stdout);
     }
+}
+
+/// Makes the events of a subject unreadable in the file of a log: the length of the subject is nonsense.
+fn garble(log: &Path, subject: &str) {
+    let mut bytes = std::fs::read(log).expect("the host is down");
+    let length = u8::try_from(subject.len()).expect("a short subject");
+    let wanted = [&[length][..], subject.as_bytes()].concat();
+    let places = bytes.windows(wanted.len()).enumerate().filter(|(_, found)| *found == wanted);
+    let places: Vec<usize> = places.map(|(place, _)| place).collect();
+    assert!(!places.is_empty(), "the event is in the file");
+    for place in places {
+        bytes[place] = 0x7f;
+    }
+    std::fs::write(log, bytes).expect("the host is down");
+}
+
+#[tokio::test]
+async fn a_damaged_log_is_named_at_the_start_with_what_to_do() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    let marked = api::NewEvent {
+        subject: "orders.garbled.placed".to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: std::collections::BTreeMap::new(),
+        data: serde_json::json!("garbled"),
+    };
+    stage.publish(5_000).await;
+    stage.client().append(&[marked]).await;
+    stage.publish(1_000).await;
+    stage.host.stop();
+    garble(&stage.host.data_dir().join("log/events.redb"), "orders.garbled.placed");
+    assert!(!stage.host.try_restart().await, "events would be lost in silence");
+    let told = stage.host.output();
+    assert!(told.contains("events.redb") && told.contains("is damaged") && told.contains("backup"), "{told}");
 }
 
 #[tokio::test]

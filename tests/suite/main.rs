@@ -9,6 +9,7 @@ mod delivery; // every event once and in order, on JetStream and the embedded lo
 mod deployment; // what stands under deploy/ works
 mod disk; // a disk without room: reads go on, and everything continues when there is room
 mod documents; // every command in a document is one that the program takes
+mod door; // tokens, scopes, certificates, pages and proxies; what the log tells
 mod events; // the embedded log through its API; CloudEvents as a guest sees them
 mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name
@@ -30,4 +31,5 @@ mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
 mod strange; // messages that are no sound events, and streams that are no event streams
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
+mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support

@@ -139,7 +139,48 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
     let kept: std::collections::BTreeSet<_> = orders.iter().map(|order| order.subject()).collect();
     let source = format!("{}missing = \"count\"\n", jetstream_source(&server.url(), STREAM));
     let host = Host::start_with(&source).await;
-    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    let deployed = host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    let missing = 200 - kept.len() as u64;
+    let said = deployed.reason.contains(&format!("{missing} events")) && deployed.reason.contains("counted");
+    assert!(said, "nothing is passed over without a word: {}", deployed.reason);
     let shown = host.client().reached(LEDGER, last).await;
-    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, 200 - kept.len() as u64));
+    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, missing));
+}
+
+#[tokio::test]
+async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_accepts_that() {
+    let mut stage = Stage::start(Kind::JetStream).await;
+    let last = stage.publish(100).await;
+    stream(&stage).await.purge().sequence(90).await.expect("is purged");
+    stage.deploy_ledger().await;
+    let (_, failure) = stage.client().failed(LEDGER).await;
+    assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
+    assert!(failure.message.contains("--accept-missing"), "{failure:?}");
+    // What the failure advises, in the words of the command that was used.
+    let deployed = stage.client().deploy_with(LEDGER, &guests::module("ledger"), "&accept-missing=true").await;
+    assert!(deployed.reason.contains("what its stream lacks is accepted"), "{}", deployed.reason);
+    let shown = stage.client().reached(LEDGER, last).await;
+    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, 89));
+}
+
+#[tokio::test]
+async fn a_candidate_that_no_event_stopped_keeps_no_file() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().act(LEDGER, "rebuild?max_rate=20").await.expect(200);
+    let building = stage.client().becomes(LEDGER, 2, GenerationStatus::Building).await;
+    let file = stage.host.data_dir().join(format!("state/{LEDGER}/{}.redb", building.state_file));
+    wait::until("the candidate to have a file", || async { file.is_file().then_some(()) }).await;
+    assert_eq!(stage.host.stop().code(), Some(0));
+    stream(&stage).await.delete_message(290).await.expect("is deleted");
+    stage.host.restart().await;
+    let failed = stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+    let failure = failed.failure.expect("it says why");
+    // Which of the two depends on whether it had noted a position before the stop.
+    assert!(["source-gap", "source-incomplete"].contains(&failure.kind.as_str()), "{failure:?}");
+    assert_eq!(failure.sequence, None, "{failure:?}");
+    wait::until("its file to be gone", || async { (!file.exists()).then_some(()) }).await;
+    let shown = stage.client().show(LEDGER).await;
+    assert_eq!((shown.generation, shown.state), (1, DeploymentState::Live), "the active generation keeps serving");
 }

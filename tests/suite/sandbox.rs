@@ -100,6 +100,39 @@ async fn endless_host_calls_meet_their_limit_before_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_flood_of_tiny_writes_meets_a_limit_before_it_takes_the_memory_of_the_host() {
+    let stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"30s\"\n").await;
+    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    stage.client().append(&[event("many-tiny 2000000")]).await;
+    let (_, failure) = stage.client().failed(MISCHIEF).await;
+    assert!(failure.kind == "limit" && failure.message.contains("batch-entries: "), "{failure:?}");
+    let peak = stage.host.peak_memory_bytes();
+    assert!(peak < 300 << 20, "{peak} bytes");
+}
+
+/// Queries that grow until they are stopped: each may have 32 MiB.
+#[tokio::test]
+async fn many_greedy_queries_leave_the_host_and_the_fold_their_memory() {
+    let mut stage = stage_with("[limits]\nmemory_bytes = \"160MiB\"\n").await;
+    let before = stage.host.peak_memory_bytes();
+    let greedy: Vec<_> = (0..40)
+        .map(|_| {
+            let client = stage.client().clone();
+            tokio::spawn(async move { client.query(MISCHIEF, "grow", &json!(null)).await })
+        })
+        .collect();
+    skip_in_model_and_publish(&mut stage, 2_000).await;
+    let mut refused = 0;
+    for answer in greedy {
+        let answer = answer.await.expect("it ends");
+        refused += usize::from(answer.status == 503 && answer.text().contains("host-memory: "));
+    }
+    assert!(refused > 0, "some met the budget of the host and were told");
+    let grown = stage.host.peak_memory_bytes() - before;
+    assert!(grown < 200 << 20, "grew by {grown} bytes");
+}
+
+#[tokio::test]
 async fn a_rejected_event_is_not_tried_again_and_a_retried_one_as_often_as_its_policy_says() {
     assert_eq!(misbehave("reject no").await.attempts, 1);
     assert_eq!(misbehave("retry later").await.attempts, 3, "the manifest says 3 attempts");

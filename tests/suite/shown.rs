@@ -76,7 +76,7 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     let doctor = cli::on(&stage.host, &["doctor", "-o", "json"]).expect(1).json();
     let checks = doctor.as_array().expect("a list of checks");
     let check = checks.iter().find(|check| check["check"] == "deployment ledger").expect("it is checked");
-    assert_eq!(check["status"], "warn", "{check}");
+    assert_eq!(check["status"], "fail", "{check}");
 
     wait::until("the log to say it", || {
         let said = stage.host.process().output().contains("the source can't be read");

@@ -432,7 +432,7 @@ async fn two_hundred_swaps_under_load_are_noticed_by_nobody() {
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
     while !swaps.is_finished() {
         tick.tick().await;
-        stage.publish(20).await;
+        stage.publish(10).await;
     }
     swaps.await.expect("every swap does what it should");
     assert_eq!(swapping.load(Ordering::Relaxed), u64::from(SWAPS));

@@ -90,6 +90,7 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         "big-value" => put("big-value", &Payload::Bytes(vec![0xff; number(argument)])),
         "big-key" => put(&"k".repeat(number(argument)), &Payload::Text(String::new())),
         "many-keys" => drop(black_box(get_many(&vec!["k".to_owned(); number(argument)]))),
+        "many-tiny" => many_tiny(number(argument)),
         "many-entries" => put_many(&vec![("k".to_owned(), None); number(argument)]),
         "fill" => fill(event.sequence, number(argument)),
         "rate" => put("rate/EUR", &Payload::Text(argument.to_owned())),
@@ -144,6 +145,13 @@ fn recurse_in_memory(depth: u64) -> [u64; 32] {
     let mut frame = black_box([depth; 32]);
     frame[0] += recurse_in_memory(depth + 1)[1];
     frame
+}
+
+/// Deletes this many entries that were never there: nothing is stored, yet each is a write.
+fn many_tiny(count: usize) {
+    for begin in (0..count).step_by(10_000) {
+        put_many(&(begin..begin + 10_000).map(|key| (format!("{key:x}"), None)).collect::<Vec<_>>());
+    }
 }
 
 fn fill(sequence: u64, bytes: usize) {
