@@ -117,7 +117,8 @@ async fn a_tester_driven_by_the_document_finds_nothing_that_it_does_not_describe
             .args(["--checks", CHECKS])
             .args(["--exclude-path-regex", "(changes|tail)$"])
             .args(["--phases", "examples,coverage,fuzzing,stateful"])
-            .args(["--max-examples", "15", "--max-time", "25", "--seed", "1", "--workers", "2"])
+            // One worker: with two, Python 3.11 fails at times while the tester reads source text in both.
+            .args(["--max-examples", "15", "--max-time", "25", "--seed", "1", "--workers", "1"])
             .args(["--request-timeout", "20", "--suppress-health-check", "filter_too_much", "--no-color"])
             .env("PYTHONPATH", folder.path())
             .current_dir(folder.path()),
