@@ -271,7 +271,7 @@ impl Run {
             // The instance may remember what it read before.
             self.applier.fold = None;
         }
-        self.share.set(self.store.memtable_bytes());
+        self.share.set(self.store.memory_bytes());
         self.way.is_standing = true;
         let position = self.store.position();
         self.way.standing.send_replace(Some(Standing { position, epoch: self.way.pace.epoch }));
@@ -312,7 +312,7 @@ impl Run {
         let interval = self.applier.settings.flush_interval;
         let due = Instant::now() + if count > 0 { interval } else { interval * IDLE_FLUSH_FACTOR };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
-        self.share.set(self.store.memtable_bytes());
+        self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {
                 self.way.pending = Some(batch.pending);
@@ -496,7 +496,7 @@ impl Run {
             if result.is_ok() {
                 self.applier.progress.made_durable();
             }
-            self.share.set(self.store.memtable_bytes());
+            self.share.set(self.store.memory_bytes());
         }
         // The reading task ends only after it sent its error, so an empty, closed inbox means that
         // the runtime is going down.
@@ -506,7 +506,7 @@ impl Run {
     fn join_commit(&mut self) -> Result<(), state::Error> {
         let Some(commit) = self.commit.take() else { return Ok(()) };
         let joined = self.runtime.block_on(commit);
-        self.share.set(self.store.memtable_bytes());
+        self.share.set(self.store.memory_bytes());
         let committed = joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
         if committed.is_ok() {
             self.applier.progress.made_durable();
@@ -544,11 +544,16 @@ impl Run {
             return;
         }
         let (store, seconds) = (self.store.clone(), self.metrics.commit_seconds.clone());
-        self.commit = Some(self.runtime.spawn_blocking(move || {
+        let commit = move || {
             let started = Instant::now();
             let committed = store.commit();
             seconds.observe(started.elapsed().as_secs_f64());
             committed
+        };
+        // By a thread of the runtime: one that this thread starts would inherit its low priority, and later serve with it.
+        self.commit = Some(self.runtime.spawn(async move {
+            let committed = tokio::task::spawn_blocking(commit).await;
+            committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
         }));
     }
 
@@ -562,7 +567,7 @@ impl Run {
         let disk = self.applier.settings.disk.as_ref();
         let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
         let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
-        self.share.set(self.store.memtable_bytes());
+        self.share.set(self.store.memory_bytes());
         if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
             self.applier.progress.stopped(kind, &message, sequence);
         }

@@ -25,7 +25,7 @@ use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttl
 use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
-use crate::state::{self, Key, Snapshot, Store};
+use crate::state::{self, Snapshot, Store};
 
 pub use parts::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
 use worker::Worker;
@@ -376,10 +376,22 @@ impl Runner {
         }
     }
 
-    /// The keys under a prefix that changed after a position, without duplicates; none when that is no longer known
-    /// and a watcher must read everything again.
-    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
-        self.store().and_then(|store| store.changed_since(position, prefix))
+    /// The position through which nothing under a prefix changed after another; none if something did, or if that is not
+    /// known or can't be read.
+    pub fn untouched_through(&self, after: u64, prefix: &str) -> Option<u64> {
+        let gate = self.shared.progress.answers_from()?;
+        // All of it of one store: one that was opened again counts its changes from its last checkpoint on.
+        let store = self.store()?;
+        let through = store.position();
+        if through < gate {
+            return None;
+        }
+        store.changed_between(after, through, prefix).is_some_and(|keys| keys.is_empty()).then_some(through)
+    }
+
+    /// Whether a part of the state was replaced at a position, as far as that is known.
+    pub fn was_patched_at(&self, position: u64) -> bool {
+        self.store().is_none_or(|store| store.changed_between(position, position, "").is_none())
     }
 
     /// Stops applying, keeps answering.

@@ -90,7 +90,7 @@ impl Host {
         let changed = match ours.position() {
             position if position == chosen.ahead.position => Some(Vec::new()),
             // None where more changed than is remembered: everything is looked through again, while it is held.
-            _ => serving.changed_since(chosen.ahead.position, ""),
+            _ => ours.changed_since(chosen.ahead.position, ""),
         };
         let selection = chosen.keys.text();
         let made = blocking(move || make_patch(&ours, &theirs, &chosen, changed));
@@ -143,7 +143,7 @@ async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &st
     let opening = || Error::Conflict("a state is being opened; try again".to_owned());
     let ours = serving.store().ok_or_else(opening)?.snapshot();
     // Asked for now, changes are remembered until they are asked for again when both states are held.
-    serving.changed_since(ours.position(), "");
+    ours.changed_since(ours.position(), "");
     let (noted, keys) = (reads.noted(), keys.clone());
     let found = blocking(move || {
         let owned = learn(&noted, &keys)?;

@@ -18,6 +18,8 @@ use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
+/// Niceness of a thread that folds: a thread that answers a read gets a core at once, and a fold what is left.
+const NICENESS: i32 = 10;
 /// Most attempts that a manifest may ask for.
 const ATTEMPTS_MAX: u32 = 1_000;
 /// Shortest pause before the second attempt that it may ask for: each attempt costs an instance and log lines.
@@ -97,6 +99,7 @@ impl Loading {
 impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
+        give_way();
         let mut damaged = 0;
         while !self.is_stopping() {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
@@ -469,5 +472,16 @@ impl Worker {
             settings.batch.events = settings.batch.events.min(events.max(1) as usize);
         }
         settings
+    }
+}
+
+/// Lets the threads that answer reads go first if there are too few cores for all. What this thread starts inherits that,
+/// and can't shed it without privileges: it must start no thread that serves.
+fn give_way() {
+    // Elsewhere the call changes the whole process.
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
+    {
+        tracing::debug!(%error, "a fold runs with the priority of all threads");
     }
 }

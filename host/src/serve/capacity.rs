@@ -29,6 +29,7 @@ const BODY_UNIT: usize = 1 << 10;
 
 /// The places.
 pub(super) struct Capacity {
+    watches_max: usize,
     pub(super) queries: Arc<Semaphore>,
     pub(super) scans: Arc<Semaphore>,
     pub(super) appends: Arc<Semaphore>,
@@ -42,6 +43,7 @@ impl Capacity {
         let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         let bodies = BODIES_BYTES.max(config.modules.upload_bytes_max.saturating_mul(4));
         Self {
+            watches_max: config.serve.watches_max.min(Semaphore::MAX_PERMITS),
             queries: places(config.serve.queries_max),
             scans: places(SCANS_MAX),
             appends: places(APPENDS_MAX),
@@ -62,6 +64,11 @@ impl Capacity {
     /// A place for a deploy.
     pub(super) async fn deploy(&self) -> Result<OwnedSemaphorePermit, Problem> {
         acquire_many(&self.deploys, 1, "deploys", DEPLOY_WAIT).await
+    }
+
+    /// How many watches there are.
+    pub(super) fn watches_open(&self) -> u32 {
+        u32::try_from(self.watches_max - self.watches.available_permits()).unwrap_or(u32::MAX)
     }
 
     /// A place for a watch: at once or not at all, as watches stay.

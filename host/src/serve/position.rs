@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::json;
 use super::problem::Problem;
+use crate::event::Payload;
 
 /// The header with the position that an answer reflects.
 pub(super) const POSITION: &str = "foldstream-position";
@@ -53,6 +55,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// A payload as the answer. Looks through all of it.
+    pub(super) fn of(payload: Payload, position: u64, generation: u64, skipped: u64) -> Self {
+        let (content_type, body) = (json::content_type(&payload), json::octets(payload));
+        Self { content_type, body, position, generation, skipped }
+    }
+
     /// The response: 304 without a body where the client already has this one.
     pub(super) fn respond(self, method: &Method, request: &HeaderMap) -> Response {
         let etag = etag(self.content_type, &self.body);

@@ -21,6 +21,9 @@ use crate::event::Payload;
 use crate::rollout::Moment;
 use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection};
 
+/// Most bytes of a value that are hashed and parsed on a thread of the runtime: that takes some tens of microseconds.
+const AT_ONCE_BYTES: usize = 64 << 10;
+
 /// How fresh a read must be.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -174,16 +177,22 @@ pub(super) async fn entry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = view(&app, &name, &parameters).await?;
-    let (snapshot, position) = (&view.snapshot, view.snapshot.position());
-    // One look-up is a few pages of a tree that is mostly cached: cheaper here than a change of thread.
-    let value = if key.len() > KEY_BYTES_MAX { None } else { snapshot.get(&key)? };
-    let Some(value) = value else {
-        return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
+    let found = if key.len() > KEY_BYTES_MAX { Some(None) } else { view.snapshot.get_recent(&key) };
+    let (snapshot, wanted) = (view.snapshot.clone(), key.clone());
+    let answer = move |found: Option<Payload>| {
+        let position = view.snapshot.position();
+        let Some(value) = found else {
+            return Err(Problem::not_found(format!("{name} has no entry `{key}`")).at(position));
+        };
+        let (generation, skipped) = (view.generation, view.snapshot.exceptions_count());
+        Ok(Answer::of(value, position, generation, skipped).respond(&method, &headers))
     };
-    let content_type = json::content_type(&value);
-    let (generation, skipped) = (view.generation, view.snapshot.exceptions_count());
-    let answer = Answer { content_type, body: json::octets(value), position, generation, skipped };
-    Ok(answer.respond(&method, &headers))
+    match found {
+        Some(found) if found.as_ref().is_none_or(|value| value.len() <= AT_ONCE_BYTES) => answer(found),
+        // The threads of the runtime must not wait for a disk, nor look through megabytes.
+        Some(found) => super::blocking(move || answer(found)).await?,
+        None => super::blocking(move || answer(snapshot.get(&wanted)?)).await?,
+    }
 }
 
 /// A page of entries, by prefix or range, in either order.
@@ -221,20 +230,20 @@ pub(super) async fn scan(
         limit: parameters.limit,
     };
     let place = acquire(&app.capacity.scans, "scans").await?;
-    let answer = super::blocking(move || {
+    super::blocking(move || {
         let _place = place;
         let (position, generation) = (view.snapshot.position(), view.generation);
         let page = view.snapshot.scan(&scan)?;
-        Ok::<_, Problem>(Answer {
+        let answer = Answer {
             content_type: "application/json",
             body: write_page(&page, position, generation).into(),
             position,
             generation,
             skipped: view.snapshot.exceptions_count(),
-        })
+        };
+        Ok(answer.respond(&method, &headers))
     })
-    .await??;
-    Ok(answer.respond(&method, &headers))
+    .await?
 }
 
 fn write_page(page: &Page, position: u64, generation: u64) -> Vec<u8> {
@@ -278,6 +287,7 @@ pub(super) async fn query(
 ) -> Result<Response, Problem> {
     let args = parameters.args.unwrap_or_default();
     if !args.is_empty() {
+        // An address is too short to take long.
         check_json(args.as_bytes(), "args")?;
     }
     let read = ReadParameters {
@@ -288,8 +298,7 @@ pub(super) async fn query(
         accept_missing: parameters.accept_missing,
     };
     let question = Question { query, args: Payload::from(args), room: None };
-    let answer = ask(&app, &name, question, read).await?;
-    Ok(answer.respond(&method, &headers))
+    ask(&app, &name, question, read, (method, headers)).await
 }
 
 /// Answers a query, its arguments in the body.
@@ -320,22 +329,18 @@ pub(super) async fn query_with_body(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (args, room) = arguments(&app, &parts.headers, body).await?;
-    let answer = ask(&app, &name, Question { query, args, room: Some(room) }, parameters).await?;
-    Ok(answer.respond(&Method::POST, &parts.headers))
+    ask(&app, &name, Question { query, args, room: Some(room) }, parameters, (Method::POST, parts.headers)).await
 }
 
 async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, OwnedSemaphorePermit), Problem> {
     let limit = app.config.body_bytes_max;
     let room = app.capacity.body(headers, limit).await?;
     let body = extract::body(headers, body, limit).await?;
-    let payload = match extract::content_type(headers).as_deref() {
-        Some("application/json") => {
-            check_json(&body, "the body")?;
-            Payload::detect(body)
-        }
-        Some(kind) if kind.starts_with("text/") => Payload::detect(body),
-        Some("application/octet-stream") => Payload::Bytes(body),
-        None => Payload::detect(body),
+    let is_json = match extract::content_type(headers).as_deref() {
+        Some("application/json") => true,
+        Some(kind) if kind.starts_with("text/") => false,
+        Some("application/octet-stream") => return Ok((Payload::Bytes(body), room)),
+        None => false,
         found => {
             return Err(extract::unsupported(
                 found,
@@ -343,7 +348,22 @@ async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payloa
             ));
         }
     };
-    Ok((payload, room))
+    let length = body.len();
+    let payload = at_once_or_aside(length, move || {
+        if is_json {
+            check_json(&body, "the body")?;
+        }
+        Ok::<_, Problem>(Payload::detect(body))
+    });
+    Ok((payload.await??, room))
+}
+
+/// Looks through bytes at once if they are few, and else on a thread that may take its time.
+async fn at_once_or_aside<T: Send + 'static>(
+    bytes: usize,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= AT_ONCE_BYTES { Ok(look()) } else { super::blocking(look).await }
 }
 
 fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
@@ -360,7 +380,13 @@ struct Question {
     room: Option<OwnedSemaphorePermit>,
 }
 
-async fn ask(app: &App, name: &str, question: Question, read: ReadParameters) -> Result<Answer, Problem> {
+async fn ask(
+    app: &App,
+    name: &str,
+    question: Question,
+    read: ReadParameters,
+    (method, headers): (Method, HeaderMap),
+) -> Result<Response, Problem> {
     let view = view(app, name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
     let skipped = view.snapshot.exceptions_count();
@@ -370,8 +396,8 @@ async fn ask(app: &App, name: &str, question: Question, read: ReadParameters) ->
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
     match answer {
         Ok(answer) => {
-            let (content_type, body) = (json::content_type(&answer), json::octets(answer));
-            Ok(Answer { content_type, body, position, generation, skipped })
+            let respond = move |answer| Answer::of(answer, position, generation, skipped).respond(&method, &headers);
+            at_once_or_aside(answer.len(), move || respond(answer)).await
         }
         Err(error) => Err(problem::from_query(&error, &query, &known).at(position)),
     }

@@ -41,8 +41,13 @@ const NOT_READY_PAUSE: Duration = Duration::from_millis(200);
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
 /// How long the answer to a watch waits for a deployment that can't be read just now, so that it can tell the position.
 const HOLD: Duration = Duration::from_secs(1);
-/// Keys of a round that are looked up without a change of thread.
+/// Keys of a round that are looked up without a change of thread, if they are in memory.
 const KEYS_AT_ONCE: usize = 32;
+/// Largest of their values, in bytes.
+const VALUE_AT_ONCE_BYTES: usize = 4 << 10;
+/// What each watch of the host adds to the time between two of its rounds: however many there are, and however fast
+/// batches are published, all of them together make 20,000 rounds a second at most.
+const ROUND_INTERVAL_PER_WATCH: Duration = Duration::from_micros(50);
 
 /// What to watch.
 #[derive(Deserialize, IntoParams)]
@@ -147,9 +152,9 @@ impl Asked {
         let runner = deployment.active();
         // A position alone does not tell whether it was read before a part of the state was repaired at it; what tells the
         // state apart does. To ask also says that somebody watches: more is remembered from now on.
-        let is_known = runner.changed_since(position, &prefix).is_some();
+        let was_patched = runner.was_patched_at(position);
         let was_repaired =
-            !is_known && after.as_ref().is_some_and(|after| after.state.is_none() && after.position == position);
+            was_patched && after.as_ref().is_some_and(|after| after.state.is_none() && after.position == position);
         Watch {
             app,
             runner,
@@ -255,7 +260,7 @@ impl Watch {
         tokio::select! {
             biased;
             ended = self.sender.ended() => return Err(ended),
-            _ = advanced => self.next_round = Instant::now() + ROUND_INTERVAL,
+            _ = advanced => self.next_round = Instant::now() + self.round_interval(),
             () = tokio::time::sleep(TICK) => {}
         }
         self.follow()
@@ -284,6 +289,10 @@ impl Watch {
         Ok(())
     }
 
+    fn round_interval(&self) -> Duration {
+        ROUND_INTERVAL.max(ROUND_INTERVAL_PER_WATCH * self.app.capacity.watches_open())
+    }
+
     /// What can be read just now; none while the deployment is opened, or behind what it answered before.
     fn snapshot(&mut self) -> Option<Snapshot> {
         let snapshot = self.runner.try_snapshot(None).ok();
@@ -299,8 +308,21 @@ impl Watch {
         self.sender.event("reset", self.mark(position), &PositionMark { position });
     }
 
+    /// Whether nothing under the prefix changed since the last round, which is then over. No snapshot is needed for that:
+    /// what changed up to a position is noted before the position can be seen.
+    fn is_untouched(&mut self) -> bool {
+        let through = if self.must_reset { None } else { self.runner.untouched_through(self.seen, &self.prefix) };
+        // A state that was opened again is behind for a moment.
+        let is_untouched = through.is_some_and(|through| through >= self.seen);
+        self.seen = self.seen.max(through.unwrap_or(0));
+        is_untouched
+    }
+
     /// Sends what changed since the last round.
     async fn round(&mut self) -> Result<(), Ended> {
+        if self.is_untouched() {
+            return Ok(());
+        }
         let Some(mut snapshot) = self.snapshot() else { return Ok(()) };
         let position = snapshot.position();
         if self.must_reset {
@@ -314,9 +336,7 @@ impl Watch {
         if position <= self.seen {
             return Ok(());
         }
-        // Asked after the snapshot was taken, so that it knows at least of all that the snapshot reflects; a key that
-        // changed since then is sent twice rather than never.
-        let Some(mut keys) = self.runner.changed_since(self.seen, &self.prefix) else {
+        let Some(mut keys) = snapshot.changed_since(self.seen, &self.prefix) else {
             self.reset(position);
             return Ok(());
         };
@@ -357,7 +377,7 @@ struct Part {
 impl Part {
     /// Writes one chunk of changes and takes their keys away.
     async fn write(mut self) -> Result<(Self, Vec<u8>), Ended> {
-        if self.keys.len() <= KEYS_AT_ONCE {
+        if self.keys.len() <= KEYS_AT_ONCE && self.keys.iter().all(|key| is_at_hand(&self.snapshot, key)) {
             let events = self.write_now().map_err(|error| failed(&error))?;
             return Ok((self, events));
         }
@@ -379,6 +399,12 @@ impl Part {
         }
         Ok(events)
     }
+}
+
+/// Whether the value of a key takes neither a disk nor long.
+fn is_at_hand(snapshot: &Snapshot, key: &str) -> bool {
+    let value = snapshot.get_recent(key);
+    value.is_some_and(|value| value.is_none_or(|value| value.len() <= VALUE_AT_ONCE_BYTES))
 }
 
 /// The state failed; its deployment says so itself, and the client comes back to find out.

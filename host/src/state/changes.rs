@@ -1,6 +1,12 @@
 //! Which keys changed lately, so that a watcher can go on where it was.
+//!
+//! The history is a list of batches that never change. Whoever asks takes the
+//! batches that matter under the lock, and looks into them without it. The
+//! first to do so sorts a batch, so that each of a thousand watchers finds its
+//! prefix by a search instead of a walk.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, OnceLock};
 
 use super::Key;
 
@@ -10,14 +16,53 @@ const BYTES_MAX: usize = 8 << 20;
 const BYTES_MAX_UNASKED: usize = 256 << 10;
 /// Batches for which memory is kept.
 const CAPACITY_KEPT: usize = 1_024;
-/// What a key costs beside its text, in bytes.
+/// What a batch costs beside its keys, in bytes.
+const BATCH_OVERHEAD: usize = 128;
+/// What a key costs beside its text, in bytes, with its place in the order.
 const KEY_OVERHEAD: usize = 64;
+
+/// The keys of one batch.
+#[derive(Debug)]
+pub(super) struct Batch {
+    position: u64,
+    keys: Box<[Key]>,
+    /// Places in `keys`, in the order of the keys.
+    sorted: OnceLock<Box<[u32]>>,
+}
+
+impl Batch {
+    /// Its memory, in bytes, approximately.
+    fn bytes(&self) -> usize {
+        BATCH_OVERHEAD + self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>()
+    }
+
+    /// Its keys under a prefix.
+    fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Key> {
+        let key_at = |place: u32| &self.keys[place as usize];
+        let sorted = self.sorted.get_or_init(|| {
+            let mut places: Box<[u32]> = (0..self.keys.len() as u32).collect();
+            places.sort_unstable_by_key(|place| key_at(*place));
+            places
+        });
+        let begin = sorted.partition_point(|place| &**key_at(*place) < prefix);
+        sorted[begin..].iter().map(move |place| key_at(*place)).take_while(move |key| key.starts_with(prefix))
+    }
+}
+
+/// Keys of batches under a prefix, in order of their last change, without duplicates.
+pub(super) fn under(batches: &[Arc<Batch>], prefix: &str) -> Vec<Key> {
+    let mut seen = HashSet::new();
+    let newest_first = batches.iter().rev().flat_map(|batch| batch.under(prefix));
+    let mut keys: Vec<Key> = newest_first.filter(|key| seen.insert(Key::clone(key))).cloned().collect();
+    keys.reverse();
+    keys
+}
 
 /// A bounded history of changed keys, batch by batch. Nobody says that a watch begins or ends: whoever watches asks before
 /// more has changed than is remembered.
 #[derive(Debug)]
 pub(super) struct Changes {
-    batches: VecDeque<(u64, Box<[Key]>)>,
+    batches: VecDeque<Arc<Batch>>,
     /// Memory in use, in bytes, approximately.
     bytes: usize,
     /// What was noted since somebody asked, in bytes.
@@ -32,17 +77,18 @@ impl Changes {
         Self { batches: VecDeque::new(), bytes: 0, unasked: usize::MAX, floor }
     }
 
-    /// Notes the keys of a batch that brought the state to `position`.
+    /// Notes the keys of a batch that brings the state to `position`.
     pub(super) fn push(&mut self, position: u64, keys: Box<[Key]>) {
-        let bytes = size(&keys);
+        let batch = Batch { position, keys, sorted: OnceLock::new() };
+        let bytes = batch.bytes();
         self.unasked = self.unasked.saturating_add(bytes);
         self.bytes += bytes;
-        self.batches.push_back((position, keys));
+        self.batches.push_back(Arc::new(batch));
         let bytes_max = if self.unasked > BYTES_MAX { BYTES_MAX_UNASKED } else { BYTES_MAX };
         while self.bytes > bytes_max {
-            let (position, forgotten) = self.batches.pop_front().expect("bytes are counted by batch");
-            self.bytes -= size(&forgotten);
-            self.floor = position;
+            let forgotten = self.batches.pop_front().expect("bytes are counted by batch");
+            self.bytes -= forgotten.bytes();
+            self.floor = forgotten.position;
         }
         if self.batches.capacity() > CAPACITY_KEPT && self.batches.len() < self.batches.capacity() / 4 {
             self.batches.shrink_to_fit();
@@ -56,26 +102,17 @@ impl Changes {
         self.floor = position + 1;
     }
 
-    /// Keys under a prefix that changed after a position, in order of their last change, without
-    /// duplicates; none when the position is older than what is remembered.
-    pub(super) fn since(&mut self, position: u64, prefix: &str) -> Option<Vec<Key>> {
+    /// The batches after a position and not after another, oldest first; none when the position is older than what is
+    /// remembered. Whoever asks sees to it that more is remembered from now on.
+    pub(super) fn between(&mut self, position: u64, through: u64) -> Option<Vec<Arc<Batch>>> {
         self.unasked = 0;
         if position < self.floor {
             return None;
         }
-        let mut seen = HashSet::new();
-        let newest_first =
-            self.batches.iter().rev().take_while(|(at, _)| *at > position).flat_map(|(_, keys)| keys.iter().rev());
-        let mut keys: Vec<Key> =
-            newest_first.filter(|key| key.starts_with(prefix) && seen.insert(Key::clone(key))).cloned().collect();
-        keys.reverse();
-        Some(keys)
+        let begin = self.batches.partition_point(|batch| batch.position <= position);
+        let end = self.batches.partition_point(|batch| batch.position <= through);
+        Some(self.batches.range(begin..end.max(begin)).cloned().collect())
     }
-}
-
-/// Memory of a batch of keys, in bytes, approximately.
-fn size(keys: &[Key]) -> usize {
-    KEY_OVERHEAD + keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -91,15 +128,25 @@ mod tests {
         let mut changes = Changes::new(10);
         changes.push(12, keys(&["a/1", "b/1"]));
         changes.push(15, keys(&["a/2", "a/1"]));
-        let mut since = |position, prefix: &str| {
-            changes
-                .since(position, prefix)
-                .map(|keys| keys.iter().map(|key| key.to_string()).collect::<Vec<_>>().join(" "))
+        changes.push(20, keys(&["b/1", "c/1", "b/2", "b"]));
+        let mut since = |position, through, prefix: &str| {
+            let batches = changes.between(position, through)?;
+            let mut found: Vec<_> = under(&batches, prefix).iter().map(|key| key.to_string()).collect();
+            if batches.len() == 1 {
+                found.sort();
+            }
+            Some(found.join(" "))
         };
-        assert_eq!(since(10, "a/"), Some("a/2 a/1".to_owned()));
-        assert_eq!(since(12, ""), Some("a/2 a/1".to_owned()));
-        assert_eq!(since(15, ""), Some(String::new()));
-        assert_eq!(since(9, ""), None);
+        assert_eq!(since(10, 15, "b/"), Some("b/1".to_owned()));
+        assert_eq!(since(10, 20, "b/1"), Some("b/1".to_owned()));
+        assert_eq!(since(12, 15, ""), Some("a/1 a/2".to_owned()));
+        assert_eq!(since(15, u64::MAX, "b"), Some("b b/1 b/2".to_owned()));
+        assert_eq!(since(15, u64::MAX, "d"), Some(String::new()));
+        assert_eq!(since(12, 12, ""), Some(String::new()), "what comes after is not visible yet");
+        assert_eq!(since(20, 15, ""), Some(String::new()));
+        assert_eq!(since(9, 20, ""), None);
+        let all = since(10, 20, "").expect("it is remembered");
+        assert!(all.starts_with("a/") && all.split(' ').count() == 6, "{all}");
     }
 
     #[test]
@@ -107,9 +154,9 @@ mod tests {
         let mut changes = Changes::new(0);
         changes.push(5, keys(&["a"]));
         changes.forget(5);
-        assert!(changes.since(5, "").is_none() && changes.since(0, "").is_none());
+        assert!(changes.between(5, 9).is_none() && changes.between(0, 9).is_none());
         changes.push(7, keys(&["b"]));
-        assert_eq!(changes.since(6, "").map(|keys| keys.len()), Some(1));
+        assert_eq!(changes.between(6, 9).map(|batches| under(&batches, "").len()), Some(1));
     }
 
     fn many(count: usize) -> Box<[Key]> {
@@ -119,13 +166,13 @@ mod tests {
     #[test]
     fn history_is_bounded_and_says_so() {
         let mut changes = Changes::new(0);
-        assert!(changes.since(0, "").is_some());
+        assert!(changes.between(0, u64::MAX).is_some());
         for position in 1..=3 {
             changes.push(position, many(BYTES_MAX / 250));
-            assert!(changes.since(position, "").is_some());
+            assert!(changes.between(position, u64::MAX).is_some());
         }
-        assert!(changes.since(0, "").is_none());
-        assert!(changes.since(1, "").is_some());
+        assert!(changes.between(0, u64::MAX).is_none());
+        assert!(changes.between(1, u64::MAX).is_some());
         assert!(changes.bytes <= BYTES_MAX);
     }
 
@@ -136,11 +183,14 @@ mod tests {
             changes.push(position, many(1_000));
         }
         assert!(changes.bytes <= BYTES_MAX_UNASKED);
-        assert!(changes.since(90, "").is_none(), "now somebody asks");
+        assert!(changes.between(90, u64::MAX).is_none(), "now somebody asks");
         for position in 101..=150 {
             changes.push(position, many(1_000));
         }
-        assert!(changes.since(100, "").is_some_and(|keys| keys.len() == 1_000), "what came since then is there");
+        assert!(
+            changes.between(100, u64::MAX).is_some_and(|batches| under(&batches, "").len() == 1_000),
+            "what came since then is there"
+        );
         for position in 151..=400 {
             changes.push(position, many(1_000));
         }

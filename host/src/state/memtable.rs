@@ -3,13 +3,15 @@
 //!
 //! Versions count published batches. One thread writes; a reader passes the
 //! version that it may see and gets the newest value not younger than that.
+//! A batch is written under a number that nobody may see yet, a few entries at
+//! a time, so that readers wait for a few entries and never for a batch.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::exceptions::Exception;
 use super::{Direction, Key};
@@ -17,6 +19,10 @@ use crate::event::Payload;
 
 /// What an entry costs beside key and value: tree node, reference counts, slot.
 const ENTRY_OVERHEAD: u64 = 160;
+/// What an older version of a value costs beside it, in bytes.
+const VERSION_OVERHEAD: u64 = 48;
+/// Entries that are written before readers get their turn: some tens of microseconds.
+const WRITES_AT_ONCE: usize = 64;
 
 /// One value of a key; none says that the key was deleted.
 #[derive(Debug)]
@@ -29,7 +35,7 @@ struct Version {
 #[derive(Debug)]
 struct Slot {
     newest: Version,
-    /// Older versions, oldest first; empty unless a snapshot was alive when they were replaced.
+    /// Older versions, oldest first: one for each live snapshot at most, and the one that was seen when it was replaced.
     older: Vec<Version>,
 }
 
@@ -40,15 +46,6 @@ impl Slot {
         }
         self.older.iter().rev().find(|older| older.number <= version).map(|older| &older.value)
     }
-}
-
-/// The versions that live snapshots see, as far as a writer must know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LiveRange {
-    /// The oldest version in use.
-    pub(super) oldest: u64,
-    /// The newest version in use.
-    pub(super) newest: u64,
 }
 
 /// What a lookup found.
@@ -66,7 +63,7 @@ pub(super) struct Memtable {
     map: RwLock<BTreeMap<Key, Slot>>,
     /// What became of events that were not folded, to be committed with the rest.
     exceptions: RwLock<BTreeMap<u64, Exception>>,
-    /// Keys, values and overhead of the newest versions, in bytes.
+    /// Keys, all versions of their values, and overhead, in bytes.
     bytes: AtomicU64,
     /// Keys and values of the newest versions that are not deletions, in bytes.
     payload_bytes: AtomicU64,
@@ -107,33 +104,32 @@ impl Memtable {
         }
     }
 
-    /// Writes a batch as one version. Versions that no live snapshot sees are dropped on the way.
-    pub(super) fn write(
-        &self,
-        writes: impl Iterator<Item = (Key, Option<Payload>)>,
-        number: u64,
-        live: Option<LiveRange>,
-    ) {
+    /// Writes a batch as one version. `live` are the versions that can be seen until it is done, in order; what none of
+    /// them sees is dropped on the way. Readers come in between, so `number` must be one that none of them asks for yet.
+    pub(super) fn write(&self, writes: impl Iterator<Item = (Key, Option<Payload>)>, number: u64, live: &[u64]) {
+        debug_assert!(live.last().is_none_or(|newest| *newest < number), "nobody sees what is being written");
         let mut map = self.map.write();
         let (mut bytes, mut payload_bytes) = (self.bytes(), self.payload_bytes());
-        for (key, value) in writes {
-            let stored = value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
-            let size = key.len() as u64 + value.as_ref().map_or(0, |value| value.len() as u64) + ENTRY_OVERHEAD;
-            bytes += size;
-            payload_bytes += stored;
-            let version = Version { number, value };
+        for (index, (key, value)) in writes.enumerate() {
+            if index % WRITES_AT_ONCE == WRITES_AT_ONCE - 1 {
+                // Hands the lock to those that wait for it, if there are any.
+                RwLockWriteGuard::bump(&mut map);
+            }
             let key_bytes = key.len() as u64;
+            payload_bytes += value.as_ref().map_or(0, |value| key_bytes + value.len() as u64);
+            bytes += value_bytes(&value);
+            let version = Version { number, value };
             match map.entry(key) {
                 Entry::Vacant(slot) => {
+                    bytes += key_bytes + ENTRY_OVERHEAD;
                     slot.insert(Slot { newest: version, older: Vec::new() });
                 }
                 Entry::Occupied(mut slot) => {
                     let slot = slot.get_mut();
                     let replaced = std::mem::replace(&mut slot.newest, version);
-                    let length = replaced.value.as_ref().map_or(0, |value| value.len() as u64);
-                    bytes -= key_bytes + length + ENTRY_OVERHEAD;
-                    payload_bytes -= replaced.value.as_ref().map_or(0, |_| key_bytes + length);
-                    keep_if_needed(&mut slot.older, replaced, live);
+                    payload_bytes -= replaced.value.as_ref().map_or(0, |value| key_bytes + value.len() as u64);
+                    bytes += VERSION_OVERHEAD;
+                    bytes -= set_aside(&mut slot.older, replaced, number, live);
                 }
             }
         }
@@ -167,30 +163,35 @@ impl Memtable {
     }
 }
 
-/// Puts a replaced version aside if a live snapshot sees it, and forgets those that none sees any more.
-fn keep_if_needed(older: &mut Vec<Version>, replaced: Version, live: Option<LiveRange>) {
-    let Some(live) = live else {
-        older.clear();
-        return;
-    };
-    if !older.is_empty() {
-        // All but the newest version that the oldest snapshot sees are out of reach.
-        let reachable = older.iter().rposition(|version| version.number <= live.oldest).unwrap_or(0);
-        older.drain(..reachable);
+fn value_bytes(value: &Option<Payload>) -> u64 {
+    value.as_ref().map_or(0, |value| value.len() as u64)
+}
+
+/// Puts a replaced version aside, and forgets those that no live version sees any more; returns what they had cost.
+fn set_aside(older: &mut Vec<Version>, replaced: Version, replaced_by: u64, live: &[u64]) -> u64 {
+    // Most keys have one older version: room for four, as a vector has by itself, would cost more than the value.
+    if older.is_empty() {
+        older.reserve_exact(1);
     }
-    if replaced.number <= live.newest {
-        if replaced.number <= live.oldest {
-            older.clear();
+    older.push(replaced);
+    let mut kept = 0;
+    for index in 0..older.len() {
+        let until = older.get(index + 1).map_or(replaced_by, |next| next.number);
+        let first = live.partition_point(|version| *version < older[index].number);
+        if live.get(first).is_some_and(|version| *version < until) {
+            older.swap(kept, index);
+            kept += 1;
         }
-        older.push(replaced);
     }
+    let forgotten = older.drain(kept..);
+    forgotten.map(|version| value_bytes(&version.value) + VERSION_OVERHEAD).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn write(table: &Memtable, number: u64, key: &str, value: Option<&str>, live: Option<LiveRange>) {
+    fn write(table: &Memtable, number: u64, key: &str, value: Option<&str>, live: &[u64]) {
         table.write(std::iter::once((Key::from(key), value.map(Payload::from))), number, live);
     }
 
@@ -201,29 +202,35 @@ mod tests {
     #[test]
     fn snapshots_keep_the_versions_that_they_see_and_no_others() {
         let table = Memtable::default();
-        write(&table, 1, "a", Some("one"), None);
-        write(&table, 2, "a", Some("two"), Some(LiveRange { oldest: 1, newest: 1 }));
-        write(&table, 3, "a", None, Some(LiveRange { oldest: 1, newest: 2 }));
+        write(&table, 1, "a", Some("one"), &[0]);
+        write(&table, 2, "a", Some("two"), &[1]);
+        write(&table, 3, "a", None, &[1, 2]);
         assert_eq!(table.get("a", 0), Found::Below);
         assert_eq!(table.get("a", 1), here(Some("one")));
         assert_eq!(table.get("a", 2), here(Some("two")));
         assert_eq!(table.get("a", 3), here(None));
-        write(&table, 4, "a", Some("four"), Some(LiveRange { oldest: 3, newest: 3 }));
+        write(&table, 4, "a", Some("four"), &[3]);
         assert_eq!(table.get("a", 3), here(None));
         assert_eq!(table.map.read()["a"].older.len(), 1, "versions 1 and 2 are out of reach");
-        write(&table, 5, "a", Some("five"), None);
-        assert!(table.map.read()["a"].older.is_empty());
+        for number in 5..100 {
+            write(&table, number, "a", Some("more"), &[3, number - 1]);
+        }
+        assert_eq!(table.get("a", 3), here(None));
+        assert_eq!(table.map.read()["a"].older.len(), 2, "an old snapshot does not keep what came after it");
     }
 
     #[test]
-    fn sizes_follow_the_newest_versions() {
+    fn sizes_count_every_version_and_payload_the_newest() {
         let table = Memtable::default();
-        write(&table, 1, "key", Some("12345"), None);
-        assert_eq!(table.payload_bytes(), 8);
-        write(&table, 2, "key", Some("1"), None);
-        assert_eq!(table.payload_bytes(), 4);
-        write(&table, 3, "key", None, None);
-        assert_eq!(table.payload_bytes(), 0);
+        write(&table, 1, "key", Some("12345"), &[0]);
+        assert_eq!((table.payload_bytes(), table.bytes()), (8, 8 + ENTRY_OVERHEAD));
+        write(&table, 2, "key", Some("1"), &[1]);
+        assert_eq!((table.payload_bytes(), table.bytes()), (4, 9 + ENTRY_OVERHEAD + VERSION_OVERHEAD));
+        write(&table, 3, "key", None, &[2]);
+        assert_eq!((table.payload_bytes(), table.bytes()), (0, 4 + ENTRY_OVERHEAD + VERSION_OVERHEAD));
+        write(&table, 4, "key", None, &[2, 3]);
+        assert_eq!(table.bytes(), 4 + ENTRY_OVERHEAD + 2 * VERSION_OVERHEAD);
+        write(&table, 5, "key", None, &[]);
         assert_eq!(table.bytes(), 3 + ENTRY_OVERHEAD);
     }
 
@@ -231,7 +238,7 @@ mod tests {
     fn chunks_come_in_the_order_of_the_scan() {
         let table = Memtable::default();
         for key in ["a", "b", "c", "d"] {
-            write(&table, 1, key, Some(key), None);
+            write(&table, 1, key, Some(key), &[]);
         }
         let keys = |direction, limit| {
             let bounds = (Bound::Included("b"), Bound::Unbounded);
@@ -240,5 +247,25 @@ mod tests {
         };
         assert_eq!(keys(Direction::Forwards, 2), ("bc".to_owned(), true));
         assert_eq!(keys(Direction::Backwards, 10), ("dcb".to_owned(), false));
+    }
+
+    #[test]
+    fn reader_gets_its_turn_before_a_batch_is_over() {
+        let table = std::sync::Arc::new(Memtable::default());
+        write(&table, 1, "key", Some("before"), &[0]);
+        let (sender, answers) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn({
+            let table = std::sync::Arc::clone(&table);
+            move || sender.send(table.get("key", 1))
+        });
+        let mut answered = None;
+        let batch = (0..5_000_000).map_while(|index| {
+            answered = answers.try_recv().ok();
+            let key = if index == 0 { "key".to_owned() } else { (index % 1_000).to_string() };
+            answered.is_none().then(|| (Key::from(key), Some(Payload::from("after"))))
+        });
+        table.write(batch, 2, &[1]);
+        assert_eq!(answered, Some(here(Some("before"))));
+        reader.join().expect("it does not panic").expect("the answer is waited for");
     }
 }

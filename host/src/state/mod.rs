@@ -150,6 +150,8 @@ pub struct Sizes {
     pub state_bytes: u64,
     /// The part of them that is in memory only, with its overhead, in bytes.
     pub memtable_bytes: u64,
+    /// Memory that only readers of older states hold, in bytes.
+    pub pinned_bytes: u64,
     /// The file, in bytes.
     pub file_bytes: u64,
 }

@@ -8,7 +8,7 @@ use super::exceptions::Exception;
 use super::memtable::Found;
 use super::scan::{self, Layer};
 use super::store::{Inner, View};
-use super::{Error, Page, Scan, file};
+use super::{Error, Key, Page, Scan, file};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 
@@ -77,6 +77,17 @@ impl Snapshot {
         get(&self.held.view, key)
     }
 
+    /// The value of a key if it was written lately and is in memory: then whether there is one. Never waits for the disk.
+    pub fn get_recent(&self, key: &str) -> Option<Option<Payload>> {
+        recent(&self.held.view, key)
+    }
+
+    /// The keys under a prefix that changed after a position, newest last, without duplicates; none when that is no longer
+    /// known.
+    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
+        self.held.inner.changed_between(position, self.position(), prefix)
+    }
+
     /// A page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
         scan::page(layers(&self.held.view, scan)?, scan, None)
@@ -90,15 +101,21 @@ impl Snapshot {
 
 /// The value of a key as a view has it.
 pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
+    match recent(view, key) {
+        Some(value) => Ok(value),
+        None => file::get(&view.base, key),
+    }
+}
+
+/// The value of a key as the memtables have it; none if only the file knows.
+fn recent(view: &View, key: &str) -> Option<Option<Payload>> {
     if let Found::Here(value) = view.active.get(key, view.version) {
-        return Ok(value);
+        return Some(value);
     }
-    if let Some((frozen, _)) = &view.frozen
-        && let Found::Here(value) = frozen.get(key, view.version)
-    {
-        return Ok(value);
+    match view.frozen.as_ref()?.0.get(key, view.version) {
+        Found::Here(value) => Some(value),
+        Found::Below => None,
     }
-    file::get(&view.base, key)
 }
 
 /// The layers of a view, newest first.

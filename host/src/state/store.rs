@@ -3,7 +3,8 @@
 //! A view is the published state: the active memtable, the frozen one that is
 //! being committed, and the file as of the last commit. Publishing, freezing
 //! and the end of a commit each replace a part of the view under one short
-//! write lock, so that every snapshot is one state of the whole.
+//! write lock, so that every snapshot is one state of the whole. Nothing whose
+//! time grows with a batch or a memtable happens under that lock.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,10 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::changes::Changes;
+use super::changes::{self, Changes};
 use super::exceptions::Exception;
 use super::file::{self, Base, File};
-use super::memtable::{LiveRange, Memtable};
+use super::memtable::Memtable;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer};
 use crate::position::Checkpoint;
 
@@ -43,10 +44,14 @@ impl View {
 pub(super) struct Inner {
     pub(super) options: Options,
     pub(super) view: RwLock<View>,
-    /// Versions that snapshots hold, with how many hold each. Taken only while `view` is held, so
-    /// that a batch can't be published between looking and registering.
+    /// Held while a batch is written or the active memtable is set aside: half a batch must never be committed.
+    writing: Mutex<()>,
+    /// Versions that snapshots hold, with how many hold each. A snapshot registers while it holds `view`, so that its
+    /// version is still the newest one then, which every writer takes for one in use.
     pub(super) live: Mutex<BTreeMap<u64, usize>>,
     pub(super) changes: Mutex<Changes>,
+    /// Memtables that are in the file by now, and that snapshots may still hold.
+    retired: Mutex<Vec<Arc<Memtable>>>,
     file: File,
     durable: Mutex<Option<Checkpoint>>,
     /// What the file says about the position beyond which readers saw nothing.
@@ -74,11 +79,16 @@ impl Inner {
         self.exceptions.lock().range(..=position).count() as u64
     }
 
-    /// The versions in use; called with the view's write lock held.
-    pub(super) fn live_range(&self) -> Option<LiveRange> {
+    /// The keys under a prefix that changed after a position and not after another.
+    pub(super) fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
+        let batches = self.changes.lock().between(position, through)?;
+        Some(changes::under(&batches, prefix))
+    }
+
+    /// The versions that somebody may see before `newest` is followed by another, in order.
+    fn live_versions(&self, newest: u64) -> Vec<u64> {
         let live = self.live.lock();
-        let (oldest, newest) = (live.first_key_value()?.0, live.last_key_value()?.0);
-        Some(LiveRange { oldest: *oldest, newest: *newest })
+        live.keys().copied().take_while(|version| *version < newest).chain([newest]).collect()
     }
 
     /// Keys and values, in bytes; too high by what the keys in memory replace in the file.
@@ -89,6 +99,19 @@ impl Inner {
     }
 
     /// Makes a batch visible as one step.
+    ///
+    /// Its writes go into the active memtable under a number that no snapshot has, while readers come and go; the view's
+    /// lock is taken only to raise the number. This is right because:
+    ///
+    /// - There is one [`Writer`], so until the number is raised all new snapshots have the number before it, and look past
+    ///   what is newer. What they see instead is kept, as that number counts as one in use from the beginning.
+    /// - Older snapshots are registered before the number that they hold is raised (see `live`), so the writer knows of all.
+    ///   Those that end meanwhile only make it keep too much.
+    /// - Whoever reads the raised number out of the view's lock also sees everything that was written before that lock was
+    ///   taken: the lock orders memory, and the memtable's own lock orders each entry.
+    /// - `writing` keeps the active memtable where it is until the number is raised, so that a commit has whole batches.
+    /// - A writer that panics half-way takes the store with it: its thread closes the store and opens it again from the
+    ///   file, in which nothing of the batch can be.
     pub(super) fn publish(
         &self,
         writes: Vec<super::writer::Write>,
@@ -96,29 +119,59 @@ impl Inner {
         exceptions: BTreeMap<u64, Exception>,
     ) {
         let position = checkpoint.position;
-        let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
+        let _writing = self.writing.lock();
+        let (active, version) = {
+            let view = self.view.read();
+            debug_assert!(position >= view.position(), "positions never go back");
+            (Arc::clone(&view.active), view.version)
+        };
+        if !writes.is_empty() {
+            // Watchers ask for changes up to a position that they saw, so they don't take these for visible.
+            let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
+            active.write(writes.into_iter(), version + 1, &self.live_versions(version));
+            self.changes.lock().push(position, keys);
+        }
+        if !exceptions.is_empty() {
+            // Of events behind the position of every snapshot there is.
+            active.except(&exceptions);
+            self.exceptions.lock().extend(exceptions);
+        }
         {
             let mut view = self.view.write();
-            debug_assert!(position >= view.position(), "positions never go back");
-            view.version += 1;
-            if !writes.is_empty() {
-                view.active.write(writes.into_iter(), view.version, self.live_range());
-                self.changes.lock().push(position, keys);
-            }
-            if !exceptions.is_empty() {
-                view.active.except(&exceptions);
-                self.exceptions.lock().extend(exceptions);
-            }
+            view.version = version + 1;
             view.checkpoint = Some(checkpoint);
         }
         self.positions.send_replace(position);
+        self.let_go();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_locked()
+    }
+
+    /// Frees memtables that nobody holds any more: here, rather than in the thread of the reader that was the last.
+    fn let_go(&self) {
+        let free: Vec<_> = {
+            let mut retired = self.retired.lock();
+            let (free, held) =
+                std::mem::take(&mut *retired).into_iter().partition(|table| Arc::strong_count(table) == 1);
+            *retired = held;
+            free
+        };
+        drop(free);
+    }
+
+    /// Memory of memtables that are in the file by now and held by snapshots, in bytes.
+    fn pinned_bytes(&self) -> u64 {
+        self.retired.lock().iter().map(|table| table.bytes()).sum()
     }
 }
 
 /// The state of one generation. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl Store {
@@ -141,7 +194,9 @@ impl Store {
         let inner = Arc::new(Inner {
             options,
             view: RwLock::new(view),
+            writing: Mutex::new(()),
             live: Mutex::default(),
+            retired: Mutex::default(),
             changes: Mutex::new(Changes::new(position)),
             file: opened.file,
             durable: Mutex::new(opened.checkpoint),
@@ -180,9 +235,10 @@ impl Store {
         self.inner.positions.subscribe()
     }
 
-    /// The keys that changed after a position, newest last, without duplicates; none when that is no longer known.
-    pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
-        self.inner.changes.lock().since(position, prefix)
+    /// The keys that changed after a position and not after another, newest last, without duplicates; none when that is no
+    /// longer known.
+    pub fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
+        self.inner.changed_between(position, through, prefix)
     }
 
     /// What became of events that were not folded.
@@ -200,6 +256,7 @@ impl Store {
         Sizes {
             state_bytes: self.inner.state_bytes(),
             memtable_bytes: self.memtable_bytes(),
+            pinned_bytes: self.pinned_bytes(),
             file_bytes: self.inner.file.bytes(),
         }
     }
@@ -208,6 +265,17 @@ impl Store {
     pub fn memtable_bytes(&self) -> u64 {
         let view = self.inner.view.read();
         view.active.bytes() + view.frozen.as_ref().map_or(0, |(table, _)| table.bytes())
+    }
+
+    /// Memory of what is durable, and is held only because somebody still looks at an older state, in bytes.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.inner.let_go();
+        self.inner.pinned_bytes()
+    }
+
+    /// Memory that counts against the budget of the host: what is not durable yet, and what readers hold, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memtable_bytes() + self.pinned_bytes()
     }
 
     /// Memory of what has not even been set aside for a commit, in bytes.
@@ -232,6 +300,7 @@ impl Store {
     /// Sets the active memtable aside for [`Store::commit`], and begins a new one. Does nothing while
     /// one is set aside already, or when there is nothing new; returns whether there is one to commit.
     pub fn freeze(&self) -> bool {
+        let _writing = self.inner.writing.lock();
         let mut view = self.inner.view.write();
         if view.frozen.is_some() {
             return true;
@@ -257,11 +326,18 @@ impl Store {
             self.inner.failed.store(true, Ordering::Release);
         }
         let (bytes, base) = committed?;
-        let mut view = self.inner.view.write();
-        view.base = base;
-        view.frozen = None;
-        self.inner.durable_bytes.store(bytes, Ordering::Relaxed);
-        *self.inner.durable.lock() = Some(checkpoint);
+        // What the view lets go of is freed after its lock: a memtable takes milliseconds, and the last reader of a file
+        // may free its pages.
+        let let_go = {
+            let mut view = self.inner.view.write();
+            let old = (std::mem::replace(&mut view.base, base), view.frozen.take());
+            self.inner.durable_bytes.store(bytes, Ordering::Relaxed);
+            *self.inner.durable.lock() = Some(checkpoint);
+            old
+        };
+        drop(let_go);
+        self.inner.retired.lock().push(table);
+        self.inner.let_go();
         Ok(())
     }
 

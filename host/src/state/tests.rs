@@ -346,3 +346,113 @@ fn state_near_its_limit_is_refused_exactly_when_it_would_exceed_it() {
         assert!(refused > 10, "the limit was met {refused} times");
     }
 }
+
+#[test]
+fn a_snapshot_can_be_taken_while_a_batch_is_written_and_shows_nothing_of_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("state.redb"));
+    let put = |writer: &mut Writer, position: u64| {
+        writer.begin();
+        writer.put("a", Some(Payload::from(position.to_string()))).expect("within limits");
+        writer.publish(checkpoint(position));
+    };
+    put(&mut writer, 1);
+    let active = Arc::clone(&store.inner.view.read().active);
+    let (begin, begun) = std::sync::mpsc::channel();
+    let (ask, asked) = std::sync::mpsc::channel();
+    let (sender, snapshots) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            begun.into_iter().take(1).for_each(|()| put(&mut writer, 2));
+        });
+        scope.spawn(|| {
+            asked.into_iter().take(1).for_each(|()| sender.send(store.snapshot()).expect("it is waited for"));
+        });
+        // Whoever walks a memtable keeps batches from being written into it.
+        let walked = active.for_each(|_, _| {
+            begin.send(()).expect("the writer waits");
+            while !store.inner.is_writing() {
+                std::thread::yield_now();
+            }
+            ask.send(()).expect("the reader waits");
+            snapshots.recv_timeout(std::time::Duration::from_secs(30)).map(|snapshot| {
+                assert_eq!((snapshot.position(), store.position()), (1, 1));
+            })
+        });
+        walked.expect("a snapshot is taken while a batch waits to be written");
+    });
+    assert_eq!(store.snapshot().get("a").expect("reads"), Some(Payload::from("2")));
+}
+
+#[test]
+fn every_snapshot_sees_whole_batches_however_many_are_taken_meanwhile() {
+    const KEYS: u64 = 200;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("state.redb"));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let look = |snapshot: &Snapshot| {
+        let position = snapshot.position();
+        let expected = (position > 0).then(|| Payload::from(position.to_string()));
+        for key in 0..KEYS {
+            assert_eq!(snapshot.get(&format!("{key}")).expect("reads"), expected, "key {key} at {position}");
+        }
+        let selection = Selection::Prefix(String::new());
+        let scan = Scan { selection, after: None, direction: Direction::Forwards, limit: 1_000 };
+        let page = snapshot.scan(&scan).expect("scans");
+        assert_eq!(page.entries.len() as u64, if position > 0 { KEYS } else { 0 });
+        assert!(page.entries.iter().all(|(_, value)| Some(value) == expected.as_ref()), "at {position}");
+    };
+    std::thread::scope(|scope| {
+        for reader in 0..4 {
+            let (store, is_over) = (&store, &is_over);
+            scope.spawn(move || {
+                let mut held = std::collections::VecDeque::new();
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    held.push_back(store.snapshot());
+                    look(held.back().expect("one was taken"));
+                    if held.len() > reader * 4 {
+                        look(&held.pop_front().expect("one was taken"));
+                    }
+                }
+            });
+        }
+        for position in 1..=300 {
+            writer.begin();
+            for key in 0..KEYS {
+                writer.put(&key.to_string(), Some(Payload::from(position.to_string()))).expect("within limits");
+            }
+            writer.publish(checkpoint(position));
+            match position % 10 {
+                3 => drop(store.freeze()),
+                5 => store.commit().expect("commits"),
+                _ => {}
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    store.flush().expect("commits");
+    assert_eq!(store.sizes().memtable_bytes, 0);
+    assert_eq!(store.pinned_bytes(), 0, "all snapshots are gone");
+}
+
+#[test]
+fn memory_that_only_an_old_snapshot_holds_is_counted_until_it_ends() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("state.redb"));
+    let mut publish = |position: u64| {
+        writer.begin();
+        writer.put("a", Some(Payload::from("x".repeat(100_000)))).expect("within limits");
+        writer.publish(checkpoint(position));
+    };
+    publish(1);
+    let held = store.snapshot();
+    let before = store.memory_bytes();
+    publish(2);
+    assert!(store.memory_bytes() >= before + 100_000, "the value that the snapshot sees counts as well");
+    store.flush().expect("commits");
+    assert_eq!(store.memtable_bytes(), 0);
+    assert!(store.memory_bytes() >= before + 100_000, "it is durable, and still held");
+    assert_eq!(held.position(), 1);
+    drop(held);
+    assert_eq!(store.memory_bytes(), 0);
+}
