@@ -233,6 +233,9 @@ pub struct Deployment {
     /// The part of the state that is in memory only, with its overhead, in bytes.
     #[serde(default)]
     pub memtable_bytes: u64,
+    /// Memory that is held only because a reader still looks at an older state, in bytes.
+    #[serde(default)]
+    pub pinned_bytes: u64,
     /// Size of the state file, in bytes.
     pub file_bytes: u64,
     /// Linear memory of its instances, in bytes.

@@ -402,7 +402,7 @@ impl Default for State {
             memtable_bytes_total: 0,
             cache_bytes_total: 0,
             value_bytes_max: 1 << 20,
-            state_bytes_max: 64 << 30,
+            state_bytes_max: 4 << 30,
         }
     }
 }

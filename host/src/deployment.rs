@@ -254,6 +254,7 @@ impl Deployment {
             repair_percent: now.repair_percent,
             state_bytes: figures.sizes.state_bytes,
             memtable_bytes: figures.sizes.memtable_bytes,
+            pinned_bytes: figures.sizes.pinned_bytes,
             file_bytes: figures.sizes.file_bytes,
             guest_memory_bytes: all.iter().map(|now| now.memory_bytes).sum(),
             instances: all.iter().map(|now| now.instances).sum(),

@@ -37,5 +37,6 @@ pub mod state;
 pub mod subject;
 pub mod supervisor;
 pub mod timestamp;
+pub mod usage;
 pub mod view;
 pub mod whole;

@@ -5,6 +5,7 @@
 //! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
 //! the page is asked for.
 
+mod disk;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,8 @@ use prometheus::{
 };
 
 use crate::api::{CONTRACT, Deployment, DeploymentState, SourceState};
+use crate::usage::Usage;
+use disk::DiskGauges;
 
 /// The metrics of a host.
 #[derive(Clone, Debug)]
@@ -281,9 +284,10 @@ impl Metrics {
     }
 
     /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments and sources are now.
-    pub fn page(&self, deployments: &[Deployment], sources: &[Reachable]) -> Vec<u8> {
+    pub fn page(&self, deployments: &[Deployment], sources: &[Reachable], usage: &Usage) -> Vec<u8> {
         let gauges = self.gauges.lock();
         gauges.set(deployments, sources);
+        gauges.disk.set(usage);
         let mut page = Vec::with_capacity(64 << 10);
         TextEncoder::new().encode(&self.registry.gather(), &mut page).expect("names and labels are valid");
         page
@@ -334,7 +338,9 @@ struct Gauges {
     rebuild_lag: GaugeVec,
     rebuild_place: IntGaugeVec,
     candidate_state: IntGaugeVec,
+    pinned_bytes: IntGaugeVec,
     sources: SourceGauges,
+    disk: DiskGauges,
 }
 
 /// What is read off the sources.
@@ -415,7 +421,11 @@ impl Gauges {
             checkpoint: of_deployment("foldstream_checkpoint", "Last position that is durable."),
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
             memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
-            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file."),
+            pinned_bytes: of_deployment(
+                "foldstream_pinned_bytes",
+                "Memory that is held only because a reader still looks at an older state.",
+            ),
+            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file that serves."),
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
             instances: of_deployment("foldstream_guest_instances", "Instances alive, those of queries too."),
             generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
@@ -454,6 +464,7 @@ impl Gauges {
                 &["deployment", "state"],
             ),
             sources: SourceGauges::new(registry),
+            disk: DiskGauges::new(registry),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
                 "Rebuilds that have to end before the candidate's begins; 0 when it runs.",
@@ -512,6 +523,7 @@ impl Gauges {
             &self.checkpoint,
             &self.state_bytes,
             &self.memtable_bytes,
+            &self.pinned_bytes,
             &self.file_bytes,
             &self.guest_memory_bytes,
             &self.instances,
@@ -538,6 +550,7 @@ impl Gauges {
             (&self.checkpoint, deployment.checkpoint),
             (&self.state_bytes, deployment.state_bytes),
             (&self.memtable_bytes, deployment.memtable_bytes),
+            (&self.pinned_bytes, deployment.pinned_bytes),
             (&self.file_bytes, deployment.file_bytes),
             (&self.guest_memory_bytes, deployment.guest_memory_bytes),
             (&self.instances, deployment.instances),

@@ -10,6 +10,7 @@ mod ahead;
 mod applier;
 mod budget;
 mod fold;
+mod growth;
 mod pace;
 mod portion;
 mod settings;
@@ -39,6 +40,7 @@ use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use budget::Budget;
 use budget::Share;
 pub use fold::{Fold, MakeFold};
+use growth::Growth;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
 use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
@@ -153,6 +155,7 @@ impl Pipeline {
             flush_at: None,
             lacks: None,
             is_full: false,
+            growth: Growth::default(),
             share,
             way: Way::new(self.pace, self.standing),
             shuffle,
@@ -212,6 +215,7 @@ struct Run {
     lacks: Option<Use>,
     /// Nothing is applied before there is room again.
     is_full: bool,
+    growth: Growth,
     share: Share,
     way: Way,
     /// Chooses where batches end and modules begin again, where chance is wanted.
@@ -337,7 +341,7 @@ impl Run {
         let when_full = self.applier.settings.disk.as_ref().map(|(_, when_full)| *when_full);
         match when_full {
             None => Ok(false),
-            Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(false),
+            Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(self.took_its_part()),
             Some(_) if self.has_room(Use::Grow) => Ok(false),
             Some(WhenFull::Wait) => {
                 self.wait_for_room();

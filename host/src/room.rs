@@ -32,6 +32,13 @@ pub struct Shortage {
     floor: u64,
 }
 
+impl Shortage {
+    /// What one state may take of the room that is left to all, in bytes.
+    pub fn part_of_one(&self) -> u64 {
+        self.floor / 4
+    }
+}
+
 /// The disk of a folder. Looking at it takes microseconds.
 #[derive(Clone, Debug)]
 pub struct Room {
@@ -52,7 +59,7 @@ impl Room {
     }
 
     /// Free bytes and all bytes of the disk.
-    fn look(&self) -> Option<(u64, u64)> {
+    pub(crate) fn look(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statvfs(&self.folder).ok()?;
         Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
     }

@@ -38,6 +38,7 @@ use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
 use crate::state;
 use crate::state::catalogue::{Audit, Catalogue, Generation, Record};
+use crate::usage::Usage;
 use crate::view::EventView;
 
 /// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
@@ -295,7 +296,7 @@ impl Host {
         let deployments: Vec<_> = self.deployments().iter().map(|deployment| deployment.info()).collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources.map(|(name, source)| self.inner.contacts.reachable(name, source)).collect();
-        self.inner.metrics.page(&deployments, &sources)
+        self.inner.metrics.page(&deployments, &sources, &Usage::of(self.inner.folder.root()))
     }
 
     /// All deployments, by name.

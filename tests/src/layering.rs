@@ -21,7 +21,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("seccompiler", &["module/checker/"]),
     ("landlock", &["module/checker/"]),
     ("async_nats", &["source/jetstream/"]),
-    ("prometheus", &["metrics.rs"]),
+    ("prometheus", &["metrics.rs", "metrics/"]),
     ("axum", &["serve/"]),
     ("axum_server", &["serve/"]),
     ("tower_http", &["serve/"]),

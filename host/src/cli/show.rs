@@ -224,6 +224,7 @@ pub(super) mod tests {
             repair_percent: None,
             state_bytes: 2_048,
             memtable_bytes: 1_024,
+            pinned_bytes: 0,
             file_bytes: 1 << 20,
             guest_memory_bytes: 1_179_648,
             instances: 1,

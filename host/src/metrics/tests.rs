@@ -12,7 +12,7 @@ fn deployment(name: &str) -> Deployment {
 }
 
 fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
-    String::from_utf8(metrics.page(deployments, &[])).expect("text")
+    String::from_utf8(metrics.page(deployments, &[], &Usage::default())).expect("text")
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn what_nobody_knows_is_no_number() {
     let mut unknown = deployment("orders");
     (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
     let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
-    let text = String::from_utf8(metrics.page(&[unknown], &[away])).expect("text");
+    let text = String::from_utf8(metrics.page(&[unknown], &[away], &Usage::default())).expect("text");
     for line in [
         r#"foldstream_head{deployment="orders"} NaN"#,
         r#"foldstream_lag_events{deployment="orders"} NaN"#,
@@ -77,4 +77,22 @@ fn series_of_a_deleted_deployment_go_away() {
     metrics.forget("orders");
     let text = page(&metrics, &[deployment("other")]);
     assert!(!text.contains("\"orders\"") && text.contains("\"other\""), "{text}");
+}
+
+#[test]
+fn the_disk_is_told_for_each_deployment_and_in_all() {
+    let metrics = Metrics::new();
+    let deployments = [("orders".to_owned(), 8_192)].into();
+    let usage = Usage { deployments, folder_bytes: 12_288, free_bytes: Some(1 << 30), disk_bytes: None };
+    let text = String::from_utf8(metrics.page(&[], &[], &usage)).expect("text");
+    for line in [
+        r#"foldstream_deployment_disk_bytes{deployment="orders"} 8192"#,
+        "foldstream_data_folder_bytes 12288",
+        "foldstream_disk_free_bytes 1073741824",
+        "foldstream_disk_bytes NaN",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+    }
+    let gone = String::from_utf8(metrics.page(&[], &[], &Usage::default())).expect("text");
+    assert!(!gone.contains("foldstream_deployment_disk_bytes{"), "{gone}");
 }

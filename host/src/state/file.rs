@@ -231,6 +231,12 @@ impl File {
         Ok(bytes)
     }
 
+    /// What is allocated for it on the disk, in bytes.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
+    }
+
     /// Size on disk, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())

@@ -261,6 +261,11 @@ impl Store {
         }
     }
 
+    /// What is allocated for the file on the disk, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.inner.file.allocated_bytes()
+    }
+
     /// Memory of what is not durable yet, in bytes.
     pub fn memtable_bytes(&self) -> u64 {
         let view = self.inner.view.read();

@@ -1,0 +1,57 @@
+//! Metrics of the disk of the data folder.
+
+use prometheus::{GaugeVec, IntGauge, IntGaugeVec, Registry};
+
+use super::{float, float_gauge, gauge, register};
+use crate::usage::Usage;
+
+/// What is read off the disk.
+#[derive(Debug)]
+pub(super) struct DiskGauges {
+    deployments: IntGaugeVec,
+    folder: IntGauge,
+    free: GaugeVec,
+    total: GaugeVec,
+}
+
+impl DiskGauges {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            deployments: gauge(
+                registry,
+                "foldstream_deployment_disk_bytes",
+                "Bytes allocated on the disk for all generations and snapshots of a deployment.",
+                &["deployment"],
+            ),
+            folder: register(
+                registry,
+                IntGauge::new("foldstream_data_folder_bytes", "Bytes allocated on the disk for the data folder.")
+                    .expect("constant and valid"),
+            ),
+            free: float_gauge(
+                registry,
+                "foldstream_disk_free_bytes",
+                "Free bytes on the disk of the data folder; NaN if it can't tell.",
+                &[],
+            ),
+            total: float_gauge(
+                registry,
+                "foldstream_disk_bytes",
+                "All bytes of the disk of the data folder; NaN if it can't tell.",
+                &[],
+            ),
+        }
+    }
+
+    pub(super) fn set(&self, usage: &Usage) {
+        self.deployments.reset();
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        for (deployment, bytes) in &usage.deployments {
+            self.deployments.with_label_values(&[deployment.as_str()]).set(number(*bytes));
+        }
+        self.folder.set(number(usage.folder_bytes));
+        let nothing: [&str; 0] = [];
+        self.free.with_label_values(&nothing).set(float(usage.free_bytes));
+        self.total.with_label_values(&nothing).set(float(usage.disk_bytes));
+    }
+}

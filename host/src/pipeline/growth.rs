@@ -1,0 +1,83 @@
+//! The part that one state may take of the last room on a disk.
+
+use super::Run;
+use crate::room::{Room, Shortage, Use};
+
+/// How much a state has grown since its disk is short of room.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// What it took on the disk when room became short; none while there is enough.
+    since: Option<u64>,
+}
+
+/// A state took its part of the room that was left.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "disk: this state grew by {bytes} bytes since room is short, {allowed} are allowed, so that others keep theirs; {shortage}"
+)]
+pub(super) struct Excess {
+    bytes: u64,
+    allowed: u64,
+    shortage: Shortage,
+}
+
+impl Growth {
+    /// Whether the state may still grow. `taken` tells what it takes on the disk, in bytes, and is asked only when room is
+    /// short.
+    pub(super) fn check(&mut self, room: &Room, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
+        self.judge(room.check(Use::Grow, 0), taken)
+    }
+
+    fn judge(&mut self, room: Result<(), Shortage>, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
+        let Err(shortage) = room else {
+            self.since = None;
+            return Ok(());
+        };
+        let taken = taken();
+        let since = self.since.get_or_insert(taken);
+        // What it gives back, it may take again.
+        *since = taken.min(*since);
+        let (bytes, allowed) = (taken - *since, shortage.part_of_one());
+        if bytes <= allowed { Ok(()) } else { Err(Excess { bytes, allowed, shortage }) }
+    }
+}
+
+impl Run {
+    /// Whether this state took its part of the room that is left: then it stops before its neighbours have to.
+    pub(super) fn took_its_part(&mut self) -> bool {
+        let Some((room, _)) = &self.applier.settings.disk else { return false };
+        let Err(excess) = self.growth.check(room, || self.store.allocated_bytes()) else {
+            if self.lacks == Some(Use::Grow) {
+                self.lacks = None;
+                self.applier.progress.has_room();
+            }
+            return false;
+        };
+        self.applier.progress.waiting("state", &excess.to_string());
+        self.lacks.get_or_insert(Use::Grow);
+        self.wait_for_room();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_grows_stops_before_one_that_does_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let shortage = || Room::of(folder.path()).check(Use::Grow, 1 << 60);
+        let allowed = shortage().expect_err("no disk is that large").part_of_one();
+        let (mut grows, mut rests) = (Growth::default(), Growth::default());
+        for _ in 0..3 {
+            assert!(rests.judge(shortage(), || allowed * 100).is_ok());
+        }
+        assert!(grows.judge(shortage(), || 10).is_ok());
+        assert!(grows.judge(shortage(), || 10 + allowed).is_ok());
+        let excess = grows.judge(shortage(), || 11 + allowed).expect_err("it took its part");
+        assert!(excess.to_string().starts_with("disk: "), "{excess}");
+        assert!(grows.judge(Ok(()), || 0).is_ok());
+        assert!(grows.judge(shortage(), || 11 + allowed).is_ok(), "it begins again once there was room");
+    }
+}

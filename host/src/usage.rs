@@ -1,0 +1,73 @@
+//! What the data folder takes on its disk: blocks that are allocated, whatever the lengths of files say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::room::Room;
+
+/// Size of a block in the system's count, in bytes, whatever the disk's own are.
+const BLOCK_BYTES: u64 = 512;
+/// Folders in folders that are looked into: more than a data folder has.
+const DEPTH_MAX: usize = 4;
+
+/// What is used and what is free.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the states of each deployment: all its generations and snapshots.
+    pub deployments: BTreeMap<String, u64>,
+    /// Bytes of the data folder.
+    pub folder_bytes: u64,
+    /// Bytes that are free on its disk; none if the disk can't tell.
+    pub free_bytes: Option<u64>,
+    /// Bytes of the disk; none if it can't tell.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// Looks at a data folder. Blocking; what goes away meanwhile counts as nothing.
+    pub fn of(folder: &Path) -> Self {
+        let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
+        let mut deployments = BTreeMap::new();
+        for part in ["state", "snapshots"] {
+            for entry in fs::read_dir(folder.join(part)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                *deployments.entry(name).or_default() += allocated(&entry.path(), DEPTH_MAX);
+            }
+        }
+        Self { deployments, folder_bytes: allocated(folder, DEPTH_MAX), free_bytes, disk_bytes }
+    }
+}
+
+/// Bytes that are allocated for a file, or for a folder with all that is in it. Links are not followed.
+pub fn allocated(path: &Path, depth: usize) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let own = metadata.blocks().saturating_mul(BLOCK_BYTES);
+    if !metadata.is_dir() || depth == 0 {
+        return own;
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    own + entries.map(|entry| allocated(&entry.path(), depth - 1)).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_all_generations_count_with_what_is_allocated_for_them() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (state, snapshots) = (folder.path().join("state/totals"), folder.path().join("snapshots/totals"));
+        fs::create_dir_all(&state).expect("is created");
+        fs::create_dir_all(&snapshots).expect("is created");
+        fs::write(state.join("1.redb"), vec![1; 100_000]).expect("is written");
+        fs::write(snapshots.join("7.redb"), vec![1; 50_000]).expect("is written");
+        // A file of a great length in which almost nothing is.
+        fs::File::create(state.join("2.redb")).and_then(|file| file.set_len(1 << 30)).expect("is created");
+        let usage = Usage::of(folder.path());
+        let bytes = usage.deployments["totals"];
+        assert!((150_000..10_000_000).contains(&bytes), "{bytes}");
+        assert!(usage.folder_bytes >= bytes && usage.free_bytes <= usage.disk_bytes, "{usage:?}");
+    }
+}
