@@ -5,6 +5,9 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
+use crate::usage::allocated;
 use crate::{log, state};
 
 /// Why a data folder can't be checked.
@@ -79,6 +82,49 @@ pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
         checked.push(judge(folder, &file, Kind::Log, flat(guarded(|| log::check(&file)))));
     }
     Ok(checked)
+}
+
+/// A file that was compacted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Compacted {
+    /// Its path within the data folder.
+    pub file: String,
+    /// What was allocated for it before, in bytes.
+    pub before_bytes: u64,
+    /// What is allocated for it now, in bytes.
+    pub after_bytes: u64,
+    /// Why it could not be compacted; it is as it was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Gives back to the disk what the catalogue, all states and all embedded logs in a data folder do not use, and tells of
+/// each. Blocking, and as long as reading and writing it all takes.
+pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result<Vec<Compacted>, Error> {
+    let catalogue = folder.join("catalog.redb");
+    if !catalogue.is_file() {
+        return Err(Error::NoFolder { folder: folder.to_owned() });
+    }
+    let states = entries(&folder.join("state")).into_iter().flat_map(|states| files(&states));
+    let all: Vec<PathBuf> =
+        std::iter::once(catalogue.clone()).chain(states).chain(files(&folder.join("log"))).collect();
+    let mut compacted = Vec::new();
+    for path in all {
+        let before_bytes = allocated(&path, 0);
+        let found = guarded(|| state::compact(&path));
+        if let Ok(Err(state::Error::InUse(message))) = found {
+            return Err(Error::InUse { folder: folder.to_owned(), message });
+        }
+        let done = Compacted {
+            file: path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
+            before_bytes,
+            after_bytes: allocated(&path, 0),
+            error: found.and_then(|found| found.map_err(|error| error.to_string())).err(),
+        };
+        tell(&done);
+        compacted.push(done);
+    }
+    Ok(compacted)
 }
 
 /// Damage may break what the storage takes for granted, which then panics instead of failing.

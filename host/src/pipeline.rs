@@ -51,6 +51,10 @@ use way::Way;
 /// How often a pipeline that lacks room on the disk looks for some.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
+/// A state that nobody is answered from is committed this many times less often: a commit writes every page that it touches
+/// once, and all that a crash costs is to fold a little more again.
+const UNREAD_FLUSH_FACTOR: u32 = 10;
+
 /// A checkpoint that only moved over events of others is committed this many times less often.
 const IDLE_FLUSH_FACTOR: u32 = 30;
 
@@ -313,8 +317,7 @@ impl Run {
             self.applier.fold = None;
             self.applier.progress.shuffled();
         }
-        let interval = self.applier.settings.flush_interval;
-        let due = Instant::now() + if count > 0 { interval } else { interval * IDLE_FLUSH_FACTOR };
+        let due = Instant::now() + self.applier.settings.flush_interval * self.flush_factor(count);
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
@@ -372,6 +375,14 @@ impl Run {
                 self.lacks.get_or_insert(purpose);
                 false
             }
+        }
+    }
+
+    fn flush_factor(&self, events: usize) -> u32 {
+        match events {
+            0 => IDLE_FLUSH_FACTOR,
+            _ if self.applier.progress.serves() => 1,
+            _ => UNREAD_FLUSH_FACTOR,
         }
     }
 

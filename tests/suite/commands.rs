@@ -36,6 +36,7 @@ const COMMANDS: [&str; 29] = [
     "throttle",
     "abort",
     "prune",
+    "compact",
     "delete",
     "audit",
     "verify",

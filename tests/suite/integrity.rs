@@ -1,3 +1,4 @@
+//! `foldstream compact` makes files of a host that is down smaller and changes nothing of what is in them.
 //! `foldstream doctor --data` reads all files of a host that is down: sound ones are found sound, damaged ones are named
 //! with what to do, and a host that runs is left alone. A damage that only a reader finds stops that reader.
 
@@ -124,4 +125,22 @@ async fn a_running_host_is_said_to_use_its_folder() {
     let output = doctor(nothing.path()).expect(3);
     assert!(output.stderr.contains("no data folder"), "{output:?}");
     assert_eq!(std::fs::read_dir(nothing.path()).expect("it is there").count(), 0, "nothing is made");
+}
+
+#[tokio::test]
+async fn compacted_files_are_smaller_and_hold_the_same() {
+    let mut stage = stopped().await;
+    let folder = stage.host.data_dir().display().to_string();
+    let output = cli::run(&["compact", "-o", "ndjson", "--data", &folder]).expect(0);
+    let bytes = |key: &str| output.lines().iter().map(|line| line[key].as_u64().expect("a number")).sum::<u64>();
+    assert!(bytes("after_bytes") < bytes("before_bytes"), "{}", output.stdout);
+    assert!(output.stdout.contains("state/ledger/1.redb") && output.stdout.contains("log/events.redb"), "{output:?}");
+    assert!(output.stderr.contains("are left"), "{output:?}");
+    let found = statuses(&doctor(&stage.host.data_dir()).expect(0));
+    assert!(found.iter().all(|(_, status)| status == "ok"), "{found:?}");
+    stage.host.restart().await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    let output = cli::run(&["compact", "--data", &folder]).expect(1);
+    assert!(output.stderr.contains("is in use; stop the host"), "{output:?}");
 }

@@ -11,6 +11,7 @@ mod candidate;
 mod catching_up;
 mod check_module;
 pub mod client;
+mod compact;
 mod completions;
 mod config;
 mod delete;
@@ -171,6 +172,7 @@ enum Command {
     Doctor(doctor::Args),
     #[command(subcommand)]
     Token(token::Command),
+    Compact(compact::Args),
     Completions(completions::Args),
     Man(man::Args),
     CheckModule(check_module::Args),
@@ -305,6 +307,7 @@ impl Cli {
             Command::Config(command) => config::run(command, &context),
             Command::Doctor(args) => asking(doctor::run(args, &context)),
             Command::Token(command) => token::run(command, &context),
+            Command::Compact(args) => asking(compact::run(args, &context)),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args, &context),
             Command::CheckModule(args) => check_module::run(args),

@@ -356,3 +356,11 @@ pub fn check(path: &Path) -> Result<bool, Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     database.check_integrity().map_err(storage)
 }
+
+/// Gives back to the disk what a state file, an embedded log or the catalogue does not use. Blocking and long on a large
+/// file. Each step is a commit, so that it may be interrupted.
+pub fn compact(path: &Path) -> Result<(), Error> {
+    let mut database = open_database(path, 16 << 20, |_| ())?;
+    while database.compact().map_err(storage)? {}
+    Ok(())
+}

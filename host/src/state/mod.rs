@@ -26,7 +26,7 @@ use crate::event::Payload;
 use crate::memory::Memory;
 
 pub use copy::{copy, map};
-pub use file::{FORMAT, check};
+pub use file::{FORMAT, check, compact};
 pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;
 pub use store::Store;
