@@ -154,27 +154,20 @@ impl Metrics {
         let sizes = prometheus::exponential_buckets(1.0, 4.0, 8).expect("constant and valid");
         registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
         let timer = |name: &str, help: &str, labels: &[&str]| histogram(&registry, name, help, labels, &seconds);
+        let count = |name: &str, help: &str, labels: &[&str]| counter(&registry, name, help, labels);
         Self {
-            events: counter(
-                &registry,
+            events: count(
                 "foldstream_events_total",
                 "Events by outcome; failed are those at which a deployment stopped.",
                 &["deployment", "outcome"],
             ),
-            apply_failures: counter(
-                &registry,
+            apply_failures: count(
                 "foldstream_apply_failures_total",
                 "Calls of apply that failed; one bad event makes several fail until it stands alone.",
                 DEPLOYMENT,
             ),
-            retries: counter(
-                &registry,
-                "foldstream_retries_total",
-                "Attempts to apply a batch again after a failure.",
-                DEPLOYMENT,
-            ),
-            state_failures: counter(
-                &registry,
+            retries: count("foldstream_retries_total", "Attempts to apply a batch again after a failure.", DEPLOYMENT),
+            state_failures: count(
                 "foldstream_state_failures_total",
                 "Times that a state file could not be written or read, and was opened again.",
                 DEPLOYMENT,
@@ -197,18 +190,13 @@ impl Metrics {
                 "For how long a cut-over or rollback held applying.",
                 DEPLOYMENT,
             ),
-            cut_overs: counter(
-                &registry,
+            cut_overs: count(
                 "foldstream_cut_overs_total",
                 "Attempts at a cut-over or rollback by outcome.",
                 &["deployment", "kind", "outcome"],
             ),
             door: Door::new(&registry),
-            watches: register(
-                &registry,
-                IntGauge::new("foldstream_watches_open", "Watches and tails that are open.")
-                    .expect("constant and valid"),
-            ),
+            watches: number(&registry, "foldstream_watches_open", "Watches and tails that are open."),
             gauges: Arc::new(Mutex::new(Gauges::new(&registry))),
             registry,
         }
@@ -308,6 +296,11 @@ pub struct Reachable {
     pub stream: String,
     /// Whether it could be reached last; none before anybody tried.
     pub is_reachable: Option<bool>,
+}
+
+/// A gauge without labels.
+fn number(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help).expect("constant and valid"))
 }
 
 /// A number as a float; NaN says that nobody knows it.
@@ -421,10 +414,7 @@ impl Gauges {
             checkpoint: of_deployment("foldstream_checkpoint", "Last position that is durable."),
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
             memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
-            pinned_bytes: of_deployment(
-                "foldstream_pinned_bytes",
-                "Memory that is held only because a reader still looks at an older state.",
-            ),
+            pinned_bytes: of_deployment("foldstream_pinned_bytes", "Memory that only readers of an older state hold."),
             file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file that serves."),
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
             instances: of_deployment("foldstream_guest_instances", "Instances alive, those of queries too."),

@@ -43,10 +43,8 @@ use crate::view::EventView;
 
 /// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
-
 /// How often the host looks where the streams end of which something is not read just now.
 const HEADS_INTERVAL: Duration = Duration::from_secs(2);
-
 /// How often the host looks whether its sources are read.
 const CONTACTS_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -2,7 +2,7 @@
 
 use prometheus::{GaugeVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{float, float_gauge, gauge, register};
+use super::{float, float_gauge, gauge, number};
 use crate::usage::Usage;
 
 /// What is read off the disk.
@@ -23,10 +23,10 @@ impl DiskGauges {
                 "Bytes allocated on the disk for all generations and snapshots of a deployment.",
                 &["deployment"],
             ),
-            folder: register(
+            folder: number(
                 registry,
-                IntGauge::new("foldstream_data_folder_bytes", "Bytes allocated on the disk for the data folder.")
-                    .expect("constant and valid"),
+                "foldstream_data_folder_bytes",
+                "Bytes allocated on the disk for the data folder.",
             ),
             free: float_gauge(
                 registry,
@@ -45,11 +45,11 @@ impl DiskGauges {
 
     pub(super) fn set(&self, usage: &Usage) {
         self.deployments.reset();
-        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         for (deployment, bytes) in &usage.deployments {
-            self.deployments.with_label_values(&[deployment.as_str()]).set(number(*bytes));
+            self.deployments.with_label_values(&[deployment.as_str()]).set(signed(*bytes));
         }
-        self.folder.set(number(usage.folder_bytes));
+        self.folder.set(signed(usage.folder_bytes));
         let nothing: [&str; 0] = [];
         self.free.with_label_values(&nothing).set(float(usage.free_bytes));
         self.total.with_label_values(&nothing).set(float(usage.disk_bytes));
