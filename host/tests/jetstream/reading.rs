@@ -10,7 +10,7 @@ use foldstream::source::{Error, OnMissing, Request, initial_status};
 use foldstream::subject::SubjectSet;
 use tokio::sync::watch;
 
-use crate::server::{Server, numbered, orders, publish, until, within};
+use crate::server::{DEADLINE, Server, numbered, orders, publish, until, within};
 
 pub fn options(server: &Server) -> Options {
     Options { name: "test".to_owned(), stream: "ORDERS".to_owned(), servers: vec![server.url()], ..Options::default() }
@@ -42,7 +42,10 @@ impl Reading {
     }
 
     pub async fn next(&mut self) -> Result<Batch, Error> {
-        within("a batch", self.reader.next()).await
+        match tokio::time::timeout(DEADLINE, self.reader.next()).await {
+            Ok(result) => result,
+            Err(_) => panic!("no batch within {DEADLINE:?}: {:?}", *self.status.borrow()),
+        }
     }
 
     /// Reads until `count` events have come; returns them and the last batch.

@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 
 /// How long anything in a test may take on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits for something, but not for ever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Subject, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::connect::Settings;
 use super::link::{Link, Trouble};
@@ -21,6 +23,8 @@ use crate::subject::Pattern;
 /// How long the server keeps a consumer that nobody asks for events. After a crash each reader has two of them for this
 /// long, and a stream has room for a limited number; a reader whose consumer is gone makes another one.
 pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
+/// A cluster that has not made a consumer after this long is asked again, then after twice as long.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where a reader stands.
 #[derive(Clone, Debug)]
@@ -124,7 +128,7 @@ pub(super) async fn open(
         rescue(&mut link, &api, &search).await?
     };
     let behind = rescued.back().map_or(position, Rescued::sequence);
-    let made = create_consumer(&mut link, &api, &info.config, filter, behind).await?;
+    let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
 
     // Between the look at the stream and the consumer, the stream may have been
     // replaced, or have lost events; this second look sees both.
@@ -264,18 +268,17 @@ struct Made {
 async fn create_consumer(
     link: &mut Link,
     api: &Api,
-    config: &StreamConfig,
+    info: &StreamInfo,
     filter: Option<&str>,
     position: u64,
 ) -> Result<Made, Trouble> {
-    let name = format!("foldstream-{:016x}", fastrand::u64(..));
     let wanted = u64::try_from(INACTIVE_THRESHOLD.as_nanos()).expect("a minute fits");
-    let inactive_threshold = match config.consumer_limits.inactive_threshold {
+    let inactive_threshold = match info.config.consumer_limits.inactive_threshold {
         0 => wanted,
         limit => wanted.min(limit),
     };
     let mut config = ConsumerConfig {
-        name: &name,
+        name: String::new(),
         deliver_policy: "by_start_sequence",
         opt_start_seq: position + 1,
         ack_policy: "none",
@@ -285,15 +288,41 @@ async fn create_consumer(
         num_replicas: 1,
         mem_storage: true,
     };
-    let mut made = link.permitted(api.create_consumer(&config)).await?;
+    let is_clustered = info.is_clustered();
+    let mut made = link.permitted(first_consumer(api, &config, is_clustered)).await?;
     // Some servers refuse a filter that has nothing in common with the stream's subjects; then the host matches.
     if let Err(wire::Error::Refused { code: wire::FILTER_NOT_SUBSET, .. }) = made {
         config.filter_subject = None;
-        made = link.permitted(api.create_consumer(&config)).await?;
+        made = link.permitted(first_consumer(api, &config, is_clustered)).await?;
     }
     let is_filtered = config.filter_subject.is_some();
     match made {
-        Ok(info) => Ok(Made { info, is_filtered, name }),
+        Ok((name, info)) => Ok(Made { info, is_filtered, name }),
         Err(error) => Err(trouble(&api.stream, &error)),
+    }
+}
+
+/// Makes a consumer.
+///
+/// A cluster may lose the request, or give the consumer to a server that has just died. Nothing answers then, so this
+/// asks again under another name and takes the consumer that is ready first; the others end because nobody uses them.
+async fn first_consumer(
+    api: &Api,
+    config: &ConsumerConfig<'_>,
+    is_clustered: bool,
+) -> Result<(String, ConsumerInfo), wire::Error> {
+    let mut requests = FuturesUnordered::new();
+    let mut patience = PATIENCE;
+    loop {
+        requests.push(async {
+            let name = format!("foldstream-{:016x}", fastrand::u64(..));
+            let config = ConsumerConfig { name, ..config.clone() };
+            api.create_consumer(&config).await.map(|info| (config.name, info))
+        });
+        tokio::select! {
+            biased;
+            Some(made) = requests.next() => return made,
+            () = tokio::time::sleep(patience), if is_clustered => patience *= 2,
+        }
     }
 }

@@ -61,6 +61,16 @@ pub(super) struct StreamInfo {
     pub(super) state: StreamState,
     #[serde(default)]
     pub(super) mirror: Option<MirrorState>,
+    #[serde(default)]
+    cluster: Option<ClusterInfo>,
+}
+
+/// The servers that hold a stream.
+#[derive(Clone, Debug, Deserialize)]
+struct ClusterInfo {
+    /// Empty for a server by itself.
+    #[serde(default)]
+    name: String,
 }
 
 /// Settings of a stream.
@@ -139,6 +149,11 @@ impl StreamInfo {
         nanoseconds(&self.created)
     }
 
+    /// Whether a cluster holds the stream.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| !cluster.name.is_empty())
+    }
+
     /// First sequence that is still there, or would be the next one.
     pub(super) fn first(&self) -> u64 {
         if self.state.messages == 0 { self.state.last_seq + 1 } else { self.state.first_seq }
@@ -146,9 +161,9 @@ impl StreamInfo {
 }
 
 /// A consumer to make. Everything in it is thrown away with the connection.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct ConsumerConfig<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: String,
     pub(super) deliver_policy: &'static str,
     pub(super) opt_start_seq: u64,
     pub(super) ack_policy: &'static str,
