@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use foldstream::cli::{self, exit};
+use foldstream::cli::{self, support::exit};
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {

@@ -57,7 +57,12 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 ];
 
 /// Files of the command line that run a host in this very process; every other one is a client.
-const CLI_HOSTS: &[&str] = &["cli/serve.rs", "cli/dev.rs", "cli/dev/", "cli/demo.rs", "cli/demo/", "cli/runtime.rs"];
+const CLI_HOSTS: &[&str] = &[
+    "cli/commands/host/serve.rs",
+    "cli/commands/project/dev.rs",
+    "cli/commands/project/demo.rs",
+    "cli/support/local_host.rs",
+];
 /// What a client of the command line may not name.
 const CLI_FORBIDDEN: &[&str] = &["supervisor", "deployment", "pipeline", "state", "log", "serve"];
 

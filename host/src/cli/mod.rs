@@ -4,55 +4,8 @@
 //! stands in the `Args` of a command; what all commands need of it is made
 //! once, in [`Context`].
 
-mod abort;
-mod audit;
-mod build;
-mod candidate;
-mod catching_up;
-mod check_module;
-pub mod client;
-mod compact;
-mod completions;
-mod config;
-mod delete;
-mod demo;
-mod deploy;
-mod dev;
-mod doctor;
-mod events;
-pub mod exit;
-mod gate;
-mod generations;
-mod get;
-mod inspect;
-mod json;
-mod list;
-mod log_writer;
-mod man;
-mod nearby;
-mod new;
-pub mod output;
-mod pause;
-mod progress;
-mod promote;
-mod prune;
-mod query;
-mod rebuild;
-mod rebuilds;
-mod resume;
-mod rollback;
-mod runtime;
-mod scan;
-mod serve;
-mod settings;
-mod show;
-mod skips;
-mod sse;
-mod taking_over;
-mod throttle;
-mod token;
-mod verify;
-mod watch;
+mod commands;
+pub mod support;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -62,9 +15,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use client::{Client, Connection};
-use exit::Failure;
-use output::{Color, Format, Output};
+use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
+use commands::events;
+use commands::host::{audit, check_module, compact, completions, config, doctor, man, serve, token};
+use commands::project::{build, demo, dev, inspect, new};
+use commands::reads::{get, query, scan, watch};
+use commands::rollouts::{abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify};
+use support::client::{Client, Connection};
+use support::exit::{self, Failure};
+use support::output::{Color, Format, Output};
+use support::{config_args, nearby};
 
 /// How long a host that has stopped waits for files to be closed before it ends whatever a guest is still at.
 const CALLS_LEFT_MAX: Duration = Duration::from_millis(200);
@@ -209,7 +169,7 @@ impl Context {
         if self.url.is_some() {
             return self.client_of(None);
         }
-        match settings::nearby() {
+        match config_args::nearby() {
             Some((_, Ok(config))) => self.client_of(Some(&config)),
             Some((file, Err(error))) => {
                 let file = file.display();

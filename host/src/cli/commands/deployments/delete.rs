@@ -1,0 +1,53 @@
+//! `foldstream delete`.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use reqwest::Method;
+
+use crate::cli::Context;
+use crate::cli::support::client::UPLOAD_TIMEOUT;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::bytes;
+
+/// Remove a deployment and its state. The events stay.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    visible_alias = "rm",
+    before_help = "\
+Examples:
+  foldstream delete order-totals
+  foldstream delete order-totals --yes"
+)]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// Asks whether it is meant, and removes it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    if !args.yes {
+        let deployment = client.deployment(&args.name).await?;
+        confirm(&args.name, &bytes(deployment.file_bytes), context)?;
+    }
+    client.send(client.request(Method::DELETE, &["v1", "deployments", &args.name]), UPLOAD_TIMEOUT).await?;
+    context.output.note(&format!("{}: deleted", args.name));
+    Ok(())
+}
+
+fn confirm(name: &str, size: &str, context: &Context) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        let message = format!("this removes {name} and its state ({size}); add --yes, as there is nobody to ask");
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    context.output.say(&format!("This removes {name} and its state ({size}). Type its name to go on:"));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == name {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "that is not its name; nothing was removed"))
+}

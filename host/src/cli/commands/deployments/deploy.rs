@@ -1,0 +1,328 @@
+//! `foldstream deploy`: puts a module into service.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+
+use super::show::state_word;
+use crate::api::{DeployOutcome, Deployed, Deployment};
+use crate::cli::Context;
+use crate::cli::support::candidate::CandidateArgs;
+use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{Output, grouped};
+use crate::cli::support::wait_for_cut_over;
+use crate::cli::support::wait_until_live;
+
+/// Largest file that is read, in bytes; the host has a limit of its own, which is lower.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// What every WebAssembly file begins with.
+const MAGIC: &[u8] = b"\0asm";
+
+/// Put a module into service under a name, and build its read model from the stream.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream deploy order-totals.wasm
+  foldstream deploy order-totals.wasm --wait --timeout 10min
+  foldstream deploy order-totals.wasm --name totals-next --source orders
+  foldstream deploy order-totals.wasm --start first-available
+  foldstream deploy order-totals.wasm --accept-missing
+  foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
+  foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
+  foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
+
+Deploying the same module again changes nothing. Another module under a name takes over the read
+model there is where both store the same; else it is built beside the one that serves, and takes
+over when it has caught up.")]
+pub struct Args {
+    /// The module, as `foldstream build` writes it.
+    file: PathBuf,
+    /// Name of the deployment; left out, the module's own.
+    #[arg(long)]
+    name: Option<String>,
+    /// Source to read; left out, that of the deployment there is, or the only one.
+    #[arg(long)]
+    source: Option<String>,
+    /// Where a new read model begins; left out, where that of the deployment there is began, or at sequence 1.
+    #[arg(long, value_enum)]
+    start: Option<Start>,
+    /// How the read model comes to be; left out, the host decides and says why.
+    #[arg(long, value_enum)]
+    strategy: Option<Strategy>,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[arg(long)]
+    accept_missing: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    candidate: CandidateArgs,
+}
+
+/// Whether to wait, and for how long.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Waiting {
+    /// Wait until it has caught up and serves (with --manual: is ready), or failed.
+    #[arg(long)]
+    wait: bool,
+    /// Longest wait, such as `30s` or `10min`; left out, as long as it takes.
+    #[arg(long, value_name = "DURATION", requires = "wait")]
+    timeout: Option<humantime::Duration>,
+}
+
+/// Where a new read model begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Start {
+    /// At sequence 1; refused where the stream no longer has it.
+    Beginning,
+    /// At the first event that the stream still has: the read model lacks what came before.
+    FirstAvailable,
+}
+
+impl Start {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Beginning => "beginning",
+            Self::FirstAvailable => "first-available",
+        }
+    }
+}
+
+/// How the read model of another module comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// Fold the stream again, beside what serves.
+    Rebuild,
+    /// Take over what serves, as both store the same.
+    Inherit,
+    /// Map the entries of what serves, by the module's own `migrate`.
+    Migrate,
+}
+
+impl Strategy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Inherit => "inherit",
+            Self::Migrate => "migrate",
+        }
+    }
+}
+
+/// What a deployment is asked for; the host decides on what is left out.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Name; none takes the module's.
+    pub name: Option<String>,
+    /// Source; none takes that of the deployment there is, or the only one.
+    pub source: Option<String>,
+    /// Where a new read model begins.
+    pub start: Option<Start>,
+    /// How it comes to be.
+    pub strategy: Option<Strategy>,
+    /// How a candidate is built, as parameters of the API.
+    pub candidate: Vec<(&'static str, String)>,
+}
+
+/// Uploads the module and tells what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut candidate = args.candidate.parameters()?;
+    candidate.extend(args.accept_missing.then(accept_missing));
+    let module = read_module(&args.file)?;
+    let client = context.client()?;
+    let Args { name, source, start, strategy, waiting, .. } = args;
+    let request = Request { name, source, start, strategy, candidate };
+    let deployed = upload(&client, module, &request).await?;
+    tell(deployed, waiting, &client, context.output).await
+}
+
+/// The parameter that lets events be missing.
+pub fn accept_missing() -> (&'static str, String) {
+    ("accept-missing", "true".to_owned())
+}
+
+/// Prints what a deploy or a rebuild began, or, if that is wanted, waits for its end and prints that.
+pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output: Output) -> anyhow::Result<()> {
+    if !waiting.wait {
+        output.one(&deployed, describe)?;
+        deployed.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
+        return Ok(());
+    }
+    output.note(&describe(&deployed));
+    let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
+    let generation = deployed.generation;
+    output.one(&Deployed { deployment, ..deployed }, |deployed| end_line(&deployed.deployment, generation))?;
+    Ok(())
+}
+
+/// Waits until what was deployed serves and has caught up, or is ready where it does not take over by itself.
+pub async fn settled(
+    client: &Client,
+    deployed: &Deployed,
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let meant = (deployed.deployment.name.as_str(), deployed.generation);
+    match deployed.outcome {
+        DeployOutcome::Rebuilding | DeployOutcome::Migrating => {
+            wait_for_cut_over::wait(client, meant, timeout, output).await
+        }
+        DeployOutcome::Unchanged if deployed.generation != deployed.deployment.generation => {
+            wait_for_cut_over::wait(client, meant, timeout, output).await
+        }
+        DeployOutcome::Inherited => wait_for_cut_over::wait_inherited(client, meant, timeout, output).await,
+        DeployOutcome::Created | DeployOutcome::Unchanged => {
+            wait_until_live::wait(client, meant.0, timeout, output).await
+        }
+    }
+}
+
+/// How it ended, in one line.
+pub fn end_line(deployment: &Deployment, generation: u64) -> String {
+    let name = &deployment.name;
+    match &deployment.candidate {
+        Some(candidate) if candidate.number == generation => format!(
+            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` lets it serve",
+            grouped(candidate.position)
+        ),
+        _ => format!("{name}: {} at position {}", state_word(deployment.state), grouped(deployment.position)),
+    }
+}
+
+/// Reads a module, and refuses what plainly is none before it is sent.
+pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
+    let shown = file.display();
+    let refused = |message: String| Failure::new(Exit::Refused, message);
+    let metadata = std::fs::metadata(file).map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
+        Failure::new(exit, format!("cannot read {shown}: {error}; `foldstream build` writes a module"))
+    })?;
+    if metadata.is_dir() {
+        return Err(refused(format!("{shown} is a folder; build it first: foldstream build {shown}")).into());
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(refused(format!("{shown} has {} bytes, too many for a module", metadata.len())).into());
+    }
+    let module =
+        std::fs::read(file).map_err(|error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}")))?;
+    if !module.starts_with(MAGIC) {
+        return Err(
+            refused(format!("{shown} is no WebAssembly file; `foldstream build` makes one from a crate")).into()
+        );
+    }
+    Ok(module.into())
+}
+
+/// Sends a module to the host.
+pub async fn upload(
+    client: &Client,
+    module: Bytes,
+    request: &Request,
+) -> Result<Deployed, crate::cli::support::client::Error> {
+    let content = ("application/wasm", module);
+    client.post(&["v1", "deployments"], &parameters(request), content, UPLOAD_TIMEOUT).await
+}
+
+fn parameters(request: &Request) -> Vec<(&'static str, String)> {
+    let named = [
+        ("name", request.name.clone()),
+        ("source", request.source.clone()),
+        ("start", request.start.map(|start| start.name().to_owned())),
+        ("strategy", request.strategy.map(|strategy| strategy.name().to_owned())),
+    ];
+    let given = named.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+    given.chain(request.candidate.iter().cloned()).collect()
+}
+
+/// What a deployment did, and why, in one line.
+pub fn describe(deployed: &Deployed) -> String {
+    let deployment = &deployed.deployment;
+    let outcome = match deployed.outcome {
+        DeployOutcome::Created => "created",
+        DeployOutcome::Unchanged => "unchanged",
+        DeployOutcome::Inherited => "inherited the read model that serves",
+        DeployOutcome::Rebuilding => "being rebuilt beside what serves",
+        DeployOutcome::Migrating => "being migrated beside what serves",
+    };
+    let compiled = match deployed.compile_ms {
+        0 => String::new(),
+        milliseconds => format!(", compiled in {milliseconds} ms"),
+    };
+    // That a name is new is all that there is to say about a new name.
+    let reason = match deployed.outcome {
+        DeployOutcome::Created => String::new(),
+        _ => format!(": {}", deployed.reason),
+    };
+    format!(
+        "{}: {outcome} (generation {}, source {}{compiled}){reason}",
+        deployment.name, deployed.generation, deployment.source
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployed(outcome: DeployOutcome, reason: &str) -> Deployed {
+        let deployment = super::super::show::tests::deployment();
+        Deployed { deployment, outcome, generation: 3, reason: reason.to_owned(), compile_ms: 0, warnings: Vec::new() }
+    }
+
+    #[test]
+    fn outcome_is_told_in_one_line_with_its_reason() {
+        let created = Deployed { compile_ms: 48, ..deployed(DeployOutcome::Created, "the name is new") };
+        assert_eq!(describe(&created), "order-totals: created (generation 3, source events, compiled in 48 ms)");
+        assert_eq!(
+            describe(&deployed(DeployOutcome::Unchanged, "generation 3 has this module, and serves")),
+            "order-totals: unchanged (generation 3, source events): generation 3 has this module, and serves"
+        );
+        assert_eq!(
+            describe(&deployed(DeployOutcome::Inherited, "both modules store the same: state version 1")),
+            "order-totals: inherited the read model that serves (generation 3, source events): both modules store the \
+             same: state version 1"
+        );
+        assert_eq!(
+            describe(&deployed(DeployOutcome::Rebuilding, "state version 2 instead of 1")),
+            "order-totals: being rebuilt beside what serves (generation 3, source events): state version 2 instead of 1"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_left_to_the_host() {
+        assert_eq!(parameters(&Request::default()), []);
+        let request = Request {
+            start: Some(Start::FirstAvailable),
+            strategy: Some(Strategy::Migrate),
+            candidate: vec![("promote", "manual".to_owned())],
+            ..Request::default()
+        };
+        let wanted = [("start", "first-available"), ("strategy", "migrate"), ("promote", "manual")];
+        assert_eq!(parameters(&request), wanted.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn end_says_what_serves_or_what_is_ready_to() {
+        let mut deployment = super::super::show::tests::deployment();
+        assert_eq!(end_line(&deployment, 2), "order-totals: catching-up at position 400,000");
+        deployment.candidate = Some(Box::new(crate::cli::commands::rollouts::generations::tests::generation()));
+        assert_eq!(
+            end_line(&deployment, 3),
+            "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` lets it serve"
+        );
+    }
+
+    #[test]
+    fn what_is_no_module_is_not_sent() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("text.wasm");
+        std::fs::write(&file, "no module").expect("write");
+        let said = read_module(&file).expect_err("is no module").to_string();
+        assert!(said.ends_with("is no WebAssembly file; `foldstream build` makes one from a crate"), "{said}");
+        let said = read_module(folder.path()).expect_err("is a folder").to_string();
+        assert!(said.contains("is a folder; build it first: foldstream build "), "{said}");
+        let error = read_module(&folder.path().join("missing.wasm")).expect_err("is missing");
+        assert_eq!(crate::cli::support::exit::exit_of(&error), Exit::NotFound);
+    }
+}

@@ -1,0 +1,38 @@
+//! `foldstream pause`.
+
+use super::show::state_word;
+use crate::api::Deployment;
+use crate::cli::Context;
+use crate::cli::support::output::grouped;
+
+/// Stop applying events; reads go on. Lasts across restarts.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream pause order-totals
+  foldstream pause order-totals --candidate")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Stop building the candidate instead; what serves goes on.
+    #[arg(long)]
+    candidate: bool,
+}
+
+/// Asks for it and prints what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let parameters: &[_] = if args.candidate { &[("candidate", "true".to_owned())] } else { &[] };
+    let path = ["v1", "deployments", &args.name, "pause"];
+    let deployment: Deployment = context.client()?.act(&path, parameters).await?;
+    context.output.one(&deployment, |deployment| match &deployment.candidate {
+        Some(candidate) if args.candidate => {
+            let (number, position) = (candidate.number, grouped(candidate.position));
+            format!("{}: generation {number} stands still at position {position}", deployment.name)
+        }
+        _ => {
+            let (state, position) = (state_word(deployment.state), grouped(deployment.position));
+            format!("{}: {state} at position {position}", deployment.name)
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! `foldstream resume`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::show::state_word;
+use crate::api::{Deployment, DeploymentList, DeploymentState, Resume};
+use crate::cli::Context;
+use crate::cli::support::client::Client;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{grouped, table};
+use crate::cli::support::wait_until_live;
+
+/// Longest wait for the answer: a module may be at a batch, which comes to its end first.
+const TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Go on after a pause, or try again after a failure; without an event that cannot be folded, if you say so.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream resume order-totals
+  foldstream resume order-totals --candidate
+  foldstream resume order-totals --accept-missing    after source-gap: without the events that are gone
+  foldstream resume order-totals --skip 17 --reason 'not JSON, ticket 4711'
+  foldstream resume order-totals --candidate --skip 17 --reason 'not JSON, ticket 4711'
+  foldstream resume --all
+  foldstream resume --all --skip 17 --reason 'not JSON, ticket 4711'
+
+A skipped event is left out of the state for good: by restarts, rollbacks, rebuilds, verify and reads of the past alike.
+`foldstream skips` shows what is left out and why, and takes a decision back for states that are built from scratch.")]
+pub struct Args {
+    /// Name of the deployment.
+    #[arg(required_unless_present = "all")]
+    name: Option<String>,
+    /// All deployments that stopped at a failure; with --skip, those that stopped at one of these events. What an operator
+    /// paused stays paused.
+    #[arg(long, conflicts_with_all = ["name", "candidate"])]
+    all: bool,
+    /// With --all: only deployments that read this source.
+    #[arg(long, requires = "all")]
+    source: Option<String>,
+    /// Go on building the candidate instead, after a pause or at an event that stopped it.
+    #[arg(long)]
+    candidate: bool,
+    /// Leave out this event: the one that fails, or a later one; may be repeated.
+    #[arg(long, value_name = "SEQUENCE", requires = "reason")]
+    skip: Vec<u64>,
+    /// Why, for the audit log and for everyone who asks later.
+    #[arg(long, value_name = "TEXT", requires = "skip")]
+    reason: Option<String>,
+    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    #[arg(long)]
+    accept_missing: bool,
+}
+
+/// Asks for it and prints what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    let Some(name) = args.name.clone() else { return all(&args, &client, context).await };
+    let wanted = Resume { skip: args.skip.clone(), reason: args.reason.clone() };
+    let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
+    if !args.candidate {
+        // One that fails again is told as an error, alone.
+        wait_until_live::outcome(&deployment)?;
+    }
+    context.output.one(&deployment, |deployment| line(deployment, args.candidate, &args.skip))?;
+    Ok(())
+}
+
+fn parameters(args: &Args) -> Vec<(&'static str, String)> {
+    let mut parameters = Vec::new();
+    parameters.extend(args.candidate.then(|| ("candidate", "true".to_owned())));
+    parameters.extend(args.accept_missing.then(super::deploy::accept_missing));
+    parameters
+}
+
+async fn resume(
+    client: &Client,
+    name: &str,
+    parameters: &[(&'static str, String)],
+    wanted: &Resume,
+) -> anyhow::Result<Deployment> {
+    let path = ["v1", "deployments", name, "resume"];
+    if wanted.skip.is_empty() {
+        return Ok(client.act(&path, parameters).await?);
+    }
+    let body = serde_json::to_vec(wanted).context("cannot write the request as JSON")?;
+    Ok(client.post(&path, parameters, ("application/json", body.into()), TIMEOUT).await?)
+}
+
+fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String {
+    let mut line = match &deployment.candidate {
+        Some(candidate) if is_candidate => match candidate.position {
+            0 => format!("{}: generation {} goes on", deployment.name, candidate.number),
+            position => {
+                format!(
+                    "{}: generation {} goes on at position {}",
+                    deployment.name,
+                    candidate.number,
+                    grouped(position)
+                )
+            }
+        },
+        _ => wait_until_live::outcome(deployment).unwrap_or_default(),
+    };
+    if !skipped.is_empty() {
+        let named: Vec<String> = skipped.iter().map(u64::to_string).collect();
+        line.push_str(&format!("; skips {}", named.join(", ")));
+    }
+    line
+}
+
+/// Resumes all that failed, one after the other, and fails if one of them can't be resumed.
+async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<()> {
+    let list: DeploymentList = client.get(&["v1", "deployments"], &[]).await?;
+    let chosen = chosen(&list.deployments, args)?;
+    let (mut resumed, mut refused) = (Vec::new(), Vec::new());
+    for deployment in chosen {
+        let failed_at = deployment.failure.as_ref().and_then(|failure| failure.sequence);
+        let skip = args.skip.iter().copied().filter(|sequence| Some(*sequence) == failed_at).collect();
+        let wanted = Resume { skip, reason: args.reason.clone() };
+        match resume(client, &deployment.name, &parameters(args), &wanted).await {
+            Ok(now) => resumed.push(now),
+            Err(error) => refused.push(format!("{}: {error}", deployment.name)),
+        }
+    }
+    let shown = DeploymentList { deployments: resumed };
+    context.output.many(&shown.deployments, &shown, lines)?;
+    let paused: Vec<&str> = list
+        .deployments
+        .iter()
+        .filter(|deployment| deployment.state == DeploymentState::Paused)
+        .map(|deployment| deployment.name.as_str())
+        .collect();
+    if !paused.is_empty() {
+        context.output.note(&format!("paused by an operator, and still so: {}", paused.join(", ")));
+    }
+    match refused.len() {
+        0 => Ok(()),
+        _ => Err(Failure::new(Exit::Refused, refused.join("\n")).into()),
+    }
+}
+
+fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Deployment>, Failure> {
+    let is_meant = |deployment: &&Deployment| {
+        let failed_at = deployment.failure.as_ref().and_then(|failure| failure.sequence);
+        let is_at_event = failed_at.is_some_and(|sequence| args.skip.contains(&sequence));
+        let is_of_source = args.source.as_ref().is_none_or(|source| deployment.source == *source);
+        let is_stopped = deployment.state == DeploymentState::Failed;
+        is_stopped && is_of_source && (args.skip.is_empty() || is_at_event)
+    };
+    let chosen: Vec<&Deployment> = deployments.iter().filter(is_meant).collect();
+    if args.skip.is_empty() {
+        return Ok(chosen);
+    }
+    let Some(first) = chosen.first() else {
+        let message = "no deployment has failed at such an event; `foldstream list` shows what has failed";
+        return Err(Failure::new(Exit::NotFound, message));
+    };
+    if let Some(other) = chosen.iter().find(|other| other.source != first.source) {
+        let message = format!(
+            "{} reads {} and {} reads {}, where the same sequence is another event; name one with --source",
+            first.name, first.source, other.name, other.source
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(chosen)
+}
+
+fn lines(deployments: &[Deployment]) -> String {
+    let row = |deployment: &Deployment| {
+        vec![deployment.name.clone(), state_word(deployment.state), grouped(deployment.position)]
+    };
+    table(&["RESUMED", "STATE", "POSITION"], deployments.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::super::show::tests::deployment;
+    use super::*;
+    use crate::api;
+
+    fn args(typed: &[&str]) -> Args {
+        let command = Args::augment_args(clap::Command::new("test"));
+        let matches = command.try_get_matches_from([&["test"], typed].concat()).expect("is accepted");
+        Args::from_arg_matches(&matches).expect("is whole")
+    }
+
+    fn failed(name: &str, source: &str, sequence: u64) -> Deployment {
+        let failure = api::Failure {
+            kind: "rejected".to_owned(),
+            message: String::new(),
+            sequence: Some(sequence),
+            first_at: String::new(),
+            attempts: 1,
+        };
+        let (name, source) = (name.to_owned(), source.to_owned());
+        Deployment { name, source, state: DeploymentState::Failed, failure: Some(failure), ..deployment() }
+    }
+
+    #[test]
+    fn all_means_those_that_failed_and_with_an_event_those_that_failed_there() {
+        let all = [failed("a", "x", 5), failed("b", "x", 5), failed("c", "x", 9), deployment()];
+        let names = |typed: &[&str]| -> Result<Vec<String>, Exit> {
+            let chosen = chosen(&all, &args(typed)).map_err(|failure| failure.exit)?;
+            Ok(chosen.iter().map(|deployment| deployment.name.clone()).collect())
+        };
+        assert_eq!(names(&["--all"]), Ok(["a", "b", "c"].map(str::to_owned).to_vec()));
+        assert_eq!(names(&["--all", "--skip", "5", "--reason", "r"]), Ok(["a", "b"].map(str::to_owned).to_vec()));
+        assert_eq!(names(&["--all", "--skip", "6", "--reason", "r"]), Err(Exit::NotFound));
+    }
+
+    #[test]
+    fn one_sequence_of_two_sources_is_two_events() {
+        let all = [failed("a", "x", 5), failed("b", "y", 5)];
+        let typed = ["--all", "--skip", "5", "--reason", "r"];
+        assert_eq!(chosen(&all, &args(&typed)).expect_err("which is meant?").exit, Exit::Usage);
+        let typed = [&typed[..], &["--source", "y"]].concat();
+        assert_eq!(chosen(&all, &args(&typed)).expect("one is named")[0].name, "b");
+    }
+}

@@ -1,0 +1,358 @@
+//! `foldstream show`: one deployment.
+
+use crate::api::{Deployment, DeploymentState, Generation, SourceState, SourceStatus};
+use crate::cli::Context;
+use crate::cli::commands::project::inspect::{self, MIGRATES};
+use crate::cli::commands::rollouts::generations::outlook;
+use crate::cli::support::output::{bytes, counted, grouped, known, span, table};
+
+/// Show one deployment: state, position, lag, candidate, module, queries, failure.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream show order-totals
+  foldstream show order-totals -o json | jq .failure")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+}
+
+/// Prints one deployment.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let deployment = context.client()?.deployment(&args.name).await?;
+    context.output.one(&deployment, lines)?;
+    Ok(())
+}
+
+/// The word for a state, as the API has it.
+pub fn state_word(state: DeploymentState) -> String {
+    word(&state)
+}
+
+fn word(thing: &impl serde::Serialize) -> String {
+    match serde_json::to_value(thing) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn lines(deployment: &Deployment) -> String {
+    let mut rows: Vec<(&str, String)> = vec![("name", deployment.name.clone()), ("state", state_line(deployment))];
+    if let Some(failure) = &deployment.failure {
+        let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
+        rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
+        let attempts = counted(failure.attempts.into(), "attempt");
+        rows.push(("failing since", format!("{}, {attempts}", failure.first_at)));
+    }
+    rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
+    rows.push(("checkpoint", checkpoint_line(deployment)));
+    rows.push(("lag", lag_line(deployment)));
+    if deployment.missing_events > 0 {
+        let missing = grouped(deployment.missing_events);
+        rows.push(("missing", format!("{missing} events were gone from the stream when they were passed")));
+    }
+    rows.push((
+        "applied",
+        format!("{}, {}/s", counted(deployment.events_applied, "event"), grouped(deployment.rate as u64)),
+    ));
+    rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
+    rows.push(("source", source_line(deployment)));
+    rows.extend(oddities(deployment));
+    rows.push((
+        "state size",
+        format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
+    ));
+    rows.push(("generation", format!("{}, deployed at {}", deployment.generation, deployment.deployed_at)));
+    if !deployment.reason.is_empty() {
+        rows.push(("reason", deployment.reason.clone()));
+    }
+    rows.extend(deployment.candidate.as_deref().map(|generation| ("candidate", other_line(generation))));
+    rows.extend(deployment.previous.as_deref().map(|generation| ("previous", other_line(generation))));
+    let module = &deployment.module;
+    rows.push(("module", format!("{} {} ({})", module.kind, module.name, bytes(module.size))));
+    rows.push(("digest", module.digest.clone()));
+    rows.push(("subjects", module.subjects.join(", ")));
+    rows.push(("error policy", inspect::error_policy(module)));
+    rows.push(("limits", inspect::limits(module)));
+    rows.push(("state version", module.state_version.to_string()));
+    if module.migrates {
+        rows.push(("migrates", MIGRATES.to_owned()));
+    }
+    for query in &module.queries {
+        rows.push(("query", format!("{}: {}", query.name, query.description)));
+    }
+    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+fn state_line(deployment: &Deployment) -> String {
+    let mut line = state_word(deployment.state);
+    if let Some(percent) = deployment.repair_percent {
+        line.push_str(&format!(", repairing the state file: {percent:.0} %"));
+    }
+    if let Some(seconds) = deployment.remaining_seconds {
+        line.push_str(&format!(", {} left", span(seconds)));
+    }
+    line
+}
+
+/// What of the state is on disk, and what is not yet.
+fn checkpoint_line(deployment: &Deployment) -> String {
+    let is_state = |failure: &crate::api::Failure| failure.kind == "state";
+    if deployment.file_bytes == 0 && deployment.failure.as_ref().is_some_and(is_state) {
+        return "unknown, as the state can't be opened".to_owned();
+    }
+    let durable = grouped(deployment.checkpoint);
+    if deployment.checkpoint >= deployment.position {
+        return format!("{durable}: all of the state is on disk");
+    }
+    format!("{durable} is on disk; what follows is in memory, and read again from the stream after a crash")
+}
+
+fn lag_line(deployment: &Deployment) -> String {
+    match (deployment.lag_events, deployment.lag_seconds) {
+        (None, _) => "unknown, as the source was not heard".to_owned(),
+        (Some(0), _) => "none".to_owned(),
+        (Some(events), Some(seconds)) => format!("{}, the oldest {} old", counted(events, "event"), span(seconds)),
+        (Some(events), None) => format!("{}, of unknown age", counted(events, "event")),
+    }
+}
+
+/// The word for what a source is doing, with for how long where it keeps events from coming.
+pub fn source_word(status: &SourceStatus) -> String {
+    let state = status.state.name();
+    let lasts = status.since.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
+    lasts.map_or_else(|| state.to_owned(), |seconds| format!("{state} for {}", span(seconds)))
+}
+
+/// Seconds since a time in RFC 3339.
+fn seconds_since(time: &str) -> Option<f64> {
+    let time: jiff::Timestamp = time.parse().ok()?;
+    Some(jiff::Timestamp::now().duration_since(time).as_secs_f64().max(0.0))
+}
+
+/// What its state left out.
+fn skipped_line(deployment: &Deployment) -> Option<String> {
+    let last = deployment.skips.last().map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
+    let has_any = deployment.skipped > 0 || last.is_some();
+    let count = counted(deployment.skipped, "event");
+    has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
+}
+
+/// A generation that does not serve.
+fn other_line(generation: &Generation) -> String {
+    format!(
+        "generation {}, {} ({}): {}; {}",
+        generation.number,
+        generation.status.name(),
+        generation.strategy.name(),
+        outlook(generation),
+        generation.reason
+    )
+}
+
+/// What the source met that is no sound event; counted since its reader began.
+fn oddities(deployment: &Deployment) -> Vec<(&'static str, String)> {
+    let status = &deployment.source_status;
+    let mut rows = Vec::new();
+    if status.passed_over > 0 {
+        let count = grouped(status.passed_over);
+        rows.push((
+            "passed over",
+            format!("{count} messages that are no events (delete markers, tombstones, schedules)"),
+        ));
+    }
+    if status.repaired > 0 {
+        let count = grouped(status.repaired);
+        rows.push((
+            "repaired",
+            format!("{count} messages with headers or subjects that are not valid; the log names them"),
+        ));
+    }
+    rows
+}
+
+fn source_line(deployment: &Deployment) -> String {
+    let mut line = deployment.source.clone();
+    if let Some(stream) = &deployment.stream {
+        line.push_str(&format!(", stream {stream}"));
+    }
+    let status = &deployment.source_status;
+    if status.state != SourceState::Reading {
+        line.push_str(&format!(", {}", source_word(status)));
+    }
+    let heard = status.last_heard.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
+    if let Some(ago) = heard {
+        line.push_str(&format!(", last heard {} ago", span(ago)));
+    }
+    if let Some(message) = &status.message {
+        line.push_str(&format!(": {message}"));
+    }
+    line
+}
+
+#[cfg(test)]
+pub(in crate::cli) mod tests {
+    use super::*;
+    use crate::api::{ErrorPolicy, Failure, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus};
+
+    pub(in crate::cli) fn deployment() -> Deployment {
+        Deployment {
+            name: "order-totals".to_owned(),
+            generation: 2,
+            state: DeploymentState::CatchingUp,
+            source: "events".to_owned(),
+            stream: Some("ORDERS".to_owned()),
+            source_status: SourceStatus {
+                state: SourceState::Reading,
+                message: None,
+                since: None,
+                last_heard: None,
+                reconnects: 0,
+                passed_over: 0,
+                repaired: 0,
+            },
+            position: 400_000,
+            checkpoint: 390_000,
+            head: Some(1_000_000),
+            lag_events: Some(600_000),
+            lag_seconds: Some(12.0),
+            missing_events: 0,
+            events_applied: 400_000,
+            begun: true,
+            rate: 212_345.6,
+            remaining_seconds: Some(2.8),
+            repair_percent: None,
+            state_bytes: 2_048,
+            memtable_bytes: 1_024,
+            pinned_bytes: 0,
+            file_bytes: 1 << 20,
+            guest_memory_bytes: 1_179_648,
+            instances: 1,
+            deployed_at: "2026-11-23T10:00:00.000000000Z".to_owned(),
+            reason: "the name is new".to_owned(),
+            failure: None,
+            skipped: 0,
+            skips: Vec::new(),
+            candidate: None,
+            previous: None,
+            module: ModuleInfo {
+                digest: "abcdef0123456789".to_owned(),
+                size: 102_400,
+                kind: "projection".to_owned(),
+                name: "order-totals".to_owned(),
+                description: "Totals per customer".to_owned(),
+                subjects: vec!["orders.>".to_owned()],
+                wants_headers: false,
+                key_rule: "subject-token:2".to_owned(),
+                state_version: 1,
+                error_policy: ErrorPolicy { attempts: Some(3), initial_backoff_ms: Some(10), max_backoff_ms: None },
+                limits: ModuleLimits {
+                    memory_bytes: Some(32 << 20),
+                    deadline_ms: Some(1_000),
+                    ..ModuleLimits::default()
+                },
+                queries: vec![QueryDescription {
+                    name: "top-customers".to_owned(),
+                    description: "those who spent most".to_owned(),
+                }],
+                imports: vec!["foldstream:module/state@0.1.0".to_owned()],
+                migrates: false,
+            },
+        }
+    }
+
+    #[test]
+    fn deployment_is_shown_with_all_that_matters() {
+        assert_eq!(
+            lines(&deployment()),
+            "\
+name           order-totals
+state          catching-up, 2.8 s left
+position       400,000 of 1,000,000
+checkpoint     390,000 is on disk; what follows is in memory, and read again from the stream after a crash
+lag            600,000 events, the oldest 12 s old
+applied        400,000 events, 212,345/s
+source         events, stream ORDERS
+state size     2.0 KiB in a file of 1.0 MiB
+generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+reason         the name is new
+module         projection order-totals (100.0 KiB)
+digest         abcdef0123456789
+subjects       orders.>
+error policy   3 attempts, first pause 10 ms
+limits         memory 32.0 MiB, deadline 1000 ms
+state version  1
+query          top-customers: those who spent most"
+        );
+    }
+
+    #[test]
+    fn candidate_and_previous_stand_below_what_serves() {
+        use crate::api::GenerationStatus;
+        let candidate = crate::cli::commands::rollouts::generations::tests::generation();
+        let mut previous = Generation { number: 1, status: GenerationStatus::Previous, ..candidate.clone() };
+        previous.reason = "generation 2 took over at position 9".to_owned();
+        previous.progress = Some(1.0);
+        let mut shown = deployment();
+        shown.candidate = Some(Box::new(candidate));
+        shown.previous = Some(Box::new(previous));
+        let shown = lines(&shown);
+        let expected = "
+generation     2, deployed at 2026-11-23T10:00:00.000000000Z
+reason         the name is new
+candidate      generation 3, building (rebuild): 40 %, 212,345/s, 2.8 s left; state version 2 instead of 1
+previous       generation 1, previous (rebuild): 100 %; generation 2 took over at position 9
+module  ";
+        assert!(shown.contains(expected), "{shown}");
+    }
+
+    #[test]
+    fn source_that_is_away_makes_head_and_lag_unknown() {
+        let mut away = deployment();
+        away.state = DeploymentState::Disconnected;
+        away.checkpoint = away.position;
+        (away.head, away.lag_events, away.lag_seconds, away.remaining_seconds) = (None, None, None, None);
+        away.source_status.state = SourceState::Reconnecting;
+        away.source_status.message = Some("cannot connect: connection refused".to_owned());
+        let shown = lines(&away);
+        for line in [
+            "state          disconnected",
+            "position       400,000 of unknown",
+            "checkpoint     400,000: all of the state is on disk",
+            "lag            unknown, as the source was not heard",
+            "source         events, stream ORDERS, reconnecting: cannot connect: connection refused",
+        ] {
+            assert!(shown.lines().any(|found| found == line), "{line} is missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn module_that_migrates_says_so() {
+        let mut migrating = deployment();
+        migrating.module.migrates = true;
+        let shown = lines(&migrating);
+        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
+    }
+
+    #[test]
+    fn failure_is_shown_right_below_the_state() {
+        let mut failed = deployment();
+        failed.state = DeploymentState::Failed;
+        failed.remaining_seconds = None;
+        failed.failure = Some(Failure {
+            kind: "rejected".to_owned(),
+            message: "no amount".to_owned(),
+            sequence: Some(17),
+            first_at: "2026-11-23T10:00:01.000000000Z".to_owned(),
+            attempts: 1,
+        });
+        let shown = lines(&failed);
+        let expected = "\
+name           order-totals
+state          failed
+failure        rejected at sequence 17: no amount
+failing since  2026-11-23T10:00:01.000000000Z, 1 attempt
+position       400,000 of 1,000,000";
+        assert!(shown.starts_with(expected), "{shown}");
+    }
+}

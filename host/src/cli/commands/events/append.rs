@@ -1,0 +1,137 @@
+//! `foldstream events append`: one event.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::times::{self, TimesOption};
+use crate::api::{Append, Appended, NewEvent};
+use crate::cli::Context;
+use crate::cli::commands::reads::get::bytes_as_json;
+use crate::cli::support::exit::{Exit, Failure};
+
+/// Longest wait for the append.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest event that is read from standard input, in bytes.
+const DATA_BYTES_MAX: u64 = 64 << 20;
+
+/// Append one event to an embedded log.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream events append orders.42.placed '{\"amount\": 10}'
+  foldstream events append orders.42.placed - < order.json
+  foldstream events append orders.42.paid '{}' --id payment-7 --header traceparent=00-…
+  foldstream events append orders.42.placed '{}' --expected-last-sequence 17
+
+Data that is JSON is stored as JSON, anything else as text.")]
+pub struct Args {
+    /// Subject: tokens joined by dots.
+    subject: String,
+    /// Data; `-` reads it from standard input.
+    #[arg(default_value = "{}", allow_negative_numbers = true)]
+    data: String,
+    /// Type; left out, the last token of the subject.
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Message id: an event whose id was appended a short while ago is not stored again.
+    #[arg(long)]
+    id: Option<String>,
+    /// Time in RFC 3339; left out, now.
+    #[arg(long)]
+    time: Option<String>,
+    #[command(flatten)]
+    times: TimesOption,
+    /// Header; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<String>,
+    /// Source; left out, the only one.
+    #[arg(long)]
+    source: Option<String>,
+    /// Refuse unless the last sequence of the log is this one.
+    #[arg(long, value_name = "SEQUENCE")]
+    expected_last_sequence: Option<u64>,
+    /// Refuse unless the last sequence under the subject is this one; 0 means that there is none.
+    #[arg(long, value_name = "SEQUENCE")]
+    expected_last_subject_sequence: Option<u64>,
+    /// Subject, or pattern, of --expected-last-subject-sequence; left out, the event's.
+    #[arg(long, value_name = "SUBJECT", requires = "expected_last_subject_sequence")]
+    expected_subject: Option<String>,
+}
+
+/// Appends it and prints its sequence.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let event = NewEvent {
+        subject: args.subject,
+        kind: args.kind,
+        id: args.id,
+        time: args.time,
+        headers: headers(&args.header)?,
+        data: data(&args.data)?,
+    };
+    let append = Append {
+        events: vec![event],
+        expected_last_sequence: args.expected_last_sequence,
+        expected_last_subject_sequence: args.expected_last_subject_sequence,
+        expected_subject: args.expected_subject,
+    };
+    let body = serde_json::to_vec(&append).context("cannot write the event as JSON")?;
+    let mut parameters: Vec<_> = args.source.into_iter().map(|source| ("source", source)).collect();
+    parameters.extend(args.times.parameter());
+    let content = ("application/json", body.into());
+    let appended: Appended = context.client()?.post(&["v1", "events"], &parameters, content, TIMEOUT).await?;
+    context.output.one(&appended, |appended| {
+        let sequence = appended.sequences.first().copied().unwrap_or(appended.last_sequence);
+        if appended.duplicates > 0 { format!("{sequence} (was there before)") } else { sequence.to_string() }
+    })?;
+    times::warn(&context.output, appended.times_raised);
+    Ok(())
+}
+
+fn headers(typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pairs = typed.iter().map(|header| match header.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(Exit::Usage, format!("--header `{header}` is no header; write --header NAME=VALUE"))),
+    });
+    pairs.collect()
+}
+
+fn data(typed: &str) -> anyhow::Result<serde_json::Value> {
+    if typed != "-" {
+        return Ok(serde_json::from_str(typed).unwrap_or_else(|_| serde_json::Value::String(typed.to_owned())));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(DATA_BYTES_MAX + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    if bytes.len() as u64 > DATA_BYTES_MAX {
+        return Err(Failure::new(Exit::Usage, format!("the data has more than {DATA_BYTES_MAX} bytes")).into());
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
+        Err(error) => Ok(bytes_as_json(error.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn data_is_json_where_it_can_be_and_text_otherwise() {
+        assert_eq!(data("{\"a\": 1}").expect("fine"), json!({ "a": 1 }));
+        assert_eq!(data("17").expect("fine"), json!(17));
+        assert_eq!(data("not json").expect("fine"), json!("not json"));
+    }
+
+    #[test]
+    fn headers_need_a_name_and_a_value() {
+        let pairs = headers(&["a=b=c".to_owned(), "d=".to_owned()]).expect("fine");
+        assert_eq!(pairs, BTreeMap::from([("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]));
+        for wrong in ["a", "=b", ""] {
+            assert_eq!(headers(&[wrong.to_owned()]).expect_err("is none").exit, Exit::Usage);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! `foldstream events import`: events from a file, in batches.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::items::{self, Items};
+use super::times::{self, TimesOption};
+use crate::api::{Appended, NewEvent};
+use crate::cli::Context;
+use crate::cli::support::client::{self, Client};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{Output, counted, grouped, span};
+use crate::cli::support::progress::{Progress, Step};
+use crate::cloudevents::{self, SubjectTemplate};
+
+/// Events in one request: enough to share a commit, few enough to show progress.
+const BATCH_EVENTS: usize = 1_000;
+/// Bytes at which a request ends earlier; the host takes 16 MiB unless configured otherwise.
+const BATCH_BYTES: usize = 4 << 20;
+/// Longest wait for one batch.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Import events into an embedded log, from a file of our own format or of CloudEvents.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream events import events.ndjson
+  foldstream events import cloudevents.json
+  foldstream events import flights.ndjson --subject 'flights.{subject}.{type}'
+  zcat events.ndjson.gz | foldstream events import -
+
+Events come one a line, in JSON arrays, or one JSON value behind the other. An event of our own format is
+  {\"subject\": \"orders.42.placed\", \"data\": {\"amount\": 10}}
+and may have \"type\", \"id\", \"time\" (RFC 3339) and \"headers\" too. One with \"specversion\" is a CloudEvent 1.0 in
+JSON; both may be in one file. An event with an \"id\", and each CloudEvent by its source and id, is stored once even
+when it is imported twice within the log's duplicate window. At a malformed event the import ends: what is before it
+is imported, what is behind it is not.")]
+pub struct Args {
+    /// The file; `-` reads standard input.
+    file: PathBuf,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How events are imported.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// Source; left out, the only one.
+    #[arg(long)]
+    source: Option<String>,
+    /// Subject of CloudEvents: text, with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
+    /// separate tokens; left out, `{type:tokens}`, or the subject that an event was exported with.
+    #[arg(long, value_name = "TEMPLATE")]
+    subject: Option<String>,
+    #[command(flatten)]
+    times: TimesOption,
+}
+
+impl Options {
+    /// Into the log of a source.
+    pub fn into_source(name: &str) -> Self {
+        Self { source: Some(name.to_owned()), ..Self::default() }
+    }
+
+    fn template(&self) -> Result<Option<SubjectTemplate>, Failure> {
+        let template = self.subject.as_deref().map(SubjectTemplate::parse).transpose();
+        template.map_err(|error| Failure::new(Exit::Usage, format!("--subject: {error}")))
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let named = |name, value: &Option<String>| value.clone().map(|value| (name, value));
+        let options = [named("source", &self.source), named("subject", &self.subject), self.times.parameter()];
+        options.into_iter().flatten().collect()
+    }
+}
+
+/// What was imported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Events in the file.
+    pub events: u64,
+    /// How many of them were there before.
+    pub duplicates: u64,
+    /// How many asked for a time before that of the event before them, and got that event's time.
+    pub times_raised: u64,
+    /// Last sequence of the log.
+    pub last_sequence: u64,
+}
+
+/// Imports a file and prints how much it was.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    let imported = import_file(&client, &args.file, &args.options, context.output).await?;
+    context.output.one(&imported, |imported| {
+        let duplicates = match imported.duplicates {
+            0 => String::new(),
+            count => format!(", {} of them were there before", grouped(count)),
+        };
+        format!(
+            "imported {}{duplicates}; last sequence {}",
+            counted(imported.events, "event"),
+            grouped(imported.last_sequence)
+        )
+    })?;
+    times::warn(&context.output, imported.times_raised);
+    Ok(())
+}
+
+/// Imports a file, or standard input for `-`.
+pub async fn import_file(client: &Client, file: &Path, options: &Options, output: Output) -> anyhow::Result<Imported> {
+    if file == Path::new("-") {
+        let batches = Batches::new("standard input", std::io::stdin().lock(), options.template()?);
+        return import(client, batches, None, options, output).await;
+    }
+    let shown = file.display();
+    let opened = File::open(file).map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
+        Failure::new(exit, format!("cannot read {shown}: {error}"))
+    })?;
+    let size = opened.metadata().ok().map(|metadata| metadata.len());
+    let reader = BufReader::with_capacity(1 << 20, opened);
+    import(client, Batches::new(&shown.to_string(), reader, options.template()?), size, options, output).await
+}
+
+async fn import<R: BufRead>(
+    client: &Client,
+    mut batches: Batches<R>,
+    size: Option<u64>,
+    options: &Options,
+    output: Output,
+) -> anyhow::Result<Imported> {
+    let parameters = options.parameters();
+    let mut progress = Progress::new("importing", output);
+    let mut imported = Imported::default();
+    loop {
+        let batch = batches.next();
+        if !batch.lines.is_empty() {
+            let content = ("application/x-ndjson", batch.body);
+            let sent = client.post(&["v1", "events"], &parameters, content, TIMEOUT).await;
+            let appended: Appended = sent.map_err(|error| refused(&error, &batches.name, &batch.lines, &imported))?;
+            imported.events += batch.lines.len() as u64;
+            imported.duplicates += appended.duplicates;
+            imported.times_raised += appended.times_raised;
+            imported.last_sequence = appended.last_sequence;
+        }
+        match batch.end {
+            End::Full => progress.show(&step(&imported, batches.items.bytes, size, progress.elapsed())),
+            End::File => break,
+            End::Malformed(message) => {
+                let message = format!("{message}; {}", so_far(&imported));
+                return Err(Failure::new(Exit::Refused, message).into());
+            }
+            End::Unreadable(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read on in {}; {}", batches.name, so_far(&imported)));
+            }
+        }
+    }
+    let seconds = progress.elapsed().as_secs_f64();
+    progress.finish();
+    output.detail(&format!("took {}", span(seconds)));
+    Ok(imported)
+}
+
+fn so_far(imported: &Imported) -> String {
+    match imported.events {
+        0 => "nothing was imported".to_owned(),
+        1 => {
+            format!("the first event was imported, nothing after it; last sequence {}", grouped(imported.last_sequence))
+        }
+        events => format!(
+            "the first {} events were imported, nothing after them; last sequence {}",
+            grouped(events),
+            grouped(imported.last_sequence)
+        ),
+    }
+}
+
+fn refused(error: &client::Error, name: &str, lines: &[u64], imported: &Imported) -> Failure {
+    let text = error.to_string();
+    let told = match (named_line(&text, lines), lines) {
+        (Some((line, reason)), _) => format!("{name}:{line}: {reason}"),
+        (None, [first, .., last]) => format!("{name}, lines {first} to {last}: {text}"),
+        (None, _) => format!("{name}: {text}"),
+    };
+    Failure::new(error.exit(), format!("{told}; {}", so_far(imported)))
+}
+
+/// The line of the event that the host names by its place in the request, and what it says of it:
+/// `event 0 is refused: …` counts from 0, `line 1 is refused: …` from 1.
+fn named_line<'a>(text: &'a str, lines: &[u64]) -> Option<(u64, &'a str)> {
+    let (rest, first) = match text.strip_prefix("event ") {
+        Some(rest) => (rest, 0),
+        None => (text.strip_prefix("line ")?, 1),
+    };
+    let (number, reason) = rest.split_once(" is refused: ")?;
+    let index = number.parse::<usize>().ok()?.checked_sub(first)?;
+    Some((*lines.get(index)?, reason))
+}
+
+fn step(imported: &Imported, bytes: u64, size: Option<u64>, elapsed: Duration) -> Step {
+    let rate = imported.events as f64 / elapsed.as_secs_f64().max(0.001);
+    let share = size.filter(|size| *size > 0).map(|size| bytes as f64 / size as f64);
+    let total = share.filter(|share| *share > 0.0).map(|share| (imported.events as f64 / share).round() as u64);
+    let remaining_seconds = total.map(|total| total.saturating_sub(imported.events) as f64 / rate.max(0.001));
+    Step { done: imported.events, total, rate, remaining_seconds }
+}
+
+/// Events of a file as requests.
+struct Batches<R> {
+    name: String,
+    items: Items<R>,
+    template: Option<SubjectTemplate>,
+}
+
+/// Some events, checked, as one request.
+struct Batch {
+    body: Bytes,
+    /// The line in which each event begins.
+    lines: Vec<u64>,
+    end: End,
+}
+
+/// Why a batch ended.
+enum End {
+    Full,
+    File,
+    Malformed(String),
+    Unreadable(std::io::Error),
+}
+
+impl<R: BufRead> Batches<R> {
+    fn new(name: &str, reader: R, template: Option<SubjectTemplate>) -> Self {
+        Self { name: name.to_owned(), items: Items::new(reader), template }
+    }
+
+    /// The next events up to the limits of a batch. They are checked here and sent as they were written.
+    fn next(&mut self) -> Batch {
+        let mut body = Vec::new();
+        let mut lines = Vec::new();
+        let end = loop {
+            if lines.len() >= BATCH_EVENTS || body.len() >= BATCH_BYTES {
+                break End::Full;
+            }
+            let begin = body.len();
+            let found = self.items.next(&mut body).and_then(|line| match line {
+                None => Ok(None),
+                Some(line) => match check(body[begin..].trim_ascii(), self.template.as_ref()) {
+                    Ok(()) => Ok(Some(line)),
+                    Err(message) => Err(items::Error::Malformed(line, message)),
+                },
+            });
+            match found {
+                Ok(Some(line)) => lines.push(line),
+                Ok(None) => break End::File,
+                Err(error) => {
+                    body.truncate(begin);
+                    break match error {
+                        items::Error::Malformed(line, message) => {
+                            End::Malformed(format!("{}:{line}: {message}", self.name))
+                        }
+                        items::Error::Unreadable(error) => End::Unreadable(error),
+                    };
+                }
+            }
+            if body.last() != Some(&b'\n') {
+                body.push(b'\n');
+            }
+        };
+        Batch { body: body.into(), lines, end }
+    }
+}
+
+fn check(text: &[u8], template: Option<&SubjectTemplate>) -> Result<(), String> {
+    if let Some(envelope) = cloudevents::meant(text) {
+        let subject = envelope.and_then(|envelope| SubjectTemplate::subject(template, &envelope));
+        return subject.map(drop).map_err(|error| error.to_string());
+    }
+    let event: NewEvent = serde_json::from_slice(text).map_err(|error| {
+        // The position within the line is the column; that the line is the first of its text misleads.
+        let text = error.to_string();
+        let text = text.split(" at line ").next().unwrap_or_default();
+        let advice = match text.starts_with("unknown field") || text.starts_with("missing field") {
+            true => "; a CloudEvent has a specversion",
+            false => "",
+        };
+        format!("is no event: {text} (column {}){advice}", error.column())
+    })?;
+    crate::subject::validate(&event.subject).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batches(text: &str) -> Batches<&[u8]> {
+        Batches::new("events.ndjson", text.as_bytes(), None)
+    }
+
+    #[test]
+    fn lines_become_batches_as_they_stand() {
+        let mut batches = batches("{\"subject\":\"a.b\"}\n\n  {\"subject\":\"c\",\"data\":12345678901234567890123}");
+        let batch = batches.next();
+        assert_eq!(batch.lines, [1, 3]);
+        assert!(matches!(batch.end, End::File));
+        assert_eq!(&*batch.body, b"{\"subject\":\"a.b\"}\n  {\"subject\":\"c\",\"data\":12345678901234567890123}\n");
+    }
+
+    #[test]
+    fn batches_end_at_their_limits() {
+        let text = "{\"subject\":\"a\"}\n".repeat(BATCH_EVENTS + 1);
+        let mut batches = batches(&text);
+        let batch = batches.next();
+        assert_eq!((batch.lines.len(), batch.lines.last()), (BATCH_EVENTS, Some(&(BATCH_EVENTS as u64))));
+        assert!(matches!(batch.end, End::Full));
+        assert_eq!(batches.next().lines, [BATCH_EVENTS as u64 + 1]);
+    }
+
+    #[test]
+    fn malformed_lines_are_named_and_end_the_batch() {
+        for (line, said) in [
+            ("{", "events.ndjson:2: is no event: EOF while parsing an object (column 1)"),
+            ("{}", "events.ndjson:2: is no event: missing field `subject` (column 2); a CloudEvent has a specversion"),
+            (
+                "{\"subject\":\"a\",\"body\":1}",
+                "events.ndjson:2: is no event: unknown field `body`, expected one of `subject`, `type`, `id`, `time`, \
+                 `headers`, `data` (column 21); a CloudEvent has a specversion",
+            ),
+        ] {
+            let text = format!("{{\"subject\":\"a\"}}\n{line}\n{{\"subject\":\"b\"}}\n");
+            let batch = batches(&text).next();
+            assert_eq!(batch.lines, [1]);
+            let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
+            assert_eq!(message, said);
+        }
+        let batch = batches("{\"subject\":\"a.*\"}").next();
+        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
+        assert!(message.starts_with("events.ndjson:1: subject `a.*` uses a wildcard"), "{message}");
+    }
+
+    #[test]
+    fn cloud_events_and_our_own_may_be_in_one_file() {
+        let event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"two words","data":{"a":1}}"#;
+        let batch = batches(&format!("{event}\n{{\"subject\":\"a\",\"data\":{event}}}\n")).next();
+        assert_eq!(batch.lines, [1, 2]);
+        let array = format!("[\n{event},\n{event}\n]").replace("\"type\"", "\n\"type\"");
+        let batch = batches(&array).next();
+        assert_eq!(batch.lines, [2, 4]);
+        assert_eq!(batch.body.iter().filter(|byte| **byte == b'\n').count(), 2);
+        let malformed = event.replace("1.0", "0.3");
+        let batch = batches(&format!("{event}\n{malformed}\n")).next();
+        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
+        assert!(message.starts_with("events.ndjson:2: is not a CloudEvent: attribute specversion is"), "{message}");
+        let template = SubjectTemplate::parse("flights.{subject}").expect("a template");
+        let batch = Batches::new("events.ndjson", event.as_bytes(), Some(template)).next();
+        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
+        assert!(message.contains("attribute subject is missing"), "{message}");
+    }
+
+    #[test]
+    fn refused_event_is_named_by_its_line() {
+        let lines = [1, 3, 4];
+        assert_eq!(named_line("event 1 is refused: too large", &lines), Some((3, "too large")));
+        assert_eq!(named_line("line 1 is refused: no time", &lines), Some((1, "no time")));
+        for other in ["event 9 is refused: too large", "line 0 is refused: x", "the host is stopping", "event"] {
+            assert_eq!(named_line(other, &lines), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn it_is_said_how_much_was_imported() {
+        assert_eq!(so_far(&Imported::default()), "nothing was imported");
+        let imported = Imported { events: 1_000, last_sequence: 1_017, ..Imported::default() };
+        assert_eq!(so_far(&imported), "the first 1,000 events were imported, nothing after them; last sequence 1,017");
+    }
+}

@@ -1,0 +1,62 @@
+//! `foldstream check-module`: the child process in which uploads are checked and compiled, with limits of its own.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::cli::support::exit::{Exit, Failure};
+use crate::module;
+
+/// Check or compile a module. Called by the host, not by people.
+#[derive(Clone, Debug, clap::Args)]
+#[command(hide = true)]
+pub struct Args {
+    /// What to do.
+    job: Job,
+    /// Version of the host.
+    #[arg(long)]
+    host_version: String,
+    /// Address space, in bytes.
+    #[arg(long)]
+    memory_bytes: u64,
+    /// Time on processors, in seconds.
+    #[arg(long)]
+    cpu_seconds: u64,
+    /// Most bytes of a component or code.
+    #[arg(long)]
+    bytes_max: u64,
+    /// Compile for memories that are not reserved.
+    #[arg(long)]
+    scarce: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Job {
+    /// Check an upload.
+    Check,
+    /// Compile a component.
+    Compile,
+    /// Try what this process can still do.
+    Probe,
+}
+
+/// Works on what comes on standard input; the answer goes to standard output.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let order = module::Order {
+        job: match args.job {
+            Job::Check => module::Job::Check,
+            Job::Compile => module::Job::Compile,
+            Job::Probe => module::Job::Probe,
+        },
+        version: args.host_version,
+        memory_bytes: args.memory_bytes,
+        cpu_seconds: args.cpu_seconds,
+        bytes_max: args.bytes_max,
+        is_scarce: args.scarce,
+    };
+    if module::run_checker(order) == ExitCode::SUCCESS {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "").into())
+}

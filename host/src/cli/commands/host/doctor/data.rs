@@ -1,0 +1,31 @@
+//! Checks of a data folder whose host is down.
+
+use std::path::Path;
+
+use super::Check;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::bytes;
+use crate::integrity::{self, Checked, Condition};
+
+/// One check per file; refused while a host runs on the folder.
+pub async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
+    let owned = folder.to_owned();
+    // On a thread of its own, so that Ctrl-C ends it at once: reading large files takes long.
+    let checked = tokio::task::spawn_blocking(move || integrity::check_folder(&owned)).await?;
+    let checked = checked.map_err(|error| {
+        let exit = match error {
+            integrity::Error::NoFolder { .. } => Exit::NotFound,
+            integrity::Error::InUse { .. } => Exit::Failed,
+        };
+        Failure::new(exit, error.to_string())
+    })?;
+    Ok(checked.into_iter().map(check).collect())
+}
+
+fn check(checked: Checked) -> Check {
+    match checked.condition {
+        Condition::Sound => Check::ok(checked.file, format!("sound, {}", bytes(checked.bytes))),
+        Condition::Repaired(finding) => Check::warn(checked.file, finding),
+        Condition::Damaged(finding) => Check::fail(checked.file, finding),
+    }
+}

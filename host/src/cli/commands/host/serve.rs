@@ -1,0 +1,99 @@
+//! `foldstream serve`: runs a host.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::cli::Context;
+use crate::cli::support::config_args;
+use crate::cli::support::local_host::{Hangups, Server, keep_files_private, start_log, stop_signal};
+use crate::cli::support::output::write_messages_as_json;
+use crate::config::LogFormat;
+
+/// Run a host: read streams, fold them through modules, answer reads.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream serve
+  foldstream serve --config /etc/foldstream.toml
+  foldstream serve --data /var/lib/foldstream --listen 127.0.0.1:8080
+  FOLDSTREAM_SOURCES__ORDERS__KIND=jetstream FOLDSTREAM_SOURCES__ORDERS__STREAM=ORDERS foldstream serve
+
+Ctrl-C or SIGTERM stop it gracefully; a second one at once. SIGHUP reads tokens, certificate and log level again.")]
+pub struct Args {
+    #[command(flatten)]
+    settings: config_args::Settings,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Data folder.
+    #[arg(long, alias = "data-dir", value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Serve beyond loopback without TLS or token.
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut flags = Vec::new();
+    flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
+    flags.extend(args.data.as_ref().map(|data| config_args::flag("--data", "data_dir", &data.display())));
+    flags.extend(args.insecure.then(|| config_args::flag("--insecure", "serve.insecure", &true)));
+    let hangups = Hangups::catch()?;
+    let config = args.settings.load(flags.clone())?;
+    if config.log.format == LogFormat::Json {
+        write_messages_as_json();
+    }
+    config_args::check(&config, |warning| context.output.warning(warning))?;
+    keep_files_private();
+    let _log = start_log(&config, context.output)?;
+    let file = args.settings.file();
+    let mut server = Server::start(config).await?;
+    tell_start(&server, file.as_deref());
+    context.output.say(&format!("listening on {}", server.url));
+    server.reload_on(hangups, move || {
+        let config = args.settings.load(flags.clone())?;
+        config_args::check(&config, |warning| tracing::warn!("{warning}"))?;
+        Ok(config)
+    });
+    notify_systemd("READY=1");
+    tokio::select! {
+        result = server.ended() => return result,
+        signal = stop_signal() => signal?,
+    }
+    notify_systemd("STOPPING=1");
+    context.output.note("stopping");
+    server.stop().await
+}
+
+/// What an operator wants to know of a start, in one line.
+fn tell_start(server: &Server, file: Option<&Path>) {
+    let serve = &server.config().serve;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = file.map_or("none".to_owned(), |file| file.display().to_string()),
+        data = %server.config().data_dir.display(),
+        url = server.url,
+        deployments = server.deployments(),
+        tls = serve.tls_cert.is_some(),
+        tokens = serve.has_tokens(),
+        "started"
+    );
+}
+
+/// Tells a systemd that waits for it (`Type=notify`); see sd_notify(3).
+fn notify_systemd(state: &str) {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(std::path::Path::new(&*String::from_utf8_lossy(name))),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

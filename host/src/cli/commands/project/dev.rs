@@ -1,0 +1,283 @@
+//! `foldstream dev`: a host that builds a crate, and rebuilds it whenever its sources change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use notify_debouncer_full::notify::{RecommendedWatcher, RecursiveMode};
+use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use tokio::sync::Notify;
+
+use super::build;
+use crate::api::SourceList;
+use crate::cli::Context;
+use crate::cli::commands::deployments::deploy;
+use crate::cli::commands::events;
+use crate::cli::support::client::Client;
+use crate::cli::support::config_args;
+use crate::cli::support::exit::message_of;
+use crate::cli::support::local_host::{Hangups, Server, free_address, start_log, stop_signal};
+use crate::cli::support::output::grouped;
+use crate::config::{Config, LogFormat};
+
+/// Editors write a file in several steps; this long after the last one the build begins.
+const QUIET_TIME: Duration = Duration::from_millis(200);
+/// Longest wait for the read model after a deploy, before the next change is looked at.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(600);
+/// Files right in the folder of a crate that a build reads.
+const ROOT_SOURCES: &[&str] = &["Cargo.toml", "build.rs", "rust-toolchain", "rust-toolchain.toml"];
+/// Events beside the crate that are imported into an empty log.
+const SAMPLE: &str = "events.ndjson";
+
+/// Run a host on an embedded log, and build, deploy and rebuild a crate while you edit it.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream dev
+  foldstream dev ./order-totals
+  foldstream dev ./order-totals --data ./dev-data
+  foldstream dev ./order-totals --config foldstream.toml --source orders
+
+Events in DIR/events.ndjson are imported into an empty log. When a build fails, the last good module keeps running.")]
+pub struct Args {
+    /// Folder of the crate.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    #[command(flatten)]
+    settings: config_args::Settings,
+    /// Data folder to keep; left out, a temporary one.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Address to listen on; left out, the configured one if it is free, else any free port.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// Name of the deployment; left out, the module's own.
+    #[arg(long)]
+    name: Option<String>,
+    /// Source to read; left out, the only one.
+    #[arg(long)]
+    source: Option<String>,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        args.dir.join("Cargo.toml").is_file(),
+        "{} has no Cargo.toml; name the folder of a crate, or make one with `foldstream new NAME`",
+        args.dir.display()
+    );
+    let hangups = Hangups::catch()?;
+    let mut flags = Vec::new();
+    flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
+    flags.extend(args.data.as_ref().map(|data| config_args::flag("--data", "data_dir", &data.display())));
+    let mut config = args.settings.load_sound(flags, context)?;
+    let temporary = (config.data_dir == Config::default().data_dir).then(config_args::temporary_folder).transpose()?;
+    if let Some(folder) = &temporary {
+        folder.path().clone_into(&mut config.data_dir);
+    }
+    if args.listen.is_none() {
+        config.serve.listen = free_address(config.serve.listen);
+    }
+    quieten(&mut config);
+    let _log = start_log(&config, context.output)?;
+    let known = config.clone();
+    let same = move || Ok(known.clone());
+    let (changed, _watching) = watch(&args.dir, &config.data_dir)?;
+    let mut server = Server::start(config).await?;
+    server.reload_on(hangups, same);
+    context.output.say(&format!("listening on {}", server.url));
+    if temporary.is_some() {
+        context.output.note("data stands in a temporary folder and goes when this ends; --data FOLDER keeps it");
+    }
+    let client = server.client(context.output)?;
+    let session = Session { args: &args, client: &client, context };
+    tokio::select! {
+        result = server.ended() => return result,
+        signal = stop_signal() => signal?,
+        // Dropped in the middle it ends cargo, and has no state of its own.
+        result = session.follow(&changed) => result?,
+    }
+    context.output.note("stopping");
+    server.stop().await
+}
+
+/// In a terminal that also shows builds, only what deserves attention; and what the module itself logs.
+pub fn quieten(config: &mut Config) {
+    if config.log.level == Config::default().log.level {
+        "warn,foldstream::guest=info".clone_into(&mut config.log.level);
+    }
+    config.log.format = LogFormat::Text;
+}
+
+struct Session<'a> {
+    args: &'a Args,
+    client: &'a Client,
+    context: &'a Context,
+}
+
+impl Session<'_> {
+    /// Builds and deploys, once now and then after every change.
+    async fn follow(&self, changed: &Notify) -> anyhow::Result<()> {
+        self.import_sample().await?;
+        let mut told = false;
+        loop {
+            match self.rebuild().await {
+                Ok(name) if !told => {
+                    self.context.output.note(&further(self.client.url(), &name));
+                    told = true;
+                }
+                Ok(_) => {}
+                Err(error) => self.context.output.error(&message_of(&error)),
+            }
+            self.context.output.note(&format!("waiting for changes in {}", self.args.dir.display()));
+            changed.notified().await;
+            self.context.output.note("something changed; building");
+        }
+    }
+
+    /// Builds, deploys, and waits for the read model; returns the name of the deployment.
+    async fn rebuild(&self) -> anyhow::Result<String> {
+        let output = self.context.output;
+        let compiled = build::compile(&self.args.dir, output).await?;
+        let request = deploy::Request {
+            name: self.args.name.clone(),
+            source: self.args.source.clone(),
+            // What was edited is most often the fold: a read model that it takes over would be of the code before.
+            strategy: Some(deploy::Strategy::Rebuild),
+            ..deploy::Request::default()
+        };
+        let deployed = deploy::upload(self.client, compiled.module, &request).await?;
+        output.note(&deploy::describe(&deployed));
+        let deployment = deploy::settled(self.client, &deployed, Some(CATCH_UP_WAIT), output).await?;
+        output.note(&deploy::end_line(&deployment, deployed.generation));
+        Ok(deployment.name)
+    }
+
+    /// Imports the sample beside the crate where the log is still empty, so that a kept folder is not filled twice.
+    async fn import_sample(&self) -> anyhow::Result<()> {
+        let sample = self.args.dir.join(SAMPLE);
+        if !sample.is_file() {
+            return Ok(());
+        }
+        let list: SourceList = self.client.get(&["v1", "sources"], &[]).await?;
+        let mut embedded = list.sources.iter().filter(|source| source.kind == "embedded");
+        let chosen = match &self.args.source {
+            Some(name) => embedded.find(|source| source.name == *name),
+            None => embedded.next(),
+        };
+        let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else { return Ok(()) };
+        let options = events::ImportOptions::into_source(&source.name);
+        let imported = events::import_file(self.client, &sample, &options, self.context.output).await;
+        match imported {
+            Ok(imported) => {
+                let count = grouped(imported.events);
+                self.context.output.note(&format!("imported {count} events from {}", sample.display()));
+            }
+            // The crate can be worked on without its sample.
+            Err(error) => self.context.output.error(&message_of(&error)),
+        }
+        Ok(())
+    }
+}
+
+/// Commands with which to look further.
+pub fn further(url: &str, name: &str) -> String {
+    let url = if url == crate::cli::URL_DEFAULT { String::new() } else { format!(" --url {url}") };
+    format!(
+        "look further with\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}"
+    )
+}
+
+type Watching = Debouncer<RecommendedWatcher, RecommendedCache>;
+
+/// Watches the sources of a crate. What is built is left out: each build would start the next.
+fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
+    // One permit is enough: it says that something changed, not how often.
+    let changed = Arc::new(Notify::new());
+    let notify = Arc::clone(&changed);
+    let root = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+    let within = root.clone();
+    let handler = move |result: DebounceEventResult| {
+        let Ok(events) = result else { return };
+        let relevant = events.iter().filter(|event| !event.kind.is_access());
+        if relevant.flat_map(|event| &event.paths).any(|path| is_source(&within, path)) {
+            notify.notify_one();
+        }
+    };
+    let mut watcher = new_debouncer(QUIET_TIME, None, handler).context("cannot watch files")?;
+    let unwatchable = |path: &Path| format!("cannot watch {}; is fs.inotify.max_user_watches too low?", path.display());
+    watcher.watch(&root, RecursiveMode::NonRecursive).with_context(|| unwatchable(&root))?;
+    let data = data.canonicalize().unwrap_or_else(|_| root.join(data));
+    for entry in std::fs::read_dir(&root).with_context(|| unwatchable(&root))?.flatten() {
+        let path = entry.path();
+        if path.is_dir() && path != data && is_source(&root, &path.join("any")) {
+            watcher.watch(&path, RecursiveMode::Recursive).with_context(|| unwatchable(&path))?;
+        }
+    }
+    Ok((changed, watcher))
+}
+
+/// Whether a path is something that a build reads: beside the manifest only what stands in folders, as logs and modules
+/// are often written into the crate itself; no results of builds, nothing hidden, no backup of an editor.
+fn is_source(root: &Path, path: &Path) -> bool {
+    let Ok(relative) = path.strip_prefix(root) else { return false };
+    let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+    match &parts[..] {
+        [] => false,
+        [file] => ROOT_SOURCES.contains(&&**file),
+        [folder, .., file] => {
+            folder != "target" && !parts.iter().any(|part| part.starts_with('.')) && !file.ends_with('~')
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sources_start_a_build() {
+        let root = Path::new("/crate");
+        for source in
+            ["src/lib.rs", "Cargo.toml", "build.rs", "src/deep/er.rs", "vendor/sdk/src/lib.rs", "scenarios/a.json"]
+        {
+            assert!(is_source(root, &root.join(source)), "{source}");
+        }
+        for other in [
+            "target/release/x",
+            "target",
+            ".git/index",
+            "src/.lib.rs.swp",
+            "src/lib.rs~",
+            "order-totals.wasm",
+            "dev.log",
+            "src",
+            "Cargo.lock",
+            "events.ndjson",
+            "",
+        ] {
+            assert!(!is_source(root, &root.join(other)), "{other}");
+        }
+        assert!(!is_source(root, Path::new("/elsewhere/src/lib.rs")));
+    }
+
+    #[test]
+    fn change_of_a_source_is_noticed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("src")).expect("make src");
+        let (changed, _watching) = watch(folder.path(), Path::new("data")).expect("watches");
+        std::fs::write(folder.path().join("src/lib.rs"), "// new").expect("write");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let deadline = Duration::from_secs(20);
+        runtime
+            .block_on(async { tokio::time::timeout(deadline, changed.notified()).await })
+            .expect("the change is noticed in time");
+    }
+
+    #[test]
+    fn commands_name_the_host_unless_it_is_the_usual_one() {
+        assert!(further("http://127.0.0.1:7575", "a").contains("foldstream scan a\n"));
+        assert!(further("http://127.0.0.1:1234", "a").contains("foldstream scan a --url http://127.0.0.1:1234\n"));
+    }
+}

@@ -1,0 +1,149 @@
+//! `foldstream inspect`: what a module is, without deploying it.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+
+use crate::api::ModuleInfo;
+use crate::cli::Context;
+use crate::cli::commands::deployments::deploy;
+use crate::cli::support::config_args;
+use crate::cli::support::output::{bytes, counted, table};
+use crate::config::Config;
+use crate::memory::Memory;
+use crate::module::{self, Engine};
+
+/// Show what a module is: kind, manifest, imports, size, digest.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream inspect order-totals.wasm
+  foldstream inspect order-totals.wasm -o json | jq -r .digest")]
+pub struct Args {
+    /// The module.
+    file: PathBuf,
+}
+
+/// What is shown of a module that can migrate.
+pub const MIGRATES: &str = "state of older versions";
+
+/// What was found in a file.
+#[derive(Debug)]
+pub struct Examined {
+    /// The component, as a host stores it.
+    pub component: Bytes,
+    /// What it says of itself.
+    pub info: ModuleInfo,
+}
+
+/// Checks the module as a host would, and prints what it is.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let examined = examine(deploy::read_module(&args.file)?)?;
+    context.output.one(&examined.info, lines)?;
+    Ok(())
+}
+
+/// Checks and compiles a module with the limits of a host, and asks for its manifest.
+pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
+    let cache = config_args::temporary_folder()?;
+    let checker = module::this_program().context("cannot find this program, which checks the module")?;
+    let mut options = Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
+    // One instance is asked for its manifest.
+    options.instances_max = 1;
+    let engine = Engine::new(options)?;
+    let accepted = engine.accept(upload)?;
+    let loaded = engine.load(&accepted)?;
+    Ok(Examined { component: accepted.component, info: loaded.module.info().clone() })
+}
+
+fn lines(info: &ModuleInfo) -> String {
+    let mut rows = vec![
+        ("kind", info.kind.clone()),
+        ("name", info.name.clone()),
+        ("description", info.description.clone()),
+        ("size", format!("{} ({})", bytes(info.size), info.size)),
+        ("digest", info.digest.clone()),
+        ("subjects", info.subjects.join(", ")),
+        ("headers", if info.wants_headers { "wanted".to_owned() } else { "not wanted".to_owned() }),
+        ("key", info.key_rule.clone()),
+        ("error policy", error_policy(info)),
+        ("limits", limits(info)),
+        ("state version", info.state_version.to_string()),
+    ];
+    rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
+    rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
+    rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
+    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+/// How often a failing batch is tried.
+pub fn error_policy(info: &ModuleInfo) -> String {
+    let policy = &info.error_policy;
+    let parts = [
+        policy.attempts.map(|attempts| counted(attempts.into(), "attempt")),
+        policy.initial_backoff_ms.map(|pause| format!("first pause {pause} ms")),
+        policy.max_backoff_ms.map(|pause| format!("longest pause {pause} ms")),
+    ];
+    asked_for(parts)
+}
+
+/// The limits that it asks for.
+pub fn limits(info: &ModuleInfo) -> String {
+    let limits = &info.limits;
+    let parts = [
+        limits.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
+        limits.deadline_ms.map(|deadline| format!("deadline {deadline} ms")),
+        limits.batch_events.map(|events| format!("batch {}", counted(events.into(), "event"))),
+        limits.state_bytes.map(|state| format!("state {}", bytes(state))),
+    ];
+    asked_for(parts)
+}
+
+/// What a module asks for; it may leave all to the host.
+fn asked_for<const N: usize>(parts: [Option<String>; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "the host's".to_owned() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_is_shown_with_all_that_it_says() {
+        assert_eq!(
+            lines(&crate::cli::commands::deployments::show::tests::deployment().module),
+            "\
+kind           projection
+name           order-totals
+description    Totals per customer
+size           100.0 KiB (102400)
+digest         abcdef0123456789
+subjects       orders.>
+headers        not wanted
+key            subject-token:2
+error policy   3 attempts, first pause 10 ms
+limits         memory 32.0 MiB, deadline 1000 ms
+state version  1
+query          top-customers: those who spent most
+import         foldstream:module/state@0.1.0"
+        );
+    }
+
+    #[test]
+    fn module_that_asks_for_nothing_takes_what_the_host_has() {
+        let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
+        info.error_policy = crate::api::ErrorPolicy::default();
+        info.limits = crate::api::ModuleLimits::default();
+        assert_eq!((error_policy(&info).as_str(), limits(&info).as_str()), ("the host's", "the host's"));
+    }
+
+    #[test]
+    fn module_that_migrates_says_so() {
+        let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
+        info.migrates = true;
+        let shown = lines(&info);
+        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
+    }
+}

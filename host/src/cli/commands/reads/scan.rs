@@ -1,0 +1,204 @@
+//! `foldstream scan`: entries of a read model in the order of their keys.
+
+use super::get::Reading;
+use crate::api::{Entry, EntryPage};
+use crate::cli::Context;
+use crate::cli::support::client::{Client, Error};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{Format, compact, table};
+
+/// Entries on one page when all are wanted.
+const PAGE_ENTRIES: u32 = 1_000;
+/// Longest value in a table, in characters: rows should fit into a window.
+const CELL_CHARS_MAX: usize = 160;
+
+/// Print entries of a read model, in the order of their keys.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream scan order-totals
+  foldstream scan order-totals --prefix customer/ --limit 20
+  foldstream scan order-totals --start day/2026-01-01 --end day/2026-02-01 --reverse
+  foldstream scan order-totals --all -o ndjson > entries.ndjson
+  foldstream scan order-totals --generation 3 --limit 20")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Only keys that begin with this.
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    prefix: Option<String>,
+    /// Only keys from this one on.
+    #[arg(long, value_name = "KEY")]
+    start: Option<String>,
+    /// Only keys before this one.
+    #[arg(long, value_name = "KEY")]
+    end: Option<String>,
+    /// Go on behind this key.
+    #[arg(long, value_name = "KEY")]
+    after: Option<String>,
+    /// From the last key to the first.
+    #[arg(long)]
+    reverse: bool,
+    /// Most entries.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
+    limit: u32,
+    /// All entries, page by page, all of one generation. Each page is consistent; a later page may reflect a later position.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+/// Prints entries.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    args.reading.prepared(&client, &args.name, context.output).await?;
+    if args.all {
+        return print_all(args, &client, context).await;
+    }
+    let page = fetch(&args, &client, args.after.clone(), args.limit).await?;
+    context.output.many(&page.entries, &page, |entries| lines(entries, true))?;
+    if let Some(next) = &page.next {
+        let next = crate::cli::support::output::printable(next);
+        context.output.note(&format!("there is more: add --after '{next}', or --all"));
+    }
+    Ok(())
+}
+
+async fn fetch(args: &Args, client: &Client, after: Option<String>, limit: u32) -> Result<EntryPage, Error> {
+    let mut parameters = args.reading.parameters();
+    let texts = [("prefix", &args.prefix), ("start", &args.start), ("end", &args.end), ("after", &after)];
+    parameters.extend(texts.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))));
+    if args.reverse {
+        parameters.push(("order", "desc".to_owned()));
+    }
+    parameters.push(("limit", limit.to_string()));
+    client.get(&["v1", "deployments", &args.name, "entries"], &parameters).await
+}
+
+async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Result<()> {
+    let output = &context.output;
+    let mut args = args;
+    let mut after = args.after.clone();
+    let mut count = 0_u64;
+    loop {
+        let page = fetch(&args, client, after, PAGE_ENTRIES).await.map_err(|error| broken_off(error, count))?;
+        // Another generation may begin to serve between two pages, and its keys may mean something else. A host that
+        // knows nothing of generations does not name one.
+        args.reading.pin(page.generation);
+        match output.format {
+            Format::Table => {
+                let text = lines(&page.entries, count == 0);
+                if !text.is_empty() {
+                    output.line(&text)?;
+                }
+            }
+            Format::Ndjson => page.entries.iter().try_for_each(|entry| output.line(&compact(entry)))?,
+            Format::Json => {
+                let opening = if count == 0 { "{\"entries\":[\n" } else { "" };
+                let joined: Vec<String> = page.entries.iter().map(compact).collect();
+                let separator = if count > 0 && !joined.is_empty() { ",\n" } else { "" };
+                output.raw(format!("{opening}{separator}{}", joined.join(",\n")).as_bytes())?;
+            }
+        }
+        count += page.entries.len() as u64;
+        if page.next.is_none() {
+            if output.format == Format::Json {
+                output.line(&format!("\n],\"position\":{},\"generation\":{}}}", page.position, page.generation))?;
+            }
+            return Ok(());
+        }
+        if page.entries.is_empty() {
+            // A page ends by size at the earliest after one entry; anything else would go on for ever.
+            let message = "the host returned an empty page that is not the last; please report it";
+            return Err(Failure::new(Exit::Failed, message).into());
+        }
+        after = page.next;
+    }
+}
+
+/// A scan whose generation went away between two pages has no sound end: it says so. Other errors stay as they are.
+fn broken_off(error: Error, count: u64) -> anyhow::Error {
+    match &error {
+        Error::Problem(problem) if count > 0 && matches!(problem.kind.as_str(), "conflict" | "not-found") => {
+            let message = format!(
+                "the scan broke off after {} entries and must begin again: {}",
+                crate::cli::support::output::grouped(count),
+                problem.detail
+            );
+            Failure::new(Exit::Refused, message).into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// Entries as rows.
+pub fn lines(entries: &[Entry], with_header: bool) -> String {
+    let header: &[&str] = if with_header { &["KEY", "VALUE"] } else { &[] };
+    if entries.is_empty() && !with_header {
+        return String::new();
+    }
+    table(header, entries.iter().map(|entry| vec![entry.key.clone(), cell(&entry.value)]))
+}
+
+/// A value in a table: text as it is, anything else as JSON in one line.
+pub fn cell(value: &serde_json::Value) -> String {
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => compact(other),
+    };
+    if text.chars().count() <= CELL_CHARS_MAX {
+        return text;
+    }
+    let mut shortened: String = text.chars().take(CELL_CHARS_MAX - 1).collect();
+    shortened.push('…');
+    shortened
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::support::exit::exit_of;
+
+    #[test]
+    fn entries_are_rows_with_values_in_one_line() {
+        let entries = [
+            Entry { key: "customer/42".to_owned(), value: json!({ "total": 3 }) },
+            Entry { key: "c".to_owned(), value: json!("text") },
+        ];
+        assert_eq!(lines(&entries, true), "KEY          VALUE\ncustomer/42  {\"total\":3}\nc            text");
+        assert_eq!(lines(&entries[1..], false), "c  text");
+        assert_eq!(lines(&[], true), "KEY  VALUE");
+    }
+
+    #[test]
+    fn scan_whose_generation_is_gone_must_begin_again() {
+        let problem = |kind: &str| {
+            Error::Problem(crate::api::Problem {
+                kind: kind.to_owned(),
+                title: String::new(),
+                status: 409,
+                detail: "generation 1 of totals does not run any more".to_owned(),
+                position: None,
+            })
+        };
+        let said =
+            "the scan broke off after 2,000 entries and must begin again: generation 1 of totals does not run any more";
+        for kind in ["conflict", "not-found"] {
+            let error = broken_off(problem(kind), 2_000);
+            assert_eq!((exit_of(&error), error.to_string().as_str()), (Exit::Refused, said));
+        }
+        assert_eq!(exit_of(&broken_off(problem("not-found"), 0)), Exit::NotFound);
+        assert_eq!(exit_of(&broken_off(problem("busy"), 2_000)), Exit::Unreachable);
+    }
+
+    #[test]
+    fn long_values_are_shortened_in_tables_only() {
+        let long = "x".repeat(500);
+        let cell = cell(&json!(long));
+        assert_eq!(cell.chars().count(), CELL_CHARS_MAX);
+        assert!(cell.ends_with('…'));
+    }
+}

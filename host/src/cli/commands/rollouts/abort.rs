@@ -1,0 +1,41 @@
+//! `foldstream abort`.
+
+use crate::api::Deployment;
+use crate::cli::Context;
+use crate::cli::support::output::grouped;
+
+/// Give the candidate of a deployment up; what serves goes on.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream abort order-totals")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+}
+
+/// Asks for it and prints what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let deployment: Deployment = context.client()?.act(&["v1", "deployments", &args.name, "abort"], &[]).await?;
+    context.output.one(&deployment, line)?;
+    Ok(())
+}
+
+fn line(deployment: &Deployment) -> String {
+    let position = grouped(deployment.position);
+    format!(
+        "{}: candidate given up; generation {} serves at position {position}",
+        deployment.name, deployment.generation
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_is_told() {
+        let told = line(&crate::cli::commands::deployments::show::tests::deployment());
+        assert_eq!(told, "order-totals: candidate given up; generation 2 serves at position 400,000");
+    }
+}

@@ -1,0 +1,93 @@
+//! `foldstream rebuild`: the module that serves, built anew from the stream.
+
+use bytes::Bytes;
+
+use crate::api::{Deployed, PartialRebuild};
+use crate::cli::Context;
+use crate::cli::commands::deployments::deploy::{self, Waiting};
+use crate::cli::support::candidate::CandidateArgs;
+use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::grouped;
+
+/// Build the read model of a deployment anew, beside the one that serves, and let that take over.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream rebuild order-totals --wait
+  foldstream rebuild order-totals --require-equal --wait
+  foldstream rebuild order-totals --manual --cpu 20
+  foldstream rebuild order-totals --key 42         only the entries of one key of the events
+  foldstream rebuild order-totals --prefix 4
+  foldstream rebuild order-totals --accept-missing   though the stream has lost events that were applied
+
+With --key or --prefix, the events of these keys alone are folded again, and the result takes the place of what is there,
+by the key rule of the manifest. It is refused where their events also change entries that are not of the key alone.")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Fold only the events of this key again.
+    #[arg(long, conflicts_with_all = ["prefix", "wait"])]
+    key: Option<String>,
+    /// Fold only the events of keys that begin with this again.
+    #[arg(long, conflicts_with = "wait")]
+    prefix: Option<String>,
+    /// Build it also if events that were applied are gone from the stream.
+    #[arg(long)]
+    accept_missing: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    candidate: CandidateArgs,
+}
+
+/// Asks for it and tells what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut parameters = args.candidate.parameters()?;
+    let accepts = args.accept_missing.then(deploy::accept_missing);
+    let client = context.client()?;
+    let part = args.key.map(|key| ("key", key)).or(args.prefix.map(|prefix| ("prefix", prefix)));
+    if let Some(part) = part {
+        if !parameters.is_empty() {
+            let message =
+                "a part is put in place at once: leave out the options of a new generation, or --key and --prefix";
+            return Err(Failure::new(Exit::Usage, message).into());
+        }
+        return rebuild_part(&client, &args.name, std::iter::once(part).chain(accepts).collect(), context).await;
+    }
+    parameters.extend(accepts);
+    let path = ["v1", "deployments", &args.name, "rebuild"];
+    let nothing = ("application/json", Bytes::new());
+    let deployed: Deployed = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
+    deploy::tell(deployed, args.waiting, &client, context.output).await
+}
+
+async fn rebuild_part(
+    client: &Client,
+    name: &str,
+    parameters: Vec<(&'static str, String)>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let path = ["v1", "deployments", name, "rebuild-part"];
+    let nothing = ("application/json", Bytes::new());
+    let rebuilt: PartialRebuild = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
+    context.output.one(&rebuilt, |rebuilt| {
+        let lacks = rebuilt.lacks.as_ref().map_or_else(String::new, |lacks| format!("; {lacks}"));
+        let left = match &rebuilt.left[..] {
+            [] => String::new(),
+            left => format!(
+                "\nleft as they are, as none of its events wrote to their tables: {}; if they are wrong, rebuild all of it",
+                left.join(", ")
+            ),
+        };
+        format!(
+            "{name}: {} rebuilt at position {}: {} events, {} entries written, {} removed{lacks}{left}",
+            rebuilt.selection,
+            grouped(rebuilt.position),
+            grouped(rebuilt.events),
+            grouped(rebuilt.written),
+            grouped(rebuilt.removed)
+        )
+    })?;
+    Ok(())
+}

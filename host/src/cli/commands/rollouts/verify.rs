@@ -1,0 +1,158 @@
+//! `foldstream verify`: proof that folding the stream again gives the same read model.
+
+use bytes::Bytes;
+
+use super::generations::examples;
+use crate::api::{Verification, WorkState};
+use crate::cli::Context;
+use crate::cli::support::client;
+use crate::cli::support::client::Client;
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::output::{Output, grouped};
+use crate::cli::support::progress::{Progress, Step};
+use crate::cli::support::wait_until_live::Patience;
+
+/// Differences that are shown.
+const EXAMPLES_MAX: usize = 10;
+
+/// Fold the stream again aside, with other batch boundaries and restarts, and compare byte by byte.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream verify order-totals
+  foldstream verify order-totals --sample 100000
+  foldstream verify order-totals --seed 7          repeat a run
+  foldstream verify order-totals --accept-missing  though the stream has lost events that were applied
+
+What serves goes on meanwhile. Where the two differ, the first key is named, and the first event after which two folds
+disagree about it.")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Compare about so many entries; left out, all.
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
+    sample: Option<u64>,
+    /// Seed of the batch boundaries, to repeat a run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Fold also if events that were applied are gone from the stream.
+    #[arg(long)]
+    accept_missing: bool,
+}
+
+/// Begins it, shows how far it is, and tells what came of it.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let client = context.client()?;
+    let mut parameters = Vec::new();
+    parameters.extend(args.sample.map(|sample| ("sample", sample.to_string())));
+    parameters.extend(args.seed.map(|seed| ("seed", seed.to_string())));
+    parameters.extend(args.accept_missing.then(crate::cli::commands::deployments::deploy::accept_missing));
+    let path = ["v1", "deployments", &args.name, "verification"];
+    let nothing = ("application/json", Bytes::new());
+    let begun: Verification = client.post(&path, &parameters, nothing, client::UPLOAD_TIMEOUT).await?;
+    let verification = wait(&client, &args.name, begun, context.output).await?;
+    context.output.one(&verification, lines)?;
+    match (verification.state, verification.equal) {
+        (WorkState::Done, Some(true)) => Ok(()),
+        _ => Err(Failure::new(Exit::Failed, format!("{} is not verified", args.name)).into()),
+    }
+}
+
+async fn wait(
+    client: &Client,
+    name: &str,
+    mut verification: Verification,
+    output: Output,
+) -> anyhow::Result<Verification> {
+    let mut progress = Progress::new(&format!("verifying {name}"), output);
+    let mut patience = Patience::new(None);
+    while matches!(verification.state, WorkState::Queued | WorkState::Running) {
+        match verification.state {
+            WorkState::Queued => progress.wait(&verification.message),
+            _ => progress.show(&step(&verification)),
+        }
+        patience.pause().await;
+        match client.get(&["v1", "deployments", name, "verification"], &[]).await {
+            Ok(now) => verification = now,
+            Err(error) if error.may_pass() => output.detail(&error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(verification)
+}
+
+/// Of the whole stream, as a part of a million.
+fn step(verification: &Verification) -> Step {
+    let total = (verification.rate * verification.remaining_seconds.unwrap_or(0.0)) as u64;
+    let part = verification.progress.clamp(0.0, 1.0);
+    let done = if part < 1.0 { (total as f64 * part / (1.0 - part)) as u64 } else { total };
+    Step {
+        done,
+        total: (total > 0).then_some(done + total),
+        rate: verification.rate,
+        remaining_seconds: verification.remaining_seconds,
+    }
+}
+
+fn lines(verification: &Verification) -> String {
+    let mut text = verification.message.clone();
+    if verification.position > 0 {
+        text.push_str(&format!(
+            "\ngeneration {}, position {}, {} restarts, seed {}",
+            verification.generation,
+            grouped(verification.position),
+            verification.restarts,
+            verification.seed
+        ));
+    }
+    if let Some(comparison) = verification.comparison.as_ref().filter(|comparison| !comparison.examples.is_empty()) {
+        text.push_str(&format!("\n{}", examples(comparison, EXAMPLES_MAX)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Divergence;
+
+    fn verification() -> Verification {
+        Verification {
+            state: WorkState::Done,
+            generation: 3,
+            position: 12_345,
+            progress: 1.0,
+            rate: 0.0,
+            remaining_seconds: None,
+            seed: 7,
+            restarts: 3,
+            equal: Some(true),
+            comparison: None,
+            divergence: None,
+            skipped: Vec::new(),
+            message: "the same fold again".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_told_with_what_it_takes_to_repeat_it() {
+        let text = lines(&verification());
+        assert_eq!(text, "the same fold again\ngeneration 3, position 12,345, 3 restarts, seed 7");
+        let failed = Verification {
+            state: WorkState::Failed,
+            position: 0,
+            equal: None,
+            divergence: Some(Divergence { key: "a".to_owned(), sequence: None }),
+            message: "the source is gone".to_owned(),
+            ..verification()
+        };
+        assert_eq!(lines(&failed), "the source is gone");
+    }
+
+    #[test]
+    fn progress_is_told_in_events() {
+        let running = Verification { progress: 0.25, rate: 100.0, remaining_seconds: Some(3.0), ..verification() };
+        let step = step(&running);
+        assert_eq!((step.done, step.total, step.remaining_seconds), (100, Some(400), Some(3.0)));
+    }
+}

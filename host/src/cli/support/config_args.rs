@@ -1,0 +1,94 @@
+//! The options with which a command reads the configuration of a host.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::exit::{Exit, Failure};
+use crate::cli::Context;
+use crate::config::{self, Config, FILE_DEFAULT, Origins, Override, Severity};
+
+/// What the user typed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Configuration file; left out, ./foldstream.toml if there is one.
+    #[arg(long, env = "FOLDSTREAM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A setting that wins over file and environment, such as `serve.wait_max=10s`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Settings {
+    /// The file that is read, if any.
+    pub fn file(&self) -> Option<PathBuf> {
+        let usual = Path::new(FILE_DEFAULT);
+        self.config.clone().or_else(|| usual.is_file().then(|| usual.to_owned()))
+    }
+
+    /// Reads the configuration; `flags` are settings that have options of their own, and win over `--set`.
+    pub fn load(&self, flags: Vec<Override>) -> anyhow::Result<Config> {
+        let mut overrides = Vec::new();
+        for setting in &self.set {
+            let Some((key, value)) = setting.split_once('=') else {
+                let message =
+                    format!("--set `{setting}` lacks a value; write --set KEY=VALUE, such as --set serve.wait_max=10s");
+                return Err(Failure::new(Exit::Usage, message).into());
+            };
+            let flag = format!("--set {}", key.trim());
+            overrides.push(Override { flag, key: key.trim().to_owned(), value: value.to_owned() });
+        }
+        overrides.extend(flags);
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(config::load(&Origins { file: self.file(), environment, overrides })?)
+    }
+
+    /// Reads the configuration and refuses one that makes no sense.
+    pub fn load_sound(&self, flags: Vec<Override>, context: &Context) -> anyhow::Result<Config> {
+        let config = self.load(flags)?;
+        check(&config, |warning| context.output.warning(warning))?;
+        Ok(config)
+    }
+}
+
+/// The configuration file that commands find without being told, and what it says; none if there is none.
+pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
+    let named = std::env::var_os("FOLDSTREAM_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let settings = Settings { config: named, set: Vec::new() };
+    let file = settings.file()?;
+    Some((file, settings.load(Vec::new())))
+}
+
+/// Refuses a configuration that makes no sense, and tells what is doubtful.
+pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
+    let mut errors = Vec::new();
+    for problem in config.problems() {
+        match problem.severity {
+            Severity::Warning => warn(&problem.to_string()),
+            Severity::Error => errors.push(problem.to_string()),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, errors.join("\n")).into())
+}
+
+/// A flag that stands for a key.
+pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
+    Override { flag: name.to_owned(), key: key.to_owned(), value: value.to_string() }
+}
+
+/// A temporary folder that goes with its owner.
+pub fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("foldstream-")
+        // What a host keeps is for its user alone.
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .context("cannot make a temporary folder; is the disk full?")
+}

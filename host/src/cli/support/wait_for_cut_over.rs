@@ -1,0 +1,299 @@
+//! Waits until a candidate takes over, or is ready where it does not do that by itself, and shows how it comes along.
+
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Error};
+use super::exit::{Exit, Failure, exit_of};
+use super::output::{Output, grouped, known};
+use super::progress::{Progress, Step};
+use super::wait_until_live::{self, Patience};
+use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy};
+use crate::cli::commands::rollouts::generations::{examples, outlook};
+
+/// Differences that are shown when a comparison keeps a candidate from taking over.
+const EXAMPLES_MAX: usize = 5;
+/// How long the host may take to begin with new code, or to put the code of before back once that failed on its state.
+const PUT_BACK_MAX: Duration = Duration::from_secs(2);
+
+/// A deployment, and how one of its generations is.
+type Look = (Deployment, Generation);
+
+/// Waits until a generation serves, or is ready to be promoted by hand.
+pub async fn wait(
+    client: &Client,
+    (name, number): (&str, u64),
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let mut patience = Patience::new(timeout);
+    let mut progress = Progress::new(&format!("{name} generation {number}"), output);
+    let mut told = None;
+    loop {
+        match look(client, name, number).await {
+            Ok((deployment, generation)) => {
+                if is_settled(&deployment, &generation)? {
+                    tell_comparison(&generation, &progress);
+                    return Ok(deployment);
+                }
+                show(&generation, &mut progress);
+                tell_trouble(&generation, &mut told, &progress);
+                if patience.is_over() {
+                    return Err(too_late(name, &generation).into());
+                }
+            }
+            Err(Sight::Error(error)) if error.may_pass() && !patience.is_over() => output.detail(&error.to_string()),
+            Err(Sight::Error(error)) => return Err(error.into()),
+            Err(Sight::Gone) => {
+                let message =
+                    format!("{name} has no generation {number} any more; `foldstream generations {name}` lists them");
+                return Err(Failure::new(Exit::Failed, message).into());
+            }
+        }
+        patience.pause().await;
+    }
+}
+
+/// Waits until a generation that inherited its state has caught up. When its code fails on that state the host puts the
+/// code of before back: then that is told, with the reason.
+pub async fn wait_inherited(
+    client: &Client,
+    (name, number): (&str, u64),
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let mut grace = Patience::new(Some(PUT_BACK_MAX));
+    loop {
+        let begun = Instant::now();
+        let caught_up = wait_until_live::wait(client, name, timeout, output).await;
+        if begun.elapsed() > PUT_BACK_MAX {
+            grace = Patience::new(Some(PUT_BACK_MAX));
+        }
+        match &caught_up {
+            Ok(deployment) if deployment.generation == number => return caught_up,
+            Err(error) if exit_of(error) != Exit::Failed => return caught_up,
+            Ok(_) | Err(_) => {}
+        }
+        if let Ok((_, generation)) = look(client, name, number).await
+            && generation.status != GenerationStatus::Active
+        {
+            return Err(ended(name, &generation).into());
+        }
+        // The failure may be that of the code before, which the new one is to mend, or not be judged yet.
+        if grace.is_over() {
+            return caught_up;
+        }
+        grace.pause().await;
+    }
+}
+
+/// Why a generation can't be looked at.
+enum Sight {
+    /// The host did not tell.
+    Error(Error),
+    /// There is no such generation any more.
+    Gone,
+}
+
+impl From<Error> for Sight {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+async fn look(client: &Client, name: &str, number: u64) -> Result<Look, Sight> {
+    let deployment = client.deployment(name).await?;
+    if let Some(candidate) = deployment.candidate.as_deref().filter(|candidate| candidate.number == number).cloned() {
+        return Ok((deployment, candidate));
+    }
+    let list: GenerationList = client.get(&["v1", "deployments", name, "generations"], &[]).await?;
+    match list.generations.into_iter().find(|generation| generation.number == number) {
+        Some(generation) => Ok((deployment, generation)),
+        None => Err(Sight::Gone),
+    }
+}
+
+/// Whether there is nothing more to wait for; an error where what was waited for can't come any more by itself.
+fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, Failure> {
+    let (name, number) = (&deployment.name, generation.number);
+    match generation.status {
+        GenerationStatus::Active => Ok(true),
+        GenerationStatus::Failed | GenerationStatus::Previous | GenerationStatus::Retired => {
+            Err(ended(name, generation))
+        }
+        _ if generation.state == Some(DeploymentState::Paused) => {
+            let message =
+                format!("generation {number} of {name} is paused; go on with `foldstream resume {name} --candidate`");
+            Err(Failure::new(Exit::Failed, message))
+        }
+        GenerationStatus::Building => Ok(false),
+        GenerationStatus::Ready if is_kept(generation) => Err(kept(name, generation)),
+        GenerationStatus::Ready if generation.build.promote == Promotion::Manual => Ok(true),
+        GenerationStatus::Ready if deployment.state == DeploymentState::Paused => {
+            let message = format!(
+                "generation {number} of {name} is ready, but {name} is paused; it takes over after `foldstream resume \
+                 {name}`, or with `foldstream promote {name}`"
+            );
+            Err(Failure::new(Exit::Failed, message))
+        }
+        GenerationStatus::Ready => Ok(false),
+    }
+}
+
+/// Whether its comparison keeps it from taking over.
+fn is_kept(generation: &Generation) -> bool {
+    generation.comparison.as_ref().is_some_and(|comparison| comparison.refused > 0)
+}
+
+fn ended(name: &str, generation: &Generation) -> Failure {
+    let (number, status) = (generation.number, generation.status.name());
+    let mut message = format!("generation {number} of {name} is {status}: {}", generation.reason);
+    if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
+        message.push_str(&format!(
+            "; deploy corrected code, which continues there, or try again with `foldstream resume {name} --candidate`"
+        ));
+    }
+    Failure::new(Exit::Failed, message)
+}
+
+fn kept(name: &str, generation: &Generation) -> Failure {
+    let number = generation.number;
+    let shown = generation.comparison.as_ref().map(|comparison| examples(comparison, EXAMPLES_MAX)).unwrap_or_default();
+    let message = format!(
+        "generation {number} of {name} is {}\n{shown}\nlook at it with `foldstream scan {name} --generation {number}`, let \
+         it serve with `foldstream promote {name} --force`, or give it up with `foldstream abort {name}`",
+        generation.reason
+    );
+    Failure::new(Exit::Failed, message)
+}
+
+fn too_late(name: &str, generation: &Generation) -> Failure {
+    let message = format!(
+        "generation {} of {name} is {} after the time allowed ({}, at {} of {}); it goes on by itself, `foldstream \
+         generations {name}` tells how far it is",
+        generation.number,
+        generation.status.name(),
+        outlook(generation),
+        grouped(generation.position),
+        known(generation.head, grouped),
+    );
+    Failure::new(Exit::TimedOut, message)
+}
+
+fn show(generation: &Generation, progress: &mut Progress) {
+    let is_folding = generation.state.is_some_and(|state| state != DeploymentState::Opening);
+    let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == Some(0);
+    if is_folding && !is_built {
+        progress.show(&Step {
+            done: generation.position,
+            total: generation.head,
+            rate: generation.rate,
+            remaining_seconds: generation.remaining_seconds,
+        });
+    } else if is_built {
+        progress.wait("caught up, about to take over");
+    } else {
+        progress.wait(&outlook(generation));
+    }
+}
+
+/// Tells what a comparison found that lets it serve.
+fn tell_comparison(generation: &Generation, progress: &Progress) {
+    if let Some(comparison) = &generation.comparison {
+        progress.note(&format!("compared: {}", comparison.conclusion));
+    }
+}
+
+/// Tells once about each trouble that delays it.
+fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &Progress) {
+    let number = generation.number;
+    let failure = generation.failure.as_ref();
+    let source = generation.source_status.as_ref();
+    let trouble = failure
+        .map(|failure| format!("generation {number}: {}, trying again: {}", failure.kind, failure.message))
+        .or_else(|| {
+            let trouble = source.and_then(wait_until_live::source_trouble)?;
+            Some(format!("generation {number}: {trouble}"))
+        });
+    wait_until_live::tell_once(trouble, told, progress);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::commands::deployments::show::tests::deployment;
+    use crate::cli::commands::rollouts::generations::tests::{comparison, generation};
+
+    fn with(status: GenerationStatus, promote: Promotion) -> Generation {
+        let mut generation = Generation { status, ..generation() };
+        generation.build.promote = promote;
+        generation
+    }
+
+    fn settled(generation: &Generation) -> Result<bool, Failure> {
+        let deployment = Deployment { state: DeploymentState::Live, ..deployment() };
+        is_settled(&deployment, generation)
+    }
+
+    #[test]
+    fn waiting_ends_when_it_serves_or_is_ready_for_a_hand() {
+        assert!(settled(&with(GenerationStatus::Active, Promotion::Auto)).expect("is fine"));
+        assert!(settled(&with(GenerationStatus::Ready, Promotion::Manual)).expect("is fine"));
+        assert!(!settled(&with(GenerationStatus::Ready, Promotion::Auto)).expect("it takes over soon"));
+        assert!(!settled(&with(GenerationStatus::Building, Promotion::Manual)).expect("is being built"));
+    }
+
+    #[test]
+    fn waiting_ends_with_the_reason_when_it_can_not_come_any_more() {
+        for (status, reason) in [
+            (GenerationStatus::Failed, "trap: unreachable"),
+            (GenerationStatus::Retired, "aborted by an operator"),
+            (GenerationStatus::Previous, "generation 4 took over at position 9"),
+        ] {
+            let generation = Generation { reason: reason.to_owned(), ..with(status, Promotion::Auto) };
+            let failure = settled(&generation).expect_err("it ended");
+            assert_eq!(failure.exit, Exit::Failed);
+            assert_eq!(failure.message, format!("generation 3 of order-totals is {}: {reason}", status.name()));
+        }
+        let paused = Generation { state: Some(DeploymentState::Paused), ..generation() };
+        let failure = settled(&paused).expect_err("nobody goes on by itself");
+        assert!(failure.message.ends_with("`foldstream resume order-totals --candidate`"), "{failure}");
+    }
+
+    #[test]
+    fn waiting_ends_when_what_serves_is_paused_and_so_can_not_be_met() {
+        let paused = Deployment { state: DeploymentState::Paused, ..deployment() };
+        let failure = is_settled(&paused, &with(GenerationStatus::Ready, Promotion::Auto)).expect_err("it waits");
+        assert!(failure.message.contains("is ready, but order-totals is paused"), "{failure}");
+        assert!(!is_settled(&paused, &generation()).expect("it is being built all the same"));
+    }
+
+    #[test]
+    fn what_a_comparison_keeps_is_told_with_examples_and_what_to_do() {
+        let mut kept = with(GenerationStatus::Ready, Promotion::Manual);
+        kept.comparison = Some(comparison());
+        kept.reason = format!("kept from taking over: {}", comparison().conclusion);
+        let failure = settled(&kept).expect_err("it is kept");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(
+            failure.message,
+            "\
+generation 3 of order-totals is kept from taking over: 2 of 9 compared entries differ at position 70
+DIFFERENCE  ALLOWED  KEY          ACTIVE       CANDIDATE
+changed     no       customer/42  {\"total\":3}  {\"total\":4}
+added       yes      customer/43  -            {\"total\":1}
+look at it with `foldstream scan order-totals --generation 3`, let it serve with `foldstream promote order-totals \
+             --force`, or give it up with `foldstream abort order-totals`"
+        );
+    }
+
+    #[test]
+    fn time_that_ran_out_says_how_far_it_is() {
+        let failure = too_late("order-totals", &generation());
+        assert_eq!(failure.exit, Exit::TimedOut);
+        assert_eq!(
+            failure.message,
+            "generation 3 of order-totals is building after the time allowed (40 %, 212,345/s, 2.8 s left, at 400,000 of \
+             1,000,000); it goes on by itself, `foldstream generations order-totals` tells how far it is"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Waits until a deployment has applied what there is, and shows how it comes along.
+
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::output::{Output, grouped, known};
+use super::progress::{Progress, Step};
+use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
+
+/// Pause between two looks; short at first, as small streams are done at once.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// Waits until the deployment is live, or has passed what the stream had when the waiting began.
+pub async fn wait(
+    client: &Client,
+    name: &str,
+    timeout: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<Deployment> {
+    let mut patience = Patience::new(timeout);
+    let mut progress = Progress::new(name, output);
+    let mut target = 0;
+    let mut told = None;
+    loop {
+        match client.deployment(name).await {
+            Ok(deployment) => {
+                if target == 0 {
+                    target = deployment.head.unwrap_or_default();
+                }
+                if finished(&deployment, target)? {
+                    return Ok(deployment);
+                }
+                progress.show(&step(&deployment));
+                tell_trouble(&deployment, &mut told, &progress);
+                if patience.is_over() {
+                    return Err(too_late(&deployment).into());
+                }
+            }
+            Err(error) if error.may_pass() && !patience.is_over() => {
+                output.detail(&error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        patience.pause().await;
+    }
+}
+
+/// How long is waited, and how often looked.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    deadline: Option<Instant>,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Begins; none waits for as long as it takes.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        Self { deadline: timeout.map(|timeout| Instant::now() + timeout), pause: PAUSE_FIRST }
+    }
+
+    /// Whether the time allowed is over.
+    pub fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Waits until it is time for the next look.
+    pub async fn pause(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
+    match deployment.state {
+        DeploymentState::Live => Ok(deployment.begun),
+        DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
+        DeploymentState::Paused => {
+            let name = &deployment.name;
+            Err(Failure::new(Exit::Failed, format!("{name} is paused; go on with `foldstream resume {name}`")))
+        }
+        DeploymentState::Stopping => Err(Failure::new(Exit::Unreachable, "the host is stopping; try again later")),
+        DeploymentState::Opening
+        | DeploymentState::CatchingUp
+        | DeploymentState::Retrying
+        | DeploymentState::Disconnected => Ok(deployment.begun && target > 0 && deployment.position >= target),
+    }
+}
+
+/// The failure of a deployment, as it should be read.
+pub fn failure_text(deployment: &Deployment) -> String {
+    let name = &deployment.name;
+    let Some(failure) = &deployment.failure else {
+        return format!("{name} failed; `foldstream show {name}` may say more");
+    };
+    let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
+    format!("{name} failed{at}: {}: {}", failure.kind, failure.message)
+}
+
+/// How a deployment came out of a resume or a rollback, in one line; an error where it fails.
+pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
+    let (name, position) = (&deployment.name, grouped(deployment.position));
+    let state = crate::cli::commands::deployments::show::state_word(deployment.state);
+    if deployment.state == DeploymentState::Failed {
+        return Err(Failure::new(Exit::Failed, failure_text(deployment)));
+    }
+    let line = format!("{name}: {state} at position {position}");
+    if deployment.begun || deployment.state == DeploymentState::Paused {
+        return Ok(line);
+    }
+    let because = match (&deployment.failure, &deployment.source_status.message) {
+        (Some(failure), _) => format!("{}: {}", failure.kind, failure.message),
+        (None, Some(message)) => format!("its source was not reached: {message}"),
+        (None, None) => "the first batch takes long".to_owned(),
+    };
+    Ok(format!("{line}, nothing applied yet ({because}); `foldstream show {name}` tells how it goes on"))
+}
+
+fn too_late(deployment: &Deployment) -> Failure {
+    let because = match (&deployment.failure, &deployment.source_status.message) {
+        (Some(failure), _) => format!(" ({}: {})", failure.kind, failure.message),
+        (None, Some(message)) => format!(" (source: {message})"),
+        (None, None) => String::new(),
+    };
+    let message = format!(
+        "{} is at {} of {} after the time allowed{because}; it goes on by itself, `foldstream show {}` tells how far it is",
+        deployment.name,
+        grouped(deployment.position),
+        known(deployment.head, grouped),
+        deployment.name
+    );
+    Failure::new(Exit::TimedOut, message)
+}
+
+fn step(deployment: &Deployment) -> Step {
+    Step {
+        done: deployment.events_applied,
+        total: deployment.lag_events.map(|lag| deployment.events_applied + lag),
+        rate: deployment.rate,
+        remaining_seconds: deployment.remaining_seconds,
+    }
+}
+
+/// Tells once about each trouble that delays it.
+fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &Progress) {
+    let name = &deployment.name;
+    let failure = deployment.failure.as_ref();
+    let trouble = failure
+        .map(|failure| format!("{name}: {}, trying again: {}", failure.kind, failure.message))
+        .or_else(|| source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}")));
+    tell_once(trouble, told, progress);
+}
+
+/// What keeps a source from being read, if something does.
+pub fn source_trouble(status: &SourceStatus) -> Option<String> {
+    let message = status.message.as_ref()?;
+    let is_trouble =
+        status.state.is_trouble() || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
+    is_trouble.then(|| format!("source {}: {message}", status.state.name()))
+}
+
+/// Tells a trouble that was not told yet, and that it is over.
+pub fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
+    if *told == trouble {
+        return;
+    }
+    match &trouble {
+        Some(trouble) => progress.note(trouble),
+        None => progress.note(&format!("{}: that is over, it continues", progress.subject())),
+    }
+    *told = trouble;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+
+    fn deployment(state: DeploymentState) -> Deployment {
+        Deployment { state, ..crate::cli::commands::deployments::show::tests::deployment() }
+    }
+
+    #[test]
+    fn waiting_ends_when_live_or_past_the_first_head() {
+        assert!(finished(&deployment(DeploymentState::Live), 0).expect("is fine"));
+        assert!(!finished(&deployment(DeploymentState::CatchingUp), 1_000_000).expect("is fine"));
+        assert!(finished(&deployment(DeploymentState::CatchingUp), 400_000).expect("is fine"));
+        assert!(!finished(&deployment(DeploymentState::CatchingUp), 0).expect("the head is not known yet"));
+        for state in [DeploymentState::Live, DeploymentState::CatchingUp] {
+            let unproved = Deployment { begun: false, ..deployment(state) };
+            assert!(!finished(&unproved, 400_000).expect("it has yet to apply something"));
+        }
+    }
+
+    #[test]
+    fn what_has_yet_to_apply_something_is_not_called_live_without_a_word() {
+        let told = outcome(&deployment(DeploymentState::Live)).expect("is fine");
+        assert_eq!(told, "order-totals: live at position 400,000");
+        let mut away = Deployment { begun: false, ..deployment(DeploymentState::CatchingUp) };
+        away.source_status.message = Some("connection refused".to_owned());
+        let told = outcome(&away).expect("is no failure");
+        assert!(told.contains("nothing applied yet (its source was not reached: connection refused)"), "{told}");
+        let failure = outcome(&deployment(DeploymentState::Failed)).expect_err("it failed");
+        assert_eq!(failure.exit, Exit::Failed);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_failure_of_the_deployment() {
+        let mut failed = deployment(DeploymentState::Failed);
+        failed.failure = Some(api::Failure {
+            kind: "trap".to_owned(),
+            message: "unreachable".to_owned(),
+            sequence: Some(17),
+            first_at: String::new(),
+            attempts: 10,
+        });
+        let failure = finished(&failed, 0).expect_err("it failed");
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(failure.message, "order-totals failed at sequence 17: trap: unreachable");
+        let failure = finished(&deployment(DeploymentState::Paused), 0).expect_err("it is paused");
+        assert_eq!(failure.message, "order-totals is paused; go on with `foldstream resume order-totals`");
+    }
+}
