@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 
 use super::origin::{Rules, is_loopback};
 use super::problem::{Kind, Problem};
+use super::routes::health;
 use super::scopes::{self, Reach, STREAMS};
 use super::tokens::{Grant, Tokens};
-use super::{App, Error, health};
+use super::{App, Error};
 use crate::actor::{self, Actor};
 use crate::config;
 

@@ -5,18 +5,12 @@
 //! error leaves as a `problem`. Nothing here knows how state, modules or
 //! sources work: it reaches them through [`Host`] and the handles it gives.
 
-mod append;
-mod audit;
+mod append_body;
+mod append_cloudevents;
 mod auth;
 mod capacity;
 mod certificate;
-mod cloud;
-mod deployments;
-mod entrance;
-mod events;
 mod extract;
-mod generations;
-mod health;
 mod json;
 mod listen;
 mod observe;
@@ -24,12 +18,12 @@ mod openapi;
 mod origin;
 mod position;
 mod problem;
-mod reads;
+mod routes;
 mod scopes;
 mod secrets;
 mod sse;
+mod startup;
 mod tokens;
-mod watch;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -45,13 +39,11 @@ use bytes::Bytes;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 pub use auth::check_exposure;
 pub use certificate::{Validity, certificate_validity};
-pub use entrance::Entrance;
 pub use openapi::document;
+pub use startup::Entrance;
 
 use self::problem::{Kind, Problem};
 use crate::config::{self, Config};
@@ -163,43 +155,8 @@ impl App {
     }
 }
 
-/// All routes, with their descriptions.
-fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(deployments::list, deployments::deploy))
-        .routes(routes!(deployments::show, deployments::delete))
-        .routes(routes!(deployments::pause))
-        .routes(routes!(deployments::resume))
-        .routes(routes!(deployments::skips))
-        .routes(routes!(deployments::withdraw_skip))
-        .routes(routes!(generations::list))
-        .routes(routes!(generations::promote))
-        .routes(routes!(generations::rollback))
-        .routes(routes!(generations::abort))
-        .routes(routes!(generations::rebuild))
-        .routes(routes!(generations::rebuild_part))
-        .routes(routes!(generations::verify, generations::verification))
-        .routes(routes!(generations::throttle))
-        .routes(routes!(generations::prune))
-        .routes(routes!(generations::rebuilds))
-        .routes(routes!(reads::scan))
-        .routes(routes!(reads::entry))
-        .routes(routes!(reads::query, reads::query_with_body))
-        .routes(routes!(watch::changes))
-        .routes(routes!(events::read, events::append))
-        .routes(routes!(events::tail))
-        .routes(routes!(audit::read))
-        .routes(routes!(health::sources))
-        .routes(routes!(health::host))
-        .routes(routes!(health::livez))
-        .routes(routes!(health::readyz))
-        .routes(routes!(health::startupz))
-        .routes(routes!(health::metrics))
-        .routes(routes!(health::openapi))
-}
-
 fn router(app: App) -> Router {
-    let (router, _) = routes().split_for_parts();
+    let (router, _) = routes::all().split_for_parts();
     let router = router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

@@ -13,7 +13,7 @@ use utoipa::openapi::{
     Ref, RefOr, Required, Response, ResponseBuilder, Type,
 };
 
-use super::health::PROBES;
+use super::routes::health::PROBES;
 use crate::api;
 
 /// Problems that any route may answer, probes aside.
@@ -31,7 +31,7 @@ const COMMON: [(&str, &str); 6] = [
 
 /// The description.
 pub fn document() -> OpenApi {
-    let (_, mut document) = super::routes().split_for_parts();
+    let (_, mut document) = super::routes::all().split_for_parts();
     let license = "Apache-2.0 OR MIT";
     document.info = InfoBuilder::new()
         .title("Foldstream")

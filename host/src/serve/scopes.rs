@@ -78,7 +78,7 @@ pub(super) fn demand(method: &str, route: &str) -> Demand {
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::PROBES;
+    use super::super::routes::health::PROBES;
     use super::*;
 
     #[test]

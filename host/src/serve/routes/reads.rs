@@ -9,16 +9,16 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
-use super::App;
-use super::capacity::acquire;
-use super::extract::{self, Parameters, Segments};
-use super::json;
-use super::position::{self, Answer};
-use super::problem::{self, Problem};
 use crate::api;
 use crate::deployment::View;
 use crate::event::Payload;
 use crate::rollout::Moment;
+use crate::serve::App;
+use crate::serve::capacity::acquire;
+use crate::serve::extract::{self, Parameters, Segments};
+use crate::serve::json;
+use crate::serve::position::{self, Answer};
+use crate::serve::problem::{self, Problem};
 use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection};
 
 /// Most bytes of a value that are hashed and parsed on a thread of the runtime: that takes some tens of microseconds.
@@ -190,8 +190,8 @@ pub(super) async fn entry(
     match found {
         Some(found) if found.as_ref().is_none_or(|value| value.len() <= AT_ONCE_BYTES) => answer(found),
         // The threads of the runtime must not wait for a disk, nor look through megabytes.
-        Some(found) => super::blocking(move || answer(found)).await?,
-        None => super::blocking(move || answer(snapshot.get(&wanted)?)).await?,
+        Some(found) => crate::serve::blocking(move || answer(found)).await?,
+        None => crate::serve::blocking(move || answer(snapshot.get(&wanted)?)).await?,
     }
 }
 
@@ -230,7 +230,7 @@ pub(super) async fn scan(
         limit: parameters.limit,
     };
     let place = acquire(&app.capacity.scans, "scans").await?;
-    super::blocking(move || {
+    crate::serve::blocking(move || {
         let _place = place;
         let (position, generation) = (view.snapshot.position(), view.generation);
         let page = view.snapshot.scan(&scan)?;
@@ -363,7 +363,7 @@ async fn at_once_or_aside<T: Send + 'static>(
     bytes: usize,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    if bytes <= AT_ONCE_BYTES { Ok(look()) } else { super::blocking(look).await }
+    if bytes <= AT_ONCE_BYTES { Ok(look()) } else { crate::serve::blocking(look).await }
 }
 
 fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {

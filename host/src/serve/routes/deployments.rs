@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::App;
-use super::extract::{self, NoParameters, Parameters, Segments};
-use super::problem::Problem;
 use crate::actor;
 use crate::api;
 use crate::module::Wanted;
 use crate::rollout::{DeployRequest, WantedSkips};
+use crate::serve::App;
+use crate::serve::extract::{self, NoParameters, Parameters, Segments};
+use crate::serve::problem::Problem;
 
 /// Largest body of a resume, in bytes: far more than the reason and the sequences that it may have.
 const RESUME_BYTES_MAX: usize = 64 << 10;
@@ -320,5 +320,5 @@ pub(super) async fn withdraw_skip(
 
 /// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.
 pub(super) async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(actor::scope(actor::current(), change)).await.map_err(|error| super::lost(&error))
+    tokio::spawn(actor::scope(actor::current(), change)).await.map_err(|error| crate::serve::lost(&error))
 }

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::cloud::{self, Attributes, Wishes};
+use super::append_cloudevents::{self, Attributes, Wishes};
 use super::extract;
 use super::json;
 use super::problem::Problem;
@@ -61,7 +61,7 @@ impl Form {
         let found = extract::content_type(headers);
         match found.as_deref().and_then(cloudevents::form) {
             Some(form @ (cloudevents::Form::Structured | cloudevents::Form::Batch)) => {
-                cloud::check_charset(headers)?;
+                append_cloudevents::check_charset(headers)?;
                 return Ok(if form == cloudevents::Form::Batch { Self::CloudEvents } else { Self::CloudEvent });
             }
             Some(cloudevents::Form::Unknown) => {
@@ -71,7 +71,7 @@ impl Form {
             }
             None => {}
         }
-        if let Some(attributes) = cloud::attributes(headers)? {
+        if let Some(attributes) = append_cloudevents::attributes(headers)? {
             return Ok(Self::Binary(attributes));
         }
         match found.as_deref() {
@@ -99,7 +99,8 @@ impl Form {
             }
             Self::CloudEvents => (read_batch(body, wishes)?, Expectation::default()),
             Self::Binary(attributes) => {
-                let event = cloud::of_binary(attributes, body, wishes).map_err(|error| at(0, &error.to_string()))?;
+                let event = append_cloudevents::of_binary(attributes, body, wishes)
+                    .map_err(|error| at(0, &error.to_string()))?;
                 (vec![event], Expectation::default())
             }
         };
@@ -167,7 +168,7 @@ fn read_lines(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
         }
         let event = match cloudevents::meant(line) {
             Some(envelope) => envelope
-                .and_then(|envelope| cloud::of_envelope(&envelope, line, wishes))
+                .and_then(|envelope| append_cloudevents::of_envelope(&envelope, line, wishes))
                 .map_err(|error| error.to_string()),
             None => serde_json::from_slice(line).map_err(|error| error.to_string()).and_then(convert),
         };
@@ -189,7 +190,9 @@ fn convert(incoming: Incoming) -> Result<NewEvent, String> {
 fn cloud_event(text: &RawValue, wishes: &Wishes) -> Result<NewEvent, String> {
     let text = text.get().as_bytes();
     let envelope = cloudevents::Envelope::parse(text);
-    envelope.and_then(|envelope| cloud::of_envelope(&envelope, text, wishes)).map_err(|error| error.to_string())
+    envelope
+        .and_then(|envelope| append_cloudevents::of_envelope(&envelope, text, wishes))
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::App;
 use super::deployments::{build_settings, check_throttle, finish};
-use super::extract::{NoParameters, Parameters, Segments};
-use super::problem::Problem;
 use crate::api;
 use crate::rollout::{Demand, Keys};
+use crate::serve::App;
+use crate::serve::extract::{NoParameters, Parameters, Segments};
+use crate::serve::problem::Problem;
 
 /// The generations of a deployment.
 #[utoipa::path(get, path = "/v1/deployments/{name}/generations", tag = "generations",

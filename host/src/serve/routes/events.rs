@@ -12,16 +12,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
-use super::capacity::acquire;
-use super::cloud::{self, Wishes};
-use super::extract::{self, Parameters};
-use super::problem::{Kind, Problem};
-use super::sse::{self, Ended, HEARTBEAT, Sender};
-use super::{App, append, json, reads};
+use super::reads;
 use crate::api::{self, PositionMark};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
 use crate::log::{self, Log};
+use crate::serve::append_cloudevents::{self, Wishes};
+use crate::serve::capacity::acquire;
+use crate::serve::extract::{self, Parameters};
+use crate::serve::problem::{Kind, Problem};
+use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
+use crate::serve::{App, append_body, json};
 use crate::subject::SubjectSet;
 use crate::supervisor;
 use crate::view::{EventView, Wanted};
@@ -123,14 +124,14 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Json<api::Appended>, Problem> {
     let (parts, body) = request.into_parts();
-    let form = append::Form::of(&parts.headers)?;
+    let form = append_body::Form::of(&parts.headers)?;
     let wishes = parameters.wishes()?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let limit = app.config.body_bytes_max;
     let room = app.capacity.body(&parts.headers, limit).await?;
     let body = extract::body(&parts.headers, body, limit).await?;
     let place = acquire(&app.capacity.appends, "appends").await?;
-    let appended = super::blocking(move || {
+    let appended = crate::serve::blocking(move || {
         let _places = (room, place);
         append_now(&log, &form, &body, &wishes)
     })
@@ -138,7 +139,7 @@ pub(super) async fn append(
     Ok(Json(appended))
 }
 
-fn append_now(log: &Log, form: &append::Form, body: &Bytes, wishes: &Wishes) -> Result<api::Appended, Problem> {
+fn append_now(log: &Log, form: &append_body::Form, body: &Bytes, wishes: &Wishes) -> Result<api::Appended, Problem> {
     let (events, expectation) = form.read(body, wishes)?;
     if events.is_empty() {
         let last_sequence = *log.head().borrow();
@@ -177,7 +178,7 @@ pub(super) async fn read(
     let found = source.page(Wanted { after, subjects, limit, bytes_max: PAGE_BYTES }).await.map_err(unreachable)?;
     let next = (found.through < found.head).then_some(found.through);
     let page = Page { events: found.events, next, last_sequence: found.head };
-    Ok(if cloud::is_wanted(&headers) { page.as_batch(&source.stream()) } else { page.as_json() })
+    Ok(if append_cloudevents::is_wanted(&headers) { page.as_batch(&source.stream()) } else { page.as_json() })
 }
 
 /// The source can't be looked at just now.
@@ -197,12 +198,12 @@ impl Page {
     fn as_json(&self) -> Response {
         let events = self.events.iter().map(json::StoredEvent::of).collect();
         let page = json::EventPage { events, next: self.next, last_sequence: self.last_sequence };
-        super::json_response(serde_json::to_vec(&page).expect("events are plain data"))
+        crate::serve::json_response(serde_json::to_vec(&page).expect("events are plain data"))
     }
 
     fn as_batch(&self, stream: &str) -> Response {
         let events: Vec<Written<'_>> = self.events.iter().map(|event| Written::of(event, stream)).collect();
-        let mut response = super::json_response(serde_json::to_vec(&events).expect("events are plain data"));
+        let mut response = crate::serve::json_response(serde_json::to_vec(&events).expect("events are plain data"));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BATCH_MEDIA_TYPE));
         headers.insert("foldstream-last-sequence", self.last_sequence.into());

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::problem::{Kind, Problem};
+use super::routes::health;
 use super::secrets::Secrets;
-use super::{App, Error, auth, health, listen};
+use super::{App, Error, auth, listen};
 use crate::config::{self, Config};
 use crate::supervisor::Host;
 

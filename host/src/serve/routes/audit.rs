@@ -5,11 +5,12 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::capacity::acquire;
-use super::extract::Parameters;
-use super::problem::Problem;
-use super::{App, reads};
+use super::reads;
 use crate::api;
+use crate::serve::App;
+use crate::serve::capacity::acquire;
+use crate::serve::extract::Parameters;
+use crate::serve::problem::Problem;
 
 /// Which entries.
 #[derive(Deserialize, IntoParams)]
@@ -37,7 +38,7 @@ pub(super) async fn read(
     reads::check_limit(parameters.limit)?;
     let place = acquire(&app.capacity.scans, "scans").await?;
     let host = app.host.clone();
-    let entries = super::blocking(move || {
+    let entries = crate::serve::blocking(move || {
         let _place = place;
         host.audit(parameters.limit, parameters.deployment.as_deref())
     })

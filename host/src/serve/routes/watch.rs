@@ -18,15 +18,15 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
-use super::App;
-use super::extract::{Parameters, Segments};
-use super::json;
-use super::position::POSITION;
-use super::problem::{Kind, Problem};
-use super::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender};
 use crate::api::PositionMark;
 use crate::deployment::Deployment;
 use crate::runner::Runner;
+use crate::serve::App;
+use crate::serve::extract::{Parameters, Segments};
+use crate::serve::json;
+use crate::serve::position::POSITION;
+use crate::serve::problem::{Kind, Problem};
+use crate::serve::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender};
 use crate::state::catalogue::Record;
 use crate::state::{self, Key, Snapshot};
 

@@ -6,16 +6,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::extract::{NoParameters, Parameters};
-use super::problem::Problem;
-use super::{App, auth};
 use crate::api;
+use crate::serve::extract::{NoParameters, Parameters};
+use crate::serve::problem::Problem;
+use crate::serve::{App, auth};
 use crate::supervisor::Health;
 
 /// The paths that need no token.
-pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
+pub(in crate::serve) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
-pub(super) fn probe(reasons: Vec<String>) -> Response {
+pub(in crate::serve) fn probe(reasons: Vec<String>) -> Response {
     probe_with(reasons, Vec::new())
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn sources(State(app): State<App>, _: Parameters<NoParameters>)
 pub(super) async fn metrics(State(app): State<App>, _: Parameters<NoParameters>) -> Result<Response, Problem> {
     let host = app.host.clone();
     host.metrics().certificate(app.secrets.validity().map(|validity| validity.end.as_second()));
-    let page = super::blocking(move || host.metrics_page()).await?;
+    let page = crate::serve::blocking(move || host.metrics_page()).await?;
     Ok(with_type("text/plain; version=0.0.4; charset=utf-8", Body::from(page)))
 }
 
