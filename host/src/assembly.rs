@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use crate::caches::{Caches, Share};
 use crate::config::{self, Config};
 use crate::folder::Folder;
+use crate::host::Error;
 use crate::log::{self, Opening};
 use crate::source::Source;
 use crate::source::embedded::Embedded;
 use crate::source::jetstream::JetStream;
-use crate::supervisor::Error;
 
 /// Name of the source of a host that configures none: an embedded log.
 pub const DEFAULT_SOURCE: &str = "events";

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::state::catalogue::Record;
 
-use crate::supervisor::{Error, check_name};
+use crate::host::{Error, check_name};
 use crate::whole::{self, unfinished};
 
 /// The catalogue.

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use foldstream::api;
 use foldstream::config::{Config, Serve};
+use foldstream::host::Host;
 use foldstream::serve::{self, Entrance, Error};
-use foldstream::supervisor::Host;
 use futures_util::StreamExt;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};

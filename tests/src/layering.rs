@@ -31,13 +31,13 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// What a layer may not name: files whose path begins with the first, paths that begin with the second.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("state/", &["module", "source", "log", "serve", "cli", "pipeline", "deployment", "supervisor"]),
-    ("log/", &["module", "state", "serve", "cli", "pipeline", "deployment", "supervisor"]),
-    ("source/", &["module", "state", "serve", "cli", "pipeline", "deployment", "supervisor"]),
-    ("module/", &["source", "log", "serve", "cli", "pipeline", "deployment", "supervisor"]),
-    ("pipeline", &["serve", "cli", "supervisor"]),
+    ("state/", &["module", "source", "log", "serve", "cli", "pipeline", "deployment", "host"]),
+    ("log/", &["module", "state", "serve", "cli", "pipeline", "deployment", "host"]),
+    ("source/", &["module", "state", "serve", "cli", "pipeline", "deployment", "host"]),
+    ("module/", &["source", "log", "serve", "cli", "pipeline", "deployment", "host"]),
+    ("pipeline", &["serve", "cli", "host"]),
     ("deployment", &["serve", "cli"]),
-    ("supervisor", &["serve", "cli"]),
+    ("host", &["serve", "cli"]),
     // Deployments are reached through their handles alone.
     (
         "serve/",
@@ -64,7 +64,7 @@ const CLI_HOSTS: &[&str] = &[
     "cli/support/local_host.rs",
 ];
 /// What a client of the command line may not name.
-const CLI_FORBIDDEN: &[&str] = &["supervisor", "deployment", "pipeline", "state", "log", "serve"];
+const CLI_FORBIDDEN: &[&str] = &["host", "deployment", "pipeline", "state", "log", "serve"];
 
 /// A rule that a file breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -32,8 +32,8 @@ fn a_layer_that_knows_too_much_is_found() {
     assert_eq!(rules("host/src/source/embedded.rs", "use crate::state;\n"), ["source/ must not know state"]);
     assert_eq!(rules("host/src/serve/read.rs", "use crate::state::{Scan, Writer};\n").len(), 1);
     assert_eq!(rules("host/src/serve/read.rs", "use crate::state::{Scan, Snapshot};\n"), [""; 0]);
-    assert_eq!(rules("host/src/cli/commands/reads/get.rs", "use crate::supervisor::Host;\n").len(), 1);
-    assert_eq!(rules("host/src/cli/commands/host/serve.rs", "use crate::supervisor::Host;\n"), [""; 0]);
+    assert_eq!(rules("host/src/cli/commands/reads/get.rs", "use crate::host::Host;\n").len(), 1);
+    assert_eq!(rules("host/src/cli/commands/host/serve.rs", "use crate::host::Host;\n"), [""; 0]);
 }
 
 #[test]

@@ -12,11 +12,11 @@ use super::scratch::{Aside, Scratch};
 use super::snapshots;
 use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
+use crate::host::{Error, Host};
 use crate::pipeline::Ceiling;
 use crate::room::{Room, Use};
 use crate::runner::ReadError;
 use crate::state::catalogue::Generation;
-use crate::supervisor::{Error, Host};
 
 /// A moment in the past of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use super::cut_over::Turn;
 use super::steps;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host, Role, blocking};
 use crate::module::{Accepted, Module};
 use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
-use crate::supervisor::{Error, Host, Role, blocking};
 
 /// How often a candidate is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -492,7 +492,7 @@ impl Host {
         let generation = record.generation_mut(number).expect("it was just found");
         generation.build.max_rate = max_rate;
         generation.build.cpu_percent = cpu_percent;
-        let (throttle, state_file) = (crate::supervisor::throttle(&generation.build), generation.state_file);
+        let (throttle, state_file) = (crate::host::throttle(&generation.build), generation.state_file);
         self.commit(&deployment, record, "throttle", format!("generation {number}")).await?;
         if let Some(runner) = deployment.runner(state_file) {
             runner.set_throttle(throttle);

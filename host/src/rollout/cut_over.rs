@@ -12,10 +12,10 @@ use super::inherit::Held;
 use super::{compare, steps};
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host, blocking};
 use crate::runner::Runner;
 use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
-use crate::supervisor::{Error, Host, blocking};
 
 /// How long a cut-over waits for a host that has just started to know what it has shown.
 const CERTAIN_MAX: Duration = Duration::from_secs(3);
@@ -341,7 +341,7 @@ impl Host {
     ) -> Result<(), Error> {
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
-        let audit = crate::supervisor::audit(turn.action(), deployment.name(), detail);
+        let audit = crate::host::audit(turn.action(), deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
         steps::reached("cut-over-recorded");
         runner.serves(true);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
+use crate::host::{Error, Host, blocking};
 use crate::room::{Room, Use};
-use crate::supervisor::{Error, Host, blocking};
 
 /// A new state is taken to need so much more than the one there is, in percent: files grow in steps, and so do versions.
 const HEADROOM_PERCENT: u64 = 25;

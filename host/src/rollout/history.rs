@@ -6,11 +6,11 @@
 use super::as_of::Moment;
 use crate::api::{self, Start};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host};
 use crate::position::Checkpoint;
 use crate::source::{Lost, Missing};
 use crate::state::catalogue::Generation;
 use crate::subject::SubjectSet;
-use crate::supervisor::{Error, Host};
 
 /// What a new fold of a stream may do without.
 #[derive(Clone, Debug, Default)]

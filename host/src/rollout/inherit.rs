@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::steps;
 use crate::api::{DeploymentState, GenerationStatus};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host};
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
-use crate::supervisor::{Error, Host};
 
 /// Events that end a probation: more than the largest batch, so that more than one was applied.
 const PROBATION_EVENTS: u64 = 10_000;
@@ -175,7 +175,7 @@ impl Host {
             return Ok(());
         };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
-        let module = crate::supervisor::blocking(move || inner.load(&digest)).await;
+        let module = crate::host::blocking(move || inner.load(&digest)).await;
         let failed = record.active_mut();
         failed.on_probation = false;
         failed.failed_at = deployment.active().now().failing_at();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::steps;
 use crate::deployment::Deployment;
+use crate::host::{Error, Host, blocking};
 use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
 use crate::state;
 use crate::state::catalogue::Generation;
-use crate::supervisor::{Error, Host, blocking};
 
 /// Pause before the host is asked again for an instance, or what else it could not give.
 const HOST_PAUSE: Duration = Duration::from_millis(200);

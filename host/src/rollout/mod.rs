@@ -44,10 +44,10 @@ pub(crate) use snapshots::Snapshots;
 
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::deployment::{Deployment, View};
+use crate::host::{Error, Host, Role, audit, blocking, check_name};
 use crate::module::{self, Accepted, Loaded, Module, Wanted};
 use crate::runner::{BEING_LOADED, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
-use crate::supervisor::{Error, Host, Role, audit, blocking, check_name};
 use build::{new_generation, set_beginning};
 use plan::{Plan, Wish};
 

@@ -15,10 +15,10 @@ use super::{cut_over, steps};
 use crate::api;
 use crate::deployment::Deployment;
 use crate::event::Payload;
+use crate::host::{Error, Host, blocking};
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::{self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
-use crate::supervisor::{Error, Host, blocking};
 
 /// Most entries that one partial rebuild may write or remove: they are put in place as one step, in memory.
 const ENTRIES_MAX: usize = 100_000;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::steps;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host};
 use crate::state::catalogue::{Generation, Record};
-use crate::supervisor::{Error, Host};
 
 impl Host {
     /// Retires generations that served before, beyond the number that is kept; whether anything changed.

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::api::DeploymentState;
+use crate::host::{Error, Host, Role, blocking};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Throttle, WhenFull};
 use crate::room::{Room, Use};
 use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::Skips;
-use crate::supervisor::{Error, Host, Role, blocking};
 
 /// How often a runner aside is looked at.
 const LOOK: Duration = Duration::from_millis(20);

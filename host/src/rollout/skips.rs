@@ -12,6 +12,7 @@ use super::steps;
 use crate::api::{self, SkipState};
 use crate::deployment::Deployment;
 use crate::event::Event;
+use crate::host::{Error, Host};
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::Source;
@@ -19,7 +20,6 @@ use crate::state;
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::{Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
 use crate::subject::SubjectSet;
-use crate::supervisor::{Error, Host};
 
 /// Most events that one request may leave out.
 const REQUEST_MAX: usize = 100;

@@ -14,9 +14,9 @@ use super::as_of::Moment;
 use super::disk::with_headroom;
 use crate::deployment::Deployment;
 use crate::folder::create_private;
+use crate::host::{Host, blocking};
 use crate::room::{Room, Use};
 use crate::state;
-use crate::supervisor::{Host, blocking};
 
 /// Snapshots that are made at once.
 const AT_ONCE: usize = 2;

@@ -9,12 +9,12 @@ use super::scratch::{Aside, Scratch};
 use super::{compare, cut_over, history, skips};
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;
+use crate::host::{Error, Host, blocking};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Skips;
-use crate::supervisor::{Error, Host, blocking};
 
 /// How often the refold is stopped as a whole and started again; its module begins again far more often.
 const RESTARTS: u64 = 3;

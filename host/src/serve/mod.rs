@@ -47,7 +47,7 @@ pub use startup::Entrance;
 
 use self::problem::{Kind, Problem};
 use crate::config::{self, Config};
-use crate::supervisor::Host;
+use crate::host::Host;
 
 /// Why the server can't start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::position::POSITION;
-use crate::{api, log, module, rollout, runner, state, subject, supervisor};
+use crate::{api, host, log, module, rollout, runner, state, subject};
 
 /// Seconds after which a client may try again when the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -166,9 +166,9 @@ pub(super) fn from_panic(_panic: Box<dyn Any + Send>) -> Response {
     Problem::internal("the host failed while it answered; its log has the details").into_response()
 }
 
-impl From<supervisor::Error> for Problem {
-    fn from(error: supervisor::Error) -> Self {
-        use supervisor::Error;
+impl From<host::Error> for Problem {
+    fn from(error: host::Error) -> Self {
+        use host::Error;
         let kind = match error {
             Error::NotFound(_) | Error::Missing(_) => Kind::NotFound,
             Error::Name(_) | Error::Source(_) => Kind::Invalid,
@@ -338,14 +338,14 @@ mod tests {
 
     #[test]
     fn each_failure_of_the_host_has_its_status() {
-        let kind = |error: supervisor::Error| Problem::from(error).kind();
-        assert_eq!(kind(supervisor::Error::NotFound("a".to_owned())), Kind::NotFound);
-        assert_eq!(kind(supervisor::Error::Name("A".to_owned())), Kind::Invalid);
+        let kind = |error: host::Error| Problem::from(error).kind();
+        assert_eq!(kind(host::Error::NotFound("a".to_owned())), Kind::NotFound);
+        assert_eq!(kind(host::Error::Name("A".to_owned())), Kind::Invalid);
         assert_eq!(kind(module::Error::Refused("no".to_owned()).into()), Kind::Refused);
         assert_eq!(kind(module::Error::Engine("no".to_owned()).into()), Kind::Internal);
         assert_eq!(kind(log::Error::Conflict { expected: 1, found: 2 }.into()), Kind::Conflict);
         assert_eq!(kind(log::Error::NotOpen("it is being repaired".to_owned()).into()), Kind::NotReady);
-        assert_eq!(kind(supervisor::Error::TooMany(1)), Kind::Limit);
-        assert_eq!(kind(supervisor::Error::Stopping), Kind::Stopping);
+        assert_eq!(kind(host::Error::TooMany(1)), Kind::Limit);
+        assert_eq!(kind(host::Error::Stopping), Kind::Stopping);
     }
 }

@@ -20,7 +20,7 @@ use super::routes::health;
 use super::secrets::Secrets;
 use super::{App, Error, auth, listen};
 use crate::config::{self, Config};
-use crate::supervisor::Host;
+use crate::host::Host;
 
 /// How long a request waits for the host to be opened: mostly that takes milliseconds, and no client need know of it.
 const HOLD_MAX: Duration = Duration::from_secs(5);

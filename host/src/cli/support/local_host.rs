@@ -15,8 +15,8 @@ use super::exit::{Exit, Failure};
 use super::log_writer::LogWriter;
 use super::output::Output;
 use crate::config::{Config, LogFormat};
+use crate::host::Host;
 use crate::serve;
-use crate::supervisor::Host;
 
 /// What a stop may take beyond the host's own budget before it is given up: requests that run have 5 s to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);

@@ -16,6 +16,7 @@ use super::reads;
 use crate::api::{self, PositionMark};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
+use crate::host;
 use crate::log::{self, Log};
 use crate::serve::append_cloudevents::{self, Wishes};
 use crate::serve::capacity::acquire;
@@ -24,7 +25,6 @@ use crate::serve::problem::{Kind, Problem};
 use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
 use crate::serve::{App, append_body, json};
 use crate::subject::SubjectSet;
-use crate::supervisor;
 use crate::view::{EventView, Wanted};
 
 /// Size at which a page of events ends, in bytes.
@@ -336,7 +336,7 @@ fn subjects(pattern: Option<&str>) -> Result<Option<SubjectSet>, Problem> {
 fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
     let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
     app.host.log(source).map_err(|error| match error {
-        supervisor::Error::Source(text) if is_stream => {
+        host::Error::Source(text) if is_stream => {
             Problem::new(Kind::Refused, format!("{text}; events are appended to embedded logs only"))
         }
         error => error.into(),

@@ -7,10 +7,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api;
+use crate::host::Health;
 use crate::serve::extract::{NoParameters, Parameters};
 use crate::serve::problem::Problem;
 use crate::serve::{App, auth};
-use crate::supervisor::Health;
 
 /// The paths that need no token.
 pub(in crate::serve) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];

@@ -10,6 +10,10 @@
 //!
 //! How generations come, take over and go is the business of `rollout/`.
 
+mod chores;
+mod contact;
+mod loader;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,15 +22,15 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use self::contact::{Contacts, Sight};
+use self::loader::Loader;
 use crate::actor;
 use crate::api::{self, DeploymentState};
 use crate::assembly;
 use crate::caches::Caches;
 use crate::config::Config;
-use crate::contact::{Contacts, Sight};
 use crate::deployment::Deployment;
 use crate::folder::Folder;
-use crate::loader::Loader;
 use crate::log::Log;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::host::{Host, blocking};
 use crate::source::Source;
-use crate::supervisor::{Host, blocking};
 
 impl Host {
     /// Does something in a task of its own, unless the same is still being done for that name.
