@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::caches::{Caches, Share};
 use crate::config::{self, Config};
-use crate::folder::Folder;
+use crate::data_dir::DataDir;
 use crate::host::Error;
 use crate::log::{self, Opening};
 use crate::source::Source;
@@ -29,7 +29,7 @@ pub fn logs(config: &Config) -> usize {
 pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
 /// Opens every configured source, the logs alongside each other; connecting to servers happens later. Blocking.
-pub fn sources(config: &Config, folder: &Folder, caches: &Caches) -> Result<Opened, Error> {
+pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Opened, Error> {
     let default =
         BTreeMap::from([(DEFAULT_SOURCE.to_owned(), config::Source::Embedded(config::EmbeddedSource::default()))]);
     let configured = if config.sources.is_empty() { &default } else { &config.sources };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::folder::Folder;
+use crate::data_dir::DataDir;
 use crate::module::{self, Engine, Module};
 use crate::runner::LoadError;
 
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The modules of a data folder.
 #[derive(Debug)]
 pub struct Loader {
-    folder: Folder,
+    folder: DataDir,
     engine: Engine,
     /// Turns that are free.
     turns: Mutex<usize>,
@@ -39,7 +39,7 @@ impl Drop for Turn<'_> {
 
 impl Loader {
     /// The modules of a folder.
-    pub fn new(folder: Folder, engine: Engine) -> Self {
+    pub fn new(folder: DataDir, engine: Engine) -> Self {
         let (turns, freed, is_stopping) = (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
         Self { folder, engine, turns, freed, is_stopping }
     }

@@ -29,8 +29,8 @@ use crate::api::{self, DeploymentState};
 use crate::assembly;
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
-use crate::folder::Folder;
 use crate::log::Log;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
@@ -149,7 +149,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: Arc<Config>,
-    pub(crate) folder: Folder,
+    pub(crate) folder: DataDir,
     pub(crate) engine: Engine,
     loader: Arc<Loader>,
     pub(crate) catalogue: Arc<Catalogue>,
@@ -443,7 +443,7 @@ impl Host {
 
 impl Inner {
     fn open(config: Arc<Config>) -> Result<Self, Error> {
-        let folder = Folder::claim(&config.data_dir)?;
+        let folder = DataDir::claim(&config.data_dir)?;
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
         // Not before the catalogue is ours: another process may be using what is in there.
         folder.complete()?;

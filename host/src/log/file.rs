@@ -24,8 +24,8 @@ use super::encode::id_key;
 use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
 use super::{Error, Options, View};
+use crate::atomic_file;
 use crate::position::StreamIdentity;
-use crate::whole;
 
 /// Runs of events by the sequence of their first.
 pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
@@ -154,7 +154,7 @@ fn open_database(path: &Path, options: &Options) -> Result<Database, redb::Datab
         }
     });
     let make = |path: &Path| builder.create(path).map(drop).map_err(std::io::Error::other);
-    whole::create(path, make).map_err(redb::StorageError::Io)?;
+    atomic_file::create(path, make).map_err(redb::StorageError::Io)?;
     let opened = builder.create(path);
     options.repair.set(None);
     opened

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::as_of::Moment;
 use super::disk::with_headroom;
+use crate::data_dir::create_private;
 use crate::deployment::Deployment;
-use crate::folder::create_private;
 use crate::host::{Host, blocking};
 use crate::room::{Room, Use};
 use crate::state;

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::file::{self, EntryWriter};
 use super::writer::{check_key, check_state, check_value};
 use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::atomic_file;
 use crate::event::Payload;
-use crate::whole;
 
 /// Maps a page of old entries to new ones; later entries of one key win.
 pub type Map<'a> = &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
@@ -43,7 +43,7 @@ type WritePage<'a> = &'a mut dyn FnMut(&[(Key, Payload)], &mut EntryWriter<'_>) 
 
 fn write(snapshot: &Snapshot, path: &Path, page_entries: usize, page: WritePage<'_>) -> Result<(), Error> {
     let mut failure = None;
-    let made = whole::create(path, |path| {
+    let made = atomic_file::create(path, |path| {
         make(snapshot, path, page_entries, page).map_err(|error| {
             let text = error.to_string();
             failure = Some(error);

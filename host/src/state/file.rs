@@ -24,9 +24,9 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 use super::exceptions::Exception;
 use super::memtable::Memtable;
 use super::{Error, Key};
+use crate::atomic_file;
 use crate::event::Payload;
 use crate::position::Checkpoint;
-use crate::whole;
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 2;
@@ -107,7 +107,7 @@ pub(super) fn open_database(
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes).set_repair_callback(move |session| progress(session.progress() * 100.0));
     let make = |path: &Path| builder.create(path).map(drop).map_err(io::Error::other);
-    whole::create(path, make).map_err(|error| refused(redb::StorageError::Io(error).into()))?;
+    atomic_file::create(path, make).map_err(|error| refused(redb::StorageError::Io(error).into()))?;
     builder.create(path).map_err(refused)
 }
 

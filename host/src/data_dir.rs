@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::state::catalogue::Record;
 
+use crate::atomic_file::{self, unfinished};
 use crate::host::{Error, check_name};
-use crate::whole::{self, unfinished};
 
 /// The catalogue.
 const CATALOGUE: &str = "catalog.redb";
@@ -22,11 +22,11 @@ const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapsh
 
 /// A data folder.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct DataDir {
     root: PathBuf,
 }
 
-impl Folder {
+impl DataDir {
     /// Makes the folder if it is missing, and refuses one that holds anything but a host's files. It changes nothing in a
     /// folder that is there, as another host may be using it: only who holds the catalogue may go on.
     pub fn claim(root: &Path) -> Result<Self, Error> {
@@ -282,7 +282,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn unfinished_in(folder: &Path) -> Vec<PathBuf> {
-    entries(folder).into_iter().filter(|path| whole::is_unfinished(path)).collect()
+    entries(folder).into_iter().filter(|path| atomic_file::is_unfinished(path)).collect()
 }
 
 fn sync(folder: &Path) -> std::io::Result<()> {
