@@ -9,6 +9,7 @@
 
 mod attribute;
 mod envelope;
+pub(crate) mod message;
 pub mod percent;
 mod subject;
 mod write;

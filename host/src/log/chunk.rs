@@ -23,8 +23,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::cloudevents::Recognition;
+use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::{Event, Header};
-use crate::source::cloudevents::{self, Message, Reading};
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
@@ -317,7 +317,7 @@ impl Cursor {
         let message = Message { sequence: record.sequence, time_ns: record.time_ns, subject, headers, data };
         // What stands in a log was called what it is when it was appended.
         let reading = Reading { recognition: Recognition::Headers, wants_headers: wanted == Headers::Wanted };
-        let mut event = cloudevents::into_event(message, reading);
+        let mut event = message::into_event(message, reading);
         if record.flags & FLAG_KIND != 0 {
             event.kind = self.text(bytes, &record.kind)?;
         }

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::chunk::{self, FLAG_HEADERS, FLAG_ID, FLAG_KIND, FLAG_STRUCTURED, ID_HEADER};
 use super::{Error, NewEvent, Options};
+use crate::cloudevents::message;
 use crate::event::Header;
-use crate::source::cloudevents;
 use crate::subject;
 
 /// Most events in one append.
@@ -111,7 +111,7 @@ impl Encoding {
         }
         if !headers.is_empty() {
             flags |= FLAG_HEADERS;
-            if cloudevents::is_announced(&headers) {
+            if message::is_announced(&headers) {
                 flags |= FLAG_STRUCTURED;
             }
             let mut part = Vec::new();
@@ -195,8 +195,8 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
 fn kind_of(event: &NewEvent, headers: &[Header]) -> Result<Option<ByteString>, String> {
     let kind = match &event.kind {
         Some(kind) => Some(ByteString::from(kind.as_str())),
-        None if cloudevents::is_announced(headers) => None,
-        None => cloudevents::kind_of_headers(headers),
+        None if message::is_announced(headers) => None,
+        None => message::kind_of_headers(headers),
     };
     let sound =
         |kind: &ByteString| !kind.is_empty() && kind.len() <= KIND_BYTES_MAX && !kind.chars().any(char::is_control);

@@ -5,7 +5,6 @@
 //! for ever, and stops with an error as soon as it can't prove that nothing was
 //! skipped. It never acknowledges anything: the checkpoint is ours.
 
-pub(crate) mod cloudevents;
 pub mod embedded;
 pub mod jetstream;
 mod status;

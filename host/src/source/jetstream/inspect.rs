@@ -13,7 +13,8 @@ use super::permissions::{self, Refused};
 use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
-use crate::source::{Error, Missing, cloudevents};
+use crate::cloudevents::message;
+use crate::source::{Error, Missing};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -223,7 +224,7 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
             continue;
         }
         count += 1;
-        match cloudevents::describe(rescue::message_of(&stored), settings.recognition) {
+        match message::describe(rescue::message_of(&stored), settings.recognition) {
             Ok(way) if ways.contains(&way) => {}
             Ok(way) => ways.push(way),
             Err(note) => found.warnings.push(format!(

@@ -14,8 +14,8 @@ use super::open::trouble;
 use super::rescue;
 use super::wire::{self, Api, Stored};
 use crate::cloudevents::Recognition;
+use crate::cloudevents::message::Reading;
 use crate::event::Event;
-use crate::source::cloudevents::Reading;
 use crate::source::{Page, Wanted};
 
 /// How long one look may take. A page ends earlier when this is over, with what it has.

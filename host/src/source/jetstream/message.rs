@@ -5,8 +5,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::headers;
+use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::Event;
-use crate::source::cloudevents::{self, Message, Reading};
 
 /// What the reply subject of a delivered message says about it.
 ///
@@ -110,7 +110,7 @@ pub(super) fn into_event(
     // A subject that is the only holder of its memory becomes a string without being copied.
     let subject = ByteString::from(subject.into_string());
     let message = Message { sequence: metadata.stream_sequence, time_ns: metadata.time_ns, subject, headers, data };
-    Some(cloudevents::into_event(message, reading))
+    Some(message::into_event(message, reading))
 }
 
 #[cfg(test)]

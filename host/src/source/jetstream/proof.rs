@@ -11,9 +11,9 @@ use super::open::{Failure, Standing, trouble};
 use super::rescue;
 use super::wire::{Api, Stored, StreamInfo};
 use crate::cloudevents::Recognition;
+use crate::cloudevents::message::Reading;
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::Error;
-use crate::source::cloudevents::Reading;
 
 /// Whether anything that was read before was found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::message::{self, Metadata, MetadataReader};
 use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::wire::{Api, RequestLimits};
-use crate::source::cloudevents::Reading;
+use crate::cloudevents::message::Reading;
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.

@@ -17,7 +17,7 @@ use super::session::Session;
 use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
-use crate::source::cloudevents::Reading;
+use crate::cloudevents::message::Reading;
 use crate::source::{self, Error, Passed, Request, StatusSender, doubt, tell};
 use crate::subject::Pattern;
 

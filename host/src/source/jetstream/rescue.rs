@@ -14,9 +14,9 @@ use super::headers::{self, Block};
 use super::link::Link;
 use super::open::{Failure, trouble};
 use super::wire::{self, Api, Stored};
+use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::Event;
 use crate::source::Error;
-use crate::source::cloudevents::{self, Message, Reading};
 
 /// Messages and bytes fetched in one go; if the next one is unreadable too, the connection is lost once more.
 const MESSAGES_MAX: usize = 256;
@@ -121,5 +121,5 @@ pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading)
     }
     let Stored { sequence, time_ns, subject, data, .. } = stored;
     let (subject, data) = (ByteString::from(subject.as_str()), data.clone());
-    cloudevents::into_event(Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }, reading)
+    message::into_event(Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }, reading)
 }

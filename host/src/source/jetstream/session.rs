@@ -29,8 +29,8 @@ use super::open::{Failure, Opened, check_readable, trouble};
 use super::proof;
 use super::pull::{Claim, Jump, Pull};
 use super::wire::{self, Api, StreamInfo};
+use crate::cloudevents::message::Reading;
 use crate::position::{EventMark, StreamIdentity};
-use crate::source::cloudevents::Reading;
 use crate::source::{Error, Missing};
 use crate::subject::SubjectSet;
 

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::cloudevents::{
+use super::{
     Data, Envelope, Error, Form, HEADER_PREFIX, HEADERS_ATTRIBUTE, KAFKA_PREFIX, Outlook, Recognition,
     SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, check_name, check_required, check_text, form, percent, recognise,
 };
