@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::scratch::{Aside, Scratch};
+use super::side_fold::{Aside, Scratch};
 use super::snapshots;
 use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::part::Ownership;
+use super::key_part::Ownership;
 use crate::state::{self, Direction, Key, Noted, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
 /// Most entries that are named to a person.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::crash_points;
 use super::cut_over::Turn;
-use super::steps;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
 use crate::host::{Error, Host, Role, blocking};
@@ -96,7 +96,7 @@ impl Host {
         let naming = self.inner.naming.read().await;
         let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
         blocking(move || inner.folder.store_module(&accepted.digest, &accepted.component)).await?;
-        steps::reached("deploy-module-stored");
+        crash_points::reached("deploy-module-stored");
         let number = generation.number;
         self.note_candidate(deployment, generation, "deploy").await?;
         drop(naming);
@@ -136,7 +136,7 @@ impl Host {
         }
         record.add(generation);
         self.commit(deployment, record, action, format!("generation {number}: {reason}")).await?;
-        steps::reached("deploy-recorded");
+        crash_points::reached("deploy-recorded");
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Host {
         self.wait_for_room(deployment, number).await?;
         self.prepare_file(deployment, number).await?;
         let runner = self.start_candidate(deployment, number).await?;
-        steps::reached("build-started");
+        crash_points::reached("build-started");
         Ok(runner)
     }
 
@@ -289,7 +289,7 @@ impl Host {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
-        steps::reached("build-ready");
+        crash_points::reached("build-ready");
         pause = RETRY_PAUSE.0;
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return };

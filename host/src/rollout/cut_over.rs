@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::align::{Aligned, align};
 use super::inherit::Held;
-use super::{compare, steps};
+use super::{compare, crash_points};
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
 use crate::host::{Error, Host, blocking};
@@ -146,7 +146,7 @@ impl Host {
         serving.enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(&record, record.active(), Ok(module));
         self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
-        steps::reached("hand-back-recorded");
+        crash_points::reached("hand-back-recorded");
         runner.take_over(program);
         drop(held);
         Ok(api::CutOver {
@@ -232,7 +232,7 @@ impl Host {
         } else {
             Some(self.meet(deployment, &serving, &runner, turn).await?)
         };
-        steps::reached("cut-over-held");
+        crash_points::reached("cut-over-held");
         let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
         let mut changed = after_turn(record, to, turn, position);
@@ -246,7 +246,7 @@ impl Host {
         self.flip(deployment, changed, &runner, &serving, turn, position).await?;
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
         drop(aligned);
-        steps::reached("cut-over-released");
+        crash_points::reached("cut-over-released");
         self.inner.metrics.cut_over(deployment.name(), turn.action(), Some(held));
         self.after_flip(deployment, &runner, &serving).await;
         let hold_ms = held.as_secs_f64() * 1e3;
@@ -343,7 +343,7 @@ impl Host {
         let detail = format!("generation {} at position {position}", record.active);
         let audit = crate::host::audit(turn.action(), deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
-        steps::reached("cut-over-recorded");
+        crash_points::reached("cut-over-recorded");
         runner.serves(true);
         deployment.flip(record, Arc::clone(runner));
         serving.serves(false);
@@ -363,7 +363,7 @@ impl Host {
             if let Err(error) = self.commit(deployment, record, "retire", detail).await {
                 tracing::error!(deployment = deployment.name(), %error, "could not retire a generation");
             }
-            steps::reached("retire-recorded");
+            crash_points::reached("retire-recorded");
         }
         self.end_unused(deployment).await;
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::steps;
+use super::crash_points;
 use crate::api::{DeploymentState, GenerationStatus};
 use crate::deployment::Deployment;
 use crate::host::{Error, Host};
@@ -88,7 +88,7 @@ impl Host {
         self.limit_previous(&mut record);
         self.store(accepted, &record, "inherit", &reason).await?;
         deployment.set_record(record);
-        steps::reached("inherit-recorded");
+        crash_points::reached("inherit-recorded");
         deployment.active().take_over(program);
         drop(held);
         self.watch_probation(deployment, number);
@@ -189,7 +189,7 @@ impl Host {
         record.active_mut().enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(&record, record.active(), module);
         self.commit(deployment, record, "put-back", reason).await?;
-        steps::reached("inherit-put-back");
+        crash_points::reached("inherit-put-back");
         let runner = deployment.active();
         runner.take_over(program);
         tracing::warn!(

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::steps;
+use super::crash_points;
 use crate::deployment::Deployment;
 use crate::host::{Error, Host, blocking};
 use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
@@ -64,11 +64,11 @@ impl Host {
                     return Err(state::Error::Refused("it was given up meanwhile".to_owned()));
                 }
                 let entries = migration.page(page).map_err(|error| state::Error::Refused(error.to_string()));
-                steps::reached("migrate-half");
+                crash_points::reached("migrate-half");
                 entries
             };
             state::map(&snapshot, &path, &options, MIGRATION_ENTRIES_MAX, &mut map)?;
-            steps::reached("migrate-made");
+            crash_points::reached("migrate-made");
             Ok(Some(position))
         })
         .await

@@ -11,20 +11,20 @@ mod as_of;
 mod belongings;
 mod build;
 mod compare;
+pub mod crash_points;
 mod cut_over;
-mod disk;
+mod disk_space;
 mod history;
 mod inherit;
+mod key_part;
 mod migrate;
-mod part;
-mod partial;
 mod plan;
 mod prune;
 mod queue;
-mod scratch;
+mod rebuild_part;
+mod side_fold;
 mod skips;
 mod snapshots;
-pub mod steps;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ pub(crate) use as_of::Pasts;
 pub use as_of::{AsOfError, Moment};
 pub use compare::check as check_gate;
 pub use cut_over::Demand;
-pub use part::Keys;
+pub use key_part::Keys;
 pub use queue::Queue;
 pub use skips::Wanted as WantedSkips;
 pub(crate) use snapshots::Snapshots;
@@ -384,9 +384,9 @@ impl Host {
         blocking(move || {
             inner.folder.store_module(&accepted.digest, &accepted.component)?;
             inner.folder.prepare_state(&record.name)?;
-            steps::reached("deploy-module-stored");
+            crash_points::reached("deploy-module-stored");
             inner.catalogue.put(&record, &audit)?;
-            steps::reached("deploy-recorded");
+            crash_points::reached("deploy-recorded");
             Ok(())
         })
         .await
@@ -505,7 +505,7 @@ impl Host {
         let all = self.inner.changing.lock().await;
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
         blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
-        steps::reached("delete-recorded");
+        crash_points::reached("delete-recorded");
         let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
         // A call of a guest may take as long as its deadline. Other deployments need not wait for that.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::steps;
+use super::crash_points;
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
 use crate::host::{Error, Host};
@@ -68,7 +68,7 @@ impl Host {
             generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
         }
         match self.commit(deployment, record, "retire", "rollout.keep_previous is over".to_owned()).await {
-            Ok(()) => steps::reached("retire-recorded"),
+            Ok(()) => crash_points::reached("retire-recorded"),
             Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
         }
         self.end_unused(deployment).await;
@@ -107,7 +107,7 @@ impl Host {
         if !dry_run && !gone.is_empty() {
             record.generations.retain(|generation| !gone.contains(&generation.number));
             self.commit(&deployment, record, "prune", format!("generations {gone:?}")).await?;
-            steps::reached("prune-recorded");
+            crash_points::reached("prune-recorded");
             self.end_unused(&deployment).await;
         }
         Ok(api::Pruned { generations: gone, bytes, dry_run })

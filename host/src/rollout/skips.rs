@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::steps;
+use super::crash_points;
 use crate::api::{self, SkipState};
 use crate::deployment::Deployment;
 use crate::event::Event;
@@ -168,7 +168,7 @@ impl Host {
         record.skips.sort_by_key(|skip| skip.sequence);
         let skips = record.skips();
         self.commit(deployment, record, "skip", detail.clone()).await?;
-        steps::reached("skip-recorded");
+        crash_points::reached("skip-recorded");
         tracing::warn!(deployment = deployment.name(), detail, "events are left out from now on");
         deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
         Ok(())

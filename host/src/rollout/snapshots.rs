@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::as_of::Moment;
-use super::disk::with_headroom;
+use super::disk_space::with_headroom;
 use crate::data_dir::create_private;
 use crate::deployment::Deployment;
 use crate::host::{Host, blocking};

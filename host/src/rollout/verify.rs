@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::align::align;
-use super::scratch::{Aside, Scratch};
+use super::side_fold::{Aside, Scratch};
 use super::{compare, cut_over, history, skips};
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;

@@ -3,7 +3,7 @@
 //! The thread opens the state, runs the pipeline, and waits for an operator when the pipeline can't go on. A runner
 //! knows nothing of its neighbours: which of several answers for a deployment is the business of `deployment.rs`.
 
-mod parts;
+mod options;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -27,7 +27,7 @@ use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Snapshot, Store};
 
-pub use parts::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
+pub use options::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
 use worker::Worker;
 
 /// For how long what was heard or seen last of a stream counts as known.

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::parts::{LoadError, Program};
+use super::options::{LoadError, Program};
 use crate::api::{DeploymentState, SourceState};
 use crate::caches;
 use crate::module::{Identity, Module};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::align::align;
 use super::belongings::{self, Ahead};
-use super::part::{KeyPart, Keys, Ownership};
-use super::scratch::{Aside, Scratch};
-use super::{cut_over, steps};
+use super::key_part::{KeyPart, Keys, Ownership};
+use super::side_fold::{Aside, Scratch};
+use super::{crash_points, cut_over};
 use crate::api;
 use crate::deployment::Deployment;
 use crate::event::Payload;
@@ -107,7 +107,7 @@ impl Host {
             serving.patch(patch).await.map_err(Error::Conflict)?;
         }
         drop(aligned);
-        steps::reached("partial-applied");
+        crash_points::reached("partial-applied");
         self.note_repair(deployment, "rebuild-part", detail).await?;
         Ok(api::PartialRebuild {
             selection,
