@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::caches::{Caches, Share};
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::host::Error;
 use crate::log::{self, Opening};
+use crate::memory::caches::{Caches, Share};
 use crate::source::Source;
 use crate::source::embedded::Embedded;
 use crate::source::jetstream::JetStream;

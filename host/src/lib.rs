@@ -10,7 +10,6 @@ pub mod api;
 pub mod assembly;
 pub mod atomic_file;
 pub mod batch;
-pub mod caches;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use foldstream::api::Start;
 use foldstream::batch::Limits;
+use foldstream::memory::memtables::Budget;
 use foldstream::metrics::Metrics;
 use foldstream::module::{self, Engine, Identity, Module};
-use foldstream::pipeline::{Budget, Desired, MakeFold, Pace, Pipeline, Settings};
+use foldstream::pipeline::{Desired, MakeFold, Pace, Pipeline, Settings};
 use foldstream::progress::Progress;
 use foldstream::source::{Request, Source, initial_status};
 use foldstream::state::{self, Store};

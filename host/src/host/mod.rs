@@ -27,15 +27,16 @@ use self::loader::Loader;
 use crate::actor;
 use crate::api::{self, DeploymentState};
 use crate::assembly;
-use crate::caches::Caches;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
 use crate::log::Log;
+use crate::memory::caches::Caches;
+use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine, Module};
-use crate::pipeline::{Budget, Ceiling, Settings, Throttle, WhenFull};
+use crate::pipeline::{Ceiling, Settings, Throttle, WhenFull};
 use crate::rollout::{Pasts, Queue, Snapshots};
 use crate::room::Room;
 use crate::runner::{Parts, Program, Runner};
@@ -156,7 +157,7 @@ pub(crate) struct Inner {
     pub(crate) sources: BTreeMap<String, Source>,
     pub(crate) caches: Caches,
     /// Of the logs, which stay open as long as the host lives.
-    _log_caches: Vec<crate::caches::Share>,
+    _log_caches: Vec<crate::memory::caches::Share>,
     pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
     /// One change of the set of deployments at a time; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,

@@ -5,29 +5,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Input;
+use crate::memory::read_ahead::{ReadAhead, UNIT};
 
 /// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
 /// enough to bound memory to about this many times the largest batch.
 const QUEUE: usize = 3;
-/// Unit in which the memory is counted, in bytes.
-const UNIT: u64 = 1 << 10;
-
-/// Memory for batches that are read ahead, of all pipelines of a host.
-#[derive(Clone, Debug)]
-pub(super) struct ReadAhead {
-    units: Arc<Semaphore>,
-    total: u32,
-}
 
 impl ReadAhead {
-    pub(super) fn new(bytes: u64) -> Self {
-        let total = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
-        Self { units: Arc::new(Semaphore::new((total as usize).min(Semaphore::MAX_PERMITS))), total }
-    }
-
     /// The queue of one pipeline.
     pub(super) fn queue(&self) -> (Outbox, Inbox) {
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -8,7 +8,6 @@
 
 mod ahead;
 mod applier;
-mod budget;
 mod fold;
 mod growth;
 mod pace;
@@ -28,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
+use crate::memory::memtables::Share;
 use crate::metrics::DeploymentMetrics;
 use crate::progress::Progress;
 use crate::room::Use;
@@ -37,8 +37,6 @@ use crate::state::{self, Store, Writer};
 
 use ahead::{Inbox, Outbox};
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
-pub use budget::Budget;
-use budget::Share;
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
 pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};

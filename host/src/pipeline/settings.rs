@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Budget;
 use crate::batch::Limits;
+use crate::memory::memtables::Budget;
 use crate::room::Room;
 use crate::state;
 

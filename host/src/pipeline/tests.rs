@@ -13,6 +13,7 @@ use crate::api::{DeploymentState, Start};
 use crate::batch::Limits;
 use crate::event::{Event, Payload};
 use crate::log::{Expectation, Log, NewEvent, Options};
+use crate::memory::memtables::Budget;
 use crate::module::{self, ApplyError};
 use crate::source::embedded::Embedded;
 use crate::state::{Direction, Scan, Selection};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::api::Start;
-use crate::caches;
+use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Fold, Settings, Throttle};

@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::api::Start;
 use crate::batch::Limits;
-use crate::caches::Caches;
+use crate::memory::caches::Caches;
+use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
-use crate::pipeline::Budget;
 use crate::pipeline::Settings;
 use crate::position::{Checkpoint, StreamIdentity};
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::options::{LoadError, Program};
 use crate::api::{DeploymentState, SourceState};
-use crate::caches;
+use crate::memory::caches;
 use crate::module::{Identity, Module};
 use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
 use crate::room::Use;

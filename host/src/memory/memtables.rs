@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::ahead::ReadAhead;
+use super::read_ahead::ReadAhead;
 
 /// What has to be freed before the allocator is asked to give it back, in bytes.
 const MUCH: u64 = 16 << 20;
@@ -56,20 +56,20 @@ impl Budget {
         true
     }
 
-    pub(super) fn read_ahead(&self) -> &ReadAhead {
+    pub(crate) fn read_ahead(&self) -> &ReadAhead {
         &self.read_ahead
     }
 }
 
 /// One pipeline's part of the budget; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     budget: Arc<Budget>,
     held: u64,
 }
 
 impl Share {
-    pub(super) fn of(budget: &Arc<Budget>) -> Self {
+    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
         budget.shares.fetch_add(1, Ordering::Relaxed);
         Self { budget: Arc::clone(budget), held: 0 }
     }
@@ -77,12 +77,12 @@ impl Share {
     /// Whether the budget is exceeded, and so many bytes are enough of it that their holder has to give them back. Some
     /// pipeline always holds as much; half a fair part is asked for, so that those who go on give way before those who
     /// are idle, and hold more, are waited for.
-    pub(super) fn must_yield(&self, bytes: u64) -> bool {
+    pub(crate) fn must_yield(&self, bytes: u64) -> bool {
         let Budget { used, limit, shares, .. } = &*self.budget;
         used.load(Ordering::Relaxed) > *limit && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
     }
 
-    pub(super) fn set(&mut self, bytes: u64) {
+    pub(crate) fn set(&mut self, bytes: u64) {
         self.budget.freed.fetch_add(self.held.saturating_sub(bytes), Ordering::Relaxed);
         self.budget.used.fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
         self.held = bytes;

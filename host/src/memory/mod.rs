@@ -5,6 +5,10 @@
 //! code. What takes little is let in where what takes much is not, so that a greedy module cannot keep its neighbours from
 //! applying; and queries never take more than half.
 
+pub mod caches;
+pub mod memtables;
+pub(crate) mod read_ahead;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
