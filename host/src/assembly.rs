@@ -49,11 +49,21 @@ pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Ope
         }
     }
     let until = Instant::now() + OPEN_WAIT;
+    let mut failed = None;
+    let mut can_read = !sources.is_empty();
     for (name, opening, on_missing) in logs {
-        opening.wait(until)?;
+        match opening.wait(until) {
+            Ok(()) => can_read = true,
+            Err(error) => failed = Some(error),
+        }
         sources.insert(name.clone(), Source::Embedded(Embedded::over(opening).on_missing(on_missing)));
     }
-    Ok((sources, shares))
+    // One log that is damaged does not stop the sources next to it. If there is no other source, the host could do
+    // nothing, so its start fails where an operator sees it.
+    match failed.filter(|_| !can_read) {
+        Some(error) => Err(error.into()),
+        None => Ok((sources, shares)),
+    }
 }
 
 /// A JetStream source from its settings; reads the files that they name.

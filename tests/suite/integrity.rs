@@ -6,6 +6,8 @@ use std::path::Path;
 
 use foldstream::api::{self, DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
+use foldstream_tests::guests;
+use foldstream_tests::host::Host;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
 use serde_json::Value;
 
@@ -92,6 +94,32 @@ async fn a_damaged_log_is_named_at_the_start_with_what_to_do() {
     assert!(!stage.host.try_restart().await, "events would be lost in silence");
     let told = stage.host.output();
     assert!(told.contains("events.redb") && told.contains("is damaged") && told.contains("backup"), "{told}");
+}
+
+#[tokio::test]
+async fn a_damaged_log_leaves_the_sources_next_to_it_alone() {
+    let config = "[sources.one]\nkind = \"embedded\"\n[sources.two]\nkind = \"embedded\"\n";
+    let mut host = Host::start_with(config).await;
+    let event = r#"{"subject":"orders.7.placed","data":{"order":"o-1","amount":100}}"#;
+    for source in ["one", "two"] {
+        let events = format!("/v1/events?source={source}");
+        host.client().post(&events, "application/x-ndjson", event).await.expect(200);
+        host.client().deploy_with(source, &guests::module("ledger"), &format!("&source={source}")).await;
+        host.client().reached(source, 1).await;
+    }
+    host.stop();
+    std::fs::write(host.data_dir().join("log/two.redb"), b"no log at all").expect("the host is down");
+    assert!(host.try_restart().await, "{}", host.output());
+    host.client().post("/v1/events?source=one", "application/x-ndjson", event).await.expect(200);
+    host.client().reached("one", 2).await;
+    let refused = host.client().post("/v1/events?source=two", "application/x-ndjson", event).await;
+    let detail = refused.problem(503, "not-ready").detail;
+    assert!(detail.contains("two.redb") && detail.contains("tried again"), "{detail}");
+    let shown = host.client().show("two").await;
+    assert_eq!((shown.state, shown.position), (DeploymentState::Disconnected, 1), "{shown:?}");
+    host.client().entry("two", "head").await.expect(200);
+    let output = cli::on(&host, &["doctor"]).expect(1);
+    assert!(output.stdout.contains("two.redb"), "{output:?}");
 }
 
 #[tokio::test]
