@@ -37,3 +37,15 @@ pub fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T {
         None => work(),
     }
 }
+
+/// Runs blocking work off the runtime's threads, for the same actor.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let actor = current();
+    match tokio::task::spawn_blocking(move || sync_scope(actor, work)).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

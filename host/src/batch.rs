@@ -4,7 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::position::{EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EventMark, StreamIdentity};
+
+/// Most ranges of messages passed over that a checkpoint remembers; each costs some 20 bytes in every commit.
+const PASSED_OVER_MAX: usize = 1_000;
 
 /// Events in order, with the position that the state has once they are applied.
 ///
@@ -62,6 +65,25 @@ impl Batch {
         self.passed_over.iter().copied().filter(move |sequence| (after + 1..=through).contains(sequence))
     }
 
+    /// The checkpoint after a part of this batch that ends at `through`, whose last event is `last`.
+    pub fn checkpoint(&self, before: Option<&Checkpoint>, last: Option<&Event>, through: u64) -> Checkpoint {
+        let last_event = last.map(EventMark::of).or_else(|| before.and_then(|before| before.last_event.clone()));
+        let earlier = before.and_then(|before| before.last_seen.as_ref());
+        let seen = self.last_seen.as_ref().filter(|seen| seen.sequence <= through).or(earlier);
+        let applied = last_event.as_ref().map_or(0, |event| event.sequence);
+        let begins_after = before.map_or(Some(self.after), |before| before.begins_after);
+        let passed = before.map_or(self.after, |before| before.position);
+        Checkpoint {
+            position: through,
+            stream: (*self.stream).clone(),
+            last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
+            last_event,
+            begins_after,
+            missing: before.map_or(0, |before| before.missing) + self.missing_between(passed, through),
+            passed_over: passed_over(before, self.passed_over_between(passed, through)),
+        }
+    }
+
     /// What follows the first part of this batch, which ends at `through` and keeps its events.
     fn rest(&mut self, events: Vec<Event>, through: u64) -> Batch {
         let later = Batch {
@@ -97,6 +119,19 @@ impl Batch {
     }
 }
 
+/// What was passed over before, and what was now.
+fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut ranges = before.map_or_else(Vec::new, |before| before.passed_over.clone());
+    for sequence in now {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == sequence => *last = sequence,
+            _ => ranges.push((sequence, sequence)),
+        }
+    }
+    ranges.drain(..ranges.len().saturating_sub(PASSED_OVER_MAX));
+    ranges
+}
+
 /// What of a range lies within two bounds, both included.
 fn clamp(range: &RangeInclusive<u64>, from: u64, to: u64) -> Option<RangeInclusive<u64>> {
     let within = *range.start().max(&from)..=*range.end().min(&to);
@@ -124,7 +159,6 @@ impl Default for Limits {
 mod tests {
     use super::*;
     use crate::event::Payload;
-    use crate::position::Checkpoint;
 
     fn event(sequence: u64) -> Event {
         Event {
@@ -158,8 +192,8 @@ mod tests {
             let mut first = batch();
             let second = first.split_behind(cut);
             assert_eq!((first.after, first.through, second.after, second.through), (1, cut, cut, 12));
-            let one = Checkpoint::after(None, &first, first.events.last(), first.through);
-            let two = Checkpoint::after(Some(&one), &second, second.events.last(), second.through);
+            let one = first.checkpoint(None, first.events.last(), first.through);
+            let two = second.checkpoint(Some(&one), second.events.last(), second.through);
             assert_eq!((two.position, two.missing, two.begins_after), (12, 5, Some(1)), "cut at {cut}");
             assert_eq!(two.passed_over, [(10, 11)], "cut at {cut}");
             assert_eq!(two.last_event.as_ref().map(|mark| mark.sequence), Some(8));
@@ -185,7 +219,7 @@ mod tests {
         rest.last_seen = None;
         whole.last_seen = Some(EventMark::of(&event(6)));
         whole.append(rest);
-        let checkpoint = Checkpoint::after(None, &whole, whole.events.last(), 12);
+        let checkpoint = whole.checkpoint(None, whole.events.last(), 12);
         assert_eq!((checkpoint.last_seen, checkpoint.missing), (None, 5), "an event was applied after it");
     }
 }

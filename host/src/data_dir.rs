@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::state::catalogue::Record;
 
 use crate::atomic_file::{self, unfinished};
-use crate::host::{Error, check_name};
+use crate::names;
 
 /// The catalogue.
 const CATALOGUE: &str = "catalog.redb";
@@ -19,6 +19,27 @@ const CATALOGUE: &str = "catalog.redb";
 const MODULE_UNFINISHED: &str = ".foldstream-module-";
 /// The folders in a data folder.
 const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapshots"];
+
+/// Why the data folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is in use, can't be written, or holds what is not ours.
+    #[error("data folder {folder}: {message}")]
+    Unusable {
+        /// The folder.
+        folder: String,
+        /// What is wrong, and what to do next.
+        message: String,
+    },
+    /// Its disk, a quota or a limit of the process is exhausted.
+    #[error("the data folder {folder} takes no more: {error}; free some space and try again")]
+    NoRoom {
+        /// The folder.
+        folder: String,
+        /// What the system said.
+        error: String,
+    },
+}
 
 /// A data folder.
 #[derive(Clone, Debug)]
@@ -42,7 +63,7 @@ impl DataDir {
                     "it has {name} in it but no {CATALOGUE}, so it may be no data folder of foldstream; choose an empty or \
                      new folder with --data (data_dir), or restore {CATALOGUE} from a backup if it was lost"
                 );
-                Err(Error::DataFolder { folder: root.display().to_string(), message })
+                Err(Error::Unusable { folder: root.display().to_string(), message })
             }
         }
     }
@@ -89,7 +110,7 @@ impl DataDir {
     /// The folders in a part that have the name of a deployment. A link leads to somewhere else and is left alone.
     fn of_deployments(&self, part: &str) -> Vec<PathBuf> {
         let mut folders = entries(&self.root.join(part));
-        folders.retain(|path| is_ours(path, |name| check_name(name).is_ok()));
+        folders.retain(|path| is_ours(path, |name| names::check(name).is_ok()));
         folders.retain(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()));
         folders
     }
@@ -102,13 +123,10 @@ impl DataDir {
     fn refused(&self, error: &std::io::Error) -> Error {
         // The folder is as it should be: the disk, a quota or a limit of the process has no room.
         if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
-            let folder = self.root.display();
-            return Error::NoRoom(format!(
-                "the data folder {folder} takes no more: {error}; free some space and try again"
-            ));
+            return Error::NoRoom { folder: self.root.display().to_string(), error: error.to_string() };
         }
         let message = format!("{error}; make it writable, free some space, or choose another with --data (data_dir)");
-        Error::DataFolder { folder: self.root.display().to_string(), message }
+        Error::Unusable { folder: self.root.display().to_string(), message }
     }
 
     /// The catalogue.

@@ -7,8 +7,8 @@
 
 pub mod actor;
 pub mod api;
-pub mod assembly;
 pub mod atomic_file;
+pub mod audit;
 pub mod batch;
 pub mod cli;
 pub mod cloudevents;
@@ -22,8 +22,10 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod module;
+pub mod names;
 pub mod pipeline;
 pub mod position;
+pub mod preflight;
 pub mod progress;
 pub mod rollout;
 pub mod room;

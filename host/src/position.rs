@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::batch::Batch;
 use crate::event::Event;
 
 /// What a stream is called and when it was made. Both are hints: servers move the creation time of a healthy stream, and
@@ -73,9 +72,6 @@ pub struct Checkpoint {
     pub passed_over: Vec<(u64, u64)>,
 }
 
-/// Most ranges of them that are remembered; each costs some 20 bytes in every commit.
-const PASSED_OVER_MAX: usize = 1_000;
-
 impl Checkpoint {
     /// A position in a stream, with nothing to prove it by.
     pub fn at(position: u64, stream: StreamIdentity) -> Self {
@@ -103,36 +99,4 @@ impl Checkpoint {
         }
         self.marks().any(|one| other.marks().any(|another| one == another))
     }
-
-    /// The checkpoint after a part of a batch that ends at `through`, whose last event is `last`.
-    pub fn after(before: Option<&Self>, batch: &Batch, last: Option<&Event>, through: u64) -> Self {
-        let last_event = last.map(EventMark::of).or_else(|| before.and_then(|before| before.last_event.clone()));
-        let earlier = before.and_then(|before| before.last_seen.as_ref());
-        let seen = batch.last_seen.as_ref().filter(|seen| seen.sequence <= through).or(earlier);
-        let applied = last_event.as_ref().map_or(0, |event| event.sequence);
-        let begins_after = before.map_or(Some(batch.after), |before| before.begins_after);
-        let passed = before.map_or(batch.after, |before| before.position);
-        Self {
-            position: through,
-            stream: (*batch.stream).clone(),
-            last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
-            last_event,
-            begins_after,
-            missing: before.map_or(0, |before| before.missing) + batch.missing_between(passed, through),
-            passed_over: passed_over(before, batch.passed_over_between(passed, through)),
-        }
-    }
-}
-
-/// What was passed over before, and what was now.
-fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
-    let mut ranges = before.map_or_else(Vec::new, |before| before.passed_over.clone());
-    for sequence in now {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == sequence => *last = sequence,
-            _ => ranges.push((sequence, sequence)),
-        }
-    }
-    ranges.drain(..ranges.len().saturating_sub(PASSED_OVER_MAX));
-    ranges
 }

@@ -23,11 +23,9 @@ pub enum Use {
 /// There is too little room.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk of {folder} has {free} bytes free, of which {floor} are left to others; free some space: it continues by itself then",
-    folder = folder.display()
+    "the disk of the data folder has {free} bytes free, of which {floor} are left to others; free some space: it continues by itself then"
 )]
 pub struct Shortage {
-    folder: PathBuf,
     free: u64,
     floor: u64,
 }
@@ -72,7 +70,7 @@ impl Room {
         if free >= floor.saturating_add(bytes) {
             return Ok(());
         }
-        Err(Shortage { folder: self.folder.clone(), free, floor: floor.saturating_add(bytes) })
+        Err(Shortage { free, floor: floor.saturating_add(bytes) })
     }
 }
 

@@ -262,7 +262,7 @@ fn certificate_that_has_ended_is_an_error_of_the_configuration() {
         std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
         let serve = Serve { tls_cert: Some(cert.clone()), tls_key: Some(key.clone()), ..Serve::default() };
         let config = Config { data_dir: folder.path().join("data"), ..config(&folder, serve) };
-        config.problems().iter().map(ToString::to_string).collect()
+        foldstream::preflight::problems(&config).iter().map(ToString::to_string).collect()
     };
     let [ended] = &said(2020)[..] else { panic!("one finding") };
     assert!(ended.contains("ended at 2020-01-01") && ended.contains("renew"), "{ended}");

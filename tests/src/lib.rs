@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod dependencies;
 pub mod fuzz;
 pub mod guests;
 pub mod host;

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
-use crate::serve::Validity;
 
 /// Shortest token that is not worth a warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -24,8 +23,6 @@ const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
 const NAME_BYTES_MAX: usize = 63;
 
-/// A certificate that ends sooner is worth a warning.
-const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_hours(14 * 24);
 /// Permission of users who are neither the owner nor in the group, to read.
 const OTHERS_READ: u32 = 0o004;
 /// The same, to write.
@@ -74,11 +71,6 @@ impl Findings {
     #[cfg(test)]
     pub(super) fn concerns(&self, key: &str) -> bool {
         self.0.iter().any(|found| found.key == key)
-    }
-
-    /// Whether a key that begins with this has an error.
-    fn concern(&self, beginning: &str) -> bool {
-        self.0.iter().any(|found| found.severity == Severity::Error && found.key.starts_with(beginning))
     }
 
     fn file(&mut self, key: &str, path: Option<&Path>) {
@@ -154,7 +146,6 @@ impl Config {
         for (name, source) in &self.sources {
             check_source(&mut findings, name, source);
         }
-        self.check_by_making(&mut findings);
         findings.positive("limits.deployments", self.limits.deployments == 0);
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
@@ -163,30 +154,6 @@ impl Config {
             );
         }
         findings.0
-    }
-
-    /// Makes what a host makes of the settings before it serves: files have to hold what they are named for. What has a
-    /// finding already would only fail once more.
-    fn check_by_making(&self, findings: &mut Findings) {
-        if !findings.concern("serve.t") {
-            match crate::serve::check_secrets(&self.serve) {
-                Err(error @ crate::serve::Error::Tls(_)) => findings.error("serve.tls_cert", error.to_string()),
-                Err(error @ crate::serve::Error::TokensFile(_)) => {
-                    findings.error("serve.tokens_file", error.to_string());
-                }
-                Err(error) => findings.error("serve.token_file", error.to_string()),
-                Ok(()) => check_certificate(findings, &self.serve),
-            }
-        }
-        for (name, source) in &self.sources {
-            let key = format!("sources.{name}");
-            if let Source::Jetstream(settings) = source
-                && !findings.concern(&format!("{key}."))
-                && let Err(error) = crate::assembly::jetstream(name, settings)
-            {
-                findings.error(key, error.to_string());
-            }
-        }
     }
 
     fn check_modules(&self, findings: &mut Findings) {
@@ -341,23 +308,6 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     }
     check_names(findings, serve);
     check_exposure(findings, serve);
-}
-
-/// A certificate that has ended is one that every client refuses.
-fn check_certificate(findings: &mut Findings, serve: &Serve) {
-    let Some(cert) = &serve.tls_cert else { return };
-    let Ok(Validity { begin, end }) = crate::serve::certificate_validity(cert) else { return };
-    let now = jiff::Timestamp::now();
-    let left = end.duration_since(now);
-    let key = "serve.tls_cert";
-    if left.is_negative() {
-        findings.error(key, format!("the certificate in {} ended at {end}; renew it", cert.display()));
-    } else if begin > now {
-        findings.error(key, format!("the certificate in {} begins at {begin}, which is not yet", cert.display()));
-    } else if left < CERTIFICATE_LEFT_MIN {
-        let days = left.as_hours() / 24;
-        findings.warning(key, format!("the certificate in {} ends in {days} days, at {end}; renew it", cert.display()));
-    }
 }
 
 /// Names that are compared with headers of requests have to be written as those are.

@@ -431,25 +431,6 @@ fn exposure_needs_tls_and_a_token_or_consent() {
     let problems = config.problems();
     assert!(problems.iter().all(|problem| problem.severity == Severity::Warning), "{problems:?}");
     assert_eq!(problems.len(), 1);
-
-    let tls = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tls");
-    let private = tempfile::tempdir().expect("a temporary folder");
-    let copied = |name: &str| {
-        let copy = private.path().join(name);
-        std::fs::copy(format!("{tls}/{name}"), &copy).expect("copies");
-        std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("changes");
-        copy.display().to_string()
-    };
-    let key = copied("server.key");
-    let with = |cert: &str, key: &str| {
-        findings(&format!("{open}token = \"0123456789abcdef\"\ntls_cert = \"{cert}\"\ntls_key = \"{key}\"\n"))
-    };
-    assert_eq!(with(&format!("{tls}/server.pem"), &key), Vec::<String>::new());
-    let empty = tempfile::NamedTempFile::new().expect("a temporary file");
-    let [said] = &with(&empty.path().display().to_string(), &key)[..] else { panic!("one") };
-    assert!(said.starts_with("serve.tls_cert: ") && said.contains("there is no certificate in it"), "{said}");
-    let [said] = &with(&format!("{tls}/server.pem"), &copied("client.key"))[..] else { panic!("one") };
-    assert!(said.contains("certificate and key do not fit"), "{said}");
 }
 
 #[test]

@@ -10,11 +10,12 @@
 //!
 //! How generations come, take over and go is the business of `rollout/`.
 
-mod chores;
 mod contact;
-mod loader;
+mod retention;
+pub(crate) mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +24,8 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use self::contact::{Contacts, Sight};
-use self::loader::Loader;
-use crate::actor;
+use crate::actor::blocking;
 use crate::api::{self, DeploymentState};
-use crate::assembly;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::deployment::Deployment;
@@ -36,8 +35,10 @@ use crate::memory::memtables::Budget;
 use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine, Module};
+use crate::names;
 use crate::pipeline::{Ceiling, Settings, Throttle, WhenFull};
-use crate::rollout::{Pasts, Queue, Snapshots};
+pub use crate::rollout::Error;
+use crate::rollout::{Loader, Pasts, Queue, Rollouts, Shared, Snapshots};
 use crate::room::Room;
 use crate::runner::{Parts, Program, Runner};
 use crate::source::Source;
@@ -52,62 +53,6 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 const HEADS_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the host looks whether its sources are read.
 const CONTACTS_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Why the host refused or failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No deployment of that name.
-    #[error("there is no deployment {0}; `foldstream list` shows those there are")]
-    NotFound(String),
-    /// Something else is not there.
-    #[error("{0}")]
-    Missing(String),
-    /// A name is unusable.
-    #[error("name `{0}` is refused: use 1 to 63 lower-case letters, digits and hyphens, a letter first")]
-    Name(String),
-    /// No source of that name, or several to choose from.
-    #[error("{0}")]
-    Source(String),
-    /// The module was refused.
-    #[error(transparent)]
-    Module(#[from] module::Error),
-    /// A state file or the catalogue failed.
-    #[error(transparent)]
-    State(#[from] state::Error),
-    /// The embedded log failed.
-    #[error(transparent)]
-    Log(#[from] crate::log::Error),
-    /// The data folder is in use or unusable.
-    #[error("data folder {folder}: {message}")]
-    DataFolder {
-        /// The folder.
-        folder: String,
-        /// What is wrong, and what to do next.
-        message: String,
-    },
-    /// Too many deployments.
-    #[error("{0} deployments are the limit of this host; delete some, or raise limits.deployments")]
-    TooMany(usize),
-    /// What was asked for does not fit what there is now.
-    #[error("{0}")]
-    Conflict(String),
-    /// The request contradicts itself or the module.
-    #[error("{0}")]
-    Refused(String),
-    /// There is no room on disk.
-    #[error("{0}")]
-    NoRoom(String),
-    /// The host is stopping.
-    #[error("the host is stopping")]
-    Stopping,
-}
-
-impl Error {
-    /// Whether another host has the data folder.
-    pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::State(state::Error::InUse(_)))
-    }
-}
 
 /// Whether the host is well.
 #[derive(Clone, Debug)]
@@ -127,67 +72,24 @@ pub struct Health {
 /// The host. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    pub(crate) inner: Arc<Inner>,
+    inner: Arc<Inner>,
 }
 
-/// A module, or why it can't be loaded.
-pub(crate) type LoadedOrNot = Result<Arc<Module>, String>;
-
-/// What a runner is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// To answer reads.
-    Serve {
-        /// The position that it may have shown before; none where only the state or the end of the stream can tell.
-        catches_up_to: Option<u64>,
-    },
-    /// To follow, so that it can serve again.
-    Follow,
-    /// To build a state as fast as it may.
-    Build,
-}
-
+/// What the host has beyond what its rollouts share with it.
 #[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) config: Arc<Config>,
-    pub(crate) folder: DataDir,
-    pub(crate) engine: Engine,
-    loader: Arc<Loader>,
-    pub(crate) catalogue: Arc<Catalogue>,
-    pub(crate) sources: BTreeMap<String, Source>,
-    pub(crate) caches: Caches,
-    /// Of the logs, which stay open as long as the host lives.
+struct Inner {
+    shared: Arc<Shared>,
+    /// Keeps the logs' shares of the caches reserved; logs stay open as long as the host lives.
     _log_caches: Vec<crate::memory::caches::Share>,
-    pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
-    /// One change of the set of deployments at a time; reads don't wait for it.
-    pub(crate) changing: tokio::sync::Mutex<()>,
-    /// Names of deployments that were deleted and whose runners have not ended yet: none of them can be created before.
-    pub(crate) ending: tokio::sync::watch::Sender<BTreeSet<String>>,
-    /// Held while a file exists that no record names yet; whoever removes what no record names waits for it.
-    pub(crate) naming: tokio::sync::RwLock<()>,
-    pub(crate) metrics: Metrics,
-    pub(crate) rebuilds: Queue,
-    pub(crate) pasts: Pasts,
-    pub(crate) snapshots: Snapshots,
-    /// What is being done of what comes due with time: its kind, and the deployment or source.
-    pub(crate) chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     contacts: Contacts,
-    budget: Arc<Budget>,
-    /// What is taken of it when it is needed.
-    pub(crate) memory: Memory,
     started_at: jiff::Timestamp,
-    stopping: AtomicBool,
 }
 
-/// Runs blocking work off the runtime's threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let actor = actor::current();
-    match tokio::task::spawn_blocking(move || actor::sync_scope(actor, work)).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
+impl Deref for Inner {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
     }
 }
 
@@ -196,7 +98,7 @@ impl Host {
     pub async fn start(config: Arc<Config>) -> Result<Self, Error> {
         let inner = blocking(move || Inner::open(config)).await?;
         let host = Self { inner: Arc::new(inner) };
-        host.resume_deployments().await?;
+        host.rollouts().resume_deployments().await?;
         host.keep_house();
         Ok(host)
     }
@@ -206,8 +108,8 @@ impl Host {
         self.every(HOUSEKEEPING_INTERVAL, async |host: Self| {
             // Each only begins what is due: nothing waits for anything else.
             host.enforce_retention();
-            host.retire_previous();
-            host.make_snapshots();
+            host.rollouts().retire_previous();
+            host.rollouts().make_snapshots();
             host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
             if host.inner.budget.has_calmed_down() {
                 blocking(memory::give_back).await;
@@ -302,14 +204,14 @@ impl Host {
         self.inner.metrics.page(&deployments, &sources, &Usage::of(self.inner.folder.root()))
     }
 
-    /// All deployments, by name.
-    pub fn deployments(&self) -> Vec<Arc<Deployment>> {
-        self.inner.deployments.read().values().cloned().collect()
+    /// The deployments of this host, and what changes them.
+    pub fn rollouts(&self) -> Rollouts {
+        Rollouts { inner: Arc::clone(&self.inner.shared) }
     }
 
-    /// One deployment.
-    pub fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
-        self.inner.deployments.read().get(name).cloned().ok_or_else(|| Error::NotFound(name.to_owned()))
+    /// All deployments, by name.
+    pub fn deployments(&self) -> Vec<Arc<Deployment>> {
+        self.rollouts().deployments()
     }
 
     /// All sources, asked just now.
@@ -410,11 +312,6 @@ impl Host {
         Ok(entries.into_iter().map(told).collect())
     }
 
-    /// Whether the host is going down.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.inner.stopping.load(Ordering::Acquire)
-    }
-
     /// Asks all runners there are to stop.
     fn ask_all_to_stop(&self) -> Vec<Arc<Runner>> {
         let deployments = self.deployments();
@@ -454,16 +351,15 @@ impl Inner {
         let memory = Memory::new(shares.modules);
         let engine = Engine::new(config.module_options(folder.cache(), checker, &memory))?;
         let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
-        let caches = Caches::new(shares.caches, files + assembly::logs(&config));
-        let (sources, log_caches) = assembly::sources(&config, &folder, &caches)?;
-        Ok(Self {
+        let caches = Caches::new(shares.caches, files + sources::logs(&config));
+        let (sources, log_caches) = sources::sources(&config, &folder, &caches)?;
+        let shared = Shared {
             loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
             folder,
             engine,
             catalogue,
             sources,
             caches,
-            _log_caches: log_caches,
             deployments: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             ending: tokio::sync::watch::Sender::default(),
@@ -473,132 +369,16 @@ impl Inner {
             pasts: Pasts::default(),
             snapshots: Snapshots::default(),
             chores: parking_lot::Mutex::default(),
-            contacts: Contacts::default(),
             budget: Arc::new(Budget::of(shares.memtables, shares.read_ahead)),
             memory,
-            started_at: jiff::Timestamp::now(),
             stopping: AtomicBool::new(false),
             config,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            _log_caches: log_caches,
+            contacts: Contacts::default(),
+            started_at: jiff::Timestamp::now(),
         })
     }
-
-    /// The module of a digest, loaded from the data folder.
-    pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, String> {
-        self.loader.load(digest).map_err(|error| error.message)
-    }
-
-    /// What a runner of a generation is made of.
-    pub(crate) fn parts(&self, record: &Record, generation: &Generation, module: LoadedOrNot, role: Role) -> Parts {
-        let name = record.name.as_str();
-        let (pipeline, state) = (&self.config.pipeline, &self.config.state);
-        let (memtable_bytes, throttle) = match role {
-            Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
-            Role::Build => (self.config.rollout.memtable_bytes.max(state.memtable_bytes), throttle(&generation.build)),
-        };
-        let path = self.folder.state(name, generation.state_file);
-        let cache = self.caches.share(u64::MAX);
-        let state_options = self.config.state_options(cache.bytes(), &self.memory);
-        Parts {
-            deployment: name.to_owned(),
-            program: self.program(record, generation, module),
-            path: path.clone(),
-            state: state_options,
-            cache,
-            settings: Settings {
-                batch: self.config.batch_limits(),
-                attempts: pipeline.attempts,
-                initial_backoff: pipeline.initial_backoff,
-                max_backoff: pipeline.max_backoff,
-                flush_interval: state.flush_interval,
-                memtable_bytes,
-                budget: Arc::clone(&self.budget),
-                disk: Some((Room::of(self.folder.root()), WhenFull::Wait)),
-                shuffle: None,
-            },
-            metrics: self.metrics.deployment(name),
-            paused: generation.paused,
-            pace: (Ceiling::None, throttle),
-            catches_up_to: match role {
-                Role::Serve { catches_up_to } => catches_up_to,
-                // What has no file yet has shown nothing. Pages that are pinned to it must not go back either.
-                Role::Follow | Role::Build => (!path.exists()).then_some(0),
-            },
-            floor: match role {
-                // A first position of 1 may stand for a cut-over before the first event.
-                Role::Serve { .. } if generation.serves_from > 1 => generation.serves_from,
-                Role::Serve { .. } | Role::Follow | Role::Build => 0,
-            },
-        }
-    }
-
-    /// What folds for a generation.
-    pub(crate) fn program(&self, record: &Record, generation: &Generation, module: LoadedOrNot) -> Program {
-        let source = self.sources.get(&generation.source).cloned();
-        let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
-        Program {
-            generation: generation.number,
-            module,
-            load: Arc::new(move || loader.load(&digest)),
-            source_name: generation.source.clone(),
-            source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
-            start: generation.start,
-            accepts_missing_through: generation.accepts_missing_through,
-            on_probation: generation.on_probation,
-            subjects_from: generation.subjects_from,
-            part: None,
-            skips: record.skips(),
-        }
-    }
-
-    pub(crate) fn choose_source(&self, name: Option<&str>) -> Result<String, Error> {
-        match name {
-            Some(name) if self.sources.contains_key(name) => Ok(name.to_owned()),
-            Some(name) => Err(self.no_source(name)),
-            None if self.sources.len() == 1 => Ok(self.sources.keys().next().expect("there is one").clone()),
-            None => Err(Error::Source(format!(
-                "this host has several sources; name one with --source: {}",
-                self.source_names()
-            ))),
-        }
-    }
-
-    pub(crate) fn no_source(&self, name: &str) -> Error {
-        Error::Source(format!("there is no source {name}; the configuration has: {}", self.source_names()))
-    }
-
-    fn source_names(&self) -> String {
-        self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
-    }
-
-    /// Removes files that no generation uses: after a delete, a retirement, or a crash in one of them.
-    pub(crate) fn remove_leftovers(&self) {
-        match self.catalogue.deployments() {
-            Ok(records) => self.folder.keep_only(&records),
-            Err(error) => tracing::warn!(%error, "left unused files in place"),
-        }
-    }
-}
-
-/// How fast a generation may be built.
-pub(crate) fn throttle(build: &api::BuildSettings) -> Throttle {
-    Throttle { events_per_second: build.max_rate, cpu_percent: build.cpu_percent }
-}
-
-pub(crate) fn audit(action: &str, deployment: &str, detail: String) -> Audit {
-    let actor = actor::current();
-    Audit {
-        peer: actor.as_ref().and_then(|actor| Some(actor.peer?.to_string())),
-        actor: actor.and_then(|actor| actor.name),
-        at: jiff::Timestamp::now().to_string(),
-        action: action.to_owned(),
-        deployment: deployment.to_owned(),
-        detail,
-    }
-}
-
-pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let sound = (1..=63).contains(&name.len())
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if sound { Ok(()) } else { Err(Error::Name(name.to_owned())) }
 }

@@ -12,7 +12,6 @@ use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
-use crate::position::Checkpoint;
 use crate::progress::{Alive, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
@@ -277,7 +276,7 @@ impl Applier {
     fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, left_out: &[Event], store: &Store) {
         // In the same step, so that no crash separates the position from why an event before it is missing.
         let passed = self.skips.passed(store.position(), through, left_out);
-        let checkpoint = Checkpoint::after(store.published().as_ref(), batch, last, through);
+        let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
         self.writer.as_mut().expect("the writer comes back from every call").publish_with(checkpoint, passed);
         if self.attempts > 0 {
             self.attempts = 0;

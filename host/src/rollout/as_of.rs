@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::side_fold::{Aside, Scratch};
 use super::snapshots;
+use super::{Error, Rollouts};
 use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
-use crate::host::{Error, Host};
 use crate::pipeline::Ceiling;
 use crate::room::{Room, Use};
 use crate::runner::ReadError;
@@ -87,7 +87,7 @@ pub enum AsOfError {
     Preparing(#[from] Preparing),
 }
 
-impl Host {
+impl Rollouts {
     /// A view of a deployment as of a moment, waited for no longer than `timeout`.
     ///
     /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.

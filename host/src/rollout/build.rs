@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::crash_points;
 use super::cut_over::Turn;
+use super::{Error, Role, Rollouts, crash_points};
+use crate::actor::blocking;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host, Role, blocking};
 use crate::module::{Accepted, Module};
 use crate::progress::Now;
 use crate::runner::Runner;
@@ -84,7 +84,7 @@ impl Pace {
     }
 }
 
-impl Host {
+impl Rollouts {
     /// Notes a candidate with its module, and begins to build it. The caller holds the deployment's lock.
     pub(super) async fn begin_candidate(
         &self,
@@ -492,7 +492,7 @@ impl Host {
         let generation = record.generation_mut(number).expect("it was just found");
         generation.build.max_rate = max_rate;
         generation.build.cpu_percent = cpu_percent;
-        let (throttle, state_file) = (crate::host::throttle(&generation.build), generation.state_file);
+        let (throttle, state_file) = (super::rollouts::throttle(&generation.build), generation.state_file);
         self.commit(&deployment, record, "throttle", format!("generation {number}")).await?;
         if let Some(runner) = deployment.runner(state_file) {
             runner.set_throttle(throttle);

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::align::{Aligned, align};
 use super::inherit::Held;
+use super::{Error, Rollouts};
 use super::{compare, crash_points};
+use crate::actor::blocking;
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host, blocking};
 use crate::runner::Runner;
 use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
@@ -49,7 +50,7 @@ pub enum Demand {
     Nothing,
 }
 
-impl Host {
+impl Rollouts {
     /// Lets the candidate take over now.
     pub async fn promote(&self, name: &str, demand: Demand, unthrottled: bool) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
@@ -341,7 +342,7 @@ impl Host {
     ) -> Result<(), Error> {
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
-        let audit = crate::host::audit(turn.action(), deployment.name(), detail);
+        let audit = crate::audit::entry(turn.action(), deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
         crash_points::reached("cut-over-recorded");
         runner.serves(true);

@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::{Error, Rollouts};
+use crate::actor::blocking;
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
-use crate::host::{Error, Host, blocking};
 use crate::room::{Room, Use};
 
 /// A new state is taken to need so much more than the one there is, in percent: files grow in steps, and so do versions.
 const HEADROOM_PERCENT: u64 = 25;
 
-impl Host {
+impl Rollouts {
     /// Refuses a rebuild whose state would not fit.
     pub(super) async fn check_room(&self, deployment: &Arc<Deployment>) -> Result<(), Error> {
         let file_bytes = deployment.info().file_bytes;

@@ -4,9 +4,9 @@
 //! that was applied, and a new fold would not have it.
 
 use super::as_of::Moment;
+use super::{Error, Rollouts};
 use crate::api::{self, Start};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host};
 use crate::position::Checkpoint;
 use crate::source::{Lost, Missing};
 use crate::state::catalogue::Generation;
@@ -36,7 +36,7 @@ impl Accepted {
     }
 }
 
-impl Host {
+impl Rollouts {
     /// What a fold from the beginning may do without, in place of what the active generation reflects; refused if the stream
     /// has lost events that were applied, unless `accept` says that this is meant. `source` is that of the new fold.
     pub(super) async fn may_refold(

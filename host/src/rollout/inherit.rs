@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::crash_points;
+use super::{Error, Rollouts};
 use crate::api::{DeploymentState, GenerationStatus};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host};
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
@@ -50,7 +50,7 @@ impl Drop for Held {
     }
 }
 
-impl Host {
+impl Rollouts {
     /// Puts a module over the state of the generation that serves. The caller holds the deployment's lock.
     pub(super) async fn inherit(
         &self,
@@ -175,7 +175,7 @@ impl Host {
             return Ok(());
         };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
-        let module = crate::host::blocking(move || inner.load(&digest)).await;
+        let module = crate::actor::blocking(move || inner.load(&digest)).await;
         let failed = record.active_mut();
         failed.on_probation = false;
         failed.failed_at = deployment.active().now().failing_at();

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::crash_points;
+use super::{Error, Rollouts};
+use crate::actor::blocking;
 use crate::deployment::Deployment;
-use crate::host::{Error, Host, blocking};
 use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
 use crate::state;
 use crate::state::catalogue::Generation;
@@ -18,7 +19,7 @@ const HOST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a host that has just started may take to open a state, repair included.
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
-impl Host {
+impl Rollouts {
     /// Makes the state file of a generation, unless it was made before; the position that it reflects, if it was made now.
     pub(super) async fn migrate(
         &self,

@@ -10,18 +10,23 @@ mod align;
 mod as_of;
 mod belongings;
 mod build;
+mod chores;
 mod compare;
 pub mod crash_points;
 mod cut_over;
 mod disk_space;
+mod ending;
+mod error;
 mod history;
 mod inherit;
 mod key_part;
+mod loader;
 mod migrate;
 mod plan;
 mod prune;
 mod queue;
 mod rebuild_part;
+mod rollouts;
 mod side_fold;
 mod skips;
 mod snapshots;
@@ -37,18 +42,26 @@ pub(crate) use as_of::Pasts;
 pub use as_of::{AsOfError, Moment};
 pub use compare::check as check_gate;
 pub use cut_over::Demand;
+pub use error::Error;
 pub use key_part::Keys;
+pub(crate) use loader::Loader;
 pub use queue::Queue;
+pub use rollouts::Rollouts;
+pub(crate) use rollouts::{LoadedOrNot, Role, Shared};
 pub use skips::Wanted as WantedSkips;
 pub(crate) use snapshots::Snapshots;
 
+use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
+use crate::audit;
 use crate::deployment::{Deployment, View};
-use crate::host::{Error, Host, Role, audit, blocking, check_name};
+
 use crate::module::{self, Accepted, Loaded, Module, Wanted};
+use crate::names;
 use crate::runner::{BEING_LOADED, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use build::{new_generation, set_beginning};
+use ending::Ending;
 use plan::{Plan, Wish};
 
 /// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
@@ -88,7 +101,7 @@ pub struct DeployRequest {
     pub build: BuildSettings,
 }
 
-impl Host {
+impl Rollouts {
     /// Starts all deployments of the catalogue with what they were doing; a module that can't be loaded does not keep the
     /// others down.
     pub(crate) async fn resume_deployments(&self) -> Result<(), Error> {
@@ -157,7 +170,7 @@ impl Host {
         })
         .await?;
         let name = request.name.clone().unwrap_or_else(|| loaded.module.manifest().name.clone());
-        check_name(&name)?;
+        names::check(&name)?;
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
@@ -379,7 +392,8 @@ impl Host {
     async fn store(&self, accepted: &Accepted, record: &Record, action: &str, reason: &str) -> Result<(), Error> {
         let (inner, accepted, record) = (Arc::clone(&self.inner), accepted.clone(), record.clone());
         let newest = record.generations.last().map_or(0, |generation| generation.number);
-        let audit = audit(action, &record.name, format!("generation {newest} of module {}: {reason}", accepted.digest));
+        let audit =
+            audit::entry(action, &record.name, format!("generation {newest} of module {}: {reason}", accepted.digest));
         let _naming = self.inner.naming.read().await;
         blocking(move || {
             inner.folder.store_module(&accepted.digest, &accepted.component)?;
@@ -402,7 +416,7 @@ impl Host {
     ) -> Result<(), Error> {
         record.trim();
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
-        let audit = audit(action, deployment.name(), detail);
+        let audit = audit::entry(action, deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
         deployment.set_record(record);
         Ok(())
@@ -504,7 +518,7 @@ impl Host {
         let _changing = self.lock(&deployment).await?;
         let all = self.inner.changing.lock().await;
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
-        blocking(move || catalogue.remove(&gone, &audit("delete", &gone, String::new()))).await?;
+        blocking(move || catalogue.remove(&gone, &audit::entry("delete", &gone, String::new()))).await?;
         crash_points::reached("delete-recorded");
         let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
@@ -567,25 +581,6 @@ impl Host {
         let record = deployment.record();
         let generations = record.generations.iter().map(|generation| deployment.generation_info(generation)).collect();
         Ok(api::GenerationList { generations })
-    }
-}
-
-/// The name of a deployment that is gone and whose runners are ending; it is free again when this is dropped.
-struct Ending<'a> {
-    names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
-    name: String,
-}
-
-impl<'a> Ending<'a> {
-    fn begin(names: &'a tokio::sync::watch::Sender<BTreeSet<String>>, name: &str) -> Self {
-        names.send_if_modified(|names| names.insert(name.to_owned()));
-        Self { names, name: name.to_owned() }
-    }
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.names.send_if_modified(|names| names.remove(&self.name));
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::crash_points;
+use super::{Error, Rollouts};
 use crate::api::{self, GenerationStatus};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host};
 use crate::state::catalogue::{Generation, Record};
 
-impl Host {
+impl Rollouts {
     /// Retires generations that served before, beyond the number that is kept; whether anything changed.
     pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
         let keep = self.inner.config.rollout.keep_previous_generations;

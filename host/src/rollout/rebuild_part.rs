@@ -11,11 +11,12 @@ use super::align::align;
 use super::belongings::{self, Ahead};
 use super::key_part::{KeyPart, Keys, Ownership};
 use super::side_fold::{Aside, Scratch};
+use super::{Error, Rollouts};
 use super::{crash_points, cut_over};
+use crate::actor::blocking;
 use crate::api;
 use crate::deployment::Deployment;
 use crate::event::Payload;
-use crate::host::{Error, Host, blocking};
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::{self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
@@ -25,7 +26,7 @@ const ENTRIES_MAX: usize = 100_000;
 /// Events that may be left when the two are brought to stand together.
 const NEAR_EVENTS: u64 = 2_048;
 
-impl Host {
+impl Rollouts {
     /// Folds the events of some keys again, and puts the result in the place of what is there.
     ///
     /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.

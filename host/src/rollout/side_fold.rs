@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::{Error, Role, Rollouts};
+use crate::actor::blocking;
 use crate::api::DeploymentState;
-use crate::host::{Error, Host, Role, blocking};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Throttle, WhenFull};
 use crate::room::{Room, Use};
@@ -57,7 +58,7 @@ pub(super) struct Aside {
     pub(super) skips: Skips,
 }
 
-impl Host {
+impl Rollouts {
     /// A path for a file that nobody else uses.
     pub(super) fn scratch_path(&self) -> PathBuf {
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::crash_points;
+use super::{Error, Rollouts};
 use crate::api::{self, SkipState};
 use crate::deployment::Deployment;
 use crate::event::Event;
-use crate::host::{Error, Host};
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::source::Source;
@@ -122,7 +122,7 @@ pub(super) async fn failure_noted(deployment: &Deployment) {
     }
 }
 
-impl Host {
+impl Rollouts {
     /// Decides that events are left out from now on. Those that are left out already stay so. The caller holds the
     /// deployment's lock.
     pub(super) async fn decide(

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::Rollouts;
 use super::as_of::Moment;
 use super::disk_space::with_headroom;
+use crate::actor::blocking;
 use crate::data_dir::create_private;
 use crate::deployment::Deployment;
-use crate::host::{Host, blocking};
 use crate::room::{Room, Use};
 use crate::state;
 
@@ -94,7 +95,7 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
     of_state.take_while(is_before).last().map(|named| named.path)
 }
 
-impl Host {
+impl Rollouts {
     /// Makes the snapshots that are due, and removes those that are no longer kept.
     pub(crate) fn make_snapshots(&self) {
         let rollout = &self.inner.config.rollout;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::align::align;
 use super::side_fold::{Aside, Scratch};
+use super::{Error, Rollouts};
 use super::{compare, cut_over, history, skips};
+use crate::actor::blocking;
 use crate::api::{self, Gate, WorkState};
 use crate::deployment::Deployment;
-use crate::host::{Error, Host, blocking};
 use crate::module::Module;
 use crate::pipeline::{Ceiling, SINGLES};
 use crate::state::Snapshot;
@@ -25,7 +26,7 @@ const SEARCH_EVENTS_MAX: u64 = 1_000_000;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(100);
 
-impl Host {
+impl Rollouts {
     /// Begins to verify the generation that serves, unless that is under way; how far it is.
     ///
     /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
@@ -83,7 +84,7 @@ impl Host {
 }
 
 struct Verifying {
-    host: Host,
+    host: Rollouts,
     deployment: Arc<Deployment>,
     generation: Generation,
     module: Arc<Module>,

@@ -48,6 +48,7 @@ pub use startup::Entrance;
 use self::problem::{Kind, Problem};
 use crate::config::{self, Config};
 use crate::host::Host;
+use crate::rollout::Rollouts;
 
 /// Why the server can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,7 @@ struct App(Arc<Shared>);
 
 struct Shared {
     host: Host,
+    rollouts: Rollouts,
     config: config::Serve,
     /// The address listened on.
     address: SocketAddr,
@@ -139,6 +141,7 @@ impl App {
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
         Self(Arc::new(Shared {
+            rollouts: host.rollouts(),
             host,
             address,
             secrets,

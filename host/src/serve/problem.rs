@@ -4,13 +4,14 @@
 //! that never changes, a status, and what to do next.
 
 use std::any::Any;
+use std::fmt::Display;
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::position::POSITION;
-use crate::{api, host, log, module, rollout, runner, state, subject};
+use crate::{api, data_dir, host, log, module, rollout, runner, state, subject};
 
 /// Seconds after which a client may try again when the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -87,13 +88,16 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Problem {
     kind: Kind,
+    /// What the client gets.
     detail: String,
+    /// What the log gets; without it, the detail. It may name files and what the system said of them.
+    internal: Option<String>,
     position: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: clipped(detail.into()), position: None }
+        Self { kind, detail: clipped(detail.into()), internal: None, position: None }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
@@ -104,9 +108,23 @@ impl Problem {
         Self::new(Kind::NotFound, detail)
     }
 
-    /// A failure of ours: the log has it as an error, the client gets the same words.
+    /// A failure of the host. The client gets a text without secrets and without paths of the host.
     pub(super) fn internal(detail: impl Into<String>) -> Self {
         Self::new(Kind::Internal, detail)
+    }
+
+    /// A failure of the host: what failed, for the client, and why, for the log.
+    fn failed(what: &str, why: &dyn Display) -> Self {
+        let detail = format!("{what}; the log of the host has the details");
+        Self { internal: Some(why.to_string()), ..Self::new(Kind::Internal, detail) }
+    }
+
+    /// A disk, quota or limit that is exhausted: what takes no more, for the client, and why, for the log.
+    fn no_room(what: &str, why: &dyn Display) -> Self {
+        let detail = format!(
+            "{what} takes no more: the disk is full, or a limit of the system is reached; free some space on the host and try again"
+        );
+        Self { internal: Some(why.to_string()), ..Self::new(Kind::NoRoom, detail) }
     }
 
     /// The position that the deployment had.
@@ -129,8 +147,11 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (name, status, title) = self.kind.describe();
+        let internal = self.internal.as_ref();
         if self.kind == Kind::Internal {
-            tracing::error!(detail = self.detail, "a request failed inside the host");
+            tracing::error!(detail = internal.unwrap_or(&self.detail), "a request failed inside the host");
+        } else if let Some(detail) = internal {
+            tracing::warn!(detail, "a request could not be done");
         }
         let problem = api::Problem {
             kind: name.to_owned(),
@@ -175,7 +196,10 @@ impl From<host::Error> for Problem {
             Error::Module(error) => return error.into(),
             Error::State(error) => return error.into(),
             Error::Log(error) => return error.into(),
-            Error::DataFolder { .. } => Kind::Internal,
+            Error::DataDir(error @ data_dir::Error::Unusable { .. }) => {
+                return Self::failed("the data folder can't be used", &error);
+            }
+            Error::DataDir(error @ data_dir::Error::NoRoom { .. }) => return Self::no_room("the data folder", &error),
             Error::TooMany(_) => Kind::Limit,
             Error::Conflict(_) => Kind::Conflict,
             Error::Refused(_) => Kind::Refused,
@@ -191,7 +215,7 @@ impl From<module::Error> for Problem {
         use module::Error;
         let kind = match error {
             Error::Refused(_) | Error::Manifest(_) | Error::Check(_) | Error::Compile(_) => Kind::Refused,
-            Error::Engine(_) => Kind::Internal,
+            Error::Engine(_) => return Self::failed("the engine that runs modules failed", &error),
             Error::Busy(_) | Error::Short(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
@@ -212,10 +236,14 @@ impl From<state::Error> for Problem {
             state::Error::Busy(_) => Kind::Busy,
             state::Error::Late => Kind::Timeout,
             state::Error::Full(_) => Kind::NoRoom,
-            state::Error::Storage(ref text) if is_out_of_room(text) => Kind::NoRoom,
-            state::Error::Open(_) | state::Error::InUse(_) | state::Error::Damaged(_) | state::Error::Storage(_) => {
-                Kind::Internal
+            state::Error::Storage(ref text) if is_out_of_room(text) => {
+                return Self::no_room("a file of the host", &error);
             }
+            state::Error::Open(_) | state::Error::InUse(_) => {
+                return Self::failed("a file of the host can't be opened", &error);
+            }
+            state::Error::Damaged(_) => return Self::failed("a file of the host is damaged", &error),
+            state::Error::Storage(_) => return Self::failed("a file of the host can't be read or written", &error),
         };
         Self::new(kind, error.to_string())
     }
@@ -227,9 +255,10 @@ impl From<log::Error> for Problem {
             log::Error::Conflict { .. } | log::Error::Time { .. } => Kind::Conflict,
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
-            log::Error::Storage(ref text) if is_out_of_room(text) => Kind::NoRoom,
+            log::Error::Storage(ref text) if is_out_of_room(text) => return Self::no_room("the embedded log", &error),
             log::Error::NotOpen(_) => Kind::NotReady,
-            log::Error::Open(_) | log::Error::Storage(_) => Kind::Internal,
+            log::Error::Open(_) => return Self::failed("the embedded log can't be opened", &error),
+            log::Error::Storage(_) => return Self::failed("the embedded log can't be read or written", &error),
         };
         Self::new(kind, error.to_string())
     }
@@ -336,11 +365,41 @@ mod tests {
         server.abort();
     }
 
+    #[tokio::test]
+    async fn failure_of_a_file_tells_the_client_what_failed_and_no_path() {
+        let path = "/srv/data/state/totals/1.redb";
+        let failed = || format!("{path}: Input/output error (os error 5)");
+        let full = || format!("{path}: No space left on device (os error 28)");
+        let folder = || "/srv/data".to_owned();
+        let unusable = data_dir::Error::Unusable { folder: folder(), message: "make it writable".to_owned() };
+        let problems = [
+            (500, Problem::from(host::Error::from(unusable))),
+            (507, Problem::from(host::Error::from(data_dir::Error::NoRoom { folder: folder(), error: full() }))),
+            (500, Problem::from(host::Error::from(state::Error::Open(failed())))),
+            (500, Problem::from(host::Error::from(state::Error::InUse(failed())))),
+            (500, Problem::from(state::Error::Damaged(failed()))),
+            (500, Problem::from(state::Error::Storage(failed()))),
+            (507, Problem::from(state::Error::Storage(full()))),
+            (500, Problem::from(log::Error::Open(failed()))),
+            (500, Problem::from(log::Error::Storage(failed()))),
+            (507, Problem::from(log::Error::Storage(full()))),
+            (500, Problem::from(module::Error::Engine(failed()))),
+        ];
+        for (status, problem) in problems {
+            let internal = problem.internal.clone().expect("the log has the details");
+            assert!(internal.contains("/srv/data"), "{internal}");
+            let answer = body(problem.into_response()).await;
+            let (text, next) = (&answer.detail, if status == 500 { "log of the host" } else { "free some space" });
+            assert_eq!(answer.status, status, "{text}");
+            assert!(!text.contains("/srv") && !text.contains("os error") && text.contains(next), "{text}");
+        }
+    }
+
     #[test]
     fn each_failure_of_the_host_has_its_status() {
         let kind = |error: host::Error| Problem::from(error).kind();
         assert_eq!(kind(host::Error::NotFound("a".to_owned())), Kind::NotFound);
-        assert_eq!(kind(host::Error::Name("A".to_owned())), Kind::Invalid);
+        assert_eq!(kind(host::Error::from(crate::names::check("A").expect_err("a capital"))), Kind::Invalid);
         assert_eq!(kind(module::Error::Refused("no".to_owned()).into()), Kind::Refused);
         assert_eq!(kind(module::Error::Engine("no".to_owned()).into()), Kind::Internal);
         assert_eq!(kind(log::Error::Conflict { expected: 1, found: 2 }.into()), Kind::Conflict);

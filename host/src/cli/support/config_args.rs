@@ -66,7 +66,7 @@ pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
 /// Refuses a configuration that makes no sense, and tells what is doubtful.
 pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
     let mut errors = Vec::new();
-    for problem in config.problems() {
+    for problem in crate::preflight::problems(config) {
         match problem.severity {
             Severity::Warning => warn(&problem.to_string()),
             Severity::Error => errors.push(problem.to_string()),

@@ -96,7 +96,7 @@ pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> 
     (status = 200, description = "Ordered by name", body = api::DeploymentList),
 ))]
 pub(super) async fn list(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::DeploymentList> {
-    let mut deployments: Vec<_> = app.host.deployments().iter().map(|deployment| deployment.info()).collect();
+    let mut deployments: Vec<_> = app.rollouts.deployments().iter().map(|deployment| deployment.info()).collect();
     deployments.sort_by(|one, other| one.name.cmp(&other.name));
     Json(api::DeploymentList { deployments })
 }
@@ -137,11 +137,11 @@ pub(super) async fn deploy(
     }
     // Only once the body is there: a slow client keeps nobody else from deploying.
     let place = app.capacity.deploy().await?;
-    let host = app.host.clone();
+    let rollouts = app.rollouts.clone();
     // Dropped with this request: while its module is being checked or compiled, the work ends when the client leaves.
     let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
-        let deployed = host.deploy(upload, request, wanted).await;
+        let deployed = rollouts.deploy(upload, request, wanted).await;
         drop((room, place));
         deployed
     })
@@ -165,7 +165,7 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    Ok(Json(app.host.deployment(&name)?.info()))
+    Ok(Json(app.rollouts.deployment(&name)?.info()))
 }
 
 /// Stops a deployment and removes its state.
@@ -180,8 +180,8 @@ pub(super) async fn delete(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Response, Problem> {
-    let host = app.host.clone();
-    finish(async move { host.delete(&name).await }).await??;
+    let rollouts = app.rollouts.clone();
+    finish(async move { rollouts.delete(&name).await }).await??;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
@@ -226,8 +226,8 @@ pub(super) async fn pause(
     Segments(name): Segments<String>,
     Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.pause(&name, which.candidate).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.pause(&name, which.candidate).await }).await??))
 }
 
 /// Goes on after a pause or a failure; without events that can't be folded, where the body names some.
@@ -255,13 +255,13 @@ pub(super) async fn resume(
     let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX).await?;
     let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
     let skips = WantedSkips::of(wanted).map_err(Problem::invalid)?;
-    let host = app.host.clone();
+    let rollouts = app.rollouts.clone();
     let ResumeParameters { candidate, accept_missing } = parameters;
     let resumed = finish(async move {
         if accept_missing {
-            host.accept_missing(&name, candidate).await?;
+            rollouts.accept_missing(&name, candidate).await?;
         }
-        host.resume(&name, candidate, skips).await
+        rollouts.resume(&name, candidate, skips).await
     });
     Ok(Json(resumed.await??))
 }
@@ -293,7 +293,7 @@ pub(super) async fn skips(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    Ok(Json(app.host.skips(&name)?))
+    Ok(Json(app.rollouts.skips(&name)?))
 }
 
 /// Takes the decision to skip an event back.
@@ -314,8 +314,8 @@ pub(super) async fn withdraw_skip(
     Segments((name, sequence)): Segments<(String, u64)>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.withdraw_skip(&name, sequence).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.withdraw_skip(&name, sequence).await }).await??))
 }
 
 /// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.

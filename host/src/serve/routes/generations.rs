@@ -24,7 +24,7 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::GenerationList>, Problem> {
-    Ok(Json(app.host.generations(&name)?))
+    Ok(Json(app.rollouts.generations(&name)?))
 }
 
 /// How a candidate is promoted.
@@ -58,10 +58,10 @@ pub(super) async fn promote(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PromoteParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let host = app.host.clone();
+    let rollouts = app.rollouts.clone();
     let demand = if parameters.force { Demand::Nothing } else { Demand::Gate };
     let unthrottled = parameters.lift_throttle;
-    Ok(Json(finish(async move { host.promote(&name, demand, unthrottled).await }).await??))
+    Ok(Json(finish(async move { rollouts.promote(&name, demand, unthrottled).await }).await??))
 }
 
 /// How a deployment is rolled back.
@@ -94,9 +94,9 @@ pub(super) async fn rollback(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<RollbackParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let host = app.host.clone();
+    let rollouts = app.rollouts.clone();
     let RollbackParameters { rebuild, accept_missing } = parameters;
-    Ok(Json(finish(async move { host.rollback_and_look(&name, rebuild, accept_missing).await }).await??))
+    Ok(Json(finish(async move { rollouts.rollback_and_look(&name, rebuild, accept_missing).await }).await??))
 }
 
 /// Gives the candidate up; what serves goes on.
@@ -112,8 +112,8 @@ pub(super) async fn abort(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.abort(&name).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.abort(&name).await }).await??))
 }
 
 /// How the module that serves is built anew: all of it, or a part.
@@ -157,8 +157,8 @@ pub(super) async fn rebuild(
     let RebuildParameters { promote, gate, max_rate, cpu_percent, accept_missing } = parameters;
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
     let build = api::BuildSettings { accept_missing, ..build };
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.rebuild(&name, build).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.rebuild(&name, build).await }).await??))
 }
 
 /// How fast a candidate may be built.
@@ -211,8 +211,8 @@ pub(super) async fn rebuild_part(
         (None, Some(prefix)) if !prefix.is_empty() => Keys::Prefix(prefix),
         _ => return Err(Problem::invalid("name either a key or a prefix; `rebuild` builds all anew")),
     };
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.rebuild_part(&name, keys, parameters.accept_missing).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.rebuild_part(&name, keys, parameters.accept_missing).await }).await??))
 }
 
 /// How a verification is made.
@@ -247,7 +247,7 @@ pub(super) async fn verify(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<VerifyParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.host.verify(&name, parameters.sample, parameters.seed, parameters.accept_missing).await?))
+    Ok(Json(app.rollouts.verify(&name, parameters.sample, parameters.seed, parameters.accept_missing).await?))
 }
 
 /// How far the last verification is, and what it found.
@@ -262,7 +262,7 @@ pub(super) async fn verification(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.host.verification(&name)?))
+    Ok(Json(app.rollouts.verification(&name)?))
 }
 
 /// Changes how fast the candidate is built.
@@ -280,8 +280,8 @@ pub(super) async fn throttle(
 ) -> Result<Json<api::Deployment>, Problem> {
     let ThrottleParameters { max_rate, cpu_percent } = parameters;
     check_throttle(max_rate, cpu_percent)?;
-    let host = app.host.clone();
-    Ok(Json(finish(async move { host.throttle(&name, max_rate, cpu_percent).await }).await??))
+    let rollouts = app.rollouts.clone();
+    Ok(Json(finish(async move { rollouts.throttle(&name, max_rate, cpu_percent).await }).await??))
 }
 
 /// What a prune leaves.
@@ -309,9 +309,9 @@ pub(super) async fn prune(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PruneParameters>,
 ) -> Result<Json<api::Pruned>, Problem> {
-    let host = app.host.clone();
+    let rollouts = app.rollouts.clone();
     let PruneParameters { keep, dry_run } = parameters;
-    Ok(Json(finish(async move { host.prune(&name, keep as usize, dry_run).await }).await??))
+    Ok(Json(finish(async move { rollouts.prune(&name, keep as usize, dry_run).await }).await??))
 }
 
 /// All rebuilds of the host: those that run, and then those that wait, in order.
@@ -319,5 +319,5 @@ pub(super) async fn prune(
     (status = 200, description = "In the order of the queue", body = api::RebuildList),
 ))]
 pub(super) async fn rebuilds(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::RebuildList> {
-    Json(app.host.rebuilds())
+    Json(app.rollouts.rebuilds())
 }

@@ -129,12 +129,12 @@ pub(super) struct QueryParameters {
 /// The state that a read is answered from.
 async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Problem> {
     let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
-    let deployment = app.host.deployment(name)?;
+    let deployment = app.rollouts.deployment(name)?;
     match (read.generation, &read.as_of) {
         (None, None) => Ok(deployment.view(read.at_least, timeout).await?),
-        (Some(generation), None) => Ok(app.host.view_of(&deployment, generation, read.at_least, timeout).await?),
+        (Some(generation), None) => Ok(app.rollouts.view_of(&deployment, generation, read.at_least, timeout).await?),
         (None, Some(moment)) if read.at_least.is_none() => {
-            Ok(app.host.view_as_of(&deployment, moment_of(moment)?, read.accept_missing, timeout).await?)
+            Ok(app.rollouts.view_as_of(&deployment, moment_of(moment)?, read.accept_missing, timeout).await?)
         }
         _ => Err(Problem::invalid("as-of stands alone: leave out generation and at-least")),
     }

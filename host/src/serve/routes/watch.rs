@@ -94,7 +94,7 @@ pub(super) async fn changes(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let after = sse::resume(&headers, parameters.after)?;
-    let deployment = app.host.deployment(&name)?;
+    let deployment = app.rollouts.deployment(&name)?;
     let view = deployment.view(None, HOLD).await.ok();
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
     let request = Asked { app, prefix: parameters.prefix, after, sender };
@@ -123,7 +123,7 @@ impl Asked {
     async fn wait(mut self, name: String) {
         let mut comment_at = Instant::now();
         loop {
-            let Ok(deployment) = self.app.host.deployment(&name) else { return };
+            let Ok(deployment) = self.app.rollouts.deployment(&name) else { return };
             if comment_at <= Instant::now() {
                 comment_at = Instant::now() + HEARTBEAT;
                 self.sender.comment("the deployment can't be read yet");
@@ -268,7 +268,7 @@ impl Watch {
 
     /// Ends the watch when its deployment was deleted; goes on with the generation that took over.
     fn follow(&mut self) -> Result<(), Ended> {
-        let current = self.app.host.deployment(self.deployment.name()).map_err(|_| Ended)?;
+        let current = self.app.rollouts.deployment(self.deployment.name()).map_err(|_| Ended)?;
         if !Arc::ptr_eq(&current, &self.deployment) {
             self.deployment = current;
         }

@@ -69,7 +69,7 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
 
 fn check(args: &CheckArgs, context: &Context) -> anyhow::Result<()> {
     let config = args.settings.load(Vec::new())?;
-    let problems = config.problems();
+    let problems = crate::preflight::problems(&config);
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     print(&context.output, &problems)?;
     if errors > 0 {

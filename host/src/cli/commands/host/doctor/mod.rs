@@ -149,7 +149,7 @@ fn lines(checks: &[Check]) -> String {
 }
 
 fn check_configuration(config: &Config) -> Vec<Check> {
-    let problems = config.problems();
+    let problems = crate::preflight::problems(config);
     if problems.is_empty() {
         return vec![Check::ok("configuration", "keys, files and limits fit together")];
     }

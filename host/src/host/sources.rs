@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::Error;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
-use crate::host::Error;
 use crate::log::{self, Opening};
 use crate::memory::caches::{Caches, Share};
 use crate::source::Source;

@@ -1,0 +1,22 @@
+//! Deployments that were deleted, and whose runners have not ended yet.
+
+use std::collections::BTreeSet;
+
+/// The name of a deployment that is gone and whose runners are ending; it is free again when this is dropped.
+pub(super) struct Ending<'a> {
+    names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
+    name: String,
+}
+
+impl<'a> Ending<'a> {
+    pub(super) fn begin(names: &'a tokio::sync::watch::Sender<BTreeSet<String>>, name: &str) -> Self {
+        names.send_if_modified(|names| names.insert(name.to_owned()));
+        Self { names, name: name.to_owned() }
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.names.send_if_modified(|names| names.remove(&self.name));
+    }
+}

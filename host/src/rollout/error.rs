@@ -1,0 +1,54 @@
+//! Why a change of deployments was refused, or failed.
+
+use crate::{data_dir, log, module, names, state};
+
+/// Why the host refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No deployment of that name.
+    #[error("there is no deployment {0}; `foldstream list` shows all")]
+    NotFound(String),
+    /// Something else does not exist.
+    #[error("{0}")]
+    Missing(String),
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] names::Invalid),
+    /// No source of that name, or several to choose from.
+    #[error("{0}")]
+    Source(String),
+    /// The module was refused.
+    #[error(transparent)]
+    Module(#[from] module::Error),
+    /// A state file or the catalogue failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The embedded log failed.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The data folder is unusable or full.
+    #[error(transparent)]
+    DataDir(#[from] data_dir::Error),
+    /// Too many deployments.
+    #[error("this host allows {0} deployments; delete some, or raise limits.deployments")]
+    TooMany(usize),
+    /// The request conflicts with the current state.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request contradicts itself or the module.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no room on disk.
+    #[error("{0}")]
+    NoRoom(String),
+    /// The host is stopping.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether another host uses the data folder.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::State(state::Error::InUse(_)))
+    }
+}
