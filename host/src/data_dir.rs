@@ -17,6 +17,10 @@ use crate::names;
 const CATALOGUE: &str = "catalog.redb";
 /// How the name of a module begins while it is written.
 const MODULE_UNFINISHED: &str = ".foldstream-module-";
+/// The token that a host made for itself.
+const TOKEN: &str = "token";
+/// How its name begins while it is written.
+pub const TOKEN_UNFINISHED: &str = ".foldstream-token-";
 /// The folders in a data folder.
 const PARTS: [&str; 6] = ["modules", "state", "log", "cache", "scratch", "snapshots"];
 
@@ -75,7 +79,9 @@ impl DataDir {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             let is_empty_part = || PARTS.contains(&name.as_str()) && is_empty_folder(&path);
             // File systems have a folder for what their repair finds.
-            let is_harmless = name == "lost+found" || path == unfinished(&self.catalogue()) || is_empty_part();
+            let is_token = name == TOKEN || name.starts_with(TOKEN_UNFINISHED);
+            let is_harmless =
+                name == "lost+found" || is_token || path == unfinished(&self.catalogue()) || is_empty_part();
             if !is_harmless {
                 return Ok(Some(name));
             }
@@ -132,6 +138,16 @@ impl DataDir {
     /// The catalogue.
     pub fn catalogue(&self) -> PathBuf {
         self.root.join(CATALOGUE)
+    }
+
+    /// The token that the host made for itself.
+    pub fn token(&self) -> PathBuf {
+        Self::token_in(&self.root)
+    }
+
+    /// The same for a folder of which nothing else is known.
+    pub fn token_in(root: &Path) -> PathBuf {
+        root.join(TOKEN)
     }
 
     /// Compiled modules.

@@ -5,6 +5,7 @@
 //! with the position that it reflects, in redb. ARCHITECTURE.md follows one
 //! event through these modules.
 
+pub mod access;
 pub mod actor;
 pub mod api;
 pub mod atomic_file;

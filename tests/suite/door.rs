@@ -85,7 +85,7 @@ async fn a_token_does_what_its_scopes_say_and_nothing_else() {
     assert_eq!(entries[0]["peer"], "127.0.0.1");
 
     // A token that is taken out of the file lets nobody in any more, without a signal or a restart.
-    std::fs::write(&file, "").expect("written");
+    std::fs::write(&file, "tokens = []\n").expect("written");
     wait::until("the token to be withdrawn", || async { (operator.get("/v1/host").await.status == 401).then_some(()) })
         .await;
     host.stop();

@@ -1,5 +1,6 @@
 //! The suite: every claim that Foldstream makes, against the real program, real modules, real servers and real files.
 
+mod admission; // a host without configured tokens makes one; what is open without
 mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in

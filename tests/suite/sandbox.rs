@@ -153,6 +153,40 @@ async fn what_an_instance_kept_of_earlier_events_is_no_fault_of_the_next_one() {
     assert!(failure.message.contains("memory-bytes"), "the limit is named: {failure:?}");
 }
 
+/// The same module with a maximum of its own: 16 MiB of memory, in pages.
+fn with_own_maximum(module: &[u8]) -> Vec<u8> {
+    let text = wasmprinter::print_bytes(module).expect("a component can be printed");
+    let (mut changed, mut count) = (String::new(), 0);
+    for line in text.lines() {
+        let memory = line.trim_start().strip_prefix("(memory (;0;) ").and_then(|rest| rest.strip_suffix(')'));
+        match memory.filter(|pages| pages.bytes().all(|byte| byte.is_ascii_digit())) {
+            Some(pages) => {
+                count += 1;
+                changed.push_str(&line.replace(pages, &format!("{pages} 256")));
+            }
+            None => changed.push_str(line),
+        }
+        changed.push('\n');
+    }
+    assert_eq!(count, 1, "it has one memory");
+    wat::parse_str(&changed).expect("it is still a component")
+}
+
+#[tokio::test]
+async fn a_module_at_its_own_maximum_of_memory_blames_no_event_for_what_it_kept() {
+    let stage = stage().await;
+    stage.client().deploy("bounded", &with_own_maximum(&guests::module(MISCHIEF))).await;
+    for _ in 0..12 {
+        let last = stage.client().append(&[event("keep 5")]).await.last_sequence;
+        let shown = stage.client().reached("bounded", last).await;
+        assert_eq!(shown.failure, None);
+    }
+    let last = stage.client().append(&[event("keep 20")]).await.last_sequence;
+    let (shown, failure) = stage.client().failed("bounded").await;
+    assert_eq!((shown.position, failure.kind.as_str(), failure.sequence), (last - 1, "limit", Some(last)));
+    assert!(failure.message.contains("memory-bytes") && failure.message.contains("no memory left"), "{failure:?}");
+}
+
 #[tokio::test]
 async fn a_deployment_whose_module_hangs_can_be_deleted_while_others_are_created() {
     let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"8s\"\n").await;

@@ -21,6 +21,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("types inside types in a core module", hostile::nested_types_in_core(COMPONENT_TYPE, 100_000)),
         ("instance types in a core module", hostile::nested_types_in_core(INSTANCE_TYPE, 2_000_000)),
         ("components inside components", hostile::nested_components(2_000)),
+        ("components deep inside components", hostile::nested_components(20_000)),
         ("a million types", hostile::many_types(1_000_000)),
         ("a type of a million members", hostile::wide_type(1_000_000)),
         ("types that double", hostile::doubling_types(99, 1_000)),
@@ -37,8 +38,16 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
 async fn refused(client: &Client, name: &str, bomb: Vec<u8>) {
     let answer = client.upload(bomb, "?name=bomb").await;
     let problem = answer.problem(422, "refused");
-    let words =
-        ["malformed", "check the module", "no WebAssembly", "does not export", "does not fit", "become", "types"];
+    let words = [
+        "malformed",
+        "check the module",
+        "no WebAssembly",
+        "does not export",
+        "does not fit",
+        "become",
+        "types",
+        "inside components",
+    ];
     assert!(words.iter().any(|word| problem.detail.contains(word)), "{name}: {}", problem.detail);
     assert!(problem.detail.len() < 8_192, "{name}: {} bytes of words", problem.detail.len());
 }
@@ -97,7 +106,7 @@ async fn check_that_nobody_waits_for_is_given_up() {
     // Clients that leave while their uploads are checked or wait for that; more than there are places for deploys.
     for _ in 0..6 {
         // It is read for seconds.
-        let bomb = hostile::nested_components(20_000);
+        let bomb = hostile::many_types(1_000_000);
         let request = stage.client().request(reqwest::Method::POST, "/v1/deployments?name=slow");
         let request = request.header("content-type", "application/wasm").body(bomb);
         let _ = tokio::time::timeout(Duration::from_millis(200), request.send()).await;
@@ -113,7 +122,8 @@ async fn host_whose_program_was_replaced_or_removed_still_takes_modules_in() {
     let program = folder.path().join("foldstream");
     std::fs::copy(foldstream_tests::foldstream(), &program).expect("it can be copied");
     let config = folder.path().join("foldstream.toml");
-    std::fs::write(&config, "data_dir = \"data\"\n").expect("our folder can be written");
+    std::fs::write(&config, "data_dir = \"data\"\n[serve]\nanonymous = \"everything\"\n")
+        .expect("our folder can be written");
     let mut command = std::process::Command::new(&program);
     command.arg("serve").arg("--config").arg(&config).args(["--listen", "127.0.0.1:0"]).current_dir(folder.path());
     let mut host = Process::start("foldstream serve", &mut command);

@@ -111,6 +111,23 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         &mut slot.value
     }
 
+    /// Removes the entry of a key as it stands in the state, without reading it.
+    pub(crate) fn remove(&mut self, key: &str, shared: &Shared) -> Result<(), TableError> {
+        self.scratch.truncate(self.name_length);
+        self.scratch.extend_from_slice(&key.as_bytes()[self.name_length..]);
+        let sought = self.seek();
+        let place = match self.find(&sought) {
+            Some(place) => place,
+            None => {
+                self.make_room(shared)?;
+                self.add(&sought)
+            }
+        };
+        *self.value_mut(place, shared) = None;
+        self.slots[place].loaded = true;
+        Ok(())
+    }
+
     /// Whether looking for keys ahead of their events is likely to find some that are not here.
     pub(crate) fn expects_misses(&self) -> bool {
         self.misses_before > FEW_MISSES
@@ -145,6 +162,12 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     fn encode<K: Key>(&mut self, key: K::Ref<'_>) -> Sought {
         self.scratch.truncate(self.name_length);
         K::write(key, &mut KeyWriter::new(&mut self.scratch));
+        self.seek()
+    }
+
+    /// Hashes the key in `scratch`.
+    #[inline]
+    fn seek(&mut self) -> Sought {
         let short = HeldKey::short(&mut self.scratch, self.name_length);
         Sought { hash: short.map_or_else(|| hash_long(&self.scratch[self.name_length..]), HeldKey::hash), short }
     }
@@ -170,11 +193,17 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             let length = self.scratch.len();
             return Err(TableError::new(format_args!("a key has {length} bytes; at most {KEY_BYTES_MAX} are allowed")));
         }
+        self.make_room(shared)?;
+        let place = self.add(sought);
+        self.load(place, shared)
+    }
+
+    #[inline]
+    fn make_room(&mut self, shared: &Shared) -> Result<(), TableError> {
         if self.slots.len() >= CACHED_ENTRIES_MAX || self.bytes > CACHED_BYTES_MAX {
             self.write_out(shared)?;
         }
-        let place = self.add(sought);
-        self.load(place, shared)
+        Ok(())
     }
 
     /// Adds an entry for the key in `scratch` that is still to be loaded.

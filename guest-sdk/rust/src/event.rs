@@ -134,6 +134,23 @@ impl<'a> Event<'a> {
         if left == 0 { Ok(&subject[start..]) } else { Err(self.no_token(number)) }
     }
 
+    /// Whether its subject is one of these: `orders.*.placed`, where `*` stands for any token, or `orders.>`, where `>`
+    /// at the end stands for one token or more.
+    #[inline]
+    pub fn is_under(&self, pattern: &str) -> bool {
+        let mut tokens = self.subject().split('.');
+        for wanted in pattern.split('.') {
+            match (wanted, tokens.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(_)) => {}
+                (wanted, Some(token)) if wanted == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
     #[cold]
     fn no_token(&self, number: usize) -> Failure {
         Failure::reject(format_args!("subject {} has no token {number}", self.subject()))
@@ -212,7 +229,7 @@ pub trait Decode<'a>: Sized {
 /// Declares an enum of events, one variant per event type.
 ///
 /// It goes by [`Event::kind`](crate::Event::kind): where events have no type of their own, that is the last token of
-/// the subject. To tell `orders.42.placed` from `returns.42.placed`, look at `event.token(1)` first.
+/// the subject. To tell `orders.42.placed` from `returns.42.placed`, go `by subject`, as shown below.
 ///
 /// Each line names an event type, the variant, and the type of its data. The
 /// last line says what becomes of all other types: with `_ => Other` they
@@ -245,31 +262,66 @@ pub trait Decode<'a>: Sized {
 ///     }
 /// }
 /// ```
+///
+/// With `by subject` each line names subjects instead, with `*` for any token and `>` for one or more at the end, and the
+/// first that fits counts:
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+///
+/// #[derive(Deserialize)]
+/// struct Parcel {
+///     grams: u64,
+/// }
+///
+/// events! {
+///     enum Moved by subject {
+///         "orders.*.shipped" => Out(Parcel),
+///         "returns.*.shipped" | "returns.*.brought" => In(Parcel),
+///         _ => Other,
+///     }
+/// }
+/// ```
 #[macro_export]
 macro_rules! events {
+    ($(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? by subject { $($body:tt)* }) => {
+        $crate::__events! { [subject "Events under"] [$(#[$attribute])* $visibility] $name [$($life)?] { $($body)* } }
+    };
+    ($(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? { $($body:tt)* }) => {
+        $crate::__events! { [kind "Events of type"] [$(#[$attribute])* $visibility] $name [$($life)?] { $($body)* } }
+    };
+}
+
+/// Makes the enum for `events!`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __events {
     (
-        $(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? {
+        [$by:ident $of:literal] [$($begin:tt)*] $name:ident [$($life:lifetime)?] {
             $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+
             _ => $other:ident $(,)?
         }
     ) => {
-        $(#[$attribute])* $visibility enum $name $(<$life>)? {
-            $(#[doc = concat!("Events of type `", $($kind, "`",)+ ".")] $variant $(($data))?,)+
-            /// Events of any other type.
+        $($begin)* enum $name $(<$life>)? {
+            $(#[doc = concat!($of, $(" `", $kind, "`",)+ ".")] $variant $(($data))?,)+
+            /// All other events.
             $other,
         }
-        $crate::__decode! { $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [_event, Ok($name::$other)] }
+        $crate::__decode! {
+            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [_event, Ok($name::$other)]
+        }
     };
     (
-        $(#[$attribute:meta])* $visibility:vis enum $name:ident $(<$life:lifetime>)? {
+        [$by:ident $of:literal] [$($begin:tt)*] $name:ident [$($life:lifetime)?] {
             $($($kind:literal)|+ => $variant:ident $(($data:ty))?),+ $(,)?
         }
     ) => {
-        $(#[$attribute])* $visibility enum $name $(<$life>)? {
-            $(#[doc = concat!("Events of type `", $($kind, "`",)+ ".")] $variant $(($data))?,)+
+        $($begin)* enum $name $(<$life>)? {
+            $(#[doc = concat!($of, $(" `", $kind, "`",)+ ".")] $variant $(($data))?,)+
         }
         $crate::__decode! {
-            $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ } [event, Err($crate::event::unknown(event))]
+            $by $name [$($life)?] { $($($kind)|+ => $variant $(($data))?,)+ }
+            [event, Err($crate::event::unknown(event))]
         }
     };
 }
@@ -278,14 +330,14 @@ macro_rules! events {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __decode {
-    ($name:ident [] { $($body:tt)* } [$($other:tt)*]) => {
+    ($by:ident $name:ident [] { $($body:tt)* } [$($other:tt)*]) => {
         impl<'event> $crate::event::Decode<'event> for $name {
-            $crate::__decode_body! { $name 'event { $($body)* } [$($other)*] }
+            $crate::__decode_body! { $by $name 'event { $($body)* } [$($other)*] }
         }
     };
-    ($name:ident [$life:lifetime] { $($body:tt)* } [$($other:tt)*]) => {
+    ($by:ident $name:ident [$life:lifetime] { $($body:tt)* } [$($other:tt)*]) => {
         impl<$life> $crate::event::Decode<$life> for $name<$life> {
-            $crate::__decode_body! { $name $life { $($body)* } [$($other)*] }
+            $crate::__decode_body! { $by $name $life { $($body)* } [$($other)*] }
         }
     };
 }
@@ -294,7 +346,7 @@ macro_rules! __decode {
 #[macro_export]
 macro_rules! __decode_body {
     (
-        $name:ident $life:lifetime
+        kind $name:ident $life:lifetime
         { $($($kind:literal)|+ => $variant:ident $(($data:ty))?,)+ } [$event:ident, $other:expr]
     ) => {
         #[inline]
@@ -305,6 +357,18 @@ macro_rules! __decode_body {
             }
         }
     };
+    (
+        subject $name:ident $life:lifetime
+        { $($($pattern:literal)|+ => $variant:ident $(($data:ty))?,)+ } [$event:ident, $other:expr]
+    ) => {
+        #[inline]
+        fn decode($event: &$crate::Event<$life>) -> Result<Self, $crate::Failure> {
+            $(if $($event.is_under($pattern))||+ {
+                return Ok($name::$variant $(($event.json::<$data>()?))?);
+            })+
+            $other
+        }
+    };
 }
 
 /// The failure of an event whose type the enum does not list.
@@ -313,7 +377,7 @@ macro_rules! __decode_body {
 pub fn unknown(event: &Event<'_>) -> Failure {
     let (sequence, subject, kind) = (event.sequence, event.subject(), event.kind());
     Failure::reject(format_args!(
-        "event {sequence} ({subject}) has the unknown type {kind}; list it in events!, or add `_ => Other`"
+        "event {sequence} ({subject}) of type {kind} is none that events! lists; add it, or `_ => Other`"
     ))
 }
 

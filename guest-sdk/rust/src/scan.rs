@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::backend::{ScanRequest, Selection};
 use crate::cache::{decode, undecodable};
+use crate::event::Payload;
 use crate::failure::TableError;
 use crate::key::{self, Compound, Compound3, Key, encode_behind as encode};
 use crate::table::Table;
@@ -162,6 +163,26 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
     }
 
     fn next_page(&mut self) -> Result<(Vec<(K, V)>, bool), TableError> {
+        let name = self.name;
+        self.page(&mut |key, payload| {
+            let read = read_key(key, name)?;
+            Ok((read, decode(payload).map_err(|cause| undecodable(key, &cause))?))
+        })
+    }
+
+    /// The keys of the next page as they stand in the state, and whether there are more.
+    pub(crate) fn next_keys(&mut self) -> Result<(Vec<String>, bool), TableError> {
+        let (keys, more) = self.page(&mut |key, _| Ok(key.to_owned()))?;
+        self.remaining -= keys.len();
+        let more = more && !keys.is_empty() && self.remaining > 0;
+        Ok((keys, more))
+    }
+
+    /// Reads the next page, and whether there is more behind it.
+    fn page<T>(
+        &mut self,
+        read: &mut dyn FnMut(&str, Payload<'_>) -> Result<T, TableError>,
+    ) -> Result<(Vec<T>, bool), TableError> {
         let shared = self.table.shared();
         shared.flush().map_err(|unwritable| unwritable.error)?;
         let limit = self.remaining.min(PAGE_ENTRIES_MAX);
@@ -181,9 +202,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         };
         let (mut page, mut last, mut error) = (Vec::new(), None, None);
         let more = shared.backend.scan(&request, &mut |key, payload| {
-            let entry = read_key(key, self.name)
-                .and_then(|read| Ok((read, decode(payload).map_err(|cause| undecodable(key, &cause))?)));
-            match entry {
+            match read(key, payload) {
                 Ok(entry) => page.push(entry),
                 Err(cause) => error = error.take().or(Some(cause)),
             }

@@ -113,6 +113,39 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         self.edit(key, |entry| *entry = None)
     }
 
+    /// Removes all entries that a scan covers, and says how many. Nothing is decoded, so this also removes values that no
+    /// longer fit their type.
+    ///
+    /// It takes as long as there are entries: in a fold that removes what is old, remove little and often.
+    ///
+    /// ```
+    /// use foldstream_sdk::prelude::*;
+    ///
+    /// /// Keeps ninety days of each customer.
+    /// fn expire(days: &mut Table<(String, Date), u64>, customer: &str, today: Date) -> Result<(), TableError> {
+    ///     days.delete_scan(|scan| scan.range_under(customer, ..today - 90))?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn delete_scan(
+        &mut self,
+        narrow: impl for<'s> FnOnce(Scan<'s, K, V>) -> Scan<'s, K, V>,
+    ) -> Result<u64, TableError> {
+        let mut scan = narrow(self.scan());
+        let mut count = 0;
+        loop {
+            let (keys, more) = scan.next_keys()?;
+            let mut cache = self.cache.borrow_mut();
+            for key in &keys {
+                cache.remove(key, &self.shared)?;
+            }
+            count += keys.len() as u64;
+            if !more {
+                return Ok(count);
+            }
+        }
+    }
+
     /// Reads many keys at once, so that the events that need them do not each ask the host.
     ///
     /// See [`Projection::prefetch`](crate::Projection::prefetch). Where the

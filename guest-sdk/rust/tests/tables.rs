@@ -24,6 +24,9 @@ enum Command {
     AddAndScan(String),
     Day(String, u32, u64),
     Triple(u8, String, u8),
+    /// Removes the days of a word from one up to before another, and writes down how many there were.
+    Forget(String, u32, u32),
+    ForgetWords(String),
     Fail(String),
     Retry(String),
 }
@@ -89,6 +92,14 @@ impl Projection for Everything {
             }
             Command::Day(word, day, number) => self.days.put((&word, day), number)?,
             Command::Triple(first, second, third) => self.triples.put((first, &second, third), ())?,
+            Command::Forget(word, from, to) => {
+                let count = self.days.delete_scan(|scan| scan.range_under(&word, from..to))?;
+                self.total.put(count)?;
+            }
+            Command::ForgetWords(beginning) => {
+                let count = self.words.delete_scan(|scan| scan.starting_with(&beginning))?;
+                self.total.put(count)?;
+            }
             Command::Fail(reason) => return Err(Failure::reject(reason)),
             Command::Retry(number) => _ = number.parse::<u64>().retry()?,
         }
@@ -179,6 +190,33 @@ fn scans_are_narrowed_by_parts_ranges_direction_and_count() {
     assert_eq!(ask(json!({"under": "b", "after": ["b", 3], "backwards": true, "take": 1})), json!([["b", 2]]));
     assert_eq!(ask(json!({"take": 0})), json!([]));
     assert_eq!(ask(json!({"under": "c"})), json!([]));
+}
+
+#[test]
+fn a_range_is_removed_with_what_its_own_batch_wrote() {
+    let day = |word: &str, day: u32| json!({"day": [word, day, 0]});
+    let mut harness = given([day("a", 1), day("a", 2), day("a", 3), day("ab", 2), json!({"forget": ["a", 1, 3]})]);
+    assert_eq!(harness.query("days", json!({})), Ok(json!([["a", 3], ["ab", 2]])));
+    assert_eq!(harness.get("total"), Some(json!(2)));
+    // What was removed can come again, in the same batch too.
+    harness.given([json!({"forget": ["a", 0, 9]}), day("a", 2), json!({"forget": ["b", 0, 9]})].map(command));
+    assert_eq!(harness.query("days", json!({})), Ok(json!([["a", 2], ["ab", 2]])));
+    assert_eq!(harness.get("total"), Some(json!(0)));
+    harness.assert_same_for_any_batching();
+}
+
+#[test]
+fn a_range_of_many_pages_is_removed_whole() {
+    // More than one page of a scan.
+    let count = 2_500;
+    let mut harness = Harness::<Everything>::new();
+    harness.given((0..count).map(|number| command(json!({"put": [format!("old-{number}"), [1]]}))));
+    harness.restart().given([json!({"push": ["new", 1]}), json!({"push": ["old-7", 1]})].map(command));
+    harness.given([command(json!({"forget-words": "old-"}))]);
+    assert_eq!(harness.entries("word/").len(), 1);
+    assert_eq!(harness.get("total"), Some(json!(count)));
+    assert_eq!(harness.query("word", json!("old-7")), Ok(json!([false, null])));
+    assert_eq!(harness.query("word", json!("new")), Ok(json!([true, [1]])));
 }
 
 #[test]

@@ -72,7 +72,7 @@ struct GlobalArgs {
     /// Address of the host; left out, what ./foldstream.toml says (or FOLDSTREAM_CONFIG), else http://127.0.0.1:7575.
     #[arg(long, global = true, env = "FOLDSTREAM_URL")]
     url: Option<String>,
-    /// Token that the host wants.
+    /// Token that the host wants; left out, the one that a host of this user on this machine made for itself.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// File that holds the token.
@@ -166,31 +166,43 @@ impl Context {
 
     /// A client of the host that was named, or that the configuration file nearby describes.
     fn client(&self) -> anyhow::Result<Client> {
+        self.client_of(self.nearby().as_ref())
+    }
+
+    /// What the configuration file nearby says, unless a host was named.
+    fn nearby(&self) -> Option<crate::config::Config> {
         if self.url.is_some() {
-            return self.client_of(None);
+            return None;
         }
         match config_args::nearby() {
-            Some((_, Ok(config))) => self.client_of(Some(&config)),
+            Some((_, Ok(config))) => Some(config),
             Some((file, Err(error))) => {
                 let file = file.display();
                 self.output.warning(&format!(
                     "{file} does not say where its host listens, so {URL_DEFAULT} is asked: {error:#}"
                 ));
-                self.client_of(None)
+                None
             }
-            None => self.client_of(None),
+            None => None,
         }
     }
 
-    /// A client of the host that was named, or that a configuration describes. Its token goes to no other host.
-    fn client_of(&self, config: Option<&crate::config::Config>) -> anyhow::Result<Client> {
+    /// How to reach the host that was named, or that a configuration describes. Its token goes to no other host.
+    fn connection_of(&self, config: Option<&crate::config::Config>) -> Connection {
         let described = config.filter(|_| self.url.is_none()).and_then(nearby::connection);
-        let (url, token) = match described {
-            Some(Connection { url, token }) => (url, self.token.clone().or(token)),
-            None => (self.url.clone().unwrap_or_else(|| URL_DEFAULT.to_owned()), self.token.clone()),
-        };
+        let mut connection = described.unwrap_or_else(|| {
+            let url = self.url.clone().unwrap_or_else(|| URL_DEFAULT.to_owned());
+            Connection { token: nearby::running(&url), url }
+        });
+        connection.token = self.token.clone().or(connection.token);
+        connection
+    }
+
+    /// A client of the host that was named, or that a configuration describes.
+    fn client_of(&self, config: Option<&crate::config::Config>) -> anyhow::Result<Client> {
+        let connection = self.connection_of(config);
         let own = config.filter(|_| self.url.is_none()).and_then(|config| config.serve.tls_cert.as_deref());
-        Ok(Client::new(&Connection { url, token }, self.ca.as_deref().or(own), self.output)?)
+        Ok(Client::new(&connection, self.ca.as_deref().or(own), self.output)?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
+use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
 
 /// Shortest token that is not worth a warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -337,11 +337,22 @@ fn check_names(findings: &mut Findings, serve: &Serve) {
 fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let has_token = serve.has_tokens();
     let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
-    if serve.listen.ip().to_canonical().is_loopback() {
+    if serve.is_loopback() {
         if serve.insecure {
             findings.warning("serve.insecure", "has no meaning at a loopback address; remove it");
         }
         return;
+    }
+    let address = serve.listen;
+    if !serve.insecure && serve.anonymous == Some(Anonymous::Everything) {
+        let message = format!(
+            "everyone who reaches {address} could deploy code; set \"read\" or \"nothing\", or listen on 127.0.0.1"
+        );
+        findings.error("serve.anonymous", message);
+        return;
+    }
+    if serve.anonymous == Some(Anonymous::Read) {
+        findings.warning("serve.anonymous", format!("everyone who reaches {address} may read everything"));
     }
     let missing = match (has_tls, has_token) {
         (true, true) => return,
@@ -349,7 +360,6 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
         (true, false) => "a token (serve.tokens_file)",
         (false, false) => "TLS (serve.tls_cert and serve.tls_key) and a token (serve.tokens_file)",
     };
-    let address = serve.listen;
     if serve.insecure {
         findings.warning("serve.insecure", format!("{address} can be reached from outside without {missing}"));
         return;

@@ -25,6 +25,7 @@ pub(super) enum Kind {
     LogFormat,
     Recognition,
     OnMissing,
+    Anonymous,
     Section,
 }
 
@@ -79,6 +80,7 @@ impl Key {
             "LogFormat" => Kind::LogFormat,
             "Recognition" => Kind::Recognition,
             "OnMissing" => Kind::OnMissing,
+            "Anonymous" => Kind::Anonymous,
             _ => Kind::Section,
         }
     }
@@ -99,6 +101,7 @@ impl Kind {
             Self::LogFormat => "\"text\" or \"json\"",
             Self::Recognition => "\"auto\", \"headers\" or \"off\"",
             Self::OnMissing => "\"stop\" or \"count\"",
+            Self::Anonymous => "\"nothing\", \"read\" or \"everything\"",
             Self::Section => "a section of its own, such as [serve]",
         }
     }
@@ -118,6 +121,7 @@ impl Kind {
             | Self::LogFormat
             | Self::Recognition
             | Self::OnMissing
+            | Self::Anonymous
             | Self::Section => as_text(),
             Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),

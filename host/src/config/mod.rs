@@ -66,8 +66,7 @@ key::settings! {
     pub struct Serve {
         /// Address; any but loopback needs TLS and a token, or `insecure`.
         pub listen: SocketAddr,
-        /// Bearer token that clients must send, of 16 bytes or more; it may do everything. Without any token,
-        /// everyone who reaches the address may do everything. For example `"f2b8c0a97d5e4c1b"`.
+        /// Bearer token that clients must send, of 16 bytes or more; it may do everything. For example `"f2b8c0a97d5e4c1b"`.
         pub token: Option<Secret>,
         /// File that holds the token. For example `"/run/secrets/foldstream-token"`.
         pub token_file: Option<PathBuf>,
@@ -78,6 +77,10 @@ key::settings! {
         pub tls_cert: Option<PathBuf>,
         /// Key of the certificate (PEM). For example `"/etc/foldstream/tls.key"`.
         pub tls_key: Option<PathBuf>,
+        /// What a request without a token may do: `nothing`, `read` or `everything`. Left out, `nothing` if a token is
+        /// configured. If none is, `read`: the host then makes a token for everything else, in the file `token` of the
+        /// data folder, which commands of the same user find by themselves. For example `"nothing"`.
+        pub anonymous: Option<Anonymous>,
         /// Serve beyond loopback without TLS or token.
         pub insecure: bool,
         /// Names, without ports, that a host without a token answers for, next to IP addresses and localhost.
@@ -154,6 +157,9 @@ key::settings! {
         pub tls_required: bool,
         /// Start TLS before the server's first line.
         pub tls_first: bool,
+        /// Connect only to the servers named here or in the context, and to none that those advertise, as the members of a
+        /// cluster advertise each other. For networks in which a server must not choose where this host connects to.
+        pub ignore_discovered_servers: bool,
         /// JetStream domain. For example `"edge"`.
         pub domain: Option<String>,
         /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
@@ -327,6 +333,18 @@ pub enum Source {
     Jetstream(Box<JetStreamSource>),
 }
 
+/// What a request without a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// Nothing, probes aside.
+    Nothing,
+    /// What takes the scope `read`.
+    Read,
+    /// Whatever a token with every scope may do.
+    Everything,
+}
+
 /// Format of our own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -363,6 +381,7 @@ impl Default for Serve {
             tokens_file: None,
             tls_cert: None,
             tls_key: None,
+            anonymous: None,
             insecure: false,
             hosts: Vec::new(),
             origins: Vec::new(),

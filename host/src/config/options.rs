@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{Config, EmbeddedSource, JetStreamSource, Secret, Serve};
+use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Secret, Serve};
 use crate::memory::{self, Memory, Shares};
 use crate::{batch, log, module, source, state};
 
@@ -67,9 +67,31 @@ impl Serve {
 }
 
 impl Serve {
-    /// Whether clients must send a token.
+    /// Whether there are tokens that clients can send.
     pub fn has_tokens(&self) -> bool {
         self.token.is_some() || self.token_file.is_some() || self.tokens_file.is_some()
+    }
+
+    /// What a request without a token may do.
+    pub fn anonymous(&self) -> Anonymous {
+        match self.anonymous {
+            Some(chosen) => chosen,
+            None if self.has_tokens() => Anonymous::Nothing,
+            None if self.insecure && !self.is_loopback() => Anonymous::Everything,
+            None => Anonymous::Read,
+        }
+    }
+
+    /// Whether a host makes a token of its own. Beyond loopback it does so only if the operator accepts that others may
+    /// read what needs no token.
+    pub fn makes_token(&self) -> bool {
+        let is_wanted = !self.has_tokens() && self.anonymous() != Anonymous::Everything;
+        is_wanted && (self.insecure || self.is_loopback())
+    }
+
+    /// Whether only this machine reaches the address.
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
     }
 }
 
@@ -96,6 +118,7 @@ impl JetStreamSource {
             tls_key: self.tls_key.clone(),
             tls_required: self.tls_required,
             tls_first: self.tls_first,
+            ignore_discovered_servers: self.ignore_discovered_servers,
             domain: self.domain.clone(),
             api_prefix: self.api_prefix.clone(),
             inbox_prefix: self.inbox_prefix.clone(),

@@ -351,7 +351,10 @@ impl Instance {
         };
         let result = match result {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => Err(failed_event(&failure, events.len())),
+            Ok(Err(failure)) => {
+                let doubted = self.store.data().doubted(&message(&failure.message));
+                Err(doubted.unwrap_or_else(|| failed_event(&failure, events.len())))
+            }
             Err(error) => Err(self.store.data().explain(error)),
         };
         self.spent = result.is_err();

@@ -286,6 +286,19 @@ impl Host {
         ApplyError::Busy(message)
     }
 
+    /// What to make of the module's word that an event failed, if its instance has as much memory as the module declares: the
+    /// limit is named, and the event is tried by an instance that holds nothing.
+    pub(super) fn doubted(&self, failure: &str) -> Option<ApplyError> {
+        let mebibytes = self.growth.memory_bytes >> 20;
+        self.growth.is_at_own_maximum.then(|| ApplyError::Limit {
+            limit: "memory-bytes",
+            message: format!(
+                "the module has the {mebibytes} MiB of memory that it declares as its own maximum, and then failed: \
+                 {failure}; keep less in memory, or build it with a larger maximum"
+            ),
+        })
+    }
+
     /// What the host's shortage of memory refused since the call began.
     pub(super) fn shortage(&self) -> Option<&str> {
         match &self.growth.refused {
@@ -330,6 +343,8 @@ pub(super) struct Growth {
     table_elements_max: usize,
     /// What was refused since the call began.
     refused: Option<Refused>,
+    /// Whether the module was ever told that it has as much as it declares to be enough for it.
+    is_at_own_maximum: bool,
 }
 
 /// Why memory or a table did not grow.
@@ -352,6 +367,7 @@ impl Growth {
             table_elements: 0,
             table_elements_max: bounds.table_elements_max,
             refused: None,
+            is_at_own_maximum: false,
         }
     }
 }
@@ -383,7 +399,9 @@ impl ResourceLimiter for Growth {
             return self.refuse(Refused::Limit("memory-bytes", message));
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
-            // The module's own maximum: it is the same for every instance, so the module may be told.
+            // The module's own maximum: allocators look for it, and have another way. What it says of an event from then
+            // on may be due to what its instance holds.
+            self.is_at_own_maximum = true;
             return Ok(false);
         }
         if let Err(shortage) = self.memory.grow_to(total as u64 + self.table_bytes()) {
@@ -405,6 +423,7 @@ impl ResourceLimiter for Growth {
             return self.refuse(Refused::Limit("table-elements", message));
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
+            self.is_at_own_maximum = true;
             return Ok(false);
         }
         self.table_elements = total;

@@ -163,11 +163,12 @@ fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
     let Missing { from, to, count } = missing;
     let events = match count {
         None => "an unknown number of events".to_owned(),
-        Some(count) if may_be_of_others => format!("up to {count} events"),
-        Some(1) => "1 event".to_owned(),
-        Some(count) => format!("{count} events"),
+        Some(count) => {
+            let at_most = if may_be_of_others { "up to " } else { "" };
+            format!("{at_most}{count} event{}", if count == 1 { "" } else { "s" })
+        }
     };
-    let (was, is) = if count == Some(1) && !may_be_of_others { ("was", "is") } else { ("were", "are") };
+    let (was, is) = if count == Some(1) { ("was", "is") } else { ("were", "are") };
     let place = if from == to { format!("({from})") } else { format!("(between {from} and {to})") };
     format!("{events} that {was} applied {is} gone from stream {stream} {place}")
 }
@@ -192,6 +193,6 @@ mod tests {
             told(1, 90, Some(20), false),
             "20 events that were applied are gone from stream ORDERS (between 1 and 90)"
         );
-        assert_eq!(told(7, 7, Some(1), true), "up to 1 events that were applied are gone from stream ORDERS (7)");
+        assert_eq!(told(7, 7, Some(1), true), "up to 1 event that was applied is gone from stream ORDERS (7)");
     }
 }

@@ -47,7 +47,7 @@ pub use key_part::Keys;
 pub(crate) use loader::Loader;
 pub use queue::Queue;
 pub use rollouts::Rollouts;
-pub(crate) use rollouts::{LoadedOrNot, Role, Shared};
+pub(crate) use rollouts::{Role, Shared};
 pub use skips::Wanted as WantedSkips;
 pub(crate) use snapshots::Snapshots;
 

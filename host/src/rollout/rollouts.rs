@@ -30,7 +30,7 @@ pub struct Rollouts {
 }
 
 /// A module, or why it can't be loaded.
-pub(crate) type LoadedOrNot = Result<Arc<Module>, String>;
+pub(super) type LoadedOrNot = Result<Arc<Module>, String>;
 
 /// The role of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

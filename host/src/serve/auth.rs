@@ -15,10 +15,12 @@ use super::origin::{Rules, is_loopback};
 use super::problem::{Kind, Problem};
 use super::routes::health;
 use super::scopes::{self, Reach, STREAMS};
+use super::secrets::Admission;
 use super::tokens::{Grant, Tokens};
 use super::{App, Error};
 use crate::actor::{self, Actor};
-use crate::config;
+use crate::config::{self, Anonymous};
+use crate::scope::Scope;
 
 /// The query parameter in which a browser's `EventSource` sends its token, as it can send no header.
 const TOKEN_PARAMETER: &str = "access_token";
@@ -39,7 +41,8 @@ pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Resu
         return Ok(());
     }
     let missing = match (config.tls_cert.is_some(), config.has_tokens()) {
-        (true, true) => return Ok(()),
+        (true, true) if config.anonymous != Some(Anonymous::Everything) => return Ok(()),
+        (true, true) => "any need of a token (serve.anonymous)",
         (true, false) => "a token",
         (false, true) => "TLS",
         (false, false) => "TLS and a token",
@@ -91,14 +94,14 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-    let verdict = match app.secrets.tokens() {
-        Some(tokens) => check_token(&tokens, &mut request).await.map(|grant| Some(grant.name.clone())),
-        None => {
-            take_parameter(&mut request);
-            let rules = Rules::new(&app.config, app.address.ip());
-            let checked = rules.check(request.uri(), request.headers());
-            checked.map(|()| None).map_err(|problem| (Reason::Origin, problem))
+    let parameter = take_parameter(&mut request);
+    let given = bearer(request.headers()).map(str::to_owned).or(parameter);
+    let Admission { tokens, anonymous } = app.secrets.admission();
+    let verdict = match (&tokens, given) {
+        (Some(tokens), Some(given)) => {
+            check_token(tokens, &given, &mut request).await.map(|grant| Some(grant.name.clone()))
         }
+        _ => check_anonymous(&app, anonymous, &request).map(|()| None),
     };
     match verdict {
         Ok(name) => actor::scope(Some(Actor { name, peer }), next.run(request)).await,
@@ -114,19 +117,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 }
 
 /// What the token of a request is for, if it covers what the route asks for.
-async fn check_token(tokens: &Tokens, request: &mut Request) -> Result<Arc<Grant>, (Reason, Problem)> {
-    let parameter = take_parameter(request);
-    let unauthorized = |detail: &str| Problem::new(Kind::Unauthorized, detail);
-    let Some(given) = bearer(request.headers()).map(str::to_owned).or(parameter) else {
-        let detail = "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the \
-                      command line)";
-        return Err((Reason::TokenMissing, unauthorized(detail)));
-    };
-    let Some(grant) = tokens.grant(&given) else {
-        let detail =
-            "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's";
-        return Err((Reason::TokenWrong, unauthorized(detail)));
-    };
+async fn check_token(tokens: &Tokens, given: &str, request: &mut Request) -> Result<Arc<Grant>, (Reason, Problem)> {
+    let grant = tokens
+        .grant(given)
+        .map_err(|refusal| (Reason::TokenWrong, Problem::new(Kind::Unauthorized, refusal.to_string())))?;
     // What no route takes is answered as such to everyone with a token.
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(grant) };
     let demand = scopes::demand(request.method().as_str(), route.as_str());
@@ -141,9 +135,31 @@ async fn check_token(tokens: &Tokens, request: &mut Request) -> Result<Arc<Grant
     }
 }
 
+/// Whether a request without a token, or at a host that has none, may do what it asks for.
+fn check_anonymous(app: &App, anonymous: Anonymous, request: &Request) -> Result<(), (Reason, Problem)> {
+    let missing = |detail: &str| Err((Reason::TokenMissing, Problem::new(Kind::Unauthorized, detail)));
+    if anonymous == Anonymous::Nothing {
+        return missing(
+            "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the command \
+             line); a host without configured tokens has its own in the file `token` of its data folder",
+        );
+    }
+    let rules = Rules::new(&app.config, app.address.ip());
+    rules.check(request.uri(), request.headers()).map_err(|problem| (Reason::Origin, problem))?;
+    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
+    let is_read = || scopes::demand(request.method().as_str(), route.as_str()).scope == Some(Scope::Read);
+    if anonymous == Anonymous::Everything || is_read() {
+        return Ok(());
+    }
+    missing(
+        "without a token this host only answers reads: send one as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or \
+         --token on the command line); if none is configured it is in the file `token` of the host's data folder",
+    )
+}
+
 /// Whether a request has a token of this host.
 pub(super) fn is_known(tokens: &Tokens, headers: &HeaderMap) -> bool {
-    bearer(headers).is_some_and(|token| tokens.grant(token).is_some())
+    bearer(headers).is_some_and(|token| tokens.grant(token).is_ok())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

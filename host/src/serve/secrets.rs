@@ -15,11 +15,20 @@ use tokio_util::sync::CancellationToken;
 use super::certificate::{self, Validity};
 use super::tokens::Tokens;
 use super::{Error, auth};
-use crate::config;
+use crate::config::{self, Anonymous};
 
 /// How often is looked whether a file changed. Watching folders misses files that are put in place through links, as
 /// orchestrators do.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Who is let in.
+#[derive(Clone)]
+pub(super) struct Admission {
+    /// The tokens that count; none if none is configured.
+    pub(super) tokens: Option<Arc<Tokens>>,
+    /// What a request without a token may do.
+    pub(super) anonymous: Anonymous,
+}
 
 /// Tokens and certificate. Cloning shares them.
 #[derive(Clone)]
@@ -29,8 +38,7 @@ struct Shared {
     address: std::net::SocketAddr,
     /// What they are made of.
     config: Mutex<config::Serve>,
-    /// Without any, everyone who reaches the address may do everything.
-    tokens: RwLock<Option<Arc<Tokens>>>,
+    admission: RwLock<Admission>,
     tls: Option<RustlsConfig>,
     validity: Mutex<Option<Validity>>,
     /// How the files were when they were last read.
@@ -46,26 +54,35 @@ impl fmt::Debug for Secrets {
     }
 }
 
+impl Admission {
+    /// A server that nobody gave a token, as one within a test, lets everyone do everything unless it is told otherwise.
+    fn new(config: &config::Serve) -> Result<Self, Error> {
+        let tokens = Tokens::configured(config)?.map(Arc::new);
+        let usual = if tokens.is_some() { Anonymous::Nothing } else { Anonymous::Everything };
+        Ok(Self { tokens, anonymous: config.anonymous.unwrap_or(usual) })
+    }
+}
+
 impl Secrets {
     /// Reads them for the first time.
     pub(super) fn new(config: &config::Serve, address: std::net::SocketAddr) -> Result<Self, Error> {
         // Looked at before they are read: what changes meanwhile is read again.
         let seen = look(config);
-        let tokens = Tokens::configured(config)?;
+        let admission = Admission::new(config)?;
         let certificate = certificate::read(config)?;
         Ok(Self(Arc::new(Shared {
             address,
             config: Mutex::new(config.clone()),
-            tokens: RwLock::new(tokens.map(Arc::new)),
+            admission: RwLock::new(admission),
             validity: Mutex::new(certificate.as_ref().map(|certificate| certificate.validity)),
             tls: certificate.map(|certificate| RustlsConfig::from_config(certificate.settings)),
             seen: Mutex::new(seen),
         })))
     }
 
-    /// The tokens that count now; none where everyone may do everything.
-    pub(super) fn tokens(&self) -> Option<Arc<Tokens>> {
-        self.0.tokens.read().clone()
+    /// Who is let in now.
+    pub(super) fn admission(&self) -> Admission {
+        self.0.admission.read().clone()
     }
 
     /// The settings of TLS, which follow the certificate.
@@ -93,13 +110,13 @@ impl Secrets {
 
     fn take_tokens(&self, config: &config::Serve) -> Result<(), Error> {
         auth::check_address(config, self.0.address)?;
-        let tokens = Tokens::configured(config)?;
-        if tokens.is_none() && self.0.tokens.read().is_some() {
+        let admission = Admission::new(config)?;
+        if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
             let detail = "there is none any more, which would let everyone in; restart the host if that is meant";
             return Err(Error::Token(detail.to_owned()));
         }
-        let count = tokens.as_ref().map_or(0, Tokens::count);
-        *self.0.tokens.write() = tokens.map(Arc::new);
+        let count = admission.tokens.as_ref().map_or(0, |tokens| tokens.count());
+        *self.0.admission.write() = admission;
         tracing::info!(count, "tokens were read again");
         Ok(())
     }

@@ -62,6 +62,23 @@ impl Grant {
     }
 }
 
+/// Why a token lets nobody in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Nobody made it.
+    #[error("the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's")]
+    Unknown,
+    /// Its entry was made of the token with the end of a line, as `echo` writes it.
+    #[error(
+        "the sha256 of token {name} in serve.tokens_file is that of the token with a line end; hash it with \
+         `printf %s TOKEN | sha256sum`, or take the entry that `foldstream token new` prints"
+    )]
+    HashedWithLineEnd {
+        /// The name of its entry.
+        name: String,
+    },
+}
+
 /// All tokens of a host.
 #[derive(Clone)]
 pub(super) struct Tokens {
@@ -73,8 +90,8 @@ pub(super) struct Tokens {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[serde(default)]
-    tokens: Vec<Entry>,
+    /// Missing in a file that is empty, as one that is being written.
+    tokens: Option<Vec<Entry>>,
 }
 
 /// One token in it.
@@ -110,11 +127,21 @@ impl Tokens {
     fn add_file(&mut self, path: &Path) -> Result<(), String> {
         let text = config::read_text(path).map_err(|error| format!("cannot be read: {error}"))?;
         let file: File = toml::from_str(&text).map_err(|error| error.to_string())?;
-        if file.tokens.len() > TOKENS_MAX {
+        let Some(entries) = file.tokens else {
+            return Err(
+                "has no tokens; add the entry that `foldstream token new` prints, or write `tokens = []` to let \
+                        nobody in"
+                    .to_owned(),
+            );
+        };
+        if entries.len() > TOKENS_MAX {
             return Err(format!("has more than {TOKENS_MAX} tokens"));
         }
+        if entries.is_empty() {
+            tracing::warn!(file = %path.display(), "serve.tokens_file lets nobody in: its list is empty");
+        }
         let mut names = BTreeSet::new();
-        for Entry { name, sha256, scopes, deployments } in file.tokens {
+        for Entry { name, sha256, scopes, deployments } in entries {
             let named = |detail: &str| format!("token {}: {detail}", name.escape_debug().take(64).collect::<String>());
             if !is_token_name(&name) {
                 return Err(named("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first"));
@@ -148,10 +175,24 @@ impl Tokens {
         self.grants.insert(self.keyed(digest), Arc::new(grant)).is_some()
     }
 
-    /// What a token is for; none for one that nobody made. Looking up what only this process can compute tells nothing by
-    /// the time it takes.
-    pub(super) fn grant(&self, token: &str) -> Option<Arc<Grant>> {
-        self.grants.get(&self.keyed(&digest(token))).cloned()
+    /// What a token is for. Looking up what only this process can compute tells nothing by the time it takes.
+    pub(super) fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
+        let look = |text: &str| self.grants.get(&self.keyed(&digest(text))).cloned();
+        let Some(grant) = look(token) else {
+            // Who gets this has the token.
+            let with_end = look(&format!("{token}\n")).filter(|_| token.len() >= TOKEN_BYTES_MIN);
+            let refusal = with_end.map(|grant| Refusal::HashedWithLineEnd { name: grant.name.clone() });
+            return Err(refusal.unwrap_or(Refusal::Unknown));
+        };
+        if token.len() >= TOKEN_BYTES_MIN {
+            return Ok(grant);
+        }
+        // A file has hashes alone, so this shows only now. A client that may be guessing learns nothing.
+        tracing::warn!(
+            token = grant.name,
+            "a token of fewer than {TOKEN_BYTES_MIN} bytes may be guessed and lets nobody in; make one with `foldstream token new`"
+        );
+        Err(Refusal::Unknown)
     }
 
     /// How many there are.
@@ -215,7 +256,7 @@ mod tests {
             grant.covers(Demand { scope: Some(scope), reach: Reach::Host }, &[]).expect("all scopes");
         }
         for wrong in ["", "s3cret-s3cret-s3cre", "s3cret-s3cret-s3cret2"] {
-            assert!(tokens.grant(wrong).is_none(), "{wrong}");
+            assert_eq!(tokens.grant(wrong).map(drop), Err(Refusal::Unknown), "{wrong}");
         }
     }
 
@@ -230,8 +271,9 @@ mod tests {
 
     #[test]
     fn a_token_covers_its_scopes_and_deployments_alone() {
-        let text = entry("dashboard", "one", "scopes = [\"read\", \"deploy\"]\ndeployments = [\"totals\"]");
-        let grant = from_file(&text).expect("sound").grant("one").expect("it is known");
+        let text =
+            entry("dashboard", "0123456789abcdef", "scopes = [\"read\", \"deploy\"]\ndeployments = [\"totals\"]");
+        let grant = from_file(&text).expect("sound").grant("0123456789abcdef").expect("it is known");
         let ask = |scope, reach, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             grant.covers(Demand { scope, reach }, &names)
@@ -272,6 +314,21 @@ mod tests {
             let error = from_file(&text).map(drop).expect_err(&text).to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
-        from_file("").expect("no tokens at all let nobody in");
+        for empty in ["", "# soon\n"] {
+            let error = from_file(empty).map(drop).expect_err("no list").to_string();
+            assert!(error.contains("has no tokens") && error.contains("token new"), "{error}");
+        }
+        assert_eq!(from_file("tokens = []").expect("nobody is let in, as it says").count(), 0);
+    }
+
+    #[test]
+    fn tokens_that_were_hashed_by_hand_are_told_apart() {
+        let (short, long) = ("0123456789", "0123456789abcdef");
+        let text =
+            [entry("short", short, "scopes = [\"read\"]"), entry("ended", &format!("{long}\n"), "scopes = [\"read\"]")];
+        let tokens = from_file(&text.concat()).expect("hashes of any text are sound");
+        assert_eq!(tokens.grant(short).map(drop), Err(Refusal::Unknown), "it may be guessed");
+        let said = tokens.grant(long).map(drop).expect_err("its hash is of another text").to_string();
+        assert!(said.contains("token ended") && said.contains("printf"), "{said}");
     }
 }

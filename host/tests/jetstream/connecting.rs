@@ -1,15 +1,20 @@
 //! Each way to reach a server and to prove who we are.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_nats::ConnectOptions;
 use base64::Engine;
 use foldstream::api::SourceState;
 use foldstream::source::jetstream::{JetStream, Options};
 use nkeys::KeyPair;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::reading::{Reading, numbers, options, request};
-use crate::server::{Server, numbered, orders, publish};
+use crate::server::{Server, numbered, orders, publish, until};
 
 /// Puts three events into the stream, as somebody who may.
 async fn fill(server: &Server, administrator: ConnectOptions) {
@@ -359,4 +364,66 @@ fn unusable_settings_are_refused_with_what_to_do() {
     }
     let secret = Options { password: text("hidden"), token: text("hidden"), ..base() };
     assert!(!format!("{secret:?}").contains("hidden"));
+}
+
+/// Counts the connections that somebody makes to a listener, each of which is closed at once.
+fn counted(listener: TcpListener) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    count
+}
+
+/// Stands before a server as the one member of a cluster that advertises another; its address, and how many connections it
+/// was asked for.
+async fn advertising(server: SocketAddr, other: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(pass_on(client, server, other));
+        }
+    });
+    (address, count)
+}
+
+async fn pass_on(mut client: TcpStream, server: SocketAddr, other: SocketAddr) -> std::io::Result<()> {
+    let mut server = BufReader::new(TcpStream::connect(server).await?);
+    let mut first = String::new();
+    server.read_line(&mut first).await?;
+    let first = first.replacen("INFO {", &format!("INFO {{\"connect_urls\":[\"{other}\"],"), 1);
+    client.write_all(first.as_bytes()).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
+}
+
+#[tokio::test]
+async fn servers_that_a_server_advertises_are_left_alone_if_that_is_set() {
+    for ignores in [true, false] {
+        let mut server = Server::start().await;
+        fill(&server, ConnectOptions::new()).await;
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
+        let (before, asked) = advertising(address, other.local_addr().expect("an address")).await;
+        let other = counted(other);
+        let servers = vec![format!("nats://{before}")];
+        let settings = Options { ignore_discovered_servers: ignores, servers, ..options(&server) };
+        let mut reading = Reading::begin(settings, request(&[">"]));
+        assert_eq!(numbers(&reading.events(3).await.0), [0, 1, 2]);
+        let at = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let before_loss = at(&asked);
+        server.kill();
+        until("several attempts", async || (at(&asked) >= before_loss + 4).then_some(())).await;
+        if ignores {
+            assert_eq!(at(&other), 0, "it connected to where the server sent it");
+        } else {
+            until("an attempt at the other server", async || (at(&other) > 0).then_some(())).await;
+        }
+    }
 }

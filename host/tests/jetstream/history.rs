@@ -35,7 +35,7 @@ async fn folded(options: Options, request: Request, sequence: u64) -> Checkpoint
     let mut reading = Reading::begin(options, request);
     while checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.position < sequence) {
         let batch = reading.next().await.expect("the stream is sound");
-        checkpoint = Some(Checkpoint::after(checkpoint.as_ref(), &batch, batch.events.last(), batch.through));
+        checkpoint = Some(batch.checkpoint(checkpoint.as_ref(), batch.events.last(), batch.through));
     }
     checkpoint.expect("something was read")
 }

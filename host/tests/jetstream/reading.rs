@@ -106,7 +106,7 @@ impl Reading {
 }
 
 pub fn checkpoint(batch: &Batch) -> Checkpoint {
-    Checkpoint::after(None, batch, batch.events.last(), batch.through)
+    batch.checkpoint(None, batch.events.last(), batch.through)
 }
 
 pub fn numbers(events: &[Event]) -> Vec<u64> {

@@ -1,6 +1,7 @@
 //! A host within this process: what `serve`, `dev` and `demo` have in common.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::client::{Client, Connection};
 use super::exit::{Exit, Failure};
 use super::log_writer::LogWriter;
 use super::output::Output;
+use crate::access;
 use crate::config::{Config, LogFormat};
 use crate::host::Host;
 use crate::serve;
@@ -31,17 +33,23 @@ pub struct Server {
     deployments: usize,
     task: JoinHandle<Result<(), serve::Error>>,
     shutdown: CancellationToken,
+    /// The token that the host made for itself, if none is configured.
+    made_token: Option<PathBuf>,
+    /// Tells commands of this user of that token.
+    _note: Option<access::Note>,
 }
 
 impl Server {
     /// Binds, answers probes, starts the host, and answers everything from then on.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(mut config: Config) -> anyhow::Result<Self> {
+        let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
         let address = listener.local_addr().context("cannot tell the address")?;
         let scheme = if config.serve.tls_cert.is_some() { "https" } else { "http" };
         let config = Arc::new(config);
         let shutdown = CancellationToken::new();
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
+        let note = made_token.as_ref().and_then(|file| access::announce(address, file));
         // Probes are answered from here on, however long it takes to open what there is.
         let serving = tokio::spawn(entrance.clone().serve(listener));
         let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
@@ -56,7 +64,21 @@ impl Server {
         entrance.open(host.clone());
         let deployments = host.deployments().len();
         let task = tokio::spawn(run(serving, host, shutdown.clone()));
-        Ok(Self { url: format!("{scheme}://{address}"), config, entrance, deployments, task, shutdown })
+        Ok(Self {
+            url: format!("{scheme}://{address}"),
+            config,
+            entrance,
+            deployments,
+            task,
+            shutdown,
+            made_token,
+            _note: note,
+        })
+    }
+
+    /// The file of the token that the host made for itself, if none is configured.
+    pub fn made_token(&self) -> Option<&Path> {
+        self.made_token.as_deref()
     }
 
     /// How many deployments it had at its start.
@@ -68,12 +90,17 @@ impl Server {
     /// configuration that can't be read changes nothing.
     pub fn reload_on(&self, mut hangups: Hangups, reread: impl Fn() -> anyhow::Result<Config> + Send + 'static) {
         let (entrance, shutdown) = (self.entrance.clone(), self.shutdown.clone());
-        let level = self.config.log.level.clone();
+        let (level, makes_token) = (self.config.log.level.clone(), self.made_token.is_some());
         tokio::spawn(async move {
             let mut level = level;
             while shutdown.run_until_cancelled(hangups.0.recv()).await.flatten().is_some() {
                 tracing::info!("SIGHUP: reading the configuration, tokens and certificate again");
-                let config = match reread() {
+                let complete = |mut config| {
+                    // A host whose tokens were configured is not opened by a file that lacks them.
+                    makes_token.then(|| access::complete(&mut config)).transpose()?;
+                    Ok(config)
+                };
+                let config = match reread().and_then(complete) {
                     Ok(config) => config,
                     Err(error) => {
                         let error = super::exit::message_of(&error);

@@ -1,25 +1,31 @@
 //! The host that the configuration file next to the user describes: where it listens, and the token that it wants.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::SocketAddr;
 
 use super::client::Connection;
+use crate::access;
 use crate::config::Config;
 
 /// How a host with this configuration is reached from its own machine; none if it chooses its port when it starts.
 pub fn connection(config: &Config) -> Option<Connection> {
     let serve = &config.serve;
-    let mut address = serve.listen;
-    if address.port() == 0 {
+    if serve.listen.port() == 0 {
         return None;
     }
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let address = SocketAddr::new(access::reachable(serve.listen.ip()), serve.listen.port());
     let scheme = if serve.tls_cert.is_some() { "https" } else { "http" };
     // A token that cannot be read is missed when the host asks for it, and named then.
-    Some(Connection { url: format!("{scheme}://{address}"), token: serve.bearer_token().ok().flatten() })
+    let configured = serve.bearer_token().ok().flatten();
+    let url = format!("{scheme}://{address}");
+    // The token of the host that runs there before the one of the folder, which may be another host's.
+    let token = configured.or_else(|| running(&url)).or_else(|| access::token_of(config));
+    Some(Connection { url, token })
+}
+
+/// The token that this user's host at an address of this machine made for itself.
+pub fn running(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    access::find(url.host_str()?, url.port_or_known_default()?)
 }
 
 #[cfg(test)]

@@ -1,11 +1,18 @@
 //! What an upload has to be: a component that is well formed and of our world.
 
-use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{
+    CanonicalFunction, CanonicalOption, ComponentCanonicalSectionReader, Parser, Payload, Validator, WasmFeatures,
+};
 use wit_component::DecodedWasm;
 
 use super::{contract, encode};
 use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
 use crate::module::upload;
+
+/// Deepest nesting of components. What composers make has two or three levels; the time to check grows with the square.
+const DEPTH_MAX: usize = 32;
+/// Most components and core modules in an upload; composed ones have some dozens.
+const PARTS_MAX: usize = 1_000;
 
 /// Checks an upload, and makes a component of a core module.
 pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
@@ -30,7 +37,7 @@ fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u
 
 /// Checks a component; the interfaces that it imports.
 fn imports(component: &[u8]) -> Result<Vec<String>, String> {
-    refuse_async(component)?;
+    look_through(component)?;
     Validator::new_with_features(WasmFeatures::default()).validate_all(component).map_err(malformed)?;
     let (resolve, world) = match wit_component::decode(component) {
         Ok(DecodedWasm::Component(resolve, world)) => (resolve, world),
@@ -44,22 +51,44 @@ fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     Ok(imports)
 }
 
-/// Refuses components that are built for the asynchronous calling convention, with words that help.
-fn refuse_async(component: &[u8]) -> Result<(), String> {
+/// Refuses what the parsers behind this would be at for long, and what they refuse in words that do not help.
+fn look_through(component: &[u8]) -> Result<(), String> {
+    let (mut depth, mut parts) = (0_usize, 0_usize);
     for payload in Parser::new(0).parse_all(component) {
-        let Payload::ComponentCanonicalSection(section) = payload.map_err(malformed)? else { continue };
-        for function in section {
-            let options = match function.map_err(malformed)? {
-                CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
-                _ => continue,
-            };
-            if options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_))) {
-                return Err(
-                    "it is built for asynchronous calls, which this host does not make; build it for synchronous ones \
-                     (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
-                        .to_owned(),
-                );
+        match payload.map_err(malformed)? {
+            Payload::ComponentSection { .. } | Payload::ModuleSection { .. } => {
+                depth += 1;
+                parts += 1;
             }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentCanonicalSection(section) => refuse_async(section)?,
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return Err(format!("it has components inside components, deeper than {DEPTH_MAX}; compose it flatter"));
+        }
+        if parts > PARTS_MAX {
+            return Err(format!(
+                "it is made of more than {PARTS_MAX} components and core modules; compose it of fewer"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses components that are built for the asynchronous calling convention, with words that help.
+fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), String> {
+    for function in section {
+        let options = match function.map_err(malformed)? {
+            CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
+            _ => continue,
+        };
+        if options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_))) {
+            return Err(
+                "it is built for asynchronous calls, which this host does not make; build it for synchronous ones \
+                        (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
+                    .to_owned(),
+            );
         }
     }
     Ok(())

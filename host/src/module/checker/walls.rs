@@ -131,7 +131,12 @@ pub(super) fn probe() -> Walls {
     let opens_sockets = std::net::UdpSocket::bind(("127.0.0.1", 0)).is_ok();
     let parent = rustix::process::getppid();
     let signals = parent.is_some_and(|parent| rustix::process::test_kill_process(parent).is_ok());
-    // If this succeeds the process becomes another one, and nobody answers.
-    let _ = std::process::Command::new("/proc/self/exe").arg("--version").exec();
-    Walls { files: !makes_folders && !opens_files, sockets: !opens_sockets, processes: !signals }
+    // A program that is nowhere tells whether a process could be started for one that is: only then it is looked for.
+    let started = std::process::Command::new("/nonexistent").spawn();
+    let starts = started.err().is_none_or(|error| error.raw_os_error() == Some(libc::ENOENT));
+    if !opens_files {
+        // Without a way to files no program can take the place of this one either. If one does, nobody answers.
+        let _ = std::process::Command::new("/proc/self/exe").arg("--version").exec();
+    }
+    Walls { files: !makes_folders && !opens_files, sockets: !opens_sockets, processes: !signals && !starts }
 }

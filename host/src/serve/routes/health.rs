@@ -7,9 +7,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api;
+use crate::config::Anonymous;
 use crate::host::Health;
 use crate::serve::extract::{NoParameters, Parameters};
 use crate::serve::problem::Problem;
+use crate::serve::secrets::Admission;
 use crate::serve::{App, auth};
 
 /// The paths that need no token.
@@ -63,9 +65,10 @@ pub(super) async fn startupz(State(app): State<App>, headers: HeaderMap, _: Para
     probe(or_unknown(health.reasons))
 }
 
-/// What a client may know of the health: names of deployments and sources are for those who have a token.
+/// What a client may know of the health: names of deployments and sources are for those who may read.
 fn told_to(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
-    if app.secrets.tokens().is_none_or(|tokens| auth::is_known(&tokens, headers)) {
+    let Admission { tokens, anonymous } = app.secrets.admission();
+    if anonymous != Anonymous::Nothing || tokens.is_some_and(|tokens| auth::is_known(&tokens, headers)) {
         return health;
     }
     if health.opening > 0 {

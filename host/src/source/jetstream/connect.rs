@@ -62,6 +62,8 @@ pub(super) struct Settings {
     auth: Auth,
     tls: Tls,
     inbox_prefix: Option<String>,
+    /// Whether servers that a server advertises are left alone.
+    ignore_discovered_servers: bool,
     /// What counts as a CloudEvent.
     pub(super) recognition: Recognition,
 }
@@ -107,6 +109,7 @@ impl Settings {
             tls: Tls::new(&options, &context)?,
             api_prefix: api_prefix(&options, &context)?,
             inbox_prefix: inbox_prefix(&options, &context)?,
+            ignore_discovered_servers: options.ignore_discovered_servers,
             recognition: options.cloudevents,
             on_missing: options.on_missing,
             name: options.name,
@@ -125,6 +128,7 @@ impl Settings {
             .subscription_capacity(SUBSCRIPTION_CAPACITY);
         let options = self.auth.apply(options)?;
         let options = self.tls.apply(options)?;
+        let options = if self.ignore_discovered_servers { options.ignore_discovered_servers() } else { options };
         Ok(match &self.inbox_prefix {
             Some(prefix) => options.custom_inbox_prefix(prefix),
             None => options,

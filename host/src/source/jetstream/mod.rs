@@ -73,6 +73,8 @@ pub struct Options {
     pub tls_required: bool,
     /// Start TLS before the server's first line.
     pub tls_first: bool,
+    /// Connect to no server that another one advertises.
+    pub ignore_discovered_servers: bool,
     /// JetStream domain.
     pub domain: Option<String>,
     /// Prefix of the JetStream API, instead of a domain.

@@ -5,6 +5,7 @@
 //! types, without the sandbox.
 
 use foldstream_sdk::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// What every event about an order carries.
 #[derive(Debug, Deserialize)]

@@ -4,6 +4,7 @@
 //! that a migration through the SDK is tried on a real component.
 
 use foldstream_sdk::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// What is true of all events so far.
 #[derive(Clone, Default, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! A projection that takes for granted what not every event has, and panics without it, as modules under development do.
 
 use foldstream_sdk::prelude::*;
+use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Item {

@@ -7,7 +7,7 @@ use crate::cli::Context;
 use crate::cli::support::config_args;
 use crate::cli::support::local_host::{Hangups, Server, keep_files_private, start_log, stop_signal};
 use crate::cli::support::output::write_messages_as_json;
-use crate::config::LogFormat;
+use crate::config::{Anonymous, LogFormat};
 
 /// Run a host: read streams, fold them through modules, answer reads.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,6 +51,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut server = Server::start(config).await?;
     tell_start(&server, file.as_deref());
     context.output.say(&format!("listening on {}", server.url));
+    tell_token(&server, context);
     server.reload_on(hangups, move || {
         let config = args.settings.load(flags.clone())?;
         config_args::check(&config, |warning| tracing::warn!("{warning}"))?;
@@ -64,6 +65,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     notify_systemd("STOPPING=1");
     context.output.note("stopping");
     server.stop().await
+}
+
+/// How a host without configured tokens can be changed.
+fn tell_token(server: &Server, context: &Context) {
+    if let Some(file) = server.made_token() {
+        let what = match server.config().serve.anonymous() {
+            Anonymous::Read => "changes take the token",
+            Anonymous::Nothing | Anonymous::Everything => "every request takes the token",
+        };
+        context.output.note(&format!("{what} in {}; commands of this user find it", file.display()));
+    }
 }
 
 /// What an operator wants to know of a start, in one line.

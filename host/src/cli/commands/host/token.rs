@@ -1,24 +1,23 @@
 //! `foldstream token`: makes the tokens that a host admits.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
+use crate::access;
 use crate::cli::Context;
+use crate::cli::support::client::Connection;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::scope::{Scope, digest, is_token_name};
 
-/// What a token begins with, so that searches for lost secrets find it.
-const PREFIX: &str = "foldstream_";
-
-/// Make tokens for serve.tokens_file.
+/// Make tokens for serve.tokens_file, and show the one that commands use.
 #[derive(Clone, Debug, clap::Subcommand)]
 #[command(before_help = "\
 Examples:
   foldstream token new --name dashboard --scope read
-  foldstream token new --name ci --scope deploy --scope read --deployment order-totals")]
+  foldstream token new --name ci --scope deploy --scope read --deployment order-totals
+  foldstream token show")]
 pub enum Command {
     New(NewArgs),
+    Show(ShowArgs),
 }
 
 /// Make a token: prints it once, and the entry of serve.tokens_file that admits it.
@@ -43,6 +42,25 @@ pub struct NewArgs {
     deployments: Vec<String>,
 }
 
+/// Show the token that commands send to a host, for other clients such as curl.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream token show
+  foldstream token show --url http://127.0.0.1:8080
+  foldstream token show -o json
+
+A host without configured tokens makes one at its start, in the file `token` of its data folder. Commands of the same user
+find it by themselves while the host runs. To replace it: remove the file, and send the host a SIGHUP or restart it.")]
+pub struct ShowArgs {}
+
+/// What commands send.
+#[derive(Debug, Serialize)]
+struct Sent {
+    url: String,
+    token: String,
+}
+
 /// What was made.
 #[derive(Debug, Serialize)]
 struct Made {
@@ -56,7 +74,25 @@ struct Made {
 
 /// Does what was asked for.
 pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
-    let Command::New(args) = command;
+    match command {
+        Command::New(args) => make(args, context),
+        Command::Show(_) => show(context),
+    }
+}
+
+fn show(context: &Context) -> anyhow::Result<()> {
+    let Connection { url, token } = context.connection_of(context.nearby().as_ref());
+    let Some(token) = token else {
+        let message = format!(
+            "there is no token for {url}: none was given (--token, FOLDSTREAM_TOKEN), and no host of this user runs there \
+             that made one; name the host with --url, or its file with --token-file DATA_FOLDER/token"
+        );
+        return Err(Failure::new(Exit::NotFound, message).into());
+    };
+    Ok(context.output.one(&Sent { url, token }, |sent| sent.token.clone())?)
+}
+
+fn make(args: NewArgs, context: &Context) -> anyhow::Result<()> {
     let name = args.name;
     if !is_token_name(&name) {
         let message = "--name takes 1 to 63 lower-case letters, digits and hyphens, a letter first";
@@ -66,9 +102,7 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
         let message = format!("--deployment {name:?} is no name of a deployment");
         return Err(Failure::new(Exit::Usage, message).into());
     }
-    let random: [u8; 32] = rand::random();
-    // What begins with a hyphen would be taken for an option.
-    let token = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
+    let token = access::new_token();
     let sha256 = digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut scopes = args.scopes;
     scopes.sort_unstable();

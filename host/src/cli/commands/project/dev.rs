@@ -80,6 +80,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         config.serve.listen = free_address(config.serve.listen);
     }
     quieten(&mut config);
+    if config.serve.tokens_file.is_some() && config.serve.bearer_token()?.is_none() {
+        // The file has hashes alone, and none of them may cover what is done here.
+        config.serve.token = Some(crate::access::new_token().into());
+    }
     let _log = start_log(&config, context.output)?;
     let known = config.clone();
     let same = move || Ok(known.clone());
