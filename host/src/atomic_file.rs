@@ -1,8 +1,8 @@
-//! Files that are there whole or not at all, whenever the process is killed.
+//! Files that are there whole or not at all, whenever the process is killed, and that stay where they are while it runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// How the name of a file ends while it is made.
@@ -46,6 +46,44 @@ impl Drop for Unfinished {
     }
 }
 
+/// A file that is in use. One that is moved, removed or replaced under a running host still takes what is written to it,
+/// but the next start would not find that.
+#[derive(Clone, Debug)]
+pub struct Held {
+    path: PathBuf,
+    /// Device and number.
+    file: (u64, u64),
+}
+
+/// The file of this path was moved, removed or replaced while it was in use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path} was moved, removed or replaced while the host has it open, so nothing more is written to it; put it back, or \
+     stop the host and restore the file from a backup",
+    path = .0.display()
+)]
+pub struct Displaced(PathBuf);
+
+impl Held {
+    /// The file that a path leads to now.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: number(path)? })
+    }
+
+    /// Whether the path still leads to that file. Takes microseconds.
+    pub fn check(&self) -> Result<(), Displaced> {
+        match number(&self.path) {
+            Ok(file) if file == self.file => Ok(()),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            _ => Err(Displaced(self.path.clone())),
+        }
+    }
+}
+
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +109,20 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("there"), "whole");
         assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1);
         assert!(is_unfinished(&unfinished(&path)) && !is_unfinished(&path));
+    }
+
+    #[test]
+    fn a_file_is_held_as_long_as_its_path_leads_to_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (path, aside) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&path, "one").expect("written");
+        let held = Held::of(&path).expect("there");
+        assert_eq!(held.check(), Ok(()));
+        fs::rename(&path, &aside).expect("moved");
+        assert_eq!(held.check(), Err(Displaced(path.clone())));
+        fs::copy(&aside, &path).expect("copied");
+        assert_eq!(held.check(), Err(Displaced(path.clone())), "a copy is another file");
+        fs::rename(&aside, &path).expect("moved back");
+        assert_eq!(held.check(), Ok(()));
     }
 }

@@ -155,7 +155,7 @@ impl World {
             format!("{source}user = \"fold\"\npassword = \"fold\"\n")
         };
         let sources = format!("{}{}", source("orders", STREAM), source(side::SOURCE, side::STREAM));
-        let host = Host::start_within_limits(&format!("{config}\n{sources}")).await;
+        let host = Host::start_with(&format!("{config}\n{sources}")).await;
         Self {
             seed,
             client: RwLock::new(host.client().clone()),

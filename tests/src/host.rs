@@ -23,8 +23,6 @@ pub struct Host {
     client: Client,
     /// The step at which the program kills itself.
     die_at: Option<String>,
-    /// Whether writing beyond a limit of the system is an error to it, and not its end.
-    meets_limits: bool,
 }
 
 impl Host {
@@ -40,18 +38,9 @@ impl Host {
 
     /// Starts one with lines of configuration.
     pub async fn start_with(config: &str) -> Self {
-        Self::start_as(config, false).await
-    }
-
-    /// The same for a host whose files can be limited.
-    pub async fn start_within_limits(config: &str) -> Self {
-        Self::start_as(config, true).await
-    }
-
-    async fn start_as(config: &str, meets_limits: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let client = Client::new("http://127.0.0.1:1");
-        let mut host = Self { process: None, folder, client, die_at: None, meets_limits };
+        let mut host = Self { process: None, folder, client, die_at: None };
         host.configure(config);
         host.restart().await;
         host
@@ -69,10 +58,8 @@ impl Host {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", process.output());
     }
 
-    /// Lets no file of it grow beyond so many bytes, as a full disk would; none lifts the limit. Only of one that was
-    /// [started for it](Self::start_within_limits).
+    /// Lets no file of it grow beyond so many bytes, as a full disk would; none lifts the limit.
     pub fn limit_files(&mut self, bytes: Option<u64>) {
-        assert!(self.meets_limits, "the limit would end it");
         let id = i32::try_from(self.process().id()).expect("a number of a process");
         let limit = Rlimit { current: bytes, maximum: None };
         prlimit(Pid::from_raw(id), Resource::Fsize, limit).expect("our own child can be limited");
@@ -122,12 +109,6 @@ impl Host {
         let mut command = serve(&self.config_file());
         if let Some(step) = &self.die_at {
             command.env("FOLDSTREAM_DIE_AT", step);
-        }
-        if self.meets_limits {
-            let plain = std::mem::replace(&mut command, Command::new("sh"));
-            // A signal that is ignored stays so in the program that the shell becomes.
-            command.arg("-c").arg("trap '' XFSZ; exec \"$0\" \"$@\"").arg(plain.get_program()).args(plain.get_args());
-            copy_environment(&plain, &mut command);
         }
         let mut process = Process::start("foldstream serve", &mut command);
         let url = wait::until("the host to listen or to end", || {
@@ -180,16 +161,6 @@ impl Host {
     pub fn peak_memory_bytes(&self) -> u64 {
         let id = self.process.as_ref().expect("the host runs").id();
         resident_bytes(id, "VmHWM:")
-    }
-}
-
-/// Sets and removes the variables that another command would.
-fn copy_environment(from: &Command, to: &mut Command) {
-    for (name, value) in from.get_envs() {
-        match value {
-            Some(value) => to.env(name, value),
-            None => to.env_remove(name),
-        };
     }
 }
 

@@ -57,12 +57,6 @@ impl Stage {
         Self::of(Host::start_with(&config).await, stream)
     }
 
-    /// The same with a host whose files can be limited.
-    pub async fn start_within_limits(kind: Kind, config: &str) -> Self {
-        let (config, stream) = prepare(kind, config).await;
-        Self::of(Host::start_within_limits(&config).await, stream)
-    }
-
     fn of(host: Host, stream: Option<Stream>) -> Self {
         let orders = Orders::new(crate::seed(), CUSTOMERS);
         Self { host, model: Ledger::default(), stream, orders }

@@ -236,7 +236,7 @@ async fn a_state_from_before_the_cut_over_is_not_shown() {
 #[tokio::test]
 async fn reads_never_go_back_when_the_disk_is_full() {
     let config = "[state]\nflush_interval = \"2s\"\n[pipeline]\nbatch_events = 1\n";
-    let mut stage = Stage::start_within_limits(Kind::Embedded, config).await;
+    let mut stage = Stage::start_with(Kind::Embedded, config).await;
     stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
     let durable = stage.client().append(&[told("note one"), told("note two")]).await.last_sequence;
     stage.client().reached(MISCHIEF, durable).await;

@@ -208,7 +208,7 @@ async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
 
 #[tokio::test]
 async fn a_module_that_finds_no_room_is_declined_and_can_be_deployed_later() {
-    let mut host = Host::start_within_limits("").await;
+    let mut host = Host::start().await;
     host.client().deploy("first", &guests::module("ledger")).await;
     // As a quota would: no file of the host grows beyond this, and what the disk says of itself is all well.
     host.limit_files(Some(PAGE));

@@ -175,7 +175,7 @@ async fn a_rebuild_after_a_change_of_subjects_lacks_no_event_that_the_state_befo
 #[tokio::test]
 async fn a_candidate_outlives_a_disk_that_is_full_for_a_while() {
     let config = "[state]\nflush_interval = \"20ms\"\n[pipeline]\nbatch_events = 1\n";
-    let mut stage = Stage::start_within_limits(Kind::Embedded, config).await;
+    let mut stage = Stage::start_with(Kind::Embedded, config).await;
     let client = stage.client().clone();
     client.deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
     let large: Vec<_> = (0..25).map(|_| told("fill 131072")).collect();

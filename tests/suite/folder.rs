@@ -129,3 +129,29 @@ fn secrets_and_folders_that_are_open_to_others_are_warned_of() {
     set(0o640, 0o750);
     assert_eq!(keys(&["config", "check", "-o", "json"]), [""; 0], "a group may be meant");
 }
+
+#[tokio::test]
+async fn nothing_is_taken_that_the_next_start_would_not_find() {
+    let mut host = Host::start().await;
+    let body = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+    let append = async |host: &Host| host.client().post("/v1/events", "application/json", body).await;
+    append(&host).await.expect(200);
+
+    // The files are open, so that they would take what is written to them.
+    let (folder, aside) = (host.data_dir(), host.data_dir().with_extension("moved"));
+    fs::rename(&folder, &aside).expect("our folder can be moved");
+
+    let refused = append(&host).await.problem(503, "not-ready");
+    assert!(refused.detail.contains("was moved, removed or replaced"), "{}", refused.detail);
+    let probe = host.client().get("/readyz").await.expect(200).value();
+    assert!(probe["degraded"][0].as_str().is_some_and(|finding| finding.contains("catalog.redb was moved")), "{probe}");
+    let doctor = cli::on(&host, &["doctor"]).stdout;
+    assert!(doctor.contains("FAIL") && doctor.contains("catalog.redb was moved"), "{doctor}");
+
+    fs::rename(&aside, &folder).expect("our folder can be moved back");
+    append(&host).await.expect(200);
+    host.kill();
+    host.restart().await;
+    let page = host.client().get("/v1/events").await.expect(200).value();
+    assert_eq!(page["events"].as_array().map(Vec::len), Some(2), "{page}");
+}

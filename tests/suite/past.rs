@@ -117,6 +117,39 @@ async fn verified(client: &Client, name: &str, parameters: &str) -> api::Verific
 }
 
 #[tokio::test]
+async fn what_keeps_a_fold_aside_from_getting_on_is_told() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    let last = stage.publish(300).await;
+    stage.client().reached(LEDGER, last).await;
+    stage.server().stop();
+
+    let client = stage.client().clone();
+    let path = format!("/v1/deployments/{LEDGER}/entries/head?as-of=100&timeout=1s");
+    wait::until("the read as of then to say what it waits for", || async {
+        let problem = client.get(&path).await.problem(503, "not-ready");
+        problem.detail.contains("trying again (cannot connect").then_some(())
+    })
+    .await;
+    let path = format!("/v1/deployments/{LEDGER}/verification");
+    let begun = client.act(LEDGER, "verification").await.expect(200);
+    assert_eq!(begun.value()["obstacle"], serde_json::Value::Null);
+    wait::until("the verification to say what it waits for", || async {
+        let verification: api::Verification = client.get(&path).await.expect(200).json();
+        verification.obstacle.filter(|obstacle| obstacle.contains("cannot connect"))
+    })
+    .await;
+
+    // Who waits for the answer of a request is not kept waiting.
+    let part = client.act(LEDGER, "rebuild-part?key=ada").await.problem(409, "conflict");
+    assert!(part.detail.contains("cannot connect"), "{}", part.detail);
+
+    stage.server().restart().await;
+    assert_eq!(as_of(&client, "entries/head", "100").await.expect(200).value()["count"], 100);
+    let verification = verified(&client, LEDGER, "").await;
+    assert_eq!((verification.equal, verification.obstacle), (Some(true), None), "{}", verification.message);
+}
+
+#[tokio::test]
 async fn a_deterministic_module_is_verified_while_events_arrive() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(3_000).await;

@@ -524,6 +524,9 @@ pub struct HostInfo {
     /// What its process may use, and uses.
     #[serde(default)]
     pub process: ProcessInfo,
+    /// What is wrong with the host itself, such as a data folder that was moved away from under it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
 }
 
 /// The answer of a probe.

@@ -339,6 +339,9 @@ pub struct Verification {
     pub skipped: Vec<u64>,
     /// What came of it, in words.
     pub message: String,
+    /// What keeps it from getting on just now, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 /// Where two folds of the same events part.

@@ -35,6 +35,8 @@ pub struct Contacts {
     sources: Mutex<BTreeMap<String, Contact>>,
     /// Deployments whose state can't be written or read, and since when.
     failing: Mutex<BTreeMap<String, Instant>>,
+    /// What was wrong with the host itself at the last look.
+    faults: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +122,19 @@ impl Contacts {
             let lasted_seconds = since.elapsed().as_secs();
             tracing::info!(deployment, lasted_seconds, "the state can be written again");
         }
+    }
+
+    /// Takes note of what is wrong with the host itself, and logs what is news.
+    pub fn folder_seen(&self, faults: &[String]) {
+        let mut known = self.faults.lock();
+        if *known == faults {
+            return;
+        }
+        faults.iter().for_each(|fault| tracing::error!(fault, "the data folder is not where it was"));
+        if faults.is_empty() {
+            tracing::info!("the data folder is in its place again");
+        }
+        *known = faults.to_vec();
     }
 
     /// The sources that can't be read just now, in words without details: for who may not know more.

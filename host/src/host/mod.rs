@@ -173,7 +173,7 @@ impl Host {
         runners.map(|runner| runner.program().source_name).collect()
     }
 
-    /// Takes note of how the deployments see their sources.
+    /// Takes note of how the deployments see their sources, and of whether the data folder is where it was.
     fn look_at_contacts(&self) {
         let mut sights: BTreeMap<&str, Vec<Sight>> = BTreeMap::new();
         for deployment in self.deployments() {
@@ -189,6 +189,12 @@ impl Host {
         for (name, source) in &self.inner.sources {
             self.inner.contacts.seen(name, source, sights.get(name.as_str()).map_or(&[], Vec::as_slice));
         }
+        self.inner.contacts.folder_seen(&self.faults());
+    }
+
+    /// What is wrong with the host itself: what it writes now would be lost with its process.
+    fn faults(&self) -> Vec<String> {
+        self.inner.catalogue.check_place().err().iter().map(ToString::to_string).collect()
     }
 
     /// The metrics of this host, as a page for Prometheus. Blocking.
@@ -258,7 +264,7 @@ impl Host {
         let stopping = self.inner.stopping.load(Ordering::Acquire);
         let mut reasons = opening.clone();
         reasons.extend(stopping.then(|| "the host is stopping".to_owned()));
-        let mut degraded = self.inner.contacts.degraded();
+        let mut degraded = [self.inner.contacts.degraded(), self.faults()].concat();
         let mut answering = 0;
         for deployment in &deployments {
             let (name, active) = (deployment.name(), deployment.active());
@@ -290,6 +296,7 @@ impl Host {
             started_at: self.inner.started_at.to_string(),
             deployments: self.inner.deployments.read().len() as u64,
             process: memory::process(&self.inner.config.shares(), Some(&self.inner.memory)),
+            faults: self.faults(),
         }
     }
 

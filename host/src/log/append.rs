@@ -100,6 +100,13 @@ impl Log {
         let mut slot = self.shared.writer.lock();
         let group = Group { queue: &self.shared.queue, requests: self.shared.queue.take_group() };
         // Refused before anything is begun, the file stays open and readable.
+        if let Err(displaced) = self.shared.held.check() {
+            drop(slot);
+            for request in &group.requests {
+                request.give(Turn::Return(Err(displaced.clone().into())));
+            }
+            return;
+        }
         let bytes: usize = group.requests.iter().map(|request| request.encoding.buffer.len()).sum();
         if let Err(shortage) = Room::of(&self.shared.path).check(Use::Write, bytes as u64) {
             drop(slot);

@@ -36,6 +36,7 @@ pub use self::encode::{
 };
 pub use self::opening::Opening;
 pub(crate) use self::read::{Run, Wanted};
+use crate::atomic_file::{Displaced, Held};
 use crate::event::{Event, Payload};
 use crate::position::StreamIdentity;
 use crate::subject::{Pattern, SubjectSet};
@@ -186,6 +187,9 @@ pub enum Error {
     /// There is too little room on the disk: nothing was appended, and the log can be read as before.
     #[error("the embedded log takes nothing: {0}")]
     Full(String),
+    /// The file is no longer in its place: nothing was appended, and the log can be read as before.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
     /// The disk or the file failed; the log must be opened again.
     #[error("embedded log failed: {0}")]
     Storage(String),
@@ -205,6 +209,7 @@ pub struct Log {
 
 struct Shared {
     path: PathBuf,
+    held: Held,
     options: Options,
     identity: StreamIdentity,
     /// Readers share it for the length of a read; opening the file again takes it alone, as redb opens a file once.
@@ -246,6 +251,7 @@ impl Log {
             path: path.to_owned(),
             options,
             identity: opened.identity,
+            held: Held::of(path).map_err(|error| Error::Open(format!("{}: {error}", path.display())))?,
             file: RwLock::new(Some(opened.database)),
             opened: AtomicU64::new(1),
             writer: Mutex::new(Slot { writer: Some(opened.writer), failed: None }),
@@ -315,7 +321,7 @@ impl Log {
         let Some(slot) = self.shared.writer.try_lock() else {
             return Vec::new();
         };
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = self.shared.held.check().err().iter().map(ToString::to_string).collect();
         if let Some((_, message)) = &slot.failed {
             warnings.push(format!("the embedded log failed and is opened again with the next append: {message}"));
         }
@@ -398,6 +404,8 @@ impl Log {
         {
             return Err(file::Failure::Closed(format!("it failed a moment ago: {message}")));
         }
+        // It would be made anew where it is gone.
+        self.shared.held.check().map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
         let mut file = self.shared.file.write();
         *file = None;
         match file::open(&self.shared.path, &self.shared.options, now_ns()).map_err(|error| error.to_string()) {

@@ -59,7 +59,8 @@ pub(crate) struct Pasts {
 /// How far a state of the past is.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the state as of then is being prepared: at {position} of {target}, {rate:.0} events/s; ask again, it goes on meanwhile"
+    "the state as of then is being prepared: at {position} of {target}, {rate:.0} events/s{waits}; ask again, it goes on \
+     meanwhile", waits = waits(.obstacle)
 )]
 pub struct Preparing {
     /// The position that it has reached.
@@ -68,6 +69,12 @@ pub struct Preparing {
     pub target: u64,
     /// Events per second.
     pub rate: f64,
+    /// What keeps it from getting on just now, in words.
+    pub obstacle: Option<String>,
+}
+
+fn waits(obstacle: &Option<String>) -> String {
+    obstacle.as_ref().map(|obstacle| format!(", trying again ({obstacle})")).unwrap_or_default()
 }
 
 /// Why there is no view of the past.
@@ -121,7 +128,7 @@ impl Rollouts {
             Err(_) => {
                 let (now, position) = (scratch.runner.now(), scratch.runner.position());
                 let target = if let Moment::Sequence(sequence) = moment { sequence } else { head };
-                return Err(Preparing { position, target, rate: now.rate }.into());
+                return Err(Preparing { position, target, rate: now.rate, obstacle: scratch.obstacle() }.into());
             }
         };
         let gone = || Error::Conflict("the state as of then was closed; ask again".to_owned());

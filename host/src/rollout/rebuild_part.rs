@@ -52,7 +52,7 @@ impl Rollouts {
         let ticket = self.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
         let scratch = self.fold_aside(&deployment.record(), &generation, module, aside).await?;
-        scratch.comes_near(NEAR_EVENTS).await?;
+        scratch.unless_stuck(scratch.comes_near(NEAR_EVENTS)).await?;
         // What takes long is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
         let done = self.put_in_place(&deployment, &generation, &scratch, Chosen { keys, reads, ahead }).await?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Error, Role, Rollouts};
 use crate::actor::blocking;
@@ -17,6 +17,8 @@ use crate::state::exceptions::Skips;
 
 /// How often a runner aside is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long who waits for an answer waits for what keeps a runner aside from getting on.
+const STUCK_MAX: Duration = Duration::from_secs(5);
 
 /// A runner aside, whose file goes with it.
 #[derive(Debug)]
@@ -141,6 +143,39 @@ impl Scratch {
                 DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => return Ok(()),
                 DeploymentState::Failed => return self.arrives(0).await.map(drop),
                 _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// What keeps it from getting on just now, in words, if anything does.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        let now = self.runner.now();
+        if let Some(failure) = now.failure.filter(|_| now.state == DeploymentState::Retrying) {
+            return Some(format!("{}: {}", failure.kind, failure.message));
+        }
+        let source = self.runner.source_status();
+        let state = || "the source can't be read".to_owned();
+        source.is_trouble().then(|| source.message.clone().unwrap_or_else(state))
+    }
+
+    /// Waits for something of it; an error if it can't get on for longer than a moment, for who waits for an answer.
+    pub(super) async fn unless_stuck<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let stuck = async {
+            let mut since = Instant::now();
+            loop {
+                match self.obstacle() {
+                    None => since = Instant::now(),
+                    Some(obstacle) if since.elapsed() >= STUCK_MAX => return obstacle,
+                    Some(_) => {}
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            obstacle = stuck => {
+                Err(Error::Conflict(format!("the stream can't be folded just now ({obstacle}); try again later")))
             }
         }
     }

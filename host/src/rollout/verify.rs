@@ -61,6 +61,7 @@ impl Rollouts {
             divergence: None,
             skipped: Vec::new(),
             message: "waits for its turn among the rebuilds".to_owned(),
+            obstacle: None,
         };
         if let Some(running) = deployment.begin_verification(&begun) {
             return Ok(running);
@@ -130,14 +131,17 @@ impl Verifying {
             "folding the stream again".clone_into(&mut verification.message);
         });
         let outcome = self.verify().await;
-        self.deployment.update_verification(|verification| match outcome {
-            Ok(()) => {
-                verification.state = WorkState::Done;
-                verification.progress = 1.0;
-            }
-            Err(error) => {
-                verification.state = WorkState::Failed;
-                verification.message = error.to_string();
+        self.deployment.update_verification(|verification| {
+            verification.obstacle = None;
+            match outcome {
+                Ok(()) => {
+                    verification.state = WorkState::Done;
+                    verification.progress = 1.0;
+                }
+                Err(error) => {
+                    verification.state = WorkState::Failed;
+                    verification.message = error.to_string();
+                }
             }
         });
     }
@@ -272,7 +276,9 @@ impl Verifying {
         let tell = async {
             loop {
                 let (now, position) = (scratch.runner.now(), scratch.runner.position());
+                let obstacle = scratch.obstacle();
                 self.deployment.update_verification(|verification| {
+                    verification.obstacle = obstacle;
                     verification.progress = (position as f64 / end.max(1) as f64).min(1.0);
                     verification.rate = now.rate;
                     verification.remaining_seconds =

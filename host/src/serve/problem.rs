@@ -236,6 +236,7 @@ impl From<state::Error> for Problem {
             state::Error::Busy(_) => Kind::Busy,
             state::Error::Late => Kind::Timeout,
             state::Error::Full(_) => Kind::NoRoom,
+            state::Error::Displaced(_) => Kind::NotReady,
             state::Error::Storage(ref text) if is_out_of_room(text) => {
                 return Self::no_room("a file of the host", &error);
             }
@@ -256,7 +257,7 @@ impl From<log::Error> for Problem {
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
             log::Error::Storage(ref text) if is_out_of_room(text) => return Self::no_room("the embedded log", &error),
-            log::Error::NotOpen(_) => Kind::NotReady,
+            log::Error::NotOpen(_) | log::Error::Displaced(_) => Kind::NotReady,
             log::Error::Open(_) => return Self::failed("the embedded log can't be opened", &error),
             log::Error::Storage(_) => return Self::failed("the embedded log can't be read or written", &error),
         };

@@ -13,6 +13,7 @@ use super::Error;
 use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, open_database, storage};
 use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
+use crate::atomic_file::{Displaced, Held};
 use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
@@ -267,6 +268,7 @@ pub struct Audit {
 #[derive(Debug)]
 pub struct Catalogue {
     path: Box<Path>,
+    held: Held,
     /// None after a failure of the disk, until it is opened again.
     database: RwLock<Option<Database>>,
 }
@@ -274,7 +276,14 @@ pub struct Catalogue {
 impl Catalogue {
     /// Opens or creates the catalogue. Writes only to a new one, so that a host on a full disk can start. Blocking.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { path: path.into(), database: RwLock::new(Some(Self::open_file(path)?)) })
+        let database = Self::open_file(path)?;
+        let held = Held::of(path).map_err(storage)?;
+        Ok(Self { path: path.into(), held, database: RwLock::new(Some(database)) })
+    }
+
+    /// Whether the file is still where it was opened: what is written to one that is not is lost with the process.
+    pub fn check_place(&self) -> Result<(), Displaced> {
+        self.held.check()
     }
 
     fn open_file(path: &Path) -> Result<Database, Error> {
@@ -309,6 +318,8 @@ impl Catalogue {
             drop(open);
             let mut closed = self.database.write();
             if closed.is_none() {
+                // It would be made anew where it is gone.
+                self.held.check()?;
                 *closed = Some(Self::open_file(&self.path)?);
             }
             open = RwLockWriteGuard::downgrade(closed);
@@ -357,6 +368,7 @@ impl Catalogue {
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Error> {
         // Refused before anything is begun, the file stays open and readable.
+        self.held.check()?;
         Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
         self.with(|database| Self::write(database, audit, change))?;
         // Not the detail, which may hold a customer's subjects.

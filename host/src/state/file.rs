@@ -82,6 +82,14 @@ pub(super) fn storage(error: impl std::fmt::Display) -> Error {
     if text.contains(CORRUPTED) { Error::Damaged(text) } else { Error::Storage(text) }
 }
 
+/// Whether the system refused to read or write, which says nothing against the file: no room, too many open files, no
+/// permission.
+fn is_refused_by_system(error: &redb::DatabaseError) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    let redb::DatabaseError::Storage(redb::StorageError::Io(error)) = error else { return false };
+    !matches!(error.kind(), InvalidData | UnexpectedEof)
+}
+
 /// Opens or creates a redb file, telling how far a repair is in percent.
 pub(super) fn open_database(
     path: &Path,
@@ -95,6 +103,9 @@ pub(super) fn open_database(
             }
             redb::DatabaseError::UpgradeRequired(_) => {
                 "it was written by another generation of redb; use the foldstream that wrote it"
+            }
+            ref error if is_refused_by_system(error) => {
+                "the file itself may be sound: correct that, and it can be opened again"
             }
             _ => "restore the file from a backup, or remove it to build the state again from the stream",
         };

@@ -22,6 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::atomic_file::Displaced;
 use crate::event::Payload;
 use crate::memory::Memory;
 
@@ -71,6 +72,9 @@ pub enum Error {
     /// There is too little room on the disk; nothing was begun, and nothing failed.
     #[error("{0}")]
     Full(String),
+    /// The file is no longer in its place; nothing was begun.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
     /// What the file holds makes no sense: the same happens again however often it is opened.
     #[error("state is damaged: {0}")]
     Damaged(String),

@@ -223,6 +223,22 @@ fn a_second_opener_and_a_newer_format_are_refused_with_advice() {
     assert!(error.contains("written by format 3, this build reads 1 to 2"), "{error}");
 }
 
+#[test]
+fn a_file_that_the_system_refuses_is_not_called_damaged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let refused = |path: &std::path::Path| {
+        Store::open(path, Options::default(), |_| ()).expect_err("it cannot be opened").to_string()
+    };
+    // Whatever the system says: too many open files, no permission, or, as here, that it is a folder.
+    let told = refused(folder.path());
+    assert!(told.contains("the file itself may be sound"), "{told}");
+    assert!(!told.contains("remove it"), "{told}");
+    let damaged = folder.path().join("1.redb");
+    std::fs::write(&damaged, [7; 8192]).expect("the folder is writable");
+    let told = refused(&damaged);
+    assert!(told.contains("restore the file from a backup"), "{told}");
+}
+
 /// Writes a state file as format 1 laid it out.
 fn write_format_1(path: &std::path::Path) {
     let database = redb::Database::create(path).expect("is created");

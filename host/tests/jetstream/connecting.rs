@@ -82,6 +82,35 @@ async fn replaced_key_file_is_read_again() {
     assert_eq!(numbers(&reading.events(3).await.0), [0, 1, 2]);
 }
 
+#[tokio::test]
+async fn replaced_password_and_token_files_are_read_again() {
+    let ways = [
+        ("authorization { user: admin, password: secret }", administrator()),
+        ("authorization { token: secret }", ConnectOptions::with_token("secret".to_owned())),
+    ];
+    for (configuration, filler) in ways {
+        let mut server = Server::start_with(configuration).await;
+        fill(&server, filler).await;
+        let file = Some(server.write("secret", "secret\n"));
+        // What the configuration read at the start.
+        let read = text("secret");
+        let options = if configuration.contains("user") {
+            Options { user: text("admin"), password: read, password_file: file, ..options(&server) }
+        } else {
+            Options { token: read, token_file: file, ..options(&server) }
+        };
+        let mut reading = Reading::begin(options, request(&[">"]));
+        reading.events(3).await;
+
+        server.kill();
+        server.configure(&configuration.replace("secret", "an0ther"));
+        server.run().await;
+        reading.state(SourceState::Unauthorized).await;
+        server.write("secret", "an0ther\n");
+        reading.state(SourceState::Reading).await;
+    }
+}
+
 /// A JWT of a kind, signed by its issuer.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
@@ -264,6 +293,39 @@ async fn tls_is_spoken_and_the_server_is_verified() {
     })
     .await;
     assert!(message.contains("certificate"), "{message}");
+}
+
+#[tokio::test]
+async fn certificate_that_changed_is_told_and_its_new_authority_is_read() {
+    let mut server = Server::prepare("");
+    let authority = certify(&server).authority;
+    server.configure(&format!("{TLS} }}"));
+    server.run().await;
+    drop(rustls::crypto::ring::default_provider().install_default());
+    fill(&server, ConnectOptions::new().add_root_certificates(authority.clone())).await;
+    // The reader's own copy, as it is on another machine.
+    let trusted = server.write("trusted.pem", &std::fs::read_to_string(&authority).expect("it was written"));
+    let mut reading = Reading::begin(Options { tls_ca: Some(trusted.clone()), ..options(&server) }, request(&[">"]));
+    reading.events(3).await;
+
+    server.kill();
+    certify(&server);
+    server.run().await;
+    let mut status = reading.status.clone();
+    let told = status.wait_for(|status| {
+        let message = status.message.as_deref().unwrap_or_default();
+        status.state == SourceState::Reconnecting && message.contains("invalid peer certificate")
+    });
+    crate::server::within("the reader tells what is wrong with the certificate", async {
+        tokio::select! {
+            told = told => drop(told.expect("the reader lives")),
+            batch = async { loop { reading.reader.next().await.expect("the reader goes on"); } } => batch,
+        }
+    })
+    .await;
+
+    std::fs::copy(&authority, &trusted).expect("the folder is writable");
+    reading.state(SourceState::Reading).await;
 }
 
 #[tokio::test]

@@ -400,3 +400,123 @@ async fn stopped_reader_goes_on_once_the_stream_is_restored() {
     .await;
     assert_eq!(numbers(&batch.events)[0], 50);
 }
+
+/// Pauses every consumer of the stream, as an operator may.
+async fn pause_consumers(jetstream: &async_nats::jetstream::Context) {
+    use futures_util::TryStreamExt;
+    let stream = jetstream.get_stream("ORDERS").await.expect("stream");
+    let names: Vec<String> = within("consumers", stream.consumer_names().try_collect()).await.expect("consumers");
+    assert!(!names.is_empty(), "the reader has a consumer");
+    for name in names {
+        let until = serde_json::json!({ "pause_until": "2099-01-01T00:00:00Z" });
+        let subject = format!("CONSUMER.PAUSE.ORDERS.{name}");
+        let answer: serde_json::Value = jetstream.request(subject, &until).await.expect("the server answers");
+        assert_eq!(answer["paused"], true, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn consumer_that_delivers_nothing_any_more_is_replaced() {
+    for subjects in [&[">"], &["orders.*.placed"]] {
+        let server = stream_of(10).await;
+        let jetstream = server.jetstream().await;
+        let mut reading = Reading::begin(options(&server), request(subjects));
+        assert_eq!(reading.events(10).await.1.pending, 0);
+
+        // It sends heartbeats as before, and none of them tells that the stream has more.
+        pause_consumers(&jetstream).await;
+        publish(&jetstream, numbered(10..15)).await;
+
+        assert_eq!(numbers(&reading.events(5).await.0), (10..15).collect::<Vec<_>>());
+        assert_eq!(reading.status.borrow().reconnects, 1);
+    }
+}
+
+#[tokio::test]
+async fn consumer_without_anything_to_deliver_is_kept() {
+    let server = stream_of(10).await;
+    let jetstream = server.jetstream().await;
+    let config = Config { subjects: vec!["orders.>".to_owned(), "other.>".to_owned()], ..orders() };
+    jetstream.update_stream(config).await.expect("the stream can be edited");
+    let mut reading = Reading::begin(options(&server), request(&["orders.*.placed"]));
+    reading.events(10).await;
+    for _ in 0..3 {
+        publish(&jetstream, [("other.x".to_owned(), "{}".to_owned())]).await;
+        // Longer than a reader trusts a consumer that delivers nothing.
+        let idle = tokio::time::sleep(std::time::Duration::from_secs(7));
+        tokio::select! {
+            () = idle => {}
+            () = async { loop { assert!(reading.next().await.expect("the stream is sound").events.is_empty()); } } => {}
+        }
+    }
+    assert_eq!(reading.status.borrow().reconnects, 0);
+}
+
+/// Gives every consumer of the stream another filter, as an operator may.
+async fn edit_consumers(jetstream: &async_nats::jetstream::Context, filter: &str) {
+    use futures_util::TryStreamExt;
+    let stream = jetstream.get_stream("ORDERS").await.expect("stream");
+    let names: Vec<String> = within("consumers", stream.consumer_names().try_collect()).await.expect("consumers");
+    for name in names {
+        let nothing = serde_json::json!({});
+        let shown: serde_json::Value =
+            jetstream.request(format!("CONSUMER.INFO.ORDERS.{name}"), &nothing).await.expect("the server answers");
+        let mut config = shown["config"].clone();
+        config["filter_subject"] = filter.into();
+        let body = serde_json::json!({ "stream_name": "ORDERS", "config": config, "action": "update" });
+        let subject = format!("CONSUMER.CREATE.ORDERS.{name}.{filter}");
+        let answer: serde_json::Value = jetstream.request(subject, &body).await.expect("the server answers");
+        assert_eq!(answer["config"]["filter_subject"], filter, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn consumer_with_another_filter_than_it_was_made_with_is_replaced() {
+    let server = stream_of(10).await;
+    let jetstream = server.jetstream().await;
+    let config = Config { subjects: vec!["orders.>".to_owned(), "other.>".to_owned()], ..orders() };
+    jetstream.update_stream(config).await.expect("the stream can be edited");
+    // What it passes is seen when it passes it, and what it should not deliver when it comes.
+    for (first, foreign) in [(10, 0), (15, 2)] {
+        let mut reading = Reading::begin(options(&server), request(&["orders.*.placed"]));
+        assert_eq!(reading.events(first as usize).await.0.len(), first as usize);
+        edit_consumers(&jetstream, "other.>").await;
+        publish(&jetstream, numbered(first..first + 5)).await;
+        publish(&jetstream, (0..foreign).map(|_| ("other.x".to_owned(), "{}".to_owned()))).await;
+        assert_eq!(numbers(&reading.events(5).await.0), (first..first + 5).collect::<Vec<_>>());
+        assert_eq!(reading.status.borrow().reconnects, 1);
+    }
+}
+
+/// Hands on requests to the JetStream API under another prefix, but loses the first one for a consumer, as a server on
+/// the way may.
+async fn lose_the_first_consumer(server: &Server) -> tokio::task::JoinHandle<()> {
+    use futures_util::StreamExt;
+    let client = within("a client connects", async_nats::connect(server.url())).await.expect("the server is there");
+    let mut requests = client.subscribe("lossy.API.>").await.expect("subscribed");
+    client.flush().await.expect("the server is there");
+    tokio::spawn(async move {
+        let mut has_lost = false;
+        while let Some(request) = requests.next().await {
+            let subject = request.subject.replace("lossy.", "$JS.");
+            // Not the trial of a permission, which is empty.
+            if subject.contains("CONSUMER.CREATE") && !request.payload.is_empty() && !has_lost {
+                has_lost = true;
+                continue;
+            }
+            let reply = request.reply.expect("it wants an answer");
+            client.publish_with_reply(subject, reply, request.payload).await.expect("the server is there");
+        }
+    })
+}
+
+#[tokio::test]
+async fn consumer_whose_request_was_lost_on_the_way_is_asked_for_again() {
+    let server = stream_of(10).await;
+    let losing = lose_the_first_consumer(&server).await;
+    let options =
+        foldstream::source::jetstream::Options { api_prefix: Some("lossy.API".to_owned()), ..options(&server) };
+    let mut reading = Reading::begin(options, request(&[">"]));
+    assert_eq!(numbers(&reading.events(10).await.0), (0..10).collect::<Vec<_>>());
+    losing.abort();
+}

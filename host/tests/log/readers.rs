@@ -320,7 +320,7 @@ async fn folded(log: &Log, subject: &str, sequence: u64) -> Checkpoint {
     let mut checkpoint: Option<Checkpoint> = None;
     while checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.position < sequence) {
         let batch = reading.batch().await;
-        checkpoint = Some(Checkpoint::after(checkpoint.as_ref(), &batch, batch.events.last(), batch.through));
+        checkpoint = Some(batch.checkpoint(checkpoint.as_ref(), batch.events.last(), batch.through));
     }
     checkpoint.expect("something was read")
 }

@@ -101,6 +101,11 @@ impl Error {
         matches!(self, Self::Problem(problem) if problem.kind == "not-ready")
     }
 
+    /// Whether the host may have done what was asked, though no answer came.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self, Self::Broken { .. } | Self::TimedOut { .. })
+    }
+
     /// Whether the host may be back in a moment.
     pub fn may_pass(&self) -> bool {
         match self {

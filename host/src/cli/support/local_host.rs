@@ -223,6 +223,9 @@ pub struct Hangups(Signal);
 impl Hangups {
     /// Catches them. To be made before anything else, as one that comes earlier ends the process.
     pub fn catch() -> anyhow::Result<Self> {
+        // A limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends a process that has no handler of its signal. With
+        // one, the write fails as on a full disk. The handler stays when this is dropped.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?);
         Ok(Self(signal(SignalKind::hangup()).context("cannot handle SIGHUP")?))
     }
 }

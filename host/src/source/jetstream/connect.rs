@@ -28,14 +28,40 @@ enum Auth {
     Creds(PathBuf),
     Nkey(PathBuf),
     Jwt { jwt: Secret, nkey: PathBuf },
-    Password { user: String, password: String },
-    Token(String),
+    Password { user: String, password: Secret },
+    Token(Secret),
 }
 
 /// A secret that stands in the settings or in a file.
 enum Secret {
     Inline(String),
     File(PathBuf),
+    /// What a file held at the start.
+    Read {
+        first: String,
+        path: PathBuf,
+    },
+}
+
+impl Secret {
+    fn of(value: &Option<String>, file: &Option<PathBuf>) -> Option<Self> {
+        match (value.clone(), file.clone()) {
+            (Some(first), Some(path)) => Some(Self::Read { first, path }),
+            (value, file) => value.map(Self::Inline).or(file.map(Self::File)),
+        }
+    }
+
+    /// The secret as it is now; `setting` names its file.
+    fn text(&self, setting: &str) -> Result<String, String> {
+        match self {
+            Self::Inline(text) => Ok(text.clone()),
+            // A pipe gives its text once.
+            Self::Read { first, path } if path.exists() && !path.is_file() => Ok(first.clone()),
+            Self::Read { path, .. } | Self::File(path) => {
+                read(setting, path).map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -210,8 +236,8 @@ impl Auth {
             options.creds.clone(),
             options.nkey.clone(),
             options.jwt.clone().map(Secret::File),
-            (options.user.clone(), options.password.clone()),
-            options.token.clone(),
+            (options.user.clone(), Secret::of(&options.password, &options.password_file)),
+            Secret::of(&options.token, &options.token_file),
         )
     }
 
@@ -227,8 +253,8 @@ impl Auth {
             path(&context.creds),
             path(&context.nkey),
             set(&context.user_jwt).map(Secret::Inline),
-            (user, set(&context.password)),
-            token,
+            (user, set(&context.password).map(Secret::Inline)),
+            token.map(Secret::Inline),
         )
         .map_err(|message| format!("context: {message}"))
     }
@@ -239,8 +265,10 @@ impl Auth {
         };
         Ok(match (server.username(), server.password()) {
             (None, _) => Self::None,
-            (Some(user), Some(password)) => Self::Password { user: decoded(user)?, password: decoded(password)? },
-            (Some(token), None) => Self::Token(decoded(token)?),
+            (Some(user), Some(password)) => {
+                Self::Password { user: decoded(user)?, password: Secret::Inline(decoded(password)?) }
+            }
+            (Some(token), None) => Self::Token(Secret::Inline(decoded(token)?)),
         })
     }
 
@@ -248,8 +276,8 @@ impl Auth {
         creds: Option<PathBuf>,
         nkey: Option<PathBuf>,
         jwt: Option<Secret>,
-        (user, password): (Option<String>, Option<String>),
-        token: Option<String>,
+        (user, password): (Option<String>, Option<Secret>),
+        token: Option<Secret>,
     ) -> Result<Self, String> {
         let ways =
             [creds.is_some(), nkey.is_some() || jwt.is_some(), user.is_some() || password.is_some(), token.is_some()];
@@ -280,15 +308,14 @@ impl Auth {
             }),
             Self::Nkey(path) => Ok(options.nkey(seed(path)?)),
             Self::Jwt { jwt, nkey } => {
-                let jwt = match jwt {
-                    Secret::Inline(jwt) => jwt.trim().to_owned(),
-                    Secret::File(path) => undecorated(&read("jwt", path)?),
-                };
+                let jwt = undecorated(&jwt.text("jwt")?);
                 let seed = seed(nkey)?;
                 options.credentials(&credentials(&jwt, &seed)).map_err(|error| format!("`jwt` is unusable: {error}"))
             }
-            Self::Password { user, password } => Ok(options.user_and_password(user.clone(), password.clone())),
-            Self::Token(token) => Ok(options.token(token.clone())),
+            Self::Password { user, password } => {
+                Ok(options.user_and_password(user.clone(), password.text("password_file")?))
+            }
+            Self::Token(token) => Ok(options.token(token.text("token_file")?)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
@@ -15,6 +15,9 @@ use crate::api::SourceState;
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 /// The same for a client that nobody uses any more: it ends only once it is connected again.
 const UNUSED_DELAY: Duration = Duration::from_secs(60);
+/// A client that fails to connect again for this long gives way to a new one. That one says in full why it fails; one
+/// that was connected before only says that it did.
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Why a reader can't go on just now, though it will try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +125,7 @@ impl Link {
     /// Waits until it is up, telling of each failure meanwhile. Ends with an
     /// error when the client can't succeed without being made anew.
     pub(super) async fn up(&mut self, tell: impl Fn(Trouble)) -> Result<(), Trouble> {
+        let until = Instant::now() + AGAIN_MAX;
         loop {
             if self.is_up() {
                 return Ok(());
@@ -138,7 +142,13 @@ impl Link {
                     tell(Trouble::lost(format!("cannot connect: {message}")));
                 }
             }
-            self.changed().await;
+            if tokio::time::timeout_at(until.into(), self.changed()).await.is_err() {
+                let failure = self.report.borrow().failure.clone();
+                return Err(Trouble::lost(match failure {
+                    Some(message) => format!("cannot connect: {message}"),
+                    None => "the connection was lost".to_owned(),
+                }));
+            }
         }
     }
 

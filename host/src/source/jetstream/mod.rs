@@ -61,8 +61,12 @@ pub struct Options {
     pub user: Option<String>,
     /// Password.
     pub password: Option<String>,
+    /// File that `password` was read from: it is read again for each connection, as it may have been replaced.
+    pub password_file: Option<PathBuf>,
     /// Token.
     pub token: Option<String>,
+    /// File that `token` was read from: it is read again for each connection, as it may have been replaced.
+    pub token_file: Option<PathBuf>,
     /// File with root certificates (PEM).
     pub tls_ca: Option<PathBuf>,
     /// File with the client's certificate (PEM).

@@ -25,6 +25,9 @@ use crate::subject::Pattern;
 pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
 /// A cluster that has not made a consumer after this long is asked again, then after twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for a server by itself. It loses a request only if it is reached through another one, as over a leaf node: a
+/// lost connection of our own is noticed. Asked again, it counts again what matches the filter.
+const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 
 /// Where a reader stands.
 #[derive(Clone, Debug)]
@@ -85,6 +88,8 @@ pub(super) struct Opened {
     pub(super) pending: u64,
     /// Whether the server leaves out events.
     pub(super) is_filtered: bool,
+    /// The subjects that the consumer delivers.
+    pub(super) filter: String,
     /// What the stream lacks after the position, if the server leaves out events: all of it is accepted.
     pub(super) holes: Holes,
     /// The sequence up to which messages may be missing.
@@ -157,6 +162,7 @@ pub(super) async fn open(
         limits: made.info.config,
         pending: made.info.num_pending + rescued.len() as u64,
         rescued,
+        filter: filter.filter(|_| made.is_filtered).unwrap_or(">").to_owned(),
         is_filtered: made.is_filtered,
         holes,
         accepts_through: standing.accepts_through,
@@ -304,15 +310,15 @@ async fn create_consumer(
 
 /// Makes a consumer.
 ///
-/// A cluster may lose the request, or give the consumer to a server that has just died. Nothing answers then, so this
-/// asks again under another name and takes the consumer that is ready first; the others end because nobody uses them.
+/// A cluster may lose the request, or give the consumer to a server that has just died, and so may a server between us and
+/// the stream. Nothing answers then, so this asks again under another name and takes the consumer that is ready first; the others end because nobody uses them.
 async fn first_consumer(
     api: &Api,
     config: &ConsumerConfig<'_>,
     is_clustered: bool,
 ) -> Result<(String, ConsumerInfo), wire::Error> {
     let mut requests = FuturesUnordered::new();
-    let mut patience = PATIENCE;
+    let mut patience = if is_clustered { PATIENCE } else { PATIENCE_ALONE };
     loop {
         requests.push(async {
             let name = format!("foldstream-{:016x}", fastrand::u64(..));
@@ -322,7 +328,7 @@ async fn first_consumer(
         tokio::select! {
             biased;
             Some(made) = requests.next() => return made,
-            () = tokio::time::sleep(patience), if is_clustered => patience *= 2,
+            () = tokio::time::sleep(patience) => patience *= 2,
         }
     }
 }

@@ -109,6 +109,8 @@ pub(super) struct Pull {
     listening_since: Option<Instant>,
     subjects: SubjectSet,
     must_match: bool,
+    /// Whether the server leaves out all that does not match, so that something else shows that the consumer was edited.
+    trusts_filter: bool,
     reading: Reading,
     is_filtered: bool,
     /// The sequence up to which messages may be missing.
@@ -149,6 +151,7 @@ impl Pull {
             heard_at: Instant::now(),
             listening_since: None,
             must_match: !takes_everything && !server_matches,
+            trusts_filter: server_matches,
             is_filtered: opened.is_filtered,
             accepts_through: opened.accepts_through,
             has_gaps_by_design: opened.has_gaps_by_design,
@@ -278,6 +281,13 @@ impl Pull {
             return Err(Trouble::lost(format!(
                 "delivery {} came where {} was due",
                 metadata.consumer_sequence, self.consumer_sequence
+            )));
+        }
+        if self.trusts_filter && !self.subjects.matches(&message.subject) {
+            // What it left out meanwhile is read again by the next one.
+            return Err(Trouble::lost(format!(
+                "an event came with the subject {:.200}, which the filter leaves out",
+                message.subject.as_str()
             )));
         }
         self.outstanding_events = self.outstanding_events.saturating_sub(1);

@@ -52,6 +52,8 @@ pub struct Reader {
     opening: Option<Opening>,
     session: Option<Session>,
     failures: usize,
+    /// Whether the stream was read before, so that a failure to connect means that it is lost.
+    has_read: bool,
     doubts: Doubts,
     /// What the status shows of the cursor's oddities.
     told: Oddities,
@@ -95,6 +97,7 @@ impl Reader {
             opening: None,
             session: None,
             failures: 0,
+            has_read: false,
             doubts: Doubts::default(),
             told: Oddities::default(),
             retry_at: None,
@@ -166,6 +169,7 @@ impl Reader {
         let settings = Arc::clone(&self.settings);
         let status = self.status.clone();
         let covering = self.covering.clone();
+        let has_read = self.has_read;
         // A client that has ended would never connect again.
         let link = self.link.clone().filter(|link| !link.is_gone());
         let standing = Standing {
@@ -183,6 +187,9 @@ impl Reader {
                 Some(link) => link,
                 None => match Link::connect(&settings).await {
                     Ok(link) => link,
+                    Err(Trouble { state: SourceState::Connecting, message }) if has_read => {
+                        return (None, Err(Trouble::lost(message).into()));
+                    }
                     Err(trouble) => return (None, Err(trouble.into())),
                 },
             };
@@ -211,6 +218,7 @@ impl Reader {
     }
 
     fn begin_session(&mut self, opened: Opened) {
+        self.has_read = true;
         tell(&self.status, SourceState::Reading, None);
         debug!(
             source = self.settings.name,

@@ -32,10 +32,15 @@ use super::wire::{self, Api, StreamInfo};
 use crate::cloudevents::message::Reading;
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
-use crate::subject::SubjectSet;
+use crate::subject::{Pattern, SubjectSet};
 
 /// How often the end of the stream is looked at while a filtered reader reads, as events tell only of those like them.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a reader that gets nothing trusts its consumer before it asks whether the stream has anything for it.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a consumer may take to deliver what the stream has.
+const DELIVERY_MAX: Duration = Duration::from_secs(2);
 
 /// How many sequences are tried to find the last message that is there.
 const LAST_TRIED: u64 = 8;
@@ -49,6 +54,8 @@ enum Question {
     Claim(Claim),
     /// Where the stream ends.
     Head,
+    /// Whether the stream has anything for a reader that gets nothing.
+    Idle,
 }
 
 /// What a look at the stream showed.
@@ -56,8 +63,10 @@ struct View {
     info: StreamInfo,
     /// What it lacks, if that was asked for and changed.
     holes: Option<Holes>,
-    /// The last message that a consumer looked through, if that was asked for.
-    last: Option<EventMark>,
+    /// The last message that a consumer looked through, if that was asked for, and whether it should have delivered it.
+    last: Option<(EventMark, bool)>,
+    /// The first message for us that was not delivered, if that was asked for.
+    next: Option<u64>,
 }
 
 /// A look at the stream that is under way.
@@ -78,8 +87,14 @@ pub(super) struct Session {
     looked_at: Instant,
     /// Where the reader was at the last look.
     looked_through: u64,
+    /// Where the reader is, and since when it gets nothing there.
+    idle: (u64, Instant),
+    /// Where the reader was when the stream had something for it that the consumer had not delivered.
+    waits_at: Option<u64>,
     has_warned: bool,
     is_filtered: bool,
+    /// The subjects that the consumer delivers.
+    filter: String,
     is_anchored: bool,
     /// What the stream lacks, as far as it was asked; of use to a filtered reader alone.
     holes: Holes,
@@ -116,8 +131,11 @@ impl Session {
             look: None,
             looked_at: Instant::now(),
             looked_through: opened.position,
+            idle: (opened.position, Instant::now()),
+            waits_at: None,
             has_warned: false,
             is_filtered: opened.is_filtered,
+            filter: opened.filter.clone(),
             is_anchored: opened.is_anchored,
             holes: opened.holes.clone(),
             has_told_unlisted: false,
@@ -178,7 +196,7 @@ impl Session {
                 match (answer, look.question) {
                     (Ok(view), question) => self.judge(question, *view, cursor)?,
                     // The API may be slow, and only where the stream ends was asked; another consumer would not help it.
-                    (Err(error), Question::Head) => {
+                    (Err(error), Question::Head | Question::Idle) => {
                         debug!(stream = self.api.stream, %error, "no look at the head");
                         self.looked_at = Instant::now();
                     }
@@ -236,7 +254,10 @@ impl Session {
 
     /// Begins a look at the stream where one is due.
     fn look(&mut self, cursor: &Cursor) {
-        let waits_for_head = |look: &Look| matches!(look.question, Question::Head);
+        if cursor.through != self.idle.0 {
+            self.idle = (cursor.through, Instant::now());
+        }
+        let waits_for_head = |look: &Look| matches!(look.question, Question::Head | Question::Idle);
         if self.look.as_ref().is_some_and(|look| !waits_for_head(look) || !self.in_question()) {
             return;
         }
@@ -247,11 +268,14 @@ impl Session {
         } else if self.is_filtered && cursor.through > self.looked_through && self.looked_at.elapsed() >= HEAD_INTERVAL
         {
             Question::Head
+        } else if self.is_idle() {
+            Question::Idle
         } else {
             return;
         };
         let api = Arc::clone(&self.api);
         let is_filtered = self.is_filtered;
+        let (filter, through) = (self.filter.clone(), cursor.through);
         let (known, after) = (self.holes.seen(), self.counted);
         let answer = Box::pin(async move {
             let info = api.stream_info().await?;
@@ -259,24 +283,49 @@ impl Session {
             let may_lack = match question {
                 Question::Jump(_) => true,
                 Question::Claim(claim) => !claim.is_live,
-                Question::Head => false,
+                Question::Head | Question::Idle => false,
             };
             let must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
             let holes = if must_list { Some(missing::look_up(&api, &info, after).await?) } else { None };
             let last = match question {
-                Question::Claim(claim) if is_filtered => last_message(&api, claim.through, after).await,
+                Question::Claim(claim) if is_filtered => last_message(&api, claim.through, after, &filter).await,
                 _ => None,
             };
-            Ok(Box::new(View { info, holes, last }))
+            let next = match question {
+                Question::Idle if info.state.last_seq > through => api.next_message(through + 1, &filter).await?,
+                _ => None,
+            };
+            Ok(Box::new(View { info, holes, last, next: next.map(|stored| stored.sequence) }))
         });
         self.look = Some(Look { question, answer });
         self.looked_at = Instant::now();
         self.looked_through = cursor.through;
     }
 
+    /// Whether the consumer has delivered nothing for so long that the stream is asked whether it has anything for us. One
+    /// that an operator paused, or whose server is mistaken about it, sends heartbeats all the same.
+    fn is_idle(&self) -> bool {
+        let (through, since) = self.idle;
+        let interval = if self.waits_at == Some(through) { DELIVERY_MAX } else { IDLE_INTERVAL };
+        since.elapsed() >= IDLE_INTERVAL && self.looked_at.elapsed() >= interval
+    }
+
+    /// Concludes from what the stream has for a reader that gets nothing; an error if the consumer does not deliver it.
+    fn judge_idle(&mut self, next: Option<u64>, through: u64) -> Result<(), Failure> {
+        let Some(next) = next.filter(|next| *next > through) else {
+            self.waits_at = None;
+            return Ok(());
+        };
+        if self.waits_at.replace(through) != Some(through) {
+            return Ok(());
+        }
+        let stream = &self.stream.name;
+        Err(Trouble::lost(format!("the consumer does not deliver message {next} of stream {stream}")).into())
+    }
+
     /// Draws the conclusion from a look at the stream.
     fn judge(&mut self, question: Question, view: View, cursor: &mut Cursor) -> Result<(), Failure> {
-        let View { info, holes, last } = view;
+        let View { info, holes, last, next } = view;
         let created_ns = info.created_ns().map_err(|error| trouble(&self.api.stream, &error))?;
         if created_ns != self.stream.created_ns {
             return Err(Trouble::lost("the stream has another creation time").into());
@@ -289,6 +338,7 @@ impl Session {
         }
         match question {
             Question::Head => Ok(()),
+            Question::Idle => self.judge_idle(next, cursor.through),
             Question::Jump(jump) => {
                 // On failure the jump stays in question, so that what lies behind it is never handed out.
                 if self.is_filtered {
@@ -302,6 +352,11 @@ impl Session {
             }
             Question::Claim(claim) if claim.through <= cursor.through => Ok(()),
             Question::Claim(claim) => {
+                if let Some((skipped, true)) = last.as_ref().filter(|(last, _)| last.sequence > cursor.through) {
+                    // An operator may have edited it. The next one delivers what this one left out.
+                    let what = format!("the consumer has passed message {} without delivering it", skipped.sequence);
+                    return Err(Trouble::lost(what).into());
+                }
                 if claim.is_live {
                     self.warn_of_short_life(&info, cursor.through + 1);
                     self.count(claim.through, cursor)?;
@@ -313,7 +368,7 @@ impl Session {
                 }
                 cursor.through = claim.through;
                 cursor.pending = 0;
-                if let Some(last) = last.filter(|last| last.sequence <= claim.through) {
+                if let Some((last, _)) = last.filter(|(last, _)| last.sequence <= claim.through) {
                     cursor.pass_marked(last);
                 }
                 self.pull.caught_up();
@@ -399,14 +454,15 @@ impl Session {
     }
 }
 
-/// The mark of the last message up to a sequence: what was looked through may have gone since. Best effort: without it, an
-/// earlier mark stays.
-async fn last_message(api: &Api, through: u64, after: u64) -> Option<EventMark> {
+/// The mark of the last message up to a sequence, and whether the filter takes it: what was looked through may have gone
+/// since. Best effort: without it, an earlier mark stays.
+async fn last_message(api: &Api, through: u64, after: u64, filter: &str) -> Option<(EventMark, bool)> {
     let earliest = through.saturating_sub(LAST_TRIED).max(after);
     for sequence in (earliest + 1..=through).rev() {
         match api.message(sequence).await {
             Ok(Some(stored)) => {
-                return Some(proof::of_message(&stored));
+                let is_ours = Pattern::parse(filter).is_ok_and(|filter| filter.matches(&stored.subject));
+                return Some((proof::of_message(&stored), is_ours));
             }
             Ok(None) => {}
             Err(_) => return None,

@@ -102,11 +102,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             0 => String::new(),
             count => format!(", {} of them were there before", grouped(count)),
         };
-        format!(
-            "imported {}{duplicates}; last sequence {}",
-            counted(imported.events, "event"),
-            grouped(imported.last_sequence)
-        )
+        let last = match imported.events {
+            0 => String::new(),
+            _ => format!("; last sequence {}", grouped(imported.last_sequence)),
+        };
+        format!("imported {}{duplicates}{last}", counted(imported.events, "event"))
     })?;
     times::warn(&context.output, imported.times_raised);
     Ok(())
@@ -189,7 +189,21 @@ fn refused(error: &client::Error, name: &str, lines: &[u64], imported: &Imported
         (None, [first, .., last]) => format!("{name}, lines {first} to {last}: {text}"),
         (None, _) => format!("{name}: {text}"),
     };
-    Failure::new(error.exit(), format!("{told}; {}", so_far(imported)))
+    let known = if error.leaves_open() { at_least(imported) } else { so_far(imported) };
+    Failure::new(error.exit(), format!("{told}; {known}"))
+}
+
+/// What is known after a request that may have been carried out, though no answer came.
+fn at_least(imported: &Imported) -> String {
+    let before = match imported.events {
+        0 => "nothing before them was imported".to_owned(),
+        1 => "the first event was imported".to_owned(),
+        events => format!("the first {} events were imported", grouped(events)),
+    };
+    format!(
+        "{before}, and whether these were is not known: import the file again, as an event with an id (and each \
+         CloudEvent) is stored once, and look for the others with `foldstream events read`"
+    )
 }
 
 /// The line of the event that the host names by its place in the request, and what it says of it:
@@ -371,6 +385,22 @@ mod tests {
         for other in ["event 9 is refused: too large", "line 0 is refused: x", "the host is stopping", "event"] {
             assert_eq!(named_line(other, &lines), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_imported_is_not_said_to_be_missing() {
+        let url = "http://127.0.0.1:7575".to_owned();
+        let broken = client::Error::Broken { url: url.clone(), message: "connection closed".to_owned() };
+        let imported = Imported { events: 1_000, last_sequence: 1_017, ..Imported::default() };
+        let told = refused(&broken, "a.ndjson", &[1_001, 1_002, 2_000], &imported).to_string();
+        assert!(told.contains("a.ndjson, lines 1001 to 2000: "), "{told}");
+        assert!(told.contains("the first 1,000 events were imported, and whether these were is not known"), "{told}");
+        let late = client::Error::TimedOut { url: url.clone(), seconds: 120 };
+        let told = refused(&late, "a.ndjson", &[1, 2], &Imported::default()).to_string();
+        assert!(!told.contains("nothing was imported"), "{told}");
+        let away = client::Error::Unreachable { url, message: "connection refused".to_owned() };
+        let told = refused(&away, "a.ndjson", &[1, 2], &Imported::default()).to_string();
+        assert!(told.ends_with("; nothing was imported"), "{told}");
     }
 
     #[test]

@@ -67,9 +67,10 @@ async fn wait(
     let mut progress = Progress::new(&format!("verifying {name}"), output);
     let mut patience = Patience::new(None);
     while matches!(verification.state, WorkState::Queued | WorkState::Running) {
-        match verification.state {
-            WorkState::Queued => progress.wait(&verification.message),
-            _ => progress.show(&step(&verification)),
+        match (&verification.obstacle, verification.state) {
+            (Some(obstacle), _) => progress.wait(&format!("trying again: {obstacle}")),
+            (None, WorkState::Queued) => progress.wait(&verification.message),
+            (None, _) => progress.show(&step(&verification)),
         }
         patience.pause().await;
         match client.get(&["v1", "deployments", name, "verification"], &[]).await {
@@ -131,6 +132,7 @@ mod tests {
             divergence: None,
             skipped: Vec::new(),
             message: "the same fold again".to_owned(),
+            obstacle: None,
         }
     }
 

@@ -99,6 +99,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match &host {
         Ok(info) => {
             checks.push(check_host(info, client.url()));
+            checks.extend(info.faults.iter().map(|fault| Check::fail("data folder", fault.clone())));
             checks.extend(check_running(&client).await);
             checks.push(check_server_clock(&client).await);
         }
