@@ -16,8 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, read_text};
+use crate::config::Config;
 use crate::data_dir::{self, DataDir, TOKEN_UNFINISHED};
+use crate::small_file::read_text;
 
 /// What a token begins with, so that searches for lost secrets find it.
 const PREFIX: &str = "foldstream_";

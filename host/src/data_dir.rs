@@ -131,7 +131,8 @@ impl DataDir {
         if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
             return Error::NoRoom { folder: self.root.display().to_string(), error: error.to_string() };
         }
-        let message = format!("{error}; make it writable, free some space, or choose another with --data (data_dir)");
+        let advice = crate::advice::of_file(error).unwrap_or("make it writable");
+        let message = format!("{error}; {advice}, or choose another with --data (data_dir)");
         Error::Unusable { folder: self.root.display().to_string(), message }
     }
 

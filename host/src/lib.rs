@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod actor;
+pub mod advice;
 pub mod api;
 pub mod atomic_file;
 pub mod audit;
@@ -16,6 +17,7 @@ pub mod cloudevents;
 pub mod config;
 pub mod data_dir;
 pub mod deployment;
+pub mod descriptors;
 pub mod event;
 pub mod host;
 pub mod integrity;
@@ -33,6 +35,7 @@ pub mod room;
 pub mod runner;
 pub mod scope;
 pub mod serve;
+pub mod small_file;
 pub mod source;
 pub mod state;
 pub mod subject;

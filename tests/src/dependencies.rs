@@ -63,10 +63,12 @@ fn names(manifest: &str, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
     for line in manifest.lines() {
         if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             meant = is_meant(section);
-        } else if meant && let Some(name) = line.split(['.', '=', ' ']).next() {
-            if !name.is_empty() && !name.starts_with('#') {
-                names.push(name.to_owned());
-            }
+        } else if meant
+            && let Some(name) = line.split(['.', '=', ' ']).next()
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            names.push(name.to_owned());
         }
     }
     names

@@ -33,12 +33,25 @@ const HOMES: &[(&str, &[&str])] = &[
 /// The modules of the host, from the bottom up: each may name those in lines above its own, and no others. A module that
 /// is new here finds its place by what it has to know.
 const LAYERS: &[&[&str]] = &[
-    &["actor", "api", "atomic_file", "event", "names", "room", "scope", "subject", "timestamp"],
+    &[
+        "actor",
+        "advice",
+        "api",
+        "atomic_file",
+        "descriptors",
+        "event",
+        "names",
+        "room",
+        "scope",
+        "small_file",
+        "subject",
+        "timestamp",
+    ],
     &["cloudevents", "memory", "position", "usage"],
     &["batch", "log", "metrics", "state"],
     &["audit", "data_dir", "integrity", "module", "progress", "source"],
     &["config", "pipeline", "view"],
-    &["runner"],
+    &["access", "runner"],
     &["deployment"],
     &["rollout"],
     &["host"],

@@ -1,7 +1,7 @@
 //! The layers of ARCHITECTURE.md and the limits of length hold in our own code, and no dependency is there for nothing;
 //! and each check can fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use foldstream_tests::dependencies::{unused, unused_in};
 use foldstream_tests::layering::{Uses, Violation, check_file, check_repository, circle};
@@ -31,7 +31,7 @@ fn a_circle_of_modules_is_found_and_shown() {
     let uses = |pairs: &[(&str, &str)]| {
         let mut uses: Uses = BTreeMap::new();
         for (module, used) in pairs {
-            uses.entry((*module).to_owned()).or_insert_with(BTreeSet::new).insert((*used).to_owned());
+            uses.entry((*module).to_owned()).or_default().insert((*used).to_owned());
         }
         uses
     };

@@ -31,6 +31,7 @@ mod shown; // what nobody knows is shown as unknown, and trouble wherever a depl
 mod skips; // the way past an event that can't be folded
 mod steps; // killed at every step of a rollout: one generation serves, and the state equals the fold
 mod strange; // messages that are no sound events, and streams that are no event streams
+mod surroundings; // signals at any moment, few descriptors, endless files, names that are no text
 mod swap; // generations: built, swapped, rolled back, with nobody noticing
 mod uploads; // whatever is uploaded, the host answers afterwards
 mod versions; // the claims about streams, on the oldest and the newest nats-server that we support

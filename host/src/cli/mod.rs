@@ -207,7 +207,7 @@ impl Context {
 }
 
 fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = crate::small_file::read_text(path).map_err(|error| {
         Failure::new(exit::Exit::Usage, format!("cannot read --token-file {}: {error}", path.display()))
     })?;
     Ok(text.trim().to_owned())

@@ -11,6 +11,7 @@ use super::key::Kind;
 use super::{
     Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, Serve, State,
 };
+use crate::small_file::read_within;
 
 /// The file that is read when none is named and it exists.
 pub const FILE_DEFAULT: &str = "foldstream.toml";
@@ -129,11 +130,14 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
     let unreadable = |error: std::io::Error| {
         mistake(format!("cannot be read: {error}; `foldstream config template` prints one to start from"))
     };
-    let size = std::fs::metadata(file).map_err(unreadable)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(mistake(format!("has {size} bytes, more than {FILE_BYTES_MAX}; is this the right file?")));
-    }
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let content = read_within(file, FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        std::io::ErrorKind::FileTooLarge => {
+            mistake(format!("has more than {FILE_BYTES_MAX} bytes; is this the right file?"))
+        }
+        _ => unreadable(error),
+    })?;
+    let text =
+        String::from_utf8(content).map_err(|_| mistake("is no UTF-8 text; is this the right file?".to_owned()))?;
     let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
     let syntax = |error: &toml::de::Error| Mistake {
         origin: match error.span() {

@@ -11,9 +11,6 @@ use crate::{batch, log, module, source, state};
 /// Longest secret in a file, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
-/// Longest file of tokens, in bytes.
-const TEXT_BYTES_MAX: u64 = 8 << 20;
-
 /// A file that the configuration names can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: cannot read {}: {error}; name a file that this user may read", path.display())]
@@ -25,16 +22,6 @@ pub struct ReadError {
     /// Why not.
     #[source]
     pub error: io::Error,
-}
-
-/// Reads a text file of limited size, such as one of tokens.
-pub fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(path)?.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > TEXT_BYTES_MAX {
-        return Err(io::Error::other(format!("it has more than {TEXT_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }
 
 fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {

@@ -79,7 +79,7 @@ fn template_shows_every_default_under_its_key() {
     let mut uncommented = String::new();
     for line in whole.lines() {
         match line.strip_prefix("# ").filter(|rest| is_assignment(rest)) {
-            Some(rest) if !is_secret_or_file(rest) => {
+            Some(rest) if !is_unset(rest) => {
                 count += 1;
                 uncommented.push_str(rest);
             }
@@ -97,8 +97,11 @@ fn is_assignment(line: &str) -> bool {
     line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
-fn is_secret_or_file(line: &str) -> bool {
-    ["token = ", "token_file = ", "tokens_file = ", "tls_cert = ", "tls_key = "].iter().any(|key| line.starts_with(key))
+/// Keys that are shown with an example, as they are unset by default.
+fn is_unset(line: &str) -> bool {
+    ["anonymous = ", "token = ", "token_file = ", "tokens_file = ", "tls_cert = ", "tls_key = "]
+        .iter()
+        .any(|key| line.starts_with(key))
 }
 
 #[test]

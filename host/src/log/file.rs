@@ -24,8 +24,8 @@ use super::encode::id_key;
 use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
 use super::{Error, Options, View};
-use crate::atomic_file;
 use crate::position::StreamIdentity;
+use crate::{advice, atomic_file};
 
 /// Runs of events by the sequence of their first.
 pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
@@ -153,11 +153,19 @@ fn open_database(path: &Path, options: &Options) -> Result<Database, redb::Datab
             info!(log = name, percent, "repairing the embedded log after an unclean stop");
         }
     });
-    let make = |path: &Path| builder.create(path).map(drop).map_err(std::io::Error::other);
+    let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     atomic_file::create(path, make).map_err(redb::StorageError::Io)?;
     let opened = builder.create(path);
     options.repair.set(None);
     opened
+}
+
+/// What the system said when a file could not be made; else that it could not be made.
+fn not_made(error: redb::DatabaseError) -> std::io::Error {
+    match error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => error,
+        error => std::io::Error::other(error),
+    }
 }
 
 fn explain(error: &redb::DatabaseError) -> String {
@@ -167,6 +175,9 @@ fn explain(error: &redb::DatabaseError) -> String {
         }
         redb::DatabaseError::UpgradeRequired(version) => {
             format!("its file format {version} is older than any that foldstream wrote; it is another program's file")
+        }
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) if advice::of_file(error).is_some() => {
+            format!("{error}; {}", advice::of_file(error).unwrap_or_default())
         }
         other => format!("{other}; check that it is a foldstream log, and the disk"),
     }

@@ -14,6 +14,7 @@ use super::answer::{Answer, OVERHEAD_BYTES_MAX, WORDS_BYTES_MAX, Walls, plain};
 use super::checker::Job;
 use super::engine::AddressSpace;
 use super::{Error, Options, Wanted};
+use crate::advice;
 
 /// Threads of the compiler: each of them takes address space, which is limited.
 const THREADS_MAX: usize = 4;
@@ -192,7 +193,8 @@ impl Run<'_> {
             command.arg("--scarce");
         }
         command.spawn().map_err(|error| {
-            format!("cannot start the {} {}: {error}; check its path", self.name(), self.options.compiler.display())
+            let (program, advice) = (self.options.compiler.display(), advice::of_program(&error));
+            format!("cannot start the {} {program}: {error}; {advice}", self.name())
         })
     }
 

@@ -164,14 +164,22 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
             if sound { Ok(KeyRule::Header(name)) } else { Err(unsound_rule("header name in lower case", &name)) }
         }
         bindings::KeyRule::DataPointer(pointer) => {
-            let sound = pointer.len() <= KEY_RULE_BYTES_MAX && pointer.starts_with('/');
+            let sound = pointer.len() <= KEY_RULE_BYTES_MAX && pointer.starts_with('/') && escapes_are_sound(&pointer);
             if sound {
                 Ok(KeyRule::DataPointer(pointer))
             } else {
-                Err(unsound_rule("JSON pointer that begins with `/`", &pointer))
+                let what = format!(
+                    "JSON pointer of at most {KEY_RULE_BYTES_MAX} bytes that begins with `/` and writes `~` as `~0`"
+                );
+                Err(unsound_rule(&what, &pointer))
             }
         }
     }
+}
+
+/// Whether each `~` of a JSON pointer begins one of its two escapes.
+fn escapes_are_sound(pointer: &str) -> bool {
+    pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
 }
 
 fn unsound_rule(wanted: &str, found: &str) -> Error {
@@ -203,6 +211,14 @@ fn shown(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pointer_with_an_escape_that_there_is_not_is_no_pointer() {
+        for (pointer, is_sound) in [("/id", true), ("/a~0b/~1", true), ("/a~2", false), ("/a~", false)] {
+            let made = key_rule(bindings::KeyRule::DataPointer(pointer.to_owned()));
+            assert_eq!(made.is_ok(), is_sound, "{pointer}");
+        }
+    }
 
     fn record() -> ManifestRecord {
         ManifestRecord {

@@ -18,8 +18,9 @@ use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
-/// Niceness of a thread that folds: a thread that answers a read gets a core at once, and a fold what is left.
-const NICENESS: i32 = 10;
+/// Niceness of a thread that folds: threads that answer reads go first. A higher one would let modules meet their deadlines
+/// whenever the machine is busy with something else.
+const NICENESS: i32 = 3;
 /// Most attempts that a manifest may ask for.
 const ATTEMPTS_MAX: u32 = 1_000;
 /// Shortest pause before the second attempt that it may ask for: each attempt costs an instance and log lines.

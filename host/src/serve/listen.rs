@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::descriptors;
 
 /// Most connections at once; fewer where the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -178,6 +180,9 @@ impl Gate {
 
     fn admit(&self, stream: TcpStream) -> io::Result<Seated> {
         let full = |message| io::Error::new(io::ErrorKind::ConnectionRefused, message);
+        if descriptors::is_among_the_last(stream.as_raw_fd()) {
+            return Err(full("there are too many open files"));
+        }
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return Err(full("there are too many connections"));
         };

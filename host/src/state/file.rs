@@ -27,6 +27,7 @@ use super::{Error, Key};
 use crate::atomic_file;
 use crate::event::Payload;
 use crate::position::Checkpoint;
+use crate::{advice, descriptors};
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 2;
@@ -74,6 +75,10 @@ struct Noted {
     is_of_format_1: bool,
 }
 
+/// What to do with a file that no other advice helps.
+const REPLACE: &str = "restore the file from a backup, or remove it to build the state again from the stream";
+/// What to do if the system refused something that no other advice helps.
+const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
 /// What redb says when what it reads contradicts itself.
 const CORRUPTED: &str = "corrupted";
 
@@ -84,9 +89,8 @@ pub(super) fn storage(error: impl std::fmt::Display) -> Error {
 
 /// Whether the system refused to read or write, which says nothing against the file: no room, too many open files, no
 /// permission.
-fn is_refused_by_system(error: &redb::DatabaseError) -> bool {
+fn is_refused_by_system(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
-    let redb::DatabaseError::Storage(redb::StorageError::Io(error)) = error else { return false };
     !matches!(error.kind(), InvalidData | UnexpectedEof)
 }
 
@@ -97,17 +101,18 @@ pub(super) fn open_database(
     progress: impl Fn(f64) + 'static,
 ) -> Result<Database, Error> {
     let refused = |error: redb::DatabaseError| {
-        let advice = match error {
+        let advice = match &error {
+            redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
+                let otherwise = if is_refused_by_system(error) { MAY_BE_SOUND } else { REPLACE };
+                advice::of_file(error).unwrap_or(otherwise)
+            }
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 "another foldstream uses it; stop that one, or choose another data folder"
             }
             redb::DatabaseError::UpgradeRequired(_) => {
                 "it was written by another generation of redb; use the foldstream that wrote it"
             }
-            ref error if is_refused_by_system(error) => {
-                "the file itself may be sound: correct that, and it can be opened again"
-            }
-            _ => "restore the file from a backup, or remove it to build the state again from the stream",
+            _ => REPLACE,
         };
         let message = format!("{}: {error}; {advice}", path.display());
         match error {
@@ -117,9 +122,22 @@ pub(super) fn open_database(
     };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes).set_repair_callback(move |session| progress(session.progress() * 100.0));
-    let make = |path: &Path| builder.create(path).map(drop).map_err(io::Error::other);
-    atomic_file::create(path, make).map_err(|error| refused(redb::StorageError::Io(error).into()))?;
-    builder.create(path).map_err(refused)
+    let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
+    let refused_by_system = |error: io::Error| refused(redb::StorageError::Io(error).into());
+    descriptors::check_spare().map_err(refused_by_system)?;
+    atomic_file::create(path, make).map_err(refused_by_system)?;
+    let database = builder.create(path).map_err(refused)?;
+    // Many are opened at once at a start, and all of them may have found some left.
+    descriptors::check_spare().map_err(refused_by_system)?;
+    Ok(database)
+}
+
+/// What the system said when a file could not be made; else that it could not be made.
+fn not_made(error: redb::DatabaseError) -> io::Error {
+    match error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => error,
+        error => io::Error::other(error),
+    }
 }
 
 /// Checks the format noted in a table of bytes, and notes it in a new file.

@@ -130,6 +130,8 @@ pub struct Connection {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// The same for messages: without a password.
+    shown: String,
     token: Option<HeaderValue>,
     output: Output,
 }
@@ -155,18 +157,19 @@ impl Client {
             // Without TLS it must not matter whether the machine has root certificates.
             builder = builder.tls_certs_only([]);
         }
-        if base.host_str().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]")) {
+        if is_this_machine(&base) {
             builder = builder.no_proxy();
         }
         let http = builder
             .build()
             .map_err(|error| Error::Setup(format!("cannot set up TLS: {}; name a file with --ca", causes(&error))))?;
-        Ok(Self { http, base, token, output })
+        let shown = without_password(&base).trim_end_matches('/').to_owned();
+        Ok(Self { http, base, shown, token, output })
     }
 
     /// The address of the host, for messages.
     pub fn url(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        &self.shown
     }
 
     /// Begins a request to a path, each of whose segments may hold any text.
@@ -340,6 +343,22 @@ impl Value {
     }
 }
 
+/// Whether no proxy could lead there.
+fn is_this_machine(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let address = host.parse::<std::net::IpAddr>().map(|address| address.to_canonical());
+    address.map_or_else(|_| host == "localhost" || host.ends_with(".localhost"), |address| address.is_loopback())
+}
+
+fn without_password(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        // Any address that has a password may have another.
+        let _ = url.set_password(Some("…"));
+    }
+    url.to_string().replace("%E2%80%A6", "…")
+}
+
 fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
         Error::Setup("the token has characters that no header may carry; use printable ASCII".to_owned())
@@ -350,7 +369,9 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
 
 fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
     let shown = path.display();
-    let pem = std::fs::read(path).map_err(|error| Error::Setup(format!("cannot read --ca {shown}: {error}")))?;
+    let pem = crate::small_file::read_text(path)
+        .map_err(|error| Error::Setup(format!("cannot read --ca {shown}: {error}")))?
+        .into_bytes();
     let unusable = |why: String| Error::Setup(format!("--ca {shown} {why}; name a file with certificates in PEM"));
     let found =
         reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(format!("is unusable: {error}")))?;
@@ -367,4 +388,33 @@ fn causes(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("an address")
+    }
+
+    #[test]
+    fn no_proxy_is_asked_for_this_machine() {
+        for here in
+            ["http://127.0.0.1:7575", "http://127.8.9.1", "http://[::1]:1", "https://localhost", "http://LOCALHOST"]
+        {
+            assert!(is_this_machine(&url(here)), "{here}");
+        }
+        for elsewhere in
+            ["http://10.0.0.1", "http://127.0.0.1.example", "http://localhost.example", "http://[2001:db8::1]"]
+        {
+            assert!(!is_this_machine(&url(elsewhere)), "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn messages_name_the_address_without_its_password() {
+        assert_eq!(without_password(&url("http://ada:secret@host:1/")), "http://ada:…@host:1/");
+        assert_eq!(without_password(&url("http://host:1/")), "http://host:1/");
+    }
 }

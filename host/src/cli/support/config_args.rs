@@ -41,10 +41,7 @@ impl Settings {
             overrides.push(Override { flag, key: key.trim().to_owned(), value: value.to_owned() });
         }
         overrides.extend(flags);
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Ok(config::load(&Origins { file: self.file(), environment, overrides })?)
+        Ok(config::load(&Origins { file: self.file(), environment: environment()?, overrides })?)
     }
 
     /// Reads the configuration and refuses one that makes no sense.
@@ -53,6 +50,23 @@ impl Settings {
         check(&config, |warning| context.output.warning(warning))?;
         Ok(config)
     }
+}
+
+/// The environment, as far as it is text; what is meant for us has to be.
+fn environment() -> anyhow::Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => texts.push((name, value)),
+            Err(_) if name.starts_with("FOLDSTREAM_") => {
+                let message = format!("{name} in the environment is no UTF-8; give it a value that is");
+                return Err(Failure::new(Exit::Usage, message).into());
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(texts)
 }
 
 /// The configuration file that commands find without being told, and what it says; none if there is none.

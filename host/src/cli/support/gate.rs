@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use super::exit::{Exit, Failure};
 use crate::api::{Difference, Gate};
+use crate::small_file::read_within;
 
 /// Largest gate, in bytes of its JSON: it travels in the address of a request, of which servers take 64 KiB, and each
 /// byte may become three there.
@@ -91,13 +92,8 @@ impl GateArgs {
 fn read(file: &Path) -> Result<Gate, Failure> {
     let shown = file.display();
     let unreadable = |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read --rules {shown}: {error}"));
-    let size = std::fs::metadata(file).map_err(unreadable)?.len();
-    if size > FILE_BYTES_MAX {
-        let message =
-            format!("--rules {shown} has {size} bytes, too many for rules; at most {FILE_BYTES_MAX} are read");
-        return Err(Failure::new(Exit::Usage, message));
-    }
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let content = read_within(file, FILE_BYTES_MAX).map_err(unreadable)?;
+    let text = String::from_utf8(content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         let message = format!(

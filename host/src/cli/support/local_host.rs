@@ -275,22 +275,54 @@ fn quieted(level: &str) -> String {
 
 /// Resolves at the first SIGINT or SIGTERM; from then on a second one ends the process at once.
 pub async fn stop_signal() -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    tokio::spawn(async move {
-        // Whoever signals twice does not want to wait: all that is durable stays so.
-        let code = tokio::select! {
-            _ = interrupt.recv() => 130,
-            _ = terminate.recv() => 143,
-        };
-        drop(LogEnd);
-        std::process::exit(code);
-    });
+    Stops::catch()?.first().await;
     Ok(())
+}
+
+/// SIGINT and SIGTERM, which end nothing by themselves from now on.
+#[derive(Debug)]
+pub struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stops {
+    /// Catches them. To be made before anything that takes its time: the first process of a container never gets one
+    /// that it does not catch.
+    pub fn catch() -> anyhow::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        Ok(Self { interrupt, terminate })
+    }
+
+    /// Does something unless a signal comes first; nothing if one does.
+    pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.next() => None,
+        }
+    }
+
+    /// Resolves at the first of them; from then on a second one ends the process at once.
+    pub async fn first(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            // Whoever signals twice does not want to wait: all that is durable stays so.
+            let code = tokio::select! {
+                _ = self.interrupt.recv() => 130,
+                _ = self.terminate.recv() => 143,
+            };
+            drop(LogEnd);
+            std::process::exit(code);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 #[cfg(test)]

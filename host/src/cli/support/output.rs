@@ -205,12 +205,21 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.trim_fmt()
 }
 
-/// Text without the control characters with which a key or a value could take over a terminal.
+/// Text without the characters with which a key or a value could take over a terminal, or pretend to be another.
 pub fn printable(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
+    if !text.chars().any(takes_over) {
         return text.to_owned();
     }
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if takes_over(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Control characters, and those that turn the direction of what follows or end a line.
+fn takes_over(c: char) -> bool {
+    const LINE_ENDS: std::ops::RangeInclusive<char> = '\u{2028}'..='\u{2029}';
+    const EMBEDDINGS: std::ops::RangeInclusive<char> = '\u{202a}'..='\u{202e}';
+    const ISOLATES: std::ops::RangeInclusive<char> = '\u{2066}'..='\u{2069}';
+    const MARKS: [char; 3] = ['\u{200e}', '\u{200f}', '\u{61c}'];
+    c.is_control() || LINE_ENDS.contains(&c) || EMBEDDINGS.contains(&c) || ISOLATES.contains(&c) || MARKS.contains(&c)
 }
 
 /// A figure, or that nobody knows it.
@@ -289,6 +298,7 @@ mod tests {
     fn control_characters_never_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+        assert_eq!(printable("paid\u{202e}001\u{2028}x"), "paid\\u{202e}001\\u{2028}x");
         assert_eq!(table(&[], vec![vec!["a\nb".to_owned(), "c".to_owned()]]), "a\\nb  c");
     }
 

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::Options;
 use super::context::{self, Context};
 use crate::cloudevents::Recognition;
+use crate::small_file::read_within;
 
 const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 const SERVERS_MAX: usize = 64;
@@ -345,11 +346,8 @@ fn undecorated(text: &str) -> String {
 fn read(setting: &str, path: &Path) -> Result<String, String> {
     let unusable =
         |why: String| format!("cannot read `{setting}` {}: {why}; correct the path or its permissions", path.display());
-    let metadata = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(unusable(format!("it is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))
+    let content = read_within(path, FILE_BYTES_MAX).map_err(|error| unusable(error.to_string()))?;
+    String::from_utf8(content).map_err(|_| unusable("it is no UTF-8 text".to_owned()))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::small_file::read_text;
+
 /// Asks for the context that `nats context select` chose.
 const SELECTED: &str = "selected";
 
@@ -71,14 +73,14 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
 
 fn selected(folder: &Path) -> Result<String, String> {
     let path = folder.join("context.txt");
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = read_text(&path).map_err(|error| {
         format!("no context is selected ({}: {error}); run `nats context select`, or name one", path.display())
     })?;
     Ok(text.trim().to_owned())
 }
 
 fn read(path: &Path) -> Result<Context, String> {
-    let text = std::fs::read_to_string(path)
+    let text = read_text(path)
         .map_err(|error| format!("cannot read context {}: {error}; see `nats context ls`", path.display()))?;
     let context: Context = serde_json::from_str(&text)
         .map_err(|error| format!("context {} is no valid JSON: {error}; run `nats context edit`", path.display()))?;

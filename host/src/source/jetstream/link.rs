@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::connect::{Settings, delay};
 use crate::api::SourceState;
+use crate::{advice, descriptors};
 
 /// Longest pause between two attempts to reach a server.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
@@ -82,6 +83,10 @@ impl Link {
                 0 => UNUSED_DELAY,
                 _ => delay(attempt, RECONNECT_DELAY_MAX),
             });
+        descriptors::check_spare().map_err(|error| Trouble {
+            state: SourceState::Connecting,
+            message: format!("cannot connect: {error}; {}", advice::of_file(&error).unwrap_or_default()),
+        })?;
         let client = options.connect(settings.servers.clone()).await.map_err(|error| match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                 Trouble::refused(format!("the server refuses the credentials: {error}"))

@@ -1,5 +1,7 @@
 //! `foldstream deploy`: puts a module into service.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -202,15 +204,19 @@ pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     if metadata.is_dir() {
         return Err(refused(format!("{shown} is a folder; build it first: foldstream build {shown}")).into());
     }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(refused(format!("{shown} has {} bytes, too many for a module", metadata.len())).into());
-    }
-    let module =
-        std::fs::read(file).map_err(|error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}")))?;
-    if !module.starts_with(MAGIC) {
+    let unreadable = |error: io::Error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}"));
+    let mut content = File::open(file).map_err(unreadable)?;
+    let mut module = Vec::new();
+    content.by_ref().take(MAGIC.len() as u64).read_to_end(&mut module).map_err(unreadable)?;
+    if module != MAGIC {
         return Err(
             refused(format!("{shown} is no WebAssembly file; `foldstream build` makes one from a crate")).into()
         );
+    }
+    // Not by the size that it says to have: a pipe or a device says none.
+    let read = content.take(FILE_BYTES_MAX).read_to_end(&mut module).map_err(unreadable)?;
+    if read as u64 == FILE_BYTES_MAX {
+        return Err(refused(format!("{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module")).into());
     }
     Ok(module.into())
 }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Context;
 use crate::cli::support::config_args;
-use crate::cli::support::local_host::{Hangups, Server, keep_files_private, start_log, stop_signal};
+use crate::cli::support::exit::{Exit, Failure};
+use crate::cli::support::local_host::{Hangups, Server, Stops, keep_files_private, start_log};
 use crate::cli::support::output::write_messages_as_json;
-use crate::config::{Anonymous, LogFormat};
+use crate::config::{Anonymous, LogFormat, Override};
+use crate::descriptors;
 
 /// Run a host: read streams, fold them through modules, answer reads.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,10 +39,15 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut flags = Vec::new();
     flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
-    flags.extend(args.data.as_ref().map(|data| config_args::flag("--data", "data_dir", &data.display())));
+    flags.extend(args.data.as_deref().map(data_flag).transpose()?);
     flags.extend(args.insecure.then(|| config_args::flag("--insecure", "serve.insecure", &true)));
     let hangups = Hangups::catch()?;
-    let config = args.settings.load(flags.clone())?;
+    let mut stops = Stops::catch()?;
+    let (settings, known) = (args.settings.clone(), flags.clone());
+    // A file may be a pipe that nobody has written to.
+    let loading = tokio::task::spawn_blocking(move || settings.load(known));
+    let Some(config) = stops.unless(loading).await else { return Ok(()) };
+    let config = config??;
     if config.log.format == LogFormat::Json {
         write_messages_as_json();
     }
@@ -48,7 +55,13 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     keep_files_private();
     let _log = start_log(&config, context.output)?;
     let file = args.settings.file();
-    let mut server = Server::start(config).await?;
+    descriptors::raise_limit();
+    let Some(server) = stops.unless(Server::start(config)).await else {
+        // Nothing was shown to anybody, and what is on disk is as after a crash.
+        context.output.note("stopping before the host had started");
+        return Ok(());
+    };
+    let mut server = server?;
     tell_start(&server, file.as_deref());
     context.output.say(&format!("listening on {}", server.url));
     tell_token(&server, context);
@@ -60,7 +73,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     notify_systemd("READY=1");
     tokio::select! {
         result = server.ended() => return result,
-        signal = stop_signal() => signal?,
+        () = stops.first() => {}
     }
     notify_systemd("STOPPING=1");
     context.output.note("stopping");
@@ -76,6 +89,15 @@ fn tell_token(server: &Server, context: &Context) {
         };
         context.output.note(&format!("{what} in {}; commands of this user find it", file.display()));
     }
+}
+
+/// Settings are text, and a folder under another name would be another folder.
+fn data_flag(folder: &Path) -> anyhow::Result<Override> {
+    let Some(name) = folder.to_str() else {
+        let message = format!("--data {} is no UTF-8; choose a folder whose name is", folder.display());
+        return Err(Failure::new(Exit::Usage, message).into());
+    };
+    Ok(config_args::flag("--data", "data_dir", &name))
 }
 
 /// What an operator wants to know of a start, in one line.
