@@ -1,18 +1,18 @@
-# Everything one does here. `make` alone lists it. Tools that are missing are fetched into .cache/ by tests/setup/.
+# Everything a developer does here; plain `make` lists the targets. tests/setup/ fetches missing tools into .cache/.
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-# Cargo itself honours CARGO_TARGET_DIR; the recipes need it to find what was built.
+# Cargo honours CARGO_TARGET_DIR; the recipes need it to find the binaries.
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 setup := tests/setup
-# Tools of .cache/bin come last, so that one's own win.
+# .cache/bin comes last, so that installed tools win.
 export PATH := $(PATH):$(CURDIR)/.cache/bin
 
-# DEMO=once ends by itself, for scripts and tests.
+# DEMO=once exits when it is done, for scripts and tests.
 DEMO ?= stay
-# Tests of the suite that run at once. Most of their time they wait for servers, so more than there are cores.
+# Tests of the suite that run at once. They mostly wait for servers, so there may be more of them than cores.
 SUITE_THREADS ?= 4
 # Narrows the suite: make suite ONLY=crash
 ONLY ?=
@@ -34,14 +34,14 @@ help:
 	@echo 'make <target>:'
 	@sed -n 's/^## \([a-z-]*\): /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
 
-## demo: build, then order-totals on the embedded log with sample events, until Ctrl-C (DEMO=once ends by itself)
+## demo: build, then run order-totals on the embedded log with sample events, until Ctrl-C (DEMO=once exits when done)
 demo: setup-demo build
 	$(target)/debug/foldstream build examples/order-totals --out $(target)/guests/order-totals.wasm
 	$(target)/debug/foldstream demo --module $(target)/guests/order-totals.wasm \
 	    --events examples/order-totals/events.ndjson \
 	    --query top-customers --arguments '{"limit": 5}' $(if $(filter once,$(DEMO)),--once)
 
-## test: all that the CI checks, in the order in which failures are cheap
+## test: everything that CI checks, cheapest checks first
 test: setup-test fmt-check lint doc deny units doctests suite
 
 ## chaos: kill and break everything for hours, and check every answer (CHAOS_MINUTES=120, CHAOS_KILLS=, CHAOS_SEED=)
@@ -51,7 +51,7 @@ chaos: setup-demo
 	CHAOS_SEED=$(CHAOS_SEED) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_MINUTES=$(CHAOS_MINUTES) \
 	    cargo test --locked --workspace --test chaos -- --nocapture
 
-## fuzz: upload what a seed draws, mostly hostile, and check that the host lives (FUZZ_MINUTES=60, FUZZ_SEED=1)
+## fuzz: send uploads drawn from a seed, mostly hostile, and check that the host survives (FUZZ_MINUTES=60, FUZZ_SEED=1)
 fuzz: setup-demo build
 	FUZZ_SEED=$(FUZZ_SEED) FUZZ_MINUTES=$(FUZZ_MINUTES) \
 	    cargo test --workspace --test suite -- --nocapture uploads_drawn_by_a_seed
@@ -62,11 +62,11 @@ bench: setup-demo
 	cargo build --locked --workspace --release --bin foldstream
 	cargo bench --locked --workspace --bench foldstream -- $(BENCH)
 
-# --locked takes exactly the versions and hashes of Cargo.lock. Every command names the whole workspace, and a target
-# where it needs one alone: cargo chooses the features of dependencies by the packages that are named, and another
-# choice would compile them once more.
+# --locked uses exactly the versions and hashes of Cargo.lock. Every command names the whole workspace, and a target if it
+# needs only one: cargo chooses the features of dependencies by the packages that are named, and another choice would
+# compile them again.
 
-## build: the host and its command line, with the profile of demo and tests
+## build: build the host and its command line, with the profile of demo and tests
 build:
 	cargo build --locked --workspace --bin foldstream
 
@@ -85,7 +85,7 @@ lint:
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 
-## deny: licences, sources and bans of dependencies; advisories where their database can be reached
+## deny: check licences, sources and bans of dependencies, and advisories if their database can be reached
 deny:
 	@sh $(setup)/cargo-deny.sh
 	@sh $(setup)/deny.sh
@@ -100,7 +100,7 @@ doctests:
 suite: build
 	cargo test --locked --workspace --test '*' -- --test-threads $(SUITE_THREADS) $(ONLY)
 
-## clean: what was built; tools in .cache/ stay
+## clean: remove what was built; tools in .cache/ stay
 clean:
 	cargo clean
 

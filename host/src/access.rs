@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::data_dir::{self, DataDir, TOKEN_UNFINISHED};
 use crate::small_file::read_text;
 
-/// What a token begins with, so that searches for lost secrets find it.
+/// Prefix of every token, so that scanners for leaked secrets find it.
 const PREFIX: &str = "foldstream_";
 /// The folder of the notes, within one of the user's own.
 const NOTES: &str = "foldstream/hosts";
@@ -30,7 +30,7 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// A new token.
 pub fn new_token() -> String {
     let random: [u8; 32] = rand::random();
-    // What begins with a hyphen would be taken for an option.
+    // A value that begins with a hyphen would be taken for an option.
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
 }
 

@@ -1,6 +1,6 @@
-//! Who does something: the token and the address behind a request, for the audit log.
+//! The token and the address behind a request, for the audit log.
 //!
-//! It goes with the task of a request, so that what changes deployments need not hand it on.
+//! It is task-local, so that code that changes deployments need not pass it on.
 
 use std::net::IpAddr;
 
@@ -11,18 +11,18 @@ tokio::task_local! {
 /// Who sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// Name of the token; none where the host wants no token.
+    /// Name of the token; none if the host has no tokens.
     pub name: Option<String>,
     /// The address of the other side of the connection, which may be a proxy.
     pub peer: Option<IpAddr>,
 }
 
-/// Who asked for what this task or thread does; none for what the host does by itself.
+/// The actor of this task or thread; none for actions of the host itself.
 pub fn current() -> Option<Actor> {
     ACTOR.try_with(Clone::clone).ok()
 }
 
-/// Does something for an actor.
+/// Runs a future for an actor.
 pub async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T {
     match actor {
         Some(actor) => ACTOR.scope(actor, work).await,
@@ -30,7 +30,7 @@ pub async fn scope<T>(actor: Option<Actor>, work: impl Future<Output = T>) -> T 
     }
 }
 
-/// The same for work that blocks.
+/// The same for blocking work.
 pub fn sync_scope<T>(actor: Option<Actor>, work: impl FnOnce() -> T) -> T {
     match actor {
         Some(actor) => ACTOR.sync_scope(actor, work),

@@ -1,25 +1,25 @@
-//! Files that are there whole or not at all, whenever the process is killed, and that stay where they are while it runs.
+//! Files that are complete or absent, whenever the process is killed, and that stay where they are while it runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// How the name of a file ends while it is made.
+/// Suffix of the name of an unfinished file.
 const UNFINISHED: &str = "redb.new";
 
-/// Where a file is made before it gets its name.
+/// The temporary path of a file.
 pub fn unfinished(path: &Path) -> PathBuf {
     path.with_extension(UNFINISHED)
 }
 
-/// Whether a file was never finished, unless it is being made just now.
+/// Whether a file is unfinished; it may also just be in creation.
 pub fn is_unfinished(path: &Path) -> bool {
     path.to_string_lossy().ends_with(UNFINISHED)
 }
 
-/// Makes a file under another name and then gives it its own, unless it is there already. What was made of a file that
-/// could not be finished is removed: it may be most of a full disk.
+/// Creates a file under a temporary name and then renames it, unless it exists. If that fails, the unfinished file is
+/// removed: it may take most of a full disk.
 pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if path.exists() {
         return Ok(());
@@ -28,7 +28,7 @@ pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
     if new.0.exists() {
         fs::remove_file(&new.0)?;
     }
-    // Only this user may read what people's events and states hold. What fills it opens a file that is there.
+    // Only this user may read people's events and states. `fill` opens the existing file.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new.0)?;
     make(&new.0)?;
     fs::rename(&new.0, path)?;
@@ -36,12 +36,12 @@ pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// A file that is removed unless it got its name, also when making it ends in a panic.
+/// A file that is removed unless it was renamed, also if its creation panics.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // It is not there if all went well.
+        // It is absent if everything went well.
         let _ = fs::remove_file(&self.0);
     }
 }

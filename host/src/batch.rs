@@ -1,4 +1,4 @@
-//! Batches: runs of events that go through the pipeline as one step.
+//! Batches: runs of events that pass through the pipeline as one step.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,39 +9,39 @@ use crate::position::{Checkpoint, EventMark, StreamIdentity};
 /// Most ranges of messages passed over that a checkpoint remembers; each costs some 20 bytes in every commit.
 const PASSED_OVER_MAX: usize = 1_000;
 
-/// Events in order, with the position that the state has once they are applied.
+/// Events in order, and the position of the state after they are applied.
 ///
 /// A batch without events still moves the position: the events up to `through`
-/// were read, or proved by the server, and none of them matched.
+/// were read, or reported by the server, and none of them matched.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Matching events, in rising order of sequence.
     pub events: Vec<Event>,
     /// The sequence after which this batch begins.
     pub after: u64,
-    /// The last sequence that this batch covers; at least that of its last event.
+    /// The last sequence that this batch covers; not lower than that of its last event.
     pub through: u64,
-    /// The last sequence in the stream, as far as the source knows by now.
+    /// The last sequence in the stream, as far as the source knows.
     pub head: u64,
     /// How many events that may match still follow in the stream.
     pub pending: u64,
     /// The stream that the events came from.
     pub stream: Arc<StreamIdentity>,
-    /// The last message that was read, if it came after the last event: one that did not match.
+    /// The last message that was read, if it came after the last event and did not match.
     pub last_seen: Option<EventMark>,
     /// Sequences that the stream no longer has, that may have matched, and that may be passed over; in rising order.
     pub missing: Vec<RangeInclusive<u64>>,
-    /// Sequences of messages that matched and are no events, such as schedules and delete markers; in rising order.
+    /// Sequences of messages that matched but are not events, such as schedules and delete markers; in rising order.
     pub passed_over: Vec<u64>,
 }
 
 impl Batch {
-    /// Size of its events in memory, in bytes, approximately.
+    /// Approximate size of its events in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.events.iter().map(Event::size).sum()
     }
 
-    /// Puts a later batch of the same stream behind this one.
+    /// Appends a later batch of the same stream.
     pub fn append(&mut self, mut later: Batch) {
         debug_assert!(later.through >= self.through, "batches arrive in order");
         self.events.append(&mut later.events);
@@ -54,13 +54,13 @@ impl Batch {
         self.passed_over.append(&mut later.passed_over);
     }
 
-    /// How many sequences are missing behind `after` and up to `through`.
+    /// How many sequences are missing after `after` and up to `through`.
     pub fn missing_between(&self, after: u64, through: u64) -> u64 {
         let within = self.missing.iter().filter_map(|range| clamp(range, after + 1, through));
         within.map(|range| range.end() - range.start() + 1).sum()
     }
 
-    /// The messages behind `after` and up to `through` that are no events.
+    /// The messages after `after` and up to `through` that are not events.
     pub fn passed_over_between(&self, after: u64, through: u64) -> impl Iterator<Item = u64> {
         self.passed_over.iter().copied().filter(move |sequence| (after + 1..=through).contains(sequence))
     }
@@ -84,7 +84,7 @@ impl Batch {
         }
     }
 
-    /// What follows the first part of this batch, which ends at `through` and keeps its events.
+    /// The rest of this batch after its first part, which ends at `through` and keeps its events.
     fn rest(&mut self, events: Vec<Event>, through: u64) -> Batch {
         let later = Batch {
             events,
@@ -103,14 +103,14 @@ impl Batch {
         later
     }
 
-    /// Takes off what lies behind the first `count` events, as a batch that follows this one; at least one event must.
+    /// Splits off the events after the first `count`, as a following batch; there must be at least one.
     pub fn split_off(&mut self, count: usize) -> Batch {
         let rest = self.events.split_off(count);
         let through = rest.first().expect("something is split off").sequence - 1;
         self.rest(rest, through)
     }
 
-    /// Takes off what lies behind a sequence before the end of this batch, as a batch that follows it.
+    /// Splits off everything after a sequence before the end of this batch, as a following batch.
     pub fn split_behind(&mut self, sequence: u64) -> Batch {
         debug_assert!(sequence < self.through, "something is split off");
         let count = self.events.partition_point(|event| event.sequence <= sequence);
@@ -119,7 +119,7 @@ impl Batch {
     }
 }
 
-/// What was passed over before, and what was now.
+/// The part was passed over before, and what was now.
 fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
     let mut ranges = before.map_or_else(Vec::new, |before| before.passed_over.clone());
     for sequence in now {
@@ -132,24 +132,24 @@ fn passed_over(before: Option<&Checkpoint>, now: impl Iterator<Item = u64>) -> V
     ranges
 }
 
-/// What of a range lies within two bounds, both included.
+/// What of a range between two bounds, both inclusive.
 fn clamp(range: &RangeInclusive<u64>, from: u64, to: u64) -> Option<RangeInclusive<u64>> {
     let within = *range.start().max(&from)..=*range.end().min(&to);
     (!within.is_empty()).then_some(within)
 }
 
-/// How large a batch may grow.
+/// The largest size of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most events.
     pub events: usize,
-    /// Most bytes, by [`Event::size`]; a single event may exceed it alone.
+    /// Most bytes, by [`Event::size`]; a single event may exceed it.
     pub bytes: usize,
 }
 
 impl Default for Limits {
-    /// Larger batches cost less per event up to about 1,000 events: measured with a Rust guest, one event alone takes
-    /// 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Beyond that they still save state traffic on hot keys.
+    /// Larger batches cost less per event up to about 1,000 events: measured with a Rust guest, a single event takes
+    /// 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Larger ones still save state traffic on hot keys.
     fn default() -> Self {
         Self { events: 2_048, bytes: 4 << 20 }
     }

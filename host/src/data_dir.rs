@@ -1,6 +1,7 @@
-//! The data folder: where each file lives, and how it comes and goes.
+//! The data folder: the place of each file, and how files are created and removed.
 //!
-//! Only names that a host gives are ever removed: a folder that was named by mistake may hold anybody's files.
+//! Only files with names that a host gives are ever removed: a folder that was configured by mistake may contain
+//! anything.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,7 +16,7 @@ use crate::names;
 
 /// The catalogue.
 const CATALOGUE: &str = "catalog.redb";
-/// How the name of a module begins while it is written.
+/// Prefix of the name of a module while it is written.
 const MODULE_UNFINISHED: &str = ".foldstream-module-";
 /// The token that a host made for itself.
 const TOKEN: &str = "token";
@@ -52,8 +53,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder if it is missing, and refuses one that holds anything but a host's files. It changes nothing in a
-    /// folder that is there, as another host may be using it: only who holds the catalogue may go on.
+    /// Creates the folder if it is missing, and refuses one that contains other files than a host's. It changes nothing
+    /// in an existing folder, because another host may be using it: only the holder of the catalogue may continue.
     pub fn claim(root: &Path) -> Result<Self, Error> {
         let folder = Self { root: root.to_owned() };
         create_private(root).map_err(|error| folder.refused(&error))?;
@@ -64,7 +65,7 @@ impl DataDir {
             None => Ok(folder),
             Some(name) => {
                 let message = format!(
-                    "it has {name} in it but no {CATALOGUE}, so it may be no data folder of foldstream; choose an empty or \
+                    "it contains {name} but no {CATALOGUE}, so it may not be a data folder of foldstream; choose an empty or \
                      new folder with --data (data_dir), or restore {CATALOGUE} from a backup if it was lost"
                 );
                 Err(Error::Unusable { folder: root.display().to_string(), message })
@@ -72,13 +73,13 @@ impl DataDir {
         }
     }
 
-    /// Something in a folder without a catalogue that a host which was killed at its first start has not left there.
+    /// A file in a folder without a catalogue that was not left by a host killed at its first start.
     fn stranger(&self) -> io::Result<Option<String>> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             let is_empty_part = || PARTS.contains(&name.as_str()) && is_empty_folder(&path);
-            // File systems have a folder for what their repair finds.
+            // File systems have a folder for the results of their repair.
             let is_token = name == TOKEN || name.starts_with(TOKEN_UNFINISHED);
             let is_harmless =
                 name == "lost+found" || is_token || path == unfinished(&self.catalogue()) || is_empty_part();
@@ -89,15 +90,14 @@ impl DataDir {
         Ok(None)
     }
 
-    /// Makes the parts that are missing. Only for who holds the catalogue.
+    /// Creates missing parts. Only for the holder of the catalogue.
     pub fn complete(&self) -> Result<(), Error> {
         let make = |part: &str| create_private(&self.root.join(part));
         PARTS.into_iter().try_for_each(make).map_err(|error| self.refused(&error))
     }
 
-    /// Removes what ended with the process that made it: states that were folded aside, and files that were never
-    /// finished. Only for who holds the catalogue, before anything else is opened: what can't be removed is left for the
-    /// next time.
+    /// Removes files that ended with the process that made them: scratch states, and unfinished files. Only for the
+    /// holder of the catalogue, before anything else is opened. What can't be removed is left for the next time.
     pub fn sweep(&self) {
         let mut left = entries(&self.scratch());
         left.retain(|path| is_ours(path, is_state_file));
@@ -108,12 +108,12 @@ impl DataDir {
         left.extend(unfinished_in(&self.root.join("log")));
         for path in left {
             if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove what an earlier process left");
+                tracing::warn!(path = %path.display(), %error, "cannot remove a file of an earlier process");
             }
         }
     }
 
-    /// The folders in a part that have the name of a deployment. A link leads to somewhere else and is left alone.
+    /// The folders in a part that are named like a deployment. Links lead elsewhere and are ignored.
     fn of_deployments(&self, part: &str) -> Vec<PathBuf> {
         let mut folders = entries(&self.root.join(part));
         folders.retain(|path| is_ours(path, |name| names::check(name).is_ok()));
@@ -127,7 +127,7 @@ impl DataDir {
     }
 
     fn refused(&self, error: &std::io::Error) -> Error {
-        // The folder is as it should be: the disk, a quota or a limit of the process has no room.
+        // The folder is fine: the disk, a quota or a limit of the process has no room.
         if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
             return Error::NoRoom { folder: self.root.display().to_string(), error: error.to_string() };
         }
@@ -156,7 +156,7 @@ impl DataDir {
         self.root.join("cache")
     }
 
-    /// States that are folded aside, for as long as they are looked at.
+    /// Scratch states, for as long as they are used.
     pub fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
@@ -181,7 +181,7 @@ impl DataDir {
         self.root.join("state").join(deployment).join(format!("{generation}.redb"))
     }
 
-    /// Writes a module so that after a crash it is there whole or not at all.
+    /// Writes a module so that it is complete or absent after a crash.
     pub fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
         let write = || {
             let folder = self.root.join("modules");
@@ -194,7 +194,7 @@ impl DataDir {
         write().map_err(|error| self.refused(&error))
     }
 
-    /// Makes the folder for the states of a deployment.
+    /// Creates the folder for the states of a deployment.
     pub fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
         let states = self.root.join("state");
         create_private(&states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
@@ -216,7 +216,7 @@ impl DataDir {
                 }
             }
             if record.is_none() {
-                // Not empty is left for the next time.
+                // A folder that is not empty is left for the next time.
                 let _ = fs::remove_dir(&folder);
             }
         }
@@ -231,7 +231,7 @@ impl DataDir {
                 used.insert(self.module(&generation.module.digest));
                 if generation.has_file() {
                     let state = self.state(&record.name, generation.state_file);
-                    // It may just be being made.
+                    // It may just be in creation.
                     used.extend([unfinished(&state), state]);
                 }
             }
@@ -255,17 +255,17 @@ impl DataDir {
                 tracing::warn!(path = %folder.display(), %error, "cannot sync a folder");
             }
             if folder.parent() == Some(&self.root.join("state")) && !names.contains(&folder) {
-                // Not empty is left for the next time.
+                // A folder that is not empty is left for the next time.
                 let _ = fs::remove_dir(&folder);
             }
         }
     }
 }
 
-/// Makes a folder that only this user may enter, unless it is there.
+/// Creates a folder that only this user may enter, unless it exists.
 pub fn create_private(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        // What leads to it may be shared.
+        // Its parents may be shared.
         fs::create_dir_all(parent)?;
     }
     match fs::DirBuilder::new().mode(0o700).create(folder) {
@@ -278,12 +278,13 @@ fn is_empty_folder(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether a host gave a file its name: only such files may be removed, and only in folders that a host named.
+/// Whether a file's name follows a host's naming: only such files may be removed, and only in folders that a host
+/// created.
 fn is_ours(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
 }
 
-/// `<64 hexadecimal digits>.wasm`, and what a write of one leaves that was cut off.
+/// `<64 hexadecimal digits>.wasm`, and the remains of an interrupted write of one.
 fn is_module(name: &str) -> bool {
     let digest = name.strip_suffix(".wasm").unwrap_or_default();
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

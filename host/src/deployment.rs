@@ -1,7 +1,7 @@
-//! A deployment: a name under which one of several generations serves.
+//! A deployment: a name with several generations, one of which is active.
 //!
-//! Everything outside reaches a deployment through its handle, which knows the runner that serves now. What the
-//! generations are stands in the catalogue's record; which of them run stands here.
+//! All other code uses a deployment through its handle, which knows the active runner. The record in the catalogue
+//! describes the generations; the handle knows which of them run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
 use crate::subject::SubjectSet;
 
-/// How often a read that waits looks again while the reason may be gone without a sign.
+/// How often a waiting read checks again for a cause that may end without a notification.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A consistent view of a deployment, with the runner that it came from.
+/// A consistent view of a deployment, and the runner that it came from.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Number of the generation that it is of.
+    /// Number of its generation.
     pub generation: u64,
     /// The state.
     pub snapshot: Snapshot,
@@ -33,19 +33,19 @@ pub struct View {
 }
 
 impl View {
-    /// A view that did not come from the generation that serves.
+    /// A view of a generation that is not the active one.
     pub fn of(runner: Arc<Runner>, snapshot: Snapshot) -> Self {
         Self { generation: runner.program().generation, snapshot, runner }
     }
 
-    /// Names of the queries that the module answers.
+    /// Names of the module's queries.
     pub fn queries(&self) -> Vec<String> {
         let module = self.runner.program().module.ok();
         let queries = module.map(|module| module.info().queries.clone()).unwrap_or_default();
         queries.into_iter().map(|query| query.name).collect()
     }
 
-    /// Answers a query by the module that built the state, on a blocking thread.
+    /// Answers a query with the module that built the state, on a blocking thread.
     pub async fn query(&self, name: String, args: Payload) -> Result<Payload, QueryError> {
         self.runner.query(self.snapshot.clone(), name, args).await
     }
@@ -56,13 +56,13 @@ impl View {
 pub struct Deployment {
     name: String,
     record: RwLock<Record>,
-    /// The runner that serves.
+    /// The active runner.
     active: watch::Sender<Arc<Runner>>,
-    /// All that run, by the number of their state file.
+    /// All runners, by the number of their state file.
     runners: RwLock<BTreeMap<u64, Arc<Runner>>>,
-    /// Place in the queue of rebuilds, by state file, of those that wait or run; 0 runs.
+    /// Places in the queue of rebuilds, by state file, of those that wait or run; 0 runs.
     places: RwLock<BTreeMap<u64, u64>>,
-    /// One change of its generations at a time; reads don't wait for it.
+    /// Serialises changes to its generations; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// The last verification.
     verification: RwLock<Option<api::Verification>>,
@@ -88,60 +88,60 @@ impl Deployment {
         &self.name
     }
 
-    /// What the catalogue says.
+    /// Its record in the catalogue.
     pub fn record(&self) -> Record {
         self.record.read().clone()
     }
 
-    /// Looks at what the catalogue says, without a copy of it.
+    /// Reads its record in the catalogue without copying it.
     pub(crate) fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
         look(&self.record.read())
     }
 
-    /// Takes a record that the catalogue has by now.
+    /// Sets the record that the catalogue already has.
     pub(crate) fn set_record(&self, record: Record) {
         *self.record.write() = record;
     }
 
-    /// The runner that serves.
+    /// The active runner.
     pub fn active(&self) -> Arc<Runner> {
         Arc::clone(&self.active.borrow())
     }
 
-    /// Lets another runner serve, and takes the record that says so.
+    /// Makes another runner active, and sets the record that says so.
     pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
-        // As one step: whoever was told of the new generation is answered by it.
+        // In one step: a client that has heard of the new generation gets answers from it.
         let mut current = self.record.write();
         *current = record;
         self.active.send_replace(runner);
     }
 
-    /// The runner over a state file.
+    /// The runner of a state file.
     pub fn runner(&self, state_file: u64) -> Option<Arc<Runner>> {
         self.runners.read().get(&state_file).cloned()
     }
 
-    /// Adds a runner over a state file.
+    /// Adds the runner of a state file.
     pub(crate) fn add_runner(&self, state_file: u64, runner: Arc<Runner>) {
         self.runners.write().insert(state_file, runner);
     }
 
-    /// Takes a runner away; the caller ends it.
+    /// Removes a runner; the caller ends it.
     pub(crate) fn take_runner(&self, state_file: u64) -> Option<Arc<Runner>> {
         self.runners.write().remove(&state_file)
     }
 
-    /// Numbers of the state files over which runners are.
+    /// Numbers of the state files that have runners.
     pub(crate) fn running_files(&self) -> Vec<u64> {
         self.runners.read().keys().copied().collect()
     }
 
-    /// All runners, that of the generation that serves among them.
+    /// All runners, including the active one.
     pub fn runners(&self) -> Vec<Arc<Runner>> {
         self.runners.read().values().cloned().collect()
     }
 
-    /// Notes the place of a rebuild in the queue, or that it is in none.
+    /// Sets the place of a rebuild in the queue, or that it is not queued.
     pub(crate) fn set_place(&self, state_file: u64, place: Option<u64>) {
         let mut places = self.places.write();
         match place {
@@ -150,14 +150,14 @@ impl Deployment {
         };
     }
 
-    /// A consistent view that reflects at least a sequence, waited for no longer than `timeout`.
+    /// A consistent view that reflects at least a sequence; waits at most `timeout` for it.
     pub async fn view(&self, at_least: Option<u64>, timeout: Duration) -> Result<View, ReadError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut active = self.active.subscribe();
         loop {
             let runner = Arc::clone(&active.borrow_and_update());
             let declined = match runner.try_snapshot(at_least) {
-                // Asked again, as another may have begun to serve while the snapshot was taken.
+                // Checked again, because another generation may have become active while the snapshot was taken.
                 Ok(snapshot) if !active.has_changed().unwrap_or(false) => return Ok(View::of(runner, snapshot)),
                 Ok(_) => continue,
                 Err(declined) => declined,
@@ -167,7 +167,7 @@ impl Deployment {
             }
             let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
             tokio::select! {
-                // Every arm only looks.
+                // All arms only observe.
                 () = runner.advanced(runner.position()) => {}
                 _ = active.changed() => active.mark_changed(),
                 () = tokio::time::sleep_until(soon) => {}
@@ -175,7 +175,7 @@ impl Deployment {
         }
     }
 
-    /// The same of one runner, whichever serves.
+    /// The same for a given runner, active or not.
     pub(crate) async fn view_of(
         &self,
         runner: Arc<Runner>,
@@ -192,12 +192,12 @@ impl Deployment {
                 return Err(declined);
             }
             let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
-            // Only looks.
+            // It only observes.
             let _ = tokio::time::timeout_at(soon, runner.advanced(runner.position())).await;
         }
     }
 
-    /// Notes that a verification begins; the one that is under way where there is one.
+    /// Records that a verification starts; returns the running one if there is one.
     pub(crate) fn begin_verification(&self, begun: &api::Verification) -> Option<api::Verification> {
         let mut verification = self.verification.write();
         match &*verification {
@@ -211,7 +211,7 @@ impl Deployment {
         }
     }
 
-    /// Notes how far a verification is.
+    /// Records the progress of a verification.
     pub(crate) fn update_verification(&self, update: impl FnOnce(&mut api::Verification)) {
         if let Some(verification) = &mut *self.verification.write() {
             update(verification);
@@ -223,7 +223,7 @@ impl Deployment {
         self.verification.read().clone()
     }
 
-    /// How it is.
+    /// Its current state.
     pub fn info(&self) -> api::Deployment {
         let (record, runner) = {
             let record = self.record.read();
@@ -232,7 +232,7 @@ impl Deployment {
         let now = runner.now();
         let store = runner.store();
         let figures = Figures::of(&runner, &now, store.as_ref());
-        // Those that are built or follow have instances as well.
+        // Candidates and previous generations have instances as well.
         let all: Vec<Now> = self.runners().iter().map(|runner| runner.now()).collect();
         let active = record.active();
         api::Deployment {
@@ -270,7 +270,7 @@ impl Deployment {
         }
     }
 
-    /// How one of its generations is.
+    /// The current state of one of its generations.
     pub fn generation_info(&self, generation: &Generation) -> api::Generation {
         let runner = self.runner(generation.state_file).filter(|_| generation.has_file());
         let runner = runner.filter(|runner| runner.program().generation == generation.number);
@@ -282,7 +282,7 @@ impl Deployment {
         };
         let progress = now.as_ref().and_then(|now| figures.progress(generation, now));
         let place = self.places.read().get(&generation.state_file).copied().filter(|place| *place > 0);
-        // One that was paused before its turn in the queue came does not run yet.
+        // A generation that was paused before its turn in the queue does not run yet.
         let waits_for_operator = generation.paused && generation.status.is_candidate();
         let paused = waits_for_operator.then_some(DeploymentState::Paused);
         api::Generation {
@@ -315,7 +315,7 @@ impl Deployment {
         }
     }
 
-    /// What a generation failed with, while it runs or when it was built.
+    /// The failure of a generation, while it runs or when it was built.
     fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
         let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
         let is_candidate = generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
@@ -323,20 +323,20 @@ impl Deployment {
         Some(if may_be_passed { failure.with_way_past(&self.name, is_candidate) } else { failure })
     }
 
-    /// The subjects that a generation wants.
+    /// The subjects that a generation reads.
     pub fn subjects_of(&self, generation: u64) -> Option<SubjectSet> {
         let record = self.record.read();
         let subjects = &record.generation(generation)?.module.subjects;
         SubjectSet::parse(subjects).ok()
     }
 
-    /// Whether its state was opened, or can't be.
+    /// Whether its state was opened, or failed to open.
     pub fn is_opened(&self) -> bool {
         self.active().now().state != DeploymentState::Opening
     }
 }
 
-/// What is read off a state and its progress.
+/// The figures of a state and its progress.
 struct Figures {
     state: DeploymentState,
     position: u64,
@@ -349,7 +349,7 @@ struct Figures {
 }
 
 impl Default for Figures {
-    /// Of what does not run.
+    /// The figures of a generation that does not run.
     fn default() -> Self {
         Self {
             state: DeploymentState::Opening,
@@ -382,7 +382,7 @@ impl Figures {
         }
     }
 
-    /// The part of the way from where a build began to the head, if both are known.
+    /// Progress from the start of a build towards the head, if both are known.
     fn progress(&self, generation: &Generation, now: &Now) -> Option<f64> {
         let head = self.lag.head?;
         if self.lag.events == Some(0) {
@@ -390,7 +390,7 @@ impl Figures {
         }
         let begin = match generation.strategy {
             Strategy::Rebuild => now.began_behind.or_else(|| Some(now.stream_first?.saturating_sub(1)))?,
-            // From the entries that there were: the stream continues from their position.
+            // From the existing entries: the stream continues from their position.
             Strategy::Migrate | Strategy::Inherit => now.opened_at?,
         };
         let (done, all) = (self.position.saturating_sub(begin), head.saturating_sub(begin));

@@ -1,4 +1,4 @@
-//! Events and payloads: what every layer passes on, and none may change.
+//! Events and payloads: passed between all layers, and changed by none.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::Value;
 
-/// The only member of a JSON object that stands for bytes.
+/// The only member of a JSON object that represents bytes.
 const BYTES_MEMBER: &str = "$bytes";
 
 /// A value that is either text or raw bytes; both carry the same octets.
@@ -16,12 +16,12 @@ const BYTES_MEMBER: &str = "$bytes";
 pub enum Payload {
     /// Valid UTF-8; JSON by convention.
     Text(ByteString),
-    /// Octets of any kind.
+    /// Any octets.
     Bytes(Bytes),
 }
 
 impl Payload {
-    /// Text where the octets are valid UTF-8, bytes otherwise.
+    /// Text if the octets are valid UTF-8, bytes otherwise.
     pub fn detect(data: Bytes) -> Self {
         match ByteString::try_from(data.clone()) {
             Ok(text) => Self::Text(text),
@@ -29,7 +29,7 @@ impl Payload {
         }
     }
 
-    /// The octets, whichever kind they are.
+    /// The octets of either kind.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
@@ -37,7 +37,7 @@ impl Payload {
         }
     }
 
-    /// The text, where it is text.
+    /// The text, if it is text.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -48,8 +48,8 @@ impl Payload {
     /// The payload as JSON for people and for the API: text that is JSON as that value, other text as a string, bytes
     /// as `{"$bytes": "<base64>"}`.
     ///
-    /// Loses white space, the order of members and digits that a 64-bit number does not hold; and a JSON text that
-    /// is a string can't be told from plain text any more.
+    /// Loses white space, the order of members, and digits beyond 64-bit numbers; a JSON text that is a string can no
+    /// longer be told from plain text.
     pub fn to_json(&self) -> Value {
         match self {
             Self::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string())),
@@ -59,8 +59,8 @@ impl Payload {
         }
     }
 
-    /// The payload that a JSON value stands for: a string is that text as it is, `{"$bytes": "<base64>"}` alone is
-    /// bytes, anything else, `null` included, is its compact JSON text.
+    /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is bytes, anything
+    /// else, including `null`, is its compact JSON text.
     pub fn from_json(value: Value) -> Result<Self, PayloadError> {
         match value {
             Value::String(text) => Ok(Self::from(text)),
@@ -77,7 +77,7 @@ impl Payload {
         self.as_bytes().len()
     }
 
-    /// Whether there are no octets at all.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -106,14 +106,14 @@ pub type Header = (ByteString, ByteString);
 /// An immutable fact. Cloning shares the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Place in its stream, from 1.
+    /// Sequence in its stream, counted from 1.
     pub sequence: u64,
     /// When the stream stored it, in nanoseconds since the Unix epoch.
     pub time_ns: u64,
     /// The subject under which it was published.
     pub subject: ByteString,
-    /// Its type: the CloudEvents `type`, else the `Event-Type` header, else
-    /// the last token of the subject.
+    /// Its type: the CloudEvents `type`, otherwise the `Event-Type` header,
+    /// otherwise the last token of the subject.
     pub kind: ByteString,
     /// Headers by lower-case name, sorted by name.
     pub headers: Vec<Header>,

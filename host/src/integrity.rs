@@ -1,5 +1,4 @@
-//! Integrity: whether the files of a data folder that no host has open are sound, and what to do about those that are
-//! not.
+//! Integrity: checks the files of a data folder that no host uses, and says what to do about damaged ones.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,23 +12,23 @@ use crate::{log, state};
 /// Why a data folder can't be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none.
-    #[error("{} has no catalog.redb and so is no data folder; name the one that `data_dir` says", folder.display())]
+    /// It does not exist.
+    #[error("{} has no catalog.redb, so it is not a data folder; give the folder in `data_dir`", folder.display())]
     NoFolder {
-        /// What was named.
+        /// The given path.
         folder: PathBuf,
     },
-    /// A host runs on it.
-    #[error("{} is in use; stop the host, and look again: {message}", folder.display())]
+    /// A host uses it.
+    #[error("{} is in use; stop the host, and try again: {message}", folder.display())]
     InUse {
         /// The folder.
         folder: PathBuf,
-        /// How that was seen.
+        /// The error that showed it.
         message: String,
     },
 }
 
-/// What a file is for, and so what its loss means.
+/// The purpose of a file, which decides what its loss means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Catalogue,
@@ -37,37 +36,38 @@ enum Kind {
     Log,
 }
 
-/// How a file is.
+/// The condition of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Every page and every checksum is as it was written.
+    /// Every page and every checksum is as written.
     Sound,
-    /// It was damaged and went back to an older commit that is sound; what to do about it.
+    /// It was damaged and went back to an intact older commit; what to do about it.
     Repaired(String),
     /// It can't be used; why, and what to do.
     Damaged(String),
 }
 
-/// A file that was looked at.
+/// A checked file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// Its path within the data folder.
     pub file: String,
     /// Its size, in bytes.
     pub bytes: u64,
-    /// How it is.
+    /// Its condition.
     pub condition: Condition,
 }
 
-/// Checks the catalogue, all states and all embedded logs in a data folder. Blocking, and as long as reading it all takes.
+/// Checks the catalogue, all states and all embedded logs in a data folder. Blocking; takes as long as reading all of
+/// it.
 ///
-/// A file that was not closed in order is repaired, as a host does when it opens it.
+/// A file that was not closed cleanly is repaired, as a host does when it opens the file.
 pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
         return Err(Error::NoFolder { folder: folder.to_owned() });
     }
-    // A running host has its catalogue open all the time, so this tells for all files.
+    // A running host always has its catalogue open, so this covers all files.
     let found = guarded(|| state::check(&catalogue));
     if let Ok(Err(state::Error::InUse(message))) = found {
         return Err(Error::InUse { folder: folder.to_owned(), message });
@@ -89,17 +89,17 @@ pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
 pub struct Compacted {
     /// Its path within the data folder.
     pub file: String,
-    /// What was allocated for it before, in bytes.
+    /// Its allocated disk space before, in bytes.
     pub before_bytes: u64,
-    /// What is allocated for it now, in bytes.
+    /// Its allocated disk space now, in bytes.
     pub after_bytes: u64,
-    /// Why it could not be compacted; it is as it was then.
+    /// Why it could not be compacted; it is then unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Gives back to the disk what the catalogue, all states and all embedded logs in a data folder do not use, and tells of
-/// each. Blocking, and as long as reading and writing it all takes.
+/// Returns unused space in the catalogue, all states and all embedded logs of a data folder to the disk, and reports
+/// each file. Blocking; takes as long as reading and writing all of it.
 pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result<Vec<Compacted>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
@@ -127,7 +127,7 @@ pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result
     Ok(compacted)
 }
 
-/// Damage may break what the storage takes for granted, which then panics instead of failing.
+/// Damage may violate what the storage assumes; it then panics instead of returning an error.
 fn guarded<T>(check: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(check)).map_err(|_| "its content contradicts itself".to_owned())
 }
@@ -146,21 +146,21 @@ fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) ->
     Checked { file: name, bytes: fs::metadata(file).map_or(0, |metadata| metadata.len()), condition }
 }
 
-/// What to do about a file that is lost.
+/// What to do about a lost file.
 fn advice(kind: Kind) -> &'static str {
     match kind {
-        Kind::Catalogue => "check the disk, and restore it from a backup: it says which deployments there are",
-        Kind::State => "check the disk, and remove the file: the host builds the state again from the stream",
-        Kind::Log => "check the disk, and restore it from a backup: its events are nowhere else",
+        Kind::Catalogue => "check the disk, and restore it from a backup: it lists the deployments",
+        Kind::State => "check the disk, and remove the file: the host rebuilds the state from the stream",
+        Kind::Log => "check the disk, and restore it from a backup: its events exist nowhere else",
     }
 }
 
 /// What to do about a file that lost its last commit.
 fn advice_repaired(kind: Kind) -> &'static str {
     match kind {
-        Kind::Catalogue => "check the disk, and see in `foldstream list` that the last change is there",
-        Kind::State => "check the disk; the stream brings back what is missing",
-        Kind::Log => "check the disk, and append again what was appended last",
+        Kind::Catalogue => "check the disk, and check in `foldstream list` that the last change is still there",
+        Kind::State => "check the disk; the stream brings back the rest",
+        Kind::Log => "check the disk, and append the latest events again",
     }
 }
 

@@ -1,5 +1,5 @@
-//! The `foldstream` program: reads the command line, does what it says, and
-//! ends with the exit code that fits.
+//! The `foldstream` program: parses the command line, runs the command, and
+//! ends with its exit code.
 
 use std::process::ExitCode;
 
@@ -22,9 +22,9 @@ fn main() -> ExitCode {
     exit::exit_of(&error).into()
 }
 
-/// Help and version are asked for, anything else is a mistake.
+/// Help and version were requested; anything else is a mistake.
 fn refused(error: &clap::Error) -> ExitCode {
-    // Whoever reads our output may have gone, which changes nothing.
+    // The reader of our output may be gone, which changes nothing.
     let _ = error.print();
     if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Done.into() }
 }

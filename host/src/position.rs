@@ -1,12 +1,12 @@
-//! Positions: how far some state is, in which stream, and the proof of it.
+//! Positions: how far a state is, in which stream, and the proof of that.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
 
-/// What a stream is called and when it was made. Both are hints: servers move the creation time of a healthy stream, and
-/// a mirror that takes over may have another name. What was read from it is the proof ([`EventMark`]).
+/// The name and creation time of a stream. Both are only hints: servers change the creation time of a healthy stream,
+/// and a mirror that takes over may have another name. The proof is what was read from the stream ([`EventMark`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamIdentity {
     /// Name of the stream.
@@ -15,7 +15,7 @@ pub struct StreamIdentity {
     pub created_ns: u64,
 }
 
-/// One event, remembered so that it can be recognised later.
+/// One event, described so that it can be recognised later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventMark {
     /// Its sequence.
@@ -32,7 +32,7 @@ impl EventMark {
         Self::of_message(event.sequence, event.time_ns, event.subject.as_bytes(), event.data.as_bytes())
     }
 
-    /// The mark of a message as it was published, which need not be an event.
+    /// The mark of a published message, which need not be an event.
     pub fn of_message(sequence: u64, time_ns: u64, subject: &[u8], data: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update(sequence.to_be_bytes());
@@ -50,30 +50,30 @@ impl EventMark {
 pub struct Checkpoint {
     /// The last sequence that the state reflects.
     pub position: u64,
-    /// The stream that it counts in.
+    /// The stream to which the position belongs.
     pub stream: StreamIdentity,
-    /// The last event that was applied, if there was any.
+    /// The last applied event, if there is one.
     pub last_event: Option<EventMark>,
-    /// The last message that was seen, whatever its subject, if that is later than the last event that was applied. A
-    /// stream that lost its tail and grew again has another one in its place.
-    // Format 1 has neither this nor what follows.
+    /// The last message that was seen, whatever its subject, if it is later than the last applied event. A stream that
+    /// lost its tail and grew again has another message in its place.
+    // Format 1 lacks this field and the following ones.
     #[serde(default)]
     pub last_seen: Option<EventMark>,
-    /// The sequence after which the state began; none if format 1 did not note it.
+    /// The sequence after which the state began; none if format 1 did not record it.
     #[serde(default)]
     pub begins_after: Option<u64>,
-    /// How many sequences the stream no longer had when the state passed them, that the module may have wanted, and that
-    /// were accepted.
+    /// How many sequences the stream no longer had when the state passed them, that the module may have wanted, and
+    /// that were accepted as missing.
     #[serde(default)]
     pub missing: u64,
-    /// Messages that matched and are no events, as ranges of sequences in rising order, the latest of them: that they are
-    /// gone later is no loss.
+    /// Messages that matched but are not events, as ranges of sequences in rising order; only the latest ones. If they
+    /// are removed later, nothing is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<(u64, u64)>,
 }
 
 impl Checkpoint {
-    /// A position in a stream, with nothing to prove it by.
+    /// A position in a stream without proof.
     pub fn at(position: u64, stream: StreamIdentity) -> Self {
         Self {
             position,
@@ -86,13 +86,13 @@ impl Checkpoint {
         }
     }
 
-    /// What was seen of the stream, the latest first: the message seen last, and the event applied last.
+    /// What was seen of the stream, latest first: the last message seen, and the last event applied.
     pub fn marks(&self) -> impl Iterator<Item = &EventMark> {
         self.last_seen.iter().chain(&self.last_event)
     }
 
-    /// Whether it counts in the same stream as another, as far as both can tell. One of them may not know yet that the
-    /// stream has another creation time: what both saw at one sequence then decides.
+    /// Whether it belongs to the same stream as another, as far as both can tell. One of them may not know yet that the
+    /// stream has another creation time: then what both saw at one sequence decides.
     pub fn counts_like(&self, other: &Self) -> bool {
         if self.stream == other.stream {
             return true;

@@ -5,7 +5,7 @@ use crate::config::{Config, Problem, Serve, Severity, Source};
 use crate::host::sources;
 use crate::serve::{self, Validity};
 
-/// A certificate that ends sooner is worth a warning.
+/// A certificate that expires sooner causes a warning.
 const CERTIFICATE_LEFT_MIN: jiff::SignedDuration = jiff::SignedDuration::from_hours(14 * 24);
 
 /// Everything that keeps a host with this configuration from starting, or that is hardly meant. What has an error in its
@@ -88,6 +88,6 @@ mod tests {
         let [one] = &said(&empty.path().display().to_string(), &key)[..] else { panic!("one") };
         assert!(one.starts_with("serve.tls_cert: ") && one.contains("there is no certificate in it"), "{one}");
         let [one] = &said(&format!("{tls}/server.pem"), &copied("client.key"))[..] else { panic!("one") };
-        assert!(one.contains("certificate and key do not fit"), "{one}");
+        assert!(one.contains("certificate and key do not match"), "{one}");
     }
 }

@@ -1,29 +1,29 @@
-//! Room on the disk of the data folder: who stops growing when little is left, and when.
+//! Disk space of the data folder: what stops growing, and when.
 //!
-//! Those that only grow, such as builds and copies, stop first: they leave [`Use::Grow`]'s floor to those that serve. Those
-//! stop writing, too, before nothing is left, as a write that fails half-way costs more than one that waits. Everything
-//! continues by itself when there is room again.
+//! Builds and copies stop first: they leave the floor of [`Use::Grow`] to active generations. Those also stop writing
+//! before nothing is left, because a write that fails half-way costs more than one that waits. Everything continues on
+//! its own when there is room again.
 
 use std::path::{Path, PathBuf};
 
-/// Least that builds and copies leave free: this part of the disk, and no more than this many bytes.
+/// What builds and copies leave free: this fraction of the disk, and at most this many bytes.
 const GROW_FLOOR: (u64, u64) = (20, 1 << 30);
-/// Least that is left free by those that serve: this part of the disk, and no more than this many bytes.
+/// What active generations leave free: this fraction of the disk, and at most this many bytes.
 const WRITE_FLOOR: (u64, u64) = (64, 16 << 20);
 
-/// What the room is for.
+/// The purpose of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// A build, a copy, a snapshot, a state of the past: nobody misses it if it comes later.
+    /// A build, a copy, a snapshot or a past state: it can wait.
     Grow,
-    /// What serves: its commits, and those of the catalogue and the logs.
+    /// Active generations: their commits, and those of the catalogue and the logs.
     Write,
 }
 
-/// There is too little room.
+/// The disk has too little room.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk of the data folder has {free} bytes free, of which {floor} are left to others; free some space: it continues by itself then"
+    "the disk of the data folder has {free} bytes free, of which {floor} are reserved for others; free some space to let it continue"
 )]
 pub struct Shortage {
     free: u64,
@@ -31,32 +31,32 @@ pub struct Shortage {
 }
 
 impl Shortage {
-    /// What one state may take of the room that is left to all, in bytes.
+    /// How much of the remaining space one state may use, in bytes.
     pub fn part_of_one(&self) -> u64 {
         self.floor / 4
     }
 }
 
-/// The disk of a folder. Looking at it takes microseconds.
+/// The disk of a folder. Checking it takes microseconds.
 #[derive(Clone, Debug)]
 pub struct Room {
     folder: PathBuf,
 }
 
 impl Room {
-    /// The room on the disk of a folder, or of the folder of a file.
+    /// The disk space of a folder, or of the folder of a file.
     pub fn of(path: &Path) -> Self {
         let folder = if path.is_dir() { Some(path) } else { path.parent() };
         let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self { folder: folder.to_owned() }
     }
 
-    /// Bytes that are free, if the disk can tell.
+    /// Free bytes, if known.
     pub fn free_bytes(&self) -> Option<u64> {
         self.look().map(|(free, _)| free)
     }
 
-    /// Free bytes and all bytes of the disk.
+    /// Free bytes and total bytes of the disk.
     pub(crate) fn look(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statvfs(&self.folder).ok()?;
         Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
@@ -64,7 +64,7 @@ impl Room {
 
     /// Whether there is room for this many bytes more.
     pub fn check(&self, purpose: Use, bytes: u64) -> Result<(), Shortage> {
-        // A disk that can't tell is written to until it fails.
+        // A disk with unknown space is written to until a write fails.
         let Some((free, total)) = self.look() else { return Ok(()) };
         let floor = floor(purpose, total);
         if free >= floor.saturating_add(bytes) {
@@ -101,6 +101,6 @@ mod tests {
         let room = Room::of(&folder.path().join("state.redb"));
         assert!(room.free_bytes().is_some());
         let shortage = room.check(Use::Write, u64::MAX / 2).expect_err("no disk is that large");
-        assert!(shortage.to_string().contains("continues by itself"), "{shortage}");
+        assert!(shortage.to_string().contains("free some space"), "{shortage}");
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens as files and the command line write them: scopes, names, digests.
+//! Tokens in files and on the command line: scopes, names, digests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -50,14 +50,14 @@ impl FromStr for Scope {
     }
 }
 
-/// Whether a token may have a name.
+/// Whether a text is a valid name for a token.
 pub fn is_token_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// The SHA-256 of a token, as it stands in a file of tokens.
+/// The SHA-256 of a token, as in a file of tokens.
 pub fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }

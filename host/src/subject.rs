@@ -6,12 +6,12 @@ use std::fmt;
 
 /// Longest subject or pattern, in bytes.
 pub const LENGTH_MAX: usize = 1_024;
-/// How much of a text that is refused is shown, in characters.
+/// How many characters of a refused text are shown.
 const SHOWN_MAX: usize = 128;
 /// Most patterns in one set.
 pub const PATTERNS_MAX: usize = 64;
 
-/// Why a text is no subject or pattern.
+/// Why a text is not a subject or pattern.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// Too long, empty, or an empty token.
@@ -22,13 +22,13 @@ pub enum Error {
     /// White space or a control character.
     #[error("subject `{0}` contains white space or control characters; remove them")]
     Character(String),
-    /// A wildcard where none may be.
+    /// A wildcard in a place where it is not allowed.
     #[error(
-        "subject `{0}` uses a wildcard where none is allowed: `*` and `>` stand for whole tokens, `>` only at the end, and neither when publishing"
+        "subject `{0}` uses a wildcard where none is allowed: `*` and `>` replace whole tokens, `>` only at the end, and neither when publishing"
     )]
     Wildcard(String),
     /// Too many patterns, or none.
-    #[error("{0} subjects given; name 1 to {PATTERNS_MAX}")]
+    #[error("{0} subjects given; give 1 to {PATTERNS_MAX}")]
     Count(usize),
 }
 
@@ -41,7 +41,7 @@ pub fn validate(subject: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The beginning of a text that may be as long as a request, without characters that would steer a terminal.
+/// The beginning of a text that may be as long as a request, without control characters.
 fn shown(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_MAX).collect();
     if shown.len() < text.len() {
@@ -98,7 +98,7 @@ impl Pattern {
         tokens.next().is_none()
     }
 
-    /// Whether every subject that `other` matches, this one matches too.
+    /// Whether this one matches every subject that `other` matches.
     pub fn covers(&self, other: &Pattern) -> bool {
         let mut theirs = other.0.split('.');
         for ours in self.0.split('.') {
@@ -120,7 +120,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The subjects that a module wants.
+/// The subjects that a module reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectSet {
     patterns: Vec<Pattern>,

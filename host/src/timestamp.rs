@@ -1,23 +1,23 @@
-//! Times as text: RFC 3339, and nothing else that looks like a time.
+//! Times as text: RFC 3339 only, and nothing that merely looks like a time.
 //! Source: <https://www.rfc-editor.org/rfc/rfc3339#section-5.6>.
 
 use jiff::Timestamp;
 
-/// Digits of a fraction that are kept; RFC 3339 allows any number of them.
+/// Digits of a fraction to keep; RFC 3339 allows any number of them.
 const FRACTION_DIGITS_MAX: usize = 9;
 
-/// Why a text is no time of an event.
+/// Why a text is not the time of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It is not in RFC 3339.
     #[error("is not a time in RFC 3339; write it like 2026-11-20T10:00:00Z")]
     Malformed,
-    /// It is one that no log can hold.
+    /// It is outside the range of a log.
     #[error("is not between 1970 and 2554, the times that an event can have")]
     Range,
 }
 
-/// Reads a time, strictly. Digits of the fraction beyond nanoseconds are dropped.
+/// Parses a time strictly. Digits beyond nanoseconds are dropped.
 pub fn parse(text: &str) -> Result<Timestamp, Error> {
     let (whole, rest) = text.split_at_checked(19).ok_or(Error::Malformed)?;
     let shape = whole.bytes().zip(b"dddd-dd-ddTdd:dd:dd");
@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Result<Timestamp, Error> {
     format!("{whole}{fraction}{offset}").to_ascii_uppercase().parse().map_err(|_| Error::Malformed)
 }
 
-/// Reads a time as nanoseconds since the Unix epoch.
+/// Parses a time as nanoseconds since the Unix epoch.
 pub fn parse_ns(text: &str) -> Result<u64, Error> {
     u64::try_from(parse(text)?.as_nanosecond()).map_err(|_| Error::Range)
 }

@@ -1,4 +1,4 @@
-//! What the data folder takes on its disk: blocks that are allocated, whatever the lengths of files say.
+//! Disk usage of the data folder: allocated blocks, whatever the lengths of files say.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,26 +7,26 @@ use std::path::Path;
 
 use crate::room::Room;
 
-/// Size of a block in the system's count, in bytes, whatever the disk's own are.
+/// Size of a block in the system's count, in bytes, whatever the block size of the disk.
 const BLOCK_BYTES: u64 = 512;
-/// Folders in folders that are looked into: more than a data folder has.
+/// Deepest nesting of folders to visit: more than a data folder has.
 const DEPTH_MAX: usize = 4;
 
-/// What is used and what is free.
+/// Used and free space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the states of each deployment: all its generations and snapshots.
+    /// Bytes for the states of each deployment: all its generations and snapshots.
     pub deployments: BTreeMap<String, u64>,
     /// Bytes of the data folder.
     pub folder_bytes: u64,
-    /// Bytes that are free on its disk; none if the disk can't tell.
+    /// Free bytes on its disk; none if unknown.
     pub free_bytes: Option<u64>,
-    /// Bytes of the disk; none if it can't tell.
+    /// Size of the disk in bytes; none if unknown.
     pub disk_bytes: Option<u64>,
 }
 
 impl Usage {
-    /// Looks at a data folder. Blocking; what goes away meanwhile counts as nothing.
+    /// Measures a data folder. Blocking; a file that disappears meanwhile counts as nothing.
     pub fn of(folder: &Path) -> Self {
         let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
         let mut deployments = BTreeMap::new();
@@ -40,7 +40,7 @@ impl Usage {
     }
 }
 
-/// Bytes that are allocated for a file, or for a folder with all that is in it. Links are not followed.
+/// Allocated bytes of a file, or of a folder with everything in it. Links are not followed.
 pub fn allocated(path: &Path, depth: usize) -> u64 {
     let Ok(metadata) = path.symlink_metadata() else { return 0 };
     let own = metadata.blocks().saturating_mul(BLOCK_BYTES);

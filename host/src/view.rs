@@ -1,4 +1,4 @@
-//! Looking at the events of a source from outside of any deployment.
+//! Reads the events of a source independently of any deployment.
 
 use tokio::sync::watch;
 
@@ -6,7 +6,7 @@ pub use crate::source::{Page, Wanted};
 
 use crate::source::Source;
 
-/// The events of a source, to look at. Leaves no consumer behind.
+/// A view of the events of a source. Leaves no consumer behind.
 #[derive(Clone, Debug)]
 pub struct EventView(Source);
 
@@ -21,8 +21,8 @@ impl EventView {
         self.0.stream()
     }
 
-    /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not open yet, which must be
-    /// looked at again.
+    /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not open yet, which must
+    /// be polled.
     pub fn log_head(&self) -> Option<watch::Receiver<u64>> {
         Some(self.0.embedded()?.log().ok()?.head())
     }

@@ -57,8 +57,8 @@ async fn rebuilds(arguments: &Arguments, server: &NatsServer, client: &Client, r
         let shown = client.show_when(NAME, "know its stream", |shown| shown.head.is_some()).await;
         client.reached(NAME, shown.head.expect("checked above")).await;
     }
-    report.add("rebuild beside an idle generation", median(alone), "events/s", "deploy to serving");
-    report.add(format!("rebuild beside {RATE} live events/s"), median(loaded), "events/s", "deploy to serving");
+    report.add("rebuild alongside an idle generation", median(alone), "events/s", "deploy to serving");
+    report.add(format!("rebuild alongside {RATE} live events/s"), median(loaded), "events/s", "deploy to serving");
     report.add("rebuild at half a core", median(throttled), "events/s", "cpu_percent=50, while being read");
     let (idle, busy, half) = (median(idle_tails), median(busy_tails), median(throttled_tails));
     report.add("point read of an idle host, p99", idle, "ms", format!("{READERS} readers, 100 reads/s each"));

@@ -221,7 +221,7 @@ impl World {
         let answer = client.try_send(build(&client)).await.ok()?;
         let status = answer.status.as_u16();
         // The memory of an instance is a file to the limit that stands for a full disk, but to no disk.
-        if status == 500 && answer.text().contains("cannot make an instance: File too large") {
+        if status == 500 && answer.text().contains("cannot create an instance: File too large") {
             return None;
         }
         // A host never fails inside, whatever happens around it: it declines.
@@ -250,7 +250,7 @@ impl World {
         self.ask(Method::GET, &format!("/v1/deployments/{name}")).await.expect(200).json()
     }
 
-    /// The events that a deployment leaves out.
+    /// The skipped events of a deployment.
     pub async fn skips(&self, name: &str) -> Vec<u64> {
         let list: serde_json::Value =
             self.ask(Method::GET, &format!("/v1/deployments/{name}/skips")).await.expect(200).json();

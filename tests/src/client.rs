@@ -306,7 +306,7 @@ impl Events {
     /// The next one of some kinds.
     pub async fn next_of_any(&mut self, kinds: &[&str]) -> Event {
         loop {
-            let event = self.next().await.expect("the watch goes on");
+            let event = self.next().await.expect("the watch continues");
             if kinds.contains(&event.event.as_str()) {
                 return event;
             }

@@ -2,7 +2,7 @@
 
 /// How a component begins.
 pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-/// How a core module begins.
+/// The first bytes of a core module.
 pub const CORE: &[u8] = b"\0asm\x01\0\0\0";
 /// A component type that is nested in the one before it: an instance, and a component.
 pub const INSTANCE_TYPE: u8 = 0x42;

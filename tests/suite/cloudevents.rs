@@ -255,7 +255,7 @@ async fn times_that_would_go_back_are_told_or_refused() {
     assert_eq!(stored(host.client()).await.len(), 1, "nothing of a request that is refused is stored");
     let output = cli::on_with_input(&host, &["events", "import", "-"], &newest_first).expect(0);
     assert!(
-        output.stderr.contains("5 events asked for times") && output.stderr.contains("never go back"),
+        output.stderr.contains("5 events had times") && output.stderr.contains("never go back"),
         "{}",
         output.stderr
     );
@@ -270,7 +270,7 @@ async fn times_that_would_go_back_are_told_or_refused() {
     let refused = host.client().post(path, STRUCTURED, other.to_string()).await.problem(409, "conflict");
     assert!(refused.detail.contains("times=raise"), "{}", refused.detail);
     let appended = cli::on(&host, &["events", "append", "a.b", "--time", "2018-04-05T17:31:00Z"]).expect(0);
-    assert!(appended.stderr.contains("1 event asked for a time before"), "{}", appended.stderr);
+    assert!(appended.stderr.contains("1 event had a time earlier"), "{}", appended.stderr);
 }
 
 #[tokio::test]

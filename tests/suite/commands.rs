@@ -161,7 +161,7 @@ async fn deploy_says_what_it_did_and_refuses_what_is_no_module() {
     let first = cli::on(&host, &["deploy", &module, "-o", "json"]).expect(0).json();
     assert_eq!((&first["outcome"], &first["deployment"]["name"]), (&json!("created"), &json!("ledger")));
     let again = cli::on(&host, &["deploy", &module]).expect(0);
-    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and serves\n";
+    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and is active\n";
     assert_eq!(again.stdout, said);
     let named = cli::on(&host, &["deploy", &module, "--name", "other", "--wait", "-q"]).expect(0);
     assert_eq!(named.stdout, "other: live at position 0\n");
@@ -258,7 +258,7 @@ async fn events_are_appended_read_exported_and_imported_again_alike() {
         cli::on(&host, &["events", "append", "orders.7.placed", "{\"order\":\"o-1\",\"amount\":5}", "--id", "a"]);
     assert_eq!(first.expect(0).stdout, "1\n");
     let again = cli::on(&host, &["events", "append", "orders.7.placed", "{}", "--id", "a"]).expect(0);
-    assert_eq!(again.stdout, "1 (was there before)\n");
+    assert_eq!(again.stdout, "1 (already stored)\n");
     cli::on(&host, &["events", "append", "a.b", "{}", "--expected-last-sequence", "0"]).expect(4);
     cli::on(&host, &["events", "append", "a.*", "{}"]).expect(4);
     cli::on_with_input(

@@ -45,7 +45,7 @@ fn each_mistake_is_refused_by_name() {
         ("[sources.a]\nkind = \"jetstream\"\nstream = \"A\"\ncreds = \"/nonexistent\"\n", "/nonexistent"),
         ("[sources.a]\nkind = \"embedded\"\nmax_bytes = 0\n", "sources.a.max_bytes"),
         ("data_dir = \"/dev/null\"\n", "/dev/null"),
-        ("[serve\n", "no valid TOML"),
+        ("[serve\n", "not valid TOML"),
     ] {
         let (code, output) = refused(config, &[]);
         assert_eq!(code, USAGE, "{config}{output}");

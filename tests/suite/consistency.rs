@@ -107,7 +107,7 @@ async fn follow(
     loop {
         // Heartbeats come for ever, so that waiting for the next event alone would not end.
         assert!(begin.elapsed() < wait::DEADLINE, "the watch has not shown {until}");
-        let event = events.next().await.expect("the watch goes on");
+        let event = events.next().await.expect("the watch continues");
         match event.event.as_str() {
             "change" => {
                 let change: foldstream::api::Change = serde_json::from_str(&event.data).expect("a change is JSON");
@@ -164,14 +164,14 @@ async fn a_watch_does_not_resume_in_a_deployment_of_the_same_name() {
     stage.deploy_ledger().await;
     stage.client().reached(LEDGER, last).await;
     let mut events = stage.client().events(&path, Some(&id)).await;
-    let event = events.next().await.expect("the watch goes on");
+    let event = events.next().await.expect("the watch continues");
     assert_eq!(event.event, "reset", "the position of {id} counts in a state that is gone: {event:?}");
     let last = stage.publish(10).await;
     let resumed = follow(&mut events, &mut BTreeMap::new(), last).await;
     assert_ne!(id.split('.').nth(1), resumed.split('.').nth(1), "{id}, {resumed}");
     // The new one's own ids are good.
     let mut events = stage.client().events(&path, Some(&resumed)).await;
-    assert_eq!(events.next().await.expect("the watch goes on").event, "position");
+    assert_eq!(events.next().await.expect("the watch continues").event, "position");
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn a_resume_point_that_is_no_longer_known_is_said_so() {
     let path = format!("/v1/deployments/{LEDGER}/changes?after=1");
     let mut events = stage.client().events(&path, None).await;
     loop {
-        let event = events.next().await.expect("the watch goes on");
+        let event = events.next().await.expect("the watch continues");
         match event.event.as_str() {
             "reset" => break,
             "change" => panic!("a change before the reset: {}", event.data),

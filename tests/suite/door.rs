@@ -101,17 +101,21 @@ async fn a_hangup_reads_the_token_again_and_ends_nothing() {
     first.get("/v1/host").await.expect(200);
     let wrong = second.get("/v1/host").await.problem(401, "unauthorized").detail;
     let missing = host.client().get("/v1/host").await.problem(401, "unauthorized").detail;
-    assert!(wrong.contains("none of this host's") && missing.contains("Authorization"), "{wrong} / {missing}");
+    assert!(wrong.contains("is none of this host") && missing.contains("Authorization"), "{wrong} / {missing}");
 
     // What can't be read changes nothing.
     host.configure("[serve]\ntoken = 7\n");
     host.process().signal(Signal::HUP);
-    wait::until("the mistake to be told", || async { host_said(&host, "stays as it was").then_some(()) }).await;
+    wait::until("the mistake to be told", || async {
+        host_said(&host, "cannot reload the configuration").then_some(())
+    })
+    .await;
     first.get("/v1/host").await.expect(200);
     // Nor does a file without any token open the host to everyone.
     host.configure("");
     host.process().signal(Signal::HUP);
-    wait::until("the refusal to be told", || async { host_said(&host, "the tokens stay").then_some(()) }).await;
+    wait::until("the refusal to be told", || async { host_said(&host, "cannot reload the tokens").then_some(()) })
+        .await;
     host.client().get("/v1/host").await.problem(401, "unauthorized");
 
     host.configure(&config("the-second-token-of-all", "debug"));

@@ -102,7 +102,7 @@ async fn code_is_not_put_back_behind_an_event_that_it_could_not_apply() {
     assert_eq!(shown.generation, 2, "the fix stays: {}", shown.reason);
     // A rollback is the operator's decision, and says what it means.
     let back = on(&stage.host, "rollback mischief").expect(0);
-    assert!(back.stdout.contains("its code stopped at event 2, which the state has by now"), "{back:?}");
+    assert!(back.stdout.contains("its code stopped at event 2, which the state now contains"), "{back:?}");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn code_that_is_put_back_is_shown_with_the_reason() {
     stage.publish(1).await;
     stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
     let shown = on(&stage.host, "show ledger").expect(0).stdout;
-    assert!(shown.contains("put back, as generation 2 failed on its state: "), "{shown}");
+    assert!(shown.contains("restored, because generation 2 failed on its state: "), "{shown}");
     assert!(shown.contains("cannot apply event 101"), "{shown}");
 }
 
@@ -204,11 +204,11 @@ async fn a_promotion_says_what_holds_a_candidate_back_and_lifts_it_if_asked() {
     let is_folding = |shown: &api::Deployment| shown.candidate.as_ref().is_some_and(|candidate| candidate.position > 0);
     client.show_when(LEDGER, "fold its candidate", is_folding).await;
     let refused = on(&stage.host, "promote ledger").expect(4);
-    for wanted in ["is still being built", "throttled to 50 events a second", "throttle ledger --off"] {
+    for wanted in ["is still being built", "throttled to 50 events per second", "throttle ledger --off"] {
         assert!(refused.stderr.contains(wanted), "{wanted} is missing: {refused:?}");
     }
     let late = deploy(&stage.host, "ledger-next", "--wait --timeout 2s").expect(6);
-    assert!(late.stderr.contains("is building after the time allowed"), "not ready long before the end: {late:?}");
+    assert!(late.stderr.contains("is building when the time ran out"), "not ready long before the end: {late:?}");
     on(&stage.host, "promote ledger --lift-throttle").expect(0);
     assert_eq!(stage.client().show(LEDGER).await.generation, 2);
     stage.assert_ledger_equals_model().await;
@@ -226,8 +226,8 @@ async fn another_gate_for_a_candidate_that_is_there_is_compared_again() {
     std::fs::write(file.path(), rules).expect("written");
     let options = format!("--rules {} --wait --timeout 60s", file.path().display());
     let passed = deploy(&stage.host, "ledger-next", &options).expect(0);
-    assert!(passed.stderr.contains("compared again, with the gate that was given now"), "{passed:?}");
-    assert!(passed.stderr.contains("1 more differ only in what the gate ignores"), "{passed:?}");
+    assert!(passed.stderr.contains("compared again with the new gate"), "{passed:?}");
+    assert!(passed.stderr.contains("1 more differ only in parts that the gate ignores"), "{passed:?}");
     assert_eq!(stage.client().show(LEDGER).await.generation, 2);
 }
 
@@ -237,7 +237,7 @@ async fn a_fold_that_is_stopped_is_verified_up_to_there_and_the_cause_is_told() 
     stage.publish(300).await;
     append_poison(&stage).await;
     let verified = on(&stage.host, "verify ledger").expect(0);
-    for wanted in ["the same fold again: all ", "stopped at position 300 at event 301: rejected"] {
+    for wanted in ["the second fold gives the same result: all ", "stopped at position 300 at event 301: rejected"] {
         assert!(verified.stdout.contains(wanted), "{wanted} is missing: {verified:?}");
     }
 }

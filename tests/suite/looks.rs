@@ -51,7 +51,7 @@ async fn events_of_a_stream_are_read_by_place_subject_and_page() {
     let one = run(&host, "events read --sequence 7 -o json").expect(0).json();
     assert_eq!((&one["subject"], &one["data"]), (&"a.7".into(), &7.into()));
     assert!(run(&host, "events read --sequence 5").expect(3).stderr.contains("it was removed"));
-    assert!(run(&host, "events read --sequence 101").expect(3).stderr.contains("still to come"));
+    assert!(run(&host, "events read --sequence 101").expect(3).stderr.contains("does not exist yet"));
 
     // Page by page the same, and a page says where the next one begins.
     let (mut after, mut paged) = (0, Vec::new());
@@ -116,7 +116,7 @@ async fn a_stream_that_cannot_be_reached_says_so() {
     let (mut server, _context, host) = start().await;
     server.kill();
     let problem = host.client().get("/v1/events").await.problem(503, "not-ready");
-    assert!(problem.detail.contains("cannot look at the events"), "{}", problem.detail);
+    assert!(problem.detail.contains("cannot read the events"), "{}", problem.detail);
     host.client().get("/v1/events/tail").await.problem(503, "not-ready");
 }
 

@@ -265,7 +265,7 @@ async fn a_crash_is_followed_by_no_answer_before_the_source_was_reached() {
     let is_away = |shown: &api::Deployment| shown.source_status.message.is_some();
     client.show_when(LEDGER, "miss its source", is_away).await;
     let problem = answer_now(&client, "").await.problem(503, "not-ready");
-    assert!(problem.detail.contains("its source was not reached yet ("), "{}", problem.detail);
+    assert!(problem.detail.contains("its source is not connected yet ("), "{}", problem.detail);
     // To rest does not make it any better, and neither does another start.
     client.act(LEDGER, "pause").await.expect(200);
     answer_now(&client, "").await.problem(503, "not-ready");

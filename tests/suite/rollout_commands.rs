@@ -62,7 +62,7 @@ async fn deploy_says_what_it_does_and_why() {
     let stage = stage(100, "").await;
     let host = &stage.host;
     let same = deploy(host, "ledger", "").expect(0).stdout;
-    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and serves\n";
+    let said = "ledger: unchanged (generation 1, source events): generation 1 has this module, and is active\n";
     assert_eq!(same, said);
     let refused = deploy(host, "ledger-next", "--strategy inherit").expect(4);
     assert!(refused.stdout.is_empty() && refused.stderr.contains("state version 2 is not 1"), "{refused:?}");
@@ -74,7 +74,7 @@ async fn deploy_says_what_it_does_and_why() {
     let again = deploy(host, "ledger-next", "").expect(0).stdout;
     assert!(again.contains("unchanged (generation 2,") && again.ends_with("and is being built\n"), "{again}");
     let migrated = deploy(host, "ledger-next", "--strategy migrate").expect(0).stdout;
-    assert!(migrated.contains("being migrated beside what serves (generation 3,"), "{migrated}");
+    assert!(migrated.contains("migrating alongside the active generation (generation 3,"), "{migrated}");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn deploy_waits_until_another_version_serves_and_rollback_takes_it_back() 
     let host = &stage.host;
     let deployed = deploy(host, "ledger-next", "--wait --timeout 60s").expect(0);
     assert!(serves_at(&deployed, 500), "{deployed:?}");
-    assert!(deployed.stderr.contains("being rebuilt beside what serves"), "{deployed:?}");
+    assert!(deployed.stderr.contains("rebuilding alongside the active generation"), "{deployed:?}");
     assert_eq!(statuses(host), [(1, "previous".to_owned()), (2, "active".to_owned())]);
     let table = on(host, "generations ledger").expect(0).stdout;
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -107,7 +107,7 @@ async fn candidate_waits_for_promote_and_can_be_read_before() {
     assert!(on(host, "promote ledger").expect(4).stderr.contains("has no candidate"));
     let deployed = deploy(host, "ledger-next", "--manual --wait --timeout 60s").expect(0).stdout;
     assert!(deployed.starts_with("ledger: generation 2 is ready at position "), "{deployed}");
-    assert!(deployed.ends_with("`foldstream promote ledger` lets it serve\n"), "{deployed}");
+    assert!(deployed.ends_with("`foldstream promote ledger` makes it active\n"), "{deployed}");
     let list = on(host, "list").expect(0).stdout;
     assert!(list.lines().nth(1).expect("a row").contains("  ready  "), "{list}");
     assert!(on(host, "show ledger").expect(0).stdout.contains("candidate      generation 2, ready (rebuild)"));
@@ -133,7 +133,7 @@ async fn comparison_keeps_a_candidate_and_shows_why() {
     let stage = stage(500, "").await;
     let host = &stage.host;
     let kept = deploy(host, "ledger-next", "--require-equal --wait --timeout 60s").expect(1);
-    for wanted in ["kept from taking over", "compared entries differ", "account/", "promote ledger --force"] {
+    for wanted in ["held back by its gate", "compared entries differ", "account/", "promote ledger --force"] {
         assert!(kept.stderr.contains(wanted), "{wanted} is missing: {kept:?}");
     }
     assert!(kept.stdout.is_empty(), "{kept:?}");
@@ -187,12 +187,12 @@ async fn comparison_or_a_hand_keeps_a_module_from_taking_over_the_state_at_once(
     std::fs::write(file.path(), module).expect("written");
     let file = file.path().display().to_string();
     let refused = cli::on(host, &["deploy", &file, "--strategy", "inherit", "--require-equal"]).expect(4);
-    assert!(refused.stderr.contains("nothing to compare"), "{refused:?}");
+    assert!(refused.stderr.contains("cannot be compared"), "{refused:?}");
     let compared = cli::on(host, &["deploy", &file, "--require-equal", "--wait"]).expect(0);
     assert!(compared.stderr.contains("needs a state of its own") && compared.stderr.contains("compared: all"));
     on(host, "rollback ledger").expect(0);
     let inherited = cli::on(host, &["deploy", &file, "--wait"]).expect(0);
-    assert!(inherited.stderr.contains("both modules store the same: state version 1"), "{inherited:?}");
+    assert!(inherited.stderr.contains("both modules have state version 1"), "{inherited:?}");
     assert!(serves_at(&inherited, 100), "{inherited:?}");
 }
 
@@ -210,12 +210,12 @@ async fn slow_candidate_is_shown_paused_throttled_and_given_up() {
     let list = on(host, "list").expect(0).stdout;
     assert!(list.lines().nth(1).expect("a row").contains("  0 %  "), "{list}");
     let late = deploy(host, "ledger-next", "--wait --timeout 1s").expect(6);
-    assert!(late.stderr.contains("generation 2 of ledger is building after the time allowed"), "{late:?}");
+    assert!(late.stderr.contains("generation 2 of ledger is building when the time ran out"), "{late:?}");
     let early = on(host, "promote ledger").expect(4);
     assert!(early.stderr.contains("is still being built"), "{early:?}");
 
     let paused = on(host, "pause ledger --candidate").expect(0).stdout;
-    assert!(paused.starts_with("ledger: generation 2 stands still at position "), "{paused}");
+    assert!(paused.starts_with("ledger: generation 2 is paused at position "), "{paused}");
     wait::until("the candidate to pause", || async {
         let shown = on(host, "show ledger").expect(0).stdout;
         (shown.contains("building (rebuild): ") && shown.contains(" %, paused")).then_some(())
@@ -223,12 +223,15 @@ async fn slow_candidate_is_shown_paused_throttled_and_given_up() {
     .await;
     let waits = deploy(host, "ledger-next", "--wait").expect(1);
     assert!(waits.stderr.contains("foldstream resume ledger --candidate"), "{waits:?}");
-    assert!(on(host, "show ledger").expect(0).stdout.contains("state          live"), "what serves goes on");
-    assert!(on(host, "resume ledger --candidate").expect(0).stdout.contains("generation 2 goes on"));
+    assert!(
+        on(host, "show ledger").expect(0).stdout.contains("state          live"),
+        "the active generation keeps serving"
+    );
+    assert!(on(host, "resume ledger --candidate").expect(0).stdout.contains("generation 2 continues"));
     let throttled = on(host, "throttle ledger --max-rate 60 --cpu 50").expect(0).stdout;
-    assert_eq!(throttled, "ledger: generation 2 is built with at most 60 events a second and 50 % of a core\n");
+    assert_eq!(throttled, "ledger: generation 2 is built with at most 60 events per second and 50 % of a core\n");
     let aborted = on(host, "abort ledger").expect(0).stdout;
-    assert_eq!(aborted, format!("ledger: candidate given up; generation 1 serves at position {}\n", "6,000"));
+    assert_eq!(aborted, format!("ledger: candidate discarded; generation 1 is active at position {}\n", "6,000"));
     assert_eq!(statuses(host), [(1, "active".to_owned()), (2, "retired".to_owned())]);
     // Without a limit it is done in a moment.
     deploy(host, "ledger-next", SLOWLY).expect(0);
@@ -267,7 +270,7 @@ async fn deploy_that_waits_tells_when_code_fails_on_the_state_that_it_took_over(
     on(host, "events append orders.1.placed {\"no\":\"order\"}").expect(0);
     stage.client().failed(LEDGER).await;
     let failed = deploy(host, "ledger-broken", "--wait --timeout 60s").expect(1);
-    assert!(failed.stderr.contains("generation 2 of ledger is failed: generation 1 was put back: "), "{failed:?}");
+    assert!(failed.stderr.contains("generation 2 of ledger is failed: generation 1 was restored: "), "{failed:?}");
     assert!(failed.stderr.contains("cannot apply event 101"), "{failed:?}");
 }
 
@@ -278,7 +281,7 @@ async fn deploy_that_waits_is_not_misled_by_the_failure_of_the_code_before() {
     deploy(&stage.host, "ledger-broken", "").expect(0);
     stage.client().failed(LEDGER).await;
     let mended = deploy(&stage.host, "ledger", "--wait --timeout 60s").expect(0);
-    assert!(mended.stderr.contains("inherited the read model that serves (generation 2,"), "{mended:?}");
+    assert!(mended.stderr.contains("inherited the active read model (generation 2,"), "{mended:?}");
     assert!(serves_at(&mended, 100), "{mended:?}");
 }
 
@@ -301,12 +304,12 @@ async fn rebuilds_show_what_runs_and_what_waits_for_its_turn() {
     let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[0], ["PLACE", "DEPLOYMENT", "GENERATION", "STRATEGY", "STATUS", "PROGRESS", "WAITS-FOR"]);
     assert_eq!((words[1][0], words[1][1], words[2][0], words[2][1]), ("runs", "ledger", "1", "other"));
-    assert!(table.contains("waits behind 1"), "{table}");
+    assert!(table.contains("queued behind 1"), "{table}");
     assert_eq!(on(host, "rebuilds -o json").expect(0).json()["at_once"], 1);
     let list = on(host, "list").expect(0).stdout;
     assert!(list.lines().nth(2).expect("a row").contains("  waits  "), "{list}");
     let late = deploy(host, "ledger-next", "--name other --wait --timeout 1s").expect(6);
-    assert!(late.stderr.contains("other generation 2: waits behind 1"), "{late:?}");
+    assert!(late.stderr.contains("other generation 2: queued behind 1"), "{late:?}");
     // One that is paused gives its place away, before its turn as well.
     on(host, "pause other --candidate").expect(0);
     let paused = deploy(host, "ledger-next", "--name other --wait --timeout 60s").expect(1);
@@ -320,7 +323,7 @@ async fn rebuilds_show_what_runs_and_what_waits_for_its_turn() {
 async fn rollback_to_a_state_that_is_gone_says_what_it_takes() {
     let stage = stage(300, "keep_previous = \"1ms\"\n").await;
     let host = &stage.host;
-    assert!(on(host, "rollback ledger").expect(4).stderr.contains("has no earlier generation"));
+    assert!(on(host, "rollback ledger").expect(4).stderr.contains("has no previous generation"));
     deploy(host, "ledger-next", "--wait --timeout 60s").expect(0);
     becomes(host, 1, "retired").await;
     let refused = on(host, "rollback ledger").expect(4);
@@ -406,14 +409,21 @@ async fn scan_of_all_whose_generation_goes_away_says_that_it_must_begin_again() 
     deploy(&host, "ledger-next", "--wait --timeout 60s").expect(0);
     on(&host, "prune ledger --keep 0").expect(0);
     let rest = ended(child, stdout).expect(4);
-    assert!(rest.stderr.contains("the scan broke off after 1,000 entries and must begin again: "), "{}", rest.stderr);
+    assert!(
+        rest.stderr.contains("the scan stopped after 1,000 entries and must be repeated from the start: "),
+        "{}",
+        rest.stderr
+    );
 }
 
 #[tokio::test]
 async fn verify_proves_the_same_fold_or_names_what_differs() {
     let mut stage = stage(800, "").await;
     let proved = on(&stage.host, "verify ledger --seed 3").expect(0);
-    assert!(proved.stdout.starts_with("the same fold again: all ") && proved.stdout.contains("seed 3"), "{proved:?}");
+    assert!(
+        proved.stdout.starts_with("the second fold gives the same result: all ") && proved.stdout.contains("seed 3"),
+        "{proved:?}"
+    );
     let sampled = on(&stage.host, "verify ledger --sample 20 -o json").expect(0).json();
     assert_eq!((&sampled["state"], &sampled["equal"]), (&json!("done"), &json!(true)));
     deploy(&stage.host, "sloppy", "--wait").expect(0);
@@ -434,7 +444,7 @@ async fn reads_as_of_a_moment_and_rebuilds_of_a_part_are_commands() {
     let pair = on(&stage.host, "query ledger pair --as-of 250 -o json").expect(0).json();
     assert_eq!(pair, json!({ "left": 250, "right": 250 }));
     let early = on(&stage.host, "get ledger head --as-of 9999").expect(4);
-    assert!(early.stderr.contains("still to come"), "{early:?}");
+    assert!(early.stderr.contains("in the future"), "{early:?}");
     on(&stage.host, "get ledger head --as-of 1 --at-least 2").expect(2);
     deploy(&stage.host, "tally", "--wait").expect(0);
     let part = on(&stage.host, "rebuild tally --key 7").expect(0).stdout;

@@ -497,7 +497,7 @@ async fn fifty_rollouts_at_once_stay_orderly() {
     let places: Vec<u64> = list.rebuilds.iter().map(|rebuild| rebuild.place).collect();
     assert!(places.is_sorted() && list.rebuilds.len() > 10, "the queue shows its order: {places:?}");
     let waiting = list.rebuilds.iter().filter(|rebuild| rebuild.place > 0);
-    assert!(waiting.clone().all(|rebuild| rebuild.waits_for.ends_with("that came before")));
+    assert!(waiting.clone().all(|rebuild| rebuild.waits_for.ends_with("ahead of it")));
     assert_eq!(waiting.map(|rebuild| rebuild.place).max(), list.rebuilds.iter().map(|rebuild| rebuild.place).max());
     for name in &names {
         client.becomes(name, 2, GenerationStatus::Active).await;

@@ -41,9 +41,9 @@ async fn refused(client: &Client, name: &str, bomb: Vec<u8>) {
     let words = [
         "malformed",
         "check the module",
-        "no WebAssembly",
+        "not WebAssembly",
         "does not export",
-        "does not fit",
+        "does not match",
         "become",
         "types",
         "inside components",

@@ -1,9 +1,9 @@
-//! Where the host puts what it hands over: one block that is filled from
-//! front to back and emptied at once.
+//! Memory for what the host passes in: one block that is filled from front to
+//! back and emptied at once.
 //!
 //! The host asks for memory for each string of each event, through
-//! `cabi_realloc`. A general allocator would spend more on that, and on
-//! freeing it all again, than the rest of the transfer costs.
+//! `cabi_realloc`. A general allocator would spend more time on that, and on
+//! freeing it all again, than the rest of the transfer takes.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -18,7 +18,7 @@ const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Alignment of blocks; no type of the contract asks for more.
 const ALIGNMENT: usize = 16;
 
-/// Memory that is given out from front to back.
+/// Memory that is allocated from front to back.
 pub(crate) struct Arena {
     next: Cell<usize>,
     end: Cell<usize>,
@@ -46,7 +46,7 @@ impl Arena {
         Self { next: Cell::new(0), end: Cell::new(0), block: Cell::new(ptr::null_mut()) }
     }
 
-    /// Gives out `size` bytes at an address that is a multiple of `alignment`.
+    /// Allocates `size` bytes at an address that is a multiple of `alignment`.
     #[inline]
     pub(crate) fn take(&self, size: usize, alignment: usize) -> *mut u8 {
         debug_assert!(alignment.is_power_of_two() && alignment <= ALIGNMENT);
@@ -86,12 +86,12 @@ impl Arena {
         self.end.set(start + bytes);
     }
 
-    /// The fill level now.
+    /// The current fill level.
     pub(crate) fn mark(&self) -> Mark {
         Mark { next: self.next.get(), end: self.end.get(), block: self.block.get() }
     }
 
-    /// Takes back all that was given out since the mark.
+    /// Frees everything allocated since the mark.
     ///
     /// # Safety
     ///
@@ -103,7 +103,7 @@ impl Arena {
         self.end.set(mark.end);
     }
 
-    /// Takes back everything, and has one block ready for as much again.
+    /// Frees everything, and has one block ready for the same amount.
     ///
     /// # Safety
     ///
@@ -123,7 +123,7 @@ impl Arena {
         self.push_block(bytes.min(KEPT_BYTES_MAX));
     }
 
-    /// Frees the blocks above another, and says how much it was.
+    /// Frees the blocks above another, and returns their size.
     ///
     /// # Safety
     ///

@@ -1,25 +1,25 @@
-//! What lies under the tables: the host's state, or a map in memory when testing.
+//! The storage below the tables: the host's state, or a map in memory for tests.
 
 use serde::Serialize;
 
 use crate::event::Payload;
 
-/// The state of one projection, as the contract has it.
+/// The state of one projection, as in the contract.
 pub(crate) trait Backend {
-    /// Shows the value of a key.
+    /// Passes the value of a key to a closure.
     fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>));
 
-    /// Shows the values of many keys, with the index of each.
+    /// Passes the values of many keys to a closure, with the index of each.
     fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>));
 
     /// Sets many keys, or deletes them.
     fn put_many(&self, writes: &Writes);
 
-    /// Shows a page of entries, and says whether there is more.
+    /// Passes a page of entries to a closure, and returns whether there is more.
     fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool;
 }
 
-/// What a scan covers, and in which order.
+/// The selection and order of a scan.
 #[derive(Debug)]
 pub(crate) struct ScanRequest<'a> {
     pub(crate) selection: Selection<'a>,
@@ -35,7 +35,7 @@ pub(crate) enum Selection<'a> {
     Range(&'a str, &'a str),
 }
 
-/// The writes of a batch: all keys and values in one buffer, with the places of each.
+/// The writes of a batch: all keys and values in one buffer, with their offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
     text: Vec<u8>,
@@ -49,7 +49,7 @@ struct Write {
 }
 
 impl Writes {
-    /// Adds a key in two pieces, with its value or its absence, and says how long the value is as text.
+    /// Adds a key in two pieces, with its value or its absence, and returns the length of the value as text.
     #[inline]
     pub(crate) fn push<V: Serialize>(
         &mut self,

@@ -1,9 +1,9 @@
 //! The write-back cache of one table.
 //!
-//! It rests on the contract: between two calls of `apply` on one instance
-//! nobody else changes the state, and after a failure the instance is thrown
-//! away. It never evicts one by one: when it has grown too large it is written
-//! out and begins anew, which costs nothing while it is small and little when
+//! It relies on the contract: between two calls of `apply` on one instance
+//! nobody else changes the state, and after a failure the instance is dropped.
+//! It never evicts single entries: when it has grown too large it is written
+//! out and starts empty, which costs nothing while it is small and little if
 //! keys hardly repeat.
 
 use std::cell::RefCell;
@@ -22,25 +22,25 @@ use crate::state::{CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, KEY_BYTES_MAX, 
 /// Most keys that a host looks up in one call.
 const KEYS_MAX: usize = 65_536;
 
-/// A batch with no more misses than this lets the next one do without reading ahead: looking for keys twice would
-/// cost more than these calls of the host.
+/// If a batch has no more misses than this, the next one does not read ahead: looking up keys twice would cost more
+/// than these calls of the host.
 const FEW_MISSES: usize = 16;
 
 /// The decoded entries of a table.
 pub(crate) struct Cache<V> {
-    /// The table's name, and behind it the key that was encoded last; UTF-8.
+    /// The table's name, followed by the key that was encoded last; UTF-8.
     scratch: Vec<u8>,
     name_length: usize,
     /// Places of entries, by the hash of their keys.
     index: HashTable<u32>,
     slots: Vec<Slot<V>>,
-    /// Keys that are too long to stand in their slots, one behind the other.
+    /// Keys that are too long for their slots, one after another.
     long_keys: Vec<u8>,
     /// Places of entries that are to be written.
     dirty: Vec<u32>,
     /// Places of entries that are to be loaded.
     wanted: Vec<u32>,
-    /// Keys that were not here in this batch, and in the one before.
+    /// Keys that were not in the cache in this batch, and in the previous one.
     misses: usize,
     misses_before: usize,
     /// Approximate size of it all, in bytes.
@@ -128,12 +128,12 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         Ok(())
     }
 
-    /// Whether looking for keys ahead of their events is likely to find some that are not here.
+    /// Whether looking up keys before their events is likely to find missing ones.
     pub(crate) fn expects_misses(&self) -> bool {
         self.misses_before > FEW_MISSES
     }
 
-    /// Notes that a key will be needed.
+    /// Records that a key will be needed.
     pub(crate) fn want<K: Key>(&mut self, key: K::Ref<'_>) {
         let sought = self.encode::<K>(key);
         if self.find(&sought).is_none() && self.scratch.len() <= KEY_BYTES_MAX && self.wanted.len() < KEYS_MAX {
@@ -142,7 +142,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         }
     }
 
-    /// Reads what was wanted. What cannot be decoded stays to be loaded, and fails then.
+    /// Reads the needed keys. A value that cannot be decoded stays unloaded, and fails when it is used.
     pub(crate) fn load_wanted(&mut self, shared: &Shared) {
         let wanted = std::mem::take(&mut self.wanted);
         let keys: Vec<String> = wanted.iter().map(|place| self.key_text(*place as usize)).collect();
@@ -206,7 +206,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         Ok(())
     }
 
-    /// Adds an entry for the key in `scratch` that is still to be loaded.
+    /// Adds an entry that is not loaded yet for the key in `scratch`.
     fn add(&mut self, sought: &Sought) -> usize {
         let key = sought.short.unwrap_or_else(|| {
             let (key, start) = (&self.scratch[self.name_length..], self.long_keys.len());
@@ -232,17 +232,17 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         Ok(place)
     }
 
-    /// The key of an entry as it stands in the state.
+    /// The key of an entry as in the state.
     fn key_text(&self, place: usize) -> String {
         let mut buffer = [0; 24];
         let key = self.slots[place].key.octets(&self.long_keys, &mut buffer);
         String::from_utf8([&self.scratch[..self.name_length], key].concat()).expect("keys are UTF-8")
     }
 
-    /// Writes what has changed in this table alone, and forgets everything.
+    /// Writes only the changes of this table, and drops all entries.
     #[cold]
     fn write_out(&mut self, shared: &Shared) -> Result<(), TableError> {
-        // The key that is sought stands behind the name.
+        // The key to look up follows the name.
         let mut writes = Writes::default();
         self.collect_into(&mut writes).map_err(|unwritable| unwritable.error)?;
         if !writes.is_empty() {
@@ -261,7 +261,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             let name = &self.scratch[..self.name_length];
             let text_length = writes.push(name, key, slot.value.as_ref()).map_err(|error| {
                 let key = String::from_utf8_lossy(key);
-                let message = format_args!("a value under {key} cannot be written as JSON: {error}");
+                let message = format_args!("a value under {key} cannot be encoded as JSON: {error}");
                 Unwritable { event: slot.event, error: TableError::new(message) }
             })?;
             self.bytes = (self.bytes + text_length as usize).saturating_sub(slot.text_length as usize);
@@ -300,7 +300,7 @@ pub(crate) fn decode<V: DeserializeOwned>(payload: Payload<'_>) -> Result<V, ser
 #[cold]
 pub(crate) fn undecodable(key: &str, error: &serde_json::Error) -> TableError {
     TableError::new(format_args!(
-        "the value of {key} does not fit its type: {error}; raise the state version when values change their form"
+        "the value of {key} does not match its type: {error}; raise the state version if values change their format"
     ))
 }
 

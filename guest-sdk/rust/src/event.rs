@@ -1,4 +1,4 @@
-//! Events, as the host hands them over: borrowed, never copied.
+//! Events, borrowed from the host and never copied.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,8 +11,8 @@ use crate::time::Timestamp;
 
 /// An immutable fact.
 ///
-/// It borrows from the batch and copies nothing, so what it holds can be
-/// decoded into types that borrow as well.
+/// It borrows from the batch and copies nothing, so it can be decoded into
+/// types that borrow as well.
 // The layout is that of the contract's record `event`: in the sandbox a batch
 // is read where the host wrote it. The fields are private, and only
 // `Event::new` and the host write them.
@@ -47,12 +47,12 @@ impl<'a> Header<'a> {
 pub enum Payload<'a> {
     /// Valid UTF-8; JSON by convention.
     Text(&'a str),
-    /// Octets of any kind.
+    /// Any octets.
     Bytes(&'a [u8]),
 }
 
 impl<'a> Payload<'a> {
-    /// The octets, whichever kind they are.
+    /// The octets of either kind.
     pub fn as_bytes(self) -> &'a [u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
@@ -93,8 +93,8 @@ impl<'a> Event<'a> {
         self
     }
 
-    /// Its place in the stream, from 1. Rises strictly, with gaps where events
-    /// do not match the projection's subjects.
+    /// Its sequence in the stream, counted from 1. Strictly increasing, with
+    /// gaps for events that do not match the projection's subjects.
     #[inline]
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -103,7 +103,7 @@ impl<'a> Event<'a> {
     /// When the stream stored it.
     ///
     /// On JetStream the server sets it, and no publisher can; an embedded log keeps the time that came with the event.
-    /// For the time at which something happened, put it into the data. Tests set it with
+    /// Put the time at which something happened into the data. Tests set the time with
     /// [`GivenEvent::at`](crate::testing::GivenEvent::at).
     #[inline]
     pub fn time(&self) -> Timestamp {
@@ -119,7 +119,7 @@ impl<'a> Event<'a> {
     /// One token of the subject, counted from 1: the second of `orders.42.placed` is `42`.
     #[inline]
     pub fn token(&self, number: usize) -> Result<&'a str, Failure> {
-        // Subjects are short, and this is done for each event: looking at each octet beats a search.
+        // Subjects are short, and this runs for each event: a loop over the octets is faster than a search.
         let subject = self.subject();
         let (mut left, mut start) = (number.wrapping_sub(1), 0);
         for (place, octet) in subject.bytes().enumerate() {
@@ -156,8 +156,8 @@ impl<'a> Event<'a> {
         Failure::reject(format_args!("subject {} has no token {number}", self.subject()))
     }
 
-    /// Its type: the CloudEvents `type`, else the `Event-Type` header, else
-    /// the last token of the subject.
+    /// Its type: the CloudEvents `type`, otherwise the `Event-Type` header,
+    /// otherwise the last token of the subject.
     #[inline]
     pub fn kind(&self) -> &'a str {
         self.kind.get()
@@ -185,10 +185,10 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Decodes the data, which is JSON, whatever the event's type.
+    /// Decodes the data as JSON, whatever the event's type.
     ///
-    /// The type may borrow: a field of type `&str` is not copied, but refuses
-    /// text with escapes; `Cow<str>` with `#[serde(borrow)]` takes both.
+    /// The type may borrow: a field of type `&str` is not copied, but rejects
+    /// text with escapes; `Cow<str>` with `#[serde(borrow)]` accepts both.
     #[inline]
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, Failure> {
         self.data().json().map_err(|error| self.undecodable(&error))
@@ -220,21 +220,20 @@ impl fmt::Debug for Event<'_> {
     }
 }
 
-/// What an event can be decoded into; [`events!`](crate::events) implements it.
+/// A type into which an event can be decoded; [`events!`](crate::events) implements it.
 pub trait Decode<'a>: Sized {
     /// Decodes an event by its type.
     fn decode(event: &Event<'a>) -> Result<Self, Failure>;
 }
 
 /// Declares an enum of events, one variant per event type.
-///
-/// It goes by [`Event::kind`](crate::Event::kind): where events have no type of their own, that is the last token of
-/// the subject. To tell `orders.42.placed` from `returns.42.placed`, go `by subject`, as shown below.
+/// It uses [`Event::kind`](crate::Event::kind): if events have no type of their own, that is the last token of the
+/// subject. To distinguish `orders.42.placed` from `returns.42.placed`, use `by subject`, as shown below.
 ///
 /// Each line names an event type, the variant, and the type of its data. The
-/// last line says what becomes of all other types: with `_ => Other` they
-/// decode to that variant, to be passed over; without such a line they are
-/// rejected. A variant without data ignores what the event carries.
+/// last line handles all other types: with `_ => Other` they decode to that
+/// variant and can be ignored; without such a line they are rejected. A variant
+/// without data ignores the data of the event.
 ///
 /// ```
 /// use foldstream_sdk::prelude::*;

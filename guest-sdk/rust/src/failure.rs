@@ -1,12 +1,12 @@
-//! What can go wrong, and what the host is to do about it.
+//! Errors, and what the host does about them.
 
 use std::error::Error;
 use std::fmt::{self, Display};
 
 /// Why an event could not be applied.
 ///
-/// Any error becomes one through `?`, and says `reject`: the event can never
-/// be applied, so trying again would not help. Where it would, say so with
+/// Any error becomes one through `?`, which means `reject`: the event can never
+/// be applied, so a retry would not help. If a retry may help, say so with
 /// [`Retry::retry`].
 ///
 /// ```
@@ -30,9 +30,9 @@ pub struct Failure {
 /// What the host does about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The cause may pass: try again after a pause.
+    /// The cause may pass: the host retries after a pause.
     Retry,
-    /// The event can never be applied: do not try again.
+    /// The event can never be applied: the host does not retry.
     Reject,
 }
 
@@ -68,7 +68,7 @@ impl Display for Failure {
     }
 }
 
-// `Failure` itself is no `std::error::Error`, so that this conversion can take all that are.
+// `Failure` itself does not implement `std::error::Error`, so that this conversion can accept every error type.
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::reject(with_causes(&error))
@@ -77,7 +77,7 @@ impl<E: Error> From<E> for Failure {
 
 /// Marks an error as one that may pass.
 pub trait Retry<T> {
-    /// The same result, but its error asks the host to try again.
+    /// The same result, but its error asks the host to retry.
     fn retry(self) -> Result<T, Failure>;
 }
 
@@ -92,9 +92,9 @@ impl<T, E: Into<Failure>> Retry<T> for Result<T, E> {
 pub enum QueryError {
     /// The module has no query of that name.
     UnknownQuery,
-    /// The arguments do not fit the query; the text says how.
+    /// The arguments do not match the query; the text says how.
     InvalidArguments(String),
-    /// Nothing is stored under what was asked for.
+    /// The state has nothing for these arguments.
     NotFound,
     /// Anything else.
     Failed(String),
@@ -129,7 +129,7 @@ impl MigrateError {
         Self { message: message.to_string() }
     }
 
-    /// The state is of a version that this one does not know.
+    /// The state has a version that this one does not know.
     pub fn unknown_version(version: u32) -> Self {
         Self::new(format_args!("state version {version} is unknown to this version of the projection"))
     }
@@ -146,7 +146,7 @@ impl Display for MigrateError {
     }
 }
 
-// As for `Failure`: no `std::error::Error` itself, so that this conversion can take all that are.
+// As for `Failure`: it does not implement `std::error::Error`, so that this conversion can accept every error type.
 impl<E: Error> From<E> for MigrateError {
     fn from(error: E) -> Self {
         Self::new(with_causes(&error))
@@ -156,7 +156,7 @@ impl<E: Error> From<E> for MigrateError {
 /// Why a table could not read or write.
 #[derive(Debug)]
 pub struct TableError {
-    // Boxed, so that results stay as small as what they carry.
+    // Boxed, so that results stay small.
     message: Box<str>,
 }
 

@@ -1,9 +1,10 @@
 //! What a projection exports to the host: the bodies of the functions that
 //! [`projection!`](crate::projection) declares.
 //!
-//! Arguments and results lie in the arena. It is cleared when the arguments
-//! are done with, just before the result is put there; so a result stays until
-//! the end of the next call, and the host need not call back to have it freed.
+//! Arguments and results are in the arena. It is cleared when the arguments are
+//! no longer needed, just before the result is stored there; a result therefore
+//! stays until the end of the next call, and the host need not call back to
+//! free it.
 
 use std::cell::{Cell, RefCell};
 use std::ptr;
@@ -53,7 +54,7 @@ struct MigrateResult {
     length: usize,
 }
 
-/// Gives the host memory for what it hands over.
+/// Allocates memory for what the host passes in.
 ///
 /// # Safety
 ///
@@ -82,7 +83,7 @@ pub unsafe fn apply<P: Projection>(running: &Running<P>, events: *const u8, coun
     let instance = running.get_or_insert_with(open);
     let outcome = instance.apply(events);
     if outcome.is_err() {
-        // What it keeps in memory is not what the host keeps.
+        // The memory of the instance no longer matches the host's state.
         *running = None;
     }
     // SAFETY: the events were all that lay in the arena, and they are not used any more.
@@ -249,7 +250,7 @@ struct Limits {
     state_bytes: Optional<u64>,
 }
 
-/// `manifest`: opens the projection once, so that mistakes in its tables show at once.
+/// `manifest`: opens the projection once, so that mistakes in its tables are noticed at once.
 #[doc(hidden)]
 pub fn manifest<P: Projection>() -> *const u8 {
     drop(open::<P>());
@@ -278,7 +279,7 @@ pub fn manifest<P: Projection>() -> *const u8 {
     })
 }
 
-/// Puts a result where the host can read it, until the end of the next call.
+/// Stores a result where the host can read it, until the end of the next call.
 fn keep<T>(value: T) -> *const u8 {
     let place = ARENA.with(|arena| arena.take(size_of::<T>(), align_of::<T>())).cast::<T>();
     // SAFETY: the arena gave out memory of that size and alignment.
@@ -303,7 +304,7 @@ fn keep_list<T: Copy>(items: &[T]) -> List<'static, T> {
     })
 }
 
-/// Has the message of a panic logged: the trap that follows says only where.
+/// Logs the message of a panic: the trap that follows only says where it happened.
 fn log_panics() {
     thread_local! {
         static DONE: Cell<bool> = const { Cell::new(false) };

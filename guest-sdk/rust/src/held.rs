@@ -1,23 +1,23 @@
-//! How the caches hold keys and find them: fast on short ones, and the same in every run.
+//! How the caches store and find keys: fast for short keys, and identical in every run.
 
-/// Longest key that is held in place; one octet of three words has its length.
+/// Longest key stored in place; one octet of three words has its length.
 const SHORT_MAX: usize = 23;
 
-/// What stands for the length of a longer one.
+/// Marks a longer key, in place of its length.
 const LONG: u64 = 0xff;
 
-/// A key as a cache holds it: three words that are equal for equal keys, so
-/// that a look at an entry is a look at one place in memory.
+/// A key in a cache: three words that are equal for equal keys, so that
+/// checking an entry touches one place in memory.
 ///
-/// A short key stands in them, with its length in the last octet. Of a long
-/// one its hash and its place among the long keys stand there.
+/// They contain a short key, with its length in the last octet, or the hash of
+/// a long key and its index among the long keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HeldKey([u64; 3]);
 
 impl HeldKey {
-    /// Holds the key that `octets` has from `start` to its end, if it is short.
+    /// Stores the key that `octets` has from `start` to its end, if it is short.
     ///
-    /// It takes the octets as a vector, to write zeros behind them: reading three whole words is faster than any loop.
+    /// It takes the octets as a vector, to append zeros: reading three whole words is faster than any loop.
     #[inline]
     pub(crate) fn short(octets: &mut Vec<u8>, start: usize) -> Option<Self> {
         let end = octets.len();
@@ -32,7 +32,7 @@ impl HeldKey {
         Some(Self(held))
     }
 
-    /// Holds a long key, given where it stands among the long ones.
+    /// Stores a long key by its index among the long ones.
     pub(crate) fn long(key: &[u8], start: usize) -> Self {
         Self([hash_long(key), start as u64 | (key.len() as u64) << 32, LONG << 56])
     }
@@ -52,7 +52,7 @@ impl HeldKey {
         }
     }
 
-    /// The octets of a key, short or long; `buffer` is for the short ones.
+    /// The octets of a key, short or long; `buffer` is used for short ones.
     pub(crate) fn octets<'a>(&self, long_keys: &'a [u8], buffer: &'a mut [u8; 24]) -> &'a [u8] {
         match self.0[2] >> 56 {
             LONG => {

@@ -1,11 +1,11 @@
 //! The contract's imports and exports, as the canonical ABI of the component
-//! model has them on wasm32.
+//! model defines them on wasm32.
 //!
 //! Records are `#[repr(C)]` structs with the contract's fields in its order:
 //! the ABI aligns and pads as C does. An option, a result or a variant is an
-//! octet that says which case, with the value behind it. The host checks all
-//! that it hands over, so texts are UTF-8 and addresses are good; what it
-//! hands over lies in [`ARENA`].
+//! octet that says which case, followed by the value. The host checks
+//! everything that it passes in, so texts are UTF-8 and addresses are valid;
+//! what it passes in is in [`ARENA`].
 
 use crate::arena::Arena;
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
@@ -13,11 +13,11 @@ use crate::event::{List, Payload, Text};
 use crate::log::Level;
 
 thread_local! {
-    /// Where the host puts what it hands over.
+    /// Memory for what the host passes in.
     pub(crate) static ARENA: Arena = const { Arena::new() };
 }
 
-/// Most entries that the host takes in one call.
+/// Most entries that the host accepts in one call.
 const WRITES_MAX: usize = 65_536;
 
 #[link(wasm_import_module = "foldstream:module/state@0.1.0")]
@@ -118,7 +118,7 @@ impl<'a> OptionalPayload<'a> {
     }
 }
 
-/// Runs a call of the host, and takes back the memory of what it handed over.
+/// Calls the host, and frees the memory of the results.
 fn handed_over(call: impl FnOnce()) {
     ARENA.with(|arena| {
         let mark = arena.mark();

@@ -1,4 +1,4 @@
-//! Keys of tables: text that people can read and that sorts as the values do.
+//! Keys of tables: readable text that sorts like the values that it encodes.
 //!
 //! A table's name and the parts of its key are joined by slashes, as in
 //! `day/42/2026-11-23`. Each kind of part has a fixed form:
@@ -13,22 +13,20 @@
 //! | `String` | itself, with `%`, `/` and control characters as `%25`, `%2F`, `%0A` | by its bytes in this form |
 //! | tuples of 2 to 4 | the parts | by the first part, then by the second … |
 //!
-//! Everything but text has a fixed width, so it sorts exactly wherever it
-//! stands. Text sorts exactly too when it has only letters, digits and what
-//! stands behind `/` in ASCII. Two things are to be known of other text: an
-//! escaped character sorts as `%` does, and in front of further parts a text
-//! sorts as if `/` stood behind it, so `a-b` comes before `a`. Entries with
-//! the same leading parts always stand together. So look for the beginning of
-//! a text with [`Scan::starting_with`](crate::Scan::starting_with), not with a range.
+//! Everything except text has a fixed width, so it sorts exactly at any place. Text also sorts exactly if it has only
+//! letters, digits and characters after `/` in ASCII. For other text, note two things: an escaped character sorts like
+//! `%`, and before further parts a text sorts as if it ended with `/`, so `a-b` comes before `a`. Entries with the same
+//! leading parts are always adjacent. To search for the beginning of a text, use
+//! [`Scan::starting_with`](crate::Scan::starting_with), not a range.
 
 use std::error::Error;
 use std::fmt::{self, Display};
 
 use crate::time::{Date, Timestamp};
 
-/// What can be a key of a [`Table`](crate::Table).
+/// A type that can be the key of a [`Table`](crate::Table).
 ///
-/// Implement it for types of your own by handing on to a type that has it:
+/// Implement it for your own types by delegating to a type that implements it:
 ///
 /// ```
 /// use foldstream_sdk::key::{Key, KeyError, KeyReader, KeyWriter};
@@ -57,12 +55,12 @@ pub trait Key: Sized {
     fn read(reader: &mut KeyReader<'_>) -> Result<Self, KeyError>;
 }
 
-/// A key of several parts, which can be scanned by the leading ones.
+/// A key of several parts, which can be scanned by its leading parts.
 pub trait Compound: Key {
     /// Its first part.
     type First: Key;
 
-    /// The parts behind the first.
+    /// The parts after the first.
     type Rest: Key;
 }
 
@@ -72,8 +70,8 @@ pub trait Compound3: Compound {
     type Second: Key;
 }
 
-/// Where the parts of a key are written.
-// Octets, as they are compared and hashed more often than they are looked at; always UTF-8.
+/// Receives the parts of a key.
+// Octets, because they are compared and hashed more often than they are displayed; always UTF-8.
 #[derive(Debug)]
 pub struct KeyWriter<'a> {
     octets: &'a mut Vec<u8>,
@@ -85,7 +83,7 @@ impl<'a> KeyWriter<'a> {
         Self { octets }
     }
 
-    /// Adds a part that is text of any kind.
+    /// Adds a part that is any text.
     #[inline]
     pub fn text(&mut self, part: &str) {
         self.octets.reserve(part.len() + 9);
@@ -106,7 +104,7 @@ impl<'a> KeyWriter<'a> {
         }
     }
 
-    /// Adds a part of `width` digits, with zeros in front. The width fits the number.
+    /// Adds a part of `width` digits, with leading zeros. The number must fit.
     #[inline]
     pub fn digits(&mut self, number: u64, width: usize) {
         self.octets.push(b'/');
@@ -129,7 +127,7 @@ impl<'a> KeyWriter<'a> {
         write!(self.octets, "/{part}").expect("memory takes all that is written");
     }
 
-    /// Writes a text anew from its start, with its escapes.
+    /// Rewrites a text from its start, with escapes.
     #[cold]
     fn escape(&mut self, start: usize, part: &str) {
         self.octets.truncate(start);
@@ -150,7 +148,7 @@ const fn is_escaped(byte: u8) -> bool {
     byte < 0x20 || byte == b'/' || byte == b'%' || byte == 0x7f
 }
 
-/// Whether any of eight octets is to be escaped; keys are encoded for each event.
+/// Whether any of eight octets needs escaping; keys are encoded for each event.
 #[inline]
 const fn has_escaped(word: u64) -> bool {
     const ONES: u64 = u64::MAX / 255;
@@ -164,19 +162,19 @@ const fn has_escaped(word: u64) -> bool {
     (below(word, 0x20) | equal(word, b'/') | equal(word, b'%') | equal(word, 0x7f)) & (ONES * 0x80) != 0
 }
 
-/// The parts of a key, one after the other.
+/// The parts of a key, one after another.
 #[derive(Debug)]
 pub struct KeyReader<'a> {
     rest: Option<&'a str>,
 }
 
 impl<'a> KeyReader<'a> {
-    /// Reads what follows a table's name, which begins with a slash unless it is empty.
+    /// Reads the text after a table's name, which begins with a slash unless it is empty.
     pub(crate) fn new(text: &'a str) -> Self {
         Self { rest: text.strip_prefix('/') }
     }
 
-    /// The next part as it stands in the key.
+    /// The next part as in the key.
     pub fn part(&mut self) -> Result<&'a str, KeyError> {
         let rest = self.rest.ok_or(KeyError { expected: "one more part" })?;
         match rest.split_once('/') {
@@ -202,7 +200,7 @@ impl<'a> KeyReader<'a> {
     }
 }
 
-/// A stored key does not have the form that the table's type asks for.
+/// A stored key does not have the format that the table's type requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyError {
     expected: &'static str,
@@ -221,7 +219,7 @@ impl KeyError {
 
 impl Display for KeyError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "expected {} in the key; raise the state version when keys change their form", self.expected)
+        write!(formatter, "expected {} in the key; raise the state version if keys change their format", self.expected)
     }
 }
 
@@ -236,7 +234,7 @@ impl Key for String {
     }
 
     fn read(reader: &mut KeyReader<'_>) -> Result<Self, KeyError> {
-        unescape(reader.part()?).ok_or(KeyError { expected: "two hexadecimal digits behind each %" })
+        unescape(reader.part()?).ok_or(KeyError { expected: "two hexadecimal digits after each %" })
     }
 }
 
@@ -252,19 +250,19 @@ fn unescape(part: &str) -> Option<String> {
     Some(text)
 }
 
-/// The text of a key, as it stands in the state behind a table's name.
+/// The text of a key, as it follows a table's name in the state.
 pub fn encode<K: Key>(key: K::Ref<'_>) -> String {
     encode_behind::<K>("", key)
 }
 
-/// The same behind the name of a table.
+/// The same, appended to the name of a table.
 pub(crate) fn encode_behind<K: Key>(name: &str, key: K::Ref<'_>) -> String {
     let mut octets = name.as_bytes().to_vec();
     K::write(key, &mut KeyWriter::new(&mut octets));
     String::from_utf8(octets).expect("keys are UTF-8")
 }
 
-/// Reads a key back from the text that [`encode`] gives.
+/// Decodes a key from the text that [`encode`] returns.
 pub fn decode<K: Key>(text: &str) -> Result<K, KeyError> {
     let mut reader = KeyReader::new(text);
     let key = K::read(&mut reader)?;

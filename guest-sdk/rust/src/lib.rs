@@ -44,7 +44,7 @@ pub mod prelude {
     };
 }
 
-/// The contract, as a component carries it; `tests/contract.rs` keeps it equal to `wit/`.
+/// The contract, as a component contains it; `tests/contract.rs` keeps it equal to `wit/`.
 #[doc(hidden)]
 pub const CONTRACT: &[u8; include_bytes!("contract.bin").len()] = include_bytes!("contract.bin");
 
@@ -61,15 +61,15 @@ pub fn is_a_projection<P: Projection>() {}
 #[doc(hidden)]
 pub fn can_migrate<P: Migrate>() {}
 
-/// Makes a type that implements [`Projection`] the projection of its crate.
+/// Exports a type that implements [`Projection`] as the projection of its crate.
 ///
-/// Once per crate, whose `crate-type` has `cdylib`. On other targets than wasm32 it does nothing.
+/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it does nothing.
 ///
-/// With `projection!(Orders, migrate);` it can also take over the state of older versions; see [`Migrate`].
+/// With `projection!(Orders, migrate);` it can also convert the state of older versions; see [`Migrate`].
 #[macro_export]
 macro_rules! projection {
     (@exports $projection:ty, $contract:ident, $section:literal) => {
-        // Elsewhere only tests run it; to the compiler it is in use all the same.
+        // On other targets only tests run it, but the compiler should treat it as used.
         #[cfg(not(target_arch = "wasm32"))]
         const _: fn() = $crate::is_a_projection::<$projection>;
 

@@ -11,16 +11,16 @@ use std::fmt;
 pub enum Level {
     /// Details for finding an error.
     Debug,
-    /// What is worth knowing.
+    /// Normal events worth knowing.
     Info,
-    /// What someone should look at.
+    /// Something that a person should check.
     Warn,
     /// What went wrong.
     Error,
 }
 
 /// Writes one message; the macros [`debug!`](crate::debug), [`info!`](crate::info), [`warn!`](crate::warn) and
-/// [`error!`](crate::error) are the short way. The host keeps 4,096 bytes of it, and limits how many a call may write.
+/// [`error!`](crate::error) are shorter. The host keeps 4,096 bytes of a message, and limits how many a call may write.
 #[inline(never)]
 pub fn write(level: Level, message: fmt::Arguments<'_>) {
     #[cfg(target_arch = "wasm32")]
@@ -32,25 +32,25 @@ pub fn write(level: Level, message: fmt::Arguments<'_>) {
     eprintln!("{level:?}: {message}");
 }
 
-/// Logs details for finding an error; takes what `format!` takes.
+/// Logs details for finding an error; takes the arguments of `format!`.
 #[macro_export]
 macro_rules! debug {
     ($($message:tt)+) => { $crate::log::write($crate::log::Level::Debug, ::core::format_args!($($message)+)) };
 }
 
-/// Logs what is worth knowing; takes what `format!` takes.
+/// Logs a normal event; takes the arguments of `format!`.
 #[macro_export]
 macro_rules! info {
     ($($message:tt)+) => { $crate::log::write($crate::log::Level::Info, ::core::format_args!($($message)+)) };
 }
 
-/// Logs what someone should look at; takes what `format!` takes.
+/// Logs something that a person should check; takes the arguments of `format!`.
 #[macro_export]
 macro_rules! warn {
     ($($message:tt)+) => { $crate::log::write($crate::log::Level::Warn, ::core::format_args!($($message)+)) };
 }
 
-/// Logs what went wrong; takes what `format!` takes.
+/// Logs an error; takes the arguments of `format!`.
 #[macro_export]
 macro_rules! error {
     ($($message:tt)+) => { $crate::log::write($crate::log::Level::Error, ::core::format_args!($($message)+)) };

@@ -1,4 +1,4 @@
-//! What a projection says of itself: its name, its subjects, its queries.
+//! A projection's description of itself: its name, its subjects, its queries.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use crate::event::Payload;
 use crate::failure::QueryError;
 
-/// What a projection says of itself.
+/// A projection's description of itself.
 ///
-/// Only name and subjects are needed.
+/// Only name and subjects are required.
 ///
 /// ```
 /// use foldstream_sdk::prelude::*;
@@ -47,11 +47,11 @@ pub struct Manifest<P> {
     pub(crate) queries: Vec<Query<P>>,
 }
 
-/// How the key of an event is found: events of one key are applied in order,
-/// and can be rebuilt without the others.
+/// How the host finds the key of an event. Events with one key are applied in
+/// order, and can be rebuilt without the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRule {
-    /// Events have no key; only the whole state can be rebuilt.
+    /// Events have no key: only the whole state can be rebuilt.
     None,
     /// The whole subject.
     Subject,
@@ -63,14 +63,14 @@ pub enum KeyRule {
     DataPointer(String),
 }
 
-/// A query and what answers it.
+/// A query and its implementation.
 pub(crate) struct Query<P> {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,
     pub(crate) answer: Answer<P>,
 }
 
-/// Takes arguments, and answers with JSON text.
+/// Takes arguments, and returns JSON text.
 type Answer<P> = Box<dyn Fn(&P, Payload<'_>) -> Result<String, QueryError>>;
 
 impl<P> Manifest<P> {
@@ -95,7 +95,7 @@ impl<P> Manifest<P> {
         }
     }
 
-    /// For people: what the projection is for.
+    /// For people: the purpose of the projection.
     pub fn description(mut self, description: &'static str) -> Self {
         self.description = description;
         self
@@ -108,31 +108,33 @@ impl<P> Manifest<P> {
         self
     }
 
-    /// Version of what is stored, from 1. Raise it when the code gives old keys
-    /// and values another meaning, so that the state is built anew.
+    /// Version of the stored entries, from 1. Raise it if the code changes the
+    /// meaning of old keys and values, so that the state is rebuilt from
+    /// scratch.
     pub fn state_version(mut self, version: u32) -> Self {
         self.state_version = version;
         self
     }
 
-    /// How the key of an event is found.
+    /// How the host finds the key of an event.
     pub fn key(mut self, rule: KeyRule) -> Self {
         self.key_rule = rule;
         self
     }
 
-    /// Asks for headers, which cost about as much as all the rest of an event.
+    /// Asks for headers, which cost about as much as the rest of an event.
     pub fn headers(mut self) -> Self {
         self.wants_headers = true;
         self
     }
 
-    /// Answers a query: a name of lower-case letters, digits and hyphens, what
-    /// it answers and with which arguments, and a method that takes them.
+    /// Adds a query: a name of lower-case letters, digits and hyphens, a
+    /// description of what it returns and which arguments it takes, and a
+    /// method that takes them.
     ///
-    /// Arguments are decoded from JSON, the answer is encoded to JSON. A query
-    /// without arguments takes `()`; where all fields have defaults, or the
-    /// type is an `Option`, none need be given.
+    /// Arguments are decoded from JSON, and the answer is encoded as JSON. A
+    /// query without arguments takes `()`; if all fields have defaults, or the
+    /// type is an `Option`, callers may leave the arguments out.
     pub fn query<A, T>(
         mut self,
         name: &'static str,
@@ -151,13 +153,13 @@ impl<P> Manifest<P> {
         self
     }
 
-    /// How often a failing batch is tried before the deployment stops, the first attempt included.
+    /// How often the host tries a failing batch before the deployment stops, including the first attempt.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
         self
     }
 
-    /// The pause before the second attempt, which doubles from there, and the longest pause.
+    /// The pause before the second attempt, which doubles each time, and the longest pause.
     pub fn backoff(mut self, initial: Duration, longest: Duration) -> Self {
         self.initial_backoff_ms = Some(milliseconds(initial));
         self.max_backoff_ms = Some(milliseconds(longest));
@@ -182,7 +184,7 @@ impl<P> Manifest<P> {
         self
     }
 
-    /// The size that all keys and values may have together, in bytes.
+    /// The largest total size of all keys and values, in bytes.
     pub fn state_limit(mut self, bytes: u64) -> Self {
         self.state_bytes = Some(bytes);
         self
@@ -201,7 +203,7 @@ fn milliseconds(duration: Duration) -> u32 {
 fn read_arguments<A: DeserializeOwned>(arguments: Payload<'_>) -> Result<A, QueryError> {
     let given = arguments.json();
     let read = if arguments.as_bytes().trim_ascii().is_empty() {
-        // None were given: nothing for `()` and `Option`, an object without fields for the rest.
+        // No arguments were given: null for `()` and `Option`, an object without fields for other types.
         Payload::Text("null").json().or_else(|_| Payload::Text("{}").json())
     } else {
         given

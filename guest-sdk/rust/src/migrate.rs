@@ -1,4 +1,4 @@
-//! Migration: the entries that an older version stored, turned into those of this version.
+//! Migration: converts the entries of an older version to those of this version.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use crate::key::{self, Key};
 use crate::projection::Projection;
 use crate::state::{KEY_BYTES_MAX, check_table_name};
 
-/// Takes over the state of an older version of a projection, instead of having
-/// it built anew from the beginning of the stream.
+/// Converts the state of an older version of a projection, so that it need not
+/// be rebuilt from the beginning of the stream.
 ///
-/// Implement it beside [`Projection`], raise the state version in the
-/// manifest, and name it in the macro: `projection!(Orders, migrate);`. The
-/// result has to be what folding the stream with this version would give;
+/// Implement it in addition to [`Projection`], raise the state version in the
+/// manifest, and add it to the macro: `projection!(Orders, migrate);`. The
+/// result must equal a fold of the stream with this version;
 /// [`Harness::migrated`](crate::testing::Harness::migrated) helps to test that.
 ///
 /// ```
@@ -59,18 +59,18 @@ use crate::state::{KEY_BYTES_MAX, check_table_name};
 /// assert_eq!(visits.entries(""), [("page/home".to_owned(), json!(2))]);
 /// ```
 pub trait Migrate: Projection {
-    /// Maps one entry of the state that version `from_version` stored to the entries that take its place.
+    /// Converts one entry of version `from_version` to the entries that replace it.
     ///
-    /// Called for every old entry once, in the order of the keys. What is put
-    /// into `new` is stored, and nothing else; where a key is put more than
-    /// once, the last one stays. The state cannot be read, and one entry knows
-    /// nothing of the others.
+    /// Called once for every old entry, in the order of the keys. Only what is
+    /// put into `new` is stored; if a key is put more than once, the last value
+    /// wins. The state cannot be read, and one entry knows nothing of the
+    /// others.
     ///
-    /// An error ends the migration, and the old state stays as it is.
+    /// An error ends the migration, and the old state stays unchanged.
     fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError>;
 }
 
-/// An entry that an older version stored.
+/// An entry of an older version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldEntry<'a> {
     key: &'a str,
@@ -87,7 +87,7 @@ impl<'a> OldEntry<'a> {
         self.key
     }
 
-    /// Its value as it is stored.
+    /// Its value as stored.
     pub fn value(&self) -> Payload<'a> {
         self.value
     }
@@ -97,19 +97,19 @@ impl<'a> OldEntry<'a> {
         self.behind(name).is_some()
     }
 
-    /// Decodes its value, which is JSON.
+    /// Decodes its value from JSON.
     pub fn json<V: Deserialize<'a>>(&self) -> Result<V, MigrateError> {
         self.value.json().map_err(|error| {
-            MigrateError::new(format_args!("the value of {} does not fit its old type: {error}", self.key))
+            MigrateError::new(format_args!("the value of {} does not match its old type: {error}", self.key))
         })
     }
 
-    /// Its key and value as a table of that name had them, if it belongs to one.
+    /// Its key and value in the format of a table of that name, if it belongs to one.
     pub fn of_table<K: Key, V: DeserializeOwned>(&self, name: &str) -> Result<Option<(K, V)>, MigrateError> {
         let Some(text) = self.behind(name) else { return Ok(None) };
         let key = key::decode(text).map_err(|error| {
             let expected = error.expectation();
-            MigrateError::new(format_args!("the key {} does not fit its old type: expected {expected}", self.key))
+            MigrateError::new(format_args!("the key {} does not match its old type: expected {expected}", self.key))
         })?;
         Ok(Some((key, self.json()?)))
     }
@@ -119,13 +119,13 @@ impl<'a> OldEntry<'a> {
         if self.key == name { self.json().map(Some) } else { Ok(None) }
     }
 
-    /// What stands in the key behind the name of a table.
+    /// The part of the key after the name of a table.
     fn behind(&self, name: &str) -> Option<&'a str> {
         self.key.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-/// The entries that are to be stored in place of old ones.
+/// The entries to store in place of old ones.
 #[derive(Default)]
 pub struct NewEntries {
     entries: Vec<NewEntry>,
@@ -151,11 +151,11 @@ impl NewValue {
 }
 
 impl NewEntries {
-    /// Stores what the table of that name stores for a key and a value.
+    /// Stores an entry as the table of that name would.
     ///
     /// # Panics
     ///
-    /// When no table can have that name; see [`State::table`](crate::State::table).
+    /// If the name is not valid for a table; see [`State::table`](crate::State::table).
     pub fn put<K: Key>(&mut self, table: &str, key: K::Ref<'_>, value: &impl Serialize) -> Result<(), MigrateError> {
         check_table_name(table);
         let key = key::encode_behind::<K>(table, key);
@@ -166,22 +166,22 @@ impl NewEntries {
             )));
         }
         let value = serde_json::to_string(value).map_err(|error| {
-            MigrateError::new(format_args!("the new value of {key} cannot be written as JSON: {error}"))
+            MigrateError::new(format_args!("the new value of {key} cannot be encoded as JSON: {error}"))
         })?;
         self.entries.push(NewEntry { key, value: NewValue::Text(value) });
         Ok(())
     }
 
-    /// Stores what the single value of that name stores.
+    /// Stores a value as the single value of that name would.
     ///
     /// # Panics
     ///
-    /// As [`NewEntries::put`] does.
+    /// Like [`NewEntries::put`].
     pub fn put_value(&mut self, name: &str, value: &impl Serialize) -> Result<(), MigrateError> {
         self.put::<()>(name, (), value)
     }
 
-    /// Stores an old entry as it is.
+    /// Stores an old entry unchanged.
     pub fn keep(&mut self, old: &OldEntry<'_>) {
         let value = match old.value {
             Payload::Text(text) => NewValue::Text(text.to_owned()),
@@ -197,7 +197,7 @@ impl fmt::Debug for NewEntries {
     }
 }
 
-/// Migrates old entries, as many as there are at once.
+/// Migrates a page of old entries.
 pub(crate) fn migrate_all<'a, P: Migrate>(
     from_version: u32,
     old: impl Iterator<Item = OldEntry<'a>>,

@@ -7,12 +7,11 @@ use crate::state::State;
 
 /// Folds events into a read model.
 ///
-/// The result may depend on the events alone: not on where one batch ends and
-/// the next begins, not on restarts, the clock or chance. So keep everything
-/// in tables and nothing in other fields; an instance may be replaced between
-/// any two batches.
+/// The result may depend on the events only: not on batch boundaries, restarts,
+/// the clock or randomness. So keep everything in tables and nothing in other
+/// fields; the host may replace an instance between any two batches.
 pub trait Projection: Sized + 'static {
-    /// What the projection is and needs. Asked for once, when it is deployed.
+    /// What the projection is and needs. The host asks for it once, when the projection is deployed.
     fn manifest() -> Manifest<Self>;
 
     /// Opens the tables. Called when an instance starts, and for each query.
@@ -23,17 +22,17 @@ pub trait Projection: Sized + 'static {
     /// An error drops what the event wrote; the events before it are kept.
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure>;
 
-    /// Reads ahead what a batch will need, with [`Table::prefetch`](crate::Table::prefetch). Nothing need be done.
+    /// Reads ahead what a batch will need, with [`Table::prefetch`](crate::Table::prefetch). Optional.
     ///
-    /// It pays where most events touch keys that were not used before, and
-    /// where the keys can be told without decoding the data, as from a token
-    /// of the subject.
+    /// It is worth it if most events touch keys that were not used before, and
+    /// if the keys can be determined without decoding the data, for example
+    /// from a token of the subject.
     fn prefetch(&self, events: &[Event<'_>]) {
         let _ = events;
     }
 }
 
-/// A projection with its state: what answers the calls of the host.
+/// A projection with its state: answers the calls of the host.
 pub(crate) struct Instance<P> {
     projection: P,
     state: State,
@@ -44,7 +43,7 @@ impl<P: Projection> Instance<P> {
         Self { projection: P::open(&state), state }
     }
 
-    /// Applies a batch, or names the index of the event at which it failed.
+    /// Applies a batch, or returns the index of the event at which it failed.
     pub(crate) fn apply(&mut self, events: &[Event<'_>]) -> Result<(), (u32, Failure)> {
         self.projection.prefetch(events);
         for (index, event) in (0..).zip(events) {

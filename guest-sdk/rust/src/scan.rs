@@ -14,7 +14,7 @@ use crate::failure::TableError;
 use crate::key::{self, Compound, Compound3, Key, encode_behind as encode};
 use crate::table::Table;
 
-/// Most entries that are asked for at once.
+/// Most entries to request at once.
 const PAGE_ENTRIES_MAX: usize = 1_000;
 
 /// A scan of a table, to be narrowed and then read.
@@ -77,11 +77,11 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self
     }
 
-    /// Only keys whose first part begins with this text; behind `under` the second part, behind `under_both` the third.
+    /// Only keys whose first part begins with this text; after `under` the second part, after `under_both` the third.
     ///
-    /// This finds `red wagon` by `red`, which a range of keys of several parts does not: there a text sorts as if a
-    /// slash stood behind it, and a space comes before the slash. Parts that are no text begin as they stand in the
-    /// key: `2026-11` covers the dates of a month.
+    /// This finds `red wagon` by `red`, which a range over keys of several parts does not: there a text sorts as if it
+    /// ended with a slash, and a space comes before the slash. Parts that are not text match by their text in the key:
+    /// `2026-11` covers the dates of a month.
     ///
     /// ```
     /// use foldstream_sdk::prelude::*;
@@ -97,14 +97,13 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
     /// }
     /// ```
     pub fn starting_with(mut self, text: &str) -> Self {
-        // A part is written behind a slash, which the prefix has already.
+        // A part is written after a slash, which the prefix already has.
         self.beginning = key::encode::<String>(text).split_off(1);
         self
     }
 
-    /// Only keys within a range. With `under` or `starting_with` both hold.
-    ///
-    /// Do not look for the beginning of a text with a range: see [`Scan::starting_with`].
+    /// Only keys within a range. Combined with `under` or `starting_with`, both apply.
+    /// Do not search for the beginning of a text with a range: see [`Scan::starting_with`].
     pub fn range<'k>(mut self, range: impl RangeBounds<K::Ref<'k>>) -> Self {
         self.range = Some(bounds::<K>(self.name, &range));
         self
@@ -134,7 +133,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self
     }
 
-    /// Begins behind a key, in the direction of the scan: where the page before ended.
+    /// Starts after a key, in the direction of the scan: where the previous page ended.
     pub fn after(mut self, key: K::Ref<'_>) -> Self {
         self.after = Some(encode::<K>(self.name, key));
         self
@@ -146,7 +145,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self
     }
 
-    /// At most so many entries.
+    /// At most this many entries.
     pub fn take(mut self, count: usize) -> Self {
         self.remaining = count;
         self
@@ -157,7 +156,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self.into_iter().collect()
     }
 
-    /// Reads the entries one after the other, asking the host for a page at a time.
+    /// Reads the entries one after another, requesting one page at a time.
     pub fn iter(self) -> Entries<'t, K, V> {
         Entries { scan: self, page: Vec::new().into_iter(), more: true }
     }
@@ -206,7 +205,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
                 Ok(entry) => page.push(entry),
                 Err(cause) => error = error.take().or(Some(cause)),
             }
-            // Only the last key of a page is needed to go on.
+            // Only the last key of a page is needed to continue.
             let last: &mut String = last.get_or_insert_default();
             last.clear();
             last.push_str(key);
@@ -265,9 +264,9 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Iterator for Entries<'_,
     }
 }
 
-/// The range of keys behind a stem, as texts: from the first one up to before the second one.
+/// The range of keys after a stem, as texts: from the first (inclusive) to the second (exclusive).
 fn bounds<'k, K: Key>(stem: &str, range: &impl RangeBounds<K::Ref<'k>>) -> (String, String) {
-    // The text behind a key is the key with the lowest character behind it.
+    // The text after a key is the key with the lowest character appended.
     let behind = |key: K::Ref<'k>| encode::<K>(stem, key) + "\0";
     let start = match range.start_bound() {
         Bound::Included(key) => encode::<K>(stem, *key),
@@ -283,7 +282,7 @@ fn bounds<'k, K: Key>(stem: &str, range: &impl RangeBounds<K::Ref<'k>>) -> (Stri
     (start, end)
 }
 
-/// What of a range begins with a prefix.
+/// The part of a range that begins with a prefix.
 fn range_within((start, end): &(String, String), prefix: &str) -> (String, String) {
     let start = start.as_str().max(prefix).to_owned();
     let end = match behind_all(prefix) {
@@ -293,7 +292,7 @@ fn range_within((start, end): &(String, String), prefix: &str) -> (String, Strin
     (start, end)
 }
 
-/// The lowest text that is behind all texts with this prefix.
+/// The lowest text after all texts with this prefix.
 fn behind_all(prefix: &str) -> Option<String> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {

@@ -1,4 +1,4 @@
-//! The state of a projection: where its tables come from, and when they are written.
+//! The state of a projection: opens its tables, and writes them at the end of a batch.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -12,10 +12,10 @@ use crate::failure::{Failure, TableError};
 use crate::key::Key;
 use crate::table::{Table, Value};
 
-/// Longest key that a host takes, in bytes.
+/// Longest key that a host accepts, in bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 1_024;
 
-/// Entries that one table keeps decoded. Beyond it the table is written out and begins anew.
+/// Entries that one table keeps decoded. Beyond it the table is written out and starts empty.
 pub(crate) const CACHED_ENTRIES_MAX: usize = 65_536;
 
 /// Size of what one table keeps decoded, and all tables between two batches,
@@ -45,15 +45,15 @@ struct Opened {
     table: Rc<dyn Cached>,
 }
 
-/// What `Shared` asks of a table, whatever it holds.
+/// What `Shared` requires of a table of any type.
 pub(crate) trait Cached {
-    /// Hands over what has changed, and counts it as written.
+    /// Passes on all changes, and counts them as written.
     fn collect(&self, writes: &mut Writes) -> Result<(), Unwritable>;
 
-    /// Ends a batch, and says the approximate size of what it keeps, in bytes.
+    /// Ends a batch, and returns the approximate size of its cache, in bytes.
     fn end_batch(&self) -> usize;
 
-    /// Forgets what it keeps, which was written before.
+    /// Drops its cache, which was written before.
     fn clear(&self);
 }
 
@@ -80,10 +80,9 @@ impl State {
     /// A table: its keys begin with `name` and a slash.
     ///
     /// # Panics
-    ///
-    /// When the name is taken, or has anything but lower-case letters, digits
-    /// and hyphens. As the host opens every projection once when it is
-    /// deployed, this shows at once.
+    /// If the name is taken, or has characters other than lower-case letters,
+    /// digits and hyphens. The host opens every projection once when it is
+    /// deployed, so this is noticed at once.
     pub fn table<K, V>(&self, name: &str) -> Table<K, V>
     where
         K: Key,
@@ -97,8 +96,7 @@ impl State {
     /// A single value, under the key `name`.
     ///
     /// # Panics
-    ///
-    /// As [`State::table`] does.
+    /// Like [`State::table`].
     pub fn value<V>(&self, name: &str) -> Value<V>
     where
         V: Serialize + DeserializeOwned + 'static,
@@ -124,7 +122,7 @@ impl State {
     }
 }
 
-/// Panics where no table can have that name.
+/// Panics if the name is not valid for a table.
 pub(crate) fn check_table_name(name: &str) {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     assert!(

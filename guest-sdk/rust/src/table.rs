@@ -15,13 +15,11 @@ use crate::scan::Scan;
 use crate::state::{Cached, Shared};
 
 /// A typed collection: keys of type `K` in order, values of type `V` as JSON.
-///
-/// The entry of a key stands in the state under the table's name and the key,
-/// as [`key`](crate::key) describes: `customer/42`.
-///
-/// What a table reads or writes it keeps decoded, across events and batches,
-/// up to a limit, and it writes what has changed once at the end of a batch.
-/// So a value that many events change is decoded and encoded once.
+/// The state stores the entry of a key under the table's name and the key, as
+/// [`key`](crate::key) describes: `customer/42`.
+/// A table keeps what it reads or writes decoded, across events and batches,
+/// up to a limit, and writes changes once at the end of a batch. So a value
+/// that many events change is decoded and encoded once.
 ///
 /// Reading takes `&self`, writing takes `&mut self`. A query has the
 /// projection behind `&self` and can only read.
@@ -78,7 +76,7 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         self.read(key, |value| value.is_some())
     }
 
-    /// Looks at the value of a key without copying it. The closure must not use the same table.
+    /// Reads the value of a key without copying it. The closure must not use the same table.
     #[inline]
     pub fn read<T>(&self, key: K::Ref<'_>, look: impl FnOnce(Option<&V>) -> T) -> Result<T, TableError> {
         let mut cache = self.cache.borrow_mut();
@@ -100,7 +98,7 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         self.edit(key, |entry| change(entry.get_or_insert_default()))
     }
 
-    /// Changes the entry of a key in place: makes, changes or removes its value.
+    /// Changes the entry of a key in place: creates, changes or removes its value.
     #[inline]
     pub fn edit<T>(&mut self, key: K::Ref<'_>, change: impl FnOnce(&mut Option<V>) -> T) -> Result<T, TableError> {
         let mut cache = self.cache.borrow_mut();
@@ -108,7 +106,7 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         Ok(change(cache.value_mut(place, &self.shared)))
     }
 
-    /// Removes the entry of a key; nothing happens where there is none.
+    /// Removes the entry of a key; does nothing if it does not exist.
     pub fn delete(&mut self, key: K::Ref<'_>) -> Result<(), TableError> {
         self.edit(key, |entry| *entry = None)
     }
@@ -146,11 +144,10 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         }
     }
 
-    /// Reads many keys at once, so that the events that need them do not each ask the host.
-    ///
-    /// See [`Projection::prefetch`](crate::Projection::prefetch). Where the
-    /// batch before found nearly all keys in memory, this does nothing. A key
-    /// that cannot be read is left to the event that needs it.
+    /// Reads many keys at once, so that the events that need them do not each call the host.
+    /// See [`Projection::prefetch`](crate::Projection::prefetch). If the
+    /// previous batch found nearly all keys in memory, this does nothing. A key
+    /// that cannot be read fails in the event that needs it.
     pub fn prefetch<'k>(&self, keys: impl IntoIterator<Item = K::Ref<'k>>) {
         let mut cache = self.cache.borrow_mut();
         if cache.expects_misses() {
@@ -197,7 +194,7 @@ impl<V: Serialize + DeserializeOwned + 'static> Value<V> {
         Self { table }
     }
 
-    /// The value, where there is one.
+    /// The value, if there is one.
     pub fn get(&self) -> Result<Option<V>, TableError>
     where
         V: Clone,

@@ -43,7 +43,7 @@ use crate::projection::{Instance, Projection};
 use crate::state::State;
 use crate::time::Timestamp;
 
-/// An event to be applied. [`event`] makes one; [`events_from_ndjson`] reads many.
+/// An event to apply. [`event`] creates one; [`events_from_ndjson`] reads many.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GivenEvent {
@@ -61,7 +61,7 @@ pub struct GivenEvent {
 }
 
 /// An event with JSON data. Its type is the last token of the subject, its
-/// time one second later than that of the event before.
+/// time one second later than that of the previous event.
 pub fn event(subject: &str, data: Value) -> GivenEvent {
     GivenEvent { subject: subject.to_owned(), kind: None, id: None, time: None, headers: BTreeMap::new(), data }
 }
@@ -76,8 +76,7 @@ impl GivenEvent {
     /// Sets the time, in RFC 3339.
     ///
     /// # Panics
-    ///
-    /// When the text is no time.
+    /// If the text is not a time.
     pub fn at(mut self, time: &str) -> Self {
         self.time = Some(time.parse().unwrap_or_else(|error| panic!("{time}: {error}")));
         self
@@ -90,12 +89,11 @@ impl GivenEvent {
     }
 }
 
-/// Reads events from lines of JSON, as `foldstream events import` takes them:
+/// Reads events from lines of JSON, in the format of `foldstream events import`:
 /// `{"subject": …, "type": …, "time": …, "data": …}`, all but the subject optional.
 ///
 /// # Panics
-///
-/// At the first line that is no event; the message has its number.
+/// At the first line that is not an event; the message has its number.
 pub fn events_from_ndjson(text: &str) -> Vec<GivenEvent> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(number, line): (usize, &str)| {
@@ -128,7 +126,7 @@ struct Stored {
     data: String,
 }
 
-/// The first event that is given no time has this one: 2026-01-01T00:00:00Z.
+/// The time of the first event without one: 2026-01-01T00:00:00Z.
 const FIRST_TIME: Timestamp = Timestamp::from_seconds(1_767_225_600);
 
 impl<P: Projection> Harness<P> {
@@ -152,8 +150,7 @@ impl<P: Projection> Harness<P> {
     /// Applies events, as one batch.
     ///
     /// # Panics
-    ///
-    /// When one cannot be applied; see [`Harness::apply`].
+    /// If one cannot be applied; see [`Harness::apply`].
     pub fn given(&mut self, events: impl IntoIterator<Item = GivenEvent>) -> &mut Self {
         if let Err(refused) = self.apply(events) {
             panic!("{refused}");
@@ -161,9 +158,9 @@ impl<P: Projection> Harness<P> {
         self
     }
 
-    /// Applies events, as one batch. As a host does, it skips those that the
-    /// manifest's subjects do not match, and where one fails it drops all that
-    /// the batch wrote and applies the events before it again.
+    /// Applies events, as one batch. Like a host, it ignores those that the
+    /// manifest's subjects do not match, and if one fails it drops everything
+    /// that the batch wrote and applies the events before it again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = GivenEvent>) -> Result<(), Refused> {
         let batch: Vec<Stored> = events.into_iter().filter_map(|event| self.store(event)).collect();
         let outcome = self.apply_batch(&batch);
@@ -205,13 +202,13 @@ impl<P: Projection> Harness<P> {
         })
     }
 
-    /// Forgets all that is not in the state, as a restart does.
+    /// Drops everything that is not in the state, as a restart does.
     pub fn restart(&mut self) -> &mut Self {
         self.instance = None;
         self
     }
 
-    /// Asks a query, with its arguments as JSON.
+    /// Runs a query, with its arguments as JSON.
     pub fn query(&self, name: &str, arguments: Value) -> Result<Value, QueryError> {
         let instance = Instance::<P>::open(State::new(Box::new(self.memory.clone())));
         let arguments = if arguments.is_null() { String::new() } else { arguments.to_string() };
@@ -234,12 +231,11 @@ impl<P: Projection> Harness<P> {
             .collect()
     }
 
-    /// Applies all events so far anew in batches of other sizes, with and
-    /// without a restart after each, and compares what is stored.
+    /// Applies all events so far again in batches of other sizes, with and
+    /// without a restart after each, and compares the stored entries.
     ///
     /// # Panics
-    ///
-    /// When it is not the same; the message has the first entry that differs.
+    /// If they differ; the message has the first entry that differs.
     pub fn assert_same_for_any_batching(&self) -> &Self {
         for size in [1, 2, 3, 7, 64, self.applied.len().max(1)] {
             for restarts in [false, true] {
@@ -274,7 +270,7 @@ impl<P: Projection> Harness<P> {
 }
 
 impl<P: Migrate> Harness<P> {
-    /// A projection over what it makes of a state that version `from_version` stored, as if no event had come since.
+    /// A projection over the state that it migrates from version `from_version`, before any further event.
     ///
     /// The old entries may come from a harness of the older version, with [`Harness::entries`] of the empty prefix.
     pub fn migrated<K: Into<String>>(

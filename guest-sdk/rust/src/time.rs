@@ -1,4 +1,4 @@
-//! Event time: instants and dates in UTC. There is no clock: a fold depends on its events alone.
+//! Event time: instants and dates in UTC. There is no clock: a fold depends on its events only.
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -110,7 +110,7 @@ impl Date {
     /// The last day there is, 9999-12-31.
     pub const LAST: Self = Self { year: 9999, month: 12, day: 31 };
 
-    /// The day of that name, where there is one.
+    /// The day with this year, month and day of the month, if it exists.
     pub const fn new(year: u16, month: u8, day: u8) -> Option<Self> {
         let known = year >= 1970 && year <= 9999 && month >= 1 && month <= 12 && day >= 1;
         if known && day <= days_of_month(year, month) { Some(Self { year, month, day }) } else { None }
@@ -240,7 +240,7 @@ impl FromStr for Date {
     }
 }
 
-/// The text is no time, or no date.
+/// The text is not a time, or not a date.
 #[derive(Debug)]
 pub struct TimeError {
     expected: &'static str,

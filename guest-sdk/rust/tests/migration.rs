@@ -94,9 +94,9 @@ fn migrating_gives_what_folding_gives_and_goes_on_from_there() {
 fn refusals_say_why() {
     assert_eq!(refusal(7, "total", json!(1)), "state version 7 is unknown to this version of the projection");
     let error = refusal(1, "row/a/1", json!("5"));
-    assert_eq!(error, "the key row/a/1 does not fit its old type: expected a number of fixed width");
+    assert_eq!(error, "the key row/a/1 does not match its old type: expected a number of fixed width");
     let error = refusal(1, "row/a/0000000001", json!(5));
-    assert!(error.starts_with("the value of row/a/0000000001 does not fit its old type: invalid type"), "{error}");
+    assert!(error.starts_with("the value of row/a/0000000001 does not match its old type: invalid type"), "{error}");
     assert_eq!(refusal(1, "row/a/0000000001", json!("five")), "invalid digit found in string");
 }
 
@@ -163,7 +163,7 @@ fn what_no_table_could_store_is_refused() {
     let error = anything(&[("a", "long")]).expect_err("1,025 bytes").to_string();
     assert_eq!(error, "a new key of table long has 1025 bytes; at most 1024 are allowed");
     let error = anything(&[("a", "unwritable")]).expect_err("no JSON").to_string();
-    assert_eq!(error, "the new value of unwritable cannot be written as JSON: key must be a string");
+    assert_eq!(error, "the new value of unwritable cannot be encoded as JSON: key must be a string");
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! What goes over HTTP: requests and answers of `/v1`, shared by the server and
-//! by the command line, which is a client like any other.
+//! The types of the HTTP API: requests and responses of `/v1`, shared by the
+//! server and the command line, which is a client like any other.
 //!
 //! Times are RFC 3339 text in UTC with nanoseconds; sizes are bytes; payloads
-//! that are JSON text travel as JSON, other text as a string, bytes as
+//! that are JSON text appear as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
 
 mod process;
@@ -21,19 +21,19 @@ pub use sources::*;
 /// The contract between host and modules.
 pub const CONTRACT: &str = "foldstream:module@0.1.0";
 
-/// An error, as of RFC 9457 (`application/problem+json`).
+/// An error, according to RFC 9457 (`application/problem+json`).
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// What kind of problem, as a name that never changes: `not-found`, `behind`, …
+    /// The kind of problem, a name that never changes: `not-found`, `behind`, …
     #[serde(rename = "type")]
     pub kind: String,
-    /// The kind in words.
+    /// The title of the kind.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What happened this time, and what to do next.
+    /// What happened, and what to do next.
     pub detail: String,
-    /// The position that the deployment had, where one was asked.
+    /// The position of the deployment, if one was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
 }
@@ -44,13 +44,13 @@ pub struct Problem {
 pub enum DeploymentState {
     /// Its state file is being opened or repaired.
     Opening,
-    /// It is working through events that were there before.
+    /// It is working through existing events.
     CatchingUp,
-    /// It has applied all there is.
+    /// It has applied all events.
     Live,
-    /// A batch or the state file failed and is tried again after a pause.
+    /// A batch or the state file failed, and the host retries after a pause.
     Retrying,
-    /// It would be live or catching up, but its source can't be reached or refuses it. It continues by itself.
+    /// It would be live or catching up, but its source can't be reached or refuses access. It continues on its own.
     Disconnected,
     /// An operator paused it.
     Paused,
@@ -61,7 +61,7 @@ pub enum DeploymentState {
 }
 
 impl DeploymentState {
-    /// Every state, for metrics and for whoever must visit them all.
+    /// All states, for metrics and exhaustive handling.
     pub const ALL: [Self; 8] = [
         Self::Opening,
         Self::CatchingUp,
@@ -95,12 +95,12 @@ pub struct Failure {
     pub kind: String,
     /// What happened, and what to do next.
     pub message: String,
-    /// The sequence of the event at which it happened, where there is one.
+    /// The sequence of the event that failed, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// When it happened first in this streak.
+    /// When the failure first happened in this streak.
     pub first_at: String,
-    /// How often it was tried.
+    /// How often the host has tried.
     pub attempts: u32,
 }
 
@@ -109,14 +109,14 @@ pub struct Failure {
 pub struct QueryDescription {
     /// Its name.
     pub name: String,
-    /// What it answers, and with which arguments.
+    /// What it returns, and which arguments it takes.
     pub description: String,
 }
 
-/// How often a failing batch is tried, as a module asks for it; what is left out takes the host's setting.
+/// How often the host tries a failing batch, as the module asks; absent fields take the host's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorPolicy {
-    /// Attempts in all, the first included.
+    /// Total attempts, including the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
     /// Pause before the second attempt, in milliseconds.
@@ -127,19 +127,19 @@ pub struct ErrorPolicy {
     pub max_backoff_ms: Option<u64>,
 }
 
-/// Limits that a module asks for; what is left out takes the host's setting.
+/// Limits that the module asks for; absent fields take the host's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleLimits {
     /// Linear memory of one instance, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// Longest time of one call, in milliseconds.
+    /// Longest duration of one call, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
     /// Most events in one batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_events: Option<u32>,
-    /// Size of all keys and values together, in bytes.
+    /// Total size of all keys and values, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_bytes: Option<u64>,
 }
@@ -153,23 +153,24 @@ pub struct ModuleInfo {
     pub size: u64,
     /// What it is: `projection`.
     pub kind: String,
-    /// The name that it gives itself.
+    /// Its own name.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub description: String,
-    /// The subjects that it wants.
+    /// The subjects that it reads.
     pub subjects: Vec<String>,
     /// Whether it asks for headers.
     pub wants_headers: bool,
-    /// How the key of an event is found: `none`, `subject`, `subject-token:2`, `header:NAME`, `data-pointer:/a/b`.
+    /// How the host finds the key of an event: `none`, `subject`, `subject-token:2`, `header:NAME`,
+    /// `data-pointer:/a/b`.
     pub key_rule: String,
-    /// Version of what it stores.
+    /// Version of its stored entries.
     pub state_version: u32,
-    /// How often a failing batch is tried.
-    // What was stored and sent before modules told this has no such field, and so none of the next.
+    /// How often the host tries a failing batch.
+    // Older records and responses lack this field and the next one.
     #[serde(default)]
     pub error_policy: ErrorPolicy,
-    /// The limits that it asks for.
+    /// The limits that the module asks for.
     #[serde(default)]
     pub limits: ModuleLimits,
     /// The queries that it answers.
@@ -177,7 +178,7 @@ pub struct ModuleInfo {
     /// The interfaces that it imports.
     pub imports: Vec<String>,
     /// Whether it can migrate the state of an older version.
-    // What was stored and sent before there were migrations has no such field.
+    // Older records and responses lack this field.
     #[serde(default)]
     pub migrates: bool,
 }
@@ -187,53 +188,53 @@ pub struct ModuleInfo {
 pub struct Deployment {
     /// Its name.
     pub name: String,
-    /// Number of the generation that serves.
+    /// Number of the active generation.
     pub generation: u64,
     /// What it is doing.
     pub state: DeploymentState,
     /// The source that it reads.
     pub source: String,
-    /// The stream that it reads, once it is known.
+    /// The stream that it reads, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
-    /// How the source is, as this deployment sees it.
+    /// The state of the source, as this deployment sees it.
     pub source_status: SourceStatus,
     /// The last sequence that its state reflects.
     pub position: u64,
-    /// The last position that is durable.
+    /// The last durable position.
     pub checkpoint: u64,
-    /// The last sequence in the stream; absent while nobody knows, as the source can't be reached.
+    /// The last sequence in the stream; absent while unknown, because the source can't be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<u64>,
-    /// How many events that may match are still to be applied; absent while nobody knows.
+    /// How many events that may match are not applied yet; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
-    /// Age of the oldest event that is not yet applied, in seconds; 0 if there is none, absent while nobody knows.
+    /// Age of the oldest event that is not applied yet, in seconds; 0 if there is none, absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
-    /// Events that were gone from the stream when its state passed them, and were accepted as missing.
+    /// Events that were already gone from the stream when the state passed them, and were accepted as missing.
     #[serde(default)]
     pub missing_events: u64,
-    /// Events applied since the process started.
+    /// Events applied since the host started.
     pub events_applied: u64,
-    /// Whether its module has applied something since it began to fold, was replaced or resumed, or found, with the source
-    /// reached, that there is nothing to apply.
+    /// Whether its module has applied an event since it started, was replaced or was resumed, or found, with the source
+    /// connected, that there is nothing to apply.
     #[serde(default = "yes")]
     pub begun: bool,
     /// Events per second, over the last seconds.
     pub rate: f64,
-    /// Estimated seconds until it has caught up; absent if it is not catching up, or nobody can tell.
+    /// Estimated seconds until it has caught up; absent if it is not catching up, or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
-    /// Percentage of the state file that is repaired, while it is being opened after an unclean stop.
+    /// How much of the state file is repaired, in percent, while it is opened after an unclean stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair_percent: Option<f64>,
     /// Keys and values, in bytes.
     pub state_bytes: u64,
-    /// The part of the state that is in memory only, with its overhead, in bytes.
+    /// The part of the state that is only in memory, including overhead, in bytes.
     #[serde(default)]
     pub memtable_bytes: u64,
-    /// Memory that is held only because a reader still looks at an older state, in bytes.
+    /// Memory held only because a reader still uses an older state, in bytes.
     #[serde(default)]
     pub pinned_bytes: u64,
     /// Size of the state file, in bytes.
@@ -241,34 +242,34 @@ pub struct Deployment {
     /// Linear memory of its instances, in bytes.
     #[serde(default)]
     pub guest_memory_bytes: u64,
-    /// Instances of its module that are alive.
+    /// Number of instances of its module.
     #[serde(default)]
     pub instances: u64,
     /// When it was deployed.
     pub deployed_at: String,
-    /// Why the generation that serves does, in words.
+    /// Why this generation is active.
     #[serde(default)]
     pub reason: String,
-    /// The first error of the failing streak, if there is one.
+    /// The first error of the current streak of failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Events that its state left out, as an operator had decided.
+    /// Events that its state skipped, as an operator decided.
     #[serde(default)]
     pub skipped: u64,
-    /// The last decisions about events to leave out, by rising sequence; `/v1/deployments/{name}/skips` has all.
+    /// The latest decisions to skip events, by rising sequence; `/v1/deployments/{name}/skips` has all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<Skip>,
     /// Its module.
     pub module: ModuleInfo,
-    /// The generation that is being built or waits to take over.
+    /// The generation that is being built, or waits to take over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Box<Generation>>,
-    /// The generation that served last and can serve again at once.
+    /// The generation that was active before and can become active again at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Box<Generation>>,
 }
 
-/// What a host of before says of what it does not know.
+/// The value that an older host sends for something unknown.
 fn yes() -> bool {
     true
 }
@@ -284,32 +285,32 @@ pub struct DeploymentList {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// At sequence 1; refused where the stream no longer has it.
+    /// At sequence 1; refused if the stream no longer has it.
     #[default]
     Beginning,
-    /// At the first event that the stream still has: the state lacks what came before.
+    /// At the first event that the stream still has; the state lacks the earlier ones.
     FirstAvailable,
 }
 
-/// The answer to a deployment.
+/// The response to a deploy.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
-    /// The deployment as it is now.
+    /// The updated deployment.
     pub deployment: Deployment,
     /// What was done: `created`, `unchanged`, `inherited`, `rebuilding`, `migrating`.
     pub outcome: DeployOutcome,
     /// The generation that the module runs or will run as.
     pub generation: u64,
-    /// Why that was done, in words.
+    /// Why.
     pub reason: String,
     /// Milliseconds spent compiling; 0 when the compiled module was in the cache.
     pub compile_ms: u64,
-    /// What keeps it from being built just now, in words, such as a source that can't be reached.
+    /// What keeps it from being built at the moment, such as a source that can't be reached.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// What a deployment did.
+/// The outcome of a deploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeployOutcome {
@@ -317,11 +318,11 @@ pub enum DeployOutcome {
     Created,
     /// This module already runs under the name.
     Unchanged,
-    /// The module took over the state of the one before it.
+    /// The module inherited the state of the previous generation.
     Inherited,
-    /// A new generation is built from the beginning of the stream, beside the one that serves.
+    /// A new generation is built from the beginning of the stream, alongside the active one.
     Rebuilding,
-    /// A new generation is made from the entries of the one that serves.
+    /// A new generation is made from the entries of the active one.
     Migrating,
 }
 
@@ -335,7 +336,7 @@ pub struct Entry {
     pub value: serde_json::Value,
 }
 
-/// A part of a scan.
+/// One page of a scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EntryPage {
     /// Entries in the order of the scan.
@@ -345,27 +346,28 @@ pub struct EntryPage {
     pub next: Option<String>,
     /// The position that the page reflects.
     pub position: u64,
-    /// The generation that it came from. Pass it along for pages of the same, also when another one serves meanwhile.
+    /// The generation that the page came from. Send it with the requests for further pages to read them from the same
+    /// generation.
     #[serde(default)]
     pub generation: u64,
 }
 
-/// One change, as the watch sends it.
+/// One change, as a watch sends it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// The key that changed.
     pub key: String,
-    /// Its value now; `null` with `deleted` when it is gone.
+    /// Its current value; `null` with `deleted` if the key was deleted.
     #[schema(value_type = Value)]
     pub value: serde_json::Value,
-    /// Whether the key is gone.
+    /// Whether the key was deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
     /// The position that the value reflects.
     pub position: u64,
 }
 
-/// A position, as `event: position` and `event: reset` of a watch or tail carry it.
+/// A position, as in `event: position` and `event: reset` of a watch or tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PositionMark {
     /// The position up to which everything was sent.
@@ -378,13 +380,14 @@ pub struct PositionMark {
 pub struct NewEvent {
     /// Subject: tokens joined by dots, no wildcards.
     pub subject: String,
-    /// Type; left out, it is the last token of the subject.
+    /// Type; default: the last token of the subject.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Message id: an event whose id was appended within the duplicate window is not stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Time in RFC 3339; left out, it is now. The log never goes back in time: an earlier time than that of the last event is raised to it.
+    /// Time in RFC 3339; default: now. The times of a log never go back: a time earlier than that of the last event is
+    /// raised to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// Headers by name.
@@ -402,39 +405,39 @@ pub struct NewEvent {
 pub struct Append {
     /// The events, in order; 1 to 10,000.
     pub events: Vec<NewEvent>,
-    /// Refuse unless the log's last sequence is this one.
+    /// Refuse the append unless the log's last sequence is this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_last_sequence: Option<u64>,
-    /// Refuse unless the last sequence under `expected_subject` is this one.
+    /// Refuse the append unless the last sequence under `expected_subject` is this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_last_subject_sequence: Option<u64>,
-    /// The subject, or pattern, of `expected_last_subject_sequence`; left out, the first event's.
+    /// The subject, or pattern, of `expected_last_subject_sequence`; default: the first event's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_subject: Option<String>,
 }
 
-/// What happens to an event that asks for a time before that of the event before it. The times of a log never go back.
+/// What to do with an event whose time is earlier than that of the previous event. The times of a log never go back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Times {
-    /// It gets the time of the event before it, and the answer counts it.
+    /// It gets the time of the previous event, and the response counts it.
     #[default]
     Raise,
-    /// The whole append is refused.
+    /// Refuse the whole append.
     Refuse,
-    /// No event gets the time that it asks for: all get the time of the append.
+    /// Ignore the times of the events: all get the time of the append.
     Ignore,
 }
 
-/// The answer to an append.
+/// The response to an append.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Appended {
-    /// One per event, in order: where it stands.
+    /// The sequence of each event, in order.
     pub sequences: Vec<u64>,
-    /// How many of them were there before, recognised by their ids.
+    /// How many of them were already stored, recognised by their ids.
     pub duplicates: u64,
-    /// How many asked for a time before that of the event before them, and got that event's time instead: the times of
-    /// a log never go back.
+    /// How many had a time earlier than that of the previous event, and got that event's time instead: the times of a
+    /// log never go back.
     #[serde(default)]
     pub times_raised: u64,
     /// The log's last sequence now.
@@ -448,12 +451,12 @@ pub struct CloudEvent {
     pub specversion: String,
     /// Unique among the events of its source.
     pub id: String,
-    /// Where it comes from: a URI reference.
+    /// The origin of the event: a URI reference.
     pub source: String,
     /// Type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What it is about, in the words of its source.
+    /// The subject of the event in its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// When it happened, in RFC 3339.
@@ -469,7 +472,7 @@ pub struct CloudEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub data: Option<serde_json::Value>,
-    /// Data as octets, in base64; not together with `data`.
+    /// Data as bytes, in base64; excludes `data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_base64: Option<String>,
     /// Extension attributes.
@@ -481,7 +484,7 @@ pub struct CloudEvent {
 /// An event as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoredEvent {
-    /// Place in the stream.
+    /// Sequence in the stream.
     pub sequence: u64,
     /// When the stream stored it, in RFC 3339.
     pub time: String,
@@ -498,12 +501,12 @@ pub struct StoredEvent {
     pub data: serde_json::Value,
 }
 
-/// A part of a stream.
+/// One page of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventPage {
     /// Events in order.
     pub events: Vec<StoredEvent>,
-    /// Pass as `after` for the next page; absent when the end was reached.
+    /// Pass as `after` for the next page; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
     /// The stream's last sequence.
@@ -521,7 +524,7 @@ pub struct HostInfo {
     pub started_at: String,
     /// Number of deployments.
     pub deployments: u64,
-    /// What its process may use, and uses.
+    /// Limits and usage of its process.
     #[serde(default)]
     pub process: ProcessInfo,
     /// What is wrong with the host itself, such as a data folder that was moved away from under it.
@@ -529,40 +532,40 @@ pub struct HostInfo {
     pub faults: Vec<String>,
 }
 
-/// The answer of a probe.
+/// The response of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Probe {
-    /// Whether all is well; the status is 200 then, else 503.
+    /// Whether all is well; the status is then 200, otherwise 503.
     pub ok: bool,
-    /// What is not, in words.
+    /// What is not well.
     pub reasons: Vec<String>,
-    /// What does not work while reads are answered all the same, in words: sources that can't be reached, deployments
-    /// that failed. It never changes the status.
+    /// What does not work although the host answers reads: sources that can't be reached, deployments that have failed.
+    /// It never changes the status.
     #[serde(default)]
     pub degraded: Vec<String>,
 }
 
-/// Something that was done to a deployment.
+/// A change to a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     /// When.
     pub at: String,
-    /// What: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, …
+    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, …
     pub action: String,
-    /// To which deployment.
+    /// The deployment.
     pub deployment: String,
-    /// More, in words.
+    /// Details.
     pub detail: String,
-    /// Name of the token with which it was asked for; none for what the host did by itself, where no token is wanted, and
-    /// in entries of earlier versions.
+    /// Name of the token that requested it; absent for actions of the host itself, on a host without tokens, and in
+    /// entries of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// IP address from which it was asked for, which may be that of a proxy.
+    /// IP address from which it was requested, which may be that of a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
 }
 
-/// What was done, as far as it is kept.
+/// The audit log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditLog {
     /// Newest first.

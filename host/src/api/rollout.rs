@@ -1,30 +1,30 @@
-//! Generations, and how one takes the place of another.
+//! Generations, and how one replaces another.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Deployment, DeploymentState, Failure, ModuleInfo, SourceStatus};
 
-/// What a generation is.
+/// The role of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GenerationStatus {
-    /// It is being built beside the one that serves, or waits for its turn.
+    /// It is being built alongside the active generation, or waits for its turn.
     Building,
-    /// It is built, follows the stream, and waits to be promoted.
+    /// It is built, follows the stream, and waits to take over.
     Ready,
-    /// It serves.
+    /// It answers reads.
     Active,
-    /// It served last, and follows the stream so that it can serve again at once.
+    /// It was active before, and follows the stream so that it can become active again at once.
     Previous,
-    /// It is history; its state is gone, or belongs to another generation by now.
+    /// It is history; its state is removed, or belongs to another generation.
     Retired,
-    /// It did not come up to what was asked of it.
+    /// It failed, or did not meet its requirements.
     Failed,
 }
 
 impl GenerationStatus {
-    /// Whether it may still become active by itself.
+    /// Whether it may still become active on its own.
     pub fn is_candidate(self) -> bool {
         matches!(self, Self::Building | Self::Ready)
     }
@@ -42,15 +42,15 @@ impl GenerationStatus {
     }
 }
 
-/// How the state of a generation comes to be.
+/// How the state of a generation is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// Folded from the beginning of the stream into a new file, beside the generation that serves.
+    /// Folded from the beginning of the stream into a new file, alongside the active generation.
     Rebuild,
-    /// Taken over from the generation that serves, at a batch boundary: both store the same.
+    /// Inherited from the active generation at a batch boundary; both have the same state version and subjects.
     Inherit,
-    /// Mapped entry by entry from a snapshot of the generation that serves, by the module's own `migrate`.
+    /// Converted entry by entry from a snapshot of the active generation, by the module's own `migrate`.
     Migrate,
 }
 
@@ -69,26 +69,26 @@ impl Strategy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Promotion {
-    /// As soon as it has caught up, and passed its gate if it has one.
+    /// As soon as it has caught up and passed its gate, if it has one.
     #[default]
     Auto,
     /// When an operator promotes it.
     Manual,
 }
 
-/// What was asked for when a generation was built.
+/// The options with which a generation is built.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BuildSettings {
     /// When it takes over.
     #[serde(default)]
     pub promote: Promotion,
-    /// What a comparison with the active generation must show before it takes over.
+    /// The gate: which differences from the active generation are allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
-    /// Most events a second while it is built.
+    /// Most events per second while it is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rate: Option<u64>,
-    /// Share of one core that it may take while it is built, in percent.
+    /// Share of one core that it may use while it is built, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u8>,
     /// Whether it may be built without events that are gone from the stream.
@@ -100,71 +100,71 @@ pub struct BuildSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Difference {
-    /// The candidate has a key that the active generation has not.
+    /// Only the candidate has the key.
     Added,
-    /// The active generation has a key that the candidate has not.
+    /// Only the active generation has the key.
     Removed,
-    /// Both have the key, with other values.
+    /// Both have the key, with different values.
     Changed,
 }
 
-/// What a comparison may show without keeping a candidate from taking over.
+/// Which differences a candidate may have and still take over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
-    /// Differences that are fine wherever no rule says otherwise.
+    /// Differences that are allowed unless a rule says otherwise.
     #[serde(default)]
     pub allow: Vec<Difference>,
-    /// Compare about so many entries, chosen by a hash of their keys; left out, all.
+    /// Compare about this many entries, chosen by a hash of their keys; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<u64>,
-    /// Rules for parts of the state; the one with the longest prefix counts.
+    /// Rules for parts of the state; the rule with the longest matching prefix applies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
 }
 
-/// What a comparison may show under a prefix.
+/// The allowed differences under a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Keys that begin with this.
+    /// Keys that begin with this prefix.
     pub prefix: String,
-    /// Differences that are fine there.
+    /// Allowed differences.
     #[serde(default)]
     pub allow: Vec<Difference>,
-    /// JSON pointers (RFC 6901) to what of a value does not count, such as `/updated_at`.
+    /// JSON pointers (RFC 6901) to parts of a value that are ignored, such as `/updated_at`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<String>,
 }
 
-/// What a comparison of two states at one position found.
+/// The result of comparing two states at one position.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     /// When, in RFC 3339.
     pub at: String,
-    /// Number of the generation that served.
+    /// Number of the active generation.
     #[serde(default)]
     pub against: u64,
     /// The position that both reflected.
     pub position: u64,
-    /// Entries that were compared, each key once.
+    /// Entries compared, each key once.
     pub compared: u64,
-    /// Entries that there were in both together, each key once.
+    /// Entries in both states together, each key once.
     pub entries: u64,
     /// Keys that only the candidate has.
     pub added: u64,
     /// Keys that only the active generation has.
     pub removed: u64,
-    /// Keys with other values.
+    /// Keys with different values.
     pub changed: u64,
-    /// Of all of these, those that the gate does not allow.
+    /// How many of these differences the gate does not allow.
     pub refused: u64,
-    /// Keys whose values differ only in what a rule of the gate ignores; not among those above.
+    /// Keys whose values differ only in parts that a rule of the gate ignores; not counted above.
     #[serde(default)]
     pub ignored: u64,
     /// The first differences.
     pub examples: Vec<ComparisonExample>,
-    /// What the figures prove, in words.
+    /// What the figures prove.
     pub conclusion: String,
 }
 
@@ -175,10 +175,10 @@ pub struct ComparisonExample {
     pub key: String,
     /// How it differs.
     pub difference: Difference,
-    /// The active generation's value, shortened; absent where there is none.
+    /// The active generation's value, shortened; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    /// The candidate's value, shortened; absent where there is none.
+    /// The candidate's value, shortened; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<String>,
     /// Whether the gate allows it.
@@ -190,65 +190,64 @@ pub struct ComparisonExample {
 pub struct Generation {
     /// Its number; numbers only rise.
     pub number: u64,
-    /// What it is.
+    /// Its role.
     pub status: GenerationStatus,
-    /// Why, in words.
+    /// Why it has this status.
     pub reason: String,
-    /// Since when it has its status.
+    /// When it got its status.
     pub status_since: String,
     /// When it was deployed.
     pub created_at: String,
-    /// How its state came to be.
+    /// How its state was created.
     pub strategy: Strategy,
     /// Number in the name of its state file: its own, or that of the generation whose state it inherited.
     pub state_file: u64,
     /// What it is doing, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<DeploymentState>,
-    /// How many rebuilds stand before it, while it waits for its turn.
+    /// How many rebuilds are ahead of it while it waits for its turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_behind: Option<u64>,
     /// The last sequence that its state reflects.
     pub position: u64,
-    /// The last position that is durable.
+    /// The last durable position.
     pub checkpoint: u64,
-    /// The last sequence in the stream; absent while nobody knows, or while it does not run.
+    /// The last sequence in the stream; absent while unknown, or while it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<u64>,
-    /// How many events that may match are still to be applied; absent while nobody knows, or while it does not run.
+    /// How many events that may match are not applied yet; absent while unknown, or while it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
-    /// Part of the way to the head that it has behind it, from 0 to 1, counted from where the build began; absent while
-    /// nobody knows.
+    /// Progress towards the head, from 0 to 1, counted from the start of the build; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
     /// Events per second, over the last seconds.
     pub rate: f64,
-    /// Estimated seconds until it has caught up; absent if it does not come nearer just now, or nobody can tell.
+    /// Estimated seconds until it has caught up; absent if it makes no progress at the moment, or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
-    /// The source as this generation sees it, while it runs.
+    /// The state of the source as this generation sees it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_status: Option<SourceStatus>,
-    /// Events that were gone from the stream when its state passed them, and were accepted as missing.
+    /// Events that were already gone from the stream when its state passed them, and were accepted as missing.
     #[serde(default)]
     pub missing_events: u64,
-    /// Size of the state file, in bytes; 0 when it has none.
+    /// Size of the state file, in bytes; 0 if it has none.
     pub file_bytes: u64,
-    /// Events that its state left out, as an operator had decided.
+    /// Events that its state skipped, as an operator decided.
     #[serde(default)]
     pub skipped: u64,
     /// Keys and values, in bytes.
     pub state_bytes: u64,
-    /// The first error of the failing streak, if there is one.
+    /// The first error of the current streak of failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// The event that its code could not apply, when it failed or gave way because of that.
+    /// The event that its code could not apply, if it failed or was replaced because of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<u64>,
-    /// What was asked for when it was built.
+    /// The options with which it was built.
     pub build: BuildSettings,
-    /// What the last comparison with the active generation found.
+    /// The result of the last comparison with the active generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
     /// Its module.
@@ -262,104 +261,104 @@ pub struct GenerationList {
     pub generations: Vec<Generation>,
 }
 
-/// The answer to a promotion or a rollback.
+/// The response to a promotion or a rollback.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CutOver {
-    /// The deployment as it is now.
+    /// The updated deployment.
     pub deployment: Deployment,
-    /// The generation that served before.
+    /// The generation that was active before.
     pub from: u64,
-    /// The generation that serves now, or that is being built where that has to come first.
+    /// The generation that is active now, or that has to be built first.
     pub to: u64,
-    /// The position at which the one took over from the other; absent where that is still to come.
+    /// The position of the cut-over; absent if it is yet to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
     /// How long applying was held, in milliseconds.
     pub hold_ms: f64,
-    /// What was done, in words.
+    /// What was done.
     pub message: String,
 }
 
-/// What a prune removed, or would remove.
+/// What a prune removed or would remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pruned {
     /// Numbers of the generations.
     pub generations: Vec<u64>,
     /// Bytes of their files.
     pub bytes: u64,
-    /// Whether nothing was removed because only a look was asked for.
+    /// Whether this was a dry run, which removes nothing.
     pub dry_run: bool,
 }
 
-/// What a long piece of work on a deployment is.
+/// The state of long-running work on a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkState {
     /// It waits for its turn.
     Queued,
-    /// It is under way.
+    /// It is running.
     Running,
-    /// It came to its end.
+    /// It is complete.
     Done,
-    /// It could not be brought to its end.
+    /// It could not be completed.
     Failed,
 }
 
 /// Whether folding the stream again gives the same state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Verification {
-    /// How far it is.
+    /// Its state.
     pub state: WorkState,
     /// The generation that is verified.
     pub generation: u64,
-    /// The position at which the states are compared; 0 while it is not known.
+    /// The position at which the states are compared; 0 while unknown.
     pub position: u64,
-    /// Part of the way, from 0 to 1.
+    /// Progress, from 0 to 1.
     pub progress: f64,
     /// Events per second, over the last seconds.
     pub rate: f64,
     /// Estimated seconds until it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
-    /// Seed of the batch boundaries: the same seed makes the same run.
+    /// Seed of the batch boundaries: the same seed repeats the run.
     pub seed: u64,
-    /// How often the refold was stopped and started again.
+    /// How often the second fold was restarted.
     pub restarts: u64,
-    /// Whether both states were the same, byte by byte; absent before the end.
+    /// Whether both states were equal, byte by byte; absent before the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub equal: Option<bool>,
     /// What differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
-    /// The first key that differs, with the event after which it did, where that was found.
+    /// The first key that differs, and the event after which it did, if that was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
-    /// Sequences that were left out, as the state that serves left them out.
+    /// Sequences that were skipped, because the active state skipped them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<u64>,
-    /// What came of it, in words.
+    /// The result, for people.
     pub message: String,
     /// What keeps it from getting on just now, if anything does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
 }
 
-/// Where two folds of the same events part.
+/// Where two folds of the same events diverge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Divergence {
     /// The first key, in byte order, that differs.
     pub key: String,
-    /// The first sequence after which two folds disagreed about it; absent where two further folds agreed with each other.
+    /// The first sequence after which two folds disagreed about it; absent if two further folds agreed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
 }
 
-/// What a partial rebuild did.
+/// The result of a partial rebuild.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PartialRebuild {
-    /// The key, or prefix of keys, of events that were folded again.
+    /// The key, or prefix of keys, whose events were folded again.
     pub selection: String,
-    /// The position at which the entries were put in their place.
+    /// The position at which the entries were replaced.
     pub position: u64,
     /// Events that were folded.
     pub events: u64,
@@ -367,36 +366,36 @@ pub struct PartialRebuild {
     pub written: u64,
     /// Entries that were removed.
     pub removed: u64,
-    /// Entries that name the key in tables that its events did not write, at most ten of them. They were left as they are:
-    /// it is not clear whose they are.
+    /// Entries that name the key in tables that its events did not write, at most ten of them. They were not changed,
+    /// because it is not clear to which key they belong.
     pub left: Vec<String>,
     /// Whether the server sent only events of that key.
     pub filtered_by_server: bool,
-    /// Sequences that were left out, as the state that serves left them out.
+    /// Sequences that were skipped, because the active state skipped them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<u64>,
-    /// Events that were applied and are gone from the stream, in words; absent if there are none.
+    /// Events that were applied and are gone from the stream; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
 }
 
-/// A rebuild that runs or waits.
+/// A running or waiting rebuild.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rebuild {
     /// The deployment.
     pub deployment: String,
-    /// Number of its place in the queue; 0 runs.
+    /// Its place in the queue; 0 if it runs.
     pub place: u64,
     /// The generation.
     pub generation: Generation,
-    /// What it waits for, in words.
+    /// What it waits for.
     pub waits_for: String,
 }
 
 /// All rebuilds of a host.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RebuildList {
-    /// Those that run, and then those that wait, in order.
+    /// Running ones first, then waiting ones in order.
     pub rebuilds: Vec<Rebuild>,
     /// How many may run at once.
     pub at_once: u64,

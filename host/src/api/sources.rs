@@ -1,4 +1,4 @@
-//! What the API says of sources.
+//! API types for sources.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,9 +11,9 @@ pub enum SourceState {
     Connecting,
     /// Reading events.
     Reading,
-    /// Not read just now, as the deployment is paused or failed. It could be reached at `last_heard`.
+    /// Not read at the moment, because the deployment is paused or failed. It was reachable at `last_heard`.
     Idle,
-    /// The server is away; trying to reach it again.
+    /// The server can't be reached; trying again.
     Reconnecting,
     /// The server refuses the credentials or a permission.
     Unauthorized,
@@ -24,7 +24,7 @@ pub enum SourceState {
 }
 
 impl SourceState {
-    /// Every state, for metrics and for whoever must visit them all.
+    /// All states, for metrics and exhaustive handling.
     pub const ALL: [Self; 7] = [
         Self::Connecting,
         Self::Reading,
@@ -48,7 +48,7 @@ impl SourceState {
         }
     }
 
-    /// Whether it keeps events from coming, for a reason that may pass.
+    /// Whether it keeps events from arriving, for a reason that may pass.
     pub fn is_trouble(self) -> bool {
         matches!(self, Self::Reconnecting | Self::Unauthorized | Self::StreamMissing)
     }
@@ -57,23 +57,23 @@ impl SourceState {
 /// A source as one deployment sees it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SourceStatus {
-    /// What it is doing.
+    /// Its state.
     pub state: SourceState,
-    /// Why, where there is something to say.
+    /// The reason, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Since when it has this state, in RFC 3339.
+    /// When it entered this state, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// When anything was heard from it last, in RFC 3339; absent before that.
+    /// When it last answered, in RFC 3339; absent before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_heard: Option<String>,
-    /// How often it had to reconnect or to make its consumer anew.
+    /// How often it had to reconnect or to recreate its consumer.
     pub reconnects: u64,
-    /// Messages that are not events (delete markers, tombstones, schedules) and were passed over since it began to read.
+    /// Messages that are not events (delete markers, tombstones, schedules), passed over since the reader started.
     #[serde(default)]
     pub passed_over: u64,
-    /// Messages that could not be read as they are, and were handed on without what is unusable, since it began to read.
+    /// Messages that were not valid, and were delivered without the unusable parts, since the reader started.
     #[serde(default)]
     pub repaired: u64,
 }
@@ -87,22 +87,22 @@ pub struct SourceInfo {
     pub kind: String,
     /// Name of the stream.
     pub stream: String,
-    /// Whether it could be reached just now.
+    /// Whether it can be reached.
     pub reachable: bool,
     /// Why not, by name: `reconnecting`, `unauthorized`, `stream-missing`; absent if it could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<SourceState>,
-    /// Why not, in words.
+    /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Why nothing can be read from it although it was reached: a permission that is refused, or a kind of stream that
-    /// loses events; absent if nothing is in the way.
+    /// Why it can't be read although it can be reached: a refused permission, or a kind of stream that loses events;
+    /// absent if it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
     /// First sequence that is still there; 0 when the stream is empty, absent if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_sequence: Option<u64>,
-    /// Whether it still has its first event, as far as can be told; absent if it could not be reached.
+    /// Whether it still has its first event, as far as known; absent if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_complete: Option<bool>,
     /// Last sequence; absent if it could not be reached.
@@ -114,21 +114,21 @@ pub struct SourceInfo {
     /// Bytes stored; absent if it could not be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// How its first events are read, in words: as CloudEvents of some form or as plain events.
+    /// How its first events are interpreted: as CloudEvents of some form, or as plain events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_events: Option<String>,
-    /// What the settings of the stream may lose or slow down, in words.
+    /// What the settings of the stream may lose or slow down.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
 impl SourceInfo {
-    /// That it could not be reached, in words, if it could not.
+    /// A message saying that it could not be reached, if so.
     pub fn unreachable(&self) -> Option<String> {
         let message = self.message.as_deref().unwrap_or("it does not answer");
         (!self.reachable).then(|| {
             format!(
-                "source {} (stream {}) can't be read: {message}; events are applied once it can, without another command",
+                "source {} (stream {}) can't be read: {message}; its events will be applied as soon as it can",
                 self.name, self.stream
             )
         })

@@ -1,8 +1,7 @@
 //! The command line: a client of the HTTP API.
 //!
-//! One file per command and one arm of `Command` each. What the user typed
-//! stands in the `Args` of a command; what all commands need of it is made
-//! once, in [`Context`].
+//! One file per command, and one arm of `Command` each. A command's `Args` hold
+//! what the user typed; [`Context`] turns it into what all commands need, once.
 
 mod commands;
 pub mod support;
@@ -26,18 +25,18 @@ use support::exit::{self, Failure};
 use support::output::{Color, Format, Output};
 use support::{config_args, nearby};
 
-/// How long a host that has stopped waits for files to be closed before it ends whatever a guest is still at.
+/// How long a stopped host waits for its files to close before the process ends despite a guest that is still running.
 const CALLS_LEFT_MAX: Duration = Duration::from_millis(200);
 
-/// The address at which a host listens unless told otherwise.
+/// The default address of a host.
 pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
 
-/// Most threads of a host for work that blocks; they come as they are needed. As many queries as a configuration may
-/// allow can run for as long as a module may take, and never keep commits, scans and appends waiting, which share the
-/// rest and are short.
+/// Most threads of a host for blocking work; they start on demand. Even if as many queries run as a configuration
+/// allows, for as long as a module may take, commits, scans and appends still get the remaining threads, which they use
+/// only briefly.
 const BLOCKING_THREADS_MAX: usize = crate::config::QUERIES_MAX + 512;
 
-/// Examples stand before the options, as they are what most look for.
+/// Examples come before the options, because most readers look for them.
 const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// Fold event streams into read models with WebAssembly modules.
@@ -51,10 +50,10 @@ const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} 
 )]
 #[command(before_help = "\
 Examples:
-  foldstream new order-totals                 begin a projection in Rust
+  foldstream new order-totals                 start a projection in Rust
   foldstream dev ./order-totals               build, run and rebuild it while you edit it
   foldstream serve --config foldstream.toml   run a host
-  foldstream deploy order-totals.wasm --wait  put a module into service, and see it catch up
+  foldstream deploy order-totals.wasm --wait  deploy a module and wait until it has caught up
   foldstream scan order-totals --prefix customer/
   foldstream query order-totals top-customers '{\"limit\": 3}'
   foldstream watch order-totals -o ndjson")]
@@ -65,37 +64,38 @@ pub struct Cli {
     command: Command,
 }
 
-/// What may stand with every command.
+/// Options of every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Address of the host; left out, what ./foldstream.toml says (or FOLDSTREAM_CONFIG), else http://127.0.0.1:7575.
+    /// Address of the host; default: from ./foldstream.toml or the file in FOLDSTREAM_CONFIG, otherwise
+    /// http://127.0.0.1:7575.
     #[arg(long, global = true, env = "FOLDSTREAM_URL")]
     url: Option<String>,
     /// Token that the host wants; left out, the one that a host of this user on this machine made for itself.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// File that holds the token.
+    /// File that contains the token.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// Root certificates (PEM) to trust instead of the system's.
     #[arg(long, global = true, env = "FOLDSTREAM_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How data is printed.
+    /// Output format.
     #[arg(short, long, global = true, env = "FOLDSTREAM_OUTPUT", value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
-    /// Print no messages, errors aside.
+    /// Print only data and errors.
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Print more messages.
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     verbose: bool,
-    /// When colours are used.
+    /// When to use colours.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: Color,
 }
 
-/// Everything that the program can do.
+/// All commands.
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
@@ -138,12 +138,12 @@ enum Command {
     CheckModule(check_module::Args),
 }
 
-/// What commands need of the options that all of them have.
+/// What commands make of the global options.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Where to print to.
+    /// The output.
     pub output: Output,
-    /// The address that was named.
+    /// The address given by the user.
     url: Option<String>,
     token: Option<String>,
     ca: Option<PathBuf>,
@@ -164,7 +164,7 @@ impl Context {
         })
     }
 
-    /// A client of the host that was named, or that the configuration file nearby describes.
+    /// A client of the host that the user named, or that the configuration file in the current folder describes.
     fn client(&self) -> anyhow::Result<Client> {
         self.client_of(self.nearby().as_ref())
     }
@@ -179,7 +179,7 @@ impl Context {
             Some((file, Err(error))) => {
                 let file = file.display();
                 self.output.warning(&format!(
-                    "{file} does not say where its host listens, so {URL_DEFAULT} is asked: {error:#}"
+                    "cannot read the host's address from {file}, so {URL_DEFAULT} is used: {error:#}"
                 ));
                 None
             }
@@ -187,7 +187,8 @@ impl Context {
         }
     }
 
-    /// How to reach the host that was named, or that a configuration describes. Its token goes to no other host.
+    /// How to reach the host that the user named, or that a configuration describes. The configuration's token goes to
+    /// no other host.
     fn connection_of(&self, config: Option<&crate::config::Config>) -> Connection {
         let described = config.filter(|_| self.url.is_none()).and_then(nearby::connection);
         let mut connection = described.unwrap_or_else(|| {
@@ -213,13 +214,13 @@ fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// The whole command with its help laid out.
+/// The whole command, with the layout of its help.
 pub fn command() -> clap::Command {
     lay_out(Cli::command())
 }
 
 fn lay_out(command: clap::Command) -> clap::Command {
-    // One form of help: the long one spreads every option over four lines.
+    // One form of help, because the long one spreads every option over four lines.
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print help");
     command
         .disable_help_flag(true)
@@ -229,19 +230,19 @@ fn lay_out(command: clap::Command) -> clap::Command {
         .mut_subcommands(lay_out)
 }
 
-/// Reads what the user typed.
+/// Parses the command line.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     Cli::from_arg_matches(&matches)
 }
 
 impl Cli {
-    /// Where this run prints to, for those who report its end.
+    /// The output of this run, for code that reports its end.
     pub fn output(&self) -> Output {
         Output { quiet: self.global.quiet, color: self.global.color, ..Output::default() }
     }
 
-    /// Does what was asked for.
+    /// Runs the chosen command.
     pub fn run(self) -> anyhow::Result<()> {
         if let Command::CheckModule(args) = self.command {
             return check_module::run(args);
@@ -287,20 +288,20 @@ impl Cli {
     }
 }
 
-/// Runs a command that is a client: one thread is enough, and Ctrl-C ends it at once.
+/// Runs a client command: one thread is enough, and Ctrl-C ends it at once.
 fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         tokio::select! {
             result = command => result,
-            // Nothing that a client does needs an ending of its own: the host has done a request, or has not.
+            // A client needs no clean-up: the host has carried out a request, or has not.
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted().into()),
         }
     })
 }
 
-/// Runs a command that is a host, and ends by itself.
+/// Runs a host command, which ends on its own.
 fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -308,7 +309,8 @@ fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(command);
-    // What a guest is still at has had the host's time to stop. Nothing of it is durable, and nothing waits for it.
+    // A guest that still runs has used up the host's time to stop. Nothing of its work is durable, and nothing waits
+    // for it.
     runtime.shutdown_timeout(CALLS_LEFT_MAX);
     result
 }

@@ -1,5 +1,5 @@
-//! What each attribute may be.
-//! Source: `cloudevents/spec.md` of <https://github.com/cloudevents/spec>, "Context Attributes" and "Type System".
+//! The rules for each attribute. Source: `cloudevents/spec.md` of <https://github.com/cloudevents/spec>, "Context
+//! Attributes" and "Type System".
 
 use iri_string::spec::IriSpec;
 use iri_string::validate;
@@ -8,12 +8,12 @@ use mediatype::MediaType;
 use super::Error;
 use crate::timestamp;
 
-/// Longest name, in bytes. The specification advises 20; what is longer by far is no name but a mistake.
+/// Longest name, in bytes. The specification advises 20; a much longer name is a mistake.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Attributes that every event has.
 pub(super) const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
-/// The only version there is; patch levels do not show in it.
+/// The only supported version; it does not include patch levels.
 const VERSION: &str = "1.0";
 
 /// Checks the name of an attribute.
@@ -23,7 +23,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     }
     if name.len() > NAME_BYTES_MAX {
         let reason =
-            format!("has a name of {} characters; use at most 20 (this host takes {NAME_BYTES_MAX})", name.len());
+            format!("has a name of {} characters; use at most 20 (this host accepts {NAME_BYTES_MAX})", name.len());
         return Err(Error::attribute(name, reason));
     }
     if name == "data" {
@@ -38,7 +38,10 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
     let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let found = if is_plain { None } else { text.chars().find(|character| is_disallowed(*character)) };
     if let Some(bad) = found {
-        return refused(format!("has the character U+{:04X}, which no attribute may have; remove it", u32::from(bad)));
+        return refused(format!(
+            "has the character U+{:04X}, which attributes must not contain; remove it",
+            u32::from(bad)
+        ));
     }
     let is_core = REQUIRED.contains(&name) || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
     if is_core && text.is_empty() {
@@ -47,8 +50,8 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
     let found = || super::clip(text);
     match name {
         "specversion" if text != VERSION => refused(format!("is {}; this host reads CloudEvents {VERSION}", found())),
-        // A source is to be a URI reference. Senders write spaces into it all the same, and nothing here takes it apart.
-        // An IRI is what senders mean by a URI with letters beyond ASCII.
+        // A source should be a URI reference. Senders put spaces into it all the same, and nothing here parses it.
+        // Senders also use IRIs, which are URIs with letters beyond ASCII.
         "dataschema" if validate::iri::<IriSpec>(text).is_err() => {
             refused(format!("is {}, which is not an absolute URI (RFC 3986); begin it with a scheme", found()))
         }
@@ -63,7 +66,7 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
     }
 }
 
-/// Checks that an event has the attributes that all have.
+/// Checks that an event has the required attributes.
 pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
     match REQUIRED.iter().find(|name| get(name).is_none()) {
         Some(missing) => Err(Error::attribute(missing, "is missing, and every event needs it")),
@@ -71,7 +74,7 @@ pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), E
     }
 }
 
-/// Control characters and noncharacters. Surrogates cannot be in a text of ours.
+/// Control characters and noncharacters. Our texts cannot contain surrogates.
 fn is_disallowed(character: char) -> bool {
     let code = u32::from(character);
     matches!(code, 0..=0x1f | 0x7f..=0x9f | 0xfdd0..=0xfdef) || code & 0xfffe == 0xfffe

@@ -1,5 +1,5 @@
-//! CloudEvents in JSON, taken apart.
-//! Source: `formats/json-format.md` of <https://github.com/cloudevents/spec>.
+//! Parses CloudEvents in JSON. Source: `formats/json-format.md` of
+//! <https://github.com/cloudevents/spec>.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::{Error, attribute, is_json};
 /// Most members of an envelope; far more than any known event has.
 const MEMBERS_MAX: usize = 256;
 
-/// A CloudEvent in JSON that is valid in all its parts.
+/// A valid CloudEvent in JSON.
 #[derive(Debug)]
 pub struct Envelope<'a> {
     attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
@@ -28,29 +28,29 @@ pub struct Envelope<'a> {
 /// The data of an envelope.
 #[derive(Debug)]
 pub enum Data<'a> {
-    /// There is none.
+    /// No data.
     None,
-    /// A JSON value, as it was written.
+    /// A JSON value, as written.
     Json(&'a RawValue),
     /// A text of another media type.
     Text(Cow<'a, str>),
-    /// Octets.
+    /// Bytes.
     Bytes(Vec<u8>),
 }
 
-/// What a text is that nobody has called a CloudEvent.
+/// The classification of a text that nobody has called a CloudEvent.
 #[derive(Debug)]
 pub enum Outlook<'a> {
     /// Anything else.
     Plain,
     /// A CloudEvent.
     Event(Envelope<'a>),
-    /// It was meant to be one.
+    /// It was meant to be a CloudEvent, but is not valid.
     Malformed(Error),
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope; what makes it invalid is named.
+    /// Parses an envelope; the error names what makes it invalid.
     pub fn parse(text: &'a [u8]) -> Result<Self, Error> {
         Self::of(members(text)?)
     }
@@ -60,7 +60,7 @@ impl<'a> Envelope<'a> {
         for (name, value) in members.0 {
             match &*name {
                 "data" => data = Some(value),
-                // As for attributes, null is the same as absent.
+                // As for attributes, null means absent.
                 "data_base64" if value.get() == "null" => {}
                 "data_base64" => data_base64 = Some(value),
                 _ => {
@@ -75,7 +75,7 @@ impl<'a> Envelope<'a> {
         let find = |wanted: &str| attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text);
         attribute::check_required(find)?;
         let data = match (data, data_base64) {
-            (Some(_), Some(_)) => return Err(Error::member("data", "and data_base64 are both there; leave one out")),
+            (Some(_), Some(_)) => return Err(Error::member("data", "and data_base64 are both present; remove one")),
             (Some(data), None) => data_of(data, find("datacontenttype"))?,
             (None, Some(encoded)) => Data::Bytes(decoded(encoded)?),
             (None, None) => Data::None,
@@ -88,7 +88,7 @@ impl<'a> Envelope<'a> {
         self.attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text)
     }
 
-    /// The value of an attribute that every event has.
+    /// The value of a required attribute.
     pub fn required(&self, wanted: &str) -> &str {
         self.get(wanted).expect("an envelope without it is refused")
     }
@@ -98,7 +98,7 @@ impl<'a> Envelope<'a> {
         self.attributes.iter().map(|(name, text)| (&**name, &**text))
     }
 
-    /// The content type of the data, said or implied.
+    /// The content type of the data, explicit or implied.
     pub fn content_type(&self) -> Option<&str> {
         let implied = matches!(self.data, Data::Json(_)).then_some("application/json");
         self.get("datacontenttype").or(implied)
@@ -107,7 +107,8 @@ impl<'a> Envelope<'a> {
 
 static SPECVERSION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"specversion\""));
 
-/// Reads a text that may be a CloudEvent or an event of another form, which has no `specversion`; none for the latter.
+/// Parses a text that may be a CloudEvent or an event in another format, which has no `specversion`; none for the
+/// latter.
 pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
     SPECVERSION.find(text)?;
     match members(text) {
@@ -116,9 +117,9 @@ pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
     }
 }
 
-/// Finds out whether a text is a CloudEvent. For one that is not, this costs a search through it.
+/// Determines whether a text is a CloudEvent. For other texts, this costs one search through the text.
 ///
-/// One is meant to be a CloudEvent if it has `specversion` and one more of the attributes that all have, as texts.
+/// A text is meant to be a CloudEvent if it has `specversion` and another required attribute, both as strings.
 pub fn recognise(text: &[u8]) -> Outlook<'_> {
     let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
     if begins != Some(&b'{') || SPECVERSION.find(text).is_none() {
@@ -133,10 +134,10 @@ pub fn recognise(text: &[u8]) -> Outlook<'_> {
 }
 
 fn members(text: &[u8]) -> Result<Members<'_>, Error> {
-    serde_json::from_slice(text).map_err(|error| Error::Json(format!("it is no JSON object: {error}")))
+    serde_json::from_slice(text).map_err(|error| Error::Json(format!("it is not a JSON object: {error}")))
 }
 
-/// The text of an attribute; none for `null`, which stands for absent.
+/// The text of an attribute; none for `null`, which means absent.
 fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, Error> {
     let raw = value.get();
     let is_core =
@@ -155,7 +156,7 @@ fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, 
     }
 }
 
-/// A JSON string, borrowed if nothing in it is escaped.
+/// A JSON string, borrowed if it contains no escapes.
 fn unescaped<'a>(name: &str, value: &'a RawValue) -> Result<Cow<'a, str>, Error> {
     let raw = value.get();
     let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
@@ -177,12 +178,12 @@ fn data_of<'a>(data: &'a RawValue, content_type: Option<&str>) -> Result<Data<'a
 
 fn decoded(encoded: &RawValue) -> Result<Vec<u8>, Error> {
     let text: Cow<'_, str> = serde_json::from_str(encoded.get())
-        .map_err(|_| Error::member("data_base64", "is not a string; write the octets in base64"))?;
+        .map_err(|_| Error::member("data_base64", "is not a string; write the bytes in base64"))?;
     let decoded = BASE64_STANDARD.decode(&*text);
     decoded.map_err(|error| Error::member("data_base64", format!("is not base64 (RFC 4648, with padding): {error}")))
 }
 
-/// The members of a JSON object, in order, values as they were written.
+/// The members of a JSON object, in order, with values as written.
 #[derive(Debug)]
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -210,7 +211,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
             }
             if members.iter().any(|(other, _)| *other == name.0) {
                 let name = super::clip(&name.0);
-                return Err(serde::de::Error::custom(format_args!("member {name} is there twice")));
+                return Err(serde::de::Error::custom(format_args!("member {name} occurs twice")));
             }
             members.push((name.0, value));
         }
@@ -218,7 +219,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// A member's name, borrowed if it can be.
+/// The name of a member, borrowed if possible.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -296,15 +297,15 @@ mod tests {
     #[test]
     fn invalid_data_is_refused() {
         let both = with("data", json!("text")).replace('}', ",\"data_base64\":\"eyAieHl6IjogMTIzIH0=\"}");
-        assert!(refusal(&both).contains("data and data_base64 are both there"), "{}", refusal(&both));
+        assert!(refusal(&both).contains("data and data_base64 are both present"), "{}", refusal(&both));
         for wrong in [json!("%"), json!("YQ"), json!(7), json!({}), json!("\u{e9}")] {
             assert!(refusal(&with("data_base64", wrong)).contains("data_base64"));
         }
         for wrong in ["[]", "7", "{", "\"not an object\"", "", "null", "{} {}"] {
-            assert!(refusal(wrong).contains("no JSON object"), "{wrong}");
+            assert!(refusal(wrong).contains("not a JSON object"), "{wrong}");
         }
         let twice = minimal().to_string().replace('}', ",\"id\":\"2\"}");
-        assert!(refusal(&twice).contains("id is there twice"));
+        assert!(refusal(&twice).contains("id occurs twice"));
         let long = with(&"x".repeat(100_000), json!(1));
         assert!(refusal(&long).len() < 400);
     }

@@ -1,11 +1,11 @@
-//! Messages as events: CloudEvents in all their forms become one form for guests.
+//! Converts messages to events: CloudEvents in all their forms become one form for guests.
 //!
 //! In each form attributes become headers `ce-<name>`; `datacontenttype`
-//! becomes `content-type`, and `traceparent` and `tracestate` keep their own
-//! names, unless the message has such a header itself. The data of a structured
-//! event is its `data` alone, as the octets that it was written with. Nothing
-//! here fails: what is not a CloudEvent passes unchanged, and what was meant to
-//! be one carries a note. What a CloudEvent is, `crate::cloudevents` says.
+//! becomes `content-type`, and `traceparent` and `tracestate` keep their names,
+//! unless the message itself has such a header. The data of a structured event
+//! is only its `data`, as written. Nothing here fails: a message that is not a
+//! CloudEvent passes unchanged, and an invalid CloudEvent gets a header that
+//! says why. `crate::cloudevents` defines CloudEvents.
 
 use std::collections::HashSet;
 
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::event::{Event, Header, Payload};
 
-/// The header that says why what was meant to be a CloudEvent is not read as one.
+/// The header that says why an intended CloudEvent is not read as one.
 pub(crate) const NOTE_HEADER: &str = "foldstream-cloudevent-error";
 
-/// What a source holds under a sequence.
+/// The data that a source stores under a sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(crate) sequence: u64,
@@ -32,16 +32,16 @@ pub(crate) struct Message {
     pub(crate) data: Bytes,
 }
 
-/// How messages are read. Type and data of an event do not depend on whether headers are wanted.
+/// Options for reading messages. Type and data of an event do not depend on whether headers are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    /// What counts as a CloudEvent.
+    /// Which messages are CloudEvents.
     pub(crate) recognition: Recognition,
     /// Whether events carry headers.
     pub(crate) wants_headers: bool,
 }
 
-/// Makes an event of a message: recognises CloudEvents, finds the type, sorts the headers.
+/// Converts a message to an event: recognises CloudEvents, determines the type, sorts the headers.
 pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
     let Message { sequence, time_ns, subject, headers, data } = message;
     let parts = match reading.recognition {
@@ -55,7 +55,7 @@ pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
     Event { sequence, time_ns, subject, kind, headers, data }
 }
 
-/// How a message is read, in words that follow "read as"; the error is why one that was meant to be a CloudEvent is not.
+/// How a message is read, as words that follow "read as"; an error says why an intended CloudEvent is not one.
 pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'static str, String> {
     let has_any = |names: &[&str]| names.iter().any(|name| header(&message.headers, name).is_some());
     let (has_form, has_type) = (form_of(&message.headers).is_some(), has_any(&["ce-type", "ce_type"]));
@@ -71,22 +71,22 @@ pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'s
         _ if is_cloud_event && has_type => "CloudEvents with their attributes in headers",
         _ if is_cloud_event => "CloudEvents in JSON, recognised by their attributes",
         Recognition::Off if has_form || has_type || looks_like => {
-            "plain events, though they look like CloudEvents, as `cloudevents` of the source is `off`"
+            "plain events, although they look like CloudEvents, because `cloudevents` of the source is `off`"
         }
         Recognition::Headers if looks_like => {
-            "plain events, though their JSON looks like CloudEvents, as `cloudevents` of the source is `headers`"
+            "plain events, although their JSON looks like CloudEvents, because `cloudevents` of the source is `headers`"
         }
         _ if has_kind => "plain events, whose type is their header Event-Type",
         _ => "plain events, whose type is the last token of their subject",
     })
 }
 
-/// Whether the type and data of an event with these headers can be known from its data alone.
+/// Whether the type and data of an event with these headers can be determined from its data alone.
 pub(crate) fn is_announced(headers: &[Header]) -> bool {
     matches!(form_of(headers), Some(Form::Structured | Form::Unknown))
 }
 
-/// The type that headers name: the CloudEvents `type`, else `Event-Type`.
+/// The type in the headers: the CloudEvents `type`, otherwise `Event-Type`.
 pub(crate) fn kind_of_headers(headers: &[Header]) -> Option<ByteString> {
     if let Some(value) = header(headers, "ce-type") {
         return Some(
@@ -98,7 +98,7 @@ pub(crate) fn kind_of_headers(headers: &[Header]) -> Option<ByteString> {
     header(headers, "ce_type").or_else(|| header(headers, "event-type")).cloned()
 }
 
-/// What a message or an envelope gives to its event; no data stands for the message's own.
+/// The parts of an event from a message or an envelope; without data, the message's own data is used.
 struct Parts {
     kind: Option<ByteString>,
     headers: Vec<Header>,
@@ -110,11 +110,11 @@ fn parts_of(headers: Vec<Header>, data: &Bytes, recognition: Recognition, wants_
     let outlook = match form_of(&headers) {
         Some(Form::Structured) => Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event),
         Some(Form::Batch) => Outlook::Malformed(Error::Json(
-            "a message with a batch is one event to a stream; publish each event by itself".to_owned(),
+            "a stream treats a message with a batch as one event; publish each event in a separate message".to_owned(),
         )),
         Some(Form::Unknown) => match recognise(data) {
             Outlook::Plain => Outlook::Malformed(Error::Json(
-                "its content type names a format that this host does not read; publish application/cloudevents+json"
+                "its content type names a format that this host does not support; publish application/cloudevents+json"
                     .to_owned(),
             )),
             outlook => outlook,
@@ -173,7 +173,7 @@ fn binary(mut headers: Vec<Header>, wants_headers: bool) -> Parts {
     Parts { kind, headers, data: None }
 }
 
-/// Gives attributes their names and values; the error is the first that makes it an invalid CloudEvent.
+/// Collects names and values of attributes; the error is the first one that makes the CloudEvent invalid.
 fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
     let has_any = |prefix: &str| headers.iter().any(|(name, _)| name.starts_with(prefix));
     if has_any(KAFKA_PREFIX) {
@@ -210,8 +210,8 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
     result
 }
 
-/// Gives attributes with the prefix of Kafka that of NATS and HTTP, unless they are there under that too. Kafka does not
-/// percent-encode, so their values are encoded here for the one place that decodes.
+/// Renames attributes with the prefix of Kafka to that of NATS and HTTP, unless they also exist under that. Kafka does
+/// not percent-encode, so their values are encoded here for the code that decodes all of them.
 fn settle_kafka(headers: &mut Vec<Header>) {
     let known: HashSet<String> =
         headers.iter().filter_map(|(name, _)| name.strip_prefix(HEADER_PREFIX)).map(str::to_owned).collect();
@@ -224,8 +224,8 @@ fn settle_kafka(headers: &mut Vec<Header>) {
     }
 }
 
-/// Gives `ce-traceparent` and `ce-tracestate` their own names if these are free; the message's own headers belong to
-/// the trace in which it was published and win.
+/// Renames `ce-traceparent` and `ce-tracestate` if the shorter names are free; the message's own headers belong to the
+/// trace in which it was published, and win.
 fn settle_trace(headers: &mut Vec<Header>) {
     for (from, to) in [("ce-traceparent", "traceparent"), ("ce-tracestate", "tracestate")] {
         if headers.iter().any(|(name, _)| name == to) {
@@ -258,12 +258,12 @@ fn kind_of_subject(subject: &ByteString) -> ByteString {
     }
 }
 
-/// A text that may be the value itself, without copying it then.
+/// A text that may be the value itself, which is then not copied.
 fn same(value: &ByteString, text: &str) -> ByteString {
     if text == &**value { value.clone() } else { ByteString::from(text) }
 }
 
-/// The text as a part of the message's memory if it is there, or as a copy.
+/// The text as a slice of the message's memory if possible, otherwise as a copy.
 fn share(message: &Bytes, text: &str) -> ByteString {
     let memory = message.as_ptr_range();
     let part = text.as_bytes().as_ptr_range();
@@ -376,14 +376,14 @@ mod tests {
     #[test]
     fn malformed_envelopes_stay_plain_events_that_say_why() {
         for (envelope, why) in [
-            ("[]", "no JSON object"),
-            ("{", "no JSON object"),
+            ("[]", "not a JSON object"),
+            ("{", "not a JSON object"),
             (r#"{"specversion":"1.0","type":"t","id":"1"}"#, "source is missing"),
             (r#"{"specversion":"0.3","type":"t","id":"1","source":"/s"}"#, "specversion is 0.3"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","time":"noon"}"#, "attribute time is noon"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","x":{}}"#, "attribute x is not"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","Xy":1}"#, "lower-case"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#, "is there twice"),
+            (r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#, "occurs twice"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data":1,"data_base64":""}"#, "both"),
             (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data_base64":"%"}"#, "not base64"),
         ] {
@@ -398,9 +398,9 @@ mod tests {
     #[test]
     fn lookalikes_are_plain_events_and_forms_that_are_not_read_say_so() {
         for (content_type, note) in [
-            ("application/cloudevents-batch+json", Some("publish each event by itself")),
-            ("application/cloudevents+avro", Some("does not read")),
-            ("application/cloudevents+jsonx", Some("does not read")),
+            ("application/cloudevents-batch+json", Some("publish each event in a separate message")),
+            ("application/cloudevents+avro", Some("does not support")),
+            ("application/cloudevents+jsonx", Some("does not support")),
             ("application/json", None),
             ("application/cloudeventsx", None),
         ] {

@@ -1,11 +1,12 @@
-//! CloudEvents 1.0: what one is, in JSON and in headers, and how it and our own events become each other.
+//! CloudEvents 1.0: their definition in JSON and in headers, and the conversion to and from our own events.
 //!
-//! Every way in asks here, so that an event that one of them takes is taken by
-//! all. The formats are those of <https://github.com/cloudevents/spec>:
-//! `cloudevents/spec.md`, `formats/json-format.md`, and the bindings for HTTP,
-//! NATS and Kafka. `docs/cloudevents.md` has the mapping for users.
+//! Every input path uses this module, so that an event accepted by one is
+//! accepted by all. The formats are those of
+//! <https://github.com/cloudevents/spec>: `cloudevents/spec.md`,
+//! `formats/json-format.md`, and the bindings for HTTP, NATS and Kafka.
+//! `docs/cloudevents.md` has the mapping for users.
 //!
-//! Nothing here knows sources, logs or the API.
+//! Nothing here knows about sources, logs or the API.
 
 mod attribute;
 mod envelope;
@@ -26,22 +27,22 @@ pub use write::Written;
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
 /// Media type of a batch in JSON.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
-/// What all media types of CloudEvents begin with.
+/// Prefix of all media types of CloudEvents.
 const MEDIA_TYPE_PREFIX: &str = "application/cloudevents";
-/// In front of an attribute's name in a header.
+/// Prefix of an attribute's name in a header.
 pub const HEADER_PREFIX: &str = "ce-";
-/// In front of an attribute's name in a header, as Kafka has it.
+/// Prefix of an attribute's name in a header of Kafka.
 pub const KAFKA_PREFIX: &str = "ce_";
 
-/// Attributes of our own, which carry what no attribute of CloudEvents stands for. None of them becomes a header.
-/// The subject under which the event was.
+/// Attributes of our own, for data that no CloudEvents attribute represents. None of them becomes a header.
+/// The subject under which the event was stored.
 pub const SUBJECT_ATTRIBUTE: &str = "foldstreamsubject";
 /// The time of the event in its stream.
 pub const TIME_ATTRIBUTE: &str = "foldstreamtime";
 /// Its other headers, as a JSON object of strings.
 pub const HEADERS_ATTRIBUTE: &str = "foldstreamheaders";
 
-/// Longest message id that is made of source and id as they are, in bytes.
+/// Longest message id that consists of source and id unchanged, in bytes.
 const MESSAGE_ID_BYTES_MAX: usize = 512;
 
 /// Why something is not a CloudEvent.
@@ -70,31 +71,31 @@ impl Error {
     }
 }
 
-/// What of a stream counts as a CloudEvent.
+/// Which messages of a stream are CloudEvents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recognition {
-    /// What headers announce, and JSON that has the attributes of a CloudEvent.
+    /// Messages whose headers say so, and JSON with the attributes of a CloudEvent.
     #[default]
     Auto,
-    /// What headers announce.
+    /// Messages whose headers say so.
     Headers,
-    /// Nothing.
+    /// None.
     Off,
 }
 
-/// Which form of CloudEvents a content type announces.
+/// Which CloudEvents format a content type announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One event as JSON.
     Structured,
     /// A list of events as JSON.
     Batch,
-    /// A format that is not read here, such as Avro, XML or Protobuf.
+    /// A format that is not supported, such as Avro, XML or Protobuf.
     Unknown,
 }
 
-/// The form that a content type announces; none if it is not one of CloudEvents. Case and parameters do not matter.
+/// The format that a content type announces; none if it is not one of CloudEvents. Case and parameters do not matter.
 pub fn form(content_type: &str) -> Option<Form> {
     let media = content_type.split(';').next().unwrap_or_default().trim();
     let rest = media.get(MEDIA_TYPE_PREFIX.len()..)?;
@@ -115,8 +116,8 @@ pub fn is_json(content_type: &str) -> bool {
     media.split('/').nth(1).is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// The id by which a log recognises an event that it has: unique per source and id. An encoded source has no spaces, so
-/// two pairs never become one text.
+/// The id by which a log recognises a duplicate: unique per source and id. An encoded source has no spaces, so two
+/// pairs never become the same text.
 pub fn message_id(source: &str, id: &str) -> String {
     let pair = format!("{} {id}", percent::encode(source));
     if pair.len() <= MESSAGE_ID_BYTES_MAX {
@@ -126,7 +127,7 @@ pub fn message_id(source: &str, id: &str) -> String {
     digest.iter().fold("sha256 ".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// At most 64 characters of a text, quoted where they could not be printed.
+/// At most 64 characters of a text, quoted if they are not printable.
 fn clip(text: &str) -> String {
     let mut clipped: String = text.chars().take(64).collect();
     if clipped.len() < text.len() {

@@ -1,11 +1,11 @@
-//! Values of attributes in headers: percent-encoding, and the quotes of older senders.
-//! Source: `bindings/http-protocol-binding.md` and `bindings/nats-protocol-binding.md`, 3.1.3.2.
+//! Values of attributes in headers: percent-encoding, and the quotes of older senders. Source:
+//! `bindings/http-protocol-binding.md` and `bindings/nats-protocol-binding.md`, 3.1.3.2.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text that a header's value stands for; none if its octets are not UTF-8. A percent sign without two digits
-/// behind it stands for itself.
+/// The text of a header's value; none if it is not UTF-8. A percent sign without two hexadecimal digits is kept as it
+/// is.
 pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     let value = unquote(value);
     if !value.contains('%') {
@@ -30,12 +30,13 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-/// The header's value for a text: space, double quote, percent sign and all that is not printable ASCII are encoded.
+/// The header's value for a text: space, double quote, percent sign and everything that is not printable ASCII are
+/// encoded.
 pub fn encode(text: &str) -> Cow<'_, str> {
     encode_where(text, |character| !('\u{21}'..='\u{7e}').contains(&character) || matches!(character, '"' | '%'))
 }
 
-/// Encodes the characters that are to be encoded, each octet of theirs as `%41`.
+/// Encodes the characters that need it, each of their octets like `%41`.
 pub(super) fn encode_where(text: &str, is_encoded: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&is_encoded) {
         return Cow::Borrowed(text);
@@ -54,7 +55,7 @@ pub(super) fn encode_where(text: &str, is_encoded: impl Fn(char) -> bool) -> Cow
     Cow::Owned(encoded)
 }
 
-/// A value without its double quotes and the backslashes within (RFC 7230, 3.2.6).
+/// A value without its double quotes and the backslashes in them (RFC 7230, 3.2.6).
 fn unquote(value: &str) -> Cow<'_, str> {
     let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let Some(inner) = inner else { return Cow::Borrowed(value) };

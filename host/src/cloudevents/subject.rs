@@ -3,8 +3,8 @@
 use super::{Envelope, Error, SUBJECT_ATTRIBUTE, percent};
 use crate::subject;
 
-/// How the subject is made of attributes: text, with `{name}` for an attribute as one token, and `{name:tokens}` for
-/// one whose dots separate tokens. What no token may hold is percent-encoded.
+/// A template that builds the subject from attributes: text with `{name}` for an attribute as one token, and
+/// `{name:tokens}` for one whose dots separate tokens. Characters that a token cannot contain are percent-encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectTemplate(Vec<Part>);
 
@@ -15,7 +15,7 @@ enum Part {
     Tokens(String),
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// A brace that is not closed or not opened, or an unknown form.
@@ -24,13 +24,13 @@ pub enum TemplateError {
          the dots, such as flights.{{subject}}.{{type}}"
     )]
     Malformed(String),
-    /// What is in braces cannot be an attribute.
+    /// The text in braces cannot be an attribute.
     #[error(
         "subject template names `{0}`, which is not the name of an attribute: those have lower-case letters and digits"
     )]
     Name(String),
-    /// No value of its attributes could make it a subject.
-    #[error("subject template makes no subject: {0}")]
+    /// No values of its attributes could make it a subject.
+    #[error("subject template cannot produce a subject: {0}")]
     Subject(subject::Error),
 }
 
@@ -62,12 +62,12 @@ impl SubjectTemplate {
         Ok(template)
     }
 
-    /// The subject of an event. Without a template it is the one that the event was exported with, else its type.
+    /// The subject of an event. Without a template it is the one with which the event was exported, otherwise its type.
     pub fn subject(template: Option<&Self>, envelope: &Envelope<'_>) -> Result<String, Error> {
         Self::of(template, |name| envelope.get(name))
     }
 
-    /// As [`Self::subject`], of attributes that are looked up.
+    /// Like [`Self::subject`], with a lookup for attributes.
     pub fn of<'a>(template: Option<&Self>, get: impl Fn(&str) -> Option<&'a str>) -> Result<String, Error> {
         let subject = match (template, get(SUBJECT_ATTRIBUTE)) {
             (Some(template), _) => template.fill(&get)?,
@@ -77,11 +77,11 @@ impl SubjectTemplate {
         match subject::validate(&subject) {
             Ok(()) => Ok(subject),
             Err(error) if template.is_none() && get(SUBJECT_ATTRIBUTE).is_some() => {
-                Err(Error::attribute(SUBJECT_ATTRIBUTE, format!("is no subject: {error}")))
+                Err(Error::attribute(SUBJECT_ATTRIBUTE, format!("is not a subject: {error}")))
             }
             Err(_) => {
                 let reason = format!(
-                    "makes a subject of {} bytes, and {} are allowed; name a subject, or a template of shorter attributes",
+                    "gives a subject of {} bytes, and {} are allowed; use a fixed subject, or a template with shorter attributes",
                     subject.len(),
                     subject::LENGTH_MAX
                 );
@@ -92,10 +92,11 @@ impl SubjectTemplate {
 
     fn fill<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> Result<String, Error> {
         let value = |name: &str| match get(name) {
-            None => {
-                Err(Error::attribute(name, "is missing, and the subject template names it; add it, or leave it out"))
-            }
-            Some("") => Err(Error::attribute(name, "is empty, and the subject template names it; give it a value")),
+            None => Err(Error::attribute(
+                name,
+                "is missing, but the subject template uses it; add it, or remove it from the template",
+            )),
+            Some("") => Err(Error::attribute(name, "is empty, but the subject template uses it; give it a value")),
             Some(value) => Ok(value),
         };
         let mut subject = String::new();
@@ -115,7 +116,7 @@ fn name(text: &str) -> Result<String, TemplateError> {
     Ok(text.to_owned())
 }
 
-/// Whether a character can't be in a token, or would make two values the same token.
+/// Whether a character cannot be in a token, or would make two values equal.
 fn is_encoded(character: char) -> bool {
     character.is_whitespace() || character.is_control() || matches!(character, '*' | '>' | '%')
 }
@@ -125,7 +126,7 @@ fn token(value: &str) -> String {
     percent::encode_where(value, |character| is_encoded(character) || character == '.').into_owned()
 }
 
-/// A value as tokens that its dots separate. A dot that would leave an empty token is encoded too.
+/// A value as tokens separated by its dots. A dot that would leave an empty token is encoded too.
 fn tokens(value: &str) -> String {
     let mut subject = String::with_capacity(value.len());
     let mut characters = value.chars().peekable();

@@ -1,4 +1,4 @@
-//! Events as CloudEvents in JSON.
+//! Writes events as CloudEvents in JSON.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -9,12 +9,12 @@ use super::{HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE,
 use crate::event::{Event, Payload};
 use crate::timestamp;
 
-/// Longest name and value of another header that is carried along, in bytes: what a log takes.
+/// Longest name and value of another header to export, in bytes: the limits of a log.
 const HEADER_NAME_BYTES_MAX: usize = 128;
 const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 
-/// An event as a CloudEvent. One that was a CloudEvent is that again; any other gets its attributes from its stream and
-/// its sequence.
+/// An event as a CloudEvent. An event that was a CloudEvent keeps its attributes; any other gets them from its stream
+/// and its sequence.
 pub struct Written<'a> {
     event: &'a Event,
     stream: &'a str,
@@ -22,7 +22,7 @@ pub struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    /// How an event of a stream is written.
+    /// Options for writing an event of a stream.
     pub fn of(event: &'a Event, stream: &'a str) -> Self {
         let is_sound = |name: &str, value: &str| check_name(name).is_ok() && check_text(name, value).is_ok();
         let attributes =
@@ -70,7 +70,7 @@ impl<'a> Written<'a> {
         Ok(())
     }
 
-    /// Headers that no attribute stands for.
+    /// Headers that no attribute represents.
     fn others(&self) -> impl Iterator<Item = (&str, &str)> {
         self.event.headers.iter().map(|(name, value)| (&**name, &**value)).filter(|(name, value)| {
             let is_own =
@@ -88,7 +88,7 @@ impl<'a> Written<'a> {
         let said = self.event.header("content-type").filter(|text| check_text("datacontenttype", text).is_ok());
         let content_type = match (said, &self.event.data) {
             (Some(said), _) => Some(said),
-            // Of its data nobody has said what they are.
+            // Nobody has declared the type of its data.
             (None, _) if self.is_cloud_event => None,
             (None, Payload::Text(text)) if text.is_empty() => None,
             (None, Payload::Text(text)) if json(text).is_some() => Some("application/json"),
@@ -125,7 +125,7 @@ fn json(text: &str) -> Option<&RawValue> {
     serde_json::from_str(text).ok()
 }
 
-/// The source of events that have none: their stream.
+/// The source of events without one: their stream.
 fn source_of(stream: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~');
     format!("/foldstream/{}", super::percent::encode_where(stream, |character| !is_plain(character)))

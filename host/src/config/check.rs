@@ -1,5 +1,5 @@
-//! Whether a configuration makes sense: limits that contradict each other, files that are not there, addresses that
-//! would be open to strangers. Every finding names its key and what to do.
+//! Checks a configuration: limits that contradict each other, missing files, addresses that expose the host. Every
+//! finding names its key and says what to do.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -9,38 +9,37 @@ use std::time::Duration;
 
 use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Serve, Source, clear_text};
 
-/// Shortest token that is not worth a warning, in bytes.
+/// Shortest token that causes no warning, in bytes.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Largest batch: what the contract lets a guest write back in one call.
+/// Largest batch: the most entries that a guest can write back in one call of the contract.
 const BATCH_EVENTS_MAX: usize = 65_536;
-/// Most queries that a configuration may allow at once: each takes a thread, and the host has so many for them.
+/// Most concurrent queries that a configuration may allow: each takes a thread, and the host has this many for them.
 pub const QUERIES_MAX: usize = 1_024;
-/// Instances that should be left for queries and for generations that are built when there are as many deployments as
-/// allowed.
+/// Instances that should remain for queries and candidates when the host has as many deployments as allowed.
 const INSTANCES_BESIDE: usize = 64;
-/// Beyond this age of the memtable a crash replays noticeably long.
+/// An older memtable makes the replay after a crash noticeably long.
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
 /// Longest name of a source, in bytes.
 const NAME_BYTES_MAX: usize = 63;
 
-/// Permission of users who are neither the owner nor in the group, to read.
+/// Permission to read for users who are neither the owner nor in the group.
 const OTHERS_READ: u32 = 0o004;
 /// The same, to write.
 const OTHERS_WRITE: u32 = 0o002;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It works, but hardly as meant.
+    /// It works, but probably not as intended.
     Warning,
     /// The host refuses to start with it.
     Error,
 }
 
-/// Something that makes no sense.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
     /// The key, with its section.
     pub key: String,
@@ -67,7 +66,7 @@ impl Findings {
         self.0.push(Problem { severity: Severity::Warning, key: key.into(), message: message.into() });
     }
 
-    /// Whether there is anything to say about a key.
+    /// Whether a key has a finding.
     #[cfg(test)]
     pub(super) fn concerns(&self, key: &str) -> bool {
         self.0.iter().any(|found| found.key == key)
@@ -77,17 +76,17 @@ impl Findings {
         let Some(path) = path else { return };
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => self.private(key, path, &metadata),
-            Ok(_) => self.error(key, format!("{} is no regular file; name the file itself", path.display())),
+            Ok(_) => self.error(key, format!("{} is not a regular file; give the file itself", path.display())),
             Err(error) => {
                 self.error(
                     key,
-                    format!("cannot read {}: {error}; name a file that this user may read", path.display()),
+                    format!("cannot read {}: {error}; give a file that this user may read", path.display()),
                 );
             }
         }
     }
 
-    /// Warns of a secret that others on this machine may read, and of a file that others may change.
+    /// Warns if other users of this machine may read a secret, or change a file.
     fn private(&mut self, key: &str, path: &Path, metadata: &Metadata) {
         let name = key.rsplit('.').next().unwrap_or(key);
         let mode = metadata.permissions().mode() & 0o777;
@@ -111,18 +110,18 @@ impl Findings {
         }
     }
 
-    /// Of two keys that say the same thing, one.
+    /// Refuses two keys that set the same thing.
     fn either(&mut self, one: (&str, bool), other: (&str, bool)) {
         if one.1 && other.1 {
             self.error(one.0, format!("contradicts {}; set one of them", other.0));
         }
     }
 
-    /// Of two keys that need each other, both or none.
+    /// Requires both or neither of two keys that need each other.
     fn together(&mut self, one: (&str, bool), other: (&str, bool)) {
         match (one.1, other.1) {
-            (true, false) => self.error(one.0, format!("needs {} beside it", other.0)),
-            (false, true) => self.error(other.0, format!("needs {} beside it", one.0)),
+            (true, false) => self.error(one.0, format!("needs {} as well", other.0)),
+            (false, true) => self.error(other.0, format!("needs {} as well", one.0)),
             _ => {}
         }
     }
@@ -135,7 +134,7 @@ impl Findings {
 }
 
 impl Config {
-    /// Everything that makes no sense, errors and warnings.
+    /// All findings, errors and warnings.
     pub fn problems(&self) -> Vec<Problem> {
         let mut findings = Findings::default();
         check_data_dir(&mut findings, &self.data_dir);
@@ -150,7 +149,7 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
                 "log.level",
-                format!("`{}` is no filter ({error}); write `info`, `debug` or `foldstream=debug`", self.log.level),
+                format!("`{}` is not a filter ({error}); write `info`, `debug` or `foldstream=debug`", self.log.level),
             );
         }
         findings.0
@@ -172,7 +171,7 @@ impl Config {
             findings.warning(
                 "modules.instances_max",
                 format!(
-                    "leaves less than {INSTANCES_BESIDE} instances for queries and rebuilds beside limits.deployments; \
+                    "leaves fewer than {INSTANCES_BESIDE} instances for queries and rebuilds in addition to limits.deployments; \
                      raise it to {wanted}, or lower the other"
                 ),
             );
@@ -201,7 +200,7 @@ impl Config {
         if total > 0 && set > total / 2 {
             findings.warning(
                 "limits.memory_bytes",
-                "leaves less than half to modules next to state.memtable_bytes_total and state.cache_bytes_total; raise it, \
+                "leaves less than half for modules after state.memtable_bytes_total and state.cache_bytes_total; raise it, \
                  or lower the others",
             );
         }
@@ -212,7 +211,7 @@ impl Config {
         if state.flush_interval > FLUSH_INTERVAL_USUAL_MAX {
             findings.warning(
                 "state.flush_interval",
-                "is longer than a minute: after a crash all events of that time are applied again before reads are \
+                "is longer than a minute: after a crash the events of that time are applied again before reads are \
                  answered; 1s is usual",
             );
         }
@@ -244,15 +243,15 @@ impl Config {
 fn check_data_dir(findings: &mut Findings, folder: &Path) {
     let empty = folder.as_os_str().is_empty();
     if empty {
-        findings.error("data_dir", "is empty; name a folder");
+        findings.error("data_dir", "is empty; give a folder");
         return;
     }
     match std::fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => {
-            findings.error("data_dir", format!("{} is no folder; name another", folder.display()));
+            findings.error("data_dir", format!("{} is not a folder; give another one", folder.display()));
         }
         Ok(metadata) if metadata.permissions().readonly() => {
-            findings.error("data_dir", format!("{} may not be written; change its permissions", folder.display()));
+            findings.error("data_dir", format!("{} is not writable; change its permissions", folder.display()));
         }
         Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => {
             let (path, mode) = (folder.display(), metadata.permissions().mode() & 0o777);
@@ -293,14 +292,14 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             findings.error(
                 "serve.token",
-                "has characters that no HTTP header may carry; use printable ASCII without spaces",
+                "has characters that an HTTP header cannot carry; use printable ASCII without spaces",
             );
         }
         Some(token) if token.len() < TOKEN_BYTES_MIN => {
             findings.error(
                 "serve.token",
                 format!(
-                    "has fewer than {TOKEN_BYTES_MIN} characters and may be guessed; `openssl rand -hex 32` makes one"
+                    "has fewer than {TOKEN_BYTES_MIN} characters and may be guessed; create one with `openssl rand -hex 32`"
                 ),
             );
         }
@@ -310,13 +309,13 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     check_exposure(findings, serve);
 }
 
-/// Names that are compared with headers of requests have to be written as those are.
+/// Names that are compared with headers of requests must be written in the form of those headers.
 fn check_names(findings: &mut Findings, serve: &Serve) {
     for host in &serve.hosts {
         let is_name =
             !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
         if !is_name {
-            findings.error("serve.hosts", format!("`{host}` is no name of a host; write it without scheme and port"));
+            findings.error("serve.hosts", format!("`{host}` is not a host name; write it without scheme and port"));
         }
     }
     for origin in &serve.origins {
@@ -327,19 +326,19 @@ fn check_names(findings: &mut Findings, serve: &Serve) {
         if !is_origin {
             findings.error(
                 "serve.origins",
-                format!("`{origin}` is no origin; write scheme, host and any port alone, such as https://app.example"),
+                format!("`{origin}` is not an origin; write only scheme, host and an optional port, such as https://app.example"),
             );
         }
     }
 }
 
-/// Loopback by default; anything else needs TLS and a token, or the word that it is meant.
+/// Loopback is the default; any other address needs TLS and a token, or `insecure`.
 fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let has_token = serve.has_tokens();
     let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
     if serve.is_loopback() {
         if serve.insecure {
-            findings.warning("serve.insecure", "has no meaning at a loopback address; remove it");
+            findings.warning("serve.insecure", "has no effect with a loopback address; remove it");
         }
         return;
     }
@@ -400,16 +399,20 @@ fn check_embedded(findings: &mut Findings, name: &str, source: &EmbeddedSource) 
 fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource) {
     let key = |key: &str| format!("sources.{name}.{key}");
     if source.stream.is_empty() {
-        findings.error(key("stream"), "is missing; name the stream to read, as `nats stream ls` shows it");
+        findings.error(key("stream"), "is missing; give the name of the stream, as `nats stream ls` shows it");
     } else if source.stream.contains(|c: char| c.is_whitespace() || ".*>/\\".contains(c)) {
-        findings
-            .error(key("stream"), format!("`{}` is no name of a stream; subjects belong into modules", source.stream));
+        findings.error(
+            key("stream"),
+            format!("`{}` is not the name of a stream; subjects belong in modules", source.stream),
+        );
     }
     for server in &source.servers {
         let scheme = server.split_once("://").map(|(scheme, _)| scheme);
         if !matches!(scheme, None | Some("nats" | "tls")) || server.trim().is_empty() {
-            findings
-                .error(key("servers"), format!("`{server}` is no server; write nats://HOST:PORT or tls://HOST:PORT"));
+            findings.error(
+                key("servers"),
+                format!("`{server}` is not a server; write nats://HOST:PORT or tls://HOST:PORT"),
+            );
         }
     }
     findings.together((&key("tls_cert"), source.tls_cert.is_some()), (&key("tls_key"), source.tls_key.is_some()));
@@ -420,7 +423,7 @@ fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource
     }
 }
 
-/// One way to sign in, and that one whole.
+/// Exactly one way to sign in, and all of it.
 fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSource) {
     let key = |key: &str| format!("sources.{name}.{key}");
     let password = source.password.is_some() || source.password_file.is_some();
@@ -430,7 +433,7 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSour
     findings.either((&key("token"), source.token.is_some()), (&key("token_file"), source.token_file.is_some()));
     findings.together((&key("user"), source.user.is_some()), (&key("password"), password));
     if source.jwt.is_some() && source.nkey.is_none() {
-        findings.error(key("jwt"), format!("needs {} beside it", key("nkey")));
+        findings.error(key("jwt"), format!("needs {} as well", key("nkey")));
     }
     let ways = [
         ("creds", source.creds.is_some()),
@@ -440,7 +443,7 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSour
     ];
     let chosen: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(way, _)| *way).collect();
     if let [one, another, ..] = chosen[..] {
-        findings.error(key(one), format!("contradicts {}; sign in one way", key(another)));
+        findings.error(key(one), format!("contradicts {}; choose one way to sign in", key(another)));
     }
     let files = [
         ("creds", &source.creds),

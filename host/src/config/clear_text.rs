@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::JetStreamSource;
 use super::check::Findings;
 
-/// Warns of it. Credentials and nkeys sign what the server sends, and are never sent themselves.
+/// Warns about that. Credentials and nkeys sign a challenge of the server, and are never sent themselves.
 pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSource) {
     let has_tls = source.tls_required || source.tls_first || source.tls_ca.is_some() || source.tls_cert.is_some();
     let has_secret = [source.password.is_some(), source.password_file.is_some()].contains(&true)
@@ -18,7 +18,7 @@ pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSourc
             findings.warning(
                 format!("sources.{name}.tls_required"),
                 format!(
-                    "the password or token goes to {address} in clear text if the server or somebody on the way asks for \
+                    "the password or token is sent to {address} in clear text if the server or somebody in between offers \
                      no TLS; set tls_required = true, or sign in with creds or nkey"
                 ),
             );

@@ -1,6 +1,6 @@
 //! Keys of the configuration, as the structs declare them.
 
-/// A key, with what its struct says about it.
+/// A key, as its struct describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Its name within its section.
@@ -11,7 +11,7 @@ pub struct Key {
     form: &'static str,
 }
 
-/// What a key takes.
+/// The type of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -44,13 +44,13 @@ impl Key {
         matches!(self.name, "token" | "password")
     }
 
-    /// Whether it may be left out, and then stands for nothing.
+    /// Whether it is optional and has no default.
     #[cfg(test)]
     pub(super) fn is_optional(&self) -> bool {
         self.rust_type.starts_with("Option")
     }
 
-    /// The example that its comment gives, as TOML.
+    /// The example in its comment, as TOML.
     pub(super) fn example(&self) -> Option<String> {
         let joined = self.docs_joined();
         let (_, rest) = joined.split_once("For example `")?;
@@ -87,26 +87,26 @@ impl Key {
 }
 
 impl Kind {
-    /// What a value must be, in words.
+    /// The expected type, for messages.
     pub(super) fn expected(self) -> &'static str {
         match self {
-            Self::Text => "a text in quotes",
+            Self::Text => "a string in quotes",
             Self::Path => "a path in quotes",
             Self::Address => "an IP address with a port in quotes, such as \"127.0.0.1:7575\"",
             Self::Duration => "a duration in quotes, such as \"500ms\", \"5s\" or \"2h\"",
             Self::Size => "a size, such as 65536, \"64KiB\" or \"1GiB\"",
             Self::Count => "a whole number, zero or more",
             Self::Flag => "true or false",
-            Self::List => "a list of texts, such as [\"one\", \"two\"]",
+            Self::List => "a list of strings, such as [\"one\", \"two\"]",
             Self::LogFormat => "\"text\" or \"json\"",
             Self::Recognition => "\"auto\", \"headers\" or \"off\"",
             Self::OnMissing => "\"stop\" or \"count\"",
             Self::Anonymous => "\"nothing\", \"read\" or \"everything\"",
-            Self::Section => "a section of its own, such as [serve]",
+            Self::Section => "a section, such as [serve]",
         }
     }
 
-    /// The value that a text stands for, where no quotes tell a text from a number.
+    /// The value of a text in which no quotes distinguish strings from numbers.
     pub(super) fn value_of(self, text: &str) -> toml::Value {
         let as_toml = || {
             let table: toml::Table = format!("value = {text}").parse().ok()?;
@@ -133,7 +133,7 @@ impl Kind {
     }
 }
 
-/// Declares structs as written, and beside each of them the list of its keys.
+/// Declares structs as written and, for each of them, the list of its keys.
 macro_rules! settings {
     ($(
         $(#[$attribute:meta])*

@@ -1,4 +1,4 @@
-//! Reads the configuration from its three origins, and names every mistake in them.
+//! Reads the configuration from its three origins, and reports every mistake in it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::small_file::read_within;
 
-/// The file that is read when none is named and it exists.
+/// The file that is read if none is given and it exists.
 pub const FILE_DEFAULT: &str = "foldstream.toml";
 
 /// Prefix of the environment variables.
 const ENVIRONMENT_PREFIX: &str = "FOLDSTREAM_";
-/// Largest file, in bytes: far more than every key with a thousand sources.
+/// Largest file, in bytes: far more than all keys with a thousand sources need.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// How alike a key must be to be suggested; below it, suggestions are noise.
+/// Minimum similarity of a suggested key; less similar suggestions are noise.
 const SIMILARITY_MIN: f64 = 0.8;
 const KIND: &str = "kind";
 
@@ -38,7 +38,7 @@ pub(super) const SECTIONS: [(&str, &[Key]); 7] = [
 /// A setting from the command line.
 #[derive(Clone, Debug)]
 pub struct Override {
-    /// The flag that said it, for messages.
+    /// The flag that set it, for messages.
     pub flag: String,
     /// The key with its section, such as `serve.listen`.
     pub key: String,
@@ -46,10 +46,10 @@ pub struct Override {
     pub value: String,
 }
 
-/// Where the configuration comes from, in growing precedence.
+/// The origins of the configuration; later ones override earlier ones.
 #[derive(Clone, Debug, Default)]
 pub struct Origins {
-    /// The file; none reads none.
+    /// The file; none if no file is read.
     pub file: Option<PathBuf>,
     /// The environment.
     pub environment: Vec<(String, String)>,
@@ -60,7 +60,7 @@ pub struct Origins {
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where it stands: file and line, environment variable or flag.
+    /// Its origin: file and line, environment variable or flag.
     pub origin: String,
     /// What is wrong, and what to do next.
     pub message: String,
@@ -72,7 +72,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// All mistakes that were found, so that they can be mended in one go.
+/// All mistakes, so that they can be fixed at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// At least one.
@@ -91,14 +91,14 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// One key with the value that one origin gives it.
+/// One key, with the value from one origin.
 struct Assignment {
     origin: String,
     path: Vec<String>,
     value: Value,
 }
 
-/// Reads the configuration. Values are checked for their types here, and for sense in [`Config::problems`].
+/// Reads the configuration. It checks the types of values; [`Config::problems`] checks their meaning.
 pub fn load(origins: &Origins) -> Result<Config, Error> {
     let mut assignments = match &origins.file {
         Some(file) => read_file(file).map_err(|mistake| Error { mistakes: vec![mistake] })?,
@@ -128,7 +128,7 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
     let name = file.display().to_string();
     let mistake = |message: String| Mistake { origin: name.clone(), message };
     let unreadable = |error: std::io::Error| {
-        mistake(format!("cannot be read: {error}; `foldstream config template` prints one to start from"))
+        mistake(format!("cannot be read: {error}; `foldstream config template` prints a template"))
     };
     let content = read_within(file, FILE_BYTES_MAX).map_err(|error| match error.kind() {
         std::io::ErrorKind::FileTooLarge => {
@@ -144,7 +144,7 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
             Some(span) => format!("{name}:{}", line_of(span.start)),
             None => name.clone(),
         },
-        message: format!("is no valid TOML: {}", error.message().trim_end().replace('\n', ", ")),
+        message: format!("is not valid TOML: {}", error.message().trim_end().replace('\n', ", ")),
     };
     let table: Table = text.parse().map_err(|error| syntax(&error))?;
     let spanned = toml::de::DeTable::parse(&text).map_err(|error| syntax(&error))?;
@@ -177,7 +177,7 @@ fn collect_lines(
     }
 }
 
-/// Whether a path names a section rather than a key.
+/// Whether a path names a section and not a key.
 fn is_section(path: &[String]) -> bool {
     match path {
         [section] => section == "sources" || SECTIONS.iter().any(|(name, _)| name == section),
@@ -190,7 +190,7 @@ fn flatten(table: Table, path: &mut Vec<String>, found: &mut dyn FnMut(Vec<Strin
     for (key, value) in table {
         path.push(key);
         match value {
-            // A source without any key still is a source, which lacks its kind.
+            // A source without keys is still a source, which lacks its kind.
             Value::Table(inner) if is_section(path) && !(inner.is_empty() && path.len() == 2) => {
                 flatten(inner, path, found);
             }
@@ -200,9 +200,9 @@ fn flatten(table: Table, path: &mut Vec<String>, found: &mut dyn FnMut(Vec<Strin
     }
 }
 
-/// Names without a double underscore are other programs' and the client's (FOLDSTREAM_URL, and what Kubernetes sets
-/// for a service named `foldstream`), except for the one key outside all sections; those that are a key but for the
-/// second underscore are mistakes.
+/// Variables without a double underscore belong to other programs and to the client (FOLDSTREAM_URL, and those that
+/// Kubernetes sets for a service named `foldstream`), except for the one key outside all sections. Variables that lack
+/// only the second underscore of a key are mistakes.
 fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, String)]) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     let mut variables: Vec<&(String, String)> = environment.iter().collect();
@@ -213,7 +213,7 @@ fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, St
             mistakes.extend(meant(rest).map(|meant| Mistake {
                 origin: name.clone(),
                 message: format!(
-                    "would not be read; write {ENVIRONMENT_PREFIX}{meant}, with two underscores behind each section"
+                    "would be ignored; write {ENVIRONMENT_PREFIX}{meant}, with two underscores after each section"
                 ),
             }));
             continue;
@@ -226,7 +226,7 @@ fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, St
     mistakes
 }
 
-/// The name that a variable should have which is one of our keys but for the second underscore.
+/// The correct name of a variable that lacks only the second underscore of one of our keys.
 fn meant(rest: &str) -> Option<String> {
     let rest = rest.to_lowercase();
     let in_section = SECTIONS.iter().find_map(|(section, keys)| {
@@ -236,7 +236,7 @@ fn meant(rest: &str) -> Option<String> {
     let in_source = || {
         let rest = rest.strip_prefix("sources_")?;
         let keys = JetStreamSource::KEYS.iter().chain(EmbeddedSource::KEYS).map(|key| key.name).chain([KIND]);
-        // The longest one, as `token_file` is no `file`.
+        // The longest match, because `token_file` is not `file`.
         let fits = keys.filter_map(|key| Some((rest.strip_suffix(key)?.strip_suffix('_')?, key)));
         let (source, key) = fits.filter(|(source, _)| !source.is_empty()).max_by_key(|(_, key)| key.len())?;
         Some(format!("sources__{source}__{key}"))
@@ -244,7 +244,7 @@ fn meant(rest: &str) -> Option<String> {
     in_section.or_else(in_source).map(|name| name.to_uppercase())
 }
 
-/// A variable's name can't hold the hyphen of a source's name: an underscore stands for it.
+/// The name of a variable can't contain the hyphen in the name of a source: an underscore represents it.
 fn rename_source(path: &mut [String], assignments: &[Assignment]) {
     let [sources, name, _] = path else { return };
     if sources != "sources" {
@@ -265,7 +265,7 @@ fn add_overrides(assignments: &mut Vec<Assignment>, overrides: &[Override]) {
     }
 }
 
-/// The value of a text, by the kind of its key; of either source kind, as their keys do not contradict each other.
+/// The value of a text, by the type of its key; the keys of the two source kinds do not contradict each other.
 fn text_value(path: &[String], text: &str) -> Value {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let key = match path[..] {
@@ -325,7 +325,7 @@ fn check_source(assignment: &Assignment, name: &str, key: &str, kind: &str) -> R
         _ if key == KIND => {
             return Err(format!("`sources.{name}.kind` must be \"embedded\" or \"jetstream\", not \"{kind}\""));
         }
-        // Its kind is reported once; its keys can't be judged without it.
+        // The kind is reported once; without it the keys can't be judged.
         _ => return Ok(assignment.value.clone()),
     };
     if key == KIND {
@@ -335,14 +335,14 @@ fn check_source(assignment: &Assignment, name: &str, key: &str, kind: &str) -> R
         return check_value(&["sources", name, key], known, &assignment.value);
     }
     if find(other, key).is_some() {
-        return Err(format!("`sources.{name}.{key}` is no key of a source of kind {kind}; remove it"));
+        return Err(format!("`sources.{name}.{key}` does not apply to a source of kind {kind}; remove it"));
     }
     let hint = suggestion(key, keys.iter().map(|key| key.name))
         .map_or_else(|| listing("such a source", keys), |near| format!("did you mean `sources.{name}.{near}`?"));
     Err(format!("unknown key `sources.{name}.{key}`; {hint}"))
 }
 
-/// Checks one value by reading a configuration that has no other.
+/// Checks one value by parsing a configuration that contains nothing else.
 fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String> {
     let mut alone = Table::new();
     let owned: Vec<String> = path.iter().map(|&part| part.to_owned()).collect();
@@ -363,10 +363,10 @@ fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
     format!("`{path}` must be {}, not {found}", kind.expected())
 }
 
-/// Keys that earlier versions had, and what became of them.
+/// Keys of earlier versions, and what to do about them.
 const REMOVED: [(&str, &str); 1] = [(
     "pipeline.catch_up_wait",
-    "remove it: after a crash a deployment answers once it is as far as its stream was, and each read waits for its own \
+    "remove it: after a crash a deployment answers once it has caught up with its stream, and each read waits for its own \
      `timeout`",
 )];
 
@@ -393,11 +393,11 @@ fn unknown(path: &[&str]) -> String {
     }
     match suggestion(name, Config::KEYS.iter().map(|key| key.name)).map(str::to_owned).or_else(|| elsewhere(name)) {
         Some(near) => format!("unknown key `{shown}`; did you mean `{near}`?"),
-        None => format!("unknown key `{shown}`; `foldstream config template` lists all there are"),
+        None => format!("unknown key `{shown}`; `foldstream config template` lists all keys"),
     }
 }
 
-/// The key of that very name in any section.
+/// The key of the same name in another section.
 fn elsewhere(name: &str) -> Option<String> {
     let normal = name.replace('-', "_");
     let mut sections = SECTIONS.iter().filter(|(_, keys)| find(keys, &normal).is_some());

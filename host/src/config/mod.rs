@@ -1,7 +1,7 @@
-//! Configuration: TOML, then environment, then flags, in growing precedence.
+//! Configuration: TOML, then environment, then flags; later ones override earlier ones.
 //!
-//! The structs here are the one description of what can be set: reading,
-//! suggestions, type errors and the printed template all follow from them and
+//! The structs here are the only description of the settings: reading,
+//! suggestions, type errors and the printed template all derive from them and
 //! from their comments.
 
 mod check;
@@ -32,11 +32,11 @@ pub use options::ReadError;
 pub use secret::Secret;
 pub use template::template;
 
-/// What a secret is replaced with where the configuration is shown.
+/// Replaces a secret wherever the configuration is shown.
 pub const REDACTED: &str = "(hidden)";
 
 key::settings! {
-    /// Everything that can be configured, with its default.
+    /// All settings, with their defaults.
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Config {
@@ -44,7 +44,7 @@ key::settings! {
         pub data_dir: PathBuf,
         /// The HTTP server.
         pub serve: Serve,
-        /// Sources by name. None at all is one embedded log named `events`.
+        /// Sources by name. Without any, there is one embedded log named `events`.
         pub sources: BTreeMap<String, Source>,
         /// Limits of modules.
         pub modules: Modules,
@@ -64,14 +64,14 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Serve {
-        /// Address; any but loopback needs TLS and a token, or `insecure`.
+        /// Address to listen on; any but loopback needs TLS and a token, or `insecure`.
         pub listen: SocketAddr,
         /// Bearer token that clients must send, of 16 bytes or more; it may do everything. For example `"f2b8c0a97d5e4c1b"`.
         pub token: Option<Secret>,
-        /// File that holds the token. For example `"/run/secrets/foldstream-token"`.
+        /// File that contains the token. For example `"/run/secrets/foldstream-token"`.
         pub token_file: Option<PathBuf>,
-        /// File of tokens with names and scopes; `foldstream token new` makes its entries.
-        /// For example `"/etc/foldstream/tokens.toml"`.
+        /// File of tokens with names and scopes; `foldstream token new` creates its entries. For example
+        /// `"/etc/foldstream/tokens.toml"`.
         pub tokens_file: Option<PathBuf>,
         /// Certificate chain (PEM). For example `"/etc/foldstream/tls.crt"`.
         pub tls_cert: Option<PathBuf>,
@@ -81,28 +81,28 @@ key::settings! {
         /// configured. If none is, `read`: the host then makes a token for everything else, in the file `token` of the
         /// data folder, which commands of the same user find by themselves. For example `"nothing"`.
         pub anonymous: Option<Anonymous>,
-        /// Serve beyond loopback without TLS or token.
+        /// Listen on other addresses than loopback without TLS or token.
         pub insecure: bool,
-        /// Names, without ports, that a host without a token answers for, next to IP addresses and localhost.
+        /// Host names, without ports, that a host without a token accepts in addition to IP addresses and localhost.
         pub hosts: Vec<String>,
         /// Origins of web pages that may use the host from a browser, such as `https://app.example`.
         pub origins: Vec<String>,
         /// Longest wait for `at-least`.
         #[serde(with = "humantime_serde")]
         pub wait_max: Duration,
-        /// Longest request, watches aside.
+        /// Longest request, except watches.
         #[serde(with = "humantime_serde")]
         pub request_timeout: Duration,
-        /// Largest request body, uploads of modules aside, in bytes.
+        /// Largest request body, except uploads of modules, in bytes.
         #[serde(with = "size")]
         pub body_bytes_max: usize,
-        /// Most watches at once.
+        /// Most concurrent watches.
         pub watches_max: usize,
-        /// Most queries running at once, up to 1024.
+        /// Most concurrent queries, up to 1024.
         pub queries_max: usize,
     }
 
-    /// An event log in our own data folder.
+    /// An event log in the data folder.
     #[derive(Clone, Debug, Default, Serialize, Deserialize)]
     #[serde(default)]
     pub struct EmbeddedSource {
@@ -112,10 +112,10 @@ key::settings! {
         /// Remove the oldest events beyond this many bytes. For example `"10GiB"`.
         #[serde(with = "size::optional")]
         pub max_bytes: Option<u64>,
-        /// How long message ids are remembered; 2 minutes when left out. For example `"1h"`.
+        /// How long message ids are remembered; the default is 2 minutes. For example `"1h"`.
         #[serde(with = "humantime_serde")]
         pub duplicate_window: Option<Duration>,
-        /// What to do when events that were not applied are gone: `stop` stops the deployment until an operator accepts
+        /// What to do if events are gone that were not applied: `stop` stops the deployment until an operator accepts
         /// it, `count` counts them and continues. For example `"stop"`.
         pub missing: OnMissing,
     }
@@ -126,10 +126,10 @@ key::settings! {
     pub struct JetStreamSource {
         /// Name of the stream. For example `"ORDERS"`.
         pub stream: String,
-        /// Servers; none takes those of the context, or `nats://127.0.0.1:4222`. For example
-        /// `["nats://10.0.0.1:4222", "nats://10.0.0.2:4222"]`.
+        /// Servers; default: those of the context, or `nats://127.0.0.1:4222`. For example `["nats://10.0.0.1:4222",
+        /// "nats://10.0.0.2:4222"]`.
         pub servers: Vec<String>,
-        /// A context of the `nats` command line, by name; what is set beside it wins. For example `"production"`.
+        /// A context of the `nats` command line, by name; other settings here override it. For example `"production"`.
         pub context: Option<String>,
         /// Credentials file. For example `"/etc/foldstream/orders.creds"`.
         pub creds: Option<PathBuf>,
@@ -141,11 +141,11 @@ key::settings! {
         pub user: Option<String>,
         /// Password. For example `"correct horse"`.
         pub password: Option<Secret>,
-        /// File that holds the password. For example `"/run/secrets/nats-password"`.
+        /// File that contains the password. For example `"/run/secrets/nats-password"`.
         pub password_file: Option<PathBuf>,
         /// Token. For example `"f2b8c0a97d"`.
         pub token: Option<Secret>,
-        /// File that holds the token. For example `"/run/secrets/nats-token"`.
+        /// File that contains the token. For example `"/run/secrets/nats-token"`.
         pub token_file: Option<PathBuf>,
         /// Root certificates (PEM). For example `"/etc/foldstream/nats-ca.crt"`.
         pub tls_ca: Option<PathBuf>,
@@ -153,7 +153,7 @@ key::settings! {
         pub tls_cert: Option<PathBuf>,
         /// Client key (PEM). For example `"/etc/foldstream/nats.key"`.
         pub tls_key: Option<PathBuf>,
-        /// Refuse a connection without TLS.
+        /// Refuse connections without TLS.
         pub tls_required: bool,
         /// Start TLS before the server's first line.
         pub tls_first: bool,
@@ -164,12 +164,12 @@ key::settings! {
         pub domain: Option<String>,
         /// Prefix of the JetStream API, instead of a domain. For example `"$JS.edge.API"`.
         pub api_prefix: Option<String>,
-        /// Prefix of our inboxes, where permissions ask for one. For example `"_INBOX_foldstream"`.
+        /// Prefix of our inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
         pub inbox_prefix: Option<String>,
-        /// What counts as a CloudEvent: `auto` is what headers announce, and JSON that has the attributes of one;
-        /// `headers` is what headers announce; `off` is nothing. For example `"headers"`.
+        /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its attributes; `headers`
+        /// only by headers; `off` recognises none. For example `"headers"`.
         pub cloudevents: Recognition,
-        /// What to do when events that were not applied are gone: `stop` stops the deployment until an operator accepts
+        /// What to do if events are gone that were not applied: `stop` stops the deployment until an operator accepts
         /// it, `count` counts them and continues, for a stream that loses events by design. For example `"stop"`.
         pub missing: OnMissing,
     }
@@ -187,30 +187,30 @@ key::settings! {
         /// Longest compilation.
         #[serde(with = "humantime_serde")]
         pub compile_time_max: Duration,
-        /// Address space of the child process in which one module at a time is checked or compiled, in bytes.
+        /// Address space of the child process that checks or compiles one module at a time, in bytes.
         #[serde(with = "size")]
         pub compile_memory_max: u64,
-        /// Most native code of one module, in bytes. It is in memory as long as the module is in use. A module may also
-        /// not have more than 8 times its size and 16 MiB.
+        /// Most native code of one module, in bytes. It stays in memory while the module is in use. A module's code is
+        /// also limited to 8 times its size plus 16 MiB.
         #[serde(with = "size")]
         pub code_bytes_max: u64,
-        /// Memory of an instance unless its manifest asks otherwise, in bytes.
+        /// Memory of an instance unless its manifest asks for another amount, in bytes.
         #[serde(with = "size")]
         pub memory_bytes: u64,
         /// Most memory that a manifest may ask for, in bytes.
         #[serde(with = "size")]
         pub memory_bytes_max: u64,
-        /// Longest call unless the manifest asks otherwise.
+        /// Longest call, unless the manifest asks for another limit.
         #[serde(with = "humantime_serde")]
         pub deadline: Duration,
         /// Longest call that a manifest may ask for.
         #[serde(with = "humantime_serde")]
         pub deadline_max: Duration,
-        /// Instances alive at once: one per deployment, and one per query and per generation that is built beside it.
+        /// Concurrent instances: one per deployment, and one per query and per candidate or previous generation.
         pub instances_max: u32,
-        /// Host calls in one call of the guest.
+        /// Host calls in one call of a module.
         pub host_calls_max: u64,
-        /// Bytes of log output in one call of the guest.
+        /// Bytes of log output in one call of a module.
         #[serde(with = "size")]
         pub log_bytes_max: usize,
     }
@@ -219,18 +219,18 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct State {
-        /// Age at which the memtable is committed.
+        /// Age at which a memtable is committed.
         #[serde(with = "humantime_serde")]
         pub flush_interval: Duration,
         /// Size at which a memtable is committed, in bytes.
         #[serde(with = "size")]
         pub memtable_bytes: u64,
-        /// Memtables of all deployments together, in bytes; beyond it they commit earlier. 0 takes an eighth of
-        /// limits.memory_bytes, and 512 MiB at most.
+        /// All memtables together, in bytes; beyond it they commit earlier. 0 means an eighth of limits.memory_bytes,
+        /// at most 512 MiB.
         #[serde(with = "size")]
         pub memtable_bytes_total: u64,
-        /// Caches of all state files and embedded logs together, in bytes. 0 takes an eighth of limits.memory_bytes, and
-        /// 256 MiB at most.
+        /// All caches of state files and embedded logs together, in bytes. 0 means an eighth of limits.memory_bytes, at
+        /// most 256 MiB.
         #[serde(with = "size")]
         pub cache_bytes_total: u64,
         /// Largest value, in bytes.
@@ -267,32 +267,32 @@ key::settings! {
     #[derive(Clone, Debug, Serialize, Deserialize)]
     #[serde(default)]
     pub struct Rollout {
-        /// How long the generation that served before follows the stream, so that a rollback is immediate.
+        /// How long the previous generation follows the stream, so that a rollback is immediate.
         #[serde(with = "humantime_serde")]
         pub keep_previous: Duration,
-        /// How many of them are kept.
+        /// How many previous generations are kept.
         pub keep_previous_generations: usize,
-        /// Rebuilds at once; others wait in order.
+        /// Concurrent rebuilds; others wait in order.
         pub rebuilds_max: usize,
-        /// Longest time that a cut-over holds applying; beyond it the cut-over is tried again later.
+        /// Longest time that a cut-over holds applying; beyond it, the cut-over is tried again later.
         #[serde(with = "humantime_serde")]
         pub hold_max: Duration,
         /// Size at which a memtable is committed while its generation is built, in bytes.
         #[serde(with = "size")]
         pub memtable_bytes: u64,
-        /// Copy a state after so many sequences, so that reads as of an earlier one are quick; 0 makes none by this.
+        /// Copy a state after this many sequences, so that as-of reads are quick; 0 disables this.
         pub snapshot_events: u64,
-        /// Copy a state that changed after so long; 0s makes none by this.
+        /// Copy a changed state after this time; 0s disables this.
         #[serde(with = "humantime_serde")]
         pub snapshot_interval: Duration,
         /// How many copies of each state are kept.
         pub snapshots_keep: usize,
-        /// States of the past that are kept at once for reads as of then.
+        /// Past states kept at once for as-of reads.
         pub as_of_max: usize,
-        /// Disk that they may take before the one that was not used for longest goes, in bytes.
+        /// Disk space for past states; beyond it, the least recently used one is removed, in bytes.
         #[serde(with = "size")]
         pub as_of_bytes_max: u64,
-        /// How long one is kept that nobody reads.
+        /// How long an unused past state is kept.
         #[serde(with = "humantime_serde")]
         pub as_of_unused_max: Duration,
     }
@@ -303,11 +303,11 @@ key::settings! {
     pub struct Limits {
         /// Most deployments.
         pub deployments: usize,
-        /// Memory that the host shares out, in bytes: memtables, caches, batches read ahead, instances, native code. 0 takes
-        /// three quarters of what the control group (container, systemd unit) may have, or half of the machine's.
+        /// Memory budget of the host, in bytes: memtables, caches, batches read ahead, instances, native code. 0 means
+        /// three quarters of what the control group (container, systemd unit) may use, or half of the machine's memory.
         #[serde(with = "size")]
         pub memory_bytes: u64,
-        /// Bytes that the data folder may hold before rebuilds are refused; 0 is what the disk has.
+        /// Size of the data folder at which rebuilds are refused, in bytes; 0 means the size of the disk.
         #[serde(with = "size")]
         pub disk_bytes: u64,
     }
@@ -352,7 +352,7 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

@@ -1,4 +1,4 @@
-//! What the parts of the host are given, made from the configuration.
+//! Converts the configuration into options for the parts of the host.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,9 +11,9 @@ use crate::{batch, log, module, source, state};
 /// Longest secret in a file, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
-/// A file that the configuration names can't be used.
+/// A file in the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot read {}: {error}; name a file that this user may read", path.display())]
+#[error("{key}: cannot read {}: {error}; give a file that this user may read", path.display())]
 pub struct ReadError {
     /// The key that names it.
     pub key: String,
@@ -28,7 +28,7 @@ fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
     let failed = |error| ReadError { key: key.to_owned(), path: path.to_owned(), error };
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
-    // Not by the size that it says to have: a pipe or a device says none.
+    // The size in the metadata does not count, because pipes and devices have none.
     let read = file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if read as u64 > SECRET_BYTES_MAX {
         return Err(failed(io::Error::other(format!(
@@ -43,7 +43,7 @@ fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
 }
 
 impl Serve {
-    /// The token that clients must send, read from its file where it stands in one.
+    /// The token that clients must send, read from its file if it has one.
     pub fn bearer_token(&self) -> Result<Option<String>, ReadError> {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(str::to_owned(token))),
@@ -83,7 +83,7 @@ impl Serve {
 }
 
 impl JetStreamSource {
-    /// What the source is given; reads the files that hold secrets.
+    /// Options of the source; reads the files that contain secrets.
     pub fn options(&self, name: &str) -> Result<source::jetstream::Options, ReadError> {
         let secret = |value: &Option<Secret>, file: &Option<PathBuf>, key: &str| match (value, file) {
             (None, Some(path)) => read_secret(&format!("sources.{name}.{key}"), path).map(Some),
@@ -118,7 +118,7 @@ impl JetStreamSource {
 }
 
 impl EmbeddedSource {
-    /// What the log is given, with a cache of so many bytes.
+    /// Options of the log, with a cache of this many bytes.
     pub fn options(&self, name: &str, cache_bytes: u64) -> log::Options {
         let defaults = log::Options::default();
         log::Options {
@@ -133,17 +133,17 @@ impl EmbeddedSource {
 }
 
 impl Config {
-    /// Who gets how much of the memory.
+    /// How the memory is divided.
     pub fn shares(&self) -> Shares {
         let set = |bytes: u64| (bytes > 0).then_some(bytes);
         let total = set(self.limits.memory_bytes).unwrap_or_else(memory::default_total);
         Shares::of(total, set(self.state.memtable_bytes_total), set(self.state.cache_bytes_total))
     }
 
-    /// What the engine is given: `cache_dir` holds compiled code, `compiler` is the program that compiles.
+    /// Options of the engine: `cache_dir` contains compiled code, `compiler` is the program that compiles.
     pub fn module_options(&self, cache_dir: PathBuf, compiler: PathBuf, memory: &Memory) -> module::Options {
         let modules = &self.modules;
-        // What no instance can ever get must not be promised.
+        // Do not promise what no instance can ever get.
         let memory_bytes_max = modules.memory_bytes_max.min(memory.most_of_one());
         module::Options {
             upload_bytes_max: modules.upload_bytes_max,
@@ -163,7 +163,7 @@ impl Config {
         }
     }
 
-    /// What a state file is given, with a cache of this many bytes.
+    /// Options of a state file, with a cache of this many bytes.
     pub fn state_options(&self, cache_bytes: u64, memory: &Memory) -> state::Options {
         state::Options {
             cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
@@ -173,7 +173,7 @@ impl Config {
         }
     }
 
-    /// How large a batch may grow: of those that are read ahead, several are to fit into their share of the memory.
+    /// Largest size of a batch: several batches that are read ahead must fit into their share of the memory.
     pub fn batch_limits(&self) -> batch::Limits {
         let most = usize::try_from(self.shares().read_ahead / 8).unwrap_or(usize::MAX);
         batch::Limits { events: self.pipeline.batch_events, bytes: self.pipeline.batch_bytes.min(most) }

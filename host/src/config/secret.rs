@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::REDACTED;
 
-/// A token or a password. It is hidden wherever it is formatted; who uses it has to ask for the text.
+/// A token or a password. Formatting hides it; code that needs the text has to ask for it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);

@@ -14,7 +14,7 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// The bytes that a text means; none when it means none.
+/// The bytes that a text means; none if it is not a size.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     number.checked_mul(*factor)
 }
 
-/// The shortest exact way to write a number of bytes.
+/// The shortest exact notation of a number of bytes.
 pub(super) fn format(bytes: u64) -> String {
     let binary = UNITS[..4].iter().rev().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     match binary {
@@ -46,7 +46,7 @@ enum Written {
 fn read<T: TryFrom<u64>, E: de::Error>(written: Written) -> Result<T, E> {
     let bytes = match written {
         Written::Number(number) => number,
-        Written::Text(text) => parse(&text).ok_or_else(|| E::custom(format!("`{text}` is no size")))?,
+        Written::Text(text) => parse(&text).ok_or_else(|| E::custom(format!("`{text}` is not a size")))?,
     };
     T::try_from(bytes).map_err(|_| E::custom(format!("{bytes} bytes are more than this machine can address")))
 }
@@ -71,7 +71,7 @@ where
     read(Written::deserialize(deserializer)?)
 }
 
-/// The same for a size that may be left out.
+/// The same for an optional size.
 pub(super) mod optional {
     use super::{Deserialize, Deserializer, Serializer, Written, format, read, widen};
 

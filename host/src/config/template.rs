@@ -1,4 +1,4 @@
-//! The printed template, made from the structs and their comments, and the configuration as it is shown.
+//! Prints the template, generated from the structs and their comments, and the current configuration.
 
 use std::fmt::Write as _;
 
@@ -7,25 +7,25 @@ use toml::{Table, Value};
 use super::load::SECTIONS;
 use super::{Config, EmbeddedSource, JetStreamSource, Key, REDACTED};
 
-/// Width at which comments are broken.
+/// Width at which comments wrap.
 const WIDTH: usize = 110;
 
 const HEADER: &str = "\
-# Configuration of Foldstream. Everything here may be left out: a commented line shows the default, or an example
-# where there is none.
+# Configuration of Foldstream. Every key is optional: a commented line shows the default, or an example if there is
+# none.
 #
-# The environment wins over this file, and the command line over both:
+# The environment overrides this file, and the command line overrides both:
 #   serve.listen                FOLDSTREAM_SERVE__LISTEN=…            --set serve.listen=…
 #   sources.orders.stream       FOLDSTREAM_SOURCES__ORDERS__STREAM=…  --set sources.orders.stream=…
 # Durations are written like \"500ms\", \"5s\" or \"2h\"; sizes like 65536, \"64KiB\" or \"1GiB\".
 ";
 
 const SOURCES: &str = "
-# Sources by name. Without any there is one embedded log named `events`. As many as needed, each in a section of
-# its own, of kind \"jetstream\" or \"embedded\".
+# Sources by name. Without any, there is one embedded log named `events`. Each source has a section of its own, of
+# kind \"jetstream\" or \"embedded\".
 ";
 
-/// A commented file with every key and its default.
+/// A commented file with all keys and their defaults.
 pub fn template() -> String {
     let defaults = Table::try_from(Config::default()).expect("the defaults can be written as TOML");
     let mut text = String::from(HEADER);
@@ -90,7 +90,7 @@ fn wrapped(docs: &str) -> Vec<String> {
 }
 
 impl Config {
-    /// The configuration as TOML for people to see: secrets are hidden.
+    /// The configuration as TOML for people; secrets are hidden.
     pub fn to_shown(&self) -> Table {
         let mut table = Table::try_from(self).expect("what was read as TOML can be written as TOML");
         redact(&mut table);
@@ -112,7 +112,7 @@ fn redact(table: &mut Table) {
     }
 }
 
-/// A server's address may carry user and password.
+/// The address of a server may contain a user and a password.
 fn redact_server(server: &mut Value) {
     let Value::String(text) = server else { return };
     let Some((scheme, rest)) = text.split_once("://") else { return };

@@ -139,10 +139,7 @@ fn unknown_keys_are_named_with_line_and_suggestion() {
         "2: unknown key `serve.body-bytes-max`; did you mean `serve.body_bytes_max`?"
     );
     assert_eq!(mistake("[log]\nxyzzy = 1\n"), "2: unknown key `log.xyzzy`; the keys of [log] are level, format");
-    assert_eq!(
-        mistake("[xyzzy]\nplugh = 1\n"),
-        "1: unknown key `xyzzy`; `foldstream config template` lists all there are"
-    );
+    assert_eq!(mistake("[xyzzy]\nplugh = 1\n"), "1: unknown key `xyzzy`; `foldstream config template` lists all keys");
     assert_eq!(mistake("[pipelines]\nattempts = 1\n"), "1: unknown key `pipelines`; did you mean `pipeline`?");
 }
 
@@ -154,7 +151,7 @@ fn unknown_keys_of_sources_are_named_with_suggestion() {
     );
     assert_eq!(
         mistake("[sources.orders]\nkind = \"embedded\"\nstream = \"ORDERS\"\n"),
-        "3: `sources.orders.stream` is no key of a source of kind embedded; remove it"
+        "3: `sources.orders.stream` does not apply to a source of kind embedded; remove it"
     );
     assert_eq!(
         mistake("[sources.orders]\nstream = \"ORDERS\"\n"),
@@ -187,14 +184,14 @@ fn values_of_a_wrong_type_are_named_with_what_is_expected() {
         ),
         ("[serve]\nwatches_max = -1\n", "2: `serve.watches_max` must be a whole number, zero or more, not -1"),
         ("[serve]\ninsecure = \"yes\"\n", "2: `serve.insecure` must be true or false, not \"yes\""),
-        ("[serve]\ntoken = 12345\n", "2: `serve.token` must be a text in quotes, not (hidden)"),
+        ("[serve]\ntoken = 12345\n", "2: `serve.token` must be a string in quotes, not (hidden)"),
         ("[log]\nformat = \"xml\"\n", "2: `log.format` must be \"text\" or \"json\", not \"xml\""),
         ("data_dir = 5\n", "1: `data_dir` must be a path in quotes, not 5"),
-        ("serve = 5\n", "1: `serve` must be a section of its own, such as [serve], not 5"),
-        ("sources = 5\n", "1: `sources` must be a section of its own, such as [serve], not 5"),
+        ("serve = 5\n", "1: `serve` must be a section, such as [serve], not 5"),
+        ("sources = 5\n", "1: `sources` must be a section, such as [serve], not 5"),
         (
             "[sources.a]\nkind = \"jetstream\"\nservers = \"nats://x\"\n",
-            "3: `sources.a.servers` must be a list of texts, such as [\"one\", \"two\"], not \"nats://x\"",
+            "3: `sources.a.servers` must be a list of strings, such as [\"one\", \"two\"], not \"nats://x\"",
         ),
     ] {
         assert_eq!(mistake(text), said);
@@ -210,9 +207,9 @@ fn all_mistakes_are_told_at_once() {
 #[test]
 fn broken_toml_is_told_with_its_line() {
     let said = mistake("[serve]\nlisten = \n");
-    assert!(said.starts_with("2: is no valid TOML: "), "{said}");
+    assert!(said.starts_with("2: is not valid TOML: "), "{said}");
     let said = mistake("[limits]\ndeployments = 1\ndeployments = 2\n");
-    assert!(said.starts_with("3: is no valid TOML: duplicate key"), "{said}");
+    assert!(said.starts_with("3: is not valid TOML: duplicate key"), "{said}");
 }
 
 #[test]
@@ -221,7 +218,7 @@ fn missing_file_says_how_to_make_one() {
     let error = load(&Origins { file: Some(file.to_owned()), ..Origins::default() }).expect_err("there is none");
     let said = error.to_string();
     assert!(said.starts_with("/nonexistent/foldstream.toml: cannot be read: "), "{said}");
-    assert!(said.ends_with("`foldstream config template` prints one to start from"), "{said}");
+    assert!(said.ends_with("`foldstream config template` prints a template"), "{said}");
 }
 
 #[test]
@@ -273,7 +270,7 @@ fn variable_that_lacks_an_underscore_is_told_its_right_name() {
         ("FOLDSTREAM_SOURCES_ORDERS_KIND", "FOLDSTREAM_SOURCES__ORDERS__KIND"),
     ] {
         let said = from_environment(&[(name, "x")]).expect_err("would be ignored");
-        assert_eq!(said, format!("{name}: would not be read; write {right}, with two underscores behind each section"));
+        assert_eq!(said, format!("{name}: would be ignored; write {right}, with two underscores after each section"));
     }
 }
 
@@ -346,13 +343,13 @@ fn contradictions_are_found_one_by_one() {
         ("[serve]\ntoken = \"\"\n", "serve.token: is empty; remove it or set one"),
         (
             "[serve]\ntoken = \"short\"\n",
-            "serve.token: has fewer than 16 characters and may be guessed; `openssl rand -hex 32` makes one",
+            "serve.token: has fewer than 16 characters and may be guessed; create one with `openssl rand -hex 32`",
         ),
         (
             "[serve]\ntoken = \"with space inside of it\"\n",
-            "serve.token: has characters that no HTTP header may carry; use printable ASCII without spaces",
+            "serve.token: has characters that an HTTP header cannot carry; use printable ASCII without spaces",
         ),
-        ("[serve]\ninsecure = true\n", "serve.insecure: has no meaning at a loopback address; remove it"),
+        ("[serve]\ninsecure = true\n", "serve.insecure: has no effect with a loopback address; remove it"),
         (
             "[modules]\nmemory_bytes = \"2GiB\"\n",
             "modules.memory_bytes: is more than modules.memory_bytes_max; lower it, or raise the other",
@@ -362,7 +359,7 @@ fn contradictions_are_found_one_by_one() {
         ("[modules]\ninstances_max = 0\n", "modules.instances_max: must be more than zero"),
         (
             "[modules]\ninstances_max = 1063\n",
-            "modules.instances_max: leaves less than 64 instances for queries and rebuilds beside limits.deployments; \
+            "modules.instances_max: leaves fewer than 64 instances for queries and rebuilds in addition to limits.deployments; \
              raise it to 1064, or lower the other",
         ),
         ("[state]\nflush_interval = \"0s\"\n", "state.flush_interval: must be more than zero"),
@@ -382,15 +379,15 @@ fn contradictions_are_found_one_by_one() {
             "pipeline.initial_backoff: is more than pipeline.max_backoff; lower it, or raise the other",
         ),
         ("[limits]\ndeployments = 0\n", "limits.deployments: must be more than zero"),
-        ("data_dir = \"\"\n", "data_dir: is empty; name a folder"),
-        ("data_dir = \"/dev/null\"\n", "data_dir: /dev/null is no folder; name another"),
+        ("data_dir = \"\"\n", "data_dir: is empty; give a folder"),
+        ("data_dir = \"/dev/null\"\n", "data_dir: /dev/null is not a folder; give another one"),
     ] {
         assert_eq!(findings(text), [said], "{text}");
     }
     let said = findings("[modules]\ndeadline = \"2m\"\n");
     assert_eq!(said[0], "modules.deadline: is more than modules.deadline_max; lower it, or raise the other");
     let said = findings("[log]\nlevel = \"foldstream=shout\"\n");
-    assert!(said[0].starts_with("log.level: `foldstream=shout` is no filter ("), "{said:?}");
+    assert!(said[0].starts_with("log.level: `foldstream=shout` is not a filter ("), "{said:?}");
 }
 
 #[test]
@@ -398,19 +395,19 @@ fn contradictions_in_sources_are_found_one_by_one() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = file.path().display().to_string();
     for (lines, said) in [
-        ("", "sources.a.stream: is missing; name the stream to read, as `nats stream ls` shows it".to_owned()),
-        ("stream = \"orders.>\"", "sources.a.stream: `orders.>` is no name of a stream; subjects belong into modules".to_owned()),
-        ("stream = \"A\"\nservers = [\"http://x\"]", "sources.a.servers: `http://x` is no server; write nats://HOST:PORT or tls://HOST:PORT".to_owned()),
-        ("stream = \"A\"\nuser = \"u\"", "sources.a.user: needs sources.a.password beside it".to_owned()),
-        ("stream = \"A\"\npassword = \"p\"", "sources.a.password: needs sources.a.user beside it".to_owned()),
+        ("", "sources.a.stream: is missing; give the name of the stream, as `nats stream ls` shows it".to_owned()),
+        ("stream = \"orders.>\"", "sources.a.stream: `orders.>` is not the name of a stream; subjects belong in modules".to_owned()),
+        ("stream = \"A\"\nservers = [\"http://x\"]", "sources.a.servers: `http://x` is not a server; write nats://HOST:PORT or tls://HOST:PORT".to_owned()),
+        ("stream = \"A\"\nuser = \"u\"", "sources.a.user: needs sources.a.password as well".to_owned()),
+        ("stream = \"A\"\npassword = \"p\"", "sources.a.password: needs sources.a.user as well".to_owned()),
         ("stream = \"A\"\ndomain = \"d\"\napi_prefix = \"p\"", "sources.a.domain: contradicts sources.a.api_prefix; set one of them".to_owned()),
-        ("stream = \"A\"\nuser = \"u\"\npassword = \"p\"\ntoken = \"t\"", "sources.a.user: contradicts sources.a.token; sign in one way".to_owned()),
-        ("stream = \"A\"\ncreds = \"FILE\"\nnkey = \"FILE\"", "sources.a.creds: contradicts sources.a.nkey; sign in one way".to_owned()),
-        ("stream = \"A\"\njwt = \"FILE\"", "sources.a.jwt: needs sources.a.nkey beside it".to_owned()),
-        ("stream = \"A\"\ntls_cert = \"FILE\"", "sources.a.tls_cert: needs sources.a.tls_key beside it".to_owned()),
+        ("stream = \"A\"\nuser = \"u\"\npassword = \"p\"\ntoken = \"t\"", "sources.a.user: contradicts sources.a.token; choose one way to sign in".to_owned()),
+        ("stream = \"A\"\ncreds = \"FILE\"\nnkey = \"FILE\"", "sources.a.creds: contradicts sources.a.nkey; choose one way to sign in".to_owned()),
+        ("stream = \"A\"\njwt = \"FILE\"", "sources.a.jwt: needs sources.a.nkey as well".to_owned()),
+        ("stream = \"A\"\ntls_cert = \"FILE\"", "sources.a.tls_cert: needs sources.a.tls_key as well".to_owned()),
         ("stream = \"A\"\ntoken = \"t\"\ntoken_file = \"FILE\"", "sources.a.token: contradicts sources.a.token_file; set one of them".to_owned()),
-        ("stream = \"A\"\ncreds = \"/nonexistent\"", "sources.a.creds: cannot read /nonexistent: No such file or directory (os error 2); name a file that this user may read".to_owned()),
-        ("stream = \"A\"\ntls_ca = \"/tmp\"", "sources.a.tls_ca: /tmp is no regular file; name the file itself".to_owned()),
+        ("stream = \"A\"\ncreds = \"/nonexistent\"", "sources.a.creds: cannot read /nonexistent: No such file or directory (os error 2); give a file that this user may read".to_owned()),
+        ("stream = \"A\"\ntls_ca = \"/tmp\"", "sources.a.tls_ca: /tmp is not a regular file; give the file itself".to_owned()),
     ] {
         let text = format!("[sources.a]\nkind = \"jetstream\"\n{}\n", lines.replace("FILE", &path));
         assert_eq!(findings(&text), [said], "{text}");

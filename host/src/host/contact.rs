@@ -1,6 +1,6 @@
-//! What is known of the configured sources: whether they can be reached, and who can't read them. Trouble that lasts is
-//! logged once per source, however many deployments read it, and once more when it is over. So is the end of trouble with
-//! the state of a deployment.
+//! The state of the configured sources: whether they can be reached, and which deployments can't read them. Lasting
+//! trouble is logged once per source, however many deployments read it, and once more when it is over. The end of
+//! trouble with the state of a deployment is logged as well.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,27 +13,27 @@ use crate::source::{Source, Status};
 
 /// How long trouble lasts before it is logged: the loss of a consumer or the change of a leader passes sooner.
 const LASTS: Duration = Duration::from_secs(3);
-/// How long a word of a source counts.
+/// How long an answer of a source counts as current.
 const HEARD_FOR: Duration = Duration::from_secs(6);
-/// How often a source that nobody reads is asked.
+/// How often a source that nobody reads is checked.
 const UNUSED_INTERVAL: Duration = Duration::from_secs(10);
-/// Most deployments that a line of the log names.
+/// Most deployments named in a log line.
 const NAMES_MAX: usize = 5;
 
-/// How one deployment sees its source.
+/// The source of one deployment.
 #[derive(Clone, Debug)]
 pub struct Sight {
     /// The deployment.
     pub deployment: String,
-    /// The source as it sees it.
+    /// The state of the source, as it sees it.
     pub status: Status,
 }
 
-/// What is known of all sources.
+/// The state of all sources.
 #[derive(Debug, Default)]
 pub struct Contacts {
     sources: Mutex<BTreeMap<String, Contact>>,
-    /// Deployments whose state can't be written or read, and since when.
+    /// Deployments whose state can't be read or written, and since when.
     failing: Mutex<BTreeMap<String, Instant>>,
     /// What was wrong with the host itself at the last look.
     faults: Mutex<Vec<String>>,
@@ -43,7 +43,7 @@ pub struct Contacts {
 struct Contact {
     is_reachable: Option<bool>,
     asked_at: Option<Instant>,
-    /// What it answered when it was asked last from aside, if that was no answer.
+    /// Its last answer to a check, if it could not be reached.
     refusal: Option<(SourceState, String)>,
     trouble: Option<Trouble>,
 }
@@ -56,7 +56,7 @@ struct Trouble {
 }
 
 impl Contacts {
-    /// Takes note of an answer of a source that was asked from aside.
+    /// Records the answer of a source to a check.
     pub fn asked(&self, info: &SourceInfo) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(info.name.clone()).or_default();
@@ -66,13 +66,13 @@ impl Contacts {
         contact.refusal = (!info.reachable).then(|| (state, info.message.clone().unwrap_or_default()));
     }
 
-    /// Whether nobody reads a source and it is time to ask it.
+    /// Whether nobody reads a source and it is time to check it.
     pub fn is_due(&self, source: &str) -> bool {
         let asked_at = self.sources.lock().get(source).and_then(|contact| contact.asked_at);
         asked_at.is_none_or(|at| at.elapsed() >= UNUSED_INTERVAL)
     }
 
-    /// Takes note of how its deployments see a source, and logs trouble that lasts or is over.
+    /// Records how its deployments see a source, and logs trouble that lasts or is over.
     pub fn seen(&self, name: &str, source: &Source, sights: &[Sight]) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(name.to_owned()).or_default();
@@ -108,12 +108,12 @@ impl Contacts {
                 state = state.name(),
                 reason,
                 deployments,
-                "the source can't be read; its deployments answer from what they have, and continue by themselves"
+                "the source can't be read; its deployments answer reads from what they have, and continue on their own"
             );
         }
     }
 
-    /// Takes note of whether the state of a deployment fails, and logs when that is over. Its runner told of the failure.
+    /// Records whether the state of a deployment fails, and logs when that is over. Its runner has logged the failure.
     pub fn state_seen(&self, deployment: &str, is_failing: bool) {
         let mut failing = self.failing.lock();
         if is_failing {
@@ -137,21 +137,21 @@ impl Contacts {
         *known = faults.to_vec();
     }
 
-    /// The sources that can't be read just now, in words without details: for who may not know more.
+    /// Messages about sources that can't be read at the moment, without details: for clients without a token.
     pub fn degraded(&self) -> Vec<String> {
         let sources = self.sources.lock();
         let troubled = sources.iter().filter_map(|(name, contact)| Some((name, contact.trouble.as_ref()?.state)));
         troubled.map(|(name, state)| format!("source {name} can't be read: {}", state.name())).collect()
     }
 
-    /// Whether a source could be reached when it was heard or asked last.
+    /// Whether a source could be reached at the last check or answer.
     pub fn reachable(&self, name: &str, source: &Source) -> Reachable {
         let is_reachable = self.sources.lock().get(name).and_then(|contact| contact.is_reachable);
         Reachable { source: name.to_owned(), stream: source.stream(), is_reachable }
     }
 }
 
-/// Whether trouble became one of another kind. Attempts to connect go back and forth between two states.
+/// Whether the kind of trouble changed. Attempts to connect alternate between two states.
 fn is_another(told: SourceState, state: SourceState) -> bool {
     let tries = |state| matches!(state, SourceState::Connecting | SourceState::Reconnecting);
     told != state && !(tries(told) && tries(state))

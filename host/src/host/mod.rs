@@ -8,7 +8,7 @@
 //! cache/                   compiled modules
 //! ```
 //!
-//! How generations come, take over and go is the business of `rollout/`.
+//! `rollout/` decides how generations are created, switched and retired.
 
 mod contact;
 mod retention;
@@ -43,25 +43,25 @@ use crate::state::catalogue::{Audit, Catalogue, Record};
 use crate::usage::Usage;
 use crate::view::EventView;
 
-/// How often the host looks for what came due: events that embedded logs need not keep, generations likewise.
+/// How often the host checks for housekeeping: events that embedded logs need not keep, old generations.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the host looks where the streams end of which something is not read just now.
+/// How often the host asks for the head of streams that are not read at the moment.
 const HEADS_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the host looks whether its sources are read.
+/// How often the host checks whether its sources are read.
 const CONTACTS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether the host is well.
+/// The health of the host.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// Whether all deployments were opened after the start.
+    /// Whether all deployments were opened since the start.
     pub started: bool,
     /// Whether it can answer reads.
     pub ready: bool,
-    /// What keeps it from being ready.
+    /// Why it is not ready.
     pub reasons: Vec<String>,
-    /// How many deployments are being opened.
+    /// How many deployments are still opening.
     pub opening: usize,
-    /// What does not work while reads are answered all the same.
+    /// What does not work although the host answers reads.
     pub degraded: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ impl Deref for Inner {
 }
 
 impl Host {
-    /// Opens the data folder and starts every deployment in it.
+    /// Opens the data folder and starts all its deployments.
     pub async fn start(config: Arc<Config>) -> Result<Self, Error> {
         let inner = blocking(move || Inner::open(config)).await?;
         let host = Self { inner: Arc::new(inner) };
@@ -99,10 +99,10 @@ impl Host {
         Ok(host)
     }
 
-    /// Does what comes due with time, for as long as the host lives.
+    /// Runs housekeeping for as long as the host lives.
     fn keep_house(&self) {
         self.every(HOUSEKEEPING_INTERVAL, async |host: Self| {
-            // Each only begins what is due: nothing waits for anything else.
+            // Each step only starts what is due: nothing waits for anything else.
             host.enforce_retention();
             host.rollouts().retire_previous();
             host.rollouts().make_snapshots();
@@ -113,14 +113,14 @@ impl Host {
         });
         let engine = self.inner.engine.clone();
         tokio::task::spawn_blocking(move || engine.log_walls());
-        // What rests is looked at at once, so that its lag is known soon.
+        // Idle deployments are checked at once, so that their lag is known soon.
         let host = self.clone();
         tokio::spawn(async move { host.look_at_heads().await });
         self.every(HEADS_INTERVAL, async |host: Self| host.look_at_heads().await);
         self.every(CONTACTS_INTERVAL, async |host: Self| host.look_at_contacts());
     }
 
-    /// Does something again and again, for as long as the host lives.
+    /// Repeats a task for as long as the host lives.
     fn every<F: Future<Output = ()> + Send>(&self, interval: Duration, work: impl Fn(Self) -> F + Send + 'static) {
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
@@ -132,8 +132,8 @@ impl Host {
         });
     }
 
-    /// Looks where the streams end of which nothing was heard lately, as they are not read just now or as what was read of
-    /// them waits, and tells those who would read them.
+    /// Asks for the head of streams that did not answer lately, because they are not read at the moment or because read
+    /// events are waiting, and passes it on to the deployments.
     async fn look_at_heads(&self) {
         let mut asking: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for deployment in self.deployments() {
@@ -150,12 +150,12 @@ impl Host {
         }
         let looks = asking.into_iter().map(async |(source, runners)| {
             let Some(source) = self.inner.sources.get(&source) else { return };
-            // Asked once for all.
+            // One request for all deployments of a source.
             let info = source.info().await;
             self.inner.contacts.asked(&info);
             for (deployment, runner) in runners {
                 runner.source_says(&info);
-                // Of the catalogue, as the module of one that rests may not be loaded.
+                // From the catalogue, because the module of an idle deployment may not be loaded.
                 if let Some(position) = runner.asks_for_age().filter(|_| info.reachable)
                     && let Some(subjects) = deployment.subjects_of(runner.program().generation)
                     && let Some(time_ns) = source.time_behind(position, &subjects).await
@@ -167,13 +167,13 @@ impl Host {
         futures_util::future::join_all(looks).await;
     }
 
-    /// Names of the sources that some deployment reads.
+    /// Names of the sources that deployments read.
     fn used_sources(&self) -> BTreeSet<String> {
         let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
         runners.map(|runner| runner.program().source_name).collect()
     }
 
-    /// Takes note of how the deployments see their sources, and of whether the data folder is where it was.
+    /// Records how the deployments see their sources, and of whether the data folder is where it was.
     fn look_at_contacts(&self) {
         let mut sights: BTreeMap<&str, Vec<Sight>> = BTreeMap::new();
         for deployment in self.deployments() {
@@ -216,14 +216,14 @@ impl Host {
         self.rollouts().deployments()
     }
 
-    /// All sources, asked just now.
+    /// All sources and their current state.
     pub async fn sources(&self) -> Vec<api::SourceInfo> {
         let sources = futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await;
         sources.iter().for_each(|info| self.inner.contacts.asked(info));
         sources
     }
 
-    /// A source; none takes the only one, or the only embedded log.
+    /// A source; without a name, the only one or the only embedded log.
     pub fn source(&self, name: Option<&str>) -> Result<EventView, Error> {
         let sources = &self.inner.sources;
         let is_log = |name: &&String| matches!(sources[*name], Source::Embedded(_));
@@ -235,7 +235,7 @@ impl Host {
         Ok(EventView::new(sources[&chosen].clone()))
     }
 
-    /// The embedded log behind a source; none takes the only one.
+    /// The embedded log of a source; without a name, the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
         if let Some(name) = source {
             let source = self.inner.sources.get(name).ok_or_else(|| self.inner.no_source(name))?;
@@ -248,18 +248,18 @@ impl Host {
         match (logs.next(), logs.next()) {
             (Some(embedded), None) => Ok(embedded.log()?),
             (None, _) => Err(Error::Source("this host has no embedded log; publish to the stream through NATS, or configure a source of kind `embedded`".to_owned())),
-            _ => Err(Error::Source("this host has several embedded logs; name one with `source`".to_owned())),
+            _ => Err(Error::Source("this host has several embedded logs; choose one with `source`".to_owned())),
         }
     }
 
-    /// Whether the host is well.
+    /// The health of the host.
     pub fn health(&self) -> Health {
         self.look_at_contacts();
         let deployments = self.deployments();
         let opening: Vec<_> = deployments
             .iter()
             .filter(|deployment| !deployment.is_opened())
-            .map(|deployment| format!("{} is being opened", deployment.name()))
+            .map(|deployment| format!("{} is still opening", deployment.name()))
             .collect();
         let stopping = self.inner.stopping.load(Ordering::Acquire);
         let mut reasons = opening.clone();
@@ -300,8 +300,8 @@ impl Host {
         }
     }
 
-    /// The last `limit` things that were done, newest first; to one deployment where it is named, also to one that is
-    /// gone. Blocking.
+    /// The last `limit` entries of the audit log, newest first; for one deployment if given, even a deleted one.
+    /// Blocking.
     pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<api::AuditEntry>, Error> {
         let entries = self.inner.catalogue.audit(limit, deployment)?;
         let told = |Audit { at, action, deployment, detail, actor, peer }| api::AuditEntry {
@@ -315,7 +315,7 @@ impl Host {
         Ok(entries.into_iter().map(told).collect())
     }
 
-    /// Asks all runners there are to stop.
+    /// Asks all runners to stop.
     fn ask_all_to_stop(&self) -> Vec<Arc<Runner>> {
         let deployments = self.deployments();
         let runners: Vec<_> = deployments.iter().flat_map(|deployment| deployment.runners()).collect();
@@ -328,7 +328,7 @@ impl Host {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.loader.stop();
         let stopped = async {
-            // Runners end while a change that is under way does: it may be waiting for one of them.
+            // Runners end while a running change does, because the change may be waiting for one of them.
             self.ask_all_to_stop();
             let _changing = self.inner.changing.lock().await;
             let runners = self.ask_all_to_stop();
@@ -336,7 +336,7 @@ impl Host {
         };
         if tokio::time::timeout(self.inner.config.pipeline.stop_budget, stopped).await.is_err() {
             tracing::warn!(
-                "not all deployments ended within pipeline.stop_budget; they go on from their checkpoints at the next start"
+                "not all deployments stopped within pipeline.stop_budget; they continue from their checkpoints at the next start"
             );
         }
     }
@@ -346,7 +346,7 @@ impl Inner {
     fn open(config: Arc<Config>) -> Result<Self, Error> {
         let folder = DataDir::claim(&config.data_dir)?;
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
-        // Not before the catalogue is ours: another process may be using what is in there.
+        // Not before the catalogue is ours: another process may be using the files.
         folder.complete()?;
         folder.sweep();
         let checker = module::this_program().unwrap_or_else(|_| PathBuf::from("foldstream"));

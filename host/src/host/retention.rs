@@ -5,11 +5,11 @@ use crate::actor::blocking;
 use crate::source::Source;
 
 impl Host {
-    /// Removes what the embedded logs no longer have to keep.
+    /// Removes expired events from the embedded logs.
     pub(crate) fn enforce_retention(&self) {
         for (name, source) in &self.inner.sources {
             let Source::Embedded(embedded) = source else { continue };
-            // One that is not open yet keeps what it has.
+            // A log that is not open yet keeps its events.
             let Ok(log) = embedded.log() else { continue };
             self.rollouts().chore("retention", name, async move {
                 match blocking(move || log.enforce_retention()).await {

@@ -1,4 +1,4 @@
-//! Sources as they were configured.
+//! Opens the configured sources.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,23 +12,23 @@ use crate::source::Source;
 use crate::source::embedded::Embedded;
 use crate::source::jetstream::JetStream;
 
-/// Name of the source of a host that configures none: an embedded log.
+/// Name of the default source, an embedded log, if none is configured.
 pub const DEFAULT_SOURCE: &str = "events";
 
-/// How long a host waits for its logs before it answers without them: most are open at once, and a log that cannot be
-/// opened at all is an error at the start. One that has to be repaired takes longer.
+/// How long a host waits for its logs before it answers without them: most open at once, and a log that cannot be
+/// opened at all is an error at the start. A log that needs repair takes longer.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 
-/// Number of the embedded logs that are configured.
+/// Number of configured embedded logs.
 pub fn logs(config: &Config) -> usize {
     let embedded = |source: &&config::Source| matches!(source, config::Source::Embedded(_));
     if config.sources.is_empty() { 1 } else { config.sources.values().filter(embedded).count() }
 }
 
-/// The sources of a host, and what the caches of its logs hold of the budget.
+/// The sources of a host, and the shares of the cache budget that its logs hold.
 pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
-/// Opens every configured source, the logs alongside each other; connecting to servers happens later. Blocking.
+/// Opens every configured source, and the logs in parallel; connections to servers are made later. Blocking.
 pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Opened, Error> {
     let default =
         BTreeMap::from([(DEFAULT_SOURCE.to_owned(), config::Source::Embedded(config::EmbeddedSource::default()))]);
@@ -66,7 +66,7 @@ pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Ope
     }
 }
 
-/// A JetStream source from its settings; reads the files that they name.
+/// Creates a JetStream source from its settings; reads the files that they name.
 pub fn jetstream(name: &str, settings: &config::JetStreamSource) -> Result<Source, Error> {
     let options = settings.options(name).map_err(|error| Error::Source(error.to_string()))?;
     JetStream::new(options).map(Source::JetStream).map_err(|error| Error::Source(error.to_string()))

@@ -1,9 +1,9 @@
-//! Appending: one of those who wait commits for all of them.
+//! Appending: one of the waiting callers commits for all of them.
 //!
 //! A durable commit costs milliseconds whatever is in it, so callers put their
-//! requests into a queue. The first one leads: it takes what is queued, checks
-//! and stamps request after request, commits once, answers all of them, and
-//! passes the lead to the oldest that came meanwhile. The others sleep until
+//! requests into a queue. The first one leads: it takes the queued requests,
+//! checks and stamps each, commits once, answers all of them, and passes the
+//! lead to the oldest request that arrived meanwhile. The others sleep until
 //! they have their answer or the lead, so that no lock is handed from one to
 //! the next.
 
@@ -21,36 +21,36 @@ use super::subjects::{COVERED_MAX, Subjects};
 use super::{Appended, Error, Expectation, Log, NewEvent, View, now_ns};
 use crate::room::{Room, Use};
 
-/// Most bytes that wait in the queue; who comes then helps to commit first.
+/// Most bytes that wait in the queue; further callers first help to commit.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Most bytes in one commit, so that the first of a long queue does not wait for the last.
+/// Most bytes in one commit, so that the first request of a long queue does not wait for the last.
 const GROUP_BYTES_MAX: usize = 16 << 20;
-/// Where a chunk ends: with redb's own header it fits 16 pages, and larger ones replay no faster.
+/// Size at which a chunk ends: with redb's own header it fits 16 pages, and larger ones replay no faster.
 const CHUNK_BYTES_MAX: usize = (64 << 10) - 256;
-/// A last chunk up to this size is written again with the next events, so that events that come one by one still
-/// share a page and replay as fast as those that came together.
+/// A last chunk up to this size is written again with the next events, so that events that arrive one by one still
+/// share a page and replay as fast as those that arrived together.
 const CHUNK_CONTINUED_MAX: usize = 3_584;
 
-/// What only the one who commits touches.
+/// Data that only the committing thread touches.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub last_sequence: u64,
     pub last_time_ns: u64,
-    /// Time of the last append, which never goes back either.
+    /// Time of the last append, which also never goes back.
     pub appended_ns: u64,
     /// Bytes of all events since sequence 1.
     pub bytes: u64,
-    /// The last chunk, as it is stored; empty where the next event begins one.
+    /// The last chunk, as stored; empty if the next event begins a new one.
     pub tail: Builder,
     pub ids: Ids,
     pub subjects: Subjects,
 }
 
-/// Requests that wait for a commit, and whether one of them leads. Whenever requests wait, one does.
+/// Requests that wait for a commit, and whether one of them leads. Whenever requests wait, one leads.
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<Waiting>,
-    /// Tells those whose request found no room that some was taken.
+    /// Tells callers whose request found no room that some was freed.
     room: Condvar,
 }
 
@@ -66,11 +66,11 @@ struct Request {
     encoding: Encoding,
     expectation: Expectation,
     turn: Mutex<Turn>,
-    /// Tells its caller that the turn has changed.
+    /// Tells its caller that its turn has changed.
     changed: Condvar,
 }
 
-/// What the caller of a request is to do.
+/// What the caller of a request should do.
 enum Turn {
     Wait,
     Lead,
@@ -99,7 +99,7 @@ impl Log {
     fn lead(&self) {
         let mut slot = self.shared.writer.lock();
         let group = Group { queue: &self.shared.queue, requests: self.shared.queue.take_group() };
-        // Refused before anything is begun, the file stays open and readable.
+        // Refused before anything has begun, so that the file stays open and readable.
         if let Err(displaced) = self.shared.held.check() {
             drop(slot);
             for request in &group.requests {
@@ -150,7 +150,7 @@ impl Request {
 }
 
 impl Queue {
-    /// Puts a request at the end once there is room; gives it the lead if nobody has it.
+    /// Queues a request once there is room; gives it the lead if nobody has it.
     fn push(&self, request: &Arc<Request>) {
         let bytes = request.encoding.buffer.len();
         let mut waiting = self.state.lock();
@@ -165,7 +165,7 @@ impl Queue {
         }
     }
 
-    /// The oldest requests, as many as fit one commit, at least one if there is any.
+    /// The oldest requests, as many as fit one commit, and at least one if there is any.
     fn take_group(&self) -> Vec<Arc<Request>> {
         let mut waiting = self.state.lock();
         let mut group = Vec::new();
@@ -193,7 +193,7 @@ impl Queue {
     }
 }
 
-/// The requests of one commit. However it ends, and be it by a panic, each is answered and the lead is passed on.
+/// The requests of one commit. However it ends, even by a panic, each is answered and the lead is passed on.
 struct Group<'a> {
     queue: &'a Queue,
     requests: Vec<Arc<Request>>,
@@ -203,7 +203,7 @@ impl Drop for Group<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for request in &self.requests {
-                let broken = "an append broke off; the log is opened again with the next one".to_owned();
+                let broken = "an append was interrupted; the next one reopens the log".to_owned();
                 request.give(Turn::Return(Err(Error::Storage(broken))));
             }
         }
@@ -253,7 +253,7 @@ fn commit(
 }
 
 impl Writer {
-    /// Appends one request, or refuses it without a trace. An outer error is the file's.
+    /// Appends one request, or refuses it without a trace. The outer error is an error of the file.
     fn append(
         &mut self,
         transaction: &WriteTransaction,
@@ -262,7 +262,7 @@ impl Writer {
         request: &Request,
     ) -> Result<Result<Appended, Error>, Failure> {
         let (sequences, duplicates) = self.place(&request.encoding);
-        // A repeated request is answered as the first one was, though its expectation no longer holds.
+        // A repeated request gets the same answer as the first one, even though its expectation no longer holds.
         if duplicates < sequences.len() as u64
             && let Err(error) = self.check(transaction, first, &request.expectation)?
         {
@@ -305,7 +305,7 @@ impl Writer {
         Ok(Ok(Appended { sequences, duplicates, times_raised, last_sequence: self.last_sequence }))
     }
 
-    /// Whether each new event asks for no time before that of the event before it.
+    /// Whether no new event has a time earlier than that of the event before it.
     fn check_times(&self, encoding: &Encoding, sequences: &[u64]) -> Result<(), Error> {
         let mut last_ns = self.last_time_ns;
         let mut next = self.last_sequence + 1;
@@ -322,7 +322,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Where each event would stand, and how many stand there already.
+    /// The sequence of each event, and how many are already stored.
     fn place(&self, encoding: &Encoding) -> (Vec<u64>, u64) {
         let mut within: HashMap<IdKey, u64> = HashMap::new();
         let mut next = self.last_sequence + 1;
@@ -344,7 +344,7 @@ impl Writer {
         (sequences, duplicates)
     }
 
-    /// Whether the log is as the request expects it.
+    /// Whether the log meets the expectations of the request.
     fn check(
         &self,
         transaction: &WriteTransaction,
@@ -361,7 +361,7 @@ impl Writer {
         };
         let Ok(found) = self.subjects.last(pattern, first, &transaction.open_table(SUBJECTS)?)? else {
             let message = format!(
-                "the expected subject {pattern} covers more than {COVERED_MAX} subjects; begin it with more tokens, or expect the last sequence of the log"
+                "the expected subject {pattern} covers more than {COVERED_MAX} subjects; start it with more tokens, or expect the last sequence of the log"
             );
             return Ok(Err(Error::Invalid { index: 0, message }));
         };

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Times are nanoseconds since the Unix epoch. The row's key is the sequence of
-//! the first event; those of the others follow. Nothing here touches the file.
+//! the first event; the others follow without gaps. Nothing here touches the
+//! file.
 
 use std::ops::Range;
 
@@ -35,7 +36,7 @@ const CHUNK_HAS_IDS: u8 = 1;
 
 /// The event has a message id, as header `nats-msg-id`.
 pub(super) const FLAG_ID: u8 = 1;
-/// The event has a type of its own.
+/// The event has its own type.
 pub(super) const FLAG_KIND: u8 = 2;
 /// The event has headers.
 pub(super) const FLAG_HEADERS: u8 = 4;
@@ -62,7 +63,7 @@ pub(super) fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
     buffer.push(value as u8);
 }
 
-/// Appends bytes behind their length.
+/// Appends bytes, preceded by their length.
 pub(super) fn put_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(buffer, bytes.len() as u64);
     buffer.extend_from_slice(bytes);
@@ -89,15 +90,15 @@ fn take_range(bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
     Some(start..end)
 }
 
-/// What the writer knows of an event beside its encoded body.
+/// The writer's metadata of an event, in addition to its encoded body.
 pub(super) struct Stamp {
     /// Flags of the event.
     pub flags: u8,
-    /// Its time, not before that of the event before it.
+    /// Its time, not earlier than that of the previous event.
     pub time_ns: u64,
     /// When it was appended.
     pub appended_ns: u64,
-    /// Bytes of all events before it, removed ones included.
+    /// Bytes of all events before it, including removed ones.
     pub bytes_before: u64,
 }
 
@@ -116,7 +117,7 @@ impl Builder {
         Self { first, count: 0, last_time_ns: 0, buffer: Vec::new() }
     }
 
-    /// Continues a stored chunk, of which the last event has this time.
+    /// Continues a stored chunk whose last event has this time.
     pub fn resume(first: u64, count: u32, last_time_ns: u64, bytes: &[u8]) -> Self {
         Self { first, count, last_time_ns, buffer: bytes.to_vec() }
     }
@@ -131,7 +132,7 @@ impl Builder {
         self.buffer.len()
     }
 
-    /// Whether it has no event yet.
+    /// Whether it has no events yet.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -158,13 +159,13 @@ impl Builder {
         self.last_time_ns = stamp.time_ns;
     }
 
-    /// The chunk as it is stored.
+    /// The chunk as stored.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-/// A place in a stored chunk, from which its events are read in order.
+/// A cursor in a stored chunk, which reads its events in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor {
     bytes: Bytes,
@@ -173,11 +174,11 @@ pub(crate) struct Cursor {
     next: u64,
     end: u64,
     time_ns: u64,
-    /// Where the last event was read from: place and time.
+    /// Offset and time of the last event that was read.
     before: (usize, u64),
 }
 
-/// One event in a chunk, as places in its bytes.
+/// One event in a chunk, as offsets into its bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub sequence: u64,
@@ -211,12 +212,12 @@ impl Cursor {
         self.next
     }
 
-    /// The sequence behind the last event.
+    /// The sequence after the last event.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// The chunk as it is stored.
+    /// The chunk as stored.
     pub(super) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -249,7 +250,7 @@ impl Cursor {
         Ok(Some(record))
     }
 
-    /// Goes back before the event that was read last; once, not twice in a row.
+    /// Goes back by one event; only once in a row.
     pub(super) fn step_back(&mut self) {
         debug_assert!(self.at > self.before.0, "an event was read");
         (self.at, self.time_ns) = self.before;
@@ -310,12 +311,12 @@ impl Cursor {
 
     fn build(&self, bytes: &Bytes, record: &Record, wanted: Headers) -> Result<Event, Corrupt> {
         let subject = self.text(bytes, &record.subject)?;
-        // Without headers wanted, those of a plain event are stepped over: its type was settled when it was appended.
+        // If headers are not wanted, those of a plain event are skipped: its type was determined when it was appended.
         let needed = wanted == Headers::Wanted || record.flags & FLAG_STRUCTURED != 0;
         let headers = if needed { self.headers(bytes, record)? } else { Vec::new() };
         let data = bytes.slice(record.data.clone());
         let message = Message { sequence: record.sequence, time_ns: record.time_ns, subject, headers, data };
-        // What stands in a log was called what it is when it was appended.
+        // Events in a log were classified when they were appended.
         let reading = Reading { recognition: Recognition::Headers, wants_headers: wanted == Headers::Wanted };
         let mut event = message::into_event(message, reading);
         if record.flags & FLAG_KIND != 0 {
@@ -350,14 +351,14 @@ impl Record {
         self.data.end - self.subject.start
     }
 
-    /// What the event will take in memory, as of [`Event::size`], nearly: its type counts like its subject, and each
-    /// byte of its headers like two.
+    /// The approximate size of the event in memory, according to [`Event::size`]: its type counts like its subject, and
+    /// each byte of its headers twice.
     pub(super) fn size(&self, headers: Headers) -> usize {
         let headers = if headers == Headers::Wanted { 2 * self.headers.len() } else { 0 };
         64 + self.subject.len() + self.subject.len().max(self.kind.len()) + headers + self.data.len()
     }
 
-    /// What the event counts in the size of the log: subject, headers and data.
+    /// The size of the event as the log counts it: subject, headers and data.
     pub(super) fn bytes(&self, cursor: &Cursor) -> Result<u64, Corrupt> {
         let plain = self.subject.len() + self.data.len();
         if self.headers.is_empty() {
@@ -369,21 +370,21 @@ impl Record {
     }
 }
 
-/// Whether an event is to carry its headers.
+/// Whether an event should carry its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Headers {
-    /// It is.
+    /// With headers.
     Wanted,
-    /// It is not.
+    /// Without headers.
     Left,
 }
 
-/// Where the bytes of an event live.
+/// Which memory holds the bytes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Memory {
     /// In its chunk, which lives as long as any of its events.
     Shared,
-    /// In a copy of its own.
+    /// In a separate copy.
     Own,
 }
 

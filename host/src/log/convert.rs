@@ -1,4 +1,4 @@
-//! Events of the log as the API shows and takes them.
+//! Converts events of the log to and from those of the API.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use crate::event::{Event, Payload, PayloadError};
 use crate::subject::Pattern;
 use crate::timestamp::{self, format_ns};
 
-/// Why an event of the API is none for the log.
+/// Why an event of the API cannot be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    /// The time is none that an event can have.
+    /// The time is not valid.
     #[error("time {0:?} {1}")]
     Time(String, timestamp::Error),
-    /// The data is none.
+    /// The data is not valid.
     #[error(transparent)]
     Data(#[from] PayloadError),
 }
 
-/// Takes a request of the API apart: the events, and what it expects of the log.
+/// Splits a request of the API into events and expectations.
 pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Error> {
     let subject = append.expected_subject.or_else(|| append.events.first().map(|event| event.subject.clone()));
     let last_subject_sequence = match (append.expected_last_subject_sequence, subject) {

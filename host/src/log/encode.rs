@@ -1,5 +1,5 @@
-//! Checks events to append and encodes them, on the caller's thread, so that
-//! the one who commits for everybody only stamps and copies.
+//! Checks and encodes events to append, on the caller's thread, so that the
+//! committing thread only stamps and copies.
 
 use std::ops::Range;
 
@@ -26,11 +26,11 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 pub const ID_BYTES_MAX: usize = 512;
 /// Longest type, in bytes.
 pub const KIND_BYTES_MAX: usize = 1_024;
-/// How far an event's time may lie ahead of this machine's clock: as far as clocks differ. As times never go back, every
-/// later event gets that time until the clock has reached it.
+/// How far an event's time may be ahead of this machine's clock: as far as clocks differ. Because times never go back,
+/// every later event gets that time until the clock has reached it.
 const FUTURE_NS_MAX: u64 = 5 * 60 * 1_000_000_000;
 
-/// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never meet by chance.
+/// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never collide by chance.
 pub(super) type IdKey = [u64; 2];
 
 /// The key of a message id.
@@ -40,16 +40,16 @@ pub(super) fn id_key(id: &str) -> IdKey {
     [word(0), word(8)]
 }
 
-/// An event that was checked and encoded.
+/// A checked and encoded event.
 pub(super) struct Encoded {
     pub flags: u8,
     /// Its body, in the request's buffer.
     pub body: Range<usize>,
     /// Its subject, in the request's buffer.
     pub subject: Range<usize>,
-    /// What it counts in the size of the log.
+    /// Its size as the log counts it.
     pub bytes: u64,
-    /// The time that was asked for.
+    /// Its requested time.
     pub time_ns: Option<u64>,
     pub id: Option<IdKey>,
 }
@@ -91,7 +91,7 @@ impl Encoding {
         if event.time_ns.is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX)) {
             return Err(
                 "its time is more than 5 minutes ahead of this machine's clock, and every later event would get \
-                        it, as the times of a log never go back; check both clocks, or leave the time out"
+                        it, because the times of a log never go back; check both clocks, or leave the time out"
                     .to_owned(),
             );
         }
@@ -128,7 +128,7 @@ impl Encoding {
     }
 }
 
-/// The headers as they are stored: lower-case names, the message id among them.
+/// The headers as stored: lower-case names, including the message id.
 fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
     if event.headers.len() > HEADERS_MAX {
         return Err(format!("{} headers; send at most {HEADERS_MAX}", event.headers.len()));
@@ -148,7 +148,7 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
             }
             id = Some(value.clone());
         } else if name.starts_with("nats-") {
-            return Err(format!("header {name} belongs to the NATS server; of those only Nats-Msg-Id may be sent"));
+            return Err(format!("header {name} is reserved for the NATS server; only Nats-Msg-Id may be sent"));
         } else {
             headers.push((ByteString::from(name), ByteString::from(value.as_str())));
         }
@@ -166,23 +166,23 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
 fn header_name(name: &str) -> Result<String, String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || name.len() > HEADER_NAME_BYTES_MAX || !name.bytes().all(token) {
-        // Debug output of a text knows no precision, and an error must not be as long as the name.
+        // Debug output of a string ignores the precision, and an error must not be as long as the name.
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
-            "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes or not of letters, digits and -._ alone"
+            "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes or has characters other than letters, digits and -._"
         ));
     }
     Ok(name.to_ascii_lowercase())
 }
 
-/// What the event counts in the size of the log, if it is small enough.
+/// The size of the event as the log counts it, if it is small enough.
 fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u64, String> {
     let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     let bytes = event.subject.len() + headers + event.data.len();
     if bytes > options.event_bytes_max {
         let max = options.event_bytes_max;
         return Err(format!(
-            "it has {bytes} bytes, and the log takes {max}; store large data elsewhere and refer to it"
+            "it has {bytes} bytes, and the log accepts {max}; store large data elsewhere and refer to it"
         ));
     }
     if let Some(max) = options.max_bytes.filter(|max| bytes as u64 > *max) {
@@ -191,7 +191,8 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
     Ok(bytes as u64)
 }
 
-/// The type to store: the one given, or that of the headers, so that a reader that wants no headers parses none.
+/// The type to store: the given one, or that of the headers, so that a reader that needs no headers does not parse
+/// them.
 fn kind_of(event: &NewEvent, headers: &[Header]) -> Result<Option<ByteString>, String> {
     let kind = match &event.kind {
         Some(kind) => Some(ByteString::from(kind.as_str())),
@@ -251,7 +252,7 @@ mod tests {
         assert!(refusal(|event| event.headers = header("a", &"x".repeat(9_000))).contains("longer"));
         assert!(refusal(|event| event.headers = vec![("a".to_owned(), String::new()); 65]).contains("65 headers"));
         assert!(refusal(|event| event.headers = header("Nats-Expected-Last-Msg-Id", "1")).contains("NATS server"));
-        assert!(refusal(|event| event.data = Payload::from("x".repeat(9 << 20))).contains("takes"));
+        assert!(refusal(|event| event.data = Payload::from("x".repeat(9 << 20))).contains("accepts"));
         assert!(refusal(|event| event.data = Payload::from("x".repeat(2 << 20))).contains("max_bytes"));
         assert!(
             refusal(|event| {

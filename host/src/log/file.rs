@@ -1,5 +1,5 @@
-//! The file of a log: its tables, its format version, and what is read from it
-//! when it is opened.
+//! The file of a log: its tables, its format version, and the metadata that is
+//! read when it is opened.
 //!
 //! Tables of format 1:
 //!
@@ -36,16 +36,16 @@ const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> = TableDef
 /// The format that this build writes, and the only one that it reads.
 const FORMAT: u64 = 1;
 
-/// What failed below the log.
+/// Failures below the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The disk, or the tree.
     #[error("{0}; free space or repair the disk, then try again")]
     Redb(#[source] Box<redb::Error>),
-    /// What the tree holds makes no sense.
+    /// The data in the tree is inconsistent.
     #[error("the file is damaged: {0}; restore it from a backup")]
     Corrupt(#[from] Corrupt),
-    /// What the tree holds makes no sense, seen from above the chunks.
+    /// The data in the tree is inconsistent, as noticed above the chunks.
     #[error("the file is damaged: {0}; restore it from a backup")]
     Damaged(String),
     /// It failed before and is not open.
@@ -70,14 +70,14 @@ impl From<Failure> for Error {
     }
 }
 
-/// The settings that change while the log is in use.
+/// Metadata that changes while the log is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trim {
-    /// First sequence that is still there.
+    /// First sequence that still exists.
     pub first_sequence: u64,
     /// Bytes of all events before it.
     pub bytes_before: u64,
-    /// Last sequence and time when this was written: they count where no event is left to tell.
+    /// Last sequence and time when this was written: used if no events are left.
     pub last_sequence: u64,
     pub last_time_ns: u64,
 }
@@ -98,11 +98,11 @@ impl Trim {
     }
 }
 
-/// From this size on a commit also writes what lets an unclean stop be repaired without reading all of the file; below it,
-/// reading all is quicker than writing more at every commit.
+/// From this size on, a commit also writes data with which an unclean stop can be repaired without reading the whole
+/// file; below it, reading everything is faster than writing more at every commit.
 const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 
-/// Begins a transaction that changes a log which holds what a view says.
+/// Begins a transaction that changes a log in the state of a view.
 pub(super) fn begin_write(database: &Database, view: &View) -> Result<WriteTransaction, Failure> {
     let mut transaction = database.begin_write()?;
     if view.bytes - view.bytes_before > QUICK_REPAIR_BYTES {
@@ -111,14 +111,14 @@ pub(super) fn begin_write(database: &Database, view: &View) -> Result<WriteTrans
     Ok(transaction)
 }
 
-/// Notes how far the table of subjects is complete.
+/// Records how far the table of subjects is complete.
 pub(super) fn store_indexed_through(transaction: &WriteTransaction, sequence: u64) -> Result<(), Failure> {
     let mut settings = transaction.open_table(SETTINGS)?;
     settings.insert("indexed_through", sequence.to_le_bytes().as_slice())?;
     Ok(())
 }
 
-/// An open file, and what it says about the log.
+/// An open file, and its metadata.
 pub(super) struct Opened {
     pub database: Database,
     pub identity: StreamIdentity,
@@ -207,7 +207,7 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
     transaction.abort()?;
     if format != FORMAT {
         return Err(Failure::Closed(format!(
-            "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, or name another data folder"
+            "file was written by format {format}, this build reads {FORMAT}; upgrade foldstream, or choose another data folder"
         )));
     }
     Ok(())
@@ -221,7 +221,7 @@ where
     value.map(u64::from_le_bytes).ok_or_else(|| Failure::Damaged(format!("its setting {name} is missing")))
 }
 
-/// Reads what a writer has to know.
+/// Reads the data that a writer needs.
 fn load(database: Database, options: &Options, now_ns: u64) -> Result<Opened, Failure> {
     let transaction = database.begin_read()?;
     let settings = transaction.open_table(SETTINGS)?;
@@ -263,8 +263,8 @@ pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
     Cursor::new(row.0.value(), Bytes::copy_from_slice(row.1.value()))
 }
 
-/// Reads all there is in a log that nobody has open: every page and its checksum, and every event. False where the file
-/// was damaged and went back to a sound older commit.
+/// Reads everything in a log that nobody has open: every page with its checksum, and every event. False if the file was
+/// damaged and went back to an intact older commit.
 pub(super) fn check(path: &Path) -> Result<bool, Error> {
     let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
     let mut database = open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
@@ -281,7 +281,7 @@ pub(super) fn check(path: &Path) -> Result<bool, Error> {
     Ok(is_sound)
 }
 
-/// Where appending goes on.
+/// Where appending continues.
 fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
     let mut events = tail.clone();
     writer.bytes = tail.bytes_before();
@@ -323,7 +323,7 @@ fn recall_ids(ids: &mut Ids, chunks: &impl ReadableTable<u64, &'static [u8]>, no
     Ok(())
 }
 
-/// Reads again the subjects that were not in their table yet.
+/// Reads the subjects again that were not in their table yet.
 fn recall_subjects(
     writer: &mut Writer,
     chunks: &impl ReadableTable<u64, &'static [u8]>,
@@ -341,7 +341,7 @@ fn recall_subjects(
     Ok(())
 }
 
-/// How long a failed log waits before it is opened again, so that callers on a full disk do not repair it in a loop.
+/// How long a failed log waits before it is reopened, so that callers on a full disk do not repair it in a loop.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The message ids of the duplicate window, in memory.
 //!
-//! The events carry their ids themselves, so the window is rebuilt from the
-//! last chunks when the log is opened, and costs no write of its own. Ids of
+//! The events themselves carry their ids, so the window is rebuilt from the
+//! last chunks when the log is opened, and costs no writes of its own. Ids of
 //! events that retention removed are forgotten with the process.
 
 use std::collections::{HashMap, VecDeque};
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::encode::IdKey;
 
-/// Most ids remembered, about 300 MB of them: a window of 120 s at 35,000 events with ids a second. Beyond it the
-/// oldest are forgotten before their time, and the source says so.
+/// Most ids to remember, about 300 MB: a window of 120 s at 35,000 events with ids per second. Beyond it the oldest are
+/// forgotten early, and the source says so.
 pub(super) const IDS_MAX: usize = 4 << 20;
 
 /// Ids appended within the window, with the sequences of their events.
@@ -24,7 +24,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// No ids yet. A window of zero remembers none.
+    /// An empty window. A window of length zero remembers nothing.
     pub fn new(window: Duration, capacity: usize) -> Self {
         let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         Self { window_ns, capacity, sequences: HashMap::new(), order: VecDeque::new(), shortened_ns: None }
@@ -55,7 +55,7 @@ impl Ids {
         self.order.push_back((appended_ns, id));
     }
 
-    /// Forgets what is older than the window.
+    /// Forgets ids older than the window.
     pub fn expire(&mut self, now_ns: u64) {
         let horizon = self.horizon_ns(now_ns);
         while self.order.front().is_some_and(|(appended_ns, _)| *appended_ns < horizon) {
@@ -67,7 +67,7 @@ impl Ids {
         }
     }
 
-    /// How long ids are remembered just now, where that is less than the window.
+    /// How long ids are currently remembered, if that is less than the window.
     pub fn shortened(&self) -> Option<Duration> {
         self.shortened_ns.map(Duration::from_nanos)
     }

@@ -1,10 +1,10 @@
 //! The embedded log: an append-only stream of events in one redb file.
 //!
-//! Events are stored in chunks (`chunk.rs`), appended by whoever gets the
-//! writer for everybody who waits (`append.rs`), read from snapshots
-//! (`read.rs`) and removed from the front alone (`retention.rs`), so that
-//! sequences never have holes. After a failure of the disk the file is closed
-//! and opened again; what was acknowledged is durable before it is answered.
+//! Events are stored in chunks (`chunk.rs`), appended by one caller for all
+//! waiting callers (`append.rs`), read from snapshots (`read.rs`) and removed
+//! only from the front (`retention.rs`), so that sequences never have gaps.
+//! After a disk failure the file is closed and reopened; acknowledged events
+//! are durable before the acknowledgement.
 
 mod append;
 mod chunk;
@@ -42,14 +42,14 @@ use crate::position::StreamIdentity;
 use crate::subject::{Pattern, SubjectSet};
 use crate::timestamp;
 
-/// How a log behaves.
+/// Options of a log.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Name of the stream.
     pub name: String,
-    /// Events older than this are removed; none keeps them.
+    /// Events older than this are removed; none keeps all.
     pub max_age: Option<Duration>,
-    /// Oldest events are removed while keys and values exceed this; none keeps them.
+    /// The oldest events are removed while keys and values exceed this; none keeps all.
     pub max_bytes: Option<u64>,
     /// How long message ids are remembered.
     pub duplicate_window: Duration,
@@ -57,11 +57,11 @@ pub struct Options {
     pub event_bytes_max: usize,
     /// Cache of the file, in bytes.
     pub cache_bytes: usize,
-    /// Percentage of the file that is repaired, while that is done after an unclean stop.
+    /// How much of the file is repaired, in percent, during a repair after an unclean stop.
     pub repair: Arc<Repair>,
 }
 
-/// How far the repair of a file is; `None` while there is none.
+/// The progress of the repair of a file; `None` if there is none.
 #[derive(Debug, Default)]
 pub struct Repair(Mutex<Option<u8>>);
 
@@ -71,7 +71,7 @@ impl Repair {
         *self.0.lock()
     }
 
-    /// Sets it; whether it is another one.
+    /// Sets the percentage; returns whether it changed.
     pub(crate) fn set(&self, percent: Option<u8>) -> bool {
         std::mem::replace(&mut *self.0.lock(), percent) != percent
     }
@@ -96,12 +96,12 @@ impl Default for Options {
 pub struct NewEvent {
     /// Subject without wildcards.
     pub subject: String,
-    /// Type; none takes it from the headers or the subject, as for any source.
+    /// Type; none uses that of the headers or the subject, as for any source.
     pub kind: Option<String>,
     /// Message id for de-duplication.
     pub id: Option<String>,
-    /// Time in nanoseconds since the Unix epoch; none is now. One before the time of the event before it is raised to
-    /// that.
+    /// Time in nanoseconds since the Unix epoch; none is now. A time earlier than that of the previous event is raised
+    /// to that.
     pub time_ns: Option<u64>,
     /// Headers, by any name; stored by lower-case name.
     pub headers: Vec<(String, String)>,
@@ -109,36 +109,37 @@ pub struct NewEvent {
     pub data: Payload,
 }
 
-/// What an append expects of the log.
+/// Expectations of an append.
 #[derive(Clone, Debug, Default)]
 pub struct Expectation {
     /// The log's last sequence.
     pub last_sequence: Option<u64>,
     /// The last sequence under a pattern.
     pub last_subject_sequence: Option<(Pattern, u64)>,
-    /// That no event asks for a time before that of the event before it.
+    /// That no event has a time earlier than that of the previous event.
     pub times_rise: bool,
 }
 
-/// Where events were put.
+/// The result of an append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// One per event: its sequence, or that of the event with the same id.
     pub sequences: Vec<u64>,
     /// How many were duplicates.
     pub duplicates: u64,
-    /// How many got a later time than they asked for: that of the event before them, as times never go back.
+    /// How many got a later time than requested: that of the previous event, because times never go back.
     pub times_raised: u64,
     /// Last sequence now.
     pub last_sequence: u64,
 }
 
-/// What a log holds.
+/// Figures of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// First sequence still there; 0 when empty. After retention removed everything, `last_sequence` still counts on.
+    /// First sequence that still exists; 0 if empty. `last_sequence` keeps its value even after retention has removed
+    /// everything.
     pub first_sequence: u64,
-    /// Last sequence ever given.
+    /// Last sequence ever assigned.
     pub last_sequence: u64,
     /// Number of events.
     pub events: u64,
@@ -163,20 +164,20 @@ pub enum Error {
         /// What the log has.
         found: u64,
     },
-    /// An event asks for a time before that of the event before it, and times were expected to rise.
+    /// An event has a time earlier than that of the previous event, and times were expected to rise.
     #[error(
-        "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it under the later time, or with times=ignore to store all under the time of the append",
+        "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it with the later time, or with times=ignore to store all under the time of the append",
         timestamp::format_ns(*asked_ns), timestamp::format_ns(*last_ns)
     )]
     Time {
         /// Its index in the request.
         index: usize,
-        /// The time that it asks for, in nanoseconds since the Unix epoch.
+        /// Its time, in nanoseconds since the Unix epoch.
         asked_ns: u64,
-        /// The time of the event before it.
+        /// The time of the previous event.
         last_ns: u64,
     },
-    /// An event is unusable.
+    /// An event is not valid.
     #[error("event {index} is refused: {message}")]
     Invalid {
         /// Its index in the request.
@@ -184,19 +185,19 @@ pub enum Error {
         /// Why, and what to do.
         message: String,
     },
-    /// There is too little room on the disk: nothing was appended, and the log can be read as before.
-    #[error("the embedded log takes nothing: {0}")]
+    /// The disk has too little room: nothing was appended, and the log can still be read.
+    #[error("the embedded log accepts no events: {0}")]
     Full(String),
     /// The file is no longer in its place: nothing was appended, and the log can be read as before.
     #[error(transparent)]
     Displaced(#[from] Displaced),
-    /// The disk or the file failed; the log must be opened again.
+    /// The disk or the file failed; the log must be reopened.
     #[error("embedded log failed: {0}")]
     Storage(String),
 }
 
-/// Whether the log in a file is sound: all of it is read. One that is not, and still has a sound older commit, goes back
-/// to that. Blocking and long on a large file.
+/// Checks the log in a file by reading all of it. A damaged file that has an intact older commit goes back to that.
+/// Blocking, and slow for a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     file::check(path)
 }
@@ -212,15 +213,15 @@ struct Shared {
     held: Held,
     options: Options,
     identity: StreamIdentity,
-    /// Readers share it for the length of a read; opening the file again takes it alone, as redb opens a file once.
-    /// None while the file can't be opened.
+    /// Readers share it for the length of a read; reopening takes it exclusively, because redb opens a file only once.
+    /// None if the file can't be opened.
     file: RwLock<Option<Database>>,
-    /// How often the file was opened, so that a reader does not close what another has just opened again.
+    /// How often the file was opened, so that a reader does not close a file that another has just reopened.
     opened: AtomicU64,
-    /// Serialises commits, retention and opening again. Taken before `file`, never while `view` is held.
+    /// Serialises commits, retention and reopening. Taken before `file`, never while `view` is held.
     writer: Mutex<Slot>,
     queue: append::Queue,
-    /// What is durable; held for a copy alone.
+    /// The durable state; held only to copy it.
     view: Mutex<View>,
     head: watch::Sender<u64>,
 }
@@ -231,7 +232,7 @@ struct Slot {
     failed: Option<(Instant, String)>,
 }
 
-/// What is durable.
+/// The durable state of a log.
 #[derive(Clone, Copy, Debug)]
 struct View {
     first_sequence: u64,
@@ -262,28 +263,28 @@ impl Log {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Which history this is.
+    /// The identity of its history.
     pub fn identity(&self) -> StreamIdentity {
         self.shared.identity.clone()
     }
 
-    /// The options that it was opened with.
+    /// The options with which it was opened.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
     /// Appends all events or none, durably. Blocking; concurrent callers share commits.
     ///
-    /// An event with the message id of one appended within the duplicate window is not stored again. A request of which
-    /// every event is a duplicate succeeds whatever it expects: it is taken for a repetition. After
-    /// [`Error::Storage`] the events may be there or not; ids make it safe to append them again.
+    /// An event with the message id of one appended within the duplicate window is not stored again. A request whose
+    /// events are all duplicates succeeds whatever it expects, because it counts as a repetition. After
+    /// [`Error::Storage`] the events may be stored or not; ids make it safe to append them again.
     pub fn append(&self, events: &[NewEvent], expectation: &Expectation) -> Result<Appended, Error> {
         self.append_all(events, expectation)
     }
 
-    /// Up to `limit` events and about `bytes_max` bytes after a sequence that match (all, with none); with the last
-    /// sequence that was looked at. Blocking, bounded by looking at no more than 16 × `limit` events. Goes on behind
-    /// events that retention removed.
+    /// Up to `limit` matching events (all without a pattern) and about `bytes_max` bytes after a sequence, with the
+    /// last sequence that was examined. Blocking; examines at most 16 × `limit` events. Continues after events that
+    /// retention removed.
     pub fn read(
         &self,
         after: u64,
@@ -304,7 +305,7 @@ impl Log {
         }
     }
 
-    /// What the log holds.
+    /// The figures of the log.
     pub fn info(&self) -> Info {
         let view = self.view();
         let events = view.last_sequence + 1 - view.first_sequence;
@@ -316,18 +317,18 @@ impl Log {
         }
     }
 
-    /// What keeps the log from doing all that its options promise, in words for an operator.
+    /// Why the log cannot do everything that its options promise, for operators.
     pub fn warnings(&self) -> Vec<String> {
         let Some(slot) = self.shared.writer.try_lock() else {
             return Vec::new();
         };
         let mut warnings: Vec<String> = self.shared.held.check().err().iter().map(ToString::to_string).collect();
         if let Some((_, message)) = &slot.failed {
-            warnings.push(format!("the embedded log failed and is opened again with the next append: {message}"));
+            warnings.push(format!("the embedded log failed and will be reopened by the next append: {message}"));
         }
         if let Some(window) = slot.writer.as_ref().and_then(|writer| writer.ids.shortened()) {
             warnings.push(format!(
-                "message ids are remembered for {} s of the duplicate window of {} s, as there are more than {}; shorten the window",
+                "message ids are remembered for only {} s of the duplicate window of {} s, because there are more than {}; shorten the window",
                 window.as_secs(),
                 self.shared.options.duplicate_window.as_secs(),
                 ids::IDS_MAX
@@ -346,12 +347,12 @@ impl Log {
         self.trim_all()
     }
 
-    /// The sequence of the first event that is there, or of the next one when none is.
+    /// The sequence of the first event, or of the next one if there is none.
     pub(crate) fn first_available(&self) -> u64 {
         self.view().first_sequence
     }
 
-    /// Whether the file has failed and was not opened again yet.
+    /// Whether the file has failed and was not reopened yet.
     pub(crate) fn is_failed(&self) -> bool {
         self.shared.writer.lock().writer.is_none()
     }
@@ -360,7 +361,7 @@ impl Log {
         *self.shared.view.lock()
     }
 
-    /// Makes visible what became durable.
+    /// Publishes what became durable.
     fn publish(&self, view: View) {
         *self.shared.view.lock() = view;
         self.shared.head.send_if_modified(|head| std::mem::replace(head, view.last_sequence) != view.last_sequence);
@@ -370,8 +371,8 @@ impl Log {
         self.shared.opened.load(Ordering::Acquire)
     }
 
-    /// Works on the open file. A failure leaves no writer behind, and so does a panic: the next call opens the file
-    /// again and reads what is there.
+    /// Works on the open file. A failure or a panic leaves no writer: the next call reopens the file and reads what is
+    /// there.
     fn with_writer<T>(
         &self,
         slot: &mut Slot,
@@ -387,14 +388,14 @@ impl Log {
                 Ok(result)
             }
             Err(failure) => {
-                error!(log = self.shared.identity.name, %failure, "embedded log failed and is opened again");
+                error!(log = self.shared.identity.name, %failure, "embedded log failed; reopening it");
                 slot.failed = Some((Instant::now(), failure.to_string()));
                 Err(failure)
             }
         }
     }
 
-    /// Opens the file again if it has failed, at most once in [`file::REOPEN_PAUSE`].
+    /// Reopens the file if it has failed, at most once per [`file::REOPEN_PAUSE`].
     fn recover(&self, slot: &mut Slot) -> Result<(), file::Failure> {
         if slot.writer.is_some() {
             return Ok(());
@@ -427,11 +428,11 @@ impl Log {
         }
     }
 
-    /// Opens the file again after a read failed, unless somebody did since `opened` was looked up.
+    /// Reopens the file after a failed read, unless somebody did since `opened` was read.
     fn reopen(&self, opened: u64, failure: &file::Failure) -> Result<(), file::Failure> {
         let mut slot = self.shared.writer.lock();
         if self.opened() == opened && slot.writer.take().is_some() {
-            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log, it is opened again");
+            error!(log = self.shared.identity.name, %failure, "cannot read the embedded log; reopening it");
         }
         self.recover(&mut slot)
     }
@@ -447,7 +448,7 @@ impl View {
         }
     }
 
-    /// Whether an opened file lacks what was durable.
+    /// Whether an opened file lacks data that was durable.
     fn is_ahead_of(&self, opened: &file::Opened) -> bool {
         self.last_sequence > opened.writer.last_sequence || self.first_sequence > opened.trim.first_sequence
     }

@@ -1,4 +1,4 @@
-//! Opening a log on a thread of its own: a file that has to be repaired takes long, and keeps nobody else waiting.
+//! Opens a log on a separate thread: a file that needs repair takes long, and keeps nobody else waiting.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use tracing::{error, info};
 
 use super::{Error, Log, Options};
 
-/// Pause before a log that could not be opened is tried again: what keeps it, as another process or a full disk, may pass.
+/// Pause before the next attempt to open a log: the obstacle, such as another process or a full disk, may pass.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How often one who waits looks: the percentage changes without a word.
+/// How often a waiting caller checks: the percentage changes without a notification.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A log that is open, or being opened. Cloning shares it.
+/// A log that is open, or opening. Cloning shares it.
 #[derive(Clone)]
 pub struct Opening {
     shared: Arc<Shared>,
@@ -27,24 +27,24 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What became of it so far.
+/// Its state.
 enum Slot {
-    /// It is being opened for the first time.
+    /// Opening for the first time.
     Opening,
-    /// It could not be opened, and is tried again.
+    /// It could not be opened; trying again.
     Failed(Error),
     /// It is open.
     Open(Log),
 }
 
 impl Opening {
-    /// One that is open.
+    /// An open log.
     pub fn done(log: Log) -> Self {
         let options = log.options().clone();
         Self { shared: Arc::new(Shared { options, slot: Mutex::new(Slot::Open(log)), changed: Condvar::new() }) }
     }
 
-    /// Begins to open or create the log at `path`. An error says that there is no thread for it.
+    /// Starts to open or create the log at `path`. An error says that there is no thread for it.
     pub fn begin(path: PathBuf, options: Options) -> Result<Self, Error> {
         let shared =
             Arc::new(Shared { options: options.clone(), slot: Mutex::new(Slot::Opening), changed: Condvar::new() });
@@ -71,7 +71,7 @@ impl Opening {
         &self.shared.options.name
     }
 
-    /// Waits until it is open or could not be opened, but not beyond a moment; an error says why it could not. Blocking.
+    /// Waits until it is open or failed to open, but only until a deadline; an error says why it failed. Blocking.
     pub fn wait(&self, until: Instant) -> Result<(), Error> {
         let mut slot = self.shared.slot.lock();
         while matches!(*slot, Slot::Opening) {
@@ -91,12 +91,12 @@ impl Opening {
             Slot::Open(log) => Ok(log.clone()),
             Slot::Opening => Err(Error::NotOpen(self.progress())),
             Slot::Failed(error) => {
-                Err(Error::NotOpen(format!("{error}; it is tried again every {} s", AGAIN.as_secs())))
+                Err(Error::NotOpen(format!("{error}; the host tries again every {} s", AGAIN.as_secs())))
             }
         }
     }
 
-    /// The log, once it is open; tells meanwhile why it is not. Cancel-safe: it only looks.
+    /// The log, once it is open; `tell` gets the reason why it is not. Cancel-safe: it only observes.
     pub async fn opened(&self, tell: impl Fn(String)) -> Log {
         loop {
             match self.log() {
@@ -111,16 +111,16 @@ impl Opening {
         let name = self.name();
         match self.shared.options.repair.percent() {
             Some(percent) => format!(
-                "the embedded log {name} is being repaired after an unclean stop: {percent} %; it continues by itself, \
+                "the embedded log {name} is being repaired after an unclean stop: {percent} %; it continues on its own, \
                  try again later"
             ),
-            None => format!("the embedded log {name} is being opened; try again later"),
+            None => format!("the embedded log {name} is still opening; try again later"),
         }
     }
 }
 
 impl Shared {
-    /// Takes note of what became of it; whether that is the end.
+    /// Records the result of an attempt; returns whether it is final.
     fn put(&self, outcome: Result<Log, Error>) -> bool {
         let mut slot = self.slot.lock();
         let was_told = matches!(*slot, Slot::Failed(_));
@@ -131,7 +131,7 @@ impl Shared {
             }
             Err(error) => {
                 if !was_told {
-                    error!(log = self.options.name, %error, "the embedded log is not open, and is tried again");
+                    error!(log = self.options.name, %error, "cannot open the embedded log; trying again");
                 }
                 Slot::Failed(error)
             }
@@ -195,7 +195,10 @@ mod tests {
         let log = opening.opened(|why| told.lock().push(why)).await;
         assert_eq!(log.info().last_sequence, 1, "it lost nothing");
         let told = told.into_inner();
-        assert!(told.iter().all(|why| why.contains("is being")), "{told:?}");
+        assert!(
+            told.iter().all(|why| why.contains("is being repaired") || why.contains("is still opening")),
+            "{told:?}"
+        );
     }
 
     #[test]
@@ -207,6 +210,6 @@ mod tests {
         let refused = opening.wait(Instant::now() + Duration::from_secs(20)).expect_err("it failed");
         assert!(matches!(refused, Error::Open(_)), "{refused}");
         let refused = opening.log().expect_err("it is not open");
-        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tried again")), "{refused}");
+        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tries again")), "{refused}");
     }
 }

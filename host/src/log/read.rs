@@ -1,4 +1,4 @@
-//! Reading: runs of events behind a sequence, from one snapshot of the file.
+//! Reading: runs of events after a sequence, from one snapshot of the file.
 
 use redb::{Database, ReadableDatabase};
 
@@ -8,23 +8,23 @@ use super::{Error, Log};
 use crate::event::Event;
 use crate::subject::SubjectSet;
 
-/// Most bytes that one run looks at: with a rare subject, that is what a call costs at most.
+/// Most bytes that one run examines: the most that a call costs with a rare subject.
 const LOOKED_BYTES_MAX: usize = 64 << 20;
 /// A chunk up to this size may be kept alive by any one of its events.
 const CHUNK_KEPT_MAX: usize = 8 << 10;
 
-/// What a run is to hold.
+/// What a run should contain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
-    /// The sequence behind which it begins.
+    /// The sequence after which it begins.
     pub after: u64,
-    /// The subjects wanted; none for all.
+    /// The subjects to read; none means all.
     pub subjects: Option<&'a SubjectSet>,
     /// Most events; this and the next two are at least 1.
     pub events_max: usize,
-    /// Most events looked at, whether they match or not.
+    /// Most events examined, whether they match or not.
     pub looked_max: usize,
-    /// About the most bytes; one event may exceed it alone.
+    /// Most bytes, approximately; a single event may exceed it.
     pub bytes_max: usize,
     /// Whether events carry their headers.
     pub headers: Headers,
@@ -35,21 +35,21 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Run {
     /// Matching events in order.
     pub events: Vec<Event>,
-    /// The last sequence that was looked at.
+    /// The last sequence that was examined.
     pub through: u64,
-    /// The first sequence that is there. Behind `after + 1`, events are gone and nothing was read.
+    /// The first existing sequence. If it is beyond `after + 1`, events are gone and nothing was read.
     pub first: u64,
-    /// The last sequence there is.
+    /// The last existing sequence.
     pub head: u64,
 }
 
 impl Log {
-    /// Reads a run. `place` is where the run before ended, and saves reading a chunk twice. Blocking.
+    /// Reads a run. `place` is where the previous run ended, which avoids reading a chunk twice. Blocking.
     pub(crate) fn run(&self, wanted: &Wanted<'_>, place: &mut Option<Cursor>) -> Result<Run, Error> {
         let opened = self.opened();
         match self.attempt(wanted, place) {
             Ok(run) => Ok(run),
-            // Opening a damaged file again would only close it for those who read other parts of it.
+            // Reopening a damaged file would only close it for readers of its other parts.
             Err(failure @ (Failure::Corrupt(_) | Failure::Damaged(_))) => Err(failure.into()),
             Err(failure) => {
                 self.reopen(opened, &failure)?;
@@ -59,7 +59,7 @@ impl Log {
     }
 
     fn attempt(&self, wanted: &Wanted<'_>, place: &mut Option<Cursor>) -> Result<Run, Failure> {
-        // The view comes first: what the snapshot holds beyond it is newer, and never less.
+        // The view comes first: anything that the snapshot has beyond it is newer, and never less.
         let view = self.view();
         let (first, head) = (view.first_sequence, view.last_sequence);
         if head <= wanted.after || first > wanted.after + 1 {
@@ -122,8 +122,8 @@ impl<'a> Collector<'a> {
             || self.bytes >= self.wanted.bytes_max
     }
 
-    /// Takes events from the file until the run is full or the snapshot ends; returns the first sequence there is if
-    /// that lies behind the one wanted next.
+    /// Takes events from the file until the run is full or the snapshot ends; returns the first existing sequence if it
+    /// is beyond the next one to read.
     fn collect(&mut self, database: &Database, place: &mut Option<Cursor>) -> Result<Option<u64>, Failure> {
         let chunks = database.begin_read()?.open_table(CHUNKS)?;
         let next = self.through + 1;
@@ -135,7 +135,7 @@ impl<'a> Collector<'a> {
                 continue;
             }
             if cursor.next_sequence() > next {
-                // Retention took the beginning since the view was read; behind it, chunks follow each other.
+                // Retention removed the beginning since the view was read; after that, chunks are contiguous.
                 return match self.through == self.wanted.after {
                     true => Ok(Some(cursor.next_sequence())),
                     false => Err(Failure::Damaged(format!("events {next} and following are missing"))),
@@ -181,7 +181,8 @@ impl<'a> Collector<'a> {
                 self.matched.push(record);
             }
         }
-        // A few events must not keep a whole chunk alive, or a batch of a rare subject costs many times its size.
+        // A few events must not keep a whole chunk alive; otherwise a batch of a rare subject takes many times its
+        // size.
         let chunk = cursor.bytes().len();
         let memory = if chunk > CHUNK_KEPT_MAX && kept * 4 < chunk { Memory::Own } else { Memory::Shared };
         self.events.reserve(self.matched.len());

@@ -1,5 +1,5 @@
-//! Retention: removes the oldest events, a bounded number with each commit, so
-//! that appends get in between.
+//! Retention: removes the oldest events, a limited number per commit, so that
+//! appends get their turn.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::chunk::Builder;
 use super::file::{self, CHUNKS, Failure, SUBJECTS, Trim};
 use super::{Error, Log, Options, View, now_ns};
 
-/// Most events removed with one commit: some 50 ms of work.
+/// Most events removed per commit: some 50 ms of work.
 const TRIM_EVENTS_MAX: u64 = 10_000;
 
 impl Log {
@@ -34,14 +34,14 @@ impl Log {
 
 /// The events to remove.
 struct Expired {
-    /// The first sequence that stays.
+    /// The first sequence to keep.
     first: u64,
     bytes: u64,
     chunks: Vec<u64>,
     subjects: BTreeSet<Box<str>>,
 }
 
-/// Removes what is expired, up to the limit; none if there was nothing.
+/// Removes expired events, up to the limit; none if there are none.
 fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options) -> Result<Option<View>, Failure> {
     let transaction = file::begin_write(database, view)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
@@ -74,7 +74,7 @@ fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options
     Ok(Some(View { first_sequence: trim.first_sequence, bytes_before: trim.bytes_before, ..*view }))
 }
 
-/// Looks from the front for events that are too old, or that the log is too large with.
+/// Finds events from the front that are too old, or with which the log is too large.
 fn find(chunks: &impl ReadableTable<u64, &'static [u8]>, view: &View, options: &Options) -> Result<Expired, Failure> {
     let oldest_ns =
         options.max_age.map_or(0, |age| now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));

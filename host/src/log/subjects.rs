@@ -1,9 +1,9 @@
 //! The last sequence of each subject, for appends that expect one.
 //!
-//! A tree access per event would cost more than all the rest of an append, so
-//! new sequences gather in memory and go into the tree in sorted runs, a few
-//! with each commit. What is not there yet when the process ends is read again
-//! from the log: `indexed_through` says from where.
+//! A tree access per event would cost more than the rest of an append, so new
+//! sequences gather in memory and go into the tree in sorted runs, a few with
+//! each commit. Entries that are not in the tree when the process ends are read
+//! again from the log: `indexed_through` says from where.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +12,33 @@ use redb::{ReadableTable, Table};
 use super::file::Failure;
 use crate::subject::Pattern;
 
-/// Subjects that gather before a run begins: each is about 100 bytes of memory, and a run this long meets most leaves
-/// of a large tree more than once.
+/// Subjects that gather before a run begins: each takes about 100 bytes of memory, and a run of this length meets most
+/// leaves of a large tree more than once.
 const GATHER_SUBJECTS_MAX: usize = 65_536;
-/// Events after which a run begins anyway: as many are read again at most when the log is opened, in under a second.
+/// Events after which a run begins in any case: at most this many are read again when the log is opened, in under a
+/// second.
 const GATHER_EVENTS_MAX: u64 = 262_144;
-/// Entries that go into the tree with each commit, beside four for each of its events.
+/// Entries that go into the tree with each commit, in addition to four for each of its events.
 const DRAIN_MIN: usize = 64;
-/// Most subjects that a pattern may cover: looking at them takes some 30 ms, and appends wait meanwhile.
+/// Most subjects that a pattern may cover: reading them takes some 30 ms, and appends wait meanwhile.
 pub(super) const COVERED_MAX: usize = 100_000;
 
 /// A pattern covers more than [`COVERED_MAX`] subjects.
 #[derive(Debug)]
 pub(super) struct TooMany;
 
-/// What the tree does not have yet.
+/// Entries that are not in the tree yet.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     gathering: BTreeMap<Box<str>, u64>,
-    /// The run that goes into the tree just now, and the last sequence that the tree knows when it is in.
+    /// The run that is going into the tree, and the last sequence that the tree knows when it is complete.
     draining: BTreeMap<Box<str>, u64>,
     draining_through: u64,
     indexed_through: u64,
 }
 
 impl Subjects {
-    /// Where the tree knows everything up to this sequence.
+    /// The tree is complete up to this sequence.
     pub fn new(indexed_through: u64) -> Self {
         Self { indexed_through, ..Self::default() }
     }
@@ -91,15 +92,15 @@ impl Subjects {
         Ok(Ok(if last < first { 0 } else { last }))
     }
 
-    /// Whether the next commit has entries to put into the tree.
+    /// Whether the next commit has entries for the tree.
     pub fn is_due(&self, last_sequence: u64) -> bool {
         !self.draining.is_empty()
             || self.gathering.len() >= GATHER_SUBJECTS_MAX
             || last_sequence - self.indexed_through >= GATHER_EVENTS_MAX
     }
 
-    /// Puts some entries into the tree, after an append of so many events; returns how far the tree then knows
-    /// everything, when that has changed.
+    /// Puts some entries into the tree, after an append of this many events; returns how far the tree is then complete,
+    /// if that changed.
     pub fn drain(
         &mut self,
         tree: &mut Table<'_, &'static str, u64>,
@@ -121,7 +122,7 @@ impl Subjects {
         Ok(None)
     }
 
-    /// Forgets a subject whose last event may have been removed, if it has none from `first` on.
+    /// Forgets a subject whose last event may have been removed, if it has no event from `first` on.
     pub fn forget(
         &mut self,
         subject: &str,
@@ -141,7 +142,7 @@ impl Subjects {
     }
 }
 
-/// What each subject that a pattern matches begins with: the tokens before its first wildcard.
+/// The literal prefix of the subjects that a pattern matches: the tokens before its first wildcard.
 fn literal_prefix(pattern: &str) -> &str {
     let mut length = 0;
     for token in pattern.split_inclusive('.') {

@@ -1,17 +1,17 @@
-//! The memory that the caches of all open files of a host share.
+//! The memory budget that the caches of all open files of a host share.
 //!
-//! A cache keeps its size for as long as its file is open. So what the host will open at its start is counted before
-//! anything is opened, and something is left for what is deployed later, which gets a part of what is left by then. A
-//! restart shares everything anew.
+//! A cache keeps its size while its file is open. The files that the host will open at its start are therefore counted
+//! before anything is opened, and something is left for later deployments, which get a part of the remainder. A restart
+//! divides everything again.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Files that are counted on beyond those that are known.
+/// Files to expect in addition to the known ones.
 const FILES_TO_COME: u64 = 4;
-/// The smallest cache: below it, even a small state is read from disk over and over. Where there are too many files for
-/// it, caches take more than the budget, by no more than this for each file.
+/// The smallest cache: with less, even a small state is read from disk over and over. With too many files, caches
+/// exceed the budget by at most this much per file.
 const CACHE_BYTES_MIN: u64 = 256 << 10;
 
 /// The budget. Cloning shares it.
@@ -24,11 +24,11 @@ pub struct Caches {
 struct Inner {
     total: u64,
     used: u64,
-    /// Files that are known and not open yet.
+    /// Known files that are not open yet.
     awaited: u64,
 }
 
-/// The part of one open file; given back when dropped.
+/// The part of one open file; dropping it releases the part.
 #[derive(Debug)]
 pub struct Share {
     bytes: u64,
@@ -36,12 +36,12 @@ pub struct Share {
 }
 
 impl Caches {
-    /// A budget of so many bytes, of which so many files are known to get their part.
+    /// A budget of this many bytes, with this many known files.
     pub fn new(total: u64, files: usize) -> Self {
         Self { inner: Arc::new(Mutex::new(Inner { total, used: 0, awaited: files as u64 })) }
     }
 
-    /// The part of one more file, of `most` bytes at most.
+    /// The part of one more file, at most `most` bytes.
     pub fn share(&self, most: u64) -> Share {
         let mut inner = self.inner.lock();
         let left = inner.total.saturating_sub(inner.used);
@@ -53,7 +53,7 @@ impl Caches {
         Share { bytes, inner: Arc::clone(&self.inner) }
     }
 
-    /// What all caches may take together by now, in bytes.
+    /// The current maximum of all caches together, in bytes.
     pub fn used(&self) -> u64 {
         self.inner.lock().used
     }

@@ -1,4 +1,4 @@
-//! The memory that the memtables of a host share, and what is read ahead of them.
+//! The memory budgets that the pipelines of a host share: for memtables, and for batches read ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,30 +7,30 @@ use parking_lot::Mutex;
 
 use super::read_ahead::ReadAhead;
 
-/// What has to be freed before the allocator is asked to give it back, in bytes.
+/// How much must be freed before the allocator is asked to return memory, in bytes.
 const MUCH: u64 = 16 << 20;
 
-/// The memory that all memtables of a host share.
+/// The memory budget that all memtables of a host share.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
     limit: u64,
-    /// Pipelines that run.
+    /// Running pipelines.
     shares: AtomicU64,
     read_ahead: ReadAhead,
-    /// What was given back so far, in bytes.
+    /// Bytes released so far.
     freed: AtomicU64,
-    /// How much that was at the last look, and when the allocator last gave back what it keeps.
+    /// That number at the last check, and at the last time the allocator returned memory.
     seen: Mutex<(u64, u64)>,
 }
 
 impl Budget {
-    /// A budget of this many bytes for memtables, and as many for batches that are read ahead.
+    /// A budget of this many bytes for memtables, and of as many for batches read ahead.
     pub fn new(limit: u64) -> Self {
         Self::of(limit, limit)
     }
 
-    /// A budget of this many bytes for memtables, and this many for batches that are read ahead.
+    /// A budget of this many bytes for memtables, and of this many for batches read ahead.
     pub fn of(limit: u64, read_ahead: u64) -> Self {
         let read_ahead = ReadAhead::new(read_ahead);
         Self {
@@ -43,8 +43,8 @@ impl Budget {
         }
     }
 
-    /// Whether much was freed since this was last true, and nothing more since the last look: a replay is over, say, and what
-    /// the allocator keeps of it is not needed again soon.
+    /// Whether much was freed since this was last true, and nothing more since the last check: for example, a replay
+    /// has ended, and the memory that the allocator keeps of it is not needed again soon.
     pub fn has_calmed_down(&self) -> bool {
         let freed = self.freed.load(Ordering::Relaxed);
         let mut seen = self.seen.lock();
@@ -61,7 +61,7 @@ impl Budget {
     }
 }
 
-/// One pipeline's part of the budget; given back when dropped.
+/// One pipeline's part of the budget; dropping it releases the part.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -74,9 +74,9 @@ impl Share {
         Self { budget: Arc::clone(budget), held: 0 }
     }
 
-    /// Whether the budget is exceeded, and so many bytes are enough of it that their holder has to give them back. Some
-    /// pipeline always holds as much; half a fair part is asked for, so that those who go on give way before those who
-    /// are idle, and hold more, are waited for.
+    /// Whether the budget is exceeded and this holder has enough of it that it must release some. Some pipeline always
+    /// has enough. The threshold is half a fair share, so that active pipelines commit before waiting for idle ones
+    /// that hold more.
     pub(crate) fn must_yield(&self, bytes: u64) -> bool {
         let Budget { used, limit, shares, .. } = &*self.budget;
         used.load(Ordering::Relaxed) > *limit && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))

@@ -1,9 +1,9 @@
-//! The memory of the host: one budget, and who takes what of it.
+//! The memory budget of the host, and who uses it.
 //!
-//! A part of the budget is shared out at the start: to memtables, caches, and batches that are read ahead. The rest is taken
-//! when it is needed and given back when the work is over: linear memory of instances, writes of running batches, native
-//! code. What takes little is let in where what takes much is not, so that a greedy module cannot keep its neighbours from
-//! applying; and queries never take more than half.
+//! Fixed shares of the budget go to memtables, caches, and batches read ahead. The rest is taken as needed and returned
+//! after use: linear memory of instances, writes of running batches, native code. Small requests are granted when large
+//! ones are not, so that a greedy module cannot keep its neighbours from applying; and queries never take more than
+//! half.
 
 pub mod caches;
 pub mod memtables;
@@ -17,15 +17,15 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::api::ProcessInfo;
 
-/// What one holder may have and still take of the part that is kept free: this part of all, and no more than this many bytes.
+/// A holder of at most this fraction of the total, and at most this many bytes, may use the reserved part.
 const SMALL: (u64, u64) = (32, 8 << 20);
-/// Those that hold more leave one of this many parts free.
+/// Larger holders leave one of this many parts free.
 const KEPT_FOR_SMALL: u64 = 4;
-/// Queries that hold little leave one of this many parts free, to folds.
+/// Small queries leave one of this many parts free, for folds.
 const KEPT_FOR_FOLDS: u64 = 8;
-/// Queries together, and native code together, may take one of this many parts.
+/// All queries together, and all native code together, may take one of this many parts.
 const PART_OF_ONE_KIND: u64 = 2;
-/// The least that is shared out, however small the machine.
+/// The smallest budget, however small the machine.
 const TOTAL_MIN: u64 = 32 << 20;
 
 /// What memory is for.
@@ -33,17 +33,17 @@ const TOTAL_MIN: u64 = 32 << 20;
 pub enum Purpose {
     /// Applying and migrating: waits for memory if there is none.
     Fold,
-    /// A query: is told to come back.
+    /// A query: is rejected if there is none.
     Query,
-    /// Native code of a module, for as long as it is loaded.
+    /// Native code of a module, while it is loaded.
     Code,
 }
 
-/// There is too little left.
+/// Too little memory is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "host-memory: {wanted} bytes more are wanted, and {used} of the {total} that are for modules are taken; it continues by \
-     itself when others end; if this lasts, raise limits.memory_bytes, or ask for less in manifests"
+    "host-memory: {wanted} more bytes are needed, and {used} of the {total} for modules are in use; it continues on \
+     its own when others end; if this lasts, raise limits.memory_bytes, or ask for less in manifests"
 )]
 pub struct Shortage {
     wanted: u64,
@@ -51,7 +51,7 @@ pub struct Shortage {
     total: u64,
 }
 
-/// What is taken when it is needed. Cloning shares it.
+/// The memory that is taken as needed. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Memory {
     inner: Arc<Inner>,
@@ -65,7 +65,7 @@ struct Inner {
     by_code: AtomicU64,
 }
 
-/// Memory that is taken until this is dropped.
+/// Reserved memory; dropping it releases the memory.
 #[derive(Debug)]
 pub struct Reservation {
     memory: Memory,
@@ -80,27 +80,27 @@ impl Memory {
         Self { inner: Arc::new(Inner { total, used: zero(), by_queries: zero(), by_code: zero() }) }
     }
 
-    /// A budget that is never exceeded.
+    /// An unlimited budget.
     pub fn unlimited() -> Self {
         Self::new(u64::MAX)
     }
 
-    /// All there is, in bytes.
+    /// The total, in bytes.
     pub fn total(&self) -> u64 {
         self.inner.total
     }
 
-    /// What is taken now, in bytes.
+    /// Bytes in use.
     pub fn used(&self) -> u64 {
         self.inner.used.load(Ordering::Relaxed)
     }
 
-    /// The most that one holder can ever have, in bytes.
+    /// The most that one holder can ever get, in bytes.
     pub fn most_of_one(&self) -> u64 {
         self.inner.total - self.inner.total / KEPT_FOR_SMALL
     }
 
-    /// A reservation of nothing yet.
+    /// An empty reservation.
     pub fn reservation(&self, purpose: Purpose) -> Reservation {
         Reservation { memory: self.clone(), purpose, bytes: 0 }
     }
@@ -115,7 +115,7 @@ impl Inner {
         }
     }
 
-    /// What all together may take so that one holder gets up to this many bytes.
+    /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
         let (part, most) = SMALL;
         let kept = match purpose {
@@ -127,7 +127,7 @@ impl Inner {
     }
 }
 
-/// Adds to a counter, unless it would rise above `most`; whether it did.
+/// Adds to a counter, unless it would exceed `most`; returns whether it did.
 fn add(counter: &AtomicU64, bytes: u64, most: u64) -> bool {
     let sum = |before: u64| before.checked_add(bytes).filter(|sum| *sum <= most);
     counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
@@ -139,7 +139,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// Takes as much as is missing to this many bytes; nothing if there is too little.
+    /// Grows to this many bytes; changes nothing if there is too little.
     pub fn grow_to(&mut self, bytes: u64) -> Result<(), Shortage> {
         let Some(wanted) = bytes.checked_sub(self.bytes).filter(|wanted| *wanted > 0) else { return Ok(()) };
         let inner = &*self.memory.inner;
@@ -158,7 +158,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Gives back what is held beyond this many bytes.
+    /// Releases everything beyond this many bytes.
     pub fn shrink_to(&mut self, bytes: u64) {
         let Some(rest) = self.bytes.checked_sub(bytes).filter(|rest| *rest > 0) else { return };
         let inner = &*self.memory.inner;
@@ -176,7 +176,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Who gets how much of the memory of a host, in bytes.
+/// How the memory of a host is divided, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// All of it.
@@ -185,35 +185,35 @@ pub struct Shares {
     pub memtables: u64,
     /// Caches of all files.
     pub caches: u64,
-    /// Batches of all deployments that are read ahead.
+    /// Batches read ahead, of all deployments.
     pub read_ahead: u64,
     /// Instances, writes of running batches, native code.
     pub modules: u64,
 }
 
 impl Shares {
-    /// Shares out a total. Memtables and caches are taken as they are if somebody set them.
+    /// Divides a total. Explicit settings for memtables and caches are kept.
     pub fn of(total: u64, memtables: Option<u64>, caches: Option<u64>) -> Self {
         let total = total.max(TOTAL_MIN);
         let memtables = memtables.unwrap_or((total / 8).min(512 << 20));
         let caches = caches.unwrap_or((total / 8).min(256 << 20));
         let read_ahead = (total / 8).min(256 << 20);
         let rest = total.saturating_sub(memtables).saturating_sub(caches).saturating_sub(read_ahead);
-        // Modules that could not run at all would be no answer to a cache that is too large.
+        // Modules must be able to run even if a cache is set too large.
         Self { total, memtables, caches, read_ahead, modules: rest.max(total / 4) }
     }
 }
 
 impl Shares {
-    /// What all of them come to, in bytes: more than the total if somebody set single ones too high.
+    /// The sum of all shares, in bytes: more than the total if a setting is too high.
     pub fn sum(&self) -> u64 {
         let parts = [self.memtables, self.caches, self.read_ahead, self.modules];
         parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 
-/// The share of the memory that this process may use which a host takes by default, in bytes: three quarters of what its
-/// control group has, where the rest is for the program itself; or half of the machine, which others use as well.
+/// The default budget of a host, in bytes: three quarters of what its control group may use, where the rest is for the
+/// program itself; or half of the machine's memory, which others use as well.
 pub fn default_total() -> u64 {
     let machine = machine_bytes(Path::new("/proc")).unwrap_or(1 << 30);
     match group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")) {
@@ -222,7 +222,7 @@ pub fn default_total() -> u64 {
     }
 }
 
-/// What this process may use, and uses.
+/// Limits and usage of this process.
 pub fn process(shares: &Shares, modules: Option<&Memory>) -> ProcessInfo {
     ProcessInfo {
         memory_total_bytes: Some(shares.sum()),
@@ -235,7 +235,7 @@ pub fn process(shares: &Shares, modules: Option<&Memory>) -> ProcessInfo {
     }
 }
 
-/// Gives to the system what was freed here and the allocator keeps for later. Takes milliseconds.
+/// Returns freed memory that the allocator keeps to the system. Takes milliseconds.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, and locks what it walks by itself.
@@ -248,7 +248,7 @@ fn resident_bytes() -> Option<u64> {
     kibibytes(Path::new("/proc/self/status"), "VmRSS:")
 }
 
-/// What this process may use: the machine's memory, or less within a control group, in bytes.
+/// What this process may use: the machine's memory, or less in a control group, in bytes.
 pub fn available_bytes() -> Option<u64> {
     let machine = machine_bytes(Path::new("/proc"))?;
     Some(group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")).map_or(machine, |group| group.min(machine)))
@@ -258,14 +258,14 @@ fn machine_bytes(proc: &Path) -> Option<u64> {
     kibibytes(&proc.join("meminfo"), "MemTotal:")
 }
 
-/// A figure of a file of figures in KiB, in bytes.
+/// A figure from a file of figures in KiB, in bytes.
 fn kibibytes(file: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1_024)
 }
 
-/// The lowest limit of the control groups that this process is in, of either version; none if none limits it.
+/// The lowest limit of the control groups of this process, of either version; none if unlimited.
 fn group_bytes(proc: &Path, groups: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(proc.join("self/cgroup")).ok()?;
     let limits = text.lines().filter_map(|line| {
@@ -283,8 +283,8 @@ fn group_bytes(proc: &Path, groups: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The lowest number in files of this name, from a group up to the root. In a container the path may be that outside of it;
-/// then only the root is there.
+/// The lowest number in files of this name, from a group up to the root. In a container the path may be that outside of
+/// it; then only the root exists.
 fn lowest(root: &Path, path: &str, file: &str) -> Option<u64> {
     let group: PathBuf = root.join(path.trim_start_matches('/'));
     let folders = group.ancestors().take_while(|folder| folder.starts_with(root));

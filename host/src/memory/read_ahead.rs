@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Unit in which the memory is counted, in bytes.
+/// Unit in which memory is allocated, in bytes.
 pub(crate) const UNIT: u64 = 1 << 10;
 
-/// Memory for batches that are read ahead, of all pipelines of a host.
+/// Memory for batches read ahead, of all pipelines of a host.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadAhead {
     pub(crate) units: Arc<Semaphore>,

@@ -5,7 +5,7 @@ use prometheus::{GaugeVec, IntGauge, IntGaugeVec, Registry};
 use super::{float, float_gauge, gauge, number};
 use crate::usage::Usage;
 
-/// What is read off the disk.
+/// Figures of the disk.
 #[derive(Debug)]
 pub(super) struct DiskGauges {
     deployments: IntGaugeVec,
@@ -31,13 +31,13 @@ impl DiskGauges {
             free: float_gauge(
                 registry,
                 "foldstream_disk_free_bytes",
-                "Free bytes on the disk of the data folder; NaN if it can't tell.",
+                "Free bytes on the disk of the data folder; NaN if unknown.",
                 &[],
             ),
             total: float_gauge(
                 registry,
                 "foldstream_disk_bytes",
-                "All bytes of the disk of the data folder; NaN if it can't tell.",
+                "Size of the disk of the data folder in bytes; NaN if unknown.",
                 &[],
             ),
         }

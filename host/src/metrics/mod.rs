@@ -1,9 +1,9 @@
-//! All metrics, in one place, in the conventions of Prometheus: base units,
+//! All metrics, in one place and in the conventions of Prometheus: base units,
 //! `_total` on counters, labels from closed sets (and names of deployments).
 //!
 //! Counters and histograms are updated where things happen, through
 //! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
-//! the page is asked for.
+//! the page is requested.
 
 mod disk;
 #[cfg(test)]
@@ -40,24 +40,24 @@ pub struct Metrics {
     cut_overs: IntCounterVec,
     watches: IntGauge,
     door: Door,
-    /// Behind a lock, as one page at a time may set and collect them.
+    /// Behind a lock, because only one page at a time may set and collect them.
     gauges: Arc<Mutex<Gauges>>,
 }
 
 /// Counters and histograms of one deployment, with their labels resolved.
 #[derive(Clone, Debug)]
 pub struct DeploymentMetrics {
-    /// Events applied by what serves.
+    /// Events applied by the active generation.
     pub events_applied: IntCounter,
-    /// Events applied by what is being built, or follows.
+    /// Events applied by candidates and previous generations.
     pub events_rebuilt: IntCounter,
     /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
-    /// Calls of `apply` that failed: with a batch, with a part of it in search of the event, with that event.
+    /// Failed calls of `apply`: with a batch, with part of it during the search for the event, with that event.
     pub apply_failures: IntCounter,
     /// Attempts after a failure.
     pub retries: IntCounter,
-    /// Times that the state file could not be written or read.
+    /// Failures to read or write the state file.
     pub state_failures: IntCounter,
     /// Seconds of one call of `apply`.
     pub apply_seconds: Histogram,
@@ -69,7 +69,7 @@ pub struct DeploymentMetrics {
     pub batch_events: Histogram,
 }
 
-/// Metrics of who comes in, and by which certificate.
+/// Metrics of refused requests and of the certificate.
 #[derive(Clone, Debug)]
 struct Door {
     refused: IntCounterVec,
@@ -81,16 +81,16 @@ impl Door {
         let refused = counter(
             registry,
             "foldstream_http_refused_total",
-            "Requests that were refused for their token (missing, wrong, not allowed) or their origin.",
+            "Requests refused because of their token (missing, wrong, not allowed) or their origin.",
             &["reason"],
         );
         for reason in REFUSALS {
-            // An increase can only be told from a series that is there before.
+            // An increase is visible only in a series that already exists.
             let _ = refused.with_label_values(&[reason]);
         }
         let options = Opts::new(
             "foldstream_tls_certificate_end_timestamp_seconds",
-            "When the certificate of the server ends; NaN without TLS.",
+            "When the certificate of the server expires; NaN without TLS.",
         );
         let certificate_end = prometheus::Gauge::with_opts(options).expect("name and help are constant and valid");
         certificate_end.set(f64::NAN);
@@ -158,18 +158,18 @@ impl Metrics {
         Self {
             events: count(
                 "foldstream_events_total",
-                "Events by outcome; failed are those at which a deployment stopped.",
+                "Events by outcome; failed ones are those at which a deployment stopped.",
                 &["deployment", "outcome"],
             ),
             apply_failures: count(
                 "foldstream_apply_failures_total",
-                "Calls of apply that failed; one bad event makes several fail until it stands alone.",
+                "Failed calls of apply; one bad event fails several calls until it is alone in its batch.",
                 DEPLOYMENT,
             ),
             retries: count("foldstream_retries_total", "Attempts to apply a batch again after a failure.", DEPLOYMENT),
             state_failures: count(
                 "foldstream_state_failures_total",
-                "Times that a state file could not be written or read, and was opened again.",
+                "Failures to read or write a state file, after which it was reopened.",
                 DEPLOYMENT,
             ),
             apply: timer("foldstream_apply_duration_seconds", "Duration of one call of apply.", DEPLOYMENT),
@@ -182,27 +182,28 @@ impl Metrics {
             batch: histogram(&registry, "foldstream_batch_events", "Events in one batch.", DEPLOYMENT, &sizes),
             requests: timer(
                 "foldstream_http_request_duration_seconds",
-                "Duration of HTTP requests; streams count until they are open.",
+                "Duration of HTTP requests; for streams, until they are open.",
                 &["route", "method", "status"],
             ),
             holds: timer(
                 "foldstream_cut_over_hold_seconds",
-                "For how long a cut-over or rollback held applying.",
+                "How long a cut-over or rollback held applying.",
                 DEPLOYMENT,
             ),
             cut_overs: count(
                 "foldstream_cut_overs_total",
-                "Attempts at a cut-over or rollback by outcome.",
+                "Attempted cut-overs and rollbacks, by outcome.",
                 &["deployment", "kind", "outcome"],
             ),
             door: Door::new(&registry),
-            watches: number(&registry, "foldstream_watches_open", "Watches and tails that are open."),
+            watches: number(&registry, "foldstream_watches_open", "Open watches and tails."),
             gauges: Arc::new(Mutex::new(Gauges::new(&registry))),
             registry,
         }
     }
 
-    /// The handles of a deployment. Its counters begin at 0, so that the first event that they count is seen as a rise.
+    /// The handles of a deployment. Its counters start at 0, so that the first event that they count is visible as an
+    /// increase.
     pub fn deployment(&self, name: &str) -> DeploymentMetrics {
         for (kind, outcome) in KINDS.iter().flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome))) {
             self.cut_overs.with_label_values(&[name, kind, outcome]);
@@ -222,9 +223,9 @@ impl Metrics {
         }
     }
 
-    /// Drops the series of a deployment that was deleted. Handles that are still around count into nothing.
+    /// Removes the series of a deleted deployment. Remaining handles have no effect.
     pub fn forget(&self, name: &str) {
-        // An error means that there is no such series, which is what is wanted.
+        // An error means that the series does not exist, which is the goal.
         for outcome in ["applied", "rebuilt", "failed"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
@@ -239,7 +240,7 @@ impl Metrics {
         }
     }
 
-    /// Records an attempt at a cut-over or rollback: for how long it held applying, or none where it was missed.
+    /// Records an attempted cut-over or rollback: how long it held applying, or none if it was missed.
     pub fn cut_over(&self, deployment: &str, kind: &str, held: Option<Duration>) {
         let outcome = OUTCOMES[usize::from(held.is_none())];
         self.cut_overs.with_label_values(&[deployment, kind, outcome]).inc();
@@ -254,24 +255,24 @@ impl Metrics {
         WatchGuard(self.watches.clone())
     }
 
-    /// Records an HTTP request: the template of its route, never its path; labels from closed sets.
+    /// Records an HTTP request under the template of its route, never its path; labels come from closed sets.
     pub fn request(&self, route: &str, method: &str, status: &str, duration: Duration) {
         self.requests.with_label_values(&[route, method, status]).observe(duration.as_secs_f64());
     }
 
-    /// Counts a request that was refused, by reason.
+    /// Counts a refused request, by reason.
     pub fn refused(&self, reason: &str) {
         self.door.refused.with_label_values(&[reason]).inc();
     }
 
-    /// Notes when the certificate of the server ends, in seconds since 1970.
+    /// Sets when the certificate of the server expires, in seconds since 1970.
     pub fn certificate(&self, end: Option<i64>) {
         if let Some(end) = end {
             self.door.certificate_end.set(end as f64);
         }
     }
 
-    /// The page for Prometheus, text exposition format 0.0.4, with gauges as these deployments and sources are now.
+    /// The page for Prometheus, in text exposition format 0.0.4, with the gauges of these deployments and sources.
     pub fn page(&self, deployments: &[Deployment], sources: &[Reachable], usage: &Usage) -> Vec<u8> {
         let gauges = self.gauges.lock();
         gauges.set(deployments, sources);
@@ -287,14 +288,14 @@ impl Metrics {
     }
 }
 
-/// Whether a configured source can be reached, as far as is known.
+/// Whether a configured source can be reached, as far as known.
 #[derive(Clone, Debug)]
 pub struct Reachable {
     /// Its name.
     pub source: String,
     /// Its stream.
     pub stream: String,
-    /// Whether it could be reached last; none before anybody tried.
+    /// Whether it could be reached last; none before the first attempt.
     pub is_reachable: Option<bool>,
 }
 
@@ -303,12 +304,12 @@ fn number(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help).expect("constant and valid"))
 }
 
-/// A number as a float; NaN says that nobody knows it.
+/// A number as a float; NaN if unknown.
 fn float(value: Option<u64>) -> f64 {
     value.map_or(f64::NAN, |value| value as f64)
 }
 
-/// What is read off the deployments when the page is asked for.
+/// Gauges of the deployments, set when the page is requested.
 #[derive(Debug)]
 struct Gauges {
     lag_events: GaugeVec,
@@ -336,7 +337,7 @@ struct Gauges {
     disk: DiskGauges,
 }
 
-/// What is read off the sources.
+/// Gauges of the sources.
 #[derive(Debug)]
 struct SourceGauges {
     state: IntGaugeVec,
@@ -353,25 +354,25 @@ impl SourceGauges {
             state: gauge(
                 registry,
                 "foldstream_source_state",
-                "1 for what a deployment's source is doing, 0 for the rest.",
+                "1 for the current state of a deployment's source, 0 for the others.",
                 &["deployment", "source", "state"],
             ),
             heard: float_gauge(
                 registry,
                 "foldstream_source_last_heard_timestamp_seconds",
-                "When a deployment heard from its source last, in seconds since the Unix epoch; NaN before that.",
+                "When a deployment's source last answered, in seconds since the Unix epoch; NaN before that.",
                 &["deployment", "source"],
             ),
             reachable: float_gauge(
                 registry,
                 "foldstream_source_reachable",
-                "1 if a configured source could be reached when it was heard or asked last, 0 if not; NaN before that.",
+                "1 if a configured source could be reached at the last check, 0 if not; NaN before that.",
                 &["source", "stream"],
             ),
             reconnects: counter(
                 registry,
                 "foldstream_source_reconnects_total",
-                "Connections and consumers made anew.",
+                "Reconnects and recreated consumers.",
                 &["deployment", "source"],
             ),
             passed_over: counter(
@@ -383,7 +384,7 @@ impl SourceGauges {
             repaired: counter(
                 registry,
                 "foldstream_source_repaired_total",
-                "Messages that cannot be read as they are, handed on without what is unusable.",
+                "Invalid messages, delivered without their unusable parts.",
                 &["deployment", "source"],
             ),
         }
@@ -399,29 +400,29 @@ impl Gauges {
         Self {
             missing_events: of_deployment(
                 "foldstream_missing_events",
-                "Events that were gone from the stream when the state passed them, and were accepted as missing.",
+                "Events that were already gone from the stream, and were accepted as missing.",
             ),
             lag_events: perhaps(
                 "foldstream_lag_events",
-                "Events that may match and are still to be applied; NaN while nobody knows.",
+                "Events that may match and are not applied yet; NaN while unknown.",
             ),
             lag_seconds: perhaps(
                 "foldstream_lag_seconds",
-                "Age of the oldest event that is not yet applied, 0 if there is none; NaN while nobody knows.",
+                "Age of the oldest event that is not applied yet, 0 if there is none; NaN while unknown.",
             ),
-            head: perhaps("foldstream_head", "Last sequence in the stream; NaN while nobody knows."),
+            head: perhaps("foldstream_head", "Last sequence in the stream; NaN while unknown."),
             position: of_deployment("foldstream_position", "Last sequence that the state reflects."),
-            checkpoint: of_deployment("foldstream_checkpoint", "Last position that is durable."),
+            checkpoint: of_deployment("foldstream_checkpoint", "Last durable position."),
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
-            memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is in memory only, with overhead."),
-            pinned_bytes: of_deployment("foldstream_pinned_bytes", "Memory that only readers of an older state hold."),
-            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the state file that serves."),
+            memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is only in memory, with overhead."),
+            pinned_bytes: of_deployment("foldstream_pinned_bytes", "Memory held only by readers of an older state."),
+            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the active state file."),
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
-            instances: of_deployment("foldstream_guest_instances", "Instances alive, those of queries too."),
-            generation: of_deployment("foldstream_generation", "Number of the generation that serves."),
+            instances: of_deployment("foldstream_guest_instances", "Number of instances, including those of queries."),
+            generation: of_deployment("foldstream_generation", "Number of the active generation."),
             skipped: of_deployment(
                 "foldstream_events_skipped",
-                "Events that the state that serves left out, as an operator had decided.",
+                "Events that the active state skipped, as an operator decided.",
             ),
             module: gauge(
                 registry,
@@ -432,37 +433,37 @@ impl Gauges {
             state: gauge(
                 registry,
                 "foldstream_deployment_state",
-                "1 for what a deployment is doing, 0 for the rest.",
+                "1 for the current state of a deployment, 0 for the others.",
                 &["deployment", "state"],
             ),
             rebuild_progress: perhaps(
                 "foldstream_rebuild_progress_ratio",
-                "Part of the way to the head that the candidate has behind it, from 0 to 1; NaN while nobody knows.",
+                "Progress of the candidate towards the head, from 0 to 1; NaN while unknown.",
             ),
             rebuild_remaining: perhaps(
                 "foldstream_rebuild_remaining_seconds",
-                "Estimated seconds until the candidate has caught up; NaN while nobody can tell.",
+                "Estimated seconds until the candidate has caught up; NaN while unknown.",
             ),
             rebuild_lag: perhaps(
                 "foldstream_rebuild_lag_events",
-                "Events that the candidate still has to apply; NaN while nobody knows.",
+                "Events that the candidate still has to apply; NaN while unknown.",
             ),
             candidate_state: gauge(
                 registry,
                 "foldstream_candidate_state",
-                "1 for what the candidate of a deployment is doing, 0 for the rest; all 0 while it waits for its turn.",
+                "1 for the current state of a deployment's candidate, 0 for the others; all 0 while it is queued.",
                 &["deployment", "state"],
             ),
             sources: SourceGauges::new(registry),
             disk: DiskGauges::new(registry),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
-                "Rebuilds that have to end before the candidate's begins; 0 when it runs.",
+                "Rebuilds that must end before the candidate's starts; 0 while it runs.",
             ),
         }
     }
 
-    /// Sets all series anew, so that none of a deleted deployment stays.
+    /// Sets all series from scratch, so that no series of a deleted deployment remains.
     fn set(&self, deployments: &[Deployment], sources: &[Reachable]) {
         self.reset();
         for Reachable { source, stream, is_reachable } in sources {
@@ -476,7 +477,7 @@ impl Gauges {
         }
     }
 
-    /// A deployment without a candidate has no series of a rebuild.
+    /// A deployment without a candidate has no series for rebuilds.
     fn set_rebuild(&self, deployment: &Deployment) {
         let Some(candidate) = &deployment.candidate else { return };
         let name = [deployment.name.as_str()];

@@ -1,29 +1,29 @@
-//! What the checking process answers, as bytes. The host reads them as strictly as anything that a stranger wrote: the
-//! process that wrote them has looked at an upload.
+//! The answer of the checking process, as bytes. The host parses it as strictly as any untrusted input, because the
+//! process that wrote it has parsed an upload.
 
 use std::io::{self, Write};
 
 use super::output::clipped;
 
-/// Begins every answer; the last byte is the version of the layout.
+/// The first bytes of every answer; the last byte is the version of the layout.
 const MAGIC: &[u8; 8] = b"FSANSWR\x01";
 /// Most interfaces that a module may import. The contract and WASI have fewer than fifty.
 pub(super) const IMPORTS_MAX: usize = 256;
 /// Longest name of an interface.
 pub(super) const IMPORT_BYTES_MAX: usize = 256;
-/// Most that is kept of what the process says.
+/// Longest text from the process to keep.
 pub(super) const WORDS_BYTES_MAX: usize = 4_096;
-/// Most that an answer has beyond a component or code.
+/// Most bytes of an answer in addition to a component or code.
 pub(super) const OVERHEAD_BYTES_MAX: usize = MAGIC.len() + 8 + IMPORTS_MAX * (IMPORT_BYTES_MAX + 2);
 
 /// The answer to one upload.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The module is sound: what it imports, and the component if the upload was a core module.
+    /// The module is valid: its imports, and the component if the upload was a core module.
     Checked {
         /// Interfaces that it imports.
         imports: Vec<String>,
-        /// What a core module was encoded to; none if the upload is the component.
+        /// The component made from a core module; none if the upload is a component.
         component: Option<Vec<u8>>,
     },
     /// The native code of the component.
@@ -32,23 +32,23 @@ pub(super) enum Answer {
     Refused(String),
     /// The process cannot do its work; why, and what to do.
     Broken(String),
-    /// What the process can't do.
+    /// What the process cannot access.
     Walls(Walls),
 }
 
-/// What the checking process was seen to be refused.
+/// The accesses that the checking process was seen to be denied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walls {
-    /// It can neither open nor make files.
+    /// It cannot open or create files.
     pub files: bool,
-    /// It can open no sockets.
+    /// It cannot open sockets.
     pub sockets: bool,
-    /// It can neither start nor signal processes.
+    /// It cannot start or signal processes.
     pub processes: bool,
 }
 
 impl Walls {
-    /// What the process can still reach; nothing if all walls are up.
+    /// What the process can still access; empty if all protections work.
     pub fn gaps(&self) -> Vec<&'static str> {
         let all = [(self.files, "files"), (self.sockets, "sockets"), (self.processes, "processes")];
         all.into_iter().filter(|(is_refused, _)| !is_refused).map(|(_, what)| what).collect()
@@ -56,7 +56,7 @@ impl Walls {
 }
 
 impl Answer {
-    /// Writes the answer, which ends where the output ends.
+    /// Encodes the answer, which ends with the output.
     pub(super) fn write_to(&self, output: &mut impl Write) -> io::Result<()> {
         output.write_all(MAGIC)?;
         match self {
@@ -84,7 +84,7 @@ impl Answer {
         output.flush()
     }
 
-    /// Reads an answer; none if it is not exactly one.
+    /// Decodes an answer; none if it is not exactly one.
     pub(super) fn parse(mut bytes: Vec<u8>) -> Option<Self> {
         let rest = bytes.strip_prefix(MAGIC)?;
         match *rest.first()? {
@@ -118,7 +118,7 @@ impl Answer {
     }
 }
 
-/// Words of the process, without anything that moves a terminal's cursor.
+/// Text from the process, without control characters.
 pub(super) fn plain(words: &str) -> String {
     words.trim().chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
 }
@@ -141,7 +141,7 @@ pub(super) fn imports_to_bytes(imports: &[String]) -> Vec<u8> {
     bytes
 }
 
-/// The names, and how many bytes they took; none if there are too many, or any is none.
+/// The names, and how many bytes they took; none if there are too many, or one is not valid.
 pub(super) fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     let mut rest = bytes;
     let short = |rest: &mut &[u8]| {
@@ -160,7 +160,7 @@ pub(super) fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
     Some((imports, bytes.len() - rest.len()))
 }
 
-/// Whether this can be the name of an interface.
+/// Whether this is a valid name for an interface.
 pub(super) fn is_name(name: &str) -> bool {
     (1..=IMPORT_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }

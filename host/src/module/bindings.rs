@@ -1,7 +1,7 @@
-//! The contract's types as they cross the border of the sandbox.
+//! The contract's types as they cross the boundary of the sandbox.
 //!
-//! Towards the guest everything borrows: a batch is written into guest memory straight from the host's events, with no
-//! record made in between. From the guest, values are copied out once. The layouts are those of `wit/foldstream.wit`;
+//! Towards the guest everything is borrowed: a batch is written into guest memory directly from the host's events,
+//! without intermediate records. From the guest, values are copied once. The layouts are those of `wit/foldstream.wit`;
 //! the derived types check them against each component when it is linked.
 
 // Derived lifting makes the cases of an enum out of numbers, which the compiler does not see.
@@ -51,7 +51,7 @@ pub(super) enum PayloadCopy {
 }
 
 impl From<PayloadCopy> for Payload {
-    /// Keeps the memory that the copy was made into.
+    /// Reserves the memory of the copy.
     fn from(payload: PayloadCopy) -> Self {
         match payload {
             PayloadCopy::Text(text) => Self::Text(ByteString::from(text)),
@@ -191,7 +191,7 @@ impl Events<'_> {
         if self.with_headers && !event.headers.is_empty() {
             lower_headers(cx, event, at + offset::HEADERS)?;
         } else {
-            // An empty list owns no memory. Asking the guest to allocate none of it would cost as much as a string.
+            // An empty list owns no memory. Asking the guest to allocate nothing would cost as much as a string.
             lower_pair(cx, HEADER_ALIGN, 0, at + offset::HEADERS);
         }
         PayloadRef::from(&event.data).linear_lower_to_memory(cx, data_type, at + offset::DATA)

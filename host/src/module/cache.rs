@@ -1,9 +1,9 @@
-//! Compiled code, kept on disk by digest and engine settings.
+//! Compiled code, cached on disk by digest and engine settings.
 //!
-//! Loading compiled code is running it, so every file carries a MAC under a random key of this host's own. A file
-//! without a valid one is never loaded: it is removed and the module compiled again. Next to the code is what the host
-//! needs to know of the module, so that it need not look inside it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over
-//! the file's name and all that follows; the imports, the code.
+//! Loading compiled code means running it, so every file carries a MAC under a random key of this host. A file without
+//! a valid MAC is never loaded: it is removed, and the module is compiled again. Next to the code is what the host
+//! needs to know about the module, so that it need not parse it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over the
+//! file's name and the rest of the file; the imports, the code.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,7 +20,7 @@ use sha2::Sha256;
 use super::Error;
 use super::answer::{imports_from_bytes, imports_to_bytes};
 
-/// Begins every file; the last byte is the version of the layout.
+/// The first bytes of every file; the last byte is the version of the layout.
 const MAGIC: &[u8; 8] = b"FSCODE\0\x02";
 const MAC_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
@@ -29,20 +29,20 @@ const KEY_FILE: &str = "key";
 const CODE: &str = "code";
 /// Extension of files that are being written.
 const UNFINISHED: &str = "new";
-/// Size that all files together may have; the longest unused go first.
+/// Most bytes of all files together; the least recently used are removed first.
 const CACHE_BYTES_MAX: u64 = 2 << 30;
-/// Age at which an unfinished file is that of a process that died.
+/// Age at which an unfinished file counts as left by a dead process.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 /// The cache.
 pub(super) struct Cache {
     folder: PathBuf,
     key: [u8; KEY_BYTES],
-    /// Stands for the versions of this program and the engine, and for the engine's settings.
+    /// Identifies the versions of this program and the engine, and the engine's settings.
     settings: String,
 }
 
-/// What was read from a file with a valid MAC.
+/// The contents of a file with a valid MAC.
 pub(super) struct Authentic {
     content: Vec<u8>,
     /// Where the code begins.
@@ -68,7 +68,7 @@ impl Cache {
         let key = read_or_make_key(folder).map_err(unusable)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        // Another version may check more than the one that let a module in.
+        // Another version may check more than the one that accepted a module.
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
         let settings = format!("{:016x}", hasher.finish());
         let cache = Self { folder: folder.to_owned(), key, settings };
@@ -76,7 +76,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// The code for a module, if there is a file with a valid MAC.
+    /// The code of a module, if there is a file with a valid MAC.
     pub(super) fn get(&self, digest: &str) -> Option<Authentic> {
         let name = self.name(digest);
         let path = self.folder.join(&name);
@@ -98,12 +98,12 @@ impl Cache {
             let _ = fs::remove_file(&path);
             return None;
         };
-        // Eviction goes by this time; a file system that refuses it only makes eviction less exact.
+        // Eviction uses this time; a file system that refuses it only makes eviction less exact.
         let _ = file.set_modified(SystemTime::now());
         Some(Authentic { content, code, imports })
     }
 
-    /// Keeps the code of a module, and what it imports.
+    /// Stores the code of a module, and its imports.
     pub(super) fn put(&self, digest: &str, imports: &[String], code: &[u8]) -> io::Result<()> {
         let name = self.name(digest);
         let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.folder)?;
@@ -139,7 +139,7 @@ impl Cache {
         Some((imports, content.len() - rest.len() + length))
     }
 
-    /// Removes what was longest not used until the rest fits, and what dead processes left behind.
+    /// Removes the least recently used files until the rest fits, and files left by dead processes.
     fn evict(&self, bytes_max: u64) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         let mut files = Vec::new();
@@ -168,7 +168,7 @@ impl Cache {
     }
 }
 
-/// Refuses a folder in which somebody else could put a key and code of his own: it would be run as ours.
+/// Refuses a folder in which somebody else could put a key and code: we would run that code as ours.
 fn check_owner(folder: &Path) -> io::Result<()> {
     let metadata = fs::metadata(folder)?;
     let user = rustix::process::geteuid().as_raw();
@@ -178,23 +178,23 @@ fn check_owner(folder: &Path) -> io::Result<()> {
             metadata.uid()
         )));
     }
-    // Of a folder that only its owner may write nobody else can take anything.
+    // Nobody else can place anything in a folder that only its owner may write.
     if metadata.mode() & 0o022 != 0 {
-        tracing::warn!(path = %folder.display(), "others could write into the cache folder; closing it to them");
+        tracing::warn!(path = %folder.display(), "other users could write into the cache folder; removing their permission");
         fs::set_permissions(folder, fs::Permissions::from_mode(metadata.mode() & 0o700))?;
-        // What they may have put there is not ours.
+        // Files that they may have put there are not ours.
         let _ = fs::remove_file(folder.join(KEY_FILE));
     }
     Ok(())
 }
 
-/// Reads the key, or makes one. Two processes that make one at the same time end with the same.
+/// Reads the key, or creates one. Two processes that create one at the same time end up with the same.
 fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY_FILE);
     match read_key(&path) {
         Ok(Some(key)) => return Ok(key),
         Ok(None) => {
-            tracing::warn!(path = %path.display(), "the cache's key was damaged or open to others; making a new one");
+            tracing::warn!(path = %path.display(), "the cache's key was damaged or readable by others; creating a new one");
             fs::remove_file(&path)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -208,7 +208,7 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     file.as_file().sync_all()?;
     match file.persist_noclobber(&path) {
         Ok(_) => Ok(key),
-        Err(_) => read_key(&path)?.ok_or_else(|| io::Error::other("the key file is unusable")),
+        Err(_) => read_key(&path)?.ok_or_else(|| io::Error::other("the key file cannot be used")),
     }
 }
 
@@ -222,7 +222,7 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
     Ok(content.try_into().ok().filter(|_| private))
 }
 
-/// A link in place of the key could point at a file that someone else knows.
+/// A link in place of the key could point to a file that someone else knows.
 fn no_follow() -> i32 {
     i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("open flags fit the system's type")
 }

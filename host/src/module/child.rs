@@ -1,6 +1,6 @@
-//! The host's side of the checking process: starts it, feeds it, and believes nothing of it beyond an answer.
+//! The host's side of the checking process: starts it, feeds it, and trusts nothing but a valid answer.
 //!
-//! A bomb that makes a parser or a compiler run for hours, take all memory or overflow its stack ends the child, not
+//! An upload that makes a parser or a compiler run for hours, use up memory or overflow its stack ends the child, not
 //! the host.
 
 use std::io::{self, Read, Write};
@@ -20,16 +20,16 @@ use crate::advice;
 const THREADS_MAX: usize = 4;
 /// Stack of each of these threads, in bytes.
 const THREAD_STACK_BYTES: usize = 8 << 20;
-/// Native code is larger than the module, but not beyond this.
+/// Native code is larger than the module, but not by more than this factor.
 const CODE_GROWTH_MAX: u64 = 8;
 /// Native code that any module may have, however small it is.
 const CODE_BYTES_MIN: u64 = 16 << 20;
-/// How often the end of a child is looked for that has already written its output.
+/// How often to check for the end of a child that has already written its output.
 const POLL: Duration = Duration::from_millis(1);
-/// Longest probe of the walls.
+/// Longest probe of the protections.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What the checker found of a sound upload: its imports, and the component if the upload was a core module.
+/// The result for a valid upload: its imports, and the component if the upload was a core module.
 pub(super) type Checked = (Vec<String>, Option<Vec<u8>>);
 
 /// The running program, for a host that starts it again as its checking process.
@@ -79,7 +79,7 @@ pub(super) fn compile(
     }
 }
 
-/// Tries what the checking process is refused on this machine.
+/// Tries what the checking process should be denied on this machine.
 pub fn walls(options: &Options) -> Result<Walls, Error> {
     let run = Run {
         job: Job::Probe,
@@ -106,13 +106,13 @@ struct Run<'a> {
     options: &'a Options,
 }
 
-/// How the child came to its end.
+/// How the child ended.
 enum Outcome {
-    /// By itself, with all that it wrote.
+    /// On its own, with everything that it wrote.
     Ended(ExitStatus, Vec<u8>),
     /// Killed at the deadline.
     Late,
-    /// Killed because nobody waits any more.
+    /// Killed because nobody waits for it any more.
     Unwanted,
 }
 
@@ -125,13 +125,13 @@ impl Run<'_> {
         let mut child = self.spawn()?;
         let (outcome, words) = self
             .converse(&mut child, upload, wanted)
-            .map_err(|error| format!("lost touch with the {}: {error}", self.name()))?;
+            .map_err(|error| format!("lost contact with the {}: {error}", self.name()))?;
         match outcome {
             Outcome::Unwanted => Err(left()),
             Outcome::Late => Err(self.late()),
             Outcome::Ended(status, output) => {
                 if output.len() as u64 > self.output_bytes_max() {
-                    return Err(format!("what comes out of it has more than {} bytes", self.bytes_max));
+                    return Err(format!("its result has more than {} bytes", self.bytes_max));
                 }
                 if !status.success() {
                     return Err(self.explain(status, &words));
@@ -183,7 +183,7 @@ impl Run<'_> {
             .env_clear()
             .env("RAYON_NUM_THREADS", threads.to_string())
             .env("RUST_MIN_STACK", THREAD_STACK_BYTES.to_string())
-            // Each arena of the C library takes address space, whether it is used or not.
+            // Each arena of the C library takes address space, used or not.
             .env("MALLOC_ARENA_MAX", "1")
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -198,8 +198,8 @@ impl Run<'_> {
         })
     }
 
-    /// Feeds the child and collects what it says until it ends, the deadline passes, or nobody waits; it never outlives
-    /// this call.
+    /// Feeds the child and collects its output until it ends, the deadline passes, or nobody waits; the child never
+    /// outlives this call.
     fn converse(&self, child: &mut Child, upload: &[u8], wanted: &Wanted) -> io::Result<(Outcome, String)> {
         let deadline = Instant::now() + self.time_max;
         let mut stdin = child.stdin.take().expect("stdin is piped");
@@ -207,7 +207,7 @@ impl Run<'_> {
         let stderr = child.stderr.take().expect("stderr is piped");
         let output_bytes_max = self.output_bytes_max();
         std::thread::scope(|scope| {
-            // A child that refuses early closes its end; why, it answers.
+            // A child that refuses early closes its end; its answer says why.
             scope.spawn(move || drop(stdin.write_all(upload)));
             let words = scope.spawn(move || words_of(stderr));
             // One answer; the sender never waits.
@@ -231,7 +231,7 @@ impl Run<'_> {
                 recv(wanted.ended()) -> _ => Ok(Outcome::Unwanted),
                 default(time_left) => Ok(Outcome::Late),
             };
-            // From here on nothing below can wait for long: the child's ends of the pipes are closed with it.
+            // From here on nothing can block for long: the child's ends of the pipes are closed with it.
             let _ = child.kill();
             let _ = child.wait();
             let words = words.join().expect("the reader does not panic")?;
@@ -239,7 +239,7 @@ impl Run<'_> {
         })
     }
 
-    /// What to say if the child's words are those of a process that ran out of memory.
+    /// The message if the child's output shows that it ran out of memory.
     fn out_of_memory(&self, words: &str) -> Option<String> {
         use rustix::process::{Resource, getrlimit};
 
@@ -285,7 +285,7 @@ fn left() -> String {
     "nobody waits for it any more".to_owned()
 }
 
-/// The first words on standard error. The rest is read and dropped, so that the child never waits for it.
+/// The first text on standard error. The rest is read and dropped, so that the child never blocks on it.
 fn words_of(mut stderr: impl Read) -> io::Result<String> {
     let mut words = Vec::new();
     let result = stderr.by_ref().take(WORDS_BYTES_MAX as u64).read_to_end(&mut words);
@@ -293,7 +293,7 @@ fn words_of(mut stderr: impl Read) -> io::Result<String> {
     result.map(|_| plain(&String::from_utf8_lossy(&words)))
 }
 
-/// Waits for the end of a child that has closed its output. The standard library has no wait with a limit.
+/// Waits for the end of a child that has closed its output. The standard library has no wait with a timeout.
 fn wait_until(child: &mut Child, deadline: Instant, wanted: &Wanted) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {

@@ -21,21 +21,21 @@ use super::upload::{self, Kind, digest};
 use super::{Accepted, Error, Loaded, Options, Wanted, imports, wasi};
 use crate::memory::Purpose;
 
-/// Address space that each linear memory takes where there is plenty of it: bounds checks then cost nothing.
+/// Address space for each linear memory if there is plenty: bounds checks are then free.
 const RESERVATION: u64 = 4 << 30;
-/// Least number of instances for which a pool is made.
+/// Smallest number of instances for which to create a pool.
 const POOL_MIN: u32 = 16;
-/// Tables of the pool for each place; a component with more of them takes several places.
+/// Tables of the pool per place; a component with more tables takes several places.
 pub(super) const TABLES_PER_PLACE: u32 = 4;
 /// Most frames that a trap collects.
 const BACKTRACE_FRAMES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("16 is not zero");
 
-/// How much address space there is for linear memories. Compiled code depends on it.
+/// How much address space linear memories get. Compiled code depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AddressSpace {
     /// Enough to reserve all that a 32-bit memory can ever need.
     Plenty,
-    /// Memories take what they use, and code checks its bounds.
+    /// Memories take what they use, and code checks bounds.
     Scarce,
 }
 
@@ -54,19 +54,19 @@ pub(super) struct Inner {
     cache: Cache,
     /// Modules in use, by digest.
     loaded: Mutex<HashMap<String, Weak<Module>>>,
-    /// One check or compilation at a time, so that its memory limit is that of all. Whoever has taken the token out
-    /// has the turn.
+    /// One check or compilation at a time, so that its memory limit is the limit for all. The holder of the token has
+    /// the turn.
     turn: (Sender<()>, Receiver<()>),
     pub(super) places: Arc<Places>,
     pub(super) ticker: Arc<Ticker>,
-    /// What modules may log, by the name of their deployment.
+    /// Log budgets, by name of the deployment.
     flows: Mutex<HashMap<String, Arc<Flow>>>,
 }
 
 /// A component as native code.
 struct Code {
     component: Component,
-    /// How much of it there is.
+    /// Its reserved memory.
     bytes: u64,
 }
 
@@ -82,13 +82,13 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    /// What a deployment may log. All its instances share it.
+    /// The log budget of a deployment, shared by all its instances.
     pub(super) fn flow(&self, deployment: &str) -> Arc<Flow> {
         let mut flows = self.flows.lock();
         if let Some(flow) = flows.get(deployment) {
             return Arc::clone(flow);
         }
-        // One that was used lately stays without an instance: after a failure there is none for a moment.
+        // A recently used budget stays without an instance, because after a failure there is none for a moment.
         flows.retain(|_, flow| Arc::strong_count(flow) > 1 || !flow.is_full());
         let flow = Arc::new(Flow::default());
         flows.insert(deployment.to_owned(), Arc::clone(&flow));
@@ -97,7 +97,8 @@ impl Inner {
 }
 
 impl Engine {
-    /// Makes the engine; the pooling allocator where address space allows, else on-demand memory.
+    /// Creates the engine; with the pooling allocator if there is enough address space, otherwise with on-demand
+    /// memory.
     pub fn new(options: Options) -> Result<Self, Error> {
         let (wasmtime, address_space, instances) = allocate(&options)?;
         let engine = wasmtime.weak();
@@ -127,18 +128,18 @@ impl Engine {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Checks an upload: size, well-formedness, world, imports; encodes a core module. All but the size is looked at in
-    /// a child process, unless this host has compiled the very same component before.
+    /// Checks an upload: size, well-formedness, world, imports; encodes a core module. Everything except the size is
+    /// checked in a child process, unless this host has compiled the same component before.
     pub fn accept(&self, upload: bytes::Bytes) -> Result<Accepted, Error> {
         self.accept_while(upload, &Wanted::always())
     }
 
-    /// The same as [`Self::accept`], given up when nobody wants it any more.
+    /// Like [`Self::accept`], but ends when nobody waits for it any more.
     pub fn accept_while(&self, upload: bytes::Bytes, wanted: &Wanted) -> Result<Accepted, Error> {
         let bytes_max = self.inner.options.upload_bytes_max;
         if upload.len() > bytes_max {
             return Err(Error::Refused(format!(
-                "it has {} bytes and may have {bytes_max}; strip debug information, or raise the host's limit",
+                "it has {} bytes, {bytes_max} are allowed; strip debug information, or raise the host's limit",
                 upload.len()
             )));
         }
@@ -160,7 +161,7 @@ impl Engine {
         Ok(Accepted { component, digest, imports })
     }
 
-    /// What a module imports that this host has let in and compiled before.
+    /// The imports of a module that this host has accepted and compiled before.
     fn known_imports(&self, digest: &str) -> Option<Vec<String>> {
         if let Some(module) = self.loaded(digest) {
             return Some(module.info().imports.clone());
@@ -168,7 +169,7 @@ impl Engine {
         Some(self.inner.cache.get(digest)?.imports)
     }
 
-    /// Does a piece of work when it is its turn; or not, if nobody wants it by then.
+    /// Runs work when it is its turn, unless nobody waits for it by then.
     fn in_turn<T>(&self, wanted: &Wanted, work: impl FnOnce() -> T) -> Result<T, String> {
         struct Turn<'a>(&'a Sender<()>);
         impl Drop for Turn<'_> {
@@ -186,7 +187,7 @@ impl Engine {
         Ok(work())
     }
 
-    /// Tries what the checking process is refused on this machine, and logs it.
+    /// Tries what the checking process should be denied on this machine, and logs the result.
     pub fn log_walls(&self) {
         match child::walls(&self.inner.options).map(|walls| walls.gaps()) {
             Ok(gaps) if gaps.is_empty() => {
@@ -194,7 +195,7 @@ impl Engine {
             }
             Ok(gaps) => tracing::warn!(
                 reaches = gaps.join(", "),
-                "the process that checks uploads has walls missing: this kernel lacks seccomp or Landlock, or the \
+                "the process that checks uploads is not fully confined: this kernel lacks seccomp or Landlock, or the \
                  container's profile forbids them"
             ),
             Err(error) => tracing::warn!(%error, "the process that checks uploads does not start"),
@@ -206,7 +207,7 @@ impl Engine {
         self.inner.loaded.lock().values().filter_map(Weak::upgrade).map(|module| module.code_bytes()).sum()
     }
 
-    /// The module of a digest, if somebody uses it just now.
+    /// The module of a digest, if it is in use.
     pub fn loaded(&self, digest: &str) -> Option<Arc<Module>> {
         self.inner.loaded.lock().get(digest).and_then(Weak::upgrade)
     }
@@ -216,7 +217,7 @@ impl Engine {
         self.load_while(accepted, &Wanted::always())
     }
 
-    /// The same as [`Self::load`], given up when nobody wants it any more.
+    /// Like [`Self::load`], but ends when nobody waits for it any more.
     pub fn load_while(&self, accepted: &Accepted, wanted: &Wanted) -> Result<Loaded, Error> {
         if let Some(module) = self.loaded(&accepted.digest) {
             return Ok(Loaded { module, compile_time: None });
@@ -228,7 +229,7 @@ impl Engine {
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
         memory.grow_to(code.bytes).map_err(|shortage| Error::Short(shortage.to_string()))?;
         let linked = self.inner.linker.instantiate_pre(&code.component).map_err(|error| {
-            Error::Refused(format!("it does not fit this host's contract: {error:#}; build it with a matching SDK"))
+            Error::Refused(format!("it does not match this host's contract: {error:#}; build it with a matching SDK"))
         })?;
         let module = Arc::new(Module::new(Arc::clone(&self.inner), linked, accepted, memory)?);
         let mut loaded = self.inner.loaded.lock();
@@ -255,9 +256,9 @@ impl Engine {
         }
         // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no other process has.
         let component = unsafe { Component::deserialize(&self.inner.wasmtime, &code) }
-            .map_err(|error| Error::Refused(format!("it does not fit this host's limits: {error:#}")))?;
+            .map_err(|error| Error::Refused(format!("it exceeds this host's limits: {error:#}")))?;
         if let Err(error) = self.inner.cache.put(&accepted.digest, &accepted.imports, &code) {
-            tracing::warn!(digest = accepted.digest, %error, "cannot keep compiled code; it is compiled again next time");
+            tracing::warn!(digest = accepted.digest, %error, "cannot cache compiled code; it will be compiled again next time");
         }
         Ok((Code { component, bytes: code.len() as u64 }, Some(compile_time)))
     }
@@ -276,7 +277,7 @@ impl Engine {
     }
 }
 
-/// Takes the largest pool for which there is address space, or none; with the number of instances that fit.
+/// The largest pool that fits the address space, or none; with the number of instances that fit.
 fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), Error> {
     let wanted = options.instances_max.max(1);
     let mut instances = wanted;
@@ -308,7 +309,7 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
     Ok((engine, AddressSpace::Scarce, wanted))
 }
 
-/// What decides about compiled code: the same here and in the compiling process.
+/// Settings that affect compiled code: the same here and in the compiling process.
 pub(super) fn config(address_space: AddressSpace) -> Config {
     let mut config = Config::new();
     config
@@ -333,7 +334,7 @@ pub(super) fn config(address_space: AddressSpace) -> Config {
 
 fn stack(config: &mut Config, options: &Options) {
     config.max_wasm_stack(options.stack_bytes_max);
-    // Unused, as nothing runs on fibres, but it has to be larger than the other.
+    // Unused, because nothing runs on fibres, but it must be larger than the other.
     config.async_stack_size(options.stack_bytes_max + (1 << 20));
 }
 

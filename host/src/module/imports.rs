@@ -1,4 +1,4 @@
-//! What a guest can call: `foldstream:module/state` and `foldstream:module/log`.
+//! The functions that a guest can call: `foldstream:module/state` and `foldstream:module/log`.
 //!
 //! Keys are read in place in guest memory, values are copied once in each direction.
 
@@ -19,7 +19,7 @@ pub(super) const STATE: &str = "foldstream:module/state@0.1.0";
 /// The interface with the log.
 pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
 
-/// Keys that are looked up between two looks at the time.
+/// Keys looked up between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
@@ -48,7 +48,7 @@ fn get_many(caller: Caller<'_>, (keys,): (Vec<WasmStr>,)) -> wasmtime::Result<(V
     check_count(keys.len())?;
     with_access(caller, |store, access| {
         let mut values = Vec::with_capacity(keys.len());
-        // The same key may be asked for again and again, and each time it costs the host a copy.
+        // The same key may be requested repeatedly, and each time costs the host a copy.
         let mut bytes = 0;
         let ends_at = store.data().ends_at();
         for (index, key) in keys.iter().enumerate() {
@@ -116,7 +116,7 @@ fn write(mut caller: Caller<'_>, (level, message): (Level, WasmStr)) -> wasmtime
     Ok(())
 }
 
-/// Counts the call and lends the state to `body`, while the store lends it the guest's memory.
+/// Counts the call and lends the state to `body`, while the store lends the guest's memory.
 fn with_access<R>(
     mut caller: Caller<'_>,
     body: impl FnOnce(StoreContext<'_, Host>, &mut Access) -> wasmtime::Result<R>,
@@ -139,11 +139,11 @@ fn check_key(key: &str) -> Result<(), Refusal> {
 fn key_length(length: usize) -> Refusal {
     Refusal::Limit {
         limit: "key-bytes",
-        message: format!("a key of {length} bytes; keys have 1 to {KEY_BYTES_MAX}, so shorten it"),
+        message: format!("a key has {length} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it"),
     }
 }
 
-/// Whether there is time left, looked at now and then.
+/// Whether there is time left, checked regularly.
 fn check_time(index: usize, ends_at: Instant) -> Result<(), Refusal> {
     if index % KEYS_PER_LOOK == KEYS_PER_LOOK - 1 && Instant::now() >= ends_at { Err(Refusal::Late) } else { Ok(()) }
 }
@@ -158,20 +158,20 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What one call brings back is held by the host as a whole before the guest has it.
+/// The host holds the whole result of a call before the guest gets it.
 fn check_transfer(bytes: usize) -> Result<(), Refusal> {
     if bytes > TRANSFER_BYTES_MAX {
         return Err(Refusal::Limit {
             limit: "transfer-bytes",
             message: format!(
-                "the values of one get-many have more than {TRANSFER_BYTES_MAX} bytes; ask for fewer keys at once"
+                "the values of one get-many have more than {TRANSFER_BYTES_MAX} bytes; request fewer keys at once"
             ),
         });
     }
     Ok(())
 }
 
-/// The ends of a scan are no longer than keys can be.
+/// The bounds of a scan are no longer than keys can be.
 fn check_scan(scan: &state::Scan) -> Result<(), Refusal> {
     let (first, second) = match &scan.selection {
         state::Selection::Prefix(prefix) => (Some(prefix), None),

@@ -1,4 +1,4 @@
-//! Modules that are linked, and the instances that run them.
+//! Linked modules, and the instances that run them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,13 +46,13 @@ struct Exports {
 
 /// Why there is no instance.
 enum StartError {
-    /// As many as there may be are alive.
+    /// The maximum number of instances is in use.
     Busy,
     /// The host is short of memory.
     Short(String),
-    /// The host could not make one, whatever the module is like.
+    /// The host could not create one, whatever the module.
     Host(String),
-    /// The module did not come up.
+    /// The module failed to start.
     Failed(ApplyError),
 }
 
@@ -82,13 +82,13 @@ impl Module {
         let manifest = manifest::checked(record, &engine.options)?;
         let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
         let module = Self { engine, linked, exports, system, manifest, info, code };
-        // It must also start within the limits that it asked for, or every batch would fail.
+        // It must also start within the limits that it asked for; otherwise every batch would fail.
         let identity = Identity { deployment: module.manifest.name.clone(), generation: 0 };
         module.instantiate(&identity)?;
         Ok(module)
     }
 
-    /// What it says of itself.
+    /// Its manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -98,7 +98,7 @@ impl Module {
         &self.info
     }
 
-    /// Its native code, in bytes: memory that it takes as long as somebody uses it.
+    /// Its native code, in bytes: memory that it takes while it is in use.
     pub fn code_bytes(&self) -> u64 {
         self.code.bytes()
     }
@@ -108,18 +108,18 @@ impl Module {
         self.exports.migrate.is_some()
     }
 
-    /// Makes an instance for applying.
+    /// Creates an instance for applying.
     pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
         self.start(identity, Purpose::Fold, 0).map_err(|error| self.unavailable(error))
     }
 
-    /// Makes an instance for migrating a state of version `from_version`, page by page.
+    /// Creates an instance that migrates a state of version `from_version`, page by page.
     ///
-    /// Fails where the module [does not migrate](Self::migrates).
+    /// Fails if the module [does not migrate](Self::migrates).
     pub fn migration(&self, identity: &Identity, from_version: u32) -> Result<Migration, Error> {
         let Some(migrate) = self.exports.migrate else {
             return Err(Error::Refused(
-                "it has no export `migrate`; export it, or have the state built anew from the stream".to_owned(),
+                "it has no export `migrate`; export it, or rebuild the state from the stream".to_owned(),
             ));
         };
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
@@ -159,7 +159,7 @@ impl Module {
                 let answer = Payload::from(answer);
                 if answer.len() > answer_bytes_max {
                     return Err(QueryError::Failed(format!(
-                        "answer-bytes: the answer has {} bytes and may have {answer_bytes_max}; answer in pages",
+                        "answer-bytes: the answer has {} bytes, {answer_bytes_max} are allowed; answer in pages",
                         answer.len()
                     )));
                 }
@@ -211,13 +211,13 @@ fn function(store: &mut Store<Host>, instance: wasmtime::component::Instance, in
     instance.get_func(store, index).expect("it was a function when the module was linked")
 }
 
-/// How an instance is made.
+/// Options for creating an instance.
 struct Made<'a> {
     bounds: Bounds,
     identity: &'a Identity,
     system: System,
     purpose: Purpose,
-    /// Where its clock begins.
+    /// The start of its clock.
     time_ns: u64,
 }
 
@@ -227,7 +227,7 @@ fn places(linked: &InstancePre<Host>) -> u32 {
     needed.map_or(MEMORIES_MAX, |needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_PER_PLACE)).max(1))
 }
 
-/// Makes a store, and an instance in it.
+/// Creates a store, and an instance in it.
 fn start(
     engine: &Inner,
     linked: &InstancePre<Host>,
@@ -258,7 +258,7 @@ fn start(
             Err(StartError::Short(shortage))
         }
         Err(error) if store.data().is_of_module(&error) => Err(StartError::Failed(store.data().explain(error))),
-        Err(error) => Err(StartError::Host(format!("cannot make an instance: {error:#}"))),
+        Err(error) => Err(StartError::Host(format!("cannot create an instance: {error:#}"))),
     }
 }
 
@@ -293,7 +293,7 @@ fn ask(
     }
 }
 
-/// Checks the types of all exports; `manifest`, ready to be called.
+/// Checks the types of all exports; returns `manifest`, ready to be called.
 fn check_types(
     store: &mut Store<Host>,
     instance: wasmtime::component::Instance,
@@ -306,7 +306,7 @@ fn check_types(
     };
     let mut function = |index| {
         let function = instance.get_func(&mut *store, index);
-        function.ok_or_else(|| Error::Refused("an export of the world is no function".to_owned()))
+        function.ok_or_else(|| Error::Refused("an export of the world is not a function".to_owned()))
     };
     let (manifest, apply, query) = (function(exports.manifest)?, function(exports.apply)?, function(exports.query)?);
     let migrate = exports.migrate.map(function).transpose()?;
@@ -325,7 +325,7 @@ pub struct Instance {
     query: Func,
     deadline_ticks: u64,
     with_headers: bool,
-    /// A call failed: what the guest has in memory no longer fits the state.
+    /// A call failed: the guest's memory no longer matches the state.
     spent: bool,
 }
 
@@ -336,10 +336,11 @@ impl fmt::Debug for Instance {
 }
 
 impl Instance {
-    /// Applies events to the state behind `writer`, and gives the writer back. After an error the instance is spent.
+    /// Applies events to the state behind `writer`, and returns the writer. After an error the instance is not used
+    /// again.
     pub fn apply(&mut self, events: &[Event], writer: state::Writer) -> (state::Writer, Result<(), ApplyError>) {
         if self.spent {
-            let error = "the instance failed before and was used again; make another one".to_owned();
+            let error = "the instance failed before and was used again; create another one".to_owned();
             return (writer, Err(ApplyError::Trap(error)));
         }
         if let Some(last) = events.last() {
@@ -362,7 +363,7 @@ impl Instance {
     }
 
     fn call_apply(&mut self, events: &[Event], access: Access) -> wasmtime::Result<ApplyResult> {
-        // Found to have this type when the module was linked; the look costs nothing beside a batch.
+        // Linking found this type; checking it again costs little compared with a batch.
         let apply = self.apply.typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
@@ -384,7 +385,7 @@ impl Instance {
         Ok(result)
     }
 
-    /// Changes whenever somebody else lacks a place for an instance.
+    /// Changes whenever another fold needs a place for an instance.
     pub fn wanted(&self) -> tokio::sync::watch::Receiver<u64> {
         self.store.data().wanted()
     }
@@ -395,7 +396,7 @@ impl Instance {
     }
 }
 
-/// The epochs after which a call is cut off: the running one does not count.
+/// The epochs after which a call is interrupted: the current one does not count.
 fn ticks(deadline: Duration) -> u64 {
     let ticks = deadline.as_nanos().div_ceil(TICK.as_nanos());
     u64::try_from(ticks).unwrap_or(u64::MAX / 2) + 1

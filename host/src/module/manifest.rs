@@ -1,4 +1,4 @@
-//! What a module says of itself, checked against the host's limits.
+//! Manifests, checked against the host's limits.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(super) fn checked(record: ManifestRecord, options: &Options) -> Result<Manif
     })
 }
 
-/// What holds for an instance: what the manifest asks for, else the host's settings.
+/// The limits of an instance: what the manifest asks for, otherwise the host's settings.
 pub(super) fn bounds(options: &Options, manifest: Option<&Manifest>) -> Bounds {
     Bounds {
         host_calls_max: options.host_calls_max,
@@ -112,7 +112,7 @@ fn check_name(of: &str, name: &str) -> Result<(), Error> {
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !sound {
         return Err(Error::Manifest(format!(
-            "`{}` is no name for a {of}: use lower-case letters, digits and hyphens, 1 to {NAME_BYTES_MAX} of them, a \
+            "`{}` is not a name for a {of}: use lower-case letters, digits and hyphens, 1 to {NAME_BYTES_MAX} of them, a \
              letter first",
             shown(name)
         )));
@@ -130,12 +130,12 @@ fn check_description(of: &str, description: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Zero never makes sense, and more than the host allows cannot be had.
+/// Zero never makes sense, and more than the host allows is refused.
 fn check_limit(name: &str, wanted: Option<u64>, max: u64) -> Result<(), Error> {
     match wanted {
-        Some(0) => Err(Error::Manifest(format!("{name} is 0; name at least 1, or leave it out"))),
+        Some(0) => Err(Error::Manifest(format!("{name} is 0; use at least 1, or leave it out"))),
         Some(wanted) if wanted > max => Err(Error::Manifest(format!(
-            "{name} is {wanted} and this host allows {max}; ask for less, or raise the host's maximum"
+            "{name} is {wanted}, but this host allows {max}; ask for less, or raise the host's maximum"
         ))),
         _ => Ok(()),
     }
@@ -144,7 +144,7 @@ fn check_limit(name: &str, wanted: Option<u64>, max: u64) -> Result<(), Error> {
 fn check_backoff(policy: &bindings::ErrorPolicy) -> Result<(), Error> {
     match (policy.initial_backoff_ms, policy.max_backoff_ms) {
         (Some(initial), Some(max)) if initial > max => Err(Error::Manifest(format!(
-            "initial-backoff-ms is {initial} and max-backoff-ms only {max}; raise the latter"
+            "initial-backoff-ms is {initial}, but max-backoff-ms is only {max}; raise the latter"
         ))),
         _ => Ok(()),
     }
@@ -156,7 +156,7 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
         bindings::KeyRule::Subject => Ok(KeyRule::Subject),
         bindings::KeyRule::SubjectToken(token) if (1..=TOKENS_MAX).contains(&token) => Ok(KeyRule::SubjectToken(token)),
         bindings::KeyRule::SubjectToken(token) => Err(Error::Manifest(format!(
-            "key-rule takes token {token} of the subject; tokens are counted from 1 to at most {TOKENS_MAX}"
+            "key-rule uses token {token} of the subject; tokens are counted from 1 to at most {TOKENS_MAX}"
         ))),
         bindings::KeyRule::Header(name) => {
             let sound = (1..=KEY_RULE_BYTES_MAX).contains(&name.len())
@@ -183,12 +183,12 @@ fn escapes_are_sound(pointer: &str) -> bool {
 }
 
 fn unsound_rule(wanted: &str, found: &str) -> Error {
-    Error::Manifest(format!("key-rule names `{}`, which is no {wanted}", shown(found)))
+    Error::Manifest(format!("key-rule uses `{}`, which is not a {wanted}", shown(found)))
 }
 
 fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, String)>, Error> {
     if described.len() > QUERIES_MAX {
-        return Err(Error::Manifest(format!("{} queries; name at most {QUERIES_MAX}", described.len())));
+        return Err(Error::Manifest(format!("{} queries; declare at most {QUERIES_MAX}", described.len())));
     }
     let mut names = HashSet::new();
     let mut queries = Vec::with_capacity(described.len());
@@ -264,7 +264,7 @@ mod tests {
     fn names_are_checked() {
         let long = "x".repeat(64);
         for name in ["", "Orders", "1st", "-a", "a b", "ümlaut", long.as_str()] {
-            assert!(complaint(|record| record.name = name.to_owned()).contains("is no name for a module"), "{name}");
+            assert!(complaint(|record| record.name = name.to_owned()).contains("is not a name for a module"), "{name}");
             assert!(complaint(|record| record.queries = vec![query(name)]).contains("for a query"), "{name}");
         }
         assert!(complaint(|record| record.queries = vec![query("a"), query("a")]).contains("two queries"));

@@ -1,6 +1,6 @@
-//! Migration: what an older version stored, turned into what this version stores.
+//! Migration: converts the entries of an older version to those of this version.
 //!
-//! It never touches a state: the caller reads the pages, and writes what it is given for them.
+//! It never touches a state: the caller reads the pages, and writes the results.
 
 use std::fmt;
 
@@ -17,18 +17,18 @@ use crate::state;
 type MigrateResult = Result<Vec<EntryCopy>, String>;
 type Migrate<'a> = TypedFunc<(u32, &'a [EntryRef<'a>]), (MigrateResult,)>;
 
-/// Finds whether a function is `migrate`, as the contract has it.
+/// Checks whether a function is `migrate`, as the contract defines it.
 pub(super) fn typed<'a>(migrate: &Func, store: &Store<Host>) -> wasmtime::Result<Migrate<'a>> {
     migrate.typed(store)
 }
 
-/// One migration: an instance that is given the old state page by page.
+/// One migration: an instance that gets the old state page by page.
 pub struct Migration {
     store: Store<Host>,
     migrate: Func,
     from_version: u32,
     deadline_ticks: u64,
-    /// A page failed: the instance may be in the middle of something.
+    /// A page failed: the instance may be in an inconsistent state.
     spent: bool,
 }
 
@@ -44,16 +44,16 @@ impl Migration {
         Self { store, migrate, from_version, deadline_ticks, spent: false }
     }
 
-    /// Maps one page of old entries to the entries that take their place.
+    /// Converts one page of old entries.
     ///
-    /// Pages come in the order of the keys and have every old entry once, at most [`MIGRATION_ENTRIES_MAX`] of them and
-    /// about 1 MiB each: a page of a scan of the old state. Where a key was given before, the later entry wins. Keys and
-    /// values are as the guest made them: the state checks them when they are written. After an error the migration
-    /// is spent.
+    /// Pages come in the order of the keys and contain every old entry once, at most [`MIGRATION_ENTRIES_MAX`] of them
+    /// and about 1 MiB each: a page of a scan of the old state. If a key was given before, the later entry wins. Keys
+    /// and values are as the guest made them: the state checks them when they are written. After an error the migration
+    /// is not used again.
     pub fn page(&mut self, entries: &[(state::Key, Payload)]) -> Result<Vec<(String, Payload)>, MigrateError> {
         debug_assert!(entries.len() <= MIGRATION_ENTRIES_MAX, "the contract promises smaller pages to the guest");
         if self.spent {
-            let error = "the migration failed before and was used again; begin another one".to_owned();
+            let error = "the migration failed before and was used again; start another one".to_owned();
             return Err(MigrateError::Failed(ApplyError::Trap(error)));
         }
         let result = self.call(entries);
@@ -82,7 +82,7 @@ fn checked(entries: Vec<EntryCopy>) -> Result<Vec<(String, Payload)>, MigrateErr
         return Err(MigrateError::Failed(ApplyError::Limit {
             limit: "migrated-entries",
             message: format!(
-                "the module made {} entries of one page and may make {MIGRATED_ENTRIES_MAX}; make fewer of each entry",
+                "the module returned {} entries for one page, {MIGRATED_ENTRIES_MAX} are allowed; return fewer per entry",
                 entries.len()
             ),
         }));

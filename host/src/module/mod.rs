@@ -1,8 +1,8 @@
 //! Modules: verified Wasm components, and the sandbox in which they run.
 //!
-//! The engine's settings are made once per process, linker and compiled code
-//! once per module, store and instance once per run. Everything here is
-//! synchronous and runs on the caller's thread; nothing here awaits.
+//! The engine is set up once per process, linker and compiled code once per
+//! module, store and instance once per run. Everything here is synchronous and
+//! runs on the caller's thread; nothing here awaits.
 
 mod answer;
 mod bindings;
@@ -41,14 +41,13 @@ use crate::subject::SubjectSet;
 
 /// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the contract promises.
 pub const MIGRATION_ENTRIES_MAX: usize = 1_000;
-/// Most entries that a module gives back for one page of a [`Migration`].
+/// Most entries that a module returns for one page of a [`Migration`].
 const MIGRATED_ENTRIES_MAX: usize = 65_536;
 /// Most keys in one call of get-many or put-many.
 const KEYS_PER_CALL_MAX: usize = 65_536;
-/// Longest message of a guest that is kept: log, failure, trap.
+/// Longest message of a guest to keep: log, failure, trap.
 const MESSAGE_BYTES_MAX: usize = 4_096;
-/// Most that a guest hands over in one host call or as one result, or gets from one get-many, in bytes of the host's
-/// memory.
+/// Most bytes of host memory that a guest passes in one host call or as one result, or gets from one get-many.
 const TRANSFER_BYTES_MAX: usize = 64 << 20;
 
 /// Settings and limits of the engine, the same for all modules.
@@ -56,7 +55,7 @@ const TRANSFER_BYTES_MAX: usize = 64 << 20;
 pub struct Options {
     /// Folder of the compiled-code cache.
     pub cache_dir: PathBuf,
-    /// The program that checks and compiles, given the argument `check-module`; usually [`this_program`].
+    /// The program that checks and compiles, called with the argument `check-module`; usually [`this_program`].
     pub compiler: PathBuf,
     /// Largest upload, in bytes.
     pub upload_bytes_max: usize,
@@ -68,11 +67,11 @@ pub struct Options {
     pub code_bytes_max: u64,
     /// Memory of the process that checks and compiles, in bytes.
     pub compile_memory_max: u64,
-    /// Linear memory of one instance unless the manifest asks otherwise, in bytes.
+    /// Linear memory of one instance unless the manifest asks for another amount, in bytes.
     pub memory_bytes: u64,
     /// Most linear memory that a manifest may ask for, in bytes.
     pub memory_bytes_max: u64,
-    /// Longest call unless the manifest asks otherwise.
+    /// Longest call unless the manifest asks for another limit.
     pub deadline: Duration,
     /// Longest call that a manifest may ask for.
     pub deadline_max: Duration,
@@ -80,15 +79,15 @@ pub struct Options {
     pub stack_bytes_max: usize,
     /// Elements of all tables of one instance.
     pub table_elements_max: usize,
-    /// Instances alive at once, in all of the process.
+    /// Most instances at once, in the whole process.
     pub instances_max: u32,
-    /// Host calls in one call of the guest.
+    /// Host calls in one call of a module.
     pub host_calls_max: u64,
-    /// Bytes of log output in one call of the guest.
+    /// Bytes of log output in one call of a module.
     pub log_bytes_max: usize,
     /// Bytes of the answer of a query.
     pub answer_bytes_max: usize,
-    /// Where the memory of instances and of native code comes from.
+    /// The memory budget for instances and native code.
     pub memory: Memory,
 }
 
@@ -118,14 +117,14 @@ impl Options {
     }
 }
 
-/// How the key of an event is found.
+/// How the host finds the key of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRule {
     /// Events have no key.
     None,
     /// The whole subject.
     Subject,
-    /// A token of the subject, from 1.
+    /// A token of the subject, counted from 1.
     SubjectToken(u32),
     /// A header.
     Header(String),
@@ -133,22 +132,22 @@ pub enum KeyRule {
     DataPointer(String),
 }
 
-/// What a module says of itself, checked against the host's limits; what it left out stays out.
+/// A manifest, checked against the host's limits; what it left out stays absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub description: String,
-    /// The subjects that it wants.
+    /// The subjects that it reads.
     pub subjects: SubjectSet,
     /// Whether events carry their headers.
     pub wants_headers: bool,
-    /// How the key of an event is found.
+    /// How the host finds the key of an event.
     pub key_rule: KeyRule,
-    /// Version of what it stores.
+    /// Version of its stored entries.
     pub state_version: u32,
-    /// Attempts in all before the deployment stops.
+    /// Total attempts before the deployment stops.
     pub attempts: Option<u32>,
     /// Pause before the second attempt.
     pub initial_backoff: Option<Duration>,
@@ -169,41 +168,41 @@ pub struct Manifest {
 /// Why a module was not accepted, compiled or started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The upload is no module that we run; the text says why and what to do.
+    /// The upload is not a module that we run; the text says why and what to do.
     #[error("module refused: {0}")]
     Refused(String),
-    /// Its manifest is unusable.
+    /// Its manifest is not valid.
     #[error("manifest refused: {0}")]
     Manifest(String),
-    /// The check of the upload passed a limit, or did not end as it should.
+    /// The check of the upload exceeded a limit, or did not end normally.
     #[error("cannot check the module: {0}")]
     Check(String),
-    /// Compilation failed or passed a limit.
+    /// Compilation failed or exceeded a limit.
     #[error("cannot compile the module: {0}")]
     Compile(String),
     /// The engine or its cache failed; not the module's fault.
     #[error("engine failed: {0}")]
     Engine(String),
-    /// As many instances as may run at once do; there is a place again when one of them ends.
+    /// The maximum number of instances is running; there is a place again when one of them ends.
     #[error(
         "no instance is free: all {0} places are taken; delete deployments that are no longer needed, or raise \
          modules.instances_max"
     )]
     Busy(u32),
-    /// The host is short of memory; there is some again when others end.
+    /// The host is short of memory; some is available again when others end.
     #[error("{0}")]
     Short(String),
 }
 
-/// Why a batch could not be applied. Its writes are to be dropped; unless said otherwise the instance can't be used again.
+/// Why a batch could not be applied. Drop its writes; unless noted otherwise the instance can't be used again.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The guest named an event and asked for another try later.
+    /// The guest named an event and asked for a retry.
     #[error("event {index} of the batch: {message}")]
     Retry {
         /// Index in the batch.
         index: usize,
-        /// The guest's words.
+        /// The guest's message.
         message: String,
     },
     /// The guest named an event that it can never apply.
@@ -211,7 +210,7 @@ pub enum ApplyError {
     Rejected {
         /// Index in the batch.
         index: usize,
-        /// The guest's words.
+        /// The guest's message.
         message: String,
     },
     /// The guest trapped.
@@ -222,34 +221,34 @@ pub enum ApplyError {
         "deadline: the call took longer than {0:?}; do less in one call, or ask for a longer deadline in the manifest"
     )]
     Deadline(Duration),
-    /// A limit was reached: memory, tables, stack, host calls, state; its name stands first.
+    /// A limit was reached: memory, tables, stack, host calls, state; its name comes first.
     #[error("{limit}: {message}")]
     Limit {
         /// Name of the limit.
         limit: &'static str,
-        /// What was found, and what to do.
+        /// What happened, and what to do.
         message: String,
     },
     /// State failed, not the guest.
     #[error(transparent)]
     State(state::Error),
-    /// The host has no memory left in its budget for what the guest may have. No event is to blame.
+    /// The host's budget has no memory left for the guest. No event is to blame.
     #[error("{0}")]
     Busy(String),
-    /// The machine could not give what the guest may have, such as memory.
-    #[error("the host is short of something: {0}")]
+    /// The machine could not provide what the guest may use, such as memory.
+    #[error("the host lacks resources: {0}")]
     Host(String),
 }
 
 impl Error {
-    /// Whether the same may succeed later without anybody changing the module. Only for a module that was accepted once.
+    /// Whether a retry may succeed without a change of the module. Only for a module that was accepted once.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Busy(_) | Self::Short(_) | Self::Engine(_) | Self::Check(_) | Self::Compile(_))
     }
 }
 
 impl ApplyError {
-    /// Whether the same call on the same state gives the same error, whatever else the machine has to do.
+    /// Whether the same call on the same state gives the same error, whatever else the machine does.
     pub fn is_repeatable(&self) -> bool {
         matches!(self, Self::Trap(_) | Self::Limit { .. })
     }
@@ -275,19 +274,19 @@ pub enum QueryError {
     /// No query of that name.
     #[error("the module has no query of that name")]
     UnknownQuery,
-    /// The arguments do not fit.
+    /// The arguments do not match the query.
     #[error("invalid arguments: {0}")]
     InvalidArguments(String),
-    /// Nothing is stored under what was asked for.
+    /// The state has nothing for these arguments.
     #[error("not found")]
     NotFound,
-    /// The guest failed with these words, trapped, or passed a limit.
+    /// The guest failed with this message, trapped, or exceeded a limit.
     #[error("{0}")]
     Failed(String),
     /// The call took too long.
     #[error("the query took longer than {0:?}")]
     Deadline(Duration),
-    /// The module is not loaded yet; why.
+    /// The module is not loaded yet; the text says why.
     #[error("the module is not loaded yet: {0}")]
     NotReady(String),
     /// All instances are busy.
@@ -298,10 +297,10 @@ pub enum QueryError {
     Short(String),
 }
 
-/// Why a page of old entries was not migrated. The migration is over; the old state is as it was.
+/// Why a page of old entries was not migrated. The migration is over; the old state is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// The guest cannot migrate this state; the guest's words.
+    /// The guest cannot migrate this state; the text is the guest's message.
     #[error("the module does not migrate this state: {0}")]
     Refused(String),
     /// The guest trapped, took too long, or reached a limit.
@@ -309,7 +308,7 @@ pub enum MigrateError {
     Failed(ApplyError),
 }
 
-/// For whom an instance runs: names its log lines and seeds its randomness.
+/// The owner of an instance: names its log lines and seeds its randomness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Name of the deployment.
@@ -321,7 +320,7 @@ pub struct Identity {
 /// A checked upload.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// The component: the upload, or what a core module was encoded to. The host never looks inside it.
+    /// The component: the upload, or the result of encoding a core module. The host never parses it.
     pub component: bytes::Bytes,
     /// SHA-256 of the component, in lower-case hexadecimal.
     pub digest: String,
@@ -334,6 +333,6 @@ pub struct Accepted {
 pub struct Loaded {
     /// The module.
     pub module: Arc<Module>,
-    /// How long compiling took; none when the cache had it.
+    /// How long compiling took; none if the code was cached.
     pub compile_time: Option<Duration>,
 }

@@ -1,7 +1,7 @@
 //! What a guest writes for people: log messages, standard output and standard error.
 //!
-//! All of it becomes log lines of the host under the deployment's name, within a budget per call of the guest and another
-//! one per second of the deployment.
+//! All of it becomes log lines of the host under the deployment's name, within a budget per guest call and another one
+//! per second of the deployment.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,20 +15,19 @@ use super::{Identity, MESSAGE_BYTES_MAX};
 /// Longest explanation of a trap, in bytes.
 const WORDS_BYTES_MAX: usize = 1_024;
 
-/// What one message costs beyond its text, so that empty ones do not come for free.
+/// Overhead of a message in addition to its text, so that empty messages are not free.
 const MESSAGE_COST: usize = 64;
 
-/// Log lines that all instances of one deployment together may write per second, and how many may come at once: as many
-/// as one call can write.
+/// Log lines per second that all instances of one deployment may write, and the burst: as many as one call can write.
 const LINES_PER_SECOND: f64 = 100.0;
 const LINES_AT_ONCE: f64 = 1_024.0;
-/// Bytes of these lines per second, and how many may come at once: more than one call may write.
+/// Bytes of these lines per second, and the burst: more than one call may write.
 const BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
 const BYTES_AT_ONCE: f64 = 4.0 * BYTES_PER_SECOND;
-/// While lines are dropped the log says so this often.
+/// While lines are dropped, the log says so this often.
 const TELL: Duration = Duration::from_secs(10);
 
-/// How much a deployment may log as time passes: a token bucket that all its instances share.
+/// How much a deployment may log over time: a token bucket that all its instances share.
 #[derive(Debug)]
 pub(super) struct Flow(Mutex<Tokens>);
 
@@ -37,7 +36,7 @@ struct Tokens {
     lines: f64,
     bytes: f64,
     filled_at: Instant,
-    /// Lines that were dropped and not yet told of.
+    /// Dropped lines that were not reported yet.
     dropped: u64,
     told_at: Option<Instant>,
 }
@@ -55,7 +54,7 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Whether it has all that may come at once, so that a new one would be the same.
+    /// Whether it is full, so that a new one would be the same.
     pub(super) fn is_full(&self) -> bool {
         let tokens = self.0.lock();
         let filled = tokens.filled_at.elapsed().as_secs_f64();
@@ -63,7 +62,7 @@ impl Flow {
             && tokens.bytes + filled * BYTES_PER_SECOND >= BYTES_AT_ONCE
     }
 
-    /// Whether a line may be written now; and how many were dropped, when it is time to say so.
+    /// Whether a line may be written now; and how many were dropped, if it is time to say so.
     fn take(&self, bytes: usize, now: Instant) -> (bool, Option<u64>) {
         let mut tokens = self.0.lock();
         let elapsed = now.saturating_duration_since(tokens.filled_at).as_secs_f64();
@@ -87,7 +86,7 @@ impl Flow {
     }
 }
 
-/// A stream of the guest's that is split into lines.
+/// A stream of the guest that is split into lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stream {
     Out,
@@ -104,7 +103,7 @@ impl Stream {
 }
 
 impl Pending {
-    /// Takes note of a line that may explain a trap.
+    /// Considers a line as an explanation of a trap.
     fn hear(&mut self, stream: Stream, line: &str) {
         if let Stream::Err = stream {
             self.last_words.take(line);
@@ -118,7 +117,7 @@ pub(super) struct Output {
     identity: Identity,
     bytes_max: usize,
     flow: Arc<Flow>,
-    /// Locked by the guest's thread alone; the lock exists because WASI streams are handed out as shared objects.
+    /// Locked only by the guest's thread; the lock exists because WASI streams are shared objects.
     pending: Mutex<Pending>,
 }
 
@@ -131,18 +130,19 @@ struct Pending {
     last_words: LastWords,
 }
 
-/// What a guest said last in this call that may explain why it trapped: the message of its panic, else an error or a line
-/// of standard error. The budget of the log does not count here: the explanation often comes after much else.
+/// The last message of the guest in this call that may explain why it trapped: its panic message, otherwise an error or
+/// a line of standard error. The budget of the log does not apply here, because the explanation often comes after much
+/// else.
 #[derive(Debug, Default)]
 struct LastWords {
     text: String,
     is_panic: bool,
-    /// The next line is the message of the panic.
+    /// The next line is the panic message.
     continues: bool,
 }
 
 impl LastWords {
-    /// Takes a message, or a line of standard error.
+    /// Considers a message, or a line of standard error.
     fn take(&mut self, message: &str) {
         let message = message.trim();
         if message.is_empty() {
@@ -159,7 +159,7 @@ impl LastWords {
                 self.is_panic = true;
                 self.continues = self.text.starts_with("panicked at ") && self.text.ends_with(':');
             }
-            // What follows a panic is notes and traces.
+            // Notes and backtraces follow a panic.
             None if self.is_panic => {}
             None => self.text = one_line(message),
         }
@@ -177,7 +177,7 @@ impl Output {
         Self { identity, bytes_max, flow, pending: Mutex::new(pending) }
     }
 
-    /// The budget begins anew.
+    /// The budget starts again.
     pub(super) fn begin(&self) {
         let mut pending = self.pending.lock();
         pending.bytes_left = self.bytes_max;
@@ -196,7 +196,7 @@ impl Output {
         (!text.is_empty()).then(|| text.clone())
     }
 
-    /// Writes unfinished lines, and says once how much was dropped.
+    /// Writes unfinished lines, and reports once how much was dropped.
     pub(super) fn end(&self) {
         let mut pending = self.pending.lock();
         for stream in [Stream::Out, Stream::Err] {
@@ -256,7 +256,7 @@ impl Output {
             }
         }
         let Identity { deployment, generation } = &self.identity;
-        // What the log leaves out by its level costs nothing.
+        // Messages below the log level cost nothing.
         if !is_logged(level) {
             return;
         }
@@ -273,7 +273,7 @@ impl Output {
         if !passes {
             return;
         }
-        // A line break in a message would begin a line that looks like the host's own.
+        // A line break in a message would start a line that looks like the host's own.
         let message = on_one_line(message);
         match level {
             Level::Debug => tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}"),
@@ -284,7 +284,7 @@ impl Output {
     }
 }
 
-/// Text with its control characters escaped: it can neither begin a line nor steer a terminal.
+/// Text with its control characters escaped: it can neither start a line nor control a terminal.
 fn on_one_line(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
         return Cow::Borrowed(text);
@@ -296,7 +296,7 @@ fn on_one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
-/// Whether the host's log takes lines of this level at all.
+/// Whether the host's log accepts this level at all.
 fn is_logged(level: Level) -> bool {
     match level {
         Level::Debug => tracing::enabled!(target: "foldstream::guest", tracing::Level::DEBUG),
@@ -306,7 +306,7 @@ fn is_logged(level: Level) -> bool {
     }
 }
 
-/// The longest beginning of a text that fits, without splitting a character.
+/// The longest prefix of a text that fits, without splitting a character.
 pub(super) fn clipped(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }

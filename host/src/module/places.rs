@@ -1,19 +1,19 @@
-//! Places for instances: how many may be alive at once, and for whom some are kept free.
+//! Places for instances: how many may exist at once, and which are reserved.
 //!
-//! The pool of linear memories is as large as there are places, so a module whose instances need several memories takes
-//! several places. Queries and folds cannot take all places from each other.
+//! The pool of linear memories has one slot per place, so a module whose instances need several memories takes several
+//! places. Queries and folds cannot take all places from each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
-/// Folds leave one of this many places to queries.
+/// Folds leave one of this many places for queries.
 const KEPT_FOR_QUERIES: u32 = 16;
-/// Queries leave one of this many places to folds.
+/// Queries leave one of this many places for folds.
 const KEPT_FOR_FOLDS: u32 = 2;
 
-/// What an instance is for.
+/// The purpose of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// It applies or migrates, and can wait for a place.
@@ -28,11 +28,11 @@ pub(super) struct Places {
     total: u32,
     taken: AtomicU32,
     by_queries: AtomicU32,
-    /// Raised whenever somebody finds no place: folds that have nothing to do give theirs back.
+    /// Raised whenever a request finds no place: idle folds then release theirs.
     wanted: watch::Sender<u64>,
 }
 
-/// Places that are taken until this is dropped.
+/// Occupied places; dropping it releases them.
 #[derive(Debug)]
 pub(super) struct Permit {
     places: Arc<Places>,
@@ -46,14 +46,14 @@ impl Places {
         Self { total: total.max(1), taken, by_queries, wanted: watch::Sender::new(0) }
     }
 
-    /// How many there are.
+    /// The number of places.
     pub(super) fn total(&self) -> u32 {
         self.total
     }
 
     /// Takes places, unless too few are free.
     pub(super) fn take(self: &Arc<Self>, purpose: Purpose, count: u32) -> Option<Permit> {
-        // A module that needs more places than there are can still run alone.
+        // A module that needs more places than exist can still run alone.
         let count = count.clamp(1, self.total);
         let most = match purpose {
             Purpose::Fold => (self.total - self.total / KEPT_FOR_QUERIES).max(count),
@@ -72,20 +72,20 @@ impl Places {
         None
     }
 
-    /// Changes whenever somebody finds no place.
+    /// Changes whenever a request finds no place.
     pub(super) fn wanted(&self) -> watch::Receiver<u64> {
         self.wanted.subscribe()
     }
 }
 
-/// Adds to a counter, unless it would rise above `most`; whether it did.
+/// Adds to a counter, unless it would exceed `most`; returns whether it did.
 fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
     let sum = |before: u32| before.checked_add(count).filter(|sum| *sum <= most);
     counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
 }
 
 impl Permit {
-    /// Asks those that do nothing to give back what they hold.
+    /// Asks idle folds to release their places.
     pub(super) fn want(&self) {
         self.places.wanted.send_modify(|times| *times += 1);
     }

@@ -1,4 +1,4 @@
-//! What one instance may do: its limits, its counters, and the state that it works on.
+//! The sandbox of one instance: its limits, its counters, and the state that it works on.
 //!
 //! A [`Host`] is the data of one store. It never outlives the instance, and it holds the state only while a call runs.
 
@@ -22,18 +22,18 @@ use crate::state;
 const NAME_BYTES_MAX: usize = 200;
 /// Most frames of a trap's backtrace that are reported.
 const FRAMES_MAX: usize = 16;
-/// Most core instances, memories and tables of one component. Python needs some thirty of the first.
+/// Most core instances, memories and tables of one component. Python needs some thirty core instances.
 pub(super) const CORE_INSTANCES_MAX: u32 = 128;
 pub(super) const MEMORIES_MAX: u32 = 4;
 pub(super) const TABLES_MAX: u32 = 16;
 
-/// The state that a call works on.
+/// The state for a call.
 #[derive(Debug, Default)]
 pub(super) enum Access {
-    /// None: the manifest is asked for, entries are migrated, or the module is being instantiated.
+    /// None: during `manifest`, a migration, or instantiation.
     #[default]
     None,
-    /// A batch is applied. Boxed so that taking it out for a host call moves one word.
+    /// A batch is being applied. Boxed so that taking it out for a host call moves one word.
     Apply(Box<state::Writer>),
     /// A query reads a snapshot.
     Query(Box<state::Snapshot>),
@@ -65,7 +65,7 @@ impl Access {
     }
 }
 
-/// Why the host refused a call of the guest; ends the guest's call.
+/// Why the host refused a guest call; it ends the call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("{limit}: {message}")]
@@ -83,7 +83,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     const NO_STATE: Self = Self::Denied(
-        "the module used its state outside of `apply` and `query`; it is not there at start, in `manifest` or in \
+        "the module used its state outside of `apply` and `query`; it is not available at start, in `manifest` or in \
          `migrate`, which works on its arguments alone",
     );
     const READ_ONLY: Self =
@@ -101,7 +101,7 @@ impl From<state::Error> for Refusal {
     }
 }
 
-/// What holds for one instance.
+/// The limits of one instance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) host_calls_max: u64,
@@ -111,10 +111,10 @@ pub(super) struct Bounds {
     pub(super) deadline: Duration,
 }
 
-/// Whether a component expects a system around it.
+/// Whether a component expects an operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum System {
-    /// It imports nothing but our own interfaces.
+    /// It imports only our own interfaces.
     None,
     /// It imports WASI.
     Wasi,
@@ -129,13 +129,13 @@ pub(super) struct Host {
     pub(super) wasi: Option<Box<Wasi>>,
     pub(super) clock: Arc<Clock>,
     calls_left: u64,
-    /// When the call that runs is to end.
+    /// When the running call must end.
     ends_at: Instant,
     bounds: Bounds,
-    /// Counts against the engine's limit as long as the store lives.
+    /// Counts against the engine's limit while the store exists.
     permit: Permit,
     ticker: Arc<Ticker>,
-    /// Keeps the clock of deadlines going during a call.
+    /// Keeps the deadline clock running during a call.
     running: Option<Running>,
 }
 
@@ -180,7 +180,7 @@ impl Host {
         self.permit.wanted()
     }
 
-    /// Counters begin anew with each call.
+    /// Counters start again with each call.
     pub(super) fn begin_call(&mut self, access: Access) {
         self.access = access;
         self.running = Some(self.ticker.run());
@@ -190,7 +190,7 @@ impl Host {
         self.output.begin();
     }
 
-    /// Takes the state back and finishes the call's log output.
+    /// Takes the state back and completes the call's log output.
     pub(super) fn end_call(&mut self) -> Access {
         self.output.end();
         self.running = None;
@@ -214,12 +214,12 @@ impl Host {
         Ok(())
     }
 
-    /// When the call that runs is to end. Epochs are looked at by guest code alone, so long work of the host looks at this.
+    /// When the running call must end. Only guest code checks epochs, so long work of the host checks this.
     pub(super) fn ends_at(&self) -> Instant {
         self.ends_at
     }
 
-    /// Whether an error of a call says something of the module, and not only of the machine.
+    /// Whether an error of a call is about the module, and not only about the machine.
     pub(super) fn is_of_module(&self, error: &wasmtime::Error) -> bool {
         if matches!(self.growth.refused, Some(Refused::Short(_)))
             || matches!(error.downcast_ref(), Some(Refusal::Short(_)))
@@ -233,7 +233,7 @@ impl Host {
             || error.downcast_ref::<WasmBacktrace>().is_some()
     }
 
-    /// Says what an error of a call means.
+    /// Classifies an error of a call.
     pub(super) fn explain(&self, error: wasmtime::Error) -> ApplyError {
         let error = match error.downcast::<Refusal>() {
             Ok(Refusal::Limit { limit, message }) => return ApplyError::Limit { limit, message },
@@ -264,7 +264,7 @@ impl Host {
             Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
             None => {}
         }
-        // The error has no type of its own that could be asked for.
+        // The error has no type of its own to test for.
         if error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
             return ApplyError::Limit {
                 limit: "transfer-bytes",
@@ -273,20 +273,20 @@ impl Host {
                 ),
             };
         }
-        // The panic itself says more than the trap that follows it.
+        // The panic says more than the trap that follows it.
         let said = self.output.panic();
         ApplyError::Trap(said.unwrap_or_else(|| describe(&error, self.output.last_words())))
     }
 }
 
 impl Host {
-    /// The host is short of memory: instances that do nothing give theirs back.
+    /// The host is short of memory: idle instances release theirs.
     pub(super) fn short(&self, message: String) -> ApplyError {
         self.permit.want();
         ApplyError::Busy(message)
     }
 
-    /// What to make of the module's word that an event failed, if its instance has as much memory as the module declares: the
+    /// Requests that to make of the module's word that an event failed, if its instance has as much memory as the module declares: the
     /// limit is named, and the event is tried by an instance that holds nothing.
     pub(super) fn doubted(&self, failure: &str) -> Option<ApplyError> {
         let mebibytes = self.growth.memory_bytes >> 20;
@@ -299,7 +299,7 @@ impl Host {
         })
     }
 
-    /// What the host's shortage of memory refused since the call began.
+    /// Requests that the host's shortage of memory refused since the call began.
     pub(super) fn shortage(&self) -> Option<&str> {
         match &self.growth.refused {
             Some(Refused::Short(message)) => Some(message),
@@ -308,8 +308,8 @@ impl Host {
     }
 }
 
-/// Cause and backtrace of a trap, with what the module said last, within the limit of messages. Frames without a name say
-/// nothing.
+/// Cause and backtrace of a trap, with the module's last message, within the limit of messages. Frames without a name
+/// are useless.
 fn describe(error: &wasmtime::Error, last_words: Option<String>) -> String {
     let mut text = error.root_cause().to_string();
     if let Some(words) = last_words {
@@ -331,13 +331,13 @@ impl WasiView for Host {
     }
 }
 
-/// Grants memory and table growth, or ends the call, and remembers why.
+/// Grants memory and table growth, or ends the call and remembers why.
 #[derive(Debug)]
 pub(super) struct Growth {
-    /// Linear memory of the instance, all of its memories together.
+    /// Linear memory of the instance, over all its memories.
     pub(super) memory_bytes: usize,
     memory_bytes_max: usize,
-    /// What it takes of the memory of the host.
+    /// Its reservation of host memory.
     memory: Reservation,
     table_elements: usize,
     table_elements_max: usize,
@@ -352,9 +352,9 @@ pub(super) struct Growth {
 enum Refused {
     /// Name of the limit, and what to do.
     Limit(&'static str, String),
-    /// The host's budget has none left.
+    /// The host's budget has no memory left.
     Short(String),
-    /// The machine had none left.
+    /// The machine has no memory left.
     Host(String),
 }
 
@@ -377,8 +377,8 @@ impl Growth {
         self.table_elements as u64 * size_of::<usize>() as u64
     }
 
-    /// Ends the call. A guest that were told could take another way than it does with more memory, and its result would
-    /// depend on what its instance happens to hold.
+    /// Ends the call. A guest that learns of the failure could behave differently than with more memory, and its result
+    /// would depend on what its instance happens to hold.
     fn refuse(&mut self, refused: Refused) -> wasmtime::Result<bool> {
         let (Refused::Limit(_, message) | Refused::Short(message) | Refused::Host(message)) = &refused;
         let error = wasmtime::Error::msg(message.clone());
@@ -392,7 +392,7 @@ impl ResourceLimiter for Growth {
         let total = self.memory_bytes.saturating_sub(current).saturating_add(desired);
         if total > self.memory_bytes_max {
             let message = format!(
-                "the module needs {total} bytes of memory and may have {}; keep less in memory, or ask for more under \
+                "the module needs {total} bytes of memory, {} are allowed; keep less in memory, or ask for more under \
                  `limits` in its manifest",
                 self.memory_bytes_max
             );

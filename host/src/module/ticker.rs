@@ -1,4 +1,4 @@
-//! The clock of deadlines: it raises the epoch while guests run, and rests while none does.
+//! The deadline clock: it raises the epoch while guests run, and sleeps while none does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::Error;
 
 /// How often the epoch rises: the precision of deadlines.
 pub(super) const TICK: Duration = Duration::from_millis(5);
-/// Ticks without a guest after which it rests. Waking it up costs more than a few of them.
+/// Ticks without a guest after which it sleeps. Waking it costs more than a few ticks.
 const IDLE_TICKS: u32 = 20;
 
 /// The clock of one engine.
@@ -21,17 +21,17 @@ pub(super) struct Ticker {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Calls of guests that run now.
+    /// Number of running guest calls.
     running: AtomicU64,
-    /// The thread waits for one, or is about to.
+    /// The thread waits for a guest, or is about to.
     rests: AtomicBool,
-    /// There is no engine any more.
+    /// The engine no longer exists.
     ended: AtomicBool,
     lock: Mutex<()>,
     woken: Condvar,
 }
 
-/// A guest runs, until this is dropped.
+/// A running guest; dropping it ends the call.
 #[derive(Debug)]
 pub(super) struct Running {
     inner: Arc<Inner>,
@@ -49,7 +49,7 @@ impl Ticker {
         }
     }
 
-    /// Says that a guest runs.
+    /// Records that a guest runs.
     pub(super) fn run(&self) -> Running {
         self.inner.running.fetch_add(1, Ordering::SeqCst);
         if self.inner.rests.load(Ordering::SeqCst) {
@@ -73,7 +73,7 @@ impl Drop for Running {
 }
 
 impl Inner {
-    /// The lock is free only once the thread waits, so that it can't miss this.
+    /// The lock is free only once the thread waits, so the thread can't miss this.
     fn wake(&self) {
         let _waits = self.lock.lock();
         self.woken.notify_one();
@@ -85,7 +85,7 @@ impl Inner {
 
     fn run(&self, tick: impl Fn()) {
         let mut idle = 0;
-        // What still runs while its engine goes has to meet its deadline.
+        // Guests that still run while the engine is dropped must meet their deadline.
         while !self.ended.load(Ordering::SeqCst) || self.running.load(Ordering::SeqCst) > 0 {
             tick();
             std::thread::sleep(TICK);
@@ -97,7 +97,7 @@ impl Inner {
         }
     }
 
-    /// Waits for a guest. Whoever begins one either sees that this rests, or is seen here.
+    /// Waits for a guest. A starting guest either sees that the clock sleeps, or is seen here.
     fn rest(&self) {
         let mut waits = self.lock.lock();
         self.rests.store(true, Ordering::SeqCst);

@@ -4,21 +4,21 @@ use std::convert::Infallible;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
 
-/// Held by who waits for a piece of work; the work is given up when this is dropped.
+/// Held by the caller that waits for work; dropping it cancels the work.
 #[derive(Debug)]
 pub struct Waiting(#[expect(dead_code, reason = "dropping it is the message")] Sender<Infallible>);
 
-/// Tells a piece of work whether its result is still wanted.
+/// Tells the worker whether its result is still wanted.
 #[derive(Clone, Debug)]
 pub struct Wanted(Receiver<Infallible>);
 
 impl Wanted {
-    /// The result is wanted in any case.
+    /// The result is always wanted.
     pub fn always() -> Self {
         Self(never())
     }
 
-    /// The result is wanted as long as somebody holds the other half.
+    /// The result is wanted while somebody holds the other half.
     pub fn while_waiting() -> (Waiting, Self) {
         let (sender, receiver) = bounded(0);
         (Waiting(sender), Self(receiver))

@@ -1,8 +1,7 @@
-//! The closed WASI: what Python, JavaScript and Go expect of a system, with nothing of the system behind it.
+//! The closed WASI: the interfaces that Python, JavaScript and Go expect, without access to the system.
 //!
-//! Clocks show the time of events and are moved by sleeping, randomness is seeded, output goes to the log; there are
-//! no files, sockets, arguments or environment. Two instances of one generation that see the same events behave the
-//! same.
+//! Clocks show the time of events and advance by sleeping, randomness is seeded, output goes to the log; there are no
+//! files, sockets, arguments or environment. Two instances of one generation that see the same events behave the same.
 
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
@@ -29,15 +28,15 @@ use super::Identity;
 use super::output::{Output, Stream};
 use super::sandbox::Host;
 
-/// The version of the interfaces that wasmtime-wasi defines; the linker serves older 0.2 versions from it.
+/// The version of the interfaces in wasmtime-wasi; the linker serves older 0.2 versions from it.
 const VERSION: &str = "0.2.12";
-/// How far a look at a clock moves it, so that a guest that waits for it to move ends.
+/// How far reading a clock advances it, so that a guest that waits for it to advance will end.
 const LOOK: u64 = 1_000;
 /// Most resources (streams, pollables) that an instance may hold.
 const RESOURCES_MAX: usize = 1_024;
 /// Most random bytes in one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
-/// What a guest may write to a stream at once.
+/// Most bytes that a guest may write to a stream at once.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
 /// The closed WASI of one instance.
@@ -76,11 +75,11 @@ impl Wasi {
     }
 }
 
-/// Defines all interfaces of WASI 0.2 that language run-times import, and closes what wasmtime-wasi leaves open.
+/// Defines all WASI 0.2 interfaces that language runtimes import, and closes what wasmtime-wasi leaves open.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
-    // A sleep must not wait: the guest would hold its thread, and its clock would not have moved.
+    // A sleep must not wait: the guest would block its thread, and its clock would not advance.
     let mut clock = linker.instance(&format!("wasi:clocks/monotonic-clock@{VERSION}"))?;
     clock.func_wrap("subscribe-duration", |caller: StoreContextMut<'_, Host>, (duration,): (u64,)| {
         sleep(caller, |now| now.saturating_add(duration))
@@ -118,17 +117,17 @@ fn sleep(
     Ok((subscribe(&mut wasi.table, timer)?,))
 }
 
-/// Time as a guest sees it, in nanoseconds since the Unix epoch: never back, and only forward by events, by sleeping
-/// and, very little, by looking.
+/// The time that a guest sees, in nanoseconds since the Unix epoch. It never goes back, and advances only by events, by
+/// sleeping and, very little, by reading it.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     now: AtomicU64,
-    /// When the timers of the running call of `poll` end, with how many end then.
+    /// When the timers of the running call of `poll` end, and how many end then.
     timers: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl Clock {
-    /// Moves on to a time, if it is later.
+    /// Advances to a time, if it is later.
     pub(super) fn advance(&self, to: u64) {
         self.now.fetch_max(to, Ordering::Relaxed);
     }
@@ -160,7 +159,7 @@ impl HostMonotonicClock for Reader {
     }
 }
 
-/// A sleep: over at once, by moving the clock.
+/// A sleep: it ends at once, and advances the clock.
 struct Timer {
     clock: Arc<Clock>,
     until: u64,
@@ -168,7 +167,7 @@ struct Timer {
 
 #[async_trait]
 impl Pollable for Timer {
-    /// Whatever else is ready comes first, then the earliest timer; the others stay as they are.
+    /// Other ready items come first, then the earliest timer; the others stay unchanged.
     async fn ready(&mut self) {
         if self.clock.now() >= self.until {
             return;
@@ -183,7 +182,7 @@ impl Pollable for Timer {
     }
 }
 
-/// A timer that is being waited for; it is forgotten when the wait ends, also when another timer ended it.
+/// A timer that is being waited for; it is removed when the wait ends, also if another timer ended it.
 struct Waiting<'a> {
     clock: &'a Clock,
     until: u64,

@@ -1,7 +1,7 @@
-//! The queue of batches that are read ahead, and the memory that all such queues of a host share.
+//! The queue of batches read ahead, and the memory budget that all such queues of a host share.
 //!
-//! What is over the budget waits in its stream. One batch of each pipeline is always let in, so that none waits for another
-//! that rests with its queue full.
+//! Batches over the budget wait in their stream. Each pipeline may always queue one batch, so that none waits for
+//! another that rests with a full queue.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::Input;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
 
-/// Batches read ahead of the one that is being applied: enough to keep both stages busy, and few
-/// enough to bound memory to about this many times the largest batch.
+/// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit memory to about this
+/// many times the largest batch.
 const QUEUE: usize = 3;
 
 impl ReadAhead {
@@ -22,24 +22,24 @@ impl ReadAhead {
     }
 }
 
-/// What waits, and the memory that it takes while it does.
+/// A waiting batch, and the memory that it holds meanwhile.
 type Queued = (Input, Option<OwnedSemaphorePermit>);
 
-/// Where the reading stage puts what it read.
+/// The end for the reading stage.
 pub(super) struct Outbox {
     ahead: ReadAhead,
     sender: mpsc::Sender<Queued>,
 }
 
 impl Outbox {
-    /// Waits until there is room; whether somebody still takes something.
+    /// Waits until there is room; returns whether the queue is still open.
     pub(super) async fn send(&self, input: Input) -> bool {
         let bytes = match &input {
             Input::Batch(batch) => batch.bytes() as u64,
             Input::Failed(_) => 0,
         };
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).min(self.ahead.total);
-        // Both arms are cancel-safe: what was waited for goes back.
+        // Both arms are cancel-safe: what was acquired is released.
         tokio::select! {
             biased;
             memory = Arc::clone(&self.ahead.units).acquire_many_owned(units) => {
@@ -57,18 +57,18 @@ impl Outbox {
     }
 }
 
-/// Where the applying stage takes it from.
+/// The end for the applying stage.
 pub(super) struct Inbox {
     receiver: mpsc::Receiver<Queued>,
 }
 
 impl Inbox {
-    /// What waits, if anything does.
+    /// The next input, if one is waiting.
     pub(super) fn take(&mut self) -> Option<Input> {
         self.receiver.try_recv().ok().map(|(input, _)| input)
     }
 
-    /// The next, once there is one; none at the end. Cancel-safe.
+    /// The next input, once there is one; none at the end. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Input> {
         self.receiver.recv().await.map(|(input, _)| input)
     }

@@ -1,4 +1,4 @@
-//! The applying stage: what happens to a batch, and to the event in it that fails.
+//! The applying stage: what happens to a batch, and to the failing event in it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,14 +16,15 @@ use crate::progress::{Alive, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
-/// Attempts that a module gets that took over a state, before the one that had it before is put back.
+/// Attempts for a module on probation before the previous module is restored.
 const ATTEMPTS_ON_PROBATION: u32 = 3;
-/// Attempts at an event that fails with the same words each time, for a reason that does not depend on load.
+/// Attempts at an event that fails with the same message each time, for a reason that does not depend on load.
 const ATTEMPTS_ALIKE: u32 = 3;
-/// Pause before the host is asked again for what it could not give, such as an instance; it doubles up to the longest.
+/// Pause before the next request for a resource that the host lacked, such as an instance; it doubles up to the
+/// maximum.
 const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How a pause after a failure is cut short.
+/// How to interrupt a pause after a failure.
 pub(super) struct Interrupt<'a> {
     pub(super) control: &'a watch::Receiver<Desired>,
     pub(super) wanted: Desired,
@@ -31,7 +32,7 @@ pub(super) struct Interrupt<'a> {
     pub(super) runtime: &'a Handle,
 }
 
-/// What ended a pause.
+/// Why a pause ended.
 enum Woken {
     Time,
     Control,
@@ -39,7 +40,7 @@ enum Woken {
 }
 
 impl Interrupt<'_> {
-    /// What else is wanted, if anything is. Nothing is waited for.
+    /// Another request, if there is one. Does not wait.
     fn is_due(&self) -> Option<Woken> {
         if *self.control.borrow() != self.wanted {
             return Some(Woken::Control);
@@ -47,7 +48,7 @@ impl Interrupt<'_> {
         self.pace.has_changed().unwrap_or(false).then_some(Woken::Pace)
     }
 
-    /// Waits. Every arm is cancel-safe: it only looks.
+    /// Waits. Every arm is cancel-safe: it only observes.
     fn pause(&self, pause: Duration) -> Woken {
         let (mut control, mut pace) = (self.control.clone(), self.pace.clone());
         let wanted = self.wanted;
@@ -66,27 +67,27 @@ impl Interrupt<'_> {
 pub(super) enum Processed {
     /// All of it.
     All,
-    /// Only through this position: the next event failed, and waits while the pipeline may be asked to stand still.
+    /// Only up to this position: the next event failed, and waits while the pipeline may be asked to hold.
     Through(u64),
 }
 
 /// What to do after a failure.
 enum Next {
-    /// Try so many events.
+    /// Try this many events.
     Try(usize),
-    /// See first what else is wanted.
+    /// First check for other requests.
     Yield,
 }
 
 /// Why events were not applied.
 enum Fault {
-    /// A call failed, and whether on an instance that had applied events before.
+    /// A call failed; the flag says whether on an instance that had applied events before.
     Call { error: ApplyError, on_used: bool },
     /// There was no instance to call.
     NoInstance(module::Error),
 }
 
-/// Failures of one event that all say the same.
+/// Failures of one event with the same message.
 #[derive(Default)]
 pub(super) struct Alike {
     sequence: u64,
@@ -95,7 +96,7 @@ pub(super) struct Alike {
 }
 
 impl Alike {
-    /// Counts a failure; how many in a row were like it.
+    /// Counts a failure; returns how many in a row were equal.
     fn count(&mut self, sequence: u64, message: String) -> u32 {
         if self.sequence == sequence && self.message == message {
             self.count += 1;
@@ -106,10 +107,10 @@ impl Alike {
     }
 }
 
-/// A fold, counted for as long as it lives.
+/// A fold, counted while it lives.
 pub(super) struct Living {
     fold: Box<dyn Fold>,
-    /// It has applied events: what it keeps in memory may be what makes the next ones fail.
+    /// It has applied events: its memory may be the cause if the next ones fail.
     is_used: bool,
     progress: Arc<Progress>,
     _alive: Alive,
@@ -122,7 +123,7 @@ impl Living {
 }
 
 impl Living {
-    /// Changes whenever another fold lacks what this one holds.
+    /// Changes whenever another fold needs an instance.
     pub(super) fn wanted(&self) -> Option<watch::Receiver<u64>> {
         self.fold.wanted()
     }
@@ -134,39 +135,39 @@ impl Drop for Living {
     }
 }
 
-/// The applying stage: a batch in, its writes published, or why not.
+/// The applying stage: takes a batch and publishes its writes, or says why not.
 pub(super) struct Applier {
     pub(super) make_fold: MakeFold,
     pub(super) fold: Option<Living>,
-    /// There except during a call.
+    /// Present except during a call.
     pub(super) writer: Option<Writer>,
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: DeploymentMetrics,
-    /// Which events are left out, and noted when the state passes them.
+    /// Which events are skipped, and recorded when the state passes them.
     pub(super) skips: Skips,
-    /// Attempts at the event that fails now.
+    /// Attempts at the failing event.
     pub(super) attempts: u32,
     /// How many events are applied at once.
     pub(super) portion: Portion,
     pub(super) alike: Alike,
-    /// How long it waits for the host, while it does.
+    /// How long to wait for the host, while it lacks something.
     pub(super) waiting: Option<Duration>,
-    /// Why it can't go on, once it can't.
+    /// Why it can't continue, once it can't.
     pub(super) obstacle: Option<Obstacle>,
 }
 
-/// Why a pipeline can't go on without an operator.
+/// Why a pipeline can't continue without an operator.
 pub(super) struct Obstacle {
     pub(super) kind: &'static str,
     pub(super) message: String,
-    /// The event at which it stopped, where there is one.
+    /// The event that stopped it, if one did.
     pub(super) sequence: Option<u64>,
 }
 
 impl Applier {
-    /// Applies a batch, in parts where some event fails, so that those before it are kept. Events that are left out are no
-    /// longer in the batch, but in `left_out`.
+    /// Applies a batch, in parts if an event fails, so that the events before it are kept. Skipped events are no longer
+    /// in the batch, but in `left_out`.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
@@ -179,7 +180,7 @@ impl Applier {
         let mut done = 0;
         let mut is_first = true;
         while done < batch.events.len() {
-            // The search for a failing event takes many calls: whoever wants something else waits for one of them at most.
+            // The search for a failing event takes many calls: other requests wait for at most one of them.
             let due = if std::mem::take(&mut is_first) { None } else { interrupt.is_due() };
             match due {
                 Some(Woken::Control) => return Err(Ended::Asked),
@@ -220,7 +221,7 @@ impl Applier {
         Ok(Processed::All)
     }
 
-    /// Applies events; how long the call took.
+    /// Applies events; returns how long the call took.
     fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
@@ -251,14 +252,14 @@ impl Applier {
                 living.is_used = true;
                 self.fold = Some(living);
             }
-            // The instance goes with its writes.
+            // The instance is dropped with its writes.
             Err(_) => writer.discard(),
         }
         self.writer = Some(writer);
         result.map(|()| took).map_err(|error| Fault::Call { error, on_used })
     }
 
-    /// Remembers how many events were too many at once, or that it is not their number that makes one fail.
+    /// Remembers how many events were too many at once, or that a single event fails.
     fn size_up(&mut self, error: &ApplyError, on_used: bool, events: &[Event]) {
         let deadline = match error {
             ApplyError::Deadline(deadline) => Some(*deadline),
@@ -274,7 +275,7 @@ impl Applier {
     }
 
     fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, left_out: &[Event], store: &Store) {
-        // In the same step, so that no crash separates the position from why an event before it is missing.
+        // In the same step, so that no crash separates the position from the reason why an event before it is missing.
         let passed = self.skips.passed(store.position(), through, left_out);
         let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
         self.writer.as_mut().expect("the writer comes back from every call").publish_with(checkpoint, passed);
@@ -293,7 +294,7 @@ impl Applier {
                     if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) { "busy" } else { "host" };
                 self.wait_for_host(kind, &error.to_string(), events, interrupt)
             }
-            // It came up once, when it was accepted. No event is to blame.
+            // The instance started when the module was accepted. No event is to blame.
             Fault::NoInstance(error) => self.retry("module", &error.to_string(), None, events, interrupt),
             Fault::Call { error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)), .. } => {
                 self.wait_for_host(error.kind(), &error.to_string(), events, interrupt)
@@ -301,9 +302,9 @@ impl Applier {
             Fault::Call { error, on_used } => {
                 self.metrics.apply_failures.inc();
                 self.size_up(&error, on_used, events);
-                // What the guest says itself is its verdict, whatever else it holds.
+                // The guest's own verdict counts, whatever else it holds in memory.
                 if events.len() == 1 && on_used && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_))) {
-                    // What the instance kept of earlier events may be to blame, such as memory that was never freed.
+                    // What the instance kept of earlier events may be the cause, such as memory that was never freed.
                     return Ok(Next::Try(1));
                 }
                 self.after_failure(error, events, interrupt)
@@ -311,7 +312,7 @@ impl Applier {
         }
     }
 
-    /// Waits for what the host could not give. No attempt is counted, and no event is to blame.
+    /// Waits for a resource that the host lacked. No attempt counts, and no event is blamed.
     fn wait_for_host(
         &mut self,
         kind: &str,
@@ -322,7 +323,7 @@ impl Applier {
         let pause = self.waiting.map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
         self.waiting = Some(pause);
         self.progress.waiting(kind, message);
-        // Varied, so that those who wait for the same do not all ask at once.
+        // Randomised, so that waiting pipelines do not all ask at once.
         match interrupt.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) {
             Woken::Control => Err(Ended::Asked),
             Woken::Pace => Ok(Next::Yield),
@@ -338,13 +339,13 @@ impl Applier {
                 Some((*index).min(events.len() - 1))
             }
             _ if events.len() == 1 => Some(0),
-            // Which event it was is not known: halve until the failing one stands alone.
+            // The failing event is unknown: halve until it is alone.
             _ => return Ok(Next::Try(events.len() / 2)),
         };
         match (index, error) {
             (None, ApplyError::State(error)) => Err(Ended::State(error)),
             (None, error) => Err(Ended::State(state::Error::Storage(error.to_string()))),
-            // Those before it are applied again without it, and kept.
+            // The events before it are applied again without it, and kept.
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {
                 self.progress.failing(&events[0]);
@@ -359,7 +360,7 @@ impl Applier {
         }
     }
 
-    /// Nothing more is tried before an operator says so.
+    /// Nothing more is tried until an operator asks for it.
     fn stop(&mut self, kind: &'static str, message: String, sequence: Option<u64>) -> Ended {
         if sequence.is_some() {
             self.metrics.events_failed.inc();
@@ -392,8 +393,8 @@ impl Applier {
         }
     }
 
-    /// Doubles with each attempt, up to the longest, and varies by half so that deployments that
-    /// failed together do not try again together.
+    /// Doubles with each attempt up to the maximum, and varies by half, so that deployments that failed together do not
+    /// retry together.
     fn backoff(&self) -> Duration {
         let doubled = self.settings.initial_backoff.saturating_mul(1 << (self.attempts - 1).min(20));
         doubled.min(self.settings.max_backoff).mul_f64(0.5 + fastrand::f64() / 2.0)

@@ -1,4 +1,4 @@
-//! Who folds events into state.
+//! The interface to code that folds events into state.
 
 use tokio::sync::watch;
 
@@ -6,9 +6,9 @@ use crate::event::Event;
 use crate::module::{self, ApplyError};
 use crate::state::Writer;
 
-/// Whoever folds events into state. A module's instance does; so does the benchmark's native baseline.
+/// Folds events into state. A module's instance implements it, and so does the benchmark's native baseline.
 pub trait Fold: Send {
-    /// Applies events to the state behind `writer`, and gives the writer back. After an error it is not used again.
+    /// Applies events to the state behind `writer`, and returns the writer. After an error the fold is not used again.
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>);
 
     /// Memory that it holds, in bytes.
@@ -16,7 +16,7 @@ pub trait Fold: Send {
         0
     }
 
-    /// Changes whenever another fold lacks what this one holds while it has nothing to do.
+    /// Changes whenever another fold needs the instance that this one holds while it is idle.
     fn wanted(&self) -> Option<watch::Receiver<u64>> {
         None
     }
@@ -36,5 +36,5 @@ impl Fold for module::Instance {
     }
 }
 
-/// Makes a fold, at the start and after each failure.
+/// Creates a fold, at the start and after each failure.
 pub type MakeFold = Box<dyn Fn() -> Result<Box<dyn Fold>, module::Error> + Send + Sync>;

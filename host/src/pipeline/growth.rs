@@ -1,19 +1,19 @@
-//! The part that one state may take of the last room on a disk.
+//! Limits how much of a disk's last free space one state may use.
 
 use super::Run;
 use crate::room::{Room, Shortage, Use};
 
-/// How much a state has grown since its disk is short of room.
+/// How much a state has grown since its disk became short of space.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
-    /// What it took on the disk when room became short; none while there is enough.
+    /// Its size on disk when space became short; none while there is enough.
     since: Option<u64>,
 }
 
-/// A state took its part of the room that was left.
+/// A state used up its share of the remaining space.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "disk: this state grew by {bytes} bytes since room is short, {allowed} are allowed, so that others keep theirs; {shortage}"
+    "disk: this state grew by {bytes} bytes since the disk ran low, {allowed} are allowed, so that other states keep their share; {shortage}"
 )]
 pub(super) struct Excess {
     bytes: u64,
@@ -22,7 +22,7 @@ pub(super) struct Excess {
 }
 
 impl Growth {
-    /// Whether the state may still grow. `taken` tells what it takes on the disk, in bytes, and is asked only when room is
+    /// Whether the state may still grow. `taken` returns its size on disk in bytes, and is called only if space is
     /// short.
     pub(super) fn check(&mut self, room: &Room, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
         self.judge(room.check(Use::Grow, 0), taken)
@@ -35,7 +35,7 @@ impl Growth {
         };
         let taken = taken();
         let since = self.since.get_or_insert(taken);
-        // What it gives back, it may take again.
+        // Space that it releases, it may use again.
         *since = taken.min(*since);
         let (bytes, allowed) = (taken - *since, shortage.part_of_one());
         if bytes <= allowed { Ok(()) } else { Err(Excess { bytes, allowed, shortage }) }
@@ -43,7 +43,7 @@ impl Growth {
 }
 
 impl Run {
-    /// Whether this state took its part of the room that is left: then it stops before its neighbours have to.
+    /// Whether this state used up its share of the remaining space: it then stops before its neighbours have to.
     pub(super) fn took_its_part(&mut self) -> bool {
         let Some((room, _)) = &self.applier.settings.disk else { return false };
         let Err(excess) = self.growth.check(room, || self.store.allocated_bytes()) else {

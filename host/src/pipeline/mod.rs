@@ -1,9 +1,9 @@
-//! The way of an event: source, batch, instance, memtable, state file.
+//! The path of an event: source, batch, instance, memtable, state file.
 //!
 //! Three stages overlap. A task reads batches ahead into a bounded queue; the
 //! thread that runs [`Pipeline::run`] applies them and publishes each as one
-//! step; a blocking task commits what was set aside. Nothing here awaits on the
-//! way of a batch: the thread waits only for work, for a pause after a failure,
+//! step; a blocking task commits frozen memtables. Nothing on the path of a
+//! batch awaits: the thread waits only for work, for a pause after a failure,
 //! and for a commit when memory is full.
 
 mod ahead;
@@ -46,63 +46,63 @@ pub use shuffle::SINGLES;
 use shuffle::Shuffle;
 use way::Way;
 
-/// How often a pipeline that lacks room on the disk looks for some.
+/// How often a pipeline checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
-/// A state that nobody is answered from is committed this many times less often: a commit writes every page that it touches
-/// once, and all that a crash costs is to fold a little more again.
+/// How many times less often a state that answers no reads is committed: a commit writes every page it touches once,
+/// and a crash costs only a little more folding.
 const UNREAD_FLUSH_FACTOR: u32 = 10;
 
-/// A checkpoint that only moved over events of others is committed this many times less often.
+/// How many times less often a checkpoint is committed that only moved over events of others.
 const IDLE_FLUSH_FACTOR: u32 = 30;
 
 /// Everything that a run needs.
 pub struct Pipeline {
     /// Where events come from.
     pub source: Source,
-    /// What is read; `resume` is taken from the store, `limits` from the settings, and `skips` from the decisions.
+    /// What to read; `resume` comes from the store, `limits` from the settings, and `skips` from the decisions.
     pub request: Request,
-    /// Which events are left out.
+    /// Which events to skip.
     pub skips: Skips,
-    /// Where the reader tells how it is.
+    /// The reader reports its state here.
     pub source_status: StatusSender,
-    /// Who folds.
+    /// Creates folds.
     pub make_fold: MakeFold,
     /// The state.
     pub store: Store,
     /// Its writer.
     pub writer: Writer,
-    /// How it behaves.
+    /// Its settings.
     pub settings: Settings,
-    /// Where it tells how far it is.
+    /// It reports its progress here.
     pub progress: Arc<Progress>,
     /// Counters and histograms.
     pub metrics: DeploymentMetrics,
-    /// What the operator wants.
+    /// The operator's request.
     pub control: watch::Receiver<Desired>,
     /// How far and how fast it may go.
     pub pace: watch::Receiver<Pace>,
-    /// Where it tells that it stands still at its ceiling; none while it may move.
+    /// It reports here that it is held at its ceiling; none while it may move.
     pub standing: watch::Sender<Option<Standing>>,
-    /// Where patches of the state come from.
+    /// The source of repairs of the state.
     pub patches: Arc<Patches>,
-    /// Where reading and committing run.
+    /// The runtime for reading and committing.
     pub runtime: Handle,
 }
 
-/// What the reading stage hands over.
+/// The output of the reading stage.
 enum Input {
     Batch(Batch),
     Failed(source::Error),
 }
 
-/// What woke the applying thread.
+/// Why the applying thread woke up.
 enum Wake {
     Control,
     Paced,
     /// A pause of the throttle is over.
     Rested,
-    /// Another fold lacks an instance.
+    /// Another fold needs an instance.
     Wanted,
     Input(Input),
     FlushDue,
@@ -110,7 +110,8 @@ enum Wake {
 }
 
 impl Pipeline {
-    /// Runs until it is asked to end, or can't go on. Blocking; needs a thread of its own outside of
+    /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own outside the runtime.
+    /// Returns the writer for the next run.
     /// the runtime. The writer comes back for the next run.
     pub fn run(self) -> (Writer, Ended) {
         let wanted = *self.control.borrow();
@@ -197,30 +198,30 @@ async fn read(source: Source, request: Request, status: StatusSender, outbox: Ou
     }
 }
 
-/// One run: waits, and hands each piece of work to the stage that does it.
+/// One run: waits, and passes each piece of work to the stage that does it.
 struct Run {
     applier: Applier,
     store: Store,
     control: watch::Receiver<Desired>,
-    /// What was wanted when the run began; anything else ends it.
+    /// The request when the run started; any other request ends it.
     wanted: Desired,
     runtime: Handle,
     metrics: DeploymentMetrics,
     inbox: Inbox,
-    /// What was taken from the inbox and can't be applied yet, in order: it did not fit into the batch before, or lies
+    /// Batches from the inbox that can't be applied yet, in order: they did not fit into the previous batch, or are
     /// beyond the ceiling.
     stashed: VecDeque<Input>,
     commit: Option<JoinHandle<Result<(), state::Error>>>,
-    /// When what was applied is to be committed at the latest.
+    /// When to commit at the latest.
     flush_at: Option<Instant>,
-    /// The room that is lacking on the disk, while it is.
+    /// The current lack of disk space, if any.
     lacks: Option<Use>,
     /// Nothing is applied before there is room again.
     is_full: bool,
     growth: Growth,
     share: Share,
     way: Way,
-    /// Chooses where batches end and modules begin again, where chance is wanted.
+    /// Chooses random batch boundaries and restarts, if requested.
     shuffle: Option<Shuffle>,
     patches: Arc<Patches>,
 }
@@ -259,7 +260,7 @@ impl Run {
         }
     }
 
-    /// Stands still at the ceiling, once everything is durable.
+    /// Holds at the ceiling, once everything is durable.
     fn stand_if_due(&mut self) -> Result<(), Ended> {
         if self.way.is_standing || !self.way.is_at_ceiling(self.store.position()) {
             return Ok(());
@@ -291,7 +292,7 @@ impl Run {
             self.stashed.push_front(Input::Batch(batch));
             return Ok(());
         }
-        // Where the state was advanced over events of others, the source may still have to learn of it.
+        // If the state was advanced over events of others, the source may still have to learn that.
         batch.through = batch.through.max(self.store.position());
         if batch.through > self.store.position() && self.store.is_noted_settled() {
             if !self.has_room(Use::Write) {
@@ -327,7 +328,7 @@ impl Run {
                 self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
             }
             Processed::Through(position) => {
-                // Where the state is, not where its last event is: what is missing in between is still to be counted.
+                // The position of the state, not of its last event: missing events in between still have to be counted.
                 let done = position.max(batch.after);
                 if done < batch.through {
                     self.stashed.push_front(Input::Batch(batch.split_behind(done)));
@@ -337,7 +338,7 @@ impl Run {
         Ok(())
     }
 
-    /// Whether nothing is to be applied now, as others need the room that is left on the disk.
+    /// Whether to apply nothing now, because others need the remaining disk space.
     fn must_put_off(&mut self) -> Result<bool, Ended> {
         let when_full = self.applier.settings.disk.as_ref().map(|(_, when_full)| *when_full);
         match when_full {
@@ -357,7 +358,7 @@ impl Run {
         }
     }
 
-    /// Whether there is room on the disk; tells when there is none any more, and when there is some again.
+    /// Whether the disk has room; reports when the room ends and when it returns.
     fn has_room(&mut self, purpose: Use) -> bool {
         let Some((room, _)) = &self.applier.settings.disk else { return true };
         match room.check(purpose, 0) {
@@ -384,7 +385,7 @@ impl Run {
         }
     }
 
-    /// Applies nothing more, and looks again in a while.
+    /// Applies nothing more, and checks again later.
     fn wait_for_room(&mut self) {
         self.is_full = true;
         self.flush_at = Some(Instant::now() + ROOM_LOOK);
@@ -395,7 +396,7 @@ impl Run {
         !self.is_full && self.way.may_apply()
     }
 
-    /// Adds to a batch what else is ready, up to the limits.
+    /// Adds other ready events to a batch, up to the limits.
     fn merge(&mut self, mut batch: Batch) -> Batch {
         let limits = self.applier.settings.batch;
         let mut bytes = batch.bytes();
@@ -415,7 +416,7 @@ impl Run {
         batch
     }
 
-    /// Sets aside what of a batch may not be applied now; none where that is all of it.
+    /// Sets aside the events of a batch that may not be applied now; none if that is all of them.
     fn cut(&mut self, batch: Batch) -> Option<Batch> {
         let (within, beyond) = self.way.pace.ceiling.cut(batch);
         if let Some(beyond) = beyond {
@@ -443,7 +444,7 @@ impl Run {
         if self.commit.as_ref().is_some_and(JoinHandle::is_finished) {
             return Wake::Committed(self.join_commit());
         }
-        // Before more work is taken: a replay that always has some would put it off without end.
+        // Before taking more work: a replay that always has more would delay it without end.
         if self.flush_is_due() {
             return Wake::FlushDue;
         }
@@ -461,7 +462,7 @@ impl Run {
         self.commit.is_none() && self.flush_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Every arm is cancel-safe: a receive that did not happen takes nothing, and a commit goes on by itself.
+    /// Every arm is cancel-safe: an interrupted receive takes nothing, and a commit continues on its own.
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
@@ -511,8 +512,8 @@ impl Run {
             }
             self.share.set(self.store.memory_bytes());
         }
-        // The reading task ends only after it sent its error, so an empty, closed inbox means that
-        // the runtime is going down.
+        // The reading task sends its error before it ends, so an empty, closed inbox means that the runtime is shutting
+        // down.
         woken.unwrap_or(Wake::Control)
     }
 
@@ -527,7 +528,7 @@ impl Run {
         committed
     }
 
-    /// Commits early when memory asks for it, and waits for a commit when there is no room to go on.
+    /// Commits early if memory requires it, and waits for a commit if there is no memory to continue.
     fn commit_if_large(&mut self) -> Result<(), Ended> {
         let active = self.store.active_bytes();
         let limit = self.applier.settings.memtable_bytes;
@@ -563,20 +564,21 @@ impl Run {
             seconds.observe(started.elapsed().as_secs_f64());
             committed
         };
-        // By a thread of the runtime: one that this thread starts would inherit its low priority, and later serve with it.
+        // On a thread of the runtime: a thread started here would inherit the low priority, and later serve reads with
+        // it.
         self.commit = Some(self.runtime.spawn(async move {
             let committed = tokio::task::spawn_blocking(commit).await;
             committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
         }));
     }
 
-    /// Makes everything durable that was applied, whatever ended the run, and only then tells that it can't go on: what was
-    /// shown beside a failure must not be lost, least of all when the stream is gone that could bring it back.
+    /// Makes everything applied durable, whatever ended the run, and only then reports that it can't continue: what
+    /// readers saw next to a failure must not be lost, least of all if the stream that could restore it is gone.
     fn finish(&mut self, ended: Ended) -> Ended {
         if let Some(writer) = &mut self.applier.writer {
             writer.discard();
         }
-        // Without room a flush would fail, and what can be read in memory would be lost with it.
+        // Without disk space a flush would fail, and what can be read in memory would be lost.
         let disk = self.applier.settings.disk.as_ref();
         let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
         let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });

@@ -1,4 +1,4 @@
-//! How far and how fast a pipeline may go: what holds it at a position, and what keeps it from taking a whole machine.
+//! How far and how fast a pipeline may go: its ceiling and its throttle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::batch::Batch;
 use crate::state::{self, Patch, Store, Writer};
 
-/// A throttled pipeline takes at most the events of this part of a second at once, so that it goes evenly.
+/// A throttled pipeline applies at most the events of this fraction of a second at once, so that it progresses evenly.
 const SLICES_PER_SECOND: u64 = 20;
 
 /// How far a pipeline may go.
@@ -15,15 +15,15 @@ pub enum Ceiling {
     /// As far as there are events.
     #[default]
     None,
-    /// Through this sequence. One that is beyond it already stands still where it is.
+    /// Through this sequence. A pipeline that is already beyond it stays at its position.
     Position(u64),
-    /// Through the last event that was stored at or before this time, in nanoseconds since the Unix epoch; without one
-    /// behind it, through all there is.
+    /// Through the last event stored at or before this time, in nanoseconds since the Unix epoch; through all events if
+    /// no later event exists.
     Time(u64),
 }
 
 impl Ceiling {
-    /// Takes off a batch what lies beyond; the batch itself goes where nothing of it may be applied.
+    /// Splits off the part of a batch beyond the ceiling; the first part is none if nothing may be applied.
     pub(super) fn cut(self, mut batch: Batch) -> (Option<Batch>, Option<Batch>) {
         match self {
             Self::None => (Some(batch), None),
@@ -32,7 +32,7 @@ impl Ceiling {
                 let rest = batch.split_behind(position);
                 (Some(batch), Some(rest))
             }
-            // Up to the first one that is younger: times may go back where servers or their clocks took turns.
+            // Up to the first younger event: times may go back when servers or their clocks change.
             Self::Time(time_ns) => match first_younger(&batch, time_ns) {
                 0 if !batch.events.is_empty() => (None, Some(batch)),
                 within if within < batch.events.len() => {
@@ -45,28 +45,28 @@ impl Ceiling {
     }
 }
 
-/// How many events of a batch come before the first one that is younger.
+/// How many events of a batch come before the first younger one.
 fn first_younger(batch: &Batch, time_ns: u64) -> usize {
     batch.events.iter().position(|event| event.time_ns > time_ns).unwrap_or(batch.events.len())
 }
 
-/// How fast a pipeline may go. Without either, as fast as it can.
+/// How fast a pipeline may go. Without limits, as fast as it can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
-    /// Most events a second, at least 1.
+    /// Most events per second, at least 1.
     pub events_per_second: Option<u64>,
     /// Share of one core that applying may take, in percent, 1 to 100.
     pub cpu_percent: Option<u8>,
 }
 
 impl Throttle {
-    /// Most events of one batch, so that the pauses between batches stay short.
+    /// Most events in one batch, so that the pauses between batches stay short.
     pub(super) fn batch_events(&self) -> usize {
         let slice = self.events_per_second.map(|rate| (rate / SLICES_PER_SECOND).max(1));
         slice.map_or(usize::MAX, |slice| usize::try_from(slice).unwrap_or(usize::MAX))
     }
 
-    /// When the next batch may be applied, after one of so many events that took so long.
+    /// When the next batch may be applied, after a batch of this many events that took this long.
     pub(super) fn next(&self, begun: Instant, events: usize, took: Duration) -> Option<Instant> {
         let by_rate = self.events_per_second.map(|rate| begun + Duration::from_secs_f64(events as f64 / rate as f64));
         let by_share = self.cpu_percent.map(|percent| begun + took.mul_f64(100.0 / f64::from(percent.clamp(1, 100))));
@@ -74,32 +74,32 @@ impl Throttle {
     }
 }
 
-/// What a pipeline is told about its way, beside whether to run at all.
+/// The requested pace of a pipeline, in addition to whether it runs at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
     /// How far it may go.
     pub ceiling: Ceiling,
-    /// How fast.
+    /// How fast it may go.
     pub throttle: Throttle,
-    /// Raised with each change: a pipeline that says where it stands says by it which change it has seen.
+    /// Raised with each change: a pipeline that reports its position says which change it has seen.
     pub epoch: u64,
 }
 
-/// Where a pipeline stands still, with everything durable that it applied.
+/// Where a pipeline is held, with everything that it applied durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The last sequence that its state reflects.
     pub position: u64,
-    /// The change of pace that it has seen; it moves no further before it sees another one.
+    /// The change of pace that it has seen; it does not move before it sees another one.
     pub epoch: u64,
 }
 
-/// What is done to a state beside folding, by whoever owns the writer: when the pipeline stands at its ceiling, or does not
-/// run.
+/// A change of a state by other means than folding, carried out by the owner of the writer: while the pipeline is held
+/// at its ceiling, or does not run.
 #[derive(Debug, Default)]
 pub struct Patches(parking_lot::Mutex<Option<Pending>>);
 
-/// A repair that was handed over. Dropped before it was done, it is taken back: what made it right may be over by then.
+/// A requested repair. Dropping it before it begins withdraws it, because its premises may no longer hold.
 #[derive(Debug)]
 pub struct HandedOver {
     patches: Arc<Patches>,
@@ -107,7 +107,7 @@ pub struct HandedOver {
 }
 
 impl HandedOver {
-    /// Waits until it is done; none if the state was closed before. Cancel-safe: what was received is received.
+    /// Waits until it is done; none if the state was closed before. Cancel-safe: a received value is not lost.
     pub async fn done(&mut self) -> Option<Result<(), String>> {
         (&mut self.done).await.ok()
     }
@@ -115,22 +115,22 @@ impl HandedOver {
 
 impl Drop for HandedOver {
     fn drop(&mut self) {
-        // Closed first: whoever looks at a repair after this finds that nobody wants it.
+        // Closed first: whoever finds a repair after this sees that nobody wants it.
         self.done.close();
         drop(self.patches.0.lock().take_if(|pending| pending.done.is_closed()));
     }
 }
 
-/// What is to be done.
+/// The repair to carry out.
 #[derive(Debug)]
 pub enum Repair {
-    /// Put entries in the place of others.
+    /// Replace entries.
     Patch(Patch),
-    /// Note that nothing up to this position would have changed anything.
+    /// Record that nothing up to this position would have changed the state.
     Advance(u64),
 }
 
-/// A repair with the one who waits for it.
+/// A repair, and the one who waits for it.
 #[derive(Debug)]
 struct Pending {
     repair: Repair,
@@ -138,24 +138,25 @@ struct Pending {
 }
 
 impl Patches {
-    /// Hands a repair over; what comes back says what became of it.
+    /// Requests a repair; the returned value reports its outcome.
     pub fn hand_over(self: &Arc<Self>, repair: Repair) -> HandedOver {
         let (done, receiver) = tokio::sync::oneshot::channel();
         *self.0.lock() = Some(Pending { repair, done });
         HandedOver { patches: Arc::clone(self), done: receiver }
     }
 
-    /// Whether a repair was handed over and not done yet.
+    /// Whether a repair is requested and not done yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.0.lock().is_some()
     }
 
-    /// Takes a repair back that was not begun; whether there was one.
+    /// Withdraws a repair that has not begun; returns whether there was one.
     pub fn withdraw(&self) -> bool {
         self.0.lock().take().is_some()
     }
 
-    /// Does the repair that was handed over, durably; whether it changed entries. An error of the state is the caller's too.
+    /// Carries out the requested repair, durably; returns whether it changed entries. Errors of the state are also
+    /// returned to the caller.
     pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
         let Some(Pending { repair, done }) = self.0.lock().take().filter(|pending| !pending.done.is_closed()) else {
             return Ok(false);
@@ -168,7 +169,7 @@ impl Patches {
             }
         };
         let applied = repaired.and_then(|()| store.flush());
-        // Who no longer waits need not know.
+        // The requester may have stopped waiting.
         let told = if let Err(error) = &applied { Err(error.to_string()) } else { Ok(()) };
         let _ = done.send(told);
         match applied {

@@ -1,25 +1,26 @@
-//! How many events are applied at once, after it turned out that a whole batch is too much.
+//! How many events to apply at once, after a whole batch turned out to be too much.
 
 use std::time::Duration;
 
-/// Most full portions that are applied before a larger one is tried.
+/// Most full portions to apply before trying a larger one.
 const PATIENCE_MAX: u32 = 1_024;
 
 /// How many events are applied at once.
 ///
-/// Two things are kept apart: the search for a failing event halves, and grows back fast; what a module manages within its
-/// limits is remembered, or each batch would find it out again at the cost of a whole deadline.
+/// It tracks two things separately. The search for a failing event halves the portion, which grows back quickly. The
+/// number of events that a module can apply within its limits is remembered; otherwise each batch would find it out
+/// again at the cost of a whole deadline.
 #[derive(Debug)]
 pub(super) struct Portion {
-    /// While a failing event is looked for.
+    /// During the search for a failing event.
     search: usize,
-    /// The most that the module manages, as far as is known.
+    /// The most that the module can apply, as far as known.
     most: usize,
-    /// The largest portion that it managed since it first did not.
+    /// The largest portion that succeeded since the first failure.
     managed: usize,
     /// How long a call may take, once one took longer.
     deadline: Option<Duration>,
-    /// Full portions until a larger one is tried, and how many there were the last time.
+    /// Full portions until a larger one is tried, and their number the last time.
     patience: (u32, u32),
 }
 
@@ -30,19 +31,19 @@ impl Default for Portion {
 }
 
 impl Portion {
-    /// How many events are tried next.
+    /// How many events to try next.
     pub(super) fn next(&self) -> usize {
         self.search.min(self.most)
     }
 
-    /// Events were applied, in this time.
+    /// Events were applied in this time.
     pub(super) fn applied(&mut self, count: usize, took: Duration) {
         self.search = self.search.saturating_mul(2);
         if count < self.most {
             return;
         }
         self.managed = self.most;
-        // What takes more than half of the time could take all of it on a busy day.
+        // A portion that takes more than half of the time could take all of it on a busy day.
         if self.deadline.is_some_and(|deadline| took > deadline / 2) {
             return;
         }
@@ -53,25 +54,25 @@ impl Portion {
         }
     }
 
-    /// Events were not applied; how many are tried next.
+    /// Events were not applied; returns how many to try next.
     pub(super) fn failed(&mut self, next: usize) {
         self.search = next;
     }
 
-    /// Several events were too many at once: for the time that they have, or for another limit.
+    /// Several events were too many at once, for their deadline or for another limit.
     pub(super) fn too_many(&mut self, count: usize, deadline: Option<Duration>) {
         self.deadline = deadline.or(self.deadline);
         let managed = Some(self.managed).filter(|managed| *managed < count);
         self.most = managed.unwrap_or(0).max(count / 2).max(1);
         if managed.is_some_and(|managed| managed > 0) {
-            // It was tried too early.
+            // The larger portion was tried too early.
             self.patience.1 = (self.patience.1 * 2).min(PATIENCE_MAX);
         }
         self.managed = self.managed.min(self.most);
         self.patience.0 = self.patience.1;
     }
 
-    /// An event fails by itself: the number of those next to it was not to blame.
+    /// A single event fails: the number of events was not the cause.
     pub(super) fn one_fails(&mut self) {
         *self = Self { search: self.search, ..Self::default() };
     }

@@ -1,4 +1,4 @@
-//! How a pipeline behaves: what is wanted of it, what it may do, and why it ended.
+//! The settings of a pipeline, its requests, and why it ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,58 +8,58 @@ use crate::memory::memtables::Budget;
 use crate::room::Room;
 use crate::state;
 
-/// What a pipeline does when others need what little room is left on the disk.
+/// What a pipeline does when others need the little space left on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It stops applying until there is room again. While it serves reads, it does so only when commits lack room as well and
-    /// its memtable is full.
+    /// It stops applying until there is room again. If it answers reads, it stops only when commits lack room as well
+    /// and its memtable is full.
     Wait,
-    /// It ends: what it makes can be made later.
+    /// It ends: its result can be built later.
     GiveUp,
 }
 
-/// How a pipeline behaves.
+/// The settings of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How large a batch may grow.
+    /// The largest size of a batch.
     pub batch: Limits,
     /// Attempts of a failing batch before the pipeline stops.
     pub attempts: u32,
-    /// Pause before the second attempt; it doubles from there, with jitter.
+    /// Pause before the second attempt; each further one doubles, with jitter.
     pub initial_backoff: Duration,
     /// Longest pause.
     pub max_backoff: Duration,
-    /// Age at which what was applied is committed.
+    /// Age at which applied events are committed.
     pub flush_interval: Duration,
-    /// Size at which what was applied is committed, in bytes.
+    /// Size at which applied events are committed, in bytes.
     pub memtable_bytes: u64,
-    /// Memtables of all pipelines together.
+    /// The budget for the memtables of all pipelines.
     pub budget: Arc<Budget>,
-    /// The disk that the state grows on; none is never looked at.
+    /// The disk on which the state grows; none is never checked.
     pub disk: Option<(Room, WhenFull)>,
-    /// Seed for random batch boundaries, and for restarts of the module between batches: to prove that a result depends on
-    /// neither.
+    /// Seed for random batch boundaries, and for restarts of the module between batches. `verify` uses it to prove that
+    /// results do not depend on them.
     pub shuffle: Option<u64>,
 }
 
-/// What an operator wants of a pipeline.
+/// An operator's request to a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Desired {
-    /// To run. The number rises with every resume, so that one after a failure is noticed.
+    /// Run. The number rises with every resume, so that a resume after a failure is noticed.
     Run(u64),
-    /// To rest, with everything durable.
+    /// Rest, with everything durable.
     Pause,
-    /// To end, with everything durable.
+    /// End, with everything durable.
     Stop,
 }
 
 /// Why a pipeline ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// It was asked to; everything applied is durable.
+    /// On request; everything applied is durable.
     Asked,
-    /// It can't go on without an operator; why stands in the progress. Everything applied is durable.
+    /// It can't continue without an operator; the progress says why. Everything applied is durable.
     Failed,
-    /// The state failed and must be opened again.
+    /// The state failed and must be reopened.
     State(state::Error),
 }

@@ -1,13 +1,13 @@
-//! Chance on the way of a batch, to prove that nothing depends on it.
+//! Random batch boundaries and restarts, to prove that the result does not depend on them.
 
-/// Events that a shuffled run applies one by one, with another instance for each: a mistake that shows at all mostly shows
-/// there.
+/// Events that a shuffled run applies one by one, each in a new instance: most mistakes that show at all show here.
 pub const SINGLES: u64 = 1_000;
 
-/// Where batches end, and after which the module loses its memory: what it remembers must not matter.
+/// Chooses batch boundaries, and the batches after which the module gets a new instance: what it remembers must not
+/// matter.
 pub(super) struct Shuffle {
     random: fastrand::Rng,
-    /// Events still to be applied one by one.
+    /// Events still to apply one by one.
     singles: u64,
 }
 
@@ -16,12 +16,12 @@ impl Shuffle {
         Self { random: fastrand::Rng::with_seed(seed), singles: SINGLES }
     }
 
-    /// How many events of so many go into a batch.
+    /// How many of this many events go into a batch.
     pub(super) fn count(&mut self, events: usize) -> usize {
         if self.singles > 0 { 1 } else { self.random.usize(1..=events.max(1)) }
     }
 
-    /// Whether the module begins again after a batch of so many events.
+    /// Whether the module gets a new instance after a batch of this many events.
     pub(super) fn restarts_after(&mut self, events: usize) -> bool {
         let is_single = self.singles > 0;
         self.singles = self.singles.saturating_sub(events as u64);

@@ -1,4 +1,4 @@
-//! The way of one run: the pace that it has seen, and where it stands.
+//! The pace of one run: the latest change that it has seen, and where it is held.
 
 use std::time::Instant;
 
@@ -6,17 +6,17 @@ use tokio::sync::watch;
 
 use super::{Ceiling, Pace, Standing};
 
-/// How far and how fast a run may go, and what became of it.
+/// How far and how fast a run may go, and its current state.
 pub(super) struct Way {
     pub(super) receiver: watch::Receiver<Pace>,
     pub(super) pace: Pace,
     pub(super) standing: watch::Sender<Option<Standing>>,
     pub(super) is_standing: bool,
-    /// An event waits that is younger than the ceiling.
+    /// An event younger than the ceiling is waiting.
     pub(super) is_beyond: bool,
-    /// Events that may match behind the last batch; none before the first.
+    /// Events that may match after the last batch; none before the first.
     pub(super) pending: Option<u64>,
-    /// The throttle lets nothing be applied before.
+    /// The throttle allows nothing before this time.
     pub(super) rests_until: Option<Instant>,
 }
 
@@ -26,7 +26,7 @@ impl Way {
         Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }
     }
 
-    /// Takes a new pace. It counts before anything else is applied.
+    /// Sees a new pace, before anything else is applied.
     pub(super) fn change(&mut self) {
         self.pace = *self.receiver.borrow_and_update();
         self.is_beyond = false;
@@ -45,7 +45,7 @@ impl Way {
         }
     }
 
-    /// Whether the throttle lets the next batch pass.
+    /// Whether the throttle allows the next batch.
     pub(super) fn may_apply(&self) -> bool {
         !self.is_standing && self.rests_until.is_none_or(|until| until <= Instant::now())
     }

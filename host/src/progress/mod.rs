@@ -1,4 +1,4 @@
-//! How far a deployment is: written by its pipeline once per batch, read by whoever asks.
+//! The progress of a deployment: its pipeline writes it once per batch, and everyone else reads it.
 
 mod gate;
 #[cfg(test)]
@@ -19,43 +19,43 @@ use crate::position::Checkpoint;
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
-/// Kinds of failures that are the host's, and pass.
+/// Kinds of failures that are caused by the host, and pass.
 const OF_HOST: [&str; 3] = ["busy", "host", "state"];
 
-/// A live deployment that falls behind by more than this is catching up again.
+/// A live deployment that falls behind by more than this counts as catching up again.
 const LIVE_LAG_MAX: u64 = 10_000;
 
-/// How far a deployment is.
+/// The current progress of a deployment.
 #[derive(Clone, Debug)]
 pub struct Now {
-    /// What it is doing.
+    /// Its state.
     pub state: DeploymentState,
-    /// The first error of the failing streak.
+    /// The first error of the current streak of failures.
     pub failure: Option<Failure>,
-    /// Name of the stream, once it is known.
+    /// Name of the stream, if known.
     pub stream: Option<String>,
-    /// The last sequence in the stream, as far as was seen.
+    /// The last sequence in the stream, as last seen.
     pub head: u64,
-    /// Events that may match and are not yet applied, as far as was seen.
+    /// Events that may match and are not applied yet, as last seen.
     pub pending: u64,
-    /// Time of the oldest event that is not yet applied, in nanoseconds since the Unix epoch; none if there is none, or it
-    /// was not read yet.
+    /// Time of the oldest event that is not applied yet, in nanoseconds since the Unix epoch; none if there is none, or
+    /// it was not read yet.
     pub oldest_ns: Option<u64>,
-    /// Whether anything was read since the module began to fold: before, the figures are those of an earlier time.
+    /// Whether anything was read since the module began to fold; before that, the figures are older.
     pub has_read: bool,
-    /// When the end of the stream was looked at from aside.
+    /// When the end of the stream was last checked outside the reader.
     pub looked_at: Option<Instant>,
-    /// The position behind which the state began, if that is known: it had no checkpoint before.
+    /// The position after which the state began, if known; it had no checkpoint before.
     pub began_behind: Option<u64>,
-    /// The position at which the state was opened first in this process.
+    /// The position at which the state was first opened in this process.
     pub opened_at: Option<u64>,
-    /// The position that the state had when it was closed last.
+    /// The position of the state when it was last closed.
     pub last_position: u64,
-    /// The first sequence that the stream still had when it was looked at.
+    /// The first sequence that the stream still had at the last check.
     pub stream_first: Option<u64>,
     /// Time of the last applied event, in nanoseconds since the Unix epoch.
     pub last_event_ns: u64,
-    /// Events applied since the process started.
+    /// Events applied since the host started.
     pub applied: u64,
     /// Events per second.
     pub rate: f64,
@@ -63,28 +63,29 @@ pub struct Now {
     pub memory_bytes: u64,
     /// Instances that are alive: the one that applies, and those of queries.
     pub instances: u64,
-    /// Percentage of the state file that is repaired, while it is being opened.
+    /// How much of the state file is repaired, in percent, while it is opening.
     pub repair_percent: Option<f64>,
-    /// The position that it may have shown before the process started; none while that is not known.
+    /// The position that readers may have seen before the process started; none while unknown.
     pub catches_up_to: Option<u64>,
-    /// Where the stream ended when it was first reached since the process started: nothing beyond was shown before.
+    /// Where the stream ended when it was first reached since the process started: readers saw nothing beyond that.
     pub first_head: Option<u64>,
-    /// The position that clients are known to have seen: nothing before it is ever shown.
+    /// The position that clients are known to have seen: no earlier one is ever shown.
     pub floor: u64,
-    /// Number of the generation whose module began to fold last.
+    /// Number of the generation whose module last began to fold.
     pub generation: u64,
     /// How often a module began to fold.
     pub starts: u64,
-    /// How often the module lost its memory on purpose.
+    /// How often the module's instance was dropped on purpose.
     pub restarts: u64,
-    /// Whether the module that began last has applied something since, or found, with the source reached, that there is
-    /// nothing to apply.
+    /// Whether the latest module has applied an event since it began, or found, with the source connected, that there
+    /// is nothing to apply.
     pub begun: bool,
-    /// Another module, or another attempt, is asked for and did not begin yet: what the one before does says nothing.
+    /// Another module, or another attempt, is requested and has not begun: the state of the previous one says nothing
+    /// about it.
     awaits_start: bool,
 }
 
-/// Counts an instance that is alive.
+/// Counts an instance while it exists.
 #[derive(Debug)]
 pub struct Alive {
     progress: Arc<Progress>,
@@ -96,7 +97,7 @@ impl Drop for Alive {
     }
 }
 
-/// What was read in one go, and is not all applied yet.
+/// A batch that was read and is not fully applied.
 #[derive(Clone, Copy, Debug)]
 struct Read {
     first: u64,
@@ -108,41 +109,41 @@ struct Read {
 #[derive(Debug)]
 struct Inner {
     now: Now,
-    /// What was read and is not yet applied, in order.
+    /// Events that were read and are not applied yet, in order.
     read: VecDeque<Read>,
-    /// Number of the run that reads; what an earlier one says late does not count.
+    /// Number of the run that reads; late reports of earlier runs do not count.
     run: u64,
-    /// Events that may match, and were not read yet when the source was heard last.
+    /// Events that may match and were not read yet when the source last answered.
     beyond: u64,
     /// The sequence of the last applied event.
     applied_through: u64,
-    /// The state could not be written or read, and nothing was made durable since.
+    /// The state could not be read or written, and nothing was made durable since.
     state_failure: Option<Failure>,
-    /// Time of the oldest event that is not yet applied and not read yet, if somebody looked it up.
+    /// Time of the oldest event that is neither applied nor read, if it was looked up.
     beyond_ns: Option<u64>,
     measured_at: Instant,
     measured_applied: u64,
-    /// The event that fails by itself, until it or another one was applied.
+    /// The single event that fails, until it or another one is applied.
     failing: Option<Event>,
-    /// The failure before the last start. The same again is no new one.
+    /// The failure before the last start. The same failure again is not a new one.
     failed_before: Option<Failure>,
     /// The generation whose module folded first in this process.
     first_generation: Option<u64>,
 }
 
-/// The place where a pipeline tells how far it is.
+/// Shared between a pipeline, which reports its progress, and everyone who reads it.
 #[derive(Debug)]
 pub struct Progress {
     inner: Mutex<Inner>,
-    /// Whether reads are answered from this state.
+    /// Whether this state answers reads.
     serves: AtomicBool,
-    /// Whether what folds took over the state, and has not yet shown that it can go on with it.
+    /// Whether the module inherited the state and has not yet shown that it can continue it.
     on_probation: AtomicBool,
 }
 
 impl Progress {
-    /// Before anything was opened. `catches_up_to` is known for a new deployment, and none after a restart; nothing before
-    /// `floor` is shown.
+    /// The progress before anything was opened. `catches_up_to` is known for a new deployment, and none after a
+    /// restart; no position before `floor` is shown.
     pub fn new(catches_up_to: Option<u64>, floor: u64) -> Self {
         let now = Now {
             state: DeploymentState::Opening,
@@ -189,44 +190,44 @@ impl Progress {
         Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
     }
 
-    /// Whether reads are answered from this state.
+    /// Whether this state answers reads.
     pub fn serves(&self) -> bool {
         self.serves.load(Ordering::Relaxed)
     }
 
-    /// Sets whether reads are answered from this state.
+    /// Sets whether this state answers reads.
     pub fn set_serves(&self, serves: bool) {
         self.serves.store(serves, Ordering::Relaxed);
     }
 
-    /// Whether what folds is on probation.
+    /// Whether the module is on probation.
     pub fn is_on_probation(&self) -> bool {
         self.on_probation.load(Ordering::Relaxed)
     }
 
-    /// Sets whether what folds is on probation.
+    /// Sets whether the module is on probation.
     pub fn set_probation(&self, on_probation: bool) {
         self.on_probation.store(on_probation, Ordering::Relaxed);
     }
 
-    /// How it is now.
+    /// The current progress.
     pub fn now(&self) -> Now {
         let mut inner = self.inner.lock();
         inner.measure();
         Now { oldest_ns: inner.oldest_ns(), ..inner.now.clone() }
     }
 
-    /// Sets what it is doing.
+    /// Sets its state.
     pub fn set_state(&self, state: DeploymentState) {
         self.inner.lock().now.state = state;
     }
 
-    /// The state file is being repaired, or no longer.
+    /// The repair of the state file progresses, or is over.
     pub fn repairing(&self, percent: Option<f64>) {
         self.inner.lock().now.repair_percent = percent;
     }
 
-    /// Its state was opened, and reflects what a checkpoint says; `is_settled` says that readers saw nothing beyond that.
+    /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond that.
     pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
         let inner = &mut *self.inner.lock();
@@ -238,12 +239,12 @@ impl Progress {
         inner.now.opened_at.get_or_insert(checkpoint.map_or(0, |checkpoint| checkpoint.position));
     }
 
-    /// The stream reaches from `first` to `head`, seen from aside; the state reflects `position`.
+    /// A check outside the reader found that the stream reaches from `first` to `head`; the state reflects `position`.
     pub fn seen(&self, first: u64, head: u64, position: u64) {
         let inner = &mut *self.inner.lock();
         inner.now.looked_at = Some(Instant::now());
         inner.now.stream_first = Some(first);
-        // A stream that ends before the state, or that the reader refused, may be another one: its end says nothing.
+        // A stream that ends before the state, or that the reader refused, may be another one: its end means nothing.
         let is_refused = inner.now.failure.as_ref().is_some_and(|failure| failure.kind.starts_with("source-"));
         if head >= position && !is_refused {
             inner.now.reached(head);
@@ -251,8 +252,8 @@ impl Progress {
         if head <= inner.now.head {
             return;
         }
-        // Which of the new events match nobody knows before they are read. What matched of the older ones is known, unless
-        // nothing was read yet.
+        // Nobody knows which of the new events match before they are read. The number of older ones that match is
+        // known, unless nothing was read yet.
         let known = inner.now.head;
         let grown = if known == 0 { head } else { inner.now.pending.saturating_add(head - known) };
         let pending = grown.min(head.saturating_sub(position));
@@ -262,13 +263,13 @@ impl Progress {
         inner.count();
     }
 
-    /// Whether events are known to wait in the stream, and nobody looked yet how old the oldest of them is.
+    /// Whether events are known to wait in the stream, and the age of the oldest is still unknown.
     pub fn asks_for_age(&self) -> bool {
         let inner = self.inner.lock();
         inner.now.pending > 0 && inner.oldest_ns().is_none()
     }
 
-    /// The oldest event that waits in the stream is of this time.
+    /// The oldest event that waits in the stream has this time.
     pub fn oldest_is_of(&self, time_ns: u64) {
         let inner = &mut *self.inner.lock();
         if inner.read.is_empty() && inner.beyond > 0 {
@@ -276,15 +277,15 @@ impl Progress {
         }
     }
 
-    /// The number of the run that begins to read now.
+    /// Returns the number of the run that begins to read.
     pub fn begins_to_read(&self) -> u64 {
         let inner = &mut *self.inner.lock();
         inner.run += 1;
         inner.run
     }
 
-    /// A run has read a batch, which waits to be applied. `is_first` tells whether it is the first one that was ever read
-    /// for this state.
+    /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first one ever read for
+    /// this state.
     pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
         let inner = &mut *self.inner.lock();
         if run != inner.run {
@@ -294,7 +295,7 @@ impl Progress {
         if is_first {
             now.began_behind = Some(batch.after);
         }
-        // What a look from aside saw since then is still to come.
+        // Events that the check outside the reader has seen since then are still to come.
         inner.beyond = batch.pending + now.head.saturating_sub(batch.head.max(batch.through));
         now.head = now.head.max(batch.head).max(batch.through);
         now.has_read = true;
@@ -306,7 +307,7 @@ impl Progress {
         inner.count();
     }
 
-    /// Nothing is read any more; what was read and not applied will be read again.
+    /// Reading has stopped; events that were read and not applied will be read again.
     pub fn reads_no_more(&self) {
         let inner = &mut *self.inner.lock();
         inner.run += 1;
@@ -321,8 +322,8 @@ impl Progress {
         if now.stream.is_none() {
             now.stream = Some(batch.stream.name.clone());
         }
-        // The head also where no event is pending: for a reader that the server filters, the position moves over events of
-        // others as well, and readers saw that.
+        // Record the head even if no event is pending: if the server filters for the reader, the position also moves
+        // over events of others, and readers saw that.
         now.reached(batch.head.max(batch.through));
         if now.pending > LIVE_LAG_MAX && now.state == DeploymentState::Live {
             now.state = DeploymentState::CatchingUp;
@@ -343,7 +344,7 @@ impl Progress {
         }
     }
 
-    /// Events up to a position were left out: they are no longer to come.
+    /// Events up to a position were skipped: they are no longer to come.
     pub fn left_out(&self, events: &[Event], through: u64) {
         let inner = &mut *self.inner.lock();
         while inner.read.front().is_some_and(|read| read.last <= through) {
@@ -356,7 +357,7 @@ impl Progress {
         inner.count();
     }
 
-    /// All of a batch was applied.
+    /// The whole batch was applied.
     pub fn finished(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         let now = &mut inner.now;
@@ -369,7 +370,7 @@ impl Progress {
         inner.measure();
     }
 
-    /// The instance that applies holds so much memory, and none once it is gone.
+    /// The memory of the instance that applies; none once it is gone.
     pub fn memory(&self, bytes: u64) {
         self.inner.lock().now.memory_bytes = bytes;
     }
@@ -380,14 +381,14 @@ impl Progress {
         Alive { progress: Arc::clone(self) }
     }
 
-    /// A batch failed, and is tried again after a pause. The first error of a streak stays.
+    /// A batch failed, and will be retried after a pause. The first error of a streak stays.
     pub fn retrying(&self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
         let mut inner = self.inner.lock();
         inner.now.state = DeploymentState::Retrying;
         inner.note(kind, message, sequence, attempts);
     }
 
-    /// It waits for what the host can't give just now. No attempt counts, and no event is to blame.
+    /// It waits for something that the host can't provide at the moment. No attempt counts, and no event is blamed.
     pub fn waiting(&self, kind: &str, message: &str) {
         let mut inner = self.inner.lock();
         inner.now.state = DeploymentState::Retrying;
@@ -395,17 +396,17 @@ impl Progress {
         inner.note(kind, message, None, attempts);
     }
 
-    /// An event failed by itself.
+    /// A single event failed.
     pub fn failing(&self, event: &Event) {
         self.inner.lock().failing = Some(event.clone());
     }
 
-    /// The event that fails by itself, if there is one.
+    /// The single event that fails, if there is one.
     pub fn failing_event(&self) -> Option<Event> {
         self.inner.lock().failing.clone()
     }
 
-    /// It can't go on without an operator.
+    /// It can't continue without an operator.
     pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
         let mut inner = self.inner.lock();
         let attempts = inner.now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
@@ -413,7 +414,7 @@ impl Progress {
         inner.note(kind, message, sequence, attempts);
     }
 
-    /// There is room on the disk again: a failure that said otherwise is over.
+    /// The disk has room again: a failure that said otherwise is over.
     pub fn has_room(&self) {
         self.made_durable();
         if self.inner.lock().now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
@@ -421,8 +422,8 @@ impl Progress {
         }
     }
 
-    /// The state could not be written or read, as on a full disk. It is opened again, for as long as that takes; how often it
-    /// failed in a row.
+    /// The state could not be read or written, for example because the disk is full. It is reopened until that
+    /// succeeds; the count is the number of failures in a row.
     pub fn state_failed(&self, message: &str) -> u32 {
         let inner = &mut *self.inner.lock();
         let attempts = inner.state_failure.as_ref().map_or(0, |failure| failure.attempts) + 1;
@@ -433,7 +434,7 @@ impl Progress {
         attempts
     }
 
-    /// Something was made durable: a streak of failures of the state is over.
+    /// Data was made durable: a streak of state failures is over.
     pub fn made_durable(&self) {
         let inner = &mut *self.inner.lock();
         if inner.state_failure.take().is_none() {
@@ -448,7 +449,7 @@ impl Progress {
         }
     }
 
-    /// The failing streak is over.
+    /// The streak of failures is over.
     pub fn recovered(&self) {
         let Inner { now, state_failure, .. } = &mut *self.inner.lock();
         now.failure.clone_from(state_failure);
@@ -458,7 +459,7 @@ impl Progress {
         }
     }
 
-    /// A generation's module begins to fold: the old failure is over.
+    /// The module of a generation begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
         let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.inner.lock();
         if let Some(failure) = now.failure.take() {
@@ -475,8 +476,8 @@ impl Progress {
         (now.begun, now.awaits_start) = (false, false);
     }
 
-    /// The state was closed at this position. What was in memory only has to be read again, so what was known of the rest of
-    /// the stream does not count any more.
+    /// The state was closed at this position. Its events in memory have to be read again, so earlier knowledge about
+    /// the rest of the stream no longer counts.
     pub fn closed(&self, position: u64) {
         let inner = &mut *self.inner.lock();
         inner.now.last_position = position;
@@ -486,12 +487,12 @@ impl Progress {
         inner.count();
     }
 
-    /// The module lost its memory, on purpose.
+    /// The module's instance was dropped on purpose.
     pub fn shuffled(&self) {
         self.inner.lock().now.restarts += 1;
     }
 
-    /// A module is about to begin to fold, again or in the place of another: nothing is known of how that will be.
+    /// A module is about to begin to fold, again or in place of another: its progress is unknown.
     pub fn awaits_start(&self) {
         let Inner { now, failed_before, .. } = &mut *self.inner.lock();
         (now.begun, now.awaits_start) = (false, true);
@@ -503,8 +504,8 @@ impl Progress {
         }
     }
 
-    /// Whether it stopped at an event that its module can't pass, so that nothing beyond it was ever shown. Code that took
-    /// over a state may stop where the code before it, or the code before the process started, did pass.
+    /// Whether it stopped at an event that its module can't pass, so that readers saw nothing beyond it. Code that
+    /// inherited a state may stop at an event that the previous code, or the code before the process started, did pass.
     pub fn stands_at_event(&self) -> bool {
         let Inner { now, first_generation, .. } = &*self.inner.lock();
         if *first_generation != Some(now.generation) {
@@ -519,10 +520,10 @@ impl Progress {
 }
 
 fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-    // The kind is a field of its own.
+    // The kind is a separate field.
     let message = message.strip_prefix(kind).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
     match &mut now.failure {
-        // What the host lacked for a while is not what an event or a stream fails by.
+        // A temporary lack of host resources is not a failure of an event or a stream.
         Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => first.attempts = attempts,
         none => {
             let first_at = jiff::Timestamp::now().to_string();
@@ -532,7 +533,7 @@ fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempt
 }
 
 impl Inner {
-    /// Notes a failure. One at the event at which it failed before the last start has lasted since then.
+    /// Records a failure. A failure at the same event as before the last start has lasted since then.
     fn note(&mut self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
         let is_new = self.now.failure.is_none();
         note(&mut self.now, kind, message, sequence, attempts);
@@ -544,7 +545,7 @@ impl Inner {
         }
     }
 
-    /// Takes note that events up to a sequence were applied.
+    /// Records that events up to a sequence were applied.
     fn pass(&mut self, count: u64, through: u64) {
         self.applied_through = through;
         let mut left = count;
@@ -565,10 +566,10 @@ impl Inner {
         self.now.pending = self.beyond + self.read.iter().map(|read| read.events).sum::<u64>();
     }
 
-    /// Time of the oldest event that is not yet applied, as far as it is known.
+    /// Time of the oldest event that is not applied yet, as far as known.
     fn oldest_ns(&self) -> Option<u64> {
         match self.read.front() {
-            // Of a part that is half applied, the next event follows the last one that was.
+            // In a batch that is half applied, the next event follows the last applied one.
             Some(read) if read.first <= self.applied_through => Some(self.now.last_event_ns.max(read.first_ns)),
             Some(read) => Some(read.first_ns),
             None if self.beyond > 0 => self.beyond_ns,

@@ -1,7 +1,7 @@
-//! Holding two runners at one position.
+//! Aligning two runners: holding them at one position.
 //!
-//! The one that serves stops at a batch boundary, the other one goes on to exactly that position. Where the other one is
-//! ahead already it stops where it is, and the one that serves comes up to it. Both are durable when they stand.
+//! The active runner stops at a batch boundary, and the other one continues to exactly that position. If the other one
+//! is already ahead, it stops where it is, and the active one catches up. Both are durable when they stop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,37 +11,37 @@ use tokio::time::timeout_at;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 
-/// How long both may take to make durable what they have in memory before anything is held, so that little is left.
+/// How long both may take to flush before anything is held, so that little is left to flush during the hold.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// Two runners that stand still. Dropping it lets both go on.
+/// Two runners that are held. Dropping it releases both.
 #[derive(Debug)]
 pub struct Aligned {
-    /// The position of the one that is to take over.
+    /// The position of the runner that should take over.
     pub position: u64,
-    /// The position of the one that serves; another one only where that can't move, as it is paused or failed.
+    /// The position of the active runner; it differs only if that runner can't move, because it is paused or failed.
     pub serving: u64,
     began: Instant,
     runners: [Arc<Runner>; 2],
 }
 
-/// They did not come to stand together in time.
+/// They did not reach one position in time.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the candidate (at {candidate}) did not meet the active generation (at {serving}) within {held:?}; applying was not \
+    "the candidate (at {candidate}) did not reach the active generation (at {serving}) within {held:?}; applying was not \
      held any longer"
 )]
 pub struct Missed {
-    /// Position of the one that serves.
+    /// Position of the active runner.
     pub serving: u64,
     /// Position of the other one.
     pub candidate: u64,
-    /// How long was tried.
+    /// How long the attempt took.
     pub held: Duration,
 }
 
 impl Aligned {
-    /// For how long they have been held.
+    /// How long they have been held.
     pub fn held(&self) -> Duration {
         self.began.elapsed()
     }
@@ -55,11 +55,11 @@ impl Drop for Aligned {
     }
 }
 
-/// Brings both to stand at one position, held for no longer than `at_most`.
+/// Holds both runners at one position, for at most `at_most`.
 pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Duration) -> Result<Aligned, Missed> {
     tokio::join!(serving.flush_soon(FLUSH_MAX), candidate.flush_soon(FLUSH_MAX));
     let began = Instant::now();
-    // From here on whatever happens lets them go.
+    // From here on, both are released no matter what happens.
     let mut aligned = Aligned { position: 0, serving: 0, began, runners: [Arc::clone(serving), Arc::clone(candidate)] };
     let deadline = tokio::time::Instant::from_std(began + at_most);
     let meet = async {
@@ -84,10 +84,11 @@ pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Dura
     }
 }
 
-/// Brings a candidate to stand where the one that serves does, or where it is already beyond; where.
+/// Brings a candidate to the position of the active runner, or finds that it is already past it; returns the position.
 ///
-/// A reader that the server filters learns only every second how far it has passed the events of others. Where the one
-/// that serves has applied nothing behind the candidate's position, the candidate need not wait for that.
+/// If the server filters for a reader, the reader learns only once per second how far it has passed the events of
+/// others. If the active runner has applied nothing after the candidate's position, the candidate need not wait for
+/// that.
 async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) -> u64 {
     if candidate.position() < position && has_nothing_between(candidate, serving) {
         let epoch = candidate.set_ceiling(Ceiling::Position(0));
@@ -95,7 +96,7 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
         if stands_at >= position {
             return stands_at;
         }
-        // One that has no state at all has nothing to note a position beside.
+        // A state without anything applied has nothing to commit a position with.
         let advanced = has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
         if advanced && candidate.position() >= position {
             return position;
@@ -105,15 +106,15 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
     candidate.stands(epoch).await
 }
 
-/// Whether what one lacks of the other's position would change nothing: both apply the same events of the same stream,
-/// and the other one has applied none that the one has not. Where the other one took over a state that was built from
-/// other subjects, it never saw what came of its own before that: it proves nothing about those.
+/// Whether the candidate lacks nothing although its position is lower: both apply the same events of the same stream,
+/// and the active one has applied none that the candidate has not. If the active one inherited a state with other
+/// subjects, it never saw earlier events of its own subjects, and proves nothing about those.
 fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
     let position = behind.position();
     behind.applies_like(ahead)
         && behind.counts_like(ahead)
         && ahead.last_event() <= position
-        // What it left out is noted by each state as it passes it.
+        // Each state records what it skips as it passes it.
         && ahead.store().is_some_and(|store| {
             store.exceptions().last_key_value().is_none_or(|(left_out, _)| *left_out <= position)
         })

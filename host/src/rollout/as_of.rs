@@ -1,7 +1,8 @@
 //! As-of reads: what a deployment would have answered at an earlier sequence or time.
 //!
-//! The stream is folded aside up to there, from the nearest snapshot that was kept, and the result stays for a while, as
-//! whoever looks back once mostly looks again. How many there are, and how much disk they take, is bounded.
+//! The stream is folded up to that point in a separate runner, starting from the nearest snapshot. The result is kept
+//! for a while, because a second as-of read often follows the first. The number of results and their disk space are
+//! limited.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,30 +43,30 @@ struct Past {
     deployment: String,
     generation: u64,
     moment: Moment,
-    /// Whether events that were applied may be gone from it.
+    /// Whether events that were applied may be missing from it.
     accept_missing: bool,
     scratch: Arc<Scratch>,
     used_at: Instant,
 }
 
-/// The states of the past that are kept.
+/// The past states that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Pasts {
     kept: Mutex<Vec<Past>>,
-    /// One is begun at a time, so that no more are than may be.
+    /// Only one is started at a time, so that there are never more than allowed.
     beginning: tokio::sync::Mutex<()>,
 }
 
-/// How far a state of the past is.
+/// The progress of a past state.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the state as of then is being prepared: at {position} of {target}, {rate:.0} events/s{waits}; ask again, it goes on \
-     meanwhile", waits = waits(.obstacle)
+    "the past state is still being built: at {position} of {target}, {rate:.0} events/s{waits}; try again later, the \
+     build continues", waits = waits(.obstacle)
 )]
 pub struct Preparing {
     /// The position that it has reached.
     pub position: u64,
-    /// The position, at most, that it has to reach.
+    /// The highest position that it may have to reach.
     pub target: u64,
     /// Events per second.
     pub rate: f64,
@@ -80,24 +81,24 @@ fn waits(obstacle: &Option<String>) -> String {
 /// Why there is no view of the past.
 #[derive(Debug, thiserror::Error)]
 pub enum AsOfError {
-    /// It can't be had.
+    /// It cannot be built.
     #[error(transparent)]
     Host(#[from] Error),
-    /// As many as may be are being prepared.
-    #[error("{0} states of the past are being prepared, as many as rollout.as_of_max allows; ask again later")]
+    /// The maximum number is already being built.
+    #[error("{0} past states are already being built, as many as rollout.as_of_max allows; try again later")]
     Busy(usize),
-    /// The deployment can't be read just now.
+    /// The deployment can't be read at the moment.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// It is not there yet.
+    /// It is not ready yet.
     #[error(transparent)]
     Preparing(#[from] Preparing),
 }
 
 impl Rollouts {
-    /// A view of a deployment as of a moment, waited for no longer than `timeout`.
+    /// A view of a deployment as of a moment; waits at most `timeout` for it.
     ///
-    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
+    /// If the stream has lost events that were applied, the view is refused unless `accept_missing` is set.
     pub async fn view_as_of(
         &self,
         deployment: &Arc<Deployment>,
@@ -105,7 +106,7 @@ impl Rollouts {
         accept_missing: bool,
         timeout: Duration,
     ) -> Result<View, AsOfError> {
-        // What can't be read now has no past that can be told from its future.
+        // If the present can't be read, the past can't be told from the future.
         let head = deployment.view(None, timeout).await?.snapshot.position();
         let record = deployment.record();
         let generation = record.active();
@@ -113,14 +114,14 @@ impl Rollouts {
             && sequence > head
         {
             return Err(Error::Refused(format!(
-                "sequence {sequence} is still to come: {} is at {head}; at-least waits for what is to come",
+                "sequence {sequence} is in the future: {} is at {head}; use at-least to wait for it",
                 deployment.name()
             ))
             .into());
         }
         let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
         if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
-            return Err(Error::Refused("that time is still to come; ask as of one that has passed".to_owned()).into());
+            return Err(Error::Refused("that time is in the future; use a time in the past".to_owned()).into());
         }
         let scratch = self.past(deployment, generation, moment, accept_missing).await?;
         match tokio::time::timeout(timeout, scratch.arrives(0)).await {
@@ -131,12 +132,12 @@ impl Rollouts {
                 return Err(Preparing { position, target, rate: now.rate, obstacle: scratch.obstacle() }.into());
             }
         };
-        let gone = || Error::Conflict("the state as of then was closed; ask again".to_owned());
+        let gone = || Error::Conflict("the past state was closed; try again".to_owned());
         let snapshot = scratch.runner.store().ok_or_else(gone)?.snapshot();
         Ok(View::of(Arc::clone(&scratch.runner), snapshot))
     }
 
-    /// The state as of a moment, found or begun.
+    /// The state as of a moment; found, or started.
     async fn past(
         &self,
         deployment: &Arc<Deployment>,
@@ -155,7 +156,7 @@ impl Rollouts {
             return Err(AsOfError::Busy(most));
         }
         let shortage = Room::of(self.inner.folder.root()).check(Use::Grow, 0);
-        shortage.map_err(|shortage| Error::NoRoom(format!("a state of the past can't be built: {shortage}")))?;
+        shortage.map_err(|shortage| Error::NoRoom(format!("a past state can't be built: {shortage}")))?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let from = snapshots::nearest(&folder, generation.state_file, moment);
@@ -180,7 +181,7 @@ impl Rollouts {
 impl Pasts {
     fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Arc<Scratch>> {
         let mut kept = self.kept.lock();
-        // One that failed is tried anew.
+        // A failed one is started from scratch.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
         let is_wanted =
             |past: &&mut Past| (past.deployment.as_str(), past.generation, past.moment, past.accept_missing) == wanted;
@@ -189,8 +190,8 @@ impl Pasts {
         Some(Arc::clone(&past.scratch))
     }
 
-    /// Lets go of those that were not used for longest until there is room for one more; whether there is. What is still
-    /// being prepared stays, as somebody waits for it.
+    /// Removes the least recently used states until there is room for one more; returns whether there is. States that
+    /// are still being built stay, because somebody waits for them.
     fn make_room(&self, most: usize, bytes_max: u64) -> bool {
         let mut kept = self.kept.lock();
         kept.sort_by_key(|past| past.used_at);
@@ -208,14 +209,14 @@ impl Pasts {
         scratch
     }
 
-    /// Lets go of all of a deployment.
+    /// Removes all past states of a deployment.
     pub(super) fn forget(&self, deployment: &str) {
         self.kept.lock().retain(|past| past.deployment != deployment);
     }
 
-    /// Lets go of those that were not used for so long.
+    /// Removes past states that were not used for this long.
     pub(crate) fn expire(&self, unused: Duration) {
-        // One that failed is of no use, and takes room.
+        // A failed one is useless and takes up room.
         let is_kept =
             |past: &Past| past.used_at.elapsed() < unused && past.scratch.runner.now().state != DeploymentState::Failed;
         self.kept.lock().retain(is_kept);

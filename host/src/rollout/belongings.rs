@@ -1,25 +1,26 @@
-//! Which entries of a state belong to some keys, and on which others a fold of their events depends.
+//! Finds the entries of a state that belong to some keys, and the other entries on which a fold of their events
+//! depends.
 
 use std::collections::BTreeSet;
 
 use super::key_part::Ownership;
 use crate::state::{self, Direction, Key, Noted, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
-/// Most entries that are named to a person.
+/// Most entries named in a message.
 const NAMED_MAX: usize = 10;
-/// Most tables of a state that are looked into for entries that nothing wrote.
+/// Most tables of a state in which to look for entries that the fold did not write.
 const TABLES_MAX: usize = 1_000;
 
-/// Entries that were found ahead, so that nothing has to be held for long.
+/// Entries found before the hold, so that the hold is short.
 pub(super) struct Ahead {
-    /// Tables all of whose entries were looked through.
+    /// Tables whose entries were all examined.
     pub(super) tables: BTreeSet<String>,
     pub(super) keys: Vec<Key>,
-    /// The position of the state that was looked through.
+    /// The position of the state that was examined.
     pub(super) position: u64,
 }
 
-/// Looks through the tables in which the entries of a key stand apart. Blocking, and long if these are large.
+/// Examines the tables in which a key's entries are not adjacent. Blocking, and slow if these tables are large.
 pub(super) fn look_ahead(
     snapshot: &Snapshot,
     owned: &Ownership,
@@ -38,8 +39,8 @@ pub(super) fn look_ahead(
     Ok(ahead)
 }
 
-/// All keys of a state that belong to the keys. `known` has those of tables that were looked through ahead, and what changed
-/// since; without it these are looked through now.
+/// All keys of a state that belong to the keys. `known` has those from tables that were examined before, and those that
+/// changed since; without it, all tables are examined now.
 pub(super) fn find(
     snapshot: &Snapshot,
     owned: &Ownership,
@@ -67,7 +68,8 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Where in a table entries of the keys can be: right behind its name these are few ranges, else all of it.
+/// The ranges of a table in which entries of the keys can be: few ranges if the key follows the table's name, otherwise
+/// the whole table.
 fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
     if place > 1 {
         return vec![Selection::Prefix(format!("{table}/"))];
@@ -78,19 +80,19 @@ fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
     }
     let of_key = |segment: String| {
         let key = format!("{table}/{segment}");
-        // The entry of that very name, and those below it.
+        // The entry with exactly that name, and the entries below it.
         let alone = Selection::Range { start: Some(key.clone()), end: Some(format!("{key}\0")) };
         [alone, Selection::Prefix(format!("{key}/"))]
     };
     beginnings.flat_map(of_key).collect()
 }
 
-/// The entries and scans on which the fold of the keys' events depended and that others may have written; `serving` is the
-/// state that has them all.
+/// The entries and scans on which the fold of the keys' events depended, and that other events may have written;
+/// `serving` is the complete state.
 pub(super) fn foreign(noted: &Noted, owned: &Ownership, serving: &Snapshot) -> Result<Vec<String>, state::Error> {
     let mut found = Vec::new();
     for key in noted.keys.iter().filter(|key| !noted.written.contains(*key)) {
-        // One that the keys' events never write, and that is there: others have.
+        // An entry that exists and that the keys' events never write: other events wrote it.
         let may_be_own = owned.has(key) || (!owned.knows(key) && owned.names(key));
         if !may_be_own || serving.get(key)?.is_some() {
             found.push(format!("`{key}`"));
@@ -116,7 +118,7 @@ fn names_complete(owned: &Ownership, prefix: &str) -> bool {
     prefix.rsplit_once('/').is_some_and(|(complete, _)| owned.names(complete))
 }
 
-/// What all keys of a range begin with.
+/// The common prefix of all keys in a range.
 fn common(start: Option<&str>, end: Option<&str>) -> String {
     let (Some(start), Some(end)) = (start, end) else { return String::new() };
     start.chars().zip(end.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one).collect()
@@ -127,8 +129,8 @@ fn is_empty(snapshot: &Snapshot, selection: &Selection) -> Result<bool, state::E
     Ok(snapshot.scan(&scan)?.entries.is_empty())
 }
 
-/// Entries that name the key in tables that its events did not write. Nobody knows whether they are leftovers of the key or
-/// entries of others.
+/// Entries that name the key in tables that its events did not write. They may be leftovers of the key or entries of
+/// others.
 pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<String>, state::Error> {
     let mut found = Vec::new();
     let mut start = String::new();
@@ -140,7 +142,7 @@ pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<Stri
             start = format!("{key}\0");
             continue;
         };
-        // The first text behind all that begin with the name and a slash.
+        // The first text after all texts that begin with the name and a slash.
         start = format!("{table}0");
         if owned.knows(&key) {
             continue;
@@ -160,7 +162,7 @@ pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<Stri
     Ok(found)
 }
 
-/// Visits keys in order until all were seen, or that is enough.
+/// Visits keys in order until the end, or until `visit` says stop.
 fn each(snapshot: &Snapshot, selection: Selection, mut visit: impl FnMut(Key) -> bool) -> Result<(), state::Error> {
     let mut after = None;
     loop {

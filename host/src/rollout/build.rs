@@ -1,7 +1,7 @@
-//! Building a candidate beside the generation that serves, until it can take over.
+//! Builds a candidate alongside the active generation, until it can take over.
 //!
-//! One task drives a candidate: it waits for its turn, starts the runner, and looks how far that is. What it does is
-//! noted in the catalogue, so that a host that starts again goes on where it was.
+//! One task drives a candidate: it waits for its turn, starts the runner, and checks its progress. It records each step
+//! in the catalogue, so that a restarted host continues from there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,33 +16,33 @@ use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
-/// How often a candidate is looked at.
+/// How often to check a candidate.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often a candidate that has no room on the disk looks for some.
+/// How often a candidate checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(2);
-/// Pause after a cut-over that was missed; it doubles up to the longest.
+/// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often one that waits for a hand is looked at, should it fail.
+/// How often to check whether a candidate that waits for a promotion has failed.
 const LOOK_WHILE_READY: Duration = Duration::from_millis(200);
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What became of a candidate.
+/// The outcome of building a candidate.
 enum Built {
     /// It follows the stream.
     Ready,
-    /// It can't go on, by itself or at all.
+    /// It can't continue, on its own or at all.
     Failed(Stopped),
     /// An operator paused it.
     Paused,
-    /// It is no candidate any more, or the host is stopping.
+    /// It is no longer a candidate, or the host is stopping.
     Gone,
 }
 
-/// Why a candidate can't go on.
+/// Why a candidate can't continue.
 struct Stopped {
     reason: String,
-    /// The event at which it stopped, if that was it.
+    /// The event that stopped it, if an event did.
     sequence: Option<u64>,
 }
 
@@ -51,7 +51,7 @@ impl Stopped {
         Self { reason: error.to_string(), sequence: None }
     }
 
-    /// Why a runner can't go on; none while it can. One whose state failed opens it again by itself, as one that serves.
+    /// Why a runner can't continue; none if it can. A runner reopens a failed state on its own.
     fn of(now: &Now, name: &str) -> Option<Self> {
         if !now.has_stopped() {
             return None;
@@ -65,7 +65,7 @@ impl Stopped {
     }
 }
 
-/// How quickly a candidate comes along, to say when it is near enough to take over.
+/// How fast a candidate progresses, to decide when it is close enough to take over.
 struct Pace {
     since: Instant,
     applied: u64,
@@ -76,8 +76,7 @@ impl Pace {
         Self { since: Instant::now(), applied: now.applied }
     }
 
-    /// Whether what is left can be applied within the hold of a cut-over, at the rate that was measured. Under a load that
-    /// never ends there is always something left.
+    /// Whether the rest can be applied within the hold of a cut-over, at the measured rate.
     fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
         let average = now.applied.saturating_sub(self.applied) as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
         now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
@@ -85,7 +84,7 @@ impl Pace {
 }
 
 impl Rollouts {
-    /// Notes a candidate with its module, and begins to build it. The caller holds the deployment's lock.
+    /// Records a candidate with its module, and starts to build it. The caller holds the deployment's lock.
     pub(super) async fn begin_candidate(
         &self,
         deployment: &Arc<Deployment>,
@@ -105,7 +104,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// The same for a module that is stored.
+    /// The same for a module that is already stored.
     pub(super) async fn add_candidate(
         &self,
         deployment: &Arc<Deployment>,
@@ -120,7 +119,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Notes a candidate. One that was being built gives way.
+    /// Records a candidate. An older candidate is retired.
     async fn note_candidate(
         &self,
         deployment: &Arc<Deployment>,
@@ -131,7 +130,7 @@ impl Rollouts {
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
             if other.status.is_candidate() || other.status == GenerationStatus::Failed {
-                other.enter(GenerationStatus::Retired, format!("gave way to generation {number}"));
+                other.enter(GenerationStatus::Retired, format!("replaced by generation {number}"));
             }
         }
         record.add(generation);
@@ -140,7 +139,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Brings a candidate to its end, in a task of its own.
+    /// Drives a candidate to its end, in a separate task.
     pub(crate) fn drive(&self, deployment: &Arc<Deployment>, number: u64) {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
         tokio::spawn(async move {
@@ -152,13 +151,13 @@ impl Rollouts {
         });
     }
 
-    /// The candidate of this number, as long as it is one.
+    /// The candidate with this number, as long as it is a candidate.
     fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
         let is_known = self.deployment(deployment.name()).is_ok_and(|known| std::ptr::eq(&*known, deployment));
         if !is_known || self.is_stopping() {
             return None;
         }
-        // Looked at all the time: only this generation is copied.
+        // This is called often, so it copies only this generation.
         deployment.with_record(|record| {
             record.generation(number).filter(|generation| generation.status.is_candidate()).cloned()
         })
@@ -215,7 +214,7 @@ impl Rollouts {
             }
             match now.state {
                 DeploymentState::Live if now.begun => return Built::Ready,
-                // Whoever promotes by hand is told that it is ready once it has shown that it can apply all there is.
+                // Before a manual promotion, a candidate is reported as ready only after it has applied all events.
                 DeploymentState::CatchingUp
                     if generation.build.promote == Promotion::Auto && pace.is_within_reach(&now, hold) =>
                 {
@@ -234,7 +233,7 @@ impl Rollouts {
         Ok(runner)
     }
 
-    /// Waits until there is room for a candidate: those before it in the queue have taken some since it was deployed.
+    /// Waits until the disk has room for a candidate: earlier rebuilds have used some since the deploy.
     async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
         let mut is_told = false;
         while let Err(error) = self.check_room(deployment).await {
@@ -251,7 +250,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Makes the file of a candidate that does not begin with an empty one.
+    /// Creates the file of a candidate that does not start with an empty one.
     async fn prepare_file(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
         let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
         if generation.strategy != Strategy::Migrate {
@@ -271,7 +270,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Starts the runner, unless the candidate went away meanwhile.
+    /// Starts the runner, unless the candidate was removed meanwhile.
     async fn start_candidate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
         let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
         let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
@@ -280,12 +279,12 @@ impl Rollouts {
         Ok(runner)
     }
 
-    /// Notes that a candidate is ready, and lets it take over where that was asked for, as soon as it can.
+    /// Records that a candidate is ready, and lets it take over as soon as it can, if it should.
     async fn bring_in(&self, deployment: &Arc<Deployment>, number: u64) {
         let mut pause = RETRY_PAUSE.0;
         while let Err(error) = self.note_ready(deployment, number).await {
             let name = deployment.name();
-            tracing::error!(deployment = name, generation = number, %error, "a candidate that is ready could not be noted");
+            tracing::error!(deployment = name, generation = number, %error, "could not record that a candidate is ready");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
@@ -297,12 +296,12 @@ impl Rollouts {
             if let Some(stopped) = runner.as_ref().and_then(|runner| Stopped::of(&runner.now(), deployment.name())) {
                 return self.give_up(deployment, number, &stopped).await;
             }
-            // Whoever is to promote it by hand wants to see the comparison before.
+            // An operator who promotes it by hand wants to see the comparison first.
             let is_manual = generation.build.promote == Promotion::Manual;
             let must_compare = generation.build.gate.is_some() && generation.comparison.is_none();
             let done = match (is_manual, must_compare) {
                 (true, false) => {
-                    // It may fail, or be given another gate, before anybody promotes it.
+                    // It may fail, or get another gate, before anybody promotes it.
                     tokio::time::sleep(LOOK_WHILE_READY).await;
                     pause = RETRY_PAUSE.0;
                     continue;
@@ -321,7 +320,7 @@ impl Rollouts {
                     tokio::time::sleep(LOOK).await;
                 }
             };
-            // Only looks: one that fails is given up at once.
+            // It only observes: a failed candidate is given up at once.
             let _ = tokio::time::timeout(pause, stops).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
@@ -331,7 +330,7 @@ impl Rollouts {
         let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
         let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
         if candidate.status == GenerationStatus::Ready {
-            // It was so before the host started again, and why it waits still holds.
+            // It was ready before the host restarted, and the reason why it waits still applies.
             return Ok(());
         }
         let mut record = deployment.record();
@@ -362,12 +361,12 @@ impl Rollouts {
         let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
         self.check_moving(deployment, &candidate)?;
         if must_pass(&candidate, deployment.record().active) {
-            return Err(Error::Conflict("another generation began to serve since it was compared".to_owned()));
+            return Err(Error::Conflict("another generation became active since the comparison".to_owned()));
         }
         self.turn(deployment, number, Turn::CutOver).await.map(drop)
     }
 
-    /// A deployment that an operator paused is not moved by a candidate, and neither does one that is paused.
+    /// A candidate does not take over if it or the deployment is paused.
     fn check_moving(&self, deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
         if deployment.record().active().paused {
             return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
@@ -384,11 +383,11 @@ impl Rollouts {
             deployment = deployment.name(),
             generation = number,
             reason,
-            "a candidate failed; what serves goes on"
+            "a candidate failed; the active generation keeps serving"
         );
         let mut pause = RETRY_PAUSE.0;
         while let Err(error) = self.note_failed(deployment, number, stopped).await {
-            tracing::error!(deployment = deployment.name(), %error, "the failure of a candidate could not be noted yet");
+            tracing::error!(deployment = deployment.name(), %error, "could not record the failure of a candidate yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
         }
@@ -403,7 +402,7 @@ impl Rollouts {
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
-        // Without its file, if no event stopped it: nothing will read or continue that, and it may be what fills the disk.
+        // Its file is removed if no event stopped it: nothing will continue it, and it may fill the disk.
         generation.failed_at = stopped.sequence;
         generation.failure = deployment.runner(generation.state_file).and_then(|runner| runner.now().failure);
         let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
@@ -415,20 +414,20 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Goes on with a candidate that an event stopped, from the state that it had. The caller holds the deployment's lock.
+    /// Continues a candidate that an event stopped, from its state. The caller holds the deployment's lock.
     pub(super) async fn revive(&self, deployment: &Arc<Deployment>, number: u64) -> Result<api::Deployment, Error> {
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("the caller took it from the record");
         (generation.failure, generation.failed_at) = (None, None);
         generation.paused = false;
-        generation.enter(GenerationStatus::Building, "goes on after it was stopped by an event");
+        generation.enter(GenerationStatus::Building, "continues at the event that stopped it");
         self.commit(deployment, record, "resume", format!("generation {number}")).await?;
         self.drive(deployment, number);
         Ok(deployment.info())
     }
 
-    /// Gives a candidate that is asked for once more the gate that was asked for now, and has it compared again; why it is
-    /// unchanged otherwise.
+    /// If the same module is deployed again with another gate, gives the candidate that gate and compares it again;
+    /// otherwise returns why nothing changes.
     pub(super) async fn ask_candidate_again(
         &self,
         deployment: &Arc<Deployment>,
@@ -442,12 +441,12 @@ impl Rollouts {
         candidate.build.gate = build.gate;
         candidate.build.promote = build.promote;
         candidate.comparison = None;
-        reason.push_str("; it is compared again, with the gate that was given now");
+        reason.push_str("; it will be compared again with the new gate");
         self.commit(deployment, record, "compare-again", format!("generation {number}")).await?;
         Ok(reason)
     }
 
-    /// Gives a candidate up.
+    /// Discards a candidate.
     pub async fn abort(&self, name: &str) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
@@ -460,7 +459,7 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Builds the module that serves anew, beside it.
+    /// Rebuilds the state of the active module alongside the active generation.
     pub async fn rebuild(&self, name: &str, build: api::BuildSettings) -> Result<api::Deployed, Error> {
         let deployment = self.deployment(name)?;
         if let Some(gate) = &build.gate {
@@ -468,17 +467,17 @@ impl Rollouts {
         }
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
-        let advice = "accept the loss with --accept-missing, or keep the state there is";
+        let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self.may_refold(&deployment, &record.active().source, build.accept_missing, advice).await?;
         let number = record.next;
-        let reason = accepted.explain("a rebuild was asked for".to_owned());
+        let reason = accepted.explain("a rebuild was requested".to_owned());
         let mut generation = record.active().built_anew(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
         self.add_candidate(&deployment, generation, "rebuild").await?;
         Ok(self.deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0).await)
     }
 
-    /// Changes how fast a candidate is built.
+    /// Changes the limits on the speed of a candidate.
     pub async fn throttle(
         &self,
         name: &str,
@@ -500,7 +499,7 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Lets the candidate go as fast as it can, and waits for a while until it is ready.
+    /// Lifts the limits of the candidate, and waits for a while until it is ready.
     pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
         self.throttle(name, None, None).await?;
         let deployment = self.deployment(name)?;
@@ -515,7 +514,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// All rebuilds, those that run before those that wait, in order.
+    /// All rebuilds: running ones first, then waiting ones in order.
     pub fn rebuilds(&self) -> api::RebuildList {
         let mut rebuilds: Vec<_> = self.deployments().iter().filter_map(|deployment| rebuild_of(deployment)).collect();
         rebuilds.sort_by(|one, other| (one.place, &one.deployment).cmp(&(other.place, &other.deployment)));
@@ -523,7 +522,7 @@ impl Rollouts {
     }
 }
 
-/// A generation that was asked for just now, to be built.
+/// A new generation that is to be built.
 pub(super) fn new_generation(
     number: u64,
     module: &Module,
@@ -557,20 +556,20 @@ pub(super) fn new_generation(
     }
 }
 
-/// Says which state a new generation begins with, and from where on that holds the events of its subjects.
+/// Returns the state that a new generation starts with, and the position from which it has the events of its subjects.
 pub(super) fn set_beginning(generation: &mut Generation, record: &Record, continued: Option<&Generation>) {
     let active = record.active();
     if let Some(stopped) = continued {
         (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
     } else if generation.strategy == Strategy::Migrate {
-        // Until the entries are mapped nobody knows from where on others are there.
+        // Until the entries are migrated, the position from which it has other events is unknown.
         let is_same = generation.module.subjects == active.module.subjects;
         generation.subjects_from = if is_same { active.subjects_from } else { u64::MAX };
     }
 }
 
-/// Where the active generation stopped, a candidate must have passed it, or have applied all there is: the event that
-/// stopped the one may stop the other too.
+/// If the active generation stopped at an event, a candidate must have passed that event, or have applied all events:
+/// the event that stopped one may stop the other too.
 pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
     let now = runner.now();
     let is_ahead = runner.position() > serving.position() || (now.begun && now.pending == 0);
@@ -578,7 +577,7 @@ pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error
         return Ok(());
     }
     Err(Error::Conflict(format!(
-        "the active generation stopped at {}, and the candidate at {} has not passed that yet; try again when it has",
+        "the active generation stopped at {}, and the candidate at {} has not passed it yet; try again when it has",
         serving.position(),
         runner.position()
     )))
@@ -589,8 +588,8 @@ fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
     let generation = *info.candidate?;
     let place = generation.queued_behind.unwrap_or(0);
     let waits_for = match (generation.status, generation.build.promote) {
-        _ if place == 1 => "a rebuild that came before".to_owned(),
-        _ if place > 0 => format!("{place} rebuilds that came before"),
+        _ if place == 1 => "1 rebuild ahead of it".to_owned(),
+        _ if place > 0 => format!("{place} rebuilds ahead of it"),
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
         (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
         _ if generation.state == Some(DeploymentState::Paused) => "`foldstream resume --candidate`".to_owned(),

@@ -1,11 +1,11 @@
-//! What comes due with time, each piece in a task of its own, so that nothing waits for anything else.
+//! Housekeeping: each piece runs in a separate task, so that nothing waits for anything else.
 
 use std::sync::Arc;
 
 use super::Rollouts;
 
 impl Rollouts {
-    /// Does something in a task of its own, unless the same is still being done for that name.
+    /// Runs work in a separate task, unless the same work is already running for that name.
     pub(crate) fn chore(&self, kind: &'static str, name: &str, work: impl Future<Output = ()> + Send + 'static) {
         let chore = (kind, name.to_owned());
         if !self.inner.chores.lock().insert(chore.clone()) {
@@ -24,7 +24,7 @@ impl Rollouts {
     }
 }
 
-/// Does something when it is dropped, however that comes.
+/// Runs a closure when it is dropped, for whatever reason.
 struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {

@@ -1,7 +1,7 @@
-//! Comparing two states, entry by entry.
+//! Compares two states, entry by entry.
 //!
-//! Both are walked in key order, page by page, so that memory does not grow with them. What of the differences is fine,
-//! a gate says.
+//! Both are read in key order, page by page, so that memory use does not grow with them. A gate says which differences
+//! are allowed.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ use crate::api::{Comparison, ComparisonExample, Difference, Gate, Rule};
 use crate::event::Payload;
 use crate::state::{self, Direction, Key, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
-/// Differences that are shown.
+/// Differences to show.
 const EXAMPLES_MAX: usize = 10;
 /// Longest value in an example, in characters.
 const VALUE_CHARS_MAX: usize = 200;
@@ -39,7 +39,7 @@ pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<C
             judge(&key, pair, gate, &mut found);
         }
     }
-    // A sample of a small state can be empty, which would prove nothing.
+    // A sample of a small state can be empty, and would prove nothing.
     if found.compared == 0 && found.entries > 0 {
         return compare(active, candidate, &Gate { sample: None, ..gate.clone() });
     }
@@ -58,13 +58,13 @@ fn count(snapshot: &Snapshot) -> Result<u64, state::Error> {
     Ok(count)
 }
 
-/// The largest hash of a key in a sample of about so many of so many.
+/// The largest hash of a key in a sample of about this many out of this many.
 fn threshold(sample: u64, entries: u64) -> u64 {
     let part = sample as f64 / entries.max(1) as f64;
     if part >= 1.0 { u64::MAX } else { (part * u64::MAX as f64) as u64 }
 }
 
-/// Spreads keys evenly, and the same on every machine.
+/// Spreads keys evenly, and in the same way on every machine.
 fn hash(key: &str) -> u64 {
     let digest = Sha256::digest(key.as_bytes());
     u64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
@@ -130,7 +130,7 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
     }
     let allowed = rule.map_or(&gate.allow, |rule| &rule.allow).contains(&difference);
     found.refused += u64::from(!allowed);
-    // What is refused is shown before what is fine.
+    // Differences that are not allowed come first.
     let room = found.examples.len() < EXAMPLES_MAX;
     let replaceable = found.examples.iter().rposition(|example| example.allowed).filter(|_| !allowed);
     if !room && replaceable.is_none() {
@@ -155,7 +155,7 @@ fn rule_for<'a>(key: &str, gate: &'a Gate) -> Option<&'a Rule> {
     gate.rules.iter().filter(|rule| key.starts_with(&rule.prefix)).max_by_key(|rule| rule.prefix.len())
 }
 
-/// Whether two values differ only in what a rule ignores.
+/// Whether two values differ only in parts that a rule ignores.
 fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool {
     let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else { return false };
     let without = |payload: &Payload| {
@@ -166,7 +166,7 @@ fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool
     matches!((without(one), without(other)), (Some(one), Some(other)) if one == other)
 }
 
-/// Removes what a JSON pointer names, if it is there.
+/// Removes the part that a JSON pointer names, if it exists.
 fn remove(value: &mut Value, pointer: &str) {
     let Some((parent, last)) = pointer.rsplit_once('/') else { return };
     let name = last.replace("~1", "/").replace("~0", "~");
@@ -176,7 +176,7 @@ fn remove(value: &mut Value, pointer: &str) {
         }
         Some(Value::Array(items)) => {
             if let Some(item) = name.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
-                // The others keep their places.
+                // Null keeps the places of the other elements.
                 *item = Value::Null;
             }
         }
@@ -197,17 +197,18 @@ fn conclusion(found: &Comparison) -> String {
     let all = found.compared == found.entries;
     let ignored = match found.ignored {
         0 => String::new(),
-        ignored => format!("; {ignored} of them differ in what the gate ignores"),
+        ignored => format!("; {ignored} of them differ only in parts that the gate ignores"),
     };
     let text = match (differing, all) {
         (0, true) if found.ignored > 0 => {
             format!(
-                "all {} entries are the same but for what the gate ignores at position {}",
+                "all {} entries are the same at position {}, except for parts that the gate ignores",
                 found.entries, found.position
             )
         }
         (0, true) => format!("all {} entries are the same at position {}", found.entries, found.position),
-        // The rule of three: what did not happen in n independent trials has at most 3/n as its rate, with 95 %.
+        // The rule of three: if something did not happen in n independent trials, its rate is at most 3/n, with 95 %
+        // confidence.
         (0, false) => format!(
             "none of {} sampled entries differs at position {}, so with 95 % confidence at most {:.3} % of all {} do",
             found.compared,
@@ -223,22 +224,22 @@ fn conclusion(found: &Comparison) -> String {
     };
     match (differing, all) {
         (0, _) => text + &ignored,
-        _ if found.ignored > 0 => format!("{text}; {} more differ only in what the gate ignores", found.ignored),
+        _ if found.ignored > 0 => format!("{text}; {} more differ only in parts that the gate ignores", found.ignored),
         _ => text,
     }
 }
 
-/// Whether a gate can be used; an error says what is wrong with it.
+/// Checks a gate; an error says what is wrong with it.
 pub fn check(gate: &Gate) -> Result<(), String> {
     if gate.sample == Some(0) {
-        return Err("a sample of 0 entries compares nothing; ask for 1 or more".to_owned());
+        return Err("a sample of 0 entries compares nothing; use 1 or more".to_owned());
     }
     if gate.rules.len() > RULES_MAX {
-        return Err(format!("{} rules are given, {RULES_MAX} are allowed", gate.rules.len()));
+        return Err(format!("the gate has {} rules, {RULES_MAX} are allowed", gate.rules.len()));
     }
     let pointers = gate.rules.iter().flat_map(|rule| &rule.ignore);
     match pointers.into_iter().find(|pointer| !pointer.starts_with('/')) {
-        Some(pointer) => Err(format!("`{pointer}` is no JSON pointer; write it like /updated_at")),
+        Some(pointer) => Err(format!("`{pointer}` is not a JSON pointer; write it like /updated_at")),
         None => Ok(()),
     }
 }

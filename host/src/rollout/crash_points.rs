@@ -1,6 +1,6 @@
-//! Named steps at which a test kills the process: what is durable there must be enough to go on or to go back.
+//! Named steps at which a test kills the process: the durable data at each step must suffice to continue or to go back.
 
-/// Every step, in the order in which they come.
+/// All steps, in order.
 pub const STEPS: [&str; 17] = [
     "deploy-module-stored",
     "deploy-recorded",
@@ -21,14 +21,14 @@ pub const STEPS: [&str; 17] = [
     "skip-recorded",
 ];
 
-/// Ends the process here, as `kill -9` would, when the variable FOLDSTREAM_DIE_AT names this step. Only in builds with
-/// debug assertions; otherwise it is nothing.
+/// Ends the process here, as `kill -9` would, if the variable FOLDSTREAM_DIE_AT names this step. Does nothing in builds
+/// without debug assertions.
 pub(crate) fn reached(step: &'static str) {
     debug_assert!(STEPS.contains(&step), "{step} is a step");
     #[cfg(debug_assertions)]
     if std::env::var_os("FOLDSTREAM_DIE_AT").is_some_and(|wanted| wanted == step) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        // Until the signal arrives nothing more may happen.
+        // Nothing more may happen until the signal arrives.
         loop {
             std::thread::park();
         }

@@ -1,8 +1,8 @@
-//! Cut-over: reads pass from one generation to another, at one position, in one commit.
+//! Cut-over: reads move from one generation to another, at one position, in one commit.
 //!
-//! Both runners are held where they meet, with everything durable; the catalogue gets the new pointer in one commit;
-//! then the handle's pointer changes, and both go on, the one that served before as a follower. A crash before the
-//! commit leaves all as it was, a crash behind it leaves the new one serving.
+//! Both runners are held at one position, with everything durable; the catalogue changes the active generation in one
+//! commit; then the handle switches to the other runner, and both continue, the previous one as a follower. A crash
+//! before the commit leaves everything unchanged; after a crash after the commit, the new generation is active.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,17 +18,17 @@ use crate::runner::Runner;
 use crate::state::Snapshot;
 use crate::state::catalogue::{Generation, Record};
 
-/// How long a cut-over waits for a host that has just started to know what it has shown.
+/// How long a cut-over waits for a newly started host to learn which position it has shown.
 const CERTAIN_MAX: Duration = Duration::from_secs(3);
-/// How long is waited for a runner to come near, at least.
+/// Shortest time to wait for a runner to come close.
 const NEAR_MAX: Duration = Duration::from_secs(1);
 
-/// How a generation comes to serve.
+/// How a generation becomes active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// A candidate takes over.
     CutOver,
-    /// The one that served before takes over again.
+    /// The previous generation becomes active again.
     Rollback,
 }
 
@@ -41,17 +41,17 @@ impl Turn {
     }
 }
 
-/// What a promotion demands.
+/// What a promotion requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
     /// The gate, if there is one.
     Gate,
-    /// Nothing: the operator has looked.
+    /// Nothing: the operator has looked at the differences.
     Nothing,
 }
 
 impl Rollouts {
-    /// Lets the candidate take over now.
+    /// Makes the candidate active now.
     pub async fn promote(&self, name: &str, demand: Demand, unthrottled: bool) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         if unthrottled {
@@ -66,10 +66,10 @@ impl Rollouts {
                 candidate.number,
                 info.progress.map_or("progress unknown".to_owned(), |part| format!("{:.0} % done", part * 100.0)),
                 info.lag_events
-                    .map_or("as its source can't be reached".to_owned(), |lag| format!("{lag} events to go")),
+                    .map_or("because its source can't be reached".to_owned(), |lag| format!("{lag} events to go")),
                 throttled(name, &candidate),
                 if candidate.build.promote == Promotion::Auto {
-                    "takes over by itself when it has caught up"
+                    "takes over on its own when it has caught up"
                 } else {
                     "can be promoted when it is ready"
                 }
@@ -82,15 +82,15 @@ impl Rollouts {
         let _changing = self.lock(&deployment).await?;
         match deployment.record().candidate() {
             Some(still) if still.number == candidate.number => {}
-            _ => return Err(Error::Conflict(format!("generation {} gave way meanwhile", candidate.number))),
+            _ => return Err(Error::Conflict(format!("generation {} was replaced meanwhile", candidate.number))),
         }
         self.turn(&deployment, candidate.number, Turn::CutOver).await
     }
 
-    /// Lets the generation that served before serve again.
+    /// Makes the previous generation active again.
     ///
-    /// If its state is gone it is built again if `may_rebuild` says so, also from a stream that has lost events since if
-    /// `accept_missing` says so.
+    /// If its state is gone, it is rebuilt if `may_rebuild` is set, even from a stream that has lost events if
+    /// `accept_missing` is set.
     pub async fn rollback(&self, name: &str, may_rebuild: bool, accept_missing: bool) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
@@ -104,7 +104,7 @@ impl Rollouts {
         }
     }
 
-    /// The same, waited for until the generation that serves has shown that it goes on, but not for long.
+    /// The same, and waits briefly until the active generation has shown that it works.
     pub async fn rollback_and_look(
         &self,
         name: &str,
@@ -120,24 +120,24 @@ impl Rollouts {
         Ok(cut_over)
     }
 
-    /// A rollback over one state: the code of before over the state that it left.
+    /// A rollback of code that inherited its state: the previous code continues with the current state.
     async fn hand_back(&self, deployment: &Arc<Deployment>, previous: Generation) -> Result<api::CutOver, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
         let module = blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)?;
         let runner = deployment.active();
         let mut record = deployment.record();
         let differs = record.active().module.subjects != previous.module.subjects;
-        // It did not see what came of its own subjects meanwhile.
+        // The previous code did not see events of its own subjects meanwhile.
         let held = if differs { Some(Held::at(&runner).await?) } else { None };
         let position = runner.position();
         let from = record.active;
         record.active_mut().on_probation = false;
         record.active_mut().enter(GenerationStatus::Previous, format!("rolled back to generation {}", previous.number));
         record.active = previous.number;
-        let mut reason = format!("rolled back from generation {from}, whose state it took over");
+        let mut reason = format!("rolled back from generation {from}, whose state it inherited");
         if let Some(failed_at) = previous.failed_at.filter(|failed_at| *failed_at <= position) {
             reason.push_str(&format!(
-                "; its code stopped at event {failed_at}, which the state has by now, so it can't build that state again"
+                "; its code stopped at event {failed_at}, which the state now contains, so it can't rebuild that state"
             ));
         }
         let serving = record.active_mut();
@@ -160,7 +160,7 @@ impl Rollouts {
         })
     }
 
-    /// A rollback to a generation whose state is gone: it is built anew, if that was asked for.
+    /// A rollback to a generation whose state is gone: rebuilds it, if requested.
     async fn rebuild_previous(
         &self,
         deployment: &Arc<Deployment>,
@@ -172,13 +172,13 @@ impl Rollouts {
         let Some(last) =
             record.generations.iter().filter(served).max_by(|one, other| one.status_since.cmp(&other.status_since))
         else {
-            return Err(Error::Conflict(format!("{} has no earlier generation that served", deployment.name())));
+            return Err(Error::Conflict(format!("{} has no previous generation", deployment.name())));
         };
         if !may {
             let head = deployment.info().head;
             let up_to = head.map(|head| format!(" (up to {head} events)")).unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "the state of generation {} is gone since {} ({}); `foldstream rollback {} --rebuild` builds it anew from \
+                "the state of generation {} was removed at {} ({}); `foldstream rollback {} --rebuild` rebuilds it from \
                  the stream{up_to} and then lets it serve",
                 last.number,
                 last.status_since,
@@ -189,7 +189,7 @@ impl Rollouts {
         let advice = "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
         let accepted = self.may_refold(deployment, &last.source, accept_missing, advice).await?;
         let number = record.next;
-        let reason = accepted.explain(format!("rolling back: generation {} is built anew", last.number));
+        let reason = accepted.explain(format!("rolling back: generation {} is rebuilt", last.number));
         let build = api::BuildSettings { accept_missing, ..api::BuildSettings::default() };
         let mut generation = last.built_anew(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
@@ -204,14 +204,14 @@ impl Rollouts {
         })
     }
 
-    /// Lets another generation serve, of which a runner follows the stream. The caller holds the deployment's lock.
+    /// Makes another generation active whose runner follows the stream. The caller holds the deployment's lock.
     pub(super) async fn turn(&self, deployment: &Arc<Deployment>, to: u64, turn: Turn) -> Result<api::CutOver, Error> {
         let record = deployment.record();
         let next = record.generation(to).expect("the caller took it from the record");
         let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
-        // Right after a start that takes as long as it takes to reach the source.
+        // Right after a start this takes as long as it takes to reach the source.
         let deadline = Instant::now() + CERTAIN_MAX;
         while serving.is_uncertain() && !serving.is_lost() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -221,13 +221,13 @@ impl Rollouts {
             check_caught_up(deployment, &runner)?;
         } else if serving.is_uncertain() {
             return Err(Error::Conflict(format!(
-                "{} was just started and does not know yet what it has shown; try again",
+                "{} has just started and does not know yet which position it has shown; try again",
                 deployment.name()
             )));
         }
         let of_another_history = is_of_another_history(&serving, &runner)?;
-        // Positions of another history can't be met: the stream was made anew, and the candidate was built from that. Nor can
-        // those of a state that cannot be opened: nothing is answered from it either.
+        // If the stream was deleted and created again, and the candidate was built from the new one, the two positions
+        // cannot be compared. The same holds if the active state cannot be opened; no read is answered from it either.
         let aligned = if of_another_history || is_lost {
             None
         } else {
@@ -241,7 +241,8 @@ impl Rollouts {
             before.enter(GenerationStatus::Retired, "its state could not be opened");
         }
         if !of_another_history {
-            // What was answered before a restart may be further than where the two meet, when that is in the first moments.
+            // In the first moments after a restart, readers may have seen a later position than the one at which the
+            // two were aligned.
             runner.succeeds(&serving, position);
         }
         self.flip(deployment, changed, &runner, &serving, turn, position).await?;
@@ -258,7 +259,7 @@ impl Rollouts {
         Ok(api::CutOver { deployment: deployment.info(), from, to, position: Some(position), hold_ms, message })
     }
 
-    /// Brings the two to stand together, but only if that can be quick.
+    /// Aligns the two, but only if that can be quick.
     async fn meet(
         &self,
         deployment: &Deployment,
@@ -273,7 +274,7 @@ impl Rollouts {
         if !runner.is_running() && runner.position() < serving.position() {
             let failure = now.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
             return Err(Error::Conflict(format!(
-                "generation {} stands still at {}, behind {} at {} ({}{failure}); resume it, or deploy a corrected module",
+                "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, or deploy a corrected module",
                 runner.program().generation,
                 runner.position(),
                 deployment.name(),
@@ -310,8 +311,7 @@ impl Rollouts {
         })
     }
 
-    /// Waits until a runner is not far behind the one that serves, so that little is left to do while both are held; whether
-    /// it is so.
+    /// Waits until a runner is close to the active one, so that the hold is short; returns whether it is.
     async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
         let batch = self.inner.config.pipeline.batch_events as u64;
         let deadline = Instant::now() + self.inner.config.rollout.hold_max.max(NEAR_MAX);
@@ -330,7 +330,7 @@ impl Rollouts {
         }
     }
 
-    /// The one commit, and the pointer.
+    /// The commit, and the switch of the handle.
     async fn flip(
         &self,
         deployment: &Arc<Deployment>,
@@ -351,10 +351,10 @@ impl Rollouts {
         Ok(())
     }
 
-    /// What need not be done while anything is held. The turn is done: what fails here is made up for later.
+    /// Work that need not be done during the hold. The switch is done: a failure here is made up for later.
     async fn after_flip(&self, deployment: &Arc<Deployment>, runner: &Arc<Runner>, before: &Arc<Runner>) {
         runner.set_throttle(crate::pipeline::Throttle::default());
-        // One that was paused follows from now on, like any that served before.
+        // A paused generation follows from now on, like any previous generation.
         if before.now().state == api::DeploymentState::Paused {
             before.resume();
         }
@@ -369,8 +369,9 @@ impl Rollouts {
         self.end_unused(deployment).await;
     }
 
-    /// Compares a candidate with the generation that serves, and notes what was found; an error where its gate does not
-    /// allow it. The deployment's lock is held only at the beginning and at the end, as a large state takes long.
+    /// Compares a candidate with the active generation, and records the result; an error if its gate does not allow the
+    /// differences. The deployment's lock is held only at the beginning and at the end, because comparing a large state
+    /// takes long.
     pub(super) async fn pass_gate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
         let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
@@ -383,7 +384,7 @@ impl Rollouts {
             return Err(Error::Conflict(format!("{} changed while it was compared; try again", deployment.name())));
         };
         let passed = comparison.refused == 0;
-        let verdict = if passed { "passed the gate" } else { "kept from taking over" };
+        let verdict = if passed { "passed the gate" } else { "held back by its gate" };
         let reason = format!("{verdict}: {}", comparison.conclusion);
         if !passed {
             generation.build.promote = Promotion::Manual;
@@ -395,13 +396,13 @@ impl Rollouts {
             return Ok(());
         }
         Err(Error::Conflict(format!(
-            "generation {number} is {reason}; look at it with `foldstream generations {name}` and `foldstream scan {name} \
+            "generation {number} is {reason}; inspect it with `foldstream generations {name}` and `foldstream scan {name} \
              --generation {number}`, promote it with `foldstream promote {name} --force`, or `foldstream abort {name}`",
             name = deployment.name()
         )))
     }
 
-    /// Both states at one position, with the gate and the number of the generation that serves. Applying is held only until
+    /// Both states at one position, with the gate and the number of the active generation. Applying is held only until
     /// the snapshots are taken.
     async fn take_snapshots(
         &self,
@@ -416,7 +417,7 @@ impl Rollouts {
         let (serving, runner) = (deployment.active(), deployment.runner(generation.state_file).ok_or_else(gone)?);
         if !runner.counts_like(&serving) {
             return Err(Error::Conflict(
-                "cannot compare: the stream was made anew since the active generation was built; promote with --force"
+                "cannot compare: the stream was deleted and created again since the active generation was built; promote with --force"
                     .to_owned(),
             ));
         }
@@ -429,11 +430,11 @@ impl Rollouts {
     }
 }
 
-/// That a candidate is held back, and how that ends; nothing where it is not.
+/// Says that a candidate is throttled, and how to lift that; empty if it is not.
 fn throttled(name: &str, candidate: &Generation) -> String {
     let BuildSettings { max_rate, cpu_percent, .. } = &candidate.build;
     let limits: Vec<String> = max_rate
-        .map(|rate| format!("{rate} events a second"))
+        .map(|rate| format!("{rate} events per second"))
         .into_iter()
         .chain(cpu_percent.map(|percent| format!("{percent} % of a core")))
         .collect();
@@ -447,9 +448,9 @@ fn throttled(name: &str, candidate: &Generation) -> String {
     )
 }
 
-/// Whether a candidate was built from another history than the one that serves, which its own reader has noticed. Nothing
-/// less than that lets positions go back: what is known of a stream may differ for a moment, as when one of the two was
-/// not reached yet.
+/// Whether a candidate was built from another history than the active generation, which its own reader has noticed.
+/// Nothing less may let positions go back: views of a stream may differ for a moment, for example if one of the two was
+/// not connected yet.
 fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Error> {
     if runner.counts_like(serving) {
         return Ok(false);
@@ -461,14 +462,13 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
         return Ok(true);
     }
     Err(Error::Conflict(format!(
-        "generation {} was built from another stream, or from one that was made anew, and the active generation has not \
+        "generation {} was built from another stream, or from one that was created again, and the active generation has not \
          noticed; resume it, so that it looks, and try again",
         runner.program().generation
     )))
 }
 
-/// Whether a candidate has read all there is: it takes the place of a state that cannot be opened, whose position nobody
-/// knows.
+/// Whether a candidate has read all events: it replaces a state that cannot be opened, whose position is unknown.
 fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error> {
     let now = runner.now();
     if now.begun && now.pending == 0 {
@@ -481,21 +481,21 @@ fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error
     )))
 }
 
-/// Both states where they stand together.
+/// Both states at one position.
 pub(super) fn snapshots(aligned: &Aligned, serving: &Runner, runner: &Runner) -> Result<(Snapshot, Snapshot), Error> {
     if aligned.serving != aligned.position {
         return Err(Error::Conflict(format!(
-            "cannot compare: the active generation stands still at {}, the candidate is at {}; resume the deployment first",
+            "cannot compare: the active generation does not progress at {}, the candidate is at {}; resume the deployment first",
             aligned.serving, aligned.position
         )));
     }
     match (serving.store(), runner.store()) {
         (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
-        _ => Err(Error::Conflict("cannot compare: a state is being opened; try again".to_owned())),
+        _ => Err(Error::Conflict("cannot compare: a state is still opening; try again".to_owned())),
     }
 }
 
-/// The record once another generation serves.
+/// The record after another generation has become active.
 fn after_turn(mut record: Record, to: u64, turn: Turn, position: u64) -> Record {
     let from = record.active;
     let before = record.active_mut();

@@ -1,4 +1,4 @@
-//! Room on disk: a rebuild that can't fit is refused before it starts.
+//! Disk space: a rebuild that can't fit is refused before it starts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::room::{Room, Use};
 
-/// A new state is taken to need so much more than the one there is, in percent: files grow in steps, and so do versions.
+/// How much more space a new state is expected to need than the existing one, in percent: files grow in steps, and
+/// versions of a module differ.
 const HEADROOM_PERCENT: u64 = 25;
 
 impl Rollouts {
@@ -27,14 +28,14 @@ impl Rollouts {
         blocking(move || {
             Room::of(&root).check(Use::Grow, needed).map_err(|shortage| {
                 Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes: {shortage}, or \
+                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes: {shortage}, or \
                      `foldstream prune` generations that are no longer needed"
                 ))
             })?;
             let used = used_bytes(&root);
             if budget > 0 && used.saturating_add(needed) > budget {
                 return Err(Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, with those that are under way, would need about {needed} bytes, and {used} of the {budget} bytes of \
+                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes, and {used} of the {budget} bytes of \
                      limits.disk_bytes are used; raise it, or `foldstream prune` generations that are no longer needed"
                 )));
             }
@@ -44,19 +45,19 @@ impl Rollouts {
     }
 }
 
-/// What the candidate of a deployment is still expected to take.
+/// How much more space the candidate of a deployment is expected to take.
 fn still_to_come(deployment: &Deployment) -> u64 {
     let info = deployment.info();
     let candidate = info.candidate.filter(|candidate| candidate.status == GenerationStatus::Building);
     candidate.map_or(0, |candidate| with_headroom(info.file_bytes).saturating_sub(candidate.file_bytes))
 }
 
-/// What a copy or a new state of this many bytes may take.
+/// How much space a copy or a new state of this many bytes may take.
 pub(super) fn with_headroom(bytes: u64) -> u64 {
     bytes + bytes * HEADROOM_PERCENT / 100
 }
 
-/// Bytes of all files in a folder and below.
+/// Bytes of all files in a folder, including subfolders.
 fn used_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let size = |entry: std::fs::DirEntry| match entry.metadata() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// The name of a deployment that is gone and whose runners are ending; it is free again when this is dropped.
+/// The name of a deleted deployment whose runners are ending; dropping it frees the name.
 pub(super) struct Ending<'a> {
     names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
     name: String,

@@ -1,7 +1,7 @@
-//! What a stream has lost of what a state reflects, and whether a fold from its beginning may do without.
+//! Determines which applied events a stream has lost, and whether a fold from the beginning may do without them.
 //!
-//! A state that was built when events were there knows how many it passed over as missing. What the stream lacks beyond
-//! that was applied, and a new fold would not have it.
+//! A state knows how many missing events it passed over when it was built. Any further events that the stream lacks
+//! were applied, and a new fold would not have them.
 
 use super::as_of::Moment;
 use super::{Error, Rollouts};
@@ -12,22 +12,22 @@ use crate::source::{Lost, Missing};
 use crate::state::catalogue::Generation;
 use crate::subject::SubjectSet;
 
-/// What a new fold of a stream may do without.
+/// Which events a new fold of a stream may do without.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Accepted {
     /// Events up to this sequence may be missing.
     pub(super) through: u64,
-    /// What it will lack of what was applied, in words, and who accepts that; none if it lacks nothing.
+    /// A description of the applied events that it will lack, and who accepts that; none if it lacks nothing.
     pub(super) lacks: Option<String>,
 }
 
-/// Who accepts that events are missing: the source's settings, or who asked.
+/// Who accepts that events are missing: the source's settings, or the request.
 fn acceptance(counts: bool) -> &'static str {
-    if counts { "they are counted, as the source has missing = \"count\"" } else { "as was accepted" }
+    if counts { "the source counts them (missing = \"count\")" } else { "as accepted" }
 }
 
 impl Accepted {
-    /// Adds to a reason what the new fold will lack.
+    /// Adds to a reason which events the new fold will lack.
     pub(super) fn explain(&self, reason: String) -> String {
         match &self.lacks {
             Some(lacks) => format!("{reason}; {lacks}"),
@@ -37,8 +37,8 @@ impl Accepted {
 }
 
 impl Rollouts {
-    /// What a fold from the beginning may do without, in place of what the active generation reflects; refused if the stream
-    /// has lost events that were applied, unless `accept` says that this is meant. `source` is that of the new fold.
+    /// Which events a fold from the beginning may do without, if it replaces the active generation; refused if the
+    /// stream has lost applied events, unless `accept` is set. `source` is that of the new fold.
     pub(super) async fn may_refold(
         &self,
         deployment: &Deployment,
@@ -52,13 +52,13 @@ impl Rollouts {
             return self.accepts_from(source, accept).await.map(|through| Accepted { through, lacks: None });
         }
         let Some(lost) = self.lost(deployment, active, None).await else {
-            // Nobody knows what is gone: what was accepted for the old state need not be right for a new one.
+            // The missing events are unknown: what was accepted for the old state may be wrong for a new one.
             let through = self.accepts_from(source, accept).await?;
             return Ok(Accepted { through, lacks: None });
         };
         let through = self.accepts_from(source, accept).await?.max(active.accepts_missing_through);
         let Some(lacks) = lost else {
-            // All that is gone up to there was no event, or the active generation does not have it either.
+            // Nothing that is gone up to there was an event, or the active generation does not have it either.
             let checkpoint = deployment.active().store().and_then(|store| store.published());
             let passed = checkpoint.and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
             return Ok(Accepted { through: through.max(passed.unwrap_or(0)), lacks: None });
@@ -66,14 +66,14 @@ impl Rollouts {
         let counts = self.inner.sources.get(source).is_some_and(|source| source.on_missing().is_count());
         if accept || counts {
             let lacks = format!("{lacks}, {}", acceptance(counts && !accept));
-            tracing::warn!(deployment = deployment.name(), lacks, "a state is built without them");
+            tracing::warn!(deployment = deployment.name(), lacks, "building a state without missing events");
             return Ok(Accepted { through, lacks: Some(lacks) });
         }
         Err(Error::Refused(format!("{lacks}, so a fold from the beginning would lack them; {advice}")))
     }
 
-    /// The same for a read as of a moment. `begins_later` says that it need not begin at the beginning: what was accepted
-    /// once is then looked at again.
+    /// The same for an as-of read. `begins_later` says that it need not start at the beginning: what was accepted
+    /// before is then checked again.
     pub(super) async fn may_look_back(
         &self,
         deployment: &Deployment,
@@ -87,7 +87,7 @@ impl Rollouts {
             && !accept
             && matches!(self.lost(deployment, active, Some(sequence)).await, Some(None))
         {
-            // Nothing is gone up to there, and the fold ends there: what is gone behind it does not matter to it.
+            // Nothing is gone up to the point where the fold ends; later losses do not matter.
             return Ok(u64::MAX);
         }
         let advice = "add accept-missing (--accept-missing) to read without them";
@@ -98,7 +98,7 @@ impl Rollouts {
         }
     }
 
-    /// Adds to the reason of a new deployment what its stream has lost already, if that is accepted.
+    /// Adds to the reason of a new deployment what its stream has already lost, if that is accepted.
     pub(super) async fn explain_new(&self, name: &str, generation: &Generation, reason: String) -> String {
         let Some(source) = self.inner.sources.get(&generation.source) else { return reason };
         let (counts, through) = (source.on_missing().is_count(), generation.accepts_missing_through);
@@ -111,13 +111,13 @@ impl Rollouts {
         let Ok(Some(Lost { stream, missing, may_be_of_others })) = source.lost(0, through, &[], &subjects).await else {
             return reason;
         };
-        let gone = if may_be_of_others { "gone, some of them perhaps of other subjects," } else { "gone" };
+        let gone = if may_be_of_others { "gone (some perhaps of other subjects)" } else { "gone" };
         let lacks = format!("{missing} {gone} from stream {stream}, {}", acceptance(counts));
-        tracing::warn!(deployment = name, lacks, "a state is built without them");
+        tracing::warn!(deployment = name, lacks, "building a state without missing events");
         format!("{reason}; {lacks}")
     }
 
-    /// The last sequence of a source just now, if what is missing up to there is accepted; 0 if nothing is.
+    /// The current last sequence of a source, if missing events up to there are accepted; 0 if not.
     pub(super) async fn accepts_from(&self, source: &str, accept: bool) -> Result<u64, Error> {
         if !accept {
             return Ok(0);
@@ -125,14 +125,14 @@ impl Rollouts {
         let Some(known) = self.inner.sources.get(source) else { return Err(self.inner.no_source(source)) };
         known.info().await.last_sequence.ok_or_else(|| {
             Error::Conflict(format!(
-                "source {source} can't be reached, so it is not known up to where events may be missing; try again when it \
+                "source {source} can't be reached, so the end of the accepted range is unknown; try again when it \
                  can"
             ))
         })
     }
 
-    /// What the stream has lost of what the active generation reflects, in words; none inside if nothing. None outside if
-    /// that can't be known. With a sequence, whether anything up to there is gone at all.
+    /// A description of the applied events of the active generation that the stream has lost: `Some(None)` if it has
+    /// lost none, `None` if unknown. With a sequence, whether anything up to there is gone.
     async fn lost(&self, deployment: &Deployment, active: &Generation, up_to: Option<u64>) -> Option<Option<String>> {
         let source = self.inner.sources.get(&active.source)?;
         let Some(checkpoint) = deployment.active().store().and_then(|store| store.published()) else {
@@ -143,7 +143,7 @@ impl Rollouts {
         let subjects = SubjectSet::parse(&subjects).ok()?;
         let lost = source.lost(after, through, &checkpoint.passed_over, &subjects).await.ok()?;
         let Some(Lost { missing, stream, may_be_of_others }) = lost else { return Some(None) };
-        // What was missing already when it was passed is not lost since.
+        // Events that were already missing when the state passed them were not lost since.
         let passed = if up_to.is_some() { 0 } else { checkpoint.missing };
         let count = missing.count.map(|count| count.saturating_sub(passed));
         if count == Some(0) {
@@ -153,7 +153,7 @@ impl Rollouts {
     }
 }
 
-/// The sequence after which a state began. Where format 1 did not note it, it may have had all there was.
+/// The sequence after which a state began. Format 1 did not record it; such a state may have had all events.
 fn began_after(active: &Generation, checkpoint: &Checkpoint) -> u64 {
     debug_assert!(matches!(active.start, Start::Beginning | Start::FirstAvailable));
     checkpoint.begins_after.unwrap_or(0)
@@ -173,10 +173,10 @@ fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
     format!("{events} that {was} applied {is} gone from stream {stream} {place}")
 }
 
-/// What a verification says of a state that it can't compare as it is.
+/// What a verification reports about a state that it can't compare.
 pub(super) fn unequal(lacks: &str, comparison: &api::Comparison) -> String {
     format!(
-        "{lacks}, so the new fold cannot be the same: {}; the served state has them, keep it",
+        "{lacks}, so the new fold cannot be the same: {}; the active state has them, keep it",
         comparison.conclusion
     )
 }

@@ -1,7 +1,7 @@
-//! Inheriting: new code over the state that there is.
+//! Inheriting: new code continues the existing state.
 //!
 //! The new module takes over at a batch boundary, in one commit of the catalogue, and is on probation for its first
-//! batches: when it fails in them, the code that was there before is put back, and goes on where the new one failed.
+//! batches. If it fails in them, the previous code is restored, and continues at the event at which the new one failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
-/// Events that end a probation: more than the largest batch, so that more than one was applied.
+/// Events that end a probation: more than the largest batch, so that the module has applied more than one.
 const PROBATION_EVENTS: u64 = 10_000;
-/// A probation also ends once so many were applied and none is left.
+/// A probation also ends after this many events if no more are waiting.
 const PROBATION_EVENTS_LIVE: u64 = 100;
-/// Pause after the end of a probation could not be noted.
+/// Pause after the end of a probation could not be recorded.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long code with other subjects waits for the end of the batch of the code before.
+/// How long code with other subjects waits for the previous code to finish its batch.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// How often a probation is looked at.
+/// How often to check a probation.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A runner that is held where it is. Dropping it lets it go on.
+/// A runner that is held at its position. Dropping it releases the runner.
 pub(super) struct Held {
     runner: Arc<Runner>,
     pub(super) position: u64,
@@ -37,8 +37,7 @@ impl Held {
         let mut held = Self { runner: Arc::clone(runner), position: 0 };
         let epoch = runner.set_ceiling(Ceiling::Position(0));
         let stands = tokio::time::timeout(HOLD_MAX, runner.stands(epoch)).await;
-        let busy =
-            |_| Error::Conflict("the active generation did not come to the end of its batch; try again".to_owned());
+        let busy = |_| Error::Conflict("the active generation did not finish its batch in time; try again".to_owned());
         held.position = stands.map_err(busy)?;
         Ok(held)
     }
@@ -51,7 +50,7 @@ impl Drop for Held {
 }
 
 impl Rollouts {
-    /// Puts a module over the state of the generation that serves. The caller holds the deployment's lock.
+    /// Puts a module on the state of the active generation. The caller holds the deployment's lock.
     pub(super) async fn inherit(
         &self,
         deployment: &Arc<Deployment>,
@@ -62,15 +61,15 @@ impl Rollouts {
         let runner = deployment.active();
         let failing_at = runner.now().failing_at();
         let differs = deployment.record().active().module.subjects != generation.module.subjects;
-        // Where the subjects differ, the position at which the code changes is the one from which on they are all there.
+        // If the subjects differ, the state has all their events from the position at which the code changes.
         let held = if differs { Some(Held::at(&runner).await?) } else { None };
         let mut record = deployment.record();
         for other in record.generations.iter_mut().filter(|other| other.status.is_candidate()) {
-            other.enter(GenerationStatus::Retired, format!("gave way to generation {}", generation.number));
+            other.enter(GenerationStatus::Retired, format!("replaced by generation {}", generation.number));
         }
         let active = record.active_mut();
         let reason = generation.reason.clone();
-        // One that has not shown that it can go on with the state is nothing to go back to.
+        // Code that has not finished its probation is nothing to roll back to.
         let was_doubted = std::mem::take(&mut active.on_probation);
         active.failed_at = failing_at.or(active.failed_at);
         let left = if was_doubted { GenerationStatus::Retired } else { GenerationStatus::Previous };
@@ -113,13 +112,13 @@ impl Rollouts {
                 }
                 let now = runner.now();
                 let applied = now.applied - begun;
-                // What the code before could not do, this one did: to put that back would undo the fix.
+                // The new code applied an event that the previous code could not: restoring that would undo the fix.
                 let is_fix = has_mended(&record, runner.position());
                 let has_applied = applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
                 let is_own = now.generation == number && now.has_started();
                 let has_passed = is_own && (is_fix || (has_applied && now.failure.is_none()));
-                // Without its own run there is nothing to judge yet: the failure may be the one that it is to mend. A disk
-                // or a stream that fails says nothing about the code.
+                // Without a run of its own there is nothing to judge yet: the failure may be the one this version
+                // fixes. A failing disk or stream says nothing about the code.
                 let has_failed = is_own && now.state == DeploymentState::Failed && now.failing_at().is_some();
                 let ended = match (has_passed, has_failed) {
                     (true, _) => host.pass_probation(&deployment, number).await,
@@ -131,7 +130,7 @@ impl Rollouts {
                 };
                 if let Err(error) = ended {
                     let name = deployment.name();
-                    tracing::error!(deployment = name, generation = number, %error, "probation could not be ended yet");
+                    tracing::error!(deployment = name, generation = number, %error, "could not end the probation yet");
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -154,7 +153,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Puts the code back that was there before.
+    /// Restores the previous code.
     async fn put_back(&self, deployment: &Arc<Deployment>, number: u64, failure: &str) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
@@ -167,7 +166,7 @@ impl Rollouts {
                 deployment = deployment.name(),
                 generation = number,
                 failure,
-                "failed on the state that it took over, and there is no code to put back; deploy a corrected module"
+                "failed on the state that it inherited, and there is no previous code to restore; deploy a corrected module"
             );
             record.active_mut().on_probation = false;
             self.commit(deployment, record, "inherit-kept", format!("generation {number}: {failure}")).await?;
@@ -179,11 +178,11 @@ impl Rollouts {
         let failed = record.active_mut();
         failed.on_probation = false;
         failed.failed_at = deployment.active().now().failing_at();
-        failed.enter(GenerationStatus::Failed, format!("generation {} was put back: {failure}", before.number));
+        failed.enter(GenerationStatus::Failed, format!("generation {} was restored: {failure}", before.number));
         record.active = before.number;
-        let reason = format!("put back, as generation {number} failed on its state: {failure}");
+        let reason = format!("restored, because generation {number} failed on its state: {failure}");
         if record.generation(number).is_some_and(|failed| failed.module.subjects != before.module.subjects) {
-            // It did not see what came of its own subjects meanwhile.
+            // It did not see events of its own subjects meanwhile.
             record.active_mut().subjects_from = deployment.active().position();
         }
         record.active_mut().enter(GenerationStatus::Active, reason.clone());
@@ -196,15 +195,15 @@ impl Rollouts {
             deployment = deployment.name(),
             generation = number,
             failure,
-            "failed on the state that it took over; the code before it was put back"
+            "failed on the state that it inherited; the previous code was restored"
         );
         Ok(())
     }
 }
 
-/// Whether the code on probation applied the event at which the code before it had stopped.
+/// Whether the code on probation applied the event at which the previous code had stopped.
 fn has_mended(record: &Record, position: u64) -> bool {
-    // What an operator left out was mended by nobody.
+    // A skipped event was not fixed by anybody.
     let is_folded = |at: &u64| record.skips.iter().all(|skip| skip.sequence != *at);
     let before = record.to_put_back().and_then(|before| before.failed_at).filter(is_folded);
     before.is_some_and(|failed_at| position >= failed_at)

@@ -1,4 +1,4 @@
-//! The part of a stream that belongs to one key, or to the keys with one prefix, by the key rule of a module.
+//! The part of a stream that belongs to one key, or to the keys with one prefix, according to a module's key rule.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,20 +12,20 @@ use crate::runner::Part;
 use crate::state::{Reads, Writer};
 use crate::subject::SubjectSet;
 
-/// Most digits of a number of fixed width that is looked for as a key.
+/// Most digits of a fixed-width number that may be a key.
 const DIGITS_MAX: usize = 40;
 
-/// The keys that are meant.
+/// A selection of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// This one.
+    /// One key.
     One(String),
-    /// All that begin with this.
+    /// All keys that begin with this prefix.
     Prefix(String),
 }
 
 impl Keys {
-    /// Whether a key is meant.
+    /// Whether a key is selected.
     pub(super) fn has(&self, key: &str) -> bool {
         match self {
             Self::One(wanted) => key == wanted,
@@ -33,7 +33,7 @@ impl Keys {
         }
     }
 
-    /// As a person writes it.
+    /// The selection in the notation for people.
     pub(super) fn text(&self) -> String {
         match self {
             Self::One(key) => key.clone(),
@@ -56,14 +56,12 @@ pub(super) struct KeyPart {
 }
 
 impl KeyPart {
-    /// The part of a module's events; an error where the module has no key rule.
+    /// The part of a module's events; an error if the module has no key rule.
     pub(super) fn new(keys: Keys, rule: &KeyRule, wanted: &SubjectSet) -> Result<Self, String> {
         if *rule == KeyRule::None {
-            return Err(
-                "its manifest declares no key rule, so nobody knows which events belong to a key; rebuild all of \
+            return Err("its manifest declares no key rule, so the events of a key are unknown; rebuild all of \
                         it, or declare one"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         let narrowed = narrowed(&keys, rule, wanted);
         let subjects = SubjectSet::parse(&narrowed).map_err(|error| error.to_string())?;
@@ -77,17 +75,17 @@ impl KeyPart {
         })
     }
 
-    /// Whether the server is asked for less than the module wants.
+    /// Whether the server is asked for fewer events than the module reads.
     pub(super) fn is_narrower(&self) -> bool {
         self.subjects.covering() != self.wanted.covering()
     }
 
-    /// Counts the events of the part as they are folded.
+    /// Counts the folded events of the part.
     pub(super) fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.folded)
     }
 
-    /// What the fold of the part reads and writes, as it goes on.
+    /// What the fold of the part has read and written so far.
     pub(super) fn reads(&self) -> Arc<Reads> {
         Arc::clone(&self.reads)
     }
@@ -97,7 +95,7 @@ impl KeyPart {
     }
 }
 
-/// The key of an event by a rule.
+/// The key of an event according to a rule.
 fn key_of(event: &Event, rule: &KeyRule) -> Option<String> {
     match rule {
         KeyRule::None => None,
@@ -117,7 +115,7 @@ fn key_of(event: &Event, rule: &KeyRule) -> Option<String> {
     }
 }
 
-/// The patterns that cover the key's events, as narrow as patterns can be.
+/// The patterns that cover the key's events, as narrow as possible.
 fn narrowed(keys: &Keys, rule: &KeyRule, wanted: &SubjectSet) -> Vec<String> {
     let all = || wanted.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
     let Keys::One(key) = keys else { return all() };
@@ -131,7 +129,7 @@ fn narrowed(keys: &Keys, rule: &KeyRule, wanted: &SubjectSet) -> Vec<String> {
     }
 }
 
-/// A pattern with a token in the place of the wildcard for it. `>` covers also subjects that end there, so it stays.
+/// A pattern with a token in place of its wildcard. `>` also covers subjects that end there, so it stays.
 fn with_token(pattern: &str, index: usize, token: &str) -> String {
     let mut tokens: Vec<&str> = pattern.split('.').collect();
     if tokens.get(index) == Some(&"*") {
@@ -154,7 +152,7 @@ impl Part for KeyPart {
     }
 }
 
-/// A fold that sees the part alone.
+/// A fold that sees only the part.
 struct PartFold {
     part: KeyPart,
     fold: Box<dyn Fold>,
@@ -177,7 +175,7 @@ impl Fold for PartFold {
         if result.is_ok() {
             self.part.folded.fetch_add(own.len() as u64, Ordering::Relaxed);
         }
-        // What the guest counts in its own batch stands elsewhere in ours.
+        // The index in the guest's own batch differs from the index in ours.
         let result = result.map_err(|error| match error {
             ApplyError::Retry { index, message } => ApplyError::Retry { index: places[index], message },
             ApplyError::Rejected { index, message } => ApplyError::Rejected { index: places[index], message },
@@ -195,10 +193,10 @@ impl Fold for PartFold {
     }
 }
 
-/// Which entries of a state belong to some keys, learnt from those that a fold of their events wrote.
+/// Knows which entries of a state belong to some keys, learnt from the entries that a fold of their events wrote.
 ///
-/// Entries of a table are named by its name and further segments, joined by slashes, and one of these is the key: which
-/// one, is the same for all entries of the table.
+/// The key of an entry is the table's name and further segments, joined by slashes. One of the segments is the key of
+/// the events, at the same place in all entries of the table.
 pub(super) struct Ownership {
     /// Place of the key's segment, by table.
     places: std::collections::BTreeMap<String, usize>,
@@ -206,8 +204,8 @@ pub(super) struct Ownership {
 }
 
 impl Ownership {
-    /// Learns from the keys of entries; the first one that is of no key alone, or for which it is not clear which of its
-    /// segments is the key, is the error.
+    /// Learns from the keys of entries. Returns an error with the first entry that does not belong to one key alone, or
+    /// for which it is unclear which of its segments is the key.
     pub(super) fn learn<'a>(entries: impl Iterator<Item = &'a str>, keys: &Keys) -> Result<Self, String> {
         let mut candidates: std::collections::BTreeMap<String, Vec<usize>> = std::collections::BTreeMap::new();
         for entry in entries {
@@ -230,28 +228,28 @@ impl Ownership {
         Ok(Self { places, keys: keys.clone() })
     }
 
-    /// The tables that were written, with the place of the key's segment, from 1.
+    /// The tables that were written, with the place of the key's segment, counted from 1.
     pub(super) fn tables(&self) -> impl Iterator<Item = (&str, usize)> {
         self.places.iter().map(|(table, place)| (table.as_str(), *place))
     }
 
-    /// Whether the entries of a table were written, and so belong to somebody who is known.
+    /// Whether entries of a table were written, so that it is known to whom they belong.
     pub(super) fn knows(&self, entry: &str) -> bool {
         self.places.contains_key(entry.split('/').next().unwrap_or_default())
     }
 
-    /// Whether any segment of an entry behind its table stands for one of the keys.
+    /// Whether any segment of an entry after its table's name represents one of the keys.
     pub(super) fn names(&self, entry: &str) -> bool {
         entry.split('/').skip(1).any(|segment| is_key(segment, &self.keys))
     }
 
-    /// Whether all entries that begin with a text belong to the keys.
+    /// Whether all entries that begin with a prefix belong to the keys.
     pub(super) fn has_all(&self, prefix: &str) -> bool {
         let Some((complete, _)) = prefix.rsplit_once('/') else { return false };
         self.has(complete)
     }
 
-    /// What segments begin with that stand for the keys: all of a segment for one key.
+    /// The prefixes of segments that represent the keys: a whole segment for one key.
     pub(super) fn beginnings(&self) -> std::collections::BTreeSet<String> {
         let (Keys::One(text) | Keys::Prefix(text)) = &self.keys;
         let mut found =
@@ -266,12 +264,12 @@ impl Ownership {
         found
     }
 
-    /// Whether one key is meant.
+    /// Whether the selection is a single key.
     pub(super) fn is_of_one(&self) -> bool {
         matches!(self.keys, Keys::One(_))
     }
 
-    /// Whether an entry belongs to the keys. Of tables that their events did not change, nobody knows.
+    /// Whether an entry belongs to the keys. Unknown for tables that their events did not change.
     pub(super) fn has(&self, entry: &str) -> bool {
         let mut segments = entry.split('/');
         let table = segments.next().unwrap_or_default();
@@ -280,7 +278,7 @@ impl Ownership {
     }
 }
 
-/// Whether a segment stands for a key: as it is, as the SDK escapes it, or as a number of fixed width.
+/// Whether a segment represents a key: as it is, as the SDK escapes it, or as a fixed-width number.
 fn is_key(segment: &str, keys: &Keys) -> bool {
     let plain = segment.replace("%2F", "/").replace("%25", "%");
     if keys.has(&plain) {

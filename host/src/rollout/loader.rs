@@ -1,4 +1,4 @@
-//! Loads modules from the data folder, on the thread of whoever needs one, and a few at a time.
+//! Loads modules from the data folder, on the thread of the caller, and only a few at a time.
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use crate::data_dir::DataDir;
 use crate::module::{self, Engine, Module};
 use crate::runner::LoadError;
 
-/// Modules that are loaded at once: checking and compiling them takes processors and memory that others need as well.
+/// Modules loaded at once: checking and compiling them takes processors and memory that others need as well.
 const AT_ONCE: usize = 4;
-/// How often one that waits for its turn looks whether the host is stopping.
+/// How often a waiting caller checks whether the host is stopping.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The modules of a data folder.
@@ -21,13 +21,13 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Loader {
     folder: DataDir,
     engine: Engine,
-    /// Turns that are free.
+    /// Free turns.
     turns: Mutex<usize>,
     freed: Condvar,
     is_stopping: AtomicBool,
 }
 
-/// A turn to load; given back when dropped.
+/// A turn to load; dropping it releases the turn.
 struct Turn<'a>(&'a Loader);
 
 impl Drop for Turn<'_> {
@@ -44,15 +44,15 @@ impl Loader {
         Self { folder, engine, turns, freed, is_stopping }
     }
 
-    /// Lets nobody wait for a turn any more.
+    /// Makes all callers stop waiting for a turn.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.freed.notify_all();
     }
 
-    /// The module of a digest. Blocking; long if it has to be compiled.
+    /// The module of a digest. Blocking; slow if it has to be compiled.
     pub fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
-        // Deployments of one module share it.
+        // Deployments of the same module share it.
         if let Some(module) = self.engine.loaded(digest) {
             return Ok(module);
         }

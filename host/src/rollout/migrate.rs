@@ -1,7 +1,7 @@
-//! Migrating: the entries of the state that serves, mapped by the new module into a file of its own.
+//! Migrating: the new module converts the entries of the active state into a new file.
 //!
-//! The entries are those of one snapshot; the state goes on meanwhile. The new file says that it reflects the snapshot's
-//! position, so the candidate reads on from there. The old file stays as it is: a rollback remains possible.
+//! The entries come from one snapshot; the active state continues meanwhile. The new file reflects the snapshot's
+//! position, so the candidate continues from there. The old file stays unchanged: a rollback remains possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,14 @@ use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
 use crate::state;
 use crate::state::catalogue::Generation;
 
-/// Pause before the host is asked again for an instance, or what else it could not give.
+/// Pause before the next request for an instance, or another resource that the host lacked.
 const HOST_PAUSE: Duration = Duration::from_millis(200);
-/// How long a host that has just started may take to open a state, repair included.
+/// How long a newly started host may take to open a state, including a repair.
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
 impl Rollouts {
-    /// Makes the state file of a generation, unless it was made before; the position that it reflects, if it was made now.
+    /// Creates the state file of a generation, unless it exists; returns the position that it reflects if it was
+    /// created now.
     pub(super) async fn migrate(
         &self,
         deployment: &Arc<Deployment>,
@@ -43,7 +44,7 @@ impl Rollouts {
         let position = snapshot.position();
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
-        // Only its limits count: the new file is written through a cache of its own, and closed.
+        // Only its limits matter: the new file is written through a separate cache, and closed.
         let options = self.inner.config.state_options(0, &self.inner.memory);
         let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
         let is_wanted = move || {
@@ -55,14 +56,14 @@ impl Rollouts {
             let module = inner.load(&digest).map_err(Error::Conflict)?;
             let mut migration = loop {
                 match module.migration(&identity, from_version) {
-                    // Others have what it needs just now; nothing is wrong with the module.
+                    // Others use what it needs at the moment; the module is not at fault.
                     Err(error) if error.is_passing() && is_wanted() => std::thread::sleep(HOST_PAUSE),
                     made => break made?,
                 }
             };
             let mut map = |page: &[(state::Key, crate::event::Payload)]| {
                 if !is_wanted() {
-                    return Err(state::Error::Refused("it was given up meanwhile".to_owned()));
+                    return Err(state::Error::Refused("the candidate was discarded meanwhile".to_owned()));
                 }
                 let entries = migration.page(page).map_err(|error| state::Error::Refused(error.to_string()));
                 crash_points::reached("migrate-half");

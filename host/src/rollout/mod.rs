@@ -1,10 +1,10 @@
-//! Rollouts: how generations come to be, take over from each other, and go.
+//! Rollouts: how generations are created, take over from each other, and are removed.
 //!
-//! A deploy is planned (`plan`), and then either inherits the state that there is (`inherit`), or builds a candidate
-//! beside it (`build`), from the stream or from migrated entries (`migrate`). A cut-over (`cut_over`) holds both at one
-//! position (`align`) and changes the pointer in one commit of the catalogue; a rollback is the same the other way.
-//! Changes of one deployment take turns by its lock; reads know nothing of any of it. Runners aside (`scratch`) fold the
-//! same stream for a look back (`as_of`), a proof (`verify`) or a repair (`partial`).
+//! A deploy is planned (`plan`). It then either inherits the existing state (`inherit`), or builds a candidate
+//! alongside it (`build`), from the stream or from migrated entries (`migrate`). A cut-over (`cut_over`) holds both at
+//! one position (`align`) and changes the active generation in one commit of the catalogue; a rollback is the same in
+//! the other direction. A lock per deployment serialises changes; reads never take it. Scratch runners (`scratch`) fold
+//! the same stream for an as-of read (`as_of`), a verification (`verify`) or a partial rebuild (`partial`).
 
 mod align;
 mod as_of;
@@ -64,46 +64,46 @@ use build::{new_generation, set_beginning};
 use ending::Ending;
 use plan::{Plan, Wish};
 
-/// How long two runners may be held for a look or a repair of a part, which need not be as quick as a cut-over: a reader
-/// that the server filters learns only every second that it has passed the events of others.
+/// How long two runners may be held for a comparison or a partial rebuild, which need not be as quick as a cut-over: if
+/// the server filters for a reader, the reader learns only once per second that it has passed the events of others.
 const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
-/// How often, and how long after each other, a deploy asks for an instance to try its module with.
+/// How often, and at what interval, a deploy asks for an instance to try its module.
 const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How long the answer to a pause or a resume waits until it can say that it is so.
+/// How long the response to a pause or a resume waits until it can confirm the new state.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
-/// How long the answer to a resume or a rollback waits for the first batch, or the failure.
+/// How long the response to a resume or a rollback waits for the first batch, or a failure.
 const BEGIN_MAX: Duration = Duration::from_secs(8);
 
-/// Why a view of one generation can't be had.
+/// Why there is no view of a generation.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     /// There is no such generation, or it does not run.
     #[error(transparent)]
     Host(#[from] Error),
-    /// It can't be read just now.
+    /// It can't be read at the moment.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-/// What a deploy asks for beside the module.
+/// Parameters of a deploy.
 #[derive(Clone, Debug, Default)]
 pub struct DeployRequest {
-    /// Name of the deployment; none takes the module's.
+    /// Name; absent: the module's.
     pub name: Option<String>,
-    /// Source; none takes that of the deployment there is, or the only one.
+    /// Source; absent: that of the existing deployment, or the only one.
     pub source: Option<String>,
-    /// Where a new state begins; none takes what the deployment has, or the beginning.
+    /// Where a new state begins; absent: where that of the deployment began, or the beginning.
     pub start: Option<api::Start>,
-    /// How the state comes to be; none leaves it to us.
+    /// How the state is created; absent: the host decides.
     pub strategy: Option<Strategy>,
     /// How a candidate is built, and when it takes over.
     pub build: BuildSettings,
 }
 
 impl Rollouts {
-    /// Starts all deployments of the catalogue with what they were doing; a module that can't be loaded does not keep the
-    /// others down.
+    /// Starts all deployments of the catalogue in their last state. A module that can't be loaded does not keep the
+    /// others from starting.
     pub(crate) async fn resume_deployments(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let records = blocking(move || {
@@ -138,8 +138,8 @@ impl Rollouts {
         }
     }
 
-    /// Starts a runner for a generation. It loads the module from the data folder by itself, so that nobody waits for a
-    /// slow one.
+    /// Starts a runner for a generation. The runner loads the module from the data folder itself, so that nobody waits
+    /// for a slow one.
     pub(crate) fn start_runner(&self, record: &Record, generation: &Generation, role: Role) -> Arc<Runner> {
         let module = Err(BEING_LOADED.to_owned());
         let runner = Runner::start(self.inner.parts(record, generation, module, role));
@@ -147,7 +147,7 @@ impl Rollouts {
         runner
     }
 
-    /// Takes a module into service. Its check and its compilation are given up when nobody wants it any more.
+    /// Deploys a module. Its check and its compilation end when the caller no longer waits.
     pub async fn deploy(&self, upload: Bytes, request: DeployRequest, wanted: Wanted) -> Result<api::Deployed, Error> {
         if let Some(gate) = &request.build.gate {
             check_gate(gate).map_err(Error::Refused)?;
@@ -158,7 +158,7 @@ impl Rollouts {
             let mut tries = 0;
             let loaded = loop {
                 match inner.engine.load_while(&accepted, &wanted) {
-                    // Those that have nothing to do give their places back when they are asked for.
+                    // Deployments without work release their instances on request.
                     Err(module::Error::Busy(_) | module::Error::Short(_)) if tries < BUSY_TRIES => {
                         std::thread::sleep(BUSY_PAUSE);
                     }
@@ -218,11 +218,11 @@ impl Rollouts {
         Ok(self.deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms).await)
     }
 
-    /// The turn to create a deployment, once nothing is left of one that had its name.
+    /// The lock to create a deployment, once nothing is left of an earlier one with its name.
     async fn turn_to_create(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
         let mut ending = self.inner.ending.subscribe();
         loop {
-            // Without the turn: others do not wait for a call of a guest to come to its end.
+            // Without the lock, so that others do not wait for a guest call to end.
             let _ = ending.wait_for(|ending| !ending.contains(name)).await;
             let changing = self.inner.changing.lock().await;
             if !ending.borrow().contains(name) {
@@ -264,7 +264,7 @@ impl Rollouts {
         };
         self.check_readable(&source).await?;
         let accept = request.build.accept_missing;
-        let advice = "keep the state there is with --strategy inherit or migrate, or accept the loss with \
+        let advice = "keep the existing state with --strategy inherit or migrate, or accept the loss with \
                       --accept-missing";
         let (accepts_missing_through, reason) = match continued {
             Some(stopped) => (self.accepts_from(&source, accept).await?.max(stopped.accepts_missing_through), reason),
@@ -299,8 +299,8 @@ impl Rollouts {
         Ok(self.deployed(&deployment, outcome, number, reason, compile_ms).await)
     }
 
-    /// Does what else a deploy of a module asks for that is deployed already: another gate for a candidate, or to continue
-    /// without events that are missing. Returns the reason with what was done.
+    /// Handles the options of a deploy whose module is already deployed: another gate for a candidate, or continuing
+    /// without missing events. Returns the reason with what was done.
     async fn unchanged(
         &self,
         deployment: &Arc<Deployment>,
@@ -315,12 +315,12 @@ impl Rollouts {
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
             self.accept_missing(deployment.name(), false).await?;
             self.resume(deployment.name(), false, None).await?;
-            reason.push_str("; what its stream lacks is accepted");
+            reason.push_str("; events missing from its stream are accepted");
         }
         Ok(reason)
     }
 
-    /// What a deploy did, with a warning if its source can't be reached: then nothing is built just now.
+    /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing is built yet.
     pub(super) async fn deployed(
         &self,
         deployment: &Deployment,
@@ -338,14 +338,14 @@ impl Rollouts {
         api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms, warnings }
     }
 
-    /// Refuses a source whose stream is of a kind that loses events, before anything is changed.
+    /// Refuses a source whose stream loses events by its kind, before anything is changed.
     async fn check_readable(&self, source: &str) -> Result<(), Error> {
         let Some(source) = self.inner.sources.get(source) else { return Ok(()) };
         let refused = |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
         source.check_readable().await.map_err(refused)
     }
 
-    /// Puts a module in its place that is deployed already: its file may be missing or damaged, and runners may be without it.
+    /// Stores a module again that is already deployed: its file may be missing or damaged, and runners may lack it.
     async fn restore_module(
         &self,
         deployment: &Deployment,
@@ -365,13 +365,17 @@ impl Rollouts {
             let runner = deployment.runner(generation.state_file);
             let runner = runner.filter(|runner| runner.program().generation == generation.number);
             if runner.is_some_and(|runner| runner.give_module(module)) {
-                tracing::info!(deployment = deployment.name(), generation = generation.number, "has its module again");
+                tracing::info!(
+                    deployment = deployment.name(),
+                    generation = generation.number,
+                    "the module is available again"
+                );
             }
         }
         Ok(())
     }
 
-    /// The turn to change a deployment, unless it is gone by then.
+    /// The lock to change a deployment, unless it was deleted meanwhile.
     pub(crate) async fn lock<'a>(
         &self,
         deployment: &'a Arc<Deployment>,
@@ -406,7 +410,7 @@ impl Rollouts {
         .await
     }
 
-    /// Writes a changed record, and lets the deployment have it.
+    /// Writes a changed record, and passes it to the deployment.
     pub(crate) async fn commit(
         &self,
         deployment: &Deployment,
@@ -422,14 +426,14 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Stops applying, keeps answering; survives restarts. Of the candidate, where that is meant.
+    /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across restarts.
     pub async fn pause(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         self.note_pause(&deployment, candidate, true).await
     }
 
-    /// Goes on after a pause or a failure; without the events that are named, where there are any.
+    /// Continues after a pause or a failure, and skips the given events, if any.
     pub async fn resume(
         &self,
         name: &str,
@@ -455,7 +459,7 @@ impl Rollouts {
         Ok(deployment.info())
     }
 
-    /// Notes that events which the stream lacks up to its head just now may be passed over.
+    /// Records that events missing from the stream up to its current head may be passed over.
     pub async fn accept_missing(&self, name: &str, candidate: bool) -> Result<(), Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
@@ -484,19 +488,19 @@ impl Rollouts {
         let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
         let generation = record.generation_mut(number).expect("it was just found");
         generation.paused = paused;
-        // One that is being built goes on when its turn in the queue comes: whoever drives it sees to that.
+        // A candidate continues when its turn in the queue comes; the task that drives it takes care of that.
         let has_driver = !paused && generation.status == GenerationStatus::Building;
         let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
         let action = if paused { "pause" } else { "resume" };
         let before = runner.as_ref().map(|runner| runner.now());
-        // What was shown is durable before the pause is: a restart finds nothing older to rest at.
+        // What readers saw is made durable before the pause is: a restart finds no older state to rest at.
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
             runner.pause();
             runner.settles(before, SETTLE_MAX).await;
         }
         let committed = self.commit(deployment, record, action, format!("generation {number}")).await;
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
-            // A pause that could not be noted is none.
+            // A pause that could not be recorded is not a pause.
             if committed.is_ok() != paused {
                 runner.resume();
                 runner.settles(before, SETTLE_MAX).await;
@@ -507,14 +511,14 @@ impl Rollouts {
     }
 
     fn candidate_of<'a>(&self, record: &'a Record) -> Result<&'a Generation, Error> {
-        let none = || Error::Conflict(format!("{} has no candidate; `foldstream deploy` makes one", record.name));
+        let none = || Error::Conflict(format!("{} has no candidate; `foldstream deploy` creates one", record.name));
         record.candidate().ok_or_else(none)
     }
 
     /// Stops a deployment and removes its state.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         let deployment = self.deployment(name)?;
-        // In this order: what is done on the deployment may take a while, and the others need not wait for that.
+        // In this order: work on the deployment may take a while, and other deployments need not wait for it.
         let _changing = self.lock(&deployment).await?;
         let all = self.inner.changing.lock().await;
         let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
@@ -522,7 +526,7 @@ impl Rollouts {
         crash_points::reached("delete-recorded");
         let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
-        // A call of a guest may take as long as its deadline. Other deployments need not wait for that.
+        // A guest call may take as long as its deadline. Other deployments need not wait for it.
         drop(all);
         let runners = deployment.runners();
         runners.iter().for_each(|runner| runner.ask_to_stop());
@@ -542,14 +546,14 @@ impl Rollouts {
         blocking(move || runner.join()).await;
     }
 
-    /// Removes files that nothing uses any more.
+    /// Removes files that are no longer used.
     pub(crate) async fn remove_leftovers(&self) {
         let _naming = self.inner.naming.write().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.remove_leftovers()).await;
     }
 
-    /// A view of one generation, whichever serves.
+    /// A view of one generation, active or not.
     pub async fn view_of(
         &self,
         deployment: &Deployment,
@@ -564,7 +568,7 @@ impl Rollouts {
         let runner = deployment.runner(known.state_file).filter(|_| known.has_file());
         let Some(runner) = runner.filter(|runner| runner.program().generation == generation) else {
             return Err(Error::Conflict(format!(
-                "generation {generation} of {} does not run any more ({}: {}); generation {} serves, begin again with it",
+                "generation {generation} of {} no longer runs ({}: {}); generation {} is active, start again with it",
                 deployment.name(),
                 known.status.name(),
                 known.reason,

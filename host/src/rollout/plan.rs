@@ -1,27 +1,27 @@
-//! What a deploy does, and why: decided from what there is, before anything is changed.
+//! Decides what a deploy does, and why, before anything is changed.
 
 use crate::api::{ModuleInfo, Start, Strategy};
 use crate::state::catalogue::{Generation, Record};
 
-/// What is asked for.
+/// A requested deploy.
 #[derive(Clone, Debug)]
 pub struct Wish<'a> {
     /// The module.
     pub module: &'a ModuleInfo,
-    /// The source that it is to read.
+    /// The source to read.
     pub source: &'a str,
     /// Where a new state begins.
     pub start: Start,
-    /// What the operator wants done; none leaves it to us.
+    /// The requested strategy; none lets the host decide.
     pub strategy: Option<Strategy>,
-    /// Whether it is to be compared, or promoted by hand: only a state of its own can be.
+    /// Whether it has a gate or is promoted by hand, which requires a state of its own.
     pub stands_beside: bool,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Nothing: this generation has it already.
+    /// Nothing: this generation already has the module.
     Unchanged {
         /// The generation.
         generation: u64,
@@ -44,12 +44,12 @@ pub enum Plan {
     },
 }
 
-/// Decides; an error says why what the operator wants can't be done.
+/// Decides; an error says why the request is impossible.
 pub fn decide(record: &Record, wish: &Wish<'_>) -> Result<Plan, String> {
     let source = &record.active().source;
     if source != wish.source {
         return Err(format!(
-            "{} reads source {source}, and positions of {} count something else; deploy it under another name with --name",
+            "{} reads source {source}, whose positions have nothing to do with those of {}; deploy it under another name with --name",
             record.name, wish.source
         ));
     }
@@ -71,9 +71,9 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
         return Plan::Unchanged { generation: candidate.number, reason };
     }
     if has(&active) {
-        let mut reason = format!("generation {} has this module, and serves", active.number);
+        let mut reason = format!("generation {} has this module, and is active", active.number);
         if let Some(candidate) = record.candidate() {
-            let note = "still takes over when it has caught up; `foldstream abort` gives it up";
+            let note = "still takes over when it has caught up; `foldstream abort` discards it";
             reason.push_str(&format!("; generation {} {note}", candidate.number));
         }
         return Plan::Unchanged { generation: active.number, reason };
@@ -81,7 +81,7 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
     match why_not_inherit(active, wish) {
         None => {
             let reason = format!(
-                "both modules store the same: state version {}; --strategy rebuild builds it anew",
+                "both modules have state version {}; --strategy rebuild builds it from scratch",
                 wish.module.state_version
             );
             Plan::New { strategy: Strategy::Inherit, reason }
@@ -90,21 +90,21 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
             if let Some(stopped) = record.stopped_candidate().filter(|stopped| continues(stopped, wish)) {
                 let at = stopped.failed_at.unwrap_or_default();
                 let reason = format!(
-                    "{reason}; it stores the same as generation {}, which stopped at event {at}, and continues there; \
+                    "{reason}; it has the same state version as generation {}, which stopped at event {at}, and continues there; \
                      --strategy rebuild begins from the first event",
                     stopped.number
                 );
                 return Plan::Continue { generation: stopped.number, reason };
             }
             if wish.module.migrates {
-                reason.push_str("; --strategy migrate would map the entries instead of folding all events again");
+                reason.push_str("; --strategy migrate would convert the entries instead of folding all events again");
             }
             Plan::New { strategy: Strategy::Rebuild, reason }
         }
     }
 }
 
-/// Whether other code can continue the state of a candidate that was stopped.
+/// Whether other code can continue the state of a stopped candidate.
 fn continues(stopped: &Generation, wish: &Wish<'_>) -> bool {
     let (old, new) = (&stopped.module, wish.module);
     old.digest != new.digest
@@ -116,17 +116,17 @@ fn continues(stopped: &Generation, wish: &Wish<'_>) -> bool {
 fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
     let (old, new) = (&active.module, wish.module);
     if active.start != wish.start {
-        return Some("it is to begin elsewhere in the stream".to_owned());
+        return Some("it starts at another place in the stream".to_owned());
     }
     if old.state_version != new.state_version {
         return Some(format!("state version {} instead of {}", new.state_version, old.state_version));
     }
     if old.subjects != new.subjects {
         let subjects = (new.subjects.join(", "), old.subjects.join(", "));
-        return Some(format!("it wants other subjects ({} instead of {})", subjects.0, subjects.1));
+        return Some(format!("it reads other subjects ({} instead of {})", subjects.0, subjects.1));
     }
     if wish.stands_beside {
-        return Some("a comparison or a promotion by hand needs a state of its own".to_owned());
+        return Some("a comparison or a manual promotion needs a state of its own".to_owned());
     }
     None
 }
@@ -134,11 +134,10 @@ fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
 fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Plan, String> {
     let active = record.active();
     match strategy {
-        Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was asked for".to_owned() }),
-        Strategy::Inherit if wish.stands_beside => Err(
-            "cannot inherit: there is nothing to compare or to promote by hand where one state is handed on; rebuild it"
-                .to_owned(),
-        ),
+        Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was requested".to_owned() }),
+        Strategy::Inherit if wish.stands_beside => {
+            Err("cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it".to_owned())
+        }
         Strategy::Inherit if active.module.state_version != wish.module.state_version => Err(format!(
             "cannot inherit: state version {} is not {}; rebuild it, or give the module the same state version if both \
              store the same",
@@ -146,7 +145,7 @@ fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Pla
         )),
         Strategy::Inherit if active.module.digest == wish.module.digest => Ok(Plan::Unchanged {
             generation: active.number,
-            reason: format!("generation {} has this module, and serves", active.number),
+            reason: format!("generation {} has this module, and is active", active.number),
         }),
         Strategy::Inherit => Ok(Plan::New { strategy, reason: asked("to inherit", active, wish) }),
         Strategy::Migrate if !wish.module.migrates => {
@@ -157,11 +156,11 @@ fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Pla
     }
 }
 
-/// The reason of what was asked for, with what it can't do.
+/// The reason for a requested strategy, with its drawbacks.
 fn asked(what: &str, active: &Generation, wish: &Wish<'_>) -> String {
-    let mut reason = format!("{what} was asked for");
+    let mut reason = format!("{what} was requested");
     if active.module.subjects != wish.module.subjects {
-        reason.push_str("; the state lacks earlier events of subjects that are new");
+        reason.push_str("; the state lacks earlier events of the new subjects");
     }
     reason
 }
@@ -281,7 +280,7 @@ mod tests {
         assert_eq!(strategy(&decided(&module("two", 1), None).expect("sound")), Some(Strategy::Rebuild));
         assert!(matches!(decided(&module("one", 1), None).expect("sound"), Plan::Unchanged { .. }));
         let refused = decided(&module("two", 1), Some(Strategy::Inherit)).expect_err("is refused");
-        assert!(refused.contains("nothing to compare"), "{refused}");
+        assert!(refused.contains("cannot be compared"), "{refused}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How generations go: what was kept for a rollback, and rows that are history.
+//! Removes generations: those kept for a rollback, and old rows of the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::deployment::Deployment;
 use crate::state::catalogue::{Generation, Record};
 
 impl Rollouts {
-    /// Retires generations that served before, beyond the number that is kept; whether anything changed.
+    /// Retires previous generations beyond the number that is kept; returns whether anything changed.
     pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
         let keep = self.inner.config.rollout.keep_previous_generations;
         let mut previous: Vec<(String, u64)> = record
@@ -28,7 +28,7 @@ impl Rollouts {
         surplus > 0
     }
 
-    /// Ends the runners whose files no generation uses any more, and removes those files.
+    /// Ends runners whose files no generation uses any more, and removes those files.
     pub(super) async fn end_unused(&self, deployment: &Arc<Deployment>) {
         let record = deployment.record();
         let unused: Vec<u64> =
@@ -41,7 +41,7 @@ impl Rollouts {
         self.remove_leftovers().await;
     }
 
-    /// Retires what was kept for a rollback for long enough.
+    /// Retires previous generations that were kept for long enough.
     pub(crate) fn retire_previous(&self) {
         let keep = self.inner.config.rollout.keep_previous;
         for deployment in self.deployments() {
@@ -49,7 +49,7 @@ impl Rollouts {
                 continue;
             }
             let host = self.clone();
-            // The turn to change a deployment may be long in coming.
+            // The lock of the deployment may take long to get.
             let name = deployment.name().to_owned();
             self.chore("retire", &name, async move { host.retire(&deployment, keep).await });
         }
@@ -67,14 +67,14 @@ impl Rollouts {
             let generation = record.generation_mut(number).expect("it was just found");
             generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
         }
-        match self.commit(deployment, record, "retire", "rollout.keep_previous is over".to_owned()).await {
+        match self.commit(deployment, record, "retire", "rollout.keep_previous has passed".to_owned()).await {
             Ok(()) => crash_points::reached("retire-recorded"),
             Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
         }
         self.end_unused(deployment).await;
     }
 
-    /// Forgets all but the newest `keep` generations that do not serve, and removes their files. A candidate stays.
+    /// Removes all but the newest `keep` inactive generations, and their files. A candidate stays.
     pub async fn prune(&self, name: &str, keep: usize, dry_run: bool) -> Result<api::Pruned, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
@@ -114,14 +114,14 @@ impl Rollouts {
     }
 }
 
-/// Generations that were kept for a rollback for long enough.
+/// Previous generations that were kept for long enough.
 fn over(record: &Record, keep: Duration) -> Vec<u64> {
     let over =
         record.generations.iter().filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
     over.map(|generation| generation.number).collect()
 }
 
-/// Whether a generation would be put back if the one on probation failed.
+/// Whether a generation would be restored if the one on probation failed.
 fn is_needed(record: &Record, generation: &Generation) -> bool {
     record.to_put_back().is_some_and(|needed| needed.number == generation.number)
 }

@@ -1,4 +1,4 @@
-//! The queue of rebuilds: so many run at once, the others wait in order.
+//! The queue of rebuilds: a fixed number run at once, the others wait in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +15,11 @@ pub struct Queue {
 struct Inner {
     at_once: usize,
     next: AtomicU64,
-    /// Tickets that run and then those that wait, in the order in which they came.
+    /// Tickets in the order in which they came: running ones first, then waiting ones.
     order: watch::Sender<Vec<u64>>,
 }
 
-/// A place in the queue, kept until it is dropped.
+/// A place in the queue; dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
@@ -27,7 +27,7 @@ pub struct Ticket {
 }
 
 impl Queue {
-    /// A queue of which so many run at once.
+    /// A queue with this many running at once.
     pub fn new(at_once: usize) -> Self {
         let order = watch::Sender::new(Vec::new());
         Self { inner: Arc::new(Inner { at_once: at_once.max(1), next: AtomicU64::new(0), order }) }
@@ -47,8 +47,8 @@ impl Queue {
 }
 
 impl Ticket {
-    /// Waits for the turn, and tells each new place on the way: how many have to end before. Cancel-safe: the place is
-    /// kept by the ticket.
+    /// Waits for the turn, and reports each new place: how many must end first. Cancel-safe: the ticket keeps the
+    /// place.
     pub async fn turn(&self, mut tell: impl FnMut(u64)) {
         let mut order = self.inner.order.subscribe();
         loop {

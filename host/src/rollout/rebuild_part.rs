@@ -1,8 +1,8 @@
-//! Partial rebuilds: the entries of one key, or of a prefix of keys, folded again without touching the others.
+//! Partial rebuilds: folds the entries of one key, or of a prefix of keys, again without touching the others.
 //!
-//! The key's events are folded aside. Where that stands at the position of the generation that serves, what it wrote
-//! takes the place of what the served state has for the key, as one step. It is refused where the fold depended on what
-//! other events wrote: aside, that is not there.
+//! A scratch runner folds the key's events. When it is at the position of the active generation, its entries replace
+//! the entries of the key in the active state, in one step. This is refused if the fold depended on what other events
+//! wrote, because the scratch state does not have that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::runner::Runner;
 use crate::state::catalogue::Generation;
 use crate::state::{self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
 
-/// Most entries that one partial rebuild may write or remove: they are put in place as one step, in memory.
+/// Most entries that one partial rebuild may write or remove: they are replaced in one step, in memory.
 const ENTRIES_MAX: usize = 100_000;
-/// Events that may be left when the two are brought to stand together.
+/// Events that may remain when the two are aligned.
 const NEAR_EVENTS: u64 = 2_048;
 
 impl Rollouts {
-    /// Folds the events of some keys again, and puts the result in the place of what is there.
+    /// Folds the events of some keys again, and replaces their entries with the result.
     ///
-    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
+    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is set.
     pub async fn rebuild_part(
         &self,
         name: &str,
@@ -38,7 +38,7 @@ impl Rollouts {
     ) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
         let mut generation = deployment.record().active().clone();
-        let advice = "accept the loss with --accept-missing, or keep the state there is";
+        let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
@@ -53,10 +53,10 @@ impl Rollouts {
         ticket.turn(|_| ()).await;
         let scratch = self.fold_aside(&deployment.record(), &generation, module, aside).await?;
         scratch.unless_stuck(scratch.comes_near(NEAR_EVENTS)).await?;
-        // What takes long is done before anything is held.
+        // Slow work is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
         let done = self.put_in_place(&deployment, &generation, &scratch, Chosen { keys, reads, ahead }).await?;
-        // Looks back that were made before would show what was wrong.
+        // Past states that were built before would show the old entries.
         self.inner.pasts.forget(name);
         let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
         blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
@@ -68,7 +68,7 @@ impl Rollouts {
         })
     }
 
-    /// Holds both states at one position, and puts the entries of one in the place of those of the other.
+    /// Holds both states at one position, and replaces entries of one with those of the other.
     async fn put_in_place(
         &self,
         deployment: &Arc<Deployment>,
@@ -79,10 +79,11 @@ impl Rollouts {
         let name = deployment.name();
         let _changing = self.lock(deployment).await?;
         if deployment.record().active != generation.number {
-            return Err(Error::Conflict(format!("another generation of {name} began to serve meanwhile; try again")));
+            return Err(Error::Conflict(format!("another generation of {name} became active meanwhile; try again")));
         }
         let serving = deployment.active();
-        // A reader that the server filters knows only now and then that it has passed the events of others.
+        // If the server filters for a reader, the reader learns only now and then that it has passed the events of
+        // others.
         let at_most = self.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
@@ -90,7 +91,7 @@ impl Rollouts {
         let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {
             position if position == chosen.ahead.position => Some(Vec::new()),
-            // None where more changed than is remembered: everything is looked through again, while it is held.
+            // None if more changed than is remembered: everything is then examined again, during the hold.
             _ => ours.changed_since(chosen.ahead.position, ""),
         };
         let selection = chosen.keys.text();
@@ -103,7 +104,7 @@ impl Rollouts {
         let position = aligned.position;
         let detail = format!("{selection} at position {position}: {written} written, {removed} removed");
         if !patch.is_empty() {
-            // Before and after: whoever read in between may have read what was there before.
+            // Before and after: a reader in between may have read the old entries.
             self.note_repair(deployment, "rebuild-part-begun", detail.clone()).await?;
             serving.patch(patch).await.map_err(Error::Conflict)?;
         }
@@ -123,7 +124,7 @@ impl Rollouts {
         })
     }
 
-    /// Notes that what was read before is no longer what its position says.
+    /// Records that earlier reads no longer match their position.
     async fn note_repair(&self, deployment: &Deployment, action: &str, detail: String) -> Result<(), Error> {
         let mut record = deployment.record();
         record.repairs += 1;
@@ -131,19 +132,19 @@ impl Rollouts {
     }
 }
 
-/// What is to be put in place.
+/// The replacement.
 struct Chosen {
     keys: Keys,
-    /// What the fold aside read and wrote.
+    /// What the scratch fold read and wrote.
     reads: Arc<Reads>,
     ahead: Ahead,
 }
 
-/// Looks through the tables of the served state that take long, for entries of the keys.
+/// Examines the large tables of the active state for entries of the keys.
 async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &str) -> Result<Ahead, Error> {
-    let opening = || Error::Conflict("a state is being opened; try again".to_owned());
+    let opening = || Error::Conflict("a state is still opening; try again".to_owned());
     let ours = serving.store().ok_or_else(opening)?.snapshot();
-    // Asked for now, changes are remembered until they are asked for again when both states are held.
+    // From this call on, changes are remembered until the next call, when both states are held.
     ours.changed_since(ours.position(), "");
     let (noted, keys) = (reads.noted(), keys.clone());
     let found = blocking(move || {
@@ -155,7 +156,7 @@ async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &st
     found.await.map_err(|error: PatchError| error.into_error(name))
 }
 
-/// Why there is no patch.
+/// Why there is no replacement.
 enum PatchError {
     State(state::Error),
     Refused(String),
@@ -176,8 +177,9 @@ impl From<state::Error> for PatchError {
     }
 }
 
-/// What is to be written and removed so that the keys' entries are those of the fold aside, and which entries are left as
-/// nobody knows whose they are. `changed` has the keys that changed since the look ahead, where that is known. Blocking.
+/// What to write and remove so that the keys' entries equal those of the scratch fold, and which entries stay because
+/// nobody knows to which key they belong. `changed` has the keys that changed since the examination, if known.
+/// Blocking.
 fn make_patch(
     serving: &Snapshot,
     aside: &Snapshot,
@@ -189,7 +191,7 @@ fn make_patch(
     let foreign = belongings::foreign(&noted, &owned, serving)?;
     if !foreign.is_empty() {
         return Err(PatchError::Refused(format!(
-            "its events also read {}, which other events may have written, and which are not there when its events are \
+            "its events also read {}, which other events may have written, and which do not exist when its events are \
              folded alone; rebuild all of it",
             foreign.join(", ")
         )));
@@ -205,7 +207,7 @@ fn make_patch(
         }
     }
     for (key, value) in wanted {
-        // What is the same already need not be written.
+        // Equal entries need not be written.
         if serving.get(&key)?.as_ref() != Some(&value) {
             patch.insert(key, Some(value));
         }
@@ -219,7 +221,7 @@ fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
     }
     Ownership::learn(noted.written.iter().map(|key| &**key), keys).map_err(|entry| {
         PatchError::Refused(format!(
-            "its events also change `{entry}`, of which it is not clear that it is an entry of that key alone; rebuild all \
+            "its events also change `{entry}`, which may not belong to that key alone; rebuild all \
              of it"
         ))
     })
@@ -239,7 +241,7 @@ fn within_limit(entries: usize) -> Result<(), PatchError> {
         return Ok(());
     }
     Err(PatchError::Refused(format!(
-        "it would change more than {ENTRIES_MAX} entries; choose fewer keys, or rebuild all"
+        "it would change more than {ENTRIES_MAX} entries; choose fewer keys, or rebuild everything"
     )))
 }
 

@@ -1,4 +1,5 @@
-//! Runners aside: they fold the stream of a deployment into a file of their own, for a look, a proof or a repair.
+//! Scratch runners: they fold the stream of a deployment into a temporary file, for an as-of read, a verification or a
+//! partial rebuild.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::Skips;
 
-/// How often a runner aside is looked at.
+/// How often to check a scratch runner.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long who waits for an answer waits for what keeps a runner aside from getting on.
 const STUCK_MAX: Duration = Duration::from_secs(5);
 
-/// A runner aside, whose file goes with it.
+/// A scratch runner, whose file is removed with it.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(super) runner: Arc<Runner>,
@@ -30,9 +31,9 @@ pub(crate) struct Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.runner.ask_to_stop();
-        // An open file lives on until its last user has closed it.
+        // An open file exists until its last user has closed it.
         let _ = std::fs::remove_file(&self.path);
-        // The runner may be about to make it, so it is looked for once more when that has ended.
+        // The runner may be about to create it, so remove it once more after the runner has ended.
         let (runner, path) = (Arc::clone(&self.runner), self.path.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn_blocking(move || {
@@ -43,20 +44,20 @@ impl Drop for Scratch {
     }
 }
 
-/// How a runner aside folds.
+/// How a scratch runner folds.
 #[derive(Clone, Default)]
 pub(super) struct Aside {
-    /// How far it goes.
+    /// How far it folds.
     pub(super) ceiling: Ceiling,
-    /// How fast.
+    /// How fast it folds.
     pub(super) throttle: Throttle,
     /// Seed of its batch boundaries.
     pub(super) shuffle: Option<u64>,
     /// The part that it folds.
     pub(super) part: Option<Arc<dyn Part>>,
-    /// A state file to begin with.
+    /// A state file to start from.
     pub(super) from: Option<PathBuf>,
-    /// The events that it leaves out: those that the state which it is to equal left out.
+    /// The events that it skips: those that the state which it should equal skipped.
     pub(super) skips: Skips,
 }
 
@@ -67,7 +68,7 @@ impl Rollouts {
         self.inner.folder.scratch().join(format!("{}.redb", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Starts a runner aside with a generation's module.
+    /// Starts a scratch runner with a generation's module.
     pub(super) async fn fold_aside(
         &self,
         record: &Record,
@@ -95,14 +96,14 @@ impl Rollouts {
         Ok(Scratch { runner, path })
     }
 
-    /// The module of a generation, loaded.
+    /// The loaded module of a generation.
     pub(super) async fn module_of(&self, generation: &Generation) -> Result<Arc<Module>, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)
     }
 }
 
-/// Copies a snapshot to begin with. What could not be copied is removed.
+/// Copies a snapshot to start from. A partial copy is removed.
 fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     let bytes = std::fs::metadata(from).map_or(0, |metadata| metadata.len());
     room.check(Use::Grow, bytes).map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
@@ -113,14 +114,14 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
 }
 
 impl Scratch {
-    /// Waits until it stands at its ceiling; an error says why it can't get there.
+    /// Waits until it reaches its ceiling; an error says why it can't.
     pub(super) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
         let failed = async {
             while self.runner.now().state != DeploymentState::Failed {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        // A runner that failed stands still too, so the failure is looked at first and last.
+        // A failed runner does not move either, so check for a failure first and last.
         tokio::select! {
             biased;
             () = failed => {}
@@ -134,7 +135,7 @@ impl Scratch {
         Err(Error::Conflict(format!("folding the stream again failed: {}", failure.unwrap_or_default())))
     }
 
-    /// Waits until it is close behind the end of the stream.
+    /// Waits until it is close to the end of the stream.
     pub(super) async fn comes_near(&self, within: u64) -> Result<(), Error> {
         loop {
             let now = self.runner.now();
@@ -180,7 +181,7 @@ impl Scratch {
         }
     }
 
-    /// Ends it, with everything durable, and leaves its file to whoever begins with that.
+    /// Ends it, with everything durable, and leaves its file to the next runner that starts from it.
     pub(super) async fn close(&self) {
         self.runner.ask_to_stop();
         let runner = Arc::clone(&self.runner);

@@ -1,8 +1,8 @@
-//! Decisions to leave out events: how they are made, taken back, and shown.
+//! Decisions to skip events: making, withdrawing and listing them.
 //!
-//! A decision is one commit of the catalogue, made while all runners of the deployment stand still with everything durable:
-//! so each of their states either has passed the event, and stays as it is, or has not, and leaves it out. A crash at any
-//! point finds one or the other.
+//! A decision is one commit of the catalogue, made while all runners of the deployment are held with everything
+//! durable. Each of their states has therefore either passed the event, and does not change, or has not, and will skip
+//! it. A crash at any point finds one or the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::{Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
 use crate::subject::SubjectSet;
 
-/// Most events that one request may leave out.
+/// Most events that one request may skip.
 const REQUEST_MAX: usize = 100;
-/// How long the runners of a deployment may take to stand still: a call of the guest comes to its end first.
+/// How long the runners of a deployment may take to stop: a guest call ends first.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// Decisions that a deployment shows of itself; all of them have a list of their own.
+/// Decisions that the deployment itself shows; a separate list has all of them.
 const SHOWN_MAX: usize = 20;
-/// Sequences that a message names.
+/// Sequences that a message lists.
 const NAMED_MAX: usize = 10;
 
-/// Events to leave out, and why.
+/// Events to skip, and why.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     sequences: Vec<u64>,
@@ -38,13 +38,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What a request asks for, if it does at all; an error says what is wrong with it.
+    /// Parses a request, which may contain none; an error says what is wrong with it.
     pub fn of(request: api::Resume) -> Result<Option<Self>, String> {
         let reason = request.reason.as_deref().unwrap_or_default().trim().to_owned();
         match (request.skip.len(), reason.len()) {
             (0, _) if request.reason.is_none() => Ok(None),
-            (0, _) => Err("a reason without an event to skip; name one with skip".to_owned()),
-            (_, 0) => Err("say with reason why the events are to be left out: it is noted, and shown to everyone who \
+            (0, _) => Err("a reason without an event to skip; add skip".to_owned()),
+            (_, 0) => Err("add a reason for skipping the events: it is recorded, and shown to everyone who \
                            asks why the state lacks them"
                 .to_owned()),
             (_, bytes) if bytes > REASON_BYTES_MAX => {
@@ -63,7 +63,7 @@ impl Wanted {
     }
 }
 
-/// Runners that stand still. Dropping it lets them go on.
+/// Runners that are held. Dropping it releases them.
 struct Held(Vec<Arc<Runner>>);
 
 impl Drop for Held {
@@ -74,7 +74,7 @@ impl Drop for Held {
     }
 }
 
-/// The generation whose way an event is in.
+/// The generation that has yet to pass an event.
 struct Target {
     generation: Generation,
     /// There is none while a candidate that an event stopped does not run.
@@ -95,21 +95,22 @@ impl Target {
         self.runner.as_ref().map_or_else(stopped_before, |runner| runner.position())
     }
 
-    /// The failure of an event, where it is the one at which it fails.
+    /// The failure of an event, if it is the one that fails.
     fn failure_at(&self, sequence: u64) -> Option<&api::Failure> {
         self.failure.as_ref().filter(|failure| failure.sequence == Some(sequence))
     }
 
-    /// The event, where it is the one at which it fails.
+    /// The event, if it is the one that fails.
     fn failing_event(&self, sequence: u64) -> Option<Event> {
         self.runner.as_ref()?.failing_event().filter(|event| event.sequence == sequence)
     }
 }
 
-/// How long the failure of a candidate may take to be noted.
+/// How long recording the failure of a candidate may take.
 const NOTED_MAX: Duration = Duration::from_secs(5);
 
-/// Waits until the failure of a candidate that has just stopped is noted. Noted after it was resumed, it would end it.
+/// Waits until the failure of a candidate that has just stopped is recorded. Recorded after a resume, it would end the
+/// candidate.
 pub(super) async fn failure_noted(deployment: &Deployment) {
     let deadline = Instant::now() + NOTED_MAX;
     let is_open = || {
@@ -123,7 +124,7 @@ pub(super) async fn failure_noted(deployment: &Deployment) {
 }
 
 impl Rollouts {
-    /// Decides that events are left out from now on. Those that are left out already stay so. The caller holds the
+    /// Decides that events are skipped from now on. Events that are already skipped stay so. The caller holds the
     /// deployment's lock.
     pub(super) async fn decide(
         &self,
@@ -140,7 +141,8 @@ impl Rollouts {
         let target = Target::new(deployment, generation);
         let known = record.skips();
         let mut decided = Vec::new();
-        // If it fails there in spite of a decision, that was about another event, or about the same one read otherwise.
+        // If it fails there in spite of a decision, the decision was about another event, or about the same event
+        // parsed differently.
         let is_open = |sequence: &u64| known.get(*sequence).is_none() || target.failure_at(*sequence).is_some();
         for sequence in wanted.sequences.iter().copied().filter(is_open) {
             decided.push(self.decision(deployment.name(), &target, sequence, &wanted.reason).await?);
@@ -156,7 +158,7 @@ impl Rollouts {
         record.skips.retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
         if record.skips.len() + decided.len() > SKIPS_MAX {
             let message = format!(
-                "{} leaves out {} events, and {SKIPS_MAX} are allowed; correct the module instead, and take decisions \
+                "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, and withdraw decisions \
                  back with `foldstream skips {0} --remove`",
                 deployment.name(),
                 record.skips.len()
@@ -169,12 +171,12 @@ impl Rollouts {
         let skips = record.skips();
         self.commit(deployment, record, "skip", detail.clone()).await?;
         crash_points::reached("skip-recorded");
-        tracing::warn!(deployment = deployment.name(), detail, "events are left out from now on");
+        tracing::warn!(deployment = deployment.name(), detail, "events will be skipped");
         deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
         Ok(())
     }
 
-    /// The decision about one event, once it is known that it makes sense.
+    /// The decision about one event, once it has been checked.
     async fn decision(&self, name: &str, target: &Target, sequence: u64, reason: &str) -> Result<Skip, Error> {
         check_ahead(name, target, sequence)?;
         let failure = target.failure_at(sequence);
@@ -189,45 +191,45 @@ impl Rollouts {
         Ok(Skip::new(sequence, reason, error, Some(&event)))
     }
 
-    /// The event of the stream, which must be one that the generation wants.
+    /// The event of the stream, which must be one that the generation reads.
     async fn look_up(&self, name: &str, target: &Target, sequence: u64) -> Result<Event, Error> {
         let module = &target.generation.module;
         let source = self.inner.sources.get(&target.generation.source);
         let source = source.ok_or_else(|| self.inner.no_source(&target.generation.source))?;
-        let unknown = |why: String| Error::Conflict(format!("cannot look at event {sequence}: {why}; try again"));
+        let unknown = |why: String| Error::Conflict(format!("cannot read event {sequence}: {why}; try again"));
         let found = Source::event(source, sequence).await.map_err(unknown)?;
         let event = match found {
             Ok(event) => event,
             Err(head) if sequence > head => {
                 return Err(Error::Refused(format!(
-                    "event {sequence} is still to come: the stream of {name} ends at {head}; only events that are there \
+                    "event {sequence} does not exist yet: the stream of {name} ends at {head}; only existing events \
                      can be skipped"
                 )));
             }
             Err(_) => {
                 return Err(Error::Refused(format!(
-                    "the stream of {name} has no event {sequence} any more, so there is nothing to skip"
+                    "the stream of {name} no longer has event {sequence}, so there is nothing to skip"
                 )));
             }
         };
         let wants = SubjectSet::parse(&module.subjects).is_ok_and(|subjects| subjects.matches(&event.subject));
         if !wants {
             return Err(Error::Refused(format!(
-                "event {sequence} has subject {}, which {name} does not read; it passes that anyway",
+                "event {sequence} has subject {}, which {name} does not read, so there is nothing to skip",
                 event.subject
             )));
         }
         Ok(event)
     }
 
-    /// Takes a decision back. States that have passed the event stay as they are.
+    /// Withdraws a decision. States that have passed the event do not change.
     pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
         if !is_decided(&deployment.record()) {
             return Err(Error::Missing(format!(
-                "{name} has no decision to skip event {sequence}; `foldstream skips {name}` shows those it has"
+                "{name} has no decision to skip event {sequence}; `foldstream skips {name}` lists its decisions"
             )));
         }
         let _held = hold(&deployment).await?;
@@ -239,13 +241,13 @@ impl Rollouts {
         Ok(api::SkipList { skips: deployment.skips() })
     }
 
-    /// The events that a deployment leaves out.
+    /// The skipped events of a deployment.
     pub fn skips(&self, name: &str) -> Result<api::SkipList, Error> {
         Ok(api::SkipList { skips: self.deployment(name)?.skips() })
     }
 }
 
-/// A decision as the audit log has it.
+/// A decision as text for the audit log.
 fn detail(skip: &Skip) -> String {
     let failed = skip.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
     format!("event {}: {}{failed}", skip.sequence, skip.reason)
@@ -261,12 +263,12 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
     }
     let number = target.generation.number;
     Err(Error::Refused(format!(
-        "generation {number} of {name} has passed event {sequence} already: it is at {position}; a skip takes nothing out \
-         of a state"
+        "generation {number} of {name} has already passed event {sequence}: it is at {position}; a skip removes nothing \
+         from a state"
     )))
 }
 
-/// Has all runners of a deployment stand still, with everything durable.
+/// Holds all runners of a deployment, with everything durable.
 async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     let held = Held(deployment.runners());
     let epochs: Vec<u64> = held.0.iter().map(|runner| runner.set_ceiling(Ceiling::Position(0))).collect();
@@ -277,7 +279,7 @@ async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     };
     let busy = |_| {
         Error::Conflict(format!(
-            "{} did not come to a stop within {} s: its module is still at a batch, or a state is being opened; try again",
+            "{} did not stop within {} s: its module is still applying a batch, or a state is still opening; try again",
             deployment.name(),
             HOLD_MAX.as_secs()
         ))
@@ -286,7 +288,7 @@ async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     Ok(held)
 }
 
-/// What to add to a message about a state that left out events.
+/// Text to add to a message about a state that skipped events.
 pub(super) fn remark(skipped: &[u64]) -> String {
     if skipped.is_empty() {
         return String::new();
@@ -301,14 +303,14 @@ fn events(count: usize) -> String {
 }
 
 impl Deployment {
-    /// The events by whose absence the state that serves can be folded again.
+    /// The events that a fold must skip to reproduce the active state.
     pub(super) fn skips_as_folded(&self) -> Result<Skips, Error> {
-        let opening = || Error::Conflict(format!("the state of {} is being opened; try again", self.name()));
+        let opening = || Error::Conflict(format!("the state of {} is still opening; try again", self.name()));
         let snapshot = self.active().store().ok_or_else(opening)?.snapshot();
         Ok(self.record().skips().as_folded(&snapshot.exceptions(), snapshot.position()))
     }
 
-    /// The events that are left out, by rising sequence.
+    /// The skipped events, by rising sequence.
     pub fn skips(&self) -> Vec<api::Skip> {
         let store = self.active().store();
         let position = store.as_ref().map_or(0, state::Store::position);

@@ -1,4 +1,4 @@
-//! Snapshots: copies of a state at some positions, made while it goes on, so that a look back need not begin at the
+//! Snapshots: copies of a state at some positions, made while it continues, so that an as-of read need not start at the
 //! first event.
 //!
 //! A snapshot is a state file named `<state file>-<position>-<time of its last event in ns>.redb`.
@@ -19,16 +19,16 @@ use crate::deployment::Deployment;
 use crate::room::{Room, Use};
 use crate::state;
 
-/// Snapshots that are made at once.
+/// Snapshots made at once.
 const AT_ONCE: usize = 2;
-/// Pause after a snapshot could not be made; it doubles up to the longest.
+/// Pause after a failed snapshot; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 
-/// What is known of the making of snapshots.
+/// The state of snapshot making.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     turns: tokio::sync::Semaphore,
-    /// When the next attempt is due, and the pause before it, by deployment, after one that failed.
+    /// When the next attempt is due, and the pause before it, by deployment, after a failure.
     failed: Mutex<BTreeMap<String, (Instant, Duration)>>,
 }
 
@@ -48,7 +48,7 @@ impl Snapshots {
         self.failed.lock().remove(deployment);
     }
 
-    /// Notes a failure; how long to wait.
+    /// Records a failure; returns how long to wait.
     fn failed(&self, deployment: &str) -> Duration {
         let mut failed = self.failed.lock();
         let pause = failed.get(deployment).map_or(RETRY_PAUSE.0, |(_, pause)| (*pause * 2).min(RETRY_PAUSE.1));
@@ -57,7 +57,7 @@ impl Snapshots {
     }
 }
 
-/// What the name of a snapshot says.
+/// The parts of a snapshot's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Named {
     state_file: u64,
@@ -90,7 +90,7 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
         Moment::Sequence(sequence) => named.position <= sequence,
         Moment::Time(time_ns) => named.time_ns <= time_ns,
     };
-    // Times may go back: one behind a younger one may reflect what is younger than the moment.
+    // Times may go back: a snapshot after one with a later time may reflect events after the moment.
     let of_state = list(folder).into_iter().filter(|named| named.state_file == state_file);
     of_state.take_while(is_before).last().map(|named| named.path)
 }
@@ -154,7 +154,7 @@ impl Rollouts {
             Ok::<_, state::Error>(())
         })
         .await?;
-        // It may have been deleted meanwhile.
+        // The deployment may have been deleted meanwhile.
         if !self.deployment(deployment.name()).is_ok_and(|known| Arc::ptr_eq(&known, deployment)) {
             self.remove_leftovers().await;
         }
@@ -169,7 +169,7 @@ pub(super) fn remove_all_of(folder: &Path, state_file: u64) {
     remove_surplus(folder, usize::MAX, |other| other != state_file);
 }
 
-/// Keeps the newest snapshots of each state that is in use.
+/// Keeps only the newest snapshots of each state in use.
 fn remove_surplus(folder: &Path, keep: usize, is_used: impl Fn(u64) -> bool) {
     let all = list(folder);
     for named in &all {

@@ -1,4 +1,4 @@
-//! Proof of determinism: the stream folded again, with other batch boundaries and restarts, must give the same bytes.
+//! Verification: folding the stream again, with other batch boundaries and restarts, must give the same bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,19 +17,19 @@ use crate::state::Snapshot;
 use crate::state::catalogue::Generation;
 use crate::state::exceptions::Skips;
 
-/// How often the refold is stopped as a whole and started again; its module begins again far more often.
+/// How often the second fold is restarted as a whole; its instances are replaced far more often.
 const RESTARTS: u64 = 3;
-/// Events that may be left when the two are brought to stand together.
+/// Events that may remain when the two are aligned.
 const NEAR_EVENTS: u64 = 2_048;
-/// Beyond so many events the diverging one is not looked for: each step of the search folds the stream twice.
+/// Above this many events, the diverging event is not searched for: each step of the search folds the stream twice.
 const SEARCH_EVENTS_MAX: u64 = 1_000_000;
-/// How often progress is told.
+/// How often progress is reported.
 const TELL: Duration = Duration::from_millis(100);
 
 impl Rollouts {
-    /// Begins to verify the generation that serves, unless that is under way; how far it is.
+    /// Starts to verify the active generation, unless a verification is running; returns its progress.
     ///
-    /// If the stream has lost events that were applied, it is refused unless `accept_missing` says otherwise.
+    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is set.
     pub async fn verify(
         &self,
         name: &str,
@@ -39,7 +39,7 @@ impl Rollouts {
     ) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
         let mut generation = deployment.record().active().clone();
-        let advice = "the state has them, so keep it; verify what is left with --accept-missing";
+        let advice = "the state has them, so keep it; use --accept-missing to verify the rest";
         let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
@@ -73,13 +73,11 @@ impl Rollouts {
         Ok(begun)
     }
 
-    /// How far the last verification is.
+    /// The progress of the last verification.
     pub fn verification(&self, name: &str) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
         deployment.verification().ok_or_else(|| {
-            Error::Missing(format!(
-                "{name} was not verified since the host started; `foldstream verify {name}` does it"
-            ))
+            Error::Missing(format!("{name} was not verified since the host started; run `foldstream verify {name}`"))
         })
     }
 }
@@ -92,7 +90,7 @@ struct Verifying {
     gate: Gate,
     seed: u64,
     skips: Skips,
-    /// What the stream has lost of what was applied, in words.
+    /// A description of the applied events that the stream has lost.
     lacks: Option<String>,
     restarts: AtomicU64,
 }
@@ -165,19 +163,19 @@ impl Verifying {
                 let further = self.restarts.load(Ordering::Relaxed).saturating_sub(SINGLES);
                 let until = rests.as_ref().map(|rest| format!("; {}", rest.because)).unwrap_or_default();
                 format!(
-                    "the same fold again: {}; the first {} events were applied one by one, each by a module that \
-                     had just begun, and later ones in random batches with {further} more restarts: a module that \
-                     remembers what it must not is noticed if that shows there{until}",
+                    "the second fold gives the same result: {}; the first {} events were applied one by one, each by a new \
+                     instance, and later ones in random batches with {further} more restarts; a module that \
+                     keeps state between batches is detected only if it changes the result here{until}",
                     comparison.conclusion,
                     SINGLES.min(position)
                 )
             }
             Some(api::Divergence { key, sequence: Some(sequence) }) => format!(
                 "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
-                 depends on where batches end, on restarts, or on something beside its events"
+                 depends on batch boundaries, on restarts, or on something other than its events"
             ),
             Some(api::Divergence { key, sequence: None }) => format!(
-                "the served state differs from a new fold, first in `{key}`, but new folds agree with each other: other code \
+                "the active state differs from a new fold, first in `{key}`, but new folds agree with each other: other code \
                  built a part of it (inherited or migrated), or it was damaged; rebuild it"
             ),
         };
@@ -199,7 +197,7 @@ impl Verifying {
         let at_most = self.host.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
         let _changing = self.host.lock(&self.deployment).await?;
         if self.deployment.record().active != self.generation.number {
-            return Err(Error::Conflict("another generation began to serve meanwhile; verify again".to_owned()));
+            return Err(Error::Conflict("another generation became active meanwhile; verify again".to_owned()));
         }
         let Some(rest) = rests else {
             let aligned = align(&serving, &scratch.runner, at_most).await;
@@ -209,13 +207,13 @@ impl Verifying {
             })?;
             return cut_over::snapshots(&aligned, &serving, &scratch.runner);
         };
-        // Neither moves: the one that serves rests, and the other one is at its ceiling.
-        let closed = || Error::Conflict("a state is being opened; verify again".to_owned());
+        // Neither moves: the active one rests, and the other one is at its ceiling.
+        let closed = || Error::Conflict("a state is still opening; verify again".to_owned());
         let ours = serving.store().ok_or_else(closed)?.snapshot();
         let theirs = scratch.runner.store().ok_or_else(closed)?.snapshot();
         if ours.position() != rest.position || theirs.position() != rest.position {
             return Err(Error::Conflict(format!(
-                "the active generation went on from {} to {} meanwhile; verify again",
+                "the active generation continued from {} to {} meanwhile; verify again",
                 rest.position,
                 ours.position()
             )));
@@ -223,12 +221,12 @@ impl Verifying {
         Ok((ours, theirs))
     }
 
-    /// Folds the stream aside up to near its end, or to where the active generation rests, stopped and started again on the
-    /// way, each time with other boundaries.
+    /// Folds the stream in scratch runners up to near its end, or to where the active generation rests, restarted on
+    /// the way, each time with other boundaries.
     async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
-        // Before where the state began, there is nowhere to stop.
+        // There is nowhere to stop before the beginning of the state.
         let published = self.deployment.active().store().and_then(|store| store.published());
         let begun = published.and_then(|checkpoint| checkpoint.begins_after).unwrap_or(0).min(end);
         let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(begun..=end)).collect();
@@ -253,7 +251,7 @@ impl Verifying {
         Ok(scratch)
     }
 
-    /// Adds the restarts of a runner, and those between two.
+    /// Adds the restarts of a runner, and those between two runners.
     fn count_restarts(&self, scratch: &Scratch, between: u64) {
         let restarts = scratch.runner.now().restarts + between;
         self.restarts.fetch_add(restarts, Ordering::Relaxed);
@@ -266,7 +264,7 @@ impl Verifying {
         self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await
     }
 
-    /// Tells how far a refold is until `work` is done.
+    /// Reports the progress of a fold until `work` is done.
     async fn told<T>(
         &self,
         scratch: &Scratch,
@@ -289,12 +287,12 @@ impl Verifying {
         };
         tokio::select! {
             done = work => done,
-            () = tell => unreachable!("telling goes on for ever"),
+            () = tell => unreachable!("the report never ends"),
         }
     }
 
-    /// Looks for the first event after which two folds, one with the boundaries of chance and one with ours, differ in a
-    /// key. Each step halves what is in question.
+    /// Finds the first event after which two folds, one with random boundaries and one with ours, differ in a key. Each
+    /// step halves the range.
     async fn search(&self, key: &str, position: u64) -> Result<api::Divergence, Error> {
         let unknown = api::Divergence { key: key.to_owned(), sequence: None };
         if position > SEARCH_EVENTS_MAX {
@@ -327,7 +325,7 @@ impl Verifying {
         let scratch =
             self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await?;
         scratch.arrives(0).await?;
-        let closed = || Error::Conflict("a state aside was closed; verify again".to_owned());
+        let closed = || Error::Conflict("a scratch state was closed; verify again".to_owned());
         Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())
     }
 }

@@ -1,7 +1,7 @@
 //! A runner: one state file, the module that folds into it, and the thread on which that happens.
 //!
-//! The thread opens the state, runs the pipeline, and waits for an operator when the pipeline can't go on. A runner
-//! knows nothing of its neighbours: which of several answers for a deployment is the business of `deployment.rs`.
+//! The thread opens the state, runs the pipeline, and waits for an operator if the pipeline can't continue. A runner
+//! knows nothing of its neighbours: `deployment.rs` decides which runner answers reads.
 
 mod options;
 #[cfg(test)]
@@ -30,17 +30,17 @@ use crate::state::{self, Snapshot, Store};
 pub use options::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
 use worker::Worker;
 
-/// For how long what was heard or seen last of a stream counts as known.
+/// How long information about a stream counts as current.
 const KNOWN_FOR: Duration = Duration::from_secs(6);
-/// After how long without a word of a stream it is looked at from aside.
+/// After how long without news of a stream it is checked outside the reader.
 const HEARD_FOR: Duration = Duration::from_secs(2);
 
-/// How far a state is behind the end of its stream. What nobody knows is none.
+/// How far a state is behind the end of its stream. Unknown values are none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lag {
     /// The last sequence in the stream.
     pub head: Option<u64>,
-    /// Events that may match and are not yet applied.
+    /// Events that may match and are not applied yet.
     pub events: Option<u64>,
     /// Age of the oldest of them, in seconds; 0 if there is none.
     pub seconds: Option<f64>,
@@ -51,22 +51,22 @@ fn age_seconds(time_ns: u64) -> f64 {
     (age_ns as f64 / 1e9).max(0.0)
 }
 
-/// The position asked for was not reached in time.
+/// The requested position was not reached in time.
 #[derive(Debug, thiserror::Error)]
 #[error("position {wanted} was not reached in time: the deployment is at {position}")]
 pub struct Behind {
-    /// The position asked for.
+    /// The requested position.
     pub wanted: u64,
     /// The position reached.
     pub position: u64,
 }
 
-/// How long a repair may wait for the thread that owns the state, which may not be able to open it.
+/// How long a repair may wait for the thread that owns the state, which may be unable to open it.
 const REPAIR_MAX: Duration = Duration::from_secs(10);
-/// Pause before another thread is asked for; it doubles up to the longest.
+/// Pause before the next attempt to start a thread; it doubles up to the maximum.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Starts the thread of a runner as soon as there can be one more.
+/// Starts the thread of a runner as soon as the system allows another thread.
 async fn start_later(runner: Weak<Runner>) {
     let mut pause = THREAD_PAUSE.0;
     loop {
@@ -79,18 +79,18 @@ async fn start_later(runner: Weak<Runner>) {
     }
 }
 
-/// Why a state can't be read just now.
+/// Why a state can't be read at the moment.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Its file is still being opened.
     #[error("{0}")]
     NotReady(String),
-    /// It has not yet passed the position that it had to.
+    /// It has not yet reached the position that it must reach.
     #[error(transparent)]
     Behind(#[from] Behind),
 }
 
-/// What everyone who holds a runner shares with its thread.
+/// Shared between the thread and all handles of a runner.
 struct Shared {
     deployment: String,
     path: PathBuf,
@@ -109,7 +109,7 @@ struct Shared {
 pub struct Runner {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    /// What the thread does, until there is one.
+    /// The work for the thread, until it starts.
     worker: Arc<Mutex<Option<Worker>>>,
 }
 
@@ -163,14 +163,14 @@ impl Runner {
         runner
     }
 
-    /// Starts the thread, unless it runs; whether it does then.
+    /// Starts the thread unless it runs; returns whether it runs.
     fn start_thread(&self) -> bool {
         let mut thread = self.thread.lock();
         if thread.is_some() || self.worker.lock().is_none() {
             return true;
         }
         let (name, worker) = (format!("fold-{}", self.shared.deployment), Arc::clone(&self.worker));
-        // Handed over through a place that keeps it if there is no thread.
+        // Passed through a shared slot, which keeps the work if the thread cannot start.
         let begin = move || {
             let worker = worker.lock().take();
             worker.into_iter().for_each(Worker::run);
@@ -185,24 +185,24 @@ impl Runner {
         thread.is_some()
     }
 
-    /// How far it is.
+    /// Its progress.
     pub fn now(&self) -> Now {
         self.shared.progress.now()
     }
 
-    /// How its source is.
+    /// The state of its source.
     pub fn source_status(&self) -> Status {
         self.shared.source_status.borrow().clone()
     }
 
-    /// What it is doing, with what is known of its source.
+    /// Its state, including what is known about its source.
     pub fn state(&self) -> DeploymentState {
         let state = self.now().state;
         let would_read = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
         if would_read && self.source_status().is_trouble() { DeploymentState::Disconnected } else { state }
     }
 
-    /// How far it is behind the end of its stream, as far as anybody knows just now.
+    /// How far it is behind the end of its stream, as far as known.
     pub fn lag(&self) -> Lag {
         let now = self.now();
         let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
@@ -210,7 +210,7 @@ impl Runner {
         if !reads && !was_looked_at {
             return Lag::default();
         }
-        // What is still on its way to us follows the last event that was applied.
+        // Events on their way to us follow the last applied event.
         let next_ns = now.oldest_ns.or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
         let seconds = if now.pending == 0 { Some(0.0) } else { next_ns.map(age_seconds) };
         Lag { head: Some(now.head.max(self.last_position())), events: Some(now.pending), seconds }
@@ -221,7 +221,7 @@ impl Runner {
         self.shared.store.borrow().clone()
     }
 
-    /// Its state, waited for until it is open. Cancel-safe: it only looks.
+    /// Its state, as soon as it is open. Cancel-safe: it only observes.
     pub async fn opened(&self) -> Store {
         let mut stores = self.stores();
         let found = stores.wait_for(Option::is_some).await.ok().and_then(|store| store.clone());
@@ -231,7 +231,7 @@ impl Runner {
         }
     }
 
-    /// Its state, as it is opened and closed.
+    /// Its state, as it opens and closes.
     pub fn stores(&self) -> watch::Receiver<Option<Store>> {
         self.shared.store.subscribe()
     }
@@ -241,7 +241,7 @@ impl Runner {
         &self.shared.path
     }
 
-    /// The last sequence that its state reflects, or reflected when it was open last; 0 before it was opened.
+    /// The last sequence that its state reflects, or reflected when it was last open; 0 before it was opened.
     pub fn last_position(&self) -> u64 {
         self.store().map_or_else(|| self.now().last_position, |store| store.position())
     }
@@ -251,13 +251,13 @@ impl Runner {
         self.shared.store.borrow().as_ref().map_or(0, Store::position)
     }
 
-    /// The last event that its state reflects; 0 before any.
+    /// The last event that its state reflects; 0 if none.
     pub fn last_event(&self) -> u64 {
         let published = self.store().and_then(|store| store.published());
         published.and_then(|checkpoint| checkpoint.last_event).map_or(0, |event| event.sequence)
     }
 
-    /// Whether it reads the same stream as another, as far as both know.
+    /// Whether it reads the same stream as another runner, as far as both know.
     pub fn counts_like(&self, other: &Self) -> bool {
         let published = |runner: &Self| runner.store()?.published();
         match (published(self), published(other)) {
@@ -266,7 +266,7 @@ impl Runner {
         }
     }
 
-    /// Whether it applies the same events as another.
+    /// Whether it applies the same events as another runner.
     pub fn applies_like(&self, other: &Self) -> bool {
         let subjects = |runner: &Self| {
             let program = runner.program();
@@ -276,17 +276,17 @@ impl Runner {
         matches!((subjects(self), subjects(other)), (Some(one), Some(another)) if one == another)
     }
 
-    /// Lets it pass over events up to a sequence that are missing, from its next start on.
+    /// Lets it pass over missing events up to a sequence, from its next start.
     pub fn accept_missing(&self, through: u64) {
         self.shared.program.write().accepts_missing_through = through;
     }
 
-    /// What folds now.
+    /// Its current module.
     pub fn program(&self) -> Program {
         self.shared.program.read().clone()
     }
 
-    /// A view that reflects at least a sequence, if it can be had now; else why not, and nothing is waited for.
+    /// A view that reflects at least a sequence, if available now, otherwise the reason. Does not wait.
     pub fn try_snapshot(&self, at_least: Option<u64>) -> Result<Snapshot, ReadError> {
         let Some(store) = self.store() else { return Err(ReadError::NotReady(self.why_not_ready())) };
         let Some(gate) = self.shared.progress.answers_from() else {
@@ -298,17 +298,18 @@ impl Runner {
         if position >= wanted { Ok(snapshot) } else { Err(Behind { wanted, position }.into()) }
     }
 
-    /// Says whether reads are answered from it.
+    /// Sets whether this runner answers reads.
     pub fn serves(&self, serves: bool) {
         self.shared.progress.set_serves(serves);
     }
 
-    /// Whether it was just started and does not know yet from where on it may answer.
+    /// Whether it has just started and does not know yet from which position it may answer.
     pub fn is_uncertain(&self) -> bool {
         self.now().catches_up_to.is_none() && self.is_running()
     }
 
-    /// Takes the place of another: declines reads until it is where the other one was, or may have been.
+    /// Replaces another runner: rejects reads until this runner reaches the highest position that the other has (or may
+    /// have) served.
     pub fn succeeds(&self, other: &Self, position: u64) {
         self.shared.progress.succeeds(&other.now(), position);
     }
@@ -323,8 +324,8 @@ impl Runner {
             (None, None) => {
                 let source = self.source_status().message.map(|message| format!(" ({message})")).unwrap_or_default();
                 format!(
-                    "{name} was not stopped in good order, and only the end of its stream tells what it may have answered \
-                     before; its source was not reached yet{source}; try again"
+                    "{name} was not stopped cleanly, and only the end of its stream shows which positions it may have answered \
+                     from; its source is not connected yet{source}; try again"
                 )
             }
         }
@@ -349,7 +350,7 @@ impl Runner {
         answered.await.unwrap_or_else(|error| Err(QueryError::Failed(format!("the query ended unexpectedly: {error}"))))
     }
 
-    /// Waits until the position passes `after`. Cancel-safe: it only looks.
+    /// Waits until the position passes `after`. Cancel-safe: it only observes.
     pub async fn advanced(&self, after: u64) {
         let mut stores = self.stores();
         loop {
@@ -362,7 +363,7 @@ impl Runner {
             };
             let mut positions = store.positions();
             let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
-            // Both arms only look: nothing is lost when one is dropped.
+            // Both arms only observe: dropping one loses nothing.
             let (has_passed, has_ended) = tokio::select! {
                 passed = passed => (passed, false),
                 changed = stores.changed() => (false, changed.is_err()),
@@ -376,11 +377,11 @@ impl Runner {
         }
     }
 
-    /// The position through which nothing under a prefix changed after another; none if something did, or if that is not
-    /// known or can't be read.
+    /// The position up to which nothing under a prefix changed since another position; none if something changed, or if
+    /// that is unknown or can't be read.
     pub fn untouched_through(&self, after: u64, prefix: &str) -> Option<u64> {
         let gate = self.shared.progress.answers_from()?;
-        // All of it of one store: one that was opened again counts its changes from its last checkpoint on.
+        // All from one store, because a reopened store counts its changes from its last checkpoint.
         let store = self.store()?;
         let through = store.position();
         if through < gate {
@@ -389,17 +390,17 @@ impl Runner {
         store.changed_between(after, through, prefix).is_some_and(|keys| keys.is_empty()).then_some(through)
     }
 
-    /// Whether a part of the state was replaced at a position, as far as that is known.
+    /// Whether a part of the state was replaced at a position, as far as known.
     pub fn was_patched_at(&self, position: u64) -> bool {
         self.store().is_none_or(|store| store.changed_between(position, position, "").is_none())
     }
 
-    /// Stops applying, keeps answering.
+    /// Stops applying. Reads continue.
     pub fn pause(&self) {
         self.shared.control.send_replace(Desired::Pause);
     }
 
-    /// Goes on after a pause or a failure.
+    /// Continues after a pause or a failure.
     pub fn resume(&self) {
         self.start_thread();
         self.shared.progress.awaits_start();
@@ -409,23 +410,24 @@ impl Runner {
         });
     }
 
-    /// Whether it folds, or would if its state were open.
+    /// Whether it folds, or would fold if its state were open.
     pub fn is_running(&self) -> bool {
         !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)
     }
 
-    /// Whether nobody has heard of the end of the stream lately, as it is not read just now, or as what was read waits.
+    /// Whether the end of the stream is out of date, because the stream is not read at the moment or read events are
+    /// waiting.
     pub fn asks_for_head(&self) -> bool {
         !self.source_status().is_heard_within(HEARD_FOR)
     }
 
-    /// The position behind which somebody has to look up the next event: it is not read, so its age is not known.
+    /// The position after which somebody must look up the next event: it is not read, so its age is unknown.
     pub fn asks_for_age(&self) -> Option<u64> {
         let position = self.store()?.position();
         self.shared.progress.asks_for_age().then_some(position)
     }
 
-    /// Takes note of what its source said when it was asked from aside, which a runner that does not read would not learn.
+    /// Records what its source reported outside the reader, which a runner that does not read would not learn.
     pub fn source_says(&self, info: &api::SourceInfo) {
         let is_stopped = self.source_status().state == SourceState::Stopped;
         let rests = !matches!(self.now().state, DeploymentState::CatchingUp | DeploymentState::Live);
@@ -445,19 +447,19 @@ impl Runner {
         }
     }
 
-    /// Takes note of where the stream begins and ends, which it would not learn while it does not read.
+    /// Records where the stream begins and ends, which a runner that does not read would not learn.
     pub fn stream_reaches(&self, first: u64, head: u64) {
         if let Some(store) = self.store() {
             self.shared.progress.seen(first, head, store.position());
         }
     }
 
-    /// Takes note of the time of the next event in the stream.
+    /// Records the time of the next event in the stream.
     pub fn next_event_is_of(&self, time_ns: u64) {
         self.shared.progress.oldest_is_of(time_ns);
     }
 
-    /// Hands a module over that could not be loaded, if that is why nothing is folded; whether it was.
+    /// Passes it a module that could not be loaded before, if that is why it does not fold; returns whether it was.
     pub fn give_module(&self, module: &Arc<Module>) -> bool {
         let mut program = self.program();
         if program.module.is_ok() {
@@ -468,7 +470,7 @@ impl Runner {
         true
     }
 
-    /// Puts another program over the same state, from the next batch on.
+    /// Runs another program on the same state, from the next batch on.
     pub fn take_over(&self, program: Program) {
         *self.shared.program.write() = program;
         if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
@@ -476,25 +478,25 @@ impl Runner {
         }
     }
 
-    /// Leaves out other events from the next batch on. The caller holds it at a ceiling, so that nothing is applied on the
-    /// way.
+    /// Skips other events from the next batch on. The caller holds it at a ceiling, so that nothing is applied in
+    /// between.
     pub fn leave_out(&self, skips: Skips) {
         let now = self.now();
         let failed_at = now.failure.as_ref().and_then(|failure| failure.sequence);
         let is_past_it = failed_at.is_some_and(|sequence| skips.get(sequence).is_some());
         self.shared.program.write().skips = skips;
-        // One that stopped for another reason stays as it is.
+        // If it stopped for another reason, it stays stopped.
         if self.is_running() || (is_past_it && now.state == DeploymentState::Failed) {
             self.resume();
         }
     }
 
-    /// The event at which it fails, where it fails at one.
+    /// The event that fails, if there is one.
     pub fn failing_event(&self) -> Option<Event> {
         self.shared.progress.failing_event()
     }
 
-    /// What took over the state stays: it gets its usual attempts.
+    /// Ends the probation: the module gets its usual number of attempts.
     pub fn pass_probation(&self) {
         self.shared.program.write().on_probation = false;
         self.shared.progress.set_probation(false);
@@ -503,7 +505,7 @@ impl Runner {
         }
     }
 
-    /// Sets how far it may go; returns the change by which [`Runner::stands`] knows it.
+    /// Sets how far it may go; returns the number of the change, by which [`Runner::stands`] recognises it.
     pub fn set_ceiling(&self, ceiling: Ceiling) -> u64 {
         self.change_pace(|pace| pace.ceiling = ceiling)
     }
@@ -523,12 +525,12 @@ impl Runner {
         epoch
     }
 
-    /// Whether it stands still.
+    /// Whether it is held.
     pub fn is_standing(&self) -> bool {
         self.shared.standing.borrow().is_some()
     }
 
-    /// Waits until it stands still since a change of pace, with everything durable; the position where. Cancel-safe.
+    /// Waits until it is held after a change of pace, with everything durable; returns its position. Cancel-safe.
     pub async fn stands(&self, epoch: u64) -> u64 {
         let mut standing = self.shared.standing.subscribe();
         let has_seen = |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
@@ -539,13 +541,13 @@ impl Runner {
         }
     }
 
-    /// Puts entries in the place of others, durably. The caller holds it at a ceiling.
+    /// Replaces entries, durably. The caller holds it at a ceiling.
     pub async fn patch(&self, patch: state::Patch) -> Result<(), String> {
         self.repair(Repair::Patch(patch)).await
     }
 
-    /// Notes that nothing up to a position would have changed anything, durably. The caller has the proof, and holds it at a
-    /// ceiling.
+    /// Records, durably, that nothing up to a position would have changed the state. The caller has the proof, and
+    /// holds it at a ceiling.
     pub async fn advance(&self, position: u64) -> Result<(), String> {
         self.repair(Repair::Advance(position)).await
     }
@@ -553,19 +555,19 @@ impl Runner {
     async fn repair(&self, repair: Repair) -> Result<(), String> {
         let mut done = self.shared.patches.hand_over(repair);
         self.change_pace(|_| ());
-        // Cancel-safe: what was received is received.
+        // Cancel-safe: a received value is not lost.
         let told = match tokio::time::timeout(REPAIR_MAX, done.done()).await {
             Ok(told) => told,
             Err(_) if self.shared.patches.withdraw() => {
                 return Err(format!("the state could not be changed within {} s; try again", REPAIR_MAX.as_secs()));
             }
-            // It was begun, and comes to its end.
+            // It has begun, and will complete.
             Err(_) => done.done().await,
         };
         told.unwrap_or_else(|| Err("the state was closed meanwhile; try again".to_owned()))
     }
 
-    /// Has all that was applied up to now made durable, and waits for it, but not for long. Cancel-safe.
+    /// Makes everything applied so far durable, and waits briefly for that. Cancel-safe.
     pub async fn flush_soon(&self, at_most: Duration) {
         let wanted = self.position();
         self.change_pace(|_| ());
@@ -584,12 +586,12 @@ impl Runner {
         self.shared.control.send_replace(Desired::Stop);
     }
 
-    /// Waits for the end that was asked for. Blocking.
+    /// Waits for the requested end. Blocking.
     pub fn join(&self) {
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
-            tracing::error!(deployment = self.shared.deployment, "ended by a panic");
+            tracing::error!(deployment = self.shared.deployment, "the thread panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a runner is made of.
+//! The parts of a runner.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::subject::SubjectSet;
 pub struct LoadError {
     /// What happened, and what to do.
     pub message: String,
-    /// Whether the same may succeed later by itself.
+    /// Whether a retry may succeed later.
     pub is_passing: bool,
 }
 
-/// Why a program has no module yet that nobody has tried to load, or that is being loaded.
+/// Why a program has no module yet, before the first attempt to load it or while it loads.
 pub const BEING_LOADED: &str = "it is being loaded";
 
 /// Loads a module. Blocking.
@@ -32,11 +32,11 @@ pub type Load = Arc<dyn Fn() -> Result<Arc<Module>, LoadError> + Send + Sync>;
 /// The module that folds, and what it reads.
 #[derive(Clone)]
 pub struct Program {
-    /// Number of the generation: seeds the guest's randomness, and names it in logs.
+    /// Number of the generation: it seeds the guest's randomness, and identifies the module in logs.
     pub generation: u64,
     /// The module, or why it is not loaded.
     pub module: Result<Arc<Module>, String>,
-    /// Loads it where it is not loaded.
+    /// Loads it if it is not loaded.
     pub load: Load,
     /// Name of the source.
     pub source_name: String,
@@ -46,52 +46,52 @@ pub struct Program {
     pub start: Start,
     /// Events up to this sequence may be missing from the stream.
     pub accepts_missing_through: u64,
-    /// It took over a state, and gets few attempts.
+    /// It inherited a state, and gets few attempts.
     pub on_probation: bool,
-    /// Position from which on the state holds the events of all its subjects; more than 0 where it was taken over from
-    /// code with others.
+    /// Position from which the state has the events of all its subjects; more than 0 if it was inherited from code with
+    /// other subjects.
     pub subjects_from: u64,
-    /// Fold only a part of what the module wants.
+    /// Fold only a part of the events that the module reads.
     pub part: Option<Arc<dyn Part>>,
-    /// Which events are left out.
+    /// Which events to skip.
     pub skips: Skips,
 }
 
-/// A part of the events that a module wants.
+/// A part of the events that a module reads.
 pub trait Part: Send + Sync {
     /// The subjects that cover it.
     fn subjects(&self) -> SubjectSet;
 
-    /// Puts in front of a fold what leaves out all other events.
+    /// Wraps a fold so that it sees no other events.
     fn narrow(&self, fold: Box<dyn Fold>) -> Box<dyn Fold>;
 
-    /// Whether it must see headers.
+    /// Whether it needs headers.
     fn needs_headers(&self) -> bool;
 }
 
-/// What a runner is made of.
+/// The parts of a runner.
 pub struct Parts {
     /// Name of the deployment.
     pub deployment: String,
-    /// What folds.
+    /// The module that folds.
     pub program: Program,
     /// Path of the state file.
     pub path: PathBuf,
-    /// How the state behaves.
+    /// Options of the state.
     pub state: state::Options,
-    /// What the cache of the state file holds of the host's budget.
+    /// The share of the host's budget that the cache of the state file holds.
     pub cache: caches::Share,
-    /// How the pipeline behaves.
+    /// Options of the pipeline.
     pub settings: Settings,
     /// Counters and histograms.
     pub metrics: DeploymentMetrics,
-    /// Whether it begins paused.
+    /// Whether it starts paused.
     pub paused: bool,
     /// How far and how fast it may go.
     pub pace: (Ceiling, Throttle),
-    /// The position that it may have shown before the process started, and so has to reach; none where only the end of the
-    /// stream, or a state that was closed in good order, can tell.
+    /// The position that readers may have seen before the process started, and that it must therefore reach; none if
+    /// only the end of the stream, or a cleanly closed state, can tell.
     pub catches_up_to: Option<u64>,
-    /// The position that clients are known to have seen of the deployment: nothing before it is shown.
+    /// The position that clients are known to have seen of the deployment: no earlier one is shown.
     pub floor: u64,
 }

@@ -1,4 +1,4 @@
-//! Waiting for what becomes of a wish.
+//! Waits for the effect of a request.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use crate::api::DeploymentState;
 use crate::pipeline::Desired;
 use crate::progress::Now;
 
-/// Attempts after which a state that can't be opened is taken for lost.
+/// Attempts after which a state that can't be opened counts as lost.
 const LOST_ATTEMPTS: u32 = 3;
 
 impl Runner {
-    /// Whether its state cannot be opened, and so neither be read nor come to stand anywhere.
+    /// Whether its state cannot be opened, so that it can neither be read nor held at a position.
     pub fn is_lost(&self) -> bool {
         let is_lost = |failure: crate::api::Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
     }
 
-    /// Waits until what was asked for last is so, but not for long; `before` is how it was before that was asked. A call of
-    /// the guest comes to its end first. Cancel-safe: it only looks.
+    /// Waits briefly until the last request has taken effect; `before` is the progress before the request. A running
+    /// guest call ends first. Cancel-safe: it only observes.
     pub async fn settles(&self, before: &Now, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         let is_settled = || match *self.shared.control.borrow() {
@@ -31,8 +31,9 @@ impl Runner {
         }
     }
 
-    /// Waits until the module that was asked for last has applied something, found nothing to apply or failed, but not for
-    /// long, and no longer once its source turns out to be away; what a second look is to confirm is waited for. Cancel-safe: it only looks.
+    /// Waits briefly until the last requested module has applied an event, found nothing to apply, or failed. Ends
+    /// early if its source turns out to be unreachable, and waits for the confirmation of a second check. Cancel-safe:
+    /// it only observes.
     pub async fn begins(&self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         let is_known = || {

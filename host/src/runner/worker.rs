@@ -1,4 +1,4 @@
-//! The thread behind a runner: opens the state, runs the pipeline as often as it is wanted, and rests in between.
+//! The thread of a runner: opens the state, runs the pipeline when requested, and rests in between.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,70 +18,71 @@ use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
-/// Niceness of a thread that folds: threads that answer reads go first. A higher one would let modules meet their deadlines
+/// Niceness of a thread that folds: threads that answer reads go first. With a higher one, modules would miss their deadlines
 /// whenever the machine is busy with something else.
 const NICENESS: i32 = 3;
 /// Most attempts that a manifest may ask for.
 const ATTEMPTS_MAX: u32 = 1_000;
-/// Shortest pause before the second attempt that it may ask for: each attempt costs an instance and log lines.
+/// Shortest pause before the second attempt that a manifest may ask for: each attempt costs an instance and log lines.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
-/// While a state fails again and again, one failure of this many is told.
+/// While a state keeps failing, one in this many failures is logged.
 const FAILURES_TOLD_EVERY: u32 = 60;
-/// Pause before a state that failed is opened again.
+/// Pause before a failed state is reopened.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-/// How often a damaged state is opened again before that waits for an operator. What was damaged in memory only is sound
-/// when it is read again.
+/// How often a damaged state is reopened before the runner waits for an operator. If only memory was damaged, reading
+/// the file again helps.
 const DAMAGED_TRIES: u32 = 3;
-/// Pause before a module that could not be loaded for a reason that may pass is loaded again; it doubles up to the longest.
+/// Pause before the next attempt to load a module that failed for a passing reason; it doubles up to the maximum.
 const LOAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
-/// How long a runner that is paused before its module is loaded waits for that before it says that it is paused.
+/// How long a runner that is paused before its module is loaded waits for that before it reports the pause.
 const LOAD_BRIEF: Duration = Duration::from_secs(1);
-/// Why a module is not loaded after a defect.
-const LOADING_BROKE_OFF: &str = "loading broke off by a defect of the host; look into its log, and report it";
-/// Why nothing is applied after a defect in a reader.
-const BROKE_OFF: &str = "reading broke off by a defect of the host and begins again; look into its log, and report it";
-/// How often a state that rests looks for the room that a flush needs.
+/// Why a module is not loaded, after a defect.
+const LOADING_BROKE_OFF: &str = "loading stopped because of a defect in the host; see its log, and please report it";
+/// Why nothing is applied, after a defect in a reader.
+const BROKE_OFF: &str =
+    "reading stopped because of a defect in the host and starts again; see its log, and please report it";
+/// How often a resting state checks for the disk space that a flush needs.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// The thread behind a runner.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) state: state::Options,
-    /// Given back once the thread has ended, and the file is closed.
+    /// Released once the thread has ended and the file is closed.
     pub(super) _cache: caches::Share,
     pub(super) settings: Settings,
     pub(super) control: watch::Receiver<Desired>,
     pub(super) pace: watch::Receiver<Pace>,
     pub(super) runtime: Handle,
-    /// Why the state is only read: it was found damaged each time.
+    /// Why the state is only read: it was damaged at each attempt.
     pub(super) halted: Option<String>,
-    /// The module that is being loaded, if nobody waited for it to the end.
+    /// The module that is still loading, if nobody waited for it to the end.
     pub(super) loading: Option<Loading>,
 }
 
-/// What ended a rest.
+/// Why a rest ended.
 enum Woken<T> {
-    /// Something else is wanted. `is_held` says whether someone can still want something.
+    /// Something else is requested. `is_held` says whether handles still exist.
     Asked { is_held: bool },
-    /// What was waited for has come about.
+    /// The awaited event happened.
     Done(T),
 }
 
-/// A program, and what became of loading its module.
+/// A program, and the result of loading its module.
 type Loaded = (Program, Result<Arc<Module>, LoadError>);
 
-/// A module that is being loaded on a thread of its own, so that nobody has to wait for it to the end.
+/// A module that loads on a separate thread, so that nobody has to wait for it.
 pub(super) struct Loading {
     generation: u64,
     done: tokio::sync::oneshot::Receiver<Result<Arc<Module>, LoadError>>,
 }
 
 impl Loading {
-    /// Begins to load what a program wants.
+    /// Starts to load the module of a program.
     fn begin(deployment: &str, program: &Program) -> Result<Self, LoadError> {
         let (load, (tell, done)) = (Arc::clone(&program.load), tokio::sync::oneshot::channel());
         let begin = move || {
-            // Whoever asked may be gone.
+            // The requester may be gone.
             let _ = tell.send(load());
         };
         let thread = std::thread::Builder::new().name(format!("load-{deployment}")).spawn(begin);
@@ -90,7 +91,7 @@ impl Loading {
         Ok(Self { generation: program.generation, done })
     }
 
-    /// Waits until it is loaded. Cancel-safe: the outcome stays until it is received.
+    /// Waits until it is loaded. Cancel-safe: the result stays until it is received.
     async fn done(&mut self) -> Result<Arc<Module>, LoadError> {
         let broken = || LoadError { message: LOADING_BROKE_OFF.to_owned(), is_passing: true };
         (&mut self.done).await.unwrap_or_else(|_| Err(broken()))
@@ -106,19 +107,19 @@ impl Worker {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
             self.shared.standing.send_replace(None);
             if let Some(store) = self.shared.store.send_replace(None) {
-                // What was read of it may be lost, and comes again: until then, nothing older is shown.
+                // Events that readers saw may be lost, and will come again: until then, nothing older is shown.
                 self.shared.progress.shown(store.position());
                 self.shared.progress.closed(store.position());
             }
             let (message, may_pass) = match lived {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => (error.to_string(), !matches!(error, state::Error::Damaged(_))),
-                Err(_) => ("a defect of the host ended the fold; look into its log, and report it".to_owned(), false),
+                Err(_) => ("a defect in the host ended the fold; see its log, and please report it".to_owned(), false),
             };
             damaged = if may_pass { 0 } else { damaged + 1 };
             self.halted = (damaged >= DAMAGED_TRIES).then(|| message.clone());
             if self.halted.is_some() {
-                // The file is opened for reads; applying waits for an operator, who may try as often again.
+                // The file is opened for reads only; an operator may restart applying, with as many attempts again.
                 damaged = 0;
                 continue;
             }
@@ -128,7 +129,7 @@ impl Worker {
         self.shared.progress.set_state(DeploymentState::Stopping);
     }
 
-    /// Tells that the state failed, and what happens next: at the first failure of a streak, and now and then while it
+    /// Logs that the state failed, and what happens next: at the first failure of a streak, and now and then while it
     /// lasts.
     fn note_state_failure(&self, message: &str) {
         let (deployment, progress) = (&self.shared.deployment, &self.shared.progress);
@@ -140,7 +141,7 @@ impl Worker {
                 position = progress.now().last_position,
                 attempts,
                 error = message,
-                "the state can't be written or read; it is opened again every second at its last checkpoint, and the \
+                "the state can't be read or written; the host reopens it every second at its last checkpoint, and the \
                  stream brings back the rest"
             );
         }
@@ -150,7 +151,7 @@ impl Worker {
         *self.control.borrow() == Desired::Stop
     }
 
-    /// Opens the state and runs the pipeline as often as it is wanted; an error asks to open it again.
+    /// Opens the state and runs the pipeline when requested; an error asks to reopen the state.
     fn live(&mut self) -> Result<(), state::Error> {
         let progress = Arc::clone(&self.shared.progress);
         let opened =
@@ -161,7 +162,7 @@ impl Worker {
         self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled() || was_paused);
         self.shared.store.send_replace(Some(store.clone()));
         if store.position() >= self.shared.progress.now().last_position {
-            // Nothing is missing that was there before.
+            // No event is lost that was there before.
             self.shared.progress.made_durable();
         }
         loop {
@@ -169,7 +170,7 @@ impl Worker {
             match wanted {
                 Desired::Stop => return self.settle(&store),
                 Desired::Pause => {
-                    // Before it is said that it rests: whoever asked for that relies on it.
+                    // Before reporting the rest: the requester relies on it.
                     self.settle(&store)?;
                     match self.pause(&store, &mut writer) {
                         Ok(()) => {}
@@ -188,7 +189,7 @@ impl Worker {
                     match ended {
                         Ended::Asked => {
                             if *self.control.borrow() == wanted {
-                                // Nobody asked: its reader broke off, and would again at once.
+                                // Nobody asked: its reader failed, and would fail again at once.
                                 self.shared.progress.waiting("host", BROKE_OFF);
                                 self.pause_before_reopening();
                             }
@@ -211,11 +212,11 @@ impl Worker {
         }
     }
 
-    /// Notes in the state that nothing beyond it was shown, if that is so: after a restart it answers at once. What has yet
-    /// to come as far as it may have been before says nothing.
+    /// Records in the state that readers saw nothing beyond it, if that is so: after a restart it answers at once. A
+    /// state that has not yet reached an earlier position records nothing.
     fn settle(&self, store: &Store) -> Result<(), state::Error> {
         let is_as_far = self.shared.progress.answers_from().is_some_and(|from| store.position() >= from);
-        // Without room it stays unsaid, which costs a look at the stream after a restart.
+        // Without room the record is not written, which costs a check of the stream after a restart.
         if is_as_far && self.has_room() { store.settle() } else { Ok(()) }
     }
 
@@ -228,7 +229,7 @@ impl Worker {
         tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
     }
 
-    /// Rests until something else is wanted; returns whether someone can still want something.
+    /// Rests until something else is requested; returns whether handles still exist.
     fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
         match self.rest_until(store, writer, std::future::pending::<Infallible>())? {
             Woken::Asked { is_held } => Ok(is_held),
@@ -236,9 +237,9 @@ impl Worker {
         }
     }
 
-    /// Waits until something else is wanted or something has come about. Meanwhile it publishes the position, and applies
-    /// what is handed over. Everything is durable: a pipeline flushes at its end. Of `done` nothing is lost: it is polled
-    /// again until it has an outcome.
+    /// Waits until something else is requested or an event happens. Meanwhile it publishes the position, and carries
+    /// out repairs. Everything is durable, because a pipeline flushes at its end. `done` loses nothing: it is polled
+    /// again until it has a result.
     fn rest_until<T>(
         &mut self,
         store: &Store,
@@ -262,7 +263,7 @@ impl Worker {
                     }
                     tokio::time::sleep(ROOM_LOOK).await;
                 };
-                // All arms only look, and `done` stays where it is.
+                // All arms only observe, and `done` stays in place.
                 tokio::select! {
                     biased;
                     changed = control.changed() => Some(Woken::Asked { is_held: changed.is_ok() }),
@@ -278,7 +279,7 @@ impl Worker {
         }
     }
 
-    /// Makes durable what the pipeline could not for want of room, if there is some by now; whether it did.
+    /// Makes durable what the pipeline could not for lack of disk space, if there is space now; returns whether it did.
     fn flush_if_possible(&self, store: &Store) -> Result<bool, state::Error> {
         if !self.has_room() {
             return Ok(false);
@@ -297,8 +298,8 @@ impl Worker {
         let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
     }
 
-    /// Loads the module if that was not done yet, or failed: what kept it from being loaded may be over. While that takes
-    /// its time the runner rests, so that it can be paused, held and repaired.
+    /// Loads the module if that has not happened or failed, because the cause may be over. While it loads, the runner
+    /// rests, so that it can be paused, held and repaired.
     fn load_module(
         &mut self,
         store: &Store,
@@ -306,7 +307,7 @@ impl Worker {
         wanted: Desired,
     ) -> Result<(Program, Arc<Module>), Ended> {
         if self.shared.progress.now().state == DeploymentState::Paused {
-            // It was resumed, and what follows may take long.
+            // It was resumed, and the rest may take long.
             self.shared.progress.set_state(DeploymentState::CatchingUp);
         }
         let mut pause = LOAD_PAUSE.0;
@@ -325,9 +326,8 @@ impl Worker {
         }
     }
 
-    /// The program with its module, once that is loaded; none if that takes longer than `at_most`. The runner rests
-    /// meanwhile. The outcome is noted, unless another program took over: that one counts at the next start, which was
-    /// asked for with it.
+    /// The program with its module, once it is loaded; none if that takes longer than `at_most`. The runner rests
+    /// meanwhile. The result is recorded unless another program took over, which starts at the next request.
     fn loaded(
         &mut self,
         store: &Store,
@@ -363,7 +363,7 @@ impl Worker {
         Ok(Some((program, outcome)))
     }
 
-    /// Rests until something has come about; ends if something else is wanted before that.
+    /// Rests until something has happened; ends early if something else is requested.
     fn rest_unless<T>(
         &mut self,
         store: &Store,
@@ -377,13 +377,13 @@ impl Worker {
                 Woken::Done(done) => return Ok(done),
                 Woken::Asked { .. } if *self.control.borrow() != wanted => return Err(Ended::Asked),
                 Woken::Asked { is_held: true } => {}
-                // Nobody can ask for anything any more, which is like a stop.
+                // No handle exists any more, which means stop.
                 Woken::Asked { is_held: false } => return Err(Ended::Asked),
             }
         }
     }
 
-    /// Says that it is paused. Queries are answered while it rests, so the module is loaded if it was not; what takes long
+    /// Reports the pause. Queries are answered during the rest, so the module is loaded if it was not, but slow loading
     /// is not waited for. If it can't be loaded, queries say why.
     fn pause(&mut self, store: &Store, writer: &mut state::Writer) -> Result<(), Ended> {
         self.loaded(store, writer, Desired::Pause, LOAD_BRIEF)?;
@@ -442,7 +442,7 @@ impl Worker {
         source::tell(status, SourceState::Connecting, None);
         let run = pipeline.run();
         if status.borrow().state != SourceState::Stopped {
-            // Nobody reads it any more; the host looks at it from aside.
+            // Nobody reads it any more; the host checks it outside the reader.
             source::tell(status, SourceState::Idle, None);
         }
         run
@@ -460,7 +460,7 @@ impl Worker {
         })
     }
 
-    /// The host's settings, with what the module asks for instead.
+    /// The host's settings, overridden by those of the module.
     fn settings(&self, module: &Module) -> Settings {
         let manifest = module.manifest();
         let mut settings = self.settings.clone();
@@ -476,13 +476,13 @@ impl Worker {
     }
 }
 
-/// Lets the threads that answer reads go first if there are too few cores for all. What this thread starts inherits that,
-/// and can't shed it without privileges: it must start no thread that serves.
+/// Gives threads that answer reads precedence if there are too few cores. Threads that this thread starts inherit the
+/// priority and can't raise it without privileges, so it must not start threads that answer reads.
 fn give_way() {
-    // Elsewhere the call changes the whole process.
+    // On other systems the call changes the whole process.
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
     {
-        tracing::debug!(%error, "a fold runs with the priority of all threads");
+        tracing::debug!(%error, "a fold runs with normal priority");
     }
 }

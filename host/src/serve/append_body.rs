@@ -1,4 +1,4 @@
-//! The forms in which events arrive: JSON, NDJSON, and CloudEvents in each of their modes.
+//! The formats in which a client sends events: JSON, NDJSON, and CloudEvents in each of their modes.
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
@@ -16,22 +16,22 @@ use crate::subject::Pattern;
 /// Most events in one request.
 const EVENTS_MAX: usize = 10_000;
 
-/// The form of a body.
+/// The format of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// [`api::Append`].
     Json,
-    /// One [`api::NewEvent`] or CloudEvent a line.
+    /// One [`api::NewEvent`] or CloudEvent per line.
     Lines,
     /// One CloudEvent.
     CloudEvent,
     /// A list of CloudEvents.
     CloudEvents,
-    /// The data of a CloudEvent whose attributes are headers of the request.
+    /// The data of a CloudEvent whose attributes are in the headers of the request.
     Binary(Attributes),
 }
 
-/// [`api::NewEvent`], its data as it was written.
+/// [`api::NewEvent`], with data as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Incoming {
@@ -45,7 +45,7 @@ struct Incoming {
     data: Option<Box<RawValue>>,
 }
 
-/// [`api::Append`], the data of its events as they were written.
+/// [`api::Append`], with the data of its events as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IncomingAppend {
@@ -56,7 +56,7 @@ struct IncomingAppend {
 }
 
 impl Form {
-    /// The form that headers announce.
+    /// The format that the headers announce.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let found = extract::content_type(headers);
         match found.as_deref().and_then(cloudevents::form) {
@@ -85,11 +85,11 @@ impl Form {
         }
     }
 
-    /// The events of a body, and what they expect of the log.
+    /// The events of a body, and the expectations about the log.
     pub(super) fn read(&self, body: &[u8], wishes: &Wishes) -> Result<(Vec<NewEvent>, Expectation), Problem> {
         let (mut events, mut expectation) = match self {
             Self::Json if wishes.template.is_some() => {
-                return Err(Problem::invalid("subject is for CloudEvents; these events carry their own, leave it out"));
+                return Err(Problem::invalid("subject is for CloudEvents; these events have their own, remove it"));
             }
             Self::Json => read_json(body)?,
             Self::Lines => (read_lines(body, wishes)?, Expectation::default()),
@@ -104,7 +104,7 @@ impl Form {
                 (vec![event], Expectation::default())
             }
         };
-        // A batch of CloudEvents may be empty; there is nothing to say with any other empty request.
+        // A batch of CloudEvents may be empty; any other empty request is an error.
         let is_empty = events.is_empty() && *self != Self::CloudEvents;
         if is_empty || events.len() > EVENTS_MAX {
             let found = events.len();
@@ -139,7 +139,7 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
     let last_subject_sequence = match (append.expected_last_subject_sequence, append.expected_subject) {
         (None, None) => None,
         (None, Some(_)) => {
-            return Err(Problem::invalid("expected_subject stands without expected_last_subject_sequence; add it"));
+            return Err(Problem::invalid("expected_subject needs expected_last_subject_sequence; add it"));
         }
         (Some(sequence), subject) => {
             let first = append.events.first().map(|event| event.subject.clone());
@@ -288,7 +288,7 @@ mod tests {
         assert!(refused(&Form::Json, bytes).starts_with("event 0 is refused"));
         assert!(refused(&Form::Json, r#"{"events":[{"subject":"a","subjekt":1}]}"#).contains("subjekt"));
         let twice = r#"{"events":[{"subject":"a","headers":{"x":"1","x":"2"}}]}"#;
-        assert!(refused(&Form::Json, twice).contains("`x` is there twice"), "{}", refused(&Form::Json, twice));
+        assert!(refused(&Form::Json, twice).contains("`x` occurs twice"), "{}", refused(&Form::Json, twice));
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
         ] {
             assert!(refused(&form, &text).contains("attribute time is lunchtime"), "{}", refused(&form, &text));
         }
-        assert!(refused(&Form::CloudEvent, "[]").contains("no JSON object"));
+        assert!(refused(&Form::CloudEvent, "[]").contains("not a JSON object"));
         assert!(refused(&Form::CloudEvents, "{}").contains("batch"));
         let second = format!("[{}, \"not an object\"]", structured());
         assert!(refused(&Form::CloudEvents, &second).starts_with("event 1 is refused"));

@@ -1,5 +1,5 @@
-//! CloudEvents as events to append, in JSON or with their attributes in headers of the request.
-//! Source of the latter: `bindings/http-protocol-binding.md` of <https://github.com/cloudevents/spec>, 3.1.
+//! Turns CloudEvents into events to append, in JSON or with their attributes in headers of the request. Source for the
+//! headers: `bindings/http-protocol-binding.md` of <https://github.com/cloudevents/spec>, 3.1.
 
 use std::collections::BTreeMap;
 
@@ -18,16 +18,16 @@ use crate::event::Payload;
 use crate::log::NewEvent;
 use crate::timestamp;
 
-/// What the sender wishes for all events of a request.
+/// The sender's options for all events of a request.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    /// How subjects are made; none takes the type.
+    /// The template for subjects; none uses the type.
     pub(super) template: Option<SubjectTemplate>,
-    /// What happens to times that would go back.
+    /// What to do with times that would go back.
     pub(super) times: Times,
 }
 
-/// Attributes that came in headers, checked, by name.
+/// Attributes from headers, checked, by name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Attributes(BTreeMap<String, String>);
 
@@ -37,8 +37,8 @@ impl Attributes {
     }
 }
 
-/// The event to append for an envelope. It goes into the log as it was written; reading the log takes it apart, as it
-/// does for one from JetStream.
+/// The event to append for an envelope. It is stored as written; reading the log parses it, as for an event from
+/// JetStream.
 pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], wishes: &Wishes) -> Result<NewEvent, Error> {
     let mut headers = vec![("content-type".to_owned(), MEDIA_TYPE.to_owned())];
     if let Some(others) = envelope.get(HEADERS_ATTRIBUTE) {
@@ -54,7 +54,7 @@ pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], wishes: &Wishes)
     })
 }
 
-/// The event to append for a body whose attributes came in headers.
+/// The event to append for a body whose attributes are in headers.
 pub(super) fn of_binary(attributes: &Attributes, body: &[u8], wishes: &Wishes) -> Result<NewEvent, Error> {
     let headers = attributes.0.iter().map(|(name, value)| match name.as_str() {
         "datacontenttype" => ("content-type".to_owned(), value.clone()),
@@ -78,13 +78,13 @@ pub(super) fn attributes(headers: &HeaderMap) -> Result<Option<Attributes>, Prob
         let Some(name) = header.as_str().strip_prefix(HEADER_PREFIX) else { continue };
         let refused = |reason: &str| Problem::invalid(format!("header {header:.70} {reason}"));
         if name == "datacontenttype" {
-            return Err(refused("may not be sent over HTTP: say what the data are in content-type"));
+            return Err(refused("is not allowed over HTTP: use content-type for the type of the data"));
         }
         let raw = std::str::from_utf8(value.as_bytes()).map_err(|_| refused("is not UTF-8; percent-encode it"))?;
         let text = percent::decode(raw).ok_or_else(|| refused("is not UTF-8 once it is percent-decoded"))?;
         check(name, &text)?;
         if attributes.insert(name.to_owned(), text.into_owned()).is_some() {
-            return Err(refused("is there twice; send one of them"));
+            return Err(refused("occurs twice; send it once"));
         }
     }
     if attributes.is_empty() {
@@ -116,7 +116,7 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     forms.any(|form| form == cloudevents::Form::Batch)
 }
 
-/// Refuses JSON in another character set than the one of JSON.
+/// Refuses JSON in any character set but UTF-8.
 pub(super) fn check_charset(headers: &HeaderMap) -> Result<(), Problem> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let charset =
@@ -132,15 +132,13 @@ pub(super) fn check_charset(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The time to store an event under: the one that it was exported with, else its own.
+/// The time under which to store an event: the time with which it was exported, otherwise its own.
 fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Option<u64>, Error> {
     let said = [TIME_ATTRIBUTE, "time"].into_iter().find_map(|name| Some((name, get(name)?)));
     let Some((name, text)) = said.filter(|_| times != Times::Ignore) else { return Ok(None) };
     timestamp::parse_ns(text).map(Some).map_err(|error| Error::Attribute {
         name: format!("attribute {name}"),
-        reason: format!(
-            "is {text:.64}, which {error}; append it with times=ignore to store it under the time of the append"
-        ),
+        reason: format!("is {text:.64}, which {error}; use times=ignore to store it with the time of the append"),
     })
 }
 
@@ -154,7 +152,7 @@ fn other_headers(text: &str) -> Result<Vec<(String, String)>, Error> {
         name == "content-type" || [HEADER_PREFIX, "nats-", "foldstream-"].iter().any(|prefix| name.starts_with(prefix))
     };
     if let Some(name) = others.keys().find(|name| is_taken(name)) {
-        return Err(refused(format!("has a header {name:.64}, which is not the sender's to set; leave it out")));
+        return Err(refused(format!("has a header {name:.64}, which a sender must not set; remove it")));
     }
     Ok(others.into_iter().collect())
 }
@@ -217,12 +215,12 @@ mod tests {
             ("ce-my-extension", "x", "attribute my-extension has a name"),
             ("ce-data", "x", "attribute data is the name"),
             ("ce-", "x", "has a name"),
-            ("ce-datacontenttype", "text/plain", "say what the data are in content-type"),
+            ("ce-datacontenttype", "text/plain", "use content-type for the type of the data"),
             ("content-type", "xyz", "attribute datacontenttype"),
         ] {
             assert!(refused(&[(header, value)]).contains(said), "{header}: {}", refused(&[(header, value)]));
         }
-        assert!(refused(&[("ce-subject", "a"), ("ce-subject", "b")]).contains("there twice"));
+        assert!(refused(&[("ce-subject", "a"), ("ce-subject", "b")]).contains("occurs twice"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who may come in: the exposure rule, the tokens and their scopes, and who is refused.
+//! Access control: the exposure rule, tokens and their scopes, and refusals.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use crate::actor::{self, Actor};
 use crate::config::{self, Anonymous};
 use crate::scope::Scope;
 
-/// The query parameter in which a browser's `EventSource` sends its token, as it can send no header.
+/// The query parameter in which a browser's `EventSource` sends its token, because it cannot send headers.
 const TOKEN_PARAMETER: &str = "access_token";
-/// How often refused requests are told in the log, at most.
+/// Shortest time between two log lines about refused requests.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Refuses settings that would let strangers in: any address but loopback needs TLS and a token, or `insecure`.
+/// Refuses settings that expose the host: any address but loopback needs TLS and a token, or `insecure`.
 pub fn check_exposure(config: &config::Serve) -> Result<(), Error> {
     check_address(config, config.listen)
 }
 
-/// The same for the address that is really listened on.
+/// The same for the address on which the host actually listens.
 pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Result<(), Error> {
     if config.tls_cert.is_some() != config.tls_key.is_some() {
-        return Err(Error::Tls("serve.tls_cert and serve.tls_key go together; set both or neither".to_owned()));
+        return Err(Error::Tls("serve.tls_cert and serve.tls_key belong together; set both or neither".to_owned()));
     }
     if is_loopback(address.ip()) || config.insecure {
         return Ok(());
@@ -70,12 +70,12 @@ impl Reason {
     }
 }
 
-/// Refused requests in the log: one line a second at most, however many there are.
+/// Logs refused requests: at most one line per second.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<(Option<Instant>, u64)>);
 
 impl Refusals {
-    /// How many were refused without being told, if this one may be told.
+    /// How many refusals were not logged since the last line, if this one may be logged.
     fn may_tell(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         let (told, untold) = *state;
@@ -88,7 +88,7 @@ impl Refusals {
     }
 }
 
-/// Lets a request through, or answers 401 or 403. Probes are open: they tell no secrets and change nothing.
+/// Lets a request through, or answers 401 or 403. Probes need no token: they reveal no secrets and change nothing.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if health::PROBES.contains(&request.uri().path()) {
         return next.run(request).await;
@@ -116,12 +116,12 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     }
 }
 
-/// What the token of a request is for, if it covers what the route asks for.
+/// What the token of a request is for, if it covers what the route requires.
 async fn check_token(tokens: &Tokens, given: &str, request: &mut Request) -> Result<Arc<Grant>, (Reason, Problem)> {
     let grant = tokens
         .grant(given)
         .map_err(|refusal| (Reason::TokenWrong, Problem::new(Kind::Unauthorized, refusal.to_string())))?;
-    // What no route takes is answered as such to everyone with a token.
+    // Everyone with a token gets 404 for a path without a route.
     let Some(route) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(grant) };
     let demand = scopes::demand(request.method().as_str(), route.as_str());
     let names = match demand.reach {
@@ -157,7 +157,7 @@ fn check_anonymous(app: &App, anonymous: Anonymous, request: &Request) -> Result
     )
 }
 
-/// Whether a request has a token of this host.
+/// Whether a request has a valid token of this host.
 pub(super) fn is_known(tokens: &Tokens, headers: &HeaderMap) -> bool {
     bearer(headers).is_some_and(|token| tokens.grant(token).is_ok())
 }
@@ -167,7 +167,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| given.trim()).filter(|given| !given.is_empty())
 }
 
-/// Takes the token out of the query of a stream, so that nothing behind this sees it; elsewhere it is an unknown
+/// Takes the token out of the query of a stream, so that nothing after this sees it. On other routes it is an unknown
 /// parameter like any other.
 fn take_parameter(request: &mut Request) -> Option<String> {
     let is_stream = request.extensions().get::<MatchedPath>().is_some_and(|route| STREAMS.contains(&route.as_str()));
@@ -182,12 +182,12 @@ fn take_parameter(request: &mut Request) -> Option<String> {
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-    // Tokens that `token new` makes need no escaping; others are decoded like any parameter.
+    // Tokens from `token new` need no escaping; others are decoded like any parameter.
     let probe: Uri = format!("/?t={}", token?).parse().ok()?;
     Query::<Vec<(String, String)>>::try_from_uri(&probe).ok()?.0.pop().map(|(_, token)| token)
 }
 
-/// The deployment that the path names, decoded as the route decodes it.
+/// The deployment in the path, decoded as the route decodes it.
 async fn name_in_path(request: &mut Request) -> Vec<String> {
     let Ok(parameters) = request.extract_parts::<RawPathParams>().await else { return Vec::new() };
     parameters.iter().filter(|(key, _)| *key == "name").map(|(_, value)| value.to_owned()).collect()

@@ -1,5 +1,5 @@
-//! How much at once: each kind of work has its places, and a request that finds
-//! none within a moment is told to come back.
+//! Limits concurrency: each kind of work has a fixed number of places, and a
+//! request that gets none within a moment is asked to retry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::config::Config;
 
 /// How long a request waits for a place: bursts pass, overload does not pile up.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long a deploy does: a whole fleet may be rolled out at once, and every one of it should come to its turn.
+/// How long a deploy waits: a whole fleet may be deployed at once, and every deploy should get its turn.
 const DEPLOY_WAIT: Duration = Duration::from_secs(30);
-/// Scans and pages of events at once; each is short and keeps one blocking thread.
+/// Concurrent scans and pages of events; each is short and occupies one blocking thread.
 const SCANS_MAX: usize = 64;
-/// Appends at once; many share one commit.
+/// Concurrent appends; many share one commit.
 const APPENDS_MAX: usize = 256;
-/// Deploys at once, from the check of an upload to its end. One is compiled at a time and others wait for it on threads of
-/// their own; checking a module takes several times its size in memory.
+/// Concurrent deploys, from the check of an upload to the end. Only one is compiled at a time, and the others wait on
+/// separate threads; checking a module takes several times its size in memory.
 const DEPLOYS_MAX: usize = 4;
-/// Memory for request bodies, all together, in bytes; at least four uploads of the largest size.
+/// Memory for all request bodies together, in bytes; at least four uploads of the largest size.
 const BODIES_BYTES: usize = 256 << 20;
-/// Unit in which that memory is counted, in bytes.
+/// Unit in which that memory is allocated, in bytes.
 const BODY_UNIT: usize = 1 << 10;
 
 /// The places.
@@ -53,7 +53,7 @@ impl Capacity {
         }
     }
 
-    /// Room for a body of at most `limit` bytes, of the announced length where there is one.
+    /// Room for a body of at most `limit` bytes, or of its announced length.
     pub(super) async fn body(&self, headers: &HeaderMap, limit: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let announced = extract::announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
         let units = announced.unwrap_or(limit).min(limit) / BODY_UNIT + 1;
@@ -66,12 +66,12 @@ impl Capacity {
         acquire_many(&self.deploys, 1, "deploys", DEPLOY_WAIT).await
     }
 
-    /// How many watches there are.
+    /// Current number of watches.
     pub(super) fn watches_open(&self) -> u32 {
         u32::try_from(self.watches_max - self.watches.available_permits()).unwrap_or(u32::MAX)
     }
 
-    /// A place for a watch: at once or not at all, as watches stay.
+    /// A place for a watch: granted at once or not at all, because watches stay open.
     pub(super) fn watch(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.watches.clone().try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => busy("watches"),
@@ -80,7 +80,7 @@ impl Capacity {
     }
 }
 
-/// A place for a piece of work.
+/// A place for one piece of work.
 pub(super) async fn acquire(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
     acquire_many(places, 1, what, WAIT).await
 }
@@ -98,7 +98,7 @@ async fn acquire_many(
 }
 
 fn busy(what: &str) -> Problem {
-    Problem::new(Kind::Busy, format!("as many {what} as the host allows are running; try again in a moment"))
+    Problem::new(Kind::Busy, format!("the host already runs as many {what} as it allows; try again in a moment"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The certificate of the server: what is made of its files, and when it ends.
+//! The certificate of the server: loads it and reports its validity.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::Error;
 use crate::config;
 
-/// Settings of TLS, and between which times its certificates count.
+/// TLS settings, and the validity of their certificates.
 pub(super) struct Certificate {
     pub(super) settings: Arc<rustls::ServerConfig>,
     pub(super) validity: Validity,
 }
 
-/// Between which times a certificate and those that it rests on count.
+/// The validity of a certificate and of those on which it depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// The first moment.
@@ -28,7 +28,7 @@ pub struct Validity {
     pub end: Timestamp,
 }
 
-/// Reads certificate and key, if there are any.
+/// Reads certificate and key, if configured.
 pub(super) fn read(config: &config::Serve) -> Result<Option<Certificate>, Error> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let chain = chain(cert)?;
@@ -38,12 +38,12 @@ pub(super) fn read(config: &config::Serve) -> Result<Option<Certificate>, Error>
     let mut settings = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-        .map_err(|error| Error::Tls(format!("certificate and key do not fit: {error}")))?;
+        .map_err(|error| Error::Tls(format!("certificate and key do not match: {error}")))?;
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Some(Certificate { settings: Arc::new(settings), validity }))
 }
 
-/// When the certificate of a file counts.
+/// The validity of the certificate in a file.
 pub fn certificate_validity(cert: &Path) -> Result<Validity, Error> {
     validity(&chain(cert)?).map_err(|error| unreadable("serve.tls_cert", cert, &error))
 }
@@ -62,11 +62,11 @@ fn unreadable(name: &str, file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::Tls(format!("{name} {}: {error}; it must be a PEM file", file.display()))
 }
 
-/// What is left when each certificate of a chain counts: clients refuse one that rests on another which has ended.
+/// The intersection of the validities of a chain: clients refuse a certificate if one on which it depends has expired.
 fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, String> {
     let mut whole: Option<Validity> = None;
     for certificate in chain {
-        let (begin, end) = times(certificate).map_err(|error| format!("no certificate of X.509: {error}"))?;
+        let (begin, end) = times(certificate).map_err(|error| format!("not an X.509 certificate: {error}"))?;
         let time = |seconds: Duration| {
             let seconds = i64::try_from(seconds.as_secs()).map_err(|error| error.to_string())?;
             Timestamp::from_second(seconds).map_err(|error| error.to_string())
@@ -80,12 +80,12 @@ fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, String> {
     whole.ok_or_else(|| "there is no certificate in it".to_owned())
 }
 
-/// Begin and end of a certificate, since 1970. Source: RFC 5280, section 4.1.
+/// Validity of a certificate, since 1970. Source: RFC 5280, section 4.1.
 fn times(certificate: &[u8]) -> der::Result<(Duration, Duration)> {
     let certificate = AnyRef::from_der(certificate)?;
     let signed = AnyRef::decode(&mut SliceReader::new(certificate.value())?)?;
     let mut fields = SliceReader::new(signed.value())?;
-    // The version may be left out; serial number, algorithm and issuer follow.
+    // The version is optional; serial number, algorithm and issuer follow.
     let first = AnyRef::decode(&mut fields)?;
     let skipped = if first.tag().is_context_specific() { 3 } else { 2 };
     for _ in 0..skipped {

@@ -1,5 +1,5 @@
-//! What a request carries: path segments, query parameters, bodies. Each is
-//! checked here, and what is wrong with it becomes a problem that says so.
+//! Parses the parts of a request: path segments, query parameters, bodies. A
+//! part that is not valid becomes a problem that says why.
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -14,13 +14,13 @@ use utoipa::IntoParams;
 
 use super::problem::{Kind, Problem};
 
-/// Longest query string, in bytes; keys of 1,024 bytes grow threefold when they are percent-encoded.
+/// Longest query string, in bytes; percent-encoding triples keys of 1,024 bytes.
 const QUERY_BYTES_MAX: usize = 32 << 10;
 
-/// Query parameters. An unknown one is refused: a misspelt `at-leest` that is ignored would give a stale answer.
+/// Query parameters. An unknown one is refused: ignoring a misspelt `at-leest` would give a stale answer.
 pub(super) struct Parameters<T>(pub(super) T);
 
-/// For routes that take none.
+/// For routes without parameters.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoParameters {}
@@ -57,16 +57,16 @@ fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
     Problem::invalid(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned())
 }
 
-/// The end of a sentence that says which name was probably meant, or which there are.
+/// The end of a message, with the name that was probably meant, or all known names.
 pub(super) fn suggestion(name: &str, known: &[String]) -> String {
     let closest = known
         .iter()
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
         .max_by(|one, other| one.0.total_cmp(&other.0));
     match closest {
-        None => "; there are none here".to_owned(),
+        None => "; this route has none".to_owned(),
         Some((similarity, candidate)) if similarity > 0.8 => format!("; did you mean {candidate}?"),
-        Some(_) => format!("; there are {}", known.join(", ")),
+        Some(_) => format!("; known: {}", known.join(", ")),
     }
 }
 
@@ -94,10 +94,10 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// What curl sends with a body unless it is told otherwise.
+/// The content type that curl sends with a body by default.
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The problem of a content type that a route does not take.
+/// The problem for a content type that a route does not accept.
 pub(super) fn unsupported(found: Option<&str>, wanted: &str) -> Problem {
     let found = match found {
         None => "there is no content-type".to_owned(),
@@ -114,8 +114,8 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
 
 /// Reads a body of at most `limit` bytes.
 ///
-/// Of a longer one up to as much again is read and thrown away: a connection
-/// closed in the face of a client that still sends would hide the answer.
+/// For a longer body, it reads and discards up to that much again: closing the
+/// connection while the client still sends would hide the response.
 pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
     let announced = announced(headers).unwrap_or(0);
     let mut chunks = body.into_data_stream();
@@ -134,7 +134,10 @@ pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         }
     }
     if seen > limit || announced > limit as u64 {
-        return Err(Problem::new(Kind::TooLarge, format!("the body has more than {limit} bytes, the limit here")));
+        return Err(Problem::new(
+            Kind::TooLarge,
+            format!("the body has more than {limit} bytes, the limit of this route"),
+        ));
     }
     Ok(collected.freeze())
 }
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(problem.kind(), Kind::Invalid);
         assert_eq!(problem.detail(), "there is no query parameter at-leest; did you mean at-least?");
         let problem = read("zzz").expect_err("unknown");
-        assert_eq!(problem.detail(), "there is no query parameter zzz; there are at-least, prefix");
+        assert_eq!(problem.detail(), "there is no query parameter zzz; known: at-least, prefix");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Payloads in JSON, without a detour through a tree: JSON text is passed on as
-//! it is, so that numbers keep their digits and objects their order.
+//! Payloads in JSON without parsing them into a tree: JSON text is copied as it
+//! is, so that numbers keep their digits and objects their order.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{Event, Header, Payload};
 
-/// The content type of a payload that is a body by itself.
+/// The content type of a payload that is a whole body.
 pub(super) fn content_type(payload: &Payload) -> &'static str {
     match payload {
         Payload::Text(text) if raw(text).is_some() => "application/json",
@@ -26,7 +26,7 @@ pub(super) fn content_type(payload: &Payload) -> &'static str {
     }
 }
 
-/// The octets of a payload, shared.
+/// The bytes of a payload, shared.
 pub(super) fn octets(payload: Payload) -> Bytes {
     match payload {
         Payload::Text(text) => text.into_bytes(),
@@ -34,16 +34,17 @@ pub(super) fn octets(payload: Payload) -> Bytes {
     }
 }
 
-/// Deepest JSON text that is passed on as JSON: what holds it adds some levels, and many readers take no more than 128.
+/// Deepest JSON text that is copied as JSON: the surrounding document adds some levels, and many parsers accept no more
+/// than 128.
 const DEPTH_MAX: usize = 120;
 
 fn raw(text: &str) -> Option<&RawValue> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
-    // A shorter text has no room for more levels.
+    // A shorter text cannot have more levels.
     (text.len() <= 2 * DEPTH_MAX || depth(text) <= DEPTH_MAX).then_some(raw)
 }
 
-/// How deep lists and objects lie in each other in a text that is JSON.
+/// The nesting depth of lists and objects in a JSON text.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut is_escaped) = (false, false);
@@ -63,7 +64,7 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Texts by name, each name once: of two that differ nobody could tell which one was meant.
+/// Strings by name. Each name may occur only once, because with two values nobody could tell which one was meant.
 #[derive(Debug, Default)]
 pub(super) struct Texts(pub(super) BTreeMap<String, String>);
 
@@ -79,7 +80,7 @@ impl<'de> Visitor<'de> for TextsVisitor {
     type Value = Texts;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object of texts")
+        formatter.write_str("an object whose values are strings")
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Texts, M::Error> {
@@ -91,7 +92,7 @@ impl<'de> Visitor<'de> for TextsVisitor {
             match texts.entry(name) {
                 Place::Vacant(vacant) => vacant.insert(text),
                 Place::Occupied(there) => {
-                    return Err(M::Error::custom(format!("`{:.64}` is there twice", there.key().as_str())));
+                    return Err(M::Error::custom(format!("`{:.64}` occurs twice", there.key().as_str())));
                 }
             };
         }
@@ -129,7 +130,7 @@ struct Base64<'a> {
     bytes: &'a RawValue,
 }
 
-/// The payload that a JSON value stands for; the reverse of [`Value`].
+/// The payload that a JSON value represents; the reverse of [`Value`].
 pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
     let text = value.get();
     if text.starts_with('"') {
@@ -138,7 +139,7 @@ pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
     if text.starts_with('{')
         && let Ok(Base64 { bytes }) = serde_json::from_str(text)
     {
-        let encoded: String = serde_json::from_str(bytes.get()).map_err(|_| "its $bytes is no text".to_owned())?;
+        let encoded: String = serde_json::from_str(bytes.get()).map_err(|_| "its $bytes is not a string".to_owned())?;
         return base64(&encoded);
     }
     Ok(Payload::Text(ByteString::from(text)))
@@ -187,7 +188,7 @@ struct Headers<'a>(&'a [Header]);
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // They are sorted by name, so those of one name stand together; of these the first is shown.
+        // They are sorted by name, so headers with one name are adjacent; only the first of them is shown.
         let mut shown: Option<&str> = None;
         let first_of_name = self.0.iter().filter(|(name, _)| shown.replace(name) != Some(name));
         serializer.collect_map(first_of_name.map(|(name, value)| (&**name, &**value)))
@@ -271,7 +272,7 @@ mod tests {
     fn name_that_is_there_twice_is_refused() {
         let read = |text: &str| serde_json::from_str::<Texts>(text);
         assert_eq!(read(r#"{"a":"1","b":"2"}"#).expect("sound").0.len(), 2);
-        assert!(read(r#"{"a":"1","a":"2"}"#).expect_err("twice").to_string().contains("`a` is there twice"));
+        assert!(read(r#"{"a":"1","a":"2"}"#).expect_err("twice").to_string().contains("`a` occurs twice"));
         let many: Vec<_> = (0..=TEXTS_MAX).map(|name| format!("\"{name}\":\"\"")).collect();
         assert!(read(&format!("{{{}}}", many.join(","))).is_err());
     }

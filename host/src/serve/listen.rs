@@ -1,4 +1,4 @@
-//! The listening side: TLS or plain, limits of connections and headers, and the
+//! The listener: TLS or plain, limits on connections and headers, and the
 //! graceful end.
 
 use std::collections::HashMap;
@@ -24,35 +24,36 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use crate::descriptors;
 
-/// Most connections at once; fewer where the process may open fewer than twice as many files.
+/// Most concurrent connections; fewer if the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Request line and headers together, in bytes, up to twice of it as the buffer grows: keys in addresses may need
-/// 3 KiB, tokens 1 KiB.
+/// Size of request line and headers together, in bytes; the buffer may grow to twice that. Keys in URLs may need 3 KiB,
+/// tokens 1 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
-/// How long a client may take over the head of its first request, and over the TLS handshake.
+/// How long a client may take to send the head of its first request, and for the TLS handshake.
 const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same for later requests, and so how long a connection may be idle. Longer than clients keep theirs, mostly: who
-/// closes an idle connection just as the other side uses it makes a request fail.
+/// The same for later requests, which limits how long a connection may be idle. Longer than most clients keep theirs:
+/// if one side closes an idle connection just as the other side uses it, a request fails.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(100);
-/// Most requests at once on one connection of HTTP/2.
+/// Most concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
-/// How often a connection of HTTP/2 is asked whether it lives, and how long the answer may take.
+/// How often to ping an HTTP/2 connection, and how long the answer may take.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long a client may take nothing of what is written to it.
+/// How long a client may read nothing although data is waiting.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
-/// Silence after which the system asks whether the other side is still there, and how long it then may stay silent.
+/// Silence after which the system probes the other side, and how long that may stay silent.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
-/// Of the connections, one address may have this share, and at least so many: nobody alone takes every place.
+/// One address may hold this share of the connections, and at least this many, so that no single address takes every
+/// place.
 const PEER_SHARE: usize = 8;
 const PEER_CONNECTIONS_MIN: usize = 32;
-/// How long requests may go on once the host is to stop, if that is not longer than the whole stop may take.
+/// How long running requests may continue after the shutdown, unless the whole stop has less time.
 pub(super) const GRACE_MAX: Duration = Duration::from_secs(5);
 
-/// Serves a router until `shutdown`, and then for `grace` what runs.
+/// Serves a router until `shutdown`, and then gives running requests `grace` to end.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -66,7 +67,7 @@ pub(super) async fn serve(
         async move {
             shutdown.cancelled().await;
             handle.graceful_shutdown(Some(grace));
-            // The server below ends on its own now; this side must not end before it.
+            // The server below now ends on its own; this side must not end earlier.
             future::pending::<()>().await;
         }
     };
@@ -76,7 +77,7 @@ pub(super) async fn serve(
         .accept_error_handler(|address, error| tracing::debug!(?address, %error, "a connection was not accepted"));
     limit_heads(&mut server);
     if tls.is_none() {
-        // Without TLS no client can ask for another version but by guessing.
+        // Without TLS a client can use another version only by guessing.
         server = server.http1_only();
     }
     let gate = Gate::new(connections_max());
@@ -118,21 +119,21 @@ fn connections_max() -> usize {
     files.map_or(CONNECTIONS_MAX, |files| CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1))
 }
 
-/// Lets in as many connections as there are places; one more is closed at once. No address but this machine's own takes
-/// more than its share of them.
+/// Accepts as many connections as there are places, and closes any further one at once. Except for this machine, no
+/// address gets more than its share of them.
 #[derive(Clone)]
 struct Gate {
     places: Arc<Semaphore>,
     peers: Arc<Peers>,
 }
 
-/// How many connections each address has.
+/// Connections per address.
 struct Peers {
     max: usize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A place of an address, given back when it is dropped.
+/// A place held by an address; dropping it releases it.
 struct PeerPlace {
     peers: Arc<Peers>,
     address: IpAddr,
@@ -190,7 +191,7 @@ impl Gate {
         let Some(peer) = self.peers.admit(address) else {
             return Err(full("there are too many connections from this address"));
         };
-        // Answers are small and wanted at once.
+        // Responses are small and should leave at once.
         stream.set_nodelay(true)?;
         watch_over(&stream)?;
         let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
@@ -198,26 +199,26 @@ impl Gate {
     }
 }
 
-/// Lets the system end a connection whose other side has gone without a word, or acknowledges nothing.
+/// Lets the system close a connection whose other side has disappeared, or acknowledges nothing.
 fn watch_over(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_PAUSE))?;
     socket.set_tcp_user_timeout(Some(WRITE_TIME_MAX))
 }
 
-/// A connection that holds its place, until its client takes nothing for too long.
+/// A connection that holds its place, until its client reads nothing for too long.
 struct Seated {
     stream: TcpStream,
-    /// Ends when a write has waited too long.
+    /// When a waiting write times out.
     stalled: Pin<Box<Sleep>>,
-    /// Whether a write waits.
+    /// Whether a write is waiting.
     is_waiting: bool,
     _place: OwnedSemaphorePermit,
     _peer: PeerPlace,
 }
 
 impl Seated {
-    /// What became of a write: while it waits, the clock runs, and each one that is done stops it.
+    /// Handles the result of a write: the timer runs while a write waits, and stops when it completes.
     fn clocked<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.is_waiting = false;
@@ -231,7 +232,7 @@ impl Seated {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client took nothing of what was written to it",
+                "the client read nothing of what was written to it",
             ))),
         }
     }

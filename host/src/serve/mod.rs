@@ -1,9 +1,9 @@
-//! The HTTP server: the only way into the host, also for our own command line.
+//! The HTTP server: the only interface of the host, also for our own command line.
 //!
-//! Requests pass, from the outside in: the clock and the log of all requests,
-//! the net under panics, the time limit, the guard, and then the route. Every
-//! error leaves as a `problem`. Nothing here knows how state, modules or
-//! sources work: it reaches them through [`Host`] and the handles it gives.
+//! A request passes, from the outside in: the timer and the request log, the
+//! panic handler, the time limit, the guard, and then the route. Every error
+//! leaves as a `problem`. Nothing here knows how state, modules or sources
+//! work: it uses them through [`Host`] and the handles that it returns.
 
 mod append_body;
 mod append_cloudevents;
@@ -50,17 +50,17 @@ use crate::config::{self, Config};
 use crate::host::Host;
 use crate::rollout::Rollouts;
 
-/// Why the server can't start or go on.
+/// Why the server can't start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address would let strangers in.
+    /// The address would expose the host.
     #[error(
-        "refusing to serve on {address} without {missing}: whoever reaches it could deploy code; set serve.token and serve.tls_cert with serve.tls_key, listen on 127.0.0.1, or allow it with --insecure (serve.insecure)"
+        "refusing to serve on {address} without {missing}: anyone who reaches it could deploy code; set serve.token and serve.tls_cert with serve.tls_key, listen on 127.0.0.1, or allow it with --insecure (serve.insecure)"
     )]
     Exposed {
         /// The address.
         address: SocketAddr,
-        /// What it lacks.
+        /// What is missing.
         missing: &'static str,
     },
     /// The token can't be used.
@@ -89,20 +89,20 @@ struct Shared {
     address: SocketAddr,
     /// Tokens and certificate.
     secrets: secrets::Secrets,
-    /// Requests that were refused for want of a token or scope.
+    /// Requests refused because of their token or scope.
     refusals: auth::Refusals,
     capacity: capacity::Capacity,
     /// Largest upload of a module, in bytes.
     upload_bytes_max: usize,
-    /// Added to the time limit of an upload, as it may wait for the compiler.
+    /// Added to the time limit of an upload, because it may wait for the compiler.
     check_and_compile_time_max: std::time::Duration,
-    /// Sources that are streams of a NATS server, and so nothing for `/v1/events`.
+    /// Sources that are streams of a NATS server, and therefore not for `/v1/events`.
     streams: BTreeSet<String>,
     /// Whether there is no other source.
     only_streams: bool,
     /// The description of the API.
     document: Bytes,
-    /// Ends the streams.
+    /// Ends the event streams.
     shutdown: CancellationToken,
 }
 
@@ -114,15 +114,15 @@ impl Deref for App {
     }
 }
 
-/// Whether token and TLS settings can be had: what a server would stumble over at its start.
+/// Checks token and TLS settings, which a server would refuse at its start.
 pub fn check_secrets(config: &config::Serve) -> Result<(), Error> {
     secrets::Secrets::new(config, config.listen).map(drop)
 }
 
-/// Serves until `shutdown`, then lets requests that run come to their end, for some seconds.
+/// Serves until `shutdown`, then gives running requests some seconds to end.
 ///
-/// The listener comes from outside, so that whoever starts the server knows its
-/// address, also on port 0.
+/// The caller passes the listener, so that it knows the address even with port
+/// 0.
 pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
     let entrance = Entrance::new(&listener, Arc::new(config.clone()), shutdown)?;
     entrance.open(host);
@@ -164,7 +164,7 @@ fn router(app: App) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(app.clone(), auth::guard));
-    // Before the guard: a browser asks without a token whether it may ask, and must be able to read refusals.
+    // Before the guard: a browser asks for permission without a token, and must be able to read refusals.
     let router = match origin::cors(&app.config) {
         Some(cors) => router.layer(cors),
         None => router,
@@ -177,25 +177,25 @@ fn router(app: App) -> Router {
 }
 
 async fn no_route(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is nothing at {}; /openapi.json describes what there is", uri.path()))
+    Problem::not_found(format!("there is nothing at {}; /openapi.json lists all paths", uri.path()))
 }
 
 async fn no_method(method: Method, uri: Uri) -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,
-        format!("{} takes no {method}; the Allow header names what it takes", uri.path()),
+        format!("{} does not support {method}; the Allow header lists what it supports", uri.path()),
     )
 }
 
-/// Runs blocking work on a thread for it.
+/// Runs blocking work on its own thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|error| lost(&error))
 }
 
-/// Work of ours that panicked; the panic hook has logged its words and place.
+/// Our own work panicked; the panic hook has logged its message and location.
 fn lost(error: &JoinError) -> Problem {
     tracing::error!(%error, "work for a request was lost");
-    Problem::internal("the host failed while it worked on this; its log has the details")
+    Problem::internal("the host failed while it processed this; its log has the details")
 }
 
 fn json_response(body: Vec<u8>) -> Response {

@@ -1,4 +1,4 @@
-//! Around every request: how long it took, by route, and how long it may take.
+//! Wraps every request: measures it by route, and limits its time.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::problem::{Kind, Problem};
 
-/// The label of requests that no route takes; their paths are anybody's invention.
+/// The label of requests without a route, whose paths may be arbitrary.
 const UNMATCHED: &str = "unmatched";
 
 /// Measures and logs. A stream counts until it is open.
@@ -22,9 +22,9 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     let is_http1 = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
-    // A body that was refused may not have been read: what follows on the connection could not be told from it, so the
-    // client has to know that nothing may.
-    // HTTP/2 keeps requests apart by itself, and has no such header.
+    // A refused body may not have been read completely. The rest of it cannot be told from a next request on the
+    // connection, so the client must know that there can be no next request.
+    // HTTP/2 separates requests itself, and has no such header.
     if is_http1 && has_body && !response.status().is_success() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -56,7 +56,7 @@ fn status_label(status: u16) -> &'static str {
     }
 }
 
-/// Ends a request that takes too long. A stream has passed this once it is open.
+/// Ends a request that takes too long. A stream is past this once it is open.
 pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
     let mut longest = app.config.request_timeout;
     if request.method() == Method::POST && request.uri().path() == "/v1/deployments" {
@@ -66,7 +66,7 @@ pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) 
         Ok(response) => response,
         Err(_) => {
             let detail =
-                format!("the request took longer than {longest:?} (serve.request_timeout); ask for less at once");
+                format!("the request took longer than {longest:?} (serve.request_timeout); request less at once");
             Problem::new(Kind::Timeout, detail).into_response()
         }
     }

@@ -1,7 +1,7 @@
 //! The description of the API, OpenAPI 3.1, generated from the routes.
 //!
-//! What all routes share is added here, so that no route can forget it: the
-//! problems that any of them may answer, the token, and the headers of reads.
+//! Adds what all routes share, so that no route can forget it: the problems
+//! that any route may return, the token, and the headers of reads.
 
 use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
@@ -16,17 +16,17 @@ use utoipa::openapi::{
 use super::routes::health::PROBES;
 use crate::api;
 
-/// Problems that any route may answer, probes aside.
+/// Problems that any route except the probes may return.
 const COMMON: [(&str, &str); 6] = [
     ("400", "A parameter, a header or the body is not valid"),
     ("401", "The token is missing or wrong"),
     (
         "403",
-        "The token lacks the scope or the deployment; where none is wanted: the request comes from a web page of another origin, by a foreign host name, or through a proxy",
+        "The token lacks the scope or the deployment; if the host has no tokens: the request comes from a web page of another origin, for an unknown host name, or through a proxy",
     ),
     ("500", "The host failed; its log says why"),
     ("503", "Not ready, too busy, or stopping; try again after Retry-After"),
-    ("504", "Not done in time, or the position asked for was not reached"),
+    ("504", "Not done in time, or the requested position was not reached"),
 ];
 
 /// The description.
@@ -36,7 +36,7 @@ pub fn document() -> OpenApi {
     document.info = InfoBuilder::new()
         .title("Foldstream")
         .version(env!("CARGO_PKG_VERSION"))
-        .description(Some("Read models of event streams: deploy modules, read what they build, append events."))
+        .description(Some("Read models of event streams: deploy modules, read their state, append events."))
         .license(Some(LicenseBuilder::new().name(license).identifier(Some(license)).build()))
         .build();
     document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new("token", [] as [&str; 0])]);
@@ -48,7 +48,7 @@ pub fn document() -> OpenApi {
     document
 }
 
-/// The schemas that no route names, as they are lines or events of a body, or the one form of failures.
+/// Schemas that no route names: lines or events of a body, and the common form of failures.
 fn schemas() -> Vec<(String, RefOr<Schema>)> {
     fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         T::schemas(schemas);
@@ -66,7 +66,7 @@ fn schemas() -> Vec<(String, RefOr<Schema>)> {
 fn complete(paths: Paths) -> Paths {
     let mut completed = Paths::new();
     for (path, mut item) in paths.paths {
-        // The router's mark of a segment that takes the rest of the path.
+        // The router's mark of a segment that matches the rest of the path.
         let path = path.replace("{*", "{");
         operations(&mut item).for_each(|operation| complete_operation(&path, operation));
         if let Some(get) = item.get.as_mut() {
@@ -87,7 +87,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [item.get.as_mut(), item.post.as_mut(), item.delete.as_mut()].into_iter().flatten()
 }
 
-/// Gives every failure the one body that failures have, and adds those that all routes share.
+/// Gives every failure the common body of failures, and adds the failures that all routes share.
 fn complete_operation(path: &str, operation: &mut Operation) {
     if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
         body.content.iter_mut().for_each(set_free_schema);
@@ -118,13 +118,13 @@ fn problem(status: &str, description: &str) -> Response {
     match status {
         "401" => header("WWW-Authenticate", text("The scheme: Bearer")),
         "503" => header("Retry-After", text("Seconds after which to try again")),
-        "504" => header("Foldstream-Position", sequence("The position that was reached, where one was asked for")),
+        "504" => header("Foldstream-Position", sequence("The position that was reached, if one was requested")),
         _ => None,
     };
     problem
 }
 
-/// Bodies of bytes, and of any JSON: neither has a type of ours that would tell.
+/// Bodies of bytes and of arbitrary JSON, which have no type of ours.
 fn set_free_schema((content_type, content): (&String, &mut RefOr<Content>)) {
     let RefOr::T(content) = content else { return };
     let free = matches!(&content.schema, Some(RefOr::T(Schema::Object(object))) if object.properties.is_empty());
@@ -140,10 +140,10 @@ fn set_free_schema((content_type, content): (&String, &mut RefOr<Content>)) {
     }
 }
 
-/// Ids of server-sent events: a position, and in watches what tells the state that it counts in from others.
+/// Ids of server-sent events: a position and, in watches, the identity of the state in which it counts.
 const EVENT_ID: &str = r"^[0-9]{1,18}(\.[0-9a-f]{16})?$";
 
-/// Sequences are counted in 64 bits; larger numbers are refused as unreadable.
+/// Sequences have 64 bits; larger numbers are refused.
 fn limit_number(parameter: &mut RefOr<Parameter>) {
     if let RefOr::T(parameter) = parameter
         && let Some(RefOr::T(Schema::Object(schema))) = parameter.schema.as_mut()
@@ -154,7 +154,7 @@ fn limit_number(parameter: &mut RefOr<Parameter>) {
     }
 }
 
-/// What the answers of reads have in common, and the requests of streams.
+/// What the responses of reads share, and the requests of streams.
 fn complete_get(operation: &mut Operation) {
     let named = |wanted: &str| {
         let mut parameters = operation.parameters.iter().flatten();
@@ -163,21 +163,21 @@ fn complete_get(operation: &mut Operation) {
     let (is_read, is_stream) = (named("at-least"), operation.responses.responses.get("200").is_some_and(is_stream));
     let parameters = operation.parameters.get_or_insert_default();
     if is_stream {
-        let description = "As `after`, and stronger: the id of the last event that was seen";
+        let description = "Like `after`, and takes precedence: the id of the last event that was received";
         let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(EVENT_ID));
         parameters.push(header_parameter("Last-Event-ID", description, schema.into()));
     }
     if !is_read {
         return;
     }
-    let description = "Validators that the client has; answered by 304 where one still holds";
+    let description = "Validators that the client has; the response is 304 if one of them is current";
     let schema = ObjectBuilder::new().schema_type(Type::String);
     parameters.push(header_parameter("If-None-Match", description, schema.into()));
     mark_position(operation);
     let known = ResponseBuilder::new()
-        .description("The client has this one already")
+        .description("The client already has the current response")
         .header("ETag", text("The validator of the body"))
-        .header("Foldstream-Position", sequence("The position that the answer reflects"))
+        .header("Foldstream-Position", sequence("The position that the response reflects"))
         .build();
     operation.responses.responses.insert("304".to_owned(), RefOr::T(known));
 }
@@ -199,10 +199,9 @@ fn header_parameter(name: &str, description: &str, schema: RefOr<Schema>) -> Ref
 
 fn mark_position(operation: &mut Operation) {
     if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
-        let position = sequence("The position that the answer reflects");
+        let position = sequence("The position that the response reflects");
         response.headers.insert("Foldstream-Position".to_owned(), position.into());
-        let skipped =
-            sequence("Events up to there that were left out as an operator decided; absent when there are none");
+        let skipped = sequence("Events up to that position that an operator decided to skip; absent if there are none");
         response.headers.insert("Foldstream-Skipped".to_owned(), skipped.into());
         response.headers.insert("ETag".to_owned(), text("The strong validator of the body").into());
     }

@@ -1,4 +1,4 @@
-//! The guard against web pages and proxies that use a host which wants no token, and the pages that may use it.
+//! Protects a host without tokens from web pages and proxies, and lists the pages that may use it.
 
 use std::net::IpAddr;
 
@@ -10,46 +10,46 @@ use super::position::POSITION;
 use super::problem::{Kind, Problem};
 use crate::config;
 
-/// Headers with which proxies say that they pass on the request of somebody else.
+/// Headers with which proxies mark a forwarded request.
 const PROXIED: [&str; 7] =
     ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip"];
-/// How long a browser may remember which pages may ask.
+/// How long a browser may cache which pages are allowed.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// Who may ask without a token.
+/// Who may use a host without a token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules<'a> {
-    /// Whether nobody but this machine reaches the address.
+    /// Whether only this machine can reach the address.
     pub(super) loopback: bool,
-    /// Further names of the host.
+    /// Additional names of the host.
     pub(super) hosts: &'a [String],
-    /// Pages that may ask.
+    /// Pages that are allowed.
     pub(super) origins: &'a [String],
 }
 
 impl<'a> Rules<'a> {
-    /// The rules of the settings, for an address.
+    /// The rules of the settings for an address.
     pub(super) fn new(config: &'a config::Serve, address: IpAddr) -> Self {
         Self { loopback: is_loopback(address), hosts: &config.hosts, origins: &config.origins }
     }
 
-    /// Without a token, whoever reaches the address may do everything, so a page in a browser that reaches it must not:
-    /// neither by a host name that it lets point here (`Host`), nor by a form, an image or a script (`Origin`,
-    /// `Sec-Fetch-Site`). Nor may a proxy that lets in the world by accident.
+    /// Without a token, anyone who reaches the address may do everything. A page in a browser on the same machine must
+    /// not: neither through a host name that it points here (`Host`), nor through a form, an image or a script
+    /// (`Origin`, `Sec-Fetch-Site`). The same applies to a proxy that exposes the host by accident.
     pub(super) fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or_default());
         let named = host.into_iter().chain(uri.authority().map(Authority::as_str));
         if let Some(foreign) = named.clone().find(|name| !self.answers_for(name)) {
             let hint = if self.loopback {
-                "ask for it as 127.0.0.1 or localhost, name it in serve.hosts, or configure a token"
+                "use 127.0.0.1 or localhost, add the name to serve.hosts, or configure a token"
             } else {
-                "ask for it by its IP address, name it in serve.hosts, or configure a token"
+                "use its IP address, add the name to serve.hosts, or configure a token"
             };
-            return Err(forbidden(format!("this host does not answer for `{}`; {hint}", clipped(foreign))));
+            return Err(forbidden(format!("`{}` is not a name of this host; {hint}", clipped(foreign))));
         }
         if let Some(name) = PROXIED.into_iter().find(|name| headers.contains_key(*name)) {
             return Err(forbidden(format!(
-                "the header {name} says that a proxy passes requests on, and without a token everyone behind it may do \
+                "the header {name} says that a proxy forwarded the request, and without a token all its clients could do \
                  everything; configure serve.tokens_file, and let the proxy or its clients send a token"
             )));
         }
@@ -57,7 +57,7 @@ impl<'a> Rules<'a> {
         if origin.is_some_and(|origin| self.is_listed(origin)) {
             return Ok(());
         }
-        let hint = "without a token this host takes no requests from web pages of other origins; name those that may in \
+        let hint = "without a token this host accepts no requests from web pages of other origins; list allowed origins in \
                     serve.origins";
         let site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or_default());
         if let Some(site @ ("cross-site" | "same-site")) = site {
@@ -72,7 +72,7 @@ impl<'a> Rules<'a> {
         Err(forbidden(format!("origin `{}` is refused: {hint}", clipped(origin))))
     }
 
-    /// Whether a name (`name:port`) is this host's, or no name at all: names can be made to point anywhere.
+    /// Whether a name (`name:port`) belongs to this host, or is an IP address: a name can be made to point anywhere.
     fn answers_for(self, authority: &str) -> bool {
         let Ok(parsed) = authority.parse::<Authority>() else { return false };
         let name = bare(&parsed);
@@ -89,12 +89,12 @@ fn forbidden(detail: String) -> Problem {
     Problem::new(Kind::Forbidden, detail)
 }
 
-/// The beginning of a text that anybody may have made.
+/// The beginning of a text from an unknown source.
 fn clipped(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-/// Whether only this machine reaches an address.
+/// Whether only this machine can reach an address.
 pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
@@ -110,7 +110,7 @@ fn names_loopback(authority: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(is_loopback)
 }
 
-/// Tells browsers which pages may ask; none if no page may.
+/// Tells browsers which pages are allowed; none if no page is.
 pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
     let origins: Vec<HeaderValue> = config.origins.iter().filter_map(|origin| origin.parse().ok()).collect();
     if origins.is_empty() {

@@ -1,4 +1,4 @@
-//! Positions and validators on the wire: `at-least`, `timeout`,
+//! Positions and validators in HTTP: `at-least`, `timeout`,
 //! `Foldstream-Position`, `ETag` and `If-None-Match`.
 
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::json;
 use super::problem::Problem;
 use crate::event::Payload;
 
-/// The header with the position that an answer reflects.
+/// The header with the position that a response reflects.
 pub(super) const POSITION: &str = "foldstream-position";
 /// The header with the generation that answered.
 pub(super) const GENERATION: &str = "foldstream-generation";
 
-/// The header with the number of events that the answer leaves out, as an operator decided; absent when there are none.
+/// The header with the number of events that the state skipped; absent if there are none.
 pub(super) const SKIPPED: &str = "foldstream-skipped";
 
-/// How long a read waits for `at-least` unless it says otherwise.
+/// Default wait of a read for `at-least`.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads `timeout`: digits and one of `ms`, `s`, `m`; capped at `longest`.
+/// Parses `timeout`: digits and one of `ms`, `s`, `m`; capped at `longest`.
 pub(super) fn timeout(text: Option<&str>, longest: Duration) -> Result<Duration, Problem> {
     let Some(text) = text else { return Ok(TIMEOUT.min(longest)) };
     let refused = || Problem::invalid(format!("timeout `{text}` is refused; write it like 500ms, 5s or 1m"));
@@ -43,25 +43,25 @@ pub(super) fn timeout(text: Option<&str>, longest: Duration) -> Result<Duration,
     Ok(timeout.min(longest))
 }
 
-/// An answer that reflects a position.
+/// A response that reflects a position.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) content_type: &'static str,
     pub(super) body: Bytes,
     pub(super) position: u64,
     pub(super) generation: u64,
-    /// Events up to the position that the state left out.
+    /// How many events up to the position the state skipped.
     pub(super) skipped: u64,
 }
 
 impl Answer {
-    /// A payload as the answer. Looks through all of it.
+    /// A payload as the response. Hashes all of it.
     pub(super) fn of(payload: Payload, position: u64, generation: u64, skipped: u64) -> Self {
         let (content_type, body) = (json::content_type(&payload), json::octets(payload));
         Self { content_type, body, position, generation, skipped }
     }
 
-    /// The response: 304 without a body where the client already has this one.
+    /// The response: 304 without a body if the client already has it.
     pub(super) fn respond(self, method: &Method, request: &HeaderMap) -> Response {
         let etag = etag(self.content_type, &self.body);
         let safe = method == Method::GET || method == Method::HEAD;
@@ -102,7 +102,7 @@ fn etag(content_type: &str, body: &[u8]) -> String {
     etag
 }
 
-/// Whether `If-None-Match` names this validator (RFC 9110, 13.1.2: weak comparison).
+/// Whether `If-None-Match` contains this validator (RFC 9110, 13.1.2: weak comparison).
 fn matches(request: &HeaderMap, etag: &str) -> bool {
     request
         .get_all(header::IF_NONE_MATCH)

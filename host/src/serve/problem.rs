@@ -1,7 +1,7 @@
-//! Problems: the one shape of every error that leaves over HTTP (RFC 9457).
+//! Problems: the common form of every HTTP error (RFC 9457).
 //!
-//! What went wrong inside is logged here once; what the client gets is a name
-//! that never changes, a status, and what to do next.
+//! Internal failures are logged here, once; the client gets a name that never
+//! changes, a status, and what to do next.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -13,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use super::position::POSITION;
 use crate::{api, data_dir, host, log, module, rollout, runner, state, subject};
 
-/// Seconds after which a client may try again when the host was busy or not ready.
+/// Seconds after which a client may retry if the host was busy or not ready.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// Longest detail, in bytes: it may quote what a client sent, which is as long as a body may be.
+/// Longest detail, in bytes: it may quote what a client sent, which may be as long as a body.
 const DETAIL_BYTES_MAX: usize = 4 << 10;
 
-/// A detail of limited length; its end says what to do, so that is kept.
+/// A detail of limited length. Its end says what to do, so the end is kept.
 fn clipped(detail: String) -> String {
     if detail.len() <= DETAIL_BYTES_MAX {
         return detail;
@@ -29,7 +29,7 @@ fn clipped(detail: String) -> String {
     format!("{} … {} bytes … {}", &detail[..begin], end - begin, &detail[end..])
 }
 
-/// The closed set of problems.
+/// All kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     NotFound,
@@ -54,37 +54,37 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Name, status, and the kind in words.
+    /// Name, status, and title.
     fn describe(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
             Self::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::Conflict => ("conflict", StatusCode::CONFLICT, "It does not fit what there is now"),
+            Self::Conflict => ("conflict", StatusCode::CONFLICT, "Conflicts with the current state"),
             Self::Refused => ("refused", StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
             Self::Limit => ("limit", StatusCode::UNPROCESSABLE_ENTITY, "A limit was reached"),
             Self::NoRoom => ("no-room", StatusCode::INSUFFICIENT_STORAGE, "There is no room on disk"),
             Self::QueryFailed => ("query-failed", StatusCode::UNPROCESSABLE_ENTITY, "The module failed to answer"),
-            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not from there"),
+            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is required"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Origin not allowed"),
             Self::NotAllowed => ("not-allowed", StatusCode::FORBIDDEN, "The token does not allow it"),
             Self::MethodNotAllowed => {
-                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path has no such method")
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path does not support this method")
             }
             Self::UnsupportedMediaType => {
-                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not understood")
+                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
             }
             Self::Behind => ("behind", StatusCode::GATEWAY_TIMEOUT, "The position was not reached in time"),
             Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "The request took too long"),
             Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
-            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "Too much at once"),
+            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The host is at capacity"),
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The host is stopping"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The host failed"),
         }
     }
 }
 
-/// A problem on its way to the client.
+/// A problem to return to the client.
 #[derive(Debug)]
 pub(super) struct Problem {
     kind: Kind,
@@ -127,7 +127,7 @@ impl Problem {
         Self { internal: Some(why.to_string()), ..Self::new(Kind::NoRoom, detail) }
     }
 
-    /// The position that the deployment had.
+    /// The position of the deployment.
     pub(super) fn at(mut self, position: u64) -> Self {
         self.position = Some(position);
         self
@@ -182,9 +182,9 @@ impl IntoResponse for Problem {
     }
 }
 
-/// What a panic of a handler becomes. The panic hook has logged its words and place.
+/// The problem for a panic of a handler. The panic hook has logged its message and location.
 pub(super) fn from_panic(_panic: Box<dyn Any + Send>) -> Response {
-    Problem::internal("the host failed while it answered; its log has the details").into_response()
+    Problem::internal("the host failed while it processed the request; its log has the details").into_response()
 }
 
 impl From<host::Error> for Problem {
@@ -222,8 +222,8 @@ impl From<module::Error> for Problem {
     }
 }
 
-/// Whether a disk, a quota or the limit of a process is what made a write fail, by the words of the system: EFBIG, ENOSPC
-/// and EDQUOT.
+/// Whether a write failed because of a disk, a quota or a limit of the process, by the system's error codes: EFBIG,
+/// ENOSPC and EDQUOT.
 fn is_out_of_room(text: &str) -> bool {
     ["(os error 27)", "(os error 28)", "(os error 122)"].iter().any(|error| text.contains(error))
 }
@@ -293,7 +293,7 @@ impl From<runner::ReadError> for Problem {
         match error {
             runner::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
             runner::ReadError::Behind(behind) => {
-                Self::new(Kind::Behind, format!("{behind}; ask again, or wait longer with timeout")).at(behind.position)
+                Self::new(Kind::Behind, format!("{behind}; retry, or wait longer with timeout")).at(behind.position)
             }
         }
     }
@@ -305,7 +305,7 @@ impl From<subject::Error> for Problem {
     }
 }
 
-/// A query's failure, with the names of the queries that there are.
+/// The failure of a query, with the names of the existing queries.
 pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String]) -> Problem {
     use module::QueryError;
     let detail = error.to_string();

@@ -1,24 +1,24 @@
-//! What each route asks of a token. A route that is not in the table asks for every scope.
+//! The scope that each route requires. A route that is not in the table requires every scope.
 
 use crate::scope::Scope;
 
-/// Which deployments a request is about.
+/// Which deployments a request concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// None: any token may ask.
+    /// None: any token will do.
     Nothing,
     /// The one in the path.
     Path,
     /// The one in the query parameter `name`.
     Parameter,
-    /// Those of the whole host.
+    /// The whole host.
     Host,
 }
 
-/// What a route asks of a token.
+/// What a route requires of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// The scope, or every one.
+    /// The scope, or every scope.
     pub(super) scope: Option<Scope>,
     /// The deployments.
     pub(super) reach: Reach,
@@ -63,10 +63,10 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("GET", "/openapi.json", Read, Nothing),
 ];
 
-/// Routes of streams, which a browser can ask for only without headers of its own.
+/// Routes of event streams, which a browser can request only without headers of its own.
 pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/events/tail"];
 
-/// What a route asks of a token.
+/// What a route requires of a token.
 pub(super) fn demand(method: &str, route: &str) -> Demand {
     let method = if method == "HEAD" { "GET" } else { method };
     let found = ROUTES.iter().find(|(known, path, _, _)| *known == method && *path == route);

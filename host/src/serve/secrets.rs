@@ -1,6 +1,6 @@
-//! Tokens and certificate of a running server, and how they are read again: on SIGHUP, and when their files change.
+//! Tokens and certificate of a running server, and how they are reloaded: on SIGHUP, and when their files change.
 //!
-//! What can't be used changes nothing: the tokens and the certificate there are keep counting, and the log says why.
+//! If new ones can't be used, the old tokens and certificate stay in use, and the log says why.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,7 @@ use super::tokens::Tokens;
 use super::{Error, auth};
 use crate::config::{self, Anonymous};
 
-/// How often is looked whether a file changed. Watching folders misses files that are put in place through links, as
+/// How often to check whether a file changed. Watching folders would miss files that are replaced through links, as
 /// orchestrators do.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -36,16 +36,16 @@ pub(super) struct Secrets(Arc<Shared>);
 
 struct Shared {
     address: std::net::SocketAddr,
-    /// What they are made of.
+    /// The settings they are loaded from.
     config: Mutex<config::Serve>,
     admission: RwLock<Admission>,
     tls: Option<RustlsConfig>,
     validity: Mutex<Option<Validity>>,
-    /// How the files were when they were last read.
+    /// The state of the files when they were last read.
     seen: Mutex<Vec<Sight>>,
 }
 
-/// How a file looks from outside.
+/// Metadata that shows whether a file changed.
 type Sight = (PathBuf, Option<(u64, u64, i64, i64)>);
 
 impl fmt::Debug for Secrets {
@@ -64,9 +64,9 @@ impl Admission {
 }
 
 impl Secrets {
-    /// Reads them for the first time.
+    /// Loads them for the first time.
     pub(super) fn new(config: &config::Serve, address: std::net::SocketAddr) -> Result<Self, Error> {
-        // Looked at before they are read: what changes meanwhile is read again.
+        // The metadata is taken before the files are read, so that a change in between is noticed.
         let seen = look(config);
         let admission = Admission::new(config)?;
         let certificate = certificate::read(config)?;
@@ -85,24 +85,24 @@ impl Secrets {
         self.0.admission.read().clone()
     }
 
-    /// The settings of TLS, which follow the certificate.
+    /// The TLS settings, which follow the certificate.
     pub(super) fn tls(&self) -> Option<RustlsConfig> {
         self.0.tls.clone()
     }
 
-    /// When the certificate counts.
+    /// When the certificate is valid.
     pub(super) fn validity(&self) -> Option<Validity> {
         *self.0.validity.lock()
     }
 
-    /// Reads all of them again, from the files that the settings name. Blocking.
+    /// Reloads everything from the files that the settings name. Blocking.
     pub(super) fn reload(&self, config: &config::Serve) {
         let seen = look(config);
         if let Err(error) = self.take_tokens(config) {
-            tracing::error!(%error, "the tokens stay as they were");
+            tracing::error!(%error, "cannot reload the tokens; the old ones stay in use");
         }
         if let Err(error) = self.take_certificate(config) {
-            tracing::error!(%error, "the certificate stays as it was");
+            tracing::error!(%error, "cannot reload the certificate; the old one stays in use");
         }
         *self.0.config.lock() = config.clone();
         *self.0.seen.lock() = seen;
@@ -112,12 +112,13 @@ impl Secrets {
         auth::check_address(config, self.0.address)?;
         let admission = Admission::new(config)?;
         if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
-            let detail = "there is none any more, which would let everyone in; restart the host if that is meant";
+            let detail =
+                "the settings no longer have one, which would let everyone in; restart the host if you want that";
             return Err(Error::Token(detail.to_owned()));
         }
         let count = admission.tokens.as_ref().map_or(0, |tokens| tokens.count());
         *self.0.admission.write() = admission;
-        tracing::info!(count, "tokens were read again");
+        tracing::info!(count, "tokens reloaded");
         Ok(())
     }
 
@@ -125,20 +126,20 @@ impl Secrets {
         let (Some(tls), Some(new)) = (&self.0.tls, certificate::read(config)?) else {
             return match (&self.0.tls, config.tls_cert.is_some()) {
                 (None, false) => Ok(()),
-                _ => Err(Error::Tls("restart the host to begin or to end TLS".to_owned())),
+                _ => Err(Error::Tls("restart the host to enable or disable TLS".to_owned())),
             };
         };
         let Validity { begin, end } = new.validity;
         if end < jiff::Timestamp::now() {
-            return Err(Error::Tls(format!("the new certificate ended at {end}; renew it")));
+            return Err(Error::Tls(format!("the new certificate expired at {end}; renew it")));
         }
         tls.reload_from_config(new.settings);
         *self.0.validity.lock() = Some(new.validity);
-        tracing::info!(%begin, %end, "the certificate was read again");
+        tracing::info!(%begin, %end, "certificate reloaded");
         Ok(())
     }
 
-    /// Reads them again whenever a file changes, until the shutdown.
+    /// Reloads whenever a file changes, until the shutdown.
     pub(super) async fn follow(self, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let secrets = self.clone();
@@ -150,13 +151,13 @@ impl Secrets {
                 }
             };
             if let Err(error) = tokio::task::spawn_blocking(work).await {
-                tracing::error!(%error, "looking at tokens and certificate failed");
+                tracing::error!(%error, "checking tokens and certificate for changes failed");
             }
         }
     }
 }
 
-/// How the files of the settings look now.
+/// The current state of the files in the settings.
 fn look(config: &config::Serve) -> Vec<Sight> {
     let files = [&config.token_file, &config.tokens_file, &config.tls_cert, &config.tls_key];
     let sight = |path: &PathBuf| {

@@ -1,8 +1,8 @@
-//! Server-sent events: one task writes chunks, the connection takes them.
+//! Server-sent events: one task writes chunks, and the connection reads them.
 //! Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
 //!
 //! A stream holds at most two chunks and one event in memory, whatever its
-//! client does; a client that takes nothing for a while loses its stream.
+//! client does. A client that reads nothing for a while loses its stream.
 
 use std::convert::Infallible;
 use std::fmt::{self, Display};
@@ -22,20 +22,20 @@ use tokio_util::sync::CancellationToken;
 use super::problem::Problem;
 use crate::metrics::WatchGuard;
 
-/// Size at which a chunk is handed to the connection, in bytes.
+/// Size at which a chunk is passed to the connection, in bytes.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
-/// How often an idle stream tells its position, so that both sides notice a dead connection.
+/// How often an idle stream sends its position, so that both sides notice a dead connection.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long a browser waits before it connects again.
+/// How long a browser waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a client may take nothing before its stream ends.
+/// How long a client may read nothing before its stream ends.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// The stream is over: the client left or stalled, or the host stops.
 #[derive(Debug)]
 pub(super) struct Ended;
 
-/// What a stream occupies while it is open.
+/// What an open stream occupies.
 pub(super) struct Seat {
     /// Its place among the watches.
     pub(super) _permit: OwnedSemaphorePermit,
@@ -51,16 +51,16 @@ pub(super) struct Sender {
     _seat: Seat,
 }
 
-/// Opens a stream; the response is to be returned at once.
+/// Opens a stream. Return the response at once.
 pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response) {
-    // One chunk waits while the connection writes another; more would only be older news.
+    // One chunk waits while the connection writes another; more chunks would only be older news.
     let (chunks, receiver) = mpsc::channel(1);
     let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Proxies of the nginx family would collect events before they pass them on.
+    // Proxies such as nginx would otherwise buffer events.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     let buffer = format!("retry: {}\n\n", RETRY.as_millis()).into_bytes();
     (Sender { chunks, buffer, shutdown, _seat: seat }, response)
@@ -72,7 +72,7 @@ impl Sender {
         write_event(&mut self.buffer, name, id, data);
     }
 
-    /// Puts a comment into the buffer, which shows both sides that the connection lives.
+    /// Puts a comment into the buffer, which shows both sides that the connection is alive.
     pub(super) fn comment(&mut self, text: &str) {
         write!(self.buffer, ": {text}\n\n").expect("memory takes all");
     }
@@ -82,12 +82,12 @@ impl Sender {
         self.buffer.extend_from_slice(events);
     }
 
-    /// Whether the buffer is to be flushed before more is put in.
+    /// Whether to flush the buffer before adding more.
     pub(super) fn is_full(&self) -> bool {
         self.buffer.len() >= CHUNK_BYTES
     }
 
-    /// Hands the buffer to the connection; waits while that is busy.
+    /// Passes the buffer to the connection; waits while that is busy.
     pub(super) async fn flush(&mut self) -> Result<(), Ended> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -95,7 +95,8 @@ impl Sender {
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
         tokio::select! {
             biased;
-            // What was taken from the buffer is lost with the stream; its client resumes from the last id that it got.
+            // What was taken from the buffer is lost with the stream; its client resumes from the last id that it
+            // received.
             () = self.shutdown.cancelled() => Err(Ended),
             sent = tokio::time::timeout(STALL_MAX, self.chunks.send(chunk)) => match sent {
                 Ok(Ok(())) => Ok(()),
@@ -104,7 +105,7 @@ impl Sender {
         }
     }
 
-    /// Returns when the client has left or the host stops.
+    /// Returns when the client has disconnected or the host stops.
     pub(super) async fn ended(&self) -> Ended {
         tokio::select! {
             () = self.shutdown.cancelled() => Ended,
@@ -113,7 +114,7 @@ impl Sender {
     }
 }
 
-/// Writes one event. Line breaks in JSON text can only be white space between its tokens, and become spaces.
+/// Writes one event. Line breaks in JSON text can only be white space between tokens, and become spaces.
 pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: impl Display, data: &impl Serialize) {
     write!(buffer, "event: {name}\nid: {id}\ndata: ").expect("memory takes all");
     let begin = buffer.len();
@@ -126,12 +127,12 @@ pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: impl Display, da
     buffer.extend_from_slice(b"\n\n");
 }
 
-/// The id of an event: a position, and in which state it counts where there may be several. As text
+/// The id of an event: a position, and the state to which it belongs if there may be several. As text:
 /// `<position>.<state in hexadecimal>`, or the position alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) position: u64,
-    /// What tells the state from others of the same name.
+    /// Identifies the state among others of the same name.
     pub(super) state: Option<u64>,
 }
 
@@ -153,15 +154,16 @@ impl Display for Mark {
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
         let Some((position, state)) = text.split_once('.') else { return text.parse::<u64>().ok().map(Self::from) };
-        // The number's own reader would take a sign as well.
+        // The number parser would accept a sign as well.
         let is_hexadecimal = state.len() == 16 && state.bytes().all(|byte| byte.is_ascii_hexdigit());
         let state = u64::from_str_radix(state, 16).ok().filter(|_| is_hexadecimal)?;
         Some(Self { position: position.parse().ok()?, state: Some(state) })
     }
 }
 
-/// Where a client wants to go on: the id of the last event that it got stands
-/// above the `after` of its first request, which a browser repeats unchanged.
+/// Where a client wants to continue. The id of the last event that it received
+/// takes precedence over the `after` of its first request, which a browser
+/// repeats unchanged.
 pub(super) fn resume(headers: &HeaderMap, after: Option<u64>) -> Result<Option<Mark>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(after.map(Mark::from)) };
     let id = value.to_str().ok().and_then(Mark::parse);

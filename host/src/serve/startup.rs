@@ -1,6 +1,6 @@
-//! The way in: while the host is being opened, probes are answered and everything else is told to come back.
+//! The server during start-up: while the host opens its files, it answers probes and asks all other clients to retry.
 //!
-//! Opening a data folder may take minutes, as after an unclean stop a large file is repaired. Whoever watches the process
+//! Opening a data folder may take minutes, because a large file is repaired after an unclean stop. A process supervisor
 //! must be able to tell that from a process that hangs.
 
 use std::net::{SocketAddr, TcpListener};
@@ -22,30 +22,30 @@ use super::{App, Error, auth, listen};
 use crate::config::{self, Config};
 use crate::host::Host;
 
-/// How long a request waits for the host to be opened: mostly that takes milliseconds, and no client need know of it.
+/// How long a request waits for the host: it usually takes milliseconds, and clients need not notice.
 const HOLD_MAX: Duration = Duration::from_secs(5);
-/// How many requests may wait for that; those beyond are told at once to come back.
+/// How many requests may wait for that; others are asked to retry at once.
 const HELD_MAX: usize = 1_024;
-/// How often is looked whether it is opened.
+/// How often to check whether the host is ready.
 const HOLD_PAUSE: Duration = Duration::from_millis(5);
 
-/// Why nothing else is answered yet.
-const REASON: &str = "the data folder is being opened, with its logs and modules";
+/// Why the server answers nothing else yet.
+const REASON: &str = "the host is still opening its data folder, logs and modules";
 
-/// The way in. Cloning shares it.
+/// The start-up server. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Entrance {
     config: Arc<Config>,
     address: SocketAddr,
     secrets: Secrets,
     shutdown: CancellationToken,
-    /// All routes, once the host is there.
+    /// All routes, once the host is ready.
     routes: Arc<OnceLock<Router>>,
 }
 
 impl Entrance {
-    /// The way in at a listener, still closed. Whoever has one may say that it listens: all files that the configuration
-    /// names were read.
+    /// A server at a listener, without a host yet. Its existence means that all files that the configuration names were
+    /// read.
     pub fn new(listener: &TcpListener, config: Arc<Config>, shutdown: CancellationToken) -> Result<Self, Error> {
         let address = listener.local_addr()?;
         auth::check_address(&config.serve, address)?;
@@ -53,7 +53,7 @@ impl Entrance {
         Ok(Self { config, address, secrets, shutdown, routes: Arc::default() })
     }
 
-    /// Reads tokens and certificate again, from the files that these settings name. What can't be used changes nothing,
+    /// Reloads tokens and certificate from the files of these settings. If they can't be used, the old ones stay in use
     /// and the log says why. Blocking.
     pub fn reload(&self, config: &config::Serve) {
         self.secrets.reload(config);
@@ -65,7 +65,7 @@ impl Entrance {
         self.routes.get_or_init(|| super::router(app));
     }
 
-    /// Serves until the shutdown, then lets requests that run come to their end, for some seconds.
+    /// Serves until the shutdown, then gives running requests some seconds to end.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Error> {
         let door =
             Door { routes: self.routes, places: Arc::new(Semaphore::new(HELD_MAX)), shutdown: self.shutdown.clone() };
@@ -76,7 +76,7 @@ impl Entrance {
     }
 }
 
-/// What a request meets.
+/// Handles a request.
 #[derive(Clone)]
 struct Door {
     routes: Arc<OnceLock<Router>>,
@@ -94,7 +94,7 @@ async fn pass(State(door): State<Door>, request: Request) -> Response {
         "/livez" if is_read => health::probe(Vec::new()),
         "/readyz" | "/startupz" if is_read => health::probe(vec![REASON.to_owned()]),
         path => {
-            // A browser that is refused a watch never asks again.
+            // A browser never retries a watch that was refused.
             let hold_max = if is_read && path.ends_with("/changes") { None } else { Some(HOLD_MAX) };
             match door.opened(hold_max).await {
                 Some(routes) => {
@@ -108,7 +108,7 @@ async fn pass(State(door): State<Door>, request: Request) -> Response {
 }
 
 impl Door {
-    /// The routes, waited for until the host is opened; none if that takes too long. Cancel-safe: it only looks.
+    /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only checks.
     async fn opened(&self, hold_max: Option<Duration>) -> Option<Router> {
         let _place = self.places.try_acquire().ok()?;
         let until = hold_max.map(|hold| Instant::now() + hold);

@@ -1,4 +1,4 @@
-//! Tokens: who may do what. Only digests under a key of this process stay in memory.
+//! Tokens and what they allow. Only digests keyed by a secret of this process stay in memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::scope::{Scope, digest, is_token_name};
 
 /// Shortest token, in bytes: a shorter one may be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Longest token, in bytes; it travels in one header.
+/// Longest token, in bytes; it has to fit into one header.
 const TOKEN_BYTES_MAX: usize = 1_024;
 /// Most tokens in a file.
 const TOKENS_MAX: usize = 10_000;
-/// Name of the token that the configuration holds itself. No token in a file can have it.
+/// Name of the token in the configuration itself. No token in a file can have it.
 const CONFIGURED: &str = "serve.token";
 
 /// What a token is for.
@@ -28,13 +28,13 @@ pub(super) struct Grant {
     /// Its name, for the audit log.
     pub(super) name: String,
     scopes: BTreeSet<Scope>,
-    /// Only these deployments; none is all.
+    /// Only these deployments; none means all.
     deployments: Option<BTreeSet<String>>,
 }
 
 impl Grant {
-    /// Whether it covers what a route asks for, or what is missing in words. `name` is the deployment that the request
-    /// names, if it names one.
+    /// Checks whether the token covers what a route requires; the error says what is missing. `name` is the deployment
+    /// in the request, if it names one.
     pub(super) fn covers(&self, demand: Demand, names: &[String]) -> Result<(), String> {
         let token = &self.name;
         let missing = match demand.scope {
@@ -50,13 +50,15 @@ impl Grant {
         let list = || allowed.iter().cloned().collect::<Vec<_>>().join(", ");
         match demand.reach {
             Reach::Nothing => Ok(()),
-            Reach::Host => Err(format!("token {token} is for the deployments {} alone, and this shows all", list())),
+            Reach::Host => {
+                Err(format!("token {token} is only for the deployments {}, and this request shows all", list()))
+            }
             Reach::Parameter if names.is_empty() => {
-                Err(format!("token {token} is for the deployments {} alone; name one with ?name=", list()))
+                Err(format!("token {token} is only for the deployments {}; choose one with ?name=", list()))
             }
             Reach::Path | Reach::Parameter => match names.iter().find(|name| !allowed.contains(*name)) {
                 None if !names.is_empty() => Ok(()),
-                _ => Err(format!("token {token} is for the deployments {} alone", list())),
+                _ => Err(format!("token {token} is only for the deployments {}", list())),
             },
         }
     }
@@ -105,7 +107,7 @@ struct Entry {
 }
 
 impl Tokens {
-    /// The configured tokens; none where everyone who reaches the address may do everything.
+    /// The configured tokens; none if everyone who reaches the address may do everything.
     pub(super) fn configured(config: &config::Serve) -> Result<Option<Self>, Error> {
         let text = config.bearer_token().map_err(|error| Error::Token(error.to_string()))?;
         if text.is_none() && config.tokens_file.is_none() {
@@ -147,10 +149,10 @@ impl Tokens {
                 return Err(named("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first"));
             }
             if !names.insert(name.clone()) {
-                return Err(named("the name is there twice; give each token its own"));
+                return Err(named("the name occurs twice; give each token its own name"));
             }
             let digest = from_hex(&sha256).ok_or_else(|| {
-                named("sha256 is not 64 hexadecimal digits; `foldstream token new` prints what belongs there")
+                named("sha256 is not 64 hexadecimal digits; `foldstream token new` prints the right value")
             })?;
             if scopes.is_empty() {
                 return Err(named("has no scopes; give it some of read, append, operate and deploy"));
@@ -164,13 +166,13 @@ impl Tokens {
                 name: name.clone(),
             };
             if self.add(&digest, grant) {
-                return Err(named("is the same token as another one; make a new one with `foldstream token new`"));
+                return Err(named("is the same token as another one; create a new one with `foldstream token new`"));
             }
         }
         Ok(())
     }
 
-    /// Adds a token by its SHA-256; whether there was one of it.
+    /// Adds a token by its SHA-256; returns whether it was there already.
     fn add(&mut self, digest: &[u8; 32], grant: Grant) -> bool {
         self.grants.insert(self.keyed(digest), Arc::new(grant)).is_some()
     }
@@ -215,7 +217,7 @@ fn check(token: &str) -> Result<(), Error> {
     }
     Err(Error::Token(format!(
         "it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters without spaces; \
-         `openssl rand -hex 32` makes one"
+         create one with `openssl rand -hex 32`"
     )))
 }
 

@@ -16,8 +16,8 @@ use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::subject::SubjectSet;
 
-/// Events looked at for each that a batch may hold: with a rare subject, so many are passed before a batch without
-/// events moves the position.
+/// How many events to scan per event that a batch can hold. If matches are rare, the reader stops after this many and
+/// returns an empty batch that only advances the position.
 const LOOKED_PER_EVENT: usize = 16;
 /// First and longest pause before a failed log is read again.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -35,24 +35,24 @@ impl Embedded {
         Self::over(Opening::done(log))
     }
 
-    /// The source over a log that may still be opened.
+    /// The source of a log that may still be opening.
     pub fn over(opening: Opening) -> Self {
         Self { opening, on_missing: OnMissing::Stop }
     }
 
-    /// What to do when events are gone that were not applied.
+    /// What to do if events are gone that were not applied.
     #[must_use]
     pub fn on_missing(self, on_missing: OnMissing) -> Self {
         Self { on_missing, ..self }
     }
 
-    /// What it does when events are gone that were not applied.
+    /// What it does if events are gone that were not applied.
     pub fn what_is_missing(&self) -> OnMissing {
         self.on_missing
     }
 
-    /// What the log no longer has of the sequences after one and up to another: the first ones, by retention, and the
-    /// last ones, if it was restored from an older copy.
+    /// The sequences in a range that the log no longer has: the first ones, because of retention, and the last ones, if
+    /// it was restored from an older copy.
     pub fn lost(&self, after: u64, through: u64) -> Result<Option<Lost>, log::Error> {
         let log = self.log()?;
         let (first, last) = (log.first_available(), log.info().last_sequence);
@@ -66,7 +66,7 @@ impl Embedded {
         Ok((count > 0).then_some(lost))
     }
 
-    /// The log itself, to append to and to read from; an error says why it is not open.
+    /// The log itself, for appends and reads; an error says why it is not open.
     pub fn log(&self) -> Result<Log, log::Error> {
         self.opening.log()
     }
@@ -82,7 +82,7 @@ impl Embedded {
         Reader(Stage::Waiting { opening: self.opening.clone(), request: Arc::new(request), status, accepts_through })
     }
 
-    /// Time of the next event behind a position that subjects match, in nanoseconds since the Unix epoch. Blocking.
+    /// Time of the next event after a position with a matching subject, in nanoseconds since the Unix epoch. Blocking.
     pub fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
         let wanted = Wanted {
             after: position,
@@ -96,7 +96,7 @@ impl Embedded {
         run.events.first().map(|event| event.time_ns)
     }
 
-    /// One event; where there is none, the last sequence of the log. Blocking.
+    /// One event; if it does not exist, the last sequence of the log. Blocking.
     pub fn event(&self, sequence: u64) -> Result<Result<Event, u64>, log::Error> {
         let log = self.log()?;
         let (events, _) = log.read(sequence.saturating_sub(1), None, 1, usize::MAX)?;
@@ -113,7 +113,7 @@ impl Embedded {
         Ok(super::Page { events, through, head })
     }
 
-    /// What the log is like just now.
+    /// The current state of the log.
     pub fn info(&self) -> SourceInfo {
         let log = match self.log() {
             Ok(log) => log,
@@ -138,7 +138,7 @@ impl Embedded {
         }
     }
 
-    /// What it is like while it is not open.
+    /// The state of a log that is not open.
     fn not_open(&self, error: &log::Error) -> SourceInfo {
         SourceInfo {
             name: self.opening.name().to_owned(),
@@ -163,10 +163,10 @@ impl Embedded {
 #[derive(Debug)]
 pub struct Reader(Stage);
 
-/// How far a reader is.
+/// The stage of a reader.
 #[derive(Debug)]
 enum Stage {
-    /// It waits for the log to be opened.
+    /// It waits until the log is open.
     Waiting { opening: Opening, request: Arc<Request>, status: StatusSender, accepts_through: u64 },
     /// It reads.
     Reading(Box<Reading>),
@@ -179,7 +179,7 @@ impl Reader {
             match &mut self.0 {
                 Stage::Reading(reading) => return reading.next().await,
                 Stage::Waiting { opening, request, status, accepts_through } => {
-                    // Cancel-safe: it only looks.
+                    // Cancel-safe: it only observes.
                     let log = opening.opened(|why| tell(status, SourceState::Connecting, Some(why))).await;
                     let reading = Reading::new(log, Arc::clone(request), status.clone(), *accepts_through);
                     self.0 = Stage::Reading(Box::new(reading));
@@ -201,14 +201,14 @@ struct Reading {
     status: StatusSender,
     /// The sequence up to which events may be missing.
     accepts_through: u64,
-    /// Through which sequence batches were handed out; none before the first.
+    /// The last sequence of the returned batches; none before the first.
     handed: Option<u64>,
-    /// Through which sequence it has read, or passed over what is missing; none before the first read.
+    /// The last sequence that it has read, or passed over as missing; none before the first read.
     position: Option<u64>,
     /// What is missing since the last batch.
     missing: Vec<RangeInclusive<u64>>,
     passed: Passed,
-    /// The read under way. It stays here while it is awaited, so that a cancelled call loses nothing.
+    /// The running read. It stays here while it is awaited, so that a cancelled call loses nothing.
     fetch: Option<JoinHandle<Fetched>>,
     /// Where the last run ended in its chunk.
     place: Option<Cursor>,
@@ -216,12 +216,12 @@ struct Reading {
     pause: Duration,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug)]
 struct Fetched {
     after: u64,
     run: Result<Run, Error>,
-    /// The last event that was looked at, if it did not match.
+    /// The last event that was scanned, if it did not match.
     last_seen: Option<EventMark>,
     place: Option<Cursor>,
     /// Whether it failed in a way that passes once the log is open again.
@@ -254,12 +254,12 @@ impl Reading {
                 self.start_fetch();
             }
             let fetch = self.fetch.as_mut().expect("it was just started");
-            // Cancel-safe: the handle stays in place until it has an outcome.
+            // Cancel-safe: the handle stays in place until it has a result.
             let outcome = fetch.await;
             self.fetch = None;
             let fetched = match outcome {
                 Ok(fetched) => fetched,
-                Err(error) => return Err(log::Error::Storage(format!("reading broke off: {error}")).into()),
+                Err(error) => return Err(log::Error::Storage(format!("reading was interrupted: {error}")).into()),
             };
             self.place = fetched.place;
             match fetched.run {
@@ -271,7 +271,7 @@ impl Reading {
                 }
                 Err(error) if fetched.passes => {
                     self.tell(SourceState::Reconnecting, Some(error.to_string()));
-                    // Cancel-safe: a call that begins anew waits anew, and reads the same.
+                    // Cancel-safe: a new call waits again, and reads the same.
                     tokio::time::sleep(self.pause).await;
                     self.pause = (self.pause * 2).min(RETRY_PAUSE.1);
                 }
@@ -280,12 +280,12 @@ impl Reading {
         }
     }
 
-    /// Waits until there is something behind the position. Before the first batch it does not wait: that one proves that
-    /// the log can be continued.
+    /// Waits until there is something after the position. It does not wait for the first batch, which proves that the
+    /// log can be continued.
     async fn wait_for_more(&mut self) {
-        // What was passed over is still to be handed out.
+        // Missing sequences still have to be reported.
         let Some(position) = self.position.filter(|position| self.handed == Some(*position)) else { return };
-        // Cancel-safe: looks at the value itself, not at whether it was seen.
+        // Cancel-safe: checks the value itself, not whether it was seen.
         let more = self.head.wait_for(|head| *head > position).await.map(|_| ());
         more.expect("the log, which this reader holds, keeps the sender");
     }
@@ -302,7 +302,7 @@ impl Reading {
         }));
     }
 
-    /// Makes a batch of a run, if it brought anything, and starts reading the next one.
+    /// Builds a batch from a run, if it has anything, and starts the next read.
     fn accept(&mut self, after: u64, run: Run, last_seen: Option<EventMark>) -> Result<Option<Batch>, Error> {
         if run.first > after + 1 {
             return self.pass_gap(after + 1..=run.first - 1).map(|()| None);
@@ -336,7 +336,7 @@ impl Reading {
     fn pass_gap(&mut self, gone: RangeInclusive<u64>) -> Result<(), Error> {
         let chosen_freely = self.position.is_none() && self.request.resume.is_none();
         if chosen_freely && self.request.start == Start::FirstAvailable {
-            // Retention was faster than the first read, which goes to the new beginning now.
+            // Retention was faster than the first read, which now starts at the new beginning.
             return Ok(());
         }
         let (from, to) = ((*gone.start()).max(self.accepts_through.saturating_add(1)), *gone.end());
@@ -390,7 +390,7 @@ fn fetch(log: &Log, request: &Request, after: Result<u64, Error>, mut place: Opt
     Fetched { after, run, last_seen, place, passes }
 }
 
-/// The mark of an event, if it is there.
+/// The mark of an event, if it exists.
 fn mark(log: &Log, sequence: u64) -> Result<Option<EventMark>, log::Error> {
     let wanted = Wanted {
         after: sequence - 1,
@@ -404,7 +404,7 @@ fn mark(log: &Log, sequence: u64) -> Result<Option<EventMark>, log::Error> {
     Ok(found.filter(|event| event.sequence == sequence).as_ref().map(EventMark::of))
 }
 
-/// The position after which reading begins: found, with the proof that the log is the one it counts in.
+/// The position after which to read, with the proof that it belongs to this log.
 fn begin(log: &Log, request: &Request, stream: &StreamIdentity, accepts_through: u64) -> Result<u64, Error> {
     if let Some(checkpoint) = &request.resume {
         resume(log, checkpoint, stream)?;
@@ -422,20 +422,20 @@ fn begin(log: &Log, request: &Request, stream: &StreamIdentity, accepts_through:
     }
 }
 
-/// Proves that a checkpoint counts in this log, as far as the log still can.
+/// Proves that a checkpoint belongs to this log, as far as the log still can.
 fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result<(), Error> {
-    // A state that reflects nothing belongs to no history yet.
+    // An empty state belongs to no history yet.
     if checkpoint.position == 0 {
         return Ok(());
     }
     let mut is_proved = false;
     for expected in checkpoint.marks().filter(|mark| mark.sequence > 0) {
-        // If retention removed the event, nothing is left to compare; the gap check still holds.
+        // If retention removed the event, there is nothing to compare; the gap check still applies.
         match mark(log, expected.sequence)? {
             Some(found) if found == *expected => is_proved = true,
             Some(_) => {
                 return Err(Error::Diverged(format!(
-                    "event {} of stream {} is not the one that was read before: the log was restored from another history; bring the right log back, or delete and deploy again",
+                    "event {} of stream {} is not the one that was read before: the log was restored from another history; restore the right log, or delete and deploy again",
                     expected.sequence, stream.name
                 )));
             }
@@ -445,7 +445,7 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
     if checkpoint.stream != *stream {
         if !is_proved {
             return Err(Error::Diverged(format!(
-                "the state was built from stream {} created at {} ns, this is {} created at {} ns, and nothing that was read is in it; bring the right log back, or delete and deploy again",
+                "the state was built from stream {} created at {} ns, this is {} created at {} ns, and nothing that was read is in it; restore the right log, or delete and deploy again",
                 checkpoint.stream.name, checkpoint.stream.created_ns, stream.name, stream.created_ns
             )));
         }
@@ -453,7 +453,7 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
             stream = stream.name,
             before = checkpoint.stream.name,
             position = checkpoint.position,
-            "the log has another name or creation time than before; what was read from it is still there, so it is the same"
+            "the log has another name or creation time than before, but still has what was read from it, so it is the same log"
         );
     }
     let last = log.info().last_sequence;

@@ -1,9 +1,10 @@
 //! Sources: where events come from, in order and without gaps.
 //!
-//! A source hands out supervised readers. A reader begins behind a position,
-//! proves that the stream is the one that the position counts in, reconnects
-//! for ever, and stops with an error as soon as it can't prove that nothing was
-//! skipped. It never acknowledges anything: the checkpoint is ours.
+//! A source returns supervised readers. A reader starts after a position,
+//! proves that the stream is the one to which the position belongs, reconnects
+//! for as long as it takes, and stops with an error as soon as it can't prove
+//! that nothing was skipped. It never acknowledges anything: the checkpoint is
+//! ours.
 
 pub mod embedded;
 pub mod jetstream;
@@ -23,27 +24,27 @@ use crate::subject::SubjectSet;
 
 pub use status::{Status, StatusSender, doubt, heard, initial_status, lost, tell};
 
-/// What a reader is to read.
+/// Options of a reader.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Where to continue; none begins anew, as `start` says.
+    /// Where to continue; none starts from scratch, according to `start`.
     pub resume: Option<Checkpoint>,
     /// Where to begin when there is nothing to resume.
     pub start: Start,
-    /// The subjects wanted.
+    /// The subjects to read.
     pub subjects: SubjectSet,
-    /// Whether headers are wanted; left out, they are not even parsed beyond what CloudEvents need.
+    /// Whether headers are wanted; otherwise they are parsed only as far as CloudEvents need.
     pub wants_headers: bool,
-    /// How much one call of [`Reader::next`] may return.
+    /// The largest batch that one call of [`Reader::next`] may return.
     pub limits: Limits,
-    /// Events up to this sequence may be missing from the stream; they are counted. 0 accepts none.
+    /// Events up to this sequence may be missing from the stream, and are then counted. 0 accepts none.
     pub accepts_missing_through: u64,
-    /// Sequences, in rising order, whose events the caller leaves out: a reader that can't read one of them passes it,
-    /// with `through` behind it, instead of stopping.
+    /// Sequences, in rising order, of events that the caller skips: a reader that can't read one of them passes it,
+    /// with `through` after it, instead of stopping.
     pub skips: Arc<[u64]>,
 }
 
-/// What to do when events that were not applied are gone from a stream.
+/// What to do if events are gone from a stream that were not applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMissing {
@@ -60,7 +61,7 @@ impl OnMissing {
         self == Self::Count
     }
 
-    /// The sequence up to which events may be missing, for a reader that was asked for.
+    /// The sequence up to which events may be missing, for the given request.
     pub(crate) fn accepts_through(self, request: &Request) -> u64 {
         match self {
             Self::Stop => request.accepts_missing_through,
@@ -76,7 +77,7 @@ pub struct Missing {
     pub from: u64,
     /// The last of them.
     pub to: u64,
-    /// How many they are; none if that is not known.
+    /// Their number; none if unknown.
     pub count: Option<u64>,
 }
 
@@ -93,26 +94,26 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What a stream no longer has of what a state reflects.
+/// Sequences of a state's range that a stream no longer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Name of the stream.
     pub stream: String,
     /// The sequences.
     pub missing: Missing,
-    /// Whether they may have been of subjects that the state does not fold.
+    /// Whether they may have had subjects that the state does not read.
     pub may_be_of_others: bool,
 }
 
-/// Why a reader stopped for good. Everything that may pass is a state of the source instead ([`Status`]).
+/// Why a reader stopped for good. Conditions that may pass are states of the source instead ([`Status`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The stream is not the one that the checkpoint counts in.
+    /// The stream is not the one to which the checkpoint belongs.
     #[error("{0}")]
     Diverged(String),
     /// The stream ends before the checkpoint.
     #[error(
-        "stream {stream} ends at {last}, before position {position}: its tail was lost; restore the stream, or delete and deploy again to build from what is there"
+        "stream {stream} ends at {last}, before position {position}: its tail was lost; restore the stream, or delete and deploy again to build from the remaining events"
     )]
     Truncated {
         /// Name of the stream.
@@ -142,7 +143,7 @@ pub enum Error {
         /// What is missing.
         missing: Missing,
     },
-    /// The stream is of a kind that cannot be read without losing events.
+    /// The kind of stream cannot be read without losing events.
     #[error(
         "stream {stream} cannot be read: {reason}; keep events in a stream with retention limits, such as one that has {stream} as a source"
     )]
@@ -152,14 +153,14 @@ pub enum Error {
         /// What is unsupported about it.
         reason: String,
     },
-    /// A message makes no sense, however it is fetched.
+    /// A message cannot be parsed, however it is fetched.
     #[error(
-        "message {sequence} of stream {stream} cannot be read: {reason}; look at it with `nats stream get`, or delete it"
+        "message {sequence} of stream {stream} cannot be read: {reason}; inspect it with `nats stream get`, or delete it"
     )]
     Unreadable {
         /// Name of the stream.
         stream: String,
-        /// The sequence of the message, or of the first one that was asked for.
+        /// The sequence of the message, or of the first requested one.
         sequence: u64,
         /// What is wrong with it.
         reason: String,
@@ -170,8 +171,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another look some seconds later may show something else: a server that has just started, or a leader that
-    /// was just elected, may not have all of the stream yet.
+    /// Whether a second check some seconds later may show something else: a server that has just started, or a newly
+    /// elected leader, may not have the whole stream yet.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Diverged(_) | Self::Truncated { .. } | Self::Gap { .. } | Self::Incomplete { .. })
     }
@@ -189,7 +190,7 @@ impl Error {
         }
     }
 
-    /// The sequence of the message that it is about, where it is about one.
+    /// The sequence of the message that it is about, if it is about one.
     pub fn sequence(&self) -> Option<u64> {
         match self {
             Self::Unreadable { sequence, .. } => Some(*sequence),
@@ -198,12 +199,12 @@ impl Error {
     }
 }
 
-/// Which events are looked at.
+/// Selects a page of events.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Begin behind this sequence.
+    /// Start after this sequence.
     pub after: u64,
-    /// Only these subjects; none for all.
+    /// Only these subjects; none means all.
     pub subjects: Option<SubjectSet>,
     /// Most events, at least 1.
     pub limit: usize,
@@ -211,18 +212,18 @@ pub struct Wanted {
     pub bytes_max: usize,
 }
 
-/// Events that were looked at.
+/// A page of events.
 #[derive(Debug)]
 pub struct Page {
     /// Those that match, in order.
     pub events: Vec<Event>,
-    /// The last sequence that was looked at.
+    /// The last sequence that was examined.
     pub through: u64,
     /// The last sequence of the stream.
     pub head: u64,
 }
 
-/// Tells what is missing and was passed over: once at first, and then only when it has doubled.
+/// Logs missing events that were passed over: once at first, and then whenever their number has doubled.
 #[derive(Debug, Default)]
 struct Passed {
     count: u64,
@@ -238,7 +239,7 @@ impl Passed {
                 stream,
                 position = batch.through,
                 missing = self.count,
-                "events are gone from the stream and were passed over without having been applied, as was accepted"
+                "events are gone from the stream and were passed over without being applied, as accepted"
             );
         }
     }
@@ -254,7 +255,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Makes a reader; connecting happens in [`Reader::next`]. Must be called within a runtime.
+    /// Creates a reader; it connects in [`Reader::next`]. Must be called within a runtime.
     pub fn read(&self, request: Request, status: StatusSender) -> Reader {
         match self {
             Self::JetStream(source) => Reader::JetStream(Box::new(source.read(request, status))),
@@ -267,7 +268,7 @@ impl Source {
         if let Self::Embedded(source) = self { Some(source) } else { None }
     }
 
-    /// Where it is, for messages: the servers, or the log itself.
+    /// Its location, for messages: the servers, or the log itself.
     pub fn place(&self) -> String {
         match self {
             Self::JetStream(source) => source.servers(),
@@ -283,7 +284,7 @@ impl Source {
         }
     }
 
-    /// Time of the next event behind a position that may match, in nanoseconds since the Unix epoch, if it can be had.
+    /// Time of the next event after a position that may match, in nanoseconds since the Unix epoch, if available.
     pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
         match self {
             Self::JetStream(source) => source.time_behind(position, subjects.covering().as_str()).await,
@@ -294,7 +295,7 @@ impl Source {
         }
     }
 
-    /// What it does when events are gone that were not applied.
+    /// What it does if events are gone that were not applied.
     pub fn on_missing(&self) -> OnMissing {
         match self {
             Self::JetStream(source) => source.on_missing(),
@@ -302,8 +303,8 @@ impl Source {
         }
     }
 
-    /// What the stream no longer has of the sequences after one and up to another, for a fold of some subjects; none if it
-    /// has all. An error says why that can't be known just now.
+    /// The sequences in a range that the stream no longer has, for a fold of some subjects; none if it has all. An
+    /// error says why that is unknown at the moment.
     pub async fn lost(
         &self,
         after: u64,
@@ -317,7 +318,7 @@ impl Source {
         }
     }
 
-    /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.
+    /// Checks that the kind of stream can be read at all; an unreachable stream passes.
     pub async fn check_readable(&self) -> Result<(), Error> {
         match self {
             Self::JetStream(source) => source.check_readable().await,
@@ -325,7 +326,8 @@ impl Source {
         }
     }
 
-    /// One event of the stream; if it has none there, its last sequence. An error says why that can't be told now.
+    /// One event of the stream; if it does not exist, the last sequence. An error says why that is unknown at the
+    /// moment.
     pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
         match self {
             Self::JetStream(source) => source.event(sequence).await,
@@ -337,7 +339,7 @@ impl Source {
         }
     }
 
-    /// A page of events, for a look: no reader is made. An error says why that can't be told now.
+    /// A page of events, without a reader. An error says why it can't be read at the moment.
     pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
         match self {
             Self::JetStream(source) => source.page(&wanted).await,
@@ -349,7 +351,7 @@ impl Source {
         }
     }
 
-    /// What the stream is like just now; unreachable is an answer, not an error.
+    /// The current state of the stream; an unreachable stream is a result, not an error.
     pub async fn info(&self) -> SourceInfo {
         match self {
             Self::JetStream(source) => source.info().await,
@@ -368,12 +370,12 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// What is ready, up to the limits; waits while nothing is. Batches follow
-    /// each other in order: `through` never falls, and no matching event
+    /// Returns ready events, up to the limits; waits if there are none. Batches
+    /// follow each other in order: `through` never falls, and no matching event
     /// between two batches is left out. Cancel-safe: what a cancelled call read
-    /// is returned by the next one. The first call returns as soon as the stream
-    /// was reached and checked, without events if there are none, so that its
-    /// caller knows head and pending.
+    /// is returned by the next one. The first call returns as soon as the
+    /// stream was reached and checked, even without events, so that its caller
+    /// learns head and pending.
     pub async fn next(&mut self) -> Result<Batch, Error> {
         match self {
             Self::JetStream(reader) => reader.next().await,

@@ -1,5 +1,4 @@
-//! What a source is doing, as its reader tells it: the truth of the moment, with since when it is so and when anything
-//! was heard last.
+//! The state of a source, as its reader reports it: the current state, since when, and when the source last answered.
 
 use std::time::{Duration, Instant};
 
@@ -7,34 +6,34 @@ use tokio::sync::watch;
 
 use crate::api::{SourceState, SourceStatus};
 
-/// How often it is noted at most that something was heard: often enough to be called now, seldom enough to cost nothing.
+/// Shortest time between two records of an answer: often enough to be current, seldom enough to cost nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Where a reader tells how it is.
+/// A reader reports its state here.
 pub type StatusSender = watch::Sender<Status>;
 
-/// What a source is doing.
+/// The state of a source.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// What it is doing.
     pub state: SourceState,
-    /// Why, if there is something to say.
+    /// Why, if there is a reason.
     pub message: Option<String>,
-    /// Since when it has this state.
+    /// When it entered this state.
     pub since: jiff::Timestamp,
-    /// When anything was heard last.
+    /// When it last answered.
     pub heard: Option<Instant>,
-    /// How often it had to reconnect, or to make its consumer again.
+    /// How often it had to reconnect, or to recreate its consumer.
     pub reconnects: u64,
-    /// Messages that are no events, and were passed over.
+    /// Messages that are not events, and were passed over.
     pub passed_over: u64,
-    /// Messages that were handed on without what of them is unusable.
+    /// Messages that were delivered without their unusable parts.
     pub repaired: u64,
-    /// Whether something was seen that would stop the reader, and a second look is to confirm it.
+    /// Whether a problem was seen that would stop the reader, and awaits confirmation by a second check.
     pub in_doubt: bool,
 }
 
-/// The status before anything was tried.
+/// The status before the first attempt.
 pub fn initial_status() -> Status {
     Status {
         state: SourceState::Connecting,
@@ -49,23 +48,23 @@ pub fn initial_status() -> Status {
 }
 
 impl Status {
-    /// Whether it is read, and was heard within so long.
+    /// Whether it is read, and has answered within this time.
     pub fn is_heard_within(&self, age: Duration) -> bool {
         self.state == SourceState::Reading && self.heard.is_some_and(|heard| heard.elapsed() <= age)
     }
 
-    /// Whether what was heard last, within so long, still holds: nothing was lost since.
+    /// Whether the last answer, within this time, is still valid: no connection was lost since.
     pub fn is_known_within(&self, age: Duration) -> bool {
         matches!(self.state, SourceState::Reading | SourceState::Idle)
             && self.heard.is_some_and(|heard| heard.elapsed() <= age)
     }
 
-    /// Whether events can't come, for a reason that may pass. One that was never reached has tried and said why.
+    /// Whether events can't arrive, for a reason that may pass. A source that was never reached has tried and said why.
     pub fn is_trouble(&self) -> bool {
         self.state.is_trouble() || (self.state == SourceState::Connecting && self.message.is_some())
     }
 
-    /// When anything was heard last, by the clock.
+    /// When it last answered, by the clock.
     pub fn last_heard(&self) -> Option<jiff::Timestamp> {
         let ago = self.heard?.elapsed();
         jiff::Timestamp::now().checked_sub(ago).ok()
@@ -86,7 +85,7 @@ impl From<&Status> for SourceStatus {
     }
 }
 
-/// Tells how the source is, if that is news.
+/// Reports the state of the source, if it changed.
 pub fn tell(sender: &StatusSender, state: SourceState, message: Option<String>) {
     sender.send_if_modified(|status| {
         if state == SourceState::Reading {
@@ -103,7 +102,7 @@ pub fn tell(sender: &StatusSender, state: SourceState, message: Option<String>) 
     });
 }
 
-/// Tells what was seen that would stop the reader, unless a second look finds otherwise.
+/// Reports a problem that would stop the reader, unless a second check finds otherwise.
 pub fn doubt(sender: &StatusSender, message: String) {
     sender.send_modify(|status| {
         if status.state != SourceState::Reconnecting {
@@ -115,7 +114,7 @@ pub fn doubt(sender: &StatusSender, message: String) {
     });
 }
 
-/// Notes that something was heard at a time. Nobody is woken for that.
+/// Records that the source answered at a time. Nobody is woken for that.
 pub fn heard(sender: &StatusSender, at: Instant) {
     let is_news = sender.borrow().heard.is_none_or(|heard| heard + HEARD_INTERVAL <= at);
     if is_news {
@@ -126,7 +125,7 @@ pub fn heard(sender: &StatusSender, at: Instant) {
     }
 }
 
-/// Counts a connection or a consumer that was lost.
+/// Counts a lost connection or consumer.
 pub fn lost(sender: &StatusSender) {
     sender.send_if_modified(|status| {
         status.reconnects += 1;

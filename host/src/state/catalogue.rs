@@ -1,7 +1,7 @@
-//! The catalogue: which modules there are, which deployments, and what was done to them.
+//! The catalogue: modules, deployments, and the audit log.
 //!
-//! One redb file, `catalog.redb`. Rows are JSON, so that people can look
-//! inside; every change is one durable commit together with its audit entry.
+//! One redb file, `catalog.redb`. Rows are JSON, so that people can read them;
+//! every change is one durable commit together with its audit entry.
 
 use std::path::Path;
 
@@ -20,29 +20,29 @@ const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("depl
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// Audit entries that are kept; older ones are dropped.
+/// Number of audit entries to keep; older ones are dropped.
 const AUDIT_MAX: u64 = 10_000;
 
-/// A deployment as the catalogue remembers it: one row, so that a cut-over is one commit.
+/// A deployment in the catalogue: one row, so that a cut-over is one commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its name.
     pub name: String,
-    /// Number of the generation that serves.
+    /// Number of the active generation.
     pub active: u64,
-    /// Number of the generation to come; no number is given twice.
+    /// Number of the next generation; numbers are never reused.
     pub next: u64,
-    /// Its generations, by rising number. Files of one that is not among them are leftovers.
+    /// Its generations, by rising number. Files of generations that are not listed are leftovers.
     pub generations: Vec<Generation>,
-    /// Raised before and after each repair of a part of a state: what was read before is no longer what its position says.
+    /// Raised before and after each partial rebuild: earlier reads then no longer match their position.
     #[serde(default)]
     pub repairs: u64,
-    /// Which events are left out, by rising sequence. They count for every state that has not passed them.
+    /// The skipped events, by rising sequence. They apply to every state that has not passed them.
     #[serde(default)]
     pub skips: Vec<Skip>,
 }
 
-/// Generations without a file that a deployment keeps as its history.
+/// Generations without a file that a deployment keeps as history.
 const HISTORY_MAX: usize = 100;
 
 impl Record {
@@ -56,7 +56,7 @@ impl Record {
         self.generations.iter_mut().find(|generation| generation.number == number)
     }
 
-    /// The generation that serves.
+    /// The active generation.
     pub fn active(&self) -> &Generation {
         self.generation(self.active).expect("the active generation is one of the record's")
     }
@@ -67,42 +67,42 @@ impl Record {
         self.generation_mut(active).expect("the active generation is one of the record's")
     }
 
-    /// The generation that is being built or waits to serve; there is at most one.
+    /// The candidate; there is at most one.
     pub fn candidate(&self) -> Option<&Generation> {
         self.generations.iter().find(|generation| generation.status.is_candidate())
     }
 
-    /// The last generation that served, while it is kept.
+    /// The previous generation, while it is kept.
     pub fn previous(&self) -> Option<&Generation> {
         self.last_kept(|_| true)
     }
 
-    /// Of the generations that are kept since they served and that fit, the last one that did.
+    /// The latest previous generation that is kept and meets a condition.
     fn last_kept(&self, fits: impl Fn(&Generation) -> bool) -> Option<&Generation> {
         let kept = self.generations.iter().filter(|generation| generation.status == GenerationStatus::Previous);
         kept.filter(|generation| fits(generation))
             .max_by_key(|generation| (&generation.status_since, generation.number))
     }
 
-    /// Whose code would be put back if that of the active generation failed on the state that it took over.
+    /// The generation whose code would be restored if the active one failed on the state that it inherited.
     pub fn to_put_back(&self) -> Option<&Generation> {
         let active = self.active();
         let shared = |generation: &Generation| generation.state_file == active.state_file;
         if active.on_probation { self.last_kept(shared) } else { None }
     }
 
-    /// The generation whose code follows in a state file that does not serve: the last one that served of those that share
-    /// it.
+    /// The generation whose code follows the stream in an inactive state file: the latest active one of those that
+    /// share the file.
     pub fn follower(&self, state_file: u64) -> Option<&Generation> {
         self.last_kept(|generation| generation.state_file == state_file)
     }
 
-    /// Which events are left out by a state that has not passed them.
+    /// The events that a state skips which has not passed them.
     pub fn skips(&self) -> Skips {
         Skips::new(self.skips.iter().cloned())
     }
 
-    /// The last candidate that an event stopped, while its state is kept: without that event it can go on.
+    /// The latest candidate that an event stopped, while its state is kept: without that event it can continue.
     pub fn stopped_candidate(&self) -> Option<&Generation> {
         let stopped = self.generations.iter().rev().find(|generation| generation.is_stopped_candidate());
         stopped.filter(|_| self.candidate().is_none())
@@ -115,7 +115,7 @@ impl Record {
         self.generations.push(generation);
     }
 
-    /// Forgets the oldest history beyond what is kept.
+    /// Drops the oldest history beyond the limit.
     pub fn trim(&mut self) {
         let history = self.generations.iter().filter(|generation| !generation.has_file()).count();
         let mut surplus = history.saturating_sub(HISTORY_MAX);
@@ -126,7 +126,7 @@ impl Record {
         });
     }
 
-    /// Number of the state files that its generations keep.
+    /// Numbers of the state files that its generations keep.
     pub fn files(&self) -> usize {
         let kept = self.generations.iter().filter(|generation| generation.has_file());
         kept.map(|generation| generation.state_file).collect::<std::collections::BTreeSet<_>>().len()
@@ -151,41 +151,41 @@ pub struct Generation {
     pub start: Start,
     /// Number in the name of its state file: its own, or that of the generation whose state it inherited.
     pub state_file: u64,
-    /// How its state came to be.
+    /// How its state was created.
     pub strategy: Strategy,
-    /// What it is.
+    /// Its status.
     pub status: GenerationStatus,
-    /// Why, in words.
+    /// Why it has this status.
     pub reason: String,
     /// When it was deployed, in RFC 3339.
     pub created_at: String,
-    /// Since when it has its status, in RFC 3339.
+    /// When it got its status, in RFC 3339.
     pub status_since: String,
     /// Whether an operator paused it.
     pub paused: bool,
-    /// Position from which on it serves: what clients saw before was of another generation.
+    /// Position from which it answers reads: earlier positions belonged to another generation.
     pub serves_from: u64,
     /// Whether it ever answered reads.
     pub has_served: bool,
-    /// It took over a state file and has not yet shown that it can go on with it; on failure the previous one is put back.
+    /// It inherited a state file and is on probation: if it fails, the previous code is restored.
     pub on_probation: bool,
-    /// The event that its code could not apply, when it failed or other code took its place because of that. It is never
-    /// put back by itself behind that event.
+    /// The event that its code could not apply, if it failed or was replaced because of that. It is never restored
+    /// automatically after that event.
     #[serde(default)]
     pub failed_at: Option<u64>,
-    /// Position from which on its state holds the events of all its subjects, other than 0 where it took over a state
-    /// that was built from other subjects.
+    /// Position from which its state has the events of all its subjects; not 0 if it inherited a state that was built
+    /// from other subjects.
     #[serde(default)]
     pub subjects_from: u64,
-    /// What was asked for when it was built.
+    /// The options with which it was built.
     pub build: BuildSettings,
-    /// What the last comparison with the active generation found.
+    /// The result of the last comparison with the active generation.
     pub comparison: Option<Comparison>,
     /// Events up to this sequence may be missing from the stream, as an operator accepted; 0 accepts none.
     // Format 1 has no such field.
     #[serde(default)]
     pub accepts_missing_through: u64,
-    /// What it failed with, where it failed while it was built.
+    /// The failure, if it failed while it was built.
     #[serde(default)]
     pub failure: Option<Failure>,
 }
@@ -199,7 +199,7 @@ impl Generation {
         self.status_since = jiff::Timestamp::now().to_string();
     }
 
-    /// The same module as a generation of its own, to be folded from the beginning of the stream.
+    /// The same module as a new generation, to be folded from the beginning of the stream.
     pub fn built_anew(&self, number: u64, build: BuildSettings, reason: impl Into<String>) -> Self {
         let mut anew = Self {
             number,
@@ -227,14 +227,15 @@ impl Generation {
         anew
     }
 
-    /// Whether an event stopped it while it was built: without that event it can go on from the state that it has.
+    /// Whether an event stopped it while it was built: without that event it can continue from its state.
     pub fn is_stopped_candidate(&self) -> bool {
-        // Its file is its own, or that of a candidate that it continued; one that inherited has that of another.
+        // Its file is its own, or that of a candidate that it continued; a generation that inherited has the file of
+        // another.
         self.status == GenerationStatus::Failed && self.strategy != Strategy::Inherit && self.failed_at.is_some()
     }
 
-    /// Whether its state file is kept for it: not for history, nor for one that failed, as nothing reads or continues it
-    /// unless an event stopped it.
+    /// Whether its state file is kept for it: not for history, and not for a failed generation unless an event stopped
+    /// it, because nothing reads or continues it.
     pub fn has_file(&self) -> bool {
         match self.status {
             GenerationStatus::Retired => false,
@@ -244,22 +245,22 @@ impl Generation {
     }
 }
 
-/// Something that was done, for the audit log.
+/// An entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// When, in RFC 3339.
     pub at: String,
-    /// What: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, ….
+    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, ….
     pub action: String,
-    /// To which deployment.
+    /// The deployment.
     pub deployment: String,
-    /// More, in words.
+    /// Details.
     pub detail: String,
-    /// Name of the token that asked for it.
-    // Rows of earlier versions have neither.
+    /// Name of the token that requested it.
+    // Rows of earlier versions lack this field and the next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Address that asked for it.
+    /// Address that requested it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
 }
@@ -269,7 +270,7 @@ pub struct Audit {
 pub struct Catalogue {
     path: Box<Path>,
     held: Held,
-    /// None after a failure of the disk, until it is opened again.
+    /// None after a disk failure, until it is reopened.
     database: RwLock<Option<Database>>,
 }
 
@@ -311,7 +312,7 @@ impl Catalogue {
         Ok(database)
     }
 
-    /// Works on the open file. After a failure of the disk it is opened again with the next call: what failed is not in it.
+    /// Works on the open file. After a disk failure the next call reopens it: the failed change is not in it.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let mut open = self.database.read();
         if open.is_none() {
@@ -344,7 +345,7 @@ impl Catalogue {
         table.iter().map_err(storage)?.map(|row| parse(row.map_err(storage)?.1.value())).collect()
     }
 
-    /// Writes a deployment and an audit entry, as one.
+    /// Writes a deployment and an audit entry in one commit.
     pub fn put(&self, record: &Record, audit: &Audit) -> Result<(), Error> {
         self.change(audit, |table| {
             let row = serde_json::to_vec(record).expect("a record is plain data");
@@ -352,7 +353,7 @@ impl Catalogue {
         })
     }
 
-    /// Removes a deployment and writes an audit entry, as one.
+    /// Removes a deployment and writes an audit entry in one commit.
     pub fn remove(&self, name: &str, audit: &Audit) -> Result<(), Error> {
         self.change(audit, |table| table.remove(name).map(|_| ()))
     }
@@ -367,11 +368,11 @@ impl Catalogue {
         audit: &Audit,
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Error> {
-        // Refused before anything is begun, the file stays open and readable.
+        // Refused before anything has begun, so that the file stays open and readable.
         self.held.check()?;
         Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
         self.with(|database| Self::write(database, audit, change))?;
-        // Not the detail, which may hold a customer's subjects.
+        // Without the detail, which may contain a customer's subjects.
         let Audit { action, deployment, actor, peer, .. } = audit;
         tracing::info!(action, deployment, actor, peer, "deployment changed");
         Ok(())
@@ -395,7 +396,7 @@ impl Catalogue {
         transaction.commit().map_err(storage)
     }
 
-    /// The last audit entries, newest first; of one deployment where it is named.
+    /// The last audit entries, newest first; for one deployment if given.
     pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
         self.with(|database| Self::read_audit(database, limit, deployment))
     }

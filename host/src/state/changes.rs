@@ -1,24 +1,24 @@
-//! Which keys changed lately, so that a watcher can go on where it was.
+//! Which keys changed recently, so that a watch can continue.
 //!
-//! The history is a list of batches that never change. Whoever asks takes the
-//! batches that matter under the lock, and looks into them without it. The
-//! first to do so sorts a batch, so that each of a thousand watchers finds its
-//! prefix by a search instead of a walk.
+//! The history is a list of immutable batches. A reader takes the relevant
+//! batches under the lock, and searches them without it. The first reader of a
+//! batch sorts it, so that each of a thousand watchers finds its prefix by
+//! binary search.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use super::Key;
 
-/// Most memory that the history takes while somebody asks for it, in bytes; beyond it the oldest batches are forgotten.
+/// Most memory of the history while somebody uses it, in bytes; beyond it the oldest batches are dropped.
 const BYTES_MAX: usize = 8 << 20;
-/// The same while nobody does: enough for a watcher that connects again.
+/// The same while nobody uses it: enough for a watch that reconnects.
 const BYTES_MAX_UNASKED: usize = 256 << 10;
 /// Batches for which memory is kept.
 const CAPACITY_KEPT: usize = 1_024;
-/// What a batch costs beside its keys, in bytes.
+/// Overhead of a batch in addition to its keys, in bytes.
 const BATCH_OVERHEAD: usize = 128;
-/// What a key costs beside its text, in bytes, with its place in the order.
+/// Overhead of a key in addition to its text, in bytes, including its place in the order.
 const KEY_OVERHEAD: usize = 64;
 
 /// The keys of one batch.
@@ -26,12 +26,12 @@ const KEY_OVERHEAD: usize = 64;
 pub(super) struct Batch {
     position: u64,
     keys: Box<[Key]>,
-    /// Places in `keys`, in the order of the keys.
+    /// Indexes into `keys`, in the order of the keys.
     sorted: OnceLock<Box<[u32]>>,
 }
 
 impl Batch {
-    /// Its memory, in bytes, approximately.
+    /// Its approximate memory, in bytes.
     fn bytes(&self) -> usize {
         BATCH_OVERHEAD + self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>()
     }
@@ -58,26 +58,26 @@ pub(super) fn under(batches: &[Arc<Batch>], prefix: &str) -> Vec<Key> {
     keys
 }
 
-/// A bounded history of changed keys, batch by batch. Nobody says that a watch begins or ends: whoever watches asks before
-/// more has changed than is remembered.
+/// A bounded history of changed keys, batch by batch. There is no registration: a watch asks for changes before more
+/// has changed than is remembered.
 #[derive(Debug)]
 pub(super) struct Changes {
     batches: VecDeque<Arc<Batch>>,
-    /// Memory in use, in bytes, approximately.
+    /// Approximate memory in use, in bytes.
     bytes: usize,
-    /// What was noted since somebody asked, in bytes.
+    /// Bytes recorded since somebody asked.
     unasked: usize,
-    /// Changes after this position are all known.
+    /// All changes after this position are known.
     floor: u64,
 }
 
 impl Changes {
-    /// A history that begins at a position.
+    /// A history that starts at a position.
     pub(super) fn new(floor: u64) -> Self {
         Self { batches: VecDeque::new(), bytes: 0, unasked: usize::MAX, floor }
     }
 
-    /// Notes the keys of a batch that brings the state to `position`.
+    /// Records the keys of a batch that moves the state to `position`.
     pub(super) fn push(&mut self, position: u64, keys: Box<[Key]>) {
         let batch = Batch { position, keys, sorted: OnceLock::new() };
         let bytes = batch.bytes();
@@ -95,15 +95,16 @@ impl Changes {
         }
     }
 
-    /// Forgets all up to a position, which no longer tells what its state is: whoever knows of it reads everything again.
+    /// Drops everything up to a position that no longer identifies its state: a client at an earlier position must read
+    /// everything again.
     pub(super) fn forget(&mut self, position: u64) {
         self.batches = VecDeque::new();
         self.bytes = 0;
         self.floor = position + 1;
     }
 
-    /// The batches after a position and not after another, oldest first; none when the position is older than what is
-    /// remembered. Whoever asks sees to it that more is remembered from now on.
+    /// The batches between two positions, oldest first; none if the first position is older than the history. The call
+    /// also makes the history remember more from now on.
     pub(super) fn between(&mut self, position: u64, through: u64) -> Option<Vec<Arc<Batch>>> {
         self.unasked = 0;
         if position < self.floor {

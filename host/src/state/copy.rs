@@ -1,4 +1,4 @@
-//! New state files made of what another state holds.
+//! Creates state files from another state.
 
 use std::io;
 use std::path::Path;
@@ -9,18 +9,18 @@ use super::{Direction, Error, Key, Options, SCAN_ENTRIES_MAX, Scan, Selection, S
 use crate::atomic_file;
 use crate::event::Payload;
 
-/// Maps a page of old entries to new ones; later entries of one key win.
+/// Converts a page of old entries to new ones; later entries of one key win.
 pub type Map<'a> = &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
 
-/// Writes a snapshot, with the checkpoint that it reflects, to a new state file. The file is there whole or not at
-/// all. Blocking, and long for a large state; the state itself goes on meanwhile.
+/// Writes a snapshot, with its checkpoint, to a new state file. The file appears complete or not at all. Blocking, and
+/// slow for a large state; the state itself continues meanwhile.
 pub fn copy(snapshot: &Snapshot, path: &Path) -> Result<(), Error> {
     write(snapshot, path, SCAN_ENTRIES_MAX, &mut |page, writer| {
         page.iter().try_for_each(|(key, value)| writer.write(key, Some(value)))
     })
 }
 
-/// The same with other entries in the place of those of the snapshot, page by page, within the limits of `options`.
+/// The same with converted entries, page by page, within the limits of `options`.
 pub fn map(
     snapshot: &Snapshot,
     path: &Path,
@@ -59,7 +59,7 @@ fn write(snapshot: &Snapshot, path: &Path, page_entries: usize, page: WritePage<
 
 fn make(snapshot: &Snapshot, path: &Path, page_entries: usize, write_page: WritePage<'_>) -> Result<(), Error> {
     let Some(checkpoint) = snapshot.checkpoint() else {
-        return Err(Error::Storage("the state reflects nothing yet, so there is nothing to copy".to_owned()));
+        return Err(Error::Storage("the state is still empty, so there is nothing to copy".to_owned()));
     };
     file::make(path, Options::default().cache_bytes, checkpoint, &snapshot.exceptions(), |writer| {
         let mut after = None;

@@ -1,8 +1,8 @@
-//! Exceptions: what became of events that a state did not fold, and the decisions that led to it.
+//! Exceptions: what a state did with events that it did not fold, and the decisions behind them.
 //!
-//! A decision ([`Skip`]) belongs to a deployment, and counts for every state that has not passed its event. What a state
-//! did with it is an [`Exception`] in the state's own file, in the commit that moved the state past the event. Nothing
-//! changes an exception later: a refold of that state leaves out the same events, whatever was decided since.
+//! A decision ([`Skip`]) belongs to a deployment, and applies to every state that has not passed its event. What a
+//! state did with the event is an [`Exception`] in the state's own file, in the commit that moved the state past the
+//! event. An exception never changes: a second fold of that state skips the same events, whatever was decided since.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,33 +12,33 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::position::EventMark;
 
-/// Most decisions that a deployment holds at once.
+/// Most decisions per deployment.
 pub const SKIPS_MAX: usize = 1_000;
 /// Longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 500;
-/// Longest text of an error that a decision keeps, in bytes.
+/// Longest error text in a decision, in bytes.
 const ERROR_BYTES_MAX: usize = 500;
 
-/// A decision that an event is not to be folded.
+/// A decision to skip an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
     /// The event.
     pub sequence: u64,
-    /// Why, in the words of the operator.
+    /// The operator's reason.
     pub reason: String,
-    /// When it was decided, in RFC 3339.
+    /// When the operator decided, in RFC 3339.
     pub at: String,
-    /// What the event failed with when it was decided, as `kind: message`.
+    /// The failure at the time of the decision, as `kind: message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What the event is. Another one in its place, in a stream that was made again, is not meant. None where the source
-    /// could not read it: it is passed without having been seen.
+    /// Identifies the event. Another event in its place, in a stream that was created again, is not skipped. None if
+    /// the source could not read it: it is then passed without having been seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<SkippedEvent>,
 }
 
 impl Skip {
-    /// A decision of now.
+    /// A decision made now.
     pub fn new(sequence: u64, reason: &str, error: Option<String>, event: Option<&Event>) -> Self {
         Self {
             sequence,
@@ -49,7 +49,7 @@ impl Skip {
         }
     }
 
-    /// Whether an event is the one that is meant.
+    /// Whether the decision is about this event.
     fn means(&self, event: &Event) -> bool {
         let digest = |known: &SkippedEvent| known.digest == SkippedEvent::of(event).digest;
         event.sequence == self.sequence && self.event.as_ref().is_none_or(digest)
@@ -68,26 +68,26 @@ fn shortened(mut text: String, bytes_max: usize) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Exception {
-    /// It was left out, as an operator had decided.
+    /// It was skipped, as an operator decided.
     Skipped(Skipped),
 }
 
-/// An event that was left out, with what can be said of it.
+/// A skipped event, as far as known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Why, in the words of the operator.
+    /// The operator's reason.
     pub reason: String,
-    /// When it was decided, in RFC 3339.
+    /// When the operator decided, in RFC 3339.
     pub at: String,
-    /// What it had failed with, as `kind: message`.
+    /// Its failure, as `kind: message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What it was; none where the source could not read it.
+    /// Its description; none if the source could not read it.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
     pub event: Option<SkippedEvent>,
 }
 
-/// What an event was that was left out.
+/// Description of a skipped event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedEvent {
     /// Its subject.
@@ -102,7 +102,7 @@ pub struct SkippedEvent {
 }
 
 impl Skipped {
-    /// What is noted of a decision when a state passes its event.
+    /// The exception to record when a state passes the event of a decision.
     pub fn new(skip: &Skip, event: Option<&Event>) -> Self {
         let Skip { reason, at, error, event: known, .. } = skip.clone();
         Self { reason, at, error, event: event.map(SkippedEvent::of).or(known) }
@@ -121,18 +121,18 @@ impl SkippedEvent {
     }
 }
 
-/// The decisions that count for a state. Cloning shares them.
+/// The decisions that apply to a state. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Skips(Arc<BTreeMap<u64, Skip>>);
 
 impl Skips {
-    /// Those of a deployment, for a state that is folded from the beginning.
+    /// The decisions of a deployment, for a state that is folded from the beginning.
     pub fn new(skips: impl IntoIterator<Item = Skip>) -> Self {
         Self(Arc::new(skips.into_iter().map(|skip| (skip.sequence, skip)).collect()))
     }
 
-    /// Those by which a state that has passed `position` can be folded again: up to there exactly what it did leave out,
-    /// whatever was decided since, and behind that what is decided now.
+    /// The decisions with which a state that has passed `position` can be folded again: up to there exactly the events
+    /// that it skipped, whatever was decided since, and after it the current decisions.
     pub fn as_folded(&self, exceptions: &BTreeMap<u64, Exception>, position: u64) -> Self {
         let done = exceptions.iter().map(|(sequence, Exception::Skipped(skipped))| Skip {
             sequence: *sequence,
@@ -145,7 +145,7 @@ impl Skips {
         Self::new(done.chain(ahead))
     }
 
-    /// Whether nothing is left out.
+    /// Whether no event is skipped.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -160,8 +160,8 @@ impl Skips {
         self.0.get(&sequence)
     }
 
-    /// What a state notes when it moves from behind `after` through `through`: `events` are those that were left out on
-    /// the way. Decisions about events that are none of the module's leave no trace.
+    /// The exceptions to record when a state moves from `after` (exclusive) through `through`: `events` are the ones
+    /// skipped in between. Decisions about events that the module does not read leave no trace.
     pub fn passed(&self, after: u64, through: u64, events: &[Event]) -> BTreeMap<u64, Exception> {
         if after >= through {
             return BTreeMap::new();
@@ -174,10 +174,10 @@ impl Skips {
         passed.collect()
     }
 
-    /// Takes the events that are to be left out from others, which are in rising order; none where all stay.
+    /// Removes the events to skip from a list in rising order; none if all stay.
     pub fn leave_out(&self, events: &[Event]) -> Option<(Vec<Event>, Vec<Event>)> {
         let (first, last) = (events.first()?, events.last()?);
-        // Most batches have none, and an event costs a digest only where there is a decision about its sequence.
+        // Most batches have none, and an event costs a digest only if there is a decision about its sequence.
         self.0.range(first.sequence..=last.sequence).next()?;
         let is_meant = |event: &&Event| self.get(event.sequence).is_some_and(|skip| skip.means(event));
         let (left_out, kept): (Vec<&Event>, Vec<&Event>) = events.iter().partition(is_meant);

@@ -1,15 +1,15 @@
 //! The state file: one redb file with entries, checkpoint and format version.
 //!
 //! Entries are keyed by their UTF-8 keys. A value is one byte that tells text
-//! (1) from bytes (2), and then its octets. The table `meta` holds `format`,
+//! (1) from bytes (2), followed by its octets. The table `meta` holds `format`,
 //! `checkpoint` (JSON of [`Checkpoint`]), `bytes` (the sum of all keys and
 //! values, 8 bytes big endian), and `settled` (a position, 8 bytes big endian:
-//! readers saw nothing beyond it; absent while they may have). The table
-//! `exceptions` says of events that were not folded what became of them: a
+//! readers saw nothing beyond it; absent if they may have). The table
+//! `exceptions` records what happened to events that were not folded: a
 //! sequence, and the JSON of an [`Exception`].
 //!
-//! Format 1 has no exceptions, and its checkpoint does not note what was seen
-//! last, where the state began and what was missing. Opening a file makes it
+//! Format 1 has no exceptions, and its checkpoint does not record what was last
+//! seen, where the state began and what was missing. Opening a file makes it
 //! format 2.
 
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ const EXCEPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("except
 const TEXT: u8 = 1;
 const BYTES: u8 = 2;
 
-/// From this size on a commit also writes what lets an unclean stop be repaired without reading
-/// all of the file; below it, reading all is quicker than writing more at every commit.
+/// From this size on, a commit also writes data with which an unclean stop can be repaired without reading the whole
+/// file; below it, reading everything is faster than writing more at every commit.
 const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 
 /// A consistent view of the file.
@@ -53,20 +53,20 @@ pub(super) struct File {
     path: Box<Path>,
 }
 
-/// What was read when a file was opened.
+/// The metadata read when a file was opened.
 pub(super) struct Opened {
     pub(super) file: File,
     pub(super) base: Base,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) bytes: u64,
-    /// The position beyond which readers saw nothing, if that is known.
+    /// The position beyond which readers saw nothing, if known.
     pub(super) settled: Option<u64>,
     pub(super) exceptions: BTreeMap<u64, Exception>,
-    /// Nothing was committed to it since an earlier release, which made all durable at each pause.
+    /// It was last written by an earlier release, which made everything durable at each pause.
     pub(super) is_of_format_1: bool,
 }
 
-/// What is noted in a file beside its entries.
+/// Metadata of a file.
 #[derive(Default)]
 struct Noted {
     checkpoint: Option<Checkpoint>,
@@ -75,11 +75,11 @@ struct Noted {
     is_of_format_1: bool,
 }
 
-/// What to do with a file that no other advice helps.
+/// The panic message of to do with a file that no other advice helps.
 const REPLACE: &str = "restore the file from a backup, or remove it to build the state again from the stream";
 /// What to do if the system refused something that no other advice helps.
 const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
-/// What redb says when what it reads contradicts itself.
+/// What redb if the data that it reads is inconsistent.
 const CORRUPTED: &str = "corrupted";
 
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
@@ -94,7 +94,7 @@ fn is_refused_by_system(error: &io::Error) -> bool {
     !matches!(error.kind(), InvalidData | UnexpectedEof)
 }
 
-/// Opens or creates a redb file, telling how far a repair is in percent.
+/// Opens or creates a redb file, and reports the progress of a repair in percent.
 pub(super) fn open_database(
     path: &Path,
     cache_bytes: usize,
@@ -110,7 +110,7 @@ pub(super) fn open_database(
                 "another foldstream uses it; stop that one, or choose another data folder"
             }
             redb::DatabaseError::UpgradeRequired(_) => {
-                "it was written by another generation of redb; use the foldstream that wrote it"
+                "it was written by another version of redb; use the foldstream that wrote it"
             }
             _ => REPLACE,
         };
@@ -132,7 +132,7 @@ pub(super) fn open_database(
     Ok(database)
 }
 
-/// What the system said when a file could not be made; else that it could not be made.
+/// The system's error if a database file could not be created; otherwise the database's own.
 fn not_made(error: redb::DatabaseError) -> io::Error {
     match error {
         redb::DatabaseError::Storage(redb::StorageError::Io(error)) => error,
@@ -140,7 +140,7 @@ fn not_made(error: redb::DatabaseError) -> io::Error {
     }
 }
 
-/// Checks the format noted in a table of bytes, and notes it in a new file.
+/// Checks the format in a table of bytes, and writes it into a new file.
 pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Error> {
     let Some(found) = found else { return Ok(()) };
     let format = found.try_into().map(u32::from_be_bytes).unwrap_or(u32::MAX);
@@ -148,7 +148,7 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
         return Ok(());
     }
     let message = format!(
-        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to build the state again",
+        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to rebuild the state",
         path.display()
     );
     Err(Error::Open(message))
@@ -164,7 +164,7 @@ impl File {
         Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, is_of_format_1 })
     }
 
-    /// Reads what is noted in the file. Writes only to a new one: a state on a full disk can be opened and read.
+    /// Reads the metadata of the file. Writes only to a new one: a state on a full disk can be opened and read.
     fn prepare(&self) -> Result<Noted, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         if transaction.list_tables().map_err(storage)?.next().is_none() {
@@ -179,7 +179,7 @@ impl File {
         let checkpoint =
             read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
                 Error::Open(format!(
-                    "{}: checkpoint is unreadable: {error}; remove the file to build the state again",
+                    "{}: checkpoint is unreadable: {error}; remove the file to rebuild the state",
                     self.path.display()
                 ))
             })?;
@@ -188,7 +188,7 @@ impl File {
         Ok(Noted { checkpoint, bytes, settled, is_of_format_1 })
     }
 
-    /// Makes the tables of a new file.
+    /// Creates the tables of a new file.
     fn begin(&self) -> Result<(), Error> {
         let transaction = self.database.begin_write().map_err(storage)?;
         {
@@ -200,7 +200,7 @@ impl File {
         transaction.commit().map_err(storage)
     }
 
-    /// Notes durably that readers saw nothing beyond a position; none takes the note back.
+    /// Records durably that readers saw nothing beyond a position; none removes the record.
     pub(super) fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
@@ -216,13 +216,13 @@ impl File {
         transaction.commit().map_err(storage)
     }
 
-    /// A view of what was last committed.
+    /// A view of the last commit.
     pub(super) fn base(&self) -> Result<Base, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
     }
 
-    /// What became of events that were not folded.
+    /// The exceptions.
     fn exceptions(&self) -> Result<BTreeMap<u64, Exception>, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         let table = match transaction.open_table(EXCEPTIONS) {
@@ -235,8 +235,8 @@ impl File {
             let (sequence, json) = row.map_err(storage)?;
             let exception = serde_json::from_slice(json.value()).map_err(|error| {
                 Error::Open(format!(
-                    "{}: what became of event {} is unreadable: {error}; upgrade foldstream, or remove the file to build \
-                     the state from scratch",
+                    "{}: the exception of event {} is unreadable: {error}; upgrade foldstream, or remove the file to rebuild \
+                     the state",
                     self.path.display(),
                     sequence.value()
                 ))
@@ -246,7 +246,7 @@ impl File {
         rows.collect()
     }
 
-    /// Commits a memtable and its checkpoint durably, as one; returns the sum of keys and values.
+    /// Commits a memtable and its checkpoint durably; returns the sum of keys and values.
     pub(super) fn commit(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
@@ -260,7 +260,7 @@ impl File {
         Ok(bytes)
     }
 
-    /// What is allocated for it on the disk, in bytes.
+    /// Its allocated disk space, in bytes.
     pub(super) fn allocated_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt as _;
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
@@ -284,7 +284,7 @@ fn write_exceptions(transaction: &redb::WriteTransaction, exceptions: &BTreeMap<
     Ok(())
 }
 
-/// Makes a new file at once: `fill` writes its entries.
+/// Creates a complete new file: `fill` writes its entries.
 pub(super) fn make(
     path: &Path,
     cache_bytes: usize,
@@ -301,7 +301,7 @@ pub(super) fn make(
     transaction.commit().map_err(storage)
 }
 
-/// Writes entries within a transaction, and keeps count of their size.
+/// Writes entries in a transaction, and tracks their size.
 pub(super) struct EntryWriter<'t> {
     entries: redb::Table<'t, &'static str, &'static [u8]>,
     envelope: Vec<u8>,
@@ -333,12 +333,13 @@ impl<'t> EntryWriter<'t> {
         Ok(())
     }
 
-    /// Notes the checkpoint that all of it describes; returns the sum of keys and values.
+    /// Sets the checkpoint; returns the sum of keys and values.
     fn finish(self, transaction: &redb::WriteTransaction, checkpoint: &Checkpoint) -> Result<u64, Error> {
         let mut meta = transaction.open_table(META).map_err(storage)?;
         let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
         meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
-        // An older file becomes one of this format with what only this format has, and not before: opening writes nothing.
+        // An older file gets this format with the first data that only this format has, and not before: opening writes
+        // nothing.
         meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
         meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
         Ok(self.bytes)
@@ -367,7 +368,7 @@ pub(super) fn get(base: &Base, key: &str) -> Result<Option<Payload>, Error> {
     base.get(key).map_err(storage)?.map(|value| unwrap(value.value())).transpose()
 }
 
-/// The stored size of a key and its value; 0 where there is none.
+/// The stored size of a key and its value; 0 if absent.
 pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
     Ok(base.get(key).map_err(storage)?.map_or(0, |value| (key.len() + value.value().len() - 1) as u64))
 }
@@ -379,8 +380,8 @@ pub(super) fn entry(
     Ok((Key::from(key.value()), unwrap(value.value())?))
 }
 
-/// Whether a state file or the catalogue is sound: every page is read and every checksum verified. One that is not, and
-/// still has a sound older commit, goes back to that. Blocking and long on a large file.
+/// Checks a state file or the catalogue: reads every page and verifies every checksum. A damaged file that has an
+/// intact older commit goes back to that. Blocking, and slow for a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     database.check_integrity().map_err(storage)

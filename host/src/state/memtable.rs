@@ -1,10 +1,10 @@
-//! The memtable: recent writes in memory, in key order, with just as many old
+//! The memtable: recent writes in memory, in key order, with only as many old
 //! versions as live snapshots need.
 //!
 //! Versions count published batches. One thread writes; a reader passes the
-//! version that it may see and gets the newest value not younger than that.
-//! A batch is written under a number that nobody may see yet, a few entries at
-//! a time, so that readers wait for a few entries and never for a batch.
+//! version that it may see and gets the newest value that is not younger. A
+//! batch is written under a version that nobody may see yet, a few entries at a
+//! time, so that readers wait for a few entries and never for a batch.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,25 +17,25 @@ use super::exceptions::Exception;
 use super::{Direction, Key};
 use crate::event::Payload;
 
-/// What an entry costs beside key and value: tree node, reference counts, slot.
+/// Overhead of an entry in addition to key and value: tree node, reference counts, slot.
 const ENTRY_OVERHEAD: u64 = 160;
-/// What an older version of a value costs beside it, in bytes.
+/// Overhead of an older version of a value, in bytes.
 const VERSION_OVERHEAD: u64 = 48;
-/// Entries that are written before readers get their turn: some tens of microseconds.
+/// Entries written before readers get their turn, which takes some tens of microseconds.
 const WRITES_AT_ONCE: usize = 64;
 
-/// One value of a key; none says that the key was deleted.
+/// One value of a key; none means deleted.
 #[derive(Debug)]
 struct Version {
     number: u64,
     value: Option<Payload>,
 }
 
-/// All versions of a key that someone may still read.
+/// All versions of a key that somebody may still read.
 #[derive(Debug)]
 struct Slot {
     newest: Version,
-    /// Older versions, oldest first: one for each live snapshot at most, and the one that was seen when it was replaced.
+    /// Older versions, oldest first: at most one per live snapshot, plus the one that was visible when it was replaced.
     older: Vec<Version>,
 }
 
@@ -48,12 +48,12 @@ impl Slot {
     }
 }
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The key was written here: its value, or that it was deleted.
     Here(Option<Payload>),
-    /// Nothing is known here; an older layer decides.
+    /// The key is not here; an older layer decides.
     Below,
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Found {
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     map: RwLock<BTreeMap<Key, Slot>>,
-    /// What became of events that were not folded, to be committed with the rest.
+    /// Exceptions to commit with the rest.
     exceptions: RwLock<BTreeMap<u64, Exception>>,
     /// Keys, all versions of their values, and overhead, in bytes.
     bytes: AtomicU64,
@@ -70,7 +70,7 @@ pub(super) struct Memtable {
 }
 
 impl Memtable {
-    /// Memory in use, in bytes, approximately.
+    /// Approximate memory in use, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -85,13 +85,13 @@ impl Memtable {
         self.map.read().is_empty()
     }
 
-    /// Adds what became of events that were not folded.
+    /// Adds exceptions.
     pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
         let cloned = exceptions.iter().map(|(sequence, exception)| (*sequence, exception.clone()));
         self.exceptions.write().extend(cloned);
     }
 
-    /// What became of events that were not folded.
+    /// The exceptions.
     pub(super) fn exceptions(&self) -> BTreeMap<u64, Exception> {
         self.exceptions.read().clone()
     }
@@ -104,15 +104,15 @@ impl Memtable {
         }
     }
 
-    /// Writes a batch as one version. `live` are the versions that can be seen until it is done, in order; what none of
-    /// them sees is dropped on the way. Readers come in between, so `number` must be one that none of them asks for yet.
+    /// Writes a batch as one version. `live` are the versions that may be seen until it is done, in order; values that
+    /// none of them sees are dropped. Readers interleave, so `number` must be one that none of them asks for yet.
     pub(super) fn write(&self, writes: impl Iterator<Item = (Key, Option<Payload>)>, number: u64, live: &[u64]) {
         debug_assert!(live.last().is_none_or(|newest| *newest < number), "nobody sees what is being written");
         let mut map = self.map.write();
         let (mut bytes, mut payload_bytes) = (self.bytes(), self.payload_bytes());
         for (index, (key, value)) in writes.enumerate() {
             if index % WRITES_AT_ONCE == WRITES_AT_ONCE - 1 {
-                // Hands the lock to those that wait for it, if there are any.
+                // Hands the lock to waiting readers, if there are any.
                 RwLockWriteGuard::bump(&mut map);
             }
             let key_bytes = key.len() as u64;
@@ -167,9 +167,10 @@ fn value_bytes(value: &Option<Payload>) -> u64 {
     value.as_ref().map_or(0, |value| value.len() as u64)
 }
 
-/// Puts a replaced version aside, and forgets those that no live version sees any more; returns what they had cost.
+/// Keeps a replaced version, and drops those that no live version sees any more; returns the bytes that they took.
 fn set_aside(older: &mut Vec<Version>, replaced: Version, replaced_by: u64, live: &[u64]) -> u64 {
-    // Most keys have one older version: room for four, as a vector has by itself, would cost more than the value.
+    // Most keys have one older version: the four slots that a vector allocates by default would cost more than the
+    // value.
     if older.is_empty() {
         older.reserve_exact(1);
     }

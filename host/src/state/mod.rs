@@ -1,9 +1,9 @@
 //! State: one ordered map per generation, a memtable over a redb file.
 //!
 //! The applying thread owns the [`Writer`]. Its writes become visible to
-//! [`Snapshot`]s as one step per batch, and durable, together with the
-//! checkpoint, in one commit of the file now and then. Nothing here knows of
-//! Wasm or of sources.
+//! [`Snapshot`]s as one step per batch. From time to time they become durable,
+//! together with the checkpoint, in one commit of the file. Nothing here knows
+//! of Wasm or of sources.
 
 pub mod catalogue;
 mod changes;
@@ -46,15 +46,15 @@ pub type Key = Arc<str>;
 /// Why state refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A limit was reached; the name stands first.
+    /// A limit was reached; its name comes first.
     #[error("{limit}: {message}")]
     Limit {
         /// Name of the limit, such as `state-bytes`.
         limit: &'static str,
-        /// What was found, and what to do.
+        /// What happened, and what to do.
         message: String,
     },
-    /// Entries could not be mapped to others.
+    /// A migration refused entries.
     #[error("{0}")]
     Refused(String),
     /// The file can't be used.
@@ -63,27 +63,27 @@ pub enum Error {
     /// Another process has the file open.
     #[error("cannot open state: {0}")]
     InUse(String),
-    /// The time that was given is over.
+    /// The deadline has passed.
     #[error("the scan took too long")]
     Late,
-    /// There is too little memory on the host; nothing failed.
+    /// The host has too little memory; nothing failed.
     #[error("{0}")]
     Busy(String),
-    /// There is too little room on the disk; nothing was begun, and nothing failed.
+    /// The disk has too little room; nothing was begun, and nothing failed.
     #[error("{0}")]
     Full(String),
     /// The file is no longer in its place; nothing was begun.
     #[error(transparent)]
     Displaced(#[from] Displaced),
-    /// What the file holds makes no sense: the same happens again however often it is opened.
+    /// The data in the file is inconsistent: reopening it will not help.
     #[error("state is damaged: {0}")]
     Damaged(String),
-    /// The disk or the file failed; the store must be opened again.
+    /// The disk or the file failed; the store must be reopened.
     #[error("state failed: {0}")]
     Storage(String),
 }
 
-/// How a store behaves.
+/// Options of a store.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Cache of the file, in bytes.
@@ -92,7 +92,7 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Largest sum of keys and values, in bytes.
     pub state_bytes_max: u64,
-    /// Where the memory of a running batch comes from.
+    /// The source of memory for a running batch.
     pub memory: Memory,
 }
 
@@ -105,13 +105,13 @@ impl Default for Options {
 /// The keys that a scan covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selection {
-    /// Keys that begin with this text.
+    /// Keys that begin with this prefix.
     Prefix(String),
-    /// Keys from `start`, included, to `end`, excluded.
+    /// Keys from `start` (inclusive) to `end` (exclusive).
     Range {
-        /// First key, or the first there is.
+        /// First key; none begins at the first key of the state.
         start: Option<String>,
-        /// End, or after the last there is.
+        /// End; none ends after the last key.
         end: Option<String>,
     },
 }
@@ -125,12 +125,12 @@ pub enum Direction {
     Backwards,
 }
 
-/// A scan: what, from where, in which order, how much.
+/// A scan: its selection, start, order and limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     /// The keys that it covers.
     pub selection: Selection,
-    /// Begin behind this key, in the direction of the scan.
+    /// Start after this key, in the direction of the scan.
     pub after: Option<String>,
     /// Its order.
     pub direction: Direction,
@@ -138,23 +138,23 @@ pub struct Scan {
     pub limit: usize,
 }
 
-/// A part of a scan's result.
+/// One page of a scan's result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Entries in the order of the scan.
     pub entries: Vec<(Key, Payload)>,
-    /// Whether the selection goes on after them.
+    /// Whether the selection has more entries after these.
     pub more: bool,
 }
 
 /// Sizes of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Keys and values, in bytes; too high by what the keys in memory replace in the file.
+    /// Keys and values, in bytes; too high by the values that keys in memory replace in the file.
     pub state_bytes: u64,
-    /// The part of them that is in memory only, with its overhead, in bytes.
+    /// The part of them that is only in memory, including overhead, in bytes.
     pub memtable_bytes: u64,
-    /// Memory that only readers of older states hold, in bytes.
+    /// Memory held only by readers of older states, in bytes.
     pub pinned_bytes: u64,
     /// The file, in bytes.
     pub file_bytes: u64,

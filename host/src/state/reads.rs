@@ -1,4 +1,4 @@
-//! What a fold read and wrote, noted for whoever has to know whether it depended on entries of others.
+//! Records what a fold reads and writes, to find out whether it depended on entries of others.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -6,23 +6,23 @@ use parking_lot::Mutex;
 
 use super::{Key, Selection};
 
-/// Most keys that were read, keys that were written, and scans that are noted of each.
+/// Most entries recorded of each kind: read keys, written keys, scans.
 const NOTED_MAX: usize = 100_000;
 
-/// The keys that were looked up and the scans that were made. Shared by the writers that note them.
+/// The recorded keys and scans. The writers that record them share it.
 #[derive(Debug, Default)]
 pub struct Reads(Mutex<Noted>);
 
-/// What was noted.
+/// The record.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// Keys that were looked up, whether or not there was an entry.
+    /// Keys that were looked up, whether or not they existed.
     pub keys: BTreeSet<Key>,
     /// Keys that were written or deleted.
     pub written: BTreeSet<Key>,
     /// What was scanned.
     pub scans: HashSet<Selection>,
-    /// There was more than could be noted.
+    /// There was more than could be recorded.
     pub is_cut: bool,
 }
 
@@ -46,13 +46,13 @@ impl Reads {
         noted.scans.insert(selection.clone());
     }
 
-    /// All that was noted so far.
+    /// Everything recorded so far.
     pub fn noted(&self) -> Noted {
         self.0.lock().clone()
     }
 }
 
-/// Notes a key; whether it is noted then.
+/// Records a key; returns whether there was room.
 fn insert(keys: &mut BTreeSet<Key>, key: &str) -> bool {
     keys.contains(key) || (keys.len() < NOTED_MAX && keys.insert(Key::from(key)))
 }

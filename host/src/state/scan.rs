@@ -1,4 +1,4 @@
-//! Scans: one ordered walk over several layers, of which the newest wins.
+//! Scans: one ordered walk over several layers, the newest of which wins.
 
 use std::collections::VecDeque;
 use std::collections::btree_set::{BTreeSet, Range as Keys};
@@ -11,10 +11,9 @@ use super::writer::Writes;
 use super::{Direction, Error, Key, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
 use crate::event::Payload;
 
-/// Keys taken from a memtable under one lock: long enough to pay for the lock, short enough not to
-/// hold up the applying thread.
+/// Keys taken from a memtable under one lock: enough to pay for the lock, few enough not to delay the applying thread.
 const CHUNK: usize = 256;
-/// Keys between two looks at the time.
+/// Keys between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
 
 type Written = (Key, Option<Payload>);
@@ -55,7 +54,7 @@ impl Range {
         (self.start.as_ref().map(String::as_str), self.end.as_ref().map(String::as_str))
     }
 
-    /// What remains behind a key.
+    /// What remains after a key.
     fn after(&mut self, key: &str, direction: Direction) {
         match direction {
             Direction::Forwards => self.start = Bound::Excluded(key.to_owned()),
@@ -78,11 +77,11 @@ fn is_behind(end: &Bound<String>, key: &str) -> bool {
     }
 }
 
-/// The first text behind all that begin with a prefix.
+/// The first text after all texts that begin with a prefix.
 fn prefix_end(prefix: &str) -> Bound<String> {
     let mut characters: Vec<char> = prefix.chars().collect();
     while let Some(last) = characters.pop() {
-        // The code point after the last one, over the gap of the surrogates.
+        // The code point after the last one, skipping the gap of the surrogates.
         let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
         if let Some(next) = next {
             characters.push(next);
@@ -94,15 +93,15 @@ fn prefix_end(prefix: &str) -> Bound<String> {
 
 /// One layer of a scan, newest first in [`page`].
 pub(super) enum Layer<'a> {
-    /// The unpublished writes of a batch, and those of its keys that are still to come.
+    /// The unpublished writes of a batch, and its remaining keys.
     Batch { keys: Keys<'a, Key>, writes: &'a Writes, next: Option<Written> },
-    /// A memtable at a version, read in chunks.
+    /// A version of a memtable, read in chunks.
     Memtable { table: &'a Memtable, version: u64, rest: Option<RestOf>, chunk: usize, ready: VecDeque<Written> },
     /// The file.
     File { entries: Box<redb::Range<'static, &'static str, &'static [u8]>>, next: Option<Written> },
 }
 
-/// What a chunked layer has still to read.
+/// The unread part of a chunked layer.
 pub(super) struct RestOf(Range);
 
 impl<'a> Layer<'a> {
@@ -114,7 +113,7 @@ impl<'a> Layer<'a> {
     pub(super) fn memtable(table: &'a Memtable, version: u64, scan: &Scan) -> Self {
         let range = Range::of(scan);
         let rest = (!range.is_empty()).then_some(RestOf(range));
-        // One more than is wanted says whether there is more.
+        // One more than requested shows whether there is more.
         let chunk = scan.limit.saturating_add(1).min(CHUNK);
         Self::Memtable { table, version, rest, chunk, ready: VecDeque::new() }
     }
@@ -128,7 +127,7 @@ impl<'a> Layer<'a> {
         Ok(Some(Self::File { entries: Box::new(entries), next: None }))
     }
 
-    /// The next entry, left in place.
+    /// The next entry, without taking it.
     fn peek(&mut self, direction: Direction) -> Result<Option<&Key>, Error> {
         match self {
             Self::Batch { keys, writes, next } => {
@@ -145,7 +144,7 @@ impl<'a> Layer<'a> {
                     && let Some(RestOf(mut range)) = rest.take()
                 {
                     let (entries, more) = table.chunk(range.as_ref(), direction, *version, *chunk);
-                    // Deleted entries may take up all of a chunk.
+                    // A chunk may consist of deleted entries only.
                     *chunk = (*chunk * 2).min(CHUNK);
                     if let Some((last, _)) = entries.last().filter(|_| more) {
                         range.after(last, direction);
@@ -192,7 +191,7 @@ fn in_order(one: &str, other: &str, direction: Direction) -> std::cmp::Ordering 
 
 /// Merges layers, newest first, into a page.
 ///
-/// Entries that were deleted count for nothing on the page, however many there are, so the time is looked at now and then.
+/// Deleted entries do not count for the page, however many there are, so the time is checked regularly.
 pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan, until: Option<Instant>) -> Result<Page, Error> {
     let limit = scan.limit.min(SCAN_ENTRIES_MAX);
     let mut page = Page::default();
@@ -214,7 +213,7 @@ pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan, until: Option<Instan
     Ok(page)
 }
 
-/// The next key of all layers with its newest value; a deleted key comes without one.
+/// The next key of all layers with its newest value; a deleted key comes without a value.
 fn next(layers: &mut [Layer<'_>], direction: Direction) -> Result<Option<Written>, Error> {
     let mut first: Option<Key> = None;
     for layer in layers.iter_mut() {

@@ -1,4 +1,4 @@
-//! Snapshots: one consistent state of the whole, for as long as someone looks at it.
+//! Snapshots: consistent views of a state, for as long as somebody uses them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ impl Drop for Held {
 
 impl Snapshot {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
-        // The version is registered before the lock is given back, so that no batch is published in
-        // between that would drop what this snapshot sees.
+        // The version is registered before the lock is released, so that no batch published in between drops what this
+        // snapshot sees.
         let guard = inner.view.read();
         let view = guard.clone();
         *inner.live.lock().entry(view.version).or_insert(0) += 1;
@@ -51,23 +51,23 @@ impl Snapshot {
         self.held.view.position()
     }
 
-    /// What it reflects; none before the first batch.
+    /// Its checkpoint; none before the first batch.
     pub fn checkpoint(&self) -> Option<&Checkpoint> {
         self.held.view.checkpoint.as_ref()
     }
 
-    /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 before any.
+    /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 if none.
     pub fn time_ns(&self) -> u64 {
         let checkpoint = self.held.view.checkpoint.as_ref();
         checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref()).map_or(0, |event| event.time_ns)
     }
 
-    /// What became of events up to its position that were not folded.
+    /// The exceptions up to its position.
     pub fn exceptions(&self) -> BTreeMap<u64, Exception> {
         self.held.inner.exceptions_through(self.position())
     }
 
-    /// How many of them there are.
+    /// The number of exceptions.
     pub fn exceptions_count(&self) -> u64 {
         self.held.inner.exceptions_count_through(self.position())
     }
@@ -77,13 +77,13 @@ impl Snapshot {
         get(&self.held.view, key)
     }
 
-    /// The value of a key if it was written lately and is in memory: then whether there is one. Never waits for the disk.
+    /// The value of a key if it was written recently and is in memory; the inner value is none if it was deleted. Never
+    /// waits for the disk.
     pub fn get_recent(&self, key: &str) -> Option<Option<Payload>> {
         recent(&self.held.view, key)
     }
 
-    /// The keys under a prefix that changed after a position, newest last, without duplicates; none when that is no longer
-    /// known.
+    /// The keys under a prefix that changed after a position, newest last, without duplicates; none if no longer known.
     pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
         self.held.inner.changed_between(position, self.position(), prefix)
     }
@@ -93,13 +93,13 @@ impl Snapshot {
         scan::page(layers(&self.held.view, scan)?, scan, None)
     }
 
-    /// The same, unless it takes longer than until then.
+    /// The same, with a deadline.
     pub fn scan_until(&self, scan: &Scan, until: Instant) -> Result<Page, Error> {
         scan::page(layers(&self.held.view, scan)?, scan, Some(until))
     }
 }
 
-/// The value of a key as a view has it.
+/// The value of a key in a view.
 pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
     match recent(view, key) {
         Some(value) => Ok(value),
@@ -107,7 +107,7 @@ pub(super) fn get(view: &View, key: &str) -> Result<Option<Payload>, Error> {
     }
 }
 
-/// The value of a key as the memtables have it; none if only the file knows.
+/// The value of a key in the memtables; none if only the file knows.
 fn recent(view: &View, key: &str) -> Option<Option<Payload>> {
     if let Found::Here(value) = view.active.get(key, view.version) {
         return Some(value);

@@ -1,10 +1,10 @@
-//! The store: who sees which layer, and how a memtable becomes durable.
+//! The store: which layers readers see, and how a memtable becomes durable.
 //!
 //! A view is the published state: the active memtable, the frozen one that is
 //! being committed, and the file as of the last commit. Publishing, freezing
 //! and the end of a commit each replace a part of the view under one short
-//! write lock, so that every snapshot is one state of the whole. Nothing whose
-//! time grows with a batch or a memtable happens under that lock.
+//! write lock, so that every snapshot is consistent. Nothing whose duration
+//! grows with a batch or a memtable happens under that lock.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::memtable::Memtable;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer};
 use crate::position::Checkpoint;
 
-/// What readers see.
+/// The published state.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) active: Arc<Memtable>,
@@ -30,7 +30,7 @@ pub(super) struct View {
     pub(super) base: Base,
     /// Number of the last published batch.
     pub(super) version: u64,
-    /// What the last published batch brought the state to.
+    /// The checkpoint of the last published batch.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
@@ -44,73 +44,75 @@ impl View {
 pub(super) struct Inner {
     pub(super) options: Options,
     pub(super) view: RwLock<View>,
-    /// Held while a batch is written or the active memtable is set aside: half a batch must never be committed.
+    /// Held while a batch is written or the active memtable is frozen: half a batch must never be committed.
     writing: Mutex<()>,
-    /// Versions that snapshots hold, with how many hold each. A snapshot registers while it holds `view`, so that its
-    /// version is still the newest one then, which every writer takes for one in use.
+    /// Versions that snapshots hold, and by how many. A snapshot registers while it holds `view`, so that its version
+    /// is still the newest, which writers always treat as in use.
     pub(super) live: Mutex<BTreeMap<u64, usize>>,
     pub(super) changes: Mutex<Changes>,
-    /// Memtables that are in the file by now, and that snapshots may still hold.
+    /// Memtables that are already in the file, and that snapshots may still hold.
     retired: Mutex<Vec<Arc<Memtable>>>,
     file: File,
     durable: Mutex<Option<Checkpoint>>,
-    /// What the file says about the position beyond which readers saw nothing.
+    /// The position beyond which readers saw nothing, according to the file.
     settled: Mutex<Option<u64>>,
     /// When it was opened, it was as an earlier release had left it.
     is_of_format_1: bool,
     /// Sum of keys and values in the file, in bytes.
     pub(super) durable_bytes: AtomicU64,
-    /// A commit failed: what the file holds is no longer known, so nothing more is committed.
+    /// A commit failed: the contents of the file are unknown, so nothing more is committed.
     failed: AtomicBool,
     positions: watch::Sender<u64>,
-    /// What became of events that were not folded, durable or not.
+    /// The exceptions, durable or not.
     exceptions: Mutex<BTreeMap<u64, Exception>>,
 }
 
 impl Inner {
-    /// What became of events up to a position that were not folded.
+    /// The exceptions up to a position.
     pub(super) fn exceptions_through(&self, position: u64) -> BTreeMap<u64, Exception> {
         let exceptions = self.exceptions.lock();
         exceptions.range(..=position).map(|(sequence, exception)| (*sequence, exception.clone())).collect()
     }
 
-    /// How many of them there are.
+    /// The number of exceptions.
     pub(super) fn exceptions_count_through(&self, position: u64) -> u64 {
         self.exceptions.lock().range(..=position).count() as u64
     }
 
-    /// The keys under a prefix that changed after a position and not after another.
+    /// The keys under a prefix that changed between two positions.
     pub(super) fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
         let batches = self.changes.lock().between(position, through)?;
         Some(changes::under(&batches, prefix))
     }
 
-    /// The versions that somebody may see before `newest` is followed by another, in order.
+    /// The versions that somebody may see before `newest` is replaced, in order.
     fn live_versions(&self, newest: u64) -> Vec<u64> {
         let live = self.live.lock();
         live.keys().copied().take_while(|version| *version < newest).chain([newest]).collect()
     }
 
-    /// Keys and values, in bytes; too high by what the keys in memory replace in the file.
+    /// Keys and values, in bytes; too high by the values that keys in memory replace in the file.
     pub(super) fn state_bytes(&self) -> u64 {
         let view = self.view.read();
         let frozen = view.frozen.as_ref().map_or(0, |(table, _)| table.payload_bytes());
         self.durable_bytes.load(Ordering::Relaxed) + view.active.payload_bytes() + frozen
     }
 
-    /// Makes a batch visible as one step.
+    /// Makes a batch visible in one step.
     ///
-    /// Its writes go into the active memtable under a number that no snapshot has, while readers come and go; the view's
-    /// lock is taken only to raise the number. This is right because:
+    /// Its writes go into the active memtable under a number that no snapshot has, while readers come and go; the lock
+    /// of the view is taken only to raise the number. This is correct because:
     ///
-    /// - There is one [`Writer`], so until the number is raised all new snapshots have the number before it, and look past
-    ///   what is newer. What they see instead is kept, as that number counts as one in use from the beginning.
-    /// - Older snapshots are registered before the number that they hold is raised (see `live`), so the writer knows of all.
-    ///   Those that end meanwhile only make it keep too much.
-    /// - Whoever reads the raised number out of the view's lock also sees everything that was written before that lock was
+    /// - There is one [`Writer`], so until the number is raised all new snapshots have the previous number, and ignore
+    ///   newer values. The values that they see instead are kept, because that number counts as in use from the
+    ///   beginning.
+    /// - Older snapshots are registered before the number that they hold is raised (see `live`), so the writer knows
+    ///   all of them. Snapshots that end meanwhile only make it keep too much.
+    /// - A reader that sees the raised number through the view's lock also sees everything written before that lock was
     ///   taken: the lock orders memory, and the memtable's own lock orders each entry.
-    /// - `writing` keeps the active memtable where it is until the number is raised, so that a commit has whole batches.
-    /// - A writer that panics half-way takes the store with it: its thread closes the store and opens it again from the
+    /// - `writing` keeps the active memtable in place until the number is raised, so that a commit has whole batches.
+    /// - If a writer panics half-way, its thread closes the store and reopens it from the file, which cannot contain
+    ///   any of the batch.
     ///   file, in which nothing of the batch can be.
     pub(super) fn publish(
         &self,
@@ -132,7 +134,7 @@ impl Inner {
             self.changes.lock().push(position, keys);
         }
         if !exceptions.is_empty() {
-            // Of events behind the position of every snapshot there is.
+            // For exceptions after the position of every snapshot.
             active.except(&exceptions);
             self.exceptions.lock().extend(exceptions);
         }
@@ -150,7 +152,7 @@ impl Inner {
         self.writing.is_locked()
     }
 
-    /// Frees memtables that nobody holds any more: here, rather than in the thread of the reader that was the last.
+    /// Frees memtables that nobody holds any more: here, and not in the thread of the last reader.
     fn let_go(&self) {
         let free: Vec<_> = {
             let mut retired = self.retired.lock();
@@ -162,7 +164,7 @@ impl Inner {
         drop(free);
     }
 
-    /// Memory of memtables that are in the file by now and held by snapshots, in bytes.
+    /// Memory of memtables that are already in the file and held by snapshots, in bytes.
     fn pinned_bytes(&self) -> u64 {
         self.retired.lock().iter().map(|table| table.bytes()).sum()
     }
@@ -175,8 +177,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or creates the state file. Blocking; long after an unclean stop of
-    /// a large file, when `progress` is told percentages.
+    /// Opens or creates the state file. Blocking; slow after an unclean stop of
+    /// a large file, when `progress` gets percentages.
     pub fn open(
         path: &Path,
         options: Options,
@@ -215,7 +217,7 @@ impl Store {
         self.inner.durable.lock().clone()
     }
 
-    /// What the last published batch brought the state to.
+    /// The checkpoint of the last published batch.
     pub fn published(&self) -> Option<Checkpoint> {
         self.inner.view.read().checkpoint.clone()
     }
@@ -235,23 +237,22 @@ impl Store {
         self.inner.positions.subscribe()
     }
 
-    /// The keys that changed after a position and not after another, newest last, without duplicates; none when that is no
-    /// longer known.
+    /// The keys that changed between two positions, newest last, without duplicates; none if no longer known.
     pub fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
         self.inner.changed_between(position, through, prefix)
     }
 
-    /// What became of events that were not folded.
+    /// The exceptions.
     pub fn exceptions(&self) -> BTreeMap<u64, Exception> {
         self.inner.exceptions_through(u64::MAX)
     }
 
-    /// How many events were not folded.
+    /// The number of exceptions.
     pub fn exceptions_count(&self) -> u64 {
         self.inner.exceptions.lock().len() as u64
     }
 
-    /// Sizes now.
+    /// Current sizes.
     pub fn sizes(&self) -> Sizes {
         Sizes {
             state_bytes: self.inner.state_bytes(),
@@ -261,34 +262,35 @@ impl Store {
         }
     }
 
-    /// What is allocated for the file on the disk, in bytes.
+    /// Allocated disk space of the file, in bytes.
     pub fn allocated_bytes(&self) -> u64 {
         self.inner.file.allocated_bytes()
     }
 
-    /// Memory of what is not durable yet, in bytes.
+    /// Memory of writes that are not durable yet, in bytes.
     pub fn memtable_bytes(&self) -> u64 {
         let view = self.inner.view.read();
         view.active.bytes() + view.frozen.as_ref().map_or(0, |(table, _)| table.bytes())
     }
 
-    /// Memory of what is durable, and is held only because somebody still looks at an older state, in bytes.
+    /// Memory of durable writes held only because somebody still uses an older state, in bytes.
     pub fn pinned_bytes(&self) -> u64 {
         self.inner.let_go();
         self.inner.pinned_bytes()
     }
 
-    /// Memory that counts against the budget of the host: what is not durable yet, and what readers hold, in bytes.
+    /// Memory that counts against the budget of the host: writes that are not durable yet, and memory held by readers,
+    /// in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.memtable_bytes() + self.pinned_bytes()
     }
 
-    /// Memory of what has not even been set aside for a commit, in bytes.
+    /// Memory of writes that are not frozen yet, in bytes.
     pub fn active_bytes(&self) -> u64 {
         self.inner.view.read().active.bytes()
     }
 
-    /// Whether there is something published that is not durable, and not on its way.
+    /// Whether something published is neither durable nor being committed.
     pub fn is_dirty(&self) -> bool {
         let view = self.inner.view.read();
         let on_its_way = view.frozen.as_ref().map(|(_, checkpoint)| checkpoint.position);
@@ -296,14 +298,14 @@ impl Store {
         view.checkpoint.as_ref().map(|checkpoint| checkpoint.position) > on_its_way.max(durable)
     }
 
-    /// Whether all that was published is in the file.
+    /// Whether everything published is in the file.
     pub fn is_durable(&self) -> bool {
         let view = self.inner.view.read();
         view.frozen.is_none() && view.active.is_empty() && *self.inner.durable.lock() == view.checkpoint
     }
 
-    /// Sets the active memtable aside for [`Store::commit`], and begins a new one. Does nothing while
-    /// one is set aside already, or when there is nothing new; returns whether there is one to commit.
+    /// Freezes the active memtable for [`Store::commit`], and starts a new one. Does nothing if one is already frozen,
+    /// or if there is nothing new; returns whether there is one to commit.
     pub fn freeze(&self) -> bool {
         let _writing = self.inner.writing.lock();
         let mut view = self.inner.view.write();
@@ -319,11 +321,11 @@ impl Store {
         true
     }
 
-    /// Commits what [`Store::freeze`] set aside, durably. Blocking. After an error the store can still be
-    /// read but no longer committed: it must be opened again, which goes back to the last durable checkpoint.
+    /// Commits the frozen memtable durably. Blocking. After an error the store can still be read but not committed: it
+    /// must be reopened, which goes back to the last durable checkpoint.
     pub fn commit(&self) -> Result<(), Error> {
         if self.inner.failed.load(Ordering::Acquire) {
-            return Err(Error::Storage("an earlier commit failed; the state must be opened again".to_owned()));
+            return Err(Error::Storage("an earlier commit failed; the state must be reopened".to_owned()));
         }
         let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else { return Ok(()) };
         let committed = self.commit_table(&table, &checkpoint);
@@ -331,8 +333,8 @@ impl Store {
             self.inner.failed.store(true, Ordering::Release);
         }
         let (bytes, base) = committed?;
-        // What the view lets go of is freed after its lock: a memtable takes milliseconds, and the last reader of a file
-        // may free its pages.
+        // Memory that the view releases is freed after its lock: a memtable takes milliseconds, and the last reader of
+        // a file may free its pages.
         let let_go = {
             let mut view = self.inner.view.write();
             let old = (std::mem::replace(&mut view.base, base), view.frozen.take());
@@ -352,18 +354,19 @@ impl Store {
         Ok((bytes, self.inner.file.base()?))
     }
 
-    /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, in good order.
+    /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, cleanly.
     pub fn is_settled(&self) -> bool {
         let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
         *self.inner.settled.lock() == Some(durable)
     }
 
-    /// Whether it was opened as an earlier release had left it, which noted nothing of this and made all durable at a pause.
+    /// Whether it was opened as an earlier release had left it, which did not record this and made everything durable
+    /// at a pause.
     pub fn is_of_format_1(&self) -> bool {
         self.inner.is_of_format_1
     }
 
-    /// Notes in the file that readers saw nothing beyond its checkpoint, unless something is published that is not durable.
+    /// Records in the file that readers saw nothing beyond its checkpoint, unless something published is not durable.
     /// Blocking.
     pub fn settle(&self) -> Result<(), Error> {
         if self.is_settled() || self.is_dirty() || self.inner.failed.load(Ordering::Acquire) {
@@ -373,12 +376,12 @@ impl Store {
         self.note_settled(Some(durable))
     }
 
-    /// Whether the file says of any position that readers saw nothing beyond it.
+    /// Whether the file records a position beyond which readers saw nothing.
     pub fn is_noted_settled(&self) -> bool {
         self.inner.settled.lock().is_some()
     }
 
-    /// Takes that back, before anything beyond the checkpoint is shown. Blocking.
+    /// Withdraws that record, before anything beyond the checkpoint is shown. Blocking.
     pub fn unsettle(&self) -> Result<(), Error> {
         if self.inner.settled.lock().is_none() { Ok(()) } else { self.note_settled(None) }
     }
@@ -389,17 +392,17 @@ impl Store {
         Ok(())
     }
 
-    /// Makes all that was published durable. Blocking.
+    /// Makes everything published durable. Blocking.
     pub fn flush(&self) -> Result<(), Error> {
         self.commit()?;
         if self.freeze() { self.commit() } else { Ok(()) }
     }
 }
 
-/// The sum of keys and values to the byte, where the running figure may be too high because it takes
-/// every key in memory for a new one. Slow: it looks up each of them in the file.
+/// The exact sum of keys and values; the running figure may be too high because it counts every key in memory as new.
+/// Slow: it looks up each of them in the file.
 pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
-    // Under one lock: a commit in between would count what it commits twice.
+    // Under one lock, because a commit in between would count its entries twice.
     let (view, mut bytes) = {
         let view = inner.view.read();
         (view.clone(), inner.durable_bytes.load(Ordering::Relaxed))

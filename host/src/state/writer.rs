@@ -1,4 +1,4 @@
-//! The writer: a batch's writes on top of all that was published.
+//! The writer: the writes of a batch on top of everything published.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -12,44 +12,44 @@ use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
 
-/// Most memory that the writes of one batch may take, in bytes: they are held next to the memtable.
+/// Most memory for the writes of one batch, in bytes, in addition to the memtable.
 const BATCH_BYTES_MAX: u64 = 128 << 20;
-/// Most entries that one batch may write. An entry costs time in many places, however small it is.
+/// Most entries that one batch may write. Even a small entry costs time in many places.
 const BATCH_ENTRIES_MAX: usize = 500_000;
-/// What an entry of a batch costs beside key and value, in bytes: its place in the map and in the order, reference counts,
-/// and, once it is published, its place in the memtable.
+/// Overhead of an entry of a batch in addition to key and value, in bytes: its place in the map and in the order,
+/// reference counts, and, once published, its place in the memtable.
 const ENTRY_OVERHEAD: u64 = 160;
-/// Memory is taken of the host in pieces of this size, in bytes.
+/// Memory of the host is reserved in pieces of this size, in bytes.
 const PIECE: u64 = 1 << 20;
-/// Entries for which the map of a batch keeps its place; one that grew beyond it is given back.
+/// Entries for which the map of a batch keeps its capacity; a larger map is released.
 const ENTRIES_KEPT: usize = 65_536;
 
-/// A key with its new value, or none where it is deleted.
+/// A key with its new value, or none if it is deleted.
 pub(super) type Write = (Key, Option<Payload>);
 
 /// The writes of a batch.
 pub(super) type Writes = HashMap<Key, Option<Payload>, foldhash::fast::RandomState>;
 
-/// Entries to be put in the place of others; none removes one.
+/// Entries to replace; none removes an entry.
 pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
 
-/// The one writer of a store: collects the writes of a batch on top of all that was published.
+/// The only writer of a store: collects the writes of a batch on top of everything published.
 #[derive(Debug)]
 pub struct Writer {
     inner: Arc<Inner>,
-    /// The published state. Nobody else publishes, so it is good for a whole batch, and for later
-    /// ones until a commit puts another file below; it is taken again with each batch.
+    /// The published state. Nobody else publishes, so it is valid for a whole batch, and for later ones until a commit
+    /// replaces the file below; it is taken again with each batch.
     view: Option<View>,
     batch: Writes,
-    /// The keys of `batch` in order, since somebody scanned.
+    /// The keys of `batch` in order, since the first scan.
     order: OnceLock<BTreeSet<Key>>,
     /// Keys and values in `batch`, in bytes.
     batch_bytes: u64,
-    /// What `batch` takes of the memory of the host.
+    /// The memory of the host reserved for `batch`.
     memory: Reservation,
     state_bytes_max: u64,
     size: Size,
-    /// Where reads are noted, if somebody wants to know.
+    /// Records reads, if somebody wants to know.
     reads: Option<Arc<Reads>>,
 }
 
@@ -70,7 +70,7 @@ impl Writer {
         }
     }
 
-    /// Gets ready for a batch. The view would go stale, and hold on to memory, if it were kept while nothing is applied.
+    /// Prepares for a batch. A view that was kept while nothing is applied would become stale, and hold memory.
     pub fn begin(&mut self) {
         self.view = Some(self.inner.view.read().clone());
     }
@@ -79,7 +79,7 @@ impl Writer {
         self.view.clone().unwrap_or_else(|| self.inner.view.read().clone())
     }
 
-    /// The value of a key, as the batch so far left it.
+    /// The value of a key, including the batch so far.
     pub fn get(&self, key: &str) -> Result<Option<Payload>, Error> {
         if let Some(value) = self.batch.get(key) {
             return Ok(value.clone());
@@ -115,7 +115,7 @@ impl Writer {
         self.check_memory()
     }
 
-    /// Whether the batch may take the memory that it takes.
+    /// Whether the batch may use this much memory.
     fn check_memory(&mut self) -> Result<(), Error> {
         let entries = self.batch.len();
         if entries > BATCH_ENTRIES_MAX {
@@ -128,7 +128,8 @@ impl Writer {
         if bytes <= self.memory.bytes() {
             return Ok(());
         }
-        // The most that a batch may have does not depend on what others have just now, or the limit would not be its own.
+        // The maximum of a batch does not depend on what others use at the moment; otherwise the limit would not be its
+        // own.
         let most = BATCH_BYTES_MAX.min(self.inner.options.memory.most_of_one() / 2);
         if bytes > most {
             let message = format!(
@@ -141,14 +142,14 @@ impl Writer {
         self.memory.grow_to(wanted).map_err(|shortage| Error::Busy(shortage.to_string()))
     }
 
-    /// Whether the state stays within its limit once the batch is published.
+    /// Whether the state stays within its limit after the batch is published.
     pub fn check_size(&mut self) -> Result<(), Error> {
         self.size.change = None;
         if self.inner.state_bytes() + self.batch_bytes <= self.state_bytes_max && self.size.published.is_none() {
             return Ok(());
         }
-        // The running sum takes every key in memory for a new one: look closer before refusing. What is in memory already is
-        // looked at once; from then on only what each batch replaces.
+        // The running sum counts every key in memory as new: compute it exactly before refusing. Keys in memory are
+        // looked up once; after that, only keys that each batch replaces.
         let published = match self.size.published {
             Some(published) => published,
             None => store::exact_bytes(&self.inner)?,
@@ -156,7 +157,7 @@ impl Writer {
         let replaced = self.batch_replaces()?;
         let stored = self.batch.iter().filter_map(|(key, value)| Some((key.len() + value.as_ref()?.len()) as u64));
         let exact = (published + stored.sum::<u64>()).saturating_sub(replaced);
-        // Far below the limit the running sum does again.
+        // Far below the limit the running sum is good enough again.
         self.size = Size { published: (exact > self.state_bytes_max / 2).then_some(published), change: Some(exact) };
         check_state(exact, self.state_bytes_max)
     }
@@ -170,12 +171,12 @@ impl Writer {
         })
     }
 
-    /// A page of entries, as the batch so far left them.
+    /// A page of entries, including the batch so far.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
         self.scan_while(scan, None)
     }
 
-    /// The same, unless it takes longer than until then.
+    /// The same, with a deadline.
     pub fn scan_until(&self, scan: &Scan, until: Instant) -> Result<Page, Error> {
         self.scan_while(scan, Some(until))
     }
@@ -191,7 +192,7 @@ impl Writer {
         scan::page(layers, scan, until)
     }
 
-    /// Notes from now on what is read and written; none ends it.
+    /// Records reads and writes from now on; none stops that.
     pub fn note_reads(&mut self, reads: Option<Arc<Reads>>) {
         self.reads = reads;
     }
@@ -207,7 +208,7 @@ impl Writer {
         self.end_batch();
     }
 
-    /// Gives back what a batch took.
+    /// Releases the memory of a batch.
     fn end_batch(&mut self) {
         if self.batch.capacity() > ENTRIES_KEPT {
             self.batch = Writes::default();
@@ -219,8 +220,8 @@ impl Writer {
         self.view = None;
     }
 
-    /// Puts entries in the place of others at the position that was published last, visible as one step; none removes
-    /// one. Watchers read everything again, as they can't be told by a position.
+    /// Replaces entries at the last published position, visible in one step; none removes an entry. Watchers read
+    /// everything again, because the position does not tell them.
     pub fn patch(&mut self, patch: &Patch) -> Result<(), Error> {
         let checkpoint = self.inner.view.read().checkpoint.clone();
         let Some(checkpoint) = checkpoint else { return Ok(()) };
@@ -236,7 +237,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes that nothing up to a position would have changed anything.
+    /// Records that nothing up to a position would have changed anything.
     pub fn advance(&mut self, position: u64) {
         let checkpoint = self.inner.view.read().checkpoint.clone();
         if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.position < position) {
@@ -244,15 +245,15 @@ impl Writer {
         }
     }
 
-    /// Makes the batch's writes visible as one step.
+    /// Makes the batch's writes visible in one step.
     pub fn publish(&mut self, checkpoint: Checkpoint) {
         self.publish_with(checkpoint, BTreeMap::new());
     }
 
-    /// The same with what became of events up to the checkpoint that were not folded: durable with it, or not at all.
+    /// The same, with exceptions up to the checkpoint: durable together with it, or not at all.
     pub fn publish_with(&mut self, checkpoint: Checkpoint, exceptions: BTreeMap<u64, Exception>) {
         if !self.batch.is_empty() && self.size.published.is_some() {
-            // What nobody looked at changed the size by an unknown amount.
+            // Keys that nobody looked up changed the size by an unknown amount.
             self.size.published = self.size.change;
         }
         self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions);
@@ -260,10 +261,10 @@ impl Writer {
     }
 }
 
-/// The size of the state to the byte, known while it is near its limit.
+/// The exact size of the state, known while it is near its limit.
 #[derive(Debug, Default)]
 struct Size {
-    /// Keys and values of what is published, in bytes.
+    /// Keys and values of everything published, in bytes.
     published: Option<u64>,
     /// The same once the running batch is published.
     change: Option<u64>,
@@ -274,7 +275,7 @@ pub(super) fn check_key(key: &str) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "a key has {} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it, or store what it says in the value",
+        "a key has {} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it, or move its contents into the value",
         key.len()
     );
     Err(Error::Limit { limit: "key-bytes", message })
@@ -293,7 +294,7 @@ pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
         return Ok(());
     }
     let message = format!(
-        "the state would grow to {bytes} bytes, {allowed} are allowed; delete what is no longer needed, or raise \
+        "the state would grow to {bytes} bytes, {allowed} are allowed; delete old entries, or raise \
          state.state_bytes_max"
     );
     Err(Error::Limit { limit: "state-bytes", message })

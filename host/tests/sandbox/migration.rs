@@ -27,7 +27,7 @@ fn error(deed: &str, value: &str) -> MigrateError {
     // What comes instead of an error may be long, so it is not shown.
     let Err(error) = migration.page(&page(&[("keep/1", "x"), (deed, value)])) else { panic!("{deed} does not fail") };
     let again = migration.page(&page(&[("keep/1", "x")])).expect_err("is spent");
-    assert!(again.to_string().contains("begin another one"), "{again}");
+    assert!(again.to_string().contains("start another one"), "{again}");
     error
 }
 

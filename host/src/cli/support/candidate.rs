@@ -1,16 +1,16 @@
-//! How a candidate is to be built: the options that `deploy` and `rebuild` share.
+//! Options that `deploy` and `rebuild` share: how to build a candidate.
 
 use super::exit::Failure;
 use super::gate::GateArgs;
 
 /// How a candidate is built, and when it takes over.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "How a new generation is built beside the one that serves")]
+#[command(next_help_heading = "Options for building a new generation alongside the active one")]
 pub struct CandidateArgs {
-    /// Let it take over as soon as it has caught up, and passed its comparison if there is one; the default.
+    /// Let the candidate take over as soon as it has caught up and passed its gate, if it has one (the default).
     #[arg(long, conflicts_with = "manual")]
     auto: bool,
-    /// Let it take over on `foldstream promote` only.
+    /// Let the candidate take over only on `foldstream promote`.
     #[arg(long)]
     manual: bool,
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub struct CandidateArgs {
 }
 
 impl CandidateArgs {
-    /// The parameters that ask for it.
+    /// The API parameters for these options.
     pub fn parameters(&self) -> Result<Vec<(&'static str, String)>, Failure> {
         let mut parameters = Vec::new();
         if self.manual {
@@ -32,19 +32,19 @@ impl CandidateArgs {
     }
 }
 
-/// How fast a candidate may be built.
+/// Limits on the speed of a build.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct ThrottleArgs {
-    /// Most events a second while it is built.
+    /// Maximum events per second while the candidate is built.
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
     max_rate: Option<u64>,
-    /// Share of one core that it may take while it is built, in percent.
+    /// Maximum share of one core that the candidate may use while it is built, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     cpu: Option<u8>,
 }
 
 impl ThrottleArgs {
-    /// The parameters that ask for it.
+    /// The API parameters for these options.
     pub fn parameters(self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.max_rate.map(|rate| ("max_rate", rate.to_string())));

@@ -1,4 +1,4 @@
-//! The client of the HTTP API: everything that commands know of a host, they know through here.
+//! The client of the HTTP API. Commands reach a host only through it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,58 +15,58 @@ use crate::api::{Deployment, Problem};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer of the host beyond what the caller asked it to wait: more than its own limit for a request.
+/// Longest time for a response beyond the wait that the caller asked for: more than the host's own limit for a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
-/// Longest upload of a module with its compilation.
+/// Longest time for the upload and compilation of a module.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a host that is not ready yet is asked again, and how often.
+/// How long, and how often, to retry while a host is not ready yet.
 const READY_MAX: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(100);
-/// Largest text of an error that is not ours, in bytes.
+/// Largest text to show of an error that does not come from a host, in bytes.
 const FOREIGN_ERROR_BYTES_MAX: usize = 300;
 
-/// Why the host did not answer as asked.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No host listens there.
+    /// No host listens at the address.
     #[error(
-        "cannot reach a host at {url}: {message}; start one with `foldstream serve` or `foldstream dev`, or name \
+        "cannot reach a host at {url}: {message}; start one with `foldstream serve` or `foldstream dev`, or choose \
          another with --url"
     )]
     Unreachable {
         /// The address.
         url: String,
-        /// Why not.
+        /// The cause.
         message: String,
     },
     /// The host did not answer in time.
-    #[error("{url} did not answer within {seconds} s; try again, or look at the log of the host")]
+    #[error("{url} did not answer within {seconds} s; try again, or check the host's log")]
     TimedOut {
         /// The address.
         url: String,
-        /// How long was waited.
+        /// How long the client waited.
         seconds: u64,
     },
     /// The host answered with a problem.
     #[error("{}{}", .0.detail, position(.0))]
     Problem(Problem),
-    /// Something answered, but not a host.
-    #[error("{url} answered as no foldstream host does ({message}); is --url right?")]
+    /// Something that is not a host answered.
+    #[error("{url} is not a foldstream host ({message}); check --url")]
     Foreign {
         /// The address.
         url: String,
-        /// What came.
+        /// What was received.
         message: String,
     },
-    /// The connection broke within an answer.
-    #[error("the answer of {url} broke off: {message}; try again")]
+    /// The connection broke in the middle of a response.
+    #[error("the response of {url} was cut off: {message}; try again")]
     Broken {
         /// The address.
         url: String,
-        /// How.
+        /// The cause.
         message: String,
     },
-    /// The client itself can't be set up as asked.
+    /// The client cannot be set up with these options.
     #[error("{0}")]
     Setup(String),
 }
@@ -106,7 +106,7 @@ impl Error {
         matches!(self, Self::Broken { .. } | Self::TimedOut { .. })
     }
 
-    /// Whether the host may be back in a moment.
+    /// Whether a retry in a moment may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
@@ -119,9 +119,9 @@ impl Error {
 /// How to reach a host.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Where it listens.
+    /// Its address.
     pub url: String,
-    /// The token that it wants.
+    /// The token to send.
     pub token: Option<String>,
 }
 
@@ -137,16 +137,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client; nothing is connected yet.
+    /// Creates a client. It connects on the first request.
     pub fn new(connection: &Connection, ca: Option<&Path>, output: Output) -> Result<Self, Error> {
         let url = &connection.url;
-        let base = Url::parse(url)
-            .map_err(|error| Error::Setup(format!("--url `{url}` is no address ({error}); write http://HOST:PORT")))?;
+        let base = Url::parse(url).map_err(|error| {
+            Error::Setup(format!("--url `{url}` is not an address ({error}); write http://HOST:PORT"))
+        })?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
-            return Err(Error::Setup(format!("--url `{url}` is no web address; write http://HOST:PORT")));
+            return Err(Error::Setup(format!("--url `{url}` is not a web address; write http://HOST:PORT")));
         }
         let token = connection.token.as_deref().map(bearer).transpose()?;
-        // There may be a provider already, which is then as good.
+        // A provider may be installed already, which works just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -154,7 +155,7 @@ impl Client {
         if let Some(ca) = ca {
             builder = builder.tls_certs_only(certificates(ca)?);
         } else if base.scheme() == "http" {
-            // Without TLS it must not matter whether the machine has root certificates.
+            // Without TLS it does not matter whether the machine has root certificates.
             builder = builder.tls_certs_only([]);
         }
         if is_this_machine(&base) {
@@ -162,7 +163,7 @@ impl Client {
         }
         let http = builder
             .build()
-            .map_err(|error| Error::Setup(format!("cannot set up TLS: {}; name a file with --ca", causes(&error))))?;
+            .map_err(|error| Error::Setup(format!("cannot set up TLS: {}; give a file with --ca", causes(&error))))?;
         let shown = without_password(&base).trim_end_matches('/').to_owned();
         Ok(Self { http, base, shown, token, output })
     }
@@ -172,7 +173,7 @@ impl Client {
         &self.shown
     }
 
-    /// Begins a request to a path, each of whose segments may hold any text.
+    /// Starts a request to a path. Each segment may contain any text.
     pub fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         url.path_segments_mut().expect("checked to be a base").pop_if_empty().extend(segments);
@@ -183,17 +184,18 @@ impl Client {
         }
     }
 
-    /// Sends a request and takes any answer that is no error.
+    /// Sends a request and returns any response that is not an error.
     pub async fn send(&self, request: RequestBuilder, timeout: Duration) -> Result<Response, Error> {
         self.answer(request.timeout(timeout), Some(timeout)).await
     }
 
-    /// Sends a request whose answer goes on for as long as it wants.
+    /// Sends a request with an endless response.
     pub async fn stream(&self, request: RequestBuilder) -> Result<Response, Error> {
         self.answer(request, None).await
     }
 
-    /// Asks, and asks again for a while if the host says that it is not ready yet: then it has done nothing.
+    /// Sends a request, and repeats it for a while if the host says that it is not ready yet: such a host has done
+    /// nothing.
     async fn answer(&self, mut request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
         let until = Instant::now() + timeout.unwrap_or(READY_MAX).min(READY_MAX);
         loop {
@@ -222,13 +224,13 @@ impl Client {
         Err(self.problem(status, response).await)
     }
 
-    /// Says once of an answer about the past that events are left out of it: the present says so in `show`.
+    /// Says once that an as-of read leaves out skipped events; for current state, `show` says so.
     fn tell_of_skips(&self, url: &Url, response: &Response) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
         let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
         let skipped = response.headers().get("foldstream-skipped").and_then(|count| count.to_str().ok());
         if let Some(count) = skipped.filter(|_| is_past && !IS_TOLD.swap(true, Ordering::Relaxed)) {
-            self.output.note(&format!("without {count} skipped events; `foldstream skips` names them"));
+            self.output.note(&format!("without {count} skipped events; `foldstream skips` lists them"));
         }
     }
 
@@ -262,7 +264,7 @@ impl Client {
         let body = self.body(response).await?;
         serde_json::from_slice(&body).map_err(|error| Error::Foreign {
             url: self.url().to_owned(),
-            message: format!("its answer does not fit this version: {error}"),
+            message: format!("this version cannot read its response: {error}"),
         })
     }
 
@@ -273,7 +275,7 @@ impl Client {
         self.json(response).await
     }
 
-    /// Posts a body of a type and takes a JSON document.
+    /// Posts a body of a given type and returns a JSON document.
     pub async fn post<T: DeserializeOwned>(
         &self,
         segments: &[&str],
@@ -286,7 +288,7 @@ impl Client {
         self.json(response).await
     }
 
-    /// Sends a request and takes a JSON document.
+    /// Sends a request and returns a JSON document.
     pub async fn answer_of<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
@@ -309,7 +311,7 @@ impl Client {
         Ok(Value { media_type, position, body })
     }
 
-    /// By how many seconds the clock of the host is ahead of ours; none when it does not tell.
+    /// By how many seconds the host's clock is ahead of the local one; none if the host does not say.
     pub async fn clock_skew(&self) -> Result<Option<i64>, Error> {
         let response = self.send(self.request(Method::GET, &["v1", "host"]), ANSWER_TIMEOUT).await?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -319,7 +321,7 @@ impl Client {
         Ok(theirs.map(|theirs| theirs.timestamp().as_second() - ours))
     }
 
-    /// A deployment as it is now.
+    /// The current state of a deployment.
     pub async fn deployment(&self, name: &str) -> Result<Deployment, Error> {
         self.get(&["v1", "deployments", name], &[]).await
     }
@@ -361,7 +363,7 @@ fn without_password(url: &Url) -> String {
 
 fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-        Error::Setup("the token has characters that no header may carry; use printable ASCII".to_owned())
+        Error::Setup("the token has characters that a header cannot carry; use printable ASCII".to_owned())
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -372,16 +374,16 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
     let pem = crate::small_file::read_text(path)
         .map_err(|error| Error::Setup(format!("cannot read --ca {shown}: {error}")))?
         .into_bytes();
-    let unusable = |why: String| Error::Setup(format!("--ca {shown} {why}; name a file with certificates in PEM"));
+    let unusable = |why: String| Error::Setup(format!("--ca {shown} {why}; give a PEM file with certificates"));
     let found =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(format!("is unusable: {error}")))?;
+        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(format!("cannot be used: {error}")))?;
     if found.is_empty() {
-        return Err(unusable("has no certificate".to_owned()));
+        return Err(unusable("contains no certificate".to_owned()));
     }
     Ok(found)
 }
 
-/// The innermost cause, which is the one that says something.
+/// The innermost cause, which is the most specific one.
 fn causes(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {

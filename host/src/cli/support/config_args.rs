@@ -1,4 +1,4 @@
-//! The options with which a command reads the configuration of a host.
+//! Options for commands that read the configuration of a host.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,22 +13,22 @@ use crate::config::{self, Config, FILE_DEFAULT, Origins, Override, Severity};
 /// What the user typed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Configuration file; left out, ./foldstream.toml if there is one.
+    /// Configuration file; default: ./foldstream.toml, if it exists.
     #[arg(long, env = "FOLDSTREAM_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A setting that wins over file and environment, such as `serve.wait_max=10s`; may be repeated.
+    /// A setting that overrides file and environment, such as `serve.wait_max=10s`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 impl Settings {
-    /// The file that is read, if any.
+    /// The file to read, if any.
     pub fn file(&self) -> Option<PathBuf> {
         let usual = Path::new(FILE_DEFAULT);
         self.config.clone().or_else(|| usual.is_file().then(|| usual.to_owned()))
     }
 
-    /// Reads the configuration; `flags` are settings that have options of their own, and win over `--set`.
+    /// Reads the configuration. `flags` are settings that have their own options, and override `--set`.
     pub fn load(&self, flags: Vec<Override>) -> anyhow::Result<Config> {
         let mut overrides = Vec::new();
         for setting in &self.set {
@@ -44,7 +44,7 @@ impl Settings {
         Ok(config::load(&Origins { file: self.file(), environment: environment()?, overrides })?)
     }
 
-    /// Reads the configuration and refuses one that makes no sense.
+    /// Reads the configuration and refuses an invalid one.
     pub fn load_sound(&self, flags: Vec<Override>, context: &Context) -> anyhow::Result<Config> {
         let config = self.load(flags)?;
         check(&config, |warning| context.output.warning(warning))?;
@@ -69,7 +69,7 @@ fn environment() -> anyhow::Result<Vec<(String, String)>> {
     Ok(texts)
 }
 
-/// The configuration file that commands find without being told, and what it says; none if there is none.
+/// The configuration file that commands find on their own, and its contents; none if there is none.
 pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
     let named = std::env::var_os("FOLDSTREAM_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
     let settings = Settings { config: named, set: Vec::new() };
@@ -77,7 +77,7 @@ pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
     Some((file, settings.load(Vec::new())))
 }
 
-/// Refuses a configuration that makes no sense, and tells what is doubtful.
+/// Refuses an invalid configuration, and warns about doubtful settings.
 pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
     let mut errors = Vec::new();
     for problem in crate::preflight::problems(config) {
@@ -92,17 +92,17 @@ pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
     Err(Failure::new(Exit::Usage, errors.join("\n")).into())
 }
 
-/// A flag that stands for a key.
+/// A flag that sets a key.
 pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
     Override { flag: name.to_owned(), key: key.to_owned(), value: value.to_string() }
 }
 
-/// A temporary folder that goes with its owner.
+/// A temporary folder that is removed with its owner.
 pub fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("foldstream-")
-        // What a host keeps is for its user alone.
+        // The data of a host is for its user only.
         .permissions(Permissions::from_mode(0o700))
         .tempdir()
-        .context("cannot make a temporary folder; is the disk full?")
+        .context("cannot create a temporary folder; is the disk full?")
 }

@@ -1,4 +1,4 @@
-//! Exit codes, and which error ends in which.
+//! Exit codes, and the code for each error.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,22 +6,22 @@ use std::process::ExitCode;
 use super::client;
 use crate::{config, module};
 
-/// How a command ended, as scripts see it.
+/// How a command ended, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// Failed in a way that no other code names.
+    /// Failed in a way that has no other code.
     Failed = 1,
     /// The command line, the environment or the configuration is wrong.
     Usage = 2,
-    /// What was asked for does not exist.
+    /// Something named in the command does not exist.
     NotFound = 3,
     /// The module, the request or an expectation was refused.
     Refused = 4,
     /// The host can't be reached, or is not ready.
     Unreachable = 5,
-    /// Time ran out, or the deployment is behind what was asked for.
+    /// The time ran out, or the deployment is behind the requested position.
     TimedOut = 6,
     /// Interrupted by Ctrl-C.
     Interrupted = 130,
@@ -36,7 +36,7 @@ Exit codes:
   3    not found
   4    refused: bad module, conflict, invalid request, missing token, data folder in use
   5    the host cannot be reached, or is not ready
-  6    timed out, or behind the sequence asked for
+  6    timed out, or behind the requested sequence
   130  interrupted";
 
 impl From<Exit> for ExitCode {
@@ -51,7 +51,7 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     /// How the program ends.
     pub exit: Exit,
-    /// What happened, and what to do next; nothing is shown when it is empty.
+    /// What happened, and what to do next; if empty, nothing is shown.
     pub message: String,
 }
 
@@ -61,7 +61,7 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
-    /// The end by Ctrl-C, about which nothing needs saying.
+    /// The end by Ctrl-C, which needs no message.
     pub fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "")
     }
@@ -91,7 +91,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
 }
 
-/// The whole message: each cause that the ones before it do not already tell.
+/// The whole message: each cause that the earlier ones do not already mention.
 pub fn message_of(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain() {
@@ -107,7 +107,7 @@ pub fn message_of(error: &anyhow::Error) -> String {
     message
 }
 
-/// Whether whoever read our output went away, which is no error of ours.
+/// Whether the reader of our output went away, which is not an error.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

@@ -1,4 +1,4 @@
-//! The options that say what a comparison may show before a candidate takes over.
+//! The gate options: which differences a candidate may show before it takes over.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,28 @@ use super::exit::{Exit, Failure};
 use crate::api::{Difference, Gate};
 use crate::small_file::read_within;
 
-/// Largest gate, in bytes of its JSON: it travels in the address of a request, of which servers take 64 KiB, and each
-/// byte may become three there.
+/// Largest gate, in bytes of its JSON. It is part of a request's URL, of which servers accept 64 KiB, and escaping may
+/// triple each byte.
 const GATE_BYTES_MAX: usize = 16 << 10;
-/// Largest file of rules that is read, in bytes: far more than a gate of which nothing is a comment.
+/// Largest file of rules to read, in bytes: far more than a gate without comments needs.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a comparison with the generation that serves may show.
+/// Which differences from the active generation are allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct GateArgs {
-    /// Compare it with what serves before it takes over, and show what differs; anything may.
+    /// Compare the candidate with the active generation before it takes over and show the differences; all are allowed.
     #[arg(long)]
     compare: bool,
-    /// Compare, and keep it from taking over when anything differs.
+    /// Compare, and hold the candidate back if anything differs.
     #[arg(long, conflicts_with_all = ["allow", "rules"])]
     require_equal: bool,
-    /// Compare, and allow these differences alone.
+    /// Compare, and allow only these differences.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "DIFFERENCES", conflicts_with = "rules")]
     allow: Vec<Differing>,
-    /// Compare about so many entries instead of all, and say what that proves.
+    /// Compare about this many entries instead of all, and say what that proves.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
-    /// Compare by the rules of a TOML file: `allow`, `sample`, and [[rules]] with `prefix`, `allow`, `ignore`.
+    /// Compare by the rules in a TOML file: `allow`, `sample`, and [[rules]] with `prefix`, `allow`, `ignore`.
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
 }
@@ -56,7 +56,7 @@ impl From<Differing> for Difference {
 }
 
 impl GateArgs {
-    /// The gate; none where nothing is to be compared.
+    /// The gate; none if nothing is to be compared.
     pub fn gate(&self) -> Result<Option<Gate>, Failure> {
         let is_wanted = self.compare || self.require_equal || self.sample.is_some();
         let mut gate = match &self.rules {
@@ -74,13 +74,13 @@ impl GateArgs {
         Ok(Some(gate))
     }
 
-    /// The gate as the API takes it.
+    /// The gate as an API parameter.
     pub fn parameter(&self) -> Result<Option<String>, Failure> {
         let Some(gate) = self.gate()? else { return Ok(None) };
         let text = super::output::compact(&gate);
         if text.len() > GATE_BYTES_MAX {
             let message = format!(
-                "the rules are {} bytes as JSON, at most {GATE_BYTES_MAX} can be sent; join rules under a shorter prefix",
+                "the rules have {} bytes as JSON, at most {GATE_BYTES_MAX} can be sent; combine rules under a shorter prefix",
                 text.len()
             );
             return Err(Failure::new(Exit::Usage, message));
@@ -97,7 +97,7 @@ fn read(file: &Path) -> Result<Gate, Failure> {
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         let message = format!(
-            "--rules {shown} cannot be used: {}\nit may have `allow` and `sample`, and [[rules]] with `prefix`, `allow`, `ignore`",
+            "--rules {shown} cannot be used: {}\nit may contain `allow` and `sample`, and [[rules]] with `prefix`, `allow`, `ignore`",
             error.trim_end()
         );
         Failure::new(Exit::Usage, message)

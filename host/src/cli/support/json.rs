@@ -1,9 +1,9 @@
-//! JSON as it came: members in their order, numbers with all their digits.
+//! JSON as received: members in their order, numbers with all their digits.
 
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
-/// JSON without white space between its parts, which would break lines in two.
+/// JSON without white space between its parts, because a line break would split a line of output.
 pub fn one_line(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     each(json, |c, in_text| {
@@ -14,11 +14,11 @@ pub fn one_line(json: &str) -> String {
     text
 }
 
-/// JSON with two spaces of indentation a level.
+/// JSON with an indentation of two spaces per level.
 pub fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let mut depth = 0_usize;
-    // Nothing stands yet in the list or object that was opened last, which may then be closed right behind.
+    // The list or object that was opened last is still empty, and may be closed right away.
     let mut empty = false;
     each(&one_line(json), |c, in_text| {
         if in_text {
@@ -65,7 +65,7 @@ fn new_line(text: &mut String, depth: usize) {
     text.extend(std::iter::repeat_n("  ", depth));
 }
 
-/// Every character, with whether it stands in a text, the quotes included.
+/// Each character, and whether it is part of a string, including the quotes.
 fn each(json: &str, mut look: impl FnMut(char, bool)) {
     let mut in_text = false;
     let mut escaped = false;

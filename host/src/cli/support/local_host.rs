@@ -1,4 +1,4 @@
-//! A host within this process: what `serve`, `dev` and `demo` have in common.
+//! A host in this process, for `serve`, `dev` and `demo`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ use crate::config::{Config, LogFormat};
 use crate::host::Host;
 use crate::serve;
 
-/// What a stop may take beyond the host's own budget before it is given up: requests that run have 5 s to end.
+/// How much longer than the host's own budget a stop may take before we give up: running requests have 5 s to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running host.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it answers.
+    /// Its address.
     pub url: String,
     config: Arc<Config>,
     entrance: serve::Entrance,
@@ -40,7 +40,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds, answers probes, starts the host, and answers everything from then on.
+    /// Binds, answers probes, starts the host, and then answers everything.
     pub async fn start(mut config: Config) -> anyhow::Result<Self> {
         let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
@@ -50,11 +50,11 @@ impl Server {
         let shutdown = CancellationToken::new();
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
         let note = made_token.as_ref().and_then(|file| access::announce(address, file));
-        // Probes are answered from here on, however long it takes to open what there is.
+        // From here on it answers probes, however long opening the files takes.
         let serving = tokio::spawn(entrance.clone().serve(listener));
         let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
             shutdown.cancel();
-            // To start again is of no use while the other one runs.
+            // A restart is useless while the other host runs.
             if error.is_in_use() {
                 Failure::new(Exit::Refused, error.to_string()).into()
             } else {
@@ -86,15 +86,15 @@ impl Server {
         self.deployments
     }
 
-    /// Reads tokens and certificate again at each SIGHUP, and whatever of the configuration can change while it runs. A
-    /// configuration that can't be read changes nothing.
+    /// Reloads tokens and certificate at each SIGHUP, and those parts of the configuration that can change while it
+    /// runs. A configuration that can't be read changes nothing.
     pub fn reload_on(&self, mut hangups: Hangups, reread: impl Fn() -> anyhow::Result<Config> + Send + 'static) {
         let (entrance, shutdown) = (self.entrance.clone(), self.shutdown.clone());
         let (level, makes_token) = (self.config.log.level.clone(), self.made_token.is_some());
         tokio::spawn(async move {
             let mut level = level;
             while shutdown.run_until_cancelled(hangups.0.recv()).await.flatten().is_some() {
-                tracing::info!("SIGHUP: reading the configuration, tokens and certificate again");
+                tracing::info!("SIGHUP: reloading the configuration, tokens and certificate");
                 let complete = |mut config| {
                     // A host whose tokens were configured is not opened by a file that lacks them.
                     makes_token.then(|| access::complete(&mut config)).transpose()?;
@@ -104,7 +104,7 @@ impl Server {
                     Ok(config) => config,
                     Err(error) => {
                         let error = super::exit::message_of(&error);
-                        tracing::error!(error, "the configuration stays as it was");
+                        tracing::error!(error, "cannot reload the configuration; the old one stays in use");
                         continue;
                     }
                 };
@@ -115,13 +115,13 @@ impl Server {
                 let entrance = entrance.clone();
                 let reload = move || entrance.reload(&config.serve);
                 if let Err(error) = tokio::task::spawn_blocking(reload).await {
-                    tracing::error!(%error, "reading tokens and certificate again failed");
+                    tracing::error!(%error, "reloading tokens and certificate failed");
                 }
             }
         });
     }
 
-    /// The configuration that it began with.
+    /// The configuration with which it started.
     pub fn config(&self) -> &Arc<Config> {
         &self.config
     }
@@ -133,12 +133,12 @@ impl Server {
         Ok(Client::new(&Connection { url: self.url.clone(), token }, ca, output)?)
     }
 
-    /// Waits until it ends by itself, which it does only when it fails.
+    /// Waits until the host ends on its own, which happens only if it fails.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
         (&mut self.task).await.context("the server ended in a panic; please report it")?.map_err(Into::into)
     }
 
-    /// Stops it gracefully: batches end, state is flushed.
+    /// Stops it gracefully: finishes batches and flushes state.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let budget = self.config.pipeline.stop_budget + STOP_GRACE;
@@ -152,8 +152,8 @@ impl Server {
     }
 }
 
-/// Serves until the end, and then lets the host finish what it is at. Both begin to stop at once: requests and batches
-/// do not wait for each other.
+/// Serves until the end, and then lets the host finish its work. Both begin to stop at once: requests and batches do
+/// not wait for each other.
 async fn run(
     serving: JoinHandle<Result<(), serve::Error>>,
     host: Host,
@@ -165,7 +165,7 @@ async fn run(
     };
     let serving = async {
         let result = serving.await;
-        // A server that failed takes the host with it.
+        // If the server fails, the host stops too.
         shutdown.cancel();
         result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     };
@@ -173,7 +173,8 @@ async fn run(
     result
 }
 
-/// Lets only this user read what this process writes from now on. Not for `dev`: its builds write into a crate.
+/// Makes everything that this process writes from now on readable by this user only. Not for `dev`, whose builds write
+/// into a crate.
 pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
@@ -190,7 +191,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// The configured address if it is free, else any free port at it: for those who only want to look.
+/// The configured address if it is free, otherwise any free port: for users who only want to try something.
 pub fn free_address(wanted: SocketAddr) -> SocketAddr {
     match TcpListener::bind(wanted) {
         Ok(_) => wanted,
@@ -198,30 +199,30 @@ pub fn free_address(wanted: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The way of our own log to standard error.
+/// The handle of our own log.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
 
-/// Gives our own log another filter.
+/// Replaces the filter of our own log.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
 
-/// Gives our own log another level, while it runs.
+/// Changes the level of our own log while it runs.
 fn set_level(level: &str) {
     match EnvFilter::try_new(quieted(level)) {
         Ok(filter) => {
             if SET_FILTER.get().is_some_and(|set| set(filter)) {
-                tracing::info!(level, "the log level was set");
+                tracing::info!(level, "log level changed");
             }
         }
-        Err(error) => tracing::error!(%error, "log.level is no filter; it stays as it was"),
+        Err(error) => tracing::error!(%error, "log.level is not a valid filter; the old one stays in use"),
     }
 }
 
-/// SIGHUP, from now on no end of the process.
+/// SIGHUP, which no longer ends the process.
 #[derive(Debug)]
 pub struct Hangups(Signal);
 
 impl Hangups {
-    /// Catches them. To be made before anything else, as one that comes earlier ends the process.
+    /// Catches SIGHUP. Call it before anything else, because an earlier SIGHUP ends the process.
     pub fn catch() -> anyhow::Result<Self> {
         // A limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends a process that has no handler of its signal. With
         // one, the write fails as on a full disk. The handler stays when this is dropped.
@@ -230,7 +231,7 @@ impl Hangups {
     }
 }
 
-/// Writes what is still on its way when it is dropped: the end of the process would lose it.
+/// When dropped, writes the lines that still wait: the end of the process would lose them.
 #[derive(Debug)]
 #[must_use]
 pub struct LogEnd;
@@ -241,14 +242,14 @@ impl Drop for LogEnd {
     }
 }
 
-/// Sends our own log to standard error. What is returned has to live as long as anything is logged.
+/// Sends our own log to standard error. Keep the returned value for as long as anything is logged.
 pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
     let level = if output.verbose { "debug" } else { &config.log.level };
-    let filter = EnvFilter::try_new(quieted(level)).context("log.level is no filter")?;
+    let filter = EnvFilter::try_new(quieted(level)).context("log.level is not a valid filter")?;
     let writer = LogWriter::start(std::io::stderr()).context("cannot start the thread that writes the log")?;
     let writer = LOG.get_or_init(|| writer);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
-    // Each format has a handle of a type of its own.
+    // Each format has its own type of handle.
     let started = match config.log.format {
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
@@ -266,14 +267,14 @@ pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
     started.map(|()| LogEnd).map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
-/// A filter of the log that leaves out what the client library tells of each attempt to connect, unless somebody asks for
-/// more: the host tells itself of a source that is away, once and with its name.
+/// A filter that hides the client library's messages about each attempt to connect, unless the user asks for them: the
+/// host itself reports a lost source, once and by name.
 fn quieted(level: &str) -> String {
     let is_plain = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
     if is_plain && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
 }
 
-/// Resolves at the first SIGINT or SIGTERM; from then on a second one ends the process at once.
+/// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
 pub async fn stop_signal() -> anyhow::Result<()> {
     Stops::catch()?.first().await;
     Ok(())
@@ -307,7 +308,7 @@ impl Stops {
     pub async fn first(mut self) {
         self.next().await;
         tokio::spawn(async move {
-            // Whoever signals twice does not want to wait: all that is durable stays so.
+            // A user who signals twice does not want to wait. Everything durable stays durable.
             let code = tokio::select! {
                 _ = self.interrupt.recv() => 130,
                 _ = self.terminate.recv() => 143,

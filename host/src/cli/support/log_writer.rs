@@ -1,7 +1,7 @@
-//! Log lines on their way to standard error, written by a thread of its own.
+//! Writes log lines to standard error on a separate thread.
 //!
-//! Whoever reads standard error may stop reading it. Then lines wait here, and in the end are dropped and counted: no
-//! thread that logs ever waits for the reader.
+//! A reader of standard error may stop reading. Lines then wait here, and are finally dropped and counted: no thread
+//! that logs ever waits for the reader.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most lines that wait. With the longest lines of modules these are some 40 MiB, with usual ones 2 MiB.
+/// Most lines that wait. With the longest lines of modules these take about 40 MiB, with usual ones 2 MiB.
 const LINES_MAX: usize = 8_192;
-/// How long the end of the process waits for lines to be written.
+/// How long the end of the process waits until the lines are written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
-/// How often that is looked at.
+/// How often to check for that.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Takes lines. Cloning shares it.
@@ -27,9 +27,9 @@ pub struct LogWriter {
 
 #[derive(Debug, Default)]
 struct Counters {
-    /// Lines that were taken and not written yet.
+    /// Lines taken but not yet written.
     waiting: AtomicU64,
-    /// Lines that found no room, since that was last told.
+    /// Lines dropped since the last report.
     dropped: AtomicU64,
 }
 
@@ -60,12 +60,12 @@ impl Drop for LogWriter {
 
 fn write(lines: &Receiver<Vec<u8>>, counters: &Counters, mut target: impl Write) {
     for line in lines {
-        // Nobody could be told that it failed.
+        // Nobody could be told about a failure.
         let _ = target.write_all(&line);
         counters.waiting.fetch_sub(1, Ordering::AcqRel);
         let dropped = counters.dropped.swap(0, Ordering::AcqRel);
         if dropped > 0 {
-            tracing::warn!(dropped, "log lines were dropped, as standard error took none");
+            tracing::warn!(dropped, "log lines were dropped because standard error accepted none");
         }
     }
 }

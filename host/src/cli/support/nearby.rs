@@ -1,4 +1,4 @@
-//! The host that the configuration file next to the user describes: where it listens, and the token that it wants.
+//! Finds the local host through its configuration file: its address, and the token that it requires.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,8 @@ use super::client::Connection;
 use crate::access;
 use crate::config::Config;
 
-/// How a host with this configuration is reached from its own machine; none if it chooses its port when it starts.
+/// The address at which the host of this configuration can be reached from its own machine; none if it picks its port
+/// at start.
 pub fn connection(config: &Config) -> Option<Connection> {
     let serve = &config.serve;
     if serve.listen.port() == 0 {
@@ -14,7 +15,7 @@ pub fn connection(config: &Config) -> Option<Connection> {
     }
     let address = SocketAddr::new(access::reachable(serve.listen.ip()), serve.listen.port());
     let scheme = if serve.tls_cert.is_some() { "https" } else { "http" };
-    // A token that cannot be read is missed when the host asks for it, and named then.
+    // If the token cannot be read, the host will ask for it, and the error will say so then.
     let configured = serve.bearer_token().ok().flatten();
     let url = format!("{scheme}://{address}");
     // The token of the host that runs there before the one of the folder, which may be another host's.

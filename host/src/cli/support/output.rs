@@ -8,15 +8,15 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
-/// How data is printed.
+/// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Table,
     /// One JSON document.
     Json,
-    /// One JSON document a line.
+    /// One JSON document per line.
     Ndjson,
 }
 
@@ -32,14 +32,14 @@ pub enum Color {
     Never,
 }
 
-/// Where commands print to.
+/// Output settings of a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Output {
-    /// How data is printed.
+    /// Output format.
     pub format: Format,
-    /// Without messages, errors aside.
+    /// Print no messages except errors.
     pub quiet: bool,
-    /// With more messages.
+    /// Print more messages.
     pub verbose: bool,
     /// When colours are used.
     pub color: Color,
@@ -54,14 +54,14 @@ impl Output {
         stdout.flush()
     }
 
-    /// Prints octets as they are.
+    /// Prints bytes as they are.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes)?;
         stdout.flush()
     }
 
-    /// Prints one thing: `people` says how it looks as a table.
+    /// Prints one item; `people` formats it as text.
     pub fn one<T: Serialize>(&self, thing: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
         match self.format {
             Format::Table => self.line(&people(thing)),
@@ -70,7 +70,7 @@ impl Output {
         }
     }
 
-    /// Prints many things of one kind: `whole` is the JSON document that holds them.
+    /// Prints a list; `whole` is the JSON document that contains it.
     pub fn many<T: Serialize>(
         &self,
         things: &[T],
@@ -84,26 +84,26 @@ impl Output {
         }
     }
 
-    /// Tells something to people.
+    /// Prints a message.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             say(text);
         }
     }
 
-    /// Tells something to people who asked for more.
+    /// Prints a message if the user asked for more.
     pub fn detail(&self, text: &str) {
         if self.verbose {
             say(text);
         }
     }
 
-    /// Tells that something went wrong.
+    /// Prints an error.
     pub fn error(&self, text: &str) {
         self.marked("ERROR", RED, "error:", text);
     }
 
-    /// Tells that something is doubtful.
+    /// Prints a warning.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
             self.marked("WARN", YELLOW, "warning:", text);
@@ -123,7 +123,7 @@ impl Output {
         !self.quiet && io::stderr().is_terminal()
     }
 
-    /// Tells what must be told even when it is quiet.
+    /// Prints a message even with `--quiet`.
     pub fn say(&self, text: &str) {
         say(text);
     }
@@ -141,17 +141,17 @@ impl Output {
 const RED: &str = "1;31";
 const YELLOW: &str = "1;33";
 
-/// Whether messages are lines of JSON, like those of the log that they stand between.
+/// Whether messages are lines of JSON, like the log lines around them.
 static JSON_MESSAGES: AtomicBool = AtomicBool::new(false);
 
 /// Writes messages as lines of JSON from now on.
 pub fn write_messages_as_json() {
     JSON_MESSAGES.store(true, Ordering::Relaxed);
-    // The words of a panic stand between the same lines.
+    // The message of a panic appears between the same lines.
     std::panic::set_hook(Box::new(|panic| say_as("ERROR", &panic.to_string())));
 }
 
-/// Messages are worth less than the work: a closed standard error is no reason to stop.
+/// A message matters less than the work: a closed standard error does not end the command.
 fn say(text: &str) {
     say_as("INFO", text);
 }
@@ -167,7 +167,7 @@ fn say_as(level: &str, text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
 }
 
-/// Text without the control characters with which it could take over a terminal, but with its lines.
+/// Text without control characters that could take over a terminal; line breaks are kept.
 fn harmless(text: &str) -> String {
     if !text.chars().any(is_harmful) {
         return text.to_owned();
@@ -179,17 +179,17 @@ fn is_harmful(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
 }
 
-/// JSON for people and for documents.
+/// Indented JSON.
 pub fn pretty(thing: &impl Serialize) -> String {
     serde_json::to_string_pretty(thing).expect("what the API sends is representable as JSON")
 }
 
-/// JSON in one line.
+/// JSON on one line.
 pub fn compact(thing: &impl Serialize) -> String {
     serde_json::to_string(thing).expect("what the API sends is representable as JSON")
 }
 
-/// A table without lines: columns two spaces apart, the last one as long as it wants.
+/// A table without borders: two spaces between columns, and a last column of any width.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
@@ -222,12 +222,12 @@ fn takes_over(c: char) -> bool {
     c.is_control() || LINE_ENDS.contains(&c) || EMBEDDINGS.contains(&c) || ISOLATES.contains(&c) || MARKS.contains(&c)
 }
 
-/// A figure, or that nobody knows it.
+/// A figure, or `unknown`.
 pub fn known<T>(value: Option<T>, shown: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "unknown".to_owned(), shown)
 }
 
-/// A number with its thousands apart: `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,4 +1,4 @@
-//! Progress: a bar where there is a terminal, plain lines where there is none.
+//! Progress: a bar on a terminal, plain lines elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{Output, grouped, span};
 
-/// Pause between plain lines: a log file should not fill with them.
+/// Pause between plain lines, so that they do not fill a log file.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The same for a line that says nothing new.
 const LINE_AGAIN: Duration = Duration::from_secs(60);
 
-/// How far something is.
+/// A stage of some work.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
-    /// What is done.
+    /// Units done.
     pub done: u64,
-    /// Of how much; none while that is unknown.
+    /// Total units; none if unknown.
     pub total: Option<u64>,
-    /// A second, lately.
+    /// Current units per second.
     pub rate: f64,
-    /// Seconds until the end, as far as can be said.
+    /// Estimated seconds until the end.
     pub remaining_seconds: Option<f64>,
 }
 
-/// Shows how far something is.
+/// Shows the progress of some work.
 #[derive(Debug)]
 pub struct Progress {
     output: Output,
@@ -37,7 +37,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins; `subject` says what it is that proceeds.
+    /// Starts; `subject` names the work.
     pub fn new(subject: &str, output: Output) -> Self {
         let bar = output.draws().then(|| {
             let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}").expect("the template is constant");
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// Shows what it waits for while nothing proceeds; where there is no bar, each such text once.
+    /// Shows what the work waits for; without a bar, prints each such text once.
     pub fn wait(&mut self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
@@ -82,7 +82,7 @@ impl Progress {
         }
     }
 
-    /// What it is that proceeds.
+    /// The name of the work.
     pub fn subject(&self) -> &str {
         &self.subject
     }
@@ -92,7 +92,7 @@ impl Progress {
         self.begun.elapsed()
     }
 
-    /// Ends; the bar goes, as what follows it says more.
+    /// Ends, and removes the bar, because the next line says more.
     pub fn finish(self) {}
 }
 

@@ -11,33 +11,33 @@ use super::output::Output;
 
 /// Longest silence: the host sends its position every few seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Pauses between attempts to connect again.
+/// Pauses between attempts to reconnect.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What is followed.
+/// A subscription.
 #[derive(Debug)]
 pub struct Subscription<'a> {
     /// The host.
     pub client: &'a Client,
     /// Path of the stream.
     pub path: Vec<&'a str>,
-    /// Parameters, the place to begin aside.
+    /// Parameters, except the position to start from.
     pub parameters: Vec<(&'static str, String)>,
-    /// Where to begin; none is now.
+    /// Position to start from; none starts now.
     pub after: Option<u64>,
-    /// Where messages go.
+    /// The output for messages.
     pub output: Output,
 }
 
 impl Subscription<'_> {
-    /// Hands over one event after the other, until an error of which waiting does not help.
+    /// Passes each event to `handle`, until an error that waiting cannot cure.
     pub async fn follow(self, mut handle: impl FnMut(&Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut last = None;
         let mut response = self.connect(last.as_deref()).await?;
         loop {
             let reason = self.drain(response, &mut last, &mut handle).await?;
-            self.output.note(&format!("{reason}; connecting again"));
+            self.output.note(&format!("{reason}; reconnecting"));
             response = self.reconnect(last.as_deref()).await?;
             self.output.note("connected");
         }
@@ -48,7 +48,7 @@ impl Subscription<'_> {
         if let Some(after) = self.after {
             request = request.query(&[("after", after)]);
         }
-        // Stands above `after`, and says more: of which state the position is.
+        // Takes precedence over `after`, and also says to which state the position belongs.
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
@@ -68,7 +68,7 @@ impl Subscription<'_> {
         }
     }
 
-    /// Reads until the connection ends; says why it ended.
+    /// Reads until the connection ends; returns the reason.
     async fn drain(
         &self,
         response: Response,
@@ -80,7 +80,7 @@ impl Subscription<'_> {
             let event = match tokio::time::timeout(SILENCE_MAX, events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => return Ok(format!("the connection broke ({error})")),
-                Ok(None) => return Ok("the host ended the connection".to_owned()),
+                Ok(None) => return Ok("the host closed the connection".to_owned()),
                 Err(_) => return Ok(format!("the host was silent for {} s", SILENCE_MAX.as_secs())),
             };
             handle(&event)?;

@@ -1,4 +1,4 @@
-//! Waits until a candidate takes over, or is ready where it does not do that by itself, and shows how it comes along.
+//! Waits until a candidate takes over, or is ready if it does not take over on its own, and shows its progress.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,16 @@ use super::wait_until_live::{self, Patience};
 use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy};
 use crate::cli::commands::rollouts::generations::{examples, outlook};
 
-/// Differences that are shown when a comparison keeps a candidate from taking over.
+/// Differences to show when a gate holds a candidate back.
 const EXAMPLES_MAX: usize = 5;
-/// How long the host may take to begin with new code, or to put the code of before back once that failed on its state.
+/// How long the host may take to start new code, or to restore the previous code after the new code failed on its
+/// state.
 const PUT_BACK_MAX: Duration = Duration::from_secs(2);
 
-/// A deployment, and how one of its generations is.
+/// A deployment, and one of its generations.
 type Look = (Deployment, Generation);
 
-/// Waits until a generation serves, or is ready to be promoted by hand.
+/// Waits until a generation is active, or ready to be promoted by hand.
 pub async fn wait(
     client: &Client,
     (name, number): (&str, u64),
@@ -45,7 +46,7 @@ pub async fn wait(
             Err(Sight::Error(error)) => return Err(error.into()),
             Err(Sight::Gone) => {
                 let message =
-                    format!("{name} has no generation {number} any more; `foldstream generations {name}` lists them");
+                    format!("{name} no longer has generation {number}; `foldstream generations {name}` lists them");
                 return Err(Failure::new(Exit::Failed, message).into());
             }
         }
@@ -53,8 +54,8 @@ pub async fn wait(
     }
 }
 
-/// Waits until a generation that inherited its state has caught up. When its code fails on that state the host puts the
-/// code of before back: then that is told, with the reason.
+/// Waits until a generation that inherited its state has caught up. If its code fails on that state, the host restores
+/// the previous code, and this returns the reason.
 pub async fn wait_inherited(
     client: &Client,
     (name, number): (&str, u64),
@@ -78,7 +79,7 @@ pub async fn wait_inherited(
         {
             return Err(ended(name, &generation).into());
         }
-        // The failure may be that of the code before, which the new one is to mend, or not be judged yet.
+        // The failure may be that of the previous code, which the new code should fix, or may still be undecided.
         if grace.is_over() {
             return caught_up;
         }
@@ -86,11 +87,11 @@ pub async fn wait_inherited(
     }
 }
 
-/// Why a generation can't be looked at.
+/// Why the state of a generation is unknown.
 enum Sight {
-    /// The host did not tell.
+    /// The host did not say.
     Error(Error),
-    /// There is no such generation any more.
+    /// The generation no longer exists.
     Gone,
 }
 
@@ -112,7 +113,7 @@ async fn look(client: &Client, name: &str, number: u64) -> Result<Look, Sight> {
     }
 }
 
-/// Whether there is nothing more to wait for; an error where what was waited for can't come any more by itself.
+/// Whether the wait is over; an error if what it waits for can no longer happen on its own.
 fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, Failure> {
     let (name, number) = (&deployment.name, generation.number);
     match generation.status {
@@ -121,8 +122,9 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
             Err(ended(name, generation))
         }
         _ if generation.state == Some(DeploymentState::Paused) => {
-            let message =
-                format!("generation {number} of {name} is paused; go on with `foldstream resume {name} --candidate`");
+            let message = format!(
+                "generation {number} of {name} is paused; continue with `foldstream resume {name} --candidate`"
+            );
             Err(Failure::new(Exit::Failed, message))
         }
         GenerationStatus::Building => Ok(false),
@@ -139,7 +141,7 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
     }
 }
 
-/// Whether its comparison keeps it from taking over.
+/// Whether its gate holds it back.
 fn is_kept(generation: &Generation) -> bool {
     generation.comparison.as_ref().is_some_and(|comparison| comparison.refused > 0)
 }
@@ -149,7 +151,7 @@ fn ended(name: &str, generation: &Generation) -> Failure {
     let mut message = format!("generation {number} of {name} is {status}: {}", generation.reason);
     if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
         message.push_str(&format!(
-            "; deploy corrected code, which continues there, or try again with `foldstream resume {name} --candidate`"
+            "; deploy corrected code to continue there, or try again with `foldstream resume {name} --candidate`"
         ));
     }
     Failure::new(Exit::Failed, message)
@@ -159,8 +161,8 @@ fn kept(name: &str, generation: &Generation) -> Failure {
     let number = generation.number;
     let shown = generation.comparison.as_ref().map(|comparison| examples(comparison, EXAMPLES_MAX)).unwrap_or_default();
     let message = format!(
-        "generation {number} of {name} is {}\n{shown}\nlook at it with `foldstream scan {name} --generation {number}`, let \
-         it serve with `foldstream promote {name} --force`, or give it up with `foldstream abort {name}`",
+        "generation {number} of {name} is {}\n{shown}\ninspect it with `foldstream scan {name} --generation {number}`, then \
+         `foldstream promote {name} --force` to accept it or `foldstream abort {name}` to discard it",
         generation.reason
     );
     Failure::new(Exit::Failed, message)
@@ -168,8 +170,8 @@ fn kept(name: &str, generation: &Generation) -> Failure {
 
 fn too_late(name: &str, generation: &Generation) -> Failure {
     let message = format!(
-        "generation {} of {name} is {} after the time allowed ({}, at {} of {}); it goes on by itself, `foldstream \
-         generations {name}` tells how far it is",
+        "generation {} of {name} is {} when the time ran out ({}, at {} of {}); it continues on its own, `foldstream \
+         generations {name}` shows its progress",
         generation.number,
         generation.status.name(),
         outlook(generation),
@@ -196,14 +198,14 @@ fn show(generation: &Generation, progress: &mut Progress) {
     }
 }
 
-/// Tells what a comparison found that lets it serve.
+/// Prints what a comparison found that lets it take over.
 fn tell_comparison(generation: &Generation, progress: &Progress) {
     if let Some(comparison) = &generation.comparison {
         progress.note(&format!("compared: {}", comparison.conclusion));
     }
 }
 
-/// Tells once about each trouble that delays it.
+/// Reports each problem that delays the generation once.
 fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &Progress) {
     let number = generation.number;
     let failure = generation.failure.as_ref();
@@ -271,18 +273,18 @@ mod tests {
     fn what_a_comparison_keeps_is_told_with_examples_and_what_to_do() {
         let mut kept = with(GenerationStatus::Ready, Promotion::Manual);
         kept.comparison = Some(comparison());
-        kept.reason = format!("kept from taking over: {}", comparison().conclusion);
+        kept.reason = format!("held back by its gate: {}", comparison().conclusion);
         let failure = settled(&kept).expect_err("it is kept");
         assert_eq!(failure.exit, Exit::Failed);
         assert_eq!(
             failure.message,
             "\
-generation 3 of order-totals is kept from taking over: 2 of 9 compared entries differ at position 70
+generation 3 of order-totals is held back by its gate: 2 of 9 compared entries differ at position 70
 DIFFERENCE  ALLOWED  KEY          ACTIVE       CANDIDATE
 changed     no       customer/42  {\"total\":3}  {\"total\":4}
 added       yes      customer/43  -            {\"total\":1}
-look at it with `foldstream scan order-totals --generation 3`, let it serve with `foldstream promote order-totals \
-             --force`, or give it up with `foldstream abort order-totals`"
+inspect it with `foldstream scan order-totals --generation 3`, then `foldstream promote order-totals --force` to \
+             accept it or `foldstream abort order-totals` to discard it"
         );
     }
 
@@ -292,8 +294,8 @@ look at it with `foldstream scan order-totals --generation 3`, let it serve with
         assert_eq!(failure.exit, Exit::TimedOut);
         assert_eq!(
             failure.message,
-            "generation 3 of order-totals is building after the time allowed (40 %, 212,345/s, 2.8 s left, at 400,000 of \
-             1,000,000); it goes on by itself, `foldstream generations order-totals` tells how far it is"
+            "generation 3 of order-totals is building when the time ran out (40 %, 212,345/s, 2.8 s left, at 400,000 of \
+             1,000,000); it continues on its own, `foldstream generations order-totals` shows its progress"
         );
     }
 }

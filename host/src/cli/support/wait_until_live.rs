@@ -1,4 +1,4 @@
-//! Waits until a deployment has applied what there is, and shows how it comes along.
+//! Waits until a deployment has applied the events that exist, and shows its progress.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
 use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
 
-/// Pause between two looks; short at first, as small streams are done at once.
+/// Pause between two checks; short at first, because small streams are done at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// Waits until the deployment is live, or has passed what the stream had when the waiting began.
+/// Waits until the deployment is live, or has passed the head that the stream had when the wait began.
 pub async fn wait(
     client: &Client,
     name: &str,
@@ -47,7 +47,7 @@ pub async fn wait(
     }
 }
 
-/// How long is waited, and how often looked.
+/// How long to wait, and how often to check.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     deadline: Option<Instant>,
@@ -55,17 +55,17 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Begins; none waits for as long as it takes.
+    /// Starts the clock; without a limit it waits for as long as it takes.
     pub fn new(timeout: Option<Duration>) -> Self {
         Self { deadline: timeout.map(|timeout| Instant::now() + timeout), pause: PAUSE_FIRST }
     }
 
-    /// Whether the time allowed is over.
+    /// Whether the time is up.
     pub fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Waits until it is time for the next look.
+    /// Waits until the next check.
     pub async fn pause(&mut self) {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -78,7 +78,7 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
         DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
         DeploymentState::Paused => {
             let name = &deployment.name;
-            Err(Failure::new(Exit::Failed, format!("{name} is paused; go on with `foldstream resume {name}`")))
+            Err(Failure::new(Exit::Failed, format!("{name} is paused; continue with `foldstream resume {name}`")))
         }
         DeploymentState::Stopping => Err(Failure::new(Exit::Unreachable, "the host is stopping; try again later")),
         DeploymentState::Opening
@@ -88,7 +88,7 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
     }
 }
 
-/// The failure of a deployment, as it should be read.
+/// The failure of a deployment, as a sentence for people.
 pub fn failure_text(deployment: &Deployment) -> String {
     let name = &deployment.name;
     let Some(failure) = &deployment.failure else {
@@ -98,7 +98,7 @@ pub fn failure_text(deployment: &Deployment) -> String {
     format!("{name} failed{at}: {}: {}", failure.kind, failure.message)
 }
 
-/// How a deployment came out of a resume or a rollback, in one line; an error where it fails.
+/// The outcome of a resume or a rollback, in one line; an error if the deployment failed.
 pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
     let (name, position) = (&deployment.name, grouped(deployment.position));
     let state = crate::cli::commands::deployments::show::state_word(deployment.state);
@@ -112,9 +112,9 @@ pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
     let because = match (&deployment.failure, &deployment.source_status.message) {
         (Some(failure), _) => format!("{}: {}", failure.kind, failure.message),
         (None, Some(message)) => format!("its source was not reached: {message}"),
-        (None, None) => "the first batch takes long".to_owned(),
+        (None, None) => "the first batch is still running".to_owned(),
     };
-    Ok(format!("{line}, nothing applied yet ({because}); `foldstream show {name}` tells how it goes on"))
+    Ok(format!("{line}, nothing applied yet ({because}); see `foldstream show {name}`"))
 }
 
 fn too_late(deployment: &Deployment) -> Failure {
@@ -124,7 +124,7 @@ fn too_late(deployment: &Deployment) -> Failure {
         (None, None) => String::new(),
     };
     let message = format!(
-        "{} is at {} of {} after the time allowed{because}; it goes on by itself, `foldstream show {}` tells how far it is",
+        "{} is at {} of {} when the time ran out{because}; it continues on its own, `foldstream show {}` shows its progress",
         deployment.name,
         grouped(deployment.position),
         known(deployment.head, grouped),
@@ -142,7 +142,7 @@ fn step(deployment: &Deployment) -> Step {
     }
 }
 
-/// Tells once about each trouble that delays it.
+/// Reports each problem that delays the deployment once.
 fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &Progress) {
     let name = &deployment.name;
     let failure = deployment.failure.as_ref();
@@ -152,7 +152,7 @@ fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &P
     tell_once(trouble, told, progress);
 }
 
-/// What keeps a source from being read, if something does.
+/// Why a source can't be read, if it can't.
 pub fn source_trouble(status: &SourceStatus) -> Option<String> {
     let message = status.message.as_ref()?;
     let is_trouble =
@@ -160,14 +160,14 @@ pub fn source_trouble(status: &SourceStatus) -> Option<String> {
     is_trouble.then(|| format!("source {}: {message}", status.state.name()))
 }
 
-/// Tells a trouble that was not told yet, and that it is over.
+/// Reports a new problem, and the end of one.
 pub fn tell_once(trouble: Option<String>, told: &mut Option<String>, progress: &Progress) {
     if *told == trouble {
         return;
     }
     match &trouble {
         Some(trouble) => progress.note(trouble),
-        None => progress.note(&format!("{}: that is over, it continues", progress.subject())),
+        None => progress.note(&format!("{}: resolved, it continues", progress.subject())),
     }
     *told = trouble;
 }
@@ -219,6 +219,6 @@ mod tests {
         assert_eq!(failure.exit, Exit::Failed);
         assert_eq!(failure.message, "order-totals failed at sequence 17: trap: unreachable");
         let failure = finished(&deployment(DeploymentState::Paused), 0).expect_err("it is paused");
-        assert_eq!(failure.message, "order-totals is paused; go on with `foldstream resume order-totals`");
+        assert_eq!(failure.message, "order-totals is paused; continue with `foldstream resume order-totals`");
     }
 }

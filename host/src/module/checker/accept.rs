@@ -1,4 +1,4 @@
-//! What an upload has to be: a component that is well formed and of our world.
+//! What an upload must be: a well-formed component of our world.
 
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentCanonicalSectionReader, Parser, Payload, Validator, WasmFeatures,
@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 32;
 /// Most components and core modules in an upload; composed ones have some dozens.
 const PARTS_MAX: usize = 1_000;
 
-/// Checks an upload, and makes a component of a core module.
+/// Checks an upload, and encodes a core module as a component.
 pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
     let checked = match upload::kind(upload) {
         Ok(upload::Kind::Component) => imports(upload).map(|imports| (imports, None)),
@@ -30,12 +30,12 @@ pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
 fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), String> {
     let component = encode::component(module)?;
     if component.len() as u64 > bytes_max {
-        return Err(format!("as a component it has {} bytes and may have {bytes_max}", component.len()));
+        return Err(format!("as a component it has {} bytes, {bytes_max} are allowed", component.len()));
     }
     Ok((imports(&component)?, Some(component)))
 }
 
-/// Checks a component; the interfaces that it imports.
+/// Checks a component; returns the interfaces that it imports.
 fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     look_through(component)?;
     Validator::new_with_features(WasmFeatures::default()).validate_all(component).map_err(malformed)?;
@@ -76,7 +76,7 @@ fn look_through(component: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses components that are built for the asynchronous calling convention, with words that help.
+/// Refuses components that are built for the asynchronous calling convention, with advice.
 fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), String> {
     for function in section {
         let options = match function.map_err(malformed)? {
@@ -85,7 +85,7 @@ fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), Stri
         };
         if options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_))) {
             return Err(
-                "it is built for asynchronous calls, which this host does not make; build it for synchronous ones \
+                "it is built for asynchronous calls, which this host does not support; build it for synchronous ones \
                         (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
                     .to_owned(),
             );
@@ -94,7 +94,7 @@ fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), Stri
     Ok(())
 }
 
-/// What is wrong with bytes that are not well formed.
+/// The message about bytes that are not well formed.
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> String {
     format!("it is malformed at byte {}: {}; upload it again, or build it again", error.offset(), error.message())

@@ -1,21 +1,21 @@
-//! The contract of `wit/foldstream.wit`, and whether a component keeps to it.
+//! The contract of `wit/foldstream.wit`, and the check of components against it.
 
 use std::sync::LazyLock;
 
 use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey};
 
-/// The contract as text: it is part of this program, and what core modules are encoded against.
+/// The contract as text, compiled into this program; core modules are encoded against it.
 const TEXT: &str = include_str!("../../../../wit/foldstream.wit");
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
-/// The world of projections: what every module has to export.
+/// The world of projections, which every module exports.
 const WORLD: &str = "projection";
-/// The world of projections that can migrate: what a module may export beyond it.
+/// The world of migrating projections, with the additional optional exports.
 const MIGRATING_WORLD: &str = "migrating-projection";
-/// What a component may import of WASI, in versions 0.2.
+/// The WASI interfaces that a component may import, in versions 0.2.
 const WASI_PACKAGES: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
-/// Deepest nesting of types that are compared; the contract's own are far shallower.
+/// Deepest nesting of types to compare; the contract's own are far shallower.
 const DEPTH_MAX: usize = 32;
 
 /// The parsed contract.
@@ -34,7 +34,7 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     Contract { resolve, world, migrating_world }
 });
 
-/// Checks the imports and exports of a component's world; the interfaces that it imports.
+/// Checks the imports and exports of a component's world; returns the interfaces that it imports.
 pub(super) fn check(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
     let imports = check_imports(resolve, world)?;
     check_exports(resolve, world)?;
@@ -47,7 +47,7 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Strin
     for (key, item) in &resolve.worlds[world].imports {
         let name = resolve.name_world_key(key);
         match item {
-            // Types alone give no access to anything.
+            // Types alone give access to nothing.
             WorldItem::Type { .. } => {}
             WorldItem::Interface { id, .. } if is_allowed(&name) => {
                 if let Some(ours) = our_interface(&name) {
@@ -68,7 +68,7 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Strin
     }
     if !offending.is_empty() {
         return Err(format!(
-            "it imports what no projection may use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
+            "it imports interfaces that a projection must not use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
             offending.join(", "),
             our_version(),
             WASI_PACKAGES.map(|package| package.trim_start_matches("wasi:").trim_end_matches('/')).join(", ")
@@ -103,7 +103,7 @@ fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
     let contract = &*CONTRACT;
     let required = &contract.resolve.worlds[contract.world].exports;
     let mut missing = Vec::new();
-    // The larger world has the exports of the smaller one, and beyond them those that a module may leave out.
+    // The larger world has the exports of the smaller one, plus those that a module may leave out.
     for (key, item) in &contract.resolve.worlds[contract.migrating_world].exports {
         let WorldItem::Function(ours) = item else { continue };
         let found = resolve.worlds[world].exports.iter().find(|(other, _)| resolve.name_world_key(other) == ours.name);
@@ -112,14 +112,14 @@ fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
             Some((_, WorldItem::Function(theirs))) => {
                 same_function(resolve, theirs, ours).map_err(|difference| differs(&export, &difference))?;
             }
-            Some(_) => return Err(differs(&export, "it is no function")),
+            Some(_) => return Err(differs(&export, "it is not a function")),
             None if required.contains_key(key) => missing.push(format!("`{}`", ours.name)),
             None => {}
         }
     }
     if !missing.is_empty() {
         return Err(format!(
-            "it does not export {}, so it is no {WORLD} of {PACKAGE}; build it with an SDK, or for the world in wit/",
+            "it does not export {}, so it is not a {WORLD} of {PACKAGE}; build it with an SDK, or for the world in wit/",
             missing.join(", ")
         ));
     }
@@ -196,12 +196,12 @@ impl Compare<'_> {
         match (theirs, ours) {
             (None, None) => Ok(()),
             (Some(theirs), Some(ours)) => self.types(theirs, ours, depth),
-            (Some(_), None) => Err("a value where there is none".to_owned()),
-            (None, Some(_)) => Err("no value where there is one".to_owned()),
+            (Some(_), None) => Err("a value where the contract has none".to_owned()),
+            (None, Some(_)) => Err("no value where the contract has one".to_owned()),
         }
     }
 
-    /// Fields, cases or elements, which have to agree in names, order and types.
+    /// Fields, cases or elements, whose names, order and types must agree.
     fn members(
         &self,
         theirs: impl ExactSizeIterator<Item = (String, Option<Type>)>,
@@ -277,7 +277,7 @@ mod tests {
             (&*migrate.replace("u32", "u64"), "parameter `from-version`: u64 instead of u32"),
             (&*migrate.replace("result<list<entry>, string>", "list<entry>"), "result: list instead of result"),
             (&*migrate.replace("entries: list<entry>", "entries: list<string>"), "parameter `entries`: string instead"),
-            ("export migrate: interface { run: func(); }", "it is no function"),
+            ("export migrate: interface { run: func(); }", "it is not a function"),
         ] {
             let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
             assert!(error.contains("export `migrate` differs") && error.contains(difference), "{other}: {error}");

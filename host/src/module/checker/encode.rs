@@ -1,7 +1,8 @@
-//! Components from core modules, so that nobody needs a further tool.
+//! Encodes core modules as components, so that nobody needs a further tool.
 //!
-//! A core module of a contract-aware tool says in a custom section which world it implements. One without it is taken
-//! to implement ours, the larger one if it has the export that only that one has. WASI preview 1, which Go and older C libraries use, is answered inside the component by a stub.
+//! A core module from a contract-aware tool has a custom section that says which world it implements. A module without
+//! it is assumed to implement ours, the larger one if it has the export that only that one has. A stub inside the
+//! component implements WASI preview 1, which Go and older C libraries use.
 
 use std::sync::LazyLock;
 
@@ -13,11 +14,11 @@ use super::contract::{CONTRACT, Contract};
 
 /// The module name under which preview 1 is imported.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
-/// How custom sections are named that describe a module's world.
+/// Prefix of custom sections that describe a module's world.
 const TYPE_SECTION: &str = "component-type";
-/// The export that makes a projection a migrating one.
+/// The export that distinguishes a migrating projection.
 const MIGRATE: &str = "migrate";
-/// The world of the stub: all that it needs of the host is the log.
+/// The world of the stub, which needs only the log.
 const STUB_WORLD: &str = "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
 
 /// The stub, with the section that names its world.
@@ -30,7 +31,7 @@ static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     module
 });
 
-/// What matters of a core module before it is encoded.
+/// The properties of a core module that matter for encoding.
 #[derive(Default)]
 struct Outline {
     names_its_world: bool,
@@ -38,7 +39,7 @@ struct Outline {
     uses_preview1: bool,
 }
 
-/// Makes a component of a core module.
+/// Encodes a core module as a component.
 pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
@@ -50,10 +51,10 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     }
     encode(&module, outline.uses_preview1).map_err(|error| {
         if outline.names_its_world {
-            return format!("it is a core module that does not become a component: {error}");
+            return format!("it is a core module that cannot be encoded as a component: {error}");
         }
         format!(
-            "it is a core module without a `{TYPE_SECTION}` section, and does not fit the contract as it is: {error}; \
+            "it is a core module without a `{TYPE_SECTION}` section, and does not match the contract as it is: {error}; \
              build it with an SDK, or keep that section when stripping"
         )
     })

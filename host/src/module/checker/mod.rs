@@ -1,8 +1,8 @@
-//! The checking process: everything that looks inside an upload.
+//! The checking process: everything that parses an upload.
 //!
-//! Parsers, validators and compilers are large programs that read what a stranger wrote. Here they may run out of stack,
-//! of memory or of time, and may even be taken over, and hurt nobody: the host sees an answer, or none. Nothing outside
-//! of this folder may look inside an upload.
+//! Parsers, validators and compilers are large programs that read untrusted input. Here they may run out of stack,
+//! memory or time, and may even be taken over, without harm: the host sees an answer, or none. Nothing outside this
+//! folder may parse an upload.
 
 mod accept;
 mod contract;
@@ -21,24 +21,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::answer::Answer;
 use super::engine::{AddressSpace, config};
 
-/// Stack of the thread that does the work. A sound module needs a small part of it; one whose types nest without end
-/// reaches its end early.
+/// Stack of the worker thread. A valid module needs a small part of it; one whose types nest without end exhausts it
+/// early.
 const STACK_BYTES: usize = 16 << 20;
 /// Stack of the main thread, which only waits.
 const MAIN_STACK_BYTES: u64 = 8 << 20;
 
-/// What the process is started for.
+/// The job of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     /// Check an upload.
     Check,
     /// Compile a component.
     Compile,
-    /// Try what this process can still do.
+    /// Test what this process can still access.
     Probe,
 }
 
-/// What the process is told, as arguments.
+/// The arguments of the process.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// What to do.
@@ -47,42 +47,42 @@ pub struct Order {
     pub version: String,
     /// Address space, in bytes.
     pub memory_bytes: u64,
-    /// Time on processors, in seconds.
+    /// Processor time, in seconds.
     pub cpu_seconds: u64,
-    /// Most bytes of what comes out: a component, or code.
+    /// Most bytes of the result: a component, or code.
     pub bytes_max: u64,
-    /// Whether code is for memories that are not reserved.
+    /// Whether to compile for memories without reserved address space.
     pub is_scarce: bool,
 }
 
-/// Does a job for the host: the upload comes on standard input, the answer goes to standard output.
+/// Does a job for the host: reads the upload from standard input, and writes the answer to standard output.
 pub fn run(order: Order) -> ExitCode {
     let answer = match prepare(&order) {
         Ok(compiler) => work(order, compiler),
         Err(words) => Answer::Broken(words),
     };
-    // Nobody is left to tell of an output that is closed.
+    // If the output is closed, nobody is left to tell.
     match answer.write_to(&mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Takes from this process what its work does not need. The upload is read only afterwards. Returns the compiler if there
-/// is something to compile: it looks at the machine when it is made, which it could not later.
+/// Gives up the privileges that the job does not need; the upload is read only afterwards. Returns the compiler if
+/// there is something to compile: it inspects the machine when it is created, which would fail later.
 fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     let own = env!("CARGO_PKG_VERSION");
     if order.version != own {
         return Err(format!(
-            "the host is version {} and the program that checks modules is version {own}; restart the host",
+            "the host has version {}, but the program that checks modules has version {own}; restart the host",
             order.version
         ));
     }
-    // A host that dies must not leave this behind.
+    // This process must not outlive a host that dies.
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| format!("cannot bind the checker to its host: {error}"))?;
-    // If memory runs short on the machine, this is what it can do without.
+    // If the machine runs short of memory, it should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0, "")?;
     limit(Resource::Fsize, 0, "")?;
@@ -100,14 +100,14 @@ fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
     wasmtime::Engine::new(&config(space)).map_err(|error| format!("cannot set up the compiler: {error:#}"))
 }
 
-/// Lowers a limit. One that is lower already stays as it is.
+/// Lowers a limit. A lower one stays.
 fn limit(resource: Resource, wanted: u64, advice: &str) -> Result<(), String> {
     let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let max = wanted.min(hard);
-    // The processor limit sends a signal that names it, and kills a second later.
+    // The processor limit sends a signal that identifies it, and kills a second later.
     let maximum = if matches!(resource, Resource::Cpu) { max.saturating_add(1).min(hard) } else { max };
     setrlimit(resource, Rlimit { current: Some(max), maximum: Some(maximum) })
-        .map_err(|error| format!("the system does not let it limit {resource:?} to {max}: {error}{advice}"))
+        .map_err(|error| format!("cannot limit {resource:?} to {max}: {error}{advice}"))
 }
 
 fn work(order: Order, compiler: Option<wasmtime::Engine>) -> Answer {
@@ -137,7 +137,7 @@ fn answer(order: &Order, compiler: Option<&wasmtime::Engine>) -> Answer {
 fn compile(component: &[u8], order: &Order, compiler: &wasmtime::Engine) -> Answer {
     match compiler.precompile_component(component) {
         Ok(code) if code.len() as u64 > order.bytes_max => Answer::Refused(format!(
-            "its native code has {} bytes and may have {}; make the module smaller, or raise modules.code_bytes_max",
+            "its native code has {} bytes, {} are allowed; make the module smaller, or raise modules.code_bytes_max",
             code.len(),
             order.bytes_max
         )),

@@ -1,4 +1,4 @@
-//! Systems without walls that we know: limits alone have to do.
+//! Systems without known protections: the limits alone must do.
 
 use crate::module::answer::Walls;
 

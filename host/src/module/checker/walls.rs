@@ -1,6 +1,7 @@
-//! Walls around the checking process: even one that an upload has taken over can only compute and answer.
+//! Confines the checking process: even if an upload takes it over, it can only compute and answer.
 //!
-//! Each wall is raised if the kernel has it; the others and the limits then have to do. The host logs which are up.
+//! Each protection is enabled if the kernel has it; otherwise the others and the limits must do. The host logs which
+//! ones are enabled.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
@@ -13,11 +14,11 @@ use seccompiler::{
 
 use crate::module::answer::Walls;
 
-/// The newest rules that we ask for; an older kernel takes those that it knows.
+/// The newest rules that we request; an older kernel applies those that it knows.
 const LANDLOCK: ABI = ABI::V6;
 /// Standard input, output and error.
 const STANDARD: u64 = 3;
-/// System calls that need no look at their arguments: memory, threads, time, and the end.
+/// System calls whose arguments need no check: memory, threads, time, and exit.
 const HARMLESS: &[libc::c_long] = &[
     libc::SYS_munmap,
     libc::SYS_mremap,
@@ -44,21 +45,21 @@ const HARMLESS: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
-/// Raises all walls that this kernel has. From here on there is no way to a file, a socket or another process.
+/// Enables all protections that this kernel has. After this, no file, socket or other process can be reached.
 pub(super) fn raise() {
     close_inherited();
-    // Each of the walls gives up all chance of new privileges first. The filter comes last: it refuses the others.
+    // Each protection first gives up new privileges. The filter comes last, because it refuses the others.
     let _ = landlock();
     let _ = super::limit(Resource::Nofile, STANDARD, "");
     let _ = seccomp();
 }
 
-/// Closes what the host's own parent left open: standard input, output and error are enough. Without a list of them the
-/// filter has to do.
+/// Closes descriptors that the host's own parent left open: standard input, output and error suffice. Without a list of
+/// descriptors, the filter must do.
 fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // The list itself was one of them, and is closed once it is read.
+    // The list itself was one of them, and is closed after it is read.
     for descriptor in names.collect::<Vec<_>>() {
         let is_open = std::fs::symlink_metadata(format!("/proc/self/fd/{descriptor}")).is_ok();
         if descriptor >= 3 && is_open {
@@ -69,7 +70,8 @@ fn close_inherited() {
     }
 }
 
-/// No file can be opened, made or removed, no TCP port used, no process outside signalled; whether all of it holds.
+/// No file can be opened, created or removed, no TCP port used, no other process signalled; returns whether all of that
+/// is enforced.
 fn landlock() -> Option<bool> {
     let rules = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK)).ok()?;
     let rules = rules.handle_access(AccessNet::from_all(LANDLOCK)).ok()?;
@@ -77,7 +79,7 @@ fn landlock() -> Option<bool> {
     Some(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Only the system calls that computing and answering take; any other one fails as if the kernel did not have it.
+/// Allows only the system calls that computing and answering need; any other fails as if the kernel did not have it.
 fn seccomp() -> Option<()> {
     let unknown = SeccompAction::Errno(u32::try_from(libc::ENOSYS).ok()?);
     let architecture = std::env::consts::ARCH.try_into().ok()?;
@@ -98,13 +100,14 @@ fn rules() -> Option<BTreeMap<i64, Vec<SeccompRule>>> {
     for call in [libc::SYS_write, libc::SYS_writev] {
         rules.insert(call, vec![rule(is(0, 1)?)?, rule(is(0, 2)?)?]);
     }
-    // Nothing that was written here can be run here.
+    // Nothing written here can be executed here.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(lacks(2, libc::PROT_EXEC)?)?]);
     }
-    // Threads, no processes. The C library tries `clone3` first, whose flags cannot be seen, and takes this one then.
+    // Threads, but no processes. The C library tries `clone3` first, whose flags cannot be checked, and then uses this
+    // one.
     rules.insert(libc::SYS_clone, vec![rule(has(0, libc::CLONE_THREAD)?)?]);
-    // A process may end itself by a signal, and no other one.
+    // A process may end itself by a signal, but send no other one.
     rules.insert(libc::SYS_tgkill, vec![rule(is(0, u64::from(std::process::id()))?)?]);
     // Limits may be read.
     let reads = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).ok()?;

@@ -12,12 +12,12 @@ use crate::serve::capacity::acquire;
 use crate::serve::extract::Parameters;
 use crate::serve::problem::Problem;
 
-/// Which entries.
+/// Filters of the audit log.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditParameters {
-    /// Only what was done to this deployment, which may be gone.
+    /// Only entries about this deployment, which may be deleted.
     deployment: Option<String>,
     /// Most entries.
     #[serde(default = "reads::page")]

@@ -18,38 +18,38 @@ use crate::serve::App;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
 
-/// Largest body of a resume, in bytes: far more than the reason and the sequences that it may have.
+/// Largest body of a resume, in bytes: far more than its reason and sequences need.
 const RESUME_BYTES_MAX: usize = 64 << 10;
 
-/// What a deploy asks for beside the module.
+/// Parameters of a deploy.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeployParameters {
-    /// Name of the deployment; left out, it is the module's.
+    /// Name of the deployment; default: the module's.
     #[param(pattern = "^[a-z][a-z0-9-]{0,62}$")]
     name: Option<String>,
-    /// Source to read; left out, that of the deployment there is, or the only one.
+    /// Source to read; default: that of the existing deployment, or the only one.
     source: Option<String>,
-    /// Where a new state begins; left out, where that of the deployment there is began, or at the beginning.
+    /// Where a new state begins; default: where that of the existing deployment began, or at the beginning.
     #[param(inline)]
     start: Option<api::Start>,
-    /// How the state comes to be; left out, the host decides and says why.
+    /// How to create the state; by default the host decides and says why.
     #[param(inline)]
     strategy: Option<api::Strategy>,
-    /// When a candidate takes over; left out, as soon as it has caught up.
+    /// When the candidate takes over; default: as soon as it has caught up.
     #[serde(default)]
     #[param(inline, required = false)]
     promote: api::Promotion,
-    /// What a comparison with the generation that serves may show, as JSON (Gate); `{"allow":[]}` allows nothing.
+    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}` allows none.
     gate: Option<String>,
-    /// Most events a second while a candidate is built.
+    /// Most events per second while the candidate is built.
     #[param(minimum = 1)]
     max_rate: Option<u64>,
-    /// Share of one core that a candidate may take while it is built, in percent.
+    /// Share of one core that the candidate may use while it is built, in percent.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
-    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
     #[serde(default, rename = "accept-missing")]
     #[param(rename = "accept-missing", required = false)]
     accept_missing: bool,
@@ -64,7 +64,7 @@ impl DeployParameters {
     }
 }
 
-/// How a candidate is to be built, checked.
+/// How to build the candidate, checked.
 pub(super) fn build_settings(
     promote: api::Promotion,
     gate: Option<&str>,
@@ -72,16 +72,15 @@ pub(super) fn build_settings(
     cpu_percent: Option<u8>,
 ) -> Result<api::BuildSettings, Problem> {
     let gate = gate.map(serde_json::from_str::<api::Gate>).transpose();
-    let gate =
-        gate.map_err(|error| Problem::invalid(format!("gate is not as the description of Gate has it: {error}")))?;
+    let gate = gate.map_err(|error| Problem::invalid(format!("gate does not match the schema Gate: {error}")))?;
     check_throttle(max_rate, cpu_percent)?;
     Ok(api::BuildSettings { promote, gate, max_rate, cpu_percent, accept_missing: false })
 }
 
-/// Checks how fast something may be built.
+/// Checks the limits on the speed of a build.
 pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> Result<(), Problem> {
     if max_rate == Some(0) {
-        return Err(Problem::invalid("max_rate 0 builds nothing; pause the candidate instead"));
+        return Err(Problem::invalid("max_rate 0 would build nothing; pause the candidate instead"));
     }
     match cpu_percent {
         Some(percent) if !(1..=100).contains(&percent) => {
@@ -101,22 +100,22 @@ pub(super) async fn list(State(app): State<App>, _: Parameters<NoParameters>) ->
     Json(api::DeploymentList { deployments })
 }
 
-/// Takes a module into service.
+/// Deploys a module.
 ///
-/// The body is the component, or a core module that uses the contract. Under a name that is in use, another module
-/// makes a new generation: it inherits the state where both store the same, else it is built beside what serves, which
-/// goes on until the new one has caught up.
+/// The body is the component, or a core module that uses the contract. If the name is in use, another module makes a
+/// new generation: it inherits the state if both have the same state version and subjects; otherwise its state is built
+/// alongside the active generation, which keeps serving until the new one has caught up.
 #[utoipa::path(post, path = "/v1/deployments", tag = "deployments", params(DeployParameters),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The module"),
     responses(
-        (status = 200, description = "This module runs under the name already", body = api::Deployed),
-        (status = 201, description = "Created, inherited, or being built", body = api::Deployed,
+        (status = 200, description = "This module already runs under the name", body = api::Deployed),
+        (status = 201, description = "Created, inherited, or build started", body = api::Deployed,
             headers(("Location" = String, description = "The deployment"))),
-        (status = 409, description = "It does not fit what there is now"),
+        (status = 409, description = "Conflicts with the current state"),
         (status = 413, description = "Larger than modules.upload_bytes_max"),
         (status = 415, description = "The body is not declared as application/wasm"),
         (status = 422, description = "The module, its manifest or its source is refused, or a limit is reached"),
-        (status = 507, description = "There is no room for another state"),
+        (status = 507, description = "The disk has no room for another state"),
     ))]
 pub(super) async fn deploy(
     State(app): State<App>,
@@ -135,10 +134,10 @@ pub(super) async fn deploy(
     if upload.is_empty() {
         return Err(Problem::invalid("the body is empty; send the .wasm file"));
     }
-    // Only once the body is there: a slow client keeps nobody else from deploying.
+    // Only after the body has arrived, so that a slow client keeps nobody else from deploying.
     let place = app.capacity.deploy().await?;
     let rollouts = app.rollouts.clone();
-    // Dropped with this request: while its module is being checked or compiled, the work ends when the client leaves.
+    // Dropped with this request: the check or compilation of the module ends when the client disconnects.
     let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
         let deployed = rollouts.deploy(upload, request, wanted).await;
@@ -158,7 +157,7 @@ pub(super) async fn deploy(
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
         (status = 200, description = "The deployment", body = api::Deployment),
-        (status = 404, description = "There is none of that name"),
+        (status = 404, description = "There is no such deployment"),
     ))]
 pub(super) async fn show(
     State(app): State<App>,
@@ -173,7 +172,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
         (status = 204, description = "Gone"),
-        (status = 404, description = "There is none of that name"),
+        (status = 404, description = "There is no such deployment"),
     ))]
 pub(super) async fn delete(
     State(app): State<App>,
@@ -187,38 +186,38 @@ pub(super) async fn delete(
     Ok(response)
 }
 
-/// Which of a deployment's generations is meant.
+/// Selects a generation.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WhichParameters {
-    /// The candidate, instead of the generation that serves.
+    /// The candidate, instead of the active generation.
     #[serde(default)]
     #[param(required = false)]
     candidate: bool,
 }
 
-/// What is resumed, and how.
+/// Parameters of a resume.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ResumeParameters {
-    /// The candidate, instead of the generation that serves.
+    /// The candidate, instead of the active generation.
     #[serde(default)]
     #[param(required = false)]
     candidate: bool,
-    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
 }
 
-/// Stops applying; the deployment keeps answering, and stays paused over restarts.
+/// Stops applying events. The deployment keeps answering reads, and stays paused across restarts.
 #[utoipa::path(post, path = "/v1/deployments/{name}/pause", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), WhichParameters),
     responses(
-        (status = 200, description = "The deployment as it is now", body = api::Deployment),
-        (status = 404, description = "There is none of that name"),
+        (status = 200, description = "The updated deployment", body = api::Deployment),
+        (status = 404, description = "There is no such deployment"),
         (status = 409, description = "There is no candidate"),
     ))]
 pub(super) async fn pause(
@@ -230,20 +229,20 @@ pub(super) async fn pause(
     Ok(Json(finish(async move { rollouts.pause(&name, which.candidate).await }).await??))
 }
 
-/// Goes on after a pause or a failure; without events that can't be folded, where the body names some.
+/// Continues after a pause or a failure, and skips the events that the body names.
 ///
-/// To skip an event is a decision of the deployment: it counts for each of its states that has not passed the event, and is
-/// noted in the audit log. A candidate that an event stopped goes on from the state that it had.
+/// A skip is a decision for the whole deployment: it applies to each of its states that has not passed the event, and
+/// is recorded in the audit log. A candidate that an event stopped continues from its own state.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), ResumeParameters),
-    request_body(content = Option<api::Resume>, description = "Which events to skip, and why; left out, none"),
+    request_body(content = Option<api::Resume>, description = "Which events to skip, and why; default: none"),
     responses(
-        (status = 200, description = "The deployment as it is now", body = api::Deployment),
-        (status = 404, description = "There is none of that name"),
-        (status = 409, description = "There is no candidate, the deployment did not come to a stop, or the source can't be reached to see what it lacks"),
+        (status = 200, description = "The updated deployment", body = api::Deployment),
+        (status = 404, description = "There is no such deployment"),
+        (status = 409, description = "There is no candidate, the deployment did not stop in time, or the source can't be reached to check for missing events"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
-        (status = 422, description = "The event was folded already, is still to come, or is none of the deployment's"),
+        (status = 422, description = "The event was already folded, does not exist yet, or does not match the deployment's subjects"),
     ))]
 pub(super) async fn resume(
     State(app): State<App>,
@@ -271,17 +270,17 @@ fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {
         Some("application/json") => {}
         found => return Err(extract::unsupported(found, "which events to skip as application/json")),
     }
-    let invalid = |why: String| Problem::invalid(format!("the body is not as the description of Resume has it: {why}"));
+    let invalid = |why: String| Problem::invalid(format!("the body does not match the schema Resume: {why}"));
     let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
-    // The reader of JSON would take an array for an object.
+    // The JSON parser would accept an array for an object.
     if !(body.is_object() || body.is_null()) {
-        return Err(invalid("it is no object".to_owned()));
+        return Err(invalid("it is not an object".to_owned()));
     }
     let wanted: Option<api::Resume> = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
     Ok(wanted.unwrap_or_default())
 }
 
-/// The events that a deployment leaves out, as an operator decided.
+/// The events that a deployment skips.
 #[utoipa::path(get, path = "/v1/deployments/{name}/skips", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
@@ -296,18 +295,18 @@ pub(super) async fn skips(
     Ok(Json(app.rollouts.skips(&name)?))
 }
 
-/// Takes the decision to skip an event back.
+/// Withdraws the decision to skip an event.
 ///
-/// States that have passed the event stay as they are; those that are built from scratch fold it.
+/// States that have passed the event do not change; states that are built from scratch fold it.
 #[utoipa::path(delete, path = "/v1/deployments/{name}/skips/{sequence}", tag = "deployments",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
         ("sequence" = u64, Path, description = "The event"),
     ),
     responses(
-        (status = 200, description = "The events that are left out now", body = api::SkipList),
+        (status = 200, description = "The events that are still skipped", body = api::SkipList),
         (status = 404, description = "There is no such deployment, or no such decision"),
-        (status = 409, description = "The deployment did not come to a stop"),
+        (status = 409, description = "The deployment did not stop in time"),
     ))]
 pub(super) async fn withdraw_skip(
     State(app): State<App>,
@@ -318,7 +317,7 @@ pub(super) async fn withdraw_skip(
     Ok(Json(finish(async move { rollouts.withdraw_skip(&name, sequence).await }).await??))
 }
 
-/// Runs a change to its end even when its client leaves: half a deploy is nobody's wish.
+/// Completes a change even if its client disconnects, because a half-finished deploy helps no one.
 pub(super) async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
     tokio::spawn(actor::scope(actor::current(), change)).await.map_err(|error| crate::serve::lost(&error))
 }

@@ -29,24 +29,24 @@ use crate::view::{EventView, Wanted};
 
 /// Size at which a page of events ends, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
-/// Events that a tail reads at once.
+/// Events that a tail reads at a time.
 const TAIL_EVENTS: usize = 256;
 /// Size at which a tail's read ends, in bytes.
 const TAIL_BYTES: usize = 1 << 20;
-/// How often a tail looks at a stream that had nothing more.
+/// How often a tail checks a stream that had no more events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Where to append.
+/// Parameters of an append.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AppendParameters {
-    /// Source whose log it is; left out, it is the only one.
+    /// Source to append to; default: the only one.
     source: Option<String>,
-    /// Subject of CloudEvents: text, with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
-    /// separate tokens. Left out, it is `{type:tokens}`, or the subject that an event was exported with.
+    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
+    /// separate tokens. Default: `{type:tokens}`, or the subject that an event was exported with.
     subject: Option<String>,
-    /// What happens to an event that asks for a time before that of the event before it.
+    /// What to do with an event whose time is earlier than that of the previous event.
     #[serde(default)]
     #[param(inline, required = false)]
     times: api::Times,
@@ -60,14 +60,14 @@ impl AppendParameters {
     }
 }
 
-/// Which events to read.
+/// Selects a page of events.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsParameters {
-    /// Source; left out, it is the only one, or the only embedded log.
+    /// Source; default: the only one, or the only embedded log.
     source: Option<String>,
-    /// Begin behind this sequence: `next` of the page before.
+    /// Start after this sequence: `next` of the previous page.
     #[serde(default)]
     #[param(default = 0, required = false)]
     after: u64,
@@ -79,14 +79,14 @@ pub(super) struct EventsParameters {
     limit: usize,
 }
 
-/// Which events to follow.
+/// Selects the events of a tail.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TailParameters {
-    /// Source; left out, it is the only one, or the only embedded log.
+    /// Source; default: the only one, or the only embedded log.
     source: Option<String>,
-    /// Begin behind this sequence; left out, with the next event to come.
+    /// Start after this sequence; default: now.
     after: Option<u64>,
     /// Only subjects that match this pattern, such as `orders.*.placed` or `orders.>`.
     subject: Option<String>,
@@ -94,10 +94,9 @@ pub(super) struct TailParameters {
 
 /// Appends events to the embedded log, all or none.
 ///
-/// CloudEvents 1.0 come in JSON, one, a batch or one a line; or in binary mode,
-/// with their attributes as `ce-` headers of the request and their data, of any
-/// content type, as its body. One whose source and id were appended a short while
-/// ago is not stored again.
+/// CloudEvents 1.0 may be JSON (one, a batch, or one per line), or in binary mode, with attributes in `ce-` headers of
+/// the request and data of any content type as the body. A CloudEvent whose source and id were appended recently is not
+/// stored again.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters,
         ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: `1.0`"),
         ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `id`, percent-encoded"),
@@ -113,10 +112,10 @@ pub(super) struct TailParameters {
         )),
     responses(
         (status = 200, description = "Appended and durable", body = api::Appended),
-        (status = 409, description = "An expectation did not hold, or a time would go back and `times=refuse` was asked for"),
+        (status = 409, description = "An expectation failed, or a time would go back and `times=refuse` is set"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
-        (status = 415, description = "The body is in none of these forms"),
-        (status = 422, description = "The source is no embedded log, or a limit is reached"),
+        (status = 415, description = "The body has none of these formats"),
+        (status = 422, description = "The source is not an embedded log, or a limit was reached"),
     ))]
 pub(super) async fn append(
     State(app): State<App>,
@@ -151,16 +150,17 @@ fn append_now(log: &Log, form: &append_body::Form, body: &Bytes, wishes: &Wishes
 
 /// A page of the events of a source.
 ///
-/// Of a stream it is read without a consumer, and may end early, with `next`, when the stream is slow to answer.
+/// A stream is read without a consumer. If it is slow to answer, the page may end early, with `next`.
 ///
-/// With `accept: application/cloudevents-batch+json` they come as CloudEvents;
-/// `next` and `last_sequence` are the headers `foldstream-next` and
-/// `foldstream-last-sequence` then. An event that was no CloudEvent has its
-/// sequence as `id` and its stream as `source`; `foldstreamsubject`,
-/// `foldstreamtime` and `foldstreamheaders` carry what no attribute stands for.
+/// With `accept: application/cloudevents-batch+json` the events are
+/// CloudEvents; `next` and `last_sequence` are then the headers
+/// `foldstream-next` and `foldstream-last-sequence`. An event that was not a
+/// CloudEvent has its sequence as `id` and its stream as `source`;
+/// `foldstreamsubject`, `foldstreamtime` and `foldstreamheaders` carry what no
+/// attribute represents.
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventsParameters),
     responses(
-        (status = 200, description = "A page; the end is reached when `next` is absent", content(
+        (status = 200, description = "A page; the last one has no `next`", content(
             (api::EventPage = "application/json"),
             (Vec<api::CloudEvent> = "application/cloudevents-batch+json"),
         )),
@@ -181,9 +181,9 @@ pub(super) async fn read(
     Ok(if append_cloudevents::is_wanted(&headers) { page.as_batch(&source.stream()) } else { page.as_json() })
 }
 
-/// The source can't be looked at just now.
+/// The source can't be read at the moment.
 fn unreachable(why: String) -> Problem {
-    Problem::new(Kind::NotReady, format!("cannot look at the events: {why}; try again"))
+    Problem::new(Kind::NotReady, format!("cannot read the events: {why}; try again"))
 }
 
 /// Some events of a stream.
@@ -212,15 +212,15 @@ impl Page {
     }
 }
 
-/// Events as they come, as server-sent events.
+/// New events, as server-sent events.
 ///
-/// `event` carries one, its id is its sequence; `position`, every few seconds,
-/// tells how far the tail has looked.
+/// `event` carries one event, and its id is the event's sequence; every few
+/// seconds, `position` says how far the tail has read.
 #[utoipa::path(get, path = "/v1/events/tail", tag = "events",
     params(
         TailParameters,
         ("access_token" = Option<String>, Query,
-            description = "A token, for a browser's EventSource, which can send no header; no other route takes it here"),
+            description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
     ),
     responses(
         (status = 200, description = "Events `event` (StoredEvent) and `position` (PositionMark)",
@@ -251,14 +251,14 @@ pub(super) async fn tail(
 
 struct Tail {
     source: EventView,
-    /// Of an embedded log, which says when there is more.
+    /// Tails an embedded log, which notifies readers of new events.
     log_head: Option<watch::Receiver<u64>>,
     subjects: Option<SubjectSet>,
-    /// Everything up to this sequence was looked at.
+    /// Everything up to this sequence was read.
     seen: u64,
     /// The last page did not reach the end.
     has_more: bool,
-    /// When it tells its position next, whether or not there were events.
+    /// When to send the position next, whether or not there were events.
     heartbeat: Instant,
     sender: Sender,
 }
@@ -276,16 +276,16 @@ impl Tail {
         let more = async {
             match log_head {
                 _ if has_more => Ok(()),
-                // The log is gone when nobody can tell its head any more.
+                // The log is gone if nobody can report its head any more.
                 Some(head) => head.wait_for(|head| *head > seen).await.map(drop).map_err(|_| Ended),
-                // A stream tells nobody that it has more but its consumers, and a look makes none.
+                // A stream notifies only its consumers, and this reader creates none.
                 None => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                     Ok(())
                 }
             }
         };
-        // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
+        // Dropping a waiting arm loses nothing: each arm only observes, and takes nothing away.
         tokio::select! {
             biased;
             ended = self.sender.ended() => return Err(ended),
@@ -318,9 +318,9 @@ impl Tail {
                 tracing::warn!(%error, "a tail ended because it could not read the log");
                 Err(Ended)
             }
-            // The server is away, and may be back.
+            // The server is unreachable, and may come back.
             Err(error) => {
-                tracing::debug!(%error, "a tail can't look at its stream just now");
+                tracing::debug!(%error, "a tail can't read its stream at the moment");
                 self.has_more = false;
                 Ok(Vec::new())
             }

@@ -27,29 +27,30 @@ pub(super) async fn list(
     Ok(Json(app.rollouts.generations(&name)?))
 }
 
-/// How a candidate is promoted.
+/// Parameters of a promotion.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PromoteParameters {
-    /// Also when its gate does not allow it.
+    /// Promote even if the gate does not allow it.
     #[serde(default)]
     #[param(required = false)]
     force: bool,
-    /// Lift its throttle first, and wait a moment until it is ready.
+    /// Lift its throttle first, and wait briefly until it is ready.
     #[serde(default)]
     #[param(required = false)]
     lift_throttle: bool,
 }
 
-/// Lets the candidate take over now.
+/// Makes the candidate active now.
 ///
-/// Both generations are held at one position, the catalogue gets the new pointer in one commit, and both go on; reads
-/// never wait. The generation that served before follows the stream, so that a rollback is as quick.
+/// The host holds both generations at one position, changes the active generation in one commit of the catalogue, and
+/// lets both continue; reads never wait. The previous generation follows the stream, so that a rollback is just as
+/// quick.
 #[utoipa::path(post, path = "/v1/deployments/{name}/promote", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), PromoteParameters),
     responses(
-        (status = 200, description = "It serves", body = api::CutOver),
+        (status = 200, description = "It is active", body = api::CutOver),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "There is no candidate, it is not ready, its gate does not allow it, or the two did not meet in time"),
     ))]
@@ -64,30 +65,30 @@ pub(super) async fn promote(
     Ok(Json(finish(async move { rollouts.promote(&name, demand, unthrottled).await }).await??))
 }
 
-/// How a deployment is rolled back.
+/// Parameters of a rollback.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RollbackParameters {
-    /// Build the state anew where that of the generation before is gone.
+    /// Build the state from scratch if that of the previous generation is gone.
     #[serde(default)]
     #[param(required = false)]
     rebuild: bool,
-    /// Build it also if events that were applied are gone from the stream.
+    /// Build it even if events that were applied are gone from the stream.
     #[serde(default, rename = "accept-missing")]
     #[param(rename = "accept-missing", required = false)]
     accept_missing: bool,
 }
 
-/// Lets the generation that served before serve again.
+/// Makes the previous generation active again.
 #[utoipa::path(post, path = "/v1/deployments/{name}/rollback", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), RollbackParameters),
     responses(
-        (status = 200, description = "It serves, or is being built anew", body = api::CutOver),
+        (status = 200, description = "It is active, or is being rebuilt", body = api::CutOver),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "No generation served before, its state is gone, or the two did not meet in time"),
+        (status = 409, description = "There is no previous generation, its state is gone, or the two did not reach one position in time"),
         (status = 422, description = "Events that were applied are gone from the stream"),
-        (status = 507, description = "There is no room for another state"),
+        (status = 507, description = "The disk has no room for another state"),
     ))]
 pub(super) async fn rollback(
     State(app): State<App>,
@@ -99,11 +100,11 @@ pub(super) async fn rollback(
     Ok(Json(finish(async move { rollouts.rollback_and_look(&name, rebuild, accept_missing).await }).await??))
 }
 
-/// Gives the candidate up; what serves goes on.
+/// Discards the candidate. The active generation keeps serving.
 #[utoipa::path(post, path = "/v1/deployments/{name}/abort", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
-        (status = 200, description = "The deployment as it is now", body = api::Deployment),
+        (status = 200, description = "The updated deployment", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "There is no candidate"),
     ))]
@@ -116,38 +117,38 @@ pub(super) async fn abort(
     Ok(Json(finish(async move { rollouts.abort(&name).await }).await??))
 }
 
-/// How the module that serves is built anew: all of it, or a part.
+/// Parameters of a rebuild, whole or partial.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RebuildParameters {
-    /// When the candidate takes over; left out, as soon as it has caught up.
+    /// When the candidate takes over; default: as soon as it has caught up.
     #[serde(default)]
     #[param(inline, required = false)]
     promote: api::Promotion,
-    /// What a comparison with the generation that serves may show, as JSON (Gate); `{"allow":[]}` allows nothing.
+    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}` allows none.
     gate: Option<String>,
-    /// Most events a second.
+    /// Most events per second.
     #[param(minimum = 1)]
     max_rate: Option<u64>,
     /// Share of one core, in percent.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
-    /// Build it also if events that were applied are gone from the stream.
+    /// Build it even if events that were applied are gone from the stream.
     #[serde(default, rename = "accept-missing")]
     #[param(rename = "accept-missing", required = false)]
     accept_missing: bool,
 }
 
-/// Builds the module that serves anew, beside it, and lets that take over.
+/// Rebuilds the state of the active module from scratch, alongside the active generation, and lets it take over.
 #[utoipa::path(post, path = "/v1/deployments/{name}/rebuild", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), RebuildParameters),
     responses(
         (status = 200, description = "The new generation is being built", body = api::Deployed),
         (status = 404, description = "There is no such deployment"),
-        (status = 409, description = "The source can't be reached to see what it lacks"),
+        (status = 409, description = "The source can't be reached to check for missing events"),
         (status = 422, description = "The gate is refused, or events that were applied are gone from the stream"),
-        (status = 507, description = "There is no room for another state"),
+        (status = 507, description = "The disk has no room for another state"),
     ))]
 pub(super) async fn rebuild(
     State(app): State<App>,
@@ -161,42 +162,42 @@ pub(super) async fn rebuild(
     Ok(Json(finish(async move { rollouts.rebuild(&name, build).await }).await??))
 }
 
-/// How fast a candidate may be built.
+/// Limits on the speed of a build.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ThrottleParameters {
-    /// Most events a second; left out, as many as it can.
+    /// Most events per second; default: no limit.
     #[param(minimum = 1)]
     max_rate: Option<u64>,
-    /// Share of one core, in percent; left out, as much as it can get.
+    /// Share of one core, in percent; default: no limit.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
 }
 
-/// Which part is folded again.
+/// Selects the part to fold again.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PartParameters {
     /// The events of this key, by the key rule of the manifest.
     key: Option<String>,
-    /// The events of all keys that begin with this, instead.
+    /// Instead: the events of all keys that begin with this prefix.
     prefix: Option<String>,
-    /// Fold also if events that were applied are gone from the stream.
+    /// Fold even if events that were applied are gone from the stream.
     #[serde(default, rename = "accept-missing")]
     #[param(rename = "accept-missing", required = false)]
     accept_missing: bool,
 }
 
-/// Folds the events of one key, or of a prefix of keys, again, and puts the result in the place of what is there.
+/// Folds the events of one key, or of a prefix of keys, again, and replaces the entries of these keys with the result.
 ///
-/// Other entries are not touched. Reads go on; applying is held only for the last step. Refused where the module declares
-/// no key rule, or where the events change entries that are not the key's alone.
+/// Other entries do not change. Reads continue; applying is held only for the last step. Refused if the module declares
+/// no key rule, or if the events also change entries that do not belong to these keys.
 #[utoipa::path(post, path = "/v1/deployments/{name}/rebuild-part", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), PartParameters),
     responses(
-        (status = 200, description = "What was put in place", body = api::PartialRebuild),
+        (status = 200, description = "What was replaced", body = api::PartialRebuild),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "Something else changed meanwhile; try again"),
         (status = 422, description = "The module's state has no such parts"),
@@ -209,35 +210,36 @@ pub(super) async fn rebuild_part(
     let keys = match (parameters.key, parameters.prefix) {
         (Some(key), None) if !key.is_empty() => Keys::One(key),
         (None, Some(prefix)) if !prefix.is_empty() => Keys::Prefix(prefix),
-        _ => return Err(Problem::invalid("name either a key or a prefix; `rebuild` builds all anew")),
+        _ => return Err(Problem::invalid("give either key or prefix; `rebuild` rebuilds everything")),
     };
     let rollouts = app.rollouts.clone();
     Ok(Json(finish(async move { rollouts.rebuild_part(&name, keys, parameters.accept_missing).await }).await??))
 }
 
-/// How a verification is made.
+/// Parameters of a verification.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct VerifyParameters {
-    /// Compare about so many entries; left out, all.
+    /// Compare about this many entries; default: all.
     #[param(minimum = 1)]
     sample: Option<u64>,
-    /// Seed of the batch boundaries, to repeat a run; left out, chance chooses.
+    /// Seed of the batch boundaries, to repeat a run; default: random.
     seed: Option<u64>,
-    /// Fold also if events that were applied are gone from the stream.
+    /// Fold even if events that were applied are gone from the stream.
     #[serde(default, rename = "accept-missing")]
     #[param(rename = "accept-missing", required = false)]
     accept_missing: bool,
 }
 
-/// Folds the stream of the generation that serves again, with other batch boundaries and restarts, and compares.
+/// Folds the active generation's stream again, with other batch boundaries and restarts, and compares the two states.
 ///
-/// It goes on by itself: ask for it with GET. While one is under way, this one is answered.
+/// It runs in the background: use GET for its progress. If a verification is already running, the response describes
+/// that one.
 #[utoipa::path(post, path = "/v1/deployments/{name}/verification", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), VerifyParameters),
     responses(
-        (status = 200, description = "It has begun, or is under way", body = api::Verification),
+        (status = 200, description = "Started, or already running", body = api::Verification),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "The module can't be loaded"),
         (status = 422, description = "The sample is refused"),
@@ -250,11 +252,11 @@ pub(super) async fn verify(
     Ok(Json(app.rollouts.verify(&name, parameters.sample, parameters.seed, parameters.accept_missing).await?))
 }
 
-/// How far the last verification is, and what it found.
+/// The progress of the last verification, and its result.
 #[utoipa::path(get, path = "/v1/deployments/{name}/verification", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment")),
     responses(
-        (status = 200, description = "How far it is", body = api::Verification),
+        (status = 200, description = "Its progress", body = api::Verification),
         (status = 404, description = "There is no such deployment, or it was not verified since the host started"),
     ))]
 pub(super) async fn verification(
@@ -265,11 +267,11 @@ pub(super) async fn verification(
     Ok(Json(app.rollouts.verification(&name)?))
 }
 
-/// Changes how fast the candidate is built.
+/// Changes the limits on the speed of the candidate's build.
 #[utoipa::path(post, path = "/v1/deployments/{name}/throttle", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), ThrottleParameters),
     responses(
-        (status = 200, description = "The deployment as it is now", body = api::Deployment),
+        (status = 200, description = "The updated deployment", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "There is no candidate"),
     ))]
@@ -284,24 +286,24 @@ pub(super) async fn throttle(
     Ok(Json(finish(async move { rollouts.throttle(&name, max_rate, cpu_percent).await }).await??))
 }
 
-/// What a prune leaves.
+/// Parameters of a prune.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct PruneParameters {
-    /// Generations to keep beside the one that serves and the candidate, the newest first.
+    /// Generations to keep in addition to the active one and the candidate, newest first.
     keep: u32,
-    /// Only say what would be removed.
+    /// Only report what would be removed.
     #[serde(default)]
     #[param(required = false)]
     dry_run: bool,
 }
 
-/// Forgets old generations and removes their files.
+/// Removes old generations and their files.
 #[utoipa::path(post, path = "/v1/deployments/{name}/prune", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), PruneParameters),
     responses(
-        (status = 200, description = "What was removed, or would be", body = api::Pruned),
+        (status = 200, description = "What was removed, or would be removed", body = api::Pruned),
         (status = 404, description = "There is no such deployment"),
     ))]
 pub(super) async fn prune(
@@ -314,7 +316,7 @@ pub(super) async fn prune(
     Ok(Json(finish(async move { rollouts.prune(&name, keep as usize, dry_run).await }).await??))
 }
 
-/// All rebuilds of the host: those that run, and then those that wait, in order.
+/// All rebuilds of the host: running ones first, then waiting ones in order.
 #[utoipa::path(get, path = "/v1/rebuilds", tag = "generations", responses(
     (status = 200, description = "In the order of the queue", body = api::RebuildList),
 ))]

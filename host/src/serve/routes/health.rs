@@ -14,7 +14,7 @@ use crate::serve::problem::Problem;
 use crate::serve::secrets::Admission;
 use crate::serve::{App, auth};
 
-/// The paths that need no token.
+/// Paths that need no token.
 pub(in crate::serve) const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
 pub(in crate::serve) fn probe(reasons: Vec<String>) -> Response {
@@ -29,7 +29,7 @@ fn probe_with(reasons: Vec<String>, degraded: Vec<String>) -> Response {
 
 /// Whether the process is alive.
 #[utoipa::path(get, path = "/livez", tag = "host", security(()), responses(
-    (status = 200, description = "It is", body = api::Probe),
+    (status = 200, description = "The process is alive", body = api::Probe),
 ))]
 pub(super) async fn livez(_: Parameters<NoParameters>) -> Response {
     probe(Vec::new())
@@ -37,11 +37,11 @@ pub(super) async fn livez(_: Parameters<NoParameters>) -> Response {
 
 /// Whether the host can answer reads.
 ///
-/// It stays 200 while a source is away or a deployment failed: reads are answered from what there is, and other
-/// deployments are not concerned. Such things are listed as `degraded`; alert on the metrics for them.
+/// It stays 200 while a source is unreachable or a deployment has failed: the host still answers reads, and other
+/// deployments are not affected. The body lists such problems under `degraded`; use the metrics for alerts.
 #[utoipa::path(get, path = "/readyz", tag = "host", security(()), responses(
-    (status = 200, description = "It can", body = api::Probe),
-    (status = 503, description = "It can't, for these reasons", body = api::Probe),
+    (status = 200, description = "The host can answer reads", body = api::Probe),
+    (status = 503, description = "It cannot, for these reasons", body = api::Probe),
 ))]
 pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap, _: Parameters<NoParameters>) -> Response {
     if app.shutdown.is_cancelled() {
@@ -52,10 +52,10 @@ pub(super) async fn readyz(State(app): State<App>, headers: HeaderMap, _: Parame
     probe_with(reasons, health.degraded)
 }
 
-/// Whether everything was opened after the start.
+/// Whether the host has opened everything since its start.
 #[utoipa::path(get, path = "/startupz", tag = "host", security(()), responses(
-    (status = 200, description = "It was", body = api::Probe),
-    (status = 503, description = "It wasn't yet, for these reasons", body = api::Probe),
+    (status = 200, description = "Everything is open", body = api::Probe),
+    (status = 503, description = "Not yet, for these reasons", body = api::Probe),
 ))]
 pub(super) async fn startupz(State(app): State<App>, headers: HeaderMap, _: Parameters<NoParameters>) -> Response {
     let health = told_to(&app, &headers, app.host.health());
@@ -75,7 +75,7 @@ fn told_to(app: &App, headers: &HeaderMap, mut health: Health) -> Health {
         health.reasons = vec![format!("{} deployments are being opened", health.opening)];
     }
     if !health.degraded.is_empty() {
-        health.degraded = vec![format!("{} findings; ask with a token for what they are", health.degraded.len())];
+        health.degraded = vec![format!("{} findings; send a token to see them", health.degraded.len())];
     }
     health
 }
@@ -93,7 +93,7 @@ pub(super) async fn host(State(app): State<App>, _: Parameters<NoParameters>) ->
     Json(app.host.info())
 }
 
-/// All sources, asked just now.
+/// All sources and their current state.
 #[utoipa::path(get, path = "/v1/sources", tag = "host", responses(
     (status = 200, description = "Ordered by name", body = api::SourceList),
 ))]

@@ -1,5 +1,5 @@
-//! Reads: entries by key, scans, queries. Each answers from one snapshot and
-//! says which position that reflects.
+//! Reads: entries by key, scans, queries. Each is answered from one snapshot,
+//! and the response says which position the snapshot reflects.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -21,24 +21,24 @@ use crate::serve::position::{self, Answer};
 use crate::serve::problem::{self, Problem};
 use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection};
 
-/// Most bytes of a value that are hashed and parsed on a thread of the runtime: that takes some tens of microseconds.
+/// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of microseconds.
 const AT_ONCE_BYTES: usize = 64 << 10;
 
-/// How fresh a read must be.
+/// Which state to read.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReadParameters {
-    /// Answer from a state that reflects at least this sequence.
+    /// Wait for a state that reflects at least this sequence.
     at_least: Option<u64>,
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
-    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     generation: Option<u64>,
-    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    /// Read the state right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
-    /// Answer as of then also if events that were applied are gone from the stream.
+    /// Read the past even if events that were applied are gone from the stream.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
@@ -55,20 +55,20 @@ pub(super) enum Order {
     Desc,
 }
 
-/// What to scan.
+/// Parameters of a scan.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ScanParameters {
-    /// Only keys that begin with this; stands alone.
+    /// Only keys that begin with this prefix; excludes start and end.
     prefix: Option<String>,
-    /// Only this key and those behind it, in byte order.
+    /// Only this key and later ones, in byte order.
     start: Option<String>,
-    /// Only keys before this one.
+    /// Only keys before this one (exclusive).
     end: Option<String>,
-    /// Begin behind this key, in the order of the scan: `next` of the page before.
+    /// Start after this key, in the order of the scan: `next` of the previous page.
     after: Option<String>,
-    /// In which order; left out, upwards.
+    /// The order; default: forwards.
     #[serde(default)]
     #[param(inline, required = false)]
     order: Order,
@@ -76,22 +76,22 @@ pub(super) struct ScanParameters {
     #[serde(default = "page")]
     #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
     limit: usize,
-    /// Answer from a state that reflects at least this sequence.
+    /// Wait for a state that reflects at least this sequence.
     at_least: Option<u64>,
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
-    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     generation: Option<u64>,
-    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    /// Read the state right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
-    /// Answer as of then also if events that were applied are gone from the stream.
+    /// Read the past even if events that were applied are gone from the stream.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
 }
 
-/// Entries or events on a page unless the client says otherwise.
+/// Default number of entries or events per page.
 pub(super) fn page() -> usize {
     100
 }
@@ -104,29 +104,29 @@ pub(super) fn check_limit(limit: usize) -> Result<(), Problem> {
     Err(Problem::invalid(format!("limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page")))
 }
 
-/// A query's arguments in the address.
+/// A query's arguments in the URL.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct QueryParameters {
     /// The arguments, as JSON.
     args: Option<String>,
-    /// Answer from a state that reflects at least this sequence.
+    /// Wait for a state that reflects at least this sequence.
     at_least: Option<u64>,
     /// How long to wait for it: like 500ms, 5s or 1m.
     #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
-    /// Answer from this generation, whichever serves: a candidate, or the previous one.
+    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     generation: Option<u64>,
-    /// Answer as it would have been right after this sequence, or at this time (RFC 3339).
+    /// Read the state right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
-    /// Answer as of then also if events that were applied are gone from the stream.
+    /// Read the past even if events that were applied are gone from the stream.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
 }
 
-/// The state that a read is answered from.
+/// The state to read.
 async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Problem> {
     let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
     let deployment = app.rollouts.deployment(name)?;
@@ -136,11 +136,11 @@ async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Prob
         (None, Some(moment)) if read.at_least.is_none() => {
             Ok(app.rollouts.view_as_of(&deployment, moment_of(moment)?, read.accept_missing, timeout).await?)
         }
-        _ => Err(Problem::invalid("as-of stands alone: leave out generation and at-least")),
+        _ => Err(Problem::invalid("as-of cannot be combined with generation or at-least; remove them")),
     }
 }
 
-/// Reads `as-of`: a sequence, or a time.
+/// Parses `as-of`: a sequence, or a time.
 fn moment_of(text: &str) -> Result<Moment, Problem> {
     if let Ok(sequence) = text.parse() {
         return Ok(Moment::Sequence(sequence));
@@ -153,8 +153,9 @@ fn moment_of(text: &str) -> Result<Moment, Problem> {
 
 /// The value of one entry.
 ///
-/// JSON text comes as application/json, other text as text/plain, bytes as
-/// application/octet-stream. The key is the rest of the path, slashes included.
+/// JSON text is returned as application/json, other text as text/plain, bytes
+/// as application/octet-stream. The key is the rest of the path, including
+/// slashes.
 #[utoipa::path(get, path = "/v1/deployments/{name}/entries/{*key}", tag = "reads",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
@@ -166,8 +167,8 @@ fn moment_of(text: &str) -> Result<Moment, Problem> {
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
         (status = 404, description = "There is no such deployment, generation or key"),
-        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
-        (status = 422, description = "The moment is still to come"),
+        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 422, description = "The moment is in the future"),
     ))]
 pub(super) async fn entry(
     State(app): State<App>,
@@ -189,7 +190,7 @@ pub(super) async fn entry(
     };
     match found {
         Some(found) if found.as_ref().is_none_or(|value| value.len() <= AT_ONCE_BYTES) => answer(found),
-        // The threads of the runtime must not wait for a disk, nor look through megabytes.
+        // The threads of the runtime must not wait for a disk, nor process megabytes.
         Some(found) => crate::serve::blocking(move || answer(found)).await?,
         None => crate::serve::blocking(move || answer(snapshot.get(&wanted)?)).await?,
     }
@@ -199,10 +200,10 @@ pub(super) async fn entry(
 #[utoipa::path(get, path = "/v1/deployments/{name}/entries", tag = "reads",
     params(("name" = String, Path, description = "Name of the deployment"), ScanParameters),
     responses(
-        (status = 200, description = "A page; its end is reached when `next` is absent", body = api::EntryPage),
+        (status = 200, description = "A page; the last one has no `next`", body = api::EntryPage),
         (status = 404, description = "There is no such deployment or generation"),
-        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
-        (status = 422, description = "The moment is still to come"),
+        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 422, description = "The moment is in the future"),
     ))]
 pub(super) async fn scan(
     State(app): State<App>,
@@ -259,11 +260,11 @@ fn selection(prefix: Option<String>, start: Option<String>, end: Option<String>)
     match (prefix, start, end) {
         (Some(prefix), None, None) => Ok(Selection::Prefix(prefix)),
         (None, start, end) => Ok(Selection::Range { start, end }),
-        (Some(_), _, _) => Err(Problem::invalid("prefix stands beside start or end; use either it or them")),
+        (Some(_), _, _) => Err(Problem::invalid("prefix cannot be combined with start or end; use one or the other")),
     }
 }
 
-/// Answers a query, its arguments in the address.
+/// Answers a query with its arguments in the URL.
 #[utoipa::path(get, path = "/v1/deployments/{name}/queries/{query}", tag = "reads",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
@@ -275,8 +276,8 @@ fn selection(prefix: Option<String>, start: Option<String>, end: Option<String>)
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
         (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
-        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
-        (status = 422, description = "The module failed to answer, or the moment is still to come"),
+        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 422, description = "The module failed to answer, or the moment is in the future"),
     ))]
 pub(super) async fn query(
     State(app): State<App>,
@@ -287,7 +288,7 @@ pub(super) async fn query(
 ) -> Result<Response, Problem> {
     let args = parameters.args.unwrap_or_default();
     if !args.is_empty() {
-        // An address is too short to take long.
+        // A URL is too short to take long.
         check_json(args.as_bytes(), "args")?;
     }
     let read = ReadParameters {
@@ -301,14 +302,14 @@ pub(super) async fn query(
     ask(&app, &name, question, read, (method, headers)).await
 }
 
-/// Answers a query, its arguments in the body.
+/// Answers a query with its arguments in the body.
 #[utoipa::path(post, path = "/v1/deployments/{name}/queries/{query}", tag = "reads",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
         ("query" = String, Path, description = "Name of the query"),
         ReadParameters,
     ),
-    request_body(description = "The arguments; nothing where the query needs none", content(
+    request_body(description = "The arguments; empty if the query needs none", content(
         (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
     )),
     responses(
@@ -316,10 +317,10 @@ pub(super) async fn query(
             (Object = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"),
         )),
         (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
-        (status = 409, description = "The generation does not run any more, or the past could not be folded"),
+        (status = 409, description = "The generation no longer runs, or the past could not be folded"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The arguments are neither JSON nor text nor bytes"),
-        (status = 422, description = "The module failed to answer, or the moment is still to come"),
+        (status = 422, description = "The module failed to answer, or the moment is in the future"),
     ))]
 pub(super) async fn query_with_body(
     State(app): State<App>,
@@ -358,7 +359,7 @@ async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payloa
     Ok((payload.await??, room))
 }
 
-/// Looks through bytes at once if they are few, and else on a thread that may take its time.
+/// Processes bytes at once if they are few, otherwise on a blocking thread.
 async fn at_once_or_aside<T: Send + 'static>(
     bytes: usize,
     look: impl FnOnce() -> T + Send + 'static,
@@ -372,11 +373,11 @@ fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
         .map_err(|error| Problem::invalid(format!("{what} is not JSON: {error}")))
 }
 
-/// What is asked.
+/// A query to run.
 struct Question {
     query: String,
     args: Payload,
-    /// Room for the arguments, where they came in a body.
+    /// The memory reserved for arguments in a body.
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -403,8 +404,8 @@ async fn ask(
     }
 }
 
-/// Does work that nothing can end early, and keeps its places until then, also when its client leaves: what runs on
-/// for nobody still takes a thread.
+/// Runs work that nothing can interrupt, and keeps its places until the end even if its client disconnects, because an
+/// abandoned query still occupies a thread.
 async fn to_its_end<T: Send + 'static>(
     places: impl Send + 'static,
     work: impl Future<Output = T> + Send + 'static,

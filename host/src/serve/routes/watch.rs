@@ -1,10 +1,12 @@
 //! Watches: the changes of a read model under a prefix, as they become visible.
 //!
-//! A watch sends, per key, what it holds now, not each value that it ever had.
-//! It goes in rounds: wait until the position rises, take a snapshot, ask which
-//! keys changed since the last round, send their values out of that snapshot.
-//! The id of an event is a position from which a client may resume, and the
-//! state in which it counts: only the last change of a round carries the
+//! A watch sends the current value of each changed key, not each value that the
+//! key ever had. It works in rounds: wait until the position rises, take a
+//! snapshot, find the keys that changed since the last round, and send their
+//! values from that snapshot. The id of an event is a position from which a
+//! client may resume, and the state to which it belongs: only the last change
+//! of a round carries the round's own position, the others carry the previous
+//! one.
 //! round's own position, the others the one before.
 
 use std::sync::Arc;
@@ -30,23 +32,24 @@ use crate::serve::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender}
 use crate::state::catalogue::Record;
 use crate::state::{self, Key, Snapshot};
 
-/// Shortest time between two rounds: a replay commits hundreds of batches a second, and a thousand watchers must not
-/// look at each. The first change after a pause is sent at once.
+/// Shortest time between two rounds: a replay commits hundreds of batches per second, and a thousand watches must not
+/// check each of them. The first change after a pause is sent at once.
 const ROUND_INTERVAL: Duration = Duration::from_millis(5);
-/// How often a watch looks whether its deployment is still the one of that name.
+/// How often a watch checks whether the deployment of that name is still the same.
 const TICK: Duration = Duration::from_secs(1);
-/// Pause before a deployment that can't be read just now is asked again.
+/// Pause before the next attempt for a deployment that can't be read at the moment.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(200);
-/// How long a round may use its snapshot; an old one would keep the values of back then in memory.
+/// How long a round may use its snapshot; an older one would keep old values in memory.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
-/// How long the answer to a watch waits for a deployment that can't be read just now, so that it can tell the position.
+/// How long the response to a watch waits for a deployment that can't be read at the moment, so that it can include the
+/// position.
 const HOLD: Duration = Duration::from_secs(1);
-/// Keys of a round that are looked up without a change of thread, if they are in memory.
+/// Keys of a round that are looked up without switching threads, if they are in memory.
 const KEYS_AT_ONCE: usize = 32;
 /// Largest of their values, in bytes.
 const VALUE_AT_ONCE_BYTES: usize = 4 << 10;
-/// What each watch of the host adds to the time between two of its rounds: however many there are, and however fast
-/// batches are published, all of them together make 20,000 rounds a second at most.
+/// What each watch of the host adds to the time between two of its rounds, so that all of them together run at most
+/// 20,000 rounds per second, no matter how many there are and how fast batches are published.
 const ROUND_INTERVAL_PER_WATCH: Duration = Duration::from_micros(50);
 
 /// What to watch.
@@ -54,33 +57,34 @@ const ROUND_INTERVAL_PER_WATCH: Duration = Duration::from_micros(50);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WatchParameters {
-    /// Only keys that begin with this.
+    /// Only keys that begin with this prefix.
     #[serde(default)]
     #[param(required = false)]
     prefix: String,
-    /// Begin with the changes behind this position; left out, with those from now on.
+    /// Start with the changes after this position; default: now.
     after: Option<u64>,
 }
 
 /// The changes under a prefix, as server-sent events.
 ///
-/// A watch of a deployment that can't be read yet, as the host has just started, is held open until it can.
+/// The host holds a watch open if its deployment can't be read yet because the host has just started.
 ///
-/// `change` carries a key and its value; `position`, every few seconds, how far
-/// the watch is; `reset` says that the changes since the resume point are no
-/// longer known: scan again, with the position as `at-least`, then read on.
+/// `change` carries a key and its value; `position`, every few seconds, the
+/// progress of the watch; `reset` says that the host no longer knows the
+/// changes since the resume point: scan again, with the position as `at-least`,
+/// then continue.
 ///
-/// The id of an event is the position to resume from, a dot, and what tells the
-/// state from others of the same name: one that was deleted, or has given way
-/// to another generation. Sent back as `Last-Event-ID` when the state is another
-/// one by now, it is answered by `reset`. `after` is a position alone, taken as
-/// one of the state that there is.
+/// The id of an event is the position to resume from, a dot, and the identity
+/// of the state, which changes if the deployment is deleted or another
+/// generation takes over. If `Last-Event-ID` names another state than the
+/// current one, the watch begins with `reset`. `after` is only a position, and
+/// refers to the current state.
 #[utoipa::path(get, path = "/v1/deployments/{name}/changes", tag = "reads",
     params(
         ("name" = String, Path, description = "Name of the deployment"),
         WatchParameters,
         ("access_token" = Option<String>, Query,
-            description = "A token, for a browser's EventSource, which can send no header; no other route takes it here"),
+            description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
     ),
     responses(
         (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark)",
@@ -104,13 +108,13 @@ pub(super) async fn changes(
             response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
             tokio::spawn(request.begin(deployment, position).run());
         }
-        // A browser that is refused a watch never asks again, so it waits with the stream open.
+        // A browser never retries a watch that was refused, so the watch waits with an open stream.
         None => drop(tokio::spawn(request.wait(name))),
     }
     Ok(response)
 }
 
-/// A watch that was asked for.
+/// The parameters of a watch.
 struct Asked {
     app: App,
     prefix: String,
@@ -119,7 +123,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits until the deployment can be read, and watches it then. Ends with the client, the host or the deployment.
+    /// Waits until the deployment can be read, and then watches it. Ends with the client, the host or the deployment.
     async fn wait(mut self, name: String) {
         let mut comment_at = Instant::now();
         loop {
@@ -131,7 +135,7 @@ impl Asked {
             if self.sender.flush().await.is_err() {
                 return;
             }
-            // Both arms only look.
+            // Both arms only observe.
             let view = tokio::select! {
                 biased;
                 _ = self.sender.ended() => return,
@@ -144,14 +148,15 @@ impl Asked {
         }
     }
 
-    /// Begins at what can be read now.
+    /// Starts from the state that can be read now.
     fn begin(self, deployment: Arc<Deployment>, position: u64) -> Watch {
         let Self { app, prefix, after, sender } = self;
         let record = deployment.record();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
         let runner = deployment.active();
-        // A position alone does not tell whether it was read before a part of the state was repaired at it; what tells the
-        // state apart does. To ask also says that somebody watches: more is remembered from now on.
+        // A position alone does not say whether it was read before a part of the state was repaired at it; the identity
+        // of the state does. This call also tells the store that somebody watches, so that it remembers more from now
+        // on.
         let was_patched = runner.was_patched_at(position);
         let was_repaired =
             was_patched && after.as_ref().is_some_and(|after| after.state.is_none() && after.position == position);
@@ -173,9 +178,9 @@ impl Asked {
     }
 }
 
-/// Whether a watch may go on after a position. One that is still to come was another's. One from before the generation
-/// that serves now was counted over values of its predecessor: any of them may be different since. The position at which it
-/// took over may be of either, unless the mark tells.
+/// Whether a watch may continue after a position. A future position belongs to another state. A position from before
+/// the active generation took over counted values of its predecessor, any of which may differ. The position of the
+/// cut-over itself may belong to either, unless the mark says which.
 fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) -> bool {
     let of_this_state = after.state.is_none_or(|of| of == state);
     let is_at_its_beginning = after.state.is_some() && after.position == generation_begins;
@@ -183,10 +188,10 @@ fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) 
     of_this_state && of_this_generation && after.position <= position
 }
 
-/// What tells the state that serves from others that had or will have the same name: when the deployment came to be, as
-/// far as its record goes back, the number of the state file, which is never used again under one deployment, and how often
-/// parts of it were repaired. Once
-/// the oldest rows of the record are forgotten, watchers are told `reset` without need.
+/// The identity of the active state among those that had or will have the same name: when the deployment was created
+/// (as far as its record goes back), the number of the state file, which is never reused under one deployment, and how
+/// often parts of it were repaired. Once the oldest rows of the record are forgotten, watches get an unnecessary
+/// `reset`.
 fn state_of(record: &Record) -> u64 {
     let mut hash = Sha256::new();
     hash.update(record.generations.first().map_or("", |oldest| oldest.created_at.as_str()));
@@ -212,18 +217,18 @@ struct Watch {
     /// The runner whose changes are sent.
     runner: Arc<Runner>,
     prefix: String,
-    /// What tells the state of the runner from others.
+    /// The identity of the runner's state.
     state: u64,
-    /// How often parts of it were repaired, as far as it is known here.
+    /// How many partial repairs of it this watch knows of.
     repairs: u64,
     /// Everything up to this position was sent.
     seen: u64,
-    /// Whether positions of the runner before and of this one are of one stream.
+    /// Whether positions of the previous runner and of this one belong to the same stream.
     counts_alike: bool,
-    /// What was sent is no longer worth anything: the next round says so instead of going on.
+    /// What was sent is no longer valid: the next round says so instead of continuing.
     must_reset: bool,
     next_round: Instant,
-    /// When it tells its position next, whether or not there were changes.
+    /// When to send the position next, whether or not there were changes.
     heartbeat: Instant,
     sender: Sender,
 }
@@ -246,7 +251,7 @@ impl Watch {
 
     async fn step(&mut self) -> Result<(), Ended> {
         self.round().await?;
-        // Until a reset was said, a position would be one of a state that is gone.
+        // Until a reset is sent, a position would belong to a state that is gone.
         if !self.must_reset && self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
             self.tell_position();
@@ -256,7 +261,7 @@ impl Watch {
             tokio::time::sleep_until(self.next_round).await;
             self.runner.advanced(self.seen).await;
         };
-        // Nothing is lost when a waiting arm is dropped: each asks for a state, none takes something away.
+        // Dropping a waiting arm loses nothing: each arm only observes, and takes nothing away.
         tokio::select! {
             biased;
             ended = self.sender.ended() => return Err(ended),
@@ -266,7 +271,7 @@ impl Watch {
         self.follow()
     }
 
-    /// Ends the watch when its deployment was deleted; goes on with the generation that took over.
+    /// Ends the watch if its deployment was deleted; continues with a generation that took over.
     fn follow(&mut self) -> Result<(), Ended> {
         let current = self.app.rollouts.deployment(self.deployment.name()).map_err(|_| Ended)?;
         if !Arc::ptr_eq(&current, &self.deployment) {
@@ -281,7 +286,7 @@ impl Watch {
         }
         let repairs = self.deployment.with_record(|record| record.repairs);
         if repairs != self.repairs {
-            // At the position that there was: only who reads again sees it.
+            // At the old position: only a client that reads again sees the new state.
             self.repairs = repairs;
             self.state = state_of(&self.deployment.record());
             self.must_reset = true;
@@ -293,7 +298,7 @@ impl Watch {
         ROUND_INTERVAL.max(ROUND_INTERVAL_PER_WATCH * self.app.capacity.watches_open())
     }
 
-    /// What can be read just now; none while the deployment is opened, or behind what it answered before.
+    /// The current snapshot; none while the deployment is opening, or behind what it showed before.
     fn snapshot(&mut self) -> Option<Snapshot> {
         let snapshot = self.runner.try_snapshot(None).ok();
         if snapshot.is_none() {
@@ -308,11 +313,11 @@ impl Watch {
         self.sender.event("reset", self.mark(position), &PositionMark { position });
     }
 
-    /// Whether nothing under the prefix changed since the last round, which is then over. No snapshot is needed for that:
-    /// what changed up to a position is noted before the position can be seen.
+    /// Whether nothing under the prefix changed since the last round, in which case the round is over. That needs no
+    /// snapshot: changes up to a position are recorded before the position becomes visible.
     fn is_untouched(&mut self) -> bool {
         let through = if self.must_reset { None } else { self.runner.untouched_through(self.seen, &self.prefix) };
-        // A state that was opened again is behind for a moment.
+        // A reopened state is behind for a moment.
         let is_untouched = through.is_some_and(|through| through >= self.seen);
         self.seen = self.seen.max(through.unwrap_or(0));
         is_untouched
@@ -326,13 +331,13 @@ impl Watch {
         let Some(mut snapshot) = self.snapshot() else { return Ok(()) };
         let position = snapshot.position();
         if self.must_reset {
-            // One that took over may be a moment behind what its predecessor, which still follows, has shown.
+            // A generation that took over may be slightly behind what its predecessor, which still follows, has shown.
             if position < self.seen && self.counts_alike {
                 return Ok(());
             }
             self.reset(position);
         }
-        // A state that was opened again after a failure of the disk is behind for a moment, and folds the same anew.
+        // A state that was reopened after a disk failure is behind for a moment, and folds the same events again.
         if position <= self.seen {
             return Ok(());
         }
@@ -344,7 +349,7 @@ impl Watch {
         let mut taken = Instant::now();
         while !keys.is_empty() {
             if taken.elapsed() > SNAPSHOT_AGE_MAX {
-                // What is left is sent later, from the beginning of the round, when there is nothing to read now.
+                // If the state cannot be read now, the rest is sent later, from the beginning of the round.
                 let Some(newer) = self.snapshot().filter(|newer| newer.position() >= position) else {
                     return Ok(());
                 };
@@ -363,19 +368,19 @@ impl Watch {
     }
 }
 
-/// What of a round is still to be sent.
+/// The rest of a round.
 struct Part {
     /// Keys, the next one last.
     keys: Vec<Key>,
     snapshot: Snapshot,
-    /// Where a client resumes that got only some of the round.
+    /// Where a client resumes that received only part of the round.
     resume: Mark,
-    /// Where it resumes once it got all.
+    /// Where it resumes once it has received all of it.
     through: Mark,
 }
 
 impl Part {
-    /// Writes one chunk of changes and takes their keys away.
+    /// Writes one chunk of changes and removes their keys.
     async fn write(mut self) -> Result<(Self, Vec<u8>), Ended> {
         if self.keys.len() <= KEYS_AT_ONCE && self.keys.iter().all(|key| is_at_hand(&self.snapshot, key)) {
             let events = self.write_now().map_err(|error| failed(&error))?;
@@ -401,13 +406,13 @@ impl Part {
     }
 }
 
-/// Whether the value of a key takes neither a disk nor long.
+/// Whether reading the value of a key needs no disk and little time.
 fn is_at_hand(snapshot: &Snapshot, key: &str) -> bool {
     let value = snapshot.get_recent(key);
     value.is_some_and(|value| value.is_none_or(|value| value.len() <= VALUE_AT_ONCE_BYTES))
 }
 
-/// The state failed; its deployment says so itself, and the client comes back to find out.
+/// The state failed. The deployment reports that itself, and the client sees it when it reconnects.
 fn failed(error: &state::Error) -> Ended {
     tracing::warn!(%error, "a watch ended because it could not read the state");
     Ended

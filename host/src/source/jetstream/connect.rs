@@ -1,4 +1,4 @@
-//! Settings of a connection: what the operator wrote, checked and made usable.
+//! Connection settings: the operator's settings, checked and completed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 const SERVERS_MAX: usize = 64;
 /// A credentials file, key or token is small; anything larger is the wrong file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A dead peer is noticed after two pings without an answer.
+/// A dead peer is noticed after two unanswered pings.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Messages that a subscription may hold. It must exceed what a reader lets the
-/// server send unasked (`pull`), as the client drops what doesn't fit.
+/// server send unasked (`pull`), because the client drops what doesn't fit.
 pub(super) const SUBSCRIPTION_CAPACITY: usize = 32_768;
 
-/// How to prove who we are.
+/// The credentials.
 enum Auth {
     None,
     Creds(PathBuf),
@@ -33,7 +33,7 @@ enum Auth {
     Token(Secret),
 }
 
-/// A secret that stands in the settings or in a file.
+/// A secret in the settings or in a file.
 enum Secret {
     Inline(String),
     File(PathBuf),
@@ -80,18 +80,18 @@ pub(super) struct Settings {
     pub(super) name: String,
     /// Name of the stream.
     pub(super) stream: String,
-    /// Where to connect; never empty.
+    /// Addresses to connect to; never empty.
     pub(super) servers: Vec<ServerAddr>,
-    /// In front of each subject of the JetStream API.
+    /// Prefix of each subject of the JetStream API.
     pub(super) api_prefix: String,
-    /// What to do when events are gone that were not applied.
+    /// What to do if events are gone that were not applied.
     pub(super) on_missing: crate::source::OnMissing,
     auth: Auth,
     tls: Tls,
     inbox_prefix: Option<String>,
     /// Whether servers that a server advertises are left alone.
     ignore_discovered_servers: bool,
-    /// What counts as a CloudEvent.
+    /// Which messages are CloudEvents.
     pub(super) recognition: Recognition,
 }
 
@@ -109,11 +109,11 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Checks what was written, and fills it up from the context. Errors are messages for people.
+    /// Checks the settings, and completes them from the context. Errors are messages for people.
     pub(super) fn new(options: Options) -> Result<Self, String> {
         if options.stream.is_empty() || options.stream.contains(['.', '*', '>', '/', '\\', ' ', '\t', '\r', '\n']) {
             return Err(format!(
-                "`{}` is no name of a stream; set `stream` to one that `nats stream ls` shows",
+                "`{}` is not the name of a stream; set `stream` to one that `nats stream ls` shows",
                 options.stream
             ));
         }
@@ -144,9 +144,9 @@ impl Settings {
         })
     }
 
-    /// Options of a connection, from the files as they are now: credentials may be replaced while we run.
+    /// Options of a connection, from the current files: credentials may be replaced while we run.
     pub(super) fn connect_options(&self) -> Result<ConnectOptions, String> {
-        // The provider is a setting of the whole process; whoever comes first may have set it.
+        // The provider is a setting of the whole process; another component may have set it.
         drop(rustls::crypto::ring::default_provider().install_default());
         let options = ConnectOptions::new()
             .name(format!("foldstream {}", self.name))
@@ -163,8 +163,8 @@ impl Settings {
     }
 }
 
-/// A pause before another attempt: it doubles up to `longest`, and half of it
-/// is chance, so that many hosts don't come back in step.
+/// The pause before the next attempt: it doubles up to `longest`, and half of
+/// it is random, so that many hosts don't reconnect in step.
 pub(super) fn delay(attempt: usize, longest: Duration) -> Duration {
     let doubled = Duration::from_millis(50).saturating_mul(1 << attempt.min(16));
     doubled.min(longest).mul_f64(fastrand::f64().mul_add(0.5, 0.5))
@@ -180,20 +180,20 @@ fn servers(written: &[String], context_url: &str) -> Result<Vec<ServerAddr>, Str
         texts.push(DEFAULT_SERVER);
     }
     if texts.len() > SERVERS_MAX {
-        return Err(format!("{} servers are named; name up to {SERVERS_MAX}", texts.len()));
+        return Err(format!("{} servers are configured; use up to {SERVERS_MAX}", texts.len()));
     }
     texts.into_iter().map(server).collect()
 }
 
 fn server(text: &str) -> Result<ServerAddr, String> {
     // The text may hold a password, so it is not repeated.
-    let wrong = |why: String| format!("a server address is unusable ({why}); write it like {DEFAULT_SERVER}");
+    let wrong = |why: String| format!("a server address is not valid ({why}); write it like {DEFAULT_SERVER}");
     let server: ServerAddr = text.parse().map_err(|error: std::io::Error| wrong(error.to_string()))?;
     if server.is_websocket() {
         return Err(wrong("WebSockets are not supported".to_owned()));
     }
     if server.host().is_empty() {
-        return Err(wrong("it names no host".to_owned()));
+        return Err(wrong("it has no host".to_owned()));
     }
     Ok(server)
 }
@@ -209,7 +209,7 @@ fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
     match (domain, prefix) {
         (Some(_), Some(_)) => Err("`domain` and `api_prefix` are both set; keep one of them".to_owned()),
         (Some(domain), None) if domain.contains(['.', '*', '>']) || domain.contains(char::is_whitespace) => {
-            Err(format!("`{domain}` is no JetStream domain; write the one word that the server has as `domain`"))
+            Err(format!("`{domain}` is not a JetStream domain; write the one word that the server has as `domain`"))
         }
         (Some(domain), None) => Ok(format!("$JS.{domain}.API")),
         (None, Some(prefix)) => subject_prefix("api_prefix", &prefix),
@@ -227,7 +227,7 @@ fn inbox_prefix(options: &Options, context: &Context) -> Result<Option<String>, 
 
 fn subject_prefix(setting: &str, prefix: &str) -> Result<String, String> {
     let trimmed = prefix.strip_suffix('.').unwrap_or(prefix);
-    crate::subject::validate(trimmed).map_err(|error| format!("`{setting}` is unusable: {error}"))?;
+    crate::subject::validate(trimmed).map_err(|error| format!("`{setting}` is not valid: {error}"))?;
     Ok(trimmed.to_owned())
 }
 
@@ -245,7 +245,7 @@ impl Auth {
     fn of_context(context: &Context) -> Result<Self, String> {
         let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
         let path = |value: &String| set(value).map(|value| context::home_expanded(&value));
-        // The command line writes a user without a password where a token is meant.
+        // The nats command line treats a user without a password as a token.
         let (user, token) = match (set(&context.user), set(&context.password), set(&context.token)) {
             (Some(user), None, None) => (None, Some(user)),
             (user, _, token) => (user, token),
@@ -305,13 +305,13 @@ impl Auth {
         match self {
             Self::None => Ok(options),
             Self::Creds(path) => options.credentials(&read("creds", path)?).map_err(|error| {
-                format!("`creds` {} is no credentials file: {error}; generate it with `nsc`", path.display())
+                format!("`creds` {} is not a credentials file: {error}; generate it with `nsc`", path.display())
             }),
             Self::Nkey(path) => Ok(options.nkey(seed(path)?)),
             Self::Jwt { jwt, nkey } => {
                 let jwt = undecorated(&jwt.text("jwt")?);
                 let seed = seed(nkey)?;
-                options.credentials(&credentials(&jwt, &seed)).map_err(|error| format!("`jwt` is unusable: {error}"))
+                options.credentials(&credentials(&jwt, &seed)).map_err(|error| format!("`jwt` is not valid: {error}"))
             }
             Self::Password { user, password } => {
                 Ok(options.user_and_password(user.clone(), password.text("password_file")?))
@@ -332,9 +332,9 @@ fn credentials(jwt: &str, seed: &str) -> String {
 fn seed(path: &Path) -> Result<String, String> {
     let seed = undecorated(&read("nkey", path)?);
     // The client checks seeds only as part of credentials.
-    ConnectOptions::new()
-        .credentials(&credentials("e30", &seed))
-        .map_err(|error| format!("`nkey` {} holds no seed: {error}; write one with `nk -gen user`", path.display()))?;
+    ConnectOptions::new().credentials(&credentials("e30", &seed)).map_err(|error| {
+        format!("`nkey` {} contains no seed: {error}; write one with `nk -gen user`", path.display())
+    })?;
     Ok(seed)
 }
 
@@ -389,13 +389,13 @@ impl Tls {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             certificates("tls_cert", cert)?;
             PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("`tls_key` {} is no key in PEM: {error}; correct it", key.display()))?;
+                .map_err(|error| format!("`tls_key` {} is not a key in PEM: {error}; correct it", key.display()))?;
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         if self.first {
             options = options.tls_first();
         }
-        // Who names certificates does not mean to go on in clear text.
+        // An operator who configures certificates does not want to continue in clear text.
         let required = self.required || self.first || self.ca.is_some() || self.cert.is_some();
         Ok(options.require_tls(required))
     }
@@ -403,7 +403,7 @@ impl Tls {
 
 fn certificates(setting: &str, path: &Path) -> Result<(), String> {
     let unusable =
-        |why: String| format!("`{setting}` {} holds no certificate in PEM: {why}; correct it", path.display());
+        |why: String| format!("`{setting}` {} contains no certificate in PEM: {why}; correct it", path.display());
     let mut count = 0;
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {
         certificate.map_err(|error| unusable(error.to_string()))?;

@@ -1,7 +1,7 @@
 //! Contexts of the `nats` command line.
 //!
 //! A context is a JSON file, `$XDG_CONFIG_HOME/nats/context/NAME.json`; the
-//! name of the selected one stands in `$XDG_CONFIG_HOME/nats/context.txt`.
+//! name of the selected one is in `$XDG_CONFIG_HOME/nats/context.txt`.
 //! Source: <https://github.com/nats-io/natscli>, package `natscontext`.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::small_file::read_text;
 
-/// Asks for the context that `nats context select` chose.
+/// Selects the context that `nats context select` chose.
 const SELECTED: &str = "selected";
 
 /// The fields of a context that matter to us; empty strings are absent values.
@@ -44,7 +44,7 @@ pub(super) fn load(name: &str) -> Result<Context, String> {
     read(&find(&folder, name)?)
 }
 
-/// A path as people write it in a context: `~` stands for the home folder.
+/// A path as people write it in a context: `~` is the home folder.
 pub(super) fn home_expanded(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
@@ -66,7 +66,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
         name => name.to_owned(),
     };
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(format!("`{name}` is no name of a context; give one of those that `nats context ls` shows"));
+        return Err(format!("`{name}` is not the name of a context; use one that `nats context ls` shows"));
     }
     Ok(folder.join("context").join(format!("{name}.json")))
 }
@@ -74,7 +74,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
 fn selected(folder: &Path) -> Result<String, String> {
     let path = folder.join("context.txt");
     let text = read_text(&path).map_err(|error| {
-        format!("no context is selected ({}: {error}); run `nats context select`, or name one", path.display())
+        format!("no context is selected ({}: {error}); run `nats context select`, or give a name", path.display())
     })?;
     Ok(text.trim().to_owned())
 }
@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<Context, String> {
     let text = read_text(path)
         .map_err(|error| format!("cannot read context {}: {error}; see `nats context ls`", path.display()))?;
     let context: Context = serde_json::from_str(&text)
-        .map_err(|error| format!("context {} is no valid JSON: {error}; run `nats context edit`", path.display()))?;
+        .map_err(|error| format!("context {} is not valid JSON: {error}; run `nats context edit`", path.display()))?;
     if !context.nsc.is_empty() {
         return Err(format!(
             "context {} takes its credentials from nsc; run `nsc generate creds` and set `creds` to the file",
@@ -136,6 +136,6 @@ mod tests {
         assert!(message("nsc").contains("nsc generate creds"));
         assert!(message("socks").contains("SOCKS"));
         assert!(message(SELECTED).contains("nats context select"));
-        assert!(message("../x").contains("no name of a context"));
+        assert!(message("../x").contains("not the name of a context"));
     }
 }

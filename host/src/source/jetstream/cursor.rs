@@ -1,4 +1,4 @@
-//! What was read and not handed out yet.
+//! What was read and not returned yet.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,45 +13,46 @@ use crate::event::Event;
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 
 /// How often a position may move without events. Each such batch costs a turn
-/// of the whole pipeline, and a stream may hold any number of events for others.
+/// of the whole pipeline, and a stream may have any number of events for
+/// others.
 const EMPTY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The place up to which a reader has read, with the events between it and what it handed out.
+/// The position of a reader, with the events that it has not returned yet.
 #[derive(Debug)]
 pub(super) struct Cursor {
     /// The stream, once it was seen.
     pub(super) stream: Option<Arc<StreamIdentity>>,
-    /// The last sequence that was read, or proved to hold nothing for us.
+    /// The last sequence that was read, or proved to have no events for us.
     pub(super) through: u64,
     /// The last sequence of the stream, as far as known.
     pub(super) head: u64,
-    /// Events behind `through` that may match.
+    /// Events after `through` that may match.
     pub(super) pending: u64,
-    /// What was met that is no sound event.
+    /// Messages that are not valid events.
     pub(super) oddities: Oddities,
     events: Vec<Event>,
     bytes: usize,
-    /// An event that did not fit into the batch; it begins the next one.
+    /// An event that did not fit into the batch; it starts the next one.
     held: Option<Event>,
-    /// How many events the next batch may well have.
+    /// How many events to expect in the next batch.
     expected: usize,
     /// `through` of the last batch, and when that was.
     handed: u64,
     handed_at: Instant,
-    /// Whether the stream was opened since the reader was made: what is known before that comes from the checkpoint alone.
+    /// Whether the stream was opened since the reader was created: earlier knowledge comes from the checkpoint only.
     is_placed: bool,
-    /// Whether the caller was told where the stream stands.
+    /// Whether the caller knows the head of the stream.
     is_told: bool,
-    /// Whether the position is one that was read, not just where a stream begins.
+    /// Whether the position was read, and is not just the beginning of a stream.
     is_settled: bool,
     last: Last,
-    /// The last message that was read and is no event for us.
+    /// The last message that was read and is not an event for us.
     seen: Option<Seen>,
-    /// The mark of the last such message before what was handed out.
+    /// The mark of the last such message before the returned events.
     handed_seen: Option<EventMark>,
     /// Sequences that the stream no longer has, and that may be passed over, in rising order.
     missing: Vec<RangeInclusive<u64>>,
-    /// Sequences of messages that are no events, in rising order.
+    /// Sequences of messages that are not events, in rising order.
     passed_over: Vec<u64>,
     limits: Limits,
 }
@@ -60,7 +61,7 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 enum Seen {
     Mark(EventMark),
-    /// Marked only when a batch is handed out.
+    /// Marked only when a batch is returned.
     Message {
         sequence: u64,
         time_ns: u64,
@@ -87,24 +88,24 @@ impl Seen {
     }
 }
 
-/// Messages that were not handed out as they are.
+/// Messages that were not returned unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Oddities {
-    /// The broker's own book-keeping, which is no event.
+    /// The broker's own messages, which are not events.
     pub(super) passed_over: u64,
-    /// Messages that the client could not read, handed out without what is unusable.
+    /// Messages that the client could not parse, returned without their unusable parts.
     pub(super) repaired: u64,
-    /// The last sequence that is counted; what is read again is not counted again.
+    /// The last sequence that is counted; messages that are read again are not counted again.
     through: u64,
 }
 
-/// The last event that left us.
+/// The last returned event.
 #[derive(Debug)]
 enum Last {
     None,
     /// Marked by a checkpoint.
     Mark(EventMark),
-    /// Handed out; marked only when somebody asks, as digests cost more than events.
+    /// Returned; marked only on request, because digests cost more than events.
     Event(Event),
 }
 
@@ -134,12 +135,12 @@ impl Cursor {
         }
     }
 
-    /// The position to open the stream at; none while it is open where to begin.
+    /// The position at which to open the stream; none while the starting point is undecided.
     pub(super) fn position(&self) -> Option<u64> {
         self.is_settled.then_some(self.through)
     }
 
-    /// The mark of the last event that left us. What is still here is read again from a stream that was proved.
+    /// The mark of the last returned event. Events that are still here are read again from a proved stream.
     pub(super) fn mark(&self) -> Option<EventMark> {
         match &self.last {
             Last::None => None,
@@ -148,33 +149,33 @@ impl Cursor {
         }
     }
 
-    /// The mark of the last message that is no event for us, before what was handed out.
+    /// The mark of the last message that is not an event for us, before the returned events.
     pub(super) fn seen(&self) -> Option<&EventMark> {
         self.handed_seen.as_ref()
     }
 
-    /// Notes a message that was read and is no event for us.
+    /// Records a message that was read and is not an event for us.
     pub(super) fn pass(&mut self, sequence: u64, time_ns: u64, subject: Subject, data: Bytes) {
         self.seen = Some(Seen::Message { sequence, time_ns, subject, data });
     }
 
-    /// Notes a message that is in the stream, fetched by itself.
+    /// Records a message of the stream that was fetched alone.
     pub(super) fn pass_marked(&mut self, mark: EventMark) {
         self.seen = Some(Seen::Mark(mark));
     }
 
-    /// Notes sequences that the stream no longer has and that may be passed over.
+    /// Records sequences that the stream no longer has and that may be passed over.
     pub(super) fn miss(&mut self, range: RangeInclusive<u64>) {
         debug_assert!(self.missing.last().is_none_or(|last| last.end() < range.start()), "ranges rise");
         self.missing.push(range);
     }
 
-    /// The sequences of the events that wait to be handed out.
+    /// The sequences of the events that wait to be returned.
     pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
         self.events.iter().chain(&self.held).map(|event| event.sequence)
     }
 
-    /// Places it where a stream was opened.
+    /// Places it at the position at which a stream was opened.
     pub(super) fn place(&mut self, stream: Arc<StreamIdentity>, through: u64, head: u64, pending: u64) {
         if !self.is_settled {
             self.handed = through;
@@ -195,7 +196,7 @@ impl Cursor {
         self.limits.events
     }
 
-    /// Whether another event needs another batch.
+    /// Whether the batch is full.
     pub(super) fn is_full(&self) -> bool {
         self.held.is_some() || self.events.len() >= self.limits.events
     }
@@ -214,7 +215,7 @@ impl Cursor {
         self.events.push(event);
     }
 
-    /// Notes and counts a message that is no event.
+    /// Records and counts a message that is not an event.
     pub(super) fn pass_over(&mut self, sequence: u64) {
         self.passed_over.push(sequence);
         if sequence > self.oddities.through {
@@ -223,8 +224,8 @@ impl Cursor {
         }
     }
 
-    /// Counts and tells a message that the client could not read. A stream may be full of them: after the first few
-    /// only ever rarer ones are told.
+    /// Counts and logs a message that the client could not parse. A stream may be full of them: after the first few,
+    /// they are logged less and less often.
     pub(super) fn note_fault(&mut self, sequence: u64, fault: &str, stream: &str) {
         if sequence <= self.oddities.through {
             return;
@@ -237,13 +238,13 @@ impl Cursor {
                 stream,
                 sequence,
                 count,
-                "a message cannot be read as it is: {fault}; it was handed on without what is unusable; correct its \
+                "a message is not valid: {fault}; it was delivered without the unusable parts; correct its \
                  publisher"
             );
         }
     }
 
-    /// Forgets all after a sequence, which was not handed out yet.
+    /// Drops everything after a sequence, which was not returned yet.
     pub(super) fn roll_back(&mut self, through: u64) {
         if self.through <= through {
             return;
@@ -257,21 +258,22 @@ impl Cursor {
         self.passed_over.retain(|sequence| *sequence <= through);
     }
 
-    /// Whether there is something to hand out now: events, or a position that moved without any.
+    /// Whether there is something to return now: events, or a position that moved without events.
     pub(super) fn is_ready(&self) -> bool {
         !self.events.is_empty() || self.empty_at().is_some_and(|time| time <= Instant::now())
     }
 
-    /// When a batch without events may be handed out.
+    /// When a batch without events may be returned.
     pub(super) fn empty_at(&self) -> Option<Instant> {
-        // The first batch tells the caller where the stream ends, and so whether it has caught up. A checkpoint can't tell.
+        // The first batch tells the caller where the stream ends, and so whether it has caught up. A checkpoint can't
+        // tell.
         if !self.is_told {
             return self.is_placed.then_some(self.handed_at);
         }
         (self.through > self.handed).then(|| self.handed_at + EMPTY_INTERVAL)
     }
 
-    /// Hands out what is there.
+    /// Returns the next batch.
     pub(super) fn take(&mut self) -> Option<Batch> {
         let stream = Arc::clone(self.stream.as_ref()?);
         let events = std::mem::take(&mut self.events);

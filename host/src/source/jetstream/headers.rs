@@ -1,10 +1,8 @@
-//! Header blocks as they are stored, read leniently.
+//! Parses stored header blocks leniently.
 //!
-//! The server takes any octets for a header block. The client drops the whole
-//! connection on one that it cannot read, so such a message is fetched by
-//! itself (`rescue`) and its block is read here: what is usable is kept, the
-//! rest is left out or replaced, and the first fault is told. A block has a
-//! fault if and only if the client cannot read it.
+//! The server accepts any octets as a header block. The client drops the whole connection on one that it cannot parse,
+//! so such a message is fetched alone (`rescue`) and its block is parsed here: usable parts are kept, the rest is left
+//! out or replaced, and the first fault is reported. A block has a fault if and only if the client cannot parse it.
 //! Source: <https://docs.nats.io/reference/reference-protocols/nats-protocol#hpub>.
 
 use std::borrow::Cow;
@@ -17,7 +15,7 @@ use crate::event::Header;
 
 const VERSION: &str = "NATS/1.0";
 
-/// The header that says what of a message's headers could not be read.
+/// The header that says which part of a message's headers was not valid.
 const ERROR_HEADER: &str = "foldstream-header-error";
 
 /// A header block that was read.
@@ -25,12 +23,12 @@ const ERROR_HEADER: &str = "foldstream-header-error";
 pub(super) struct Block {
     /// Names and values in their order.
     pub(super) headers: Vec<(String, String)>,
-    /// The first thing that the client cannot read.
+    /// The first part that the client cannot parse.
     pub(super) fault: Option<String>,
 }
 
 impl Block {
-    /// Reads a block; an empty one has no headers.
+    /// Parses a block; an empty one has no headers.
     pub(super) fn read(block: &[u8]) -> Self {
         let mut result = Self::default();
         if block.is_empty() {
@@ -96,7 +94,7 @@ impl Block {
     }
 }
 
-/// Header names and values, whether the client read them or we did.
+/// Header names and values, parsed by the client or by us.
 pub(super) trait Headers {
     /// Names, in any case, and values.
     fn each(&self) -> impl Iterator<Item = (&str, &str)>;
@@ -114,7 +112,7 @@ impl Headers for Block {
     }
 }
 
-/// The headers of an event; only those that type and data depend on if none are wanted.
+/// The headers of an event; if none are wanted, only those on which type and data depend.
 pub(super) fn of_event(headers: &impl Headers, wants_headers: bool) -> Vec<Header> {
     headers
         .each()
@@ -123,11 +121,11 @@ pub(super) fn of_event(headers: &impl Headers, wants_headers: bool) -> Vec<Heade
         .collect()
 }
 
-/// Whether a message is the broker's own book-keeping and no event: a delete marker that the server made, a tombstone of
-/// a key-value bucket, or a schedule, which is a message to be published later.
+/// Whether a message belongs to the broker and is not an event: a delete marker of the server, a tombstone of a
+/// key-value bucket, or a schedule, which is a message to be published later.
 ///
-/// Sources: ADR-43, ADR-8 and ADR-51 of <https://github.com/nats-io/nats-architecture-and-design>; names count in this
-/// case only.
+/// Sources: ADR-43, ADR-8 and ADR-51 of <https://github.com/nats-io/nats-architecture-and-design>; names are
+/// case-sensitive.
 pub(super) fn is_bookkeeping(headers: &impl Headers) -> bool {
     headers.each().any(|(name, value)| match name {
         "Nats-Marker-Reason" | "Nats-Schedule" => true,
@@ -136,12 +134,12 @@ pub(super) fn is_bookkeeping(headers: &impl Headers) -> bool {
     })
 }
 
-/// Adds the header that tells of a fault.
+/// Adds the header that reports a fault.
 pub(super) fn tell_fault(headers: &mut Vec<Header>, fault: &str) {
     headers.push((ByteString::from_static(ERROR_HEADER), ByteString::from(fault)));
 }
 
-/// Whether type or data depend on a header: those that `cloudevents` looks at when headers are not wanted.
+/// Whether type or data depend on a header: those that `cloudevents` checks if headers are not wanted.
 fn tells_the_type(name: &str) -> bool {
     ["content-type", "ce-type", "ce_type", "event-type"].iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
 }

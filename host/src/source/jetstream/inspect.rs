@@ -1,4 +1,4 @@
-//! Examining a stream: what it holds, and which of its settings lose data or cripple replay.
+//! Examines a stream: what it contains, and which of its settings lose data or slow down replay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,41 +18,41 @@ use crate::source::{Error, Missing};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
-/// The part of it that looks for permissions.
+/// The part of it for checking permissions.
 const SURVEY_MAX: Duration = Duration::from_secs(1);
-/// How many of the first events are looked at.
+/// How many of the first events to read.
 const FIRST_EVENTS: u64 = 3;
-/// How many messages are looked at for them, as some may be no events.
+/// How many messages to read for them, because some may not be events.
 const FIRST_MESSAGES_MAX: usize = 16;
-/// The oldest server whose behaviour was checked.
+/// The oldest supported server.
 const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
-/// Servers keep 1,000 consumers by default if the stream sets no limit; beyond half of them, readers may fail to start
+/// Servers allow 1,000 consumers by default if the stream sets no limit; beyond half of them, readers may fail to start
 /// after a crash.
 const CONSUMERS_MANY: u64 = 500;
 /// Each remembered message id costs the server about 150 bytes.
 const DUPLICATE_WINDOW_LONG: Duration = Duration::from_secs(30 * 60);
 
-/// The connection over which streams are examined; made when first needed, and kept.
+/// The connection for examining streams; opened on demand, and kept.
 #[derive(Debug, Default)]
 pub(super) struct Inspection {
     link: Mutex<Option<Link>>,
-    /// The first events when they were looked at.
+    /// The first events at the last check.
     first_events: parking_lot::Mutex<Option<(Beginning, FirstEvents)>>,
 }
 
-/// The beginning of which stream: its creation, its first sequence, and the last one that was looked at.
+/// Identifies the beginning of a stream: its creation, its first sequence, and the last sequence that was read.
 type Beginning = (String, u64, u64);
 
-/// How the first events of a stream are read.
+/// How the first events of a stream are interpreted.
 #[derive(Clone, Debug, Default)]
 struct FirstEvents {
-    /// In words; none if there are none or they could not be looked at.
+    /// As words; none if there are no events or they could not be read.
     read_as: Option<String>,
     warnings: Vec<String>,
 }
 
 impl Inspection {
-    /// What the stream is like just now.
+    /// The current state of the stream.
     pub(super) async fn examine(&self, settings: &Arc<Settings>) -> SourceInfo {
         let seconds = EXAMINATION_MAX.as_secs();
         let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await.unwrap_or_else(|_| {
@@ -76,7 +76,7 @@ impl Inspection {
         };
         match found {
             Err(Trouble { state, message }) => {
-                // To who asks from aside, a server that was never reached is one that is away.
+                // For a check outside the reader, a server that was never reached is just unreachable.
                 result.state = Some(if state.is_trouble() { state } else { SourceState::Reconnecting });
                 result.message = Some(message);
             }
@@ -102,7 +102,7 @@ impl Inspection {
         result
     }
 
-    /// What a stream no longer has of the sequences after one and up to another, with its settings.
+    /// The sequences in a range that a stream no longer has, with its settings.
     pub(super) async fn lost(
         &self,
         settings: &Arc<Settings>,
@@ -134,7 +134,7 @@ impl Inspection {
         Ok(missing::lost(&info, &holes, (after, through), passed_over).map(|missing| (missing, info.config)))
     }
 
-    /// Whether the stream is of a kind that can be read at all, as far as can be told just now.
+    /// Checks that the kind of stream can be read at all, as far as known at the moment.
     pub(super) async fn check_readable(&self, settings: &Arc<Settings>) -> Result<(), Error> {
         match tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await {
             Ok(Ok((info, _, _))) => check_readable(&settings.stream, &info.config),
@@ -142,14 +142,14 @@ impl Inspection {
         }
     }
 
-    /// Time of the next message behind a position with a subject like this, in nanoseconds since the Unix epoch.
+    /// Time of the next message after a position with a matching subject, in nanoseconds since the Unix epoch.
     pub(super) async fn time_behind(&self, settings: &Settings, position: u64, subject: &str) -> Option<u64> {
         let client = self.link.lock().await.as_ref().filter(|link| link.is_up())?.client().clone();
         let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
         api.time_of_next(position + 1, subject).await.ok().flatten()
     }
 
-    /// How the first events are read. They are fetched once, as they do not change.
+    /// How the first events are interpreted. They are fetched once, because they do not change.
     async fn first_events(&self, settings: &Settings, info: &StreamInfo) -> FirstEvents {
         let (first, last) = (info.state.first_seq, info.state.last_seq);
         let known_by = (info.created.clone(), first, last.min(first.saturating_add(FIRST_EVENTS)));
@@ -171,7 +171,7 @@ impl Inspection {
         }
     }
 
-    /// The stream, what the server refuses, and warnings about both if there is one to give.
+    /// The stream, the permissions that the server refuses, and a warning if there is one.
     async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Refused, Vec<String>), Trouble> {
         let mut slot = self.link.lock().await;
         let mut link = match slot.take() {
@@ -186,7 +186,7 @@ impl Inspection {
             .await
             .and_then(|answer| answer.map_err(|error| trouble(&settings.stream, &error)));
         let refused = survey(&mut link, &api).await;
-        // A new connection has the permissions of then.
+        // A new connection may have other permissions.
         *slot = refused.is_empty().then_some(link);
         let (major, minor, patch) = SERVER_OLDEST;
         let mut warnings: Vec<String> = refused.warning().into_iter().collect();
@@ -200,7 +200,7 @@ impl Inspection {
     }
 }
 
-/// What the server refuses, asked once for each connection.
+/// The permissions that the server refuses, checked once per connection.
 async fn survey(link: &mut Link, api: &Api) -> Refused {
     if link.is_tried() {
         return Refused::default();
@@ -210,7 +210,7 @@ async fn survey(link: &mut Link, api: &Api) -> Refused {
     found.unwrap_or_default()
 }
 
-/// Looks at the first events of a stream.
+/// Reads the first events of a stream.
 async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> FirstEvents {
     let (mut found, mut ways, mut count) = (FirstEvents::default(), Vec::new(), 0_u64);
     let mut next = info.state.first_seq;
@@ -249,7 +249,7 @@ fn warnings(info: &StreamInfo) -> Vec<String> {
     warnings
 }
 
-/// Settings by which events go before they were read, or can be taken away.
+/// Settings by which events are removed before they are read, or can be removed.
 fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     let is_mirror = config.mirror.is_some();
     let removes_oldest = config.discard != "new";
@@ -329,7 +329,7 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
         // After a crash there are twice as many for a while.
         if consumers.saturating_mul(2) >= limit {
             warnings.push(format!(
-                "{consumers} of {limit} consumers exist: each generation that is read needs one, and a second one for \
+                "{consumers} of {limit} consumers exist: each generation that reads needs one, and a second one for \
                  {seconds} s after a crash; raise max_consumers"
             ));
         }

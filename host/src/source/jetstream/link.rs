@@ -1,4 +1,4 @@
-//! A connection to a server, and what became of it.
+//! A connection to a server, and its state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,13 @@ use crate::{advice, descriptors};
 
 /// Longest pause between two attempts to reach a server.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
-/// The same for a client that nobody uses any more: it ends only once it is connected again.
+/// The same for a client that is no longer used: it ends only once it is connected again.
 const UNUSED_DELAY: Duration = Duration::from_secs(60);
 /// A client that fails to connect again for this long gives way to a new one. That one says in full why it fails; one
 /// that was connected before only says that it did.
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
-/// Why a reader can't go on just now, though it will try again.
+/// Why a reader can't continue at the moment, though it will try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) state: SourceState,
@@ -39,15 +39,15 @@ impl Trouble {
     }
 }
 
-/// What the client reported last.
+/// What the client last reported.
 #[derive(Clone, Debug, Default)]
 struct Report {
-    /// The credentials were refused; the client would present the same ones again.
+    /// The credentials were refused; the client would send the same ones again.
     refused: Option<String>,
-    /// The last permission that was refused, and how many there were.
+    /// The last refused permission, and the number of refusals.
     denied: Option<String>,
     denials: u64,
-    /// How many refusals there were, with those that do not matter.
+    /// The number of refusals, including irrelevant ones.
     refusals: u64,
     /// The last failure to connect.
     failure: Option<String>,
@@ -58,13 +58,13 @@ struct Report {
 pub(super) struct Link {
     client: Client,
     report: watch::Receiver<Report>,
-    /// Whether permissions that are needed only later were tried.
+    /// Whether permissions that are needed only later were tested.
     is_tried: Arc<AtomicBool>,
     _in_use: Arc<()>,
 }
 
 impl Link {
-    /// Connects, or says why it could not.
+    /// Connects, or returns why it could not.
     pub(super) async fn connect(settings: &Arc<Settings>) -> Result<Self, Trouble> {
         let reading = Arc::clone(settings);
         let options = tokio::task::spawn_blocking(move || reading.connect_options())
@@ -106,7 +106,7 @@ impl Link {
         &self.client
     }
 
-    /// How often it was connected; what was set up under another number is gone.
+    /// The number of this connection; consumers created under another number are gone.
     pub(super) fn generation(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
@@ -116,8 +116,8 @@ impl Link {
         self.client.connection_state() == State::Connected && !self.is_gone()
     }
 
-    /// Whether the client has ended, with its callback. It never connects again, though the last state that it told
-    /// may be that it was connected: it dies of some messages (`rescue`).
+    /// Whether the client has ended, and with it its callback. It never reconnects, even if the last state that it
+    /// reported was connected: some messages kill it (`rescue`).
     pub(super) fn is_gone(&self) -> bool {
         self.report.has_changed().is_err()
     }
@@ -127,8 +127,8 @@ impl Link {
         drop(self.report.changed().await);
     }
 
-    /// Waits until it is up, telling of each failure meanwhile. Ends with an
-    /// error when the client can't succeed without being made anew.
+    /// Waits until it is up, and reports each failure meanwhile. Ends with an
+    /// error if the client can't succeed and has to be recreated.
     pub(super) async fn up(&mut self, tell: impl Fn(Trouble)) -> Result<(), Trouble> {
         let until = Instant::now() + AGAIN_MAX;
         loop {
@@ -157,12 +157,12 @@ impl Link {
         }
     }
 
-    /// How many permissions were refused so far.
+    /// The number of refused permissions.
     pub(super) fn denials(&self) -> u64 {
         self.report.borrow().denials
     }
 
-    /// Runs a request until it ends, and says whether the server refused any meanwhile.
+    /// Runs a request to its end, and returns whether the server refused anything meanwhile.
     pub(super) async fn is_refused(&mut self, request: impl Future<Output = ()>) -> bool {
         let before = self.report.borrow().refusals;
         tokio::pin!(request);
@@ -180,25 +180,25 @@ impl Link {
         }
     }
 
-    /// Whether permissions that are needed only later were tried on this connection.
+    /// Whether permissions that are needed only later were tested on this connection.
     pub(super) fn is_tried(&self) -> bool {
         self.is_tried.load(Ordering::Relaxed)
     }
 
-    /// Notes that they were tried.
+    /// Records that they were tested.
     pub(super) fn set_tried(&self) {
         self.is_tried.store(true, Ordering::Relaxed);
     }
 
-    /// The permission refused since there were `denials` of them.
+    /// The latest permission refused since there were `denials` of them.
     pub(super) fn denied_since(&self, denials: u64) -> Option<Trouble> {
         let report = self.report.borrow();
         let message = report.denied.as_ref().filter(|_| report.denials > denials)?;
         Some(Trouble::refused(format!("the server refuses a permission: {message}; grant it to this user")))
     }
 
-    /// Runs a call until it ends, or until the server refuses a permission: it
-    /// doesn't answer such a call, it only reports.
+    /// Runs a call to its end, or until the server refuses a permission: it
+    /// doesn't answer such a call, it only reports the refusal.
     pub(super) async fn permitted<T>(&mut self, call: impl Future<Output = T>) -> Result<T, Trouble> {
         let denials = self.denials();
         let generation = self.generation();
@@ -212,7 +212,7 @@ impl Link {
                     if let Some(trouble) = self.denied_since(denials) {
                         return Err(trouble);
                     }
-                    // The answer would have come over the connection that is gone.
+                    // The answer would have come over the lost connection.
                     if !self.is_up() || self.generation() != generation {
                         return Err(Trouble::lost("the connection was lost"));
                     }
@@ -229,7 +229,7 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
             report.refused = None;
         }
         Event::ServerError(ServerError::AuthorizationViolation) => report.refused = Some(event.to_string()),
-        // Deleting our own consumer is a courtesy; it would go by itself.
+        // Deleting our own consumer is optional; the server would remove it on its own.
         Event::ServerError(ServerError::Other(message))
             if is_denial(message) && message.contains(".CONSUMER.DELETE.") =>
         {
@@ -248,7 +248,7 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
             report.refused = Some(message.clone());
         }
         Event::ClientError(ClientError::Other(message)) => report.failure = Some(message.clone()),
-        // Waking those who wait is enough: they look at the connection itself.
+        // Waking the waiting tasks is enough: they check the connection itself.
         _ => {}
     });
 }
@@ -257,8 +257,8 @@ fn is_denial(message: &str) -> bool {
     message.to_ascii_lowercase().starts_with("permissions violation")
 }
 
-/// Whether a server or the client speaks of credentials, such as
-/// `Authorization Violation`, `User Authentication Expired` or `failed signing nonce`.
+/// Whether a message of the server or the client is about credentials, such as `Authorization Violation`, `User
+/// Authentication Expired` or `failed signing nonce`.
 fn names_authorization(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     ["authorization", "authentication", "signing nonce"].iter().any(|word| message.contains(word))

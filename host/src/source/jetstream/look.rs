@@ -1,7 +1,7 @@
-//! Looks at events of a stream, for people: no consumer is made, and nothing of it stays on the server.
+//! Reads events of a stream for people, without a consumer, so that nothing of it stays on the server.
 //!
-//! Messages are fetched one by one from the leader in a form that the client always understands, so that a message whose
-//! headers no reader of the client survives is shown like any other. A page is bounded in events, bytes and time.
+//! Messages are fetched one by one from the leader in a form that the client can always parse, so that a message that
+//! breaks client readers is shown like any other. A page is limited in events, bytes and time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,19 +18,19 @@ use crate::cloudevents::message::Reading;
 use crate::event::Event;
 use crate::source::{Page, Wanted};
 
-/// How long one look may take. A page ends earlier when this is over, with what it has.
+/// Longest time for a page. When it is over, the page ends with what it has.
 const LOOK_MAX: Duration = Duration::from_secs(3);
-/// Messages that are asked for at once if all subjects are wanted.
+/// Messages requested at once if all subjects are wanted.
 const AT_ONCE: u64 = 16;
 
-/// The connection over which events are looked at; made when first needed, and kept.
+/// The connection for reading events; opened on demand, and kept.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     link: Mutex<Option<Link>>,
 }
 
 impl Looks {
-    /// One event; if there is none, the last sequence of the stream.
+    /// One event; if it does not exist, the last sequence of the stream.
     pub(super) async fn event(&self, settings: &Arc<Settings>, sequence: u64) -> Result<Result<Event, u64>, String> {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
@@ -76,7 +76,7 @@ impl Looks {
     }
 }
 
-/// What comes next on a page, which is moved behind it.
+/// The next item of a page, which advances past it.
 async fn next(
     link: &mut Link,
     api: &Api,
@@ -102,7 +102,7 @@ async fn next(
     }
     page.through = to;
     if found.is_empty() && to < page.head {
-        // Many may have been removed in one go.
+        // Many may have been removed at once.
         let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
         let later = readable(to + 1, fetched, recognition);
         page.through = later.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
@@ -111,7 +111,7 @@ async fn next(
     Ok(found)
 }
 
-/// What was fetched: a message, none, or one that can't be read, with the reason.
+/// The result of a fetch: a message, none, or a message that can't be read, with the reason.
 type Fetched = Result<Option<Stored>, String>;
 
 async fn permitted(
@@ -130,7 +130,7 @@ fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetch
     }
 }
 
-/// What was fetched as an event; one that can't be read says so in its data.
+/// A fetched message as an event; one that can't be read says so in its data.
 fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option<Event> {
     match fetched {
         Ok(found) => found.map(|stored| event(&stored, recognition)),

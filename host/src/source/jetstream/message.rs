@@ -1,4 +1,4 @@
-//! Messages of a consumer as events.
+//! Converts messages of a consumer to events.
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -8,30 +8,31 @@ use super::headers;
 use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::Event;
 
-/// What the reply subject of a delivered message says about it.
+/// What the reply subject of a delivered message says about the message.
 ///
 /// Source: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer
-/// sequence>.<time>.<pending>`, or with `<domain>.<account hash>` in front of
-/// the stream and possibly a token at the end (ADR-15).
+/// sequence>.<time>.<pending>`, or with `<domain>.<account hash>` before the
+/// stream and possibly a token at the end (ADR-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Metadata {
     pub(super) stream_sequence: u64,
     pub(super) consumer_sequence: u64,
     pub(super) time_ns: u64,
-    /// Matching events behind this one, when it was delivered.
+    /// Matching events after this one, when it was delivered.
     pub(super) pending: u64,
 }
 
-/// Tokens in front of the numbers, without and with a domain.
+/// Tokens before the numbers, without and with a domain.
 const TOKENS_PLAIN: usize = 4;
 const TOKENS_DOMAIN: usize = 6;
 
-/// Reads reply subjects. All those of one consumer begin with the same bytes,
-/// so that they are compared instead of taken apart.
+/// Parses reply subjects. All those of one consumer begin with the same bytes,
+/// which are compared instead of parsed.
 #[derive(Debug)]
 pub(super) struct MetadataReader {
     prefix: Vec<u8>,
-    /// How the prefix of our own consumer ends. Others who may publish to our inbox don't know the name of the consumer.
+    /// The end of the prefix of our own consumer. Others who may publish to our inbox don't know the name of the
+    /// consumer.
     own: String,
 }
 
@@ -41,7 +42,7 @@ impl MetadataReader {
         Self { prefix: Vec::new(), own: format!(".{stream}.{consumer}.") }
     }
 
-    /// Reads one; none when it is no such subject, or another consumer's.
+    /// Parses one; none if it is not such a subject, or belongs to another consumer.
     pub(super) fn read(&mut self, reply: &str) -> Option<Metadata> {
         let bytes = reply.as_bytes();
         if self.prefix.is_empty() || !bytes.starts_with(&self.prefix) {
@@ -81,7 +82,7 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
             b'.' if digits > 0 => {
                 digits = 0;
                 index += 1;
-                // What follows the fifth number is for routing only.
+                // Tokens after the fifth number are for routing only.
                 if index == values.len() {
                     break;
                 }
@@ -94,7 +95,7 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
     complete.then_some(Metadata { stream_sequence, consumer_sequence, time_ns, pending })
 }
 
-/// Makes an event. Without headers nothing is copied; none stands for the broker's own book-keeping.
+/// Creates an event. Without headers nothing is copied; none means one of the broker's own messages.
 pub(super) fn into_event(
     metadata: &Metadata,
     subject: Subject,

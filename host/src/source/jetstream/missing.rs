@@ -1,7 +1,7 @@
-//! What a stream no longer has: sequences that were given, and whose messages are gone.
+//! Missing sequences: those that a stream assigned, and whose messages are gone.
 //!
-//! A reader that the server does not filter sees them itself, as jumps. One that the server filters cannot tell them
-//! from messages for others, so it asks the server for the sequences that were deleted.
+//! If the server does not filter for a reader, the reader sees them itself, as jumps. If it filters, the reader cannot
+//! tell them from messages for others, so it asks the server for the deleted sequences.
 
 use std::ops::RangeInclusive;
 
@@ -10,10 +10,10 @@ use super::open::trouble;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::source::Missing;
 
-/// Most deleted sequences that the server is asked to list: it answers with all of them in one message.
+/// Most deleted sequences that the server is asked to list: it lists all of them in one message.
 const LISTED_MAX: u64 = 100_000;
 
-/// Whether sequences are left out by how the stream is made: a mirror of some subjects keeps the numbers of its origin.
+/// Whether the stream leaves out sequences by design: a mirror of some subjects keeps the numbers of its origin.
 pub(super) fn has_gaps_by_design(config: &StreamConfig) -> bool {
     config
         .mirror
@@ -21,18 +21,18 @@ pub(super) fn has_gaps_by_design(config: &StreamConfig) -> bool {
         .is_some_and(|mirror| !mirror.filter_subject.is_empty() || !mirror.subject_transforms.is_empty())
 }
 
-/// The sequences after some position that a stream no longer has.
+/// The sequences after a position that a stream no longer has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holes {
     /// In rising order; they neither touch nor overlap.
     ranges: Vec<RangeInclusive<u64>>,
-    /// Whether there are too many within the stream to be listed.
+    /// Whether too many within the stream are deleted to be listed.
     pub(super) is_unlisted: bool,
-    /// What the stream was like, to see whether more went since.
+    /// The state of the stream, to see whether more were removed since.
     seen: Seen,
 }
 
-/// What changes whenever messages go: the first sequence, and how many are deleted behind it.
+/// Values that change whenever messages are removed: the first sequence, and the number of deleted ones after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     first: u64,
@@ -46,12 +46,12 @@ impl Seen {
 }
 
 impl Holes {
-    /// What the stream was like when these were looked up.
+    /// The state of the stream at the lookup.
     pub(super) fn seen(&self) -> Seen {
         self.seen
     }
 
-    /// What lies within two sequences, both included.
+    /// The part between two sequences, both inclusive.
     pub(super) fn within(&self, from: u64, to: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
         let first = self.ranges.partition_point(|range| *range.end() < from);
         let cut = move |range: &RangeInclusive<u64>| *range.start().max(&from)..=*range.end().min(&to);
@@ -62,7 +62,7 @@ impl Holes {
             .filter(|range| !range.is_empty())
     }
 
-    /// What the description of a stream shows, where `state.deleted` is filled in unless they are too many.
+    /// What the description of a stream shows; `state.deleted` is filled in unless there are too many.
     fn read(info: &StreamInfo, after: u64) -> Self {
         let seen = Seen::of(info);
         let mut holes = Self { seen, is_unlisted: info.state.num_deleted > LISTED_MAX, ..Self::default() };
@@ -84,7 +84,7 @@ impl Holes {
     }
 }
 
-/// Looks up what a stream lacks after a sequence; `info` was just asked for.
+/// Looks up what a stream lacks after a sequence; `info` is up to date.
 pub(super) async fn look_up(api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, wire::Error> {
     let is_listed = (1..=LISTED_MAX).contains(&info.state.num_deleted) && info.state.last_seq > after;
     if !is_listed || has_gaps_by_design(&info.config) {
@@ -93,12 +93,12 @@ pub(super) async fn look_up(api: &Api, info: &StreamInfo, after: u64) -> Result<
     Ok(Holes::read(&api.stream_info_with_deleted().await?, after))
 }
 
-/// The same while a stream is being opened.
+/// The same while a stream is opened.
 pub(super) async fn look_up_now(link: &mut Link, api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, Trouble> {
     link.permitted(look_up(api, info, after)).await?.map_err(|error| trouble(&api.stream, &error))
 }
 
-/// What of some ranges lies beyond what is accepted, if anything does.
+/// The part of some ranges that is not accepted, if any.
 pub(super) fn refused(ranges: impl Iterator<Item = RangeInclusive<u64>>, accepted_through: u64) -> Option<Missing> {
     let beyond = ranges.map(|range| (*range.start()).max(accepted_through.saturating_add(1))..=*range.end());
     beyond.filter(|range| !range.is_empty()).fold(None, |sum: Option<Missing>, range| {
@@ -108,15 +108,15 @@ pub(super) fn refused(ranges: impl Iterator<Item = RangeInclusive<u64>>, accepte
     })
 }
 
-/// What a stream lacks of the sequences after one and up to another, its lost tail included, and what was passed over as no
-/// event left out.
+/// What a stream lacks in a range, including its lost tail, but without the messages that were passed over because they
+/// are not events.
 pub(super) fn lost(
     info: &StreamInfo,
     holes: &Holes,
     (after, through): (u64, u64),
     passed_over: &[(u64, u64)],
 ) -> Option<Missing> {
-    // Before its first sequence a stream never had any.
+    // A stream never had sequences before its first one.
     let after = after.max(info.config.first_seq.saturating_sub(1));
     let last = info.state.last_seq;
     if holes.is_unlisted && after < through {

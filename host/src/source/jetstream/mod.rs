@@ -1,13 +1,12 @@
 //! JetStream as a source.
 //!
-//! Owns everything that speaks NATS to read events: settings and credentials
+//! Owns everything that uses NATS to read events: settings and credentials
 //! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
 //! stream (`open`) with the proof that it is the right one (`proof`), what it
 //! no longer has (`missing`), the protocol of a pull consumer (`pull`,
-//! `message`), messages that the client cannot read (`rescue`, `headers`), the
-//! supervision of it all (`reader`) and
-//! the examination of a stream's settings (`inspect`). It never publishes to a
-//! stream and never acknowledges.
+//! `message`), messages that the client cannot parse (`rescue`, `headers`), the
+//! supervision of a reader (`reader`) and the examination of a stream's
+//! settings (`inspect`). It never publishes to a stream and never acknowledges.
 
 mod connect;
 mod context;
@@ -48,8 +47,8 @@ pub struct Options {
     pub stream: String,
     /// Servers, such as `nats://127.0.0.1:4222`; empty takes the context's, or that default.
     pub servers: Vec<String>,
-    /// A context of the `nats` command line: its name, `selected` for the selected one, or the path of its file. What
-    /// is set here beside it wins.
+    /// A context of the `nats` command line: its name, `selected` for the selected one, or the path of its file.
+    /// Settings here override it.
     pub context: Option<String>,
     /// Credentials file.
     pub creds: Option<PathBuf>,
@@ -73,7 +72,7 @@ pub struct Options {
     pub tls_cert: Option<PathBuf>,
     /// File with the client's key (PEM).
     pub tls_key: Option<PathBuf>,
-    /// Refuse a connection without TLS.
+    /// Refuse connections without TLS.
     pub tls_required: bool,
     /// Start TLS before the server's first line.
     pub tls_first: bool,
@@ -83,11 +82,11 @@ pub struct Options {
     pub domain: Option<String>,
     /// Prefix of the JetStream API, instead of a domain.
     pub api_prefix: Option<String>,
-    /// Prefix of our inboxes, where permissions ask for one.
+    /// Prefix of our inboxes, if permissions require one.
     pub inbox_prefix: Option<String>,
-    /// What counts as a CloudEvent.
+    /// Which messages are CloudEvents.
     pub cloudevents: Recognition,
-    /// What to do when events are gone that were not applied.
+    /// What to do if events are gone that were not applied.
     pub on_missing: super::OnMissing,
 }
 
@@ -116,7 +115,7 @@ pub struct JetStream {
 /// Why a source can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A file or setting is unusable.
+    /// A file or setting cannot be used.
     #[error("source {source_name}: {message}")]
     Setting {
         /// Name of the source.
@@ -127,7 +126,7 @@ pub enum SetupError {
 }
 
 impl JetStream {
-    /// Checks the settings and reads the files they name; connects to nothing yet.
+    /// Checks the settings and reads their files; does not connect yet.
     pub fn new(options: Options) -> Result<Self, SetupError> {
         let source_name = options.name.clone();
         let settings = Settings::new(options).and_then(|settings| {
@@ -154,17 +153,17 @@ impl JetStream {
         shown.join(", ")
     }
 
-    /// Makes a reader with a connection of its own.
+    /// Creates a reader with its own connection.
     pub fn read(&self, request: super::Request, status: super::StatusSender) -> Reader {
         Reader::new(Arc::clone(&self.settings), request, status)
     }
 
-    /// What it does when events are gone that were not applied.
+    /// What it does if events are gone that were not applied.
     pub fn on_missing(&self) -> super::OnMissing {
         self.settings.on_missing
     }
 
-    /// What the stream no longer has of some sequences; see [`super::Source::lost`].
+    /// What the stream no longer has in a range; see [`super::Source::lost`].
     pub(crate) async fn lost(
         &self,
         between: (u64, u64),
@@ -179,28 +178,29 @@ impl JetStream {
         }))
     }
 
-    /// Whether the stream is of a kind that can be read at all; one that cannot be reached just now is not refused.
+    /// Checks that the kind of stream can be read at all; an unreachable stream passes.
     pub async fn check_readable(&self) -> Result<(), super::Error> {
         self.inspection.check_readable(&self.settings).await
     }
 
-    /// Time of the next event behind a position under a subject, in nanoseconds since the Unix epoch, if it can be had.
+    /// Time of the next event after a position with a matching subject, in nanoseconds since the Unix epoch, if
+    /// available.
     pub async fn time_behind(&self, position: u64, subject: &str) -> Option<u64> {
         self.inspection.time_behind(&self.settings, position, subject).await
     }
 
-    /// One event, from the leader of the stream; if there is none, the last sequence. An error says why that can't be
-    /// told now.
+    /// One event, from the leader of the stream; if it does not exist, the last sequence. An error says why that is
+    /// unknown at the moment.
     pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
         Box::pin(self.looks.event(&self.settings, sequence)).await
     }
 
-    /// A page of events. An error says why that can't be told now.
+    /// A page of events. An error says why it can't be read at the moment.
     pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, String> {
         Box::pin(self.looks.page(&self.settings, wanted)).await
     }
 
-    /// What the stream is like just now, with warnings about settings that lose data or cripple replay.
+    /// The current state of the stream, with warnings about settings that lose data or slow down replay.
     pub async fn info(&self) -> SourceInfo {
         self.inspection.examine(&self.settings).await
     }

@@ -20,8 +20,8 @@ use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::Pattern;
 
-/// How long the server keeps a consumer that nobody asks for events. After a crash each reader has two of them for this
-/// long, and a stream has room for a limited number; a reader whose consumer is gone makes another one.
+/// How long the server keeps a consumer that nobody reads from. After a crash each reader has two of them for this
+/// long, and a stream has room for a limited number; a reader whose consumer is gone creates another one.
 pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
 /// A cluster that has not made a consumer after this long is asked again, then after twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,12 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// lost connection of our own is noticed. Asked again, it counts again what matches the filter.
 const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 
-/// Where a reader stands.
+/// The position of a reader.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
-    /// The last sequence that was read; none begins anew.
+    /// The last sequence that was read; none starts from scratch.
     pub(super) position: Option<u64>,
-    /// The stream that it counts in, once known.
+    /// The stream to which it belongs, once known.
     pub(super) stream: Option<Arc<StreamIdentity>>,
     /// The last event that was read.
     pub(super) mark: Option<EventMark>,
@@ -42,11 +42,11 @@ pub(super) struct Standing {
     pub(super) seen: Option<EventMark>,
     /// The sequence up to which messages may be missing.
     pub(super) accepts_through: u64,
-    /// Where to begin anew.
+    /// Where to start from scratch.
     pub(super) start: Start,
     /// How many connections were lost at this position, perhaps by a message that the client cannot read.
     pub(super) doubts: u32,
-    /// Sequences that are not needed.
+    /// Sequences that are skipped.
     pub(super) skips: Arc<[u64]>,
 }
 
@@ -65,12 +65,12 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// A proved stream with a consumer behind our position.
+/// A proved stream with a consumer after our position.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) link: Link,
     pub(super) api: Arc<Api>,
-    /// The number of the connection under which the consumer was made.
+    /// The number of the connection under which the consumer was created.
     pub(super) generation: u64,
     pub(super) consumer: String,
     pub(super) inbox: Subject,
@@ -78,25 +78,25 @@ pub(super) struct Opened {
     pub(super) stream: Arc<StreamIdentity>,
     pub(super) position: u64,
     pub(super) head: u64,
-    /// Messages behind the position that were fetched by themselves; the consumer begins behind them.
+    /// Messages after the position that were fetched alone; the consumer starts after them.
     pub(super) rescued: VecDeque<Rescued>,
     /// As in [`Standing`].
     pub(super) doubts: u32,
-    /// How much a request for events may ask for.
+    /// The limits of a request for events.
     pub(super) limits: RequestLimits,
-    /// Events behind the position that may match.
+    /// Events after the position that may match.
     pub(super) pending: u64,
-    /// Whether the server leaves out events.
+    /// Whether the server filters events.
     pub(super) is_filtered: bool,
     /// The subjects that the consumer delivers.
     pub(super) filter: String,
-    /// What the stream lacks after the position, if the server leaves out events: all of it is accepted.
+    /// What the stream lacks after the position, if the server filters events: all of it is accepted.
     pub(super) holes: Holes,
     /// The sequence up to which messages may be missing.
     pub(super) accepts_through: u64,
-    /// Whether the stream leaves out sequences by how it is made.
+    /// Whether the stream leaves out sequences by design.
     pub(super) has_gaps_by_design: bool,
-    /// Whether the position is one that we read, not just where the stream begins today.
+    /// Whether the position was read, and is not just the current beginning of the stream.
     pub(super) is_anchored: bool,
 }
 
@@ -135,8 +135,8 @@ pub(super) async fn open(
     let behind = rescued.back().map_or(position, Rescued::sequence);
     let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
 
-    // Between the look at the stream and the consumer, the stream may have been
-    // replaced, or have lost events; this second look sees both.
+    // Between the check of the stream and the creation of the consumer, the stream may have been replaced, or have lost
+    // events; this second check sees both.
     let before = info;
     let info = stream_info(&mut link, &api).await?;
     if identity(&api, &info)? != stream {
@@ -172,7 +172,7 @@ pub(super) async fn open(
     })
 }
 
-/// Whether a stream of this kind can be read at all: only one that keeps its events whoever else reads them can.
+/// Whether the kind of stream can be read at all: only if it keeps its events no matter who else reads them.
 pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), Error> {
     let consequence = match config.retention.as_str() {
         "" | "limits" => return Ok(()),
@@ -195,7 +195,7 @@ pub(super) fn trouble(stream: &str, error: &wire::Error) -> Trouble {
             Trouble::refused("JetStream is not enabled for this account; enable it, or use another account")
         }
         wire::Error::Refused { code: wire::CONSUMERS_MAX, description } => Trouble::lost(format!(
-            "stream {stream} has no room for another consumer ({description}): each generation that is read needs one, and \
+            "stream {stream} has no room for another consumer ({description}): each generation that reads needs one, and \
              after a crash another one for {} s; delete consumers that nobody uses (`nats consumer ls {stream}`), or raise \
              max_consumers of the stream or the limit of the account",
             INACTIVE_THRESHOLD.as_secs()
@@ -215,17 +215,17 @@ fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble
 
 /// The sequence after which to read.
 fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
-    // A stream may be set to begin with another sequence than 1.
+    // A stream may be configured to start with another sequence than 1.
     let origin = info.config.first_seq.max(1);
     match (standing.position, standing.start) {
         (Some(position), _) => position,
-        // What a mirror of some subjects lacks in front is of others.
+        // Sequences that a filtered mirror lacks at the front belong to others.
         (None, Start::Beginning) if !has_gaps_by_design(&info.config) => origin - 1,
         (None, _) => info.first().max(origin) - 1,
     }
 }
 
-/// What the stream lacks after a position, where that has to be known; an error if it may not be passed over.
+/// What the stream lacks after a position, if that must be known; an error if it may not be passed over.
 async fn missing(
     link: &mut Link,
     api: &Api,
@@ -234,7 +234,8 @@ async fn missing(
     position: u64,
     is_filtered: bool,
 ) -> Result<Holes, Failure> {
-    // A reader that the server does not filter sees each of them, so they are only looked up to refuse them at once.
+    // If the server does not filter for a reader, the reader sees each gap itself, so they are only looked up to refuse
+    // them at once.
     if !is_filtered && standing.accepts_through >= info.state.last_seq {
         return Ok(Holes::default());
     }
@@ -251,7 +252,7 @@ async fn missing(
     }
 }
 
-/// The filter for the server; none where it would leave out nothing, as reading
+/// The filter for the server; none if it would filter nothing, because reading
 /// everything is faster and shows each gap.
 fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
     let takes_others = config.mirror.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
@@ -260,7 +261,7 @@ fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
     (covering.as_str() != ">" && !covers_all).then_some(covering.as_str())
 }
 
-/// Whether a fold of these subjects leaves out some of a stream.
+/// Whether a fold of these subjects skips some of a stream.
 pub(super) fn leaves_out(covering: &Pattern, config: &StreamConfig) -> bool {
     filter(covering, config).is_some()
 }

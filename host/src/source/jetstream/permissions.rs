@@ -1,8 +1,8 @@
 //! Permissions: the subjects that a reader publishes to, and which of them the server refuses.
 //!
 //! A server does not answer a request that it refuses, and a reader needs some
-//! subjects only later, such as after a restart. So one that is refused is
-//! looked for at once, and all are named together.
+//! subjects only later, such as after a restart. So if one subject is refused,
+//! all others are tested at once, and all refused ones are listed together.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use super::link::{Link, Trouble};
 use super::open::INACTIVE_THRESHOLD;
 use super::wire::Api;
 
-/// How long a request may take that is only to show whether it is allowed.
+/// Longest wait for a request that only tests a permission.
 const TRIAL_MAX: Duration = Duration::from_secs(2);
 /// No consumer of ours has this name.
 const NOBODY: &str = "foldstream-nobody";
 
-/// The subjects of the API that a reader publishes to, with no consequence if the request is empty, and whether it can
-/// do without.
+/// The API subjects to which a reader publishes, and whether it can work without them. An empty request to them has no
+/// effect.
 fn subjects(api: &Api) -> [(String, bool); 5] {
     let stream = &api.stream;
     [
@@ -24,38 +24,38 @@ fn subjects(api: &Api) -> [(String, bool); 5] {
         (format!("STREAM.MSG.GET.{stream}"), false),
         (format!("CONSUMER.CREATE.{stream}.{NOBODY}"), false),
         (format!("CONSUMER.MSG.NEXT.{stream}.{NOBODY}"), false),
-        // Only a courtesy: an abandoned consumer goes by itself.
+        // Optional: an abandoned consumer is removed on its own.
         (format!("CONSUMER.DELETE.{stream}.{NOBODY}"), true),
     ]
 }
 
-/// Subjects that the server refuses us.
+/// Subjects that the server refuses.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     /// Without these nothing can be read.
     pub(super) needed: Vec<String>,
-    /// We do without these.
+    /// These are optional.
     pub(super) optional: Vec<String>,
 }
 
 impl Refused {
-    /// Whether nothing is.
+    /// Whether nothing is refused.
     pub(super) fn is_empty(&self) -> bool {
         self.needed.is_empty() && self.optional.is_empty()
     }
 
-    /// What an operator is warned of.
+    /// A warning for operators.
     pub(super) fn warning(&self) -> Option<String> {
         (!self.optional.is_empty()).then(|| {
             format!(
-                "this user may not publish to {}: consumers that are no longer used stay for {} s; grant it",
+                "this user may not publish to {}: unused consumers stay for {} s; grant it",
                 self.optional.join(", "),
                 INACTIVE_THRESHOLD.as_secs()
             )
         })
     }
 
-    /// What has to be granted, for people.
+    /// The permissions to grant, for people.
     pub(super) fn advice(&self) -> Option<String> {
         if self.needed.is_empty() {
             return None;
@@ -67,7 +67,7 @@ impl Refused {
     }
 }
 
-/// Tries what a reader needs only later, so that a refusal is seen before anything depends on it.
+/// Tests what a reader needs only later, so that a refusal is seen before anything depends on it.
 pub(super) async fn try_later_needs(link: &mut Link, api: &Api) -> Result<(), Trouble> {
     if link.is_tried() {
         return Ok(());
@@ -78,7 +78,7 @@ pub(super) async fn try_later_needs(link: &mut Link, api: &Api) -> Result<(), Tr
     Ok(())
 }
 
-/// Tries every subject.
+/// Tests every subject.
 pub(super) async fn survey(link: &mut Link, api: &Api) -> Refused {
     let mut refused = Refused::default();
     for (subject, is_optional) in subjects(api) {
@@ -90,9 +90,9 @@ pub(super) async fn survey(link: &mut Link, api: &Api) -> Refused {
     refused
 }
 
-/// Names all that is refused in place of the first refusal.
+/// Lists everything that is refused in place of the first refusal.
 pub(super) async fn explain(link: &mut Link, api: &Api, trouble: Trouble) -> Trouble {
-    // Without its inbox nothing would be answered.
+    // Without its inbox no request would get an answer.
     if trouble.message.contains("Subscription to") {
         return trouble;
     }

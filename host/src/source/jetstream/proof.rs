@@ -1,8 +1,8 @@
-//! The proof that a stream is the one that a position counts in.
+//! The proof that a stream is the one to which a position belongs.
 //!
-//! What was read from it is the proof: the last event that was applied and the last message that was seen. Its name and
-//! its creation time are hints. Servers move the creation time of a healthy stream (a restart after its settings were
-//! changed, an idempotent create), and a mirror or a restored stream may take the place of another.
+//! The proof is what was read from it: the last event that was applied and the last message that was seen. Its name and
+//! its creation time are only hints. Servers change the creation time of a healthy stream (a restart after its settings
+//! were changed, an idempotent create), and a mirror or a restored stream may take the place of another.
 
 use tracing::warn;
 
@@ -19,11 +19,11 @@ use crate::source::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     Found,
-    /// What was read is no longer there, or nothing was.
+    /// What was read is no longer there, or nothing was read.
     Unseen,
 }
 
-/// Compares a stream with where we are in it; an error unless we may continue there.
+/// Compares a stream with our position in it; an error unless we may continue.
 pub(super) async fn prove(
     link: &mut Link,
     api: &Api,
@@ -31,7 +31,7 @@ pub(super) async fn prove(
     stream: &StreamIdentity,
     standing: &Standing,
 ) -> Result<(), Failure> {
-    // A state that reflects nothing belongs to no history yet.
+    // An empty state belongs to no history yet.
     let Some(position) = standing.position.filter(|position| *position > 0) else { return Ok(()) };
     let mut proof = Proof::Unseen;
     if let Some(mark) = &standing.seen {
@@ -51,8 +51,8 @@ pub(super) async fn prove(
             created = info.created,
             before = expected.name,
             position,
-            "the stream has another name or creation time than before; what was read from it is still there, so it is \
-             the same"
+            "the stream has another name or creation time than before, but still has what was read from it, so it is \
+             the same stream"
         );
     }
     let last = info.state.last_seq;
@@ -62,7 +62,7 @@ pub(super) async fn prove(
     Ok(())
 }
 
-/// Looks whether a stream has what was read, in its place.
+/// Checks whether a stream has what was read, in its place.
 async fn compare(
     link: &mut Link,
     api: &Api,
@@ -79,13 +79,13 @@ async fn compare(
         Some(stored) if is_same(&stored) => Ok(Proof::Found),
         Some(_) => Err(Failure::Stop(Error::Diverged(format!(
             "message {} of stream {} is not the one that was read before; the stream's history was replaced: restore it, \
-             or delete and deploy again to build from what is there",
+             or delete and deploy again to build from the remaining events",
             mark.sequence, api.stream
         )))),
     }
 }
 
-/// What to say of a stream of which nothing proves that it is the one that was read.
+/// The error for a stream that cannot be proved to be the one that was read.
 fn another(expected: &StreamIdentity, stream: &StreamIdentity, info: &StreamInfo) -> Error {
     if expected.name != stream.name {
         return Error::Diverged(format!(
@@ -96,18 +96,17 @@ fn another(expected: &StreamIdentity, stream: &StreamIdentity, info: &StreamInfo
     }
     Error::Diverged(format!(
         "stream {} was created again at {}, and nothing that was read before is in it, so the state belongs to a history \
-         that is gone; restore the stream from a backup, or delete and deploy again to build from what is there",
+         that is gone; restore the stream from a backup, or delete and deploy again to build from the remaining events",
         stream.name, info.created
     ))
 }
 
-/// The mark of a message as it is stored.
+/// The mark of a stored message.
 pub(super) fn of_message(stored: &Stored) -> EventMark {
     EventMark::of_message(stored.sequence, stored.time_ns, stored.subject.as_bytes(), &stored.data)
 }
 
-/// Whether a message is the event that a mark was made of, however the source read CloudEvents then: that may have been
-/// configured otherwise since.
+/// Whether a message is the event of a mark, no matter how the source was configured to read CloudEvents at that time.
 fn is_event(mark: &EventMark, stored: &Stored) -> bool {
     [Recognition::Auto, Recognition::Off].into_iter().any(|recognition| {
         let reading = Reading { recognition, wants_headers: false };

@@ -1,11 +1,9 @@
-//! The protocol of a pull consumer: asking for events before the wire runs dry,
-//! and reading what comes, which is events and statuses.
+//! The protocol of a pull consumer: requesting events in time, and reading what
+//! arrives, which is events and statuses.
 //!
-//! We ask for 5,000 events or 4 MiB at a time and again when half of that has
-//! come: the knee of the measured curve. Nothing is acknowledged, so the
-//! server sends nothing twice, and each message carries a running number by
-//! which a lost one is noticed.
-//! Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
+//! We request 5,000 events or 4 MiB at a time, and again when half of that has arrived: the knee of the measured curve.
+//! Nothing is acknowledged, so the server sends nothing twice, and each message carries a running number by which a
+//! lost one is noticed. Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -29,22 +27,22 @@ use crate::subject::SubjectSet;
 /// Events and bytes in one request.
 const REQUEST_EVENTS: u64 = 5_000;
 const REQUEST_BYTES: u64 = 4 << 20;
-/// Full requests that may be open at once. What the server may send unasked by that, 15,000 events, is less than half of
-/// what the subscription has room for.
+/// Full requests that may be open at once. The server may therefore send 15,000 events unasked, which is less than half
+/// of what the subscription can hold.
 const REQUESTS_MAX: u64 = 3;
-/// How long a request stays open. An idle reader makes the next one after two thirds of it, so that the server always has
-/// one to answer with a new event.
+/// How long a request stays open. An idle reader makes the next one after two thirds of it, so that the server always
+/// has one to answer with a new event.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server speaks up after this long without an event.
+/// The server sends a heartbeat after this long without an event.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// After this long without a word, the consumer counts as lost.
+/// After this long without a heartbeat, the consumer counts as lost.
 const SILENCE: Duration = Duration::from_secs(4);
-/// So long we listen before we believe in silence: a caller who was away may have kept the client from reading.
+/// How long to listen before believing in silence: a busy caller may have kept the client from reading.
 const LISTEN: Duration = Duration::from_secs(1);
-/// Events looked at in one go for each one that a batch may have, where the host leaves out most.
+/// Events examined at once per event that a batch may have, if the host skips most of them.
 const SCAN_FACTOR: usize = 16;
 
-/// Sequences missing before an event that arrived, where the stream may have lost them before it sent them.
+/// Sequences missing before an event that arrived, which the stream may have lost before it sent them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jump {
     /// First missing sequence.
@@ -53,16 +51,16 @@ pub(super) struct Jump {
     pub(super) to: u64,
 }
 
-/// What an idle consumer says to have looked through without finding anything for us.
+/// What an idle consumer claims to have examined without finding anything for us.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
-    /// The last sequence that it looked at.
+    /// The last sequence that it examined.
     pub(super) through: u64,
     /// Whether everything for us was sent the moment it was stored, so that it can't have been removed before.
     pub(super) is_live: bool,
 }
 
-/// How much one request asks for: what we like, unless the consumer's limits are narrower.
+/// The limits of one request: ours, unless the consumer's are narrower.
 #[derive(Clone, Copy, Debug)]
 struct RequestSize {
     events: u64,
@@ -80,13 +78,13 @@ impl RequestSize {
             events: narrower(REQUEST_EVENTS, limits.max_batch),
             bytes: narrower(REQUEST_BYTES, limits.max_bytes),
             expires,
-            // The server refuses one that is longer than half of the request.
+            // The server refuses a heartbeat interval longer than half of the request.
             heartbeat: HEARTBEAT.min(expires / 2),
         }
     }
 }
 
-/// A pull consumer and our side of it. Dropping it deletes the consumer.
+/// A pull consumer, from our side. Dropping it deletes the consumer.
 #[derive(Debug)]
 pub(super) struct Pull {
     client: Client,
@@ -98,14 +96,14 @@ pub(super) struct Pull {
     metadata: MetadataReader,
     consumer_sequence: u64,
     size: RequestSize,
-    /// What we asked for and did not get yet.
+    /// What we requested and did not get yet.
     outstanding_events: u64,
     outstanding_bytes: u64,
     asked_at: Option<Instant>,
     /// The next event is larger than a request may be.
     is_oversize: bool,
     heard_at: Instant,
-    /// Since when we listen into the silence.
+    /// Since when we listen without hearing anything.
     listening_since: Option<Instant>,
     subjects: SubjectSet,
     must_match: bool,
@@ -115,14 +113,15 @@ pub(super) struct Pull {
     is_filtered: bool,
     /// The sequence up to which messages may be missing.
     accepts_through: u64,
-    /// Whether a jump of an unfiltered reader may be how the stream is made.
+    /// Whether a jump of an unfiltered reader may be there by design.
     has_gaps_by_design: bool,
-    /// Whether events for us may lie unsent in the stream, where they can be removed before we see them.
+    /// Whether events for us may be unsent in the stream, where they can be removed before we see them.
     is_behind: bool,
-    /// Whether connections were lost here, perhaps by a message behind the next one. Then nothing more is asked for until
-    /// the next one is handed out, or the connection would be lost again while a jump before it is in question.
+    /// Whether connections were lost here, perhaps by a message after the next one. Then nothing more is requested
+    /// until the next one is returned; otherwise the connection would be lost again while a jump before it is in
+    /// question.
     is_careful: bool,
-    /// Messages before those of the consumer, fetched by themselves.
+    /// Messages before those of the consumer, fetched alone.
     rescued: VecDeque<Rescued>,
     /// The first jump that is in question.
     jump: Option<Jump>,
@@ -130,7 +129,7 @@ pub(super) struct Pull {
 }
 
 impl Pull {
-    /// The consumer that `opened` made.
+    /// The consumer of an opened stream.
     pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
         let takes_everything = subjects.patterns().iter().any(|pattern| pattern.as_str() == ">");
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
@@ -165,17 +164,17 @@ impl Pull {
         }
     }
 
-    /// When anything came last.
+    /// When anything last arrived.
     pub(super) fn heard_at(&self) -> Instant {
         self.heard_at
     }
 
-    /// When to ask again whether the consumer is lost.
+    /// When to check again whether the consumer is lost.
     pub(super) fn silent_at(&self) -> Instant {
         self.listening_since.map_or(self.heard_at + SILENCE, |time| time + LISTEN)
     }
 
-    /// Whether nothing came for so long that the consumer counts as lost.
+    /// Whether nothing arrived for so long that the consumer counts as lost.
     pub(super) fn is_lost(&mut self) -> bool {
         let now = Instant::now();
         if now < self.heard_at + SILENCE {
@@ -195,22 +194,22 @@ impl Pull {
         self.is_careful = false;
     }
 
-    /// What the consumer last claimed.
+    /// The last claim of the consumer.
     pub(super) fn take_claim(&mut self) -> Option<Claim> {
         self.claim.take()
     }
 
-    /// A claim held: nothing for us lies unsent.
+    /// A claim was confirmed: nothing for us is unsent.
     pub(super) fn caught_up(&mut self) {
         self.is_behind = self.outstanding_events == 0;
     }
 
-    /// Whether nothing was asked for yet.
+    /// Whether nothing was requested yet.
     pub(super) fn is_new(&self) -> bool {
         self.asked_at.is_none()
     }
 
-    /// Asks for more where that is due. Cancel-safe: a dropped call has asked for nothing.
+    /// Requests more if that is due. Cancel-safe: a dropped call has requested nothing.
     pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
         let Some((events, bytes)) = self.due() else { return Ok(()) };
         let expires = self.size.expires.as_nanos();
@@ -228,7 +227,7 @@ impl Pull {
         Ok(())
     }
 
-    /// How many events and bytes to ask for now; no bytes is no limit.
+    /// How many events and bytes to request now; no bytes means no limit.
     fn due(&self) -> Option<(u64, u64)> {
         if self.is_oversize {
             return Some((1, 0));
@@ -246,8 +245,8 @@ impl Pull {
         (half || (self.outstanding_events <= events && is_old())).then_some((events, bytes))
     }
 
-    /// Reads what has come until the cursor is full or nothing is left, without
-    /// waiting. Pending when nothing at all had come.
+    /// Reads what has arrived until the cursor is full or nothing is left,
+    /// without waiting. Pending if nothing at all had arrived.
     pub(super) fn poll_read(&mut self, context: &mut Context<'_>, cursor: &mut Cursor) -> Poll<Result<(), Trouble>> {
         let scan_max = cursor.events_max().saturating_mul(SCAN_FACTOR);
         let mut scanned = 0;
@@ -279,7 +278,7 @@ impl Pull {
         self.consumer_sequence += 1;
         if metadata.consumer_sequence != self.consumer_sequence {
             return Err(Trouble::lost(format!(
-                "delivery {} came where {} was due",
+                "delivery {} arrived instead of {}",
                 metadata.consumer_sequence, self.consumer_sequence
             )));
         }
@@ -307,7 +306,7 @@ impl Pull {
         Ok(())
     }
 
-    /// Moves the cursor to a message; not if it is behind it already.
+    /// Moves the cursor to a message, unless it is already past it.
     fn reach(&mut self, metadata: &Metadata, cursor: &mut Cursor) -> bool {
         let sequence = metadata.stream_sequence;
         if sequence <= cursor.through {
@@ -320,12 +319,12 @@ impl Pull {
         cursor.through = sequence;
         cursor.pending = metadata.pending;
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
-        // With nothing asked for, what is stored from now on waits in the stream.
+        // Without an open request, new events wait in the stream.
         self.is_behind = metadata.pending > 0 || self.outstanding_events == 0;
         true
     }
 
-    /// Takes in a message that was fetched by itself.
+    /// Takes a message that was fetched alone.
     fn restore(&mut self, rescued: Rescued, cursor: &mut Cursor) {
         let sequence = rescued.sequence();
         let pending = cursor.pending.saturating_sub(1);
@@ -347,8 +346,8 @@ impl Pull {
         }
     }
 
-    /// Sequences did not come. A reader that the server does not filter gets all there are, so these are gone. For one
-    /// that it filters they are of others, unless events for us may have gone before they were sent.
+    /// Sequences did not arrive. If the server does not filter for the reader, it gets all existing ones, so these are
+    /// gone. If it filters, they belong to others, unless events for us may have been removed before they were sent.
     fn note_jump(&mut self, from: u64, to: u64, cursor: &mut Cursor) {
         let is_accepted = !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
         if self.jump.is_some() {
@@ -382,22 +381,22 @@ impl Pull {
         }
     }
 
-    /// A request ended: what it still had open will not come.
+    /// A request ended: its remainder will not arrive.
     fn settle(&mut self, headers: Option<&HeaderMap>) {
         let events = number(headers, "Nats-Pending-Messages").unwrap_or(self.outstanding_events);
         let bytes = number(headers, "Nats-Pending-Bytes").unwrap_or(self.outstanding_bytes);
         self.outstanding_events = self.outstanding_events.saturating_sub(events);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
-        // With nothing asked for, what is stored from now on waits in the stream.
+        // Without an open request, new events wait in the stream.
         self.is_behind |= self.outstanding_events == 0;
     }
 
-    /// An idle consumer tells how far it has looked, and how many events it delivered.
+    /// An idle consumer says how far it has looked, and how many events it delivered.
     fn heartbeat(&mut self, headers: Option<&HeaderMap>, cursor: &Cursor) -> Result<(), Trouble> {
         let delivered = number(headers, "Nats-Last-Consumer");
         if delivered.is_some_and(|delivered| delivered != self.consumer_sequence) {
             return Err(Trouble::lost(format!(
-                "the server delivered {} events, {} came",
+                "the server delivered {} events, {} arrived",
                 delivered.unwrap_or_default(),
                 self.consumer_sequence
             )));
@@ -407,7 +406,7 @@ impl Pull {
                 self.claim = Some(Claim { through, is_live: self.is_filtered && !self.is_behind });
             }
             Some(through) if through == cursor.through => self.is_behind = self.outstanding_events == 0,
-            // A replica that lags has not looked at what we read already, and so proves nothing.
+            // A replica that lags may not have examined what we have read, and so proves nothing.
             _ => {}
         }
         Ok(())
@@ -415,7 +414,7 @@ impl Pull {
 }
 
 impl Drop for Pull {
-    /// The server would drop the consumer by itself after a minute; a stream has room for a limited number.
+    /// The server would drop the consumer on its own after a minute; a stream has room for a limited number.
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.client.connection_state() != async_nats::connection::State::Connected {
@@ -424,7 +423,7 @@ impl Drop for Pull {
         let client = self.client.clone();
         let subject = self.api.delete_subject(&self.consumer);
         drop(runtime.spawn(async move {
-            // A courtesy: a failure costs nothing.
+            // Optional: a failure costs nothing.
             if client.publish(subject, Bytes::new()).await.is_ok() {
                 drop(client.flush().await);
             }

@@ -1,5 +1,6 @@
-//! The supervision of a reader: opens the stream, reads, and begins again at
-//! its position on any doubt. What may pass is a status, what may not an error.
+//! The supervision of a reader: opens the stream, reads, and starts again at
+//! its position on any doubt. What may pass is a status; what may not is an
+//! error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,20 +22,20 @@ use crate::cloudevents::message::Reading;
 use crate::source::{self, Error, Passed, Request, StatusSender, doubt, tell};
 use crate::subject::Pattern;
 
-/// Longest pause before the stream is opened again.
+/// Longest pause before the stream is reopened.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// The same where the server refuses us: that passes only when somebody acts.
+/// The same if the server refuses us: that passes only when somebody acts.
 const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(10);
-/// After this long the status says that the stream is still being opened.
+/// After this long the status says that the stream is still opening.
 const LONG: Duration = Duration::from_secs(10);
-/// Pause after an error that an operator must decide, should the caller ask again.
+/// Pause after an error that an operator must decide, if the caller asks again.
 const PAUSE_STOPPED: Duration = Duration::from_secs(1);
 
-/// Pause before a second look at what would stop us: a server that has just started, or was just elected, may not have
-/// all of the stream yet.
+/// Pause before a second check of a problem that would stop us: a server that has just started, or was just elected,
+/// may not have the whole stream yet.
 const PAUSE_SUSPICIOUS: Duration = Duration::from_secs(3);
 
-/// A suspicion that is older is one of its own.
+/// An older suspicion counts as a separate one.
 const SUSPICION_MAX: Duration = Duration::from_secs(60);
 
 type Opening = BoxFuture<'static, (Option<Link>, Result<Opened, Failure>)>;
@@ -48,27 +49,27 @@ pub struct Reader {
     cursor: Cursor,
     /// The connection, kept from one session to the next.
     link: Option<Link>,
-    /// The stream being opened. It lives here so that a caller who cancels `next` again and again gets there too.
+    /// The stream being opened. It is stored here so that a caller who cancels `next` again and again gets there too.
     opening: Option<Opening>,
     session: Option<Session>,
     failures: usize,
     /// Whether the stream was read before, so that a failure to connect means that it is lost.
     has_read: bool,
     doubts: Doubts,
-    /// What the status shows of the cursor's oddities.
+    /// What the status shows of invalid messages.
     told: Oddities,
     retry_at: Option<Instant>,
     passed: Passed,
-    /// Where we saw what stops us unless another look, over another connection, shows something else; and when.
+    /// Where and when we saw a problem that stops us unless a second check, over another connection, finds otherwise.
     suspicion: Option<(u64, Instant)>,
-    /// An error to return once all before it was handed out.
+    /// An error to return after everything before it was returned.
     failed: Option<Error>,
 }
 
-/// Connections that were lost, perhaps by a message that the client cannot read.
+/// Lost connections, perhaps because of a message that the client cannot parse.
 #[derive(Debug, Default)]
 struct Doubts {
-    /// Where we were.
+    /// The position.
     position: u64,
     /// How often they were lost there.
     count: u32,
@@ -109,10 +110,10 @@ impl Reader {
 
     /// See [`super::super::Reader::next`].
     pub async fn next(&mut self) -> Result<Batch, Error> {
-        // A caller who always finds something would otherwise never let others run.
+        // A caller who always finds something would otherwise never let other tasks run.
         tokio::task::consume_budget().await;
         loop {
-            // Before anything is handed out, so that the server never has an event without a request for it.
+            // Before anything is returned, so that the server never has an event without a request for it.
             if let Some(session) = self.session.as_mut().filter(|session| session.is_new())
                 && let Err(trouble) = session.ask().await
             {
@@ -143,7 +144,7 @@ impl Reader {
         }
     }
 
-    /// Opens the stream, or notes why not. Cancel-safe: the attempt goes on with the next call.
+    /// Opens the stream, or records why not. Cancel-safe: the attempt continues with the next call.
     async fn open(&mut self) {
         if let Some(time) = self.retry_at {
             tokio::time::sleep_until(time.into()).await;
@@ -170,7 +171,7 @@ impl Reader {
         let status = self.status.clone();
         let covering = self.covering.clone();
         let has_read = self.has_read;
-        // A client that has ended would never connect again.
+        // A client that has ended would never reconnect.
         let link = self.link.clone().filter(|link| !link.is_gone());
         let standing = Standing {
             position: self.cursor.position(),
@@ -193,7 +194,7 @@ impl Reader {
                     Err(trouble) => return (None, Err(trouble.into())),
                 },
             };
-            // A connection that is refused is made anew, with the credentials as they are then.
+            // A refused connection is made again, with the current credentials.
             if let Err(trouble) = link.up(|trouble| tell(&status, trouble.state, Some(trouble.message))).await {
                 return (None, Err(trouble.into()));
             }
@@ -207,7 +208,7 @@ impl Reader {
                 Err(trouble) => Err(trouble.into()),
             };
             match outcome {
-                // A new connection has the permissions of then, and is told again what it may not receive.
+                // A new connection may have other permissions, and is told again what it may not receive.
                 Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
                     let trouble = permissions::explain(&mut link, &api, trouble).await;
                     (None, Err(trouble.into()))
@@ -245,14 +246,14 @@ impl Reader {
         self.note(failure);
     }
 
-    /// Notes that a connection was lost here.
+    /// Records that a connection was lost here.
     fn doubt(&mut self) {
         let position = self.cursor.through;
         let before = if self.doubts.position == position { self.doubts.count } else { 0 };
         self.doubts = Doubts { position, count: before.saturating_add(1) };
     }
 
-    /// Shows what was met that is no sound event, if that is news.
+    /// Reports invalid messages, if there are new ones.
     fn tell_oddities(&mut self) {
         let found = self.cursor.oddities;
         let told = std::mem::replace(&mut self.told, found);
@@ -269,7 +270,7 @@ impl Reader {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
             Failure::Stop(error) if error.may_pass() && !self.is_confirmed() => {
                 let source = &self.settings.name;
-                warn!(source, position = self.cursor.through, %error, "looking again before this stops anything");
+                warn!(source, position = self.cursor.through, %error, "checking again before this stops anything");
                 let message = format!("{}: {error} (looking again)", error.kind());
                 doubt(&self.status, message);
                 self.link = None;
@@ -284,7 +285,7 @@ impl Reader {
         }
     }
 
-    /// Whether what stops us was seen a while ago already.
+    /// Whether the problem was already seen a while ago.
     fn is_confirmed(&self) -> bool {
         let known = self.suspicion.filter(|(position, _)| *position == self.cursor.through);
         known.is_some_and(|(_, since)| since.elapsed() < SUSPICION_MAX)
@@ -292,16 +293,16 @@ impl Reader {
 
     fn note_trouble(&mut self, trouble: Trouble) {
         let longest = if trouble.state == SourceState::Unauthorized { PAUSE_REFUSED_MAX } else { PAUSE_MAX };
-        // The first attempt after a session that worked comes at once: mostly only its consumer was lost.
+        // The first attempt after a working session comes at once: usually only its consumer was lost.
         self.retry_at = (self.failures > 0).then(|| Instant::now() + delay(self.failures, longest));
         self.failures = self.failures.saturating_add(1);
-        // That it lasts is told by the host, once for all that read this source.
+        // If it lasts, the host reports it, once for all that read this source.
         debug!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
         tell(&self.status, trouble.state, Some(trouble.message));
     }
 }
 
-/// Says what is being waited for if a stream takes long to open.
+/// Reports what is waited for if a stream takes long to open.
 async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender) -> T {
     tokio::pin!(opening);
     tokio::select! {
@@ -310,7 +311,7 @@ async fn told_if_long<T>(opening: impl Future<Output = T>, status: &StatusSender
         () = tokio::time::sleep(LONG) => {}
     }
     let state = status.borrow().state;
-    let message = "the server takes long to answer; to make a consumer it counts the events that match the filter";
+    let message = "the server takes long to answer; to create a consumer it counts the events that match the filter";
     tell(status, state, Some(message.to_owned()));
     opening.await
 }

@@ -1,10 +1,10 @@
-//! Messages that the client cannot read.
+//! Messages that the client cannot parse.
 //!
-//! The client drops its connection on a header block or a subject that it does
-//! not understand, without a word about the message. So after a connection was
-//! lost, the messages that are next are fetched by themselves in a form that
-//! it always understands (JSON, headers in base64), and those that it could not
-//! read are handed out from here. The consumer then begins behind them.
+//! The client drops its connection on a header block or a subject that it
+//! cannot parse, without naming the message. So after a connection was lost,
+//! the next messages are fetched alone in a form that it can always parse
+//! (JSON, headers in base64), and those that it could not parse are returned
+//! from here. The consumer then starts after them.
 
 use std::collections::VecDeque;
 
@@ -18,18 +18,18 @@ use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::Event;
 use crate::source::Error;
 
-/// Messages and bytes fetched in one go; if the next one is unreadable too, the connection is lost once more.
+/// Messages and bytes fetched at once; if the next one cannot be parsed either, the connection is lost once more.
 const MESSAGES_MAX: usize = 256;
 const BYTES_MAX: usize = 16 << 20;
-/// After this many lost connections at one message, it is handed out from here whatever we think of it.
+/// After this many lost connections at one message, it is returned from here in any case.
 const DOUBTS_MANY: u32 = 3;
 
-/// A message that was fetched by itself.
+/// A message that was fetched alone.
 #[derive(Debug)]
 pub(super) enum Rescued {
-    /// What the client cannot read, and why it cannot if that is known.
+    /// What the client cannot parse, and why, if known.
     Message { stored: Stored, fault: Option<String> },
-    /// A message that nobody can read and that is to be skipped.
+    /// A message that nobody can parse and that is to be skipped.
     Skipped(u64),
 }
 
@@ -43,20 +43,20 @@ impl Rescued {
     }
 }
 
-/// Why messages are fetched by themselves, and which.
+/// Why messages are fetched alone, and which ones.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
     /// The last sequence that was read.
     pub(super) position: u64,
-    /// The subjects that the server is asked for.
+    /// The subjects requested from the server.
     pub(super) filter: &'a str,
     /// How many connections were lost at this position.
     pub(super) doubts: u32,
-    /// Sequences that are to be skipped, in rising order.
+    /// Sequences to skip, in rising order.
     pub(super) skips: &'a [u64],
 }
 
-/// Fetches the messages behind the position up to the first one that the client can read.
+/// Fetches the messages after the position up to the first one that the client can parse.
 pub(super) async fn rescue(link: &mut Link, api: &Api, search: &Search<'_>) -> Result<VecDeque<Rescued>, Failure> {
     let mut rescued = VecDeque::new();
     let mut bytes = 0;
@@ -88,7 +88,7 @@ pub(super) async fn rescue(link: &mut Link, api: &Api, search: &Search<'_>) -> R
     Ok(rescued)
 }
 
-/// What the client cannot read in a message.
+/// What the client cannot parse in a message.
 pub(super) fn fault(stored: &Stored) -> Option<String> {
     if stored.subject.contains(char::REPLACEMENT_CHARACTER) {
         return Some("its subject is not valid UTF-8".to_owned());
@@ -99,12 +99,12 @@ pub(super) fn fault(stored: &Stored) -> Option<String> {
     Block::read(&stored.headers).fault
 }
 
-/// Whether a message that was fetched is the broker's own book-keeping, and no event.
+/// Whether a fetched message belongs to the broker, and is not an event.
 pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
     headers::is_bookkeeping(&Block::read(&stored.headers))
 }
 
-/// A message that was fetched, with all of its headers.
+/// A fetched message, with all its headers.
 pub(super) fn message_of(stored: &Stored) -> Message {
     let headers = headers::of_event(&Block::read(&stored.headers), true);
     let Stored { sequence, time_ns, subject, data, .. } = stored;
@@ -112,7 +112,7 @@ pub(super) fn message_of(stored: &Stored) -> Message {
     Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }
 }
 
-/// Makes an event of a message that was fetched, whatever it is.
+/// Converts a fetched message to an event, whatever it is.
 pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading) -> Event {
     let block = Block::read(&stored.headers);
     let mut headers = headers::of_event(&block, reading.wants_headers);

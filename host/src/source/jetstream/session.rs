@@ -1,18 +1,17 @@
 //! A session: one consumer on one connection, with the proof that nothing that
 //! it did not deliver was there to deliver.
 //!
-//! A jump over sequences means to a reader that the server does not filter
-//! that they are gone: removed by a purge, a limit, an expiry or one by one.
-//! To a reader that the server filters it mostly means that they are of
-//! others. So while events for us may lie unsent in the stream, what lies
-//! behind a jump is held back until a look at the stream shows which sequences
-//! it lacks; each of those may have been for us. A filtered reader that has
-//! caught up needs no such look: the server sends it each event the moment it
-//! is stored.
+//! If the server does not filter for a reader, a jump over sequences means that
+//! they are gone: removed by a purge, a limit, an expiry or one by one. If it
+//! filters, it usually means that they belong to others. So while events for us
+//! may be unsent in the stream, everything after a jump is held back until a
+//! check of the stream shows which sequences it lacks; each of those may have
+//! been for us. A filtered reader that has caught up needs no such check: the
+//! server sends it each event the moment it is stored.
 //!
-//! An idle consumer tells in its heartbeats how far it has looked. By that the
-//! position moves over messages for others, after the same look at the stream,
-//! which also brings the last of them as a mark.
+//! The heartbeats of an idle consumer say how far it has looked. With that, the
+//! position moves over messages for others, after the same check of the stream,
+//! which also returns the last of them as a mark.
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -34,7 +33,7 @@ use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::{Pattern, SubjectSet};
 
-/// How often the end of the stream is looked at while a filtered reader reads, as events tell only of those like them.
+/// How often the end of the stream is checked while a filtered reader reads, because events only show events like them.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a reader that gets nothing trusts its consumer before it asks whether the stream has anything for it.
@@ -42,15 +41,15 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a consumer may take to deliver what the stream has.
 const DELIVERY_MAX: Duration = Duration::from_secs(2);
 
-/// How many sequences are tried to find the last message that is there.
+/// How many sequences to try in order to find the last existing message.
 const LAST_TRIED: u64 = 8;
 
-/// What a look at the stream is to answer.
+/// The question for a check of the stream.
 #[derive(Clone, Copy, Debug)]
 enum Question {
-    /// Whether what is missing was still there to be sent.
+    /// Whether missing sequences were still there to be sent.
     Jump(Jump),
-    /// Whether what an idle consumer looked through was all there.
+    /// Whether everything that an idle consumer examined still existed.
     Claim(Claim),
     /// Where the stream ends.
     Head,
@@ -58,10 +57,10 @@ enum Question {
     Idle,
 }
 
-/// What a look at the stream showed.
+/// The result of a check of the stream.
 struct View {
     info: StreamInfo,
-    /// What it lacks, if that was asked for and changed.
+    /// What it lacks, if requested and changed.
     holes: Option<Holes>,
     /// The last message that a consumer looked through, if that was asked for, and whether it should have delivered it.
     last: Option<(EventMark, bool)>,
@@ -69,7 +68,7 @@ struct View {
     next: Option<u64>,
 }
 
-/// A look at the stream that is under way.
+/// A running check of the stream.
 struct Look {
     question: Question,
     answer: BoxFuture<'static, Result<Box<View>, wire::Error>>,
@@ -85,7 +84,7 @@ pub(super) struct Session {
     pull: Pull,
     look: Option<Look>,
     looked_at: Instant,
-    /// Where the reader was at the last look.
+    /// The position at the last check.
     looked_through: u64,
     /// Where the reader is, and since when it gets nothing there.
     idle: (u64, Instant),
@@ -96,22 +95,22 @@ pub(super) struct Session {
     /// The subjects that the consumer delivers.
     filter: String,
     is_anchored: bool,
-    /// What the stream lacks, as far as it was asked; of use to a filtered reader alone.
+    /// What the stream lacks, as far as it was asked; only for a filtered reader.
     holes: Holes,
-    /// Whether it was told that what the stream lacks is too much to be listed.
+    /// Whether it was logged that too much is missing to be listed.
     has_told_unlisted: bool,
-    /// Up to which sequence what it lacks was counted.
+    /// Up to which sequence missing ones were counted.
     counted: u64,
     /// The sequence up to which messages may be missing.
     accepts_through: u64,
-    /// Whether the connection is lost. What came before that is still read: where it stops tells which message it may
-    /// have died of.
+    /// Whether the connection is lost. What arrived before is still read: where it stops shows which message may have
+    /// caused that.
     is_ending: bool,
-    /// Whether anything at all came from the consumer.
+    /// Whether anything arrived from the consumer.
     pub(super) has_heard: bool,
 }
 
-/// What ended a wait.
+/// Why a wait ended.
 enum Wake {
     Read(Result<(), Trouble>),
     Looked(Result<Box<View>, wire::Error>),
@@ -120,7 +119,7 @@ enum Wake {
 }
 
 impl Session {
-    /// Begins with what was opened.
+    /// Starts with an opened stream.
     pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
         Self {
             link: opened.link.clone(),
@@ -147,35 +146,35 @@ impl Session {
         }
     }
 
-    /// When anything came from the consumer, or from the server as it was made.
+    /// When anything arrived from the consumer, or from the server when it was created.
     pub(super) fn heard_at(&self) -> Instant {
         self.pull.heard_at()
     }
 
-    /// Whether nothing was asked for yet.
+    /// Whether nothing was requested yet.
     pub(super) fn is_new(&self) -> bool {
         self.pull.is_new()
     }
 
-    /// Asks for events where that is due. Cancel-safe.
+    /// Requests events if that is due. Cancel-safe.
     pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
         self.pull.ask().await
     }
 
-    /// Whether what the cursor holds must not be handed out yet.
+    /// Whether the contents of the cursor must not be returned yet.
     pub(super) fn in_question(&self) -> bool {
         self.pull.jump().is_some()
     }
 
-    /// Takes back what the cursor holds behind an open question.
+    /// Takes back the contents of the cursor after an open question.
     pub(super) fn abandon(&self, cursor: &mut Cursor) {
         if let Some(jump) = self.pull.jump() {
             cursor.roll_back(jump.from - 1);
         }
     }
 
-    /// Waits for something to happen and takes it in. Cancel-safe: all that was
-    /// read is in the cursor, and all that is under way in `self`.
+    /// Waits for something to happen and processes it. Cancel-safe: everything
+    /// read is in the cursor, and everything running is in `self`.
     pub(super) async fn advance(&mut self, cursor: &mut Cursor) -> Result<(), Failure> {
         self.ask_if_up().await?;
         let wake = self.wait(cursor).await;
@@ -188,16 +187,17 @@ impl Session {
                     self.count(cursor.through, cursor)?;
                 }
                 self.look(cursor);
-                // Before the caller goes to work on what has come, so that the wire doesn't run dry meanwhile.
+                // Before the caller processes what arrived, so that the next events are already on their way.
                 self.ask_if_up().await?;
             }
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else { return Ok(()) };
                 match (answer, look.question) {
                     (Ok(view), question) => self.judge(question, *view, cursor)?,
-                    // The API may be slow, and only where the stream ends was asked; another consumer would not help it.
+                    // The API may be slow, and only the end of the stream was asked for; another consumer would not
+                    // help.
                     (Err(error), Question::Head | Question::Idle) => {
-                        debug!(stream = self.api.stream, %error, "no look at the head");
+                        debug!(stream = self.api.stream, %error, "cannot check the head");
                         self.looked_at = Instant::now();
                     }
                     (Err(error), _) => return Err(trouble(&self.api.stream, &error).into()),
@@ -221,14 +221,14 @@ impl Session {
         Ok(())
     }
 
-    /// Asks for events unless the connection is lost.
+    /// Requests events unless the connection is lost.
     async fn ask_if_up(&mut self) -> Result<(), Trouble> {
         self.is_ending = self.is_ending || self.link.is_gone();
         if self.is_ending { Ok(()) } else { self.pull.ask().await }
     }
 
     async fn wait(&mut self, cursor: &mut Cursor) -> Wake {
-        // While a jump is in question, what comes stays in the subscription, which has room for all we asked for.
+        // While a jump is in question, events stay in the subscription, which has room for all requested ones.
         let may_read = !self.in_question();
         let mut until = self.pull.silent_at();
         if !may_read {
@@ -240,10 +240,10 @@ impl Session {
         let is_ending = *is_ending;
         tokio::select! {
             biased;
-            // One call reads up to a whole batch, which is the bound; yielding every 128 messages would cut batches.
+            // One call reads up to a whole batch, which is the limit; yielding every 128 messages would split batches.
             read = unconstrained(poll_fn(|context| pull.poll_read(context, cursor))), if may_read => Wake::Read(read),
             () = std::future::ready(()), if is_ending => Wake::Time,
-            // The look stays where it is when another arm wins.
+            // The check stays in place if another arm wins.
             answer = async { match look { Some(look) => (&mut look.answer).await, None => pending().await } } => {
                 Wake::Looked(answer)
             }
@@ -252,7 +252,7 @@ impl Session {
         }
     }
 
-    /// Begins a look at the stream where one is due.
+    /// Starts a check of the stream if one is due.
     fn look(&mut self, cursor: &Cursor) {
         if cursor.through != self.idle.0 {
             self.idle = (cursor.through, Instant::now());
@@ -279,7 +279,7 @@ impl Session {
         let (known, after) = (self.holes.seen(), self.counted);
         let answer = Box::pin(async move {
             let info = api.stream_info().await?;
-            // What goes after it was sent is nothing to a reader that has caught up.
+            // Events removed after they were sent do not matter to a reader that has caught up.
             let may_lack = match question {
                 Question::Jump(_) => true,
                 Question::Claim(claim) => !claim.is_live,
@@ -323,14 +323,14 @@ impl Session {
         Err(Trouble::lost(format!("the consumer does not deliver message {next} of stream {stream}")).into())
     }
 
-    /// Draws the conclusion from a look at the stream.
+    /// Evaluates a check of the stream.
     fn judge(&mut self, question: Question, view: View, cursor: &mut Cursor) -> Result<(), Failure> {
         let View { info, holes, last, next } = view;
         let created_ns = info.created_ns().map_err(|error| trouble(&self.api.stream, &error))?;
         if created_ns != self.stream.created_ns {
             return Err(Trouble::lost("the stream has another creation time").into());
         }
-        // Its settings may have been edited since it was opened.
+        // Its settings may have changed since it was opened.
         check_readable(&self.api.stream, &info.config).map_err(Failure::Stop)?;
         cursor.head = cursor.head.max(info.state.last_seq);
         if let Some(holes) = holes {
@@ -340,7 +340,7 @@ impl Session {
             Question::Head => Ok(()),
             Question::Idle => self.judge_idle(next, cursor.through),
             Question::Jump(jump) => {
-                // On failure the jump stays in question, so that what lies behind it is never handed out.
+                // On failure the jump stays in question, so that nothing after it is ever returned.
                 if self.is_filtered {
                     self.must_list(cursor.through)?;
                     self.count(cursor.through, cursor)?;
@@ -377,8 +377,8 @@ impl Session {
         }
     }
 
-    /// Counts what the stream lacks up to a sequence, unless it was delivered before it went; an error if that is not
-    /// accepted. For a filtered reader.
+    /// Counts what the stream lacks up to a sequence, unless it was delivered before it was removed; an error if that
+    /// is not accepted. For a filtered reader.
     fn count(&mut self, through: u64, cursor: &mut Cursor) -> Result<(), Failure> {
         if !self.is_filtered || through <= self.counted || !self.has_begun(cursor) {
             self.counted = self.counted.max(through);
@@ -387,7 +387,7 @@ impl Session {
         let gone = self.holes.within(self.counted + 1, through);
         let gone = missing::undelivered(gone, cursor.sequences());
         if let Some(missing) = missing::refused(gone.iter().cloned(), self.accepts_through) {
-            // What lies behind it must not be handed out, though it may have come.
+            // Events after it must not be returned, even if they have arrived.
             cursor.roll_back(missing.from - 1);
             for range in gone.iter().filter(|range| *range.start() < missing.from) {
                 cursor.miss(*range.start()..=(*range.end()).min(missing.from - 1));
@@ -407,7 +407,7 @@ impl Session {
                     stream = self.stream.name,
                     position = through,
                     "the stream lacks too many messages to be listed; those that may have been for this deployment are \
-                     passed over uncounted, as was accepted"
+                     passed over uncounted, as accepted"
                 );
             }
             return Ok(());
@@ -417,11 +417,11 @@ impl Session {
 
     /// Passes over sequences that an unfiltered reader did not get; an error if they are gone and that is not accepted.
     fn pass_gap(&self, info: &StreamInfo, from: u64, to: u64, cursor: &mut Cursor) -> Result<(), Failure> {
-        // Asked for now, not when the session began: a mirror may have been promoted since.
+        // Checked now, not when the session started: a mirror may have been promoted since.
         if has_gaps_by_design(&info.config) {
             return Ok(());
         }
-        // Whoever begins at what is there does not miss what went in front while it began.
+        // A reader that starts at the first available event does not miss events removed at the front meanwhile.
         let from = if self.has_begun(cursor) { from } else { from.max(info.first()) };
         if from > to {
             return Ok(());
@@ -441,7 +441,7 @@ impl Session {
         Failure::Stop(Error::Gap { stream: self.stream.name.clone(), missing })
     }
 
-    /// Tells once that the stream removes what the server has just looked at.
+    /// Warns once if the stream removes events that the server has just examined.
     fn warn_of_short_life(&mut self, info: &StreamInfo, from: u64) {
         if info.first() > from && !self.has_warned {
             self.has_warned = true;

@@ -1,8 +1,7 @@
 //! The few calls of the JetStream API that a reader needs.
 //!
-//! Written against the wire format, so that every reader does with one
-//! connection and two tasks, and fields added by newer servers do no harm.
-//! Source: <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
+//! Written against the wire format, so that every reader needs only one connection and two tasks, and fields added by
+//! newer servers do no harm. Source: <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
 
 use std::time::Duration;
 
@@ -13,33 +12,33 @@ use serde::{Deserialize, Serialize};
 
 /// How long the API may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long it may take to make a consumer: on a stream of hundreds of millions of events the server counts for minutes
-/// what matches a filter, and would count from the start for each request made again.
+/// How long it may take to create a consumer: on a stream of hundreds of millions of events the server takes minutes to
+/// count what matches a filter, and would start again for each repeated request.
 const CREATION_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// Codes of the API that are told apart.
+/// Codes of the API that are distinguished.
 pub(super) const STREAM_NOT_FOUND: u64 = 10059;
 const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The filter and the subjects of the stream have nothing in common.
 pub(super) const FILTER_NOT_SUBSET: u64 = 10093;
-/// As many consumers exist as the stream, the account or the server allows.
+/// The stream, the account or the server has reached its limit of consumers.
 pub(super) const CONSUMERS_MAX: u64 = 10026;
 /// The account may not use JetStream.
 pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
 
-/// Why a call gave no answer.
+/// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// The API refused.
     #[error("{description} (code {code})")]
     Refused { code: u64, description: String },
-    /// Nobody serves the API.
+    /// No API at this subject.
     #[error("no JetStream at {0}; enable JetStream on the server, or correct the domain or the API prefix")]
     NoJetStream(String),
     /// The call failed on its way.
     #[error("{0}")]
     Failed(String),
-    /// The answer makes no sense to us.
+    /// The answer cannot be parsed.
     #[error("{0}")]
     Unreadable(String),
 }
@@ -100,7 +99,7 @@ pub(super) struct StreamConfig {
     pub(super) sources: Option<Vec<serde::de::IgnoredAny>>,
 }
 
-/// What a stream allows its consumers; 0 is no limit.
+/// Limits of the stream for its consumers; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ConsumerLimits {
@@ -108,17 +107,17 @@ pub(super) struct ConsumerLimits {
     pub(super) inactive_threshold: u64,
 }
 
-/// How a mirror is made.
+/// The definition of a mirror.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct MirrorConfig {
-    /// The subjects that it takes; empty for all.
+    /// The subjects that it copies; empty for all.
     pub(super) filter_subject: String,
-    /// The same with other subjects in their place.
+    /// The same with renamed subjects.
     pub(super) subject_transforms: Vec<serde::de::IgnoredAny>,
 }
 
-/// What a stream holds.
+/// The contents of a stream.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct StreamState {
     pub(super) messages: u64,
@@ -129,7 +128,7 @@ pub(super) struct StreamState {
     pub(super) consumer_count: u64,
     #[serde(default)]
     pub(super) num_deleted: u64,
-    /// The deleted sequences, in rising order, if they were asked for.
+    /// The deleted sequences, in rising order, if requested.
     #[serde(default)]
     pub(super) deleted: Vec<u64>,
 }
@@ -154,13 +153,13 @@ impl StreamInfo {
         self.cluster.as_ref().is_some_and(|cluster| !cluster.name.is_empty())
     }
 
-    /// First sequence that is still there, or would be the next one.
+    /// First existing sequence, or the next one if the stream is empty.
     pub(super) fn first(&self) -> u64 {
         if self.state.messages == 0 { self.state.last_seq + 1 } else { self.state.first_seq }
     }
 }
 
-/// A consumer to make. Everything in it is thrown away with the connection.
+/// A consumer to create. Everything in it is dropped with the connection.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct ConsumerConfig<'a> {
     pub(super) name: String,
@@ -186,7 +185,7 @@ struct CreateConsumer<'a> {
 /// What the server says about a new consumer.
 #[derive(Debug, Deserialize)]
 pub(super) struct ConsumerInfo {
-    /// As the server made it, with the limits of the server, the account and the stream.
+    /// As the server created it, with the limits of the server, the account and the stream.
     #[serde(default)]
     pub(super) config: RequestLimits,
     /// Matching events after its start.
@@ -194,7 +193,7 @@ pub(super) struct ConsumerInfo {
     pub(super) num_pending: u64,
 }
 
-/// How much one request for events may ask for; 0 is no limit.
+/// The limits of one request for events; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RequestLimits {
@@ -204,14 +203,14 @@ pub(super) struct RequestLimits {
     pub(super) max_bytes: u64,
 }
 
-/// A message, fetched by itself.
+/// A message that was fetched alone.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) sequence: u64,
-    /// What is not UTF-8 in it was replaced by the server.
+    /// The server has replaced octets that are not UTF-8.
     pub(super) subject: String,
     pub(super) time_ns: u64,
-    /// The header block as it was published.
+    /// The header block as published.
     pub(super) headers: Vec<u8>,
     pub(super) data: bytes::Bytes,
 }
@@ -247,7 +246,7 @@ struct StoredMessage {
 }
 
 impl Api {
-    /// What the stream is like.
+    /// The current state of the stream.
     pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
         self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({})).await
     }
@@ -257,7 +256,7 @@ impl Api {
         self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({ "deleted_details": true })).await
     }
 
-    /// Makes a consumer.
+    /// Creates a consumer.
     pub(super) async fn create_consumer(&self, config: &ConsumerConfig<'_>) -> Result<ConsumerInfo, Error> {
         let mut subject = format!("CONSUMER.CREATE.{}.{}", self.stream, config.name);
         if let Some(filter) = config.filter_subject {
@@ -280,13 +279,13 @@ impl Api {
 
     /// One message, from the leader of the stream.
     ///
-    /// Not by a direct get: that hands on headers as they are, and the client drops the connection on a block that it
-    /// cannot read.
+    /// Not a direct get: that returns headers unchanged, and the client drops the connection on a block that it cannot
+    /// parse.
     pub(super) async fn message(&self, sequence: u64) -> Result<Option<Stored>, Error> {
         self.get(&serde_json::json!({ "seq": sequence })).await
     }
 
-    /// The first message from a sequence on whose subject matches the filter.
+    /// The first message from a sequence on with a matching subject.
     pub(super) async fn next_message(&self, from: u64, filter: &str) -> Result<Option<Stored>, Error> {
         self.get(&serde_json::json!({ "seq": from, "next_by_subj": filter })).await
     }
@@ -307,14 +306,14 @@ impl Api {
         }))
     }
 
-    /// An empty request, only to see whether it is allowed: what comes back does not matter.
+    /// An empty request that only shows whether it is allowed; the answer does not matter.
     pub(super) async fn trial(&self, subject: &str, within: Duration) {
         let request = Request::new().payload(bytes::Bytes::new()).timeout(Some(within));
         drop(self.client.send_request(format!("{}.{subject}", self.prefix), request).await);
     }
 
-    /// Time of the first message from a sequence on with a subject like this, in nanoseconds since the Unix epoch; none if
-    /// there is none.
+    /// Time of the first message from a sequence on with a matching subject, in nanoseconds since the Unix epoch; none
+    /// if there is none.
     pub(super) async fn time_of_next(&self, sequence: u64, subject: &str) -> Result<Option<u64>, Error> {
         let body = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
         match self.call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
@@ -335,7 +334,7 @@ impl Api {
         body: &B,
     ) -> Result<T, Error> {
         let message = self.ask(within, subject, body).await?;
-        let unreadable = |error| Error::Unreadable(format!("{subject} answered something unreadable: {error}"));
+        let unreadable = |error| Error::Unreadable(format!("the answer of {subject} cannot be parsed: {error}"));
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
             return Err(Error::Refused { code: error.err_code, description: error.description });

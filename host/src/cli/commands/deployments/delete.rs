@@ -9,7 +9,7 @@ use crate::cli::support::client::UPLOAD_TIMEOUT;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::bytes;
 
-/// Remove a deployment and its state. The events stay.
+/// Remove a deployment and its state. The events are kept.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     visible_alias = "rm",
@@ -21,12 +21,12 @@ Examples:
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
 }
 
-/// Asks whether it is meant, and removes it.
+/// Asks for confirmation and removes the deployment.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     if !args.yes {
@@ -40,14 +40,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 fn confirm(name: &str, size: &str, context: &Context) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        let message = format!("this removes {name} and its state ({size}); add --yes, as there is nobody to ask");
+        let message =
+            format!("this removes {name} and its state ({size}); add --yes, because nobody can confirm it here");
         return Err(Failure::new(Exit::Usage, message));
     }
-    context.output.say(&format!("This removes {name} and its state ({size}). Type its name to go on:"));
+    context.output.say(&format!("This removes {name} and its state ({size}). Type its name to continue:"));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && answer.trim() == name {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failed, "that is not its name; nothing was removed"))
+    Err(Failure::new(Exit::Failed, "the name does not match; nothing was removed"))
 }

@@ -1,4 +1,4 @@
-//! `foldstream deploy`: puts a module into service.
+//! `foldstream deploy`: deploys a module.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -18,12 +18,12 @@ use crate::cli::support::output::{Output, grouped};
 use crate::cli::support::wait_for_cut_over;
 use crate::cli::support::wait_until_live;
 
-/// Largest file that is read, in bytes; the host has a limit of its own, which is lower.
+/// Largest file to read, in bytes; the host has its own, lower limit.
 const FILE_BYTES_MAX: u64 = 1 << 30;
-/// What every WebAssembly file begins with.
+/// The first bytes of every WebAssembly file.
 const MAGIC: &[u8] = b"\0asm";
 
-/// Put a module into service under a name, and build its read model from the stream.
+/// Deploy a module under a name, and build its read model from the stream.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -36,25 +36,25 @@ Examples:
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
 
-Deploying the same module again changes nothing. Another module under a name takes over the read
-model there is where both store the same; else it is built beside the one that serves, and takes
-over when it has caught up.")]
+Deploying the same module again changes nothing. If another module under the same name has the same state version
+and subjects, it inherits the read model. Otherwise its read model is built alongside the active generation, and
+takes over when it has caught up.")]
 pub struct Args {
     /// The module, as `foldstream build` writes it.
     file: PathBuf,
-    /// Name of the deployment; left out, the module's own.
+    /// Name of the deployment; default: the module's own.
     #[arg(long)]
     name: Option<String>,
-    /// Source to read; left out, that of the deployment there is, or the only one.
+    /// Source to read; default: that of the existing deployment, or the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Where a new read model begins; left out, where that of the deployment there is began, or at sequence 1.
+    /// Where a new read model begins; default: where that of the existing deployment began, or sequence 1.
     #[arg(long, value_enum)]
     start: Option<Start>,
-    /// How the read model comes to be; left out, the host decides and says why.
+    /// How to build the read model; by default the host decides and says why.
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
-    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
     #[arg(long)]
     accept_missing: bool,
     #[command(flatten)]
@@ -66,10 +66,10 @@ pub struct Args {
 /// Whether to wait, and for how long.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Waiting {
-    /// Wait until it has caught up and serves (with --manual: is ready), or failed.
+    /// Wait until the deployment has caught up and is active (with --manual: ready), or has failed.
     #[arg(long)]
     wait: bool,
-    /// Longest wait, such as `30s` or `10min`; left out, as long as it takes.
+    /// Longest wait, such as `30s` or `10min`; default: no limit.
     #[arg(long, value_name = "DURATION", requires = "wait")]
     timeout: Option<humantime::Duration>,
 }
@@ -77,9 +77,9 @@ pub struct Waiting {
 /// Where a new read model begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Start {
-    /// At sequence 1; refused where the stream no longer has it.
+    /// At sequence 1; refused if the stream no longer has it.
     Beginning,
-    /// At the first event that the stream still has: the read model lacks what came before.
+    /// At the first event that the stream still has; the read model lacks the earlier ones.
     FirstAvailable,
 }
 
@@ -92,14 +92,14 @@ impl Start {
     }
 }
 
-/// How the read model of another module comes to be.
+/// How a module's read model is created if the deployment already has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Strategy {
-    /// Fold the stream again, beside what serves.
+    /// Fold the stream again, alongside the active generation.
     Rebuild,
-    /// Take over what serves, as both store the same.
+    /// Take over the active state as it is; both versions must store the same.
     Inherit,
-    /// Map the entries of what serves, by the module's own `migrate`.
+    /// Convert the entries of the active state with the module's own `migrate`.
     Migrate,
 }
 
@@ -113,22 +113,22 @@ impl Strategy {
     }
 }
 
-/// What a deployment is asked for; the host decides on what is left out.
+/// Parameters of a deploy; the host decides what is absent.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Name; none takes the module's.
+    /// Name; absent: the module's.
     pub name: Option<String>,
-    /// Source; none takes that of the deployment there is, or the only one.
+    /// Source; absent: that of the existing deployment, or the only one.
     pub source: Option<String>,
     /// Where a new read model begins.
     pub start: Option<Start>,
-    /// How it comes to be.
+    /// How it is created.
     pub strategy: Option<Strategy>,
-    /// How a candidate is built, as parameters of the API.
+    /// How to build a candidate, as API parameters.
     pub candidate: Vec<(&'static str, String)>,
 }
 
-/// Uploads the module and tells what came of it.
+/// Uploads the module and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut candidate = args.candidate.parameters()?;
     candidate.extend(args.accept_missing.then(accept_missing));
@@ -140,12 +140,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     tell(deployed, waiting, &client, context.output).await
 }
 
-/// The parameter that lets events be missing.
+/// The parameter that accepts missing events.
 pub fn accept_missing() -> (&'static str, String) {
     ("accept-missing", "true".to_owned())
 }
 
-/// Prints what a deploy or a rebuild began, or, if that is wanted, waits for its end and prints that.
+/// Prints what a deploy or rebuild started; with `--wait`, waits for its end and prints that.
 pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output: Output) -> anyhow::Result<()> {
     if !waiting.wait {
         output.one(&deployed, describe)?;
@@ -159,7 +159,7 @@ pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output:
     Ok(())
 }
 
-/// Waits until what was deployed serves and has caught up, or is ready where it does not take over by itself.
+/// Waits until the new generation is active and has caught up, or is ready if it waits for a promotion.
 pub async fn settled(
     client: &Client,
     deployed: &Deployed,
@@ -181,25 +181,25 @@ pub async fn settled(
     }
 }
 
-/// How it ended, in one line.
+/// The outcome, in one line.
 pub fn end_line(deployment: &Deployment, generation: u64) -> String {
     let name = &deployment.name;
     match &deployment.candidate {
         Some(candidate) if candidate.number == generation => format!(
-            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` lets it serve",
+            "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` makes it active",
             grouped(candidate.position)
         ),
         _ => format!("{name}: {} at position {}", state_word(deployment.state), grouped(deployment.position)),
     }
 }
 
-/// Reads a module, and refuses what plainly is none before it is sent.
+/// Reads a module, and refuses a file that clearly is not one before uploading it.
 pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     let shown = file.display();
     let refused = |message: String| Failure::new(Exit::Refused, message);
     let metadata = std::fs::metadata(file).map_err(|error| {
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-        Failure::new(exit, format!("cannot read {shown}: {error}; `foldstream build` writes a module"))
+        Failure::new(exit, format!("cannot read {shown}: {error}; `foldstream build` creates a module"))
     })?;
     if metadata.is_dir() {
         return Err(refused(format!("{shown} is a folder; build it first: foldstream build {shown}")).into());
@@ -210,10 +210,10 @@ pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     content.by_ref().take(MAGIC.len() as u64).read_to_end(&mut module).map_err(unreadable)?;
     if module != MAGIC {
         return Err(
-            refused(format!("{shown} is no WebAssembly file; `foldstream build` makes one from a crate")).into()
+            refused(format!("{shown} is not a WebAssembly file; `foldstream build` creates one from a crate")).into()
         );
     }
-    // Not by the size that it says to have: a pipe or a device says none.
+    // The size in the metadata does not count, because pipes and devices have none.
     let read = content.take(FILE_BYTES_MAX).read_to_end(&mut module).map_err(unreadable)?;
     if read as u64 == FILE_BYTES_MAX {
         return Err(refused(format!("{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module")).into());
@@ -242,21 +242,21 @@ fn parameters(request: &Request) -> Vec<(&'static str, String)> {
     given.chain(request.candidate.iter().cloned()).collect()
 }
 
-/// What a deployment did, and why, in one line.
+/// What a deploy did, and why, in one line.
 pub fn describe(deployed: &Deployed) -> String {
     let deployment = &deployed.deployment;
     let outcome = match deployed.outcome {
         DeployOutcome::Created => "created",
         DeployOutcome::Unchanged => "unchanged",
-        DeployOutcome::Inherited => "inherited the read model that serves",
-        DeployOutcome::Rebuilding => "being rebuilt beside what serves",
-        DeployOutcome::Migrating => "being migrated beside what serves",
+        DeployOutcome::Inherited => "inherited the active read model",
+        DeployOutcome::Rebuilding => "rebuilding alongside the active generation",
+        DeployOutcome::Migrating => "migrating alongside the active generation",
     };
     let compiled = match deployed.compile_ms {
         0 => String::new(),
         milliseconds => format!(", compiled in {milliseconds} ms"),
     };
-    // That a name is new is all that there is to say about a new name.
+    // For a new name there is no other reason to give.
     let reason = match deployed.outcome {
         DeployOutcome::Created => String::new(),
         _ => format!(": {}", deployed.reason),
@@ -281,17 +281,17 @@ mod tests {
         let created = Deployed { compile_ms: 48, ..deployed(DeployOutcome::Created, "the name is new") };
         assert_eq!(describe(&created), "order-totals: created (generation 3, source events, compiled in 48 ms)");
         assert_eq!(
-            describe(&deployed(DeployOutcome::Unchanged, "generation 3 has this module, and serves")),
-            "order-totals: unchanged (generation 3, source events): generation 3 has this module, and serves"
+            describe(&deployed(DeployOutcome::Unchanged, "generation 3 has this module, and is active")),
+            "order-totals: unchanged (generation 3, source events): generation 3 has this module, and is active"
         );
         assert_eq!(
-            describe(&deployed(DeployOutcome::Inherited, "both modules store the same: state version 1")),
-            "order-totals: inherited the read model that serves (generation 3, source events): both modules store the \
-             same: state version 1"
+            describe(&deployed(DeployOutcome::Inherited, "both modules have state version 1")),
+            "order-totals: inherited the active read model (generation 3, source events): both modules have \
+             state version 1"
         );
         assert_eq!(
             describe(&deployed(DeployOutcome::Rebuilding, "state version 2 instead of 1")),
-            "order-totals: being rebuilt beside what serves (generation 3, source events): state version 2 instead of 1"
+            "order-totals: rebuilding alongside the active generation (generation 3, source events): state version 2 instead of 1"
         );
     }
 
@@ -315,7 +315,7 @@ mod tests {
         deployment.candidate = Some(Box::new(crate::cli::commands::rollouts::generations::tests::generation()));
         assert_eq!(
             end_line(&deployment, 3),
-            "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` lets it serve"
+            "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` makes it active"
         );
     }
 
@@ -325,7 +325,7 @@ mod tests {
         let file = folder.path().join("text.wasm");
         std::fs::write(&file, "no module").expect("write");
         let said = read_module(&file).expect_err("is no module").to_string();
-        assert!(said.ends_with("is no WebAssembly file; `foldstream build` makes one from a crate"), "{said}");
+        assert!(said.ends_with("is not a WebAssembly file; `foldstream build` creates one from a crate"), "{said}");
         let said = read_module(folder.path()).expect_err("is a folder").to_string();
         assert!(said.contains("is a folder; build it first: foldstream build "), "{said}");
         let error = read_module(&folder.path().join("missing.wasm")).expect_err("is missing");

@@ -23,7 +23,7 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: DeploymentList = context.client()?.get(&["v1", "deployments"], &[]).await?;
     context.output.many(&list.deployments, &list, lines)?;
     if list.deployments.is_empty() {
-        context.output.note("there is no deployment yet; `foldstream deploy FILE.wasm` makes one");
+        context.output.note("there is no deployment yet; `foldstream deploy FILE.wasm` creates one");
     }
     Ok(())
 }
@@ -60,7 +60,7 @@ fn lines(deployments: &[Deployment]) -> String {
     table(&HEADER, rows)
 }
 
-/// How far its candidate is, if it has one.
+/// The progress of its candidate, if it has one.
 fn rebuild(deployment: &Deployment) -> String {
     match &deployment.candidate {
         None => "-".to_owned(),

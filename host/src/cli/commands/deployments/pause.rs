@@ -5,7 +5,7 @@ use crate::api::Deployment;
 use crate::cli::Context;
 use crate::cli::support::output::grouped;
 
-/// Stop applying events; reads go on. Lasts across restarts.
+/// Stop applying events. Reads continue. A pause outlasts restarts.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -14,12 +14,12 @@ Examples:
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Stop building the candidate instead; what serves goes on.
+    /// Pause the candidate instead; the active generation keeps serving.
     #[arg(long)]
     candidate: bool,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let parameters: &[_] = if args.candidate { &[("candidate", "true".to_owned())] } else { &[] };
     let path = ["v1", "deployments", &args.name, "pause"];
@@ -27,7 +27,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     context.output.one(&deployment, |deployment| match &deployment.candidate {
         Some(candidate) if args.candidate => {
             let (number, position) = (candidate.number, grouped(candidate.position));
-            format!("{}: generation {number} stands still at position {position}", deployment.name)
+            format!("{}: generation {number} is paused at position {position}", deployment.name)
         }
         _ => {
             let (state, position) = (state_word(deployment.state), grouped(deployment.position));

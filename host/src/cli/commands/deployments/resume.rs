@@ -12,10 +12,10 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{grouped, table};
 use crate::cli::support::wait_until_live;
 
-/// Longest wait for the answer: a module may be at a batch, which comes to its end first.
+/// Longest wait for the response: a module may be in the middle of a batch, which it finishes first.
 const TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Go on after a pause, or try again after a failure; without an event that cannot be folded, if you say so.
+/// Continue after a pause, or try again after a failure, with or without the event that cannot be folded.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -27,41 +27,42 @@ Examples:
   foldstream resume --all
   foldstream resume --all --skip 17 --reason 'not JSON, ticket 4711'
 
-A skipped event is left out of the state for good: by restarts, rollbacks, rebuilds, verify and reads of the past alike.
-`foldstream skips` shows what is left out and why, and takes a decision back for states that are built from scratch.")]
+A skipped event is left out of the state for good, also by restarts, rollbacks, rebuilds, verify and as-of reads.
+`foldstream skips` lists the skipped events with their reasons, and withdraws a decision for states that are built
+from scratch.")]
 pub struct Args {
     /// Name of the deployment.
     #[arg(required_unless_present = "all")]
     name: Option<String>,
-    /// All deployments that stopped at a failure; with --skip, those that stopped at one of these events. What an operator
-    /// paused stays paused.
+    /// All deployments that a failure stopped; with --skip, those that stopped at one of these events. Paused
+    /// deployments stay paused.
     #[arg(long, conflicts_with_all = ["name", "candidate"])]
     all: bool,
     /// With --all: only deployments that read this source.
     #[arg(long, requires = "all")]
     source: Option<String>,
-    /// Go on building the candidate instead, after a pause or at an event that stopped it.
+    /// Continue the candidate instead, after a pause or at the event that stopped it.
     #[arg(long)]
     candidate: bool,
-    /// Leave out this event: the one that fails, or a later one; may be repeated.
+    /// Skip this event: the failing one, or a later one; may be repeated.
     #[arg(long, value_name = "SEQUENCE", requires = "reason")]
     skip: Vec<u64>,
-    /// Why, for the audit log and for everyone who asks later.
+    /// The reason, for the audit log and for everyone who asks later.
     #[arg(long, value_name = "TEXT", requires = "skip")]
     reason: Option<String>,
-    /// Pass over events that are gone from the stream, up to its end just now; they are counted.
+    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
     #[arg(long)]
     accept_missing: bool,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let Some(name) = args.name.clone() else { return all(&args, &client, context).await };
     let wanted = Resume { skip: args.skip.clone(), reason: args.reason.clone() };
     let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
     if !args.candidate {
-        // One that fails again is told as an error, alone.
+        // If it fails again, only the error is shown.
         wait_until_live::outcome(&deployment)?;
     }
     context.output.one(&deployment, |deployment| line(deployment, args.candidate, &args.skip))?;
@@ -92,10 +93,10 @@ async fn resume(
 fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String {
     let mut line = match &deployment.candidate {
         Some(candidate) if is_candidate => match candidate.position {
-            0 => format!("{}: generation {} goes on", deployment.name, candidate.number),
+            0 => format!("{}: generation {} continues", deployment.name, candidate.number),
             position => {
                 format!(
-                    "{}: generation {} goes on at position {}",
+                    "{}: generation {} continues at position {}",
                     deployment.name,
                     candidate.number,
                     grouped(position)
@@ -111,7 +112,7 @@ fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String 
     line
 }
 
-/// Resumes all that failed, one after the other, and fails if one of them can't be resumed.
+/// Resumes all failed deployments, one after another, and fails if one of them can't be resumed.
 async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<()> {
     let list: DeploymentList = client.get(&["v1", "deployments"], &[]).await?;
     let chosen = chosen(&list.deployments, args)?;
@@ -134,7 +135,7 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
         .map(|deployment| deployment.name.as_str())
         .collect();
     if !paused.is_empty() {
-        context.output.note(&format!("paused by an operator, and still so: {}", paused.join(", ")));
+        context.output.note(&format!("still paused by an operator: {}", paused.join(", ")));
     }
     match refused.len() {
         0 => Ok(()),
@@ -155,12 +156,12 @@ fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Depl
         return Ok(chosen);
     }
     let Some(first) = chosen.first() else {
-        let message = "no deployment has failed at such an event; `foldstream list` shows what has failed";
+        let message = "no deployment has failed at these events; `foldstream list` shows which have failed";
         return Err(Failure::new(Exit::NotFound, message));
     };
     if let Some(other) = chosen.iter().find(|other| other.source != first.source) {
         let message = format!(
-            "{} reads {} and {} reads {}, where the same sequence is another event; name one with --source",
+            "{} reads {} and {} reads {}, where the same sequence is another event; choose one with --source",
             first.name, first.source, other.name, other.source
         );
         return Err(Failure::new(Exit::Usage, message));

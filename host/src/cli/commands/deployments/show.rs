@@ -24,7 +24,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The word for a state, as the API has it.
+/// The name of a state, as in the API.
 pub fn state_word(state: DeploymentState) -> String {
     word(&state)
 }
@@ -49,7 +49,7 @@ fn lines(deployment: &Deployment) -> String {
     rows.push(("lag", lag_line(deployment)));
     if deployment.missing_events > 0 {
         let missing = grouped(deployment.missing_events);
-        rows.push(("missing", format!("{missing} events were gone from the stream when they were passed")));
+        rows.push(("missing", format!("{missing} events were already gone from the stream")));
     }
     rows.push((
         "applied",
@@ -95,29 +95,29 @@ fn state_line(deployment: &Deployment) -> String {
     line
 }
 
-/// What of the state is on disk, and what is not yet.
+/// How much of the state is on disk.
 fn checkpoint_line(deployment: &Deployment) -> String {
     let is_state = |failure: &crate::api::Failure| failure.kind == "state";
     if deployment.file_bytes == 0 && deployment.failure.as_ref().is_some_and(is_state) {
-        return "unknown, as the state can't be opened".to_owned();
+        return "unknown, because the state can't be opened".to_owned();
     }
     let durable = grouped(deployment.checkpoint);
     if deployment.checkpoint >= deployment.position {
-        return format!("{durable}: all of the state is on disk");
+        return format!("{durable}; the whole state is on disk");
     }
-    format!("{durable} is on disk; what follows is in memory, and read again from the stream after a crash")
+    format!("{durable} is on disk; later events are in memory, and are read again from the stream after a crash")
 }
 
 fn lag_line(deployment: &Deployment) -> String {
     match (deployment.lag_events, deployment.lag_seconds) {
-        (None, _) => "unknown, as the source was not heard".to_owned(),
+        (None, _) => "unknown, because the source does not answer".to_owned(),
         (Some(0), _) => "none".to_owned(),
         (Some(events), Some(seconds)) => format!("{}, the oldest {} old", counted(events, "event"), span(seconds)),
         (Some(events), None) => format!("{}, of unknown age", counted(events, "event")),
     }
 }
 
-/// The word for what a source is doing, with for how long where it keeps events from coming.
+/// The state of a source, and how long it has lasted if it keeps events from arriving.
 pub fn source_word(status: &SourceStatus) -> String {
     let state = status.state.name();
     let lasts = status.since.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
@@ -130,7 +130,7 @@ fn seconds_since(time: &str) -> Option<f64> {
     Some(jiff::Timestamp::now().duration_since(time).as_secs_f64().max(0.0))
 }
 
-/// What its state left out.
+/// The events that its state left out.
 fn skipped_line(deployment: &Deployment) -> Option<String> {
     let last = deployment.skips.last().map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
     let has_any = deployment.skipped > 0 || last.is_some();
@@ -138,7 +138,7 @@ fn skipped_line(deployment: &Deployment) -> Option<String> {
     has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
 }
 
-/// A generation that does not serve.
+/// A generation that is not active.
 fn other_line(generation: &Generation) -> String {
     format!(
         "generation {}, {} ({}): {}; {}",
@@ -150,7 +150,7 @@ fn other_line(generation: &Generation) -> String {
     )
 }
 
-/// What the source met that is no sound event; counted since its reader began.
+/// Messages that are not valid events, counted since the reader started.
 fn oddities(deployment: &Deployment) -> Vec<(&'static str, String)> {
     let status = &deployment.source_status;
     let mut rows = Vec::new();
@@ -158,15 +158,12 @@ fn oddities(deployment: &Deployment) -> Vec<(&'static str, String)> {
         let count = grouped(status.passed_over);
         rows.push((
             "passed over",
-            format!("{count} messages that are no events (delete markers, tombstones, schedules)"),
+            format!("{count} messages that are not events (delete markers, tombstones, schedules)"),
         ));
     }
     if status.repaired > 0 {
         let count = grouped(status.repaired);
-        rows.push((
-            "repaired",
-            format!("{count} messages with headers or subjects that are not valid; the log names them"),
-        ));
+        rows.push(("repaired", format!("{count} messages with invalid headers or subjects; the log names them")));
     }
     rows
 }
@@ -269,7 +266,7 @@ pub(in crate::cli) mod tests {
 name           order-totals
 state          catching-up, 2.8 s left
 position       400,000 of 1,000,000
-checkpoint     390,000 is on disk; what follows is in memory, and read again from the stream after a crash
+checkpoint     390,000 is on disk; later events are in memory, and are read again from the stream after a crash
 lag            600,000 events, the oldest 12 s old
 applied        400,000 events, 212,345/s
 source         events, stream ORDERS
@@ -318,8 +315,8 @@ module  ";
         for line in [
             "state          disconnected",
             "position       400,000 of unknown",
-            "checkpoint     400,000: all of the state is on disk",
-            "lag            unknown, as the source was not heard",
+            "checkpoint     400,000; the whole state is on disk",
+            "lag            unknown, because the source does not answer",
             "source         events, stream ORDERS, reconnecting: cannot connect: connection refused",
         ] {
             assert!(shown.lines().any(|found| found == line), "{line} is missing in\n{shown}");

@@ -1,4 +1,4 @@
-//! `foldstream skips`: the events that a deployment leaves out.
+//! `foldstream skips`: the events that a deployment skips.
 
 use reqwest::Method;
 
@@ -6,7 +6,7 @@ use crate::api::{Skip, SkipList};
 use crate::cli::Context;
 use crate::cli::support::output::table;
 
-/// Show the events that a deployment leaves out, and why; or take a decision back.
+/// Show the events that a deployment skips, and why; or withdraw a decision.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -14,12 +14,12 @@ Examples:
   foldstream skips order-totals -o ndjson | jq .reason
   foldstream skips order-totals --remove 17    then `foldstream rebuild order-totals` folds event 17
 
-`foldstream resume NAME --skip SEQUENCE` makes a decision. To take one back changes no state that has passed the event:
-a state that is built from scratch folds it again, with a module that can.")]
+`foldstream resume NAME --skip SEQUENCE` skips an event. Withdrawing a decision does not change a state that has
+already passed the event; a state that is built from scratch folds it again.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Take back the decision to skip this event.
+    /// Withdraw the decision to skip this event.
     #[arg(long, value_name = "SEQUENCE")]
     remove: Option<u64>,
 }
@@ -37,7 +37,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     };
     context.output.many(&list.skips, &list, lines)?;
     if list.skips.is_empty() {
-        context.output.note("nothing is left out");
+        context.output.note("no events are skipped");
     }
     Ok(())
 }

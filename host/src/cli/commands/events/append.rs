@@ -14,7 +14,7 @@ use crate::cli::support::exit::{Exit, Failure};
 
 /// Longest wait for the append.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest event that is read from standard input, in bytes.
+/// Largest event to read from standard input, in bytes.
 const DATA_BYTES_MAX: u64 = 64 << 20;
 
 /// Append one event to an embedded log.
@@ -33,13 +33,13 @@ pub struct Args {
     /// Data; `-` reads it from standard input.
     #[arg(default_value = "{}", allow_negative_numbers = true)]
     data: String,
-    /// Type; left out, the last token of the subject.
+    /// Type; default: the last token of the subject.
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// Message id: an event whose id was appended a short while ago is not stored again.
+    /// Message id: an event with the same id as one appended recently is not stored again.
     #[arg(long)]
     id: Option<String>,
-    /// Time in RFC 3339; left out, now.
+    /// Time in RFC 3339; default: now.
     #[arg(long)]
     time: Option<String>,
     #[command(flatten)]
@@ -47,21 +47,21 @@ pub struct Args {
     /// Header; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
-    /// Source; left out, the only one.
+    /// Source; default: the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Refuse unless the last sequence of the log is this one.
+    /// Refuse the event unless the last sequence of the log is this one.
     #[arg(long, value_name = "SEQUENCE")]
     expected_last_sequence: Option<u64>,
-    /// Refuse unless the last sequence under the subject is this one; 0 means that there is none.
+    /// Refuse the event unless the last sequence under the subject is this one; 0 means that there is none.
     #[arg(long, value_name = "SEQUENCE")]
     expected_last_subject_sequence: Option<u64>,
-    /// Subject, or pattern, of --expected-last-subject-sequence; left out, the event's.
+    /// Subject, or pattern, for --expected-last-subject-sequence; default: the event's.
     #[arg(long, value_name = "SUBJECT", requires = "expected_last_subject_sequence")]
     expected_subject: Option<String>,
 }
 
-/// Appends it and prints its sequence.
+/// Appends the event and prints its sequence.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let event = NewEvent {
         subject: args.subject,
@@ -84,7 +84,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let appended: Appended = context.client()?.post(&["v1", "events"], &parameters, content, TIMEOUT).await?;
     context.output.one(&appended, |appended| {
         let sequence = appended.sequences.first().copied().unwrap_or(appended.last_sequence);
-        if appended.duplicates > 0 { format!("{sequence} (was there before)") } else { sequence.to_string() }
+        if appended.duplicates > 0 { format!("{sequence} (already stored)") } else { sequence.to_string() }
     })?;
     times::warn(&context.output, appended.times_raised);
     Ok(())
@@ -93,7 +93,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn headers(typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pairs = typed.iter().map(|header| match header.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::new(Exit::Usage, format!("--header `{header}` is no header; write --header NAME=VALUE"))),
+        _ => Err(Failure::new(Exit::Usage, format!("--header `{header}` is not a header; write --header NAME=VALUE"))),
     });
     pairs.collect()
 }

@@ -1,4 +1,4 @@
-//! `foldstream events export`: events as `events import` takes them.
+//! `foldstream events export`: writes events in the format that `events import` reads.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,14 +20,14 @@ use crate::cli::support::output::{compact, grouped};
 use crate::cli::support::progress::{Progress, Step};
 use crate::cloudevents::{BATCH_MEDIA_TYPE, HEADER_PREFIX, percent};
 
-/// The header in which a message id is stored.
+/// The header that stores a message id.
 const MESSAGE_ID: &str = "nats-msg-id";
-/// Events in one request.
+/// Events per request.
 const PAGE_EVENTS: u64 = 1_000;
 /// Longest wait for a page.
 const TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Write events one a line, as `events import` takes them.
+/// Write events, one per line, in the format that `events import` reads.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -42,21 +42,21 @@ source.")]
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// Begin behind this sequence.
+    /// Start after this sequence.
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
     after: u64,
-    /// How events are written.
+    /// Format of the events.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// File to write; left out, standard output.
+    /// File to write; default: standard output.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 }
 
-/// How events are written.
+/// Formats of exported events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Our own format.
+    /// Foldstream's own format.
     #[default]
     Foldstream,
     /// CloudEvents 1.0 in JSON.
@@ -109,14 +109,14 @@ async fn export(args: &Args, client: &Client, mut target: impl Write, progress: 
     Ok(count)
 }
 
-/// Events, one a line.
+/// Events, one per line.
 struct Page {
     lines: Vec<String>,
     next: Option<u64>,
     last_sequence: u64,
 }
 
-/// [`crate::api::EventPage`], data as they were written.
+/// [`crate::api::EventPage`], with data as written.
 #[derive(Deserialize)]
 struct StoredPage {
     events: Vec<Stored>,
@@ -124,7 +124,7 @@ struct StoredPage {
     last_sequence: u64,
 }
 
-/// [`crate::api::StoredEvent`], data as they were written.
+/// [`crate::api::StoredEvent`], with data as written.
 #[derive(Deserialize)]
 struct Stored {
     time: String,
@@ -136,7 +136,7 @@ struct Stored {
     data: Box<RawValue>,
 }
 
-/// [`crate::api::NewEvent`], data as they were written.
+/// [`crate::api::NewEvent`], with data as written.
 #[derive(Serialize)]
 struct Importable {
     subject: String,
@@ -168,19 +168,19 @@ async fn page_of_cloud_events(client: &Client, filter: &Filter, after: u64, limi
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let foreign = |message: String| Error::Foreign { url: client.url().to_owned(), message };
     let (next, last_sequence) = (header("foldstream-next"), header("foldstream-last-sequence"));
-    let last_sequence = last_sequence.ok_or_else(|| foreign("it writes no CloudEvents; upgrade it".to_owned()))?;
+    let last_sequence = last_sequence.ok_or_else(|| foreign("it cannot write CloudEvents; upgrade it".to_owned()))?;
     let body = client.body(response).await?;
     let events: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| foreign(error.to_string()))?;
     Ok(Page { lines: events.iter().map(|event| one_line(event.get())).collect(), next, last_sequence })
 }
 
-/// JSON in one line: a line break in it is white space between values.
+/// JSON on one line: a line break in it is white space between values.
 fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-/// The event as it is appended; its message id keeps it from being stored twice. Attributes of CloudEvents are encoded
-/// again, as reading decodes them.
+/// The event in the form in which it is appended. Its message id prevents duplicates. CloudEvents attributes are
+/// encoded again, because reading decodes them.
 fn importable(mut event: Stored) -> Importable {
     let id = event.headers.remove(MESSAGE_ID);
     for (name, value) in &mut event.headers {

@@ -19,14 +19,14 @@ use crate::cli::support::output::{Output, counted, grouped, span};
 use crate::cli::support::progress::{Progress, Step};
 use crate::cloudevents::{self, SubjectTemplate};
 
-/// Events in one request: enough to share a commit, few enough to show progress.
+/// Events per request: enough to share a commit, few enough to show progress.
 const BATCH_EVENTS: usize = 1_000;
-/// Bytes at which a request ends earlier; the host takes 16 MiB unless configured otherwise.
+/// Bytes at which a request ends earlier; the default limit of a host is 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
 /// Longest wait for one batch.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Import events into an embedded log, from a file of our own format or of CloudEvents.
+/// Import events into an embedded log, from a file in Foldstream's own format or of CloudEvents.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -35,12 +35,12 @@ Examples:
   foldstream events import flights.ndjson --subject 'flights.{subject}.{type}'
   zcat events.ndjson.gz | foldstream events import -
 
-Events come one a line, in JSON arrays, or one JSON value behind the other. An event of our own format is
+Events come one per line, in JSON arrays, or as a sequence of JSON values. An event in Foldstream's own format is
   {\"subject\": \"orders.42.placed\", \"data\": {\"amount\": 10}}
-and may have \"type\", \"id\", \"time\" (RFC 3339) and \"headers\" too. One with \"specversion\" is a CloudEvent 1.0 in
-JSON; both may be in one file. An event with an \"id\", and each CloudEvent by its source and id, is stored once even
-when it is imported twice within the log's duplicate window. At a malformed event the import ends: what is before it
-is imported, what is behind it is not.")]
+with optional \"type\", \"id\", \"time\" (RFC 3339) and \"headers\". An event with \"specversion\" is a CloudEvent 1.0 in
+JSON. One file may contain both. An event with an \"id\", or a CloudEvent with its source and id, is stored once even if
+it is imported twice within the log's duplicate window. The import stops at a malformed event: the events before it are
+imported, the events after it are not.")]
 pub struct Args {
     /// The file; `-` reads standard input.
     file: PathBuf,
@@ -48,14 +48,14 @@ pub struct Args {
     options: Options,
 }
 
-/// How events are imported.
+/// Options of an import.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// Source; left out, the only one.
+    /// Source; default: the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Subject of CloudEvents: text, with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
-    /// separate tokens; left out, `{type:tokens}`, or the subject that an event was exported with.
+    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
+    /// separate tokens; default: `{type:tokens}`, or the subject that an event was exported with.
     #[arg(long, value_name = "TEMPLATE")]
     subject: Option<String>,
     #[command(flatten)]
@@ -80,27 +80,27 @@ impl Options {
     }
 }
 
-/// What was imported.
+/// The result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// Events in the file.
     pub events: u64,
-    /// How many of them were there before.
+    /// How many of them were already stored.
     pub duplicates: u64,
-    /// How many asked for a time before that of the event before them, and got that event's time.
+    /// How many had a time earlier than that of the previous event, and got that event's time.
     pub times_raised: u64,
     /// Last sequence of the log.
     pub last_sequence: u64,
 }
 
-/// Imports a file and prints how much it was.
+/// Imports a file and prints how many events it had.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let imported = import_file(&client, &args.file, &args.options, context.output).await?;
     context.output.one(&imported, |imported| {
         let duplicates = match imported.duplicates {
             0 => String::new(),
-            count => format!(", {} of them were there before", grouped(count)),
+            count => format!(", {} of them already stored", grouped(count)),
         };
         let last = match imported.events {
             0 => String::new(),
@@ -158,7 +158,7 @@ async fn import<R: BufRead>(
             }
             End::Unreadable(error) => {
                 return Err(error)
-                    .with_context(|| format!("cannot read on in {}; {}", batches.name, so_far(&imported)));
+                    .with_context(|| format!("cannot continue reading {}; {}", batches.name, so_far(&imported)));
             }
         }
     }
@@ -206,8 +206,8 @@ fn at_least(imported: &Imported) -> String {
     )
 }
 
-/// The line of the event that the host names by its place in the request, and what it says of it:
-/// `event 0 is refused: …` counts from 0, `line 1 is refused: …` from 1.
+/// The line of the event that the host identifies by its place in the request, and the host's reason: `event 0 is
+/// refused: …` counts from 0, `line 1 is refused: …` from 1.
 fn named_line<'a>(text: &'a str, lines: &[u64]) -> Option<(u64, &'a str)> {
     let (rest, first) = match text.strip_prefix("event ") {
         Some(rest) => (rest, 0),
@@ -233,10 +233,10 @@ struct Batches<R> {
     template: Option<SubjectTemplate>,
 }
 
-/// Some events, checked, as one request.
+/// Some checked events, as one request.
 struct Batch {
     body: Bytes,
-    /// The line in which each event begins.
+    /// The line at which each event begins.
     lines: Vec<u64>,
     end: End,
 }
@@ -254,7 +254,7 @@ impl<R: BufRead> Batches<R> {
         Self { name: name.to_owned(), items: Items::new(reader), template }
     }
 
-    /// The next events up to the limits of a batch. They are checked here and sent as they were written.
+    /// The next events, up to the limits of a batch. They are checked here and sent as they were written.
     fn next(&mut self) -> Batch {
         let mut body = Vec::new();
         let mut lines = Vec::new();
@@ -297,14 +297,14 @@ fn check(text: &[u8], template: Option<&SubjectTemplate>) -> Result<(), String> 
         return subject.map(drop).map_err(|error| error.to_string());
     }
     let event: NewEvent = serde_json::from_slice(text).map_err(|error| {
-        // The position within the line is the column; that the line is the first of its text misleads.
+        // The position in the line is the column; the line number is always 1 and would mislead.
         let text = error.to_string();
         let text = text.split(" at line ").next().unwrap_or_default();
         let advice = match text.starts_with("unknown field") || text.starts_with("missing field") {
             true => "; a CloudEvent has a specversion",
             false => "",
         };
-        format!("is no event: {text} (column {}){advice}", error.column())
+        format!("is not an event: {text} (column {}){advice}", error.column())
     })?;
     crate::subject::validate(&event.subject).map_err(|error| error.to_string())
 }
@@ -339,11 +339,14 @@ mod tests {
     #[test]
     fn malformed_lines_are_named_and_end_the_batch() {
         for (line, said) in [
-            ("{", "events.ndjson:2: is no event: EOF while parsing an object (column 1)"),
-            ("{}", "events.ndjson:2: is no event: missing field `subject` (column 2); a CloudEvent has a specversion"),
+            ("{", "events.ndjson:2: is not an event: EOF while parsing an object (column 1)"),
+            (
+                "{}",
+                "events.ndjson:2: is not an event: missing field `subject` (column 2); a CloudEvent has a specversion",
+            ),
             (
                 "{\"subject\":\"a\",\"body\":1}",
-                "events.ndjson:2: is no event: unknown field `body`, expected one of `subject`, `type`, `id`, `time`, \
+                "events.ndjson:2: is not an event: unknown field `body`, expected one of `subject`, `type`, `id`, `time`, \
                  `headers`, `data` (column 21); a CloudEvent has a specversion",
             ),
         ] {

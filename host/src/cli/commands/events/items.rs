@@ -1,5 +1,5 @@
-//! Events in a file, one after the other: one a line, in JSON arrays, or one JSON value behind the other, also over
-//! several lines. It is read as it comes and never held as a whole.
+//! Splits a file into events: one per line, in JSON arrays, or as a sequence of JSON values over any number of lines.
+//! It reads the file as a stream and never holds all of it.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -8,16 +8,16 @@ use serde::de::IgnoredAny;
 /// Longest event, in bytes.
 pub const ITEM_BYTES_MAX: usize = 16 << 20;
 
-/// What a file begins with when it was compressed.
+/// The first bytes of compressed files.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// A mark that some programs write in front of UTF-8.
+/// A byte-order mark, which some programs write before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
 /// Why there is no next event.
 #[derive(Debug)]
 pub enum Error {
-    /// What is there is none: the line, and what is wrong with it.
+    /// The text is not an event: the line, and what is wrong with it.
     Malformed(u64, String),
     /// The file cannot be read.
     Unreadable(io::Error),
@@ -29,14 +29,14 @@ impl From<io::Error> for Error {
     }
 }
 
-/// How events follow each other.
+/// How events are separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// The file was not looked at yet.
+    /// Not determined yet.
     Unknown,
-    /// One a line.
+    /// One per line.
     Lines,
-    /// One JSON value behind the other.
+    /// A sequence of JSON values.
     Values,
     /// Elements of an array.
     Array,
@@ -48,19 +48,19 @@ pub struct Items<R> {
     form: Form,
     /// Whether a comma or the end of the array comes next.
     is_behind_element: bool,
-    /// Lines that have ended, and one more for the one that is being read.
+    /// Lines that have ended, plus one for the current line.
     line: u64,
     /// Bytes read so far.
     pub bytes: u64,
 }
 
 impl<R: BufRead> Items<R> {
-    /// Those that a reader gives.
+    /// The events of a reader.
     pub fn new(reader: R) -> Self {
         Self { reader, form: Form::Unknown, is_behind_element: false, line: 1, bytes: 0 }
     }
 
-    /// Puts the text of the next event behind `body`, in one line, and returns the number of the line in which it
+    /// Appends the text of the next event to `body`, on one line, and returns the number of the line at which it
     /// begins; none at the end.
     pub fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<u64>, Error> {
         let begin = body.len();
@@ -69,7 +69,7 @@ impl<R: BufRead> Items<R> {
             if body.len() > begin {
                 let line = self.line - 1;
                 return match self.form {
-                    // The first line was not a whole event: it is the beginning of one over several lines.
+                    // The first line was not a whole event: it is the beginning of an event over several lines.
                     Form::Values => self.finish(body, begin, line).map(Some),
                     _ if body.len() - begin > ITEM_BYTES_MAX => Err(too_long(line)),
                     _ => Ok(Some(line)),
@@ -84,7 +84,7 @@ impl<R: BufRead> Items<R> {
         }
     }
 
-    /// Finds out how events follow each other. Leaves a line in `body` that is the beginning of an event.
+    /// Determines how events are separated. Leaves a line in `body` if it is the beginning of an event.
     fn begin(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
         let start = self.reader.fill_buf()?;
         for (mark, program) in [(GZIP, "zcat"), (ZSTD, "zstdcat")] {
@@ -107,7 +107,7 @@ impl<R: BufRead> Items<R> {
         if self.form == Form::Array {
             return Ok(());
         }
-        // A first line that ends within a value is no line of its own.
+        // A first line that ends within a value is not a complete event.
         let begin = body.len();
         self.read_line(body)?;
         let first = serde_json::from_slice::<IgnoredAny>(&body[begin..]);
@@ -141,7 +141,7 @@ impl<R: BufRead> Items<R> {
         }
     }
 
-    /// Reads to the end of a line; whether there was one.
+    /// Reads to the end of a line; returns whether there was one.
     fn read_line(&mut self, body: &mut Vec<u8>) -> Result<bool, Error> {
         let length = self.reader.by_ref().take(ITEM_BYTES_MAX as u64 + 2).read_until(b'\n', body)?;
         self.bytes += length as u64;
@@ -165,7 +165,7 @@ impl<R: BufRead> Items<R> {
                 self.skip(1);
                 next = self.peek_behind_space()?;
                 if next == Some(b']') {
-                    return malformed(self.line, "an element is missing behind the comma");
+                    return malformed(self.line, "an element is missing after the comma");
                 }
             } else if self.is_behind_element && !matches!(next, Some(b']') | None) {
                 return malformed(self.line, "a comma is missing between two elements");
@@ -182,7 +182,7 @@ impl<R: BufRead> Items<R> {
             match self.peek_behind_space()? {
                 None => return Ok(None),
                 Some(b'[') => self.skip(1),
-                Some(_) => return malformed(self.line, "something follows the end of the array"),
+                Some(_) => return malformed(self.line, "there is text after the end of the array"),
             }
         }
     }
@@ -257,7 +257,7 @@ fn too_long(line: u64) -> Error {
     Error::Malformed(line, format!("the event is longer than {ITEM_BYTES_MAX} bytes"))
 }
 
-/// Finds the end of a JSON value without understanding it: whether it is JSON is checked once it is there.
+/// Finds the end of a JSON value without parsing it: whether it is valid is checked afterwards.
 #[derive(Default)]
 struct Scanner {
     depth: usize,
@@ -267,13 +267,13 @@ struct Scanner {
 }
 
 impl Scanner {
-    /// Whether the value has ended before this byte, as those do that nothing closes.
+    /// Whether the value ended before this byte, as values without a closing character do.
     fn ends_before(&self, byte: u8) -> bool {
         let separates = byte.is_ascii_whitespace() || matches!(byte, b',' | b']' | b'}');
         self.has_begun && self.depth == 0 && !self.in_string && separates
     }
 
-    /// Takes a byte of the value; whether it was the last one.
+    /// Takes a byte of the value; returns whether it was the last one.
     fn take(&mut self, byte: u8) -> bool {
         if self.in_string {
             match byte {
@@ -360,7 +360,7 @@ mod tests {
             ("[{}", 1, "1: the file ends within an array"),
             ("[{},]", 1, "1: an element is missing"),
             ("[{}\n{}]", 1, "2: a comma is missing"),
-            ("[{}]\nx", 1, "2: something follows"),
+            ("[{}]\nx", 1, "2: there is text after"),
             ("{\n\"a\": \"b\nc\"}", 0, "2: a string has a line break"),
         ] {
             let (found, end) = read(text.as_bytes(), 8 << 10);

@@ -19,10 +19,10 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// Begin behind this sequence.
+    /// Start after this sequence.
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0, conflicts_with_all = ["from", "sequence"])]
     after: u64,
-    /// Begin with this sequence.
+    /// Start with this sequence.
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
     /// Only this event.
@@ -34,10 +34,10 @@ pub struct Args {
     limit: u32,
 }
 
-/// Which events are wanted.
+/// Which events to read.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Filter {
-    /// Source; left out, the only one, or the only embedded log.
+    /// Source; default: the only one, or the only embedded log.
     #[arg(long)]
     source: Option<String>,
     /// Only subjects that match: `*` is one token, `>` is the rest.
@@ -46,7 +46,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// The parameters that ask for it.
+    /// The API parameters for these options.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.source.clone().map(|source| ("source", source)));
@@ -73,7 +73,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let page = args.filter.page(&client, after, args.limit).await?;
     context.output.many(&page.events, &page, lines)?;
     if let Some(next) = page.next {
-        context.output.note(&format!("there may be more: add --after {next}"));
+        context.output.note(&format!("there may be more: use --after {next}"));
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ async fn one(filter: &Filter, sequence: u64, client: &Client, context: &Context)
     let page = filter.page(client, sequence - 1, 1).await?;
     let Some(event) = page.events.first().filter(|event| event.sequence == sequence) else {
         let message = match sequence > page.last_sequence {
-            true => format!("event {sequence} is still to come: the stream ends at {}", page.last_sequence),
+            true => format!("event {sequence} does not exist yet: the stream ends at {}", page.last_sequence),
             false => format!("the stream has no event {sequence}: it was removed"),
         };
         return Err(Failure::new(Exit::NotFound, message).into());
@@ -98,7 +98,7 @@ fn lines(events: &[StoredEvent]) -> String {
 
 /// The cells of an event.
 pub fn row(event: &StoredEvent) -> Vec<String> {
-    // Nanoseconds are for machines.
+    // Nanoseconds are for machines only.
     let time = match event.time.split_once('.') {
         Some((seconds, fraction)) if fraction.ends_with('Z') => {
             format!("{seconds}.{:.3}Z", fraction.trim_end_matches('Z'))

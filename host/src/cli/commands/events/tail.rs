@@ -1,4 +1,4 @@
-//! `foldstream events tail`: events as they come.
+//! `foldstream events tail`: prints events as they arrive.
 
 use anyhow::Context as _;
 
@@ -8,7 +8,7 @@ use crate::cli::Context;
 use crate::cli::support::output::{Format, compact, printable};
 use crate::cli::support::sse::Subscription;
 
-/// Print events as they come, until Ctrl-C.
+/// Print events as they arrive, until Ctrl-C.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -19,15 +19,15 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// Begin behind this sequence; left out, it begins now.
+    /// Start after this sequence; default: now.
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "from")]
     after: Option<u64>,
-    /// Begin with this sequence.
+    /// Start with this sequence.
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
 }
 
-/// Prints one event after the other.
+/// Prints one event after another.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let subscription = Subscription {

@@ -1,37 +1,38 @@
-//! What happens to events whose times would go back.
+//! What to do with events whose times would go back.
 
 use clap::ValueEnum;
 
 use crate::cli::support::output::{Output, grouped};
 
-/// The option that says it.
+/// The option for it.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct TimesOption {
-    /// What to do with an event whose time is before that of the event before it, as the times of a log never go back.
+    /// What to do with an event whose time is earlier than that of the previous event: the times of a log never go
+    /// back.
     #[arg(long, value_enum, default_value_t)]
     times: Times,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Times {
-    /// Store it under that event's time, and say how many these were.
+    /// Store the event with the time of the previous event, and report how many there were.
     #[default]
     Raise,
-    /// Refuse it.
+    /// Refuse the event.
     Refuse,
-    /// Store all events under the time of the append.
+    /// Store all events with the time of the append.
     Ignore,
 }
 
 impl TimesOption {
-    /// The parameter that asks for it.
+    /// The API parameter for it.
     pub fn parameter(self) -> Option<(&'static str, String)> {
         let value = self.times.to_possible_value().filter(|_| self.times != Times::Raise)?;
         Some(("times", value.get_name().to_owned()))
     }
 }
 
-/// Tells how many times were raised, if any were.
+/// Reports how many times were raised, if any.
 pub fn warn(output: &Output, raised: u64) {
     if raised > 0 {
         output.warning(&told(raised));
@@ -40,12 +41,12 @@ pub fn warn(output: &Output, raised: u64) {
 
 fn told(raised: u64) -> String {
     let (asked, got) = match raised {
-        1 => ("1 event asked for a time".to_owned(), "was stored under the time of that event"),
-        count => (format!("{} events asked for times", grouped(count)), "were stored under the times of those events"),
+        1 => ("1 event had a time".to_owned(), "was stored with the time of that event"),
+        count => (format!("{} events had times", grouped(count)), "were stored with the times of those events"),
     };
     format!(
-        "{asked} before that of the event before it and {got}, as the times of a log never go back; --times refuse \
-         stops at such an event, --times ignore stores all under the time of the append"
+        "{asked} earlier than that of the previous event and {got}, because the times of a log never go back; --times refuse \
+         stops at such an event, --times ignore stores all with the time of the append"
     )
 }
 
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn it_is_told_how_many_times_were_raised_and_why() {
-        assert!(told(1).starts_with("1 event asked for a time before"), "{}", told(1));
-        assert!(told(1_234).starts_with("1,234 events asked for times") && told(1_234).contains("never go back"));
+        assert!(told(1).starts_with("1 event had a time earlier"), "{}", told(1));
+        assert!(told(1_234).starts_with("1,234 events had times") && told(1_234).contains("never go back"));
     }
 }

@@ -12,7 +12,7 @@ Examples:
   foldstream audit order-totals --limit 10
   foldstream audit -o ndjson | jq -r 'select(.action == \"delete\") | .deployment'")]
 pub struct Args {
-    /// Only what was done to this deployment, which may be gone.
+    /// Only entries about this deployment, which may be deleted.
     name: Option<String>,
     /// Most entries.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
@@ -26,7 +26,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let log: AuditLog = context.client()?.get(&["v1", "audit"], &query).await?;
     context.output.many(&log.entries, &log, lines)?;
     if log.entries.is_empty() {
-        context.output.note("nothing of the kind was done, as far as the host remembers");
+        context.output.note("the audit log has no such entries");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `foldstream check-module`: the child process in which uploads are checked and compiled, with limits of its own.
+//! `foldstream check-module`: the child process that checks and compiles uploads under its own limits.
 
 use std::process::ExitCode;
 
@@ -19,13 +19,13 @@ pub struct Args {
     /// Address space, in bytes.
     #[arg(long)]
     memory_bytes: u64,
-    /// Time on processors, in seconds.
+    /// Processor time, in seconds.
     #[arg(long)]
     cpu_seconds: u64,
     /// Most bytes of a component or code.
     #[arg(long)]
     bytes_max: u64,
-    /// Compile for memories that are not reserved.
+    /// Compile for memories without reserved address space.
     #[arg(long)]
     scarce: bool,
 }
@@ -37,11 +37,11 @@ enum Job {
     Check,
     /// Compile a component.
     Compile,
-    /// Try what this process can still do.
+    /// Test what this process can still access.
     Probe,
 }
 
-/// Works on what comes on standard input; the answer goes to standard output.
+/// Processes the upload on standard input and writes the answer to standard output.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let order = module::Order {
         job: match args.job {

@@ -1,4 +1,4 @@
-//! `foldstream compact`: gives back to the disk what the files of a host that is down do not use.
+//! `foldstream compact`: returns unused space in the files of a stopped host to the disk.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{bytes, table};
 use crate::integrity::{self, Compacted};
 
-/// Give back to the disk what the files of a host that is down no longer use.
+/// Return unused space in the files of a stopped host to the disk.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -26,17 +26,17 @@ pub struct Args {
     data: PathBuf,
 }
 
-/// What is printed as one document.
+/// The JSON document to print.
 #[derive(Serialize)]
 struct Files<'a> {
     files: &'a [Compacted],
 }
 
-/// Compacts file by file, and tells how far it is.
+/// Compacts file by file and shows the progress.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let output = context.output;
     let tell = move |done: &Compacted| output.note(&line(done));
-    // On a thread of its own, so that Ctrl-C ends it at once.
+    // On a separate thread, so that Ctrl-C ends it at once.
     let compacted = tokio::task::spawn_blocking(move || integrity::compact_folder(&args.data, tell));
     let files = compacted.await.context("the work panicked")?.map_err(|error| {
         let exit = match error {
@@ -56,7 +56,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     })?;
     let failed = files.iter().filter(|file| file.error.is_some()).count();
     if failed > 0 {
-        let message = format!("{failed} of {} files could not be compacted; they are as they were", files.len());
+        let message = format!("{failed} of {} files could not be compacted and are unchanged", files.len());
         return Err(Failure::new(Exit::Failed, message).into());
     }
     Ok(())
@@ -65,7 +65,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn line(done: &Compacted) -> String {
     match &done.error {
         Some(error) => format!("{}: {error}", done.file),
-        None => format!("{}: {} of {} are left", done.file, bytes(done.after_bytes), bytes(done.before_bytes)),
+        None => format!("{}: {} left of {}", done.file, bytes(done.after_bytes), bytes(done.before_bytes)),
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
             after_bytes: 1 << 20,
             error: error.map(str::to_owned),
         };
-        assert_eq!(line(&done(None)), "state/a/1.redb: 1.0 MiB of 4.0 MiB are left");
+        assert_eq!(line(&done(None)), "state/a/1.redb: 1.0 MiB left of 4.0 MiB");
         assert_eq!(line(&done(Some("it is damaged"))), "state/a/1.redb: it is damaged");
     }
 }

@@ -1,4 +1,4 @@
-//! `foldstream config`: looks at a configuration without starting anything.
+//! `foldstream config`: checks, shows and generates configurations without starting anything.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Format, Output, compact, pretty, table};
 use crate::config::{self, Problem, Severity};
 
-/// Check, show or begin a configuration.
+/// Check, show or generate a configuration.
 #[derive(Clone, Debug, clap::Subcommand)]
 #[command(before_help = "\
 Examples:
@@ -32,7 +32,7 @@ pub struct CheckArgs {
     settings: config_args::Settings,
 }
 
-/// Show the configuration as the host would see it: file, then environment, then flags. Secrets are hidden.
+/// Show the configuration as the host would use it: file, then environment, then flags. Secrets are hidden.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -58,7 +58,7 @@ struct Finding {
     message: String,
 }
 
-/// Does what was asked for.
+/// Runs the subcommand.
 pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Check(args) => check(&args, context),
@@ -73,12 +73,12 @@ fn check(args: &CheckArgs, context: &Context) -> anyhow::Result<()> {
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     print(&context.output, &problems)?;
     if errors > 0 {
-        let message = format!("{errors} of {} findings keep a host from starting", problems.len());
+        let message = format!("{errors} of {} findings would keep a host from starting", problems.len());
         return Err(Failure::new(Exit::Usage, message).into());
     }
     context.output.note(&match args.settings.file() {
-        Some(file) => format!("{} is sound", file.display()),
-        None => "no file; defaults, environment and flags are sound".to_owned(),
+        Some(file) => format!("{} is valid", file.display()),
+        None => "no file; defaults, environment and flags are valid".to_owned(),
     });
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `foldstream man`: manual pages, made from the same texts as the help.
+//! `foldstream man`: manual pages, generated from the texts of the help.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ Examples:
   foldstream man deploy | man -l -
   foldstream man --dir ~/.local/share/man/man1")]
 pub struct Args {
-    /// The command, such as `deploy` or `events import`; left out, the whole program.
+    /// The command, such as `deploy` or `events import`; default: the whole program.
     command: Vec<String>,
     /// Write the pages of all commands into this folder.
     #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
@@ -34,7 +34,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         std::io::stdout().lock().write_all(&page(chosen)?)?;
         return Ok(());
     };
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut count = 0;
     for command in all(&command) {
         let file = folder.join(format!("{}.1", page_name(command)));
@@ -89,7 +89,7 @@ fn page(command: &clap::Command) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A section whose lines stay as they are.
+/// A section whose lines stay unchanged.
 fn section(page: &mut Vec<u8>, name: &str, lines: &str) -> std::io::Result<()> {
     if lines.is_empty() {
         return Ok(());

@@ -20,22 +20,22 @@ Examples:
   foldstream serve --data /var/lib/foldstream --listen 127.0.0.1:8080
   FOLDSTREAM_SOURCES__ORDERS__KIND=jetstream FOLDSTREAM_SOURCES__ORDERS__STREAM=ORDERS foldstream serve
 
-Ctrl-C or SIGTERM stop it gracefully; a second one at once. SIGHUP reads tokens, certificate and log level again.")]
+Ctrl-C or SIGTERM stop it gracefully; a second one at once. SIGHUP reloads tokens, certificate and log level.")]
 pub struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
-    /// Address to listen on; port 0 takes a free one.
+    /// Address to listen on; port 0 picks a free one.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
     /// Data folder.
     #[arg(long, alias = "data-dir", value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Serve beyond loopback without TLS or token.
+    /// Listen on other addresses than loopback without TLS or token.
     #[arg(long)]
     insecure: bool,
 }
 
-/// Runs until it is told to stop.
+/// Runs until interrupted.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut flags = Vec::new();
     flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
@@ -100,7 +100,7 @@ fn data_flag(folder: &Path) -> anyhow::Result<Override> {
     Ok(config_args::flag("--data", "data_dir", &name))
 }
 
-/// What an operator wants to know of a start, in one line.
+/// A summary of the start for operators, in one line.
 fn tell_start(server: &Server, file: Option<&Path>) {
     let serve = &server.config().serve;
     tracing::info!(
@@ -115,7 +115,7 @@ fn tell_start(server: &Server, file: Option<&Path>) {
     );
 }
 
-/// Tells a systemd that waits for it (`Type=notify`); see sd_notify(3).
+/// Notifies systemd if it waits for that (`Type=notify`); see sd_notify(3).
 fn notify_systemd(state: &str) {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};

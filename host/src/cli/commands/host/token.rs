@@ -1,4 +1,4 @@
-//! `foldstream token`: makes the tokens that a host admits.
+//! `foldstream token`: creates tokens for a host.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub enum Command {
     Show(ShowArgs),
 }
 
-/// Make a token: prints it once, and the entry of serve.tokens_file that admits it.
+/// Create a token; prints the token once, and its entry for serve.tokens_file.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -28,16 +28,16 @@ Examples:
   foldstream token new --name ci --scope deploy --scope read --deployment order-totals
   foldstream token new --name loader --scope append -o json
 
-The file holds no token, only its SHA-256. A host reads it again when it changes: add the new entry, hand the token to
-its user, and remove the old entry once nobody uses it.")]
+The file contains only the SHA-256 of the token. A host reloads the file when it changes: add the new entry, give the
+token to its user, and remove the old entry once nobody uses it.")]
 pub struct NewArgs {
-    /// Name of the token, shown in the audit log.
+    /// Name of the token; the audit log shows it.
     #[arg(long)]
     name: String,
-    /// What it may do: read, append, operate or deploy; may be repeated.
+    /// A scope: read, append, operate or deploy; may be repeated.
     #[arg(long = "scope", value_name = "SCOPE", value_parser = str::parse::<Scope>, required = true)]
     scopes: Vec<Scope>,
-    /// Only this deployment; may be repeated. Left out, all.
+    /// Allow only this deployment; may be repeated. Default: all.
     #[arg(long = "deployment", value_name = "NAME")]
     deployments: Vec<String>,
 }
@@ -61,7 +61,7 @@ struct Sent {
     token: String,
 }
 
-/// What was made.
+/// The new token.
 #[derive(Debug, Serialize)]
 struct Made {
     token: String,
@@ -72,7 +72,7 @@ struct Made {
     deployments: Vec<String>,
 }
 
-/// Does what was asked for.
+/// Runs the subcommand.
 pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::New(args) => make(args, context),
@@ -99,7 +99,7 @@ fn make(args: NewArgs, context: &Context) -> anyhow::Result<()> {
         return Err(Failure::new(Exit::Usage, message.to_owned()).into());
     }
     if let Some(name) = args.deployments.iter().find(|name| !is_token_name(name)) {
-        let message = format!("--deployment {name:?} is no name of a deployment");
+        let message = format!("--deployment {name:?} is not a valid name of a deployment");
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let token = access::new_token();
@@ -109,7 +109,7 @@ fn make(args: NewArgs, context: &Context) -> anyhow::Result<()> {
     scopes.dedup();
     let made = Made { token, name, sha256, scopes, deployments: args.deployments };
     context.output.one(&made, entry)?;
-    context.output.note("the token is shown this once; add the entry to the file that serve.tokens_file names");
+    context.output.note("the token is shown only once; add the entry to the file that serve.tokens_file names");
     Ok(())
 }
 
@@ -117,7 +117,7 @@ fn entry(made: &Made) -> String {
     let list = |names: Vec<&str>| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
     let scopes = list(made.scopes.iter().map(|scope| scope.name()).collect());
     let mut text = format!(
-        "The token, shown only now: {}\n\nIts entry in serve.tokens_file:\n\n\
+        "The token, shown only once: {}\n\nIts entry in serve.tokens_file:\n\n\
          [[tokens]]\nname = \"{}\"\nsha256 = \"{}\"\nscopes = [{scopes}]",
         made.token, made.name, made.sha256
     );

@@ -1,4 +1,4 @@
-//! `foldstream build`: from a Rust crate to a checked module, with cargo alone.
+//! `foldstream build`: compiles a Rust crate to a checked module, using only cargo.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,9 +15,9 @@ use crate::cli::Context;
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Output, bytes};
 
-/// The target of guests: no operating system, so nothing to import but what the contract names.
+/// The target of guests: no operating system, so a module can import only what the contract names.
 const TARGET: &str = "wasm32-unknown-unknown";
-/// Small and fast code; the crate's own profile may leave these out.
+/// Options for small and fast code, which the crate's own profile may lack.
 const PROFILE: [(&str, &str); 5] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
     ("CARGO_PROFILE_RELEASE_LTO", "true"),
@@ -29,7 +29,7 @@ const PROFILE: [(&str, &str); 5] = [
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
-/// Build a Rust crate to a checked module.
+/// Build a Rust crate into a checked module.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -42,17 +42,17 @@ pub struct Args {
     /// Folder of the crate.
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// File to write; left out, ./NAME.wasm with the name of the crate.
+    /// File to write; default: ./NAME.wasm, with the name of the crate.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// What cargo made of a crate.
+/// What cargo built from a crate.
 #[derive(Debug)]
 pub struct Compiled {
     /// Name of the crate.
     pub name: String,
-    /// What was made: a core module, or a component where the crate chose a linker that makes one.
+    /// The artifact: a core module, or a component if the crate chose a linker that makes one.
     pub module: Bytes,
 }
 
@@ -63,7 +63,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let examined =
         tokio::task::spawn_blocking(move || inspect::examine(module)).await.context("the check panicked")??;
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("{}.wasm", compiled.name)));
-    // A folder for what is built, such as one below `target`, need not be there yet.
+    // The output folder, for example one below `target`, may not exist yet.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     let made = folder.map_or(Ok(()), std::fs::create_dir_all);
     let written = made.and_then(|()| std::fs::write(&out, &examined.component));
@@ -77,7 +77,7 @@ fn line(info: &ModuleInfo) -> String {
     format!("{} {}, {}, sha256:{}", info.kind, info.name, bytes(info.size), info.digest)
 }
 
-/// Has cargo build the crate. Cancelling ends cargo too.
+/// Runs cargo on the crate. Cancelling also stops cargo.
 pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     let manifest = dir.join("Cargo.toml");
     let name = package_name(&manifest)?;
@@ -97,13 +97,11 @@ pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     let artifact = find_artifact(BufReader::new(stdout), &manifest).await?;
     let status = child.wait().await.context("cannot wait for cargo")?;
     if !status.success() {
-        return Err(
-            Failure::new(Exit::Failed, format!("cargo could not build {name}; its messages stand above")).into()
-        );
+        return Err(Failure::new(Exit::Failed, format!("cargo could not build {name}; see its messages above")).into());
     }
     let Some(artifact) = artifact else {
         let message = format!(
-            "{} makes no module; add `[lib]` with `crate-type = [\"cdylib\", \"rlib\"]` to it",
+            "{} does not build a module; add `[lib]` with `crate-type = [\"cdylib\", \"rlib\"]` to it",
             manifest.display()
         );
         return Err(Failure::new(Exit::Refused, message).into());
@@ -123,20 +121,21 @@ fn package_name(manifest: &Path) -> Result<String, Failure> {
     }
     let shown = manifest.display();
     let text = std::fs::read_to_string(manifest).map_err(|error| {
-        let message =
-            format!("cannot read {shown}: {error}; name the folder of a crate, or make one with `foldstream new NAME`");
+        let message = format!(
+            "cannot read {shown}: {error}; give the folder of a crate, or create one with `foldstream new NAME`"
+        );
         Failure::new(Exit::NotFound, message)
     })?;
     let read: Manifest = toml::from_str(&text).map_err(|error| {
-        Failure::new(Exit::Refused, format!("{shown} is no manifest of cargo: {}", error.message()))
+        Failure::new(Exit::Refused, format!("{shown} is not a cargo manifest: {}", error.message()))
     })?;
     let package = read.package.ok_or_else(|| {
-        Failure::new(Exit::Refused, format!("{shown} is a workspace; name the folder of the crate within it"))
+        Failure::new(Exit::Refused, format!("{shown} is a workspace; give the folder of the crate in it"))
     })?;
     Ok(package.name)
 }
 
-/// Picks the `.wasm` of the crate itself out of cargo's messages, one JSON object a line.
+/// Finds the crate's own `.wasm` in cargo's messages, one JSON object per line.
 async fn find_artifact(
     stdout: impl tokio::io::AsyncBufRead + Unpin,
     manifest: &Path,
@@ -162,8 +161,8 @@ async fn find_artifact(
     Ok(artifact)
 }
 
-/// Leaves the compiler as it is where it has the target, else takes Debian's, which builds the standard library from
-/// its sources.
+/// Keeps the compiler if it has the target; otherwise uses Debian's, which builds the standard library from its
+/// sources.
 async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> {
     if has_target(Some(dir)).await {
         return Ok(());
@@ -175,8 +174,8 @@ async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> 
         return Err(Failure::new(Exit::Failed, message).into());
     }
     cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
-    // The linker that makes components comes with every toolchain of rustup; without it Debian's own links a core
-    // module, which is as good.
+    // Every rustup toolchain includes the linker that makes components. Without it, Debian's linker produces a core
+    // module, which works just as well.
     if let Some(folder) = linker_folder(dir).await {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":");
@@ -237,10 +236,10 @@ not json
         let folder = tempfile::tempdir().expect("a temporary folder");
         let manifest = folder.path().join("Cargo.toml");
         let missing = package_name(&manifest).expect_err("there is none");
-        assert!(missing.message.ends_with("make one with `foldstream new NAME`"), "{missing}");
+        assert!(missing.message.ends_with("create one with `foldstream new NAME`"), "{missing}");
         std::fs::write(&manifest, "[workspace]\n").expect("write");
         let workspace = package_name(&manifest).expect_err("is a workspace");
-        assert!(workspace.message.ends_with("is a workspace; name the folder of the crate within it"), "{workspace}");
+        assert!(workspace.message.ends_with("is a workspace; give the folder of the crate in it"), "{workspace}");
         std::fs::write(&manifest, "[package]\nname = \"order-totals\"\n").expect("write");
         assert_eq!(package_name(&manifest).expect("is a crate"), "order-totals");
     }

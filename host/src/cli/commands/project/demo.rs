@@ -1,4 +1,4 @@
-//! `foldstream demo`: a read model from nothing, in one command.
+//! `foldstream demo`: a working read model with one command.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ use crate::config::Config;
 
 /// Longest wait for the read model.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(120);
-/// The query that is shown if a module has it.
+/// The query to show, if the module has it.
 const QUERY_USUAL: &str = "top-customers";
 /// Rows that are shown.
 const ROWS: u32 = 8;
 
-/// Show a whole host at work: import events, deploy a module, read what it built.
+/// Show a complete host at work: import events, deploy a module, read the result.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -41,18 +41,18 @@ pub struct Args {
     /// Events to import.
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
-    /// Query to show; left out, `top-customers` or the first that the module has.
+    /// Query to show; default: `top-customers`, or the module's first.
     #[arg(long, value_name = "NAME")]
     query: Option<String>,
-    /// Arguments of the query; left out, those that its description gives as an example.
+    /// Arguments of the query; default: the example in its description.
     #[arg(long, value_name = "ARGUMENTS")]
     arguments: Option<String>,
-    /// End when all was shown, instead of waiting for Ctrl-C.
+    /// End after showing everything, instead of waiting for Ctrl-C.
     #[arg(long)]
     once: bool,
 }
 
-/// Shows it, and stays unless told otherwise.
+/// Shows everything, and then waits for Ctrl-C unless `--once` is set.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let hangups = Hangups::catch()?;
     let folder = config_args::temporary_folder()?;
@@ -69,7 +69,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = server.ended() => return result,
         signal = stop_signal() => signal,
-        // Dropped in the middle it leaves nothing behind but what the folder takes with it.
+        // If it is dropped in the middle, it leaves only the temporary folder, which removes itself.
         result = present_and_stay(&args, &client, context.output) => result,
     };
     server.stop().await?;
@@ -86,7 +86,7 @@ async fn present_and_stay(args: &Args, client: &Client, output: Output) -> anyho
 
 async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result<()> {
     let begun = Instant::now();
-    output.line(&format!("A host answers at {} with an empty log.", client.url()))?;
+    output.line(&format!("A host with an empty log listens at {}.", client.url()))?;
     let imported = events::import_file(client, &args.events, &events::ImportOptions::default(), output).await?;
     let seconds = begun.elapsed().as_secs_f64();
     output.line(&format!("Imported {} events in {}.", grouped(imported.events), span(seconds)))?;
@@ -142,7 +142,7 @@ fn choose_query(args: &Args, module: &ModuleInfo) -> Option<(String, String)> {
     Some((name, args.arguments.clone().or(example).unwrap_or_else(|| "{}".to_owned())))
 }
 
-/// The JSON object within a description, if there is one.
+/// The JSON object in a description, if there is one.
 fn example_arguments(description: &str) -> Option<String> {
     let example = description.get(description.find('{')?..=description.rfind('}')?)?;
     serde_json::from_str::<serde::de::IgnoredAny>(example).is_ok().then(|| example.to_owned())
@@ -157,8 +157,7 @@ async fn show_position(client: &Client, name: &str, last_sequence: u64, output: 
         known(deployment.lag_events, grouped)
     ))?;
     if deployment.position < last_sequence || deployment.lag_events != Some(0) {
-        let message =
-            format!("{name} is not where it should be: position {}, expected {last_sequence}", deployment.position);
+        let message = format!("{name} is at position {}, expected {last_sequence}", deployment.position);
         return Err(Failure::new(Exit::Failed, message).into());
     }
     Ok(())

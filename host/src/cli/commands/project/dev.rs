@@ -1,4 +1,4 @@
-//! `foldstream dev`: a host that builds a crate, and rebuilds it whenever its sources change.
+//! `foldstream dev`: a host that builds a crate and rebuilds it whenever its sources change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::cli::support::local_host::{Hangups, Server, free_address, start_log, 
 use crate::cli::support::output::grouped;
 use crate::config::{Config, LogFormat};
 
-/// Editors write a file in several steps; this long after the last one the build begins.
+/// Editors write a file in several steps: the build begins this long after the last one.
 const QUIET_TIME: Duration = Duration::from_millis(200);
-/// Longest wait for the read model after a deploy, before the next change is looked at.
+/// Longest wait for the read model after a deploy, before `dev` looks for the next change.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(600);
-/// Files right in the folder of a crate that a build reads.
+/// Files at the top of a crate that a build reads.
 const ROOT_SOURCES: &[&str] = &["Cargo.toml", "build.rs", "rust-toolchain", "rust-toolchain.toml"];
-/// Events beside the crate that are imported into an empty log.
+/// Events next to the crate, imported into an empty log.
 const SAMPLE: &str = "events.ndjson";
 
 /// Run a host on an embedded log, and build, deploy and rebuild a crate while you edit it.
@@ -46,25 +46,25 @@ pub struct Args {
     dir: PathBuf,
     #[command(flatten)]
     settings: config_args::Settings,
-    /// Data folder to keep; left out, a temporary one.
+    /// Data folder to keep; default: a temporary one.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Address to listen on; left out, the configured one if it is free, else any free port.
+    /// Address to listen on; default: the configured one if it is free, otherwise any free port.
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<std::net::SocketAddr>,
-    /// Name of the deployment; left out, the module's own.
+    /// Name of the deployment; default: the module's own.
     #[arg(long)]
     name: Option<String>,
-    /// Source to read; left out, the only one.
+    /// Source to read; default: the only one.
     #[arg(long)]
     source: Option<String>,
 }
 
-/// Runs until it is told to stop.
+/// Runs until interrupted.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.dir.join("Cargo.toml").is_file(),
-        "{} has no Cargo.toml; name the folder of a crate, or make one with `foldstream new NAME`",
+        "{} has no Cargo.toml; give the folder of a crate, or create one with `foldstream new NAME`",
         args.dir.display()
     );
     let hangups = Hangups::catch()?;
@@ -92,21 +92,21 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     server.reload_on(hangups, same);
     context.output.say(&format!("listening on {}", server.url));
     if temporary.is_some() {
-        context.output.note("data stands in a temporary folder and goes when this ends; --data FOLDER keeps it");
+        context.output.note("data is in a temporary folder that is removed at the end; use --data FOLDER to keep it");
     }
     let client = server.client(context.output)?;
     let session = Session { args: &args, client: &client, context };
     tokio::select! {
         result = server.ended() => return result,
         signal = stop_signal() => signal?,
-        // Dropped in the middle it ends cargo, and has no state of its own.
+        // If it is dropped in the middle it stops cargo, and keeps no state of its own.
         result = session.follow(&changed) => result?,
     }
     context.output.note("stopping");
     server.stop().await
 }
 
-/// In a terminal that also shows builds, only what deserves attention; and what the module itself logs.
+/// In a terminal that also shows builds, log only warnings, and what the module itself logs.
 pub fn quieten(config: &mut Config) {
     if config.log.level == Config::default().log.level {
         "warn,foldstream::guest=info".clone_into(&mut config.log.level);
@@ -121,7 +121,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Builds and deploys, once now and then after every change.
+    /// Builds and deploys once now and then after every change.
     async fn follow(&self, changed: &Notify) -> anyhow::Result<()> {
         self.import_sample().await?;
         let mut told = false;
@@ -136,7 +136,7 @@ impl Session<'_> {
             }
             self.context.output.note(&format!("waiting for changes in {}", self.args.dir.display()));
             changed.notified().await;
-            self.context.output.note("something changed; building");
+            self.context.output.note("a file changed; building");
         }
     }
 
@@ -147,7 +147,7 @@ impl Session<'_> {
         let request = deploy::Request {
             name: self.args.name.clone(),
             source: self.args.source.clone(),
-            // What was edited is most often the fold: a read model that it takes over would be of the code before.
+            // Edits usually change the fold, and an inherited read model would come from the previous code.
             strategy: Some(deploy::Strategy::Rebuild),
             ..deploy::Request::default()
         };
@@ -158,7 +158,7 @@ impl Session<'_> {
         Ok(deployment.name)
     }
 
-    /// Imports the sample beside the crate where the log is still empty, so that a kept folder is not filled twice.
+    /// Imports the sample next to the crate if the log is empty, so that a kept folder is not filled twice.
     async fn import_sample(&self) -> anyhow::Result<()> {
         let sample = self.args.dir.join(SAMPLE);
         if !sample.is_file() {
@@ -178,24 +178,22 @@ impl Session<'_> {
                 let count = grouped(imported.events);
                 self.context.output.note(&format!("imported {count} events from {}", sample.display()));
             }
-            // The crate can be worked on without its sample.
+            // The crate works without its sample.
             Err(error) => self.context.output.error(&message_of(&error)),
         }
         Ok(())
     }
 }
 
-/// Commands with which to look further.
+/// Commands to try next.
 pub fn further(url: &str, name: &str) -> String {
     let url = if url == crate::cli::URL_DEFAULT { String::new() } else { format!(" --url {url}") };
-    format!(
-        "look further with\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}"
-    )
+    format!("try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}")
 }
 
 type Watching = Debouncer<RecommendedWatcher, RecommendedCache>;
 
-/// Watches the sources of a crate. What is built is left out: each build would start the next.
+/// Watches the sources of a crate, except build output: each build would trigger the next one.
 fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
     // One permit is enough: it says that something changed, not how often.
     let changed = Arc::new(Notify::new());
@@ -222,8 +220,8 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
     Ok((changed, watcher))
 }
 
-/// Whether a path is something that a build reads: beside the manifest only what stands in folders, as logs and modules
-/// are often written into the crate itself; no results of builds, nothing hidden, no backup of an editor.
+/// Whether a build reads a path: next to the manifest only folders count, because logs and modules are often written
+/// into the crate itself; no build output, nothing hidden, no backup file of an editor.
 fn is_source(root: &Path, path: &Path) -> bool {
     let Ok(relative) = path.strip_prefix(root) else { return false };
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();

@@ -1,4 +1,4 @@
-//! `foldstream inspect`: what a module is, without deploying it.
+//! `foldstream inspect`: describes a module without deploying it.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::memory::Memory;
 use crate::module::{self, Engine};
 
-/// Show what a module is: kind, manifest, imports, size, digest.
+/// Show a module's kind, manifest, imports, size and digest.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -25,31 +25,31 @@ pub struct Args {
     file: PathBuf,
 }
 
-/// What is shown of a module that can migrate.
+/// What to show for a module that can migrate.
 pub const MIGRATES: &str = "state of older versions";
 
-/// What was found in a file.
+/// What the check found in a file.
 #[derive(Debug)]
 pub struct Examined {
     /// The component, as a host stores it.
     pub component: Bytes,
-    /// What it says of itself.
+    /// Its manifest.
     pub info: ModuleInfo,
 }
 
-/// Checks the module as a host would, and prints what it is.
+/// Checks the module as a host would, and prints its description.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let examined = examine(deploy::read_module(&args.file)?)?;
     context.output.one(&examined.info, lines)?;
     Ok(())
 }
 
-/// Checks and compiles a module with the limits of a host, and asks for its manifest.
+/// Checks and compiles a module with the limits of a host, and calls its manifest.
 pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let cache = config_args::temporary_folder()?;
     let checker = module::this_program().context("cannot find this program, which checks the module")?;
     let mut options = Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
-    // One instance is asked for its manifest.
+    // Only one instance is needed, for the manifest.
     options.instances_max = 1;
     let engine = Engine::new(options)?;
     let accepted = engine.accept(upload)?;
@@ -77,7 +77,7 @@ fn lines(info: &ModuleInfo) -> String {
     table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
 }
 
-/// How often a failing batch is tried.
+/// How often the host tries a failing batch.
 pub fn error_policy(info: &ModuleInfo) -> String {
     let policy = &info.error_policy;
     let parts = [
@@ -88,7 +88,7 @@ pub fn error_policy(info: &ModuleInfo) -> String {
     asked_for(parts)
 }
 
-/// The limits that it asks for.
+/// The limits that the module asks for.
 pub fn limits(info: &ModuleInfo) -> String {
     let limits = &info.limits;
     let parts = [
@@ -100,7 +100,7 @@ pub fn limits(info: &ModuleInfo) -> String {
     asked_for(parts)
 }
 
-/// What a module asks for; it may leave all to the host.
+/// What a module asks for; it may leave everything to the host.
 fn asked_for<const N: usize>(parts: [Option<String>; N]) -> String {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "the host's".to_owned() } else { parts.join(", ") }

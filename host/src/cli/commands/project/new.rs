@@ -1,4 +1,4 @@
-//! `foldstream new`: a crate to begin with, which builds with nothing but cargo.
+//! `foldstream new`: creates a crate that builds with nothing but cargo.
 
 use std::path::{Path, PathBuf};
 
@@ -8,34 +8,35 @@ use include_dir::{Dir, include_dir};
 use crate::cli::Context;
 use crate::cli::support::exit::{Exit, Failure};
 
-/// The starter, as it stands among the examples, where it is built and tested.
+/// The starter example, which is built and tested in `examples/`.
 static STARTER_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src");
 const STARTER_FILES: [(&str, &str); 3] = [
     ("Cargo.toml", include_str!("../../../../../examples/starter/Cargo.toml")),
     ("README.md", include_str!("../../../../../examples/starter/README.md")),
     ("events.ndjson", include_str!("../../../../../examples/starter/events.ndjson")),
 ];
-/// The SDK goes with it, so that the crate builds without any registry of ours. Only what a build reads is embedded:
-/// a folder as a whole might hold results of builds.
+/// The SDK is included so that the crate builds without a registry of ours. Only the files that a build reads are
+/// embedded: the whole folder might contain build output.
 static SDK_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/rust/src");
 const SDK_FILES: [(&str, &str); 2] = [
     ("Cargo.toml", include_str!("../../../../../guest-sdk/rust/Cargo.toml")),
-    // Its sources include this one as their documentation.
+    // The SDK includes this file as its documentation.
     ("README.md", include_str!("../../../../../guest-sdk/rust/README.md")),
 ];
-/// Where the starter finds the SDK among the examples, and in a crate of its own.
+/// The path of the SDK in the examples, and in a new crate.
 const SDK_PATH_EXAMPLE: &str = "../../guest-sdk/rust";
 const SDK_PATH: &str = "vendor/foldstream-sdk";
-/// The crate may stand within another workspace. The SDK is no member: what its own tests need is not for users.
+/// The crate may be inside another workspace. The SDK is not a member, because users do not need what its own tests
+/// need.
 const WORKSPACE: &str = "
 # A workspace of its own, wherever the folder stands.
 [workspace]
 exclude = [\"vendor\"]
 ";
 const IGNORED: &str = "/target\n*.wasm\n";
-/// Longest name, which is that of a deployment too.
+/// Longest name; it is also the name of the deployment.
 const NAME_BYTES_MAX: usize = 63;
-/// Names that the compiler or cargo keep for themselves.
+/// Names reserved by the compiler or by cargo.
 const RESERVED: &[&str] = &[
     "as",
     "async",
@@ -96,18 +97,18 @@ const RESERVED: &[&str] = &[
     "test",
 ];
 
-/// Begin a projection in Rust: a crate with a test, sample events, and the SDK.
+/// Start a projection in Rust: a crate with a test, sample events, and the SDK.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream new order-totals
   foldstream new order-totals && cd order-totals && foldstream dev")]
 pub struct Args {
-    /// Its name, or the folder to make with the name at its end.
+    /// Name of the crate, or the path of the folder to create, which ends with the name.
     name: PathBuf,
 }
 
-/// Writes the crate and says what to do with it.
+/// Writes the crate and prints the next steps.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let folder = &args.name;
     let name = Name::parse(&folder.file_name().unwrap_or_default().to_string_lossy())?;
@@ -119,11 +120,11 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         write(&folder.join(path), &contents)?;
     }
     context.output.line(&format!(
-        "Made {folder}, a projection named {name}. Next:\n  \
+        "Created {folder}, a projection named {name}. Next:\n  \
          cd {folder}\n  \
-         cargo test           test it, without WebAssembly\n  \
-         foldstream dev       run it on a log of its own, and again after each change\n  \
-         foldstream build     make {name}.wasm, for `foldstream deploy`",
+         cargo test           test it without WebAssembly\n  \
+         foldstream dev       run it on a log of its own, and rebuild it after each change\n  \
+         foldstream build     build {name}.wasm for `foldstream deploy`",
         folder = folder.display(),
         name = name.kebab,
     ))?;
@@ -171,7 +172,7 @@ fn each_file(folder: &Dir<'_>, found: &mut dyn FnMut(&Path, &[u8])) {
     }
 }
 
-/// A name in the three ways in which it is written.
+/// A name in its three spellings.
 #[derive(Debug, PartialEq, Eq)]
 struct Name {
     /// `order-totals`: the crate and the deployment.
@@ -191,13 +192,12 @@ impl Name {
             && kebab.split('-').all(|part| !part.is_empty());
         if !sound {
             let message = format!(
-                "`{typed}` is no name for a crate; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and single hyphens, a letter first"
+                "`{typed}` cannot be the name of a crate; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and single hyphens, a letter first"
             );
             return Err(Failure::new(Exit::Usage, message));
         }
         if RESERVED.contains(&kebab.as_str()) {
-            let message =
-                format!("`{typed}` has a meaning of its own in Rust; choose another name, such as {kebab}-view");
+            let message = format!("`{typed}` is reserved in Rust; choose another name, such as {kebab}-view");
             return Err(Failure::new(Exit::Usage, message));
         }
         let capital = |part: &str| part[..1].to_ascii_uppercase() + &part[1..];
@@ -208,7 +208,7 @@ impl Name {
         template.replace("Starter", &self.pascal).replace("starter", &self.kebab)
     }
 
-    /// In code, what stands in quotes is the name of the module, and anything else a variable.
+    /// In code, a quoted name is the module's name; anything else is a variable.
     fn in_code(&self, template: &str) -> String {
         let quoted = template.replace("\"starter\"", &format!("\"{}\"", self.kebab));
         quoted.replace("Starter", &self.pascal).replace("starter", &self.snake)

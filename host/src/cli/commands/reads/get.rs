@@ -35,28 +35,29 @@ pub struct Args {
     reading: Reading,
 }
 
-/// Which state an answer must come from.
+/// Which state to read.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Reading {
-    /// Wait until this sequence is reflected.
+    /// Wait until the state reflects this sequence.
     #[arg(long, value_name = "SEQUENCE")]
     at_least: Option<u64>,
     /// How long to wait for it, such as `500ms` or `5s`.
     #[arg(long, value_name = "DURATION", requires = "at_least")]
     timeout: Option<humantime::Duration>,
-    /// Read this generation, whichever serves: a candidate, or the previous one.
+    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
-    /// Read what was there right after this sequence, or at this time: folded aside, which takes a while the first time.
+    /// Read the state right after this sequence, or at this time. The host folds it separately, which takes a while the
+    /// first time.
     #[arg(long, value_name = "SEQUENCE|TIME", conflicts_with_all = ["at_least", "generation"])]
     as_of: Option<String>,
-    /// Read it also if events that were applied are gone from the stream.
+    /// Read it even if events that were applied are gone from the stream.
     #[arg(long, requires = "as_of")]
     accept_missing: bool,
 }
 
 impl Reading {
-    /// The parameters that ask for it.
+    /// The API parameters for these options.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
         parameters.extend(self.at_least.map(|sequence| ("at-least", sequence.to_string())));
@@ -69,7 +70,7 @@ impl Reading {
         parameters
     }
 
-    /// Reads on from the generation that answered; the past is of one generation anyway, and a host that knows nothing of
+    /// Continues with the generation that answered. An as-of read has one generation anyway, and a host without
     /// generations names none.
     pub fn pin(&mut self, generation: u64) {
         if generation > 0 && self.as_of.is_none() {
@@ -77,7 +78,7 @@ impl Reading {
         }
     }
 
-    /// Waits until the past that is meant is prepared; what is live needs no such wait.
+    /// Waits until the past state is prepared; the current state needs no such wait.
     pub async fn prepared(&self, client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
         let Some(moment) = &self.as_of else { return Ok(()) };
         let mut progress = Progress::new(&format!("{name} as of {moment}"), output);
@@ -97,7 +98,7 @@ impl Reading {
     }
 }
 
-/// One entry, with its value as it came: a number keeps all its digits.
+/// One entry, with its value unparsed, so that numbers keep all their digits.
 #[derive(Serialize)]
 struct Entry<'a> {
     key: &'a str,
@@ -109,7 +110,7 @@ struct Entry<'a> {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if matches!(args.key.as_str(), "." | "..") {
         let message =
-            format!("the key `{0}` cannot be part of an address; use `foldstream scan NAME --prefix {0}`", args.key);
+            format!("the key `{0}` cannot be part of a URL; use `foldstream scan NAME --prefix {0}`", args.key);
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let client = context.client()?;
@@ -128,13 +129,13 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a value as it is: JSON and text as lines, octets as octets.
+/// Prints a value: JSON and text as lines, bytes as they are.
 pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
     let Ok(text) = std::str::from_utf8(&value.body) else {
         if std::io::stdout().is_terminal() {
             let size = value.body.len();
             let message =
-                format!("the value is {size} bytes and no text; send them to a file with `> FILE`, or use -o json");
+                format!("the value is {size} bytes of binary data; write it to a file with `> FILE`, or use -o json");
             return Err(Failure::new(Exit::Failed, message).into());
         }
         return Ok(output.raw(&value.body)?);
@@ -146,7 +147,7 @@ pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
     Ok(output.line(text)?)
 }
 
-/// Octets as the API writes them within JSON.
+/// Bytes as the API writes them in JSON.
 pub fn bytes_as_json(bytes: &[u8]) -> serde_json::Value {
     serde_json::json!({ "$bytes": base64::engine::general_purpose::STANDARD.encode(bytes) })
 }

@@ -1,4 +1,4 @@
-//! `foldstream query`: asks a module.
+//! `foldstream query`: runs a query of a module.
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -12,10 +12,10 @@ use crate::cli::support::json::{self, Ordered};
 use crate::cli::support::output::{Format, compact, printable, table};
 
 const JSON: &str = "application/json";
-/// Most columns of an answer that is shown as a table.
+/// Most columns of an answer shown as a table.
 const COLUMNS_MAX: usize = 12;
 
-/// Ask one of the queries that a module answers.
+/// Run one of the queries of a module.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -68,7 +68,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error of the query itself, with what the module says of its arguments.
+/// An error of the query itself, with the module's description of its arguments.
 async fn explained(
     client: &Client,
     (name, query): (&str, &str),
@@ -89,7 +89,7 @@ async fn explained(
     Failure::new(error.exit(), message).into()
 }
 
-/// An answer for people: a table where it can be one, else JSON with indentation, else text.
+/// An answer for people: a table if possible, otherwise indented JSON, otherwise text.
 pub fn for_people(answer: &Value) -> String {
     match rows(answer) {
         Some(rows) => rows,
@@ -98,7 +98,7 @@ pub fn for_people(answer: &Value) -> String {
     }
 }
 
-/// The type of the arguments: JSON where they begin like JSON, and then they must be that.
+/// The content type of the arguments: JSON if they begin like JSON, in which case they must be valid.
 pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
     let first = arguments.trim_start().chars().next();
     let literal = matches!(arguments.trim(), "true" | "false" | "null");
@@ -111,13 +111,13 @@ pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
         Err(error) => Err(Failure::new(
             Exit::Usage,
             format!(
-                "the arguments begin like JSON but are none: {error}; quote them for the shell, as in '{{\"limit\": 3}}'"
+                "the arguments begin like JSON but are not valid: {error}; quote them for the shell, as in '{{\"limit\": 3}}'"
             ),
         )),
     }
 }
 
-/// A value as JSON in one line, each number with all its digits.
+/// A value as JSON on one line; numbers keep all their digits.
 pub fn as_json(value: &Value) -> Box<RawValue> {
     let raw = |json: String| RawValue::from_string(json).ok();
     let own =
@@ -202,7 +202,7 @@ mod tests {
         for broken in ["{limit: 3}", "[1", "3 customers"] {
             let failure = media_type(broken).expect_err("is neither");
             assert_eq!(failure.exit, Exit::Usage);
-            assert!(failure.message.starts_with("the arguments begin like JSON but are none: "), "{failure}");
+            assert!(failure.message.starts_with("the arguments begin like JSON but are not valid: "), "{failure}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `foldstream scan`: entries of a read model in the order of their keys.
+//! `foldstream scan`: entries of a read model, in the order of their keys.
 
 use super::get::Reading;
 use crate::api::{Entry, EntryPage};
@@ -7,9 +7,9 @@ use crate::cli::support::client::{Client, Error};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{Format, compact, table};
 
-/// Entries on one page when all are wanted.
+/// Entries per page with `--all`.
 const PAGE_ENTRIES: u32 = 1_000;
-/// Longest value in a table, in characters: rows should fit into a window.
+/// Longest value in a table, in characters, so that rows fit into a window.
 const CELL_CHARS_MAX: usize = 160;
 
 /// Print entries of a read model, in the order of their keys.
@@ -24,16 +24,16 @@ Examples:
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Only keys that begin with this.
+    /// Only keys that begin with this prefix.
     #[arg(long, conflicts_with_all = ["start", "end"])]
     prefix: Option<String>,
-    /// Only keys from this one on.
+    /// Only keys from this one on (inclusive).
     #[arg(long, value_name = "KEY")]
     start: Option<String>,
-    /// Only keys before this one.
+    /// Only keys before this one (exclusive).
     #[arg(long, value_name = "KEY")]
     end: Option<String>,
-    /// Go on behind this key.
+    /// Continue after this key.
     #[arg(long, value_name = "KEY")]
     after: Option<String>,
     /// From the last key to the first.
@@ -42,7 +42,8 @@ pub struct Args {
     /// Most entries.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
     limit: u32,
-    /// All entries, page by page, all of one generation. Each page is consistent; a later page may reflect a later position.
+    /// All entries, page by page, from one generation. Each page is consistent; a later page may reflect a later
+    /// position.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -83,8 +84,8 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
     let mut count = 0_u64;
     loop {
         let page = fetch(&args, client, after, PAGE_ENTRIES).await.map_err(|error| broken_off(error, count))?;
-        // Another generation may begin to serve between two pages, and its keys may mean something else. A host that
-        // knows nothing of generations does not name one.
+        // Another generation may become active between two pages, and its keys may mean something else. A host without
+        // generations names none.
         args.reading.pin(page.generation);
         match output.format {
             Format::Table => {
@@ -109,7 +110,7 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
             return Ok(());
         }
         if page.entries.is_empty() {
-            // A page ends by size at the earliest after one entry; anything else would go on for ever.
+            // A page that ends by size has at least one entry; an empty one would repeat forever.
             let message = "the host returned an empty page that is not the last; please report it";
             return Err(Failure::new(Exit::Failed, message).into());
         }
@@ -117,12 +118,13 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
     }
 }
 
-/// A scan whose generation went away between two pages has no sound end: it says so. Other errors stay as they are.
+/// If the generation of a scan disappears between two pages, the scan cannot end correctly, and says so. Other errors
+/// stay unchanged.
 fn broken_off(error: Error, count: u64) -> anyhow::Error {
     match &error {
         Error::Problem(problem) if count > 0 && matches!(problem.kind.as_str(), "conflict" | "not-found") => {
             let message = format!(
-                "the scan broke off after {} entries and must begin again: {}",
+                "the scan stopped after {} entries and must be repeated from the start: {}",
                 crate::cli::support::output::grouped(count),
                 problem.detail
             );
@@ -141,7 +143,7 @@ pub fn lines(entries: &[Entry], with_header: bool) -> String {
     table(header, entries.iter().map(|entry| vec![entry.key.clone(), cell(&entry.value)]))
 }
 
-/// A value in a table: text as it is, anything else as JSON in one line.
+/// A value in a table: text as it is, anything else as JSON on one line.
 pub fn cell(value: &serde_json::Value) -> String {
     let text = match value {
         serde_json::Value::String(text) => text.clone(),
@@ -180,12 +182,11 @@ mod tests {
                 kind: kind.to_owned(),
                 title: String::new(),
                 status: 409,
-                detail: "generation 1 of totals does not run any more".to_owned(),
+                detail: "generation 1 of totals no longer runs".to_owned(),
                 position: None,
             })
         };
-        let said =
-            "the scan broke off after 2,000 entries and must begin again: generation 1 of totals does not run any more";
+        let said = "the scan stopped after 2,000 entries and must be repeated from the start: generation 1 of totals no longer runs";
         for kind in ["conflict", "not-found"] {
             let error = broken_off(problem(kind), 2_000);
             assert_eq!((exit_of(&error), error.to_string().as_str()), (Exit::Refused, said));

@@ -17,20 +17,20 @@ Examples:
   foldstream watch order-totals --prefix customer/ -o ndjson
   foldstream watch order-totals --after 1000000
 
-Of several changes to a key in quick succession the last is certain to come. When the host no longer knows what
+If a key changes several times in quick succession, at least the last change arrives. If the host no longer knows what
 changed since --after, {\"reset\":true} (or a warning) comes first: scan again, later changes follow.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Only keys that begin with this.
+    /// Only keys that begin with this prefix.
     #[arg(long)]
     prefix: Option<String>,
-    /// Begin with what changed after this position; left out, it begins now.
+    /// Start with the changes after this position; default: now.
     #[arg(long, value_name = "POSITION")]
     after: Option<u64>,
 }
 
-/// Prints one change after the other.
+/// Prints one change after another.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let subscription = Subscription {

@@ -4,7 +4,7 @@ use crate::api::Deployment;
 use crate::cli::Context;
 use crate::cli::support::output::grouped;
 
-/// Give the candidate of a deployment up; what serves goes on.
+/// Discard the candidate of a deployment. The active generation keeps serving.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -14,7 +14,7 @@ pub struct Args {
     name: String,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let deployment: Deployment = context.client()?.act(&["v1", "deployments", &args.name, "abort"], &[]).await?;
     context.output.one(&deployment, line)?;
@@ -24,7 +24,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn line(deployment: &Deployment) -> String {
     let position = grouped(deployment.position);
     format!(
-        "{}: candidate given up; generation {} serves at position {position}",
+        "{}: candidate discarded; generation {} is active at position {position}",
         deployment.name, deployment.generation
     )
 }
@@ -36,6 +36,6 @@ mod tests {
     #[test]
     fn what_goes_on_is_told() {
         let told = line(&crate::cli::commands::deployments::show::tests::deployment());
-        assert_eq!(told, "order-totals: candidate given up; generation 2 serves at position 400,000");
+        assert_eq!(told, "order-totals: candidate discarded; generation 2 is active at position 400,000");
     }
 }

@@ -1,4 +1,4 @@
-//! `foldstream generations`: what a deployment's generations are, and how they compare.
+//! `foldstream generations`: lists a deployment's generations and the last comparison.
 
 use crate::api::{
     Comparison, ComparisonExample, DeploymentState, Difference, Generation, GenerationList, GenerationStatus, Strategy,
@@ -6,14 +6,15 @@ use crate::api::{
 use crate::cli::Context;
 use crate::cli::support::output::{bytes, grouped, known, span, table};
 
-/// Differences that are shown below the table.
+/// Differences to show below the table.
 const EXAMPLES_MAX: usize = 10;
-/// Longest key, value or reason in a table, in characters: rows should fit into a window. `show` and JSON have all of it.
+/// Longest key, value or reason in a table, in characters, so that rows fit into a window. `show` and JSON have all of
+/// it.
 const CELL_CHARS_MAX: usize = 60;
-/// What stands where there is nothing to say.
+/// Placeholder for an empty cell.
 const NOTHING: &str = "-";
 
-/// Show the generations of a deployment: what serves, what is being built, what can serve again.
+/// Show the generations of a deployment: active, candidate, previous and past ones.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -66,7 +67,7 @@ fn lines(generations: &[Generation]) -> String {
 }
 
 fn row(generation: &Generation) -> Vec<String> {
-    // What does not run has no position that anybody could rely on.
+    // A generation that does not run has no reliable position.
     let running = |text: String| if generation.state.is_some() { text } else { NOTHING.to_owned() };
     vec![
         generation.number.to_string(),
@@ -83,7 +84,7 @@ fn row(generation: &Generation) -> Vec<String> {
     ]
 }
 
-/// A time without what is below a second: rows should fit into a window.
+/// A time without fractions of a second, so that rows fit into a window.
 fn to_the_second(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
@@ -91,12 +92,12 @@ fn to_the_second(time: &str) -> String {
     }
 }
 
-/// How a generation comes along, in a few words.
+/// The progress of a generation, in a few words.
 pub fn outlook(generation: &Generation) -> String {
     let percent = percent(generation);
     match (generation.status, generation.state) {
         (_, None) if generation.queued_behind.is_some_and(|before| before > 0) => {
-            format!("waits behind {}", generation.queued_behind.unwrap_or_default())
+            format!("queued behind {}", generation.queued_behind.unwrap_or_default())
         }
         (GenerationStatus::Building, None) if generation.strategy == Strategy::Migrate => "migrating".to_owned(),
         (GenerationStatus::Building, None) => "beginning".to_owned(),
@@ -124,13 +125,13 @@ pub fn outlook(generation: &Generation) -> String {
     }
 }
 
-/// How far it is, of the way to the head; all of the way only when it is there.
+/// How much of the way to the head is done; 100 % only once it has arrived.
 pub fn percent(generation: &Generation) -> String {
     let part = generation.progress.map(|part| (part * 100.0).floor().clamp(0.0, 100.0));
     part.map_or_else(|| "? %".to_owned(), |part| format!("{part} %"))
 }
 
-/// The first differences that a comparison found, as rows; those that are not allowed before the others.
+/// The first differences that a comparison found, as rows; differences that are not allowed come first.
 pub fn examples(comparison: &Comparison, at_most: usize) -> String {
     let mut examples: Vec<&ComparisonExample> = comparison.examples.iter().collect();
     examples.sort_by_key(|example| example.allowed);
@@ -274,7 +275,7 @@ added       yes      customer/43  -            {\"total\":1}"
             generation.state = None;
             generation.queued_behind = Some(2);
         };
-        assert_eq!(told(&waits), "waits behind 2");
+        assert_eq!(told(&waits), "queued behind 2");
         assert_eq!(told(&|generation| generation.state = None), "beginning");
         assert_eq!(told(&|generation| generation.state = Some(DeploymentState::Opening)), "opening");
         let migrates = |generation: &mut Generation| {

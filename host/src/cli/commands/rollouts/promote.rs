@@ -3,29 +3,28 @@
 use crate::api::CutOver;
 use crate::cli::Context;
 
-/// Let the candidate of a deployment take over now.
+/// Make the candidate of a deployment active now.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream promote order-totals
   foldstream promote order-totals --force
-  foldstream promote order-totals --lift-throttle     one that is built slowly, as soon as it can
+  foldstream promote order-totals --lift-throttle     full speed first, then take over
 
-Where a comparison was asked for, it is made first, and keeps a candidate back that differs more
-than was allowed. The generation that served before follows the stream for a while: `foldstream
-rollback` lets it serve again.")]
+If the candidate has a gate, its comparison runs first and holds the candidate back if it differs more than
+allowed. The previous generation follows the stream for a while: `foldstream rollback` makes it active again.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Also when its comparison does not allow it.
+    /// Promote even if its gate does not allow it.
     #[arg(long)]
     force: bool,
-    /// Build it as fast as it can first, and wait a moment until it is ready.
+    /// Lift its throttle first, and wait briefly until it is ready.
     #[arg(long)]
     lift_throttle: bool,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let flags = [("force", args.force), ("lift_throttle", args.lift_throttle)];
     let parameters: Vec<_> =
@@ -36,7 +35,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was done, in one line.
+/// The outcome, in one line.
 pub fn line(cut_over: &CutOver) -> String {
     format!("{}: {}", cut_over.deployment.name, cut_over.message)
 }

@@ -4,27 +4,27 @@ use crate::api::Pruned;
 use crate::cli::Context;
 use crate::cli::support::output::bytes;
 
-/// Forget old generations of a deployment, and remove their files.
+/// Remove old generations of a deployment and their files.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream prune order-totals --keep 1 --dry-run
   foldstream prune order-totals --keep 1
 
-What serves and what is being built stay. Without the generation that served before, a rollback
-has to build it anew.")]
+The active generation and the candidate always stay. Without the previous generation, a rollback has to build
+its state from scratch.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Generations to keep beside the one that serves and the candidate, the newest first.
+    /// Generations to keep in addition to the active one and the candidate, newest first.
     #[arg(long, value_name = "COUNT")]
     keep: u32,
-    /// Only say what would be removed.
+    /// Only list what would be removed.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = vec![("keep", args.keep.to_string())];
     if args.dry_run {

@@ -1,4 +1,4 @@
-//! `foldstream rebuild`: the module that serves, built anew from the stream.
+//! `foldstream rebuild`: rebuilds the active module's state from the stream.
 
 use bytes::Bytes;
 
@@ -10,29 +10,29 @@ use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::grouped;
 
-/// Build the read model of a deployment anew, beside the one that serves, and let that take over.
+/// Build the read model of a deployment from scratch, alongside the active one, and let it take over.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream rebuild order-totals --wait
   foldstream rebuild order-totals --require-equal --wait
   foldstream rebuild order-totals --manual --cpu 20
-  foldstream rebuild order-totals --key 42         only the entries of one key of the events
+  foldstream rebuild order-totals --key 42         only the entries of one key
   foldstream rebuild order-totals --prefix 4
-  foldstream rebuild order-totals --accept-missing   though the stream has lost events that were applied
+  foldstream rebuild order-totals --accept-missing   although the stream has lost applied events
 
-With --key or --prefix, the events of these keys alone are folded again, and the result takes the place of what is there,
-by the key rule of the manifest. It is refused where their events also change entries that are not of the key alone.")]
+With --key or --prefix, only the events of these keys are folded again, and the result replaces the entries of these
+keys, by the key rule of the manifest. This is refused if their events also change entries that do not belong to them.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Fold only the events of this key again.
+    /// Rebuild only the entries of this key.
     #[arg(long, conflicts_with_all = ["prefix", "wait"])]
     key: Option<String>,
-    /// Fold only the events of keys that begin with this again.
+    /// Rebuild only the entries of keys that begin with this.
     #[arg(long, conflicts_with = "wait")]
     prefix: Option<String>,
-    /// Build it also if events that were applied are gone from the stream.
+    /// Rebuild even if events that were applied are gone from the stream.
     #[arg(long)]
     accept_missing: bool,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub struct Args {
     candidate: CandidateArgs,
 }
 
-/// Asks for it and tells what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = args.candidate.parameters()?;
     let accepts = args.accept_missing.then(deploy::accept_missing);
@@ -50,7 +50,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let Some(part) = part {
         if !parameters.is_empty() {
             let message =
-                "a part is put in place at once: leave out the options of a new generation, or --key and --prefix";
+                "a partial rebuild creates no new generation: remove its options, or remove --key and --prefix";
             return Err(Failure::new(Exit::Usage, message).into());
         }
         return rebuild_part(&client, &args.name, std::iter::once(part).chain(accepts).collect(), context).await;
@@ -76,7 +76,7 @@ async fn rebuild_part(
         let left = match &rebuilt.left[..] {
             [] => String::new(),
             left => format!(
-                "\nleft as they are, as none of its events wrote to their tables: {}; if they are wrong, rebuild all of it",
+                "\nnot changed, because none of its events wrote to their tables: {}; if they are wrong, rebuild everything",
                 left.join(", ")
             ),
         };

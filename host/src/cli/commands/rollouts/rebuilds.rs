@@ -1,18 +1,18 @@
-//! `foldstream rebuilds`: what is being built on a host, and what waits for its turn.
+//! `foldstream rebuilds`: lists the running and waiting rebuilds of a host.
 
 use super::generations::outlook;
 use crate::api::{GenerationStatus, Rebuild, RebuildList};
 use crate::cli::Context;
 use crate::cli::support::output::table;
 
-/// Show the rebuilds of the host: those that run, and then those that wait, in order.
+/// Show the rebuilds of the host: running ones first, then waiting ones in order.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream rebuilds
   foldstream rebuilds -o ndjson | jq -r 'select(.place > 0) | .deployment'
 
-PLACE counts what has to end before: `rollout.rebuilds_max` says how many run at once.")]
+PLACE is how many rebuilds must end first: `rollout.rebuilds_max` says how many run at once.")]
 pub struct Args {}
 
 /// Prints one line per rebuild.
@@ -20,7 +20,7 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: RebuildList = context.client()?.get(&["v1", "rebuilds"], &[]).await?;
     context.output.many(&list.rebuilds, &list, lines)?;
     if list.rebuilds.is_empty() {
-        context.output.note(&format!("nothing is being rebuilt; {} may run at once", list.at_once));
+        context.output.note(&format!("no rebuilds; {} may run at once", list.at_once));
     }
     Ok(())
 }
@@ -44,7 +44,7 @@ fn lines(rebuilds: &[Rebuild]) -> String {
 fn place(rebuild: &Rebuild) -> String {
     match (rebuild.place, rebuild.generation.status) {
         (0, GenerationStatus::Building) => "runs".to_owned(),
-        // It is built and takes nobody's place.
+        // It is being built and waits for nobody.
         (0, _) => "-".to_owned(),
         (place, _) => place.to_string(),
     }
@@ -65,7 +65,7 @@ mod tests {
         };
         let mut ready = rebuild("a", 0, "its turn to take over");
         ready.generation.status = GenerationStatus::Ready;
-        let mut waits = rebuild("order-totals", 2, "2 rebuilds that came before");
+        let mut waits = rebuild("order-totals", 2, "2 rebuilds ahead of it");
         waits.generation.state = None;
         waits.generation.queued_behind = Some(2);
         assert_eq!(
@@ -74,7 +74,7 @@ mod tests {
 PLACE  DEPLOYMENT    GENERATION  STRATEGY  STATUS    PROGRESS                     WAITS-FOR
 -      a             3           rebuild   ready     40 %                         its turn to take over
 runs   b             3           rebuild   building  40 %, 212,345/s, 2.8 s left  the end of the stream
-2      order-totals  3           rebuild   building  waits behind 2               2 rebuilds that came before"
+2      order-totals  3           rebuild   building  queued behind 2              2 rebuilds ahead of it"
         );
     }
 }

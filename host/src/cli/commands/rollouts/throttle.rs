@@ -17,19 +17,19 @@ Examples:
   foldstream throttle order-totals --cpu 25
   foldstream throttle order-totals --off
 
-What is left out has no limit any more."
+A limit that you leave out is removed."
 )]
 pub struct Args {
     /// Name of the deployment.
     name: String,
     #[command(flatten)]
     throttle: ThrottleArgs,
-    /// As fast as it can.
+    /// Remove all limits.
     #[arg(long, conflicts_with_all = ["max_rate", "cpu"])]
     off: bool,
 }
 
-/// Asks for it and prints what came of it.
+/// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "throttle"];
     let deployment: Deployment = context.client()?.act(&path, &args.throttle.parameters()).await?;
@@ -41,14 +41,14 @@ fn line(deployment: &Deployment) -> String {
     let name = &deployment.name;
     // It may have taken over meanwhile.
     let Some(candidate) = &deployment.candidate else {
-        return format!("{name}: generation {} serves", deployment.generation);
+        return format!("{name}: generation {} is active", deployment.generation);
     };
-    let rate = candidate.build.max_rate.map(|rate| format!("{} events a second", grouped(rate)));
+    let rate = candidate.build.max_rate.map(|rate| format!("{} events per second", grouped(rate)));
     let share = candidate.build.cpu_percent.map(|percent| format!("{percent} % of a core"));
     let limits: Vec<String> = rate.into_iter().chain(share).collect();
     let number = candidate.number;
     if limits.is_empty() {
-        return format!("{name}: generation {number} is built as fast as it can");
+        return format!("{name}: generation {number} is built without limits");
     }
     format!("{name}: generation {number} is built with at most {}", limits.join(" and "))
 }
@@ -71,9 +71,9 @@ mod tests {
         let begin = "order-totals: generation 3 is built";
         assert_eq!(
             told(Some(20_000), Some(25)),
-            format!("{begin} with at most 20,000 events a second and 25 % of a core")
+            format!("{begin} with at most 20,000 events per second and 25 % of a core")
         );
         assert_eq!(told(None, Some(25)), format!("{begin} with at most 25 % of a core"));
-        assert_eq!(told(None, None), format!("{begin} as fast as it can"));
+        assert_eq!(told(None, None), format!("{begin} without limits"));
     }
 }

@@ -1,4 +1,4 @@
-//! `foldstream verify`: proof that folding the stream again gives the same read model.
+//! `foldstream verify`: proves that folding the stream again gives the same read model.
 
 use bytes::Bytes;
 
@@ -12,35 +12,35 @@ use crate::cli::support::output::{Output, grouped};
 use crate::cli::support::progress::{Progress, Step};
 use crate::cli::support::wait_until_live::Patience;
 
-/// Differences that are shown.
+/// Differences to show.
 const EXAMPLES_MAX: usize = 10;
 
-/// Fold the stream again aside, with other batch boundaries and restarts, and compare byte by byte.
+/// Fold the stream again separately, with other batch boundaries and restarts, and compare byte by byte.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream verify order-totals
   foldstream verify order-totals --sample 100000
   foldstream verify order-totals --seed 7          repeat a run
-  foldstream verify order-totals --accept-missing  though the stream has lost events that were applied
+  foldstream verify order-totals --accept-missing  although the stream has lost applied events
 
-What serves goes on meanwhile. Where the two differ, the first key is named, and the first event after which two folds
-disagree about it.")]
+The active generation keeps serving. If the two states differ, verify names the first key, and the first event after
+which two folds disagree about it.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Compare about so many entries; left out, all.
+    /// Compare about this many entries; default: all.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
     /// Seed of the batch boundaries, to repeat a run.
     #[arg(long)]
     seed: Option<u64>,
-    /// Fold also if events that were applied are gone from the stream.
+    /// Fold even if events that were applied are gone from the stream.
     #[arg(long)]
     accept_missing: bool,
 }
 
-/// Begins it, shows how far it is, and tells what came of it.
+/// Starts the verification, shows its progress, and prints the result.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let mut parameters = Vec::new();
@@ -82,7 +82,7 @@ async fn wait(
     Ok(verification)
 }
 
-/// Of the whole stream, as a part of a million.
+/// Progress through the whole stream, in parts per million.
 fn step(verification: &Verification) -> Step {
     let total = (verification.rate * verification.remaining_seconds.unwrap_or(0.0)) as u64;
     let part = verification.progress.clamp(0.0, 1.0);
@@ -131,7 +131,7 @@ mod tests {
             comparison: None,
             divergence: None,
             skipped: Vec::new(),
-            message: "the same fold again".to_owned(),
+            message: "the second fold gives the same result".to_owned(),
             obstacle: None,
         }
     }
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn what_was_found_is_told_with_what_it_takes_to_repeat_it() {
         let text = lines(&verification());
-        assert_eq!(text, "the same fold again\ngeneration 3, position 12,345, 3 restarts, seed 7");
+        assert_eq!(text, "the second fold gives the same result\ngeneration 3, position 12,345, 3 restarts, seed 7");
         let failed = Verification {
             state: WorkState::Failed,
             position: 0,

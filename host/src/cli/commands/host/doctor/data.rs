@@ -1,4 +1,4 @@
-//! Checks of a data folder whose host is down.
+//! Checks of the data folder of a stopped host.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::bytes;
 use crate::integrity::{self, Checked, Condition};
 
-/// One check per file; refused while a host runs on the folder.
+/// One check per file; refused while a host uses the folder.
 pub async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
     let owned = folder.to_owned();
-    // On a thread of its own, so that Ctrl-C ends it at once: reading large files takes long.
+    // On a separate thread, so that Ctrl-C ends it at once: reading large files takes long.
     let checked = tokio::task::spawn_blocking(move || integrity::check_folder(&owned)).await?;
     let checked = checked.map_err(|error| {
         let exit = match error {
@@ -24,7 +24,7 @@ pub async fn checks(folder: &Path) -> anyhow::Result<Vec<Check>> {
 
 fn check(checked: Checked) -> Check {
     match checked.condition {
-        Condition::Sound => Check::ok(checked.file, format!("sound, {}", bytes(checked.bytes))),
+        Condition::Sound => Check::ok(checked.file, format!("intact, {}", bytes(checked.bytes))),
         Condition::Repaired(finding) => Check::warn(checked.file, finding),
         Condition::Damaged(finding) => Check::fail(checked.file, finding),
     }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::memory::Memory;
 use crate::module;
 
-/// Free space below which a host will soon stop, and below which someone should look.
+/// Free space below which a host will soon stop, and below which an operator should act.
 const DISK_FREE_FAIL: u64 = 256 << 20;
 const DISK_FREE_WARN: u64 = 2 << 30;
 /// Each deployment holds a state file and a connection; a watch or a request one socket.
@@ -18,21 +18,21 @@ const FILES_FAIL: u64 = 256;
 const FILES_WARN: u64 = 4_096;
 /// Pooled instances reserve address space, not memory; with less than this the host allocates on demand, slower.
 const ADDRESS_SPACE_WARN: u64 = 256 << 30;
-/// Difference of clocks that is worth a word; the host tells whole seconds.
+/// Smallest difference between clocks worth a warning; the host reports whole seconds.
 const SKEW_WARN: Duration = Duration::from_secs(3);
-/// How far wall clock and monotonic clock may drift apart while the checks run.
+/// How far the wall clock and the monotonic clock may drift apart while the checks run.
 const STEP_WARN: Duration = Duration::from_millis(250);
-/// Before this the clock was never set: 2024-01-01.
+/// A clock before this was never set: 2024-01-01.
 const PLAUSIBLE_SINCE: Duration = Duration::from_secs(1_704_067_200);
 
-/// Network file systems, whose locks and fsyncs are not to be relied on, and those that memory holds; by their
-/// numbers in statfs(2).
+/// Network file systems, whose locks and fsync are unreliable, and file systems in memory; by their numbers in
+/// statfs(2).
 const NETWORK_FILE_SYSTEMS: [(u32, &str); 4] =
     [(0x6969, "NFS"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB"), (0x6573_5546, "FUSE")];
 const MEMORY_FILE_SYSTEMS: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58F6, "ramfs")];
 
-/// Checks of the disk, and of what the process of the host may use: what it says itself if one runs, else what one would
-/// get that is started here.
+/// Checks the disk, and the limits of the host's process: those that a running host reports, otherwise those of a host
+/// that would be started here.
 pub fn checks(config: &Config, process: &ProcessInfo) -> Vec<Check> {
     let mut checks = vec![check_disk(&config.data_dir), check_file_system(&config.data_dir)];
     checks.push(judge_files(process.open_files_max));
@@ -42,7 +42,7 @@ pub fn checks(config: &Config, process: &ProcessInfo) -> Vec<Check> {
     checks
 }
 
-/// Starts the process that checks uploads, which tries what it should be refused.
+/// Starts the process that checks uploads, and lets it try what it should not be able to do.
 fn check_walls(config: &Config) -> Check {
     const NAME: &str = "checking process";
     let walls = module::this_program().map_err(|error| error.to_string()).and_then(|program| {
@@ -51,12 +51,12 @@ fn check_walls(config: &Config) -> Check {
     });
     match walls.map(|walls| walls.gaps()) {
         Ok(gaps) if gaps.is_empty() => {
-            Check::ok(NAME, "what looks inside uploads reaches no files, sockets or other processes")
+            Check::ok(NAME, "the process that checks uploads reaches no files, sockets or other processes")
         }
         Ok(gaps) => Check::warn(
             NAME,
             format!(
-                "what looks inside uploads can reach {}; use a kernel with seccomp and Landlock, or allow them in the \
+                "the process that checks uploads can reach {}; use a kernel with seccomp and Landlock, or allow them in the \
                  container's profile",
                 gaps.join(", ")
             ),
@@ -74,7 +74,7 @@ fn existing(folder: &Path) -> PathBuf {
 fn check_disk(folder: &Path) -> Check {
     match rustix::fs::statvfs(existing(folder)) {
         Ok(found) => judge_disk(folder, found.f_bavail.saturating_mul(found.f_frsize)),
-        Err(error) => Check::warn("disk", format!("cannot tell how much is free for {}: {error}", folder.display())),
+        Err(error) => Check::warn("disk", format!("cannot read the free space of {}: {error}", folder.display())),
     }
 }
 
@@ -91,9 +91,9 @@ fn judge_disk(folder: &Path, free: u64) -> Check {
 
 fn check_file_system(folder: &Path) -> Check {
     let Ok(found) = rustix::fs::statfs(existing(folder)) else {
-        return Check::warn("file system", format!("cannot tell what {} is on", folder.display()));
+        return Check::warn("file system", format!("cannot read the file system of {}", folder.display()));
     };
-    // The number has 32 bits wherever it is stored in more.
+    // The number has 32 bits even if it is stored in more.
     judge_file_system(folder, found.f_type as u32)
 }
 
@@ -101,11 +101,11 @@ fn judge_file_system(folder: &Path, number: u32) -> Check {
     let find = |list: &[(u32, &'static str)]| list.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
     let shown = folder.display();
     if let Some(name) = find(&NETWORK_FILE_SYSTEMS) {
-        let finding = format!("{shown} is on {name}, where locks and fsync are not to be relied on; use a local disk");
+        let finding = format!("{shown} is on {name}, whose locks and fsync are unreliable; use a local disk");
         return Check::warn("file system", finding);
     }
     if let Some(name) = find(&MEMORY_FILE_SYSTEMS) {
-        return Check::warn("file system", format!("{shown} is on {name} and gone after a restart of the machine"));
+        return Check::warn("file system", format!("{shown} is on {name}, which loses it when the machine restarts"));
     }
     Check::ok("file system", format!("{shown} is on a local disk"))
 }
@@ -131,21 +131,21 @@ fn judge_address_space(limit: Option<u64>) -> Check {
     match limit {
         Some(limit) if limit < ADDRESS_SPACE_WARN => Check::warn(
             "address space",
-            format!("limited to {}; instances are then made more slowly; ulimit -v unlimited", bytes(limit)),
+            format!("limited to {}, which slows down the creation of instances; ulimit -v unlimited", bytes(limit)),
         ),
         Some(limit) => Check::ok("address space", bytes(limit)),
         None => Check::ok("address space", "unlimited"),
     }
 }
 
-/// Nothing of a host that does not tell.
+/// None if the host does not report it.
 fn judge_memory(process: &ProcessInfo) -> Option<Check> {
     let (total, available) = (process.memory_total_bytes?, process.memory_available_bytes?);
-    let mut finding = format!("{} of {} are shared out", bytes(total), bytes(available));
+    let mut finding = format!("{} of {} are budgeted", bytes(total), bytes(available));
     if let Some(resident) = process.resident_bytes {
         finding.push_str(&format!(", {} are in use", bytes(resident)));
     }
-    // The rest is for the program itself, and for the system's own cache of files.
+    // The rest is for the program itself, and for the system's file cache.
     if total > available / 8 * 7 {
         let advice = "lower limits.memory_bytes, state.memtable_bytes_total or state.cache_bytes_total";
         return Some(Check::warn("memory", format!("{finding}: too much; {advice}")));
@@ -153,18 +153,19 @@ fn judge_memory(process: &ProcessInfo) -> Option<Check> {
     Some(Check::ok("memory", finding))
 }
 
-/// Judges by how much the host's clock is ahead of ours, in whole seconds.
+/// Compares the host's clock with the local one, in whole seconds.
 pub fn judge_skew(seconds: i64) -> Check {
     let apart = Duration::from_secs(seconds.unsigned_abs());
     if apart >= SKEW_WARN {
         let way = if seconds > 0 { "ahead of" } else { "behind" };
-        let finding = format!("is {} s {way} ours: lag and retention go by it; run NTP on both", apart.as_secs());
+        let finding =
+            format!("is {} s {way} ours, and lag and retention depend on it; run NTP on both", apart.as_secs());
         return Check::warn("clock of the host", finding);
     }
     Check::ok("clock of the host", "agrees with ours")
 }
 
-/// Watches while other checks run whether the wall clock goes as the monotonic one does.
+/// Compares wall clock and monotonic clock while the other checks run.
 #[derive(Debug)]
 pub struct ClockWatch {
     monotonic: Instant,
@@ -177,7 +178,7 @@ impl ClockWatch {
         Self { monotonic: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// Tells what was seen.
+    /// Reports the result.
     pub fn end(self) -> Check {
         judge_clock(self.monotonic.elapsed(), self.wall, SystemTime::now())
     }
@@ -186,14 +187,14 @@ impl ClockWatch {
 fn judge_clock(elapsed: Duration, begun: SystemTime, ended: SystemTime) -> Check {
     let since_epoch = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     if since_epoch < PLAUSIBLE_SINCE {
-        return Check::fail("clock", "was never set: it is before 2024; run NTP, or set it with `date`");
+        return Check::fail("clock", "was never set (it shows a year before 2024); run NTP, or set it with `date`");
     }
     let apart = match ended.duration_since(begun) {
         Ok(wall) => wall.abs_diff(elapsed),
         Err(backwards) => backwards.duration() + elapsed,
     };
     if apart > STEP_WARN {
-        let finding = format!("the wall clock jumped by {} ms while we looked; let NTP slew it", apart.as_millis());
+        let finding = format!("the wall clock jumped by {} ms during the checks; let NTP slew it", apart.as_millis());
         return Check::warn("clock", finding);
     }
     Check::ok("clock", "plausible and steady")
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(judge_memory(&process(2 << 30)).map(|check| check.status), Some(Status::Ok));
         let check = judge_memory(&process(1 << 30)).expect("it tells");
         assert_eq!(check.status, Status::Warn);
-        assert!(check.finding.starts_with("1.0 GiB of 1.0 GiB are shared out, 100.0 MiB are in use"), "{check:?}");
+        assert!(check.finding.starts_with("1.0 GiB of 1.0 GiB are budgeted, 100.0 MiB are in use"), "{check:?}");
         assert_eq!(judge_memory(&ProcessInfo::default()), None, "an older host does not tell");
     }
 
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(judge_clock(second, now, now - second).status, Status::Warn);
         assert_eq!(judge_clock(second, SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + second).status, Status::Fail);
         assert_eq!(judge_skew(1).status, Status::Ok);
-        assert_eq!(judge_skew(5).finding, "is 5 s ahead of ours: lag and retention go by it; run NTP on both");
+        assert_eq!(judge_skew(5).finding, "is 5 s ahead of ours, and lag and retention depend on it; run NTP on both");
         assert_eq!(judge_skew(-5).status, Status::Warn);
     }
 }

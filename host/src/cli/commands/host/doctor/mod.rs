@@ -1,4 +1,4 @@
-//! `foldstream doctor`: looks for what makes hosts lose data, crawl or stop.
+//! `foldstream doctor`: finds what makes hosts lose data, slow down or stop.
 
 mod data;
 mod machine;
@@ -23,32 +23,33 @@ use crate::source::jetstream::JetStream;
 /// Longest wait for one source.
 const SOURCE_WAIT: Duration = Duration::from_secs(10);
 
-/// Look for what makes hosts lose data, crawl or stop, and say what to do about it.
+/// Find what makes hosts lose data, slow down or stop, and say what to do about it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
   foldstream doctor
   foldstream doctor --config /etc/foldstream.toml
   foldstream doctor -o ndjson | jq -r 'select(.status != \"ok\")'
-  foldstream doctor --data /var/lib/foldstream    read all files of a host that is down
+  foldstream doctor --data /var/lib/foldstream    check all files of a stopped host
 
-Sources are asked through the host when it runs, else straight from the configuration. Exit code 1 if a check fails.")]
+Asks a running host about its sources; without one, checks them directly from the configuration. Exit code 1 if a
+check fails.")]
 pub struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
-    /// Read and verify every file of this data folder instead, whose host is down. What was not closed in order is
-    /// repaired, as a host does.
+    /// Instead, read and verify every file of this data folder. Its host must be stopped. Files that were not closed
+    /// cleanly are repaired, as a host would do.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// All is well.
     Ok,
-    /// It works, but may lose data or crawl.
+    /// It works, but may lose data or be slow.
     Warn,
     /// It does not work.
     Fail,
@@ -57,11 +58,11 @@ pub enum Status {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub check: String,
-    /// How it ended.
+    /// The result.
     pub status: Status,
-    /// What was found, and what to do.
+    /// The finding, and what to do.
     pub finding: String,
 }
 
@@ -75,7 +76,7 @@ impl Check {
         Self::new(check, Status::Ok, finding)
     }
 
-    /// It works, but may lose data or crawl.
+    /// It works, but may lose data or be slow.
     pub fn warn(check: impl Into<String>, finding: impl Into<String>) -> Self {
         Self::new(check, Status::Warn, finding)
     }
@@ -104,13 +105,13 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             checks.push(check_server_clock(&client).await);
         }
         Err(error) if error.exit() == Exit::Unreachable => {
-            let finding = format!("none answers at {}; sources are asked directly", client.url());
+            let finding = format!("no host answers at {}; checking sources directly", client.url());
             checks.push(Check::ok("host", finding));
             checks.extend(check_sources_directly(&config).await);
         }
         Err(error) => checks.push(Check::fail("host", error.to_string())),
     }
-    // Its limits are those that count, wherever this command runs and whoever runs it.
+    // The host's limits count, no matter where or as which user this command runs.
     let process = host.map_or_else(|_| memory::process(&config.shares(), None), |info| info.process);
     checks.extend(machine::checks(&config, &process));
     checks.push(check_target().await);
@@ -132,7 +133,7 @@ fn report(output: &Output, checks: &[Check]) -> anyhow::Result<()> {
     }
     output.note(&match warnings {
         0 => "all is well".to_owned(),
-        _ => format!("nothing is broken; {warnings} warnings"),
+        _ => format!("no failures; {warnings} warnings"),
     });
     Ok(())
 }
@@ -152,7 +153,7 @@ fn lines(checks: &[Check]) -> String {
 fn check_configuration(config: &Config) -> Vec<Check> {
     let problems = crate::preflight::problems(config);
     if problems.is_empty() {
-        return vec![Check::ok("configuration", "keys, files and limits fit together")];
+        return vec![Check::ok("configuration", "keys, files and limits are consistent")];
     }
     let check = |problem: &crate::config::Problem| match problem.severity {
         Severity::Warning => Check::warn("configuration", problem.to_string()),
@@ -167,7 +168,8 @@ fn check_host(info: &HostInfo, url: &str) -> Check {
         let deployments = counted(info.deployments, "deployment");
         return Check::ok("host", format!("version {own} answers at {url}, {deployments}"));
     }
-    let finding = format!("{url} runs version {}, this program is {own}; use the same version of both", info.version);
+    let finding =
+        format!("{url} runs version {}, but this program is {own}; use the same version for both", info.version);
     Check::warn("host", finding)
 }
 
@@ -190,10 +192,9 @@ async fn check_running(client: &Client) -> Vec<Check> {
                 DeploymentState::Opening | DeploymentState::CatchingUp | DeploymentState::Stopping => {
                     Check::ok(name, format!("{}, lag {}", deployment.state.name(), lag(deployment)))
                 }
-                DeploymentState::Live if deployment.lag_events.is_none() => Check::warn(
-                    name,
-                    "is live as far as it knows, but how far it lags is unknown: its source was not heard",
-                ),
+                DeploymentState::Live if deployment.lag_events.is_none() => {
+                    Check::warn(name, "was live, but its lag is unknown: its source does not answer")
+                }
                 DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
             }
         })),
@@ -211,9 +212,9 @@ fn lag(deployment: &Deployment) -> String {
 /// Why a deployment reads nothing, and what that means.
 fn disconnected(deployment: &Deployment) -> String {
     let status = &deployment.source_status;
-    let why = status.message.as_deref().unwrap_or("nothing is heard of it");
+    let why = status.message.as_deref().unwrap_or("it does not answer");
     format!(
-        "reads nothing: source {} is {}: {why}; how far it lags is unknown; it continues by itself once the source is back",
+        "reads nothing: source {} is {}: {why}; its lag is unknown; it continues on its own once the source is back",
         deployment.source,
         crate::cli::commands::deployments::show::source_word(status)
     )
@@ -243,7 +244,7 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
     checks
 }
 
-/// How events are read is no mistake of itself; what was expected, only people know.
+/// How events are interpreted is not an error in itself; only people know what they expected.
 fn check_first_events(source: &SourceInfo) -> Option<Check> {
     let finding = source.first_events.clone()?;
     Some(Check::ok(format!("events of {}", source.name), finding))
@@ -254,7 +255,7 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
     for (name, source) in &config.sources {
         let title = format!("source {name}");
         let Source::Jetstream(jetstream) = source else {
-            checks.push(Check::ok(title, "embedded log; only a running host can look into it"));
+            checks.push(Check::ok(title, "embedded log; only a running host can check it"));
             continue;
         };
         let made = jetstream
@@ -267,22 +268,22 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
                 Ok(info) => checks.extend(check_source(&info)),
                 Err(_) => checks.push(Check::fail(
                     title,
-                    format!("no answer within {} s; is the server there?", SOURCE_WAIT.as_secs()),
+                    format!("no answer within {} s; is the server running?", SOURCE_WAIT.as_secs()),
                 )),
             },
         }
     }
     if config.sources.is_empty() {
-        checks.push(Check::ok("source events", "embedded log, the default; only a running host can look into it"));
+        checks.push(Check::ok("source events", "embedded log, the default; only a running host can check it"));
     }
     checks
 }
 
-/// The host stamps events of an embedded log and measures lag by its clock.
+/// The host stamps events of an embedded log and computes lag by its clock.
 async fn check_server_clock(client: &Client) -> Check {
     match client.clock_skew().await {
         Ok(Some(skew)) => machine::judge_skew(skew),
-        Ok(None) => Check::ok("clock of the host", "the host does not tell its time"),
+        Ok(None) => Check::ok("clock of the host", "the host does not report its time"),
         Err(error) => Check::warn("clock of the host", error.to_string()),
     }
 }
@@ -291,7 +292,8 @@ async fn check_target() -> Check {
     if build::has_target(None).await {
         return Check::ok("build target", "wasm32-unknown-unknown is installed");
     }
-    let finding = "wasm32-unknown-unknown is missing, which only `build` and `dev` need: rustup target add wasm32-unknown-unknown";
+    let finding =
+        "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup target add wasm32-unknown-unknown";
     Check::warn("build target", finding)
 }
 
