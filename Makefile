@@ -26,7 +26,7 @@ FUZZ_SEED ?= 1
 # Options of the bench: make bench BENCH="--events 100000"
 BENCH ?=
 
-.PHONY: help demo test chaos fuzz bench build fmt lint doc deny clean
+.PHONY: help demo test chaos fuzz bench build release fmt lint doc deny clean
 .PHONY: setup-demo setup-test fmt-check units doctests guests suite
 
 ## help: this list
@@ -59,16 +59,23 @@ fuzz: setup-demo build
 ## bench: replay, latency, deployment and memory side by side; a table, and JSON in the target folder
 bench: setup-demo
 	@sh $(setup)/nats-server.sh
-	cargo build --locked --workspace --release --bin foldstream
+	cargo build --locked --workspace --release --bin foldstream --bench foldstream
 	cargo bench --locked --workspace --bench foldstream -- $(BENCH)
 
 # --locked uses exactly the versions and hashes of Cargo.lock. Every command names the whole workspace, and a target if it
 # needs only one: cargo chooses the features of dependencies by the packages that are named, and another choice would
-# compile them again.
+# compile them again. For the same reason a release is built together with the bench.
 
 ## build: build the host and its command line, with the profile of demo and tests
 build:
 	cargo build --locked --workspace --bin foldstream
+
+## release: build the optimised program; stripped in dist/ of the target folder, its debug information in a file next to it
+release: setup-demo
+	cargo build --locked --workspace --release --bin foldstream --bench foldstream
+	mkdir -p $(target)/dist
+	objcopy --only-keep-debug --compress-debug-sections $(target)/release/foldstream $(target)/dist/foldstream.debug
+	cd $(target)/dist && objcopy --strip-all --add-gnu-debuglink=foldstream.debug ../release/foldstream foldstream
 
 ## fmt: format all code
 fmt:
