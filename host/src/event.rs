@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The only member of a JSON object that represents bytes.
 const BYTES_MEMBER: &str = "$bytes";
@@ -88,6 +89,57 @@ impl Payload {
 #[error("the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the member")]
 pub struct PayloadError;
 
+/// Deepest JSON text that is copied as JSON: the surrounding document adds some levels, and many parsers accept no more
+/// than 128.
+const DEPTH_MAX: usize = 120;
+
+/// A text as a JSON value, if every JSON parser accepts it: it is not nested too deep, its strings have no unpaired
+/// surrogates, and its numbers fit a double. Any other text would make the document that contains it unreadable.
+pub fn json(text: &str) -> Option<&RawValue> {
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    let Looks { depth, is_suspicious } = Looks::of(text);
+    let is_readable = || serde_json::from_str::<Value>(text).is_ok();
+    (depth <= DEPTH_MAX && (!is_suspicious || is_readable())).then_some(raw)
+}
+
+/// What one pass over the bytes of a JSON text finds.
+struct Looks {
+    /// The nesting depth of lists and objects.
+    depth: usize,
+    /// It has an escape or a number that some parsers may reject; only parsing it shows that.
+    is_suspicious: bool,
+}
+
+impl Looks {
+    fn of(text: &str) -> Self {
+        let (mut depth, mut looks) = (0_usize, Self { depth: 0, is_suspicious: false });
+        let (mut in_string, mut is_escaped, mut digits, mut before) = (false, false, 0, b' ');
+        for byte in text.bytes() {
+            digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+            match byte {
+                _ if is_escaped => {
+                    is_escaped = false;
+                    // The grammar allows half of a surrogate pair, which is no character.
+                    looks.is_suspicious |= byte == b'u';
+                }
+                b'\\' if in_string => is_escaped = true,
+                b'"' => in_string = !in_string,
+                _ if in_string => {}
+                b'[' | b'{' => {
+                    depth += 1;
+                    looks.depth = looks.depth.max(depth);
+                }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                // The exponent of a number follows a digit.
+                b'e' | b'E' => looks.is_suspicious |= before.is_ascii_digit(),
+                _ => looks.is_suspicious |= digits > 300,
+            }
+            before = byte;
+        }
+        looks
+    }
+}
+
 impl From<&str> for Payload {
     fn from(text: &str) -> Self {
         Self::Text(ByteString::from(text))
@@ -158,6 +210,27 @@ mod tests {
         assert_eq!(Payload::from_json(Value::Null), Ok(Payload::from("null")));
         assert_eq!(Payload::from_json(json!("")), Ok(Payload::from("")));
         assert_eq!(Payload::from("").to_json(), json!(""));
+    }
+
+    #[test]
+    fn json_that_some_parsers_reject_is_text() {
+        let long = "9".repeat(400);
+        for text in [r#"{"a":"\ud800"}"#, r#"["\uDC00\ud83d"]"#, "1e999", "[-1E+400]", long.as_str()] {
+            assert!(serde_json::from_str::<&RawValue>(text).is_ok(), "{text} is JSON by its grammar");
+            assert!(json(text).is_none(), "{text}");
+            assert_eq!(Payload::from(text).to_json(), Value::String(text.to_owned()));
+        }
+        for text in [
+            r#"{"a":"\ud83d\ude00 \u00e9"}"#,
+            "1e30",
+            "true",
+            r#"{"e":[1.5e-3,"\\ud800"]}"#,
+            "123456789012345678901234567890",
+        ] {
+            assert_eq!(json(text).map(RawValue::get), Some(text));
+        }
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(json(&nested(DEPTH_MAX)).is_some() && json(&nested(DEPTH_MAX + 1)).is_none());
     }
 
     #[test]

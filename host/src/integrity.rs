@@ -1,13 +1,12 @@
 //! Integrity: checks the files of a data folder that no host uses, and says what to do about damaged ones.
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::usage::allocated;
-use crate::{log, state};
+use crate::{damage, log, state};
 
 /// Why a data folder can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +126,10 @@ pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result
     Ok(compacted)
 }
 
-/// Damage may violate what the storage assumes; it then panics instead of returning an error.
+/// Damage may violate what the storage assumes; it then panics instead of returning an error. Closing a damaged file may
+/// panic too.
 fn guarded<T>(check: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(check)).map_err(|_| "its content contradicts itself".to_owned())
+    damage::guarded(check).map_err(|error| error.to_string())
 }
 
 fn flat<E: std::fmt::Display>(found: Result<Result<bool, E>, String>) -> Result<bool, String> {

@@ -15,9 +15,12 @@ pub mod batch;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;
+pub mod damage;
 pub mod data_dir;
 pub mod deployment;
 pub mod descriptors;
+#[doc(hidden)]
+pub mod entry;
 pub mod event;
 pub mod host;
 pub mod integrity;

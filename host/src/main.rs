@@ -6,6 +6,13 @@ use std::process::ExitCode;
 use foldstream::cli::{self, support::exit};
 
 fn main() -> ExitCode {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The caller of guarded work reports a damaged file, with advice.
+        if !foldstream::damage::is_guarded() {
+            usual(panic);
+        }
+    }));
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return refused(&error),

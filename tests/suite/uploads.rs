@@ -6,10 +6,7 @@ use foldstream_tests::client::Client;
 use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, Stage};
-use foldstream_tests::{fuzz, guests, wait};
-
-/// Uploads that are drawn unless it is said for how long.
-const UPLOADS_DRAWN: u64 = 150;
+use foldstream_tests::{guests, wait};
 
 /// Bombs by name: each would end a process that reads it without care, or keep it busy.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
@@ -133,42 +130,6 @@ async fn host_whose_program_was_replaced_or_removed_still_takes_modules_in() {
     let client = Client::new(url.split_whitespace().next().expect("an address follows"));
     client.upload(guests::module("ledger"), "").await.expect(201);
     host.terminate(Duration::from_secs(20));
-}
-
-/// Which uploads are drawn: `FUZZ_SEED` is the first, `FUZZ_MINUTES` how long.
-fn drawn() -> (u64, Option<Duration>) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    (number("FUZZ_SEED").unwrap_or(1), number("FUZZ_MINUTES").map(|minutes| Duration::from_secs(minutes * 60)))
-}
-
-#[tokio::test]
-async fn uploads_drawn_by_a_seed_never_end_the_host() {
-    let (first, time) = drawn();
-    let mut stage = Stage::with_ledger(Kind::Embedded).await;
-    let sound = [guests::module("ledger"), guests::module("mischief")];
-    let begin = std::time::Instant::now();
-    let mut counts = std::collections::BTreeMap::new();
-    for seed in first.. {
-        match time {
-            Some(time) if begin.elapsed() >= time => break,
-            None if seed - first >= UPLOADS_DRAWN => break,
-            _ => {}
-        }
-        let (kind, bytes) = fuzz::upload(seed, &sound);
-        let length = bytes.len();
-        let answer = stage.client().upload(bytes, "?name=drawn").await;
-        let status = answer.status.as_u16();
-        assert!(matches!(status, 200 | 201 | 409 | 422), "seed {seed}, {kind}, {length} bytes: {}", answer.text());
-        if status < 300 {
-            let delete = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/drawn");
-            stage.client().send(delete).await.expect(204);
-        }
-        *counts.entry((kind, status)).or_insert(0) += 1;
-    }
-    let last = stage.publish(100).await;
-    stage.client().reached("ledger", last).await;
-    assert!(!stage.host.has_ended(), "it is the same process");
-    println!("{counts:#?} in {:?}", begin.elapsed());
 }
 
 /// The processes that a process started.

@@ -75,7 +75,7 @@ pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), E
 }
 
 /// Control characters and noncharacters. Our texts cannot contain surrogates.
-fn is_disallowed(character: char) -> bool {
+pub(super) fn is_disallowed(character: char) -> bool {
     let code = u32::from(character);
     matches!(code, 0..=0x1f | 0x7f..=0x9f | 0xfdd0..=0xfdef) || code & 0xfffe == 0xfffe
 }

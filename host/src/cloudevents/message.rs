@@ -13,8 +13,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::{
-    Data, Envelope, Error, Form, HEADER_PREFIX, HEADERS_ATTRIBUTE, KAFKA_PREFIX, Outlook, Recognition,
-    SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, check_name, check_required, check_text, form, percent, recognise,
+    Data, Envelope, Error, Form, HEADER_PREFIX, KAFKA_PREFIX, Outlook, Recognition, check_name, check_required,
+    check_text, form, is_ours, percent, recognise,
 };
 use crate::event::{Event, Header, Payload};
 
@@ -145,7 +145,6 @@ fn opened(mut headers: Vec<Header>, envelope: &Envelope<'_>, message: &Bytes, wa
     };
     let kind = Some(share(message, envelope.required("type")));
     if wants_headers {
-        let is_ours = |name: &str| [SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, HEADERS_ATTRIBUTE].contains(&name);
         let attributes: Vec<Header> = envelope
             .attributes()
             .filter(|(name, _)| *name != "datacontenttype" && !is_ours(name))
@@ -206,6 +205,7 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
         headers.retain(|(name, _)| name != "content-type" && name != "ce-datacontenttype");
         headers.push((ByteString::from_static("content-type"), content_type));
     }
+    headers.retain(|(name, _)| name.strip_prefix(HEADER_PREFIX).is_none_or(|name| !is_ours(name)));
     settle_trace(headers);
     result
 }
@@ -473,6 +473,15 @@ mod tests {
         let found = structured(
             r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","foldstreamsubject":"a","foldstreamtime":"x","foldstreamheaders":"{}"}"#,
         );
+        assert!(found.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", found.headers);
+        let binary = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "1"),
+            ("ce-type", "made"),
+            ("ce-source", "/s"),
+            ("ce-foldstreamsubject", "a"),
+        ];
+        let found = event(&binary, "{}", true);
         assert!(found.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", found.headers);
     }
 

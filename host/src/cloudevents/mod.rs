@@ -42,6 +42,11 @@ pub const TIME_ATTRIBUTE: &str = "foldstreamtime";
 /// Its other headers, as a JSON object of strings.
 pub const HEADERS_ATTRIBUTE: &str = "foldstreamheaders";
 
+/// Whether an attribute is one of Foldstream's own.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, HEADERS_ATTRIBUTE].contains(&name)
+}
+
 /// Longest message id that consists of source and id unchanged, in bytes.
 const MESSAGE_ID_BYTES_MAX: usize = 512;
 

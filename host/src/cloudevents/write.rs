@@ -3,10 +3,12 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::value::RawValue;
 
-use super::{HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, check_name, check_text, is_json};
-use crate::event::{Event, Payload};
+use super::{
+    HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, attribute, check_name, check_text, is_json,
+    is_ours, percent,
+};
+use crate::event::{Event, Payload, json};
 use crate::timestamp;
 
 /// Longest name and value of another header to export, in bytes: the limits of a log.
@@ -35,13 +37,17 @@ impl<'a> Written<'a> {
     fn attributes<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         let event = self.event;
         map.serialize_entry("specversion", "1.0")?;
-        map.serialize_entry("type", &*event.kind)?;
+        map.serialize_entry("type", &*plain(&event.kind))?;
         let time = timestamp::format_ns(event.time_ns);
         if self.is_cloud_event {
             let mut last = "";
             for (header, value) in &event.headers {
                 let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
-                if !matches!(name, "specversion" | "type") && name != last {
+                // Attributes that mirror another part of the event are written once, below.
+                let is_written = matches!(name, "specversion" | "type" | "datacontenttype")
+                    || is_ours(name)
+                    || matches!(name, "traceparent" | "tracestate") && event.header(name).is_some();
+                if !is_written && name != last {
                     map.serialize_entry(name, &**value)?;
                 }
                 last = name;
@@ -53,10 +59,10 @@ impl<'a> Written<'a> {
         } else {
             map.serialize_entry("id", &event.sequence.to_string())?;
             map.serialize_entry("source", &source_of(self.stream))?;
-            map.serialize_entry("subject", &*event.subject)?;
+            map.serialize_entry("subject", &*plain(&event.subject))?;
             map.serialize_entry("time", &time)?;
         }
-        map.serialize_entry(SUBJECT_ATTRIBUTE, &*event.subject)?;
+        map.serialize_entry(SUBJECT_ATTRIBUTE, &*plain(&event.subject))?;
         for name in ["traceparent", "tracestate"] {
             if let Some(value) = event.header(name).filter(|value| check_text(name, value).is_ok()) {
                 map.serialize_entry(name, value)?;
@@ -121,14 +127,15 @@ impl Serialize for Written<'_> {
     }
 }
 
-fn json(text: &str) -> Option<&RawValue> {
-    serde_json::from_str(text).ok()
+/// A text as the value of an attribute: characters that attributes must not contain are percent-encoded.
+fn plain(text: &str) -> std::borrow::Cow<'_, str> {
+    percent::encode_where(text, attribute::is_disallowed)
 }
 
 /// The source of events without one: their stream.
 fn source_of(stream: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~');
-    format!("/foldstream/{}", super::percent::encode_where(stream, |character| !is_plain(character)))
+    format!("/foldstream/{}", percent::encode_where(stream, |character| !is_plain(character)))
 }
 
 #[cfg(test)]
@@ -196,6 +203,31 @@ mod tests {
         later.time_ns += 1;
         assert_eq!(written(&later)["foldstreamtime"], "2018-04-05T17:31:00.000000001Z");
         assert_eq!(written(&later).get("data"), None);
+    }
+
+    #[test]
+    fn events_that_were_once_exported_wrongly_are_valid() {
+        let headers = [
+            ("ce-datacontenttype", "text/plain"),
+            ("ce-foldstreamsubject", "b"),
+            ("ce-foldstreamtime", "1970-01-01T00:00:00Z"),
+            ("ce-id", "1"),
+            ("ce-source", "/s"),
+            ("ce-specversion", "1.0"),
+            ("ce-traceparent", "00-1-2-00"),
+            ("content-type", "text/plain"),
+            ("traceparent", "00-3-4-00"),
+        ];
+        let found = written(&event(&headers, Payload::from("text")));
+        assert_eq!(
+            (&found["foldstreamsubject"], &found["traceparent"]),
+            (&json!("orders.42.placed"), &json!("00-3-4-00"))
+        );
+        let mut odd = event(&[], Payload::from(r#"{"a":"\ud800"}"#));
+        (odd.kind, odd.subject) = ("r\u{fdd0}".into(), "a.r\u{fdd0}".into());
+        let found = written(&odd);
+        assert_eq!((&found["type"], &found["subject"]), (&json!("r%EF%B7%90"), &json!("a.r%EF%B7%90")));
+        assert_eq!((&found["datacontenttype"], &found["data"]), (&json!("text/plain"), &json!(r#"{"a":"\ud800"}"#)));
     }
 
     #[test]

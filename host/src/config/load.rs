@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -23,6 +24,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Minimum similarity of a suggested key; less similar suggestions are noise.
 const SIMILARITY_MIN: f64 = 0.8;
 const KIND: &str = "kind";
+/// Longest duration. Much longer ones overflow the clocks of the system, and nobody needs them.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The sections with a fixed set of keys, in the order of the struct.
 pub(super) const SECTIONS: [(&str, &[Key]); 7] = [
@@ -79,6 +82,31 @@ pub struct Error {
     pub mistakes: Vec<Mistake>,
 }
 
+/// Longest message about a mistake, in bytes. It may quote a value, which can be as long as a whole file.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
+impl Error {
+    fn of(mut mistakes: Vec<Mistake>) -> Self {
+        for mistake in &mut mistakes {
+            mistake.message = shown(&mistake.message);
+        }
+        Self { mistakes }
+    }
+}
+
+/// A message of limited length, without control characters. Its end says what to do, so the middle is cut.
+fn shown(message: &str) -> String {
+    let plain = |text: &str| -> String {
+        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    };
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return plain(message);
+    }
+    let half = MESSAGE_BYTES_MAX / 2;
+    let (begin, end) = (message.floor_char_boundary(half), message.ceil_char_boundary(message.len() - half));
+    format!("{} … {} bytes … {}", plain(&message[..begin]), end - begin, plain(&message[end..]))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.mistakes.iter().enumerate() {
@@ -101,7 +129,7 @@ struct Assignment {
 /// Reads the configuration. It checks the types of values; [`Config::problems`] checks their meaning.
 pub fn load(origins: &Origins) -> Result<Config, Error> {
     let mut assignments = match &origins.file {
-        Some(file) => read_file(file).map_err(|mistake| Error { mistakes: vec![mistake] })?,
+        Some(file) => read_file(file).map_err(|mistake| Error::of(vec![mistake]))?,
         None => Vec::new(),
     };
     let mut mistakes = Vec::new();
@@ -117,10 +145,10 @@ pub fn load(origins: &Origins) -> Result<Config, Error> {
         }
     }
     if !mistakes.is_empty() {
-        return Err(Error { mistakes });
+        return Err(Error::of(mistakes));
     }
-    Config::deserialize(Value::Table(merged)).map_err(|error| Error {
-        mistakes: vec![Mistake { origin: "configuration".to_owned(), message: error.message().to_owned() }],
+    Config::deserialize(Value::Table(merged)).map_err(|error| {
+        Error::of(vec![Mistake { origin: "configuration".to_owned(), message: error.message().to_owned() }])
     })
 }
 
@@ -351,6 +379,11 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
         let embedded = find(EmbeddedSource::KEYS, key.name).is_some();
         let kind = if embedded { "embedded" } else { "jetstream" };
         insert(&mut alone, &[owned[0].clone(), owned[1].clone(), KIND.to_owned()], Value::String(kind.to_owned()));
+    }
+    if let (Kind::Duration, Some(text)) = (key.kind(), value.as_str())
+        && humantime::parse_duration(text).is_ok_and(|duration| duration > DURATION_MAX)
+    {
+        return Err(format!("`{}` is {value}, longer than 100 years; set a shorter time", path.join(".")));
     }
     match Config::deserialize(Value::Table(alone)) {
         Ok(_) => Ok(value.clone()),

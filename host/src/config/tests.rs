@@ -50,6 +50,27 @@ fn nothing_at_all_is_the_default() {
 }
 
 #[test]
+fn mistake_that_quotes_a_long_or_hostile_value_is_short_and_harmless() {
+    let said = mistake(&format!("[serve]\nlisten = [\"{}\"]\n", "x".repeat(100_000)));
+    assert!(said.len() < 2_048 && said.contains("`serve.listen` must be an IP address"), "{said}");
+    let said = mistake("[serve]\n\"a\\u001B[2J\" = 1\n");
+    assert!(!said.contains('\u{1b}') && said.contains("unknown key"), "{said:?}");
+}
+
+#[test]
+fn durations_that_no_clock_can_hold_are_refused() {
+    for (section, key) in SECTIONS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (section, key))) {
+        if key.kind() == super::key::Kind::Duration {
+            let said = mistake(&format!("[{section}]\n{} = \"18446744073709551615s\"\n", key.name));
+            assert!(said.contains("longer than 100 years"), "{said}");
+        }
+    }
+    let said = from_set("sources.events.max_age", "101years").expect_err("too long");
+    assert!(said.contains("no kind") || said.contains("longer than 100 years"), "{said}");
+    assert!(from_file("[serve]\nrequest_timeout = \"99years\"\n").is_ok());
+}
+
+#[test]
 fn later_origins_win() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("foldstream.toml");

@@ -25,7 +25,7 @@ use super::ids::{IDS_MAX, Ids};
 use super::subjects::Subjects;
 use super::{Error, Options, View};
 use crate::position::StreamIdentity;
-use crate::{advice, atomic_file};
+use crate::{advice, atomic_file, damage};
 
 /// Runs of events by the sequence of their first.
 pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
@@ -70,6 +70,9 @@ impl From<Failure> for Error {
     }
 }
 
+/// Largest sequence and largest number of bytes: no log ever reaches them, and sums of larger numbers could overflow.
+const NUMBER_MAX: u64 = u64::MAX >> 2;
+
 /// Metadata that changes while the log is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trim {
@@ -96,6 +99,15 @@ impl Trim {
         }
         Ok(())
     }
+
+    /// Checks that the numbers are possible, for any content of the log.
+    fn check(&self) -> Result<(), Failure> {
+        let is_small = [self.first_sequence, self.last_sequence, self.bytes_before].iter().all(|it| *it <= NUMBER_MAX);
+        if is_small && (1..=self.last_sequence.saturating_add(1)).contains(&self.first_sequence) {
+            return Ok(());
+        }
+        Err(Failure::Damaged("its settings contradict each other".to_owned()))
+    }
 }
 
 /// From this size on, a commit also writes data with which an unclean stop can be repaired without reading the whole
@@ -120,7 +132,7 @@ pub(super) fn store_indexed_through(transaction: &WriteTransaction, sequence: u6
 
 /// An open file, and its metadata.
 pub(super) struct Opened {
-    pub database: Database,
+    pub database: damage::Open<Database>,
     pub identity: StreamIdentity,
     pub trim: Trim,
     pub writer: Writer,
@@ -134,17 +146,22 @@ pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened
         fs::create_dir_all(folder).map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
     }
     let database = open_database(path, options).map_err(|error| refuse(explain(&error)))?;
-    initialise(&database, options, now_ns).map_err(|failure| refuse(failure.to_string()))?;
+    guarded(|| initialise(&database, options, now_ns)).map_err(|failure| refuse(failure.to_string()))?;
     if let Some(folder) = folder {
         // A new file is durable only once its folder is.
         fs::File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| refuse(format!("cannot sync its folder: {error}")))?;
     }
-    load(database, options, now_ns).map_err(|failure| refuse(failure.to_string()))
+    guarded(|| load(database, options, now_ns)).map_err(|failure| refuse(failure.to_string()))
 }
 
-fn open_database(path: &Path, options: &Options) -> Result<Database, redb::DatabaseError> {
+/// Runs work on the file. A panic of redb at damage is a failure like any other damage.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    damage::guarded(work).unwrap_or_else(|error| Err(Failure::Damaged(error.to_string())))
+}
+
+fn open_database(path: &Path, options: &Options) -> Result<damage::Open<Database>, redb::DatabaseError> {
     let (name, repair) = (options.name.clone(), Arc::clone(&options.repair));
     let mut builder = redb::Builder::new();
     builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
@@ -155,9 +172,10 @@ fn open_database(path: &Path, options: &Options) -> Result<Database, redb::Datab
     });
     let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     atomic_file::create(path, make).map_err(redb::StorageError::Io)?;
-    let opened = builder.create(path);
+    let opened = damage::guarded(|| builder.create(path));
+    let opened = opened.unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
     options.repair.set(None);
-    opened
+    opened.map(damage::Open::new)
 }
 
 /// What the system said when a file could not be made; else that it could not be made.
@@ -222,7 +240,7 @@ where
 }
 
 /// Reads the data that a writer needs.
-fn load(database: Database, options: &Options, now_ns: u64) -> Result<Opened, Failure> {
+fn load(database: damage::Open<Database>, options: &Options, now_ns: u64) -> Result<Opened, Failure> {
     let transaction = database.begin_read()?;
     let settings = transaction.open_table(SETTINGS)?;
     let name = settings.get("name")?.and_then(|name| String::from_utf8(name.value().to_vec()).ok());
@@ -237,6 +255,7 @@ fn load(database: Database, options: &Options, now_ns: u64) -> Result<Opened, Fa
         last_sequence: number(&settings, "last_sequence")?,
         last_time_ns: number(&settings, "last_time_ns")?,
     };
+    trim.check()?;
     let chunks = transaction.open_table(CHUNKS)?;
     let mut writer = Writer {
         last_sequence: trim.last_sequence,
@@ -250,8 +269,15 @@ fn load(database: Database, options: &Options, now_ns: u64) -> Result<Opened, Fa
     if let Some(row) = chunks.last()? {
         continue_tail(&mut writer, &cursor(&row)?)?;
     }
+    if writer.last_sequence < trim.last_sequence || writer.bytes < trim.bytes_before {
+        return Err(Failure::Damaged("it lacks events that its settings mention".to_owned()));
+    }
     recall_ids(&mut writer.ids, &chunks, now_ns)?;
-    recall_subjects(&mut writer, &chunks, number(&settings, "indexed_through")?.max(trim.first_sequence - 1))?;
+    let indexed_through = number(&settings, "indexed_through")?;
+    if indexed_through > writer.last_sequence {
+        return Err(Failure::Damaged("it lacks events that its table of subjects mentions".to_owned()));
+    }
+    recall_subjects(&mut writer, &chunks, indexed_through.max(trim.first_sequence - 1))?;
     drop((chunks, settings, transaction));
     Ok(Opened { database, identity, trim, writer })
 }
@@ -268,7 +294,9 @@ pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
 pub(super) fn check(path: &Path) -> Result<bool, Error> {
     let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
     let mut database = open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
-    let is_sound = database.check_integrity().map_err(|error| refuse(explain(&error)))?;
+    let is_sound = damage::guarded(|| database.check_integrity());
+    let is_sound = is_sound.unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
+    let is_sound = is_sound.map_err(|error| refuse(explain(&error)))?;
     let read_all = || {
         let transaction = database.begin_read()?;
         for row in transaction.open_table(CHUNKS)?.iter()? {
@@ -277,12 +305,15 @@ pub(super) fn check(path: &Path) -> Result<bool, Error> {
         }
         Ok::<_, Failure>(())
     };
-    read_all().map_err(|failure| refuse(failure.to_string()))?;
+    guarded(read_all).map_err(|failure| refuse(failure.to_string()))?;
     Ok(is_sound)
 }
 
 /// Where appending continues.
 fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
+    if tail.next_sequence() == 0 || tail.end() > NUMBER_MAX || tail.bytes_before() > NUMBER_MAX {
+        return Err(Failure::Damaged(format!("its last events cannot begin at {}", tail.next_sequence())));
+    }
     let mut events = tail.clone();
     writer.bytes = tail.bytes_before();
     while let Some(event) = events.next()? {
@@ -353,16 +384,40 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("events.redb");
         drop(open(&path, &Options::default(), 1).expect("the log opens"));
-        let database = Database::open(&path).expect("the file opens");
-        let transaction = database.begin_write().expect("begins");
-        let mut settings = transaction.open_table(SETTINGS).expect("opens");
-        settings.insert("format", 2_u64.to_le_bytes().as_slice()).expect("inserts");
-        drop(settings);
-        transaction.commit().expect("commits");
-        drop(database);
-
+        set(&path, "format", 2);
         let error = open(&path, &Options::default(), 1).err().expect("is refused").to_string();
         assert!(error.contains("format 2, this build reads 1; upgrade foldstream"), "{error}");
+    }
+
+    /// Changes the value of a setting.
+    fn set(path: &Path, name: &str, value: u64) {
+        let database = Database::open(path).expect("the file opens");
+        let transaction = database.begin_write().expect("begins");
+        let mut settings = transaction.open_table(SETTINGS).expect("opens");
+        settings.insert(name, value.to_le_bytes().as_slice()).expect("inserts");
+        drop(settings);
+        transaction.commit().expect("commits");
+    }
+
+    #[test]
+    fn settings_that_no_log_can_have_are_refused() {
+        for (name, value) in [
+            ("first_sequence", 0),
+            ("first_sequence", 2),
+            ("first_sequence", u64::MAX),
+            ("last_sequence", u64::MAX),
+            ("last_sequence", 1 << 62),
+            ("bytes_before", u64::MAX),
+            ("indexed_through", 1),
+            ("indexed_through", u64::MAX),
+        ] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("events.redb");
+            drop(open(&path, &Options::default(), 1).expect("the log opens"));
+            set(&path, name, value);
+            let error = open(&path, &Options::default(), 1).err().expect(name).to_string();
+            assert!(error.contains("the file is damaged") && error.contains("backup"), "{name} {value}: {error}");
+        }
     }
 
     #[test]

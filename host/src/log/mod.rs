@@ -40,7 +40,7 @@ use crate::atomic_file::{Displaced, Held};
 use crate::event::{Event, Payload};
 use crate::position::StreamIdentity;
 use crate::subject::{Pattern, SubjectSet};
-use crate::timestamp;
+use crate::{damage, timestamp};
 
 /// Options of a log.
 #[derive(Clone, Debug)]
@@ -215,7 +215,7 @@ struct Shared {
     identity: StreamIdentity,
     /// Readers share it for the length of a read; reopening takes it exclusively, because redb opens a file only once.
     /// None if the file can't be opened.
-    file: RwLock<Option<Database>>,
+    file: RwLock<Option<damage::Open<Database>>>,
     /// How often the file was opened, so that a reader does not close a file that another has just reopened.
     opened: AtomicU64,
     /// Serialises commits, retention and reopening. Taken before `file`, never while `view` is held.
@@ -382,7 +382,7 @@ impl Log {
         let mut writer = slot.writer.take().expect("a recovered slot has a writer");
         let file = self.shared.file.read();
         let database = file.as_ref().expect("where there is a writer, the file is open");
-        match work(database, &mut writer) {
+        match file::guarded(|| work(database, &mut writer)) {
             Ok(result) => {
                 slot.writer = Some(writer);
                 Ok(result)
@@ -405,7 +405,7 @@ impl Log {
         {
             return Err(file::Failure::Closed(format!("it failed a moment ago: {message}")));
         }
-        // It would be made anew where it is gone.
+        // If the file is gone, opening it would create it again.
         self.shared.held.check().map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
         let mut file = self.shared.file.write();
         *file = None;

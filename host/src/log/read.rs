@@ -47,13 +47,13 @@ impl Log {
     /// Reads a run. `place` is where the previous run ended, which avoids reading a chunk twice. Blocking.
     pub(crate) fn run(&self, wanted: &Wanted<'_>, place: &mut Option<Cursor>) -> Result<Run, Error> {
         let opened = self.opened();
-        match self.attempt(wanted, place) {
+        match file::guarded(|| self.attempt(wanted, place)) {
             Ok(run) => Ok(run),
             // Reopening a damaged file would only close it for readers of its other parts.
             Err(failure @ (Failure::Corrupt(_) | Failure::Damaged(_))) => Err(failure.into()),
             Err(failure) => {
                 self.reopen(opened, &failure)?;
-                Ok(self.attempt(wanted, &mut None)?)
+                Ok(file::guarded(|| self.attempt(wanted, &mut None))?)
             }
         }
     }

@@ -106,6 +106,71 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
     }
 }
 
+/// A manifest for fuzz tests, as a module may return it.
+#[derive(Clone, Debug, Default)]
+pub struct DrawnManifest {
+    /// Its name.
+    pub name: String,
+    /// Its description.
+    pub description: String,
+    /// Its subjects.
+    pub subjects: Vec<String>,
+    /// The key rule from 0 to 4, and the number and text that some rules have.
+    pub key_rule: (u8, u32, String),
+    /// Memory in bytes, deadline in milliseconds, events per batch, state in bytes.
+    pub limits: [Option<u64>; 4],
+    /// Attempts per event.
+    pub attempts: Option<u32>,
+    /// The first and the longest pause between them, in milliseconds.
+    pub backoff_ms: [Option<u32>; 2],
+    /// Names and descriptions of its queries.
+    pub queries: Vec<(String, String)>,
+}
+
+/// Checks a manifest that does not come from a module, with the default limits of a host.
+pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
+    let short = |limit: Option<u64>| limit.map(|limit| limit as u32);
+    let (number, text) = (drawn.key_rule.1, drawn.key_rule.2.clone());
+    let record = ManifestRecord {
+        kind: bindings::ModuleKind::Projection,
+        name: drawn.name.clone(),
+        description: drawn.description.clone(),
+        subjects: drawn.subjects.clone(),
+        wants_headers: false,
+        key_rule: match drawn.key_rule.0 {
+            0 => bindings::KeyRule::None,
+            1 => bindings::KeyRule::Subject,
+            2 => bindings::KeyRule::SubjectToken(number),
+            3 => bindings::KeyRule::Header(text),
+            _ => bindings::KeyRule::DataPointer(text),
+        },
+        state_version: number,
+        error_policy: bindings::ErrorPolicy {
+            attempts: drawn.attempts,
+            initial_backoff_ms: drawn.backoff_ms[0],
+            max_backoff_ms: drawn.backoff_ms[1],
+        },
+        limits: bindings::Limits {
+            memory_bytes: drawn.limits[0],
+            deadline_ms: short(drawn.limits[1]),
+            batch_events: short(drawn.limits[2]),
+            state_bytes: drawn.limits[3],
+        },
+        queries: drawn
+            .queries
+            .iter()
+            .map(|(name, description)| bindings::QueryDescription {
+                name: name.clone(),
+                description: description.clone(),
+            })
+            .collect(),
+    };
+    let options = Options::new("cache".into(), "compiler".into());
+    let manifest = checked(record, &options).map_err(|error| error.to_string())?;
+    let accepted = Accepted { component: bytes::Bytes::new(), digest: String::new(), imports: Vec::new() };
+    Ok(info(&manifest, &accepted, false))
+}
+
 fn check_name(of: &str, name: &str) -> Result<(), Error> {
     let sound = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -203,9 +268,10 @@ fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, St
     Ok(queries)
 }
 
-/// The beginning of a text that may be long.
-fn shown(text: &str) -> &str {
-    super::output::clipped(text, 128)
+/// The beginning of a text that may be long, with control characters escaped.
+fn shown(text: &str) -> String {
+    let begin = super::output::clipped(text, 128);
+    begin.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]
@@ -267,6 +333,8 @@ mod tests {
             assert!(complaint(|record| record.name = name.to_owned()).contains("is not a name for a module"), "{name}");
             assert!(complaint(|record| record.queries = vec![query(name)]).contains("for a query"), "{name}");
         }
+        let steered = complaint(|record| record.name = "a\u{1b}[2J\n".to_owned());
+        assert!(steered.contains("`a\\u{1b}[2J\\n`") && !steered.contains(char::is_control), "{steered:?}");
         assert!(complaint(|record| record.queries = vec![query("a"), query("a")]).contains("two queries"));
     }
 

@@ -31,6 +31,7 @@ pub use checker::{Job, Order, run as run_checker};
 pub use child::{this_program, walls};
 pub use engine::Engine;
 pub use instance::{Instance, Module};
+pub use manifest::DrawnManifest;
 pub use migration::Migration;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
@@ -49,6 +50,16 @@ const KEYS_PER_CALL_MAX: usize = 65_536;
 const MESSAGE_BYTES_MAX: usize = 4_096;
 /// Most bytes of host memory that a guest passes in one host call or as one result, or gets from one get-many.
 const TRANSFER_BYTES_MAX: usize = 64 << 20;
+
+/// Checks a manifest that does not come from a module; for fuzz tests.
+pub(crate) fn check_drawn(drawn: &DrawnManifest) -> Result<crate::api::ModuleInfo, String> {
+    manifest::check_drawn(drawn)
+}
+
+/// Reads the answer of the checking process; for fuzz tests.
+pub(crate) fn read_answer(bytes: Vec<u8>) -> Option<String> {
+    answer::Answer::parse(bytes).map(|answer| format!("{answer:?}"))
+}
 
 /// Settings and limits of the engine, the same for all modules.
 #[derive(Clone, Debug)]

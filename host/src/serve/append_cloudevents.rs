@@ -56,17 +56,23 @@ pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], wishes: &Wishes)
 
 /// The event to append for a body whose attributes are in headers.
 pub(super) fn of_binary(attributes: &Attributes, body: &[u8], wishes: &Wishes) -> Result<NewEvent, Error> {
-    let headers = attributes.0.iter().map(|(name, value)| match name.as_str() {
-        "datacontenttype" => ("content-type".to_owned(), value.clone()),
-        name => (format!("{HEADER_PREFIX}{name}"), percent::encode(value).into_owned()),
-    });
+    let stored = attributes.0.iter().filter(|(name, _)| !cloudevents::is_ours(name));
+    let mut headers: Vec<_> = stored
+        .map(|(name, value)| match name.as_str() {
+            "datacontenttype" => ("content-type".to_owned(), value.clone()),
+            name => (format!("{HEADER_PREFIX}{name}"), percent::encode(value).into_owned()),
+        })
+        .collect();
+    if let Some(others) = attributes.get(HEADERS_ATTRIBUTE) {
+        headers.extend(other_headers(others)?);
+    }
     let get = |name: &str| attributes.get(name);
     Ok(NewEvent {
         subject: SubjectTemplate::of(wishes.template.as_ref(), get)?,
         kind: None,
         id: Some(message_id(get("source").unwrap_or_default(), get("id").unwrap_or_default())),
         time_ns: time_of(get, wishes.times)?,
-        headers: headers.collect(),
+        headers,
         data: Payload::detect(Bytes::copy_from_slice(body)),
     })
 }
@@ -196,6 +202,17 @@ mod tests {
         assert!(event.headers.contains(&("content-type".to_owned(), "text/plain".to_owned())));
         assert_eq!(event.data.as_bytes(), b"\xff\0");
         assert!(attributes(&headers(&[("content-type", "text/plain")])).expect("sound").is_none());
+    }
+
+    #[test]
+    fn own_attributes_are_accepted_in_headers_as_in_json() {
+        let mut pairs = MINIMAL.to_vec();
+        pairs.extend([("ce-foldstreamsubject", "orders.1"), ("ce-foldstreamheaders", "{%22x-two%22:%222%22}")]);
+        let found = attributes(&headers(&pairs)).expect("sound").expect("there are some");
+        let event = of_binary(&found, b"1", &Wishes::default()).expect("sound");
+        assert_eq!(event.subject, "orders.1");
+        assert!(event.headers.contains(&("x-two".to_owned(), "2".to_owned())), "{:?}", event.headers);
+        assert!(event.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", event.headers);
     }
 
     #[test]

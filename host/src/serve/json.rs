@@ -15,12 +15,12 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::event::{Event, Header, Payload};
+use crate::event::{self, Event, Header, Payload};
 
 /// The content type of a payload that is a whole body.
 pub(super) fn content_type(payload: &Payload) -> &'static str {
     match payload {
-        Payload::Text(text) if raw(text).is_some() => "application/json",
+        Payload::Text(text) if event::json(text).is_some() => "application/json",
         Payload::Text(_) => "text/plain; charset=utf-8",
         Payload::Bytes(_) => "application/octet-stream",
     }
@@ -32,36 +32,6 @@ pub(super) fn octets(payload: Payload) -> Bytes {
         Payload::Text(text) => text.into_bytes(),
         Payload::Bytes(bytes) => bytes,
     }
-}
-
-/// Deepest JSON text that is copied as JSON: the surrounding document adds some levels, and many parsers accept no more
-/// than 128.
-const DEPTH_MAX: usize = 120;
-
-fn raw(text: &str) -> Option<&RawValue> {
-    let raw: &RawValue = serde_json::from_str(text).ok()?;
-    // A shorter text cannot have more levels.
-    (text.len() <= 2 * DEPTH_MAX || depth(text) <= DEPTH_MAX).then_some(raw)
-}
-
-/// The nesting depth of lists and objects in a JSON text.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut is_escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if in_string => is_escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// Strings by name. Each name may occur only once, because with two values nobody could tell which one was meant.
@@ -109,7 +79,7 @@ pub(super) struct Value<'a>(pub(super) &'a Payload);
 impl Serialize for Value<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
-            Payload::Text(text) => match raw(text) {
+            Payload::Text(text) => match event::json(text) {
                 Some(raw) => raw.serialize(serializer),
                 None => serializer.serialize_str(text),
             },
@@ -258,10 +228,10 @@ mod tests {
     #[test]
     fn json_that_lies_too_deep_is_passed_on_as_text() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        let within = Payload::from(nested(DEPTH_MAX));
-        assert_eq!((written(&within), content_type(&within)), (nested(DEPTH_MAX), "application/json"));
-        let beyond = Payload::from(nested(DEPTH_MAX + 1));
-        assert_eq!(written(&beyond), format!("\"{}\"", nested(DEPTH_MAX + 1)));
+        let within = Payload::from(nested(120));
+        assert_eq!((written(&within), content_type(&within)), (nested(120), "application/json"));
+        let beyond = Payload::from(nested(121));
+        assert_eq!(written(&beyond), format!("\"{}\"", nested(121)));
         assert_eq!(content_type(&beyond), "text/plain; charset=utf-8");
         assert_eq!(read(&written(&beyond)), beyond, "and comes back as it was");
         let quoted = Payload::from(format!("{{\"a\":\"{}\\\"[\"}}", "[".repeat(1_000)));

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::exceptions::{Skip, Skips};
-use super::file::{FORMAT, check_format, open_database, storage};
+use super::file::{FORMAT, check_format, guarded, open_database, storage};
 use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
 use crate::atomic_file::{Displaced, Held};
+use crate::damage;
 use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
@@ -46,6 +47,17 @@ pub struct Record {
 const HISTORY_MAX: usize = 100;
 
 impl Record {
+    /// Checks that a row is consistent, because all users of it rely on that.
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let numbers = || self.generations.iter().map(|generation| generation.number);
+        if self.name == name && numbers().any(|number| number == self.active) && numbers().all(|it| it < self.next) {
+            return Ok(());
+        }
+        Err(Error::Open(format!(
+            "catalogue: the row of deployment {name} is inconsistent; restore catalog.redb from a backup"
+        )))
+    }
+
     /// A generation, by number.
     pub fn generation(&self, number: u64) -> Option<&Generation> {
         self.generations.iter().find(|generation| generation.number == number)
@@ -271,7 +283,7 @@ pub struct Catalogue {
     path: Box<Path>,
     held: Held,
     /// None after a disk failure, until it is reopened.
-    database: RwLock<Option<Database>>,
+    database: RwLock<Option<damage::Open<Database>>>,
 }
 
 impl Catalogue {
@@ -287,8 +299,14 @@ impl Catalogue {
         self.held.check()
     }
 
-    fn open_file(path: &Path) -> Result<Database, Error> {
+    fn open_file(path: &Path) -> Result<damage::Open<Database>, Error> {
         let database = open_database(path, 1 << 20, |_| ())?;
+        guarded(|| Self::prepare(path, &database))?;
+        Ok(database)
+    }
+
+    /// Checks the format of an existing file, and creates the tables of a new one.
+    fn prepare(path: &Path, database: &Database) -> Result<(), Error> {
         let is_new = {
             let transaction = database.begin_read().map_err(storage)?;
             let tables = transaction.list_tables().map_err(storage)?.count();
@@ -309,7 +327,7 @@ impl Catalogue {
             }
             transaction.commit().map_err(storage)?;
         }
-        Ok(database)
+        Ok(())
     }
 
     /// Works on the open file. After a disk failure the next call reopens it: the failed change is not in it.
@@ -319,16 +337,16 @@ impl Catalogue {
             drop(open);
             let mut closed = self.database.write();
             if closed.is_none() {
-                // It would be made anew where it is gone.
+                // If the file is gone, opening it would create it again.
                 self.held.check()?;
                 *closed = Some(Self::open_file(&self.path)?);
             }
             open = RwLockWriteGuard::downgrade(closed);
         }
         let database = open.as_ref().expect("it was just opened");
-        let done = work(database);
+        let done = guarded(|| work(database));
         drop(open);
-        if matches!(done, Err(Error::Storage(_))) {
+        if matches!(done, Err(Error::Storage(_) | Error::Damaged(_))) {
             *self.database.write() = None;
         }
         done
@@ -342,7 +360,13 @@ impl Catalogue {
     fn read_deployments(database: &Database) -> Result<Vec<Record>, Error> {
         let transaction = database.begin_read().map_err(storage)?;
         let table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
-        table.iter().map_err(storage)?.map(|row| parse(row.map_err(storage)?.1.value())).collect()
+        let rows = table.iter().map_err(storage)?.map(|row| {
+            let (name, row) = row.map_err(storage)?;
+            let record: Record = parse(row.value())?;
+            record.check(name.value())?;
+            Ok(record)
+        });
+        rows.collect()
     }
 
     /// Writes a deployment and an audit entry in one commit.
@@ -418,4 +442,30 @@ fn parse<T: for<'a> Deserialize<'a>>(row: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(row).map_err(|error| {
         Error::Open(format!("catalogue: a row is unreadable: {error}; restore catalog.redb from a backup"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inconsistent_row_is_refused_with_advice() {
+        for row in [
+            r#"{"name":"orders","active":3,"next":4,"generations":[]}"#,
+            r#"{"name":"other","active":1,"next":2,"generations":[]}"#,
+        ] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("catalog.redb");
+            drop(Catalogue::open(&path).expect("it is new"));
+            let database = Database::open(&path).expect("the file opens");
+            let transaction = database.begin_write().expect("begins");
+            let mut table = transaction.open_table(DEPLOYMENTS).expect("opens");
+            table.insert("orders", row.as_bytes()).expect("inserts");
+            drop(table);
+            transaction.commit().expect("commits");
+            drop(database);
+            let error = Catalogue::open(&path).expect("opens").deployments().expect_err(row).to_string();
+            assert!(error.contains("orders is inconsistent") && error.contains("backup"), "{error}");
+        }
+    }
 }

@@ -24,10 +24,9 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 use super::exceptions::Exception;
 use super::memtable::Memtable;
 use super::{Error, Key};
-use crate::atomic_file;
 use crate::event::Payload;
 use crate::position::Checkpoint;
-use crate::{advice, descriptors};
+use crate::{advice, atomic_file, damage, descriptors};
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 2;
@@ -49,7 +48,7 @@ pub(super) type Base = Arc<ReadOnlyTable<&'static str, &'static [u8]>>;
 /// An open state file.
 #[derive(Debug)]
 pub(super) struct File {
-    database: Database,
+    database: damage::Open<Database>,
     path: Box<Path>,
 }
 
@@ -75,12 +74,18 @@ struct Noted {
     is_of_format_1: bool,
 }
 
-/// The panic message of to do with a file that no other advice helps.
+/// What to do with a file if no other advice helps.
 const REPLACE: &str = "restore the file from a backup, or remove it to build the state again from the stream";
-/// What to do if the system refused something that no other advice helps.
+/// What to do if the system refused something and no other advice helps.
 const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
-/// What redb if the data that it reads is inconsistent.
+/// What redb says if the data that it reads is inconsistent.
 const CORRUPTED: &str = "corrupted";
+
+/// Runs work on the file. A panic of redb at damage is an error like any other damage.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let damaged = |error: damage::Inconsistent| Error::Damaged(format!("{error}; check the disk, and rebuild"));
+    damage::guarded(work).unwrap_or_else(|error| Err(damaged(error)))
+}
 
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
@@ -99,7 +104,7 @@ pub(super) fn open_database(
     path: &Path,
     cache_bytes: usize,
     progress: impl Fn(f64) + 'static,
-) -> Result<Database, Error> {
+) -> Result<damage::Open<Database>, Error> {
     let refused = |error: redb::DatabaseError| {
         let advice = match &error {
             redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
@@ -126,10 +131,15 @@ pub(super) fn open_database(
     let refused_by_system = |error: io::Error| refused(redb::StorageError::Io(error).into());
     descriptors::check_spare().map_err(refused_by_system)?;
     atomic_file::create(path, make).map_err(refused_by_system)?;
-    let database = builder.create(path).map_err(refused)?;
+    let opened = damage::guarded(|| builder.create(path)).unwrap_or_else(|error| Err(inconsistent(error)));
+    let database = damage::Open::new(opened.map_err(refused)?);
     // Many are opened at once at a start, and all of them may have found some left.
     descriptors::check_spare().map_err(refused_by_system)?;
     Ok(database)
+}
+
+fn inconsistent(error: damage::Inconsistent) -> redb::DatabaseError {
+    redb::StorageError::Corrupted(error.to_string()).into()
 }
 
 /// The system's error if a database file could not be created; otherwise the database's own.
@@ -159,8 +169,8 @@ impl File {
     pub(super) fn open(path: &Path, cache_bytes: usize, progress: impl Fn(f64) + 'static) -> Result<Opened, Error> {
         let database = open_database(path, cache_bytes, progress)?;
         let file = Self { database, path: path.into() };
-        let Noted { checkpoint, bytes, settled, is_of_format_1 } = file.prepare()?;
-        let (base, exceptions) = (file.base()?, file.exceptions()?);
+        let Noted { checkpoint, bytes, settled, is_of_format_1 } = guarded(|| file.prepare())?;
+        let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
         Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, is_of_format_1 })
     }
 
@@ -202,6 +212,10 @@ impl File {
 
     /// Records durably that readers saw nothing beyond a position; none removes the record.
     pub(super) fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
+        guarded(|| self.note_settled_now(position))
+    }
+
+    fn note_settled_now(&self, position: Option<u64>) -> Result<(), Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
             transaction.set_quick_repair(true);
@@ -218,8 +232,10 @@ impl File {
 
     /// A view of the last commit.
     pub(super) fn base(&self) -> Result<Base, Error> {
-        let transaction = self.database.begin_read().map_err(storage)?;
-        Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(storage)?;
+            Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
+        })
     }
 
     /// The exceptions.
@@ -248,6 +264,10 @@ impl File {
 
     /// Commits a memtable and its checkpoint durably; returns the sum of keys and values.
     pub(super) fn commit(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
+        guarded(|| self.commit_now(table, checkpoint, bytes_before))
+    }
+
+    fn commit_now(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
             transaction.set_quick_repair(true);
@@ -328,7 +348,7 @@ impl<'t> EntryWriter<'t> {
             }
             None => self.entries.remove(key),
         };
-        let replaced = replaced.map_err(storage)?.map_or(0, |old| key.len() + old.value().len() - 1);
+        let replaced = replaced.map_err(storage)?.map_or(0, |old| (key.len() + old.value().len()).saturating_sub(1));
         self.bytes = self.bytes.saturating_sub(replaced as u64);
         Ok(())
     }
@@ -365,12 +385,13 @@ fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
 
 /// The value of a key in the file.
 pub(super) fn get(base: &Base, key: &str) -> Result<Option<Payload>, Error> {
-    base.get(key).map_err(storage)?.map(|value| unwrap(value.value())).transpose()
+    guarded(|| base.get(key).map_err(storage)?.map(|value| unwrap(value.value())).transpose())
 }
 
 /// The stored size of a key and its value; 0 if absent.
 pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
-    Ok(base.get(key).map_err(storage)?.map_or(0, |value| (key.len() + value.value().len() - 1) as u64))
+    let stored = |value: redb::AccessGuard<'_, &[u8]>| (key.len() + value.value().len()).saturating_sub(1) as u64;
+    guarded(|| Ok(base.get(key).map_err(storage)?.map_or(0, stored)))
 }
 
 /// One entry of the file.
@@ -384,13 +405,15 @@ pub(super) fn entry(
 /// intact older commit goes back to that. Blocking, and slow for a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
-    database.check_integrity().map_err(storage)
+    guarded(|| database.check_integrity().map_err(storage))
 }
 
 /// Gives back to the disk what a state file, an embedded log or the catalogue does not use. Blocking and long on a large
 /// file. Each step is a commit, so that it may be interrupted.
 pub fn compact(path: &Path) -> Result<(), Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
-    while database.compact().map_err(storage)? {}
-    Ok(())
+    guarded(|| {
+        while database.compact().map_err(storage)? {}
+        Ok(())
+    })
 }

@@ -123,7 +123,7 @@ impl<'a> Layer<'a> {
         if range.is_empty() {
             return Ok(None);
         }
-        let entries = base.range::<&str>(range.as_ref()).map_err(file::storage)?;
+        let entries = file::guarded(|| base.range::<&str>(range.as_ref()).map_err(file::storage))?;
         Ok(Some(Self::File { entries: Box::new(entries), next: None }))
     }
 
@@ -155,16 +155,14 @@ impl<'a> Layer<'a> {
             }
             Self::File { entries, next } => {
                 if next.is_none() {
-                    let found = match direction {
-                        Direction::Forwards => entries.next(),
-                        Direction::Backwards => entries.next_back(),
-                    };
-                    *next = found
-                        .transpose()
-                        .map_err(file::storage)?
-                        .map(file::entry)
-                        .transpose()?
-                        .map(|(key, value)| (key, Some(value)));
+                    let found = file::guarded(|| {
+                        let found = match direction {
+                            Direction::Forwards => entries.next(),
+                            Direction::Backwards => entries.next_back(),
+                        };
+                        found.transpose().map_err(file::storage)?.map(file::entry).transpose()
+                    })?;
+                    *next = found.map(|(key, value)| (key, Some(value)));
                 }
             }
         }

@@ -148,7 +148,11 @@ static JSON_MESSAGES: AtomicBool = AtomicBool::new(false);
 pub fn write_messages_as_json() {
     JSON_MESSAGES.store(true, Ordering::Relaxed);
     // The message of a panic appears between the same lines.
-    std::panic::set_hook(Box::new(|panic| say_as("ERROR", &panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        if !crate::damage::is_guarded() {
+            say_as("ERROR", &panic.to_string());
+        }
+    }));
 }
 
 /// A message matters less than the work: a closed standard error does not end the command.

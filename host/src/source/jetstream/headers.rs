@@ -116,7 +116,8 @@ impl Headers for Block {
 pub(super) fn of_event(headers: &impl Headers, wants_headers: bool) -> Vec<Header> {
     headers
         .each()
-        .filter(|(name, _)| wants_headers || tells_the_type(name))
+        // The client accepts an empty name, which means nothing.
+        .filter(|(name, _)| !name.is_empty() && (wants_headers || tells_the_type(name)))
         .map(|(name, value)| (ByteString::from(name.to_ascii_lowercase()), ByteString::from(value)))
         .collect()
 }

@@ -38,6 +38,12 @@ use connect::Settings;
 
 pub use reader::Reader;
 
+/// Reads a header block: the usable headers, and the fault that stops the client from parsing the block, if any.
+pub(crate) fn header_block(block: &[u8]) -> (Vec<(String, String)>, Option<String>) {
+    let headers::Block { headers, fault } = headers::Block::read(block);
+    (headers, fault)
+}
+
 /// How to reach a stream.
 #[derive(Clone, Default)]
 pub struct Options {
