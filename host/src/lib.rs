@@ -11,6 +11,7 @@ pub mod advice;
 pub mod api;
 pub mod atomic_file;
 pub mod audit;
+pub mod backup;
 pub mod batch;
 pub mod cli;
 pub mod cloudevents;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::room::Room;
 
@@ -11,6 +14,11 @@ use crate::room::Room;
 const BLOCK_BYTES: u64 = 512;
 /// Deepest nesting of folders to visit: more than a data folder has.
 const DEPTH_MAX: usize = 4;
+
+/// How long a result is good, at least and as a multiple of the time that it took: a folder of many files on a slow disk
+/// is visited less often.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+const GOOD_FOR_LOOKS: u32 = 20;
 
 /// Used and free space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +48,33 @@ impl Usage {
     }
 }
 
+/// The last result, so that frequent requests cost little.
+#[derive(Debug, Default)]
+pub struct Recent(Mutex<Option<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    usage: Usage,
+    good_until: Instant,
+}
+
+impl Recent {
+    /// The usage of a data folder as of a few seconds ago, or longer ago if it takes long to measure; with the free space
+    /// as of now. Blocking: one caller measures, and the others wait for its result.
+    pub fn of(&self, folder: &Path) -> Usage {
+        let mut recent = self.0.lock();
+        if let Some(found) = recent.as_ref().filter(|found| Instant::now() < found.good_until) {
+            let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
+            return Usage { free_bytes, disk_bytes, ..found.usage.clone() };
+        }
+        let begun = Instant::now();
+        let usage = Usage::of(folder);
+        let good_until = Instant::now() + (begun.elapsed() * GOOD_FOR_LOOKS).max(GOOD_FOR);
+        *recent = Some(Found { usage: usage.clone(), good_until });
+        usage
+    }
+}
+
 /// Allocated bytes of a file, or of a folder with everything in it. Links are not followed.
 pub fn allocated(path: &Path, depth: usize) -> u64 {
     let Ok(metadata) = path.symlink_metadata() else { return 0 };
@@ -54,6 +89,19 @@ pub fn allocated(path: &Path, depth: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_not_looked_at_each_time() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let recent = Recent::default();
+        let before = recent.of(folder.path());
+        fs::write(folder.path().join("new"), vec![1; 100_000]).expect("is written");
+        let after = recent.of(folder.path());
+        assert_eq!(after.folder_bytes, before.folder_bytes, "it is good for a while");
+        assert!(after.free_bytes.is_some(), "what is free is looked at each time");
+        recent.0.lock().as_mut().expect("it was looked at").good_until = Instant::now();
+        assert!(recent.of(folder.path()).folder_bytes >= before.folder_bytes + 100_000);
+    }
 
     #[test]
     fn files_of_all_generations_count_with_what_is_allocated_for_them() {

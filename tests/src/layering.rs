@@ -55,7 +55,7 @@ const LAYERS: &[&[&str]] = &[
     &["access", "runner"],
     &["deployment"],
     &["rollout"],
-    &["host"],
+    &["backup", "host"],
     &["serve"],
     &["preflight"],
     &["cli"],

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Names of all commands.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "serve",
     "dev",
     "demo",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 30] = [
     "throttle",
     "abort",
     "prune",
+    "backup",
     "compact",
     "delete",
     "audit",

@@ -243,3 +243,25 @@ fn the_folder_option_has_the_name_of_its_key_too() {
     let output = cli::run(&["serve", "--data-dir", "/dev/null", "--listen", "127.0.0.1:0"]);
     assert!(output.code != 0 && output.stderr.contains("/dev/null"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_backup_takes_a_token_that_may_read_and_operate() {
+    let (reader, one) = make_token(&["--name", "dashboard", "--scope", "read"]);
+    let (operator, two) = make_token(&["--name", "operator", "--scope", "operate"]);
+    let (both, three) = make_token(&["--name", "backup", "--scope", "operate", "--scope", "read"]);
+    let (host, _) = host_with(&[one, two, three].concat()).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let take = |token: &str, name: &str| {
+        let target = folder.path().join(name).display().to_string();
+        let mut command = foldstream_tests::host::foldstream();
+        command.args(["--url", host.url(), "backup", &target]).env("FOLDSTREAM_TOKEN", token);
+        cli::finish(&mut command, None)
+    };
+    for token in [&reader, &operator] {
+        let refused = take(token, "refused").expect(4);
+        assert!(refused.stderr.contains("lacks the scope"), "{refused:?}");
+    }
+    take(&both, "taken").expect(0);
+    let names: Vec<_> = std::fs::read_dir(folder.path()).expect("it is there").flatten().collect();
+    assert!(names.len() == 1 && names[0].file_name() == "taken", "{names:?}");
+}

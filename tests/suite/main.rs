@@ -1,6 +1,7 @@
 //! The suite: every claim that Foldstream makes, against the real program, real modules, real servers and real files.
 
 mod admission; // a host without configured tokens makes one; what is open without
+mod backup; // a copy of a running host: whole, compared, and a data folder
 mod cloudevents; // in each form, in and out; times that never go back
 mod commands; // every command: what it prints, and how it ends
 mod configuration; // mistakes one by one, exposure, and how servers let us in
@@ -19,11 +20,13 @@ mod folder; // the data folder: nothing of others is removed, and only its user 
 mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind
+mod measured; // by name only: what a host takes at its worst
 mod metrics; // accepted by promtool, and true
 mod missing; // events that are gone from a stream: told, and done without only if that is meant
 mod monotonic; // positions that clients see never go back, through kills and rollouts
 mod openapi; // the document describes what the host answers
 mod past; // as-of reads, snapshots, verification, partial rebuilds
+mod pressure; // clients that read nothing, send nothing, or only sit there: bounded memory, and places for others
 mod reads; // entries, pages, queries, ETags, problems, tokens
 mod rollout_commands; // generations from the command line: deployed, compared, promoted, rolled back
 mod sandbox; // a bad module hurts neither its host nor its neighbours

@@ -374,6 +374,13 @@ pub struct PositionMark {
     pub position: u64,
 }
 
+/// Why the host closes a watch or tail, as in `event: end`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EndMark {
+    /// `stalled` if the client read nothing for too long, `host-memory` if the host has no memory for it.
+    pub reason: String,
+}
+
 /// An event to append to the embedded log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parse
 
 use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
 use commands::events;
-use commands::host::{audit, check_module, compact, completions, config, doctor, man, serve, token};
+use commands::host::{audit, backup, check_module, compact, completions, config, doctor, man, serve, token};
 use commands::project::{build, demo, dev, inspect, new};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify};
@@ -132,6 +132,7 @@ enum Command {
     Doctor(doctor::Args),
     #[command(subcommand)]
     Token(token::Command),
+    Backup(backup::Args),
     Compact(compact::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -280,6 +281,7 @@ impl Cli {
             Command::Config(command) => config::run(command, &context),
             Command::Doctor(args) => asking(doctor::run(args, &context)),
             Command::Token(command) => token::run(command, &context),
+            Command::Backup(args) => asking(backup::run(args, &context)),
             Command::Compact(args) => asking(compact::run(args, &context)),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args, &context),

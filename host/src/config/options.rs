@@ -158,6 +158,7 @@ impl Config {
             instances_max: modules.instances_max,
             host_calls_max: modules.host_calls_max,
             log_bytes_max: modules.log_bytes_max,
+            value_bytes_max: self.state.value_bytes_max,
             memory: memory.clone(),
             ..module::Options::new(cache_dir, compiler)
         }

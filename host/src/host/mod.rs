@@ -40,7 +40,7 @@ use crate::rollout::{Loader, Pasts, Queue, Rollouts, Shared, Snapshots};
 use crate::runner::Runner;
 use crate::source::Source;
 use crate::state::catalogue::{Audit, Catalogue, Record};
-use crate::usage::Usage;
+use crate::usage;
 use crate::view::EventView;
 
 /// How often the host checks for housekeeping: events that embedded logs need not keep, old generations.
@@ -78,6 +78,8 @@ struct Inner {
     /// Keeps the logs' shares of the caches reserved; logs stay open as long as the host lives.
     _log_caches: Vec<crate::memory::caches::Share>,
     contacts: Contacts,
+    /// What the data folder takes on its disk.
+    usage: usage::Recent,
     started_at: jiff::Timestamp,
 }
 
@@ -107,7 +109,9 @@ impl Host {
             host.rollouts().retire_previous();
             host.rollouts().make_snapshots();
             host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
-            if host.inner.budget.has_calmed_down() {
+            // Both are asked: each remembers when it was asked last.
+            let calm = [host.inner.budget.has_calmed_down(), host.inner.memory.has_calmed_down()];
+            if calm.contains(&true) {
                 blocking(memory::give_back).await;
             }
         });
@@ -203,7 +207,11 @@ impl Host {
         let deployments: Vec<_> = self.deployments().iter().map(|deployment| deployment.info()).collect();
         let sources = self.inner.sources.iter();
         let sources: Vec<_> = sources.map(|(name, source)| self.inner.contacts.reachable(name, source)).collect();
-        self.inner.metrics.page(&deployments, &sources, &Usage::of(self.inner.folder.root()))
+        let mut usage = self.inner.usage.of(self.inner.folder.root());
+        // It may be some seconds old, and name a deployment that was deleted since.
+        let names: BTreeSet<&str> = deployments.iter().map(|deployment| deployment.name.as_str()).collect();
+        usage.deployments.retain(|name, _| names.contains(name.as_str()));
+        self.inner.metrics.page(&deployments, &sources, &usage, &self.memory_parts())
     }
 
     /// The deployments of this host, and what changes them.
@@ -295,9 +303,19 @@ impl Host {
             contract: "foldstream:module@0.1.0".to_owned(),
             started_at: self.inner.started_at.to_string(),
             deployments: self.inner.deployments.read().len() as u64,
-            process: memory::process(&self.inner.config.shares(), Some(&self.inner.memory)),
+            process: memory::process(&self.inner.config.shares(), Some(&self.inner.memory), self.memory_parts()),
             faults: self.faults(),
         }
+    }
+
+    /// The memory that is allocated on demand.
+    pub fn memory(&self) -> &Memory {
+        &self.inner.memory
+    }
+
+    /// Usage of each part of the memory budget.
+    fn memory_parts(&self) -> Vec<api::MemoryPart> {
+        memory::parts(&self.inner.config.shares(), &self.inner.memory, self.inner.budget.used())
     }
 
     /// The last `limit` entries of the audit log, newest first; for one deployment if given, even a deleted one.
@@ -381,6 +399,7 @@ impl Inner {
             shared: Arc::new(shared),
             _log_caches: log_caches,
             contacts: Contacts::default(),
+            usage: usage::Recent::default(),
             started_at: jiff::Timestamp::now(),
         })
     }

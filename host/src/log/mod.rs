@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
-use redb::Database;
+use redb::{Database, ReadableDatabase as _};
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -345,6 +345,13 @@ impl Log {
     /// Applies retention now; returns how many events were removed. Called by a timer of the host. Blocking.
     pub fn enforce_retention(&self) -> Result<u64, Error> {
         self.trim_all()
+    }
+
+    /// A view of the whole file as of its last commit, for a copy of it.
+    pub fn frozen(&self) -> Result<redb::ReadTransaction, Error> {
+        let file = self.shared.file.read();
+        let database = file.as_ref().ok_or_else(|| Error::Storage("it failed and is not open again yet".to_owned()))?;
+        database.begin_read().map_err(|error| Error::from(file::Failure::from(error)))
     }
 
     /// The sequence of the first event, or of the next one if there is none.

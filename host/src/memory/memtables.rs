@@ -3,12 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
+use super::freed::Freed;
 use super::read_ahead::ReadAhead;
-
-/// How much must be freed before the allocator is asked to return memory, in bytes.
-const MUCH: u64 = 16 << 20;
 
 /// The memory budget that all memtables of a host share.
 #[derive(Debug)]
@@ -18,10 +14,7 @@ pub struct Budget {
     /// Running pipelines.
     shares: AtomicU64,
     read_ahead: ReadAhead,
-    /// Bytes released so far.
-    freed: AtomicU64,
-    /// That number at the last check, and at the last time the allocator returned memory.
-    seen: Mutex<(u64, u64)>,
+    freed: Freed,
 }
 
 impl Budget {
@@ -33,27 +26,17 @@ impl Budget {
     /// A budget of this many bytes for memtables, and of this many for batches read ahead.
     pub fn of(limit: u64, read_ahead: u64) -> Self {
         let read_ahead = ReadAhead::new(read_ahead);
-        Self {
-            used: AtomicU64::new(0),
-            limit,
-            shares: AtomicU64::new(0),
-            read_ahead,
-            freed: AtomicU64::new(0),
-            seen: Mutex::default(),
-        }
+        Self { used: AtomicU64::new(0), limit, shares: AtomicU64::new(0), read_ahead, freed: Freed::default() }
     }
 
-    /// Whether much was freed since this was last true, and nothing more since the last check: for example, a replay
-    /// has ended, and the memory that the allocator keeps of it is not needed again soon.
+    /// Whether much was freed, and nothing more is.
     pub fn has_calmed_down(&self) -> bool {
-        let freed = self.freed.load(Ordering::Relaxed);
-        let mut seen = self.seen.lock();
-        let is_calm = std::mem::replace(&mut seen.0, freed) == freed;
-        if !is_calm || freed - seen.1 < MUCH {
-            return false;
-        }
-        seen.1 = freed;
-        true
+        self.freed.has_calmed_down()
+    }
+
+    /// Bytes of memtables, and of batches read ahead.
+    pub fn used(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.read_ahead.used())
     }
 
     pub(crate) fn read_ahead(&self) -> &ReadAhead {
@@ -82,8 +65,23 @@ impl Share {
         used.load(Ordering::Relaxed) > *limit && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
     }
 
+    /// Why to apply nothing more while readers hold this many bytes of committed state, if so: all memtables together take
+    /// twice their limit, a commit would free nothing, and these take more than a fair share.
+    pub(crate) fn pinned(&self, bytes: u64) -> Option<String> {
+        let Budget { used, limit, shares, .. } = &*self.budget;
+        let fair = limit / shares.load(Ordering::Relaxed).max(1);
+        let used = used.load(Ordering::Relaxed);
+        (used > limit.saturating_mul(2) && bytes > fair).then(|| {
+            format!(
+                "host-memory: readers of older states hold {bytes} bytes of this one, and all memtables take {used} of {limit}; \
+                 it continues on its own when running queries and watches end; if this lasts, raise \
+                 limits.memory_bytes or state.memtable_bytes_total"
+            )
+        })
+    }
+
     pub(crate) fn set(&mut self, bytes: u64) {
-        self.budget.freed.fetch_add(self.held.saturating_sub(bytes), Ordering::Relaxed);
+        self.budget.freed.add(self.held.saturating_sub(bytes));
         self.budget.used.fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
         self.held = bytes;
     }
@@ -98,6 +96,7 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use super::super::freed::MUCH;
     use super::*;
 
     #[test]
@@ -113,17 +112,27 @@ mod tests {
     }
 
     #[test]
+    fn only_the_one_whose_readers_hold_much_waits_for_them() {
+        let budget = Arc::new(Budget::new(1_000));
+        let mut shares: Vec<Share> = (0..10).map(|_| Share::of(&budget)).collect();
+        shares[0].set(2_000);
+        assert_eq!(shares[0].pinned(2_000), None, "twice as much is a burst");
+        shares[1].set(1);
+        assert!(shares[0].pinned(2_000).is_some_and(|text| text.starts_with("host-memory: readers")));
+        assert_eq!(shares[1].pinned(0), None, "a neighbour does not wait");
+        assert_eq!(budget.used(), (2_001, 0));
+        shares[0].set(0);
+        assert_eq!(shares[0].pinned(2_000), None);
+    }
+
+    #[test]
     fn what_is_freed_goes_back_once_nothing_more_is() {
         let budget = Arc::new(Budget::new(1 << 30));
         let mut share = Share::of(&budget);
-        share.set(MUCH / 2);
-        share.set(0);
-        assert!(!budget.has_calmed_down() && !budget.has_calmed_down(), "not for so little");
-        share.set(MUCH);
+        share.set(MUCH + 1);
         share.set(1);
-        assert!(!budget.has_calmed_down(), "more was freed since the last look");
+        assert!(!budget.has_calmed_down(), "more was freed since the last check");
         assert!(budget.has_calmed_down());
-        assert!(!budget.has_calmed_down(), "once is enough");
     }
 
     #[test]

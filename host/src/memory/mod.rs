@@ -1,11 +1,12 @@
 //! The memory budget of the host, and who uses it.
 //!
 //! Fixed shares of the budget go to memtables, caches, and batches read ahead. The rest is taken as needed and returned
-//! after use: linear memory of instances, writes of running batches, native code. Small requests are granted when large
-//! ones are not, so that a greedy module cannot keep its neighbours from applying; and queries never take more than
-//! half.
+//! after use: linear memory of instances, writes of running batches, buffers of host calls, native code, bodies of
+//! requests and answers, data that watches have not read yet. Small requests are granted when large ones are not, so
+//! that a greedy module cannot keep its neighbours from applying; and no kind except folds gets more than its part.
 
 pub mod caches;
+mod freed;
 pub mod memtables;
 pub(crate) mod read_ahead;
 
@@ -15,16 +16,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::api::ProcessInfo;
+use self::freed::Freed;
+use crate::api::{MemoryPart, ProcessInfo};
 
 /// A holder of at most this fraction of the total, and at most this many bytes, may use the reserved part.
 const SMALL: (u64, u64) = (32, 8 << 20);
 /// Larger holders leave one of this many parts free.
 const KEPT_FOR_SMALL: u64 = 4;
-/// Small queries leave one of this many parts free, for folds.
+/// Small queries, requests, watches and connections leave one of this many parts free, for folds.
 const KEPT_FOR_FOLDS: u64 = 8;
-/// All queries together, and all native code together, may take one of this many parts.
+/// All queries together, all native code together, and all requests together may take one of this many parts.
 const PART_OF_ONE_KIND: u64 = 2;
+/// The same for watches, which stay longer, and for connections.
+const PART_OF_WATCHES: u64 = 4;
+/// Most memory for requests, in bytes: clients that read nothing should not fill a large machine.
+const REQUESTS_MAX: u64 = 512 << 20;
+/// Most memory for connections, in bytes: those that the server allows, each with a buffer of more than the usual size.
+const CONNECTIONS_MAX: u64 = 128 << 20;
 /// The smallest budget, however small the machine.
 const TOTAL_MIN: u64 = 32 << 20;
 
@@ -35,17 +43,42 @@ pub enum Purpose {
     Fold,
     /// A query: is rejected if there is none.
     Query,
-    /// Native code of a module, while it is loaded.
+    /// Native code of a module, while it is loaded: its deployment waits.
     Code,
+    /// The body of a request until it is processed, or of an answer until it is sent: the client is asked to retry.
+    Request,
+    /// Events that watches have not read yet, and keys that changed recently: a watch ends, or starts again with a reset.
+    Watch,
+    /// Buffers of connections: idle connections are closed, the longest idle ones first.
+    Connection,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Fold, Self::Query, Self::Code, Self::Request, Self::Watch, Self::Connection];
+
+    /// Its name in metrics and in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fold => "folds",
+            Self::Query => "queries",
+            Self::Code => "code",
+            Self::Request => "requests",
+            Self::Watch => "watches",
+            Self::Connection => "connections",
+        }
+    }
 }
 
 /// Too little memory is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "host-memory: {wanted} more bytes are needed, and {used} of the {total} for modules are in use; it continues on \
-     its own when others end; if this lasts, raise limits.memory_bytes, or ask for less in manifests"
+    "host-memory: {wanted} more bytes are needed for {purpose}, and {used} of the {total} that are allocated on demand \
+     are in use; it continues on its own when others end; if this lasts, raise limits.memory_bytes, or ask for less in \
+     manifests"
 )]
 pub struct Shortage {
+    purpose: &'static str,
     wanted: u64,
     used: u64,
     total: u64,
@@ -61,8 +94,18 @@ pub struct Memory {
 struct Inner {
     total: u64,
     used: AtomicU64,
-    by_queries: AtomicU64,
-    by_code: AtomicU64,
+    /// Of each purpose, in the order of [`Purpose::ALL`].
+    kinds: [Kind; Purpose::ALL.len()],
+    /// Released by the purposes that take their memory from the allocator.
+    freed: Freed,
+}
+
+/// Usage of one purpose.
+#[derive(Debug, Default)]
+struct Kind {
+    used: AtomicU64,
+    /// How often memory was refused to it.
+    refused: AtomicU64,
 }
 
 /// Reserved memory; dropping it releases the memory.
@@ -76,8 +119,14 @@ pub struct Reservation {
 impl Memory {
     /// A budget of this many bytes.
     pub fn new(total: u64) -> Self {
-        let zero = || AtomicU64::new(0);
-        Self { inner: Arc::new(Inner { total, used: zero(), by_queries: zero(), by_code: zero() }) }
+        Self {
+            inner: Arc::new(Inner {
+                total,
+                used: AtomicU64::new(0),
+                kinds: Default::default(),
+                freed: Freed::default(),
+            }),
+        }
     }
 
     /// An unlimited budget.
@@ -95,6 +144,26 @@ impl Memory {
         self.inner.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes in use for a purpose.
+    pub fn used_for(&self, purpose: Purpose) -> u64 {
+        self.inner.kind(purpose).used.load(Ordering::Relaxed)
+    }
+
+    /// The most that a purpose may take, in bytes; less while the others leave less.
+    pub fn most_for(&self, purpose: Purpose) -> u64 {
+        self.inner.most_for(purpose)
+    }
+
+    /// How often memory was refused to a purpose.
+    pub fn refused_for(&self, purpose: Purpose) -> u64 {
+        self.inner.kind(purpose).refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether much was freed that the allocator keeps, and next to nothing more is.
+    pub fn has_calmed_down(&self) -> bool {
+        self.inner.freed.has_calmed_down()
+    }
+
     /// The most that one holder can ever get, in bytes.
     pub fn most_of_one(&self) -> u64 {
         self.inner.total - self.inner.total / KEPT_FOR_SMALL
@@ -107,23 +176,55 @@ impl Memory {
 }
 
 impl Inner {
-    fn of_kind(&self, purpose: Purpose) -> Option<&AtomicU64> {
+    fn kind(&self, purpose: Purpose) -> &Kind {
+        &self.kinds[purpose as usize]
+    }
+
+    /// What a purpose may take, whoever asks.
+    fn most_for(&self, purpose: Purpose) -> u64 {
         match purpose {
-            Purpose::Fold => None,
-            Purpose::Query => Some(&self.by_queries),
-            Purpose::Code => Some(&self.by_code),
+            Purpose::Fold => self.total,
+            Purpose::Query | Purpose::Code => self.total / PART_OF_ONE_KIND,
+            Purpose::Request => (self.total / PART_OF_ONE_KIND).min(REQUESTS_MAX),
+            Purpose::Watch => self.total / PART_OF_WATCHES,
+            Purpose::Connection => (self.total / PART_OF_WATCHES).min(CONNECTIONS_MAX),
         }
+    }
+
+    /// Whether a holder of this many bytes is a large one.
+    fn is_large(&self, bytes: u64) -> bool {
+        let (part, most) = SMALL;
+        bytes > (self.total / part).min(most)
+    }
+
+    /// The use for a purpose up to which one holder may grow to this many bytes.
+    fn limit_of_kind(&self, purpose: Purpose, bytes: u64) -> u64 {
+        let most = self.most_for(purpose);
+        // Large answers that nobody reads must not keep small ones from being sent.
+        if purpose == Purpose::Request && self.is_large(bytes) { most - most / KEPT_FOR_SMALL } else { most }
     }
 
     /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
-        let (part, most) = SMALL;
         let kept = match purpose {
-            _ if bytes > (self.total / part).min(most) => self.total / KEPT_FOR_SMALL,
-            Purpose::Query => self.total / KEPT_FOR_FOLDS,
+            _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
+            Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => self.total / KEPT_FOR_FOLDS,
             Purpose::Fold | Purpose::Code => 0,
         };
         self.total - kept
+    }
+
+    /// Takes bytes for a holder that has this many with them; returns whether there were enough.
+    fn take(&self, purpose: Purpose, wanted: u64, bytes: u64) -> bool {
+        let kind = self.kind(purpose);
+        if !add(&kind.used, wanted, self.limit_of_kind(purpose, bytes)) {
+            return false;
+        }
+        if !add(&self.used, wanted, self.limit(purpose, bytes)) {
+            kind.used.fetch_sub(wanted, Ordering::AcqRel);
+            return false;
+        }
+        true
     }
 }
 
@@ -134,6 +235,17 @@ fn add(counter: &AtomicU64, bytes: u64, most: u64) -> bool {
 }
 
 impl Reservation {
+    /// An empty reservation of the same budget and for the same purpose.
+    pub fn another(&self) -> Self {
+        self.memory.reservation(self.purpose)
+    }
+
+    /// The most that it can ever hold, in bytes.
+    pub fn most(&self) -> u64 {
+        let inner = &*self.memory.inner;
+        inner.limit_of_kind(self.purpose, u64::MAX).min(inner.limit(self.purpose, u64::MAX))
+    }
+
     /// What it holds, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -141,21 +253,23 @@ impl Reservation {
 
     /// Grows to this many bytes; changes nothing if there is too little.
     pub fn grow_to(&mut self, bytes: u64) -> Result<(), Shortage> {
-        let Some(wanted) = bytes.checked_sub(self.bytes).filter(|wanted| *wanted > 0) else { return Ok(()) };
+        if self.try_grow_to(bytes) {
+            return Ok(());
+        }
         let inner = &*self.memory.inner;
-        let of_kind = inner.of_kind(self.purpose);
-        let shortage = || Shortage { wanted, used: self.memory.used(), total: inner.total };
-        if !of_kind.is_none_or(|of_kind| add(of_kind, wanted, inner.total / PART_OF_ONE_KIND)) {
-            return Err(shortage());
+        inner.kind(self.purpose).refused.fetch_add(1, Ordering::Relaxed);
+        let (purpose, used) = (self.purpose.name(), self.memory.used());
+        Err(Shortage { purpose, wanted: bytes.saturating_sub(self.bytes), used, total: inner.total })
+    }
+
+    /// The same for a caller that waits and tries again: a failure does not count as refused. Returns whether it grew.
+    pub fn try_grow_to(&mut self, bytes: u64) -> bool {
+        let wanted = bytes.saturating_sub(self.bytes);
+        if wanted > 0 && !self.memory.inner.take(self.purpose, wanted, bytes) {
+            return false;
         }
-        if !add(&inner.used, wanted, inner.limit(self.purpose, bytes)) {
-            if let Some(of_kind) = of_kind {
-                of_kind.fetch_sub(wanted, Ordering::AcqRel);
-            }
-            return Err(shortage());
-        }
-        self.bytes = bytes;
-        Ok(())
+        self.bytes = self.bytes.max(bytes);
+        true
     }
 
     /// Releases everything beyond this many bytes.
@@ -163,8 +277,10 @@ impl Reservation {
         let Some(rest) = self.bytes.checked_sub(bytes).filter(|rest| *rest > 0) else { return };
         let inner = &*self.memory.inner;
         inner.used.fetch_sub(rest, Ordering::AcqRel);
-        if let Some(of_kind) = inner.of_kind(self.purpose) {
-            of_kind.fetch_sub(rest, Ordering::AcqRel);
+        inner.kind(self.purpose).used.fetch_sub(rest, Ordering::AcqRel);
+        // Linear memory and native code go back to the system at once.
+        if matches!(self.purpose, Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection) {
+            inner.freed.add(rest);
         }
         self.bytes = bytes;
     }
@@ -187,7 +303,7 @@ pub struct Shares {
     pub caches: u64,
     /// Batches read ahead, of all deployments.
     pub read_ahead: u64,
-    /// Instances, writes of running batches, native code.
+    /// Memory on demand: for instances, running batches, native code, requests, watches and connections.
     pub modules: u64,
 }
 
@@ -222,17 +338,37 @@ pub fn default_total() -> u64 {
     }
 }
 
-/// Limits and usage of this process.
-pub fn process(shares: &Shares, modules: Option<&Memory>) -> ProcessInfo {
+/// Limits and usage of this process; `parts` is the usage of a running host's budget.
+pub fn process(shares: &Shares, modules: Option<&Memory>, parts: Vec<MemoryPart>) -> ProcessInfo {
     ProcessInfo {
         memory_total_bytes: Some(shares.sum()),
         memory_modules_bytes: Some(shares.modules),
         memory_modules_used_bytes: modules.map(Memory::used),
+        memory_parts: parts,
         memory_available_bytes: available_bytes(),
         resident_bytes: modules.and_then(|_| resident_bytes()),
         open_files_max: getrlimit(Resource::Nofile).current,
         address_space_max_bytes: getrlimit(Resource::As).current,
     }
+}
+
+/// Usage of each part of the budget: the fixed shares, and the purposes that allocate on demand.
+pub fn parts(shares: &Shares, memory: &Memory, (memtables, read_ahead): (u64, u64)) -> Vec<MemoryPart> {
+    let fixed =
+        |name: &str, used_bytes, limit_bytes| MemoryPart { name: name.to_owned(), used_bytes, limit_bytes, refused: 0 };
+    let mut parts = vec![
+        fixed("memtables", Some(memtables), shares.memtables),
+        fixed("read-ahead", Some(read_ahead), shares.read_ahead),
+        // Nobody knows how full they are.
+        fixed("caches", None, shares.caches),
+    ];
+    parts.extend(Purpose::ALL.map(|purpose| MemoryPart {
+        name: purpose.name().to_owned(),
+        used_bytes: Some(memory.used_for(purpose)),
+        limit_bytes: memory.most_for(purpose),
+        refused: memory.refused_for(purpose),
+    }));
+    parts
 }
 
 /// Returns freed memory that the allocator keeps to the system. Takes milliseconds.
@@ -337,7 +473,33 @@ mod tests {
         let mut small: Vec<_> = (0..8).map(|_| memory.reservation(Purpose::Fold)).collect();
         assert!(small.iter_mut().all(|small| small.grow_to(3 * MIB).is_ok()), "and the rest in small pieces");
         drop((query, fold, small));
-        assert_eq!((memory.used(), memory.inner.by_queries.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((memory.used(), memory.used_for(Purpose::Query)), (0, 0));
+    }
+
+    #[test]
+    fn what_others_than_folds_take_has_a_limit_of_its_own_and_refusals_are_counted() {
+        let memory = Memory::new(800 * MIB);
+        let fill = |purpose| {
+            let mut taken: Vec<Reservation> = Vec::new();
+            loop {
+                let mut next = memory.reservation(purpose);
+                if next.grow_to(MIB).is_err() {
+                    return taken;
+                }
+                taken.push(next);
+            }
+        };
+        let watches = fill(Purpose::Watch);
+        assert_eq!((watches.len(), memory.refused_for(Purpose::Watch)), (200, 1));
+        let requests = fill(Purpose::Request);
+        assert_eq!((requests.len(), memory.used_for(Purpose::Request)), (400, 400 * MIB));
+        let queries = fill(Purpose::Query);
+        assert_eq!(queries.len(), 100, "an eighth is kept for folds");
+        let folds = fill(Purpose::Fold);
+        assert_eq!((folds.len(), memory.used()), (100, 800 * MIB));
+        drop((watches, requests, queries, folds));
+        let left: u64 = Purpose::ALL.iter().map(|purpose| memory.used_for(*purpose)).sum();
+        assert_eq!((left, memory.used()), (0, 0));
     }
 
     #[test]

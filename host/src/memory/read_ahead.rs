@@ -19,4 +19,9 @@ impl ReadAhead {
         let total = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
         Self { units: Arc::new(Semaphore::new((total as usize).min(Semaphore::MAX_PERMITS))), total }
     }
+
+    /// What is taken now, in bytes.
+    pub(crate) fn used(&self) -> u64 {
+        (self.total as usize).saturating_sub(self.units.available_permits()) as u64 * UNIT
+    }
 }

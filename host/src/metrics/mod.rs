@@ -6,6 +6,7 @@
 //! the page is requested.
 
 mod disk;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +20,10 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::api::{CONTRACT, Deployment, DeploymentState, SourceState};
+use crate::api::{CONTRACT, Deployment, DeploymentState, MemoryPart, SourceState};
 use crate::usage::Usage;
 use disk::DiskGauges;
+use memory::MemoryGauges;
 
 /// The metrics of a host.
 #[derive(Clone, Debug)]
@@ -39,6 +41,7 @@ pub struct Metrics {
     holds: HistogramVec,
     cut_overs: IntCounterVec,
     watches: IntGauge,
+    watches_ended: IntCounterVec,
     door: Door,
     /// Behind a lock, because only one page at a time may set and collect them.
     gauges: Arc<Mutex<Gauges>>,
@@ -100,7 +103,14 @@ impl Door {
 
 /// Counts an open watch until it is dropped.
 #[derive(Debug)]
-pub struct WatchGuard(IntGauge);
+pub struct WatchGuard(IntGauge, IntCounterVec);
+
+impl WatchGuard {
+    /// Counts that the host ends the watch, by reason.
+    pub fn ended(&self, reason: &'static str) {
+        self.1.with_label_values(&[reason]).inc();
+    }
+}
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
@@ -197,6 +207,11 @@ impl Metrics {
             ),
             door: Door::new(&registry),
             watches: number(&registry, "foldstream_watches_open", "Open watches and tails."),
+            watches_ended: count(
+                "foldstream_watches_ended_total",
+                "Watches and tails that the host closed: stalled, or host-memory.",
+                &["reason"],
+            ),
             gauges: Arc::new(Mutex::new(Gauges::new(&registry))),
             registry,
         }
@@ -252,7 +267,7 @@ impl Metrics {
     /// Counts a watch until the guard is dropped.
     pub fn watch(&self) -> WatchGuard {
         self.watches.inc();
-        WatchGuard(self.watches.clone())
+        WatchGuard(self.watches.clone(), self.watches_ended.clone())
     }
 
     /// Records an HTTP request under the template of its route, never its path; labels come from closed sets.
@@ -273,10 +288,17 @@ impl Metrics {
     }
 
     /// The page for Prometheus, in text exposition format 0.0.4, with the gauges of these deployments and sources.
-    pub fn page(&self, deployments: &[Deployment], sources: &[Reachable], usage: &Usage) -> Vec<u8> {
+    pub fn page(
+        &self,
+        deployments: &[Deployment],
+        sources: &[Reachable],
+        usage: &Usage,
+        memory: &[MemoryPart],
+    ) -> Vec<u8> {
         let gauges = self.gauges.lock();
         gauges.set(deployments, sources);
         gauges.disk.set(usage);
+        gauges.memory.set(memory);
         let mut page = Vec::with_capacity(64 << 10);
         TextEncoder::new().encode(&self.registry.gather(), &mut page).expect("names and labels are valid");
         page
@@ -335,6 +357,7 @@ struct Gauges {
     pinned_bytes: IntGaugeVec,
     sources: SourceGauges,
     disk: DiskGauges,
+    memory: MemoryGauges,
 }
 
 /// Gauges of the sources.
@@ -420,10 +443,7 @@ impl Gauges {
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
             instances: of_deployment("foldstream_guest_instances", "Number of instances, including those of queries."),
             generation: of_deployment("foldstream_generation", "Number of the active generation."),
-            skipped: of_deployment(
-                "foldstream_events_skipped",
-                "Events that the active state skipped, as an operator decided.",
-            ),
+            skipped: of_deployment("foldstream_events_skipped", "Events that the active state skipped, as decided."),
             module: gauge(
                 registry,
                 "foldstream_module_info",
@@ -456,6 +476,7 @@ impl Gauges {
             ),
             sources: SourceGauges::new(registry),
             disk: DiskGauges::new(registry),
+            memory: MemoryGauges::new(registry),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
                 "Rebuilds that must end before the candidate's starts; 0 while it runs.",

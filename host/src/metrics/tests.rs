@@ -12,7 +12,7 @@ fn deployment(name: &str) -> Deployment {
 }
 
 fn page(metrics: &Metrics, deployments: &[Deployment]) -> String {
-    String::from_utf8(metrics.page(deployments, &[], &Usage::default())).expect("text")
+    String::from_utf8(metrics.page(deployments, &[], &Usage::default(), &[])).expect("text")
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn what_nobody_knows_is_no_number() {
     let mut unknown = deployment("orders");
     (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
     let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
-    let text = String::from_utf8(metrics.page(&[unknown], &[away], &Usage::default())).expect("text");
+    let text = String::from_utf8(metrics.page(&[unknown], &[away], &Usage::default(), &[])).expect("text");
     for line in [
         r#"foldstream_head{deployment="orders"} NaN"#,
         r#"foldstream_lag_events{deployment="orders"} NaN"#,
@@ -84,7 +84,7 @@ fn the_disk_is_told_for_each_deployment_and_in_all() {
     let metrics = Metrics::new();
     let deployments = [("orders".to_owned(), 8_192)].into();
     let usage = Usage { deployments, folder_bytes: 12_288, free_bytes: Some(1 << 30), disk_bytes: None };
-    let text = String::from_utf8(metrics.page(&[], &[], &usage)).expect("text");
+    let text = String::from_utf8(metrics.page(&[], &[], &usage, &[])).expect("text");
     for line in [
         r#"foldstream_deployment_disk_bytes{deployment="orders"} 8192"#,
         "foldstream_data_folder_bytes 12288",
@@ -93,6 +93,29 @@ fn the_disk_is_told_for_each_deployment_and_in_all() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
     }
-    let gone = String::from_utf8(metrics.page(&[], &[], &Usage::default())).expect("text");
+    let gone = String::from_utf8(metrics.page(&[], &[], &Usage::default(), &[])).expect("text");
     assert!(!gone.contains("foldstream_deployment_disk_bytes{"), "{gone}");
+}
+
+#[test]
+fn parts_of_the_memory_budget_are_told_with_what_they_were_refused() {
+    let metrics = Metrics::new();
+    let part =
+        |name: &str, used_bytes, refused| MemoryPart { name: name.to_owned(), used_bytes, limit_bytes: 100, refused };
+    let page =
+        |parts: &[MemoryPart]| String::from_utf8(metrics.page(&[], &[], &Usage::default(), parts)).expect("text");
+    let text = page(&[part("queries", Some(7), 0), part("caches", None, 0)]);
+    for line in [
+        r#"foldstream_memory_used_bytes{part="queries"} 7"#,
+        r#"foldstream_memory_used_bytes{part="caches"} NaN"#,
+        r#"foldstream_memory_limit_bytes{part="queries"} 100"#,
+        // There before the first refusal, so that the alert sees it rise.
+        r#"foldstream_memory_refused_total{part="queries"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    for _ in 0..2 {
+        let text = page(&[part("queries", Some(0), 3)]);
+        assert!(text.contains(r#"foldstream_memory_refused_total{part="queries"} 3"#), "{text}");
+    }
 }

@@ -1,23 +1,27 @@
 //! The contract's types as they cross the boundary of the sandbox.
 //!
 //! Towards the guest everything is borrowed: a batch is written into guest memory directly from the host's events,
-//! without intermediate records. From the guest, values are copied once. The layouts are those of `wit/foldstream.wit`;
+//! without intermediate records. From the guest, values are copied once, after their size was charged. The layouts are
+//! those of `wit/foldstream.wit`;
 //! the derived types check them against each component when it is linked.
 
 // Derived lifting makes the cases of an enum out of numbers, which the compiler does not see.
 #![expect(dead_code, reason = "enum cases are made by derived lifting")]
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use wasmtime::ValRaw;
 use wasmtime::component::__internal::{
     CanonicalAbiInfo, ComponentTypes, InstanceType, InterfaceType, LowerContext, bad_type_info,
 };
-use wasmtime::component::{ComponentType, Lift, Lower};
+use wasmtime::component::{ComponentType, Lift, Lower, WasmList, WasmStr};
+use wasmtime::{StoreContext, ValRaw};
 
+use super::copies::{CopiedBytes, CopiedText};
+use super::sandbox::Host;
 use crate::event::{Event, Payload};
 use crate::state;
 
@@ -40,22 +44,66 @@ impl<'a> From<&'a Payload> for PayloadRef<'a> {
     }
 }
 
-/// `payload`, on its way out of the guest.
+/// `payload` as the result of a call: the guest frees it when the call ends, so it is copied at once.
 #[derive(ComponentType, Lift)]
 #[component(variant)]
 pub(super) enum PayloadCopy {
     #[component(name = "text")]
-    Text(String),
+    Text(CopiedText),
     #[component(name = "bytes")]
-    Bytes(Vec<u8>),
+    Bytes(CopiedBytes),
 }
 
 impl From<PayloadCopy> for Payload {
-    /// Reserves the memory of the copy.
+    /// Keeps the memory of the copy.
     fn from(payload: PayloadCopy) -> Self {
         match payload {
-            PayloadCopy::Text(text) => Self::Text(ByteString::from(text)),
-            PayloadCopy::Bytes(bytes) => Self::Bytes(Bytes::from(bytes)),
+            PayloadCopy::Text(text) => Self::Text(ByteString::from(text.0)),
+            PayloadCopy::Bytes(bytes) => Self::Bytes(Bytes::from(bytes.0)),
+        }
+    }
+}
+
+/// `payload`, still in the memory of the guest: it is copied once the host knows its size and has memory for it.
+#[derive(ComponentType, Lift)]
+#[component(variant)]
+pub(super) enum PayloadThere {
+    #[component(name = "text")]
+    Text(WasmStr),
+    #[component(name = "bytes")]
+    Bytes(WasmList<u8>),
+}
+
+impl PayloadThere {
+    /// A view of it; text in another encoding is decoded for that.
+    pub(super) fn look<'a>(&self, store: &'a StoreContext<'_, Host>) -> wasmtime::Result<Seen<'a>> {
+        Ok(match self {
+            Self::Text(text) => Seen::Text(text.to_str(store)?),
+            Self::Bytes(bytes) => Seen::Bytes(bytes.as_le_slice(store)),
+        })
+    }
+}
+
+/// A view of a payload in the memory of the guest.
+pub(super) enum Seen<'a> {
+    Text(Cow<'a, str>),
+    Bytes(&'a [u8]),
+}
+
+impl Seen<'_> {
+    /// Its length, in bytes.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// A copy.
+    pub(super) fn copied(self) -> Payload {
+        match self {
+            Self::Text(text) => Payload::Text(ByteString::from(text.into_owned())),
+            Self::Bytes(bytes) => Payload::Bytes(Bytes::copy_from_slice(bytes)),
         }
     }
 }
@@ -291,11 +339,11 @@ pub(super) enum QueryFailure {
     #[component(name = "unknown-query")]
     UnknownQuery,
     #[component(name = "invalid-arguments")]
-    InvalidArguments(String),
+    InvalidArguments(CopiedText),
     #[component(name = "not-found")]
     NotFound,
     #[component(name = "failed")]
-    Failed(String),
+    Failed(CopiedText),
 }
 
 /// `level`

@@ -1,16 +1,17 @@
 //! The functions that a guest can call: `foldstream:module/state` and `foldstream:module/log`.
 //!
-//! Keys are read in place in guest memory, values are copied once in each direction.
+//! Keys are read in place in guest memory, values are copied once in each direction, and not before the host has memory
+//! for them.
 
 use std::time::Instant;
 
-use wasmtime::component::{Linker, WasmStr};
-use wasmtime::{AsContext, StoreContext, StoreContextMut};
+use wasmtime::component::{Lift, Linker, WasmList, WasmStr};
+use wasmtime::{AsContext, AsContextMut as _, StoreContext, StoreContextMut};
 
-use super::bindings::{Direction, Level, Page, PayloadCopy, Selection, Value};
+use super::bindings::{Direction, Level, Page, PayloadThere, Selection, Value};
 use super::output::clipped;
-use super::sandbox::{Access, Host, Refusal};
-use super::{KEYS_PER_CALL_MAX, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
+use super::sandbox::{Access, Buffer, Host, Refusal};
+use super::{KEYS_PER_CALL_MAX, MESSAGE_BYTES_MAX};
 use crate::event::Payload;
 use crate::state::{self, KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 
@@ -21,6 +22,8 @@ pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
 
 /// Keys looked up between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
+/// What an entry of a list or page takes beside key and value, in bytes.
+const ENTRY_OVERHEAD: usize = 96;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
@@ -37,57 +40,86 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 fn get(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<(Option<Value>,)> {
-    with_access(caller, |store, access| {
+    with_access(caller, |store, access, _| {
         let key = key.to_str(&store)?;
         check_key(&key)?;
         Ok((access.get(&key)?.map(Value::from),))
     })
 }
 
-fn get_many(caller: Caller<'_>, (keys,): (Vec<WasmStr>,)) -> wasmtime::Result<(Vec<Option<Value>>,)> {
-    check_count(keys.len())?;
-    with_access(caller, |store, access| {
+fn get_many(mut caller: Caller<'_>, (keys,): (WasmList<WasmStr>,)) -> wasmtime::Result<(Vec<Option<Value>>,)> {
+    let keys = listed(&mut caller, &keys)?;
+    with_access_and_list(caller, |store, access, buffer| {
         let mut values = Vec::with_capacity(keys.len());
         // The same key may be requested repeatedly, and each time costs the host a copy.
+        let listed = keys.len() * ENTRY_OVERHEAD;
         let mut bytes = 0;
-        let ends_at = store.data().ends_at();
+        let (ends_at, bytes_max) = (store.data().ends_at(), store.data().transfer_bytes_max());
         for (index, key) in keys.iter().enumerate() {
             check_time(index, ends_at)?;
             let key = key.to_str(&store)?;
             check_key(&key)?;
             let value = access.get(&key)?;
             bytes += value.as_ref().map_or(0, Payload::len);
-            check_transfer(bytes)?;
+            check_transfer(bytes, bytes_max)?;
+            buffer.hold(listed + bytes)?;
             values.push(value.map(Value::from));
         }
         Ok((values,))
     })
 }
 
-fn put(caller: Caller<'_>, (key, value): (WasmStr, PayloadCopy)) -> wasmtime::Result<()> {
-    with_access(caller, |store, access| {
+fn put(caller: Caller<'_>, (key, value): (WasmStr, PayloadThere)) -> wasmtime::Result<()> {
+    with_access(caller, |store, access, _| {
         let key = key.to_str(&store)?;
         check_key(&key)?;
-        Ok(access.put(&key, Some(value.into()))?)
+        put_value(&store, access, &key, Some(&value))
     })
 }
 
-fn put_many(caller: Caller<'_>, (entries,): (Vec<(WasmStr, Option<PayloadCopy>)>,)) -> wasmtime::Result<()> {
-    check_count(entries.len())?;
-    with_access(caller, |store, access| {
+type Written = (WasmStr, Option<PayloadThere>);
+
+fn put_many(mut caller: Caller<'_>, (entries,): (WasmList<Written>,)) -> wasmtime::Result<()> {
+    let entries = listed(&mut caller, &entries)?;
+    with_access_and_list(caller, |store, access, _| {
         let ends_at = store.data().ends_at();
-        for (index, (key, value)) in entries.into_iter().enumerate() {
+        for (index, (key, value)) in entries.iter().enumerate() {
             check_time(index, ends_at)?;
             let key = key.to_str(&store)?;
             check_key(&key)?;
-            access.put(&key, value.map(Payload::from))?;
+            put_value(&store, access, &key, value.as_ref())?;
         }
         Ok(())
     })
 }
 
+/// Copies a value out of the guest's memory, if it may be written at all.
+fn put_value(
+    store: &StoreContext<'_, Host>,
+    access: &mut Access,
+    key: &str,
+    value: Option<&PayloadThere>,
+) -> wasmtime::Result<()> {
+    let value = value.map(|value| value.look(store)).transpose()?;
+    access.check_put(key, value.as_ref().map_or(0, |value| value.len()))?;
+    Ok(access.put(key, value.map(|value| value.copied()))?)
+}
+
+/// The elements of a list of the guest's, whose values stay in its memory. The host's list of them is charged.
+fn listed<T: Lift + 'static>(caller: &mut Caller<'_>, list: &WasmList<T>) -> wasmtime::Result<Vec<T>> {
+    check_count(list.len())?;
+    caller.data_mut().buffer.begin();
+    caller.data_mut().buffer.hold(list.len() * ENTRY_OVERHEAD)?;
+    // What is in the list counts by itself: it stays where it is.
+    let (fuel, bytes_max) = (caller.hostcall_fuel(), caller.data().transfer_bytes_max());
+    caller.set_hostcall_fuel(bytes_max);
+    let listed: wasmtime::Result<Vec<T>> = list.iter(caller.as_context_mut())?.collect();
+    caller.set_hostcall_fuel(fuel);
+    listed
+}
+
 fn delete(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<()> {
-    with_access(caller, |store, access| {
+    with_access(caller, |store, access, _| {
         let key = key.to_str(&store)?;
         check_key(&key)?;
         Ok(access.put(&key, None)?)
@@ -100,8 +132,10 @@ fn scan(caller: Caller<'_>, (selection, after, direction, limit): ScanArguments)
     let wanted = usize::try_from(limit)?.min(SCAN_ENTRIES_MAX);
     let scan = state::Scan { selection: selection.into(), after, direction: direction.into(), limit: wanted.max(1) };
     check_scan(&scan)?;
-    with_access(caller, |store, access| {
+    with_access(caller, |store, access, buffer| {
         let mut page = access.scan(&scan, store.data().ends_at())?;
+        // A page has a size of its own, so it is charged when it is there.
+        buffer.hold(page.entries.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD).sum())?;
         if wanted == 0 {
             page = state::Page { more: !page.entries.is_empty(), entries: Vec::new() };
         }
@@ -119,13 +153,23 @@ fn write(mut caller: Caller<'_>, (level, message): (Level, WasmStr)) -> wasmtime
 /// Counts the call and lends the state to `body`, while the store lends the guest's memory.
 fn with_access<R>(
     mut caller: Caller<'_>,
-    body: impl FnOnce(StoreContext<'_, Host>, &mut Access) -> wasmtime::Result<R>,
+    body: impl FnOnce(StoreContext<'_, Host>, &mut Access, &mut Buffer) -> wasmtime::Result<R>,
+) -> wasmtime::Result<R> {
+    caller.data_mut().buffer.begin();
+    with_access_and_list(caller, body)
+}
+
+/// The same for a call whose list is charged already.
+fn with_access_and_list<R>(
+    mut caller: Caller<'_>,
+    body: impl FnOnce(StoreContext<'_, Host>, &mut Access, &mut Buffer) -> wasmtime::Result<R>,
 ) -> wasmtime::Result<R> {
     let host = caller.data_mut();
     host.count_call()?;
-    let mut access = std::mem::take(&mut host.access);
-    let result = body(caller.as_context(), &mut access);
-    caller.data_mut().access = access;
+    let (mut access, mut buffer) = (std::mem::take(&mut host.access), std::mem::take(&mut host.buffer));
+    let result = body(caller.as_context(), &mut access, &mut buffer);
+    let host = caller.data_mut();
+    (host.access, host.buffer) = (access, buffer);
     result
 }
 
@@ -159,13 +203,11 @@ fn check_count(count: usize) -> Result<(), Refusal> {
 }
 
 /// The host holds the whole result of a call before the guest gets it.
-fn check_transfer(bytes: usize) -> Result<(), Refusal> {
-    if bytes > TRANSFER_BYTES_MAX {
+fn check_transfer(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
+    if bytes > bytes_max {
         return Err(Refusal::Limit {
             limit: "transfer-bytes",
-            message: format!(
-                "the values of one get-many have more than {TRANSFER_BYTES_MAX} bytes; request fewer keys at once"
-            ),
+            message: format!("the values of one get-many have more than {bytes_max} bytes; request fewer keys at once"),
         });
     }
     Ok(())

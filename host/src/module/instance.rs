@@ -8,6 +8,7 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
+use super::copies::Room;
 use super::engine::{Inner, TABLES_PER_PLACE, broken};
 use super::manifest;
 use super::migration;
@@ -15,9 +16,7 @@ use super::output::clipped;
 use super::places::Purpose;
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
 use super::ticker::TICK;
-use super::{
-    Accepted, ApplyError, Error, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError, TRANSFER_BYTES_MAX,
-};
+use super::{Accepted, ApplyError, Error, HANDLES_MAX, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError};
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
 use crate::memory::{self, Reservation};
@@ -55,6 +54,11 @@ enum StartError {
     /// The module failed to start.
     Failed(ApplyError),
 }
+
+/// Size of the longest list of keys in a call of get-many, in bytes: it counts towards the same limit as an answer.
+const KEYS_BYTES: usize = 3 << 20;
+/// Size of the longest list in a call of put-many, in bytes, before its entries are read.
+const ENTRIES_BYTES: usize = 8 << 20;
 
 type ApplyResult = Result<(), Failure>;
 type QueryResult = Result<PayloadCopy, QueryFailure>;
@@ -126,8 +130,12 @@ impl Module {
         let made = Made { bounds, identity, system: self.system, purpose: Purpose::Fold, time_ns: 0 };
         let (mut store, instance) =
             start(&self.engine, &self.linked, &made).map_err(|error| self.unavailable(error))?;
+        // The result of a page is copied at once, however large it is.
+        let mut room = self.engine.options.memory.reservation(memory::Purpose::Fold);
+        room.grow_to(bounds.transfer_bytes_max as u64).map_err(|shortage| Error::Short(shortage.to_string()))?;
+        store.set_hostcall_fuel(bounds.transfer_bytes_max);
         let migrate = function(&mut store, instance, migrate);
-        Ok(Migration::new(store, migrate, from_version, ticks(bounds.deadline)))
+        Ok(Migration::new(store, migrate, from_version, ticks(bounds.deadline), room))
     }
 
     fn unavailable(&self, error: StartError) -> Error {
@@ -140,6 +148,8 @@ impl Module {
     }
 
     /// Answers a query on a fresh instance over a snapshot.
+    ///
+    /// The instance's memory is charged as it grows, and the answer before it is copied, when its length is known.
     pub fn query(
         &self,
         identity: &Identity,
@@ -147,29 +157,29 @@ impl Module {
         name: &str,
         args: &Payload,
     ) -> Result<Payload, QueryError> {
-        let answer_bytes_max = self.engine.options.answer_bytes_max;
         let mut instance = match self.start(identity, Purpose::Query, snapshot.time_ns()) {
             Ok(instance) => instance,
             Err(StartError::Busy | StartError::Host(_)) => return Err(QueryError::Busy),
             Err(StartError::Short(shortage)) => return Err(QueryError::Short(shortage)),
             Err(StartError::Failed(error)) => return Err(failed(error)),
         };
-        match instance.query(snapshot, name, args) {
-            Ok(Ok(answer)) => {
-                let answer = Payload::from(answer);
-                if answer.len() > answer_bytes_max {
-                    return Err(QueryError::Failed(format!(
-                        "answer-bytes: the answer has {} bytes, {answer_bytes_max} are allowed; answer in pages",
-                        answer.len()
-                    )));
-                }
-                Ok(answer)
-            }
+        let options = &self.engine.options;
+        let mut room = options.memory.reservation(memory::Purpose::Query);
+        if let Err(shortage) = room.grow_to(KEYS_BYTES as u64) {
+            instance.store.data().short(String::new());
+            return Err(QueryError::Short(shortage.to_string()));
+        }
+        instance.store.set_hostcall_fuel(options.answer_bytes_max + KEYS_BYTES);
+        let room = Room::new(room, options.answer_bytes_max);
+        // The room is released when the caller has the answer, which charges it again until it is sent.
+        let (result, _room) = room.charge(|| instance.query(snapshot, name, args));
+        match result {
+            Ok(Ok(answer)) => Ok(Payload::from(answer)),
             Ok(Err(QueryFailure::UnknownQuery)) => Err(QueryError::UnknownQuery),
-            Ok(Err(QueryFailure::InvalidArguments(text))) => Err(QueryError::InvalidArguments(message(&text))),
+            Ok(Err(QueryFailure::InvalidArguments(text))) => Err(QueryError::InvalidArguments(message(&text.0))),
             Ok(Err(QueryFailure::NotFound)) => Err(QueryError::NotFound),
-            Ok(Err(QueryFailure::Failed(text))) => Err(QueryError::Failed(message(&text))),
-            Err(error) => Err(failed(error)),
+            Ok(Err(QueryFailure::Failed(text))) => Err(QueryError::Failed(message(&text.0))),
+            Err(error) => Err(failed(instance.store.data().explain(error))),
         }
     }
 
@@ -244,7 +254,8 @@ fn start(
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.growth);
-    store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
+    store.set_hostcall_fuel(bounds.value_bytes_max + ENTRIES_BYTES);
+    store.set_max_component_handles(HANDLES_MAX);
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
     let result = linked.instantiate(&mut store);
@@ -371,10 +382,10 @@ impl Instance {
         Ok(result)
     }
 
-    fn query(&mut self, snapshot: state::Snapshot, name: &str, args: &Payload) -> Result<QueryResult, ApplyError> {
+    fn query(&mut self, snapshot: state::Snapshot, name: &str, args: &Payload) -> wasmtime::Result<QueryResult> {
         let result = self.call_query(Access::Query(Box::new(snapshot)), name, args);
         self.store.data_mut().end_call();
-        result.map_err(|error| self.store.data().explain(error))
+        result
     }
 
     fn call_query(&mut self, access: Access, name: &str, args: &Payload) -> wasmtime::Result<QueryResult> {

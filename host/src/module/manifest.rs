@@ -62,6 +62,8 @@ pub(super) fn bounds(options: &Options, manifest: Option<&Manifest>) -> Bounds {
         table_elements_max: options.table_elements_max,
         log_bytes_max: options.log_bytes_max,
         deadline: manifest.and_then(|manifest| manifest.deadline).unwrap_or(options.deadline),
+        transfer_bytes_max: options.transfer_bytes_max(),
+        value_bytes_max: options.value_bytes_max,
     }
 }
 

@@ -12,6 +12,7 @@ use super::instance::message;
 use super::sandbox::{Access, Host};
 use super::{ApplyError, MIGRATED_ENTRIES_MAX, MIGRATION_ENTRIES_MAX, MigrateError};
 use crate::event::Payload;
+use crate::memory::Reservation;
 use crate::state;
 
 type MigrateResult = Result<Vec<EntryCopy>, String>;
@@ -30,6 +31,8 @@ pub struct Migration {
     deadline_ticks: u64,
     /// A page failed: the instance may be in an inconsistent state.
     spent: bool,
+    /// The memory of one page that comes back.
+    _room: Reservation,
 }
 
 impl fmt::Debug for Migration {
@@ -40,8 +43,14 @@ impl fmt::Debug for Migration {
 }
 
 impl Migration {
-    pub(super) fn new(store: Store<Host>, migrate: Func, from_version: u32, deadline_ticks: u64) -> Self {
-        Self { store, migrate, from_version, deadline_ticks, spent: false }
+    pub(super) fn new(
+        store: Store<Host>,
+        migrate: Func,
+        from_version: u32,
+        deadline_ticks: u64,
+        room: Reservation,
+    ) -> Self {
+        Self { store, migrate, from_version, deadline_ticks, spent: false, _room: room }
     }
 
     /// Converts one page of old entries.

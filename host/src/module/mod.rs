@@ -9,6 +9,7 @@ mod bindings;
 mod cache;
 mod checker;
 mod child;
+mod copies;
 mod engine;
 mod imports;
 mod instance;
@@ -48,8 +49,13 @@ const MIGRATED_ENTRIES_MAX: usize = 65_536;
 const KEYS_PER_CALL_MAX: usize = 65_536;
 /// Longest message of a guest to keep: log, failure, trap.
 const MESSAGE_BYTES_MAX: usize = 4_096;
-/// Most bytes of host memory that a guest passes in one host call or as one result, or gets from one get-many.
+/// Most bytes that a guest passes in one put-many, gets from one get-many, or returns for one page of a migration: this
+/// many, or this part of the memory on demand if that is less, but never less than the minimum.
 const TRANSFER_BYTES_MAX: usize = 64 << 20;
+const TRANSFER_PART: u64 = 16;
+const TRANSFER_BYTES_MIN: usize = 8 << 20;
+/// Most handles of resources that a guest holds at once. The run-times of languages need some tens.
+const HANDLES_MAX: usize = 4_096;
 
 /// Checks a manifest that does not come from a module; for fuzz tests.
 pub(crate) fn check_drawn(drawn: &DrawnManifest) -> Result<crate::api::ModuleInfo, String> {
@@ -98,11 +104,19 @@ pub struct Options {
     pub log_bytes_max: usize,
     /// Bytes of the answer of a query.
     pub answer_bytes_max: usize,
+    /// Largest value of a state, in bytes.
+    pub value_bytes_max: usize,
     /// The memory budget for instances and native code.
     pub memory: Memory,
 }
 
 impl Options {
+    /// Most that passes the border of a sandbox in one host call, in bytes.
+    fn transfer_bytes_max(&self) -> usize {
+        let part = usize::try_from(self.memory.total() / TRANSFER_PART).unwrap_or(usize::MAX);
+        part.clamp(TRANSFER_BYTES_MIN, TRANSFER_BYTES_MAX)
+    }
+
     /// Sensible limits, with the cache in `cache_dir`.
     pub fn new(cache_dir: PathBuf, compiler: PathBuf) -> Self {
         Self {
@@ -123,6 +137,7 @@ impl Options {
             host_calls_max: 1_000_000,
             log_bytes_max: 64 << 10,
             answer_bytes_max: 8 << 20,
+            value_bytes_max: 1 << 20,
             memory: Memory::unlimited(),
         }
     }

@@ -13,7 +13,7 @@ use super::output::{Flow, Output, clipped};
 use super::places::Permit;
 use super::ticker::{Running, Ticker};
 use super::wasi::{Clock, Wasi};
-use super::{ApplyError, Identity, MESSAGE_BYTES_MAX, TRANSFER_BYTES_MAX};
+use super::{ApplyError, Identity, MESSAGE_BYTES_MAX};
 use crate::event::Payload;
 use crate::memory::Reservation;
 use crate::state;
@@ -26,6 +26,12 @@ const FRAMES_MAX: usize = 16;
 pub(super) const CORE_INSTANCES_MAX: u32 = 128;
 pub(super) const MEMORIES_MAX: u32 = 4;
 pub(super) const TABLES_MAX: u32 = 16;
+
+/// Host memory of an instance in addition to its linear memories and tables, in bytes: its store, its handles, and small
+/// buffers of host calls.
+const INSTANCE_BYTES: u64 = 64 << 10;
+/// Memory for larger buffers of a host call is taken in pieces of this size, in bytes.
+const BUFFER_PIECE: u64 = 256 << 10;
 
 /// The state for a call.
 #[derive(Debug, Default)]
@@ -45,6 +51,15 @@ impl Access {
             Self::None => Err(Refusal::NO_STATE),
             Self::Apply(writer) => Ok(writer.get(key)?),
             Self::Query(snapshot) => Ok(snapshot.get(key)?),
+        }
+    }
+
+    /// Whether a value of this length may be written under a key, before it is copied.
+    pub(super) fn check_put(&self, key: &str, length: usize) -> Result<(), Refusal> {
+        match self {
+            Self::None => Err(Refusal::NO_STATE),
+            Self::Apply(writer) => Ok(writer.check_put(key, length)?),
+            Self::Query(_) => Err(Refusal::READ_ONLY),
         }
     }
 
@@ -109,6 +124,38 @@ pub(super) struct Bounds {
     pub(super) table_elements_max: usize,
     pub(super) log_bytes_max: usize,
     pub(super) deadline: Duration,
+    /// Most bytes that pass in one call of put-many or get-many, or as the result of one page of a migration.
+    pub(super) transfer_bytes_max: usize,
+    /// Largest value, in bytes.
+    pub(super) value_bytes_max: usize,
+}
+
+/// The memory of what one host call collects: a list of the guest, values, a page. The next call releases it, because by
+/// then the guest has a copy.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    /// Present except while a call has it.
+    memory: Option<Reservation>,
+}
+
+impl Buffer {
+    /// Starts another call.
+    pub(super) fn begin(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.shrink_to(0);
+        }
+    }
+
+    /// Grows to this many bytes. A few bytes need no memory: each instance is charged for them.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = bytes as u64;
+        match &mut self.memory {
+            Some(memory) if bytes > INSTANCE_BYTES && bytes > memory.bytes() => memory
+                .grow_to(bytes.next_multiple_of(BUFFER_PIECE))
+                .map_err(|shortage| Refusal::Short(shortage.to_string())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a component expects an operating system.
@@ -124,6 +171,7 @@ pub(super) enum System {
 pub(super) struct Host {
     pub(super) access: Access,
     pub(super) growth: Growth,
+    pub(super) buffer: Buffer,
     pub(super) output: Arc<Output>,
     /// Only for components that import WASI.
     pub(super) wasi: Option<Box<Wasi>>,
@@ -162,6 +210,7 @@ impl Host {
         };
         Self {
             access: Access::None,
+            buffer: Buffer { memory: Some(memory.another()) },
             growth: Growth::new(&bounds, memory),
             output,
             wasi,
@@ -193,6 +242,7 @@ impl Host {
     /// Takes the state back and completes the call's log output.
     pub(super) fn end_call(&mut self) -> Access {
         self.output.end();
+        self.buffer.begin();
         self.running = None;
         std::mem::take(&mut self.access)
     }
@@ -217,6 +267,11 @@ impl Host {
     /// When the running call must end. Only guest code checks epochs, so long work of the host checks this.
     pub(super) fn ends_at(&self) -> Instant {
         self.ends_at
+    }
+
+    /// Most bytes that pass in one host call.
+    pub(super) fn transfer_bytes_max(&self) -> usize {
+        self.bounds.transfer_bytes_max
     }
 
     /// Whether an error of a call is about the module, and not only about the machine.
@@ -264,12 +319,12 @@ impl Host {
             Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
             None => {}
         }
-        // The error has no type of its own to test for.
-        if error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
+        if is_out_of_fuel(&error) {
             return ApplyError::Limit {
                 limit: "transfer-bytes",
                 message: format!(
-                    "the module passed more than {TRANSFER_BYTES_MAX} bytes in one call; pass less at once"
+                    "the module passed more in one call than its host takes, {} bytes at most; pass less at once",
+                    self.bounds.transfer_bytes_max
                 ),
             };
         }
@@ -277,6 +332,11 @@ impl Host {
         let said = self.output.panic();
         ApplyError::Trap(said.unwrap_or_else(|| describe(&error, self.output.last_words())))
     }
+}
+
+/// Whether the guest passed more at once than allowed. The error has no type of its own to test for.
+fn is_out_of_fuel(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
 impl Host {
@@ -404,7 +464,7 @@ impl ResourceLimiter for Growth {
             self.is_at_own_maximum = true;
             return Ok(false);
         }
-        if let Err(shortage) = self.memory.grow_to(total as u64 + self.table_bytes()) {
+        if let Err(shortage) = self.memory.grow_to(total as u64 + self.table_bytes() + INSTANCE_BYTES) {
             return self.refuse(Refused::Short(shortage.to_string()));
         }
         self.memory_bytes = total;
@@ -427,7 +487,7 @@ impl ResourceLimiter for Growth {
             return Ok(false);
         }
         self.table_elements = total;
-        if let Err(shortage) = self.memory.grow_to(self.memory_bytes as u64 + self.table_bytes()) {
+        if let Err(shortage) = self.memory.grow_to(self.memory_bytes as u64 + self.table_bytes() + INSTANCE_BYTES) {
             return self.refuse(Refused::Short(shortage.to_string()));
         }
         Ok(true)

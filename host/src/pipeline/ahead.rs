@@ -9,6 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Input;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
+use crate::progress::Progress;
+use crate::source::{Request, Source, StatusSender};
 
 /// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit memory to about this
 /// many times the largest batch.
@@ -18,7 +20,7 @@ impl ReadAhead {
     /// The queue of one pipeline.
     pub(super) fn queue(&self) -> (Outbox, Inbox) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Outbox { ahead: self.clone(), sender }, Inbox { receiver })
+        (Outbox { ahead: self.clone(), sender }, Inbox { receiver, held: Vec::new() })
     }
 }
 
@@ -60,17 +62,53 @@ impl Outbox {
 /// The end for the applying stage.
 pub(super) struct Inbox {
     receiver: mpsc::Receiver<Queued>,
+    /// The memory of inputs that were taken and are not applied yet.
+    held: Vec<OwnedSemaphorePermit>,
 }
 
 impl Inbox {
     /// The next input, if one is waiting.
     pub(super) fn take(&mut self) -> Option<Input> {
-        self.receiver.try_recv().ok().map(|(input, _)| input)
+        let (input, memory) = self.receiver.try_recv().ok()?;
+        self.held.extend(memory);
+        Some(input)
     }
 
     /// The next input, once there is one; none at the end. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Input> {
-        self.receiver.recv().await.map(|(input, _)| input)
+        let (input, memory) = self.receiver.recv().await?;
+        self.held.extend(memory);
+        Some(input)
+    }
+
+    /// Releases the memory of inputs that are applied.
+    pub(super) fn applied(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// The reading stage: reads ahead until the pipeline ends or the source can't continue.
+pub(super) async fn read(
+    source: Source,
+    request: Request,
+    status: StatusSender,
+    outbox: Outbox,
+    progress: Arc<Progress>,
+) {
+    let run = progress.begins_to_read();
+    let mut is_first = request.resume.is_none();
+    let mut reader = source.read(request, status);
+    loop {
+        let (input, last) = match reader.next().await {
+            Ok(batch) => {
+                progress.read(run, &batch, std::mem::take(&mut is_first));
+                (Input::Batch(batch), false)
+            }
+            Err(error) => (Input::Failed(error), true),
+        };
+        if !outbox.send(input).await || last {
+            return;
+        }
     }
 }
 
@@ -131,6 +169,8 @@ mod tests {
         while inbox.take().is_some() {
             rest += 1;
         }
+        assert_eq!(ahead.used(), 900 << 10, "what is being applied is still in memory");
+        inbox.applied();
         assert_eq!((rest, ahead.units.available_permits()), (3, 1_000), "what is taken is given back");
         assert_eq!(fill(&outbox, 5_000).await, 1, "what is larger than all there is goes alone");
         drop(inbox);

@@ -35,7 +35,7 @@ use crate::source::{self, Request, Source, StatusSender};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
-use ahead::{Inbox, Outbox};
+use ahead::Inbox;
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
@@ -127,7 +127,7 @@ impl Pipeline {
         let reading = {
             let _guard = self.runtime.enter();
             let progress = Arc::clone(&self.progress);
-            AbortOnDrop(self.runtime.spawn(read(self.source, request, self.source_status, outbox, progress)))
+            AbortOnDrop(self.runtime.spawn(ahead::read(self.source, request, self.source_status, outbox, progress)))
         };
         let share = Share::of(&self.settings.budget);
         let shuffle = self.settings.shuffle.map(Shuffle::new);
@@ -177,24 +177,6 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-async fn read(source: Source, request: Request, status: StatusSender, outbox: Outbox, progress: Arc<Progress>) {
-    let run = progress.begins_to_read();
-    let mut is_first = request.resume.is_none();
-    let mut reader = source.read(request, status);
-    loop {
-        let (input, last) = match reader.next().await {
-            Ok(batch) => {
-                progress.read(run, &batch, std::mem::take(&mut is_first));
-                (Input::Batch(batch), false)
-            }
-            Err(error) => (Input::Failed(error), true),
-        };
-        if !outbox.send(input).await || last {
-            return;
-        }
     }
 }
 
@@ -338,8 +320,14 @@ impl Run {
         Ok(())
     }
 
-    /// Whether to apply nothing now, because others need the remaining disk space.
+    /// Whether to apply nothing now, because others need the remaining disk space or memory.
     fn must_put_off(&mut self) -> Result<bool, Ended> {
+        if let Some(shortage) = self.share.pinned(self.store.pinned_bytes()) {
+            self.applier.progress.waiting("busy", &shortage);
+            self.applier.waiting.get_or_insert(ROOM_LOOK);
+            self.wait_for_room();
+            return Ok(true);
+        }
         let when_full = self.applier.settings.disk.as_ref().map(|(_, when_full)| *when_full);
         match when_full {
             None => Ok(false),
@@ -435,6 +423,9 @@ impl Run {
     }
 
     fn wait(&mut self) -> Wake {
+        if self.stashed.is_empty() {
+            self.inbox.applied();
+        }
         if *self.control.borrow() != self.wanted {
             return Wake::Control;
         }

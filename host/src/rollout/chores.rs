@@ -25,7 +25,7 @@ impl Rollouts {
 }
 
 /// Runs a closure when it is dropped, for whatever reason.
-struct OnDrop<F: FnMut()>(F);
+pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {

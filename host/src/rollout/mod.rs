@@ -40,6 +40,7 @@ use bytes::Bytes;
 
 pub(crate) use as_of::Pasts;
 pub use as_of::{AsOfError, Moment};
+pub(crate) use chores::OnDrop;
 pub use compare::check as check_gate;
 pub use cut_over::Demand;
 pub use error::Error;

@@ -1,6 +1,8 @@
 //! Parses the parts of a request: path segments, query parameters, bodies. A
 //! part that is not valid becomes a problem that says why.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query};
@@ -10,9 +12,16 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
+use super::capacity::BodyRoom;
 use super::problem::{Kind, Problem};
+
+/// Longest pause in a body. Before the first byte, the client may still wait for a go-ahead.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Slowest body after the first such pause, in bytes per second.
+const BODY_RATE_MIN: u64 = 4 << 10;
 
 /// Longest query string, in bytes; percent-encoding triples keys of 1,024 bytes.
 const QUERY_BYTES_MAX: usize = 32 << 10;
@@ -112,22 +121,47 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads a body of at most `limit` bytes.
+/// When the next part of a body is due, if this many bytes have arrived.
+fn due(begun: Instant, seen: usize) -> Instant {
+    let at_this_rate = begun + BODY_PAUSE_MAX + Duration::from_secs(seen as u64 / BODY_RATE_MIN);
+    at_this_rate.min(Instant::now() + BODY_PAUSE_MAX)
+}
+
+/// Reads a body of at most `limit` bytes, into memory that `room` takes as it arrives.
 ///
 /// For a longer body, it reads and discards up to that much again: closing the
-/// connection while the client still sends would hide the response.
-pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// connection while the client still sends would hide the response. A body that
+/// arrives too slowly is given up, so that it does not hold its memory.
+pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize, room: &mut BodyRoom) -> Result<Bytes, Problem> {
     let announced = announced(headers).unwrap_or(0);
     let mut chunks = body.into_data_stream();
     let mut collected = BytesMut::new();
+    if announced <= limit as u64 {
+        // At once, so that it is not copied as it grows. What is not written to takes no memory.
+        collected.reserve(usize::try_from(announced).unwrap_or(0));
+    }
     let mut seen = 0_usize;
-    while let Some(chunk) = chunks.next().await {
+    let begun = Instant::now();
+    loop {
+        let Ok(next) = tokio::time::timeout_at(due(begun, seen), chunks.next()).await else {
+            return Err(Problem::new(
+                Kind::Slow,
+                format!(
+                    "{seen} bytes of the body arrived, and then too little for too long; send at least {BODY_RATE_MIN} \
+                     bytes a second, without pauses of {BODY_PAUSE_MAX:?}"
+                ),
+            ));
+        };
+        let Some(chunk) = next else { break };
         let chunk = chunk.map_err(|error| Problem::invalid(format!("cannot read the body: {error}; send it again")))?;
         seen = seen.saturating_add(chunk.len());
         if seen > limit.saturating_mul(2) {
             break;
         }
         if seen <= limit && announced <= limit as u64 {
+            // A body of an unknown length has room for twice as much as it grows.
+            let unknown = if announced == 0 { 2 } else { 1 };
+            room.hold(seen.saturating_mul(unknown)).await?;
             collected.extend_from_slice(&chunk);
         } else {
             collected = BytesMut::new();
@@ -144,7 +178,10 @@ pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use super::super::capacity::Capacity;
     use super::*;
+    use crate::config::Config;
+    use crate::memory::Memory;
 
     #[derive(Debug, Deserialize, IntoParams)]
     #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -189,8 +226,35 @@ mod tests {
     #[tokio::test]
     async fn body_beyond_the_limit_is_refused_and_one_at_the_limit_is_not() {
         let none = HeaderMap::new();
-        assert_eq!(body(&none, Body::from("12345"), 5).await.expect("fits"), "12345");
-        let problem = body(&none, Body::from("123456"), 5).await.expect_err("too large");
+        let mut room = Capacity::new(&Config::default(), Memory::unlimited()).body(1);
+        assert_eq!(body(&none, Body::from("12345"), 5, &mut room).await.expect("fits"), "12345");
+        let problem = body(&none, Body::from("123456"), 5, &mut room).await.expect_err("too large");
         assert_eq!(problem.kind(), Kind::TooLarge);
+    }
+
+    /// Parts of a body: bytes, and the seconds before them.
+    type Timed = &'static [(usize, u64)];
+    const STEADY: Timed = &[(50_000, 9); 8];
+    const STOPS: Timed = &[(100_000, 0), (1, 11)];
+    const TRICKLES: Timed = &[(1, 3); 20];
+
+    #[tokio::test(start_paused = true)]
+    async fn body_that_stops_or_trickles_is_given_up_and_one_that_is_only_slow_is_not() {
+        let capacity = Capacity::new(&Config::default(), Memory::new(64 << 20));
+        let none = HeaderMap::new();
+        let part = |bytes: usize, after: u64| async move {
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            Ok::<_, std::convert::Infallible>(Bytes::from(vec![7; bytes]))
+        };
+        let parts = |parts: Timed| {
+            Body::from_stream(futures_util::stream::iter(parts).then(move |(bytes, after)| part(*bytes, *after)))
+        };
+        let read = async |parts| body(&none, parts, 1 << 20, &mut capacity.body(1)).await;
+        let steady = read(parts(STEADY)).await.expect("slow, but steady");
+        assert_eq!(steady.len(), 400_000);
+        for slow in [STOPS, TRICKLES] {
+            let problem = read(parts(slow)).await.expect_err("it is too slow");
+            assert_eq!(problem.kind(), Kind::Slow, "{slow:?}");
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! The listener: TLS or plain, limits on connections and headers, and the
 //! graceful end.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{future, io};
 
@@ -14,20 +12,20 @@ use axum::Router;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::descriptors;
+use super::connections::{Connections, Counted, Place};
 
 /// Most concurrent connections; fewer if the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Size of request line and headers together, in bytes; the buffer may grow to twice that. Keys in URLs may need 3 KiB,
-/// tokens 1 KiB.
+/// Connections that the system may hold for us until they are accepted; it may have a lower limit of its own.
+const QUEUE: i32 = 4_096;
+/// Size of request line and headers together, in bytes; the buffer may grow to twice that, and is charged to the host.
+/// Keys in URLs may need 3 KiB, tokens 1 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
@@ -43,13 +41,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a client may read nothing although data is waiting.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+/// What the system may hold for a client of what was written to it, in bytes; it doubles this for its own needs.
+const SEND_BUFFER: usize = 128 << 10;
 /// Silence after which the system probes the other side, and how long that may stay silent.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
-/// One address may hold this share of the connections, and at least this many, so that no single address takes every
-/// place.
-const PEER_SHARE: usize = 8;
-const PEER_CONNECTIONS_MIN: usize = 32;
 /// How long running requests may continue after the shutdown, unless the whole stop has less time.
 pub(super) const GRACE_MAX: Duration = Duration::from_secs(5);
 
@@ -58,6 +54,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     tls: Option<RustlsConfig>,
+    connections: Connections,
     grace: Duration,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -71,6 +68,8 @@ pub(super) async fn serve(
             future::pending::<()>().await;
         }
     };
+    // The standard library asks for a short queue. If it overflows, clients wait for seconds before they try again.
+    socket2::SockRef::from(&listener).listen(QUEUE)?;
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle)
         .first_request_timeout(FIRST_HEAD_TIME_MAX)
@@ -80,7 +79,7 @@ pub(super) async fn serve(
         // Without TLS a client can use another version only by guessing.
         server = server.http1_only();
     }
-    let gate = Gate::new(connections_max());
+    let gate = Gate(connections);
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         None => tokio::select! {
@@ -114,94 +113,45 @@ fn limit_heads<A>(server: &mut Server<SocketAddr, A>) {
         .keep_alive_timeout(PING_TIME_MAX);
 }
 
-fn connections_max() -> usize {
+/// Most connections that this process may have.
+pub(super) fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map_or(CONNECTIONS_MAX, |files| CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1))
 }
 
-/// Accepts as many connections as there are places, and closes any further one at once. Except for this machine, no
-/// address gets more than its share of them.
+/// Accepts connections while there are places for them, and closes any further one at once.
 #[derive(Clone)]
-struct Gate {
-    places: Arc<Semaphore>,
-    peers: Arc<Peers>,
-}
-
-/// Connections per address.
-struct Peers {
-    max: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// A place held by an address; dropping it releases it.
-struct PeerPlace {
-    peers: Arc<Peers>,
-    address: IpAddr,
-}
-
-impl Peers {
-    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<PeerPlace> {
-        let mut counts = self.counts.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= self.max && !address.is_loopback() {
-            return None;
-        }
-        *count += 1;
-        Some(PeerPlace { peers: Arc::clone(self), address })
-    }
-}
-
-impl Drop for PeerPlace {
-    fn drop(&mut self) {
-        let mut counts = self.peers.counts.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
+struct Gate(Connections);
 
 impl<S> Accept<TcpStream, S> for Gate {
     type Stream = Seated;
-    type Service = S;
-    type Future = future::Ready<io::Result<(Seated, S)>>;
+    type Service = Counted<S>;
+    type Future = future::Ready<io::Result<(Seated, Counted<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        future::ready(self.admit(stream).map(|stream| (stream, service)))
+        future::ready(self.admit(stream).map(|stream| {
+            let service = Counted::new(service, Arc::clone(&stream.place.line));
+            (stream, service)
+        }))
     }
 }
 
 impl Gate {
-    fn new(places: usize) -> Self {
-        let peers = Peers { max: (places / PEER_SHARE).max(PEER_CONNECTIONS_MIN), counts: Mutex::default() };
-        Self { places: Arc::new(Semaphore::new(places)), peers: Arc::new(peers) }
-    }
-
     fn admit(&self, stream: TcpStream) -> io::Result<Seated> {
-        let full = |message| io::Error::new(io::ErrorKind::ConnectionRefused, message);
-        if descriptors::is_among_the_last(stream.as_raw_fd()) {
-            return Err(full("there are too many open files"));
-        }
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Err(full("there are too many connections"));
-        };
-        let address = stream.peer_addr()?.ip().to_canonical();
-        let Some(peer) = self.peers.admit(address) else {
-            return Err(full("there are too many connections from this address"));
-        };
+        let place = self.0.admit(&stream)?;
         // Responses are small and should leave at once.
         stream.set_nodelay(true)?;
         watch_over(&stream)?;
         let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
-        Ok(Seated { stream, stalled, is_waiting: false, _place: place, _peer: peer })
+        Ok(Seated { stream, stalled, is_waiting: false, place })
     }
 }
 
-/// Lets the system close a connection whose other side has disappeared, or acknowledges nothing.
+/// Lets the system close a connection whose other side has disappeared, or acknowledges nothing, and hold little of what
+/// a client does not read: that memory is charged to nobody.
 fn watch_over(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_PAUSE))?;
     socket.set_tcp_user_timeout(Some(WRITE_TIME_MAX))
 }
@@ -213,19 +163,27 @@ struct Seated {
     stalled: Pin<Box<Sleep>>,
     /// Whether a write is waiting.
     is_waiting: bool,
-    _place: OwnedSemaphorePermit,
-    _peer: PeerPlace,
+    place: Place,
 }
 
 impl Seated {
     /// Handles the result of a write: the timer runs while a write waits, and stops when it completes.
     fn clocked<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.is_waiting = false;
+            if self.is_waiting {
+                self.is_waiting = false;
+                self.place.line.waits_to_write(false);
+            }
             return written;
+        }
+        self.place.line.wake(context.waker());
+        if self.place.line.is_closing() {
+            let message = "the place of a client that read nothing was needed";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, message)));
         }
         if !self.is_waiting {
             self.is_waiting = true;
+            self.place.line.waits_to_write(true);
             self.stalled.as_mut().reset(Instant::now() + WRITE_TIME_MAX);
         }
         match self.stalled.as_mut().poll(context) {
@@ -244,7 +202,18 @@ impl AsyncRead for Seated {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let Seated { stream, place, .. } = &mut *self;
+        // Before the check, so that no wake-up is missed.
+        place.line.wake(context.waker());
+        if place.line.must_end() {
+            return Poll::Ready(Ok(()));
+        }
+        let (before, space) = (buffer.filled().len(), buffer.remaining());
+        ready!(Pin::new(stream).poll_read(context, buffer))?;
+        if place.has_read(buffer.filled().len() - before, space) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, "there is no memory for a head of this size")))
     }
 }
 

@@ -1,15 +1,17 @@
 //! The HTTP server: the only interface of the host, also for our own command line.
 //!
 //! A request passes, from the outside in: the timer and the request log, the
-//! panic handler, the time limit, the guard, and then the route. Every error
-//! leaves as a `problem`. Nothing here knows how state, modules or sources
-//! work: it uses them through [`Host`] and the handles that it returns.
+//! panic handler, the time limit, the guard, the charge for its answer, and
+//! then the route. Every error leaves as a `problem`. Nothing here knows how
+//! state, modules or sources work: it uses them through [`Host`] and the
+//! handles that it returns.
 
 mod append_body;
 mod append_cloudevents;
 mod auth;
 mod capacity;
 mod certificate;
+mod connections;
 mod extract;
 mod json;
 mod listen;
@@ -141,12 +143,12 @@ impl App {
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
         Self(Arc::new(Shared {
+            capacity: capacity::Capacity::new(config, host.memory().clone()),
             rollouts: host.rollouts(),
             host,
             address,
             secrets,
             refusals: auth::Refusals::default(),
-            capacity: capacity::Capacity::new(config),
             upload_bytes_max: config.modules.upload_bytes_max,
             check_and_compile_time_max: config.modules.check_time_max + config.modules.compile_time_max,
             only_streams: !streams.is_empty() && streams.len() == config.sources.len(),
@@ -163,6 +165,7 @@ fn router(app: App) -> Router {
     let router = router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(app.clone(), observe::charge))
         .layer(from_fn_with_state(app.clone(), auth::guard));
     // Before the guard: a browser asks for permission without a token, and must be able to read refusals.
     let router = match origin::cors(&app.config) {
@@ -198,7 +201,7 @@ fn lost(error: &JoinError) -> Problem {
     Problem::internal("the host failed while it processed this; its log has the details")
 }
 
-fn json_response(body: Vec<u8>) -> Response {
+fn json_response(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

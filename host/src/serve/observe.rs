@@ -1,4 +1,4 @@
-//! Wraps every request: measures it by route, and limits its time.
+//! Wraps every request: measures it by route, limits its time, and charges its answer.
 
 use std::time::Instant;
 
@@ -34,6 +34,12 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     app.host.metrics().request(route, method, status_label(status.as_u16()), duration);
     tracing::debug!(method, route, status = status.as_u16(), duration_us = duration.as_micros() as u64, "answered");
     response
+}
+
+/// Charges the body of an answer to the host until it is sent.
+pub(super) async fn charge(State(app): State<App>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    app.capacity.charge(response).await
 }
 
 fn method_label(method: &Method) -> &'static str {

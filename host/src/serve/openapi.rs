@@ -58,6 +58,7 @@ fn schemas() -> Vec<(String, RefOr<Schema>)> {
     add::<api::Problem>(&mut schemas);
     add::<api::Change>(&mut schemas);
     add::<api::PositionMark>(&mut schemas);
+    add::<api::EndMark>(&mut schemas);
     add::<api::NewEvent>(&mut schemas);
     add::<api::StoredEvent>(&mut schemas);
     schemas

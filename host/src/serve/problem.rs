@@ -47,6 +47,7 @@ pub(super) enum Kind {
     UnsupportedMediaType,
     Behind,
     Timeout,
+    Slow,
     NotReady,
     Busy,
     Stopping,
@@ -76,6 +77,7 @@ impl Kind {
             }
             Self::Behind => ("behind", StatusCode::GATEWAY_TIMEOUT, "The position was not reached in time"),
             Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "The request took too long"),
+            Self::Slow => ("slow", StatusCode::REQUEST_TIMEOUT, "The body arrived too slowly"),
             Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
             Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The host is at capacity"),
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The host is stopping"),

@@ -20,12 +20,17 @@ pub(super) enum Reach {
 pub(super) struct Demand {
     /// The scope, or every scope.
     pub(super) scope: Option<Scope>,
+    /// Another one, if one is not enough.
+    pub(super) also: Option<Scope>,
     /// The deployments.
     pub(super) reach: Reach,
 }
 
 use Reach::{Host, Nothing, Parameter, Path};
 use Scope::{Append, Deploy, Operate, Read};
+
+/// The route of backups.
+const BACKUP: &str = "/v1/backup";
 
 /// Method, route, scope, reach.
 const ROUTES: &[(&str, &str, Scope, Reach)] = &[
@@ -58,6 +63,7 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("GET", "/v1/events/tail", Read, Host),
     ("GET", "/v1/audit", Read, Host),
     ("GET", "/v1/sources", Read, Host),
+    ("GET", BACKUP, Operate, Host),
     ("GET", "/v1/host", Read, Nothing),
     ("GET", "/metrics", Read, Host),
     ("GET", "/openapi.json", Read, Nothing),
@@ -71,8 +77,11 @@ pub(super) fn demand(method: &str, route: &str) -> Demand {
     let method = if method == "HEAD" { "GET" } else { method };
     let found = ROUTES.iter().find(|(known, path, _, _)| *known == method && *path == route);
     match found {
-        Some((_, _, scope, reach)) => Demand { scope: Some(*scope), reach: *reach },
-        None => Demand { scope: None, reach: Host },
+        Some((_, _, scope, reach)) => {
+            // It shows everything that can be read, and is more work than a reader may ask for.
+            Demand { scope: Some(*scope), also: (route == BACKUP).then_some(Read), reach: *reach }
+        }
+        None => Demand { scope: None, also: None, reach: Host },
     }
 }
 
@@ -101,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_route_without_a_scope_asks_for_all() {
-        assert_eq!(demand("PUT", "/v1/deployments"), Demand { scope: None, reach: Host });
+        assert_eq!(demand("PUT", "/v1/deployments"), Demand { scope: None, also: None, reach: Host });
         assert_eq!(demand("HEAD", "/v1/host"), demand("GET", "/v1/host"));
     }
 }

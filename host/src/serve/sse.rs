@@ -2,34 +2,45 @@
 //! Source: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
 //!
 //! A stream holds at most two chunks and one event in memory, whatever its
-//! client does. A client that reads nothing for a while loses its stream.
+//! client does, and charges them to the host. A client that reads nothing for a
+//! while loses its stream. If it reads again soon after, an `end` says why.
 
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
+use crate::api::EndMark;
+use crate::memory::Reservation;
 use crate::metrics::WatchGuard;
 
 /// Size at which a chunk is passed to the connection, in bytes.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
+/// Most chunks of a stream in memory: one is being written, one waits, one is passed over.
+const CHUNKS_IN_MEMORY: usize = 3;
 /// How often an idle stream sends its position, so that both sides notice a dead connection.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a browser waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a client may read nothing before its stream ends.
-const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a client may read nothing before its stream ends. Its connection stays open a little longer, so that a client
+/// that reads again still gets the reason.
+const STALL_MAX: Duration = Duration::from_secs(20);
+/// Reasons of the end of a stream: its client reads nothing, or the host has no memory for what it sends.
+const STALLED: &str = "stalled";
+const SHORT: &str = "host-memory";
 
 /// The stream is over: the client left or stalled, or the host stops.
 #[derive(Debug)]
@@ -38,9 +49,11 @@ pub(super) struct Ended;
 /// What an open stream occupies.
 pub(super) struct Seat {
     /// Its place among the watches.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
     /// Its count in the metrics.
-    pub(super) _gauge: WatchGuard,
+    pub(super) gauge: WatchGuard,
+    /// The memory of what its client has not read yet.
+    pub(super) memory: Reservation,
 }
 
 /// The writing end of a stream.
@@ -48,14 +61,32 @@ pub(super) struct Sender {
     chunks: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,
     shutdown: CancellationToken,
-    _seat: Seat,
+    gauge: WatchGuard,
+    /// Shared with the body, which may still hold chunks when this has ended.
+    tail: Arc<Mutex<Rest>>,
+    /// Lengths of the last chunks that were passed over, which may still be in memory.
+    handed: [usize; CHUNKS_IN_MEMORY],
+    /// Bytes of what waits to be written.
+    held: usize,
+}
+
+/// What remains of a stream while its connection does.
+struct Rest {
+    _permit: OwnedSemaphorePermit,
+    memory: Reservation,
+    /// The last chunk: the reason of the end.
+    last: Option<Bytes>,
 }
 
 /// Opens a stream. Return the response at once.
 pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response) {
     // One chunk waits while the connection writes another; more chunks would only be older news.
     let (chunks, receiver) = mpsc::channel(1);
-    let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>));
+    let Seat { permit, gauge, memory } = seat;
+    let tail = Arc::new(Mutex::new(Rest { _permit: permit, memory, last: None }));
+    let rest = Arc::clone(&tail);
+    let end = stream::once(async move { rest.lock().last.take() }).filter_map(std::future::ready);
+    let body = Body::from_stream(ReceiverStream::new(receiver).chain(end).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -63,7 +94,7 @@ pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response
     // Proxies such as nginx would otherwise buffer events.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     let buffer = format!("retry: {}\n\n", RETRY.as_millis()).into_bytes();
-    (Sender { chunks, buffer, shutdown, _seat: seat }, response)
+    (Sender { chunks, buffer, shutdown, gauge, tail, handed: [0; CHUNKS_IN_MEMORY], held: 0 }, response)
 }
 
 impl Sender {
@@ -93,6 +124,9 @@ impl Sender {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        self.handed.rotate_right(1);
+        self.handed[0] = chunk.len();
+        self.charge()?;
         tokio::select! {
             biased;
             // What was taken from the buffer is lost with the stream; its client resumes from the last id that it
@@ -100,9 +134,41 @@ impl Sender {
             () = self.shutdown.cancelled() => Err(Ended),
             sent = tokio::time::timeout(STALL_MAX, self.chunks.send(chunk)) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(Ended),
+                Ok(Err(_)) => Err(Ended),
+                Err(_) => Err(self.end(STALLED)),
             },
         }
+    }
+
+    /// Charges this many bytes that wait to be written, in place of the number before.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Ended> {
+        self.held = bytes;
+        self.charge()
+    }
+
+    /// Ends the stream for a reason that its client should know. It resumes from the last id that it received.
+    fn end(&mut self, reason: &'static str) -> Ended {
+        tracing::debug!(reason, "a stream ended");
+        self.gauge.ended(reason);
+        let mut last = Vec::new();
+        let data = serde_json::to_string(&EndMark { reason: reason.to_owned() }).expect("plain data");
+        write!(last, "event: end\ndata: {data}\n\n").expect("memory takes all");
+        self.tail.lock().last = Some(last.into());
+        Ended
+    }
+
+    /// Charges everything that may be in memory. A stream for which there is no memory ends.
+    fn charge(&mut self) -> Result<(), Ended> {
+        let wanted = (self.handed.iter().sum::<usize>() + self.held) as u64;
+        let charged = {
+            let memory = &mut self.tail.lock().memory;
+            memory.shrink_to(wanted);
+            memory.grow_to(wanted)
+        };
+        charged.map_err(|shortage| {
+            tracing::debug!(%shortage, "there is no memory for a stream");
+            self.end(SHORT)
+        })
     }
 
     /// Returns when the client has disconnected or the host stops.

@@ -15,12 +15,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::connections::Connections;
 use super::problem::{Kind, Problem};
 use super::routes::health;
 use super::secrets::Secrets;
 use super::{App, Error, auth, listen};
 use crate::config::{self, Config};
 use crate::host::Host;
+use crate::memory::Memory;
 
 /// How long a request waits for the host: it usually takes milliseconds, and clients need not notice.
 const HOLD_MAX: Duration = Duration::from_secs(5);
@@ -41,6 +43,8 @@ pub struct Entrance {
     shutdown: CancellationToken,
     /// All routes, once the host is ready.
     routes: Arc<OnceLock<Router>>,
+    /// The memory of the host, once it is ready.
+    memory: Arc<OnceLock<Memory>>,
 }
 
 impl Entrance {
@@ -50,7 +54,7 @@ impl Entrance {
         let address = listener.local_addr()?;
         auth::check_address(&config.serve, address)?;
         let secrets = Secrets::new(&config.serve, address)?;
-        Ok(Self { config, address, secrets, shutdown, routes: Arc::default() })
+        Ok(Self { config, address, secrets, shutdown, routes: Arc::default(), memory: Arc::default() })
     }
 
     /// Reloads tokens and certificate from the files of these settings. If they can't be used, the old ones stay in use
@@ -61,6 +65,7 @@ impl Entrance {
 
     /// Lets requests through to a host.
     pub fn open(&self, host: Host) {
+        self.memory.get_or_init(|| host.memory().clone());
         let app = App::new(host, &self.config, self.address, self.secrets.clone(), self.shutdown.clone());
         self.routes.get_or_init(|| super::router(app));
     }
@@ -72,8 +77,15 @@ impl Entrance {
         let router = Router::new().fallback(pass).with_state(door);
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
         tokio::spawn(self.secrets.clone().follow(self.shutdown.clone()));
-        listen::serve(listener, router, self.secrets.tls(), grace, self.shutdown).await
+        let connections = connections(&self.config, self.memory);
+        listen::serve(listener, router, self.secrets.tls(), connections, grace, self.shutdown).await
     }
+}
+
+/// The connections, whose buffers take memory from the host; before it is ready, from a budget of the same size.
+fn connections(config: &Config, of_host: Arc<OnceLock<Memory>>) -> Connections {
+    let before = Memory::new(config.shares().modules);
+    Connections::new(listen::connections_max(), move || of_host.get().unwrap_or(&before).clone())
 }
 
 /// Handles a request.

@@ -42,7 +42,8 @@ impl Grant {
             Some(scope) => Some(scope),
             None => Scope::ALL.into_iter().find(|scope| !self.scopes.contains(scope)),
         };
-        if let Some(scope) = missing {
+        let also = demand.also.filter(|scope| !self.scopes.contains(scope));
+        if let Some(scope) = missing.or(also) {
             let has = self.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
             return Err(format!("token {token} lacks the scope {scope}; it has {has}"));
         }
@@ -255,7 +256,7 @@ mod tests {
         let tokens = Tokens::configured(&config).expect("sound").expect("there is one");
         let grant = tokens.grant("s3cret-s3cret-s3cret").expect("it is known");
         for scope in Scope::ALL {
-            grant.covers(Demand { scope: Some(scope), reach: Reach::Host }, &[]).expect("all scopes");
+            grant.covers(Demand { scope: Some(scope), also: None, reach: Reach::Host }, &[]).expect("all scopes");
         }
         for wrong in ["", "s3cret-s3cret-s3cre", "s3cret-s3cret-s3cret2"] {
             assert_eq!(tokens.grant(wrong).map(drop), Err(Refusal::Unknown), "{wrong}");
@@ -278,7 +279,7 @@ mod tests {
         let grant = from_file(&text).expect("sound").grant("0123456789abcdef").expect("it is known");
         let ask = |scope, reach, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            grant.covers(Demand { scope, reach }, &names)
+            grant.covers(Demand { scope, also: None, reach }, &names)
         };
         ask(Some(Scope::Read), Reach::Path, &["totals"]).expect("its own");
         ask(Some(Scope::Deploy), Reach::Parameter, &["totals"]).expect("its own");

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, guarded, open_database, storage};
+use super::tables::Frozen;
 use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
 use crate::atomic_file::{Displaced, Held};
 use crate::damage;
@@ -350,6 +351,11 @@ impl Catalogue {
             *self.database.write() = None;
         }
         done
+    }
+
+    /// The file as of its last commit.
+    pub fn frozen(&self) -> Result<Frozen, Error> {
+        self.with(|database| Ok(Frozen::of(database.begin_read().map_err(storage)?)))
     }
 
     /// All deployments, by name.

@@ -3,17 +3,21 @@
 //! The history is a list of immutable batches. A reader takes the relevant
 //! batches under the lock, and searches them without it. The first reader of a
 //! batch sorts it, so that each of a thousand watchers finds its prefix by
-//! binary search.
+//! binary search. Its memory is charged to the host: if there is none, older
+//! batches are forgotten, and their watchers read everything again.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use super::Key;
+use crate::memory::Reservation;
 
 /// Most memory of the history while somebody uses it, in bytes; beyond it the oldest batches are dropped.
 const BYTES_MAX: usize = 8 << 20;
 /// The same while nobody uses it: enough for a watch that reconnects.
 const BYTES_MAX_UNASKED: usize = 256 << 10;
+/// Memory is taken of the host in pieces of this size, in bytes.
+const PIECE: usize = 64 << 10;
 /// Batches for which memory is kept.
 const CAPACITY_KEPT: usize = 1_024;
 /// Overhead of a batch in addition to its keys, in bytes.
@@ -69,12 +73,13 @@ pub(super) struct Changes {
     unasked: usize,
     /// All changes after this position are known.
     floor: u64,
+    memory: Reservation,
 }
 
 impl Changes {
     /// A history that starts at a position.
-    pub(super) fn new(floor: u64) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, unasked: usize::MAX, floor }
+    pub(super) fn new(floor: u64, memory: Reservation) -> Self {
+        Self { batches: VecDeque::new(), bytes: 0, unasked: usize::MAX, floor, memory }
     }
 
     /// Records the keys of a batch that moves the state to `position`.
@@ -86,13 +91,24 @@ impl Changes {
         self.batches.push_back(Arc::new(batch));
         let bytes_max = if self.unasked > BYTES_MAX { BYTES_MAX_UNASKED } else { BYTES_MAX };
         while self.bytes > bytes_max {
-            let forgotten = self.batches.pop_front().expect("bytes are counted by batch");
-            self.bytes -= forgotten.bytes();
-            self.floor = forgotten.position;
+            self.forget_oldest();
+        }
+        let wanted = self.bytes.next_multiple_of(PIECE) as u64;
+        self.memory.shrink_to(wanted);
+        if self.memory.grow_to(wanted).is_err() {
+            while self.bytes as u64 > self.memory.bytes() {
+                self.forget_oldest();
+            }
         }
         if self.batches.capacity() > CAPACITY_KEPT && self.batches.len() < self.batches.capacity() / 4 {
             self.batches.shrink_to_fit();
         }
+    }
+
+    fn forget_oldest(&mut self) {
+        let forgotten = self.batches.pop_front().expect("bytes are counted by batch");
+        self.bytes -= forgotten.bytes();
+        self.floor = forgotten.position;
     }
 
     /// Drops everything up to a position that no longer identifies its state: a client at an earlier position must read
@@ -100,6 +116,7 @@ impl Changes {
     pub(super) fn forget(&mut self, position: u64) {
         self.batches = VecDeque::new();
         self.bytes = 0;
+        self.memory.shrink_to(0);
         self.floor = position + 1;
     }
 
@@ -119,6 +136,11 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Memory, Purpose};
+
+    fn history(floor: u64) -> Changes {
+        Changes::new(floor, Memory::unlimited().reservation(Purpose::Watch))
+    }
 
     fn keys(names: &[&str]) -> Box<[Key]> {
         names.iter().map(|name| Key::from(*name)).collect()
@@ -126,7 +148,7 @@ mod tests {
 
     #[test]
     fn changes_after_a_position_come_once_and_in_order() {
-        let mut changes = Changes::new(10);
+        let mut changes = history(10);
         changes.push(12, keys(&["a/1", "b/1"]));
         changes.push(15, keys(&["a/2", "a/1"]));
         changes.push(20, keys(&["b/1", "c/1", "b/2", "b"]));
@@ -152,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_must_be_read_again() {
-        let mut changes = Changes::new(0);
+        let mut changes = history(0);
         changes.push(5, keys(&["a"]));
         changes.forget(5);
         assert!(changes.between(5, 9).is_none() && changes.between(0, 9).is_none());
@@ -166,7 +188,7 @@ mod tests {
 
     #[test]
     fn history_is_bounded_and_says_so() {
-        let mut changes = Changes::new(0);
+        let mut changes = history(0);
         assert!(changes.between(0, u64::MAX).is_some());
         for position in 1..=3 {
             changes.push(position, many(BYTES_MAX / 250));
@@ -179,7 +201,7 @@ mod tests {
 
     #[test]
     fn little_is_kept_while_nobody_asks() {
-        let mut changes = Changes::new(0);
+        let mut changes = history(0);
         for position in 1..=100 {
             changes.push(position, many(1_000));
         }
@@ -199,8 +221,24 @@ mod tests {
     }
 
     #[test]
+    fn history_for_which_the_host_has_no_memory_is_short_and_says_so() {
+        let memory = Memory::new(4 << 20);
+        let mut changes = Changes::new(0, memory.reservation(Purpose::Watch));
+        for position in 1..=100 {
+            assert!(changes.between(position - 1, u64::MAX).is_some(), "what is new is known to who asks");
+            changes.push(position, many(1_000));
+            assert!(changes.bytes as u64 <= memory.used(), "all of it is charged");
+        }
+        assert!((1..=1 << 20).contains(&memory.used()), "{}", memory.used());
+        assert!(changes.between(0, u64::MAX).is_none() && changes.between(97, u64::MAX).is_some());
+        assert!(memory.refused_for(Purpose::Watch) > 0);
+        drop(changes);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
     fn many_changes_of_one_key_are_bounded_as_well() {
-        let mut changes = Changes::new(0);
+        let mut changes = history(0);
         for position in 1..=100_000 {
             changes.push(position, keys(&["a"]));
         }

@@ -23,6 +23,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 
 use super::exceptions::Exception;
 use super::memtable::Memtable;
+use super::tables::Frozen;
 use super::{Error, Key};
 use crate::event::Payload;
 use crate::position::Checkpoint;
@@ -34,6 +35,9 @@ pub const FORMAT: u32 = 2;
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const EXCEPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("exceptions");
+
+/// The row of `meta` that says beyond which position readers saw nothing.
+pub const SETTLED: &str = "settled";
 
 const TEXT: u8 = 1;
 const BYTES: u8 = 2;
@@ -194,7 +198,7 @@ impl File {
                 ))
             })?;
         let number = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-        let (bytes, settled) = (number(read("bytes")?).unwrap_or(0), number(read("settled")?));
+        let (bytes, settled) = (number(read("bytes")?).unwrap_or(0), number(read(SETTLED)?));
         Ok(Noted { checkpoint, bytes, settled, is_of_format_1 })
     }
 
@@ -223,8 +227,8 @@ impl File {
         {
             let mut meta = transaction.open_table(META).map_err(storage)?;
             match position {
-                Some(position) => drop(meta.insert("settled", position.to_be_bytes().as_slice()).map_err(storage)?),
-                None => drop(meta.remove("settled").map_err(storage)?),
+                Some(position) => drop(meta.insert(SETTLED, position.to_be_bytes().as_slice()).map_err(storage)?),
+                None => drop(meta.remove(SETTLED).map_err(storage)?),
             }
         }
         transaction.commit().map_err(storage)
@@ -236,6 +240,11 @@ impl File {
             let transaction = self.database.begin_read().map_err(storage)?;
             Ok(Arc::new(transaction.open_table(ENTRIES).map_err(storage)?))
         })
+    }
+
+    /// Everything as of the last commit.
+    pub(super) fn frozen(&self) -> Result<Frozen, Error> {
+        Ok(Frozen::of(self.database.begin_read().map_err(storage)?))
     }
 
     /// The exceptions.

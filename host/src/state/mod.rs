@@ -15,6 +15,7 @@ mod reads;
 mod scan;
 mod snapshot;
 mod store;
+pub mod tables;
 mod writer;
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ use crate::event::Payload;
 use crate::memory::Memory;
 
 pub use copy::{copy, map};
-pub use file::{FORMAT, check, compact};
+pub use file::{FORMAT, SETTLED, check, compact};
 pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;
 pub use store::Store;

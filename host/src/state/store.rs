@@ -18,7 +18,9 @@ use super::changes::{self, Changes};
 use super::exceptions::Exception;
 use super::file::{self, Base, File};
 use super::memtable::Memtable;
+use super::tables::Frozen;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer};
+use crate::memory::Purpose;
 use crate::position::Checkpoint;
 
 /// The published state.
@@ -193,13 +195,14 @@ impl Store {
             version: 0,
             checkpoint: opened.checkpoint.clone(),
         };
+        let watched = options.memory.reservation(Purpose::Watch);
         let inner = Arc::new(Inner {
             options,
             view: RwLock::new(view),
             writing: Mutex::new(()),
             live: Mutex::default(),
             retired: Mutex::default(),
-            changes: Mutex::new(Changes::new(position)),
+            changes: Mutex::new(Changes::new(position, watched)),
             file: opened.file,
             durable: Mutex::new(opened.checkpoint),
             settled: Mutex::new(opened.settled),
@@ -352,6 +355,11 @@ impl Store {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
         let bytes = self.inner.file.commit(table, checkpoint, before)?;
         Ok((bytes, self.inner.file.base()?))
+    }
+
+    /// The file as of its last commit.
+    pub fn frozen(&self) -> Result<Frozen, Error> {
+        self.inner.file.frozen()
     }
 
     /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, cleanly.

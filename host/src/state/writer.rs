@@ -93,6 +93,11 @@ impl Writer {
         }
     }
 
+    /// Whether a value of this length may be put under a key: for whoever has not copied it yet.
+    pub fn check_put(&self, key: &str, length: usize) -> Result<(), Error> {
+        check_value(key, length, self.inner.options.value_bytes_max)
+    }
+
     /// Sets a key, or deletes it.
     pub fn put(&mut self, key: &str, value: Option<Payload>) -> Result<(), Error> {
         check_key(key)?;

@@ -361,6 +361,16 @@ fn query_has_the_same_limits() {
 }
 
 #[test]
+fn query_runs_once_however_long_its_answer_is() {
+    let bed = Bed::probe();
+    let log = logged(|| {
+        let answer = bed.query("big", "5000000").expect("it is allowed");
+        assert_eq!(answer.len(), 5_000_000);
+    });
+    assert_eq!(log.matches("a large answer is made").count(), 1, "{log}");
+}
+
+#[test]
 fn answer_has_a_limit() {
     let (engine, _folder) = engine(|options| options.answer_bytes_max = 1_000);
     let bed = Bed::new(load(&engine, ""));

@@ -88,7 +88,7 @@ impl Error {
             Self::Setup(_) => Exit::Usage,
             Self::Problem(problem) => match problem.kind.as_str() {
                 "not-found" => Exit::NotFound,
-                "behind" | "timeout" => Exit::TimedOut,
+                "behind" | "timeout" | "slow" => Exit::TimedOut,
                 "not-ready" | "busy" | "stopping" => Exit::Unreachable,
                 "internal" => Exit::Failed,
                 _ => Exit::Refused,

@@ -146,6 +146,7 @@ mod tests {
             ("not-allowed", Exit::Refused),
             ("behind", Exit::TimedOut),
             ("timeout", Exit::TimedOut),
+            ("slow", Exit::TimedOut),
             ("not-ready", Exit::Unreachable),
             ("busy", Exit::Unreachable),
             ("stopping", Exit::Unreachable),

@@ -112,6 +112,7 @@ pub(super) async fn list(State(app): State<App>, _: Parameters<NoParameters>) ->
         (status = 201, description = "Created, inherited, or build started", body = api::Deployed,
             headers(("Location" = String, description = "The deployment"))),
         (status = 409, description = "Conflicts with the current state"),
+        (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than modules.upload_bytes_max"),
         (status = 415, description = "The body is not declared as application/wasm"),
         (status = 422, description = "The module, its manifest or its source is refused, or a limit is reached"),
@@ -129,8 +130,8 @@ pub(super) async fn deploy(
     }
     let request = parameters.request()?;
     let limit = app.upload_bytes_max;
-    let room = app.capacity.body(&parts.headers, limit).await?;
-    let upload = extract::body(&parts.headers, body, limit).await?;
+    let mut room = app.capacity.body(1);
+    let upload = extract::body(&parts.headers, body, limit, &mut room).await?;
     if upload.is_empty() {
         return Err(Problem::invalid("the body is empty; send the .wasm file"));
     }
@@ -240,6 +241,7 @@ pub(super) async fn pause(
         (status = 200, description = "The updated deployment", body = api::Deployment),
         (status = 404, description = "There is no such deployment"),
         (status = 409, description = "There is no candidate, the deployment did not stop in time, or the source can't be reached to check for missing events"),
+        (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "The body is too large"),
         (status = 415, description = "The body is not declared as application/json"),
         (status = 422, description = "The event was already folded, does not exist yet, or does not match the deployment's subjects"),
@@ -251,7 +253,7 @@ pub(super) async fn resume(
     request: Request,
 ) -> Result<Json<api::Deployment>, Problem> {
     let (parts, body) = request.into_parts();
-    let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX).await?;
+    let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX, &mut app.capacity.body(1)).await?;
     let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
     let skips = WantedSkips::of(wanted).map_err(Problem::invalid)?;
     let rollouts = app.rollouts.clone();

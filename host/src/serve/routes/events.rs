@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::host;
 use crate::log::{self, Log};
 use crate::serve::append_cloudevents::{self, Wishes};
-use crate::serve::capacity::acquire;
+use crate::serve::capacity::{PageRoom, acquire};
 use crate::serve::extract::{self, Parameters};
 use crate::serve::problem::{Kind, Problem};
 use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
@@ -29,10 +29,12 @@ use crate::view::{EventView, Wanted};
 
 /// Size at which a page of events ends, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
+/// How many times a body of events is in memory while it is appended: as received, parsed, and as stored.
+const APPEND_COPIES: u64 = 3;
 /// Events that a tail reads at a time.
 const TAIL_EVENTS: usize = 256;
-/// Size at which a tail's read ends, in bytes.
-const TAIL_BYTES: usize = 1 << 20;
+/// Size at which a tail's read ends, in bytes: what was read waits in memory for a client that reads slowly.
+const TAIL_BYTES: usize = 256 << 10;
 /// How often a tail checks a stream that had no more events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -113,6 +115,7 @@ pub(super) struct TailParameters {
     responses(
         (status = 200, description = "Appended and durable", body = api::Appended),
         (status = 409, description = "An expectation failed, or a time would go back and `times=refuse` is set"),
+        (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The body has none of these formats"),
         (status = 422, description = "The source is not an embedded log, or a limit was reached"),
@@ -127,8 +130,8 @@ pub(super) async fn append(
     let wishes = parameters.wishes()?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let limit = app.config.body_bytes_max;
-    let room = app.capacity.body(&parts.headers, limit).await?;
-    let body = extract::body(&parts.headers, body, limit).await?;
+    let mut room = app.capacity.body(APPEND_COPIES);
+    let body = extract::body(&parts.headers, body, limit, &mut room).await?;
     let place = acquire(&app.capacity.appends, "appends").await?;
     let appended = crate::serve::blocking(move || {
         let _places = (room, place);
@@ -175,10 +178,15 @@ pub(super) async fn read(
     let source = app.host.source(parameters.source.as_deref())?;
     let _place = acquire(&app.capacity.scans, "scans").await?;
     let (after, limit) = (parameters.after, parameters.limit);
-    let found = source.page(Wanted { after, subjects, limit, bytes_max: PAGE_BYTES }).await.map_err(unreachable)?;
+    let room = app.capacity.page(PAGE_BYTES).await?;
+    let wanted = Wanted { after, subjects, limit, bytes_max: room.bytes_max };
+    let found = source.page(wanted).await.map_err(unreachable)?;
     let next = (found.through < found.head).then_some(found.through);
     let page = Page { events: found.events, next, last_sequence: found.head };
-    Ok(if append_cloudevents::is_wanted(&headers) { page.as_batch(&source.stream()) } else { page.as_json() })
+    if append_cloudevents::is_wanted(&headers) {
+        return page.into_batch(&source.stream(), room);
+    }
+    page.into_json(room)
 }
 
 /// The source can't be read at the moment.
@@ -195,20 +203,25 @@ struct Page {
 }
 
 impl Page {
-    fn as_json(&self) -> Response {
+    fn into_json(self, room: PageRoom) -> Result<Response, Problem> {
         let events = self.events.iter().map(json::StoredEvent::of).collect();
         let page = json::EventPage { events, next: self.next, last_sequence: self.last_sequence };
-        crate::serve::json_response(serde_json::to_vec(&page).expect("events are plain data"))
+        let (body, held) = room.json(&page)?;
+        let mut response = crate::serve::json_response(body);
+        response.extensions_mut().insert(held);
+        Ok(response)
     }
 
-    fn as_batch(&self, stream: &str) -> Response {
+    fn into_batch(self, stream: &str, room: PageRoom) -> Result<Response, Problem> {
         let events: Vec<Written<'_>> = self.events.iter().map(|event| Written::of(event, stream)).collect();
-        let mut response = crate::serve::json_response(serde_json::to_vec(&events).expect("events are plain data"));
+        let (body, held) = room.json(&events)?;
+        let mut response = crate::serve::json_response(body);
+        response.extensions_mut().insert(held);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BATCH_MEDIA_TYPE));
         headers.insert("foldstream-last-sequence", self.last_sequence.into());
         headers.extend(self.next.map(|next| (HeaderName::from_static("foldstream-next"), next.into())));
-        response
+        Ok(response)
     }
 }
 
@@ -223,7 +236,7 @@ impl Page {
             description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
     ),
     responses(
-        (status = 200, description = "Events `event` (StoredEvent) and `position` (PositionMark)",
+        (status = 200, description = "Events `event` (StoredEvent), `position` (PositionMark) and `end` (EndMark)",
             body = String, content_type = "text/event-stream"),
     ))]
 pub(super) async fn tail(
@@ -292,12 +305,16 @@ impl Tail {
             more = more => more?,
             () = tokio::time::sleep_until(self.heartbeat) => {}
         }
-        for event in self.read().await? {
+        self.sender.hold(TAIL_BYTES)?;
+        let events = self.read().await?;
+        self.sender.hold(events.iter().map(Event::size).sum())?;
+        for event in events {
             self.sender.event("event", event.sequence, &json::StoredEvent::of(&event));
             if self.sender.is_full() {
                 self.sender.flush().await?;
             }
         }
+        self.sender.hold(0)?;
         if self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
             self.sender.event("position", self.seen, &PositionMark { position: self.seen });

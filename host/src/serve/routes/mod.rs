@@ -1,6 +1,7 @@
 //! The routes, by what they are about: what each takes, asks the host for, and answers.
 
 mod audit;
+mod backup;
 mod deployments;
 mod events;
 mod generations;
@@ -39,6 +40,7 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(events::read, events::append))
         .routes(routes!(events::tail))
         .routes(routes!(audit::read))
+        .routes(routes!(backup::backup))
         .routes(routes!(health::sources))
         .routes(routes!(health::host))
         .routes(routes!(health::livez))

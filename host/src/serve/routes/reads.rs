@@ -6,7 +6,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api;
@@ -14,12 +13,12 @@ use crate::deployment::View;
 use crate::event::Payload;
 use crate::rollout::Moment;
 use crate::serve::App;
-use crate::serve::capacity::acquire;
+use crate::serve::capacity::{BodyRoom, acquire};
 use crate::serve::extract::{self, Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::{self, Answer};
 use crate::serve::problem::{self, Problem};
-use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_ENTRIES_MAX, Scan, Selection};
+use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
 
 /// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of microseconds.
 const AT_ONCE_BYTES: usize = 64 << 10;
@@ -231,28 +230,26 @@ pub(super) async fn scan(
         limit: parameters.limit,
     };
     let place = acquire(&app.capacity.scans, "scans").await?;
+    let room = app.capacity.page(SCAN_BYTES_MAX).await?;
     crate::serve::blocking(move || {
         let _place = place;
         let (position, generation) = (view.snapshot.position(), view.generation);
         let page = view.snapshot.scan(&scan)?;
-        let answer = Answer {
-            content_type: "application/json",
-            body: write_page(&page, position, generation).into(),
-            position,
-            generation,
-            skipped: view.snapshot.exceptions_count(),
-        };
-        Ok(answer.respond(&method, &headers))
+        let (body, held) = room.json(&page_of(&page, position, generation))?;
+        let skipped = view.snapshot.exceptions_count();
+        let answer = Answer { content_type: "application/json", body, position, generation, skipped };
+        let mut response = answer.respond(&method, &headers);
+        response.extensions_mut().insert(held);
+        Ok(response)
     })
     .await?
 }
 
-fn write_page(page: &Page, position: u64, generation: u64) -> Vec<u8> {
+fn page_of(page: &Page, position: u64, generation: u64) -> json::EntryPage<'_> {
     let entries = page.entries.iter().map(|(key, value)| json::Entry { key, value: json::Value(value) }).collect();
     let last = page.entries.last().map(|(key, _)| &**key);
     let next = if page.more { last } else { None };
-    serde_json::to_vec(&json::EntryPage { entries, next, position, generation })
-        .expect("keys and values are plain data")
+    json::EntryPage { entries, next, position, generation }
 }
 
 /// The keys that a scan covers.
@@ -318,6 +315,7 @@ pub(super) async fn query(
         )),
         (status = 404, description = "There is no such deployment, generation or query, or the query found nothing"),
         (status = 409, description = "The generation no longer runs, or the past could not be folded"),
+        (status = 408, description = "The body arrived too slowly"),
         (status = 413, description = "Larger than serve.body_bytes_max"),
         (status = 415, description = "The arguments are neither JSON nor text nor bytes"),
         (status = 422, description = "The module failed to answer, or the moment is in the future"),
@@ -333,10 +331,10 @@ pub(super) async fn query_with_body(
     ask(&app, &name, Question { query, args, room: Some(room) }, parameters, (Method::POST, parts.headers)).await
 }
 
-async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, OwnedSemaphorePermit), Problem> {
+async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, BodyRoom), Problem> {
     let limit = app.config.body_bytes_max;
-    let room = app.capacity.body(headers, limit).await?;
-    let body = extract::body(headers, body, limit).await?;
+    let mut room = app.capacity.body(1);
+    let body = extract::body(headers, body, limit, &mut room).await?;
     let is_json = match extract::content_type(headers).as_deref() {
         Some("application/json") => true,
         Some(kind) if kind.starts_with("text/") => false,
@@ -378,7 +376,7 @@ struct Question {
     query: String,
     args: Payload,
     /// The memory reserved for arguments in a body.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<BodyRoom>,
 }
 
 async fn ask(
@@ -438,7 +436,10 @@ mod tests {
     #[test]
     fn page_that_goes_on_names_its_last_key() {
         let entries = vec![("a".into(), Payload::from("1")), ("b".into(), Payload::from("two"))];
-        let text = |more| String::from_utf8(write_page(&Page { entries: entries.clone(), more }, 9, 2)).expect("text");
+        let text = |more| {
+            let page = Page { entries: entries.clone(), more };
+            serde_json::to_string(&page_of(&page, 9, 2)).expect("plain data")
+        };
         let all = r#"{"entries":[{"key":"a","value":1},{"key":"b","value":"two"}]"#;
         assert_eq!(text(true), format!(r#"{all},"next":"b","position":9,"generation":2}}"#));
         assert_eq!(text(false), format!(r#"{all},"position":9,"generation":2}}"#));

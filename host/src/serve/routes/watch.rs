@@ -72,7 +72,8 @@ pub(super) struct WatchParameters {
 /// `change` carries a key and its value; `position`, every few seconds, the
 /// progress of the watch; `reset` says that the host no longer knows the
 /// changes since the resume point: scan again, with the position as `at-least`,
-/// then continue.
+/// then continue. `end` says why the host closes the watch: `stalled` (the
+/// client read nothing for 20 seconds) or `host-memory`.
 ///
 /// The id of an event is the position to resume from, a dot, and the identity
 /// of the state, which changes if the deployment is deleted or another
@@ -87,7 +88,7 @@ pub(super) struct WatchParameters {
             description = "A token, for a browser's EventSource, which cannot send headers; other routes do not accept it here"),
     ),
     responses(
-        (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark)",
+        (status = 200, description = "Events `change` (Change), `position` and `reset` (PositionMark), `end` (EndMark)",
             body = String, content_type = "text/event-stream"),
         (status = 404, description = "There is no such deployment"),
     ))]
@@ -208,7 +209,8 @@ pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
     if app.shutdown.is_cancelled() {
         return Err(Problem::new(Kind::Stopping, "the host is stopping"));
     }
-    Ok(Seat { _permit: app.capacity.watch()?, _gauge: app.host.metrics().watch() })
+    let (permit, memory) = (app.capacity.watch()?, app.capacity.stream());
+    Ok(Seat { permit, gauge: app.host.metrics().watch(), memory })
 }
 
 struct Watch {
@@ -346,6 +348,7 @@ impl Watch {
             return Ok(());
         };
         keys.reverse();
+        self.sender.hold(keys.len() * size_of::<Key>())?;
         let mut taken = Instant::now();
         while !keys.is_empty() {
             if taken.elapsed() > SNAPSHOT_AGE_MAX {
@@ -364,7 +367,7 @@ impl Watch {
             }
         }
         self.seen = position;
-        Ok(())
+        self.sender.hold(0)
     }
 }
 

@@ -52,7 +52,10 @@ impl Guest for Probe {
             "loop" => endless(),
             "grow" => grow(),
             "trap" => panic!("as ordered"),
-            "big" => Ok(Payload::Bytes(vec![7; text(&args).parse().unwrap()])),
+            "big" => {
+                log::write(Level::Info, "a large answer is made");
+                Ok(Payload::Bytes(vec![7; text(&args).parse().unwrap()]))
+            }
             "invalid" => Err(QueryError::InvalidArguments("not so".into())),
             "fail" => Err(QueryError::Failed("on purpose".into())),
             #[cfg(feature = "wasi")]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Check;
-use crate::api::ProcessInfo;
+use crate::api::{MemoryPart, ProcessInfo};
 use crate::cli::support::output::bytes;
 use crate::config::Config;
 use crate::memory::Memory;
@@ -150,7 +150,19 @@ fn judge_memory(process: &ProcessInfo) -> Option<Check> {
         let advice = "lower limits.memory_bytes, state.memtable_bytes_total or state.cache_bytes_total";
         return Some(Check::warn("memory", format!("{finding}: too much; {advice}")));
     }
-    Some(Check::ok("memory", finding))
+    let refused = process.memory_parts.iter().filter(|part| part.refused > 0);
+    let refused: Vec<String> = refused.map(|MemoryPart { name, refused, .. }| format!("{refused} to {name}")).collect();
+    if refused.is_empty() {
+        return Some(Check::ok("memory", finding));
+    }
+    Some(Check::warn(
+        "memory",
+        format!(
+            "{finding}; since the host started, memory was refused when it was asked for (times: {}); if it happens again, \
+             raise limits.memory_bytes, or ask for less in manifests",
+            refused.join(", ")
+        ),
+    ))
 }
 
 /// Compares the host's clock with the local one, in whole seconds.
@@ -251,6 +263,11 @@ mod tests {
         let check = judge_memory(&process(1 << 30)).expect("it tells");
         assert_eq!(check.status, Status::Warn);
         assert!(check.finding.starts_with("1.0 GiB of 1.0 GiB are budgeted, 100.0 MiB are in use"), "{check:?}");
+        let part = |refused| MemoryPart { name: "queries".to_owned(), refused, ..MemoryPart::default() };
+        let with = |refused| ProcessInfo { memory_parts: vec![part(refused)], ..process(2 << 30) };
+        assert_eq!(judge_memory(&with(0)).map(|check| check.status), Some(Status::Ok));
+        let check = judge_memory(&with(7)).expect("it tells");
+        assert!(check.status == Status::Warn && check.finding.contains("7 to queries"), "{check:?}");
         assert_eq!(judge_memory(&ProcessInfo::default()), None, "an older host does not tell");
     }
 

@@ -112,7 +112,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Err(error) => checks.push(Check::fail("host", error.to_string())),
     }
     // The host's limits count, no matter where or as which user this command runs.
-    let process = host.map_or_else(|_| memory::process(&config.shares(), None), |info| info.process);
+    let process = host.map_or_else(|_| memory::process(&config.shares(), None, Vec::new()), |info| info.process);
     checks.extend(machine::checks(&config, &process));
     checks.push(check_target().await);
     checks.push(watch.end());

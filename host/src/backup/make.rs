@@ -1,0 +1,265 @@
+//! The host's end of a backup: which files are copied, as of when, and in which order.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::wire::{Begin, Header, Sum, Tag, Writer};
+use super::{Error, LeftOut};
+use crate::deployment::Deployment;
+use crate::rollout::{self, OnDrop, Rollouts};
+use crate::source::Source;
+use crate::state;
+use crate::state::catalogue::Record;
+use crate::state::tables::{Frozen, Item};
+
+/// How often files are frozen again because the catalogue changed in between, and the pause before that.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a module to read at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// A backup that is ready to be sent: every file is frozen.
+pub struct Backup {
+    host: Rollouts,
+    header: Header,
+    parts: Vec<Part>,
+    /// One backup at a time.
+    _turn: Box<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Backup").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+/// A file to be copied.
+struct Part {
+    begin: Begin,
+    content: Content,
+}
+
+enum Content {
+    /// A database. If `is_state`, the note of what its readers saw is left out, because they see more in the meantime.
+    Tables { frozen: Frozen, is_state: bool },
+    /// An open module, which can be read to its end even if its deployment is deleted meanwhile.
+    Module(File),
+}
+
+/// The frozen files.
+#[derive(Default)]
+struct Gathered {
+    parts: Vec<Part>,
+    left_out: Vec<LeftOut>,
+}
+
+/// Why files could not be frozen just now.
+enum Again {
+    /// The catalogue changed in between.
+    Changed(String),
+    /// Trying again would not help.
+    Failed(rollout::Error),
+}
+
+impl<E: Into<rollout::Error>> From<E> for Again {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Rollouts {
+    /// Freezes all files of the data folder for a backup. Blocking, and short.
+    pub fn begin_backup(&self) -> Result<Backup, rollout::Error> {
+        let chore = ("backup", String::new());
+        if !self.inner.chores.lock().insert(chore.clone()) {
+            let message = "another backup is being taken; try again when it is done".to_owned();
+            return Err(rollout::Error::Conflict(message));
+        }
+        let inner = std::sync::Arc::clone(&self.inner);
+        let turn = Box::new(OnDrop(move || {
+            inner.chores.lock().remove(&chore);
+        }));
+        let mut tries = 0;
+        let gathered = loop {
+            match self.gather() {
+                Ok(gathered) => break gathered,
+                Err(Again::Failed(error)) => return Err(error),
+                Err(Again::Changed(what)) if tries == TRIES => {
+                    let message = format!("{what}; nothing can be copied before that is over, so try again later");
+                    return Err(rollout::Error::Conflict(message));
+                }
+                Err(Again::Changed(_)) => std::thread::sleep(PAUSE),
+            }
+            tries += 1;
+        };
+        for LeftOut { file, reason } in &gathered.left_out {
+            tracing::warn!(file, reason, "a backup lacks a file");
+        }
+        let header = Header {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            created_at: jiff::Timestamp::now().to_string(),
+            files: gathered.parts.len() as u64,
+            left_out: gathered.left_out,
+        };
+        Ok(Backup { host: self.clone(), header, parts: gathered.parts, _turn: turn })
+    }
+
+    /// Freezes the catalogue, then the files that its records name, then the logs, so that no state is ahead of its log.
+    /// The catalogue is copied last, because a folder without one is not a data folder.
+    fn gather(&self) -> Result<Gathered, Again> {
+        let catalogue = &self.inner.catalogue;
+        let records = catalogue.deployments()?;
+        let frozen = catalogue.frozen()?;
+        let mut gathered = Gathered::default();
+        let mut modules = BTreeSet::new();
+        for record in &records {
+            let deployment = self.deployment(&record.name);
+            let deployment = deployment.map_err(|_| Again::Changed(format!("{} is being changed", record.name)))?;
+            self.gather_states(record, &deployment, &mut gathered)?;
+            let kept = record.generations.iter().filter(|generation| generation.has_file());
+            modules.extend(kept.map(|generation| generation.module.digest.clone()));
+        }
+        for digest in modules {
+            let file = format!("modules/{digest}.wasm");
+            match File::open(self.inner.folder.module(&digest)) {
+                Ok(open) => {
+                    gathered.parts.push(Part { begin: Begin { file, position: None }, content: Content::Module(open) });
+                }
+                Err(error) => {
+                    let reason = format!("cannot read it: {error}; deploy the module again");
+                    gathered.left_out.push(LeftOut { file, reason });
+                }
+            }
+        }
+        for (name, source) in &self.inner.sources {
+            let Source::Embedded(embedded) = source else { continue };
+            // Its events are nowhere else: without it there is no backup.
+            let log = embedded.log()?;
+            let frozen = Frozen::of(log.frozen()?);
+            let begin = Begin { file: format!("log/{name}.redb"), position: Some(log.info().last_sequence) };
+            gathered.parts.push(Part { begin, content: Content::Tables { frozen, is_state: false } });
+        }
+        if catalogue.deployments()? != records {
+            return Err(Again::Changed("deployments are being changed all the time".to_owned()));
+        }
+        let begin = Begin { file: "catalog.redb".to_owned(), position: None };
+        gathered.parts.push(Part { begin, content: Content::Tables { frozen, is_state: false } });
+        Ok(gathered)
+    }
+
+    /// Freezes the states of a deployment: those of the active, the previous and the candidate generation.
+    fn gather_states(&self, record: &Record, deployment: &Deployment, gathered: &mut Gathered) -> Result<(), Again> {
+        let kept = record.generations.iter().filter(|generation| generation.has_file());
+        let numbers: BTreeSet<u64> = kept.map(|generation| generation.state_file).collect();
+        for number in numbers {
+            let path = self.inner.folder.state(&record.name, number);
+            let file = format!("state/{}/{number}.redb", record.name);
+            let store = deployment.runner(number).and_then(|runner| runner.store());
+            let frozen = match store {
+                Some(store) => {
+                    let position = store.checkpoint().map(|checkpoint| checkpoint.position);
+                    store.frozen().map(|frozen| (frozen, position))
+                }
+                // It has not started yet, and starts in the copy as it would have here.
+                None if !path.exists() => continue,
+                None if !deployment.is_opened() => {
+                    return Err(Again::Changed(format!("the state of {} is being opened", record.name)));
+                }
+                // Nobody has it open: for example, the state of a candidate that an event stopped.
+                None => frozen_aside(&path),
+            };
+            match frozen {
+                Ok((frozen, position)) => {
+                    let content = Content::Tables { frozen, is_state: true };
+                    gathered.parts.push(Part { begin: Begin { file, position }, content });
+                }
+                Err(error) => {
+                    let reason = format!("{error}; a host builds it from the stream again");
+                    gathered.left_out.push(LeftOut { file, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn frozen_aside(path: &Path) -> Result<(Frozen, Option<u64>), state::Error> {
+    Frozen::open(path).map(|frozen| (frozen, None))
+}
+
+impl Backup {
+    /// Sends everything. Blocking, for as long as it takes to read all files; `send` fails if the client has
+    /// disconnected.
+    pub fn send(self, send: &mut dyn FnMut(Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
+        let Self { host, header, parts, _turn } = self;
+        tracing::info!(files = header.files, "a backup begins");
+        let begun = std::time::Instant::now();
+        let mut writer = Writer::begin(send);
+        let sent = send_all(&mut writer, &header, parts, &|| host.is_stopping());
+        match &sent {
+            Ok(bytes) => tracing::info!(bytes, seconds = begun.elapsed().as_secs_f64(), "a backup was sent"),
+            Err(Error::Unwanted) => tracing::info!("a backup was given up by who asked for it"),
+            Err(error) => {
+                tracing::error!(%error, "a backup failed");
+                // The client may have disconnected too.
+                let _ = writer.frame(Tag::Failed, &[error.to_string().as_bytes()]).and_then(|()| writer.flush());
+            }
+        }
+        sent.map(drop)
+    }
+}
+
+/// Sends all parts; returns their size in bytes.
+fn send_all(
+    writer: &mut Writer<'_>,
+    header: &Header,
+    parts: Vec<Part>,
+    is_stopping: &dyn Fn() -> bool,
+) -> Result<u64, Error> {
+    writer.json(Tag::Header, header)?;
+    let mut bytes = 0;
+    for Part { begin, content } in parts {
+        if is_stopping() {
+            return Err(Error::Host("it is stopping".to_owned()));
+        }
+        writer.json(Tag::File, &begin)?;
+        let mut sum = Sum::default();
+        match content {
+            Content::Tables { frozen, is_state } => send_tables(writer, &mut sum, &frozen, is_state)?,
+            Content::Module(mut file) => {
+                let mut octets = vec![0; READ_BYTES];
+                loop {
+                    let count = file.read(&mut octets).map_err(Error::io(&begin.file))?;
+                    if count == 0 {
+                        break;
+                    }
+                    sum.octets(&octets[..count]);
+                    writer.frame(Tag::Octets, &[&octets[..count]])?;
+                }
+            }
+        }
+        let entry = sum.entry(begin);
+        bytes += entry.bytes;
+        writer.json(Tag::End, &entry)?;
+    }
+    writer.frame(Tag::Done, &[])?;
+    writer.flush()?;
+    Ok(bytes)
+}
+
+fn send_tables(writer: &mut Writer<'_>, sum: &mut Sum, frozen: &Frozen, is_state: bool) -> Result<(), Error> {
+    let mut is_meta = false;
+    frozen.each(&mut |item| {
+        match item {
+            Item::Table(name) => is_meta = is_state && name == "meta",
+            // A host on the copy must not answer from it as if clients had seen nothing since.
+            Item::Row(key, _) if is_meta && key == state::SETTLED.as_bytes() => return Ok(()),
+            Item::Row(..) => {}
+        }
+        sum.item(item);
+        writer.item(item)
+    })
+}
