@@ -103,7 +103,8 @@ fn envelope(rng: &mut Rng) -> String {
     match rng.u8(0..6) {
         0 => {}
         1 => {
-            members.push(format!("\"data_base64\":\"{}\"", rng.choice(&["AP8=", "YQ==", "", "YQ", "?"]).expect("some")))
+            let bytes = rng.choice(&["AP8=", "YQ==", "", "YQ", "?"]).expect("some");
+            members.push(format!("\"data_base64\":\"{bytes}\""));
         }
         _ => members.push(format!("\"data\":{}", text::json(rng, 3))),
     }

@@ -190,8 +190,8 @@ fn assert_words(words: &str) -> &'static str {
 }
 
 /// What was read is wrong, and nobody said so: then the check has to.
-fn unnoticed(what: &str, checked: Result<bool, String>) {
-    assert_ne!(checked, Ok(true), "{what} is wrong, and a check of all checksums finds it sound");
+fn unnoticed(what: &str, checked: &Result<bool, String>) {
+    assert_ne!(*checked, Ok(true), "{what} is wrong, and a check of all checksums finds it sound");
 }
 
 fn state_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
@@ -202,7 +202,7 @@ fn state_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
         Ok((position, entries)) if sound.folds.get(&position) == Some(&entries) => "right state",
         Ok((position, _)) => {
             let path = write(folder, &bytes);
-            unnoticed(&format!("a state at {position}"), state::check(&path).map_err(|error| error.to_string()));
+            unnoticed(&format!("a state at {position}"), &state::check(&path).map_err(|error| error.to_string()));
             "state that only a check finds wrong"
         }
     }
@@ -218,7 +218,7 @@ fn catalogue_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
         Ok((_, audit)) if sound.audit.ends_with(&audit) => "older catalogue",
         Ok(_) => {
             let path = write(folder, &bytes);
-            unnoticed("a catalogue", state::check(&path).map_err(|error| error.to_string()));
+            unnoticed("a catalogue", &state::check(&path).map_err(|error| error.to_string()));
             "catalogue that only a check finds wrong"
         }
     }
@@ -233,7 +233,7 @@ fn log_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
         Ok(events) if sound.events.starts_with(&events) => "older log",
         Ok(_) => {
             let path = write(folder, &bytes);
-            unnoticed("a log", log::check(&path).map_err(|error| error.to_string()));
+            unnoticed("a log", &log::check(&path).map_err(|error| error.to_string()));
             "log that only a check finds wrong"
         }
     }

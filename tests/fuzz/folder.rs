@@ -87,7 +87,7 @@ async fn start(stage: &mut Stage, sound: &Sound) -> Start {
         let shown: api::Deployment = answer.json();
         match &shown.failure {
             Some(failure) => Some(Err(format!("{failure:?}"))),
-            None => (shown.state == api::DeploymentState::Live && shown.position >= last).then(|| Ok(shown.position)),
+            None => (shown.state == api::DeploymentState::Live && shown.position >= last).then_some(Ok(shown.position)),
         }
     })
     .await;

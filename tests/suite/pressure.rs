@@ -112,7 +112,8 @@ async fn unfinished_heads_have_a_bound_and_their_memory_goes_back() {
         (metric(&host, used).await > 5.0 * MIB as f64).then_some(())
     })
     .await;
-    assert!(host.peak_memory_bytes() < before + 32 * MIB, "{} MiB", host.peak_memory_bytes() / MIB);
+    // All of them together would take 54 MB and what holds them.
+    assert!(host.peak_memory_bytes() < before + 48 * MIB, "{} of {before}", host.peak_memory_bytes());
     drop(unfinished);
     wait::until("their memory to be free", || async { (metric(&host, used).await < MIB as f64).then_some(()) }).await;
     gives_back(&host, before).await;

@@ -34,7 +34,7 @@ pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
 /// Most threads of a host for blocking work; they start on demand. Even if as many queries run as a configuration
 /// allows, for as long as a module may take, commits, scans and appends still get the remaining threads, which they use
 /// only briefly.
-const BLOCKING_THREADS_MAX: usize = crate::config::QUERIES_MAX + 512;
+pub(crate) const BLOCKING_THREADS_MAX: usize = crate::config::QUERIES_MAX + 512;
 
 /// Examples come before the options, because most readers look for them.
 const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";

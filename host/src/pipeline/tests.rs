@@ -473,7 +473,8 @@ fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
     }
     set_ceiling(&stage, Ceiling::Position(0), 1);
     let position = stands(&stage, 1);
-    assert!(position == 41 || position == 100, "{position}");
+    // It may have come to a stop before what precedes the failing event was published.
+    assert!([0, 41, 100].contains(&position), "{position}");
     set_ceiling(&stage, Ceiling::None, 2);
     while stage.progress.now().state != DeploymentState::Live {
         std::thread::yield_now();

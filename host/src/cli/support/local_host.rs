@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use super::exit::{Exit, Failure};
 use super::log_writer::LogWriter;
 use super::output::Output;
 use crate::access;
+use crate::cli::BLOCKING_THREADS_MAX;
 use crate::config::{Config, LogFormat};
 use crate::host::Host;
 use crate::serve;
@@ -33,6 +35,7 @@ pub struct Server {
     deployments: usize,
     task: JoinHandle<Result<(), serve::Error>>,
     shutdown: CancellationToken,
+    _serving: Threads,
     /// The token that the host made for itself, if none is configured.
     made_token: Option<PathBuf>,
     /// Tells commands of this user of that token.
@@ -51,7 +54,8 @@ impl Server {
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
         let note = made_token.as_ref().and_then(|file| access::announce(address, file));
         // From here on it answers probes, however long opening the files takes.
-        let serving = tokio::spawn(entrance.clone().serve(listener));
+        let threads = Threads::new()?;
+        let serving = threads.spawn(entrance.clone().serve(listener));
         let host = Host::start(Arc::clone(&config)).await.map_err(|error| {
             shutdown.cancel();
             // A restart is useless while the other host runs.
@@ -71,6 +75,7 @@ impl Server {
             deployments,
             task,
             shutdown,
+            _serving: threads,
             made_token,
             _note: note,
         })
@@ -149,6 +154,36 @@ impl Server {
             );
             Err(Failure::new(Exit::TimedOut, message).into())
         })
+    }
+}
+
+/// The threads that answer requests. They do nothing else, so that the system's scheduler, which is fair, lets them run at
+/// once even if reading and folding a stream takes all cores.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn new() -> anyhow::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_name("serve")
+            .build()
+            .context("cannot start the threads that answer requests")?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.as_ref().expect("they end with their owner only").spawn(task)
+    }
+}
+
+impl Drop for Threads {
+    /// A runtime must not be dropped within another, as that waits for its threads.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
