@@ -2,7 +2,7 @@
 //!
 //! The token is a file in the data folder. A running host also leaves a note for its user's commands, named after the
 //! address: the data folder of a host is nothing that a command with `--url` knows. The note holds no token, only the path of
-//! its file, and counts only while the host lives, so that no token goes to whoever listens there next.
+//! its file, and counts only while the host lives, so that no token goes to the next program that listens there.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, DeploymentState, Strategy};
 use crate::event::Payload;
@@ -18,9 +19,6 @@ use crate::runner::{Lag, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
 use crate::subject::SubjectSet;
-
-/// How often a waiting read checks again for a cause that may end without a notification.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A consistent view of a deployment, and the runner that it came from.
 #[derive(Clone, Debug)]
@@ -52,10 +50,13 @@ impl View {
 }
 
 /// The handle of a deployment.
+///
+/// The locks are taken in this order: `changing`, `record`, `active`, and then one of the others at a time. Only `changing`
+/// is held across an await; the locks of rollouts say what comes after it.
 #[derive(Debug)]
 pub struct Deployment {
     name: String,
-    record: RwLock<Record>,
+    record: watch::Sender<Record>,
     /// The active runner.
     active: watch::Sender<Arc<Runner>>,
     /// All runners, by the number of their state file.
@@ -66,20 +67,24 @@ pub struct Deployment {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// The last verification.
     verification: RwLock<Option<api::Verification>>,
+    /// Cancelled once it is deleted, or the host stops.
+    gone: CancellationToken,
 }
 
 impl Deployment {
-    /// The deployment of a record whose active generation runs.
-    pub fn new(record: Record, active: Arc<Runner>) -> Arc<Self> {
+    /// The deployment of a record whose active generation runs. `gone` is cancelled once it is deleted, or the host
+    /// stops.
+    pub fn new(record: Record, active: Arc<Runner>, gone: CancellationToken) -> Arc<Self> {
         let runners = BTreeMap::from([(record.active().state_file, Arc::clone(&active))]);
         Arc::new(Self {
             name: record.name.clone(),
-            record: RwLock::new(record),
+            record: watch::Sender::new(record),
             active: watch::Sender::new(active),
             runners: RwLock::new(runners),
             places: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
             verification: RwLock::default(),
+            gone,
         })
     }
 
@@ -90,17 +95,42 @@ impl Deployment {
 
     /// Its record in the catalogue.
     pub fn record(&self) -> Record {
-        self.record.read().clone()
+        self.record.borrow().clone()
     }
 
     /// Reads its record in the catalogue without copying it.
     pub(crate) fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
-        look(&self.record.read())
+        look(&self.record.borrow())
+    }
+
+    /// Waits until a check of its record finds something; none once it is deleted, or the host stops. The check is made
+    /// at once, and again at each change. Cancel-safe: it only observes.
+    pub(crate) async fn until<T>(&self, mut find: impl FnMut(&Record) -> Option<T>) -> Option<T> {
+        let mut records = self.record.subscribe();
+        let found = async {
+            loop {
+                let found = find(&records.borrow_and_update());
+                if found.is_some() || records.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        self.gone.run_until_cancelled(found).await.flatten()
+    }
+
+    /// Whether it was deleted, or the host stops.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// Ends the work on it: it was deleted.
+    pub(crate) fn leave(&self) {
+        self.gone.cancel();
     }
 
     /// Sets the record that the catalogue already has.
     pub(crate) fn set_record(&self, record: Record) {
-        *self.record.write() = record;
+        self.record.send_replace(record);
     }
 
     /// The active runner.
@@ -111,9 +141,10 @@ impl Deployment {
     /// Makes another runner active, and sets the record that says so.
     pub(crate) fn flip(&self, record: Record, runner: Arc<Runner>) {
         // In one step: a client that has heard of the new generation gets answers from it.
-        let mut current = self.record.write();
-        *current = record;
-        self.active.send_replace(runner);
+        self.record.send_modify(|current| {
+            *current = record;
+            self.active.send_replace(runner);
+        });
     }
 
     /// The runner of a state file.
@@ -165,12 +196,11 @@ impl Deployment {
             if tokio::time::Instant::now() >= deadline {
                 return Err(declined);
             }
-            let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 // All arms only observe.
-                () = runner.advanced(runner.position()) => {}
+                () = runner.answers(at_least) => {}
                 _ = active.changed() => active.mark_changed(),
-                () = tokio::time::sleep_until(soon) => {}
+                () = tokio::time::sleep_until(deadline) => {}
             }
         }
     }
@@ -191,9 +221,8 @@ impl Deployment {
             if tokio::time::Instant::now() >= deadline {
                 return Err(declined);
             }
-            let soon = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
             // It only observes.
-            let _ = tokio::time::timeout_at(soon, runner.advanced(runner.position())).await;
+            let _ = tokio::time::timeout_at(deadline, runner.answers(at_least)).await;
         }
     }
 
@@ -226,7 +255,7 @@ impl Deployment {
     /// Its current state.
     pub fn info(&self) -> api::Deployment {
         let (record, runner) = {
-            let record = self.record.read();
+            let record = self.record.borrow();
             (record.clone(), self.active())
         };
         let now = runner.now();
@@ -319,13 +348,13 @@ impl Deployment {
     fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
         let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
         let is_candidate = generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
-        let may_be_passed = is_candidate || generation.number == self.record.read().active;
+        let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
         Some(if may_be_passed { failure.with_way_past(&self.name, is_candidate) } else { failure })
     }
 
     /// The subjects that a generation reads.
     pub fn subjects_of(&self, generation: u64) -> Option<SubjectSet> {
-        let record = self.record.read();
+        let record = self.record.borrow();
         let subjects = &record.generation(generation)?.module.subjects;
         SubjectSet::parse(subjects).ok()
     }

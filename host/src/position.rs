@@ -93,7 +93,7 @@ impl Checkpoint {
 
     /// Whether it belongs to the same stream as another, as far as both can tell. One of them may not know yet that the
     /// stream has another creation time: then what both saw at one sequence decides.
-    pub fn counts_like(&self, other: &Self) -> bool {
+    pub fn is_of_same_stream(&self, other: &Self) -> bool {
         if self.stream == other.stream {
             return true;
         }

@@ -41,12 +41,16 @@ impl fmt::Display for Scope {
     }
 }
 
-impl FromStr for Scope {
-    type Err = String;
+/// A text is not the name of a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the scopes are read, append, operate and deploy")]
+pub struct UnknownScope;
 
-    fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|scope| scope.name() == name);
-        found.ok_or_else(|| "the scopes are read, append, operate and deploy".to_owned())
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(name: &str) -> Result<Self, UnknownScope> {
+        Self::ALL.into_iter().find(|scope| scope.name() == name).ok_or(UnknownScope)
     }
 }
 

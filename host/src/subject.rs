@@ -194,6 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_shows_only_the_beginning_of_a_long_subject_and_no_control_characters() {
+        for subject in ["a".repeat(1 << 20), "ü ".repeat(1 << 20), format!("*.{}", "a.".repeat(1 << 19))] {
+            let error = validate(&subject).expect_err("it is too long").to_string();
+            assert!(error.len() < 1_024, "{} bytes", error.len());
+        }
+        let error = validate("a\n\u{1b}[31m").expect_err("it has control characters").to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+
+    #[test]
     fn one_pattern_covers_the_set() {
         assert_eq!(covering(&["orders.*.placed"]), "orders.*.placed");
         assert_eq!(covering(&["orders.*.placed", "orders.*.paid"]), "orders.*.*");

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::room::Room;
-
-/// Size of a block in the system's count, in bytes, whatever the block size of the disk.
-const BLOCK_BYTES: u64 = 512;
-/// Deepest nesting of folders to visit: more than a data folder has.
-const DEPTH_MAX: usize = 4;
+pub use crate::room::allocated;
+use crate::room::{DEPTH_MAX, Room};
 
 /// How long a result is good, at least and as a multiple of the time that it took: a folder of many files on a slow disk
 /// is visited less often.
@@ -73,17 +68,6 @@ impl Recent {
         *recent = Some(Found { usage: usage.clone(), good_until });
         usage
     }
-}
-
-/// Allocated bytes of a file, or of a folder with everything in it. Links are not followed.
-pub fn allocated(path: &Path, depth: usize) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
-    let own = metadata.blocks().saturating_mul(BLOCK_BYTES);
-    if !metadata.is_dir() || depth == 0 {
-        return own;
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    own + entries.map(|entry| allocated(&entry.path(), depth - 1)).sum::<u64>()
 }
 
 #[cfg(test)]

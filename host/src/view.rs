@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-pub use crate::source::{Page, Wanted};
+pub use crate::source::{LookError, Page, Wanted};
 
 use crate::source::Source;
 
@@ -28,7 +28,7 @@ impl EventView {
     }
 
     /// Some of its events; an error if it can't be reached.
-    pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
+    pub async fn page(&self, wanted: Wanted) -> Result<Page, LookError> {
         self.0.page(wanted).await
     }
 }

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod deploy;
+mod disk;
 mod latency;
 mod native;
 mod reads;
@@ -46,6 +47,9 @@ fn main() {
     }
     if arguments.runs("swap") {
         runtime.block_on(swap::measure(&arguments, &mut report));
+    }
+    if arguments.runs("disk") {
+        runtime.block_on(disk::measure(&arguments, &mut report));
     }
     report.finish(&arguments.json);
 }

@@ -41,7 +41,7 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) {
     as_of(client, events as u64, report).await;
 }
 
-/// Rates of rebuilds, and reads beside them.
+/// Rates of rebuilds, and of reads during them.
 async fn rebuilds(arguments: &Arguments, server: &NatsServer, client: &Client, report: &mut Report) {
     let (mut alone, mut loaded, mut throttled) = (Vec::new(), Vec::new(), Vec::new());
     let (mut idle_tails, mut busy_tails, mut throttled_tails) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,7 +49,7 @@ async fn rebuilds(arguments: &Arguments, server: &NatsServer, client: &Client, r
         idle_tails.push(tail(&read_until(client, tokio::time::sleep(IDLE)).await));
         alone.push(rebuild(client, "").await);
         busy_tails.push(tail(&read_until(client, async { _ = rebuild(client, "").await }).await));
-        let percent = "&cpu_percent=50";
+        let percent = "&cpu-percent=50";
         throttled_tails.push(tail(&read_until(client, async { throttled.push(rebuild(client, percent).await) }).await));
         let live = Live::start(server, RATE).await;
         loaded.push(rebuild(client, "").await);
@@ -59,7 +59,7 @@ async fn rebuilds(arguments: &Arguments, server: &NatsServer, client: &Client, r
     }
     report.add("rebuild alongside an idle generation", median(alone), "events/s", "deploy to serving");
     report.add(format!("rebuild alongside {RATE} live events/s"), median(loaded), "events/s", "deploy to serving");
-    report.add("rebuild at half a core", median(throttled), "events/s", "cpu_percent=50, while being read");
+    report.add("rebuild at half a core", median(throttled), "events/s", "cpu-percent=50, while being read");
     let (idle, busy, half) = (median(idle_tails), median(busy_tails), median(throttled_tails));
     report.add("point read of an idle host, p99", idle, "ms", format!("{READERS} readers, 100 reads/s each"));
     report.add("point read during a rebuild, p99", busy, "ms", "");

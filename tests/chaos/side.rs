@@ -26,6 +26,8 @@ pub const STREAM: &str = "MISCHIEF";
 pub const SOURCE: &str = "side";
 /// The deployment, and the module.
 pub const MISCHIEF: &str = "mischief";
+/// The module without its mistake.
+pub const FIXED: &str = "mischief-fixed";
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +46,11 @@ enum Episode {
     RebuildWithout,
     /// An event fails in one way or another, and is skipped.
     Poison(&'static str),
+    /// Corrected code takes the place of code that can't apply an event, and stays when it fails at a later one.
+    Fix,
 }
 
-const EPISODES: [Episode; 12] = [
+const EPISODES: [Episode; 13] = [
     Episode::PurgeUnapplied,
     Episode::DeleteUnapplied,
     Episode::PurgeApplied,
@@ -59,6 +63,7 @@ const EPISODES: [Episode; 12] = [
     Episode::Poison("grow"),
     Episode::Poison("loop"),
     Episode::Poison("\u{0}\u{1} not JSON"),
+    Episode::Fix,
 ];
 
 /// Plays episodes until the chaos is over.
@@ -103,22 +108,27 @@ impl Side<'_> {
     async fn begin(&mut self) {
         self.world.ask(Method::DELETE, &format!("/v1/deployments/{MISCHIEF}")).await;
         self.create().await;
-        let begin = Instant::now();
-        loop {
-            let path = format!("/v1/deployments?name={MISCHIEF}&source={SOURCE}");
-            let answer = self.world.ask_once(|client| {
-                let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
-                request.body(guests::module(MISCHIEF))
-            });
-            if answer.await.is_some_and(|answer| answer.status.is_success()) {
-                break;
-            }
-            assert!(begin.elapsed() < wait::DEADLINE, "{MISCHIEF} can not be deployed");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.deploy(MISCHIEF).await;
         let first = self.note(20).await;
         assert_eq!(first, 20, "the stream was empty");
         self.is_as_wanted().await;
+    }
+
+    /// Deploys a guest under our name, as soon as that is possible.
+    async fn deploy(&self, guest: &str) {
+        let path = format!("/v1/deployments?name={MISCHIEF}&source={SOURCE}");
+        let begin = Instant::now();
+        loop {
+            let answer = self.world.ask_once(|client| {
+                let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
+                request.body(guests::module(guest))
+            });
+            if answer.await.is_some_and(|answer| answer.status.is_success()) {
+                return;
+            }
+            assert!(begin.elapsed() < wait::DEADLINE, "{guest} can not be deployed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn create(&self) {
@@ -178,6 +188,7 @@ impl Side<'_> {
             }
             Episode::Restore => self.restore().await,
             Episode::RebuildWithout => self.rebuild_without().await,
+            Episode::Fix => self.fix().await,
             Episode::Poison(verb) => {
                 let sequence = self.publish("mischief.a", verb).await;
                 let held = if verb == "loop" { Some(hold_still(self.world).await) } else { None };
@@ -189,6 +200,27 @@ impl Side<'_> {
                 self.is_as_wanted().await;
             }
         }
+    }
+
+    /// Corrected code is deployed over code that stopped at an event, under kills. It has applied what the code before
+    /// could not, so it is never undone, not even when it stops at a later event itself.
+    async fn fix(&mut self) {
+        let sequence = self.publish("mischief.a", "ill").await;
+        self.fails("rejected", Some(sequence)).await;
+        self.note(10).await;
+        self.deploy(FIXED).await;
+        self.wanted.insert(sequence, String::new());
+        self.is_as_wanted().await;
+        let generation = self.show_when("be fixed", |shown| shown.generation > 1).await.generation;
+        let poison = self.publish("mischief.a", "reject this one").await;
+        self.fails("rejected", Some(poison)).await;
+        self.note(10).await;
+        let shown = self.show_when("stay as it is", |shown| shown.state == DeploymentState::Failed).await;
+        assert_eq!(shown.generation, generation, "the fix is undone: {}", shown.reason);
+        operator::skip(self.world, MISCHIEF, poison).await;
+        self.is_as_wanted().await;
+        let shown = self.show_when("be there", |_| true).await;
+        assert_eq!(shown.generation, generation, "the fix is undone: {}", shown.reason);
     }
 
     /// The stream is an older copy of itself, and then gets events that it never had.

@@ -162,6 +162,14 @@ impl Host {
         let id = self.process.as_ref().expect("the host runs").id();
         resident_bytes(id, "VmHWM:")
     }
+
+    /// Bytes that its process has caused to be written to disks so far.
+    pub fn written_bytes(&self) -> u64 {
+        let id = self.process.as_ref().expect("the host runs").id();
+        let counts = std::fs::read_to_string(format!("/proc/{id}/io")).expect("our own child may be looked at");
+        let line = counts.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.trim().parse().ok()).expect("it counts what is written")
+    }
 }
 
 /// Memory that a process holds, in bytes.

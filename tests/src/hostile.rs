@@ -1,4 +1,4 @@
-//! Uploads that are made to hurt whoever reads them.
+//! Uploads that are made to hurt the program that reads them.
 
 /// How a component begins.
 pub const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";

@@ -1,6 +1,6 @@
 //! The harness: real servers, real modules, real files, each started and stopped by its own handle.
 //!
-//! Nothing here knows how the host works inside. It starts the `foldstream` program that was built beside it, talks to
+//! Nothing here knows how the host works inside. It starts the `foldstream` program that was built with it, talks to
 //! it through HTTP and the command line, and compares what it answers with [`model`], the same folds in plain Rust.
 
 pub mod cli;

@@ -159,7 +159,7 @@ async fn a_candidate_that_is_built_meanwhile_is_built_on_in_the_copy() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(3_000).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max_rate=300").await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=300").await;
     let building =
         |shown: &foldstream::api::Deployment| shown.candidate.as_ref().is_some_and(|candidate| candidate.position > 0);
     stage.client().show_when(LEDGER, "build", building).await;

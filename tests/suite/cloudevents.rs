@@ -49,6 +49,9 @@ fn invalid() -> Vec<(&'static str, Value)> {
     ];
     for name in ["specversion", "id", "type", "source"] {
         events.extend([Value::Null, json!(""), json!(25), json!({ "a": "b" })].map(|value| (name, with(name, value))));
+        let mut without = minimal();
+        without.as_object_mut().expect("an event is an object").remove(name);
+        events.push((name, without));
     }
     events.extend(["0.3", "0.9", "1.1", "1.0.2"].map(|version| ("specversion", with("specversion", json!(version)))));
     let times = [
@@ -102,7 +105,8 @@ async fn every_valid_event_is_taken_and_told_by_source_and_id() {
         "specversion": "1.0", "id": "2", "type": "io.example.test", "source": "https://example.io",
         "datacontenttype": "TEXT/Plain; CharSet=utf-8", "dataschema": "https://example.io/schema", "subject": "a b.>",
         "time": "2018-04-05T18:31:00.123+01:00", "extinteger": 10, "extboolean": true, "exturiref": "//authority/path",
-        "extbinary": "TWE=", "data": "Simple text"
+        "extbinary": "TWE=", "exttimestamp": "2018-04-05T17:31:00Z", "exturi": "urn:oid:1.2.3", "extstring": "a text",
+        "data": "Simple text"
     });
     let first = client.post("/v1/events", "Application/CloudEvents+JSON; charset=UTF-8", optional.to_string()).await;
     first.expect(200);
@@ -113,6 +117,8 @@ async fn every_valid_event_is_taken_and_told_by_source_and_id() {
     let header = |name: &str| events[1].headers[name].as_str();
     assert_eq!((header("ce-extinteger"), header("ce-extboolean"), header("ce-subject")), ("10", "true", "a b.>"));
     assert_eq!(header("content-type"), "TEXT/Plain; CharSet=utf-8");
+    let texts = ["exttimestamp", "exturi", "extstring"].map(|name| header(&format!("ce-{name}")));
+    assert_eq!(texts, ["2018-04-05T17:31:00Z", "urn:oid:1.2.3", "a text"]);
 }
 
 #[tokio::test]

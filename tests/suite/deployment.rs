@@ -21,6 +21,28 @@ fn the_unit_starts_the_host_with_arguments_that_it_takes() {
 }
 
 #[test]
+fn the_unit_has_settings_that_systemd_knows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unit = std::fs::read_to_string(root().join("deploy/foldstream.service")).expect("it is there");
+    // A start after a wrong configuration, or next to another host, would fail in the same way.
+    assert!(unit.contains("\nRestartPreventExitStatus=2 4\n"));
+    assert!(unit.contains("\nMemoryMax=") && unit.contains("\nTasksMax="));
+    // The program need not be installed here.
+    let file = folder.path().join("foldstream.service");
+    let program = foldstream_tests::foldstream().display().to_string();
+    std::fs::write(&file, unit.replace("/usr/local/bin/foldstream", &program)).expect("our folder can be written");
+    let mut verify = std::process::Command::new("systemd-analyze");
+    let Ok(output) = verify.args(["verify", "--man=no"]).arg(&file).output() else {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    };
+    let words = String::from_utf8_lossy(&output.stderr);
+    // Other units of the machine are not our concern.
+    let about_ours: Vec<_> = words.lines().filter(|line| line.contains("foldstream.service")).collect();
+    assert!(output.status.success() && about_ours.is_empty(), "{words}");
+}
+
+#[test]
 fn the_unit_installs_what_its_user_may_read() {
     let unit = std::fs::read_to_string(root().join("deploy/foldstream.service")).expect("it is there");
     assert!(unit.contains("\nDynamicUser=yes\n"), "the user owns nothing under /etc");

@@ -161,7 +161,7 @@ async fn a_rebuild_after_a_change_of_subjects_lacks_no_event_that_the_state_befo
     client.reached("tally", last).await;
     client.deploy_with("tally", &guests::module("sloppy"), "&strategy=inherit").await;
     client.show_when("tally", "be live", |shown| shown.state == DeploymentState::Live && shown.begun).await;
-    client.act("tally", "rebuild?max_rate=500").await.expect(200);
+    client.act("tally", "rebuild?max-rate=500").await.expect(200);
     let taken_over = client.becomes("tally", 3, GenerationStatus::Active).await;
     let entry = client.get("/v1/deployments/tally/entries/events").await.expect(200);
     assert_eq!((entry.position(), entry.text().as_str()), (last, "1000"), "{}", taken_over.reason);
@@ -183,12 +183,17 @@ async fn a_candidate_outlives_a_disk_that_is_full_for_a_while() {
     client.reached(MISCHIEF, last).await;
     client.show_when(MISCHIEF, "be durable", |shown| shown.checkpoint == last).await;
     stage.host.limit_files(Some(2 << 20));
-    client.act(MISCHIEF, "rebuild?max_rate=50").await.expect(200);
+    client.act(MISCHIEF, "rebuild?max-rate=50").await.expect(200);
     let fails = |shown: &api::Deployment| {
         let failure = shown.candidate.as_ref().and_then(|candidate| candidate.failure.as_ref());
         failure.is_some_and(|failure| failure.kind == "state")
     };
     client.show_when(MISCHIEF, "have a candidate whose state fails", fails).await;
+    let metrics = client.get("/metrics").await.expect(200).text();
+    let counts =
+        metrics.lines().filter_map(|line| line.strip_prefix("foldstream_state_failures_total{")?.split_once("} "));
+    let count: f64 = counts.map(|(_, count)| count.parse::<f64>().expect("a number")).sum();
+    assert!(count >= 1.0, "it is counted: {metrics}");
     stage.host.limit_files(None);
     client.becomes(MISCHIEF, 2, GenerationStatus::Active).await;
     client.reached(MISCHIEF, last).await;

@@ -144,6 +144,61 @@ async fn a_state_that_cannot_be_opened_is_replaced_by_a_rebuild() {
     }
 }
 
+/// Damages the stored value of an entry, wherever it is in the file: the octet before its text says what it is.
+fn damage_value(file: &Path, text: &str) {
+    let mut bytes = std::fs::read(file).expect("the host is down");
+    let places: Vec<usize> = bytes
+        .windows(text.len())
+        .enumerate()
+        .filter(|(_, found)| *found == text.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty(), "the value is in the file: {text}");
+    places.into_iter().for_each(|at| bytes[at - 1] = 0x7f);
+    std::fs::write(file, bytes).expect("the host is down");
+}
+
+#[tokio::test]
+async fn a_value_that_is_found_damaged_stops_the_deployment_and_a_rebuild_heals_it() {
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(3_000).await;
+    stage.assert_ledger_equals_model().await;
+    let stored = stage.client().entry(LEDGER, "customer/7").await.expect(200).text();
+    assert_eq!(stage.host.stop().code(), Some(0));
+    damage_value(&stage.host.data_dir().join("state/ledger/1.redb"), &stored);
+    stage.host.restart().await;
+
+    // Nobody notices before somebody reads it.
+    let client = stage.client().clone();
+    client.entry(LEDGER, "customer/8").await.expect(200);
+    let refused = client.entry(LEDGER, "customer/7").await;
+    assert!(refused.status == 500 && refused.text().contains("damaged"), "{}: {}", refused.status, refused.text());
+    let states = std::cell::RefCell::new(Vec::new());
+    while stage.model.customer("7").is_some_and(|(_, _, last)| last <= 3_000) {
+        stage.publish(20).await;
+    }
+    let failed = client
+        .show_when(LEDGER, "stop", |shown| {
+            states.borrow_mut().push(shown.state);
+            shown.state == DeploymentState::Failed
+        })
+        .await;
+    let states = states.into_inner();
+    assert!(states.contains(&DeploymentState::Retrying), "it is opened again before: {states:?}");
+    let failure = failed.failure.expect("it says why");
+    assert_eq!(failure.kind, "state", "{failure:?}");
+    assert!(failure.message.contains("damaged") && failure.message.contains("rebuild"), "{failure:?}");
+    client.entry(LEDGER, "customer/8").await.expect(200);
+    client.act(LEDGER, "resume").await.expect(200);
+    assert_eq!(client.failed(LEDGER).await.1.kind, "state", "it is no better");
+
+    client.act(LEDGER, "rebuild").await.expect(200);
+    client.becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage.assert_ledger_equals_model().await;
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
+}
+
 #[tokio::test]
 async fn a_running_host_is_said_to_use_its_folder() {
     let stage = Stage::with_ledger(Kind::Embedded).await;

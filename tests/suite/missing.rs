@@ -155,6 +155,7 @@ async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_ac
     stage.deploy_ledger().await;
     let (_, failure) = stage.client().failed(LEDGER).await;
     assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
+    assert!(!failure.message.starts_with("source-"), "the kind is told once: {failure:?}");
     assert!(failure.message.contains("--accept-missing"), "{failure:?}");
     // What the failure advises, in the words of the command that was used.
     let deployed = stage.client().deploy_with(LEDGER, &guests::module("ledger"), "&accept-missing=true").await;
@@ -168,7 +169,7 @@ async fn a_candidate_that_no_event_stopped_keeps_no_file() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().act(LEDGER, "rebuild?max_rate=20").await.expect(200);
+    stage.client().act(LEDGER, "rebuild?max-rate=20").await.expect(200);
     let building = stage.client().becomes(LEDGER, 2, GenerationStatus::Building).await;
     let file = stage.host.data_dir().join(format!("state/{LEDGER}/{}.redb", building.state_file));
     wait::until("the candidate to have a file", || async { file.is_file().then_some(()) }).await;
@@ -183,4 +184,25 @@ async fn a_candidate_that_no_event_stopped_keeps_no_file() {
     wait::until("its file to be gone", || async { (!file.exists()).then_some(()) }).await;
     let shown = stage.client().show(LEDGER).await;
     assert_eq!((shown.generation, shown.state), (1, DeploymentState::Live), "the active generation keeps serving");
+}
+
+#[tokio::test]
+async fn a_rollback_that_rebuilds_without_lost_events_is_refused_unless_that_is_meant() {
+    let mut stage = Stage::start_with(Kind::JetStream, "[rollout]\nkeep_previous = \"1ms\"\n").await;
+    stage.deploy_ledger().await;
+    stage.publish(300).await;
+    stage.assert_ledger_equals_model().await;
+    stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage.client().becomes(LEDGER, 1, GenerationStatus::Retired).await;
+    stream(&stage).await.delete_message(7).await.expect("is deleted");
+
+    let why = refused(stage.client(), "rollback?rebuild=true").await;
+    assert!(why.contains("1 event that was applied is gone from stream") && why.contains("--accept-missing"), "{why}");
+    let shown = stage.client().show(LEDGER).await;
+    assert_eq!((shown.generation, shown.candidate.is_some()), (2, false), "nothing is begun");
+    stage.client().act(LEDGER, "rollback?rebuild=true&accept-missing=true").await.expect(200);
+    stage.client().becomes(LEDGER, 3, GenerationStatus::Active).await;
+    let shown = stage.client().show(LEDGER).await;
+    assert_eq!((shown.module.state_version, shown.missing_events), (1, 1));
 }

@@ -64,7 +64,7 @@ async fn the_last_deploy_counts_and_not_a_candidate_from_before() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(1_000).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max_rate=200").await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=200").await;
     let deployed = stage.client().deploy(LEDGER, &guests::release("ledger", 4)).await;
     assert_eq!(deployed.outcome, DeployOutcome::Inherited);
     let generations = stage.client().generations(LEDGER).await;
@@ -176,7 +176,7 @@ async fn a_paused_candidate_keeps_no_other_from_its_turn() {
         stage.client().deploy(name, &guests::module("ledger")).await;
         stage.client().reached(name, stage.model.last()).await;
     }
-    stage.client().deploy_with("a", &guests::module("ledger-next"), "&max_rate=100").await;
+    stage.client().deploy_with("a", &guests::module("ledger-next"), "&max-rate=100").await;
     stage.client().act("a", "pause?candidate=true").await.expect(200);
     stage.client().deploy("b", &guests::module("ledger-next")).await;
     stage.client().becomes("b", 2, GenerationStatus::Active).await;

@@ -147,7 +147,7 @@ async fn comparison_keeps_a_candidate_and_shows_why() {
     assert!(refused.stderr.contains("not allowed") && refused.stderr.contains("--force"), "{refused:?}");
     on(host, "promote ledger --force").expect(0);
     assert_eq!(statuses(host), [(1, "previous".to_owned()), (2, "active".to_owned())]);
-    // Built anew it is the same, and so is a part of it.
+    // Built from scratch it is the same, and so is a part of it.
     let equal = on(host, "rebuild ledger --require-equal --wait --timeout 60s").expect(0);
     assert!(equal.stderr.contains("compared: all ") && serves_at(&equal, 500), "{equal:?}");
     let sampled = on(host, "rebuild ledger --require-equal --sample 30 --wait --timeout 60s").expect(0);

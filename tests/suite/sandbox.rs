@@ -316,13 +316,22 @@ async fn queries_that_misbehave_are_refused_and_the_deployment_goes_on() {
 
 #[tokio::test]
 async fn many_stuck_queries_do_not_stop_applying_nor_the_neighbour() {
-    let mut stage = stage().await;
+    let mut stage = stage_with("[serve]\nqueries_max = 8\n").await;
     let stuck: Vec<_> = (0..40)
         .map(|_| {
             let client = stage.client().clone();
             tokio::spawn(async move { client.query(MISCHIEF, "loop", &json!(null)).await.status.as_u16() })
         })
         .collect();
+    wait::until("the queries to run", || {
+        let runs = stage.host.process().output().contains("a query loops");
+        async move { runs.then_some(()) }
+    })
+    .await;
+    // They have half of the places, and the line before them.
+    for _ in 0..5 {
+        stage.client().query("ledger", "pair", &json!(null)).await.expect(200);
+    }
     skip_in_model_and_publish(&mut stage, 2_000).await;
     for answer in stuck {
         let status = answer.await.expect("it ends");

@@ -216,7 +216,7 @@ async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
     let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
     stage.deploy_ledger().await;
     live_at(stage.client(), LEDGER, last).await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&strategy=rebuild&max_rate=50").await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&strategy=rebuild&max-rate=50").await;
     let shown = stage
         .client()
         .show_when(LEDGER, "build", |shown| {

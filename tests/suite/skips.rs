@@ -476,3 +476,23 @@ async fn failing_since_is_when_it_failed_first() {
         assert_eq!(bed.fails_at(1).await.first_at, first.first_at);
     }
 }
+
+#[tokio::test]
+async fn the_log_names_no_subject_of_a_customer() {
+    let bed = Bed::start(Kind::Embedded).await;
+    let subject = "mischief.customer-4711";
+    bed.publish([(subject, "note one"), (subject, "reject no"), (subject, "trap"), (subject, "note four")].into_iter())
+        .await;
+    bed.deploy().await;
+    bed.fails_at(2).await;
+    bed.run("resume mischief --skip 2 --reason why").expect(0);
+    bed.fails_at(3).await;
+    bed.run("resume mischief --skip 3 --reason why").expect(0);
+    assert_eq!(bed.notes_at(4).await, "one,four");
+    bed.run("rebuild mischief").expect(0);
+    bed.host.client().becomes(NAME, 2, api::GenerationStatus::Active).await;
+    let output = bed.host.output();
+    assert!(output.contains("deployment changed"), "the log has lines: {output}");
+    let told: Vec<_> = output.lines().filter(|line| line.contains("4711")).collect();
+    assert!(told.is_empty(), "{told:?}");
+}

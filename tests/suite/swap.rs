@@ -131,7 +131,7 @@ async fn a_candidate_waits_for_its_promotion(kind: Kind) {
     let mut stage = Stage::with_ledger(kind).await;
     stage.publish(1_000).await;
     let next = guests::module("ledger-next");
-    stage.client().deploy_with(LEDGER, &next, "&promote=manual&max_rate=100").await;
+    stage.client().deploy_with(LEDGER, &next, "&promote=manual&max-rate=100").await;
     stage.client().act(LEDGER, "promote").await.problem(409, "conflict");
     stage.client().act(LEDGER, "pause?candidate=true").await.expect(200);
     let paused = stage.client().show_when(LEDGER, "pause its candidate", |shown| {
@@ -163,7 +163,7 @@ async fn rebuilds_resume_after_a_kill(kind: Kind) {
     let mut stage = Stage::start_with(kind, "[state]\nflush_interval = \"20ms\"\n").await;
     stage.deploy_ledger().await;
     stage.publish(4_000).await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max_rate=4000").await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=4000").await;
     let client = stage.client();
     let reached = wait::until("a durable part of the rebuild", || async {
         let candidate = client.show(LEDGER).await.candidate?;
@@ -204,7 +204,7 @@ async fn strategies_that_do_not_fit_are_refused_with_a_reason() {
     let problem = upload("ledger-broken", "migrate").await.problem(422, "refused");
     assert!(problem.detail.contains("exports no `migrate`"), "{}", problem.detail);
     for parameters in
-        ["&strategy=all", "&cpu_percent=0", "&max_rate=0", "&gate=%7B%22alow%22%3A%5B%5D%7D", "&promote=never"]
+        ["&strategy=all", "&cpu-percent=0", "&max-rate=0", "&gate=%7B%22alow%22%3A%5B%5D%7D", "&promote=never"]
     {
         stage.client().upload(vec![0], &format!("?name={LEDGER}{parameters}")).await.problem(400, "invalid");
     }
@@ -241,7 +241,7 @@ async fn a_gate_keeps_back_what_differs_and_lets_pass_what_is_allowed() {
     client.act(LEDGER, "promote").await.problem(409, "conflict");
     client.act(LEDGER, "promote?force=true").await.expect(200);
     stage.assert_ledger_equals_model().await;
-    // The same module built anew is the same.
+    // The same module built again is the same.
     let client = stage.client();
     let query = format!("rebuild?{}", gate(r#"{"allow":[]}"#).trim_start_matches('&'));
     client.act(LEDGER, &query).await.expect(200);
@@ -333,10 +333,17 @@ async fn prune_removes_what_is_not_kept_and_says_first_what_that_is() {
 
 #[tokio::test]
 async fn a_rebuild_that_can_not_fit_is_refused_before_it_starts() {
-    let mut stage = Stage::start_with(Kind::Embedded, "[limits]\ndisk_bytes = \"64KiB\"\n").await;
-    stage.deploy_ledger().await;
-    stage.publish(500).await;
+    let mut stage = Stage::with_ledger(Kind::Embedded).await;
+    stage.publish(2_000).await;
     stage.assert_ledger_equals_model().await;
+    stage.host.stop();
+    stage.host.restart().await;
+    // Room for the state once more, but not with its reserve.
+    let used = foldstream::usage::allocated(&stage.host.data_dir(), 4);
+    let limit = (used + stage.client().show(LEDGER).await.file_bytes) * 20 / 19;
+    stage.host.stop();
+    stage.host.configure(&format!("[limits]\ndisk_bytes = {limit}\n"));
+    stage.host.restart().await;
     let answer = stage.client().upload(guests::module("ledger-next"), &format!("?name={LEDGER}")).await;
     let problem = answer.problem(507, "no-room");
     assert!(problem.detail.contains("limits.disk_bytes"), "{}", problem.detail);
@@ -487,7 +494,7 @@ async fn fifty_rollouts_at_once_stay_orderly() {
         client.deploy(name, &guests::module("ledger")).await;
     }
     let next = guests::module("ledger-next");
-    let deploys = names.iter().map(|name| client.deploy_with(name, &next, "&max_rate=2000"));
+    let deploys = names.iter().map(|name| client.deploy_with(name, &next, "&max-rate=2000"));
     futures_util::future::join_all(deploys).await;
     let list: api::RebuildList = client.get("/v1/rebuilds").await.expect(200).json();
     assert_eq!(list.at_once, 2);
@@ -518,7 +525,7 @@ async fn fifty_rollouts_at_once_stay_orderly() {
 async fn a_deployment_that_is_deleted_while_it_is_rebuilt_is_gone() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(1_000).await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max_rate=100").await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=100").await;
     let client = stage.client();
     client.send(client.request(Method::DELETE, &format!("/v1/deployments/{LEDGER}"))).await.expect(204);
     client.get(&format!("/v1/deployments/{LEDGER}/generations")).await.problem(404, "not-found");

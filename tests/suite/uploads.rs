@@ -6,7 +6,7 @@ use foldstream_tests::client::Client;
 use foldstream_tests::hostile::{self, COMPONENT_TYPE, INSTANCE_TYPE};
 use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, Stage};
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 
 /// Bombs by name: each would end a process that reads it without care, or keep it busy.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
@@ -127,6 +127,56 @@ async fn host_whose_program_was_replaced_or_removed_still_takes_modules_in() {
     let url = wait::until("the host to listen", || async { host.printed("listening on ") }).await;
     std::fs::remove_file(&program).expect("an upgrade removes it");
     std::fs::write(&program, "another program").expect("and puts another one in its place");
+    let client = Client::new(url.split_whitespace().next().expect("an address follows"));
+    client.upload(guests::module("ledger"), "").await.expect(201);
+    host.terminate(Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn process_that_looks_inside_an_upload_has_no_privileges_few_descriptors_and_ends_first() {
+    let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ncheck_time_max = \"10m\"\n").await;
+    let client = stage.client().clone();
+    // It is read for seconds.
+    let sent = tokio::spawn(async move { client.upload(hostile::many_types(1_000_000), "?name=slow").await });
+    let host = stage.host.process().id();
+    wait::until("a child behind its walls", || async {
+        let child = children(host).pop()?;
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{child}/{file}")).unwrap_or_default();
+        let open_files = read("limits").lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.starts_with(&["Max", "open", "files", "3", "3"])
+        });
+        let has_no_privileges = read("status").lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]));
+        (open_files && has_no_privileges && read("oom_score_adj").trim() == "1000").then_some(())
+    })
+    .await;
+    assert!([201, 422].contains(&sent.await.expect("it ends").status.as_u16()));
+}
+
+#[test]
+fn whatever_is_inspected_ends_with_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bomb) in bombs() {
+        let file = folder.path().join("bomb.wasm");
+        std::fs::write(&file, bomb).expect("our folder can be written");
+        let output = cli::run(&["inspect", &file.display().to_string()]);
+        assert!((1..=4).contains(&output.code), "{name}: {output:?}");
+        assert!(output.stderr.len() > 20 && output.stderr.len() < 8_192, "{name}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn host_with_little_address_space_still_takes_modules_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("foldstream.toml");
+    std::fs::write(&config, "data_dir = \"data\"\n[serve]\nanonymous = \"everything\"\n")
+        .expect("our folder can be written");
+    // Less than modules.compile_memory_max, in KiB.
+    let shell = "ulimit -v 1000000 && exec \"$0\" serve --config foldstream.toml --listen 127.0.0.1:0";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", shell]).arg(foldstream_tests::foldstream()).current_dir(folder.path());
+    let mut host = Process::start("foldstream serve", &mut command);
+    let url = wait::until("the host to listen", || async { host.printed("listening on ") }).await;
     let client = Client::new(url.split_whitespace().next().expect("an address follows"));
     client.upload(guests::module("ledger"), "").await.expect(201);
     host.terminate(Duration::from_secs(20));

@@ -237,7 +237,7 @@ pub struct Deployment {
     /// Memory held only because a reader still uses an older state, in bytes.
     #[serde(default)]
     pub pinned_bytes: u64,
-    /// Size of the state file, in bytes.
+    /// Disk space of the state file, in bytes.
     pub file_bytes: u64,
     /// Linear memory of its instances, in bytes.
     #[serde(default)]

@@ -232,7 +232,7 @@ pub struct Generation {
     /// Events that were already gone from the stream when its state passed them, and were accepted as missing.
     #[serde(default)]
     pub missing_events: u64,
-    /// Size of the state file, in bytes; 0 if it has none.
+    /// Disk space of the state file, in bytes; 0 if it has none.
     pub file_bytes: u64,
     /// Events that its state skipped, as an operator decided.
     #[serde(default)]

@@ -98,7 +98,7 @@ key::settings! {
         pub body_bytes_max: usize,
         /// Most concurrent watches.
         pub watches_max: usize,
-        /// Most concurrent queries, up to 1024.
+        /// Most concurrent queries, up to 1024; each deployment may have half of these places.
         pub queries_max: usize,
     }
 
@@ -307,7 +307,9 @@ key::settings! {
         /// three quarters of what the control group (container, systemd unit) may use, or half of the machine's memory.
         #[serde(with = "size")]
         pub memory_bytes: u64,
-        /// Size of the data folder at which rebuilds are refused, in bytes; 0 means the size of the disk.
+        /// Most disk space for the data folder, in bytes, as if its disk had this size: rebuilds, snapshots and past
+        /// states stop at a twentieth of it, active generations and the embedded log at a sixty-fourth (at most 16 MiB).
+        /// 0 means the size of the disk.
         #[serde(with = "size")]
         pub disk_bytes: u64,
     }

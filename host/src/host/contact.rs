@@ -22,7 +22,7 @@ const NAMES_MAX: usize = 5;
 
 /// The source of one deployment.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct ReaderStatus {
     /// The deployment.
     pub deployment: String,
     /// The state of the source, as it sees it.
@@ -73,17 +73,17 @@ impl Contacts {
     }
 
     /// Records how its deployments see a source, and logs trouble that lasts or is over.
-    pub fn seen(&self, name: &str, source: &Source, sights: &[Sight]) {
+    pub fn seen(&self, name: &str, source: &Source, readers: &[ReaderStatus]) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(name.to_owned()).or_default();
-        if sights.iter().any(|sight| sight.status.is_heard_within(HEARD_FOR)) {
+        if readers.iter().any(|reader| reader.status.is_heard_within(HEARD_FOR)) {
             contact.is_reachable = Some(true);
             contact.refusal = None;
         }
-        let troubled: Vec<&Sight> = sights.iter().filter(|sight| sight.status.is_trouble()).collect();
+        let troubled: Vec<&ReaderStatus> = readers.iter().filter(|reader| reader.status.is_trouble()).collect();
         let found = match troubled.first() {
-            Some(sight) => Some((sight.status.state, sight.status.message.clone().unwrap_or_default())),
-            None if sights.is_empty() => contact.refusal.clone(),
+            Some(reader) => Some((reader.status.state, reader.status.message.clone().unwrap_or_default())),
+            None if readers.is_empty() => contact.refusal.clone(),
             None => None,
         };
         let Some((state, reason)) = found else {
@@ -157,8 +157,8 @@ fn is_another(told: SourceState, state: SourceState) -> bool {
     told != state && !(tries(told) && tries(state))
 }
 
-fn names(troubled: &[&Sight]) -> String {
-    let mut names: Vec<&str> = troubled.iter().map(|sight| sight.deployment.as_str()).collect();
+fn names(troubled: &[&ReaderStatus]) -> String {
+    let mut names: Vec<&str> = troubled.iter().map(|reader| reader.deployment.as_str()).collect();
     names.dedup();
     let more = names.len().saturating_sub(NAMES_MAX);
     names.truncate(NAMES_MAX);

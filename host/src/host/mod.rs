@@ -18,12 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 
-use self::contact::{Contacts, Sight};
+use self::contact::{Contacts, ReaderStatus};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState};
 use crate::config::Config;
@@ -36,7 +36,8 @@ use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::module::{self, Engine};
 pub use crate::rollout::Error;
-use crate::rollout::{Loader, Pasts, Queue, Rollouts, Shared, Snapshots};
+use crate::rollout::{Loader, PastStates, Queue, Rollouts, Shared, Snapshots};
+use crate::room::Room;
 use crate::runner::Runner;
 use crate::source::Source;
 use crate::state::catalogue::{Audit, Catalogue, Record};
@@ -108,7 +109,7 @@ impl Host {
             host.enforce_retention();
             host.rollouts().retire_previous();
             host.rollouts().make_snapshots();
-            host.inner.pasts.expire(host.inner.config.rollout.as_of_unused_max);
+            host.inner.past_states.expire(host.inner.config.rollout.as_of_unused_max);
             // Both are asked: each remembers when it was asked last.
             let calm = [host.inner.budget.has_calmed_down(), host.inner.memory.has_calmed_down()];
             if calm.contains(&true) {
@@ -179,19 +180,19 @@ impl Host {
 
     /// Records how the deployments see their sources, and of whether the data folder is where it was.
     fn look_at_contacts(&self) {
-        let mut sights: BTreeMap<&str, Vec<Sight>> = BTreeMap::new();
+        let mut readers: BTreeMap<&str, Vec<ReaderStatus>> = BTreeMap::new();
         for deployment in self.deployments() {
             let failure = deployment.active().now().failure;
             self.inner.contacts.state_seen(deployment.name(), failure.is_some_and(|failure| failure.kind == "state"));
             for runner in deployment.runners() {
                 let name = runner.program().source_name;
                 let Some((name, _)) = self.inner.sources.get_key_value(&name) else { continue };
-                let sight = Sight { deployment: deployment.name().to_owned(), status: runner.source_status() };
-                sights.entry(name.as_str()).or_default().push(sight);
+                let reader = ReaderStatus { deployment: deployment.name().to_owned(), status: runner.source_status() };
+                readers.entry(name.as_str()).or_default().push(reader);
             }
         }
         for (name, source) in &self.inner.sources {
-            self.inner.contacts.seen(name, source, sights.get(name.as_str()).map_or(&[], Vec::as_slice));
+            self.inner.contacts.seen(name, source, readers.get(name.as_str()).map_or(&[], Vec::as_slice));
         }
         self.inner.contacts.folder_seen(&self.faults());
     }
@@ -269,7 +270,7 @@ impl Host {
             .filter(|deployment| !deployment.is_opened())
             .map(|deployment| format!("{} is still opening", deployment.name()))
             .collect();
-        let stopping = self.inner.stopping.load(Ordering::Acquire);
+        let stopping = self.inner.stopping.is_cancelled();
         let mut reasons = opening.clone();
         reasons.extend(stopping.then(|| "the host is stopping".to_owned()));
         let mut degraded = [self.inner.contacts.degraded(), self.faults()].concat();
@@ -343,7 +344,7 @@ impl Host {
 
     /// Finishes the running batches, flushes, and stops; within the configured budget.
     pub async fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.stopping.cancel();
         self.inner.loader.stop();
         let stopped = async {
             // Runners end while a running change does, because the change may be waiting for one of them.
@@ -373,10 +374,12 @@ impl Inner {
         let engine = Engine::new(config.module_options(folder.cache(), checker, &memory))?;
         let files: usize = catalogue.deployments()?.iter().map(Record::files).sum();
         let caches = Caches::new(shares.caches, files + sources::logs(&config));
-        let (sources, log_caches) = sources::sources(&config, &folder, &caches)?;
+        let room = Room::of(folder.root()).within(config.limits.disk_bytes);
+        let (sources, log_caches) = sources::sources(&config, (&folder, &room), &caches)?;
         let shared = Shared {
             loader: Arc::new(Loader::new(folder.clone(), engine.clone())),
             folder,
+            room,
             engine,
             catalogue,
             sources,
@@ -387,12 +390,12 @@ impl Inner {
             naming: tokio::sync::RwLock::default(),
             metrics: Metrics::new(),
             rebuilds: Queue::new(config.rollout.rebuilds_max),
-            pasts: Pasts::default(),
+            past_states: PastStates::default(),
             snapshots: Snapshots::default(),
             chores: parking_lot::Mutex::default(),
             budget: Arc::new(Budget::of(shares.memtables, shares.read_ahead)),
             memory,
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             config,
         };
         Ok(Self {

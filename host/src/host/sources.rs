@@ -8,6 +8,7 @@ use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::log::{self, Opening};
 use crate::memory::caches::{Caches, Share};
+use crate::room::Room;
 use crate::source::Source;
 use crate::source::embedded::Embedded;
 use crate::source::jetstream::JetStream;
@@ -29,7 +30,7 @@ pub fn logs(config: &Config) -> usize {
 pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
 /// Opens every configured source, and the logs in parallel; connections to servers are made later. Blocking.
-pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Opened, Error> {
+pub fn sources(config: &Config, (folder, room): (&DataDir, &Room), caches: &Caches) -> Result<Opened, Error> {
     let default =
         BTreeMap::from([(DEFAULT_SOURCE.to_owned(), config::Source::Embedded(config::EmbeddedSource::default()))]);
     let configured = if config.sources.is_empty() { &default } else { &config.sources };
@@ -41,6 +42,7 @@ pub fn sources(config: &Config, folder: &DataDir, caches: &Caches) -> Result<Ope
             config::Source::Embedded(settings) => {
                 let share = caches.share(log::Options::default().cache_bytes as u64);
                 let options = settings.options(name, share.bytes());
+                let options = log::Options { room: Some(room.clone()), ..options };
                 let opening = Opening::begin(folder.log(name), options)?;
                 logs.push((name, opening, settings.missing));
                 shares.push(share);

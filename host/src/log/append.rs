@@ -108,7 +108,8 @@ impl Log {
             return;
         }
         let bytes: usize = group.requests.iter().map(|request| request.encoding.buffer.len()).sum();
-        if let Err(shortage) = Room::of(&self.shared.path).check(Use::Write, bytes as u64) {
+        let room = self.shared.options.room.clone().unwrap_or_else(|| Room::of(&self.shared.path));
+        if let Err(shortage) = room.check(Use::Write, bytes as u64) {
             drop(slot);
             for request in &group.requests {
                 request.give(Turn::Return(Err(Error::Full(shortage.to_string()))));

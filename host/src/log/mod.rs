@@ -39,6 +39,7 @@ pub(crate) use self::read::{Run, Wanted};
 use crate::atomic_file::{Displaced, Held};
 use crate::event::{Event, Payload};
 use crate::position::StreamIdentity;
+use crate::room::Room;
 use crate::subject::{Pattern, SubjectSet};
 use crate::{damage, timestamp};
 
@@ -59,21 +60,28 @@ pub struct Options {
     pub cache_bytes: usize,
     /// How much of the file is repaired, in percent, during a repair after an unclean stop.
     pub repair: Arc<Repair>,
+    /// The disk space that the log shares with others; none is the disk of its file.
+    pub room: Option<Room>,
 }
 
 /// The progress of the repair of a file; `None` if there is none.
 #[derive(Debug, Default)]
-pub struct Repair(Mutex<Option<u8>>);
+pub struct Repair(watch::Sender<Option<u8>>);
 
 impl Repair {
     /// The percentage.
     pub fn percent(&self) -> Option<u8> {
-        *self.0.lock()
+        *self.0.borrow()
+    }
+
+    /// The percentage, as it changes.
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<u8>> {
+        self.0.subscribe()
     }
 
     /// Sets the percentage; returns whether it changed.
     pub(crate) fn set(&self, percent: Option<u8>) -> bool {
-        std::mem::replace(&mut *self.0.lock(), percent) != percent
+        self.0.send_if_modified(|known| std::mem::replace(known, percent) != percent)
     }
 }
 
@@ -87,6 +95,7 @@ impl Default for Options {
             event_bytes_max: 8 << 20,
             cache_bytes: 32 << 20,
             repair: Arc::default(),
+            room: None,
         }
     }
 }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 use tracing::{error, info};
 
 use super::{Error, Log, Options};
 
 /// Pause before the next attempt to open a log: the obstacle, such as another process or a full disk, may pass.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How often a waiting caller checks: the percentage changes without a notification.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// A log that is open, or opening. Cloning shares it.
 #[derive(Clone)]
@@ -24,7 +23,10 @@ pub struct Opening {
 struct Shared {
     options: Options,
     slot: Mutex<Slot>,
+    /// Wakes threads that wait for the slot.
     changed: Condvar,
+    /// Wakes tasks that wait for the slot.
+    noted: Notify,
 }
 
 /// Its state.
@@ -41,13 +43,12 @@ impl Opening {
     /// An open log.
     pub fn done(log: Log) -> Self {
         let options = log.options().clone();
-        Self { shared: Arc::new(Shared { options, slot: Mutex::new(Slot::Open(log)), changed: Condvar::new() }) }
+        Self { shared: Arc::new(Shared::new(options, Slot::Open(log))) }
     }
 
     /// Starts to open or create the log at `path`. An error says that there is no thread for it.
     pub fn begin(path: PathBuf, options: Options) -> Result<Self, Error> {
-        let shared =
-            Arc::new(Shared { options: options.clone(), slot: Mutex::new(Slot::Opening), changed: Condvar::new() });
+        let shared = Arc::new(Shared::new(options.clone(), Slot::Opening));
         let slot = Arc::downgrade(&shared);
         let open = move || {
             loop {
@@ -98,12 +99,19 @@ impl Opening {
 
     /// The log, once it is open; `tell` gets the reason why it is not. Cancel-safe: it only observes.
     pub async fn opened(&self, tell: impl Fn(String)) -> Log {
+        let mut repair = self.shared.options.repair.follow();
         loop {
+            // Before the check, so that a change during it is not missed.
+            let noted = self.shared.noted.notified();
+            repair.mark_unchanged();
             match self.log() {
                 Ok(log) => return log,
                 Err(error) => tell(error.to_string()),
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = noted => {}
+                Ok(()) = repair.changed() => {}
+            }
         }
     }
 
@@ -120,6 +128,10 @@ impl Opening {
 }
 
 impl Shared {
+    fn new(options: Options, slot: Slot) -> Self {
+        Self { options, slot: Mutex::new(slot), changed: Condvar::new(), noted: Notify::new() }
+    }
+
     /// Records the result of an attempt; returns whether it is final.
     fn put(&self, outcome: Result<Log, Error>) -> bool {
         let mut slot = self.slot.lock();
@@ -137,6 +149,7 @@ impl Shared {
             }
         };
         self.changed.notify_all();
+        self.noted.notify_waiters();
         matches!(*slot, Slot::Open(_))
     }
 }

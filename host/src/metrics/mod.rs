@@ -439,7 +439,7 @@ impl Gauges {
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
             memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is only in memory, with overhead."),
             pinned_bytes: of_deployment("foldstream_pinned_bytes", "Memory held only by readers of an older state."),
-            file_bytes: of_deployment("foldstream_state_file_bytes", "Size of the active state file."),
+            file_bytes: of_deployment("foldstream_state_file_bytes", "Disk space of the active state file."),
             guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
             instances: of_deployment("foldstream_guest_instances", "Number of instances, including those of queries."),
             generation: of_deployment("foldstream_generation", "Number of the active generation."),

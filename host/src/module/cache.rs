@@ -76,6 +76,11 @@ impl Cache {
         Ok(cache)
     }
 
+    /// Length of the file of a module, in bytes; 0 if there is none.
+    pub(super) fn length(&self, digest: &str) -> u64 {
+        fs::metadata(self.folder.join(self.name(digest))).map_or(0, |metadata| metadata.len())
+    }
+
     /// The code of a module, if there is a file with a valid MAC.
     pub(super) fn get(&self, digest: &str) -> Option<Authentic> {
         let name = self.name(digest);

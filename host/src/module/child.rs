@@ -3,12 +3,14 @@
 //! An upload that makes a parser or a compiler run for hours, use up memory or overflow its stack ends the child, not
 //! the host.
 
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::answer::{Answer, OVERHEAD_BYTES_MAX, WORDS_BYTES_MAX, Walls, plain};
 use super::checker::Job;
@@ -24,8 +26,6 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 const CODE_GROWTH_MAX: u64 = 8;
 /// Native code that any module may have, however small it is.
 const CODE_BYTES_MIN: u64 = 16 << 20;
-/// How often to check for the end of a child that has already written its output.
-const POLL: Duration = Duration::from_millis(1);
 /// Longest probe of the protections.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -217,10 +217,12 @@ impl Run<'_> {
                 let result = stdout.take(output_bytes_max + 1).read_to_end(&mut output).map(|_| output);
                 let _ = sender.send(result);
             });
-            let time_left = deadline.saturating_duration_since(Instant::now());
+            let (running, ended) = bounded(0);
+            let id = Pid::from_child(child);
+            scope.spawn(move || wait_for_end(id, running));
             let outcome = select! {
                 recv(receiver) -> output => match output {
-                    Ok(Ok(output)) => wait_until(child, deadline, wanted).map(|status| match status {
+                    Ok(Ok(output)) => status_of(child, &ended, deadline, wanted).map(|status| match status {
                         Some(status) => Outcome::Ended(status, output),
                         None if wanted.has_ended() => Outcome::Unwanted,
                         None => Outcome::Late,
@@ -229,7 +231,7 @@ impl Run<'_> {
                     Err(_) => Err(io::Error::other("its output could not be read")),
                 },
                 recv(wanted.ended()) -> _ => Ok(Outcome::Unwanted),
-                default(time_left) => Ok(Outcome::Late),
+                default(deadline.saturating_duration_since(Instant::now())) => Ok(Outcome::Late),
             };
             // From here on nothing can block for long: the child's ends of the pipes are closed with it.
             let _ = child.kill();
@@ -293,15 +295,24 @@ fn words_of(mut stderr: impl Read) -> io::Result<String> {
     result.map(|_| plain(&String::from_utf8_lossy(&words)))
 }
 
-/// Waits for the end of a child that has closed its output. The standard library has no wait with a timeout.
-fn wait_until(child: &mut Child, deadline: Instant, wanted: &Wanted) -> io::Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline || wanted.has_ended() {
-            return Ok(None);
-        }
-        std::thread::sleep(POLL);
+/// Waits for the end of a child, and leaves its status to the thread that started it. Dropping `running` is the message.
+fn wait_for_end(id: Pid, running: Sender<Infallible>) {
+    let look = || waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    // An error means that its status was already taken.
+    let _ = rustix::io::retry_on_intr(look);
+    drop(running);
+}
+
+/// The status of a child that has closed its output, once it has ended; none if that takes too long or nobody waits.
+fn status_of(
+    child: &mut Child,
+    ended: &Receiver<Infallible>,
+    deadline: Instant,
+    wanted: &Wanted,
+) -> io::Result<Option<ExitStatus>> {
+    select! {
+        recv(ended) -> _ => child.wait().map(Some),
+        recv(wanted.ended()) -> _ => Ok(None),
+        default(deadline.saturating_duration_since(Instant::now())) => Ok(None),
     }
 }

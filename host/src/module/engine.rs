@@ -222,12 +222,16 @@ impl Engine {
         if let Some(module) = self.loaded(&accepted.digest) {
             return Ok(Loaded { module, compile_time: None });
         }
+        // Before it is read, so that what there is no memory for takes none.
+        let mut memory = self.inner.options.memory.reservation(Purpose::Code);
+        let short = |shortage: crate::memory::Shortage| Error::Short(shortage.to_string());
+        memory.grow_to(self.inner.cache.length(&accepted.digest)).map_err(short)?;
         let (code, compile_time) = match self.cached(&accepted.digest) {
             Some(code) => (code, None),
             None => self.in_turn(wanted, || self.compiled(accepted, wanted)).map_err(Error::Compile)??,
         };
-        let mut memory = self.inner.options.memory.reservation(Purpose::Code);
-        memory.grow_to(code.bytes).map_err(|shortage| Error::Short(shortage.to_string()))?;
+        memory.shrink_to(code.bytes);
+        memory.grow_to(code.bytes).map_err(short)?;
         let linked = self.inner.linker.instantiate_pre(&code.component).map_err(|error| {
             Error::Refused(format!("it does not match this host's contract: {error:#}; build it with a matching SDK"))
         })?;

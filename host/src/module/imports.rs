@@ -226,3 +226,17 @@ fn check_scan(scan: &state::Scan) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_with_many_keys_ends_at_its_deadline() {
+        let late = Instant::now();
+        let looks = |index: usize| check_time(index, late).is_err();
+        assert!(looks(KEYS_PER_LOOK - 1) && looks(3 * KEYS_PER_LOOK - 1));
+        assert!(!looks(0), "it does not ask for the time at every key");
+        assert!(check_time(KEYS_PER_LOOK - 1, late + std::time::Duration::from_secs(3_600)).is_ok());
+    }
+}

@@ -316,6 +316,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_message_of_a_guest_is_one_line_of_the_log() {
+        let forged = on_one_line("a\r\n2026-11-26T00:00:00Z ERROR forged\u{2028}\u{1b}[31m");
+        assert_eq!(forged.lines().count(), 1, "{forged}");
+        assert!(!forged.chars().any(|c| c.is_control() || c == '\u{2028}'), "{forged}");
+        assert_eq!(on_one_line("Grüße, \u{1f44b}"), "Grüße, \u{1f44b}");
+    }
+
+    #[test]
     fn a_storm_of_lines_is_cut_and_told_of_now_and_then() {
         let (flow, begin) = (Flow::default(), Instant::now());
         let at = |ms: u64| begin + Duration::from_millis(ms);

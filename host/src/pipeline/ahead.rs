@@ -1,6 +1,6 @@
 //! The queue of batches read ahead, and the memory budget that all such queues of a host share.
 //!
-//! Batches over the budget wait in their stream. Each pipeline may always queue one batch, so that none waits for
+//! Half of that budget is for queues. Batches over it wait in their stream. Each pipeline may always queue one batch, so that none waits for
 //! another that rests with a full queue.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::Input;
 use crate::memory::read_ahead::{ReadAhead, UNIT};
 use crate::progress::Progress;
-use crate::source::{Request, Source, StatusSender};
+use crate::source::Reader;
 
 /// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit memory to about this
 /// many times the largest batch.
@@ -88,16 +88,8 @@ impl Inbox {
 }
 
 /// The reading stage: reads ahead until the pipeline ends or the source can't continue.
-pub(super) async fn read(
-    source: Source,
-    request: Request,
-    status: StatusSender,
-    outbox: Outbox,
-    progress: Arc<Progress>,
-) {
+pub(super) async fn read(mut reader: Reader, mut is_first: bool, outbox: Outbox, progress: Arc<Progress>) {
     let run = progress.begins_to_read();
-    let mut is_first = request.resume.is_none();
-    let mut reader = source.read(request, status);
     loop {
         let (input, last) = match reader.next().await {
             Ok(batch) => {
@@ -157,7 +149,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn queues_together_stay_within_their_memory_and_each_has_one_batch() {
-        let ahead = ReadAhead::new(1_000 << 10);
+        let ahead = ReadAhead::new(2_000 << 10);
         let queues: Vec<_> = (0..10).map(|_| ahead.queue()).collect();
         let mut sent = Vec::new();
         for (outbox, _) in &queues {

@@ -11,12 +11,12 @@ mod applier;
 mod fold;
 mod growth;
 mod pace;
+mod pacing;
 mod portion;
 mod settings;
 mod shuffle;
 #[cfg(test)]
 mod tests;
-mod way;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,12 +39,12 @@ use ahead::Inbox;
 use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
-pub use pace::{Ceiling, Pace, Patches, Repair, Standing, Throttle};
+pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
+use pacing::Pacing;
 use portion::Portion;
 pub use settings::{Desired, Ended, Settings, WhenFull};
 pub use shuffle::SINGLES;
 use shuffle::Shuffle;
-use way::Way;
 
 /// How often a pipeline checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
@@ -112,7 +112,6 @@ enum Wake {
 impl Pipeline {
     /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own outside the runtime.
     /// Returns the writer for the next run.
-    /// the runtime. The writer comes back for the next run.
     pub fn run(self) -> (Writer, Ended) {
         let wanted = *self.control.borrow();
         if !matches!(wanted, Desired::Run(_)) {
@@ -121,13 +120,16 @@ impl Pipeline {
         self.standing.send_replace(None);
         let mut request = self.request;
         request.resume = self.store.published();
+        let is_first = request.resume.is_none();
         request.limits = self.settings.batch;
         request.skips = self.skips.sequences();
-        let (outbox, inbox) = self.settings.budget.read_ahead().queue();
+        let ahead = self.settings.budget.read_ahead().clone();
+        let (outbox, inbox) = ahead.queue();
         let reading = {
             let _guard = self.runtime.enter();
             let progress = Arc::clone(&self.progress);
-            AbortOnDrop(self.runtime.spawn(ahead::read(self.source, request, self.source_status, outbox, progress)))
+            let reader = self.source.read_within(request, self.source_status, &ahead);
+            AbortOnDrop(self.runtime.spawn(ahead::read(reader, is_first, outbox, progress)))
         };
         let share = Share::of(&self.settings.budget);
         let shuffle = self.settings.shuffle.map(Shuffle::new);
@@ -160,7 +162,7 @@ impl Pipeline {
             is_full: false,
             growth: Growth::default(),
             share,
-            way: Way::new(self.pace, self.standing),
+            pacing: Pacing::new(self.pace, self.standing),
             shuffle,
             patches: self.patches,
         };
@@ -202,7 +204,7 @@ struct Run {
     is_full: bool,
     growth: Growth,
     share: Share,
-    way: Way,
+    pacing: Pacing,
     /// Chooses random batch boundaries and restarts, if requested.
     shuffle: Option<Shuffle>,
     patches: Arc<Patches>,
@@ -214,7 +216,7 @@ impl Run {
             let done = self.stand_if_due().and_then(|()| match self.wait() {
                 Wake::Control => Err(Ended::Asked),
                 Wake::Paced => {
-                    self.way.change();
+                    self.pacing.change();
                     self.flush_at = Some(Instant::now());
                     Ok(())
                 }
@@ -244,7 +246,7 @@ impl Run {
 
     /// Holds at the ceiling, once everything is durable.
     fn stand_if_due(&mut self) -> Result<(), Ended> {
-        if self.way.is_standing || !self.way.is_at_ceiling(self.store.position()) {
+        if self.pacing.is_standing || !self.pacing.is_at_ceiling(self.store.position()) {
             return Ok(());
         }
         let must_write = !self.store.is_durable() || self.patches.is_waiting();
@@ -261,9 +263,9 @@ impl Run {
             self.applier.fold = None;
         }
         self.share.set(self.store.memory_bytes());
-        self.way.is_standing = true;
+        self.pacing.is_standing = true;
         let position = self.store.position();
-        self.way.standing.send_replace(Some(Standing { position, epoch: self.way.pace.epoch }));
+        self.pacing.standing.send_replace(Some(Standing { position, epoch: self.pacing.pace.epoch }));
         Ok(())
     }
 
@@ -285,8 +287,12 @@ impl Run {
             self.store.unsettle().map_err(Ended::State)?;
         }
         let (begun, count) = (Instant::now(), batch.events.len());
-        let interrupt =
-            Interrupt { control: &self.control, wanted: self.wanted, pace: &self.way.receiver, runtime: &self.runtime };
+        let interrupt = Interrupt {
+            control: &self.control,
+            wanted: self.wanted,
+            pace: &self.pacing.receiver,
+            runtime: &self.runtime,
+        };
         let processed = match self.applier.skips.leave_out(&batch.events) {
             None => self.applier.process(&batch, &[], &self.store, &interrupt)?,
             Some((events, left_out)) => {
@@ -303,11 +309,11 @@ impl Run {
         self.share.set(self.store.memory_bytes());
         match processed {
             Processed::All => {
-                self.way.pending = Some(batch.pending);
+                self.pacing.pending = Some(batch.pending);
                 if self.lacks.is_none() && self.store.is_durable() {
                     self.applier.progress.has_room();
                 }
-                self.way.rests_until = self.way.pace.throttle.next(begun, count, begun.elapsed());
+                self.pacing.rests_until = self.pacing.pace.throttle.next(begun, count, begun.elapsed());
             }
             Processed::Through(position) => {
                 // The position of the state, not of its last event: missing events in between still have to be counted.
@@ -381,7 +387,7 @@ impl Run {
 
     /// Whether the next batch may be applied.
     fn may_apply(&self) -> bool {
-        !self.is_full && self.way.may_apply()
+        !self.is_full && self.pacing.may_apply()
     }
 
     /// Adds other ready events to a batch, up to the limits.
@@ -406,13 +412,13 @@ impl Run {
 
     /// Sets aside the events of a batch that may not be applied now; none if that is all of them.
     fn cut(&mut self, batch: Batch) -> Option<Batch> {
-        let (within, beyond) = self.way.pace.ceiling.cut(batch);
+        let (within, beyond) = self.pacing.pace.ceiling.cut(batch);
         if let Some(beyond) = beyond {
-            self.way.is_beyond = true;
+            self.pacing.is_beyond = true;
             self.stashed.push_front(Input::Batch(beyond));
         }
         let mut batch = within?;
-        let mut count = self.way.pace.throttle.batch_events();
+        let mut count = self.pacing.pace.throttle.batch_events();
         if let Some(shuffle) = &mut self.shuffle {
             count = count.min(shuffle.count(batch.events.len()));
         }
@@ -429,7 +435,7 @@ impl Run {
         if *self.control.borrow() != self.wanted {
             return Wake::Control;
         }
-        if self.way.receiver.has_changed().unwrap_or(false) {
+        if self.pacing.receiver.has_changed().unwrap_or(false) {
             return Wake::Paced;
         }
         if self.commit.as_ref().is_some_and(JoinHandle::is_finished) {
@@ -457,9 +463,9 @@ impl Run {
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
-        let Self { control, inbox, commit, flush_at, wanted, runtime, way, is_full, .. } = self;
+        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, is_full, .. } = self;
         let committing = commit.is_some();
-        let rests_until = way.rests_until.filter(|_| !may_apply && !way.is_standing && !*is_full);
+        let rests_until = pacing.rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -488,7 +494,7 @@ impl Run {
             tokio::select! {
                 biased;
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
-                Ok(()) = way.receiver.changed() => Some(Wake::Paced),
+                Ok(()) = pacing.receiver.changed() => Some(Wake::Paced),
                 joined = committed => Some(Wake::Committed(joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string()))))),
                 input = inbox.next(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),

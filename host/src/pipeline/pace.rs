@@ -99,17 +99,34 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Patches(parking_lot::Mutex<Option<Pending>>);
 
+/// Why a state was not changed by other means than folding.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The change exceeds a limit; nothing was changed.
+    #[error(transparent)]
+    Limit(state::Error),
+    /// The state failed, and is reopened at its last checkpoint.
+    #[error("{0}")]
+    State(String),
+    /// The owner of the state was busy for too long; nothing was changed.
+    #[error("the state could not be changed within {} s; try again", .0.as_secs())]
+    Late(Duration),
+    /// The state was closed before it could be changed.
+    #[error("the state was closed meanwhile; try again")]
+    Closed,
+}
+
 /// A requested repair. Dropping it before it begins withdraws it, because its premises may no longer hold.
 #[derive(Debug)]
 pub struct HandedOver {
     patches: Arc<Patches>,
-    done: tokio::sync::oneshot::Receiver<Result<(), String>>,
+    done: tokio::sync::oneshot::Receiver<Result<(), RepairError>>,
 }
 
 impl HandedOver {
-    /// Waits until it is done; none if the state was closed before. Cancel-safe: a received value is not lost.
-    pub async fn done(&mut self) -> Option<Result<(), String>> {
-        (&mut self.done).await.ok()
+    /// Waits until it is done, or the state was closed before. Cancel-safe: a received value is not lost.
+    pub async fn done(&mut self) -> Result<(), RepairError> {
+        (&mut self.done).await.unwrap_or(Err(RepairError::Closed))
     }
 }
 
@@ -134,7 +151,7 @@ pub enum Repair {
 #[derive(Debug)]
 struct Pending {
     repair: Repair,
-    done: tokio::sync::oneshot::Sender<Result<(), String>>,
+    done: tokio::sync::oneshot::Sender<Result<(), RepairError>>,
 }
 
 impl Patches {
@@ -169,13 +186,14 @@ impl Patches {
             }
         };
         let applied = repaired.and_then(|()| store.flush());
+        let (told, outcome) = match applied {
+            Ok(()) => (Ok(()), Ok(())),
+            Err(error @ state::Error::Limit { .. }) => (Err(RepairError::Limit(error)), Ok(())),
+            Err(error) => (Err(RepairError::State(error.to_string())), Err(error)),
+        };
         // The requester may have stopped waiting.
-        let told = if let Err(error) = &applied { Err(error.to_string()) } else { Ok(()) };
         let _ = done.send(told);
-        match applied {
-            Ok(()) | Err(state::Error::Limit { .. }) => Ok(matches!(repair, Repair::Patch(_))),
-            Err(error) => Err(error),
-        }
+        outcome.map(|()| matches!(repair, Repair::Patch(_)))
     }
 }
 
@@ -245,6 +263,46 @@ mod tests {
         let (within, beyond) = Ceiling::Time(65).cut(batch);
         assert_eq!(within.as_ref().map(shape), Some((vec![2], 3, 4)));
         assert_eq!(beyond.as_ref().map(shape), Some((vec![4, 6], 7, 2)));
+    }
+
+    /// A state at position 5.
+    fn state(path: &std::path::Path) -> (Store, Writer) {
+        let (store, mut writer) = Store::open(path, state::Options::default(), |_| ()).expect("the state opens");
+        writer.begin();
+        let stream = StreamIdentity { name: "S".to_owned(), created_ns: 1 };
+        writer.publish(crate::position::Checkpoint::at(5, stream));
+        store.flush().expect("it is durable");
+        (store, writer)
+    }
+
+    #[test]
+    fn a_repair_that_nobody_wants_any_more_is_not_carried_out() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (store, mut writer) = state(&folder.path().join("1.redb"));
+        let patches = Arc::new(Patches::default());
+        let withdrawals: [&dyn Fn(HandedOver) -> Option<HandedOver>; 2] = [
+            &|handed_over| {
+                drop(handed_over);
+                None
+            },
+            &|handed_over| {
+                assert!(patches.withdraw());
+                Some(handed_over)
+            },
+        ];
+        for withdraw in withdrawals {
+            let kept = withdraw(patches.hand_over(Repair::Advance(9)));
+            assert!(!patches.is_waiting());
+            patches.apply(&mut writer, &store).expect("there is nothing to do");
+            assert_eq!(store.position(), 5);
+            if let Some(mut kept) = kept {
+                assert!(kept.done.try_recv().is_err(), "the requester hears that it was not done");
+            }
+        }
+        let mut handed_over = patches.hand_over(Repair::Advance(9));
+        patches.apply(&mut writer, &store).expect("it is carried out");
+        assert_eq!(store.position(), 9);
+        assert!(matches!(handed_over.done.try_recv(), Ok(Ok(()))), "the requester hears that it was done");
     }
 
     #[test]

@@ -20,7 +20,7 @@ impl Progress {
     /// This generation replaces another, of which clients saw `position` or more, at that position: whatever the other
     /// one may have shown before the process started, this one may have shown as well.
     pub fn succeeds(&self, before: &Now, position: u64) {
-        let now = &mut self.inner.lock().now;
+        let now = &mut self.change().now;
         now.floor = now.floor.max(before.floor).max(position);
         let inherited = before.catches_up_to.or(now.first_head);
         now.catches_up_to = match (now.catches_up_to, inherited) {
@@ -33,7 +33,7 @@ impl Progress {
     /// It stopped at an event that nothing passes, so readers cannot have seen anything beyond. Reads are answered from
     /// now on, unless clients are known to have seen more.
     pub fn answers_now(&self) {
-        self.inner.lock().now.catches_up_to = Some(0);
+        self.change().now.catches_up_to = Some(0);
     }
 }
 

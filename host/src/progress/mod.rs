@@ -1,6 +1,7 @@
 //! The progress of a deployment: its pipeline writes it once per batch, and everyone else reads it.
 
 mod gate;
+mod milestone;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::api::{DeploymentState, Failure};
 use crate::batch::Batch;
@@ -135,6 +137,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct Progress {
     inner: Mutex<Inner>,
+    /// Wakes those who wait for a milestone.
+    passed: Notify,
     /// Whether this state answers reads.
     serves: AtomicBool,
     /// Whether the module inherited the state and has not yet shown that it can continue it.
@@ -187,7 +191,12 @@ impl Progress {
             failed_before: None,
             first_generation: None,
         };
-        Self { inner: Mutex::new(inner), serves: AtomicBool::new(true), on_probation: AtomicBool::new(false) }
+        Self {
+            inner: Mutex::new(inner),
+            passed: Notify::new(),
+            serves: AtomicBool::new(true),
+            on_probation: AtomicBool::new(false),
+        }
     }
 
     /// Whether this state answers reads.
@@ -219,7 +228,7 @@ impl Progress {
 
     /// Sets its state.
     pub fn set_state(&self, state: DeploymentState) {
-        self.inner.lock().now.state = state;
+        self.change().now.state = state;
     }
 
     /// The repair of the state file progresses, or is over.
@@ -230,18 +239,22 @@ impl Progress {
     /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond that.
     pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         inner.now.last_event_ns = last_event.map_or(0, |event| event.time_ns);
         inner.applied_through = last_event.map_or(0, |event| event.sequence);
         if is_settled && inner.now.catches_up_to.is_none() {
             inner.now.catches_up_to = Some(0);
+        }
+        if inner.now.state == DeploymentState::Retrying {
+            // What kept its thread from starting is over.
+            drop(inner.now.failure.take_if(|failure| failure.kind == "host"));
         }
         inner.now.opened_at.get_or_insert(checkpoint.map_or(0, |checkpoint| checkpoint.position));
     }
 
     /// A check outside the reader found that the stream reaches from `first` to `head`; the state reflects `position`.
     pub fn seen(&self, first: u64, head: u64, position: u64) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         inner.now.looked_at = Some(Instant::now());
         inner.now.stream_first = Some(first);
         // A stream that ends before the state, or that the reader refused, may be another one: its end means nothing.
@@ -252,8 +265,7 @@ impl Progress {
         if head <= inner.now.head {
             return;
         }
-        // Nobody knows which of the new events match before they are read. The number of older ones that match is
-        // known, unless nothing was read yet.
+        // Which of the new events match is known when they are read; of older ones it is, unless nothing was read yet.
         let known = inner.now.head;
         let grown = if known == 0 { head } else { inner.now.pending.saturating_add(head - known) };
         let pending = grown.min(head.saturating_sub(position));
@@ -287,7 +299,7 @@ impl Progress {
     /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first one ever read for
     /// this state.
     pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         if run != inner.run {
             return;
         }
@@ -309,7 +321,7 @@ impl Progress {
 
     /// Reading has stopped; events that were read and not applied will be read again.
     pub fn reads_no_more(&self) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         inner.run += 1;
         inner.beyond_ns = inner.oldest_ns();
         inner.beyond += inner.read.drain(..).map(|read| read.events).sum::<u64>();
@@ -318,7 +330,7 @@ impl Progress {
 
     /// A batch is about to be applied.
     pub fn received(&self, batch: &Batch) {
-        let now = &mut self.inner.lock().now;
+        let now = &mut self.change().now;
         if now.stream.is_none() {
             now.stream = Some(batch.stream.name.clone());
         }
@@ -332,7 +344,7 @@ impl Progress {
 
     /// Some events of a batch were applied.
     pub fn applied(&self, events: &[Event]) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         if !events.is_empty() {
             (inner.failing, inner.failed_before) = (None, None);
         }
@@ -346,7 +358,7 @@ impl Progress {
 
     /// Events up to a position were skipped: they are no longer to come.
     pub fn left_out(&self, events: &[Event], through: u64) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         while inner.read.front().is_some_and(|read| read.last <= through) {
             inner.read.pop_front();
         }
@@ -359,7 +371,7 @@ impl Progress {
 
     /// The whole batch was applied.
     pub fn finished(&self, batch: &Batch) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.change();
         let now = &mut inner.now;
         if batch.pending == 0 && !now.awaits_start {
             now.begun = true;
@@ -383,14 +395,14 @@ impl Progress {
 
     /// A batch failed, and will be retried after a pause. The first error of a streak stays.
     pub fn retrying(&self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.change();
         inner.now.state = DeploymentState::Retrying;
         inner.note(kind, message, sequence, attempts);
     }
 
     /// It waits for something that the host can't provide at the moment. No attempt counts, and no event is blamed.
     pub fn waiting(&self, kind: &str, message: &str) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.change();
         inner.now.state = DeploymentState::Retrying;
         let attempts = inner.now.failure.as_ref().map_or(0, |failure| failure.attempts);
         inner.note(kind, message, None, attempts);
@@ -408,7 +420,7 @@ impl Progress {
 
     /// It can't continue without an operator.
     pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.change();
         let attempts = inner.now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
         inner.now.state = DeploymentState::Failed;
         inner.note(kind, message, sequence, attempts);
@@ -425,7 +437,7 @@ impl Progress {
     /// The state could not be read or written, for example because the disk is full. It is reopened until that
     /// succeeds; the count is the number of failures in a row.
     pub fn state_failed(&self, message: &str) -> u32 {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         let attempts = inner.state_failure.as_ref().map_or(0, |failure| failure.attempts) + 1;
         inner.now.failure = inner.state_failure.take();
         note(&mut inner.now, "state", message, None, attempts);
@@ -436,7 +448,7 @@ impl Progress {
 
     /// Data was made durable: a streak of state failures is over.
     pub fn made_durable(&self) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         if inner.state_failure.take().is_none() {
             return;
         }
@@ -451,7 +463,7 @@ impl Progress {
 
     /// The streak of failures is over.
     pub fn recovered(&self) {
-        let Inner { now, state_failure, .. } = &mut *self.inner.lock();
+        let Inner { now, state_failure, .. } = &mut *self.change();
         now.failure.clone_from(state_failure);
         if now.state == DeploymentState::Retrying && state_failure.is_none() {
             let is_done = now.pending == 0 && now.stream.is_some() && !now.awaits_start;
@@ -461,7 +473,7 @@ impl Progress {
 
     /// The module of a generation begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
-        let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.inner.lock();
+        let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.change();
         if let Some(failure) = now.failure.take() {
             *failed_before = Some(failure);
         }
@@ -479,7 +491,7 @@ impl Progress {
     /// The state was closed at this position. Its events in memory have to be read again, so earlier knowledge about
     /// the rest of the stream no longer counts.
     pub fn closed(&self, position: u64) {
-        let inner = &mut *self.inner.lock();
+        let inner = &mut *self.change();
         inner.now.last_position = position;
         (inner.now.head, inner.now.has_read, inner.now.looked_at) = (0, false, None);
         (inner.beyond, inner.beyond_ns) = (0, None);
@@ -494,7 +506,7 @@ impl Progress {
 
     /// A module is about to begin to fold, again or in place of another: its progress is unknown.
     pub fn awaits_start(&self) {
-        let Inner { now, failed_before, .. } = &mut *self.inner.lock();
+        let Inner { now, failed_before, .. } = &mut *self.change();
         (now.begun, now.awaits_start) = (false, true);
         if matches!(now.state, DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed) {
             if let Some(failure) = now.failure.take() {
@@ -506,7 +518,7 @@ impl Progress {
 
     /// Whether it stopped at an event that its module can't pass, so that readers saw nothing beyond it. Code that
     /// inherited a state may stop at an event that the previous code, or the code before the process started, did pass.
-    pub fn stands_at_event(&self) -> bool {
+    pub fn stopped_at_event(&self) -> bool {
         let Inner { now, first_generation, .. } = &*self.inner.lock();
         if *first_generation != Some(now.generation) {
             return false;

@@ -152,3 +152,23 @@ fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
     successor.seen(1, 4, 0);
     assert_eq!(successor.answers_from(), Some(5), "what it took over at was shown");
 }
+
+#[tokio::test]
+async fn a_milestone_wakes_those_who_wait_and_a_batch_that_only_raises_figures_does_not() {
+    use futures_util::FutureExt as _;
+
+    let progress = Progress::new(Some(0), 0);
+    let run = progress.begins_to_read();
+    progress.started(1);
+    progress.read(run, &batch(1..=4, 9), true);
+    progress.applied(&batch(1..=4, 9).events[..1]);
+    let mut milestone = std::pin::pin!(progress.milestone());
+    progress.applied(&batch(1..=4, 9).events[1..]);
+    progress.memory(7);
+    assert!(milestone.as_mut().now_or_never().is_none(), "it only got further");
+    progress.stopped("trap", "it divided by zero", Some(5));
+    assert!(milestone.now_or_never().is_some(), "it failed");
+    let milestone = progress.milestone();
+    progress.started(1);
+    assert!(milestone.now_or_never().is_some(), "a change before the first poll counts");
+}

@@ -64,14 +64,14 @@ pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Dura
     let deadline = tokio::time::Instant::from_std(began + at_most);
     let meet = async {
         let epoch = serving.set_ceiling(Ceiling::Position(0));
-        aligned.serving = serving.stands(epoch).await;
+        aligned.serving = serving.held_at(epoch).await;
         aligned.position = come_up(candidate, serving, aligned.serving).await;
         if aligned.position > aligned.serving && serving.is_running() {
             aligned.serving = if has_nothing_between(serving, candidate) {
                 aligned.position
             } else {
                 let epoch = serving.set_ceiling(Ceiling::Position(aligned.position));
-                serving.stands(epoch).await
+                serving.held_at(epoch).await
             };
         }
         aligned.position >= aligned.serving
@@ -92,7 +92,7 @@ pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Dura
 async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) -> u64 {
     if candidate.position() < position && has_nothing_between(candidate, serving) {
         let epoch = candidate.set_ceiling(Ceiling::Position(0));
-        let stands_at = candidate.stands(epoch).await;
+        let stands_at = candidate.held_at(epoch).await;
         if stands_at >= position {
             return stands_at;
         }
@@ -103,7 +103,7 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
         }
     }
     let epoch = candidate.set_ceiling(Ceiling::Position(position));
-    candidate.stands(epoch).await
+    candidate.held_at(epoch).await
 }
 
 /// Whether the candidate lacks nothing although its position is lower: both apply the same events of the same stream,
@@ -111,8 +111,8 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
 /// subjects, it never saw earlier events of its own subjects, and proves nothing about those.
 fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
     let position = behind.position();
-    behind.applies_like(ahead)
-        && behind.counts_like(ahead)
+    behind.applies_same_events(ahead)
+        && behind.is_of_same_stream(ahead)
         && ahead.last_event() <= position
         // Each state records what it skips as it passes it.
         && ahead.store().is_some_and(|store| {

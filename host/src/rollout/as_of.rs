@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::side_fold::{Aside, Scratch};
+use super::side_fold::{Scratch, ScratchOptions};
 use super::snapshots;
 use super::{Error, Rollouts};
 use crate::api::DeploymentState;
 use crate::deployment::{Deployment, View};
 use crate::pipeline::Ceiling;
-use crate::room::{Room, Use};
+use crate::room::Use;
 use crate::runner::ReadError;
 use crate::state::catalogue::Generation;
 
@@ -39,7 +39,7 @@ impl Moment {
 
 /// A state of the past.
 #[derive(Debug)]
-struct Past {
+struct PastState {
     deployment: String,
     generation: u64,
     moment: Moment,
@@ -51,8 +51,8 @@ struct Past {
 
 /// The past states that are kept.
 #[derive(Debug, Default)]
-pub(crate) struct Pasts {
-    kept: Mutex<Vec<Past>>,
+pub(crate) struct PastStates {
+    kept: Mutex<Vec<PastState>>,
     /// Only one is started at a time, so that there are never more than allowed.
     beginning: tokio::sync::Mutex<()>,
 }
@@ -145,17 +145,17 @@ impl Rollouts {
         moment: Moment,
         accept_missing: bool,
     ) -> Result<Arc<Scratch>, AsOfError> {
-        let _beginning = self.inner.pasts.beginning.lock().await;
+        let _beginning = self.inner.past_states.beginning.lock().await;
         let wanted = (deployment.name(), generation.number, moment, accept_missing);
-        if let Some(known) = self.inner.pasts.find(wanted) {
+        if let Some(known) = self.inner.past_states.find(wanted) {
             return Ok(known);
         }
         let rollout = &self.inner.config.rollout;
         let most = rollout.as_of_max.max(1);
-        if !self.inner.pasts.make_room(most, rollout.as_of_bytes_max) {
+        if !self.inner.past_states.make_room(most, rollout.as_of_bytes_max) {
             return Err(AsOfError::Busy(most));
         }
-        let shortage = Room::of(self.inner.folder.root()).check(Use::Grow, 0);
+        let shortage = self.inner.room.check(Use::Grow, 0);
         shortage.map_err(|shortage| Error::NoRoom(format!("a past state can't be built: {shortage}")))?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
@@ -164,9 +164,9 @@ impl Rollouts {
         let mut generation = generation.clone();
         generation.accepts_missing_through =
             self.may_look_back(deployment, moment, from.is_some(), accept_missing).await?;
-        let aside = Aside { ceiling: moment.ceiling(), from, skips, ..Aside::default() };
-        let scratch = Arc::new(self.fold_aside(&deployment.record(), &generation, module, aside).await?);
-        let past = Past {
+        let options = ScratchOptions { ceiling: moment.ceiling(), from, skips, ..ScratchOptions::default() };
+        let scratch = Arc::new(self.start_scratch(&deployment.record(), &generation, module, options).await?);
+        let past = PastState {
             deployment: deployment.name().to_owned(),
             generation: generation.number,
             moment,
@@ -174,17 +174,18 @@ impl Rollouts {
             scratch,
             used_at: Instant::now(),
         };
-        Ok(self.inner.pasts.add(past))
+        Ok(self.inner.past_states.add(past))
     }
 }
 
-impl Pasts {
+impl PastStates {
     fn find(&self, wanted: (&str, u64, Moment, bool)) -> Option<Arc<Scratch>> {
         let mut kept = self.kept.lock();
         // A failed one is started from scratch.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
-        let is_wanted =
-            |past: &&mut Past| (past.deployment.as_str(), past.generation, past.moment, past.accept_missing) == wanted;
+        let is_wanted = |past: &&mut PastState| {
+            (past.deployment.as_str(), past.generation, past.moment, past.accept_missing) == wanted
+        };
         let past = kept.iter_mut().find(is_wanted)?;
         past.used_at = Instant::now();
         Some(Arc::clone(&past.scratch))
@@ -195,15 +196,15 @@ impl Pasts {
     fn make_room(&self, most: usize, bytes_max: u64) -> bool {
         let mut kept = self.kept.lock();
         kept.sort_by_key(|past| past.used_at);
-        let bytes = |past: &Past| std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len());
+        let bytes = |past: &PastState| std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len());
         while kept.len() >= most || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max) {
-            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_standing()) else { return false };
+            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_held()) else { return false };
             kept.remove(done);
         }
         true
     }
 
-    fn add(&self, past: Past) -> Arc<Scratch> {
+    fn add(&self, past: PastState) -> Arc<Scratch> {
         let scratch = Arc::clone(&past.scratch);
         self.kept.lock().push(past);
         scratch
@@ -217,8 +218,9 @@ impl Pasts {
     /// Removes past states that were not used for this long.
     pub(crate) fn expire(&self, unused: Duration) {
         // A failed one is useless and takes up room.
-        let is_kept =
-            |past: &Past| past.used_at.elapsed() < unused && past.scratch.runner.now().state != DeploymentState::Failed;
+        let is_kept = |past: &PastState| {
+            past.used_at.elapsed() < unused && past.scratch.runner.now().state != DeploymentState::Failed
+        };
         self.kept.lock().retain(is_kept);
     }
 }

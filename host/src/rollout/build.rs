@@ -4,84 +4,24 @@
 //! in the catalogue, so that a restarted host continues from there.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::cut_over::Turn;
+use super::candidate::{Built, Pace, Stopped, check_ahead, waits_for_operator};
+use super::cut_over::Switch;
 use super::{Error, Role, Rollouts, crash_points};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
 use crate::module::{Accepted, Module};
-use crate::progress::Now;
 use crate::runner::Runner;
 use crate::state::catalogue::{Generation, Record};
 
-/// How often to check a candidate.
-const LOOK: Duration = Duration::from_millis(20);
-/// How often a candidate checks for room on a full disk.
+/// How often a candidate checks for room on a full disk, which nobody announces.
 const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often to check whether a candidate that waits for a promotion has failed.
-const LOOK_WHILE_READY: Duration = Duration::from_millis(200);
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// The outcome of building a candidate.
-enum Built {
-    /// It follows the stream.
-    Ready,
-    /// It can't continue, on its own or at all.
-    Failed(Stopped),
-    /// An operator paused it.
-    Paused,
-    /// It is no longer a candidate, or the host is stopping.
-    Gone,
-}
-
-/// Why a candidate can't continue.
-struct Stopped {
-    reason: String,
-    /// The event that stopped it, if an event did.
-    sequence: Option<u64>,
-}
-
-impl Stopped {
-    fn because(error: &Error) -> Self {
-        Self { reason: error.to_string(), sequence: None }
-    }
-
-    /// Why a runner can't continue; none if it can. A runner reopens a failed state on its own.
-    fn of(now: &Now, name: &str) -> Option<Self> {
-        if !now.has_stopped() {
-            return None;
-        }
-        let failure = now.failure.clone().map(|failure| failure.with_way_past(name, true));
-        let reason = failure.map(|failure| {
-            let at = failure.sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
-            format!("{}: {}{at}", failure.kind, failure.message)
-        });
-        Some(Self { reason: reason.unwrap_or_else(|| "it failed".to_owned()), sequence: now.failing_at() })
-    }
-}
-
-/// How fast a candidate progresses, to decide when it is close enough to take over.
-struct Pace {
-    since: Instant,
-    applied: u64,
-}
-
-impl Pace {
-    fn of(now: &Now) -> Self {
-        Self { since: Instant::now(), applied: now.applied }
-    }
-
-    /// Whether the rest can be applied within the hold of a cut-over, at the measured rate.
-    fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
-        let average = now.applied.saturating_sub(self.applied) as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
-        now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
-    }
-}
 
 impl Rollouts {
     /// Records a candidate with its module, and starts to build it. The caller holds the deployment's lock.
@@ -153,8 +93,7 @@ impl Rollouts {
 
     /// The candidate with this number, as long as it is a candidate.
     fn candidate(&self, deployment: &Deployment, number: u64) -> Option<Generation> {
-        let is_known = self.deployment(deployment.name()).is_ok_and(|known| std::ptr::eq(&*known, deployment));
-        if !is_known || self.is_stopping() {
+        if deployment.is_gone() {
             return None;
         }
         // This is called often, so it copies only this generation.
@@ -163,24 +102,28 @@ impl Rollouts {
         })
     }
 
+    /// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only observes.
+    async fn candidate_until(&self, deployment: &Deployment, number: u64, is_wanted: impl Fn(&Generation) -> bool) {
+        let is_over = |record: &Record| {
+            let candidate = record.generation(number).filter(|generation| generation.status.is_candidate());
+            candidate.is_none_or(&is_wanted).then_some(())
+        };
+        deployment.until(is_over).await;
+    }
+
     async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
         loop {
             let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
             if generation.paused {
                 // Without a place in the queue: others need not wait for an operator.
-                tokio::time::sleep(LOOK).await;
+                self.candidate_until(deployment, number, |candidate| !candidate.paused).await;
                 continue;
             }
             let ticket = self.inner.rebuilds.enter();
             let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
-            let other_wish = async {
-                while self.candidate(deployment, number).is_some_and(|candidate| !candidate.paused) {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
             let has_turn = tokio::select! {
                 () = turn => true,
-                () = other_wish => false,
+                () = self.candidate_until(deployment, number, |candidate| candidate.paused) => false,
             };
             let built = if has_turn { self.build_now(deployment, number).await } else { Built::Paused };
             deployment.set_place(generation.state_file, None);
@@ -203,25 +146,28 @@ impl Rollouts {
             },
         };
         let (pace, hold) = (Pace::of(&runner.now()), self.inner.config.rollout.hold_max);
-        loop {
-            let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
-            if generation.paused {
-                return Built::Paused;
-            }
+        let outcome = |runner: &Runner| {
             let now = runner.now();
             if let Some(stopped) = Stopped::of(&now, deployment.name()) {
-                return Built::Failed(stopped);
+                return Some(Built::Failed(stopped));
             }
-            match now.state {
-                DeploymentState::Live if now.begun => return Built::Ready,
+            let is_automatic = || {
+                self.candidate(deployment, number).is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
+            };
+            let is_ready = match now.state {
+                DeploymentState::Live => now.begun,
                 // Before a manual promotion, a candidate is reported as ready only after it has applied all events.
-                DeploymentState::CatchingUp
-                    if generation.build.promote == Promotion::Auto && pace.is_within_reach(&now, hold) =>
-                {
-                    return Built::Ready;
-                }
-                _ => tokio::time::sleep(LOOK).await,
+                DeploymentState::CatchingUp => pace.is_within_reach(&now, hold) && is_automatic(),
+                _ => false,
+            };
+            is_ready.then_some(Built::Ready)
+        };
+        tokio::select! {
+            biased;
+            () = self.candidate_until(deployment, number, |candidate| candidate.paused) => {
+                self.candidate(deployment, number).map_or(Built::Gone, |_| Built::Paused)
             }
+            built = runner.until_figures(outcome) => built,
         }
     }
 
@@ -240,7 +186,9 @@ impl Rollouts {
             if !std::mem::replace(&mut is_told, true) {
                 tracing::warn!(deployment = deployment.name(), generation = number, %error, "a candidate waits for room");
             }
-            tokio::time::sleep(ROOM_LOOK).await;
+            let paused = self.candidate_until(deployment, number, |candidate| candidate.paused);
+            // It only observes.
+            let _ = tokio::time::timeout(ROOM_LOOK, paused).await;
             match self.candidate(deployment, number) {
                 None => return Err(Built::Gone),
                 Some(candidate) if candidate.paused => return Err(Built::Paused),
@@ -296,18 +244,24 @@ impl Rollouts {
             if let Some(stopped) = runner.as_ref().and_then(|runner| Stopped::of(&runner.now(), deployment.name())) {
                 return self.give_up(deployment, number, &stopped).await;
             }
-            // An operator who promotes it by hand wants to see the comparison first.
-            let is_manual = generation.build.promote == Promotion::Manual;
-            let must_compare = generation.build.gate.is_some() && generation.comparison.is_none();
-            let done = match (is_manual, must_compare) {
-                (true, false) => {
-                    // It may fail, or get another gate, before anybody promotes it.
-                    tokio::time::sleep(LOOK_WHILE_READY).await;
-                    pause = RETRY_PAUSE.0;
-                    continue;
+            let stops = async {
+                match &runner {
+                    Some(runner) => runner.stopped().await,
+                    None => std::future::pending().await,
                 }
-                (true, true) => self.pass_gate(deployment, number).await,
-                (false, _) => self.take_turn(deployment, number).await,
+            };
+            if waits_for_operator(&generation) {
+                // It may fail, or get another gate, before anybody promotes it.
+                tokio::select! {
+                    () = stops => {}
+                    () = self.candidate_until(deployment, number, |candidate| !waits_for_operator(candidate)) => {}
+                }
+                pause = RETRY_PAUSE.0;
+                continue;
+            }
+            let done = match generation.build.promote {
+                Promotion::Manual => self.pass_gate(deployment, number).await,
+                Promotion::Auto => self.try_to_take_over(deployment, number).await,
             };
             match done {
                 Ok(()) => return,
@@ -315,11 +269,6 @@ impl Rollouts {
                     tracing::info!(deployment = deployment.name(), generation = number, %error, "not taken over yet");
                 }
             }
-            let stops = async {
-                while runner.as_ref().is_none_or(|runner| Stopped::of(&runner.now(), deployment.name()).is_none()) {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
             // It only observes: a failed candidate is given up at once.
             let _ = tokio::time::timeout(pause, stops).await;
             pause = (pause * 2).min(RETRY_PAUSE.1);
@@ -346,7 +295,7 @@ impl Rollouts {
     }
 
     /// One attempt to take over.
-    async fn take_turn(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+    async fn try_to_take_over(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
         let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
         let must_pass = |candidate: &Generation, active: u64| {
             let passed = candidate.comparison.as_ref();
@@ -363,7 +312,7 @@ impl Rollouts {
         if must_pass(&candidate, deployment.record().active) {
             return Err(Error::Conflict("another generation became active since the comparison".to_owned()));
         }
-        self.turn(deployment, number, Turn::CutOver).await.map(drop)
+        self.switch(deployment, number, Switch::CutOver).await.map(drop)
     }
 
     /// A candidate does not take over if it or the deployment is paused.
@@ -463,7 +412,7 @@ impl Rollouts {
     pub async fn rebuild(&self, name: &str, build: api::BuildSettings) -> Result<api::Deployed, Error> {
         let deployment = self.deployment(name)?;
         if let Some(gate) = &build.gate {
-            super::check_gate(gate).map_err(Error::Refused)?;
+            super::check_gate(gate)?;
         }
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
@@ -471,7 +420,7 @@ impl Rollouts {
         let accepted = self.may_refold(&deployment, &record.active().source, build.accept_missing, advice).await?;
         let number = record.next;
         let reason = accepted.explain("a rebuild was requested".to_owned());
-        let mut generation = record.active().built_anew(number, build, reason.clone());
+        let mut generation = record.active().to_rebuild(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
         self.add_candidate(&deployment, generation, "rebuild").await?;
         Ok(self.deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0).await)
@@ -503,14 +452,12 @@ impl Rollouts {
     pub(super) async fn lift_throttle(&self, name: &str) -> Result<(), Error> {
         self.throttle(name, None, None).await?;
         let deployment = self.deployment(name)?;
-        let deadline = Instant::now() + LIFTED_WAIT_MAX;
-        let is_building = || {
-            let record = deployment.record();
-            record.candidate().is_some_and(|candidate| candidate.status == GenerationStatus::Building)
-        };
-        while is_building() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
-        }
+        let built = deployment.until(|record| {
+            let is_building = |candidate: &Generation| candidate.status == GenerationStatus::Building;
+            (!record.candidate().is_some_and(is_building)).then_some(())
+        });
+        // It only observes.
+        let _ = tokio::time::timeout(LIFTED_WAIT_MAX, built).await;
         Ok(())
     }
 
@@ -566,21 +513,6 @@ pub(super) fn set_beginning(generation: &mut Generation, record: &Record, contin
         let is_same = generation.module.subjects == active.module.subjects;
         generation.subjects_from = if is_same { active.subjects_from } else { u64::MAX };
     }
-}
-
-/// If the active generation stopped at an event, a candidate must have passed that event, or have applied all events:
-/// the event that stopped one may stop the other too.
-pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
-    let now = runner.now();
-    let is_ahead = runner.position() > serving.position() || (now.begun && now.pending == 0);
-    if is_ahead || !serving.now().has_stopped() {
-        return Ok(());
-    }
-    Err(Error::Conflict(format!(
-        "the active generation stopped at {}, and the candidate at {} has not passed it yet; try again when it has",
-        serving.position(),
-        runner.position()
-    )))
 }
 
 fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {

@@ -17,13 +17,14 @@ const VALUE_CHARS_MAX: usize = 200;
 /// Most rules of a gate.
 pub const RULES_MAX: usize = 100;
 
-/// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. Blocking.
+/// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. A sample saves comparing,
+/// not reading: which keys belong to it is known only from the keys. Blocking.
 pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<Comparison, state::Error> {
     let mut found =
         Comparison { at: jiff::Timestamp::now().to_string(), position: candidate.position(), ..Comparison::default() };
     let threshold = match gate.sample {
         None => u64::MAX,
-        Some(sample) => threshold(sample, count(active)?),
+        Some(sample) => threshold(sample, active.entries_about()?),
     };
     let (mut ours, mut theirs) = (Walk::new(active), Walk::new(candidate));
     loop {
@@ -46,16 +47,6 @@ pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<C
     found.examples.sort_by_key(|example| example.allowed);
     found.conclusion = conclusion(&found);
     Ok(found)
-}
-
-fn count(snapshot: &Snapshot) -> Result<u64, state::Error> {
-    let mut walk = Walk::new(snapshot);
-    let mut count = 0;
-    while let Some(key) = walk.peek()? {
-        walk.take(&key);
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// The largest hash of a key in a sample of about this many out of this many.
@@ -229,17 +220,31 @@ fn conclusion(found: &Comparison) -> String {
     }
 }
 
-/// Checks a gate; an error says what is wrong with it.
-pub fn check(gate: &Gate) -> Result<(), String> {
+/// Why a gate is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidGate {
+    /// It would compare nothing.
+    #[error("a sample of 0 entries compares nothing; use 1 or more")]
+    EmptySample,
+    /// It has too many rules.
+    #[error("the gate has {0} rules, {RULES_MAX} are allowed")]
+    TooManyRules(usize),
+    /// It ignores something that is not a JSON pointer.
+    #[error("`{0}` is not a JSON pointer; write it like /updated_at")]
+    NotAPointer(String),
+}
+
+/// Checks a gate.
+pub fn check(gate: &Gate) -> Result<(), InvalidGate> {
     if gate.sample == Some(0) {
-        return Err("a sample of 0 entries compares nothing; use 1 or more".to_owned());
+        return Err(InvalidGate::EmptySample);
     }
     if gate.rules.len() > RULES_MAX {
-        return Err(format!("the gate has {} rules, {RULES_MAX} are allowed", gate.rules.len()));
+        return Err(InvalidGate::TooManyRules(gate.rules.len()));
     }
     let pointers = gate.rules.iter().flat_map(|rule| &rule.ignore);
     match pointers.into_iter().find(|pointer| !pointer.starts_with('/')) {
-        Some(pointer) => Err(format!("`{pointer}` is not a JSON pointer; write it like /updated_at")),
+        Some(pointer) => Err(InvalidGate::NotAPointer(pointer.clone())),
         None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@
 //! before the commit leaves everything unchanged; after a crash after the commit, the new generation is active.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::align::{Aligned, align};
 use super::inherit::Held;
@@ -25,14 +25,14 @@ const NEAR_MAX: Duration = Duration::from_secs(1);
 
 /// How a generation becomes active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Switch {
     /// A candidate takes over.
     CutOver,
     /// The previous generation becomes active again.
     Rollback,
 }
 
-impl Turn {
+impl Switch {
     fn action(self) -> &'static str {
         match self {
             Self::CutOver => "cut-over",
@@ -50,11 +50,29 @@ pub enum Demand {
     Nothing,
 }
 
+/// How fast a candidate is built that an operator promotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildSpeed {
+    /// As it was requested.
+    Unchanged,
+    /// As fast as it can be, from now on.
+    Unthrottled,
+}
+
+/// What a rollback may do if the state of the previous generation is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RollbackOptions {
+    /// Rebuild it.
+    pub may_rebuild: bool,
+    /// Rebuild it even from a stream that has lost events.
+    pub accept_missing: bool,
+}
+
 impl Rollouts {
     /// Makes the candidate active now.
-    pub async fn promote(&self, name: &str, demand: Demand, unthrottled: bool) -> Result<api::CutOver, Error> {
+    pub async fn promote(&self, name: &str, demand: Demand, speed: BuildSpeed) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
-        if unthrottled {
+        if speed == BuildSpeed::Unthrottled {
             self.lift_throttle(name).await?;
         }
         let changing = self.lock(&deployment).await?;
@@ -84,14 +102,11 @@ impl Rollouts {
             Some(still) if still.number == candidate.number => {}
             _ => return Err(Error::Conflict(format!("generation {} was replaced meanwhile", candidate.number))),
         }
-        self.turn(&deployment, candidate.number, Turn::CutOver).await
+        self.switch(&deployment, candidate.number, Switch::CutOver).await
     }
 
     /// Makes the previous generation active again.
-    ///
-    /// If its state is gone, it is rebuilt if `may_rebuild` is set, even from a stream that has lost events if
-    /// `accept_missing` is set.
-    pub async fn rollback(&self, name: &str, may_rebuild: bool, accept_missing: bool) -> Result<api::CutOver, Error> {
+    pub async fn rollback(&self, name: &str, options: RollbackOptions) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
@@ -99,19 +114,14 @@ impl Rollouts {
             Some(previous) if previous.state_file == record.active().state_file => {
                 self.hand_back(&deployment, previous).await
             }
-            Some(previous) => self.turn(&deployment, previous.number, Turn::Rollback).await,
-            None => self.rebuild_previous(&deployment, may_rebuild, accept_missing).await,
+            Some(previous) => self.switch(&deployment, previous.number, Switch::Rollback).await,
+            None => self.rebuild_previous(&deployment, options).await,
         }
     }
 
     /// The same, and waits briefly until the active generation has shown that it works.
-    pub async fn rollback_and_look(
-        &self,
-        name: &str,
-        may_rebuild: bool,
-        accept_missing: bool,
-    ) -> Result<api::CutOver, Error> {
-        let mut cut_over = self.rollback(name, may_rebuild, accept_missing).await?;
+    pub async fn rollback_and_look(&self, name: &str, options: RollbackOptions) -> Result<api::CutOver, Error> {
+        let mut cut_over = self.rollback(name, options).await?;
         let deployment = self.deployment(name)?;
         if cut_over.position.is_some() {
             deployment.active().begins(super::BEGIN_MAX).await;
@@ -123,7 +133,7 @@ impl Rollouts {
     /// A rollback of code that inherited its state: the previous code continues with the current state.
     async fn hand_back(&self, deployment: &Arc<Deployment>, previous: Generation) -> Result<api::CutOver, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
-        let module = blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)?;
+        let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
         let mut record = deployment.record();
         let differs = record.active().module.subjects != previous.module.subjects;
@@ -146,7 +156,7 @@ impl Rollouts {
         }
         serving.enter(GenerationStatus::Active, reason.clone());
         let program = self.inner.program(&record, record.active(), Ok(module));
-        self.commit(deployment, record, Turn::Rollback.action(), reason.clone()).await?;
+        self.commit(deployment, record, Switch::Rollback.action(), reason.clone()).await?;
         crash_points::reached("hand-back-recorded");
         runner.take_over(program);
         drop(held);
@@ -164,8 +174,7 @@ impl Rollouts {
     async fn rebuild_previous(
         &self,
         deployment: &Arc<Deployment>,
-        may: bool,
-        accept_missing: bool,
+        RollbackOptions { may_rebuild, accept_missing }: RollbackOptions,
     ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
         let served = |generation: &&Generation| generation.status == GenerationStatus::Retired && generation.has_served;
@@ -174,7 +183,7 @@ impl Rollouts {
         else {
             return Err(Error::Conflict(format!("{} has no previous generation", deployment.name())));
         };
-        if !may {
+        if !may_rebuild {
             let head = deployment.info().head;
             let up_to = head.map(|head| format!(" (up to {head} events)")).unwrap_or_default();
             return Err(Error::Conflict(format!(
@@ -191,7 +200,7 @@ impl Rollouts {
         let number = record.next;
         let reason = accepted.explain(format!("rolling back: generation {} is rebuilt", last.number));
         let build = api::BuildSettings { accept_missing, ..api::BuildSettings::default() };
-        let mut generation = last.built_anew(number, build, reason.clone());
+        let mut generation = last.to_rebuild(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
         self.add_candidate(deployment, generation, "rollback").await?;
         Ok(api::CutOver {
@@ -205,17 +214,20 @@ impl Rollouts {
     }
 
     /// Makes another generation active whose runner follows the stream. The caller holds the deployment's lock.
-    pub(super) async fn turn(&self, deployment: &Arc<Deployment>, to: u64, turn: Turn) -> Result<api::CutOver, Error> {
+    pub(super) async fn switch(
+        &self,
+        deployment: &Arc<Deployment>,
+        to: u64,
+        switch: Switch,
+    ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
         let next = record.generation(to).expect("the caller took it from the record");
         let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
         // Right after a start this takes as long as it takes to reach the source.
-        let deadline = Instant::now() + CERTAIN_MAX;
-        while serving.is_uncertain() && !serving.is_lost() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
+        let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
         let is_lost = serving.is_lost();
         if is_lost {
             check_caught_up(deployment, &runner)?;
@@ -231,12 +243,12 @@ impl Rollouts {
         let aligned = if of_another_history || is_lost {
             None
         } else {
-            Some(self.meet(deployment, &serving, &runner, turn).await?)
+            Some(self.meet(deployment, &serving, &runner, switch).await?)
         };
         crash_points::reached("cut-over-held");
         let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
-        let mut changed = after_turn(record, to, turn, position);
+        let mut changed = after_switch(record, to, switch, position);
         if is_lost && let Some(before) = changed.generation_mut(from) {
             before.enter(GenerationStatus::Retired, "its state could not be opened");
         }
@@ -245,11 +257,11 @@ impl Rollouts {
             // two were aligned.
             runner.succeeds(&serving, position);
         }
-        self.flip(deployment, changed, &runner, &serving, turn, position).await?;
+        self.flip(deployment, changed, &runner, &serving, switch, position).await?;
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
         drop(aligned);
         crash_points::reached("cut-over-released");
-        self.inner.metrics.cut_over(deployment.name(), turn.action(), Some(held));
+        self.inner.metrics.cut_over(deployment.name(), switch.action(), Some(held));
         self.after_flip(deployment, &runner, &serving).await;
         let hold_ms = held.as_secs_f64() * 1e3;
         let message = format!(
@@ -265,10 +277,10 @@ impl Rollouts {
         deployment: &Deployment,
         serving: &Arc<Runner>,
         runner: &Arc<Runner>,
-        turn: Turn,
+        switch: Switch,
     ) -> Result<Aligned, Error> {
-        if turn == Turn::CutOver {
-            super::build::check_ahead(serving, runner)?;
+        if switch == Switch::CutOver {
+            super::candidate::check_ahead(serving, runner)?;
         }
         let now = runner.now();
         if !runner.is_running() && runner.position() < serving.position() {
@@ -298,7 +310,7 @@ impl Rollouts {
             )));
         }
         align(serving, runner, self.inner.config.rollout.hold_max).await.map_err(|missed| {
-            self.inner.metrics.cut_over(deployment.name(), turn.action(), None);
+            self.inner.metrics.cut_over(deployment.name(), switch.action(), None);
             let record = deployment.record();
             match record
                 .generation(runner.program().generation)
@@ -314,20 +326,15 @@ impl Rollouts {
     /// Waits until a runner is close to the active one, so that the hold is short; returns whether it is.
     async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
         let batch = self.inner.config.pipeline.batch_events as u64;
-        let deadline = Instant::now() + self.inner.config.rollout.hold_max.max(NEAR_MAX);
-        loop {
-            let is_near = runner.position().saturating_add(batch) >= serving.position();
-            if is_near
-                || runner.now().pending <= batch && runner.now().applied > 0
-                || runner.last_event() >= serving.last_event()
-            {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
+        let is_near = |runner: &Runner| {
+            let now = runner.now();
+            let is_near = runner.position().saturating_add(batch) >= serving.position()
+                || (now.pending <= batch && now.applied > 0)
+                || runner.last_event() >= serving.last_event();
+            is_near.then_some(())
+        };
+        tokio::time::timeout(at_most, runner.until_figures(is_near)).await.is_ok()
     }
 
     /// The commit, and the switch of the handle.
@@ -337,17 +344,17 @@ impl Rollouts {
         record: Record,
         runner: &Arc<Runner>,
         serving: &Arc<Runner>,
-        turn: Turn,
+        switch: Switch,
         position: u64,
     ) -> Result<(), Error> {
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
-        let audit = crate::audit::entry(turn.action(), deployment.name(), detail);
+        let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
         blocking(move || catalogue.put(&noted, &audit)).await?;
         crash_points::reached("cut-over-recorded");
-        runner.serves(true);
+        runner.start_serving();
         deployment.flip(record, Arc::clone(runner));
-        serving.serves(false);
+        serving.stop_serving();
         Ok(())
     }
 
@@ -415,7 +422,7 @@ impl Rollouts {
         let generation = record.generation(number).ok_or_else(gone)?;
         let gate = generation.build.gate.clone().unwrap_or_default();
         let (serving, runner) = (deployment.active(), deployment.runner(generation.state_file).ok_or_else(gone)?);
-        if !runner.counts_like(&serving) {
+        if !runner.is_of_same_stream(&serving) {
             return Err(Error::Conflict(
                 "cannot compare: the stream was deleted and created again since the active generation was built; promote with --force"
                     .to_owned(),
@@ -452,7 +459,7 @@ fn throttled(name: &str, candidate: &Generation) -> String {
 /// Nothing less may let positions go back: views of a stream may differ for a moment, for example if one of the two was
 /// not connected yet.
 fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Error> {
-    if runner.counts_like(serving) {
+    if runner.is_of_same_stream(serving) {
         return Ok(false);
     }
     let now = serving.now();
@@ -496,14 +503,14 @@ pub(super) fn snapshots(aligned: &Aligned, serving: &Runner, runner: &Runner) ->
 }
 
 /// The record after another generation has become active.
-fn after_turn(mut record: Record, to: u64, turn: Turn, position: u64) -> Record {
+fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> Record {
     let from = record.active;
     let before = record.active_mut();
     before.on_probation = false;
     before.paused = false;
-    let reason = match turn {
-        Turn::CutOver => format!("generation {to} took over at position {position}"),
-        Turn::Rollback => format!("rolled back to generation {to} at position {position}"),
+    let reason = match switch {
+        Switch::CutOver => format!("generation {to} took over at position {position}"),
+        Switch::Rollback => format!("rolled back to generation {to} at position {position}"),
     };
     before.enter(GenerationStatus::Previous, reason);
     record.active = to;
@@ -511,9 +518,9 @@ fn after_turn(mut record: Record, to: u64, turn: Turn, position: u64) -> Record 
     serving.serves_from = position.max(1);
     serving.enter(
         GenerationStatus::Active,
-        match turn {
-            Turn::CutOver => format!("took over from generation {from} at position {position}"),
-            Turn::Rollback => format!("rolled back from generation {from} at position {position}"),
+        match switch {
+            Switch::CutOver => format!("took over from generation {from} at position {position}"),
+            Switch::Rollback => format!("rolled back from generation {from} at position {position}"),
         },
     );
     record

@@ -1,13 +1,12 @@
 //! Disk space: a rebuild that can't fit is refused before it starts.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
-use crate::room::{Room, Use};
+use crate::room::Use;
 
 /// How much more space a new state is expected to need than the existing one, in percent: files grow in steps, and
 /// versions of a module differ.
@@ -24,22 +23,13 @@ impl Rollouts {
             .map(|other| still_to_come(other))
             .sum();
         let needed = with_headroom(file_bytes) + others;
-        let (budget, root) = (self.inner.config.limits.disk_bytes, self.inner.folder.root().to_owned());
+        let room = self.inner.room.clone();
         blocking(move || {
-            Room::of(&root).check(Use::Grow, needed).map_err(|shortage| {
+            room.check(Use::Grow, needed).map_err(|shortage| {
                 Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes: {shortage}, or \
-                     `foldstream prune` generations that are no longer needed"
+                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes: {shortage}"
                 ))
-            })?;
-            let used = used_bytes(&root);
-            if budget > 0 && used.saturating_add(needed) > budget {
-                return Err(Error::NoRoom(format!(
-                    "a rebuild of {file_bytes} bytes of state, together with the running ones, would need about {needed} bytes, and {used} of the {budget} bytes of \
-                     limits.disk_bytes are used; raise it, or `foldstream prune` generations that are no longer needed"
-                )));
-            }
-            Ok(())
+            })
         })
         .await
     }
@@ -55,15 +45,4 @@ fn still_to_come(deployment: &Deployment) -> u64 {
 /// How much space a copy or a new state of this many bytes may take.
 pub(super) fn with_headroom(bytes: u64) -> u64 {
     bytes + bytes * HEADROOM_PERCENT / 100
-}
-
-/// Bytes of all files in a folder, including subfolders.
-fn used_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => used_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }

@@ -1,6 +1,9 @@
 //! Why a change of deployments was refused, or failed.
 
-use crate::{data_dir, log, module, names, state};
+use super::compare::InvalidGate;
+use super::plan::Impossible;
+use crate::runner::{LoadError, RepairError};
+use crate::{data_dir, log, module, names, source, state};
 
 /// Why the host refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +17,24 @@ pub enum Error {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] names::Invalid),
-    /// No source of that name, or several to choose from.
+    /// Several sources to choose from, or a source that is not of the right kind.
     #[error("{0}")]
     Source(String),
+    /// No source of that name.
+    #[error(transparent)]
+    UnknownSource(#[from] source::Unknown),
+    /// A gate is not valid.
+    #[error(transparent)]
+    Gate(#[from] InvalidGate),
+    /// A deploy is impossible as it was requested.
+    #[error(transparent)]
+    Plan(#[from] Impossible),
+    /// A module of the data folder can't be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A state could not be changed by other means than folding.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
     /// The module was refused.
     #[error(transparent)]
     Module(#[from] module::Error),

@@ -122,7 +122,7 @@ impl Rollouts {
         if !accept {
             return Ok(0);
         }
-        let Some(known) = self.inner.sources.get(source) else { return Err(self.inner.no_source(source)) };
+        let Some(known) = self.inner.sources.get(source) else { return Err(self.inner.no_source(source).into()) };
         known.info().await.last_sequence.ok_or_else(|| {
             Error::Conflict(format!(
                 "source {source} can't be reached, so the end of the accepted range is unknown; try again when it \

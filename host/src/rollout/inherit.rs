@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::crash_points;
 use super::{Error, Rollouts};
-use crate::api::{DeploymentState, GenerationStatus};
+use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::module::{Accepted, Module};
 use crate::pipeline::Ceiling;
-use crate::runner::Runner;
+use crate::runner::{NotLoaded, Runner};
 use crate::state::catalogue::{Generation, Record};
 
 /// Events that end a probation: more than the largest batch, so that the module has applied more than one.
@@ -23,8 +23,6 @@ const PROBATION_EVENTS_LIVE: u64 = 100;
 const RETRY: Duration = Duration::from_secs(1);
 /// How long code with other subjects waits for the previous code to finish its batch.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// How often to check a probation.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A runner that is held at its position. Dropping it releases the runner.
 pub(super) struct Held {
@@ -36,7 +34,7 @@ impl Held {
     pub(super) async fn at(runner: &Arc<Runner>) -> Result<Self, Error> {
         let mut held = Self { runner: Arc::clone(runner), position: 0 };
         let epoch = runner.set_ceiling(Ceiling::Position(0));
-        let stands = tokio::time::timeout(HOLD_MAX, runner.stands(epoch)).await;
+        let stands = tokio::time::timeout(HOLD_MAX, runner.held_at(epoch)).await;
         let busy = |_| Error::Conflict("the active generation did not finish its batch in time; try again".to_owned());
         held.position = stands.map_err(busy)?;
         Ok(held)
@@ -102,39 +100,23 @@ impl Rollouts {
             let runner = deployment.active();
             let begun = runner.now().applied;
             loop {
-                tokio::time::sleep(LOOK).await;
-                let record = deployment.record();
-                let is_known = host.deployment(deployment.name()).is_ok_and(|known| Arc::ptr_eq(&known, &deployment));
-                let is_over = !is_known || host.is_stopping() || record.active != number;
-                let is_over = is_over || !record.active().on_probation;
-                if is_over || !Arc::ptr_eq(&deployment.active(), &runner) {
-                    return;
-                }
-                let now = runner.now();
-                let applied = now.applied - begun;
-                // The new code applied an event that the previous code could not: restoring that would undo the fix.
-                let is_fix = has_mended(&record, runner.position());
-                let has_applied = applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
-                let is_own = now.generation == number && now.has_started();
-                let has_passed = is_own && (is_fix || (has_applied && now.failure.is_none()));
-                // Without a run of its own there is nothing to judge yet: the failure may be the one this version
-                // fixes. A failing disk or stream says nothing about the code.
-                let has_failed = is_own && now.state == DeploymentState::Failed && now.failing_at().is_some();
-                let ended = match (has_passed, has_failed) {
-                    (true, _) => host.pass_probation(&deployment, number).await,
-                    (_, true) => {
-                        let failure = now.failure.map(|failure| failure.message).unwrap_or_default();
-                        host.put_back(&deployment, number, &failure).await
-                    }
-                    _ => continue,
+                let is_over = |record: &Record| {
+                    let is_on_probation = record.active == number && record.active().on_probation;
+                    (!is_on_probation || !Arc::ptr_eq(&deployment.active(), &runner)).then_some(())
                 };
-                if let Err(error) = ended {
-                    let name = deployment.name();
-                    tracing::error!(deployment = name, generation = number, %error, "could not end the probation yet");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-                return;
+                let verdict = tokio::select! {
+                    biased;
+                    _ = deployment.until(is_over) => return,
+                    verdict = runner.until_figures(|runner| verdict(&deployment, runner, number, begun)) => verdict,
+                };
+                let ended = match verdict {
+                    Verdict::Passed => host.pass_probation(&deployment, number).await,
+                    Verdict::Failed(failure) => host.put_back(&deployment, number, &failure).await,
+                };
+                let Err(error) = ended else { return };
+                let name = deployment.name();
+                tracing::error!(deployment = name, generation = number, %error, "could not end the probation yet");
+                tokio::time::sleep(RETRY).await;
             }
         });
     }
@@ -174,7 +156,7 @@ impl Rollouts {
             return Ok(());
         };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
-        let module = crate::actor::blocking(move || inner.load(&digest)).await;
+        let module = crate::actor::blocking(move || inner.load(&digest)).await.map_err(NotLoaded::Failed);
         let failed = record.active_mut();
         failed.on_probation = false;
         failed.failed_at = deployment.active().now().failing_at();
@@ -199,6 +181,32 @@ impl Rollouts {
         );
         Ok(())
     }
+}
+
+/// How a probation ends.
+enum Verdict {
+    Passed,
+    /// The failure, in words.
+    Failed(String),
+}
+
+/// The verdict on a generation on probation, if there is one yet; `begun` is what its runner had applied before.
+fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) -> Option<Verdict> {
+    let now = runner.now();
+    // Without a run of its own there is nothing to judge yet: the failure may be the one this version fixes.
+    if now.generation != number || !now.has_started() {
+        return None;
+    }
+    let (position, applied) = (runner.position(), now.applied - begun);
+    // The new code applied an event that the previous code could not: restoring that would undo the fix.
+    let is_fix = deployment.with_record(|record| has_mended(record, position));
+    let has_applied = applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
+    if is_fix || (has_applied && now.failure.is_none()) {
+        return Some(Verdict::Passed);
+    }
+    // A failing disk or stream says nothing about the code.
+    let has_failed = now.has_stopped() && now.failing_at().is_some();
+    has_failed.then(|| Verdict::Failed(now.failure.map(|failure| failure.message).unwrap_or_default()))
 }
 
 /// Whether the code on probation applied the event at which the previous code had stopped.

@@ -42,6 +42,24 @@ impl Keys {
     }
 }
 
+/// Why the events of some keys can't be told from others.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoPart {
+    /// The module has no key rule.
+    #[error("its manifest declares no key rule, so the events of a key are unknown; rebuild all of it, or declare one")]
+    NoKeyRule,
+    /// The key makes no subject to read.
+    #[error(transparent)]
+    Subjects(#[from] crate::subject::Error),
+}
+
+/// An entry that does not belong to one key alone, or for which it is unclear which of its segments is the key.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{entry}` may not belong to one key alone")]
+pub(super) struct SharedEntry {
+    pub(super) entry: String,
+}
+
 /// Events of some keys.
 #[derive(Clone, Debug)]
 pub(super) struct KeyPart {
@@ -56,15 +74,13 @@ pub(super) struct KeyPart {
 }
 
 impl KeyPart {
-    /// The part of a module's events; an error if the module has no key rule.
-    pub(super) fn new(keys: Keys, rule: &KeyRule, wanted: &SubjectSet) -> Result<Self, String> {
+    /// The part of a module's events.
+    pub(super) fn new(keys: Keys, rule: &KeyRule, wanted: &SubjectSet) -> Result<Self, NoPart> {
         if *rule == KeyRule::None {
-            return Err("its manifest declares no key rule, so the events of a key are unknown; rebuild all of \
-                        it, or declare one"
-                .to_owned());
+            return Err(NoPart::NoKeyRule);
         }
         let narrowed = narrowed(&keys, rule, wanted);
-        let subjects = SubjectSet::parse(&narrowed).map_err(|error| error.to_string())?;
+        let subjects = SubjectSet::parse(&narrowed)?;
         Ok(Self {
             keys,
             rule: rule.clone(),
@@ -204,9 +220,8 @@ pub(super) struct Ownership {
 }
 
 impl Ownership {
-    /// Learns from the keys of entries. Returns an error with the first entry that does not belong to one key alone, or
-    /// for which it is unclear which of its segments is the key.
-    pub(super) fn learn<'a>(entries: impl Iterator<Item = &'a str>, keys: &Keys) -> Result<Self, String> {
+    /// Learns from the keys of entries.
+    pub(super) fn learn<'a>(entries: impl Iterator<Item = &'a str>, keys: &Keys) -> Result<Self, SharedEntry> {
         let mut candidates: std::collections::BTreeMap<String, Vec<usize>> = std::collections::BTreeMap::new();
         for entry in entries {
             let segments: Vec<&str> = entry.split('/').collect();
@@ -215,14 +230,14 @@ impl Ownership {
             let known = candidates.entry(segments[0].to_owned()).or_insert_with(|| here.clone());
             known.retain(|place| here.contains(place));
             if known.is_empty() {
-                return Err(entry.to_owned());
+                return Err(SharedEntry { entry: entry.to_owned() });
             }
         }
         let mut places = std::collections::BTreeMap::new();
         for (table, candidates) in candidates {
             match candidates[..] {
                 [place] => places.insert(table, place),
-                _ => return Err(format!("{table}/…")),
+                _ => return Err(SharedEntry { entry: format!("{table}/…") }),
             };
         }
         Ok(Self { places, keys: keys.clone() })
@@ -367,9 +382,15 @@ mod tests {
         assert!(!owned.has("customer/43") && !owned.has("rank/00000000000000000042/7") && !owned.has("42"));
         let numbers = Ownership::learn(["customer/0000000042"].into_iter(), &one("42")).expect("a number");
         assert!(numbers.has("customer/0000000042") && !numbers.has("customer/0000000043"));
-        assert_eq!(Ownership::learn(["customer/42", "head"].into_iter(), &one("42")).err().as_deref(), Some("head"));
+        assert_eq!(
+            Ownership::learn(["customer/42", "head"].into_iter(), &one("42"))
+                .err()
+                .map(|shared| shared.entry)
+                .as_deref(),
+            Some("head")
+        );
         let unclear = Ownership::learn(["kind/42/42"].into_iter(), &one("42"));
-        assert_eq!(unclear.err().as_deref(), Some("kind/…"), "either could be the key");
+        assert_eq!(unclear.err().map(|shared| shared.entry).as_deref(), Some("kind/…"), "either could be the key");
         let prefixed = Ownership::learn(["customer/42"].into_iter(), &Keys::Prefix("4".to_owned())).expect("fits");
         assert!(prefixed.has("customer/43") && !prefixed.has("customer/53"));
     }

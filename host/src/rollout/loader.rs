@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,8 +12,6 @@ use crate::runner::LoadError;
 
 /// Modules loaded at once: checking and compiling them takes processors and memory that others need as well.
 const AT_ONCE: usize = 4;
-/// How often a waiting caller checks whether the host is stopping.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The modules of a data folder.
 #[derive(Debug)]
@@ -46,7 +43,10 @@ impl Loader {
 
     /// Makes all callers stop waiting for a turn.
     pub fn stop(&self) {
+        // Under the lock, so that a caller who is about to wait does not miss it.
+        let turns = self.turns.lock();
         self.is_stopping.store(true, Ordering::Release);
+        drop(turns);
         self.freed.notify_all();
     }
 
@@ -75,7 +75,7 @@ impl Loader {
     fn turn(&self) -> Result<Turn<'_>, LoadError> {
         let mut free = self.turns.lock();
         while *free == 0 && !self.is_stopping.load(Ordering::Acquire) {
-            self.freed.wait_for(&mut free, LOOK);
+            self.freed.wait(&mut free);
         }
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(LoadError { message: "the host is stopping".to_owned(), is_passing: true });

@@ -53,7 +53,7 @@ impl Rollouts {
             is_candidate && !host.is_stopping()
         };
         blocking(move || {
-            let module = inner.load(&digest).map_err(Error::Conflict)?;
+            let module = inner.load(&digest)?;
             let mut migration = loop {
                 match module.migration(&identity, from_version) {
                     // Others use what it needs at the moment; the module is not at fault.

@@ -10,6 +10,7 @@ mod align;
 mod as_of;
 mod belongings;
 mod build;
+mod candidate;
 mod chores;
 mod compare;
 pub mod crash_points;
@@ -22,6 +23,7 @@ mod inherit;
 mod key_part;
 mod loader;
 mod migrate;
+mod pausing;
 mod plan;
 mod prune;
 mod queue;
@@ -38,14 +40,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use as_of::Pasts;
+pub(crate) use as_of::PastStates;
 pub use as_of::{AsOfError, Moment};
 pub(crate) use chores::OnDrop;
 pub use compare::check as check_gate;
-pub use cut_over::Demand;
+pub use cut_over::{BuildSpeed, Demand, RollbackOptions};
 pub use error::Error;
 pub use key_part::Keys;
 pub(crate) use loader::Loader;
+pub use pausing::GenerationChoice;
 pub use queue::Queue;
 pub use rollouts::Rollouts;
 pub(crate) use rollouts::{Role, Shared};
@@ -59,11 +62,11 @@ use crate::deployment::{Deployment, View};
 
 use crate::module::{self, Accepted, Loaded, Module, Wanted};
 use crate::names;
-use crate::runner::{BEING_LOADED, ReadError, Runner};
+use crate::runner::{NotLoaded, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use build::{new_generation, set_beginning};
 use ending::Ending;
-use plan::{Plan, Wish};
+use plan::{Plan, Requested};
 
 /// How long two runners may be held for a comparison or a partial rebuild, which need not be as quick as a cut-over: if
 /// the server filters for a reader, the reader learns only once per second that it has passed the events of others.
@@ -71,8 +74,6 @@ const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
 /// How often, and at what interval, a deploy asks for an instance to try its module.
 const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How long the response to a pause or a resume waits until it can confirm the new state.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How long the response to a resume or a rollback waits for the first batch, or a failure.
 const BEGIN_MAX: Duration = Duration::from_secs(8);
 
@@ -121,7 +122,7 @@ impl Rollouts {
     fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
         let serve = self.start_runner(&record, &active, Role::Serve { catches_up_to: None });
-        let deployment = Deployment::new(record, serve);
+        let deployment = Deployment::new(record, serve, self.inner.stopping.child_token());
         let record = deployment.record();
         self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
         let files: BTreeSet<u64> = record.generations.iter().map(|generation| generation.state_file).collect();
@@ -142,16 +143,19 @@ impl Rollouts {
     /// Starts a runner for a generation. The runner loads the module from the data folder itself, so that nobody waits
     /// for a slow one.
     pub(crate) fn start_runner(&self, record: &Record, generation: &Generation, role: Role) -> Arc<Runner> {
-        let module = Err(BEING_LOADED.to_owned());
-        let runner = Runner::start(self.inner.parts(record, generation, module, role));
-        runner.serves(matches!(role, Role::Serve { .. }));
+        let module = Err(NotLoaded::Yet);
+        let runner = Runner::start(self.inner.runner_options(record, generation, module, role));
+        match role {
+            Role::Serve { .. } => runner.start_serving(),
+            Role::Follow | Role::Build => runner.stop_serving(),
+        }
         runner
     }
 
     /// Deploys a module. Its check and its compilation end when the caller no longer waits.
     pub async fn deploy(&self, upload: Bytes, request: DeployRequest, wanted: Wanted) -> Result<api::Deployed, Error> {
         if let Some(gate) = &request.build.gate {
-            check_gate(gate).map_err(Error::Refused)?;
+            check_gate(gate)?;
         }
         let inner = Arc::clone(&self.inner);
         let (accepted, loaded) = blocking(move || {
@@ -211,9 +215,9 @@ impl Rollouts {
         let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() };
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve { catches_up_to: Some(0) };
-        let runner = Runner::start(self.inner.parts(&record, &generation, Ok(loaded.module), role));
-        runner.serves(true);
-        let deployment = Deployment::new(record, runner);
+        let runner = Runner::start(self.inner.runner_options(&record, &generation, Ok(loaded.module), role));
+        runner.start_serving();
+        let deployment = Deployment::new(record, runner, self.inner.stopping.child_token());
         self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
         Ok(self.deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms).await)
@@ -247,10 +251,10 @@ impl Rollouts {
             None => record.active().source.clone(),
         };
         let start = request.start.unwrap_or(record.active().start);
-        let stands_beside = request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
+        let needs_own_state = request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
         let module = loaded.module.info();
-        let wish = Wish { module, source: &source, start, strategy: request.strategy, stands_beside };
-        let (strategy, continued, reason) = match plan::decide(&record, &wish).map_err(Error::Refused)? {
+        let requested = Requested { module, source: &source, start, strategy: request.strategy, needs_own_state };
+        let (strategy, continued, reason) = match plan::decide(&record, &requested)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
                 let reason = self.unchanged(&deployment, changing, generation, request.build, reason).await?;
@@ -314,8 +318,8 @@ impl Rollouts {
         let mut reason = self.ask_candidate_again(deployment, generation, build, reason).await?;
         drop(changing);
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
-            self.accept_missing(deployment.name(), false).await?;
-            self.resume(deployment.name(), false, None).await?;
+            self.accept_missing(deployment.name(), GenerationChoice::Active).await?;
+            self.resume(deployment.name(), GenerationChoice::Active, None).await?;
             reason.push_str("; events missing from its stream are accepted");
         }
         Ok(reason)
@@ -427,88 +431,11 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across restarts.
-    pub async fn pause(&self, name: &str, candidate: bool) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        self.note_pause(&deployment, candidate, true).await
-    }
-
-    /// Continues after a pause or a failure, and skips the given events, if any.
-    pub async fn resume(
-        &self,
-        name: &str,
-        candidate: bool,
-        skips: Option<WantedSkips>,
-    ) -> Result<api::Deployment, Error> {
-        let deployment = self.deployment(name)?;
-        if candidate {
-            skips::failure_noted(&deployment).await;
+    fn chosen<'a>(&self, record: &'a Record, choice: GenerationChoice) -> Result<&'a Generation, Error> {
+        match choice {
+            GenerationChoice::Active => Ok(record.active()),
+            GenerationChoice::Candidate => self.candidate_of(record),
         }
-        let changing = self.lock(&deployment).await?;
-        if let Some(wanted) = skips {
-            Box::pin(self.decide(&deployment, candidate, &wanted)).await?;
-        }
-        if candidate && let Some(stopped) = deployment.record().stopped_candidate() {
-            return self.revive(&deployment, stopped.number).await;
-        }
-        self.note_pause(&deployment, candidate, false).await?;
-        drop(changing);
-        if !candidate {
-            deployment.active().begins(BEGIN_MAX).await;
-        }
-        Ok(deployment.info())
-    }
-
-    /// Records that events missing from the stream up to its current head may be passed over.
-    pub async fn accept_missing(&self, name: &str, candidate: bool) -> Result<(), Error> {
-        let deployment = self.deployment(name)?;
-        let _changing = self.lock(&deployment).await?;
-        let mut record = deployment.record();
-        let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
-        let generation = record.generation_mut(number).expect("it was just found");
-        let through = self.accepts_from(&generation.source, true).await?.max(generation.accepts_missing_through);
-        generation.accepts_missing_through = through;
-        let state_file = generation.state_file;
-        let detail = format!("generation {number}: events up to {through} may be missing");
-        self.commit(&deployment, record, "accept-missing", detail).await?;
-        if let Some(runner) = deployment.runner(state_file) {
-            runner.accept_missing(through);
-        }
-        Ok(())
-    }
-
-    /// The caller holds the deployment's lock.
-    async fn note_pause(
-        &self,
-        deployment: &Arc<Deployment>,
-        candidate: bool,
-        paused: bool,
-    ) -> Result<api::Deployment, Error> {
-        let mut record = deployment.record();
-        let number = if candidate { self.candidate_of(&record)?.number } else { record.active };
-        let generation = record.generation_mut(number).expect("it was just found");
-        generation.paused = paused;
-        // A candidate continues when its turn in the queue comes; the task that drives it takes care of that.
-        let has_driver = !paused && generation.status == GenerationStatus::Building;
-        let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
-        let action = if paused { "pause" } else { "resume" };
-        let before = runner.as_ref().map(|runner| runner.now());
-        // What readers saw is made durable before the pause is: a restart finds no older state to rest at.
-        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
-            runner.pause();
-            runner.settles(before, SETTLE_MAX).await;
-        }
-        let committed = self.commit(deployment, record, action, format!("generation {number}")).await;
-        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
-            // A pause that could not be recorded is not a pause.
-            if committed.is_ok() != paused {
-                runner.resume();
-                runner.settles(before, SETTLE_MAX).await;
-            }
-        }
-        committed?;
-        Ok(deployment.info())
     }
 
     fn candidate_of<'a>(&self, record: &'a Record) -> Result<&'a Generation, Error> {
@@ -527,6 +454,7 @@ impl Rollouts {
         crash_points::reached("delete-recorded");
         let _ending = Ending::begin(&self.inner.ending, name);
         self.inner.deployments.write().remove(name);
+        deployment.leave();
         // A guest call may take as long as its deadline. Other deployments need not wait for it.
         drop(all);
         let runners = deployment.runners();
@@ -534,7 +462,7 @@ impl Rollouts {
         for runner in runners {
             self.end(runner).await;
         }
-        self.inner.pasts.forget(name);
+        self.inner.past_states.forget(name);
         self.remove_leftovers().await;
         self.inner.metrics.forget(name);
         tracing::info!(deployment = name, "deleted");

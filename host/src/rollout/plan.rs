@@ -5,7 +5,7 @@ use crate::state::catalogue::{Generation, Record};
 
 /// A requested deploy.
 #[derive(Clone, Debug)]
-pub struct Wish<'a> {
+pub struct Requested<'a> {
     /// The module.
     pub module: &'a ModuleInfo,
     /// The source to read.
@@ -15,7 +15,7 @@ pub struct Wish<'a> {
     /// The requested strategy; none lets the host decide.
     pub strategy: Option<Strategy>,
     /// Whether it has a gate or is promoted by hand, which requires a state of its own.
-    pub stands_beside: bool,
+    pub needs_own_state: bool,
 }
 
 /// What to do.
@@ -44,27 +44,60 @@ pub enum Plan {
     },
 }
 
-/// Decides; an error says why the request is impossible.
-pub fn decide(record: &Record, wish: &Wish<'_>) -> Result<Plan, String> {
+/// Why a requested deploy is impossible.
+#[derive(Debug, thiserror::Error)]
+pub enum Impossible {
+    /// Another source has other positions.
+    #[error(
+        "{name} reads source {current}, whose positions have nothing to do with those of {wanted}; deploy it under \
+         another name with --name"
+    )]
+    OtherSource {
+        /// The deployment.
+        name: String,
+        /// The source that it reads.
+        current: String,
+        /// The requested source.
+        wanted: String,
+    },
+    /// To inherit leaves no state to compare with.
+    #[error("cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it")]
+    NothingToCompare,
+    /// To inherit a state with another version.
+    #[error(
+        "cannot inherit: state version {wanted} is not {current}; rebuild it, or give the module the same state \
+         version if both store the same"
+    )]
+    OtherVersion {
+        /// The version of the active generation.
+        current: u32,
+        /// The version of the module.
+        wanted: u32,
+    },
+    /// To migrate without code for it.
+    #[error("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild")]
+    NoMigration,
+}
+
+/// Decides what a deploy does.
+pub fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Impossible> {
     let source = &record.active().source;
-    if source != wish.source {
-        return Err(format!(
-            "{} reads source {source}, whose positions have nothing to do with those of {}; deploy it under another name with --name",
-            record.name, wish.source
-        ));
+    if source != requested.source {
+        let (name, current, wanted) = (record.name.clone(), source.clone(), requested.source.to_owned());
+        return Err(Impossible::OtherSource { name, current, wanted });
     }
-    match wish.strategy {
-        Some(strategy) => as_wanted(record, wish, strategy),
-        None => Ok(as_fits(record, wish)),
+    match requested.strategy {
+        Some(strategy) => as_requested(record, requested, strategy),
+        None => Ok(as_fits(record, requested)),
     }
 }
 
-fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
+fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
     let active = record.active();
     let has = |generation: &&Generation| {
-        generation.module.digest == wish.module.digest
-            && generation.source == wish.source
-            && generation.start == wish.start
+        generation.module.digest == requested.module.digest
+            && generation.source == requested.source
+            && generation.start == requested.start
     };
     if let Some(candidate) = record.candidate().filter(has) {
         let reason = format!("generation {} has this module, and is being built", candidate.number);
@@ -78,16 +111,16 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
         }
         return Plan::Unchanged { generation: active.number, reason };
     }
-    match why_not_inherit(active, wish) {
+    match why_not_inherit(active, requested) {
         None => {
             let reason = format!(
                 "both modules have state version {}; --strategy rebuild builds it from scratch",
-                wish.module.state_version
+                requested.module.state_version
             );
             Plan::New { strategy: Strategy::Inherit, reason }
         }
         Some(mut reason) => {
-            if let Some(stopped) = record.stopped_candidate().filter(|stopped| continues(stopped, wish)) {
+            if let Some(stopped) = record.stopped_candidate().filter(|stopped| continues(stopped, requested)) {
                 let at = stopped.failed_at.unwrap_or_default();
                 let reason = format!(
                     "{reason}; it has the same state version as generation {}, which stopped at event {at}, and continues there; \
@@ -96,7 +129,7 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
                 );
                 return Plan::Continue { generation: stopped.number, reason };
             }
-            if wish.module.migrates {
+            if requested.module.migrates {
                 reason.push_str("; --strategy migrate would convert the entries instead of folding all events again");
             }
             Plan::New { strategy: Strategy::Rebuild, reason }
@@ -105,17 +138,17 @@ fn as_fits(record: &Record, wish: &Wish<'_>) -> Plan {
 }
 
 /// Whether other code can continue the state of a stopped candidate.
-fn continues(stopped: &Generation, wish: &Wish<'_>) -> bool {
-    let (old, new) = (&stopped.module, wish.module);
+fn continues(stopped: &Generation, requested: &Requested<'_>) -> bool {
+    let (old, new) = (&stopped.module, requested.module);
     old.digest != new.digest
         && old.state_version == new.state_version
         && old.subjects == new.subjects
-        && (stopped.source == wish.source && stopped.start == wish.start)
+        && (stopped.source == requested.source && stopped.start == requested.start)
 }
 
-fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
-    let (old, new) = (&active.module, wish.module);
-    if active.start != wish.start {
+fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<String> {
+    let (old, new) = (&active.module, requested.module);
+    if active.start != requested.start {
         return Some("it starts at another place in the stream".to_owned());
     }
     if old.state_version != new.state_version {
@@ -125,41 +158,35 @@ fn why_not_inherit(active: &Generation, wish: &Wish<'_>) -> Option<String> {
         let subjects = (new.subjects.join(", "), old.subjects.join(", "));
         return Some(format!("it reads other subjects ({} instead of {})", subjects.0, subjects.1));
     }
-    if wish.stands_beside {
+    if requested.needs_own_state {
         return Some("a comparison or a manual promotion needs a state of its own".to_owned());
     }
     None
 }
 
-fn as_wanted(record: &Record, wish: &Wish<'_>, strategy: Strategy) -> Result<Plan, String> {
+fn as_requested(record: &Record, requested: &Requested<'_>, strategy: Strategy) -> Result<Plan, Impossible> {
     let active = record.active();
     match strategy {
         Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was requested".to_owned() }),
-        Strategy::Inherit if wish.stands_beside => {
-            Err("cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it".to_owned())
+        Strategy::Inherit if requested.needs_own_state => Err(Impossible::NothingToCompare),
+        Strategy::Inherit if active.module.state_version != requested.module.state_version => {
+            let (current, wanted) = (active.module.state_version, requested.module.state_version);
+            Err(Impossible::OtherVersion { current, wanted })
         }
-        Strategy::Inherit if active.module.state_version != wish.module.state_version => Err(format!(
-            "cannot inherit: state version {} is not {}; rebuild it, or give the module the same state version if both \
-             store the same",
-            wish.module.state_version, active.module.state_version
-        )),
-        Strategy::Inherit if active.module.digest == wish.module.digest => Ok(Plan::Unchanged {
+        Strategy::Inherit if active.module.digest == requested.module.digest => Ok(Plan::Unchanged {
             generation: active.number,
             reason: format!("generation {} has this module, and is active", active.number),
         }),
-        Strategy::Inherit => Ok(Plan::New { strategy, reason: asked("to inherit", active, wish) }),
-        Strategy::Migrate if !wish.module.migrates => {
-            Err("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild"
-                .to_owned())
-        }
-        Strategy::Migrate => Ok(Plan::New { strategy, reason: asked("to migrate", active, wish) }),
+        Strategy::Inherit => Ok(Plan::New { strategy, reason: reason_of("to inherit", active, requested) }),
+        Strategy::Migrate if !requested.module.migrates => Err(Impossible::NoMigration),
+        Strategy::Migrate => Ok(Plan::New { strategy, reason: reason_of("to migrate", active, requested) }),
     }
 }
 
 /// The reason for a requested strategy, with its drawbacks.
-fn asked(what: &str, active: &Generation, wish: &Wish<'_>) -> String {
+fn reason_of(what: &str, active: &Generation, requested: &Requested<'_>) -> String {
     let mut reason = format!("{what} was requested");
-    if active.module.subjects != wish.module.subjects {
+    if active.module.subjects != requested.module.subjects {
         reason.push_str("; the state lacks earlier events of the new subjects");
     }
     reason
@@ -220,8 +247,11 @@ mod tests {
         Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() }
     }
 
-    fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, String> {
-        decide(record, &Wish { module, source: "events", start: Start::Beginning, strategy, stands_beside: false })
+    fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, Impossible> {
+        decide(
+            record,
+            &Requested { module, source: "events", start: Start::Beginning, strategy, needs_own_state: false },
+        )
     }
 
     fn strategy(plan: &Plan) -> Option<Strategy> {
@@ -248,8 +278,8 @@ mod tests {
         assert_eq!(plan(&wider), Some(Strategy::Rebuild));
         let module = module("two", 1);
         let start = Start::Beginning;
-        let wish = Wish { module: &module, source: "other", start, strategy: None, stands_beside: false };
-        assert!(decide(&record(), &wish).expect_err("refused").contains("under another name"));
+        let requested = Requested { module: &module, source: "other", start, strategy: None, needs_own_state: false };
+        assert!(decide(&record(), &requested).expect_err("refused").to_string().contains("under another name"));
     }
 
     #[test]
@@ -274,18 +304,21 @@ mod tests {
     #[test]
     fn what_is_to_be_compared_or_promoted_by_hand_is_never_handed_on() {
         let decided = |module: &ModuleInfo, strategy| {
-            let wish = Wish { module, source: "events", start: Start::Beginning, strategy, stands_beside: true };
-            decide(&record(), &wish)
+            let requested =
+                Requested { module, source: "events", start: Start::Beginning, strategy, needs_own_state: true };
+            decide(&record(), &requested)
         };
         assert_eq!(strategy(&decided(&module("two", 1), None).expect("sound")), Some(Strategy::Rebuild));
         assert!(matches!(decided(&module("one", 1), None).expect("sound"), Plan::Unchanged { .. }));
         let refused = decided(&module("two", 1), Some(Strategy::Inherit)).expect_err("is refused");
-        assert!(refused.contains("cannot be compared"), "{refused}");
+        assert!(refused.to_string().contains("cannot be compared"), "{refused}");
     }
 
     #[test]
     fn what_is_wanted_is_done_or_refused_with_a_reason() {
-        let refused = |module: &ModuleInfo, strategy| decided(&record(), module, Some(strategy)).expect_err("refused");
+        let refused = |module: &ModuleInfo, strategy| {
+            decided(&record(), module, Some(strategy)).expect_err("refused").to_string()
+        };
         assert!(refused(&module("two", 2), Strategy::Inherit).contains("state version 2 is not 1"));
         assert!(refused(&module("two", 2), Strategy::Migrate).contains("exports no `migrate`"));
         let rebuilt = decided(&record(), &module("one", 1), Some(Strategy::Rebuild)).expect("sound");

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::align::align;
 use super::belongings::{self, Ahead};
-use super::key_part::{KeyPart, Keys, Ownership};
-use super::side_fold::{Aside, Scratch};
+use super::key_part::{KeyPart, Keys, NoPart, Ownership};
+use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
 use super::{crash_points, cut_over};
 use crate::actor::blocking;
@@ -43,21 +43,21 @@ impl Rollouts {
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
-        let refused = |why: String| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
+        let refused = |why: NoPart| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
         let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
         let (filtered_by_server, folded, reads) = (part.is_narrower(), part.counter(), part.reads());
         let skips = deployment.skips_as_folded()?;
-        let aside = Aside { part: Some(Arc::new(part)), skips, ..Aside::default() };
+        let options = ScratchOptions { part: Some(Arc::new(part)), skips, ..ScratchOptions::default() };
         // It costs as much as a rebuild, and waits for its turn like one.
         let ticket = self.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
-        let scratch = self.fold_aside(&deployment.record(), &generation, module, aside).await?;
+        let scratch = self.start_scratch(&deployment.record(), &generation, module, options).await?;
         scratch.unless_stuck(scratch.comes_near(NEAR_EVENTS)).await?;
         // Slow work is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
         let done = self.put_in_place(&deployment, &generation, &scratch, Chosen { keys, reads, ahead }).await?;
         // Past states that were built before would show the old entries.
-        self.inner.pasts.forget(name);
+        self.inner.past_states.forget(name);
         let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
         blocking(move || super::snapshots::remove_all_of(&folder, state_file)).await;
         Ok(api::PartialRebuild {
@@ -106,7 +106,7 @@ impl Rollouts {
         if !patch.is_empty() {
             // Before and after: a reader in between may have read the old entries.
             self.note_repair(deployment, "rebuild-part-begun", detail.clone()).await?;
-            serving.patch(patch).await.map_err(Error::Conflict)?;
+            serving.patch(patch).await?;
         }
         drop(aligned);
         crash_points::reached("partial-applied");
@@ -182,7 +182,7 @@ impl From<state::Error> for PatchError {
 /// Blocking.
 fn make_patch(
     serving: &Snapshot,
-    aside: &Snapshot,
+    rebuilt: &Snapshot,
     chosen: &Chosen,
     changed: Option<Vec<Key>>,
 ) -> Result<(Patch, Vec<String>), PatchError> {
@@ -196,7 +196,7 @@ fn make_patch(
             foreign.join(", ")
         )));
     }
-    let wanted = entries(aside)?;
+    let wanted = entries(rebuilt)?;
     let known = changed.map(|changed| (&chosen.ahead, changed));
     let known = belongings::find(serving, &owned, known, &mut |count| count <= ENTRIES_MAX)?;
     within_limit(known.len())?;
@@ -219,17 +219,18 @@ fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
     if noted.is_cut {
         return Err(PatchError::Refused("its events read or write too many entries; rebuild all of it".to_owned()));
     }
-    Ownership::learn(noted.written.iter().map(|key| &**key), keys).map_err(|entry| {
+    Ownership::learn(noted.written.iter().map(|key| &**key), keys).map_err(|shared| {
         PatchError::Refused(format!(
-            "its events also change `{entry}`, which may not belong to that key alone; rebuild all \
-             of it"
+            "its events also change `{}`, which may not belong to that key alone; rebuild all \
+             of it",
+            shared.entry
         ))
     })
 }
 
-fn entries(aside: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
+fn entries(rebuilt: &Snapshot) -> Result<BTreeMap<Key, Payload>, PatchError> {
     let mut found = BTreeMap::new();
-    each(aside, |key, value| {
+    each(rebuilt, |key, value| {
         found.insert(key, value);
         within_limit(found.len())
     })?;

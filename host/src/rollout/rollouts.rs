@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 
 use super::loader::Loader;
-use super::{Error, Pasts, Queue, Snapshots};
+use super::{Error, PastStates, Queue, Snapshots};
 use crate::api;
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 use crate::module::{Engine, Module};
 use crate::pipeline::{Ceiling, Settings, Throttle, WhenFull};
 use crate::room::Room;
-use crate::runner::{Parts, Program};
-use crate::source::Source;
+use crate::runner::{self, LoadError, NotLoaded, Program};
+use crate::source::{Source, Unknown};
 use crate::state::catalogue::{Catalogue, Generation, Record};
 
 /// All deployments of a host, and every change to them. Cloning shares it.
@@ -30,7 +30,7 @@ pub struct Rollouts {
 }
 
 /// A module, or why it can't be loaded.
-pub(super) type LoadedOrNot = Result<Arc<Module>, String>;
+pub(super) type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
 
 /// The role of a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +47,15 @@ pub(crate) enum Role {
 }
 
 /// What rollouts share with the host that they belong to.
+///
+/// The locks are taken in this order: `changing` of a deployment, `changing` of all, `naming`, `deployments`. A task that
+/// has one of them never waits for an earlier one; the last is never held across an await.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) folder: DataDir,
+    /// The disk space of the data folder.
+    pub(crate) room: Room,
     pub(crate) engine: Engine,
     pub(crate) loader: Arc<Loader>,
     pub(crate) catalogue: Arc<Catalogue>,
@@ -65,14 +70,15 @@ pub(crate) struct Shared {
     pub(crate) naming: tokio::sync::RwLock<()>,
     pub(crate) metrics: Metrics,
     pub(crate) rebuilds: Queue,
-    pub(crate) pasts: Pasts,
+    pub(crate) past_states: PastStates,
     pub(crate) snapshots: Snapshots,
     /// Housekeeping in progress: its kind, and the deployment or source.
     pub(crate) chores: parking_lot::Mutex<BTreeSet<(&'static str, String)>>,
     pub(crate) budget: Arc<Budget>,
     /// What is taken of the host's memory when it is needed.
     pub(crate) memory: Memory,
-    pub(crate) stopping: AtomicBool,
+    /// Cancelled once the host stops.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Rollouts {
@@ -88,18 +94,24 @@ impl Rollouts {
 
     /// Whether the host is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.inner.stopping.load(Ordering::Acquire)
+        self.inner.stopping.is_cancelled()
     }
 }
 
 impl Shared {
     /// Loads the module of a digest from the data folder.
-    pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, String> {
-        self.loader.load(digest).map_err(|error| error.message)
+    pub(crate) fn load(&self, digest: &str) -> Result<Arc<Module>, LoadError> {
+        self.loader.load(digest)
     }
 
     /// The options for the runner of a generation.
-    pub(crate) fn parts(&self, record: &Record, generation: &Generation, module: LoadedOrNot, role: Role) -> Parts {
+    pub(crate) fn runner_options(
+        &self,
+        record: &Record,
+        generation: &Generation,
+        module: LoadedOrNot,
+        role: Role,
+    ) -> runner::Options {
         let name = record.name.as_str();
         let (pipeline, state) = (&self.config.pipeline, &self.config.state);
         let (memtable_bytes, throttle) = match role {
@@ -109,7 +121,7 @@ impl Shared {
         let path = self.folder.state(name, generation.state_file);
         let cache = self.caches.share(u64::MAX);
         let state_options = self.config.state_options(cache.bytes(), &self.memory);
-        Parts {
+        runner::Options {
             deployment: name.to_owned(),
             program: self.program(record, generation, module),
             path: path.clone(),
@@ -123,7 +135,7 @@ impl Shared {
                 flush_interval: state.flush_interval,
                 memtable_bytes,
                 budget: Arc::clone(&self.budget),
-                disk: Some((Room::of(self.folder.root()), WhenFull::Wait)),
+                disk: Some((self.room.clone(), WhenFull::Wait)),
                 shuffle: None,
             },
             metrics: self.metrics.deployment(name),
@@ -151,7 +163,7 @@ impl Shared {
             module,
             load: Arc::new(move || loader.load(&digest)),
             source_name: generation.source.clone(),
-            source: source.ok_or_else(|| self.no_source(&generation.source).to_string()),
+            source: source.ok_or_else(|| self.no_source(&generation.source)),
             start: generation.start,
             accepts_missing_through: generation.accepts_missing_through,
             on_probation: generation.on_probation,
@@ -164,7 +176,7 @@ impl Shared {
     pub(crate) fn choose_source(&self, name: Option<&str>) -> Result<String, Error> {
         match name {
             Some(name) if self.sources.contains_key(name) => Ok(name.to_owned()),
-            Some(name) => Err(self.no_source(name)),
+            Some(name) => Err(self.no_source(name).into()),
             None if self.sources.len() == 1 => Ok(self.sources.keys().next().expect("there is one").clone()),
             None => Err(Error::Source(format!(
                 "this host has several sources; choose one with --source: {}",
@@ -173,8 +185,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn no_source(&self, name: &str) -> Error {
-        Error::Source(format!("there is no source {name}; the configuration has: {}", self.source_names()))
+    pub(crate) fn no_source(&self, name: &str) -> Unknown {
+        Unknown { name: name.to_owned(), configured: self.source_names() }
     }
 
     fn source_names(&self) -> String {

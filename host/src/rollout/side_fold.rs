@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Error, Role, Rollouts};
 use crate::actor::blocking;
@@ -16,9 +16,7 @@ use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::Skips;
 
-/// How often to check a scratch runner.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long who waits for an answer waits for what keeps a runner aside from getting on.
+/// How long a caller waits for the end of an obstacle that keeps a scratch runner from folding.
 const STUCK_MAX: Duration = Duration::from_secs(5);
 
 /// A scratch runner, whose file is removed with it.
@@ -46,7 +44,7 @@ impl Drop for Scratch {
 
 /// How a scratch runner folds.
 #[derive(Clone, Default)]
-pub(super) struct Aside {
+pub(super) struct ScratchOptions {
     /// How far it folds.
     pub(super) ceiling: Ceiling,
     /// How fast it folds.
@@ -69,37 +67,37 @@ impl Rollouts {
     }
 
     /// Starts a scratch runner with a generation's module.
-    pub(super) async fn fold_aside(
+    pub(super) async fn start_scratch(
         &self,
         record: &Record,
         generation: &Generation,
         module: Arc<Module>,
-        aside: Aside,
+        options: ScratchOptions,
     ) -> Result<Scratch, Error> {
         let path = self.scratch_path();
-        if let Some(from) = aside.from {
-            let (to, room) = (path.clone(), Room::of(self.inner.folder.root()));
+        if let Some(from) = options.from {
+            let (to, room) = (path.clone(), self.inner.room.clone());
             blocking(move || copy(&from, &to, &room)).await?;
         }
-        let mut parts = self.inner.parts(record, generation, Ok(module), Role::Build);
+        let mut parts = self.inner.runner_options(record, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
         parts.catches_up_to = Some(0);
-        parts.pace = (aside.ceiling, aside.throttle);
-        parts.settings.shuffle = aside.shuffle;
+        parts.pace = (options.ceiling, options.throttle);
+        parts.settings.shuffle = options.shuffle;
         parts.settings.disk = parts.settings.disk.map(|(room, _)| (room, WhenFull::GiveUp));
-        parts.program.part = aside.part;
-        parts.program.skips = aside.skips;
+        parts.program.part = options.part;
+        parts.program.skips = options.skips;
         parts.program.on_probation = false;
         parts.paused = false;
         let runner = Runner::start(parts);
-        runner.serves(false);
+        runner.stop_serving();
         Ok(Scratch { runner, path })
     }
 
     /// The loaded module of a generation.
     pub(super) async fn module_of(&self, generation: &Generation) -> Result<Arc<Module>, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
-        blocking(move || inner.load(&digest)).await.map_err(Error::Conflict)
+        Ok(blocking(move || inner.load(&digest)).await?)
     }
 }
 
@@ -116,16 +114,11 @@ fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
 impl Scratch {
     /// Waits until it reaches its ceiling; an error says why it can't.
     pub(super) async fn arrives(&self, epoch: u64) -> Result<u64, Error> {
-        let failed = async {
-            while self.runner.now().state != DeploymentState::Failed {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
         // A failed runner does not move either, so check for a failure first and last.
         tokio::select! {
             biased;
-            () = failed => {}
-            position = self.runner.stands(epoch) => {
+            () = self.runner.stopped() => {}
+            position = self.runner.held_at(epoch) => {
                 if self.runner.now().state != DeploymentState::Failed {
                     return Ok(position);
                 }
@@ -137,15 +130,16 @@ impl Scratch {
 
     /// Waits until it is close to the end of the stream.
     pub(super) async fn comes_near(&self, within: u64) -> Result<(), Error> {
-        loop {
-            let now = self.runner.now();
+        let is_near = |runner: &Runner| {
+            let now = runner.now();
             match now.state {
-                DeploymentState::Live => return Ok(()),
-                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => return Ok(()),
-                DeploymentState::Failed => return self.arrives(0).await.map(drop),
-                _ => tokio::time::sleep(LOOK).await,
+                DeploymentState::Live => Some(true),
+                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => Some(true),
+                DeploymentState::Failed => Some(false),
+                _ => None,
             }
-        }
+        };
+        if self.runner.until_figures(is_near).await { Ok(()) } else { self.arrives(0).await.map(drop) }
     }
 
     /// What keeps it from getting on just now, in words, if anything does.
@@ -159,17 +153,16 @@ impl Scratch {
         source.is_trouble().then(|| source.message.clone().unwrap_or_else(state))
     }
 
-    /// Waits for something of it; an error if it can't get on for longer than a moment, for who waits for an answer.
+    /// Waits for a result of it; an error if an obstacle keeps it from folding for longer than a moment, so that the
+    /// caller gets an answer.
     pub(super) async fn unless_stuck<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let stuck = async {
-            let mut since = Instant::now();
             loop {
-                match self.obstacle() {
-                    None => since = Instant::now(),
-                    Some(obstacle) if since.elapsed() >= STUCK_MAX => return obstacle,
-                    Some(_) => {}
+                let obstacle = self.runner.until(|_| self.obstacle()).await;
+                let passed = self.runner.until(|_| self.obstacle().is_none().then_some(()));
+                if tokio::time::timeout(STUCK_MAX, passed).await.is_err() {
+                    return self.obstacle().unwrap_or(obstacle);
                 }
-                tokio::time::sleep(LOOK).await;
             }
         };
         tokio::select! {

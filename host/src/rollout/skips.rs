@@ -6,16 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::crash_points;
-use super::{Error, Rollouts};
+use super::{Error, GenerationChoice, Rollouts};
 use crate::api::{self, SkipState};
 use crate::deployment::Deployment;
 use crate::event::Event;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::state;
 use crate::state::catalogue::{Generation, Record};
 use crate::state::exceptions::{Exception, REASON_BYTES_MAX, SKIPS_MAX, Skip, Skips};
@@ -37,22 +37,35 @@ pub struct Wanted {
     reason: String,
 }
 
+/// Why a request to skip events is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSkips {
+    /// A reason for nothing.
+    #[error("a reason without an event to skip; add skip")]
+    NoEvent,
+    /// Skipping needs a reason.
+    #[error(
+        "add a reason for skipping the events: it is recorded, and shown to everyone who asks why the state lacks them"
+    )]
+    NoReason,
+    /// The reason has too many bytes.
+    #[error("the reason has {0} bytes, {REASON_BYTES_MAX} are allowed; shorten it")]
+    LongReason(usize),
+    /// Too many events.
+    #[error("{0} events to skip at once, {REQUEST_MAX} are allowed; send several requests")]
+    TooMany(usize),
+}
+
 impl Wanted {
-    /// Parses a request, which may contain none; an error says what is wrong with it.
-    pub fn of(request: api::Resume) -> Result<Option<Self>, String> {
+    /// Parses a request, which may contain none.
+    pub fn of(request: api::Resume) -> Result<Option<Self>, InvalidSkips> {
         let reason = request.reason.as_deref().unwrap_or_default().trim().to_owned();
         match (request.skip.len(), reason.len()) {
             (0, _) if request.reason.is_none() => Ok(None),
-            (0, _) => Err("a reason without an event to skip; add skip".to_owned()),
-            (_, 0) => Err("add a reason for skipping the events: it is recorded, and shown to everyone who \
-                           asks why the state lacks them"
-                .to_owned()),
-            (_, bytes) if bytes > REASON_BYTES_MAX => {
-                Err(format!("the reason has {bytes} bytes, {REASON_BYTES_MAX} are allowed; shorten it"))
-            }
-            (count, _) if count > REQUEST_MAX => {
-                Err(format!("{count} events to skip at once, {REQUEST_MAX} are allowed; send several requests"))
-            }
+            (0, _) => Err(InvalidSkips::NoEvent),
+            (_, 0) => Err(InvalidSkips::NoReason),
+            (_, bytes) if bytes > REASON_BYTES_MAX => Err(InvalidSkips::LongReason(bytes)),
+            (count, _) if count > REQUEST_MAX => Err(InvalidSkips::TooMany(count)),
             _ => {
                 let mut sequences = request.skip;
                 sequences.sort_unstable();
@@ -112,15 +125,12 @@ const NOTED_MAX: Duration = Duration::from_secs(5);
 /// Waits until the failure of a candidate that has just stopped is recorded. Recorded after a resume, it would end the
 /// candidate.
 pub(super) async fn failure_noted(deployment: &Deployment) {
-    let deadline = Instant::now() + NOTED_MAX;
-    let is_open = || {
-        let record = deployment.record();
+    let noted = deployment.until(|record| {
         let runner = record.candidate().and_then(|candidate| deployment.runner(candidate.state_file));
-        runner.is_some_and(|runner| runner.now().has_stopped())
-    };
-    while is_open() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        (!runner.is_some_and(|runner| runner.now().has_stopped())).then_some(())
+    });
+    // It only observes.
+    let _ = tokio::time::timeout(NOTED_MAX, noted).await;
 }
 
 impl Rollouts {
@@ -129,14 +139,13 @@ impl Rollouts {
     pub(super) async fn decide(
         &self,
         deployment: &Arc<Deployment>,
-        candidate: bool,
+        choice: GenerationChoice,
         wanted: &Wanted,
     ) -> Result<(), Error> {
         let record = deployment.record();
-        let generation = match (candidate, record.stopped_candidate()) {
-            (false, _) => record.active(),
-            (true, Some(stopped)) => stopped,
-            (true, None) => self.candidate_of(&record)?,
+        let generation = match (choice, record.stopped_candidate()) {
+            (GenerationChoice::Candidate, Some(stopped)) => stopped,
+            _ => self.chosen(&record, choice)?,
         };
         let target = Target::new(deployment, generation);
         let known = record.skips();
@@ -196,7 +205,8 @@ impl Rollouts {
         let module = &target.generation.module;
         let source = self.inner.sources.get(&target.generation.source);
         let source = source.ok_or_else(|| self.inner.no_source(&target.generation.source))?;
-        let unknown = |why: String| Error::Conflict(format!("cannot read event {sequence}: {why}; try again"));
+        let unknown =
+            |why: source::LookError| Error::Conflict(format!("cannot read event {sequence}: {why}; try again"));
         let found = Source::event(source, sequence).await.map_err(unknown)?;
         let event = match found {
             Ok(event) => event,
@@ -274,7 +284,7 @@ async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     let epochs: Vec<u64> = held.0.iter().map(|runner| runner.set_ceiling(Ceiling::Position(0))).collect();
     let stand = async {
         for (runner, epoch) in held.0.iter().zip(epochs) {
-            runner.stands(epoch).await;
+            runner.held_at(epoch).await;
         }
     };
     let busy = |_| {

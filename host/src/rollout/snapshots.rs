@@ -16,7 +16,7 @@ use super::disk_space::with_headroom;
 use crate::actor::blocking;
 use crate::data_dir::create_private;
 use crate::deployment::Deployment;
-use crate::room::{Room, Use};
+use crate::room::Use;
 use crate::state;
 
 /// Snapshots made at once.
@@ -139,7 +139,7 @@ impl Rollouts {
         }
         let Ok(_turn) = self.inner.snapshots.turns.acquire().await else { return Ok(()) };
         let needed = with_headroom(store.sizes().file_bytes);
-        let shortage = Room::of(self.inner.folder.root()).check(Use::Grow, needed);
+        let shortage = self.inner.room.check(Use::Grow, needed);
         shortage.map_err(|shortage| state::Error::Full(shortage.to_string()))?;
         let snapshot = store.snapshot();
         let keep = rollout.snapshots_keep.max(1);

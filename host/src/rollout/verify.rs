@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::align::align;
-use super::side_fold::{Aside, Scratch};
+use super::side_fold::{Scratch, ScratchOptions};
 use super::{Error, Rollouts};
 use super::{compare, cut_over, history, skips};
 use crate::actor::blocking;
@@ -46,7 +46,7 @@ impl Rollouts {
         let skips = deployment.skips_as_folded()?;
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
         let gate = Gate { sample, ..Gate::default() };
-        super::check_gate(&gate).map_err(Error::Refused)?;
+        super::check_gate(&gate)?;
         let begun = api::Verification {
             state: WorkState::Queued,
             generation: generation.number,
@@ -105,7 +105,7 @@ impl Rest {
     /// None while it moves.
     fn of(deployment: &Deployment) -> Option<Self> {
         let (runner, name) = (deployment.active(), deployment.name());
-        if runner.is_running() || !runner.is_standing() {
+        if runner.is_running() || !runner.is_held() {
             return None;
         }
         let (now, position) = (runner.now(), runner.position());
@@ -260,8 +260,14 @@ impl Verifying {
 
     async fn start(&self, seed: u64, ceiling: Ceiling, from: Option<&Scratch>) -> Result<Scratch, Error> {
         let from = from.map(|from| from.path().to_owned());
-        let aside = Aside { ceiling, shuffle: Some(seed), from, skips: self.skips.clone(), ..Aside::default() };
-        self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await
+        let options = ScratchOptions {
+            ceiling,
+            shuffle: Some(seed),
+            from,
+            skips: self.skips.clone(),
+            ..ScratchOptions::default()
+        };
+        self.host.start_scratch(&self.deployment.record(), &self.generation, Arc::clone(&self.module), options).await
     }
 
     /// Reports the progress of a fold until `work` is done.
@@ -321,9 +327,12 @@ impl Verifying {
 
     async fn folded_to(&self, shuffle: Option<u64>, position: u64) -> Result<Snapshot, Error> {
         let skips = self.skips.clone();
-        let aside = Aside { ceiling: Ceiling::Position(position), shuffle, skips, ..Aside::default() };
-        let scratch =
-            self.host.fold_aside(&self.deployment.record(), &self.generation, Arc::clone(&self.module), aside).await?;
+        let options =
+            ScratchOptions { ceiling: Ceiling::Position(position), shuffle, skips, ..ScratchOptions::default() };
+        let scratch = self
+            .host
+            .start_scratch(&self.deployment.record(), &self.generation, Arc::clone(&self.module), options)
+            .await?;
         scratch.arrives(0).await?;
         let closed = || Error::Conflict("a scratch state was closed; verify again".to_owned());
         Ok(scratch.runner.store().ok_or_else(closed)?.snapshot())

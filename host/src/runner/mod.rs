@@ -6,6 +6,7 @@
 mod options;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod waiting;
 mod worker;
 
@@ -27,7 +28,8 @@ use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Snapshot, Store};
 
-pub use options::{BEING_LOADED, Load, LoadError, Part, Parts, Program};
+pub use crate::pipeline::RepairError;
+pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
 use worker::Worker;
 
 /// How long information about a stream counts as current.
@@ -127,14 +129,14 @@ impl Drop for Runner {
 
 impl Runner {
     /// Starts a runner. Must be called within a runtime.
-    pub fn start(parts: Parts) -> Arc<Self> {
-        let progress = Arc::new(Progress::new(parts.catches_up_to, parts.floor));
-        let desired = if parts.paused { Desired::Pause } else { Desired::Run(0) };
-        let (ceiling, throttle) = parts.pace;
+    pub fn start(options: Options) -> Arc<Self> {
+        let progress = Arc::new(Progress::new(options.catches_up_to, options.floor));
+        let desired = if options.paused { Desired::Pause } else { Desired::Run(0) };
+        let (ceiling, throttle) = options.pace;
         let shared = Arc::new(Shared {
-            deployment: parts.deployment,
-            path: parts.path,
-            program: RwLock::new(parts.program),
+            deployment: options.deployment,
+            path: options.path,
+            program: RwLock::new(options.program),
             progress,
             store: watch::Sender::new(None),
             control: watch::Sender::new(desired),
@@ -142,15 +144,15 @@ impl Runner {
             standing: watch::Sender::new(None),
             patches: Arc::default(),
             source_status: watch::Sender::new(source::initial_status()),
-            metrics: parts.metrics,
+            metrics: options.metrics,
         });
         let worker = Worker {
             control: shared.control.subscribe(),
             pace: shared.pace.subscribe(),
             shared: Arc::clone(&shared),
-            state: parts.state,
-            _cache: parts.cache,
-            settings: parts.settings,
+            state: options.state,
+            _cache: options.cache,
+            settings: options.settings,
             runtime: Handle::current(),
             halted: None,
             loading: None,
@@ -175,7 +177,7 @@ impl Runner {
             let worker = worker.lock().take();
             worker.into_iter().for_each(Worker::run);
         };
-        match std::thread::Builder::new().name(name).spawn(begin) {
+        match threads::spawn(name, begin) {
             Ok(started) => *thread = Some(started),
             Err(error) => {
                 let message = format!("cannot start a thread: {error}; raise the limit of tasks");
@@ -258,16 +260,16 @@ impl Runner {
     }
 
     /// Whether it reads the same stream as another runner, as far as both know.
-    pub fn counts_like(&self, other: &Self) -> bool {
+    pub fn is_of_same_stream(&self, other: &Self) -> bool {
         let published = |runner: &Self| runner.store()?.published();
         match (published(self), published(other)) {
-            (Some(one), Some(another)) => one.counts_like(&another),
+            (Some(one), Some(another)) => one.is_of_same_stream(&another),
             _ => true,
         }
     }
 
     /// Whether it applies the same events as another runner.
-    pub fn applies_like(&self, other: &Self) -> bool {
+    pub fn applies_same_events(&self, other: &Self) -> bool {
         let subjects = |runner: &Self| {
             let program = runner.program();
             let module = program.module.ok().filter(|_| program.part.is_none());
@@ -298,9 +300,14 @@ impl Runner {
         if position >= wanted { Ok(snapshot) } else { Err(Behind { wanted, position }.into()) }
     }
 
-    /// Sets whether this runner answers reads.
-    pub fn serves(&self, serves: bool) {
-        self.shared.progress.set_serves(serves);
+    /// It answers reads from now on.
+    pub fn start_serving(&self) {
+        self.shared.progress.set_serves(true);
+    }
+
+    /// It answers no reads from now on, and only follows the stream.
+    pub fn stop_serving(&self) {
+        self.shared.progress.set_serves(false);
     }
 
     /// Whether it has just started and does not know yet from which position it may answer.
@@ -334,8 +341,11 @@ impl Runner {
     /// Answers a query over a snapshot, on a blocking thread.
     pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
         let program = self.program();
-        let may_come = self.is_running() || program.module.as_ref().is_err_and(|why| why == BEING_LOADED);
-        let not_loaded = |why| if may_come { QueryError::NotReady(why) } else { QueryError::Failed(why) };
+        let may_come = self.is_running() || matches!(program.module, Err(NotLoaded::Yet));
+        let not_loaded = |why: NotLoaded| {
+            let why = why.to_string();
+            if may_come { QueryError::NotReady(why) } else { QueryError::Failed(why) }
+        };
         let module = program.module.map_err(not_loaded)?;
         let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
         let seconds = self.shared.metrics.query_seconds.clone();
@@ -362,6 +372,8 @@ impl Runner {
                 continue;
             };
             let mut positions = store.positions();
+            // The file may be closed and opened again meanwhile.
+            drop(store);
             let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
             // Both arms only observe: dropping one loses nothing.
             let (has_passed, has_ended) = tokio::select! {
@@ -500,12 +512,12 @@ impl Runner {
     pub fn pass_probation(&self) {
         self.shared.program.write().on_probation = false;
         self.shared.progress.set_probation(false);
-        if self.shared.progress.stands_at_event() {
+        if self.shared.progress.stopped_at_event() {
             self.shared.progress.answers_now();
         }
     }
 
-    /// Sets how far it may go; returns the number of the change, by which [`Runner::stands`] recognises it.
+    /// Sets how far it may go; returns the number of the change, by which [`Runner::held_at`] recognises it.
     pub fn set_ceiling(&self, ceiling: Ceiling) -> u64 {
         self.change_pace(|pace| pace.ceiling = ceiling)
     }
@@ -526,12 +538,12 @@ impl Runner {
     }
 
     /// Whether it is held.
-    pub fn is_standing(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         self.shared.standing.borrow().is_some()
     }
 
     /// Waits until it is held after a change of pace, with everything durable; returns its position. Cancel-safe.
-    pub async fn stands(&self, epoch: u64) -> u64 {
+    pub async fn held_at(&self, epoch: u64) -> u64 {
         let mut standing = self.shared.standing.subscribe();
         let has_seen = |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
         let found = standing.wait_for(has_seen).await.ok().and_then(|standing| *standing);
@@ -542,42 +554,25 @@ impl Runner {
     }
 
     /// Replaces entries, durably. The caller holds it at a ceiling.
-    pub async fn patch(&self, patch: state::Patch) -> Result<(), String> {
+    pub async fn patch(&self, patch: state::Patch) -> Result<(), RepairError> {
         self.repair(Repair::Patch(patch)).await
     }
 
     /// Records, durably, that nothing up to a position would have changed the state. The caller has the proof, and
     /// holds it at a ceiling.
-    pub async fn advance(&self, position: u64) -> Result<(), String> {
+    pub async fn advance(&self, position: u64) -> Result<(), RepairError> {
         self.repair(Repair::Advance(position)).await
     }
 
-    async fn repair(&self, repair: Repair) -> Result<(), String> {
+    async fn repair(&self, repair: Repair) -> Result<(), RepairError> {
         let mut done = self.shared.patches.hand_over(repair);
         self.change_pace(|_| ());
         // Cancel-safe: a received value is not lost.
-        let told = match tokio::time::timeout(REPAIR_MAX, done.done()).await {
+        match tokio::time::timeout(REPAIR_MAX, done.done()).await {
             Ok(told) => told,
-            Err(_) if self.shared.patches.withdraw() => {
-                return Err(format!("the state could not be changed within {} s; try again", REPAIR_MAX.as_secs()));
-            }
+            Err(_) if self.shared.patches.withdraw() => Err(RepairError::Late(REPAIR_MAX)),
             // It has begun, and will complete.
             Err(_) => done.done().await,
-        };
-        told.unwrap_or_else(|| Err("the state was closed meanwhile; try again".to_owned()))
-    }
-
-    /// Makes everything applied so far durable, and waits briefly for that. Cancel-safe.
-    pub async fn flush_soon(&self, at_most: Duration) {
-        let wanted = self.position();
-        self.change_pace(|_| ());
-        let deadline = Instant::now() + at_most;
-        let is_durable = || {
-            let checkpoint = self.store().and_then(|store| store.checkpoint());
-            checkpoint.map_or(0, |checkpoint| checkpoint.position) >= wanted
-        };
-        while !is_durable() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 

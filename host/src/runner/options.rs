@@ -1,4 +1,4 @@
-//! The parts of a runner.
+//! The options of a runner.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Fold, Settings, Throttle};
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::state;
 use crate::state::exceptions::Skips;
 use crate::subject::SubjectSet;
@@ -23,8 +23,16 @@ pub struct LoadError {
     pub is_passing: bool,
 }
 
-/// Why a program has no module yet, before the first attempt to load it or while it loads.
-pub const BEING_LOADED: &str = "it is being loaded";
+/// Why a program has no module.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotLoaded {
+    /// It was not tried yet, or the module is loading.
+    #[error("it is being loaded")]
+    Yet,
+    /// It was tried.
+    #[error(transparent)]
+    Failed(#[from] LoadError),
+}
 
 /// Loads a module. Blocking.
 pub type Load = Arc<dyn Fn() -> Result<Arc<Module>, LoadError> + Send + Sync>;
@@ -35,13 +43,13 @@ pub struct Program {
     /// Number of the generation: it seeds the guest's randomness, and identifies the module in logs.
     pub generation: u64,
     /// The module, or why it is not loaded.
-    pub module: Result<Arc<Module>, String>,
+    pub module: Result<Arc<Module>, NotLoaded>,
     /// Loads it if it is not loaded.
     pub load: Load,
     /// Name of the source.
     pub source_name: String,
     /// The source, or why there is none.
-    pub source: Result<Source, String>,
+    pub source: Result<Source, source::Unknown>,
     /// Where a new state begins.
     pub start: Start,
     /// Events up to this sequence may be missing from the stream.
@@ -69,8 +77,8 @@ pub trait Part: Send + Sync {
     fn needs_headers(&self) -> bool;
 }
 
-/// The parts of a runner.
-pub struct Parts {
+/// The options of a runner.
+pub struct Options {
     /// Name of the deployment.
     pub deployment: String,
     /// The module that folds.

@@ -9,6 +9,7 @@ use crate::batch::Limits;
 use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
+use crate::module::Manifest;
 use crate::pipeline::Settings;
 use crate::position::{Checkpoint, StreamIdentity};
 
@@ -34,16 +35,16 @@ fn settled_at_five() -> (TempDir, PathBuf) {
 }
 
 /// A runner whose module is missing, so that it stops as soon as it folds.
-fn parts(path: PathBuf, paused: bool) -> Parts {
+fn parts(path: PathBuf, paused: bool) -> Options {
     let budget = Arc::new(Budget::new(1 << 30));
-    Parts {
+    Options {
         deployment: "test".to_owned(),
         program: Program {
             generation: 1,
-            module: Err("there is none".to_owned()),
+            module: Err(NotLoaded::Yet),
             load: Arc::new(|| Err(LoadError { message: "there is none".to_owned(), is_passing: false })),
             source_name: "events".to_owned(),
-            source: Err("there is none".to_owned()),
+            source: Err(source::Unknown { name: "events".to_owned(), configured: String::new() }),
             start: Start::Beginning,
             accepts_missing_through: 0,
             on_probation: false,
@@ -82,10 +83,10 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Starts a runner and waits until it stands still, without a module to fold or paused.
-async fn resting(parts: Parts) -> Arc<Runner> {
+async fn resting(parts: Options) -> Arc<Runner> {
     let state = if parts.paused { DeploymentState::Paused } else { DeploymentState::Failed };
     let runner = Runner::start(parts);
-    until("the state to rest", || runner.now().state == state && runner.is_standing()).await;
+    until("the state to rest", || runner.now().state == state && runner.is_held()).await;
     runner
 }
 
@@ -128,7 +129,7 @@ async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known
 async fn nothing_is_shown_from_before_what_clients_have_seen() {
     let (_folder, path) = settled_at_five();
     for (floor, answers) in [(5, true), (7, false)] {
-        let runner = resting(Parts { floor, ..parts(path.clone(), true) }).await;
+        let runner = resting(Options { floor, ..parts(path.clone(), true) }).await;
         match runner.try_snapshot(None) {
             Ok(snapshot) => assert!(answers && snapshot.position() == 5, "floor {floor}"),
             Err(error) => {
@@ -157,7 +158,7 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
         let runner = Runner::start(parts);
         let stands = async {
             let epoch = runner.set_ceiling(Ceiling::Position(0));
-            runner.stands(epoch).await
+            runner.held_at(epoch).await
         };
         let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
         assert_eq!(position.expect("it stands still while it waits"), 5, "takes long: {takes_long}");
@@ -193,4 +194,90 @@ fn a_state_is_settled_until_more_is_shown() {
     assert!(store.is_dirty());
     store.flush().expect("it is durable");
     assert!(!store.is_settled(), "another checkpoint is not what was noted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_as_soon_as_a_request_takes_effect() {
+    // The wait itself would be far longer, so one that is not woken fails.
+    let (in_time, longer) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    let (_folder, path) = settled_at_five();
+    let runner = resting(parts(path, true)).await;
+    let before = runner.now();
+    runner.resume();
+    tokio::time::timeout(in_time, runner.stopped()).await.expect("it stops without a module");
+    tokio::time::timeout(in_time, runner.begins(longer)).await.expect("its failure is known");
+    runner.pause();
+    tokio::time::timeout(in_time, runner.settles(&before, longer)).await.expect("it pauses");
+    assert_eq!(runner.now().state, DeploymentState::Paused);
+    tokio::time::timeout(in_time, runner.flush_soon(longer)).await.expect("everything is durable");
+    let closed = runner.until(|runner| runner.store().is_none().then_some(()));
+    let stop = async { runner.ask_to_stop() };
+    let ended = tokio::time::timeout(in_time, async { tokio::join!(closed, stop) }).await;
+    ended.expect("its state is closed");
+    runner.join();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_whose_thread_cannot_start_says_so_and_starts_later_by_itself() {
+    let (_folder, path) = settled_at_five();
+    let deployment = "without-threads";
+    threads::refusals::refuse(&format!("fold-{deployment}"), 2);
+    let runner = Runner::start(Options { deployment: deployment.to_owned(), ..parts(path, true) });
+    let failure = runner.now().failure.expect("it says why it does nothing");
+    assert_eq!((runner.now().state, failure.kind.as_str()), (DeploymentState::Retrying, "host"));
+    assert!(failure.message.contains("cannot start a thread"), "{failure:?}");
+    until("the thread to start", || {
+        runner.now().state == DeploymentState::Paused && runner.shared.standing.borrow().is_some()
+    })
+    .await;
+    assert_eq!(runner.now().failure, None, "it is over");
+    assert_eq!(runner.try_snapshot(None).expect("it answers").position(), 5);
+    end(&runner);
+}
+
+/// A manifest that asks for nothing.
+fn manifest() -> Manifest {
+    Manifest {
+        name: "test".to_owned(),
+        description: String::new(),
+        subjects: crate::subject::SubjectSet::parse(&[">"]).expect("they are sound"),
+        wants_headers: false,
+        key_rule: crate::module::KeyRule::None,
+        state_version: 1,
+        attempts: None,
+        initial_backoff: None,
+        max_backoff: None,
+        memory_bytes: None,
+        deadline: None,
+        batch_events: None,
+        state_bytes: None,
+        queries: Vec::new(),
+    }
+}
+
+#[test]
+fn what_a_manifest_asks_for_is_kept_within_limits() {
+    let settings = parts(PathBuf::new(), true).settings;
+    let overridden = |change: fn(&mut Manifest)| {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        worker::overridden(&settings, &manifest)
+    };
+    let ms = Duration::from_millis;
+    let plain = overridden(|_| ());
+    assert_eq!((plain.attempts, plain.initial_backoff), (settings.attempts, settings.initial_backoff));
+    let greedy = overridden(|manifest| {
+        (manifest.attempts, manifest.batch_events) = (Some(u32::MAX), Some(u32::MAX));
+        (manifest.initial_backoff, manifest.max_backoff) = (Some(Duration::ZERO), Some(Duration::ZERO));
+    });
+    assert_eq!((greedy.attempts, greedy.initial_backoff, greedy.max_backoff), (1_000, ms(10), ms(10)));
+    assert_eq!(greedy.batch.events, settings.batch.events);
+    let none = overridden(|manifest| (manifest.attempts, manifest.batch_events) = (Some(0), Some(0)));
+    assert_eq!((none.attempts, none.batch.events), (1, 1));
+    let usual = overridden(|manifest| {
+        (manifest.attempts, manifest.initial_backoff) = (Some(7), Some(Duration::from_secs(1)));
+        manifest.max_backoff = Some(Duration::from_secs(9));
+    });
+    let pauses = (usual.initial_backoff, usual.max_backoff);
+    assert_eq!((usual.attempts, pauses), (7, (Duration::from_secs(1), Duration::from_secs(9))));
 }

@@ -1,52 +1,117 @@
-//! Waits for the effect of a request.
+//! Waits for what a runner does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Runner;
-use crate::api::DeploymentState;
+use crate::api::{DeploymentState, Failure};
 use crate::pipeline::Desired;
+use crate::position::Checkpoint;
 use crate::progress::Now;
 
 /// Attempts after which a state that can't be opened counts as lost.
 const LOST_ATTEMPTS: u32 = 3;
+/// Shortest time between two checks of figures that change with each batch.
+const FIGURES_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Runner {
     /// Whether its state cannot be opened, so that it can neither be read nor held at a position.
     pub fn is_lost(&self) -> bool {
-        let is_lost = |failure: crate::api::Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
+        let is_lost = |failure: Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
+    }
+
+    /// Waits until a check finds something. It is made at once, and again at each milestone of the progress and each
+    /// change of the source or the open state. Cancel-safe: it only observes.
+    pub async fn until<T>(&self, mut find: impl FnMut(&Self) -> Option<T>) -> T {
+        let (mut stores, mut source) = (self.stores(), self.shared.source_status.subscribe());
+        loop {
+            // Before the check, so that a change during it is not missed.
+            let milestone = self.shared.progress.milestone();
+            stores.mark_unchanged();
+            source.mark_unchanged();
+            if let Some(found) = find(self) {
+                return found;
+            }
+            tokio::select! {
+                () = milestone => {}
+                Ok(()) = stores.changed() => {}
+                Ok(()) = source.changed() => {}
+            }
+        }
+    }
+
+    /// The same for a check of figures that change with each batch: it is also made after batches, but not after each
+    /// of them. Cancel-safe: it only observes.
+    pub async fn until_figures<T>(&self, mut find: impl FnMut(&Self) -> Option<T>) -> T {
+        loop {
+            let position = self.position();
+            let batch = async { tokio::join!(self.advanced(position), tokio::time::sleep(FIGURES_INTERVAL)) };
+            tokio::select! {
+                biased;
+                found = self.until(&mut find) => return found,
+                _ = batch => {}
+            }
+        }
+    }
+
+    /// Waits until it has a view that reflects at least a sequence. Cancel-safe: it only observes.
+    pub async fn answers(&self, at_least: Option<u64>) {
+        loop {
+            let position = self.position();
+            tokio::select! {
+                biased;
+                () = self.until(|runner| runner.try_snapshot(at_least).is_ok().then_some(())) => return,
+                () = self.advanced(position) => {}
+            }
+        }
+    }
+
+    /// Waits until its module can't continue on its own. Cancel-safe: it only observes.
+    pub async fn stopped(&self) {
+        self.until(|runner| runner.now().has_stopped().then_some(())).await;
     }
 
     /// Waits briefly until the last request has taken effect; `before` is the progress before the request. A running
     /// guest call ends first. Cancel-safe: it only observes.
     pub async fn settles(&self, before: &Now, at_most: Duration) {
-        let deadline = Instant::now() + at_most;
-        let is_settled = || match *self.shared.control.borrow() {
-            Desired::Pause => self.now().state == DeploymentState::Paused,
-            Desired::Run(_) => self.now().starts > before.starts,
-            Desired::Stop => true,
-        };
-        while !is_settled() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let settled = self.until(|runner| {
+            let now = runner.now();
+            let is_settled = match *runner.shared.control.borrow() {
+                Desired::Pause => now.state == DeploymentState::Paused,
+                Desired::Run(_) => now.starts > before.starts,
+                Desired::Stop => true,
+            };
+            is_settled.then_some(())
+        });
+        let _ = tokio::time::timeout(at_most, settled).await;
     }
 
     /// Waits briefly until the last requested module has applied an event, found nothing to apply, or failed. Ends
     /// early if its source turns out to be unreachable, and waits for the confirmation of a second check. Cancel-safe:
     /// it only observes.
     pub async fn begins(&self, at_most: Duration) {
-        let deadline = Instant::now() + at_most;
-        let is_known = || {
-            let now = self.now();
-            let source = self.source_status();
+        let begun = self.until(|runner| {
+            let now = runner.now();
+            let source = runner.source_status();
             let is_away = source.is_trouble() && !source.in_doubt;
-            now.begun
+            let is_known = now.begun
                 || matches!(now.state, DeploymentState::Failed | DeploymentState::Paused | DeploymentState::Stopping)
                 || now.failure.is_some()
-                || (now.has_started() && is_away)
-        };
-        while !is_known() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+                || (now.has_started() && is_away);
+            is_known.then_some(())
+        });
+        let _ = tokio::time::timeout(at_most, begun).await;
+    }
+
+    /// Makes everything applied so far durable, and waits briefly for that. Cancel-safe.
+    pub async fn flush_soon(&self, at_most: Duration) {
+        let Some(store) = self.store() else { return };
+        let (wanted, mut checkpoints) = (store.position(), store.checkpoints());
+        // It may have to be reopened, which ends the wait.
+        drop(store);
+        self.change_pace(|_| ());
+        let is_durable =
+            |checkpoint: &Option<Checkpoint>| checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position) >= wanted;
+        let _ = tokio::time::timeout(at_most, checkpoints.wait_for(is_durable)).await;
     }
 }

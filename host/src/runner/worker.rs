@@ -8,10 +8,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::options::{LoadError, Program};
+use super::options::{LoadError, NotLoaded, Program};
+use super::threads;
 use crate::api::{DeploymentState, SourceState};
 use crate::memory::caches;
-use crate::module::{Identity, Module};
+use crate::module::{Identity, Manifest, Module};
 use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
 use crate::room::Use;
 use crate::source::{self, Request};
@@ -62,8 +63,8 @@ pub(super) struct Worker {
 
 /// Why a rest ended.
 enum Woken<T> {
-    /// Something else is requested. `is_held` says whether handles still exist.
-    Asked { is_held: bool },
+    /// Something else is requested. `has_handles` says whether handles still exist.
+    Asked { has_handles: bool },
     /// The awaited event happened.
     Done(T),
 }
@@ -85,7 +86,7 @@ impl Loading {
             // The requester may be gone.
             let _ = tell.send(load());
         };
-        let thread = std::thread::Builder::new().name(format!("load-{deployment}")).spawn(begin);
+        let thread = threads::spawn(format!("load-{deployment}"), begin);
         let message = |error| format!("cannot start a thread: {error}; raise the limit of tasks");
         thread.map_err(|error| LoadError { message: message(error), is_passing: true })?;
         Ok(Self { generation: program.generation, done })
@@ -197,7 +198,7 @@ impl Worker {
                         }
                         Ended::State(error) => return Err(error),
                         Ended::Failed => {
-                            if self.shared.progress.stands_at_event() {
+                            if self.shared.progress.stopped_at_event() {
                                 self.shared.progress.answers_now();
                             }
                             self.settle(&store)?;
@@ -232,7 +233,7 @@ impl Worker {
     /// Rests until something else is requested; returns whether handles still exist.
     fn rest(&mut self, store: &Store, writer: &mut state::Writer) -> Result<bool, state::Error> {
         match self.rest_until(store, writer, std::future::pending::<Infallible>())? {
-            Woken::Asked { is_held } => Ok(is_held),
+            Woken::Asked { has_handles } => Ok(has_handles),
             Woken::Done(never) => match never {},
         }
     }
@@ -266,7 +267,7 @@ impl Worker {
                 // All arms only observe, and `done` stays in place.
                 tokio::select! {
                     biased;
-                    changed = control.changed() => Some(Woken::Asked { is_held: changed.is_ok() }),
+                    changed = control.changed() => Some(Woken::Asked { has_handles: changed.is_ok() }),
                     Ok(()) = pace.changed() => None,
                     done = &mut done => Some(Woken::Done(done)),
                     () = look => None,
@@ -354,7 +355,7 @@ impl Worker {
                 return unfinished.map(|_| None);
             }
         };
-        program.module = outcome.clone().map_err(|error| error.message);
+        program.module = outcome.clone().map_err(NotLoaded::Failed);
         let mut current = self.shared.program.write();
         if current.generation == program.generation && current.module.is_err() {
             current.module.clone_from(&program.module);
@@ -376,9 +377,9 @@ impl Worker {
             match self.rest_until(store, writer, &mut done).map_err(Ended::State)? {
                 Woken::Done(done) => return Ok(done),
                 Woken::Asked { .. } if *self.control.borrow() != wanted => return Err(Ended::Asked),
-                Woken::Asked { is_held: true } => {}
+                Woken::Asked { has_handles: true } => {}
                 // No handle exists any more, which means stop.
-                Woken::Asked { is_held: false } => return Err(Ended::Asked),
+                Woken::Asked { has_handles: false } => return Err(Ended::Asked),
             }
         }
     }
@@ -403,8 +404,8 @@ impl Worker {
         self.shared.progress.started(program.generation);
         let source = match &program.source {
             Ok(source) => source.clone(),
-            Err(message) => {
-                self.shared.progress.stopped("source", message, None);
+            Err(unknown) => {
+                self.shared.progress.stopped("source", &unknown.to_string(), None);
                 return (writer, Ended::Failed);
             }
         };
@@ -462,18 +463,22 @@ impl Worker {
 
     /// The host's settings, overridden by those of the module.
     fn settings(&self, module: &Module) -> Settings {
-        let manifest = module.manifest();
-        let mut settings = self.settings.clone();
-        let wanted = manifest.attempts.map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
-        settings.attempts = wanted.unwrap_or(settings.attempts);
-        let wanted = manifest.initial_backoff.map(|pause| pause.max(BACKOFF_MIN));
-        settings.initial_backoff = wanted.unwrap_or(settings.initial_backoff);
-        settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff).max(settings.initial_backoff);
-        if let Some(events) = manifest.batch_events {
-            settings.batch.events = settings.batch.events.min(events.max(1) as usize);
-        }
-        settings
+        overridden(&self.settings, module.manifest())
     }
+}
+
+/// Settings, overridden by what a manifest asks for, within limits.
+pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
+    let mut settings = settings.clone();
+    let wanted = manifest.attempts.map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
+    settings.attempts = wanted.unwrap_or(settings.attempts);
+    let wanted = manifest.initial_backoff.map(|pause| pause.max(BACKOFF_MIN));
+    settings.initial_backoff = wanted.unwrap_or(settings.initial_backoff);
+    settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff).max(settings.initial_backoff);
+    if let Some(events) = manifest.batch_events {
+        settings.batch.events = settings.batch.events.min(events.max(1) as usize);
+    }
+    settings
 }
 
 /// Gives threads that answer reads precedence if there are too few cores. Threads that this thread starts inherit the

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::append_cloudevents::{self, Attributes, Wishes};
+use super::append_cloudevents::{self, AppendOptions, Attributes};
 use super::extract;
 use super::json;
 use super::problem::Problem;
@@ -86,20 +86,20 @@ impl Form {
     }
 
     /// The events of a body, and the expectations about the log.
-    pub(super) fn read(&self, body: &[u8], wishes: &Wishes) -> Result<(Vec<NewEvent>, Expectation), Problem> {
+    pub(super) fn read(&self, body: &[u8], options: &AppendOptions) -> Result<(Vec<NewEvent>, Expectation), Problem> {
         let (mut events, mut expectation) = match self {
-            Self::Json if wishes.template.is_some() => {
+            Self::Json if options.template.is_some() => {
                 return Err(Problem::invalid("subject is for CloudEvents; these events have their own, remove it"));
             }
             Self::Json => read_json(body)?,
-            Self::Lines => (read_lines(body, wishes)?, Expectation::default()),
+            Self::Lines => (read_lines(body, options)?, Expectation::default()),
             Self::CloudEvent => {
                 let text = serde_json::from_slice(body).map_err(|error| unreadable("a CloudEvent", &error))?;
-                (vec![cloud_event(text, wishes).map_err(|text| at(0, &text))?], Expectation::default())
+                (vec![cloud_event(text, options).map_err(|text| at(0, &text))?], Expectation::default())
             }
-            Self::CloudEvents => (read_batch(body, wishes)?, Expectation::default()),
+            Self::CloudEvents => (read_batch(body, options)?, Expectation::default()),
             Self::Binary(attributes) => {
-                let event = append_cloudevents::of_binary(attributes, body, wishes)
+                let event = append_cloudevents::of_binary(attributes, body, options)
                     .map_err(|error| at(0, &error.to_string()))?;
                 (vec![event], Expectation::default())
             }
@@ -110,8 +110,8 @@ impl Form {
             let found = events.len();
             return Err(Problem::invalid(format!("the request has {found} events; send 1 to {EVENTS_MAX} at once")));
         }
-        expectation.times_rise = wishes.times == Times::Refuse;
-        if wishes.times == Times::Ignore {
+        expectation.times_rise = options.times == Times::Refuse;
+        if options.times == Times::Ignore {
             events.iter_mut().for_each(|event| event.time_ns = None);
         }
         Ok((events, expectation))
@@ -126,11 +126,11 @@ fn at(index: usize, text: &str) -> Problem {
     Problem::invalid(format!("event {index} is refused: {text}"))
 }
 
-fn read_batch(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
+fn read_batch(body: &[u8], options: &AppendOptions) -> Result<Vec<NewEvent>, Problem> {
     let batch: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| unreadable("a batch of CloudEvents", &error))?;
     let events = batch.into_iter().enumerate();
-    events.map(|(index, text)| cloud_event(text, wishes).map_err(|text| at(index, &text))).collect()
+    events.map(|(index, text)| cloud_event(text, options).map_err(|text| at(index, &text))).collect()
 }
 
 fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
@@ -155,7 +155,7 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
     Ok((events, expectation))
 }
 
-fn read_lines(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
+fn read_lines(body: &[u8], options: &AppendOptions) -> Result<Vec<NewEvent>, Problem> {
     let mut events = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -168,7 +168,7 @@ fn read_lines(body: &[u8], wishes: &Wishes) -> Result<Vec<NewEvent>, Problem> {
         }
         let event = match cloudevents::meant(line) {
             Some(envelope) => envelope
-                .and_then(|envelope| append_cloudevents::of_envelope(&envelope, line, wishes))
+                .and_then(|envelope| append_cloudevents::of_envelope(&envelope, line, options))
                 .map_err(|error| error.to_string()),
             None => serde_json::from_slice(line).map_err(|error| error.to_string()).and_then(convert),
         };
@@ -187,11 +187,11 @@ fn convert(incoming: Incoming) -> Result<NewEvent, String> {
     Ok(event)
 }
 
-fn cloud_event(text: &RawValue, wishes: &Wishes) -> Result<NewEvent, String> {
+fn cloud_event(text: &RawValue, options: &AppendOptions) -> Result<NewEvent, String> {
     let text = text.get().as_bytes();
     let envelope = cloudevents::Envelope::parse(text);
     envelope
-        .and_then(|envelope| append_cloudevents::of_envelope(&envelope, text, wishes))
+        .and_then(|envelope| append_cloudevents::of_envelope(&envelope, text, options))
         .map_err(|error| error.to_string())
 }
 
@@ -204,7 +204,7 @@ mod tests {
     use crate::serve::problem::Kind;
 
     fn read(form: &Form, body: &str) -> Result<Vec<NewEvent>, Problem> {
-        form.read(body.as_bytes(), &Wishes::default()).map(|(events, _)| events)
+        form.read(body.as_bytes(), &AppendOptions::default()).map(|(events, _)| events)
     }
 
     fn refused(form: &Form, body: &str) -> String {
@@ -250,11 +250,11 @@ mod tests {
     #[test]
     fn a_subject_is_for_cloud_events() {
         let template = cloudevents::SubjectTemplate::parse("a.b").expect("a template");
-        let wishes = Wishes { template: Some(template), times: Times::Raise };
-        let problem = Form::Json.read(br#"{"events":[{"subject":"a"}]}"#, &wishes).expect_err("has its own");
+        let options = AppendOptions { template: Some(template), times: Times::Raise };
+        let problem = Form::Json.read(br#"{"events":[{"subject":"a"}]}"#, &options).expect_err("has its own");
         assert_eq!(problem.kind(), Kind::Invalid);
         let lines = format!("{{\"subject\":\"own\"}}\n{}\n", structured());
-        let (events, _) = Form::Lines.read(lines.as_bytes(), &wishes).expect("sound");
+        let (events, _) = Form::Lines.read(lines.as_bytes(), &options).expect("sound");
         let subjects: Vec<&str> = events.iter().map(|event| event.subject.as_str()).collect();
         assert_eq!(subjects, ["own", "a.b"]);
     }
@@ -272,7 +272,7 @@ mod tests {
     fn expectation_of_a_subject_is_about_the_first_event_unless_said() {
         let expected = |more: &str| {
             let body = format!(r#"{{"events":[{{"subject":"a.b"}}],"expected_last_subject_sequence":3{more}}}"#);
-            let (_, expectation) = Form::Json.read(body.as_bytes(), &Wishes::default()).expect("sound");
+            let (_, expectation) = Form::Json.read(body.as_bytes(), &AppendOptions::default()).expect("sound");
             expectation.last_subject_sequence.map(|(pattern, sequence)| (pattern.to_string(), sequence))
         };
         assert_eq!(expected(""), Some(("a.b".to_owned(), 3)));
@@ -332,9 +332,9 @@ mod tests {
     #[test]
     fn times_are_kept_raised_or_ignored_as_wished() {
         let wish = |times| {
-            let wishes = Wishes { template: None, times };
+            let options = AppendOptions { template: None, times };
             let (events, expectation) =
-                Form::CloudEvent.read(structured().to_string().as_bytes(), &wishes).expect("sound");
+                Form::CloudEvent.read(structured().to_string().as_bytes(), &options).expect("sound");
             (events[0].time_ns.is_some(), expectation.times_rise)
         };
         assert_eq!(wish(Times::Raise), (true, false));

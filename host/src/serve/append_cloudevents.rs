@@ -20,7 +20,7 @@ use crate::timestamp;
 
 /// The sender's options for all events of a request.
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
+pub(super) struct AppendOptions {
     /// The template for subjects; none uses the type.
     pub(super) template: Option<SubjectTemplate>,
     /// What to do with times that would go back.
@@ -39,23 +39,23 @@ impl Attributes {
 
 /// The event to append for an envelope. It is stored as written; reading the log parses it, as for an event from
 /// JetStream.
-pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], wishes: &Wishes) -> Result<NewEvent, Error> {
+pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], options: &AppendOptions) -> Result<NewEvent, Error> {
     let mut headers = vec![("content-type".to_owned(), MEDIA_TYPE.to_owned())];
     if let Some(others) = envelope.get(HEADERS_ATTRIBUTE) {
         headers.extend(other_headers(others)?);
     }
     Ok(NewEvent {
-        subject: SubjectTemplate::subject(wishes.template.as_ref(), envelope)?,
+        subject: SubjectTemplate::subject(options.template.as_ref(), envelope)?,
         kind: None,
         id: Some(message_id(envelope.required("source"), envelope.required("id"))),
-        time_ns: time_of(|name| envelope.get(name), wishes.times)?,
+        time_ns: time_of(|name| envelope.get(name), options.times)?,
         headers,
         data: Payload::detect(Bytes::copy_from_slice(text.trim_ascii())),
     })
 }
 
 /// The event to append for a body whose attributes are in headers.
-pub(super) fn of_binary(attributes: &Attributes, body: &[u8], wishes: &Wishes) -> Result<NewEvent, Error> {
+pub(super) fn of_binary(attributes: &Attributes, body: &[u8], options: &AppendOptions) -> Result<NewEvent, Error> {
     let stored = attributes.0.iter().filter(|(name, _)| !cloudevents::is_ours(name));
     let mut headers: Vec<_> = stored
         .map(|(name, value)| match name.as_str() {
@@ -68,10 +68,10 @@ pub(super) fn of_binary(attributes: &Attributes, body: &[u8], wishes: &Wishes) -
     }
     let get = |name: &str| attributes.get(name);
     Ok(NewEvent {
-        subject: SubjectTemplate::of(wishes.template.as_ref(), get)?,
+        subject: SubjectTemplate::of(options.template.as_ref(), get)?,
         kind: None,
         id: Some(message_id(get("source").unwrap_or_default(), get("id").unwrap_or_default())),
-        time_ns: time_of(get, wishes.times)?,
+        time_ns: time_of(get, options.times)?,
         headers,
         data: Payload::detect(Bytes::copy_from_slice(body)),
     })
@@ -196,7 +196,7 @@ mod tests {
         let found = attributes(&headers(&pairs)).expect("sound").expect("there are some");
         assert_eq!(found.get("subject"), Some("Euro €%20"));
         assert_eq!(found.get("quoted"), Some("two words"));
-        let event = of_binary(&found, b"\xff\0", &Wishes::default()).expect("sound");
+        let event = of_binary(&found, b"\xff\0", &AppendOptions::default()).expect("sound");
         assert_eq!((event.subject.as_str(), event.id.as_deref()), ("made", Some("/s 1")));
         assert!(event.headers.contains(&("ce-subject".to_owned(), "Euro%20%E2%82%AC%2520".to_owned())));
         assert!(event.headers.contains(&("content-type".to_owned(), "text/plain".to_owned())));
@@ -209,7 +209,7 @@ mod tests {
         let mut pairs = MINIMAL.to_vec();
         pairs.extend([("ce-foldstreamsubject", "orders.1"), ("ce-foldstreamheaders", "{%22x-two%22:%222%22}")]);
         let found = attributes(&headers(&pairs)).expect("sound").expect("there are some");
-        let event = of_binary(&found, b"1", &Wishes::default()).expect("sound");
+        let event = of_binary(&found, b"1", &AppendOptions::default()).expect("sound");
         assert_eq!(event.subject, "orders.1");
         assert!(event.headers.contains(&("x-two".to_owned(), "2".to_owned())), "{:?}", event.headers);
         assert!(event.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", event.headers);

@@ -131,7 +131,7 @@ async fn check_token(tokens: &Tokens, given: &str, request: &mut Request) -> Res
     };
     match grant.covers(demand, &names) {
         Ok(()) => Ok(grant),
-        Err(detail) => Err((Reason::NotAllowed, Problem::new(Kind::NotAllowed, detail))),
+        Err(lack) => Err((Reason::NotAllowed, Problem::new(Kind::NotAllowed, lack.to_string()))),
     }
 }
 

@@ -2,6 +2,7 @@
 //! bodies and answers take memory from the host's budget. A request that gets
 //! neither within a moment is asked to retry.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,12 @@ const PAGE_BYTES_MIN: u64 = 64 << 10;
 /// The places.
 pub(super) struct Capacity {
     watches_max: usize,
-    pub(super) queries: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
+    /// Queries that one deployment may run at once: half of all, so that a module whose queries do not end leaves places
+    /// to its neighbours.
+    queries_each: usize,
+    /// The places of deployments with queries.
+    queries_of: Mutex<HashMap<String, Arc<Semaphore>>>,
     pub(super) scans: Arc<Semaphore>,
     pub(super) appends: Arc<Semaphore>,
     deploys: Arc<Semaphore>,
@@ -169,6 +175,8 @@ impl Capacity {
         Self {
             watches_max: config.serve.watches_max.min(Semaphore::MAX_PERMITS),
             queries: places(config.serve.queries_max),
+            queries_each: config.serve.queries_max.div_ceil(2).clamp(1, Semaphore::MAX_PERMITS),
+            queries_of: Mutex::default(),
             scans: places(SCANS_MAX),
             appends: places(APPENDS_MAX),
             deploys: places(DEPLOYS_MAX),
@@ -221,6 +229,28 @@ impl Capacity {
     /// A place for a deploy.
     pub(super) async fn deploy(&self) -> Result<OwnedSemaphorePermit, Problem> {
         acquire_many(&self.deploys, 1, "deploys", DEPLOY_WAIT).await
+    }
+
+    /// Places for a query: one of its deployment, and one of all.
+    pub(super) async fn query(
+        &self,
+        deployment: &str,
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Problem> {
+        // First its own, so that queries of one deployment wait for each other, not in the line of all.
+        let own = acquire(&self.queries_of(deployment), &format!("queries of {deployment}")).await?;
+        Ok((own, acquire(&self.queries, "queries").await?))
+    }
+
+    fn queries_of(&self, deployment: &str) -> Arc<Semaphore> {
+        let mut known = self.queries_of.lock();
+        if let Some(places) = known.get(deployment) {
+            return Arc::clone(places);
+        }
+        // Each permit and each waiting query holds the places of its deployment.
+        known.retain(|_, places| Arc::strong_count(places) > 1);
+        let places = Arc::new(Semaphore::new(self.queries_each));
+        known.insert(deployment.to_owned(), Arc::clone(&places));
+        places
     }
 
     /// Current number of watches.
@@ -337,5 +367,23 @@ mod tests {
         assert_eq!(acquire(&places, "queries").await.expect_err("full").kind(), Kind::Busy);
         drop(first);
         drop(acquire(&places, "queries").await.expect("a place again"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_deployment_has_half_of_the_places_for_queries() {
+        let mut config = Config::default();
+        config.serve.queries_max = 4;
+        let capacity = Capacity::new(&config, Memory::unlimited());
+        let stuck =
+            [capacity.query("greedy").await.expect("a place"), capacity.query("greedy").await.expect("a place")];
+        let refused = capacity.query("greedy").await.expect_err("it has its half");
+        assert_eq!(refused.kind(), Kind::Busy);
+        let neighbours =
+            [capacity.query("calm").await.expect("a place"), capacity.query("calm").await.expect("a place")];
+        drop(stuck);
+        drop(capacity.query("greedy").await.expect("a place again"));
+        drop(neighbours);
+        drop(capacity.query("third").await.expect("a place"));
+        assert_eq!(capacity.queries_of.lock().len(), 1, "nothing is kept for deployments without queries");
     }
 }

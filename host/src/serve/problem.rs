@@ -194,7 +194,7 @@ impl From<host::Error> for Problem {
         use host::Error;
         let kind = match error {
             Error::NotFound(_) | Error::Missing(_) => Kind::NotFound,
-            Error::Name(_) | Error::Source(_) => Kind::Invalid,
+            Error::Name(_) | Error::Source(_) | Error::UnknownSource(_) => Kind::Invalid,
             Error::Module(error) => return error.into(),
             Error::State(error) => return error.into(),
             Error::Log(error) => return error.into(),
@@ -203,8 +203,8 @@ impl From<host::Error> for Problem {
             }
             Error::DataDir(error @ data_dir::Error::NoRoom { .. }) => return Self::no_room("the data folder", &error),
             Error::TooMany(_) => Kind::Limit,
-            Error::Conflict(_) => Kind::Conflict,
-            Error::Refused(_) => Kind::Refused,
+            Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
+            Error::Refused(_) | Error::Gate(_) | Error::Plan(_) => Kind::Refused,
             Error::NoRoom(_) => Kind::NoRoom,
             Error::Stopping => Kind::Stopping,
         };
@@ -396,6 +396,13 @@ mod tests {
             assert_eq!(answer.status, status, "{text}");
             assert!(!text.contains("/srv") && !text.contains("os error") && text.contains(next), "{text}");
         }
+    }
+
+    #[test]
+    fn a_detail_is_clipped_however_long_the_request_was() {
+        let problem = Problem::invalid("ü".repeat(1 << 20));
+        assert!(problem.detail.len() < 16 << 10, "{} bytes", problem.detail.len());
+        assert!(problem.detail.starts_with("üü"));
     }
 
     #[test]

@@ -42,11 +42,11 @@ struct Shared {
     tls: Option<RustlsConfig>,
     validity: Mutex<Option<Validity>>,
     /// The state of the files when they were last read.
-    seen: Mutex<Vec<Sight>>,
+    seen: Mutex<Vec<FileStamp>>,
 }
 
 /// Metadata that shows whether a file changed.
-type Sight = (PathBuf, Option<(u64, u64, i64, i64)>);
+type FileStamp = (PathBuf, Option<(u64, u64, i64, i64)>);
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,7 +158,7 @@ impl Secrets {
 }
 
 /// The current state of the files in the settings.
-fn look(config: &config::Serve) -> Vec<Sight> {
+fn look(config: &config::Serve) -> Vec<FileStamp> {
     let files = [&config.token_file, &config.tokens_file, &config.tls_cert, &config.tls_key];
     let sight = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok();

@@ -5,13 +5,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -28,8 +28,6 @@ use crate::memory::Memory;
 const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How many requests may wait for that; others are asked to retry at once.
 const HELD_MAX: usize = 1_024;
-/// How often to check whether the host is ready.
-const HOLD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the server answers nothing else yet.
 const REASON: &str = "the host is still opening its data folder, logs and modules";
@@ -42,7 +40,7 @@ pub struct Entrance {
     secrets: Secrets,
     shutdown: CancellationToken,
     /// All routes, once the host is ready.
-    routes: Arc<OnceLock<Router>>,
+    routes: Arc<SetOnce<Router>>,
     /// The memory of the host, once it is ready.
     memory: Arc<OnceLock<Memory>>,
 }
@@ -67,7 +65,8 @@ impl Entrance {
     pub fn open(&self, host: Host) {
         self.memory.get_or_init(|| host.memory().clone());
         let app = App::new(host, &self.config, self.address, self.secrets.clone(), self.shutdown.clone());
-        self.routes.get_or_init(|| super::router(app));
+        // The first host stays.
+        let _ = self.routes.set(super::router(app));
     }
 
     /// Serves until the shutdown, then gives running requests some seconds to end.
@@ -91,7 +90,7 @@ fn connections(config: &Config, of_host: Arc<OnceLock<Memory>>) -> Connections {
 /// Handles a request.
 #[derive(Clone)]
 struct Door {
-    routes: Arc<OnceLock<Router>>,
+    routes: Arc<SetOnce<Router>>,
     places: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -120,18 +119,15 @@ async fn pass(State(door): State<Door>, request: Request) -> Response {
 }
 
 impl Door {
-    /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only checks.
+    /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only observes.
     async fn opened(&self, hold_max: Option<Duration>) -> Option<Router> {
         let _place = self.places.try_acquire().ok()?;
-        let until = hold_max.map(|hold| Instant::now() + hold);
-        loop {
-            if let Some(routes) = self.routes.get() {
-                return Some(routes.clone());
+        let opened = async {
+            match hold_max {
+                Some(hold_max) => tokio::time::timeout(hold_max, self.routes.wait()).await.ok(),
+                None => Some(self.routes.wait().await),
             }
-            if self.shutdown.is_cancelled() || until.is_some_and(|until| Instant::now() >= until) {
-                return None;
-            }
-            tokio::time::sleep(HOLD_PAUSE).await;
-        }
+        };
+        self.shutdown.run_until_cancelled(opened).await.flatten().cloned()
     }
 }

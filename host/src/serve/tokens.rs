@@ -32,11 +32,27 @@ pub(super) struct Grant {
     deployments: Option<BTreeSet<String>>,
 }
 
+/// What a token lacks for a request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotCovered {
+    /// A scope.
+    #[error("token {token} lacks the scope {scope}; it has {has}")]
+    Scope { token: String, scope: Scope, has: String },
+    /// The deployments of the request.
+    #[error("token {token} is only for the deployments {allowed}")]
+    Deployment { token: String, allowed: String },
+    /// A request for one of its deployments.
+    #[error("token {token} is only for the deployments {allowed}; choose one with ?name=")]
+    NoName { token: String, allowed: String },
+    /// All deployments.
+    #[error("token {token} is only for the deployments {allowed}, and this request shows all")]
+    AllDeployments { token: String, allowed: String },
+}
+
 impl Grant {
-    /// Checks whether the token covers what a route requires; the error says what is missing. `name` is the deployment
-    /// in the request, if it names one.
-    pub(super) fn covers(&self, demand: Demand, names: &[String]) -> Result<(), String> {
-        let token = &self.name;
+    /// Checks whether the token covers what a route requires. `names` are the deployments that the request names.
+    pub(super) fn covers(&self, demand: Demand, names: &[String]) -> Result<(), NotCovered> {
+        let token = || self.name.clone();
         let missing = match demand.scope {
             Some(scope) if self.scopes.contains(&scope) => None,
             Some(scope) => Some(scope),
@@ -45,22 +61,18 @@ impl Grant {
         let also = demand.also.filter(|scope| !self.scopes.contains(scope));
         if let Some(scope) = missing.or(also) {
             let has = self.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
-            return Err(format!("token {token} lacks the scope {scope}; it has {has}"));
+            return Err(NotCovered::Scope { token: token(), scope, has });
         }
         let Some(allowed) = &self.deployments else { return Ok(()) };
+        let is_allowed = |name: &String| allowed.contains(name);
+        let has_all = !names.is_empty() && names.iter().all(is_allowed);
         let list = || allowed.iter().cloned().collect::<Vec<_>>().join(", ");
         match demand.reach {
             Reach::Nothing => Ok(()),
-            Reach::Host => {
-                Err(format!("token {token} is only for the deployments {}, and this request shows all", list()))
-            }
-            Reach::Parameter if names.is_empty() => {
-                Err(format!("token {token} is only for the deployments {}; choose one with ?name=", list()))
-            }
-            Reach::Path | Reach::Parameter => match names.iter().find(|name| !allowed.contains(*name)) {
-                None if !names.is_empty() => Ok(()),
-                _ => Err(format!("token {token} is only for the deployments {}", list())),
-            },
+            Reach::Host => Err(NotCovered::AllDeployments { token: token(), allowed: list() }),
+            Reach::Parameter if names.is_empty() => Err(NotCovered::NoName { token: token(), allowed: list() }),
+            Reach::Path | Reach::Parameter if has_all => Ok(()),
+            Reach::Path | Reach::Parameter => Err(NotCovered::Deployment { token: token(), allowed: list() }),
         }
     }
 }
@@ -284,7 +296,12 @@ mod tests {
         ask(Some(Scope::Read), Reach::Path, &["totals"]).expect("its own");
         ask(Some(Scope::Deploy), Reach::Parameter, &["totals"]).expect("its own");
         ask(Some(Scope::Read), Reach::Nothing, &[]).expect("nothing of anybody's");
-        assert!(ask(Some(Scope::Operate), Reach::Path, &["totals"]).expect_err("no scope").contains("scope operate"));
+        assert!(
+            ask(Some(Scope::Operate), Reach::Path, &["totals"])
+                .expect_err("no scope")
+                .to_string()
+                .contains("scope operate")
+        );
         for (reach, names) in [
             (Reach::Path, &["other"] as &[&str]),
             (Reach::Path, &[]),
@@ -293,7 +310,7 @@ mod tests {
             (Reach::Host, &["totals"]),
         ] {
             assert!(
-                ask(Some(Scope::Read), reach, names).expect_err("refused").contains("totals"),
+                ask(Some(Scope::Read), reach, names).expect_err("refused").to_string().contains("totals"),
                 "{reach:?} {names:?}"
             );
         }

@@ -12,6 +12,7 @@ mod status;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -19,6 +20,7 @@ use tracing::warn;
 use crate::api::{SourceInfo, Start};
 use crate::batch::{Batch, Limits};
 use crate::event::Event;
+use crate::memory::read_ahead::ReadAhead;
 use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 
@@ -160,7 +162,7 @@ pub enum Error {
     Unreadable {
         /// Name of the stream.
         stream: String,
-        /// The sequence of the message, or of the first requested one.
+        /// The sequence of the message; if the answer does not name it, that of the first requested one.
         sequence: u64,
         /// What is wrong with it.
         reason: String,
@@ -171,10 +173,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a second check some seconds later may show something else: a server that has just started, or a newly
-    /// elected leader, may not have the whole stream yet.
-    pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Self::Diverged(_) | Self::Truncated { .. } | Self::Gap { .. } | Self::Incomplete { .. })
+    /// How many checks, some seconds apart, must show the same before it stops a reader. A server that has just started,
+    /// or a newly elected leader, may not have the whole stream yet; and an answer that cannot be parsed may have been
+    /// damaged on its way.
+    pub(crate) fn checks(&self) -> u32 {
+        match self {
+            Self::Unsupported { .. } | Self::Log(_) => 1,
+            Self::Diverged(_) | Self::Truncated { .. } | Self::Gap { .. } | Self::Incomplete { .. } => 2,
+            Self::Unreadable { .. } => 3,
+        }
     }
 
     /// The name of the error, as in [`crate::api::Failure::kind`].
@@ -197,6 +204,33 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// No source of a name is configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no source {name}; the configuration has: {configured}")]
+pub struct Unknown {
+    /// The name.
+    pub name: String,
+    /// The names of the configured sources.
+    pub configured: String,
+}
+
+/// Why a source can't be looked into outside a reader at the moment.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The server can't be reached, or refuses.
+    #[error("{0}")]
+    Away(String),
+    /// The server did not answer in time.
+    #[error("no answer within {} s; check the servers and the network", .0.as_secs())]
+    Late(Duration),
+    /// The embedded log can't be read.
+    #[error(transparent)]
+    Log(#[from] crate::log::Error),
+    /// The work ended early, because of a defect or because the host stops.
+    #[error(transparent)]
+    Interrupted(#[from] tokio::task::JoinError),
 }
 
 /// Selects a page of events.
@@ -263,6 +297,15 @@ impl Source {
         }
     }
 
+    /// The same within a budget: what a server may send unasked is bounded by the reader's part of it. The embedded log
+    /// is read only when a batch is wanted.
+    pub(crate) fn read_within(&self, request: Request, status: StatusSender, ahead: &ReadAhead) -> Reader {
+        match self {
+            Self::JetStream(source) => Reader::JetStream(Box::new(source.read(request, status).within(ahead))),
+            Self::Embedded(source) => Reader::Embedded(Box::new(source.read(request, status))),
+        }
+    }
+
     /// The embedded log as a source, if it is one.
     pub fn embedded(&self) -> Option<&embedded::Embedded> {
         if let Self::Embedded(source) = self { Some(source) } else { None }
@@ -311,10 +354,10 @@ impl Source {
         through: u64,
         passed_over: &[(u64, u64)],
         subjects: &SubjectSet,
-    ) -> Result<Option<Lost>, String> {
+    ) -> Result<Option<Lost>, LookError> {
         match self {
             Self::JetStream(source) => source.lost((after, through), passed_over, subjects).await,
-            Self::Embedded(source) => source.lost(after, through).map_err(|error| error.to_string()),
+            Self::Embedded(source) => Ok(source.lost(after, through)?),
         }
     }
 
@@ -328,25 +371,23 @@ impl Source {
 
     /// One event of the stream; if it does not exist, the last sequence. An error says why that is unknown at the
     /// moment.
-    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
+    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, LookError> {
         match self {
             Self::JetStream(source) => source.event(sequence).await,
             Self::Embedded(source) => {
                 let source = source.clone();
-                let looked = tokio::task::spawn_blocking(move || source.event(sequence)).await;
-                looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+                Ok(tokio::task::spawn_blocking(move || source.event(sequence)).await??)
             }
         }
     }
 
     /// A page of events, without a reader. An error says why it can't be read at the moment.
-    pub async fn page(&self, wanted: Wanted) -> Result<Page, String> {
+    pub async fn page(&self, wanted: Wanted) -> Result<Page, LookError> {
         match self {
             Self::JetStream(source) => source.page(&wanted).await,
             Self::Embedded(source) => {
                 let source = source.clone();
-                let looked = tokio::task::spawn_blocking(move || source.page(&wanted)).await;
-                looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+                Ok(tokio::task::spawn_blocking(move || source.page(&wanted)).await??)
             }
         }
     }

@@ -91,7 +91,7 @@ pub fn tell(sender: &StatusSender, state: SourceState, message: Option<String>) 
         if state == SourceState::Reading {
             status.heard = Some(Instant::now());
         }
-        let is_news = status.state != state || status.message != message;
+        let is_news = status.state != state || status.message != message || status.in_doubt;
         if status.state != state {
             status.since = jiff::Timestamp::now();
         }

@@ -213,8 +213,8 @@ impl Generation {
     }
 
     /// The same module as a new generation, to be folded from the beginning of the stream.
-    pub fn built_anew(&self, number: u64, build: BuildSettings, reason: impl Into<String>) -> Self {
-        let mut anew = Self {
+    pub fn to_rebuild(&self, number: u64, build: BuildSettings, reason: impl Into<String>) -> Self {
+        let mut rebuilt = Self {
             number,
             module: self.module.clone(),
             source: self.source.clone(),
@@ -236,8 +236,8 @@ impl Generation {
             accepts_missing_through: self.accepts_missing_through,
             failure: None,
         };
-        anew.enter(GenerationStatus::Building, reason);
-        anew
+        rebuilt.enter(GenerationStatus::Building, reason);
+        rebuilt
     }
 
     /// Whether an event stopped it while it was built: without that event it can continue from its state.

@@ -173,6 +173,19 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_sorted_once_for_all_watches() {
+        let mut changes = Changes::new(0, Memory::unlimited().reservation(Purpose::Watch));
+        changes.push(5, keys(&["b/2", "a/1", "b/1"]));
+        let mut order = || {
+            let batches = changes.between(0, 5).expect("it is remembered");
+            assert_eq!(under(&batches, "b/").len(), 2);
+            batches[0].sorted.get().map(|sorted| sorted.as_ptr())
+        };
+        let first = order();
+        assert!(first.is_some() && (0..1_000).all(|_| order() == first));
+    }
+
+    #[test]
     fn what_was_forgotten_must_be_read_again() {
         let mut changes = history(0);
         changes.push(5, keys(&["a"]));

@@ -403,6 +403,12 @@ pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
     guarded(|| Ok(base.get(key).map_err(storage)?.map_or(0, stored)))
 }
 
+/// The number of entries in the file, which it keeps.
+pub(super) fn entries(base: &Base) -> Result<u64, Error> {
+    use redb::ReadableTableMetadata;
+    base.len().map_err(storage)
+}
+
 /// One entry of the file.
 pub(super) fn entry(
     (key, value): (redb::AccessGuard<'_, &'static str>, redb::AccessGuard<'_, &'static [u8]>),

@@ -85,6 +85,11 @@ impl Memtable {
         self.map.read().is_empty()
     }
 
+    /// The number of keys that were written.
+    pub(super) fn keys(&self) -> u64 {
+        self.map.read().len() as u64
+    }
+
     /// Adds exceptions.
     pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
         let cloned = exceptions.iter().map(|(sequence, exception)| (*sequence, exception.clone()));

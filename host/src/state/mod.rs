@@ -157,6 +157,6 @@ pub struct Sizes {
     pub memtable_bytes: u64,
     /// Memory held only by readers of older states, in bytes.
     pub pinned_bytes: u64,
-    /// The file, in bytes.
+    /// Allocated disk space of the file, in bytes.
     pub file_bytes: u64,
 }

@@ -88,6 +88,14 @@ impl Snapshot {
         self.held.inner.changed_between(position, self.position(), prefix)
     }
 
+    /// About how many entries it has, without reading them: exact if everything is durable, otherwise usually too few.
+    pub fn entries_about(&self) -> Result<u64, Error> {
+        let View { active, frozen, base, .. } = &self.held.view;
+        // Recent writes may be new entries or replace others.
+        let recent = active.keys().max(frozen.as_ref().map_or(0, |(frozen, _)| frozen.keys()));
+        Ok(file::entries(base)?.max(recent))
+    }
+
     /// A page of entries.
     pub fn scan(&self, scan: &Scan) -> Result<Page, Error> {
         scan::page(layers(&self.held.view, scan)?, scan, None)

@@ -42,6 +42,8 @@ impl View {
     }
 }
 
+/// The locks are taken in this order: `writing`, `view`, and then one of the others at a time. Nobody waits for the disk
+/// under `view`, because every read takes it.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) options: Options,
@@ -55,7 +57,7 @@ pub(super) struct Inner {
     /// Memtables that are already in the file, and that snapshots may still hold.
     retired: Mutex<Vec<Arc<Memtable>>>,
     file: File,
-    durable: Mutex<Option<Checkpoint>>,
+    durable: watch::Sender<Option<Checkpoint>>,
     /// The position beyond which readers saw nothing, according to the file.
     settled: Mutex<Option<u64>>,
     /// When it was opened, it was as an earlier release had left it.
@@ -115,7 +117,6 @@ impl Inner {
     /// - `writing` keeps the active memtable in place until the number is raised, so that a commit has whole batches.
     /// - If a writer panics half-way, its thread closes the store and reopens it from the file, which cannot contain
     ///   any of the batch.
-    ///   file, in which nothing of the batch can be.
     pub(super) fn publish(
         &self,
         writes: Vec<super::writer::Write>,
@@ -204,7 +205,7 @@ impl Store {
             retired: Mutex::default(),
             changes: Mutex::new(Changes::new(position, watched)),
             file: opened.file,
-            durable: Mutex::new(opened.checkpoint),
+            durable: watch::Sender::new(opened.checkpoint),
             settled: Mutex::new(opened.settled),
             is_of_format_1: opened.is_of_format_1,
             durable_bytes: AtomicU64::new(opened.bytes),
@@ -217,7 +218,12 @@ impl Store {
 
     /// The last durable checkpoint.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
-        self.inner.durable.lock().clone()
+        self.inner.durable.borrow().clone()
+    }
+
+    /// The last durable checkpoint, as it changes.
+    pub fn checkpoints(&self) -> watch::Receiver<Option<Checkpoint>> {
+        self.inner.durable.subscribe()
     }
 
     /// The checkpoint of the last published batch.
@@ -261,7 +267,7 @@ impl Store {
             state_bytes: self.inner.state_bytes(),
             memtable_bytes: self.memtable_bytes(),
             pinned_bytes: self.pinned_bytes(),
-            file_bytes: self.inner.file.bytes(),
+            file_bytes: self.inner.file.allocated_bytes(),
         }
     }
 
@@ -297,14 +303,14 @@ impl Store {
     pub fn is_dirty(&self) -> bool {
         let view = self.inner.view.read();
         let on_its_way = view.frozen.as_ref().map(|(_, checkpoint)| checkpoint.position);
-        let durable = self.inner.durable.lock().as_ref().map(|checkpoint| checkpoint.position);
+        let durable = self.inner.durable.borrow().as_ref().map(|checkpoint| checkpoint.position);
         view.checkpoint.as_ref().map(|checkpoint| checkpoint.position) > on_its_way.max(durable)
     }
 
     /// Whether everything published is in the file.
     pub fn is_durable(&self) -> bool {
         let view = self.inner.view.read();
-        view.frozen.is_none() && view.active.is_empty() && *self.inner.durable.lock() == view.checkpoint
+        view.frozen.is_none() && view.active.is_empty() && *self.inner.durable.borrow() == view.checkpoint
     }
 
     /// Freezes the active memtable for [`Store::commit`], and starts a new one. Does nothing if one is already frozen,
@@ -316,7 +322,7 @@ impl Store {
             return true;
         }
         let Some(checkpoint) = view.checkpoint.clone() else { return false };
-        if view.active.is_empty() && self.inner.durable.lock().as_ref() == Some(&checkpoint) {
+        if view.active.is_empty() && self.inner.durable.borrow().as_ref() == Some(&checkpoint) {
             return false;
         }
         let active = std::mem::take(&mut view.active);
@@ -342,7 +348,7 @@ impl Store {
             let mut view = self.inner.view.write();
             let old = (std::mem::replace(&mut view.base, base), view.frozen.take());
             self.inner.durable_bytes.store(bytes, Ordering::Relaxed);
-            *self.inner.durable.lock() = Some(checkpoint);
+            self.inner.durable.send_replace(Some(checkpoint));
             old
         };
         drop(let_go);
@@ -364,7 +370,7 @@ impl Store {
 
     /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, cleanly.
     pub fn is_settled(&self) -> bool {
-        let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let durable = self.inner.durable.borrow().as_ref().map_or(0, |checkpoint| checkpoint.position);
         *self.inner.settled.lock() == Some(durable)
     }
 
@@ -380,7 +386,7 @@ impl Store {
         if self.is_settled() || self.is_dirty() || self.inner.failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let durable = self.inner.durable.lock().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let durable = self.inner.durable.borrow().as_ref().map_or(0, |checkpoint| checkpoint.position);
         self.note_settled(Some(durable))
     }
 

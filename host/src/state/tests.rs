@@ -61,7 +61,7 @@ fn assert_scan(page: &Page, model: &Model, scan: &Scan) {
     assert_eq!(page.more, expected.len() > scan.limit, "{scan:?}");
 }
 
-/// A store and its writer beside the map that it must equal.
+/// A store and its writer, and the map that it must equal.
 struct Twin {
     path: std::path::PathBuf,
     store: Store,
@@ -384,7 +384,7 @@ fn a_snapshot_can_be_taken_while_a_batch_is_written_and_shows_nothing_of_it() {
         scope.spawn(|| {
             asked.into_iter().take(1).for_each(|()| sender.send(store.snapshot()).expect("it is waited for"));
         });
-        // Whoever walks a memtable keeps batches from being written into it.
+        // A reader that walks a memtable keeps batches from being written into it.
         let walked = active.for_each(|_, _| {
             begin.send(()).expect("the writer waits");
             while !store.inner.is_writing() {
@@ -471,4 +471,26 @@ fn memory_that_only_an_old_snapshot_holds_is_counted_until_it_ends() {
     assert_eq!(held.position(), 1);
     drop(held);
     assert_eq!(store.memory_bytes(), 0);
+}
+
+#[test]
+fn the_number_of_entries_is_known_without_reading_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, mut writer) = open(&folder.path().join("1.redb"));
+    let mut write = |position: u64, keys: std::ops::Range<u32>, value: Option<&str>| {
+        writer.begin();
+        keys.for_each(|key| writer.put(&key.to_string(), value.map(Payload::from)).expect("within limits"));
+        writer.publish(checkpoint(position));
+    };
+    let about = || store.snapshot().entries_about().expect("it is known");
+    assert_eq!(about(), 0);
+    write(1, 0..300, Some("one"));
+    assert_eq!(about(), 300, "none of them is in the file");
+    store.flush().expect("it is durable");
+    assert_eq!(about(), 300);
+    write(2, 200..300, Some("two"));
+    assert_eq!(about(), 300, "they replace others");
+    write(3, 100..300, None);
+    store.flush().expect("it is durable");
+    assert_eq!(about(), 100);
 }

@@ -304,3 +304,31 @@ pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
     );
     Err(Error::Limit { limit: "state-bytes", message })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Direction, Options, Selection, Store};
+
+    #[test]
+    fn scans_of_a_batch_sort_its_keys_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let opened = Store::open(&folder.path().join("state.redb"), Options::default(), |_| ());
+        let (_store, mut writer) = opened.expect("the state opens");
+        let put = |writer: &mut Writer, key: &str| writer.put(key, Some(Payload::from("1"))).expect("within limits");
+        writer.begin();
+        (0..100).for_each(|number| put(&mut writer, &format!("a/{number}")));
+        let scan = Scan {
+            selection: Selection::Prefix("a/".to_owned()),
+            after: None,
+            direction: Direction::Forwards,
+            limit: 1_000,
+        };
+        for number in 0..10 {
+            assert_eq!(writer.scan(&scan).expect("readable").entries.len(), 100 + number);
+            // A write between two scans is added to the order, which is not made again.
+            put(&mut writer, &format!("a/new/{number}"));
+            assert_eq!(writer.order.get().map(BTreeSet::len), Some(101 + number));
+        }
+    }
+}

@@ -3,11 +3,12 @@
 use foldstream::api::{SourceState, Start};
 use foldstream::batch::Limits;
 use foldstream::event::Event;
-use foldstream::source::Request;
+use foldstream::source::{Error, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::reading::{Reading, checkpoint, options, request};
+use crate::relay::{Fate, Relay};
 use crate::server::{Server, numbered, orders, publish, until, within};
 
 /// A message as it goes over the wire.
@@ -243,4 +244,71 @@ async fn checkpoint_at_a_broken_message_is_recognised_and_its_neighbour_never_no
     publish(&jetstream, [("calm.1".to_owned(), "{}".to_owned())]).await;
     assert_eq!(sequences(&calm.events(1).await.0), [sequence as u64 + 1]);
     assert_eq!(calm.status.borrow().reconnects, 0);
+}
+
+/// Makes answers about a message unreadable, in one of some ways, this often.
+async fn garble(server: &Server, sequence: u64, way: usize, times: usize) -> Relay {
+    let judge = |subject: &str, body: &[u8]| {
+        if subject.contains("STREAM.MSG.GET") && !body.is_empty() { Fate::Garble } else { Fate::Pass }
+    };
+    let mut left = times;
+    Relay::start(server, judge, move |answer| {
+        if answer["message"]["seq"] != sequence || left == 0 {
+            return false;
+        }
+        left -= 1;
+        match way {
+            0 => answer["message"]["hdrs"] = "!".into(),
+            1 => answer["message"]["time"] = "noon".into(),
+            _ => answer["message"]["subject"] = serde_json::json!(["no text"]),
+        }
+        true
+    })
+    .await
+}
+
+/// A stream of orders and of others, with a broken message behind others: sequence 6 of 7.
+async fn broken_behind_others(server: &Server) {
+    let jetstream = server.jetstream().await;
+    let mut config = orders();
+    config.subjects.push("calm.>".to_owned());
+    jetstream.create_stream(config).await.expect("stream");
+    publish(&jetstream, numbered(0..3)).await;
+    publish(&jetstream, ["1", "2"].map(|number| (format!("calm.{number}"), "{}".to_owned()))).await;
+    Publisher::connect(server).await.publish(&BROKEN[0]).await;
+    publish(&jetstream, numbered(1..2)).await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_at_all_is_named_and_can_be_skipped() {
+    for way in 0..3 {
+        let server = Server::start().await;
+        broken_behind_others(&server).await;
+        let relay = garble(&server, 6, way, usize::MAX).await;
+        for (subjects, before) in [(&[">"], 5), (&["orders.>"], 3)] {
+            let hits = relay.hits();
+            let mut reading = Reading::begin(Relay::options(&server), request(subjects));
+            let (events, error) = reading.error().await;
+            assert_eq!(events.len(), before, "all that precedes it is read: {subjects:?}");
+            assert!(matches!(error, Error::Unreadable { sequence: 6, .. }), "{subjects:?}: {error}");
+            assert_eq!((error.kind(), error.sequence()), ("source-unreadable", Some(6)));
+            assert!(relay.hits() >= hits + 3, "a single bad answer stops nothing");
+
+            let skipping = Request { skips: [6].into(), ..request(subjects) };
+            let mut reading = Reading::begin(Relay::options(&server), skipping);
+            let events = reading.through(7).await;
+            assert_eq!(sequences(&events[before..]), [7], "{subjects:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_answer_that_does_not_repeat_stops_nothing() {
+    let server = Server::start().await;
+    broken_behind_others(&server).await;
+    let relay = garble(&server, 6, 0, 2).await;
+    let mut reading = Reading::begin(Relay::options(&server), request(&["orders.>"]));
+    let (events, _) = reading.events(5).await;
+    assert_eq!(sequences(&events), [1, 2, 3, 6, 7]);
+    assert_eq!((relay.hits(), reading.status.borrow().repaired), (2, 1));
 }

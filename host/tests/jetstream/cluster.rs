@@ -5,20 +5,25 @@ use foldstream::batch::Limits;
 use foldstream::source::Request;
 use foldstream::source::jetstream::Options;
 
-use crate::reading::{Reading, numbers, options, request};
-use crate::server::{Server, free_port, numbered, orders, publish, until};
+use crate::reading::{Reading, checkpoint, numbers, options, request};
+use crate::server::{Server, Version, free_port, numbered, on_both_versions, orders, publish, until};
+
+on_both_versions! {
+    servers_of_a_cluster_come_and_go_without_loss
+    a_leader_that_took_over_is_the_same_stream_to_who_comes_back
+}
 
 /// Three servers, each with the name of its index.
-async fn cluster() -> Vec<Server> {
+async fn cluster(version: Version) -> Vec<Server> {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
     let mut servers: Vec<Server> = Vec::new();
     for (index, port) in ports.iter().enumerate() {
-        let server = Server::prepare(&format!(
+        let configuration = format!(
             "server_name: s{index}\ncluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{}] }}",
             routes.join(", ")
-        ));
-        servers.push(server);
+        );
+        servers.push(Server::prepare_of(version, &configuration));
     }
     for server in &mut servers {
         server.run().await;
@@ -26,16 +31,68 @@ async fn cluster() -> Vec<Server> {
     servers
 }
 
-#[tokio::test]
-async fn servers_of_a_cluster_come_and_go_without_loss() {
-    let mut servers = cluster().await;
+/// A stream of this many orders on all servers, and how to read it.
+async fn replicated(servers: &[Server], count: u64) -> Options {
     let jetstream = servers[0].jetstream().await;
     let config = Config { num_replicas: 3, ..orders() };
     until("the cluster takes a stream", async || jetstream.create_stream(config.clone()).await.ok()).await;
-    publish(&jetstream, numbered(0..20_000)).await;
-    let urls = servers.iter().map(Server::url).collect();
+    publish(&jetstream, numbered(0..count)).await;
+    Options { servers: servers.iter().map(Server::url).collect(), ..options(&servers[0]) }
+}
+
+async fn a_leader_that_took_over_is_the_same_stream_to_who_comes_back(version: Version) {
+    let mut servers = cluster(version).await;
+    let options = replicated(&servers, 100).await;
+    let mut live = Reading::begin(options.clone(), request(&["orders.*.placed"]));
+    let (_, last) = live.events(100).await;
+    let resume = Some(checkpoint(&last));
+    for round in 0..2 {
+        let leader = leader(&servers[0]).await;
+        let index = usize::from(leader.ends_with('1')) + 2 * usize::from(leader.ends_with('2'));
+        servers[index].kill();
+        let other = &servers[(index + 1) % 3];
+        let has_changed = async || {
+            let jetstream = other.jetstream().await;
+            let found = jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?.leader?;
+            (found != leader).then_some(())
+        };
+        Box::pin(until("another leader", has_changed)).await;
+        let number = 100 + round;
+        publish(&other.jetstream().await, numbered(number..number + 1)).await;
+        assert_eq!(numbers(&live.events(1).await.0), [number], "who was there all the time");
+        for subjects in [&["orders.*.placed"][..], &[">"]] {
+            let request = Request { resume: resume.clone(), ..request(subjects) };
+            let (events, last) = Reading::begin(options.clone(), request).events(1 + round as usize).await;
+            assert_eq!((numbers(&events)[0], last.through), (100, 101 + round), "who comes back");
+        }
+        servers[index].run().await;
+        all_replicas(&servers[index]).await;
+    }
+}
+
+/// The name of the server that leads the stream.
+async fn leader(server: &Server) -> String {
+    let leads = async || {
+        let jetstream = server.jetstream().await;
+        jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?.leader
+    };
+    Box::pin(until("a leader", leads)).await
+}
+
+/// Waits until all replicas are up to date.
+async fn all_replicas(server: &Server) {
+    let jetstream = server.jetstream().await;
+    until("all replicas are there again", async || {
+        let info = jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?;
+        (info.leader.is_some() && info.replicas.iter().all(|replica| replica.current)).then_some(())
+    })
+    .await;
+}
+
+async fn servers_of_a_cluster_come_and_go_without_loss(version: Version) {
+    let mut servers = cluster(version).await;
+    let options = replicated(&servers, 20_000).await;
     let limits = Limits { events: 50, bytes: 1 << 20 };
-    let options = Options { servers: urls, ..options(&servers[0]) };
     let mut reading = Reading::begin(options, Request { limits, ..request(&["orders.*.placed"]) });
     let (mut events, _) = reading.events(1_000).await;
 
@@ -44,12 +101,7 @@ async fn servers_of_a_cluster_come_and_go_without_loss() {
         let count = events.len() + 5_500;
         events.extend(reading.events(count - events.len()).await.0);
         server.run().await;
-        let jetstream = server.jetstream().await;
-        until("all replicas are there again", async || {
-            let info = jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?;
-            (info.leader.is_some() && info.replicas.iter().all(|replica| replica.current)).then_some(())
-        })
-        .await;
+        all_replicas(server).await;
     }
     events.extend(reading.events(20_000 - events.len()).await.0);
     assert!(numbers(&events).into_iter().eq(0..20_000), "events are lost, doubled or out of order");

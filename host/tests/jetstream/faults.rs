@@ -487,36 +487,3 @@ async fn consumer_with_another_filter_than_it_was_made_with_is_replaced() {
         assert_eq!(reading.status.borrow().reconnects, 1);
     }
 }
-
-/// Hands on requests to the JetStream API under another prefix, but loses the first one for a consumer, as a server on
-/// the way may.
-async fn lose_the_first_consumer(server: &Server) -> tokio::task::JoinHandle<()> {
-    use futures_util::StreamExt;
-    let client = within("a client connects", async_nats::connect(server.url())).await.expect("the server is there");
-    let mut requests = client.subscribe("lossy.API.>").await.expect("subscribed");
-    client.flush().await.expect("the server is there");
-    tokio::spawn(async move {
-        let mut has_lost = false;
-        while let Some(request) = requests.next().await {
-            let subject = request.subject.replace("lossy.", "$JS.");
-            // Not the trial of a permission, which is empty.
-            if subject.contains("CONSUMER.CREATE") && !request.payload.is_empty() && !has_lost {
-                has_lost = true;
-                continue;
-            }
-            let reply = request.reply.expect("it wants an answer");
-            client.publish_with_reply(subject, reply, request.payload).await.expect("the server is there");
-        }
-    })
-}
-
-#[tokio::test]
-async fn consumer_whose_request_was_lost_on_the_way_is_asked_for_again() {
-    let server = stream_of(10).await;
-    let losing = lose_the_first_consumer(&server).await;
-    let options =
-        foldstream::source::jetstream::Options { api_prefix: Some("lossy.API".to_owned()), ..options(&server) };
-    let mut reading = Reading::begin(options, request(&[">"]));
-    assert_eq!(numbers(&reading.events(10).await.0), (0..10).collect::<Vec<_>>());
-    losing.abort();
-}

@@ -11,7 +11,14 @@ use foldstream::source::jetstream::Options;
 use foldstream::source::{Error, OnMissing, Request};
 
 use crate::reading::{Reading, options, request};
-use crate::server::{Server, numbered, orders, publish, until, within};
+use crate::server::{Server, Version, numbered, on_both_versions, orders, publish, until, within};
+
+on_both_versions! {
+    a_stream_that_lost_messages_of_others_and_grew_again_is_another_history
+    a_backup_that_has_all_that_was_read_is_read_on
+    restarts_edits_and_idempotent_creates_keep_a_state
+    a_mirror_takes_the_place_of_its_origin
+}
 
 const MINE: &[&str] = &["orders.>"];
 const ALL: &[&str] = &[">"];
@@ -81,9 +88,8 @@ async fn restore(server: &mut Server, backup: &tempfile::TempDir) {
     server.run().await;
 }
 
-#[tokio::test]
-async fn a_stream_that_lost_messages_of_others_and_grew_again_is_another_history() {
-    let mut server = Server::start().await;
+async fn a_stream_that_lost_messages_of_others_and_grew_again_is_another_history(version: Version) {
+    let mut server = Server::start_of(version).await;
     mixed(&server, 5).await;
     let backup = backup(&mut server).await;
     publish_others(&server.jetstream().await, 4).await;
@@ -128,46 +134,181 @@ async fn another_creation_time_or_name_is_the_same_stream_while_it_has_what_was_
     assert!(matches!(&diverged, Error::Diverged(message) if message.contains("created again")), "{diverged}");
 }
 
-/// What servers are known to move the creation time at; on those that do not, nothing may happen either.
-#[tokio::test]
-async fn restarts_edits_and_idempotent_creates_keep_a_state() {
-    let mut server = Server::start().await;
-    let jetstream = mixed(&server, 5).await;
+/// A backup that is restored under a running reader, and while one is away.
+async fn a_backup_that_has_all_that_was_read_is_read_on(version: Version) {
+    let mut server = Server::start_of(version).await;
+    mixed(&server, 5).await;
+    publish_others(&server.jetstream().await, 2).await;
+    let known = folded(options(&server), request(MINE), 7).await;
+    let mut reading = Reading::begin(options(&server), request(MINE));
+    reading.through(7).await;
+    let backup = backup(&mut server).await;
+    restore(&mut server, &backup).await;
+    publish(&server.jetstream().await, numbered(5..6)).await;
+    assert_eq!(reading.events(1).await.1.through, 8);
+    for subjects in [MINE, ALL] {
+        let mut resumed = Reading::begin(options(&server), resuming(&known, subjects));
+        assert_eq!(resumed.events(1).await.1.through, 8);
+    }
+}
+
+/// When the stream was created, as the server says.
+async fn created(server: &Server) -> i128 {
+    let stream = server.jetstream().await.get_stream("ORDERS").await.expect("stream");
+    stream.cached_info().created.unix_timestamp_nanos()
+}
+
+/// Everything at which servers are known to move the creation time.
+async fn restarts_edits_and_idempotent_creates_keep_a_state(version: Version) {
+    let mut server = Server::start_of(version).await;
+    mixed(&server, 5).await;
     let known = folded(options(&server), request(MINE), 5).await;
     let mut reading = Reading::begin(options(&server), request(MINE));
     reading.events(5).await;
     let subjects = vec!["orders.>".to_owned(), "audit.>".to_owned()];
     let config = Config { subjects, ..orders() };
-    jetstream.create_stream(config.clone()).await.expect("the same again");
-    server.kill();
-    server.run().await;
-    let edited = Config { description: Some("edited".to_owned()), ..config };
-    server.jetstream().await.update_stream(edited).await.expect("is edited");
-    server.kill();
-    server.run().await;
-    publish(&server.jetstream().await, numbered(5..6)).await;
-    assert_eq!(reading.events(1).await.1.through, 6);
-    let mut resumed = Reading::begin(options(&server), resuming(&known, MINE));
-    assert_eq!(resumed.events(1).await.1.through, 6);
+    let edited = Config { description: Some("edited".to_owned()), ..config.clone() };
+    let mut moves = Vec::new();
+    for (number, is_edit) in (5..).zip([false, false, true, true, false]) {
+        server.kill();
+        server.run().await;
+        let before = created(&server).await;
+        let jetstream = server.jetstream().await;
+        match is_edit {
+            true => drop(jetstream.update_stream(edited.clone()).await.expect("is edited")),
+            false if number < 7 => drop(jetstream.create_stream(config.clone()).await.expect("the same again")),
+            false => drop(jetstream.create_stream(edited.clone()).await.expect("the same again")),
+        }
+        server.kill();
+        server.run().await;
+        moves.push((is_edit, created(&server).await != before));
+        publish(&server.jetstream().await, numbered(number..number + 1)).await;
+        assert_eq!(reading.events(1).await.1.through, number + 1);
+        let mut resumed = Reading::begin(options(&server), resuming(&known, MINE));
+        assert_eq!(resumed.events(number as usize - 4).await.1.through, number + 1);
+    }
+    assert_eq!(moves.contains(&(true, true)), version == Version::Oldest, "by an edit: {moves:?}");
 }
 
-#[tokio::test]
-async fn a_promoted_mirror_continues_what_was_read_from_its_origin() {
-    let server = Server::start().await;
+/// A mirror is read in the place of its origin, and then promoted: it becomes a stream of its own, whose origin is gone.
+async fn a_mirror_takes_the_place_of_its_origin(version: Version) {
+    let server = Server::start_of(version).await;
     let jetstream = mixed(&server, 10).await;
     let known = folded(options(&server), request(MINE), 10).await;
     let mirror = Some(Source { name: "ORDERS".to_owned(), ..Source::default() });
     let edge = Config { name: "EDGE".to_owned(), mirror, ..Config::default() };
-    jetstream.create_stream(edge).await.expect("mirror");
-    until("the mirror is whole", async || {
-        let info = jetstream.get_stream("EDGE").await.expect("mirror").cached_info().clone();
-        (info.state.last_sequence == 10).then_some(())
-    })
-    .await;
-    publish(&jetstream, numbered(11..12)).await;
-    let edge = Options { stream: "EDGE".to_owned(), ..options(&server) };
-    let checkpoint = folded(edge, resuming(&known, MINE), 11).await;
+    jetstream.create_stream(edge.clone()).await.expect("mirror");
+    let mirrored = async |sequence: u64| {
+        until("the mirror is whole", async || {
+            let info = jetstream.get_stream("EDGE").await.expect("mirror").cached_info().clone();
+            (info.state.last_sequence == sequence).then_some(())
+        })
+        .await;
+    };
+    mirrored(10).await;
+    publish(&jetstream, numbered(10..11)).await;
+    mirrored(11).await;
+    let of_edge = Options { stream: "EDGE".to_owned(), ..options(&server) };
+    let checkpoint = folded(of_edge.clone(), resuming(&known, MINE), 11).await;
     assert_eq!((checkpoint.position, checkpoint.stream.name.as_str()), (11, "EDGE"));
+    let mut live = [MINE, ALL].map(|subjects| Reading::begin(of_edge.clone(), resuming(&checkpoint, subjects)));
+    for reading in &mut live {
+        reading.through(11).await;
+    }
+
+    jetstream.delete_stream("ORDERS").await.expect("the origin is gone");
+    let subjects = vec!["orders.>".to_owned(), "audit.>".to_owned()];
+    let promoted = jetstream.update_stream(Config { mirror: None, subjects, ..edge }).await;
+    if version == Version::Oldest {
+        assert!(promoted.is_err(), "it can't promote a mirror");
+        return;
+    }
+    promoted.expect("the mirror is promoted");
+    publish(&jetstream, numbered(11..12)).await;
+    for reading in &mut live {
+        assert_eq!(reading.events(1).await.1.through, 12, "who was there all the time");
+    }
+    for (from, subjects) in [(&known, MINE), (&checkpoint, MINE), (&checkpoint, ALL)] {
+        let checkpoint = folded(of_edge.clone(), resuming(from, subjects), 12).await;
+        assert_eq!((checkpoint.position, checkpoint.missing), (12, 0));
+    }
+}
+
+/// How events vanish while nobody reads.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Keep,
+    RollUpOne,
+    RollUpAll,
+    Expire,
+}
+
+/// Publishes one message with a header.
+async fn send(jetstream: &jetstream::Context, subject: &str, (name, value): (&str, &str)) {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(name, value);
+    let sent = jetstream.publish_with_headers(subject.to_owned(), headers, "{\"number\":1}".into()).await;
+    within("it is stored", async { sent.expect("published").await }).await.expect("the stream takes it");
+}
+
+#[tokio::test]
+async fn whatever_removes_events_while_a_reader_is_away_is_told_with_their_number() {
+    // After 3 events that were read come those under 10 subjects, 3 of each, and what removes some of them.
+    for (way, wanted) in [
+        (Way::Keep, "29 events (4 to 32) are gone"),
+        (Way::RollUpOne, "3 events (between 5 and 25) are gone"),
+        (Way::RollUpAll, "30 events (4 to 33) are gone"),
+        (Way::Expire, "1 event (34) is gone"),
+    ] {
+        let server = Server::start().await;
+        let jetstream = server.jetstream().await;
+        let config = Config { allow_rollup: true, allow_message_ttl: true, ..orders() };
+        let stream = jetstream.create_stream(config).await.expect("stream");
+        publish(&jetstream, numbered(0..3)).await;
+        let known = folded(options(&server), request(ALL), 3).await;
+        publish(&jetstream, numbered(0..30)).await;
+        match way {
+            Way::Keep => drop(stream.purge().keep(1).await.expect("purge")),
+            Way::RollUpOne => send(&jetstream, "orders.1.placed", ("Nats-Rollup", "sub")).await,
+            Way::RollUpAll => send(&jetstream, "orders.1.placed", ("Nats-Rollup", "all")).await,
+            Way::Expire => send(&jetstream, "orders.1.placed", ("Nats-TTL", "1s")).await,
+        }
+        publish(&jetstream, numbered(30..31)).await;
+        if matches!(way, Way::Expire) {
+            until("it has expired", async || stream.get_raw_message(34).await.is_err().then_some(())).await;
+        }
+        for subjects in [&[">"][..], &["orders.*.*", "none.>"]] {
+            let gap = error(&server, resuming(&known, subjects)).await;
+            assert!(matches!(&gap, Error::Gap { .. }), "{way:?}: {gap}");
+            assert!(gap.to_string().contains(wanted), "{way:?}, {subjects:?}: {gap}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_schedule_publishes_is_an_event_now_and_in_a_replay() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let stream = Config { allow_message_ttl: true, allow_message_schedules: true, ..orders() };
+    jetstream.create_stream(stream).await.expect("stream");
+    let mut live = Reading::begin(options(&server), request(ALL));
+    publish(&jetstream, numbered(0..1)).await;
+    assert_eq!(live.events(1).await.0.len(), 1);
+    let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(2);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Schedule", format!("@at {}", soon.strftime("%Y-%m-%dT%H:%M:%SZ")).as_str());
+    headers.insert("Nats-Schedule-Target", "orders.later.placed");
+    let sent = jetstream.publish_with_headers("orders.plan", headers, "{\"number\":7}".into()).await;
+    within("it is stored", async { sent.expect("published").await }).await.expect("the stream takes it");
+    let (events, last) = live.events(1).await;
+    assert_eq!((events[0].subject.as_ref(), events[0].data.as_str()), ("orders.later.placed", Some("{\"number\":7}")));
+
+    // The schedule itself is removed by the server once it has fired, which no reader may mistake for a loss that it
+    // does not have to accept.
+    let accepting = Request { accepts_missing_through: last.through, ..request(ALL) };
+    let replayed = Reading::begin(options(&server), accepting).through(last.through).await;
+    let numbers: Vec<_> = replayed.iter().map(|event| event.subject.to_string()).collect();
+    assert_eq!(numbers, ["orders.0.placed", "orders.later.placed"]);
 }
 
 #[tokio::test]

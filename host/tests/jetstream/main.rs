@@ -10,6 +10,7 @@
 //! - `history`: what proves that a stream is the same, and what it has lost
 //! - `inspecting`: what an operator is told about a stream
 //! - `limits`: what a server or a stream limits, and what a stream holds that is no event
+//! - `relay`: requests and answers that are lost or garbled on the way
 //! - `permissions`: what a server has to allow, taken away and given back
 
 mod broken;
@@ -23,4 +24,5 @@ mod inspecting;
 mod limits;
 mod permissions;
 mod reading;
+mod relay;
 mod server;

@@ -35,8 +35,40 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
     .await
 }
 
+/// The versions of nats-server that Foldstream supports are these two and all between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The oldest one.
+    Oldest,
+    /// The newest one.
+    Newest,
+}
+
+impl Version {
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Oldest => program("nats-server-oldest", "FOLDSTREAM_NATS_SERVER_OLDEST"),
+            Self::Newest => program("nats-server", "FOLDSTREAM_NATS_SERVER"),
+        }
+    }
+}
+
+/// Makes two tests of each claim, one for each of these versions.
+macro_rules! on_both_versions {
+    ($($claim:ident)*) => {
+        mod oldest {
+            $(#[tokio::test] async fn $claim() { super::$claim(crate::server::Version::Oldest).await; })*
+        }
+        mod newest {
+            $(#[tokio::test] async fn $claim() { super::$claim(crate::server::Version::Newest).await; })*
+        }
+    };
+}
+pub(crate) use on_both_versions;
+
 /// A server; killed when dropped.
 pub struct Server {
+    version: Version,
     folder: tempfile::TempDir,
     port: u16,
     child: Option<Child>,
@@ -48,6 +80,13 @@ impl Server {
         Self::start_with("").await
     }
 
+    /// A server of a version.
+    pub async fn start_of(version: Version) -> Self {
+        let mut server = Self::prepare_of(version, "");
+        server.run().await;
+        server
+    }
+
     /// A server with more configuration; `$FOLDER` stands for its folder.
     pub async fn start_with(configuration: &str) -> Self {
         let mut server = Self::prepare(configuration);
@@ -57,8 +96,13 @@ impl Server {
 
     /// A server that is not started yet.
     pub fn prepare(configuration: &str) -> Self {
+        Self::prepare_of(Version::Newest, configuration)
+    }
+
+    /// The same of a version.
+    pub fn prepare_of(version: Version, configuration: &str) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let server = Self { folder, port: free_port(), child: None };
+        let server = Self { version, folder, port: free_port(), child: None };
         server.configure(configuration);
         server
     }
@@ -82,7 +126,7 @@ impl Server {
     /// Starts it and waits until it takes connections.
     pub async fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("server.log")).expect("folder is writable");
-        let child = Command::new(program())
+        let child = Command::new(self.version.program())
             .arg("-c")
             .arg(self.folder.path().join("server.conf"))
             .stdin(Stdio::null())
@@ -173,14 +217,14 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("FOLDSTREAM_NATS_SERVER") {
+fn program(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin").join(name);
     let is_on_path = std::env::var_os("PATH")
-        .is_some_and(|paths| std::env::split_paths(&paths).any(|folder| folder.join("nats-server").is_file()));
-    if !is_on_path && local.is_file() { local } else { "nats-server".into() }
+        .is_some_and(|paths| std::env::split_paths(&paths).any(|folder| folder.join(name).is_file()));
+    if !is_on_path && local.is_file() { local } else { name.into() }
 }
 
 /// The settings of the stream that most tests use.

@@ -8,6 +8,7 @@ use foldstream::position::{Checkpoint, EventMark};
 use foldstream::source::embedded::{Embedded, Reader};
 use foldstream::source::{Error, Missing, OnMissing, Request, Status, initial_status};
 use foldstream::subject::SubjectSet;
+use redb::{ReadableTable as _, TableDefinition};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -417,4 +418,54 @@ async fn info_names_the_stream() {
     assert_eq!((info.kind.as_str(), info.stream.as_str()), ("embedded", "events"));
     assert_eq!((info.first_sequence, info.last_sequence, info.events), (Some(1), Some(3), Some(3)));
     assert!(info.reachable && info.warnings.is_empty() && info.bytes > Some(0));
+}
+
+/// Cuts off the end of the first run of events in a file, and notes that all subjects are known, as they are after many
+/// more events, so that opening does not read it. Returns the first sequence after it.
+fn damage_first_run(place: &Place, last: u64) -> u64 {
+    const RUNS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
+    const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("log");
+    let database = redb::Database::open(place.path()).expect("nobody has it open");
+    let transaction = database.begin_write().expect("it can be written");
+    let second = {
+        let mut runs = transaction.open_table(RUNS).expect("it is there");
+        let whole = runs.get(1).expect("it can be read").expect("it begins at 1").value().to_vec();
+        runs.insert(1, &whole[..whole.len() - 10]).expect("it can be written");
+        runs.iter().expect("it can be read").nth(1).expect("there is another").expect("it can be read").0.value()
+    };
+    let mut settings = transaction.open_table(SETTINGS).expect("it is there");
+    settings.insert("indexed_through", last.to_le_bytes().as_slice()).expect("it can be written");
+    drop(settings);
+    transaction.commit().expect("it is written");
+    second
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_event_stops_the_readers_that_reach_it_and_no_others() {
+    let place = Place::new();
+    let log = place.open();
+    for _ in 0..10 {
+        append(&log, &(0..100).map(|_| event("a.b", &"x".repeat(1_000))).collect::<Vec<_>>());
+    }
+    let behind = checkpoint(&log, 900);
+    drop(log);
+    let second = damage_first_run(&place, 1_000);
+    assert!(second < 900, "there are several runs");
+
+    let log = place.open();
+    let mut reading = read(&log, request(&[">"]));
+    let mut events = 0;
+    let error = loop {
+        match timeout(DEADLINE, reading.reader.next()).await.expect("an outcome in time") {
+            Ok(batch) => events += batch.events.len() as u64,
+            Err(error) => break error,
+        }
+    };
+    assert!(events < second - 1, "none is handed out that is damaged: {events} of {}", second - 1);
+    assert_eq!(error.kind(), "source-log");
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert_eq!(reading.status.borrow().state, SourceState::Stopped);
+
+    let mut other = read(&log, resuming(&behind));
+    assert_eq!(other.through(1_000).await.len(), 100);
 }

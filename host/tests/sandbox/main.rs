@@ -6,8 +6,10 @@
 //! 4. the closed WASI
 //! 5. uploads, compilation and its cache, in `uploads.rs`
 //! 6. migration, in `migration.rs`
+//! 7. defects of the host itself, in `defects.rs`
 
 mod bed;
+mod defects;
 mod migration;
 mod uploads;
 

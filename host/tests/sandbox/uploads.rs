@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldstream::memory::Memory;
 use foldstream::module::{Engine, Error, Options};
 
 use crate::bed::*;
@@ -53,7 +54,7 @@ fn truncated_component_is_refused() {
 fn oversized_upload_is_refused() {
     let (engine, _folder) = engine(|options| options.upload_bytes_max = 10_000);
     let error = engine.accept(guest("")).expect_err("too large").to_string();
-    assert!(error.contains("may have 10000"), "{error}");
+    assert!(error.contains("10000 are allowed"), "{error}");
 }
 
 #[test]
@@ -171,9 +172,37 @@ fn checker_of_another_version_is_not_asked() {
 #[test]
 fn native_code_has_a_limit() {
     let error = compile_error(|options| options.code_bytes_max = 1_000);
-    assert!(error.contains("may have 1000") && error.contains("modules.code_bytes_max"), "{error}");
+    assert!(error.contains("1000 are allowed") && error.contains("modules.code_bytes_max"), "{error}");
     let module = load(shared(), "");
     assert!(module.code_bytes() > 1_000 && shared().code_bytes() >= module.code_bytes());
+}
+
+#[test]
+fn native_code_of_all_modules_has_a_limit() {
+    const TOTAL: u64 = 4 << 20;
+    // Half of it is for code.
+    let (engine, _folder) = engine(|options| options.memory = Memory::new(TOTAL));
+    let component = shared().accept(guest("")).expect("accepted").component;
+    // The same with another digest: a custom section with a name of one byte.
+    let load = |number: u8| {
+        let upload = [&component[..], &[0, 2, 1, number]].concat();
+        engine.load(&engine.accept(upload.into()).expect("accepted"))
+    };
+    let (mut loaded, mut refused) = (Vec::new(), None);
+    for number in b'a'..=b'z' {
+        match load(number) {
+            Ok(module) => loaded.push(module),
+            Err(error) => {
+                refused = Some((number, error));
+                break;
+            }
+        }
+    }
+    let (number, error) = refused.expect("there is no memory for all of them");
+    assert!(matches!(error, Error::Short(_)) && error.is_passing(), "{error:?}");
+    assert!(loaded.len() > 1 && engine.code_bytes() <= TOTAL / 2, "{} bytes", engine.code_bytes());
+    loaded.clear();
+    load(number).expect("there is memory again");
 }
 
 #[test]

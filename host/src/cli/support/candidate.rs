@@ -47,8 +47,8 @@ impl ThrottleArgs {
     /// The API parameters for these options.
     pub fn parameters(self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
-        parameters.extend(self.max_rate.map(|rate| ("max_rate", rate.to_string())));
-        parameters.extend(self.cpu.map(|percent| ("cpu_percent", percent.to_string())));
+        parameters.extend(self.max_rate.map(|rate| ("max-rate", rate.to_string())));
+        parameters.extend(self.cpu.map(|percent| ("cpu-percent", percent.to_string())));
         parameters
     }
 }
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(parameters(&[]), []);
         assert_eq!(parameters(&["--auto"]), []);
         let all = parameters(&["--manual", "--require-equal", "--max-rate", "5000", "--cpu", "20"]);
-        let wanted = [("promote", "manual"), ("gate", "{\"allow\":[]}"), ("max_rate", "5000"), ("cpu_percent", "20")];
+        let wanted = [("promote", "manual"), ("gate", "{\"allow\":[]}"), ("max-rate", "5000"), ("cpu-percent", "20")];
         assert_eq!(all, wanted.map(|(name, value)| (name, value.to_owned())));
     }
 }

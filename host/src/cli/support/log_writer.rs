@@ -3,6 +3,7 @@
 //! A reader of standard error may stop reading. Lines then wait here, and are finally dropped and counted: no thread
 //! that logs ever waits for the reader.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,39 +16,39 @@ use tracing_subscriber::fmt::MakeWriter;
 const LINES_MAX: usize = 8_192;
 /// How long the end of the process waits until the lines are written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
-/// How often to check for that.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Takes lines. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct LogWriter {
-    lines: Sender<Vec<u8>>,
-    counters: Arc<Counters>,
+    messages: Sender<Message>,
+    /// Lines dropped since the last report.
+    dropped: Arc<AtomicU64>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    /// Lines taken but not yet written.
-    waiting: AtomicU64,
-    /// Lines dropped since the last report.
-    dropped: AtomicU64,
+/// A message to the thread that writes.
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Dropped once all earlier lines are written, which ends somebody's wait.
+    Mark(#[expect(dead_code, reason = "dropping it is the message")] Sender<Infallible>),
 }
 
 impl LogWriter {
     /// Starts the thread that writes to `target`.
     pub fn start(target: impl Write + Send + 'static) -> io::Result<Self> {
-        let (lines, received) = bounded(LINES_MAX);
-        let counters = Arc::<Counters>::default();
-        let known = Arc::clone(&counters);
+        let (messages, received) = bounded(LINES_MAX);
+        let dropped = Arc::<AtomicU64>::default();
+        let known = Arc::clone(&dropped);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&received, &known, target))?;
-        Ok(Self { lines, counters })
+        Ok(Self { messages, dropped })
     }
 
     /// Waits until all lines are written, but not for long.
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_MAX;
-        while self.counters.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
-            std::thread::sleep(LOOK);
+        let (mark, passed) = bounded(0);
+        if self.messages.send_deadline(Message::Mark(mark), deadline).is_ok() {
+            let _ = passed.recv_deadline(deadline);
         }
     }
 }
@@ -58,12 +59,12 @@ impl Drop for LogWriter {
     }
 }
 
-fn write(lines: &Receiver<Vec<u8>>, counters: &Counters, mut target: impl Write) {
-    for line in lines {
+fn write(messages: &Receiver<Message>, dropped: &AtomicU64, mut target: impl Write) {
+    for message in messages {
+        let Message::Line(line) = message else { continue };
         // Nobody could be told about a failure.
         let _ = target.write_all(&line);
-        counters.waiting.fetch_sub(1, Ordering::AcqRel);
-        let dropped = counters.dropped.swap(0, Ordering::AcqRel);
+        let dropped = dropped.swap(0, Ordering::AcqRel);
         if dropped > 0 {
             tracing::warn!(dropped, "log lines were dropped because standard error accepted none");
         }
@@ -101,13 +102,10 @@ impl Drop for Line<'_> {
         if self.bytes.is_empty() {
             return;
         }
-        let LogWriter { lines, counters } = self.writer;
-        counters.waiting.fetch_add(1, Ordering::AcqRel);
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            lines.try_send(std::mem::take(&mut self.bytes))
-        {
-            counters.waiting.fetch_sub(1, Ordering::AcqRel);
-            counters.dropped.fetch_add(1, Ordering::AcqRel);
+        let LogWriter { messages, dropped } = self.writer;
+        let line = Message::Line(std::mem::take(&mut self.bytes));
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = messages.try_send(line) {
+            dropped.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
@@ -145,7 +143,7 @@ mod tests {
         for number in 0..LINES_MAX + 100 {
             writeln!(writer.make_writer(), "line {number}").expect("takes it");
         }
-        assert!(writer.counters.dropped.load(Ordering::Acquire) >= 99, "the rest found no room");
+        assert!(writer.dropped.load(Ordering::Acquire) >= 99, "the rest found no room");
         drop(closed);
         writer.flush();
         let taken = String::from_utf8(stuck.taken.lock().expect("not poisoned").clone()).expect("text");

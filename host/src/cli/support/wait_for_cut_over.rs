@@ -42,9 +42,11 @@ pub async fn wait(
                     return Err(too_late(name, &generation).into());
                 }
             }
-            Err(Sight::Error(error)) if error.may_pass() && !patience.is_over() => output.detail(&error.to_string()),
-            Err(Sight::Error(error)) => return Err(error.into()),
-            Err(Sight::Gone) => {
+            Err(LookError::Error(error)) if error.may_pass() && !patience.is_over() => {
+                output.detail(&error.to_string());
+            }
+            Err(LookError::Error(error)) => return Err(error.into()),
+            Err(LookError::Gone) => {
                 let message =
                     format!("{name} no longer has generation {number}; `foldstream generations {name}` lists them");
                 return Err(Failure::new(Exit::Failed, message).into());
@@ -88,20 +90,20 @@ pub async fn wait_inherited(
 }
 
 /// Why the state of a generation is unknown.
-enum Sight {
+enum LookError {
     /// The host did not say.
     Error(Error),
     /// The generation no longer exists.
     Gone,
 }
 
-impl From<Error> for Sight {
+impl From<Error> for LookError {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
 }
 
-async fn look(client: &Client, name: &str, number: u64) -> Result<Look, Sight> {
+async fn look(client: &Client, name: &str, number: u64) -> Result<Look, LookError> {
     let deployment = client.deployment(name).await?;
     if let Some(candidate) = deployment.candidate.as_deref().filter(|candidate| candidate.number == number).cloned() {
         return Ok((deployment, candidate));
@@ -109,7 +111,7 @@ async fn look(client: &Client, name: &str, number: u64) -> Result<Look, Sight> {
     let list: GenerationList = client.get(&["v1", "deployments", name, "generations"], &[]).await?;
     match list.generations.into_iter().find(|generation| generation.number == number) {
         Some(generation) => Ok((deployment, generation)),
-        None => Err(Sight::Gone),
+        None => Err(LookError::Gone),
     }
 }
 

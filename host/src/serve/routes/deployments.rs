@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 use crate::actor;
 use crate::api;
 use crate::module::Wanted;
-use crate::rollout::{DeployRequest, WantedSkips};
+use crate::rollout::{self, DeployRequest, GenerationChoice, Rollouts, WantedSkips};
 use crate::serve::App;
 use crate::serve::extract::{self, NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
@@ -23,7 +23,7 @@ const RESUME_BYTES_MAX: usize = 64 << 10;
 
 /// Parameters of a deploy.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeployParameters {
     /// Name of the deployment; default: the module's.
@@ -50,8 +50,8 @@ pub(super) struct DeployParameters {
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
     /// Continue without events that are gone from the stream, up to its current end; the host counts them.
-    #[serde(default, rename = "accept-missing")]
-    #[param(rename = "accept-missing", required = false)]
+    #[serde(default)]
+    #[param(required = false)]
     accept_missing: bool,
 }
 
@@ -80,11 +80,11 @@ pub(super) fn build_settings(
 /// Checks the limits on the speed of a build.
 pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> Result<(), Problem> {
     if max_rate == Some(0) {
-        return Err(Problem::invalid("max_rate 0 would build nothing; pause the candidate instead"));
+        return Err(Problem::invalid("max-rate 0 would build nothing; pause the candidate instead"));
     }
     match cpu_percent {
         Some(percent) if !(1..=100).contains(&percent) => {
-            Err(Problem::invalid(format!("cpu_percent {percent} is refused; give 1 to 100")))
+            Err(Problem::invalid(format!("cpu-percent {percent} is refused; give 1 to 100")))
         }
         _ => Ok(()),
     }
@@ -189,7 +189,7 @@ pub(super) async fn delete(
 
 /// Selects a generation.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct WhichParameters {
     /// The candidate, instead of the active generation.
@@ -226,8 +226,7 @@ pub(super) async fn pause(
     Segments(name): Segments<String>,
     Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.pause(&name, which.candidate).await }).await??))
+    change(&app, |rollouts| async move { rollouts.pause(&name, choice(which.candidate)).await }).await
 }
 
 /// Continues after a pause or a failure, and skips the events that the body names.
@@ -255,16 +254,19 @@ pub(super) async fn resume(
     let (parts, body) = request.into_parts();
     let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX, &mut app.capacity.body(1)).await?;
     let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
-    let skips = WantedSkips::of(wanted).map_err(Problem::invalid)?;
-    let rollouts = app.rollouts.clone();
-    let ResumeParameters { candidate, accept_missing } = parameters;
-    let resumed = finish(async move {
+    let skips = WantedSkips::of(wanted).map_err(|error| Problem::invalid(error.to_string()))?;
+    let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
+    change(&app, |rollouts| async move {
         if accept_missing {
-            rollouts.accept_missing(&name, candidate).await?;
+            rollouts.accept_missing(&name, choice).await?;
         }
-        rollouts.resume(&name, candidate, skips).await
-    });
-    Ok(Json(resumed.await??))
+        rollouts.resume(&name, choice, skips).await
+    })
+    .await
+}
+
+fn choice(candidate: bool) -> GenerationChoice {
+    if candidate { GenerationChoice::Candidate } else { GenerationChoice::Active }
 }
 
 fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {
@@ -315,8 +317,16 @@ pub(super) async fn withdraw_skip(
     Segments((name, sequence)): Segments<(String, u64)>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.withdraw_skip(&name, sequence).await }).await??))
+    change(&app, |rollouts| async move { rollouts.withdraw_skip(&name, sequence).await }).await
+}
+
+/// Makes a change of deployments, and answers with its result.
+pub(super) async fn change<T, F>(app: &App, make: impl FnOnce(Rollouts) -> F) -> Result<Json<T>, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, rollout::Error>> + Send + 'static,
+{
+    Ok(Json(finish(make(app.rollouts.clone())).await??))
 }
 
 /// Completes a change even if its client disconnects, because a half-finished deploy helps no one.

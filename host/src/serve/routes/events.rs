@@ -18,14 +18,14 @@ use crate::cloudevents::{BATCH_MEDIA_TYPE, SubjectTemplate, Written};
 use crate::event::Event;
 use crate::host;
 use crate::log::{self, Log};
-use crate::serve::append_cloudevents::{self, Wishes};
+use crate::serve::append_cloudevents::{self, AppendOptions};
 use crate::serve::capacity::{PageRoom, acquire};
 use crate::serve::extract::{self, Parameters};
 use crate::serve::problem::{Kind, Problem};
 use crate::serve::sse::{self, Ended, HEARTBEAT, Sender};
 use crate::serve::{App, append_body, json};
 use crate::subject::SubjectSet;
-use crate::view::{EventView, Wanted};
+use crate::view::{EventView, LookError, Wanted};
 
 /// Size at which a page of events ends, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
@@ -40,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Parameters of an append.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct AppendParameters {
     /// Source to append to; default: the only one.
@@ -55,16 +55,16 @@ pub(super) struct AppendParameters {
 }
 
 impl AppendParameters {
-    fn wishes(&self) -> Result<Wishes, Problem> {
+    fn options(&self) -> Result<AppendOptions, Problem> {
         let template = self.subject.as_deref().map(SubjectTemplate::parse).transpose();
         let template = template.map_err(|error| Problem::invalid(error.to_string()))?;
-        Ok(Wishes { template, times: self.times })
+        Ok(AppendOptions { template, times: self.times })
     }
 }
 
 /// Selects a page of events.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsParameters {
     /// Source; default: the only one, or the only embedded log.
@@ -83,7 +83,7 @@ pub(super) struct EventsParameters {
 
 /// Selects the events of a tail.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct TailParameters {
     /// Source; default: the only one, or the only embedded log.
@@ -127,7 +127,7 @@ pub(super) async fn append(
 ) -> Result<Json<api::Appended>, Problem> {
     let (parts, body) = request.into_parts();
     let form = append_body::Form::of(&parts.headers)?;
-    let wishes = parameters.wishes()?;
+    let options = parameters.options()?;
     let log = embedded(&app, parameters.source.as_deref())?;
     let limit = app.config.body_bytes_max;
     let mut room = app.capacity.body(APPEND_COPIES);
@@ -135,14 +135,19 @@ pub(super) async fn append(
     let place = acquire(&app.capacity.appends, "appends").await?;
     let appended = crate::serve::blocking(move || {
         let _places = (room, place);
-        append_now(&log, &form, &body, &wishes)
+        append_now(&log, &form, &body, &options)
     })
     .await??;
     Ok(Json(appended))
 }
 
-fn append_now(log: &Log, form: &append_body::Form, body: &Bytes, wishes: &Wishes) -> Result<api::Appended, Problem> {
-    let (events, expectation) = form.read(body, wishes)?;
+fn append_now(
+    log: &Log,
+    form: &append_body::Form,
+    body: &Bytes,
+    options: &AppendOptions,
+) -> Result<api::Appended, Problem> {
+    let (events, expectation) = form.read(body, options)?;
     if events.is_empty() {
         let last_sequence = *log.head().borrow();
         return Ok(api::Appended { sequences: Vec::new(), duplicates: 0, times_raised: 0, last_sequence });
@@ -190,7 +195,7 @@ pub(super) async fn read(
 }
 
 /// The source can't be read at the moment.
-fn unreachable(why: String) -> Problem {
+fn unreachable(why: LookError) -> Problem {
     Problem::new(Kind::NotReady, format!("cannot read the events: {why}; try again"))
 }
 
@@ -353,8 +358,8 @@ fn subjects(pattern: Option<&str>) -> Result<Option<SubjectSet>, Problem> {
 fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
     let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
     app.host.log(source).map_err(|error| match error {
-        host::Error::Source(text) if is_stream => {
-            Problem::new(Kind::Refused, format!("{text}; events are appended to embedded logs only"))
+        error @ host::Error::Source(_) if is_stream => {
+            Problem::new(Kind::Refused, format!("{error}; events are appended to embedded logs only"))
         }
         error => error.into(),
     })

@@ -5,9 +5,9 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::deployments::{build_settings, check_throttle, finish};
+use super::deployments::{build_settings, change, check_throttle};
 use crate::api;
-use crate::rollout::{Demand, Keys};
+use crate::rollout::{BuildSpeed, Demand, Keys, RollbackOptions};
 use crate::serve::App;
 use crate::serve::extract::{NoParameters, Parameters, Segments};
 use crate::serve::problem::Problem;
@@ -29,7 +29,7 @@ pub(super) async fn list(
 
 /// Parameters of a promotion.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct PromoteParameters {
     /// Promote even if the gate does not allow it.
@@ -59,15 +59,14 @@ pub(super) async fn promote(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PromoteParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let rollouts = app.rollouts.clone();
     let demand = if parameters.force { Demand::Nothing } else { Demand::Gate };
-    let unthrottled = parameters.lift_throttle;
-    Ok(Json(finish(async move { rollouts.promote(&name, demand, unthrottled).await }).await??))
+    let speed = if parameters.lift_throttle { BuildSpeed::Unthrottled } else { BuildSpeed::Unchanged };
+    change(&app, |rollouts| async move { rollouts.promote(&name, demand, speed).await }).await
 }
 
 /// Parameters of a rollback.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct RollbackParameters {
     /// Build the state from scratch if that of the previous generation is gone.
@@ -75,8 +74,8 @@ pub(super) struct RollbackParameters {
     #[param(required = false)]
     rebuild: bool,
     /// Build it even if events that were applied are gone from the stream.
-    #[serde(default, rename = "accept-missing")]
-    #[param(rename = "accept-missing", required = false)]
+    #[serde(default)]
+    #[param(required = false)]
     accept_missing: bool,
 }
 
@@ -95,9 +94,8 @@ pub(super) async fn rollback(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<RollbackParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let rollouts = app.rollouts.clone();
-    let RollbackParameters { rebuild, accept_missing } = parameters;
-    Ok(Json(finish(async move { rollouts.rollback_and_look(&name, rebuild, accept_missing).await }).await??))
+    let options = RollbackOptions { may_rebuild: parameters.rebuild, accept_missing: parameters.accept_missing };
+    change(&app, |rollouts| async move { rollouts.rollback_and_look(&name, options).await }).await
 }
 
 /// Discards the candidate. The active generation keeps serving.
@@ -113,13 +111,12 @@ pub(super) async fn abort(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.abort(&name).await }).await??))
+    change(&app, |rollouts| async move { rollouts.abort(&name).await }).await
 }
 
 /// Parameters of a rebuild, whole or partial.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct RebuildParameters {
     /// When the candidate takes over; default: as soon as it has caught up.
@@ -135,8 +132,8 @@ pub(super) struct RebuildParameters {
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
     /// Build it even if events that were applied are gone from the stream.
-    #[serde(default, rename = "accept-missing")]
-    #[param(rename = "accept-missing", required = false)]
+    #[serde(default)]
+    #[param(required = false)]
     accept_missing: bool,
 }
 
@@ -158,13 +155,12 @@ pub(super) async fn rebuild(
     let RebuildParameters { promote, gate, max_rate, cpu_percent, accept_missing } = parameters;
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
     let build = api::BuildSettings { accept_missing, ..build };
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.rebuild(&name, build).await }).await??))
+    change(&app, |rollouts| async move { rollouts.rebuild(&name, build).await }).await
 }
 
 /// Limits on the speed of a build.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct ThrottleParameters {
     /// Most events per second; default: no limit.
@@ -177,7 +173,7 @@ pub(super) struct ThrottleParameters {
 
 /// Selects the part to fold again.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct PartParameters {
     /// The events of this key, by the key rule of the manifest.
@@ -185,8 +181,8 @@ pub(super) struct PartParameters {
     /// Instead: the events of all keys that begin with this prefix.
     prefix: Option<String>,
     /// Fold even if events that were applied are gone from the stream.
-    #[serde(default, rename = "accept-missing")]
-    #[param(rename = "accept-missing", required = false)]
+    #[serde(default)]
+    #[param(required = false)]
     accept_missing: bool,
 }
 
@@ -212,13 +208,12 @@ pub(super) async fn rebuild_part(
         (None, Some(prefix)) if !prefix.is_empty() => Keys::Prefix(prefix),
         _ => return Err(Problem::invalid("give either key or prefix; `rebuild` rebuilds everything")),
     };
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.rebuild_part(&name, keys, parameters.accept_missing).await }).await??))
+    change(&app, |rollouts| async move { rollouts.rebuild_part(&name, keys, parameters.accept_missing).await }).await
 }
 
 /// Parameters of a verification.
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[into_params(parameter_in = Query)]
 pub(super) struct VerifyParameters {
     /// Compare about this many entries; default: all.
@@ -227,8 +222,8 @@ pub(super) struct VerifyParameters {
     /// Seed of the batch boundaries, to repeat a run; default: random.
     seed: Option<u64>,
     /// Fold even if events that were applied are gone from the stream.
-    #[serde(default, rename = "accept-missing")]
-    #[param(rename = "accept-missing", required = false)]
+    #[serde(default)]
+    #[param(required = false)]
     accept_missing: bool,
 }
 
@@ -282,8 +277,7 @@ pub(super) async fn throttle(
 ) -> Result<Json<api::Deployment>, Problem> {
     let ThrottleParameters { max_rate, cpu_percent } = parameters;
     check_throttle(max_rate, cpu_percent)?;
-    let rollouts = app.rollouts.clone();
-    Ok(Json(finish(async move { rollouts.throttle(&name, max_rate, cpu_percent).await }).await??))
+    change(&app, |rollouts| async move { rollouts.throttle(&name, max_rate, cpu_percent).await }).await
 }
 
 /// Parameters of a prune.
@@ -311,9 +305,8 @@ pub(super) async fn prune(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PruneParameters>,
 ) -> Result<Json<api::Pruned>, Problem> {
-    let rollouts = app.rollouts.clone();
     let PruneParameters { keep, dry_run } = parameters;
-    Ok(Json(finish(async move { rollouts.prune(&name, keep as usize, dry_run).await }).await??))
+    change(&app, |rollouts| async move { rollouts.prune(&name, keep as usize, dry_run).await }).await
 }
 
 /// All rebuilds of the host: running ones first, then waiting ones in order.

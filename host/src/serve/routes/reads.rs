@@ -24,23 +24,56 @@ use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_
 const AT_ONCE_BYTES: usize = 64 << 10;
 
 /// Which state to read.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[into_params(parameter_in = Query)]
-pub(super) struct ReadParameters {
-    /// Wait for a state that reflects at least this sequence.
+struct Read {
     at_least: Option<u64>,
-    /// How long to wait for it: like 500ms, 5s or 1m.
-    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
     timeout: Option<String>,
-    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     generation: Option<u64>,
-    /// Read the state right after this sequence, or at this time (RFC 3339).
     as_of: Option<String>,
-    /// Read the past even if events that were applied are gone from the stream.
-    #[serde(default)]
-    #[param(required = false)]
     accept_missing: bool,
+}
+
+/// Declares query parameters that select a state, in addition to parameters of their own. `serde` can't flatten numbers
+/// in a query.
+macro_rules! read_parameters {
+    ($(#[$attribute:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(Deserialize, IntoParams)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        #[into_params(parameter_in = Query)]
+        pub(super) struct $name {
+            $($own)*
+            /// Wait for a state that reflects at least this sequence.
+            at_least: Option<u64>,
+            /// How long to wait for it: like 500ms, 5s or 1m.
+            #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
+            timeout: Option<String>,
+            /// Read this generation, even if it is not the active one: a candidate, or the previous one.
+            generation: Option<u64>,
+            /// Read the state right after this sequence, or at this time (RFC 3339).
+            as_of: Option<String>,
+            /// Read the past even if events that were applied are gone from the stream.
+            #[serde(default)]
+            #[param(required = false)]
+            accept_missing: bool,
+        }
+
+        impl $name {
+            fn read(&self) -> Read {
+                Read {
+                    at_least: self.at_least,
+                    timeout: self.timeout.clone(),
+                    generation: self.generation,
+                    as_of: self.as_of.clone(),
+                    accept_missing: self.accept_missing,
+                }
+            }
+        }
+    };
+}
+
+read_parameters! {
+    /// Which state to read.
+    ReadParameters {}
 }
 
 /// The order of a scan.
@@ -54,40 +87,26 @@ pub(super) enum Order {
     Desc,
 }
 
-/// Parameters of a scan.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[into_params(parameter_in = Query)]
-pub(super) struct ScanParameters {
-    /// Only keys that begin with this prefix; excludes start and end.
-    prefix: Option<String>,
-    /// Only this key and later ones, in byte order.
-    start: Option<String>,
-    /// Only keys before this one (exclusive).
-    end: Option<String>,
-    /// Start after this key, in the order of the scan: `next` of the previous page.
-    after: Option<String>,
-    /// The order; default: forwards.
-    #[serde(default)]
-    #[param(inline, required = false)]
-    order: Order,
-    /// Most entries on the page.
-    #[serde(default = "page")]
-    #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
-    limit: usize,
-    /// Wait for a state that reflects at least this sequence.
-    at_least: Option<u64>,
-    /// How long to wait for it: like 500ms, 5s or 1m.
-    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
-    timeout: Option<String>,
-    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
-    generation: Option<u64>,
-    /// Read the state right after this sequence, or at this time (RFC 3339).
-    as_of: Option<String>,
-    /// Read the past even if events that were applied are gone from the stream.
-    #[serde(default)]
-    #[param(required = false)]
-    accept_missing: bool,
+read_parameters! {
+    /// Parameters of a scan.
+    ScanParameters {
+        /// Only keys that begin with this prefix; excludes start and end.
+        prefix: Option<String>,
+        /// Only this key and later ones, in byte order.
+        start: Option<String>,
+        /// Only keys before this one (exclusive).
+        end: Option<String>,
+        /// Start after this key, in the order of the scan: `next` of the previous page.
+        after: Option<String>,
+        /// The order; default: forwards.
+        #[serde(default)]
+        #[param(inline, required = false)]
+        order: Order,
+        /// Most entries on the page.
+        #[serde(default = "page")]
+        #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
+        limit: usize,
+    }
 }
 
 /// Default number of entries or events per page.
@@ -103,30 +122,16 @@ pub(super) fn check_limit(limit: usize) -> Result<(), Problem> {
     Err(Problem::invalid(format!("limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page")))
 }
 
-/// A query's arguments in the URL.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[into_params(parameter_in = Query)]
-pub(super) struct QueryParameters {
-    /// The arguments, as JSON.
-    args: Option<String>,
-    /// Wait for a state that reflects at least this sequence.
-    at_least: Option<u64>,
-    /// How long to wait for it: like 500ms, 5s or 1m.
-    #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
-    timeout: Option<String>,
-    /// Read this generation, even if it is not the active one: a candidate, or the previous one.
-    generation: Option<u64>,
-    /// Read the state right after this sequence, or at this time (RFC 3339).
-    as_of: Option<String>,
-    /// Read the past even if events that were applied are gone from the stream.
-    #[serde(default)]
-    #[param(required = false)]
-    accept_missing: bool,
+read_parameters! {
+    /// A query's arguments in the URL.
+    QueryParameters {
+        /// The arguments, as JSON.
+        args: Option<String>,
+    }
 }
 
 /// The state to read.
-async fn view(app: &App, name: &str, read: &ReadParameters) -> Result<View, Problem> {
+async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
     let timeout = position::timeout(read.timeout.as_deref(), app.config.wait_max)?;
     let deployment = app.rollouts.deployment(name)?;
     match (read.generation, &read.as_of) {
@@ -176,7 +181,7 @@ pub(super) async fn entry(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let view = view(&app, &name, &parameters).await?;
+    let view = view(&app, &name, &parameters.read()).await?;
     let found = if key.len() > KEY_BYTES_MAX { Some(None) } else { view.snapshot.get_recent(&key) };
     let (snapshot, wanted) = (view.snapshot.clone(), key.clone());
     let answer = move |found: Option<Payload>| {
@@ -212,14 +217,7 @@ pub(super) async fn scan(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     check_limit(parameters.limit)?;
-    let read = ReadParameters {
-        at_least: parameters.at_least,
-        timeout: parameters.timeout,
-        generation: parameters.generation,
-        as_of: parameters.as_of,
-        accept_missing: parameters.accept_missing,
-    };
-    let view = view(&app, &name, &read).await?;
+    let view = view(&app, &name, &parameters.read()).await?;
     let scan = Scan {
         selection: selection(parameters.prefix, parameters.start, parameters.end)?,
         after: parameters.after,
@@ -283,18 +281,12 @@ pub(super) async fn query(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let read = parameters.read();
     let args = parameters.args.unwrap_or_default();
     if !args.is_empty() {
         // A URL is too short to take long.
         check_json(args.as_bytes(), "args")?;
     }
-    let read = ReadParameters {
-        at_least: parameters.at_least,
-        timeout: parameters.timeout,
-        generation: parameters.generation,
-        as_of: parameters.as_of,
-        accept_missing: parameters.accept_missing,
-    };
     let question = Question { query, args: Payload::from(args), room: None };
     ask(&app, &name, question, read, (method, headers)).await
 }
@@ -328,7 +320,7 @@ pub(super) async fn query_with_body(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (args, room) = arguments(&app, &parts.headers, body).await?;
-    ask(&app, &name, Question { query, args, room: Some(room) }, parameters, (Method::POST, parts.headers)).await
+    ask(&app, &name, Question { query, args, room: Some(room) }, parameters.read(), (Method::POST, parts.headers)).await
 }
 
 async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, BodyRoom), Problem> {
@@ -383,13 +375,13 @@ async fn ask(
     app: &App,
     name: &str,
     question: Question,
-    read: ReadParameters,
+    read: Read,
     (method, headers): (Method, HeaderMap),
 ) -> Result<Response, Problem> {
     let view = view(app, name, &read).await?;
     let (position, generation, known) = (view.snapshot.position(), view.generation, view.queries());
     let skipped = view.snapshot.exceptions_count();
-    let place = acquire(&app.capacity.queries, "queries").await?;
+    let place = app.capacity.query(name).await?;
     let Question { query, args, room } = question;
     let asked = query.clone();
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;

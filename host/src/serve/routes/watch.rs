@@ -169,7 +169,7 @@ impl Asked {
             prefix,
             state,
             seen: after.map_or(position, |after| after.position),
-            counts_alike: after.is_none_or(|after| after.position <= position),
+            is_of_same_stream: after.is_none_or(|after| after.position <= position),
             must_reset: was_repaired
                 || after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
             next_round: Instant::now(),
@@ -226,7 +226,7 @@ struct Watch {
     /// Everything up to this position was sent.
     seen: u64,
     /// Whether positions of the previous runner and of this one belong to the same stream.
-    counts_alike: bool,
+    is_of_same_stream: bool,
     /// What was sent is no longer valid: the next round says so instead of continuing.
     must_reset: bool,
     next_round: Instant,
@@ -281,7 +281,7 @@ impl Watch {
         }
         let active = self.deployment.active();
         if !Arc::ptr_eq(&active, &self.runner) {
-            self.counts_alike = active.counts_like(&self.runner);
+            self.is_of_same_stream = active.is_of_same_stream(&self.runner);
             self.runner = active;
             self.state = state_of(&self.deployment.record());
             self.must_reset = true;
@@ -334,7 +334,7 @@ impl Watch {
         let position = snapshot.position();
         if self.must_reset {
             // A generation that took over may be slightly behind what its predecessor, which still follows, has shown.
-            if position < self.seen && self.counts_alike {
+            if position < self.seen && self.is_of_same_stream {
                 return Ok(());
             }
             self.reset(position);

@@ -14,7 +14,7 @@ use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
 use crate::cloudevents::message;
-use crate::source::{Error, Missing};
+use crate::source::{Error, LookError, Missing};
 
 /// How long an examination may take.
 const EXAMINATION_MAX: Duration = Duration::from_secs(3);
@@ -108,12 +108,13 @@ impl Inspection {
         settings: &Arc<Settings>,
         (after, through): (u64, u64),
         passed_over: &[(u64, u64)],
-    ) -> Result<Option<(Missing, StreamConfig)>, String> {
+    ) -> Result<Option<(Missing, StreamConfig)>, LookError> {
+        let away = |trouble: Trouble| LookError::Away(trouble.message);
         let look = async {
             let mut slot = self.link.lock().await;
             let mut link = match slot.take() {
                 Some(link) if link.is_up() => link,
-                _ => Link::connect(settings).await.map_err(|trouble| trouble.message)?,
+                _ => Link::connect(settings).await.map_err(away)?,
             };
             let api = Api {
                 client: link.client().clone(),
@@ -125,12 +126,12 @@ impl Inspection {
                 let holes = missing::look_up(&api, &info, after).await?;
                 Ok::<_, wire::Error>((info, holes))
             };
-            let found = link.permitted(answer).await.map_err(|trouble| trouble.message)?;
+            let found = link.permitted(answer).await.map_err(away)?;
             *slot = Some(link);
-            found.map_err(|error| trouble(&settings.stream, &error).message)
+            found.map_err(|error| away(trouble(&settings.stream, &error)))
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
-        let (info, holes) = found.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
+        let (info, holes) = found.map_err(|_| LookError::Late(EXAMINATION_MAX))??;
         Ok(missing::lost(&info, &holes, (after, through), passed_over).map(|missing| (missing, info.config)))
     }
 

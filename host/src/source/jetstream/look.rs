@@ -16,10 +16,12 @@ use super::wire::{self, Api, Stored};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
 use crate::event::Event;
-use crate::source::{Page, Wanted};
+use crate::source::{LookError, Page, Wanted};
 
 /// Longest time for a page. When it is over, the page ends with what it has.
 const LOOK_MAX: Duration = Duration::from_secs(3);
+/// The type of what stands for a message that can't be read.
+const UNREADABLE: &str = "unreadable";
 /// Messages requested at once if all subjects are wanted.
 const AT_ONCE: u64 = 16;
 
@@ -31,20 +33,20 @@ pub(super) struct Looks {
 
 impl Looks {
     /// One event; if it does not exist, the last sequence of the stream.
-    pub(super) async fn event(&self, settings: &Arc<Settings>, sequence: u64) -> Result<Result<Event, u64>, String> {
+    pub(super) async fn event(&self, settings: &Arc<Settings>, sequence: u64) -> Result<Result<Event, u64>, LookError> {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
             match permitted(&mut link, &api, api.message(sequence)).await? {
                 Ok(Some(stored)) => Ok(Ok(event(&stored, settings.recognition))),
                 Ok(None) => Ok(Err(head(&mut link, &api).await?)),
-                Err(reason) => Err(Trouble::lost(reason)),
+                Err((_, reason)) => Err(Trouble::lost(reason)),
             }
         })
         .await
     }
 
     /// A page of events.
-    pub(super) async fn page(&self, settings: &Arc<Settings>, wanted: &Wanted) -> Result<Page, String> {
+    pub(super) async fn page(&self, settings: &Arc<Settings>, wanted: &Wanted) -> Result<Page, LookError> {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
             let head = head(&mut link, &api).await?;
@@ -90,7 +92,8 @@ async fn next(
         let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
         let found = readable(from, fetched, recognition);
         page.through = found.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
-        return Ok(found.into_iter().filter(|event| subjects.matches(&event.subject)).collect());
+        let is_wanted = |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
+        return Ok(found.into_iter().filter(is_wanted).collect());
     }
     let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
     let to = page.head.min(page.through + AT_ONCE.min(room));
@@ -111,8 +114,8 @@ async fn next(
     Ok(found)
 }
 
-/// The result of a fetch: a message, none, or a message that can't be read, with the reason.
-type Fetched = Result<Option<Stored>, String>;
+/// The result of a fetch: a message, none, or a message that can't be read, with its sequence, if known, and the reason.
+type Fetched = Result<Option<Stored>, (Option<u64>, String)>;
 
 async fn permitted(
     link: &mut Link,
@@ -125,7 +128,7 @@ async fn permitted(
 fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetched, Trouble> {
     match answer {
         Ok(found) => Ok(Ok(found)),
-        Err(wire::Error::Unreadable(reason)) => Ok(Err(reason)),
+        Err(wire::Error::Unreadable { sequence, reason }) => Ok(Err((sequence, reason))),
         Err(error) => Err(trouble(&api.stream, &error)),
     }
 }
@@ -134,11 +137,11 @@ fn known(api: &Api, answer: Result<Option<Stored>, wire::Error>) -> Result<Fetch
 fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option<Event> {
     match fetched {
         Ok(found) => found.map(|stored| event(&stored, recognition)),
-        Err(reason) => Some(Event {
-            sequence,
+        Err((named, reason)) => Some(Event {
+            sequence: named.unwrap_or(sequence),
             time_ns: 0,
             subject: "".into(),
-            kind: "unreadable".into(),
+            kind: UNREADABLE.into(),
             headers: Vec::new(),
             data: reason.into(),
         }),
@@ -155,9 +158,9 @@ async fn head(link: &mut Link, api: &Api) -> Result<u64, Trouble> {
     Ok(info.state.last_seq)
 }
 
-async fn within_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, String> {
+async fn within_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, LookError> {
     match tokio::time::timeout(LOOK_MAX, look).await {
-        Ok(looked) => looked.map_err(|trouble| trouble.message),
-        Err(_) => Err(format!("no answer within {} s; check the servers and the network", LOOK_MAX.as_secs())),
+        Ok(looked) => looked.map_err(|trouble| LookError::Away(trouble.message)),
+        Err(_) => Err(LookError::Late(LOOK_MAX)),
     }
 }

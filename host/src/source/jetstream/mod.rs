@@ -4,10 +4,11 @@
 //! (`connect`, `context`), the calls of the JetStream API (`wire`), opening a
 //! stream (`open`) with the proof that it is the right one (`proof`), what it
 //! no longer has (`missing`), the protocol of a pull consumer (`pull`,
-//! `message`), messages that the client cannot parse (`rescue`, `headers`), the
+//! `message`, `backlog`), messages that the client cannot parse (`rescue`, `headers`), the
 //! supervision of a reader (`reader`) and the examination of a stream's
 //! settings (`inspect`). It never publishes to a stream and never acknowledges.
 
+mod backlog;
 mod connect;
 mod context;
 mod cursor;
@@ -175,7 +176,7 @@ impl JetStream {
         between: (u64, u64),
         passed_over: &[(u64, u64)],
         subjects: &SubjectSet,
-    ) -> Result<Option<super::Lost>, String> {
+    ) -> Result<Option<super::Lost>, super::LookError> {
         let lost = self.inspection.lost(&self.settings, between, passed_over).await?;
         Ok(lost.map(|(missing, config)| super::Lost {
             stream: self.settings.stream.clone(),
@@ -197,12 +198,12 @@ impl JetStream {
 
     /// One event, from the leader of the stream; if it does not exist, the last sequence. An error says why that is
     /// unknown at the moment.
-    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, String> {
+    pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, super::LookError> {
         Box::pin(self.looks.event(&self.settings, sequence)).await
     }
 
     /// A page of events. An error says why it can't be read at the moment.
-    pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, String> {
+    pub async fn page(&self, wanted: &super::Wanted) -> Result<super::Page, super::LookError> {
         Box::pin(self.looks.page(&self.settings, wanted)).await
     }
 

@@ -2,6 +2,7 @@
 //! arrives, which is events and statuses.
 //!
 //! We request 5,000 events or 4 MiB at a time, and again when half of that has arrived: the knee of the measured curve.
+//! If many readers share the host's memory, we request less: three requests stay within this reader's part of it.
 //! Nothing is acknowledged, so the server sends nothing twice, and each message carries a running number by which a
 //! lost one is noticed. Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
 
@@ -15,6 +16,7 @@ use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::Stream;
 
+use super::backlog::Backlog;
 use super::cursor::Cursor;
 use super::link::Trouble;
 use super::message::{self, Metadata, MetadataReader};
@@ -22,14 +24,19 @@ use super::open::Opened;
 use super::rescue::{self, Rescued};
 use super::wire::{Api, RequestLimits};
 use crate::cloudevents::message::Reading;
+use crate::memory::read_ahead::RequestShare;
 use crate::subject::SubjectSet;
 
 /// Events and bytes in one request.
 const REQUEST_EVENTS: u64 = 5_000;
 const REQUEST_BYTES: u64 = 4 << 20;
+/// A request is not smaller than this, in bytes, however many readers there are. A larger event is requested alone.
+const REQUEST_BYTES_MIN: u64 = 256 << 10;
 /// Full requests that may be open at once. The server may therefore send 15,000 events unasked, which is less than half
 /// of what the subscription can hold.
 const REQUESTS_MAX: u64 = 3;
+/// Sizes of requests to remember: those that may be open, and one that the server has just ended.
+const REQUESTS_KNOWN: usize = 4;
 /// How long a request stays open. An idle reader makes the next one after two thirds of it, so that the server always
 /// has one to answer with a new event.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -96,6 +103,9 @@ pub(super) struct Pull {
     metadata: MetadataReader,
     consumer_sequence: u64,
     size: RequestSize,
+    share: Option<Arc<RequestShare>>,
+    /// The bytes of the last requests, by which we recognise one of which the server used nothing.
+    asked: VecDeque<u64>,
     /// What we requested and did not get yet.
     outstanding_events: u64,
     outstanding_bytes: u64,
@@ -115,8 +125,8 @@ pub(super) struct Pull {
     accepts_through: u64,
     /// Whether a jump of an unfiltered reader may be there by design.
     has_gaps_by_design: bool,
-    /// Whether events for us may be unsent in the stream, where they can be removed before we see them.
-    is_behind: bool,
+    /// Whether events for us may be unsent in the stream.
+    backlog: Backlog,
     /// Whether connections were lost here, perhaps by a message after the next one. Then nothing more is requested
     /// until the next one is returned; otherwise the connection would be lost again while a jump before it is in
     /// question.
@@ -130,7 +140,12 @@ pub(super) struct Pull {
 
 impl Pull {
     /// The consumer of an opened stream.
-    pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        subjects: SubjectSet,
+        reading: Reading,
+        share: Option<Arc<RequestShare>>,
+    ) -> Self {
         let takes_everything = subjects.patterns().iter().any(|pattern| pattern.as_str() == ">");
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
         Self {
@@ -143,6 +158,8 @@ impl Pull {
             subscription: opened.subscription,
             consumer_sequence: 0,
             size: RequestSize::within(opened.limits),
+            share,
+            asked: VecDeque::new(),
             outstanding_events: 0,
             outstanding_bytes: 0,
             asked_at: None,
@@ -154,7 +171,7 @@ impl Pull {
             is_filtered: opened.is_filtered,
             accepts_through: opened.accepts_through,
             has_gaps_by_design: opened.has_gaps_by_design,
-            is_behind: opened.pending > 0,
+            backlog: Backlog::new(opened.pending),
             is_careful: opened.doubts > 1,
             rescued: opened.rescued,
             subjects,
@@ -201,7 +218,7 @@ impl Pull {
 
     /// A claim was confirmed: nothing for us is unsent.
     pub(super) fn caught_up(&mut self) {
-        self.is_behind = self.outstanding_events == 0;
+        self.backlog.caught_up(self.outstanding_events);
     }
 
     /// Whether nothing was requested yet.
@@ -224,7 +241,16 @@ impl Pull {
         self.outstanding_bytes += bytes;
         self.asked_at = Some(Instant::now());
         self.is_oversize = false;
+        self.asked.push_back(bytes);
+        if self.asked.len() > REQUESTS_KNOWN {
+            self.asked.pop_front();
+        }
         Ok(())
+    }
+
+    /// The bytes of the next request.
+    fn request_bytes(&self) -> u64 {
+        self.share.as_ref().map_or(self.size.bytes, |share| part_of(self.size.bytes, share.bytes()))
     }
 
     /// How many events and bytes to request now; no bytes means no limit.
@@ -236,7 +262,8 @@ impl Pull {
             let is_busy = self.outstanding_events > 0 || !self.rescued.is_empty() || self.jump.is_some();
             return (!is_busy).then_some((1, 0));
         }
-        let RequestSize { events, bytes, expires, .. } = self.size;
+        let RequestSize { events, expires, .. } = self.size;
+        let bytes = self.request_bytes();
         if self.outstanding_events + events > events * REQUESTS_MAX {
             return None;
         }
@@ -319,8 +346,7 @@ impl Pull {
         cursor.through = sequence;
         cursor.pending = metadata.pending;
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
-        // Without an open request, new events wait in the stream.
-        self.is_behind = metadata.pending > 0 || self.outstanding_events == 0;
+        self.backlog.arrived(metadata.pending, self.outstanding_events);
         true
     }
 
@@ -355,7 +381,7 @@ impl Pull {
         }
         if is_accepted {
             cursor.miss(from..=to);
-        } else if !self.is_filtered || self.is_behind {
+        } else if !self.is_filtered || self.backlog.is_behind() {
             self.jump = Some(Jump { from, to });
         }
     }
@@ -371,7 +397,8 @@ impl Pull {
                 Ok(())
             }
             (409, "Message Size Exceeds MaxBytes") => {
-                let untouched = number(headers, "Nats-Pending-Bytes") == Some(self.size.bytes);
+                // A wrong guess costs one request for a single event.
+                let untouched = number(headers, "Nats-Pending-Bytes").is_some_and(|left| self.asked.contains(&left));
                 self.settle(headers);
                 self.is_oversize |= untouched;
                 Ok(())
@@ -387,8 +414,7 @@ impl Pull {
         let bytes = number(headers, "Nats-Pending-Bytes").unwrap_or(self.outstanding_bytes);
         self.outstanding_events = self.outstanding_events.saturating_sub(events);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
-        // Without an open request, new events wait in the stream.
-        self.is_behind |= self.outstanding_events == 0;
+        self.backlog.request_ended(self.outstanding_events);
     }
 
     /// An idle consumer says how far it has looked, and how many events it delivered.
@@ -401,13 +427,10 @@ impl Pull {
                 self.consumer_sequence
             )));
         }
-        match number(headers, "Nats-Last-Stream") {
-            Some(through) if through > cursor.through => {
-                self.claim = Some(Claim { through, is_live: self.is_filtered && !self.is_behind });
-            }
-            Some(through) if through == cursor.through => self.is_behind = self.outstanding_events == 0,
-            // A replica that lags may not have examined what we have read, and so proves nothing.
-            _ => {}
+        let looked_through = number(headers, "Nats-Last-Stream").unwrap_or(0);
+        if self.backlog.heartbeat(looked_through, cursor.through, self.outstanding_events) {
+            let is_live = self.is_filtered && !self.backlog.is_behind();
+            self.claim = Some(Claim { through: looked_through, is_live });
         }
         Ok(())
     }
@@ -431,6 +454,51 @@ impl Drop for Pull {
     }
 }
 
+/// The size of a request, of at most this many bytes, if all open ones may bring in `together`.
+fn part_of(most: u64, together: u64) -> u64 {
+    most.min((together / REQUESTS_MAX).max(REQUEST_BYTES_MIN))
+}
+
 fn number(headers: Option<&HeaderMap>, name: &str) -> Option<u64> {
     headers?.get(name)?.as_str().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::read_ahead::ReadAhead;
+
+    #[test]
+    fn a_request_is_as_large_as_every_limit_allows() {
+        let within = |max_batch, max_expires, max_bytes| {
+            let size = RequestSize::within(RequestLimits { max_batch, max_expires, max_bytes });
+            (size.events, size.bytes, size.expires, size.heartbeat)
+        };
+        let ours = (REQUEST_EVENTS, REQUEST_BYTES, EXPIRES, HEARTBEAT);
+        assert_eq!(within(0, 0, 0), ours);
+        assert_eq!(within(u64::MAX, u64::MAX, u64::MAX), ours);
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            within(7, 1_000_000_000, 9),
+            (7, 9, second, second / 2),
+            "half of a request is the longest heartbeat"
+        );
+    }
+
+    #[test]
+    fn open_requests_of_all_readers_stay_within_their_memory() {
+        // What a host within 256 MiB has.
+        let ahead = ReadAhead::new(24 << 20);
+        let readers: Vec<_> = (0..5).map(|_| ahead.reader()).collect();
+        let open: u64 = readers.iter().map(|share| REQUESTS_MAX * part_of(REQUEST_BYTES, share.bytes())).sum();
+        assert!(open <= 12 << 20, "{open}");
+        drop(readers);
+        assert_eq!(part_of(REQUEST_BYTES, ahead.reader().bytes()), REQUEST_BYTES, "one alone requests as much as ever");
+    }
+
+    #[test]
+    fn a_request_is_never_too_small_and_never_above_the_limit_of_its_consumer() {
+        assert_eq!(part_of(REQUEST_BYTES, 0), REQUEST_BYTES_MIN);
+        assert_eq!(part_of(1_000, 0), 1_000);
+    }
 }

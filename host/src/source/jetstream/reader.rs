@@ -19,6 +19,7 @@ use super::wire::Api;
 use crate::api::SourceState;
 use crate::batch::Batch;
 use crate::cloudevents::message::Reading;
+use crate::memory::read_ahead::{ReadAhead, RequestShare};
 use crate::source::{self, Error, Passed, Request, StatusSender, doubt, tell};
 use crate::subject::Pattern;
 
@@ -31,7 +32,7 @@ const LONG: Duration = Duration::from_secs(10);
 /// Pause after an error that an operator must decide, if the caller asks again.
 const PAUSE_STOPPED: Duration = Duration::from_secs(1);
 
-/// Pause before a second check of a problem that would stop us: a server that has just started, or was just elected,
+/// Pause before another check of a problem that would stop us: a server that has just started, or was just elected,
 /// may not have the whole stream yet.
 const PAUSE_SUSPICIOUS: Duration = Duration::from_secs(3);
 
@@ -60,10 +61,12 @@ pub struct Reader {
     told: Oddities,
     retry_at: Option<Instant>,
     passed: Passed,
-    /// Where and when we saw a problem that stops us unless a second check, over another connection, finds otherwise.
-    suspicion: Option<(u64, Instant)>,
+    /// A problem that stops us unless another check, over another connection, finds otherwise.
+    suspicion: Option<Suspicion>,
     /// An error to return after everything before it was returned.
     failed: Option<Error>,
+    /// The part of the memory that open requests may fill; none has no limit but its own.
+    share: Option<Arc<RequestShare>>,
 }
 
 /// Lost connections, perhaps because of a message that the client cannot parse.
@@ -73,6 +76,19 @@ struct Doubts {
     position: u64,
     /// How often they were lost there.
     count: u32,
+}
+
+/// A problem that would stop a reader, and is checked again first.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    /// The position.
+    position: u64,
+    /// As in [`Error::kind`].
+    kind: &'static str,
+    /// When it was last seen.
+    at: Instant,
+    /// How many checks in a row showed it.
+    checks: u32,
 }
 
 impl fmt::Debug for Reader {
@@ -105,7 +121,14 @@ impl Reader {
             passed: Passed::default(),
             suspicion: None,
             failed: None,
+            share: None,
         }
+    }
+
+    /// Itself, with its open requests within a budget.
+    pub(crate) fn within(mut self, ahead: &ReadAhead) -> Self {
+        self.share = Some(Arc::new(ahead.reader()));
+        self
     }
 
     /// See [`super::super::Reader::next`].
@@ -230,7 +253,7 @@ impl Reader {
         );
         self.cursor.place(Arc::clone(&opened.stream), opened.position, opened.head, opened.pending);
         let reading = Reading { recognition: self.settings.recognition, wants_headers: self.request.wants_headers };
-        self.session = Some(Session::new(opened, self.request.subjects.clone(), reading));
+        self.session = Some(Session::new(opened, self.request.subjects.clone(), reading, self.share.clone()));
     }
 
     fn end_session(&mut self, failure: Failure) {
@@ -268,14 +291,13 @@ impl Reader {
     fn note(&mut self, failure: Failure) {
         match failure {
             Failure::Trouble(trouble) => self.note_trouble(trouble),
-            Failure::Stop(error) if error.may_pass() && !self.is_confirmed() => {
+            Failure::Stop(error) if self.suspect(error.kind()) < error.checks() => {
                 let source = &self.settings.name;
                 warn!(source, position = self.cursor.through, %error, "checking again before this stops anything");
                 let message = format!("{}: {error} (looking again)", error.kind());
                 doubt(&self.status, message);
                 self.link = None;
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
-                self.suspicion = Some((self.cursor.through, Instant::now()));
             }
             Failure::Stop(error) => {
                 tell(&self.status, SourceState::Stopped, Some(format!("{}: {error}", error.kind())));
@@ -285,10 +307,14 @@ impl Reader {
         }
     }
 
-    /// Whether the problem was already seen a while ago.
-    fn is_confirmed(&self) -> bool {
-        let known = self.suspicion.filter(|(position, _)| *position == self.cursor.through);
-        known.is_some_and(|(_, since)| since.elapsed() < SUSPICION_MAX)
+    /// Records that a check showed a problem; returns how many in a row did.
+    fn suspect(&mut self, kind: &'static str) -> u32 {
+        let position = self.cursor.through;
+        let is_same = |known: &Suspicion| known.position == position && known.kind == kind;
+        let known = self.suspicion.filter(|known| is_same(known) && known.at.elapsed() < SUSPICION_MAX);
+        let checks = known.map_or(0, |known| known.checks).saturating_add(1);
+        self.suspicion = Some(Suspicion { position, kind, at: Instant::now(), checks });
+        checks
     }
 
     fn note_trouble(&mut self, trouble: Trouble) {

@@ -65,14 +65,16 @@ pub(super) async fn rescue(link: &mut Link, api: &Api, search: &Search<'_>) -> R
         let stored = match link.permitted(api.next_message(next, search.filter)).await? {
             Ok(Some(stored)) => stored,
             Ok(None) => break,
-            Err(wire::Error::Unreadable(_)) if search.skips.binary_search(&next).is_ok() => {
-                rescued.push_back(Rescued::Skipped(next));
-                next += 1;
+            Err(wire::Error::Unreadable { sequence, reason }) => {
+                // With a filter, the next message for us may have a higher sequence than the requested one.
+                let sequence = sequence.unwrap_or(next).max(next);
+                if search.skips.binary_search(&sequence).is_err() {
+                    let stream = api.stream.clone();
+                    return Err(Failure::Stop(Error::Unreadable { stream, sequence, reason }));
+                }
+                rescued.push_back(Rescued::Skipped(sequence));
+                next = sequence + 1;
                 continue;
-            }
-            Err(wire::Error::Unreadable(reason)) => {
-                let stream = api.stream.clone();
-                return Err(Failure::Stop(Error::Unreadable { stream, sequence: next, reason }));
             }
             Err(error) => return Err(trouble(&api.stream, &error).into()),
         };

@@ -29,6 +29,7 @@ use super::proof;
 use super::pull::{Claim, Jump, Pull};
 use super::wire::{self, Api, StreamInfo};
 use crate::cloudevents::message::Reading;
+use crate::memory::read_ahead::RequestShare;
 use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::{Pattern, SubjectSet};
@@ -40,6 +41,9 @@ const HEAD_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a consumer may take to deliver what the stream has.
 const DELIVERY_MAX: Duration = Duration::from_secs(2);
+
+/// How often the check of a jump may get no answer before the session ends: everything after the jump waits for it.
+const JUMP_ASKED_MAX: u32 = 2;
 
 /// How many sequences to try in order to find the last existing message.
 const LAST_TRIED: u64 = 8;
@@ -84,6 +88,8 @@ pub(super) struct Session {
     pull: Pull,
     look: Option<Look>,
     looked_at: Instant,
+    /// How many checks in a row got no answer in time.
+    unanswered: u32,
     /// The position at the last check.
     looked_through: u64,
     /// Where the reader is, and since when it gets nothing there.
@@ -120,7 +126,12 @@ enum Wake {
 
 impl Session {
     /// Starts with an opened stream.
-    pub(super) fn new(opened: Opened, subjects: SubjectSet, reading: Reading) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        subjects: SubjectSet,
+        reading: Reading,
+        share: Option<Arc<RequestShare>>,
+    ) -> Self {
         Self {
             link: opened.link.clone(),
             api: Arc::clone(&opened.api),
@@ -129,6 +140,7 @@ impl Session {
             denials: opened.link.denials(),
             look: None,
             looked_at: Instant::now(),
+            unanswered: 0,
             looked_through: opened.position,
             idle: (opened.position, Instant::now()),
             waits_at: None,
@@ -142,7 +154,7 @@ impl Session {
             accepts_through: opened.accepts_through,
             is_ending: false,
             has_heard: false,
-            pull: Pull::new(opened, subjects, reading),
+            pull: Pull::new(opened, subjects, reading, share),
         }
     }
 
@@ -192,15 +204,12 @@ impl Session {
             }
             Wake::Looked(answer) => {
                 let Some(look) = self.look.take() else { return Ok(()) };
-                match (answer, look.question) {
-                    (Ok(view), question) => self.judge(question, *view, cursor)?,
-                    // The API may be slow, and only the end of the stream was asked for; another consumer would not
-                    // help.
-                    (Err(error), Question::Head | Question::Idle) => {
-                        debug!(stream = self.api.stream, %error, "cannot check the head");
-                        self.looked_at = Instant::now();
+                match answer {
+                    Ok(view) => {
+                        self.unanswered = 0;
+                        self.judge(look.question, *view, cursor)?;
                     }
-                    (Err(error), _) => return Err(trouble(&self.api.stream, &error).into()),
+                    Err(error) => self.bear(look.question, &error)?,
                 }
                 self.look(cursor);
             }
@@ -218,6 +227,24 @@ impl Session {
         if !self.in_question() && self.pull.is_lost() {
             return Err(Trouble::lost("the server fell silent").into());
         }
+        Ok(())
+    }
+
+    /// Continues without the answer to a check of the stream, if that is possible.
+    fn bear(&mut self, question: Question, error: &wire::Error) -> Result<(), Failure> {
+        let is_unanswered = matches!(error, wire::Error::Unanswered { .. });
+        self.unanswered = if is_unanswered { self.unanswered.saturating_add(1) } else { 0 };
+        let may_continue = match question {
+            Question::Head | Question::Idle => true,
+            // The API may be slow, and another consumer would not help. The next heartbeat makes the claim again.
+            Question::Claim(_) => is_unanswered,
+            Question::Jump(_) => is_unanswered && self.unanswered < JUMP_ASKED_MAX,
+        };
+        if !may_continue {
+            return Err(trouble(&self.api.stream, error).into());
+        }
+        debug!(stream = self.api.stream, ?question, %error, "cannot check the stream");
+        self.looked_at = Instant::now();
         Ok(())
     }
 

@@ -38,9 +38,17 @@ pub(super) enum Error {
     /// The call failed on its way.
     #[error("{0}")]
     Failed(String),
+    /// No answer in time: the API may be slow, or the request or its answer was lost.
+    #[error("{subject} was not answered within {} s", within.as_secs())]
+    Unanswered { subject: String, within: Duration },
     /// The answer cannot be parsed.
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("{reason}")]
+    Unreadable {
+        /// The sequence of the message that the answer is about, if it names one.
+        sequence: Option<u64>,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// The JetStream API on a connection.
@@ -145,7 +153,7 @@ pub(super) struct MirrorState {
 impl StreamInfo {
     /// When the stream was created, in nanoseconds since the Unix epoch.
     pub(super) fn created_ns(&self) -> Result<u64, Error> {
-        nanoseconds(&self.created)
+        nanoseconds(&self.created).map_err(unreadable)
     }
 
     /// Whether a cluster holds the stream.
@@ -245,6 +253,27 @@ struct StoredMessage {
     data: String,
 }
 
+impl StoredMessage {
+    /// The message itself; an error names its sequence.
+    fn stored(self) -> Result<Stored, Error> {
+        let Self { seq: sequence, subject, time, hdrs, data } = self;
+        let unreadable = |reason| Error::Unreadable { sequence: Some(sequence), reason };
+        Ok(Stored {
+            sequence,
+            subject,
+            time_ns: nanoseconds(&time).map_err(unreadable)?,
+            headers: decoded(&hdrs).map_err(unreadable)?,
+            data: decoded(&data).map_err(unreadable)?.into(),
+        })
+    }
+}
+
+/// The sequence of the message in an answer that cannot be parsed otherwise.
+fn sequence_in(answer: &[u8]) -> Option<u64> {
+    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    answer.pointer("/message/seq")?.as_u64()
+}
+
 impl Api {
     /// The current state of the stream.
     pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
@@ -296,14 +325,7 @@ impl Api {
             Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let message = answer.message;
-        Ok(Some(Stored {
-            sequence: message.seq,
-            subject: message.subject,
-            time_ns: nanoseconds(&message.time)?,
-            headers: decoded(&message.hdrs)?,
-            data: decoded(&message.data)?.into(),
-        }))
+        answer.message.stored().map(Some)
     }
 
     /// An empty request that only shows whether it is allowed; the answer does not matter.
@@ -317,7 +339,7 @@ impl Api {
     pub(super) async fn time_of_next(&self, sequence: u64, subject: &str) -> Result<Option<u64>, Error> {
         let body = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
         match self.call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
-            Ok(answer) => nanoseconds(&answer.message.time).map(Some),
+            Ok(answer) => nanoseconds(&answer.message.time).map(Some).map_err(unreadable),
             Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -334,7 +356,10 @@ impl Api {
         body: &B,
     ) -> Result<T, Error> {
         let message = self.ask(within, subject, body).await?;
-        let unreadable = |error| Error::Unreadable(format!("the answer of {subject} cannot be parsed: {error}"));
+        let unreadable = |error| Error::Unreadable {
+            sequence: sequence_in(&message.payload),
+            reason: format!("the answer of {subject} cannot be parsed: {error}"),
+        };
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
             return Err(Error::Refused { code: error.err_code, description: error.description });
@@ -348,23 +373,48 @@ impl Api {
         let full = format!("{}.{subject}", self.prefix);
         self.client.send_request(full, request).await.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => Error::NoJetStream(self.prefix.clone()),
-            RequestErrorKind::TimedOut => {
-                Error::Failed(format!("{subject} was not answered within {} s", within.as_secs()))
-            }
+            RequestErrorKind::TimedOut => Error::Unanswered { subject: subject.to_owned(), within },
             _ => Error::Failed(format!("{subject}: {error}")),
         })
     }
 }
 
-fn nanoseconds(time: &str) -> Result<u64, Error> {
-    let time: jiff::Timestamp =
-        time.parse().map_err(|error| Error::Unreadable(format!("the server gave a time of `{time}`: {error}")))?;
-    u64::try_from(time.as_nanosecond()).map_err(|_| Error::Unreadable(format!("the server gave a time of {time}")))
+fn unreadable(reason: String) -> Error {
+    Error::Unreadable { sequence: None, reason }
 }
 
-fn decoded(text: &str) -> Result<Vec<u8>, Error> {
+fn nanoseconds(time: &str) -> Result<u64, String> {
+    let time: jiff::Timestamp = time.parse().map_err(|error| format!("the server gave a time of `{time}`: {error}"))?;
+    u64::try_from(time.as_nanosecond()).map_err(|_| format!("the server gave a time of {time}"))
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, String> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD
         .decode(text)
-        .map_err(|error| Error::Unreadable(format!("the server gave invalid base64: {error}")))
+        .map_err(|error| format!("the server gave invalid base64: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_cannot_be_parsed_is_named_by_its_sequence() {
+        let sound = serde_json::json!({ "seq": 7, "subject": "a", "time": "2026-11-23T06:00:00Z", "data": "e30=" });
+        let read = |change: fn(&mut serde_json::Value)| {
+            let mut message = sound.clone();
+            change(&mut message);
+            serde_json::from_value::<StoredMessage>(message).map(StoredMessage::stored)
+        };
+        assert_eq!(read(|_| ()).expect("it is whole").expect("it is sound").sequence, 7);
+        let changes: [fn(&mut serde_json::Value); 3] =
+            [|it| it["hdrs"] = "!".into(), |it| it["data"] = "!".into(), |it| it["time"] = "noon".into()];
+        for change in changes {
+            let error = read(change).expect("it is whole").expect_err("it is broken");
+            assert!(matches!(error, Error::Unreadable { sequence: Some(7), .. }), "{error:?}");
+        }
+        assert_eq!(sequence_in(br#"{"message":{"seq":7,"subject":[]}}"#), Some(7));
+        assert_eq!(sequence_in(br#"{"message":{"seq":7"#), None);
+    }
 }

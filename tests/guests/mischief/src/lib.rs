@@ -69,6 +69,11 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
     let (verb, argument) = data.split_once(' ').unwrap_or((&data, ""));
     match verb {
         "note" => put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned())),
+        // What a mistake in the code makes of a harmless event, until it is corrected.
+        "ill" if cfg!(feature = "fixed") => {
+            put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned()));
+        }
+        "ill" => return Err((FailureKind::Reject, "a mistake in the code".to_owned())),
         "headers" => put("headers", &Payload::Text(format!("{} {:?}", event.kind, event.headers))),
         "reject" => return Err((FailureKind::Reject, argument.to_owned())),
         "retry" => return Err((FailureKind::Retry, argument.to_owned())),

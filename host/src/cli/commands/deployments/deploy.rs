@@ -249,7 +249,7 @@ pub fn describe(deployed: &Deployed) -> String {
         DeployOutcome::Created => "created",
         DeployOutcome::Unchanged => "unchanged",
         DeployOutcome::Inherited => "inherited the active read model",
-        DeployOutcome::Rebuilding => "rebuilding alongside the active generation",
+        DeployOutcome::Rebuilding => "rebuilding alongside the active generation, into a new and compact file",
         DeployOutcome::Migrating => "migrating alongside the active generation",
     };
     let compiled = match deployed.compile_ms {
@@ -291,7 +291,7 @@ mod tests {
         );
         assert_eq!(
             describe(&deployed(DeployOutcome::Rebuilding, "state version 2 instead of 1")),
-            "order-totals: rebuilding alongside the active generation (generation 3, source events): state version 2 instead of 1"
+            "order-totals: rebuilding alongside the active generation, into a new and compact file (generation 3, source events): state version 2 instead of 1"
         );
     }
 

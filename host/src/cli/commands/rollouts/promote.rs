@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let flags = [("force", args.force), ("lift_throttle", args.lift_throttle)];
+    let flags = [("force", args.force), ("lift-throttle", args.lift_throttle)];
     let parameters: Vec<_> =
         flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name, "true".to_owned())).collect();
     let path = ["v1", "deployments", &args.name, "promote"];

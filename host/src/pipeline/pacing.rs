@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{Ceiling, Pace, Standing};
 
 /// How far and how fast a run may go, and its current state.
-pub(super) struct Way {
+pub(super) struct Pacing {
     pub(super) receiver: watch::Receiver<Pace>,
     pub(super) pace: Pace,
     pub(super) standing: watch::Sender<Option<Standing>>,
@@ -20,7 +20,7 @@ pub(super) struct Way {
     pub(super) rests_until: Option<Instant>,
 }
 
-impl Way {
+impl Pacing {
     pub(super) fn new(mut receiver: watch::Receiver<Pace>, standing: watch::Sender<Option<Standing>>) -> Self {
         let pace = *receiver.borrow_and_update();
         Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }

@@ -1,0 +1,87 @@
+//! How a candidate gets on: whether it can take over, waits for an operator, or stopped.
+
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::api::Promotion;
+use crate::progress::Now;
+use crate::runner::Runner;
+use crate::state::catalogue::Generation;
+
+/// The outcome of building a candidate.
+pub(super) enum Built {
+    /// It follows the stream.
+    Ready,
+    /// It can't continue, on its own or at all.
+    Failed(Stopped),
+    /// An operator paused it.
+    Paused,
+    /// It is no longer a candidate, or the host is stopping.
+    Gone,
+}
+
+/// Why a candidate can't continue.
+pub(super) struct Stopped {
+    pub(super) reason: String,
+    /// The event that stopped it, if an event did.
+    pub(super) sequence: Option<u64>,
+}
+
+impl Stopped {
+    pub(super) fn because(error: &Error) -> Self {
+        Self { reason: error.to_string(), sequence: None }
+    }
+
+    /// Why a runner can't continue; none if it can. A runner reopens a failed state on its own.
+    pub(super) fn of(now: &Now, name: &str) -> Option<Self> {
+        if !now.has_stopped() {
+            return None;
+        }
+        let failure = now.failure.clone().map(|failure| failure.with_way_past(name, true));
+        let reason = failure.map(|failure| {
+            let at = failure.sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
+            format!("{}: {}{at}", failure.kind, failure.message)
+        });
+        Some(Self { reason: reason.unwrap_or_else(|| "it failed".to_owned()), sequence: now.failing_at() })
+    }
+}
+
+/// How fast a candidate progresses, to decide when it is close enough to take over.
+pub(super) struct Pace {
+    since: Instant,
+    applied: u64,
+}
+
+impl Pace {
+    pub(super) fn of(now: &Now) -> Self {
+        Self { since: Instant::now(), applied: now.applied }
+    }
+
+    /// Whether the rest can be applied within the hold of a cut-over, at the measured rate.
+    pub(super) fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
+        let average = now.applied.saturating_sub(self.applied) as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
+        now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
+    }
+}
+
+/// Whether nothing happens to a ready candidate before an operator promotes it. An operator wants to see the comparison
+/// first.
+pub(super) fn waits_for_operator(candidate: &Generation) -> bool {
+    let must_compare = candidate.build.gate.is_some() && candidate.comparison.is_none();
+    candidate.build.promote == Promotion::Manual && !must_compare
+}
+
+/// If the active generation stopped at an event, a candidate must have passed that event, or have applied all events:
+/// the event that stopped one may stop the other too.
+pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
+    let now = runner.now();
+    let is_ahead = runner.position() > serving.position() || (now.begun && now.pending == 0);
+    if is_ahead || !serving.now().has_stopped() {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "the active generation stopped at {}, and the candidate at {} has not passed it yet; try again when it has",
+        serving.position(),
+        runner.position()
+    )))
+}

@@ -1,0 +1,115 @@
+//! Pausing and resuming: an operator stops a generation, or lets it continue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{BEGIN_MAX, Error, Rollouts, WantedSkips, skips};
+use crate::api::{self, GenerationStatus};
+use crate::deployment::Deployment;
+
+/// How long the response to a pause or a resume waits until it can confirm the new state.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// Which generation of a deployment an operator means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationChoice {
+    /// The active one.
+    Active,
+    /// The candidate.
+    Candidate,
+}
+
+/// What happens to applying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PauseChange {
+    Pause,
+    Resume,
+}
+
+impl Rollouts {
+    /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across restarts.
+    pub async fn pause(&self, name: &str, choice: GenerationChoice) -> Result<api::Deployment, Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        self.note_pause(&deployment, choice, PauseChange::Pause).await
+    }
+
+    /// Continues after a pause or a failure, and skips the given events, if any.
+    pub async fn resume(
+        &self,
+        name: &str,
+        choice: GenerationChoice,
+        skips: Option<WantedSkips>,
+    ) -> Result<api::Deployment, Error> {
+        let is_candidate = choice == GenerationChoice::Candidate;
+        let deployment = self.deployment(name)?;
+        if is_candidate {
+            skips::failure_noted(&deployment).await;
+        }
+        let changing = self.lock(&deployment).await?;
+        if let Some(wanted) = skips {
+            Box::pin(self.decide(&deployment, choice, &wanted)).await?;
+        }
+        if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
+            return self.revive(&deployment, stopped.number).await;
+        }
+        self.note_pause(&deployment, choice, PauseChange::Resume).await?;
+        drop(changing);
+        if !is_candidate {
+            deployment.active().begins(BEGIN_MAX).await;
+        }
+        Ok(deployment.info())
+    }
+
+    /// Records that events missing from the stream up to its current head may be passed over.
+    pub async fn accept_missing(&self, name: &str, choice: GenerationChoice) -> Result<(), Error> {
+        let deployment = self.deployment(name)?;
+        let _changing = self.lock(&deployment).await?;
+        let mut record = deployment.record();
+        let number = self.chosen(&record, choice)?.number;
+        let generation = record.generation_mut(number).expect("it was just found");
+        let through = self.accepts_from(&generation.source, true).await?.max(generation.accepts_missing_through);
+        generation.accepts_missing_through = through;
+        let state_file = generation.state_file;
+        let detail = format!("generation {number}: events up to {through} may be missing");
+        self.commit(&deployment, record, "accept-missing", detail).await?;
+        if let Some(runner) = deployment.runner(state_file) {
+            runner.accept_missing(through);
+        }
+        Ok(())
+    }
+
+    /// The caller holds the deployment's lock.
+    async fn note_pause(
+        &self,
+        deployment: &Arc<Deployment>,
+        choice: GenerationChoice,
+        change: PauseChange,
+    ) -> Result<api::Deployment, Error> {
+        let paused = change == PauseChange::Pause;
+        let mut record = deployment.record();
+        let number = self.chosen(&record, choice)?.number;
+        let generation = record.generation_mut(number).expect("it was just found");
+        generation.paused = paused;
+        // A candidate continues when its turn in the queue comes; the task that drives it takes care of that.
+        let has_driver = !paused && generation.status == GenerationStatus::Building;
+        let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
+        let action = if paused { "pause" } else { "resume" };
+        let before = runner.as_ref().map(|runner| runner.now());
+        // What readers saw is made durable before the pause is: a restart finds no older state to rest at.
+        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
+            runner.pause();
+            runner.settles(before, SETTLE_MAX).await;
+        }
+        let committed = self.commit(deployment, record, action, format!("generation {number}")).await;
+        if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
+            // A pause that could not be recorded is not a pause.
+            if committed.is_ok() != paused {
+                runner.resume();
+                runner.settles(before, SETTLE_MAX).await;
+            }
+        }
+        committed?;
+        Ok(deployment.info())
+    }
+}
