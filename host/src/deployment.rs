@@ -15,10 +15,10 @@ use crate::api::{self, DeploymentState, Strategy};
 use crate::event::Payload;
 use crate::module::QueryError;
 use crate::progress::Now;
-use crate::runner::{Lag, ReadError, Runner};
+use crate::runner::{Lag, ReadError, Runner, age_seconds};
 use crate::state::catalogue::{Generation, Record};
 use crate::state::{Snapshot, Store};
-use crate::subject::SubjectSet;
+use crate::subject::{Pattern, SubjectSet};
 
 /// A consistent view of a deployment, and the runner that it came from.
 #[derive(Clone, Debug)]
@@ -292,6 +292,7 @@ impl Deployment {
             failure: now.failure.map(|failure| failure.with_way_past(&record.name, false)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             skips: self.skips_shown(),
+            outbox: outbox_shown(&record, &runner, store.as_ref()),
             module: active.module.clone(),
             candidate: record.candidate().map(|generation| Box::new(self.generation_info(generation))),
             previous: record.previous().map(|generation| Box::new(self.generation_info(generation))),
@@ -425,4 +426,47 @@ impl Figures {
         let (done, all) = (self.position.saturating_sub(begin), head.saturating_sub(begin));
         Some(if all == 0 { 0.0 } else { (done as f64 / all as f64).min(1.0) })
     }
+}
+
+/// The outbox of a handler.
+fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Option<api::Outbox> {
+    let handler = record.handler.as_ref()?;
+    let waiting = store.map(Store::waiting_effects).unwrap_or_default();
+    let known = runner.outbox().targets();
+    let source = |name: &str| {
+        let target = known.get(name).cloned().unwrap_or_default();
+        let (trouble, since) = target.trouble.clone().unzip();
+        api::OutboxTarget {
+            source: name.to_owned(),
+            promise: target.promise,
+            window_seconds: target.window.map(|window| window.as_secs_f64()),
+            longest_wait_seconds: target.longest_wait().as_secs_f64(),
+            released: target.released,
+            resent: target.resent,
+            trouble,
+            since: since.map(|since| since.to_string()),
+        }
+    };
+    let mut names: Vec<&str> = handler.grants.iter().map(|grant| grant.source.as_str()).collect();
+    let used = known.iter().filter(|(_, target)| target.released > 0 || target.trouble.is_some());
+    names.extend(used.map(|(name, _)| name.as_str()));
+    names.sort_unstable();
+    names.dedup();
+    let oldest = known.values().filter_map(|target| target.oldest_ns).min();
+    let is_covered = |wanted: &&String| {
+        let pattern = Pattern::parse(wanted);
+        pattern.is_ok_and(|wanted| handler.grants.cover(&wanted))
+    };
+    Some(api::Outbox {
+        entries: waiting.entries,
+        bytes: waiting.bytes,
+        oldest_seconds: oldest.map_or(0.0, age_seconds),
+        full: store.is_some_and(|store| store.is_outbox_full(false)),
+        lineage: handler.lineage.to_string(),
+        epoch: handler.epoch,
+        effects_after: handler.effects_after,
+        grants: handler.grants.texts(),
+        not_granted: record.active().module.publishes.iter().filter(|wanted| !is_covered(wanted)).cloned().collect(),
+        targets: names.into_iter().map(source).collect(),
+    })
 }

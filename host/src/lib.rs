@@ -20,6 +20,7 @@ pub mod damage;
 pub mod data_dir;
 pub mod deployment;
 pub mod descriptors;
+pub mod effects;
 #[doc(hidden)]
 pub mod entry;
 pub mod event;
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod metrics;
 pub mod module;
 pub mod names;
+pub mod outbox;
 pub mod pipeline;
 pub mod position;
 pub mod preflight;

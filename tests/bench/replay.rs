@@ -146,6 +146,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         make_fold,
         store: store.clone(),
         writer,
+        role: foldstream::effects::Role::Mute,
         settings: Settings {
             batch: Limits { events: defaults.pipeline.batch_events, bytes: defaults.pipeline.batch_bytes },
             attempts: 1,

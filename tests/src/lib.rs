@@ -15,6 +15,7 @@ pub mod model;
 pub mod nats;
 pub mod orders;
 pub mod process;
+pub mod proxy;
 pub mod stage;
 pub mod wait;
 

@@ -17,6 +17,9 @@ mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name
 mod fixes; // fixes stay, failures are told, and nothing is called done before it is
 mod folder; // the data folder: nothing of others is removed, and only its user reads it
+mod fulfilment; // the example handler sends each order once
+mod handlers; // messages that leave once, on the embedded log
+mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod integrity; // doctor reads the files of a host that is down
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+#[cfg(not(target_arch = "wasm32"))]
+use crate::effects::Message;
 use crate::event::Payload;
 
 /// The state of one projection, as in the contract.
@@ -14,6 +16,11 @@ pub(crate) trait Backend {
 
     /// Sets many keys, or deletes them.
     fn put_many(&self, writes: &Writes);
+
+    /// Keeps messages that an event causes, given its index in the batch. In the sandbox only handlers name the host's
+    /// function, so that a projection does not import it.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn publish(&self, cause: u32, messages: Vec<Message>);
 
     /// Passes a page of entries to a closure, and returns whether there is more.
     fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool;

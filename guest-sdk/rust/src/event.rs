@@ -36,7 +36,6 @@ pub(crate) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn new(name: &'a str, value: &'a str) -> Self {
         Self { name: Text::new(name), value: Text::new(value) }
     }

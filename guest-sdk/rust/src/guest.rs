@@ -11,6 +11,7 @@ use std::ptr;
 
 use crate::event::{Event, List, Payload, Text};
 use crate::failure::{Failure, FailureKind, QueryError};
+use crate::handler::{Handler, Handling};
 use crate::host::{ARENA, Entry, HostState, WirePayload, log};
 use crate::log::Level;
 use crate::manifest::{KeyRule, Query};
@@ -276,6 +277,53 @@ pub fn manifest<P: Projection>() -> *const u8 {
         max_backoff_ms: Optional::new(manifest.max_backoff_ms),
         limits,
         queries: keep_list(&manifest.queries.iter().map(describe).collect::<Vec<_>>()),
+    })
+}
+
+/// `handler-manifest`.
+#[repr(C)]
+struct HandlerRecord {
+    name: Text<'static>,
+    description: Text<'static>,
+    subjects: List<'static, Text<'static>>,
+    wants_headers: u8,
+    key_rule: KeyRuleRecord,
+    state_version: u32,
+    attempts: Optional<u32>,
+    initial_backoff_ms: Optional<u32>,
+    max_backoff_ms: Optional<u32>,
+    limits: Limits,
+    queries: List<'static, QueryDescription>,
+    publishes: List<'static, Text<'static>>,
+}
+
+/// The same as [`manifest`], for a handler.
+#[doc(hidden)]
+pub fn handler_manifest<H: Handler>() -> *const u8 {
+    drop(open::<Handling<H>>());
+    let manifest = H::manifest();
+    let limits = Limits {
+        memory_bytes: Optional::new(manifest.memory_bytes),
+        deadline_ms: Optional::new(manifest.deadline_ms),
+        batch_events: Optional::new(manifest.batch_events),
+        state_bytes: Optional::new(manifest.state_bytes),
+    };
+    let describe =
+        |query: &Query<H>| QueryDescription { name: Text::new(query.name), description: Text::new(query.description) };
+    let texts = |texts: &[String]| keep_list(&texts.iter().map(|text| keep_text(text)).collect::<Vec<_>>());
+    keep(HandlerRecord {
+        name: Text::new(manifest.name),
+        description: Text::new(manifest.description),
+        subjects: texts(&manifest.subjects),
+        wants_headers: u8::from(manifest.wants_headers),
+        key_rule: KeyRuleRecord::new(&manifest.key_rule),
+        state_version: manifest.state_version,
+        attempts: Optional::new(manifest.attempts),
+        initial_backoff_ms: Optional::new(manifest.initial_backoff_ms),
+        max_backoff_ms: Optional::new(manifest.max_backoff_ms),
+        limits,
+        queries: keep_list(&manifest.queries.iter().map(describe).collect::<Vec<_>>()),
+        publishes: texts(&manifest.publishes),
     })
 }
 

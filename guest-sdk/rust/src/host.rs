@@ -9,7 +9,8 @@
 
 use crate::arena::Arena;
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
-use crate::event::{List, Payload, Text};
+use crate::effects::{Data, Message};
+use crate::event::{Header, List, Payload, Text};
 use crate::log::Level;
 
 thread_local! {
@@ -52,6 +53,36 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[link_name = "write"]
     fn log_write(level: u32, message: *const u8, length: usize);
+}
+
+#[link(wasm_import_module = "foldstream:module/outbox@0.1.0")]
+unsafe extern "C" {
+    #[link_name = "publish"]
+    fn outbox_publish(messages: *const WireMessage<'_>, count: usize);
+}
+
+/// `message`.
+#[repr(C)]
+struct WireMessage<'a> {
+    cause: u32,
+    subject: Text<'a>,
+    kind: OptionalText<'a>,
+    headers: List<'a, Header<'a>>,
+    data: WirePayload<'a>,
+    key: OptionalText<'a>,
+}
+
+/// `option<string>`.
+#[repr(C)]
+struct OptionalText<'a> {
+    is_some: u8,
+    text: Text<'a>,
+}
+
+impl<'a> OptionalText<'a> {
+    fn new(text: Option<&'a String>) -> Self {
+        Self { is_some: u8::from(text.is_some()), text: Text::new(text.map_or("", String::as_str)) }
+    }
 }
 
 /// `payload`.
@@ -202,6 +233,32 @@ impl Backend for HostState {
         });
         more
     }
+}
+
+/// Publishes messages that an event causes, given its index in the batch.
+pub(crate) fn publish(cause: u32, messages: &[Message]) {
+    let headers: Vec<Vec<Header<'_>>> = messages
+        .iter()
+        .map(|message| message.headers.iter().map(|(name, value)| Header::new(name, value)).collect())
+        .collect();
+    let messages: Vec<WireMessage<'_>> = messages
+        .iter()
+        .zip(&headers)
+        .map(|(message, headers)| WireMessage {
+            cause,
+            subject: Text::new(&message.subject),
+            kind: OptionalText::new(message.kind.as_ref()),
+            headers: List::new(headers),
+            data: match &message.data {
+                Data::Text(text) => WirePayload::text(text),
+                Data::Bytes(bytes) => WirePayload { is_bytes: 1, octets: List::new(bytes) },
+            },
+            key: OptionalText::new(message.key.as_ref()),
+        })
+        .collect();
+    // SAFETY: `WireMessage` has the layout of the list's elements, and what they borrow lives until the end of the
+    // call.
+    unsafe { outbox_publish(messages.as_ptr(), messages.len()) };
 }
 
 /// Writes a message to the host's log.

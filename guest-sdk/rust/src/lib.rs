@@ -4,11 +4,13 @@
 mod arena;
 mod backend;
 mod cache;
+mod effects;
 pub mod event;
 mod failure;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;
+mod handler;
 mod held;
 #[cfg(target_arch = "wasm32")]
 mod host;
@@ -24,8 +26,12 @@ mod table;
 pub mod testing;
 mod time;
 
+pub use effects::{Effects, Message};
 pub use event::{Event, Payload};
 pub use failure::{Failure, FailureKind, MigrateError, QueryError, Retry, TableError};
+pub use handler::Handler;
+#[doc(hidden)]
+pub use handler::Handling;
 pub use manifest::{KeyRule, Manifest};
 pub use migrate::{Migrate, NewEntries, OldEntry};
 pub use projection::Projection;
@@ -39,8 +45,9 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Date, Event, Failure, KeyRule, Manifest, Migrate, MigrateError, NewEntries, OldEntry, Projection, QueryError,
-        Retry, State, Table, TableError, Timestamp, Value, Weekday, debug, error, events, info, projection, warn,
+        Date, Effects, Event, Failure, Handler, KeyRule, Manifest, Message, Migrate, MigrateError, NewEntries,
+        OldEntry, Projection, QueryError, Retry, State, Table, TableError, Timestamp, Value, Weekday, debug, error,
+        events, handler, info, projection, warn,
     };
 }
 
@@ -52,6 +59,11 @@ pub const CONTRACT: &[u8; include_bytes!("contract.bin").len()] = include_bytes!
 #[doc(hidden)]
 pub const MIGRATING_CONTRACT: &[u8; include_bytes!("migrating-contract.bin").len()] =
     include_bytes!("migrating-contract.bin");
+
+/// The same for handlers.
+#[doc(hidden)]
+pub const HANDLER_CONTRACT: &[u8; include_bytes!("handler-contract.bin").len()] =
+    include_bytes!("handler-contract.bin");
 
 /// Does nothing, for projections only.
 #[doc(hidden)]
@@ -128,6 +140,57 @@ macro_rules! projection {
             #[unsafe(export_name = "migrate")]
             unsafe extern "C" fn migrate(from_version: u32, entries: *const u8, count: usize) -> *const u8 {
                 unsafe { $crate::guest::migrate::<$projection>(from_version, entries, count) }
+            }
+        };
+    };
+}
+
+/// Exports a type that implements [`Handler`] as the handler of its crate.
+///
+/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it does nothing.
+#[macro_export]
+macro_rules! handler {
+    ($handler:ty) => {
+        // On other targets only tests run it, but the compiler should treat it as used.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() = $crate::is_a_projection::<$crate::Handling<$handler>>;
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            use $crate::{Handling, guest};
+
+            ::std::thread_local! {
+                static RUNNING: guest::Running<Handling<$handler>> = const { guest::Running::new() };
+            }
+
+            #[used]
+            #[unsafe(link_section = "component-type:foldstream:module/handler")]
+            static CONTRACT: [u8; $crate::HANDLER_CONTRACT.len()] = *$crate::HANDLER_CONTRACT;
+
+            #[unsafe(export_name = "cabi_realloc")]
+            unsafe extern "C" fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
+                unsafe { guest::realloc(old, old_size, alignment, size) }
+            }
+
+            #[unsafe(export_name = "manifest")]
+            extern "C" fn manifest() -> *const u8 {
+                guest::handler_manifest::<$handler>()
+            }
+
+            #[unsafe(export_name = "handle")]
+            unsafe extern "C" fn handle(events: *const u8, count: usize) -> *const u8 {
+                RUNNING.with(|running| unsafe { guest::apply(running, events, count) })
+            }
+
+            #[unsafe(export_name = "query")]
+            unsafe extern "C" fn query(
+                name: *const u8,
+                name_length: usize,
+                is_bytes: u32,
+                arguments: *const u8,
+                arguments_length: usize,
+            ) -> *const u8 {
+                unsafe { guest::query::<Handling<$handler>>(name, name_length, is_bytes, arguments, arguments_length) }
             }
         };
     };

@@ -34,6 +34,7 @@ pub struct Manifest<P> {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,
     pub(crate) subjects: Vec<String>,
+    pub(crate) publishes: Vec<String>,
     pub(crate) wants_headers: bool,
     pub(crate) key_rule: KeyRule,
     pub(crate) state_version: u32,
@@ -71,7 +72,7 @@ pub(crate) struct Query<P> {
 }
 
 /// Takes arguments, and returns JSON text.
-type Answer<P> = Box<dyn Fn(&P, Payload<'_>) -> Result<String, QueryError>>;
+pub(crate) type Answer<P> = Box<dyn Fn(&P, Payload<'_>) -> Result<String, QueryError>>;
 
 impl<P> Manifest<P> {
     /// The name: lower-case letters, digits and hyphens, 1 to 63 of them, a
@@ -81,6 +82,7 @@ impl<P> Manifest<P> {
             name,
             description: "",
             subjects: Vec::new(),
+            publishes: Vec::new(),
             wants_headers: false,
             key_rule: KeyRule::None,
             state_version: 1,
@@ -105,6 +107,13 @@ impl<P> Manifest<P> {
     /// (the rest); at least one, at most 64.
     pub fn subjects<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.subjects.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    /// The subjects that a handler publishes to, with the wildcards `*` and `>`; at most 64. Whoever deploys it decides
+    /// which of them it may publish to. A projection publishes nothing.
+    pub fn publishes<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.publishes.extend(subjects.into_iter().map(Into::into));
         self
     }
 

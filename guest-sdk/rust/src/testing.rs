@@ -35,8 +35,10 @@ use serde::Deserialize;
 pub use serde_json::{Value, json};
 
 use crate::backend::{Backend, ScanRequest, Selection, Writes};
+use crate::effects::{Data, Message};
 use crate::event::{Event, Header, Payload};
 use crate::failure::{Failure, MigrateError, QueryError};
+use crate::handler::{Handler, Handling};
 use crate::manifest::Manifest;
 use crate::migrate::{Migrate, NewValue, OldEntry, migrate_all};
 use crate::projection::{Instance, Projection};
@@ -137,7 +139,7 @@ impl<P: Projection> Harness<P> {
 
     fn over(entries: BTreeMap<String, String>) -> Self {
         Self {
-            memory: Memory { entries: Rc::new(RefCell::new(entries.clone())), undo: Rc::default() },
+            memory: Memory { entries: Rc::new(RefCell::new(entries.clone())), ..Memory::default() },
             instance: None,
             manifest: P::manifest(),
             migrated: entries,
@@ -290,6 +292,70 @@ impl<P: Migrate> Harness<P> {
     }
 }
 
+/// A handler over a state in memory, for tests.
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+/// use foldstream_sdk::testing::{HandlerHarness, event, json};
+///
+/// # struct Shipping;
+/// # impl Handler for Shipping {
+/// #     fn manifest() -> Manifest<Self> {
+/// #         Manifest::new("shipping").subjects(["orders.*.placed"]).publishes(["shipping.*.cmd"])
+/// #     }
+/// #     fn open(_: &State) -> Self { Self }
+/// #     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
+/// #         effects.publish(Message::to(format!("shipping.{}.cmd", event.token(2)?)).json(&json!({"ship": true}))?);
+/// #         Ok(())
+/// #     }
+/// # }
+/// let mut shipping = HandlerHarness::<Shipping>::new();
+/// shipping.given([event("orders.7.placed", json!({}))]);
+///
+/// let [command] = &shipping.published()[..] else { panic!("one command") };
+/// assert_eq!((command.subject.as_str(), &command.data), ("shipping.7.cmd", &json!({"ship": true})));
+/// ```
+pub type HandlerHarness<H> = Harness<Handling<H>>;
+
+/// A message that a handler published in a test.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublishedMessage {
+    /// Its subject.
+    pub subject: String,
+    /// Its type: the given one, or the last token of the subject.
+    pub kind: String,
+    /// The headers that the handler gave it.
+    pub headers: BTreeMap<String, String>,
+    /// Its data as JSON; other text as a string, octets as their text with replacements.
+    pub data: Value,
+    /// The key that the handler gave it.
+    pub key: Option<String>,
+}
+
+impl<H: Handler> Harness<Handling<H>> {
+    /// What the handler has published so far, in order.
+    ///
+    /// # Panics
+    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`]: the host would refuse it.
+    pub fn published(&self) -> Vec<PublishedMessage> {
+        let published = self.memory.published.borrow();
+        published.messages.iter().map(|(_, message)| self.shown(message)).collect()
+    }
+
+    fn shown(&self, message: &Message) -> PublishedMessage {
+        let Message { subject, kind, headers, data, key } = message.clone();
+        let is_declared = self.manifest.publishes.iter().any(|pattern| matches(pattern, &subject));
+        assert!(is_declared, "it publishes to {subject}, which its manifest does not declare; add it to `publishes`");
+        let text = match data {
+            Data::Text(text) => text,
+            Data::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
+        let data = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        PublishedMessage { subject, kind, headers: headers.into_iter().collect(), data, key }
+    }
+}
+
 impl<P: Projection> Default for Harness<P> {
     fn default() -> Self {
         Self::new()
@@ -367,14 +433,27 @@ struct Memory {
     entries: Rc<RefCell<BTreeMap<String, String>>>,
     /// What the batch overwrote, oldest first.
     undo: Rc<RefCell<Vec<Overwritten>>>,
+    /// What a handler published, with the index of its cause in the batch; and how much before the batch.
+    published: Rc<RefCell<Published>>,
+}
+
+#[derive(Default)]
+struct Published {
+    messages: Vec<(u32, Message)>,
+    before: usize,
 }
 
 impl Memory {
     fn begin(&self) {
         self.undo.borrow_mut().clear();
+        let mut published = self.published.borrow_mut();
+        published.before = published.messages.len();
     }
 
     fn roll_back(&self) {
+        let mut published = self.published.borrow_mut();
+        let before = published.before;
+        published.messages.truncate(before);
         let mut entries = self.entries.borrow_mut();
         for (key, value) in self.undo.borrow_mut().drain(..).rev() {
             match value {
@@ -386,6 +465,10 @@ impl Memory {
 }
 
 impl Backend for Memory {
+    fn publish(&self, cause: u32, messages: Vec<Message>) {
+        self.published.borrow_mut().messages.extend(messages.into_iter().map(|message| (cause, message)));
+    }
+
     fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
         show(self.entries.borrow().get(key).map(|value| Payload::Text(value)));
     }

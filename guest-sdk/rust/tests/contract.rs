@@ -15,6 +15,11 @@ fn embedded_contract_of_migrating_projections_is_that_of_the_wit_folder() {
     compare("migrating-projection", "src/migrating-contract.bin");
 }
 
+#[test]
+fn embedded_contract_of_handlers_is_that_of_the_wit_folder() {
+    compare("handler", "src/handler-contract.bin");
+}
+
 /// With `FOLDSTREAM_WRITE_CONTRACT` set it writes the file instead of comparing.
 fn compare(world: &str, file: &str) {
     let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");

@@ -117,11 +117,31 @@ fn totals_in_euros_are_migrated() {
     assert_eq!(migrated.expect("version 1 is known").entries(""), folded.entries(""));
 }
 
+struct Shipping;
+
+impl Handler for Shipping {
+    fn manifest() -> Manifest<Self> {
+        Manifest::new("shipping").subjects(["orders.*.paid"]).publishes(["shipping.*.send"])
+    }
+
+    fn open(_: &State) -> Self {
+        Self
+    }
+
+    fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
+        let order = event.token(2)?;
+        effects.publish(Message::to(format!("shipping.{order}.send")).kind("send").json(&order)?);
+        Ok(())
+    }
+}
+
+handler!(Shipping);
+
 #[test]
 fn readme_shows_this_file() {
     let blocks = include_str!("../README.md").split("```");
     let shown: Vec<&str> = blocks.filter_map(|block| block.strip_prefix("rust")).collect();
-    assert_eq!(shown.len(), 4, "the projection and its test, its migration and the test of that");
+    assert_eq!(shown.len(), 5, "the projection and its test, its migration and the test of that, and a handler");
     for block in shown {
         let (_, code) = block.split_once('\n').expect("a first line");
         assert!(include_str!("readme.rs").contains(code.trim_end()), "tests/readme.rs differs from:\n{code}");

@@ -5,6 +5,7 @@
 //! that are JSON text appear as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
 
+mod handler;
 mod process;
 mod rollout;
 mod skips;
@@ -13,6 +14,7 @@ mod sources;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use handler::*;
 pub use process::*;
 pub use rollout::*;
 pub use skips::*;
@@ -151,7 +153,7 @@ pub struct ModuleInfo {
     pub digest: String,
     /// Size of the component, in bytes.
     pub size: u64,
-    /// What it is: `projection`.
+    /// What it is: `projection` or `handler`.
     pub kind: String,
     /// Its own name.
     pub name: String,
@@ -181,6 +183,9 @@ pub struct ModuleInfo {
     // Older records and responses lack this field.
     #[serde(default)]
     pub migrates: bool,
+    /// The subjects that it publishes to; only of handlers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publishes: Vec<String>,
 }
 
 /// A deployment.
@@ -259,6 +264,9 @@ pub struct Deployment {
     /// The latest decisions to skip events, by rising sequence; `/v1/deployments/{name}/skips` has all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<Skip>,
+    /// Its outbox, if it is a handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<Outbox>,
     /// Its module.
     pub module: ModuleInfo,
     /// The generation that is being built, or waits to take over.

@@ -189,6 +189,8 @@ impl Config {
         findings.positive("state.memtable_bytes", state.memtable_bytes == 0);
         findings.positive("state.value_bytes_max", state.value_bytes_max == 0);
         findings.positive("state.state_bytes_max", state.state_bytes_max == 0);
+        findings.positive("state.outbox_entries_max", state.outbox_entries_max == 0);
+        findings.positive("state.outbox_bytes_max", state.outbox_bytes_max == 0);
         if state.memtable_bytes_total > 0 {
             findings.ordered(
                 ("state.memtable_bytes", state.memtable_bytes),

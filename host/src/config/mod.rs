@@ -239,6 +239,11 @@ key::settings! {
         /// Largest state of one deployment unless its manifest asks for less, in bytes.
         #[serde(with = "size")]
         pub state_bytes_max: u64,
+        /// Most messages of a handler that wait to be published; beyond it the handler handles no further events.
+        pub outbox_entries_max: u64,
+        /// Most bytes of them.
+        #[serde(with = "size")]
+        pub outbox_bytes_max: u64,
     }
 
     /// Batches and retries.
@@ -424,6 +429,8 @@ impl Default for State {
             cache_bytes_total: 0,
             value_bytes_max: 1 << 20,
             state_bytes_max: 4 << 30,
+            outbox_entries_max: 100_000,
+            outbox_bytes_max: 256 << 20,
         }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use redb::{Database, Table, WriteTransaction};
 
 use super::chunk::{Builder, Stamp};
+use super::cursors;
 use super::encode::{Encoding, IdKey};
 use super::file::{self, CHUNKS, Failure, SUBJECTS};
 use super::ids::Ids;
@@ -274,6 +275,11 @@ impl Writer {
         {
             return Ok(Err(error));
         }
+        if let Some(cursor) = &request.expectation.cursor
+            && let Err(error) = cursors::check(transaction, cursor)?
+        {
+            return Ok(Err(error));
+        }
         let mut times_raised = 0;
         let mut next = self.last_sequence + 1;
         for (event, sequence) in request.encoding.events.iter().zip(&sequences) {
@@ -303,6 +309,9 @@ impl Writer {
             self.subjects.insert(subject.expect("a subject is encoded from text"), *sequence);
         }
         self.last_sequence = next - 1;
+        if let Some(cursor) = &request.expectation.cursor {
+            cursors::store(transaction, cursor)?;
+        }
         Ok(Ok(Appended { sequences, duplicates, times_raised, last_sequence: self.last_sequence }))
     }
 

@@ -35,7 +35,15 @@ pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Erro
         let event = NewEvent::try_from(event).map_err(|error| Error::Invalid { index, message: error.to_string() })?;
         events.push(event);
     }
-    Ok((events, Expectation { last_sequence: append.expected_last_sequence, last_subject_sequence, times_rise: false }))
+    Ok((
+        events,
+        Expectation {
+            last_sequence: append.expected_last_sequence,
+            last_subject_sequence,
+            times_rise: false,
+            cursor: None,
+        },
+    ))
 }
 
 impl TryFrom<api::NewEvent> for NewEvent {

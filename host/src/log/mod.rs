@@ -9,6 +9,7 @@
 mod append;
 mod chunk;
 mod convert;
+mod cursors;
 mod encode;
 mod file;
 mod ids;
@@ -30,6 +31,7 @@ use tracing::{error, info};
 
 pub(crate) use self::chunk::{Cursor, Headers};
 pub use self::convert::{ConvertError, request};
+pub use self::cursors::CursorMove;
 pub use self::encode::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX,
     KIND_BYTES_MAX,
@@ -127,6 +129,8 @@ pub struct Expectation {
     pub last_subject_sequence: Option<(Pattern, u64)>,
     /// That no event has a time earlier than that of the previous event.
     pub times_rise: bool,
+    /// Where a cursor is, and where it moves to in the same commit.
+    pub cursor: Option<CursorMove>,
 }
 
 /// The result of an append.
@@ -173,6 +177,9 @@ pub enum Error {
         /// What the log has.
         found: u64,
     },
+    /// A cursor is not where it was expected.
+    #[error("cursor {0} is not where it was expected; read it again")]
+    CursorMoved(String),
     /// An event has a time earlier than that of the previous event, and times were expected to rise.
     #[error(
         "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it with the later time, or with times=ignore to store all under the time of the append",

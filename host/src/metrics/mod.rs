@@ -7,6 +7,8 @@
 
 mod disk;
 mod memory;
+mod outbox;
+mod register;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +18,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::api::{CONTRACT, Deployment, DeploymentState, MemoryPart, SourceState};
 use crate::usage::Usage;
 use disk::DiskGauges;
 use memory::MemoryGauges;
+use outbox::Outboxes;
+use register::{counter, float_gauge, gauge, histogram, number, register};
 
 /// The metrics of a host.
 #[derive(Clone, Debug)]
@@ -33,6 +37,7 @@ pub struct Metrics {
     apply_failures: IntCounterVec,
     retries: IntCounterVec,
     state_failures: IntCounterVec,
+    outbox: Outboxes,
     apply: HistogramVec,
     commit: HistogramVec,
     query: HistogramVec,
@@ -62,6 +67,10 @@ pub struct DeploymentMetrics {
     pub retries: IntCounter,
     /// Failures to read or write the state file.
     pub state_failures: IntCounter,
+    /// Messages of a handler that are confirmed as stored.
+    pub outbox_released: IntCounter,
+    /// Messages of a handler that were sent again.
+    pub outbox_resent: IntCounter,
     /// Seconds of one call of `apply`.
     pub apply_seconds: Histogram,
     /// Seconds of one durable commit.
@@ -118,31 +127,6 @@ impl Drop for WatchGuard {
     }
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    registry.register(Box::new(collector.clone())).expect("each name is registered once");
-    collector
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(registry, HistogramVec::new(options, labels).expect("name and labels are constant and valid"))
-}
-
-fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let vector = IntCounterVec::new(Opts::new(name, help), labels);
-    register(registry, vector.expect("name and labels are constant and valid"))
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let vector = IntGaugeVec::new(Opts::new(name, help), labels);
-    register(registry, vector.expect("name and labels are constant and valid"))
-}
-
-fn float_gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    let vector = GaugeVec::new(Opts::new(name, help), labels);
-    register(registry, vector.expect("name and labels are constant and valid"))
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -182,6 +166,7 @@ impl Metrics {
                 "Failures to read or write a state file, after which it was reopened.",
                 DEPLOYMENT,
             ),
+            outbox: Outboxes::new(&registry),
             apply: timer("foldstream_apply_duration_seconds", "Duration of one call of apply.", DEPLOYMENT),
             commit: timer(
                 "foldstream_commit_duration_seconds",
@@ -231,6 +216,8 @@ impl Metrics {
             apply_failures: self.apply_failures.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             state_failures: self.state_failures.with_label_values(&[name]),
+            outbox_released: self.outbox.released(name),
+            outbox_resent: self.outbox.resent(name),
             apply_seconds: self.apply.with_label_values(&[name]),
             commit_seconds: self.commit.with_label_values(&[name]),
             query_seconds: self.query.with_label_values(&[name]),
@@ -247,6 +234,7 @@ impl Metrics {
         let _ = self.apply_failures.remove_label_values(&[name]);
         let _ = self.retries.remove_label_values(&[name]);
         let _ = self.state_failures.remove_label_values(&[name]);
+        self.outbox.forget(name);
         for vector in [&self.apply, &self.commit, &self.query, &self.batch, &self.holds] {
             let _ = vector.remove_label_values(&[name]);
         }
@@ -297,6 +285,7 @@ impl Metrics {
     ) -> Vec<u8> {
         let gauges = self.gauges.lock();
         gauges.set(deployments, sources);
+        self.outbox.set(deployments);
         gauges.disk.set(usage);
         gauges.memory.set(memory);
         let mut page = Vec::with_capacity(64 << 10);
@@ -319,11 +308,6 @@ pub struct Reachable {
     pub stream: String,
     /// Whether it could be reached last; none before the first attempt.
     pub is_reachable: Option<bool>,
-}
-
-/// A gauge without labels.
-fn number(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::new(name, help).expect("constant and valid"))
 }
 
 /// A number as a float; NaN if unknown.

@@ -2,7 +2,7 @@
 //!
 //! Towards the guest everything is borrowed: a batch is written into guest memory directly from the host's events,
 //! without intermediate records. From the guest, values are copied once, after their size was charged. The layouts are
-//! those of `wit/foldstream.wit`;
+//! those of `wit/`;
 //! the derived types check them against each component when it is linked.
 
 // Derived lifting makes the cases of an enum out of numbers, which the compiler does not see.
@@ -523,4 +523,36 @@ pub(super) struct ManifestRecord {
     pub(super) error_policy: ErrorPolicy,
     pub(super) limits: Limits,
     pub(super) queries: Vec<QueryDescription>,
+}
+
+/// `handler-manifest`
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct HandlerRecord {
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) subjects: Vec<String>,
+    #[component(name = "wants-headers")]
+    pub(super) wants_headers: bool,
+    #[component(name = "key-rule")]
+    pub(super) key_rule: KeyRule,
+    #[component(name = "state-version")]
+    pub(super) state_version: u32,
+    #[component(name = "error-policy")]
+    pub(super) error_policy: ErrorPolicy,
+    pub(super) limits: Limits,
+    pub(super) queries: Vec<QueryDescription>,
+    pub(super) publishes: Vec<String>,
+}
+
+/// `message` of the outbox
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct Message {
+    pub(super) cause: u32,
+    pub(super) subject: String,
+    pub(super) kind: Option<String>,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) data: PayloadCopy,
+    pub(super) key: Option<String>,
 }

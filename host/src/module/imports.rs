@@ -1,4 +1,5 @@
-//! The functions that a guest can call: `foldstream:module/state` and `foldstream:module/log`.
+//! The functions that a guest can call: `foldstream:module/state`, `foldstream:module/log` and, for handlers,
+//! `foldstream:module/outbox`.
 //!
 //! Keys are read in place in guest memory, values are copied once in each direction, and not before the host has memory
 //! for them.
@@ -19,6 +20,8 @@ use crate::state::{self, KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 pub(super) const STATE: &str = "foldstream:module/state@0.1.0";
 /// The interface with the log.
 pub(super) const LOG: &str = "foldstream:module/log@0.1.0";
+/// The interface with the outbox.
+pub(super) const OUTBOX: &str = "foldstream:module/outbox@0.1.0";
 
 /// Keys looked up between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
@@ -27,7 +30,7 @@ const ENTRY_OVERHEAD: usize = 96;
 
 type Caller<'a> = StoreContextMut<'a, Host>;
 
-/// Defines both interfaces.
+/// Defines the interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut state = linker.instance(STATE)?;
     state.func_wrap("get", get)?;
@@ -36,7 +39,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     state.func_wrap("put-many", put_many)?;
     state.func_wrap("delete", delete)?;
     state.func_wrap("scan", scan)?;
-    linker.instance(LOG)?.func_wrap("write", write)
+    linker.instance(LOG)?.func_wrap("write", write)?;
+    linker.instance(OUTBOX)?.func_wrap("publish", super::outbox::publish)
 }
 
 fn get(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<(Option<Value>,)> {

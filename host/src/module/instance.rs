@@ -7,20 +7,28 @@ use std::time::Duration;
 use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
-use super::bindings::{Events, Failure, FailureKind, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure};
+use super::bindings::{
+    Events, Failure, FailureKind, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure,
+};
+use super::causes::Causes;
 use super::copies::Room;
 use super::engine::{Inner, TABLES_PER_PLACE, broken};
-use super::manifest;
+use super::manifest::{self, Described};
 use super::migration;
+use super::outbox::Handling;
 use super::output::clipped;
 use super::places::Purpose;
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
 use super::ticker::TICK;
-use super::{Accepted, ApplyError, Error, HANDLES_MAX, Identity, MESSAGE_BYTES_MAX, Manifest, Migration, QueryError};
+use super::{
+    Accepted, ApplyError, Error, HANDLES_MAX, Identity, KeyRule, Kind, MESSAGE_BYTES_MAX, Manifest, Migration,
+    QueryError,
+};
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
 use crate::memory::{self, Reservation};
 use crate::state;
+use crate::subject::Pattern;
 
 /// A compiled and linked module.
 pub struct Module {
@@ -36,7 +44,9 @@ pub struct Module {
 
 /// The functions of the world.
 struct Exports {
+    kind: Kind,
     manifest: ComponentExportIndex,
+    /// `apply`, or `handle` of a handler.
     apply: ComponentExportIndex,
     query: ComponentExportIndex,
     /// Only of modules that can migrate.
@@ -83,7 +93,7 @@ impl Module {
         let bounds =
             Bounds { memory_bytes: engine.options.memory_bytes_max, ..manifest::bounds(&engine.options, None) };
         let record = ask(&engine, &linked, &exports, bounds, system)?;
-        let manifest = manifest::checked(record, &engine.options)?;
+        let manifest = record.checked(&engine.options)?;
         let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
         let module = Self { engine, linked, exports, system, manifest, info, code };
         // It must also start within the limits that it asked for; otherwise every batch would fail.
@@ -105,6 +115,11 @@ impl Module {
     /// Its native code, in bytes: memory that it takes while it is in use.
     pub fn code_bytes(&self) -> u64 {
         self.code.bytes()
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.exports.kind
     }
 
     /// Whether it can migrate the state of an older version.
@@ -195,6 +210,10 @@ impl Module {
             query,
             deadline_ticks: ticks(bounds.deadline),
             with_headers: self.manifest.wants_headers,
+            handles: (self.exports.kind == Kind::Handler).then(|| Handles {
+                rule: self.manifest.key_rule.clone(),
+                publishes: self.manifest.publishes.clone().into(),
+            }),
             spent: false,
         })
     }
@@ -207,11 +226,16 @@ impl Exports {
             found(name)
                 .ok_or_else(|| Error::Refused(format!("it exports no function `{name}`; build it with a matching SDK")))
         };
+        let (kind, apply) = match found("handle") {
+            Some(handle) => (Kind::Handler, handle),
+            None => (Kind::Projection, required("apply")?),
+        };
         Ok(Self {
+            kind,
             manifest: required("manifest")?,
-            apply: required("apply")?,
+            apply,
             query: required("query")?,
-            migrate: found("migrate"),
+            migrate: found("migrate").filter(|_| kind == Kind::Projection),
         })
     }
 }
@@ -280,7 +304,7 @@ fn ask(
     exports: &Exports,
     bounds: Bounds,
     system: System,
-) -> Result<ManifestRecord, Error> {
+) -> Result<Described, Error> {
     let identity = Identity { deployment: "manifest".to_owned(), generation: 0 };
     let made = Made { bounds, identity: &identity, system, purpose: Purpose::Fold, time_ns: 0 };
     let (mut store, instance) = match start(engine, linked, &made) {
@@ -293,10 +317,13 @@ fn ask(
     let manifest = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
-    let result = manifest.call(&mut store, ());
+    let result = match manifest {
+        Describe::Projection(manifest) => manifest.call(&mut store, ()).map(|(record,)| Described::Projection(record)),
+        Describe::Handler(manifest) => manifest.call(&mut store, ()).map(|(record,)| Described::Handler(record)),
+    };
     store.data_mut().end_call();
     match result {
-        Ok((record,)) => Ok(record),
+        Ok(record) => Ok(record),
         Err(error) => match store.data().explain(error) {
             ApplyError::Busy(shortage) => Err(Error::Short(shortage)),
             error => Err(Error::Manifest(format!("`manifest` failed: {error}"))),
@@ -304,12 +331,18 @@ fn ask(
     }
 }
 
+/// `manifest` of either kind.
+enum Describe {
+    Projection(TypedFunc<(), (ManifestRecord,)>),
+    Handler(TypedFunc<(), (HandlerRecord,)>),
+}
+
 /// Checks the types of all exports; returns `manifest`, ready to be called.
 fn check_types(
     store: &mut Store<Host>,
     instance: wasmtime::component::Instance,
     exports: &Exports,
-) -> Result<TypedFunc<(), (ManifestRecord,)>, Error> {
+) -> Result<Describe, Error> {
     let mismatch = |name: &'static str| {
         move |error: wasmtime::Error| {
             Error::Refused(format!("its export `{name}` has another type: {error:#}; build it with a matching SDK"))
@@ -321,12 +354,17 @@ fn check_types(
     };
     let (manifest, apply, query) = (function(exports.manifest)?, function(exports.apply)?, function(exports.query)?);
     let migrate = exports.migrate.map(function).transpose()?;
-    apply.typed::<(Events<'_>,), (ApplyResult,)>(&*store).map_err(mismatch("apply"))?;
+    let applies = if exports.kind == Kind::Handler { "handle" } else { "apply" };
+    apply.typed::<(Events<'_>,), (ApplyResult,)>(&*store).map_err(mismatch(applies))?;
     query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store).map_err(mismatch("query"))?;
     if let Some(migrate) = migrate {
         migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
     }
-    manifest.typed(&*store).map_err(mismatch("manifest"))
+    let described = match exports.kind {
+        Kind::Projection => manifest.typed(&*store).map(Describe::Projection),
+        Kind::Handler => manifest.typed(&*store).map(Describe::Handler),
+    };
+    described.map_err(mismatch("manifest"))
 }
 
 /// One running instance.
@@ -336,8 +374,16 @@ pub struct Instance {
     query: Func,
     deadline_ticks: u64,
     with_headers: bool,
+    /// Only of a handler.
+    handles: Option<Handles>,
     /// A call failed: the guest's memory no longer matches the state.
     spent: bool,
+}
+
+/// What the messages of a handler need of its manifest.
+struct Handles {
+    rule: KeyRule,
+    publishes: Arc<[Pattern]>,
 }
 
 impl fmt::Debug for Instance {
@@ -378,6 +424,10 @@ impl Instance {
         let apply = self.apply.typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
+        if let Some(Handles { rule, publishes }) = &self.handles {
+            let causes = Causes::new(events, rule.clone());
+            self.store.data_mut().handling = Some(Handling { causes, publishes: Arc::clone(publishes) });
+        }
         let (result,) = apply.call(&mut self.store, (Events { events, with_headers: self.with_headers },))?;
         Ok(result)
     }

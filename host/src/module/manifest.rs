@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::bindings::{self, ManifestRecord};
+use super::bindings::{self, HandlerRecord, ManifestRecord};
 use super::sandbox::Bounds;
-use super::{Accepted, Error, KeyRule, Manifest, Options};
+use super::{Accepted, Error, KeyRule, Kind, Manifest, Options};
 use crate::api::{ErrorPolicy, ModuleInfo, ModuleLimits, QueryDescription};
-use crate::subject::SubjectSet;
+use crate::subject::{PATTERNS_MAX, Pattern, SubjectSet};
 
 /// Longest name of a module or a query.
 const NAME_BYTES_MAX: usize = 63;
@@ -20,8 +20,49 @@ const TOKENS_MAX: u32 = 512;
 /// Longest header name or JSON pointer of a key rule.
 const KEY_RULE_BYTES_MAX: usize = 1_024;
 
+/// A manifest as the module returned it.
+pub(super) enum Described {
+    Projection(ManifestRecord),
+    Handler(HandlerRecord),
+}
+
+impl Described {
+    /// Checks it.
+    pub(super) fn checked(self, options: &Options) -> Result<Manifest, Error> {
+        let handler = match self {
+            Self::Projection(record) => return checked(record, options),
+            Self::Handler(handler) => handler,
+        };
+        let publishes = publishes(&handler.publishes)?;
+        let record = ManifestRecord {
+            kind: bindings::ModuleKind::Projection,
+            name: handler.name,
+            description: handler.description,
+            subjects: handler.subjects,
+            wants_headers: handler.wants_headers,
+            key_rule: handler.key_rule,
+            state_version: handler.state_version,
+            error_policy: handler.error_policy,
+            limits: handler.limits,
+            queries: handler.queries,
+        };
+        Ok(Manifest { kind: Kind::Handler, publishes, ..checked(record, options)? })
+    }
+}
+
+/// The subjects that a handler publishes to. It may have none.
+fn publishes(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
+    if patterns.len() > PATTERNS_MAX {
+        let count = patterns.len();
+        return Err(Error::Manifest(format!("publishes has {count} subjects; declare at most {PATTERNS_MAX}")));
+    }
+    let parse =
+        |pattern: &String| Pattern::parse(pattern).map_err(|error| Error::Manifest(format!("publishes: {error}")));
+    patterns.iter().map(parse).collect()
+}
+
 /// Checks a manifest.
-pub(super) fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error> {
+fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error> {
     let bindings::ModuleKind::Projection = record.kind;
     check_name("module", &record.name)?;
     check_description("the module", &record.description)?;
@@ -37,6 +78,8 @@ pub(super) fn checked(record: ManifestRecord, options: &Options) -> Result<Manif
     check_backoff(&record.error_policy)?;
     let milliseconds = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     Ok(Manifest {
+        kind: Kind::Projection,
+        publishes: Vec::new(),
         subjects,
         wants_headers: record.wants_headers,
         key_rule: key_rule(record.key_rule)?,
@@ -84,7 +127,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
     ModuleInfo {
         digest: accepted.digest.clone(),
         size: accepted.component.len() as u64,
-        kind: "projection".to_owned(),
+        kind: manifest.kind.name().to_owned(),
         name: manifest.name.clone(),
         description: manifest.description.clone(),
         subjects: manifest.subjects.patterns().iter().map(ToString::to_string).collect(),
@@ -105,6 +148,7 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         queries: manifest.queries.iter().map(described).collect(),
         imports: accepted.imports.clone(),
         migrates,
+        publishes: manifest.publishes.iter().map(ToString::to_string).collect(),
     }
 }
 

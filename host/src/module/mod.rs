@@ -7,14 +7,17 @@
 mod answer;
 mod bindings;
 mod cache;
+mod causes;
 mod checker;
 mod child;
 mod copies;
 mod engine;
 mod imports;
 mod instance;
+mod key;
 mod manifest;
 mod migration;
+mod outbox;
 mod output;
 mod places;
 mod sandbox;
@@ -39,7 +42,7 @@ pub use wanted::{Waiting, Wanted};
 
 use crate::memory::Memory;
 use crate::state;
-use crate::subject::SubjectSet;
+use crate::subject::{Pattern, SubjectSet};
 
 /// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the contract promises.
 pub const MIGRATION_ENTRIES_MAX: usize = 1_000;
@@ -158,9 +161,30 @@ pub enum KeyRule {
     DataPointer(String),
 }
 
+/// What a module is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Folds events into a read model.
+    Projection,
+    /// Also publishes messages.
+    Handler,
+}
+
+impl Kind {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Projection => "projection",
+            Self::Handler => "handler",
+        }
+    }
+}
+
 /// A manifest, checked against the host's limits; what it left out stays absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
+    /// What the module is.
+    pub kind: Kind,
     /// Its name.
     pub name: String,
     /// Its purpose.
@@ -189,6 +213,8 @@ pub struct Manifest {
     pub state_bytes: Option<u64>,
     /// Names and descriptions of its queries.
     pub queries: Vec<(String, String)>,
+    /// The subjects that it publishes to; only of handlers.
+    pub publishes: Vec<Pattern>,
 }
 
 /// Why a module was not accepted, compiled or started.

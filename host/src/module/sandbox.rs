@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use wasmtime::{ResourceLimiter, Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, WasiCtxView, WasiView};
 
+use super::outbox::Handling;
 use super::output::{Flow, Output, clipped};
 use super::places::Permit;
 use super::ticker::{Running, Ticker};
@@ -101,6 +102,9 @@ impl Refusal {
         "the module used its state outside of `apply` and `query`; it is not available at start, in `manifest` or in \
          `migrate`, which works on its arguments alone",
     );
+    pub(super) const NO_OUTBOX: Self = Self::Denied(
+        "the module published outside of `handle`; publish only there, because `query` and `manifest` have no effects",
+    );
     const READ_ONLY: Self =
         Self::Denied("the module wrote to its state in `query`; a query can only read, so write in `apply`");
 }
@@ -170,6 +174,8 @@ pub(super) enum System {
 /// The data of one store.
 pub(super) struct Host {
     pub(super) access: Access,
+    /// Only during a call of `handle`.
+    pub(super) handling: Option<Handling>,
     pub(super) growth: Growth,
     pub(super) buffer: Buffer,
     pub(super) output: Arc<Output>,
@@ -210,6 +216,7 @@ impl Host {
         };
         Self {
             access: Access::None,
+            handling: None,
             buffer: Buffer { memory: Some(memory.another()) },
             growth: Growth::new(&bounds, memory),
             output,
@@ -244,6 +251,7 @@ impl Host {
         self.output.end();
         self.buffer.begin();
         self.running = None;
+        self.handling = None;
         std::mem::take(&mut self.access)
     }
 

@@ -8,6 +8,7 @@
 
 mod ahead;
 mod applier;
+mod commits;
 mod fold;
 mod growth;
 mod pace;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batch::Batch;
+use crate::effects::Role;
 use crate::memory::memtables::Share;
 use crate::metrics::DeploymentMetrics;
 use crate::progress::Progress;
@@ -72,6 +74,8 @@ pub struct Pipeline {
     pub store: Store,
     /// Its writer.
     pub writer: Writer,
+    /// Whether the effects of this fold are sent.
+    pub role: Role,
     /// Its settings.
     pub settings: Settings,
     /// It reports its progress here.
@@ -112,12 +116,13 @@ enum Wake {
 impl Pipeline {
     /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own outside the runtime.
     /// Returns the writer for the next run.
-    pub fn run(self) -> (Writer, Ended) {
+    pub fn run(mut self) -> (Writer, Ended) {
         let wanted = *self.control.borrow();
         if !matches!(wanted, Desired::Run(_)) {
             return (self.writer, Ended::Asked);
         }
         self.standing.send_replace(None);
+        self.writer.set_role(self.role);
         let mut request = self.request;
         request.resume = self.store.published();
         let is_first = request.resume.is_none();
@@ -149,6 +154,8 @@ impl Pipeline {
         };
         let mut run = Run {
             applier,
+            outbox: self.store.outbox_changes(),
+            is_clogged: false,
             store: self.store,
             control: self.control,
             wanted,
@@ -186,6 +193,10 @@ impl Drop for AbortOnDrop {
 struct Run {
     applier: Applier,
     store: Store,
+    /// Changes when effects leave, or become durable.
+    outbox: watch::Receiver<u64>,
+    /// The outbox is full.
+    is_clogged: bool,
     control: watch::Receiver<Desired>,
     /// The request when the run started; any other request ends it.
     wanted: Desired,
@@ -304,7 +315,9 @@ impl Run {
             self.applier.fold = None;
             self.applier.progress.shuffled();
         }
-        let due = Instant::now() + self.applier.settings.flush_interval * self.flush_factor(count);
+        let wait = self.applier.settings.flush_interval * self.flush_factor(count);
+        // Effects leave when they are durable, so they wait for no more than the commit that runs.
+        let due = if self.store.has_new_effects() { begun } else { Instant::now() + wait };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
@@ -386,8 +399,8 @@ impl Run {
     }
 
     /// Whether the next batch may be applied.
-    fn may_apply(&self) -> bool {
-        !self.is_full && self.pacing.may_apply()
+    fn may_apply(&mut self) -> bool {
+        !self.is_full && self.pacing.may_apply() && !self.is_clogged()
     }
 
     /// Adds other ready events to a batch, up to the limits.
@@ -463,9 +476,9 @@ impl Run {
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
-        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, is_full, .. } = self;
+        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, is_full, outbox, is_clogged, .. } = self;
         let committing = commit.is_some();
-        let rests_until = pacing.rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full);
+        let rests_until = pacing.rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full && !*is_clogged);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -491,6 +504,11 @@ impl Run {
                     None => std::future::pending().await,
                 }
             };
+            let freed = async {
+                if !*is_clogged || outbox.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 biased;
                 _ = control.wait_for(|desired| *desired != *wanted) => Some(Wake::Control),
@@ -499,6 +517,7 @@ impl Run {
                 input = inbox.next(), if may_apply => input.map(Wake::Input),
                 () = flush => Some(Wake::FlushDue),
                 () = rested => Some(Wake::Rested),
+                () = freed => Some(Wake::Rested),
                 () = needed => Some(Wake::Wanted),
             }
         });
@@ -512,80 +531,5 @@ impl Run {
         // The reading task sends its error before it ends, so an empty, closed inbox means that the runtime is shutting
         // down.
         woken.unwrap_or(Wake::Control)
-    }
-
-    fn join_commit(&mut self) -> Result<(), state::Error> {
-        let Some(commit) = self.commit.take() else { return Ok(()) };
-        let joined = self.runtime.block_on(commit);
-        self.share.set(self.store.memory_bytes());
-        let committed = joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
-        if committed.is_ok() {
-            self.applier.progress.made_durable();
-        }
-        committed
-    }
-
-    /// Commits early if memory requires it, and waits for a commit if there is no memory to continue.
-    fn commit_if_large(&mut self) -> Result<(), Ended> {
-        let active = self.store.active_bytes();
-        let limit = self.applier.settings.memtable_bytes;
-        if active < limit && !self.share.must_yield(active) {
-            return Ok(());
-        }
-        if self.commit.is_some() {
-            self.join_commit().map_err(Ended::State)?;
-        }
-        self.begin_commit();
-        if self.commit.is_none() && !self.store.is_durable() {
-            self.wait_for_room();
-        }
-        Ok(())
-    }
-
-    fn begin_commit(&mut self) {
-        if self.commit.is_some() {
-            return;
-        }
-        self.flush_at = None;
-        if !self.store.is_durable() && !self.has_room(Use::Write) {
-            self.flush_at = Some(Instant::now() + ROOM_LOOK);
-            return;
-        }
-        if !self.store.freeze() {
-            return;
-        }
-        let (store, seconds) = (self.store.clone(), self.metrics.commit_seconds.clone());
-        let commit = move || {
-            let started = Instant::now();
-            let committed = store.commit();
-            seconds.observe(started.elapsed().as_secs_f64());
-            committed
-        };
-        // On a thread of the runtime: a thread started here would inherit the low priority, and later serve reads with
-        // it.
-        self.commit = Some(self.runtime.spawn(async move {
-            let committed = tokio::task::spawn_blocking(commit).await;
-            committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
-        }));
-    }
-
-    /// Makes everything applied durable, whatever ended the run, and only then reports that it can't continue: what
-    /// readers saw next to a failure must not be lost, least of all if the stream that could restore it is gone.
-    fn finish(&mut self, ended: Ended) -> Ended {
-        if let Some(writer) = &mut self.applier.writer {
-            writer.discard();
-        }
-        // Without disk space a flush would fail, and what can be read in memory would be lost.
-        let disk = self.applier.settings.disk.as_ref();
-        let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
-        let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
-        self.share.set(self.store.memory_bytes());
-        if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
-            self.applier.progress.stopped(kind, &message, sequence);
-        }
-        match (ended, flushed) {
-            (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),
-            (ended, Ok(())) => ended,
-        }
     }
 }

@@ -132,6 +132,7 @@ impl Stage {
             }),
             store,
             writer,
+            role: crate::effects::Role::Mute,
             settings: Settings {
                 batch: Limits::default(),
                 attempts: self.attempts,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::candidate::{Built, Pace, Stopped, check_ahead, waits_for_operator};
 use super::cut_over::Switch;
-use super::{Error, Role, Rollouts, crash_points};
+use super::{Error, Role, Rollouts, crash_points, owners};
 use crate::actor::blocking;
 use crate::api::{self, DeploymentState, GenerationStatus, Promotion, Strategy};
 use crate::deployment::Deployment;
@@ -67,6 +67,7 @@ impl Rollouts {
         action: &str,
     ) -> Result<(), Error> {
         let mut record = deployment.record();
+        owners::refuse_candidate(&record)?;
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
             if other.status.is_candidate() || other.status == GenerationStatus::Failed {

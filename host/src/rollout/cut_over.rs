@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::align::{Aligned, align};
 use super::inherit::Held;
-use super::{Error, Rollouts};
+use super::{Error, Role, Rollouts};
 use super::{compare, crash_points};
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
@@ -155,7 +155,7 @@ impl Rollouts {
             serving.subjects_from = held.position;
         }
         serving.enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(&record, record.active(), Ok(module));
+        let program = self.inner.program(&record, record.active(), Ok(module), Role::TAKES_OVER);
         self.commit(deployment, record, Switch::Rollback.action(), reason.clone()).await?;
         crash_points::reached("hand-back-recorded");
         runner.take_over(program);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::crash_points;
-use super::{Error, Rollouts};
+use super::{Error, Role, Rollouts};
 use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::module::{Accepted, Module};
@@ -79,7 +79,7 @@ impl Rollouts {
         generation.on_probation = true;
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
-        let program = self.inner.program(&record, &generation, Ok(module));
+        let program = self.inner.program(&record, &generation, Ok(module), Role::TAKES_OVER);
         record.add(generation);
         record.active = number;
         self.limit_previous(&mut record);
@@ -168,7 +168,7 @@ impl Rollouts {
             record.active_mut().subjects_from = deployment.active().position();
         }
         record.active_mut().enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(&record, record.active(), module);
+        let program = self.inner.program(&record, record.active(), module, Role::TAKES_OVER);
         self.commit(deployment, record, "put-back", reason).await?;
         crash_points::reached("inherit-put-back");
         let runner = deployment.active();

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
-
 use crate::event::Event;
 use crate::module::{ApplyError, KeyRule};
 use crate::pipeline::Fold;
@@ -107,27 +105,7 @@ impl KeyPart {
     }
 
     fn has(&self, event: &Event) -> bool {
-        self.wanted.matches(&event.subject) && key_of(event, &self.rule).is_some_and(|key| self.keys.has(&key))
-    }
-}
-
-/// The key of an event according to a rule.
-fn key_of(event: &Event, rule: &KeyRule) -> Option<String> {
-    match rule {
-        KeyRule::None => None,
-        KeyRule::Subject => Some(event.subject.to_string()),
-        KeyRule::SubjectToken(number) => {
-            event.subject.split('.').nth((*number as usize).saturating_sub(1)).map(str::to_owned)
-        }
-        KeyRule::Header(name) => event.header(name).map(str::to_owned),
-        KeyRule::DataPointer(pointer) => {
-            let data: Value = serde_json::from_slice(event.data.as_bytes()).ok()?;
-            match data.pointer(pointer)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Null => None,
-                other => Some(other.to_string()),
-            }
-        }
+        self.wanted.matches(&event.subject) && self.rule.key_of(event).is_some_and(|key| self.keys.has(&key))
     }
 }
 
@@ -350,7 +328,7 @@ mod tests {
             headers: vec![("customer".into(), "ada".into())],
             data: Payload::from(r#"{"a":{"b":7},"n":null}"#),
         };
-        let key = |rule: KeyRule| key_of(&event, &rule);
+        let key = |rule: KeyRule| rule.key_of(&event);
         assert_eq!(key(KeyRule::Subject).as_deref(), Some("orders.42.placed"));
         assert_eq!(key(KeyRule::SubjectToken(2)).as_deref(), Some("42"));
         assert_eq!(key(KeyRule::SubjectToken(4)), None);

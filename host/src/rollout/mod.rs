@@ -15,6 +15,7 @@ mod chores;
 mod compare;
 pub mod crash_points;
 mod cut_over;
+mod delete;
 mod disk_space;
 mod ending;
 mod error;
@@ -23,6 +24,7 @@ mod inherit;
 mod key_part;
 mod loader;
 mod migrate;
+mod owners;
 mod pausing;
 mod plan;
 mod prune;
@@ -59,13 +61,12 @@ use crate::actor::blocking;
 use crate::api::{self, BuildSettings, DeployOutcome, GenerationStatus, Strategy};
 use crate::audit;
 use crate::deployment::{Deployment, View};
-
+use crate::effects::Grants;
 use crate::module::{self, Accepted, Loaded, Module, Wanted};
 use crate::names;
 use crate::runner::{NotLoaded, ReadError, Runner};
 use crate::state::catalogue::{Generation, Record};
 use build::{new_generation, set_beginning};
-use ending::Ending;
 use plan::{Plan, Requested};
 
 /// How long two runners may be held for a comparison or a partial rebuild, which need not be as quick as a cut-over: if
@@ -101,6 +102,10 @@ pub struct DeployRequest {
     pub strategy: Option<Strategy>,
     /// How a candidate is built, and when it takes over.
     pub build: BuildSettings,
+    /// What a handler may publish; absent: what it may already, or nothing.
+    pub grants: Option<Grants>,
+    /// From which event on a new handler publishes.
+    pub effects_from: Option<api::EffectsFrom>,
 }
 
 impl Rollouts {
@@ -205,6 +210,7 @@ impl Rollouts {
         if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
             return Err(Error::TooMany(self.inner.config.limits.deployments));
         }
+        let handler = self.first_owner(&loaded.module, &source, &request).await?;
         let start = request.start.unwrap_or_default();
         let accepts_missing_through = self.accepts_from(&source, request.build.accept_missing).await?;
         let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
@@ -212,7 +218,7 @@ impl Rollouts {
         let reason = self.explain_new(&name, &generation, "the name is new".to_owned()).await;
         generation.enter(GenerationStatus::Active, reason.clone());
         let generations = vec![generation.clone()];
-        let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() };
+        let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new(), handler };
         self.store(&accepted, &record, "deploy", &reason).await?;
         let role = Role::Serve { catches_up_to: Some(0) };
         let runner = Runner::start(self.inner.runner_options(&record, &generation, Ok(loaded.module), role));
@@ -257,6 +263,7 @@ impl Rollouts {
         let (strategy, continued, reason) = match plan::decide(&record, &requested)? {
             Plan::Unchanged { generation, reason } => {
                 self.restore_module(&deployment, &accepted, &loaded.module).await?;
+                let reason = self.regrant(&deployment, &loaded.module, &request, reason).await?;
                 let reason = self.unchanged(&deployment, changing, generation, request.build, reason).await?;
                 let outcome = DeployOutcome::Unchanged;
                 return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
@@ -279,6 +286,7 @@ impl Rollouts {
             }
             None => (self.accepts_from(&source, accept).await?.max(record.active().accepts_missing_through), reason),
         };
+        let reason = self.regrant(&deployment, &loaded.module, &request, reason).await?;
         let number = record.next;
         let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
         generation.reason.clone_from(&reason);
@@ -336,10 +344,11 @@ impl Rollouts {
     ) -> api::Deployed {
         let record = deployment.record();
         let name = record.generation(generation).map_or(&record.active().source, |generation| &generation.source);
-        let warnings = match self.inner.sources.get(name) {
+        let mut warnings: Vec<_> = match self.inner.sources.get(name) {
             Some(source) => source.info().await.unreachable().into_iter().collect(),
             None => Vec::new(),
         };
+        warnings.extend(owners::not_granted_warning(&record, generation));
         api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms, warnings }
     }
 
@@ -407,6 +416,7 @@ impl Rollouts {
         blocking(move || {
             inner.folder.store_module(&accepted.digest, &accepted.component)?;
             inner.folder.prepare_state(&record.name)?;
+            owners::create_file(&inner.folder, &record)?;
             crash_points::reached("deploy-module-stored");
             inner.catalogue.put(&record, &audit)?;
             crash_points::reached("deploy-recorded");
@@ -441,38 +451,6 @@ impl Rollouts {
     fn candidate_of<'a>(&self, record: &'a Record) -> Result<&'a Generation, Error> {
         let none = || Error::Conflict(format!("{} has no candidate; `foldstream deploy` creates one", record.name));
         record.candidate().ok_or_else(none)
-    }
-
-    /// Stops a deployment and removes its state.
-    pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        let deployment = self.deployment(name)?;
-        // In this order: work on the deployment may take a while, and other deployments need not wait for it.
-        let _changing = self.lock(&deployment).await?;
-        let all = self.inner.changing.lock().await;
-        let (catalogue, gone) = (Arc::clone(&self.inner.catalogue), name.to_owned());
-        blocking(move || catalogue.remove(&gone, &audit::entry("delete", &gone, String::new()))).await?;
-        crash_points::reached("delete-recorded");
-        let _ending = Ending::begin(&self.inner.ending, name);
-        self.inner.deployments.write().remove(name);
-        deployment.leave();
-        // A guest call may take as long as its deadline. Other deployments need not wait for it.
-        drop(all);
-        let runners = deployment.runners();
-        runners.iter().for_each(|runner| runner.ask_to_stop());
-        for runner in runners {
-            self.end(runner).await;
-        }
-        self.inner.past_states.forget(name);
-        self.remove_leftovers().await;
-        self.inner.metrics.forget(name);
-        tracing::info!(deployment = name, "deleted");
-        Ok(())
-    }
-
-    /// Ends a runner.
-    pub(crate) async fn end(&self, runner: Arc<Runner>) {
-        runner.ask_to_stop();
-        blocking(move || runner.join()).await;
     }
 
     /// Removes files that are no longer used.

@@ -74,6 +74,27 @@ pub enum Impossible {
         /// The version of the module.
         wanted: u32,
     },
+    /// A projection cannot become a handler, nor the other way around.
+    #[error("{name} is a {current}, and the module is a {wanted}; deploy it under another name with --name")]
+    OtherKind {
+        /// The deployment.
+        name: String,
+        /// What it is.
+        current: String,
+        /// What the module is.
+        wanted: String,
+    },
+    /// A handler's state file owns its effects, and cannot hand them over to another.
+    #[error(
+        "{name} would need a new state file ({reason}), and a handler's outbox cannot move to another file yet; deploy \
+         with --strategy inherit if both modules store the same, or under another name with --name and --effects-from"
+    )]
+    NewOwner {
+        /// The deployment.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// To migrate without code for it.
     #[error("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild")]
     NoMigration,
@@ -86,10 +107,28 @@ pub fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Imposs
         let (name, current, wanted) = (record.name.clone(), source.clone(), requested.source.to_owned());
         return Err(Impossible::OtherSource { name, current, wanted });
     }
-    match requested.strategy {
-        Some(strategy) => as_requested(record, requested, strategy),
-        None => Ok(as_fits(record, requested)),
+    let (current, wanted) = (&record.active().module.kind, &requested.module.kind);
+    if current != wanted {
+        let (name, current, wanted) = (record.name.clone(), current.clone(), wanted.clone());
+        return Err(Impossible::OtherKind { name, current, wanted });
     }
+    let plan = match requested.strategy {
+        Some(strategy) => as_requested(record, requested, strategy)?,
+        None => as_fits(record, requested),
+    };
+    check_owner(record, requested, plan)
+}
+
+/// A handler keeps its state file, because the file owns its effects and cannot hand them over to another.
+fn check_owner(record: &Record, requested: &Requested<'_>, plan: Plan) -> Result<Plan, Impossible> {
+    let (Plan::New { strategy: Strategy::Rebuild | Strategy::Migrate, reason } | Plan::Continue { reason, .. }) = &plan
+    else {
+        return Ok(plan);
+    };
+    if requested.module.kind != "handler" {
+        return Ok(plan);
+    }
+    Err(Impossible::NewOwner { name: record.name.clone(), reason: reason.clone() })
 }
 
 fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
@@ -213,6 +252,7 @@ mod tests {
             queries: Vec::new(),
             imports: Vec::new(),
             migrates: false,
+            publishes: Vec::new(),
         }
     }
 
@@ -244,7 +284,7 @@ mod tests {
     fn record() -> Record {
         let active = generation(1, module("one", 1), GenerationStatus::Active);
         let (name, generations) = ("totals".to_owned(), vec![active]);
-        Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new() }
+        Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new(), handler: None }
     }
 
     fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, Impossible> {
@@ -312,6 +352,21 @@ mod tests {
         assert!(matches!(decided(&module("one", 1), None).expect("sound"), Plan::Unchanged { .. }));
         let refused = decided(&module("two", 1), Some(Strategy::Inherit)).expect_err("is refused");
         assert!(refused.to_string().contains("cannot be compared"), "{refused}");
+    }
+
+    #[test]
+    fn handler_keeps_its_state_file_or_is_refused() {
+        let handler = |digest, version| ModuleInfo { kind: "handler".to_owned(), ..module(digest, version) };
+        let mut record = record();
+        let refused = decided(&record, &handler("two", 1), None).expect_err("is of another kind");
+        assert!(refused.to_string().contains("is a projection, and the module is a handler"), "{refused}");
+        record.generations[0].module = handler("one", 1);
+        let plan = decided(&record, &handler("two", 1), None).expect("sound");
+        assert_eq!(strategy(&plan), Some(Strategy::Inherit));
+        for (module, wanted) in [(handler("two", 2), None), (handler("two", 1), Some(Strategy::Rebuild))] {
+            let refused = decided(&record, &module, wanted).expect_err("needs another file");
+            assert!(refused.to_string().contains("cannot move to another file yet"), "{refused}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use super::loader::Loader;
-use super::{Error, PastStates, Queue, Snapshots};
+use super::{Error, PastStates, Queue, Snapshots, owners};
 use crate::api;
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -81,6 +81,11 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
 }
 
+impl Role {
+    /// To answer reads in place of the runner that does so now.
+    pub(crate) const TAKES_OVER: Self = Self::Serve { catches_up_to: None };
+}
+
 impl Rollouts {
     /// All deployments, by name.
     pub fn deployments(&self) -> Vec<Arc<Deployment>> {
@@ -123,10 +128,11 @@ impl Shared {
         let state_options = self.config.state_options(cache.bytes(), &self.memory);
         runner::Options {
             deployment: name.to_owned(),
-            program: self.program(record, generation, module),
+            program: self.program(record, generation, module, role),
             path: path.clone(),
             state: state_options,
             cache,
+            outlets: self.outlets(record, role),
             settings: Settings {
                 batch: self.config.batch_limits(),
                 attempts: pipeline.attempts,
@@ -155,7 +161,7 @@ impl Shared {
     }
 
     /// The module of a generation.
-    pub(crate) fn program(&self, record: &Record, generation: &Generation, module: LoadedOrNot) -> Program {
+    pub(crate) fn program(&self, record: &Record, generation: &Generation, module: LoadedOrNot, role: Role) -> Program {
         let source = self.sources.get(&generation.source).cloned();
         let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
@@ -170,6 +176,15 @@ impl Shared {
             subjects_from: generation.subjects_from,
             part: None,
             skips: record.skips(),
+            role: owners::role(record, generation, role),
+        }
+    }
+
+    /// The sources that the effects of a runner go to.
+    fn outlets(&self, record: &Record, role: Role) -> Arc<BTreeMap<String, Source>> {
+        match role {
+            Role::Serve { .. } if record.handler.is_some() => Arc::new(self.sources.clone()),
+            _ => Arc::default(),
         }
     }
 

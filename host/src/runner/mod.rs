@@ -4,6 +4,8 @@
 //! knows nothing of its neighbours: `deployment.rs` decides which runner answers reads.
 
 mod options;
+mod ownership;
+mod repairs;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -22,11 +24,12 @@ use crate::api::{self, DeploymentState, SourceState};
 use crate::event::{Event, Payload};
 use crate::metrics::DeploymentMetrics;
 use crate::module::{Identity, Module, QueryError};
-use crate::pipeline::{Ceiling, Desired, Pace, Patches, Repair, Standing, Throttle};
+use crate::outbox;
+use crate::pipeline::{Ceiling, Desired, Pace, Patches, Standing, Throttle};
 use crate::progress::{Now, Progress};
 use crate::source::{self, Status};
 use crate::state::exceptions::Skips;
-use crate::state::{self, Snapshot, Store};
+use crate::state::{Snapshot, Store};
 
 pub use crate::pipeline::RepairError;
 pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
@@ -48,7 +51,8 @@ pub struct Lag {
     pub seconds: Option<f64>,
 }
 
-fn age_seconds(time_ns: u64) -> f64 {
+/// How long ago a time was, in seconds.
+pub(crate) fn age_seconds(time_ns: u64) -> f64 {
     let age_ns = jiff::Timestamp::now().as_nanosecond() - i128::from(time_ns);
     (age_ns as f64 / 1e9).max(0.0)
 }
@@ -63,8 +67,6 @@ pub struct Behind {
     pub position: u64,
 }
 
-/// How long a repair may wait for the thread that owns the state, which may be unable to open it.
-const REPAIR_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next attempt to start a thread; it doubles up to the maximum.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -103,8 +105,18 @@ struct Shared {
     pace: watch::Sender<Pace>,
     standing: watch::Sender<Option<Standing>>,
     patches: Arc<Patches>,
+    /// What its releaser reports, if it owns effects.
+    outbox: Arc<outbox::Status>,
+    /// Raised when the releaser must look at grants, or at a pause, again.
+    outbox_wake: watch::Sender<u64>,
     source_status: source::StatusSender,
     metrics: DeploymentMetrics,
+}
+
+impl Shared {
+    fn wake_outbox(&self) {
+        self.outbox_wake.send_modify(|number| *number += 1);
+    }
 }
 
 /// The handle of a runner. Dropping it asks the thread to stop.
@@ -143,6 +155,8 @@ impl Runner {
             pace: watch::Sender::new(Pace { ceiling, throttle, epoch: 0 }),
             standing: watch::Sender::new(None),
             patches: Arc::default(),
+            outbox: Arc::default(),
+            outbox_wake: watch::Sender::new(0),
             source_status: watch::Sender::new(source::initial_status()),
             metrics: options.metrics,
         });
@@ -152,6 +166,7 @@ impl Runner {
             shared: Arc::clone(&shared),
             state: options.state,
             _cache: options.cache,
+            outlets: options.outlets,
             settings: options.settings,
             runtime: Handle::current(),
             halted: None,
@@ -190,6 +205,11 @@ impl Runner {
     /// Its progress.
     pub fn now(&self) -> Now {
         self.shared.progress.now()
+    }
+
+    /// How publishing its effects goes.
+    pub fn outbox(&self) -> &outbox::Status {
+        &self.shared.outbox
     }
 
     /// The state of its source.
@@ -410,6 +430,7 @@ impl Runner {
     /// Stops applying. Reads continue.
     pub fn pause(&self) {
         self.shared.control.send_replace(Desired::Pause);
+        self.shared.wake_outbox();
     }
 
     /// Continues after a pause or a failure.
@@ -420,6 +441,7 @@ impl Runner {
             let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
             *desired = Desired::Run(number);
         });
+        self.shared.wake_outbox();
     }
 
     /// Whether it folds, or would fold if its state were open.
@@ -485,6 +507,7 @@ impl Runner {
     /// Runs another program on the same state, from the next batch on.
     pub fn take_over(&self, program: Program) {
         *self.shared.program.write() = program;
+        self.shared.wake_outbox();
         if matches!(*self.shared.control.borrow(), Desired::Run(_)) {
             self.resume();
         }
@@ -550,29 +573,6 @@ impl Runner {
         match found {
             Some(standing) => standing.position,
             None => std::future::pending().await,
-        }
-    }
-
-    /// Replaces entries, durably. The caller holds it at a ceiling.
-    pub async fn patch(&self, patch: state::Patch) -> Result<(), RepairError> {
-        self.repair(Repair::Patch(patch)).await
-    }
-
-    /// Records, durably, that nothing up to a position would have changed the state. The caller has the proof, and
-    /// holds it at a ceiling.
-    pub async fn advance(&self, position: u64) -> Result<(), RepairError> {
-        self.repair(Repair::Advance(position)).await
-    }
-
-    async fn repair(&self, repair: Repair) -> Result<(), RepairError> {
-        let mut done = self.shared.patches.hand_over(repair);
-        self.change_pace(|_| ());
-        // Cancel-safe: a received value is not lost.
-        match tokio::time::timeout(REPAIR_MAX, done.done()).await {
-            Ok(told) => told,
-            Err(_) if self.shared.patches.withdraw() => Err(RepairError::Late(REPAIR_MAX)),
-            // It has begun, and will complete.
-            Err(_) => done.done().await,
         }
     }
 

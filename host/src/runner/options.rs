@@ -1,9 +1,11 @@
 //! The options of a runner.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::api::Start;
+use crate::effects::Role;
 use crate::memory::caches;
 use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
@@ -63,6 +65,8 @@ pub struct Program {
     pub part: Option<Arc<dyn Part>>,
     /// Which events to skip.
     pub skips: Skips,
+    /// Whether its effects are sent, or why nobody knows.
+    pub role: Result<Role, String>,
 }
 
 /// A part of the events that a module reads.
@@ -89,6 +93,8 @@ pub struct Options {
     pub state: state::Options,
     /// The share of the host's budget that the cache of the state file holds.
     pub cache: caches::Share,
+    /// The sources that a handler may publish to, by name.
+    pub outlets: Arc<BTreeMap<String, Source>>,
     /// Options of the pipeline.
     pub settings: Settings,
     /// Counters and histograms.

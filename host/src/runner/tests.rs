@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::module::Manifest;
 use crate::pipeline::Settings;
 use crate::position::{Checkpoint, StreamIdentity};
+use crate::state;
 
 /// A state file that reflects position 5, as a crash leaves it.
 fn state_at_five() -> (TempDir, PathBuf) {
@@ -51,10 +52,12 @@ fn parts(path: PathBuf, paused: bool) -> Options {
             subjects_from: 0,
             part: None,
             skips: crate::state::exceptions::Skips::default(),
+            role: Ok(crate::effects::Role::Mute),
         },
         path,
         state: state::Options::default(),
         cache: Caches::new(1 << 20, 0).share(u64::MAX),
+        outlets: Arc::default(),
         settings: Settings {
             batch: Limits::default(),
             attempts: 1,
@@ -239,6 +242,8 @@ async fn a_runner_whose_thread_cannot_start_says_so_and_starts_later_by_itself()
 fn manifest() -> Manifest {
     Manifest {
         name: "test".to_owned(),
+        kind: crate::module::Kind::Projection,
+        publishes: Vec::new(),
         description: String::new(),
         subjects: crate::subject::SubjectSet::parse(&[">"]).expect("they are sound"),
         wants_headers: false,

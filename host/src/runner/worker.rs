@@ -1,5 +1,6 @@
 //! The thread of a runner: opens the state, runs the pipeline when requested, and rests in between.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use super::options::{LoadError, NotLoaded, Program};
 use super::threads;
 use crate::api::{DeploymentState, SourceState};
 use crate::memory::caches;
-use crate::module::{Identity, Manifest, Module};
+use crate::module::{Identity, Kind, Manifest, Module};
 use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
 use crate::room::Use;
-use crate::source::{self, Request};
+use crate::source::{self, Request, Source};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
@@ -51,6 +52,7 @@ pub(super) struct Worker {
     pub(super) state: state::Options,
     /// Released once the thread has ended and the file is closed.
     pub(super) _cache: caches::Share,
+    pub(super) outlets: Arc<BTreeMap<String, Source>>,
     pub(super) settings: Settings,
     pub(super) control: watch::Receiver<Desired>,
     pub(super) pace: watch::Receiver<Pace>,
@@ -158,7 +160,7 @@ impl Worker {
         let opened =
             Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
         self.shared.progress.repairing(None);
-        let (store, mut writer) = opened?;
+        let (store, writer) = opened?;
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
         self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled() || was_paused);
         self.shared.store.send_replace(Some(store.clone()));
@@ -166,14 +168,24 @@ impl Worker {
             // No event is lost that was there before.
             self.shared.progress.made_durable();
         }
+        let releaser = self.start_releaser(&store);
+        let ended = self.work(&store, writer);
+        if let Some(releaser) = releaser {
+            releaser.stop();
+        }
+        ended
+    }
+
+    /// Folds, rests and pauses as requested, until it is asked to stop.
+    fn work(&mut self, store: &Store, mut writer: state::Writer) -> Result<(), state::Error> {
         loop {
             let wanted = *self.control.borrow_and_update();
             match wanted {
-                Desired::Stop => return self.settle(&store),
+                Desired::Stop => return self.settle(store),
                 Desired::Pause => {
                     // Before reporting the rest: the requester relies on it.
-                    self.settle(&store)?;
-                    match self.pause(&store, &mut writer) {
+                    self.settle(store)?;
+                    match self.pause(store, &mut writer) {
                         Ok(()) => {}
                         Err(Ended::State(error)) => return Err(error),
                         Err(Ended::Asked | Ended::Failed) => continue,
@@ -201,13 +213,13 @@ impl Worker {
                             if self.shared.progress.stopped_at_event() {
                                 self.shared.progress.answers_now();
                             }
-                            self.settle(&store)?;
+                            self.settle(store)?;
                             self.tell_failure(store.position());
                         }
                     }
                 }
             }
-            if !self.rest(&store, &mut writer)? {
+            if !self.rest(store, &mut writer)? {
                 return Ok(());
             }
         }
@@ -409,6 +421,13 @@ impl Worker {
                 return (writer, Ended::Failed);
             }
         };
+        let role = match self.checked_role(&program, &store) {
+            Ok(role) => role,
+            Err(message) => {
+                self.shared.progress.stopped("owner-mismatch", &message, None);
+                return (writer, Ended::Failed);
+            }
+        };
         let manifest = module.manifest();
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let subjects = program.part.as_ref().map(|part| part.subjects());
@@ -417,7 +436,8 @@ impl Worker {
             resume: None,
             start: program.start,
             subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
-            wants_headers: manifest.wants_headers || needs_headers,
+            // Effects continue the correlation of their causes.
+            wants_headers: manifest.wants_headers || needs_headers || module.kind() == Kind::Handler,
             limits: self.settings.batch,
             accepts_missing_through: program.accepts_missing_through,
             skips: Arc::default(),
@@ -430,6 +450,7 @@ impl Worker {
             make_fold: self.make_fold(&program, &module),
             store,
             writer,
+            role,
             settings: self.settings(&module),
             progress: Arc::clone(&self.shared.progress),
             metrics: self.shared.metrics.clone(),

@@ -148,7 +148,7 @@ fn read_json(body: &[u8]) -> Result<(Vec<NewEvent>, Expectation), Problem> {
         }
     };
     let last_sequence = append.expected_last_sequence;
-    let expectation = Expectation { last_sequence, last_subject_sequence, times_rise: false };
+    let expectation = Expectation { last_sequence, last_subject_sequence, times_rise: false, cursor: None };
     let events = append.events.into_iter().enumerate();
     let events =
         events.map(|(index, event)| convert(event).map_err(|text| at(index, &text))).collect::<Result<_, _>>()?;

@@ -255,7 +255,7 @@ impl From<state::Error> for Problem {
 impl From<log::Error> for Problem {
     fn from(error: log::Error) -> Self {
         let kind = match error {
-            log::Error::Conflict { .. } | log::Error::Time { .. } => Kind::Conflict,
+            log::Error::Conflict { .. } | log::Error::CursorMoved(_) | log::Error::Time { .. } => Kind::Conflict,
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
             log::Error::Storage(ref text) if is_out_of_room(text) => return Self::no_room("the embedded log", &error),

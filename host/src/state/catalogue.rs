@@ -16,6 +16,7 @@ use super::tables::Frozen;
 use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
 use crate::atomic_file::{Displaced, Held};
 use crate::damage;
+use crate::effects::{Grants, Lineage};
 use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
@@ -42,6 +43,24 @@ pub struct Record {
     /// The skipped events, by rising sequence. They apply to every state that has not passed them.
     #[serde(default)]
     pub skips: Vec<Skip>,
+    /// Who owns the effects of a handler, and what it may publish; none for a projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<HandlerRecord>,
+}
+
+/// The effects of a handler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerRecord {
+    /// Its ids begin with this.
+    pub lineage: Lineage,
+    /// Number of the state file that owns them.
+    pub state_file: u64,
+    /// Counts changes of the owner.
+    pub epoch: u64,
+    /// Effects of events up to this sequence are dropped.
+    pub effects_after: u64,
+    /// What it may publish.
+    pub grants: Grants,
 }
 
 /// Generations without a file that a deployment keeps as history.

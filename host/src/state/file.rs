@@ -10,7 +10,7 @@
 //!
 //! Format 1 has no exceptions, and its checkpoint does not record what was last
 //! seen, where the state began and what was missing. Opening a file makes it
-//! format 2.
+//! format 2. Format 3 adds the owner of effects and their table (`outbox.rs`); only files with an owner have it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,18 +23,21 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 
 use super::exceptions::Exception;
 use super::memtable::Memtable;
+use super::outbox::{self, Found, Pending, Waiting};
 use super::tables::Frozen;
 use super::{Error, Key};
 use crate::event::Payload;
 use crate::position::Checkpoint;
 use crate::{advice, atomic_file, damage, descriptors};
 
-/// The format that this build writes, and the newest that it reads.
+/// The format of files without an owner of effects.
 pub const FORMAT: u32 = 2;
+/// The format of files with one, and the newest that this build reads.
+pub const FORMAT_OWNED: u32 = 3;
 
-const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const EXCEPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("exceptions");
+pub(super) const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const EXCEPTIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("exceptions");
 
 /// The row of `meta` that says beyond which position readers saw nothing.
 pub const SETTLED: &str = "settled";
@@ -65,6 +68,8 @@ pub(super) struct Opened {
     /// The position beyond which readers saw nothing, if known.
     pub(super) settled: Option<u64>,
     pub(super) exceptions: BTreeMap<u64, Exception>,
+    /// Its owner, and the effects that wait.
+    pub(super) outbox: Found,
     /// It was last written by an earlier release, which made everything durable at each pause.
     pub(super) is_of_format_1: bool,
 }
@@ -158,11 +163,11 @@ fn not_made(error: redb::DatabaseError) -> io::Error {
 pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Error> {
     let Some(found) = found else { return Ok(()) };
     let format = found.try_into().map(u32::from_be_bytes).unwrap_or(u32::MAX);
-    if (1..=FORMAT).contains(&format) {
+    if (1..=FORMAT_OWNED).contains(&format) {
         return Ok(());
     }
     let message = format!(
-        "{}: file was written by format {format}, this build reads 1 to {FORMAT}; upgrade foldstream, or remove the file to rebuild the state",
+        "{}: file was written by format {format}, this build reads 1 to {FORMAT_OWNED}; upgrade foldstream, or remove the file to rebuild the state",
         path.display()
     );
     Err(Error::Open(message))
@@ -175,7 +180,8 @@ impl File {
         let file = Self { database, path: path.into() };
         let Noted { checkpoint, bytes, settled, is_of_format_1 } = guarded(|| file.prepare())?;
         let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
-        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, is_of_format_1 })
+        let outbox = guarded(|| outbox::found(&file.database))?;
+        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, outbox, is_of_format_1 })
     }
 
     /// Reads the metadata of the file. Writes only to a new one: a state on a full disk can be opened and read.
@@ -220,10 +226,7 @@ impl File {
     }
 
     fn note_settled_now(&self, position: Option<u64>) -> Result<(), Error> {
-        let mut transaction = self.database.begin_write().map_err(storage)?;
-        if self.bytes() > QUICK_REPAIR_BYTES {
-            transaction.set_quick_repair(true);
-        }
+        let transaction = self.begin_write()?;
         {
             let mut meta = transaction.open_table(META).map_err(storage)?;
             match position {
@@ -271,22 +274,47 @@ impl File {
         rows.collect()
     }
 
-    /// Commits a memtable and its checkpoint durably; returns the sum of keys and values.
-    pub(super) fn commit(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
-        guarded(|| self.commit_now(table, checkpoint, bytes_before))
-    }
-
-    fn commit_now(&self, table: &Memtable, checkpoint: &Checkpoint, bytes_before: u64) -> Result<u64, Error> {
+    /// Begins a durable transaction.
+    pub(super) fn begin_write(&self) -> Result<redb::WriteTransaction, Error> {
         let mut transaction = self.database.begin_write().map_err(storage)?;
         if self.bytes() > QUICK_REPAIR_BYTES {
             transaction.set_quick_repair(true);
         }
+        Ok(transaction)
+    }
+
+    /// Reads as of the last commit.
+    pub(super) fn begin_read(&self) -> Result<redb::ReadTransaction, Error> {
+        self.database.begin_read().map_err(storage)
+    }
+
+    /// Commits a memtable and its checkpoint durably, and removes confirmed effects; returns the sum of keys and values,
+    /// and what was removed.
+    pub(super) fn commit(
+        &self,
+        table: &Memtable,
+        checkpoint: &Checkpoint,
+        bytes_before: u64,
+        sent: &Pending,
+    ) -> Result<(u64, Waiting), Error> {
+        guarded(|| self.commit_now(table, checkpoint, bytes_before, sent))
+    }
+
+    fn commit_now(
+        &self,
+        table: &Memtable,
+        checkpoint: &Checkpoint,
+        bytes_before: u64,
+        sent: &Pending,
+    ) -> Result<(u64, Waiting), Error> {
+        let transaction = self.begin_write()?;
         let mut writer = EntryWriter::new(&transaction, bytes_before)?;
         table.for_each(|key, value| writer.write(key, value.as_ref()))?;
         let bytes = writer.finish(&transaction, checkpoint)?;
         write_exceptions(&transaction, &table.exceptions())?;
+        let removed = outbox::write(&transaction, &table.rows(), sent)?;
         transaction.commit().map_err(storage)?;
-        Ok(bytes)
+        Ok((bytes, removed))
     }
 
     /// Its allocated disk space, in bytes.
@@ -369,7 +397,8 @@ impl<'t> EntryWriter<'t> {
         meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
         // An older file gets this format with the first data that only this format has, and not before: opening writes
         // nothing.
-        meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+        let format = if meta.get("owner").map_err(storage)?.is_some() { FORMAT_OWNED } else { FORMAT };
+        meta.insert("format", format.to_be_bytes().as_slice()).map_err(storage)?;
         meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
         Ok(self.bytes)
     }

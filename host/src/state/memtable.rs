@@ -11,10 +11,13 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::exceptions::Exception;
+use super::outbox::{self, Rows};
 use super::{Direction, Key};
+use crate::effects::RowKey;
 use crate::event::Payload;
 
 /// Overhead of an entry in addition to key and value: tree node, reference counts, slot.
@@ -63,6 +66,8 @@ pub(super) struct Memtable {
     map: RwLock<BTreeMap<Key, Slot>>,
     /// Exceptions to commit with the rest.
     exceptions: RwLock<BTreeMap<u64, Exception>>,
+    /// Effects to commit with the rest. Nobody reads them here.
+    rows: RwLock<Rows>,
     /// Keys, all versions of their values, and overhead, in bytes.
     bytes: AtomicU64,
     /// Keys and values of the newest versions that are not deletions, in bytes.
@@ -82,7 +87,7 @@ impl Memtable {
 
     /// Whether nothing was written.
     pub(super) fn is_empty(&self) -> bool {
-        self.map.read().is_empty()
+        self.map.read().is_empty() && self.rows.read().is_empty()
     }
 
     /// The number of keys that were written.
@@ -94,6 +99,22 @@ impl Memtable {
     pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
         let cloned = exceptions.iter().map(|(sequence, exception)| (*sequence, exception.clone()));
         self.exceptions.write().extend(cloned);
+    }
+
+    /// Adds effects.
+    pub(super) fn add_rows(&self, rows: Vec<(RowKey, Bytes)>) {
+        self.bytes.fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
+        self.rows.write().extend(rows);
+    }
+
+    /// Whether it has effects.
+    pub(super) fn has_rows(&self) -> bool {
+        !self.rows.read().is_empty()
+    }
+
+    /// Its effects.
+    pub(super) fn rows(&self) -> Rows {
+        self.rows.read().clone()
     }
 
     /// The exceptions.

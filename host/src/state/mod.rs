@@ -11,6 +11,7 @@ mod copy;
 pub mod exceptions;
 mod file;
 mod memtable;
+pub mod outbox;
 mod reads;
 mod scan;
 mod snapshot;
@@ -28,7 +29,8 @@ use crate::event::Payload;
 use crate::memory::Memory;
 
 pub use copy::{copy, map};
-pub use file::{FORMAT, SETTLED, check, compact};
+pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
+pub use outbox::{Ownership, Waiting, create_owned};
 pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;
 pub use store::Store;
@@ -93,13 +95,24 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Largest sum of keys and values, in bytes.
     pub state_bytes_max: u64,
+    /// Most effects that wait in the outbox before nothing more is applied.
+    pub outbox_entries_max: u64,
+    /// Most bytes of them.
+    pub outbox_bytes_max: u64,
     /// The source of memory for a running batch.
     pub memory: Memory,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 16 << 20, value_bytes_max: 1 << 20, state_bytes_max: 64 << 30, memory: Memory::unlimited() }
+        Self {
+            cache_bytes: 16 << 20,
+            value_bytes_max: 1 << 20,
+            state_bytes_max: 64 << 30,
+            outbox_entries_max: 100_000,
+            outbox_bytes_max: 256 << 20,
+            memory: Memory::unlimited(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -18,8 +19,10 @@ use super::changes::{self, Changes};
 use super::exceptions::Exception;
 use super::file::{self, Base, File};
 use super::memtable::Memtable;
+use super::outbox::Outbox;
 use super::tables::Frozen;
 use super::{Error, Key, Options, Sizes, Snapshot, Writer};
+use crate::effects::RowKey;
 use crate::memory::Purpose;
 use crate::position::Checkpoint;
 
@@ -56,7 +59,9 @@ pub(super) struct Inner {
     pub(super) changes: Mutex<Changes>,
     /// Memtables that are already in the file, and that snapshots may still hold.
     retired: Mutex<Vec<Arc<Memtable>>>,
-    file: File,
+    pub(super) file: File,
+    /// Effects that wait to be sent.
+    pub(super) outbox: Outbox,
     durable: watch::Sender<Option<Checkpoint>>,
     /// The position beyond which readers saw nothing, according to the file.
     settled: Mutex<Option<u64>>,
@@ -122,6 +127,7 @@ impl Inner {
         writes: Vec<super::writer::Write>,
         checkpoint: Checkpoint,
         exceptions: BTreeMap<u64, Exception>,
+        effects: Vec<(RowKey, Bytes)>,
     ) {
         let position = checkpoint.position;
         let _writing = self.writing.lock();
@@ -135,6 +141,10 @@ impl Inner {
             let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
             active.write(writes.into_iter(), version + 1, &self.live_versions(version));
             self.changes.lock().push(position, keys);
+        }
+        if !effects.is_empty() {
+            self.outbox.published(&effects);
+            active.add_rows(effects);
         }
         if !exceptions.is_empty() {
             // For exceptions after the position of every snapshot.
@@ -205,6 +215,7 @@ impl Store {
             retired: Mutex::default(),
             changes: Mutex::new(Changes::new(position, watched)),
             file: opened.file,
+            outbox: Outbox::new(opened.outbox),
             durable: watch::Sender::new(opened.checkpoint),
             settled: Mutex::new(opened.settled),
             is_of_format_1: opened.is_of_format_1,
@@ -357,9 +368,21 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a commit failed, so that the store must be reopened.
+    pub(super) fn has_failed(&self) -> bool {
+        self.inner.failed.load(Ordering::Acquire)
+    }
+
+    /// A commit failed.
+    pub(super) fn set_failed(&self) {
+        self.inner.failed.store(true, Ordering::Release);
+    }
+
     fn commit_table(&self, table: &Memtable, checkpoint: &Checkpoint) -> Result<(u64, Base), Error> {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
-        let bytes = self.inner.file.commit(table, checkpoint, before)?;
+        let sent = self.inner.outbox.pending();
+        let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
+        self.inner.outbox.committed(table.has_rows(), &sent, removed);
         Ok((bytes, self.inner.file.base()?))
     }
 

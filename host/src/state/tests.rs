@@ -215,12 +215,12 @@ fn a_second_opener_and_a_newer_format_are_refused_with_advice() {
     let transaction = database.begin_write().expect("begins");
     {
         let mut meta = transaction.open_table(redb::TableDefinition::<&str, &[u8]>::new("meta")).expect("opens");
-        meta.insert("format", (FORMAT + 1).to_be_bytes().as_slice()).expect("writes");
+        meta.insert("format", (FORMAT_OWNED + 1).to_be_bytes().as_slice()).expect("writes");
     }
     transaction.commit().expect("commits");
     drop(database);
     let error = Store::open(&path, Options::default(), |_| ()).expect_err("the format is newer").to_string();
-    assert!(error.contains("written by format 3, this build reads 1 to 2"), "{error}");
+    assert!(error.contains("written by format 4, this build reads 1 to 3"), "{error}");
 }
 
 #[test]

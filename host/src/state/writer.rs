@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::exceptions::Exception;
 use super::scan::{self, Layer};
 use super::store::{self, Inner, View};
 use super::{Error, KEY_BYTES_MAX, Key, Page, Reads, Scan, snapshot};
+use crate::effects::{Role, Row, RowKey};
 use crate::event::Payload;
 use crate::memory::{Purpose, Reservation};
 use crate::position::Checkpoint;
@@ -51,6 +54,10 @@ pub struct Writer {
     size: Size,
     /// Records reads, if somebody wants to know.
     reads: Option<Arc<Reads>>,
+    /// Whether effects are kept. Mute until the pipeline says otherwise.
+    role: Role,
+    /// Effects of the batch.
+    effects: Vec<(RowKey, Bytes)>,
 }
 
 impl Writer {
@@ -67,6 +74,8 @@ impl Writer {
             state_bytes_max,
             size: Size::default(),
             reads: None,
+            role: Role::Mute,
+            effects: Vec::new(),
         }
     }
 
@@ -122,7 +131,7 @@ impl Writer {
 
     /// Whether the batch may use this much memory.
     fn check_memory(&mut self) -> Result<(), Error> {
-        let entries = self.batch.len();
+        let entries = self.batch.len() + self.effects.len();
         if entries > BATCH_ENTRIES_MAX {
             let message = format!(
                 "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches in the manifest"
@@ -150,6 +159,7 @@ impl Writer {
     /// Whether the state stays within its limit after the batch is published.
     pub fn check_size(&mut self) -> Result<(), Error> {
         self.size.change = None;
+        // With the effects of the batch, which do not count: too high, and computed exactly below.
         if self.inner.state_bytes() + self.batch_bytes <= self.state_bytes_max && self.size.published.is_none() {
             return Ok(());
         }
@@ -207,6 +217,25 @@ impl Writer {
         self.state_bytes_max = self.inner.options.state_bytes_max.min(bytes);
     }
 
+    /// Sets whether effects are kept.
+    pub fn set_role(&mut self, role: Role) {
+        self.role = role;
+    }
+
+    /// Whether effects are kept.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// Keeps an effect with the writes of the batch.
+    pub fn emit(&mut self, row: &Row) -> Result<(), Error> {
+        debug_assert!(self.role.owner().is_some(), "a mute fold keeps no effects");
+        let (key, value) = (row.key(), row.value());
+        self.batch_bytes += (key.len() + value.len()) as u64;
+        self.effects.push((key, value));
+        self.check_memory()
+    }
+
     /// Drops the batch's writes.
     pub fn discard(&mut self) {
         self.batch.clear();
@@ -220,6 +249,7 @@ impl Writer {
         }
         self.order = OnceLock::new();
         self.batch_bytes = 0;
+        self.effects = Vec::new();
         self.memory.shrink_to(0);
         self.size.change = None;
         self.view = None;
@@ -261,7 +291,8 @@ impl Writer {
             // Keys that nobody looked up changed the size by an unknown amount.
             self.size.published = self.size.change;
         }
-        self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions);
+        let effects = std::mem::take(&mut self.effects);
+        self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions, effects);
         self.end_batch();
     }
 }

@@ -54,7 +54,11 @@ impl Relay {
         let passing = tokio::spawn(async move {
             while let Some(request) = requests.next().await {
                 let subject = request.subject.replace("relay.", "$JS.");
-                let reply = request.reply.expect("it wants an answer");
+                let Some(reply) = request.reply else {
+                    // What was sent without a wish for an answer, such as the removal of a consumer.
+                    drop(client.publish(subject, request.payload).await);
+                    continue;
+                };
                 match judge(&subject, &request.payload) {
                     Fate::Pass => drop(client.publish_with_reply(subject, reply, request.payload).await),
                     Fate::Lose => drop(counted.fetch_add(1, Ordering::SeqCst)),

@@ -36,6 +36,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             on_probation: false,
             subjects_from: 0,
             part: None,
+            role: Ok(foldstream::effects::Role::Mute),
             skips: state::exceptions::Skips::default(),
         },
         path,
@@ -57,6 +58,7 @@ fn parts(path: std::path::PathBuf) -> Options {
         pace: (Ceiling::None, Throttle::default()),
         catches_up_to: None,
         floor: 0,
+        outlets: Arc::default(),
     }
 }
 

@@ -1,15 +1,20 @@
-//! The contract of `wit/foldstream.wit`, and the check of components against it.
+//! The contract of `wit/`, and the check of components against it.
 
 use std::sync::LazyLock;
 
 use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey};
 
 /// The contract as text, compiled into this program; core modules are encoded against it.
-const TEXT: &str = include_str!("../../../../wit/foldstream.wit");
+const TEXT: &str =
+    concat!(include_str!("../../../../wit/foldstream.wit"), "\n", include_str!("../../../../wit/handler.wit"));
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
 /// The world of projections, which every module exports.
 const WORLD: &str = "projection";
+/// The world of handlers.
+const HANDLER_WORLD: &str = "handler";
+/// The export that tells a handler from a projection.
+pub(super) const HANDLE: &str = "handle";
 /// The world of migrating projections, with the additional optional exports.
 const MIGRATING_WORLD: &str = "migrating-projection";
 /// The WASI interfaces that a component may import, in versions 0.2.
@@ -23,6 +28,7 @@ pub(super) struct Contract {
     pub(super) resolve: Resolve,
     pub(super) world: WorldId,
     pub(super) migrating_world: WorldId,
+    pub(super) handler_world: WorldId,
 }
 
 /// The contract, parsed once.
@@ -30,18 +36,57 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     let mut resolve = Resolve::default();
     let package = resolve.push_source("foldstream.wit", TEXT).expect("the contract is valid: a test parses it");
     let world = |name| resolve.select_world(&[package], Some(name)).expect("the contract has the world");
-    let (world, migrating_world) = (world(WORLD), world(MIGRATING_WORLD));
-    Contract { resolve, world, migrating_world }
+    let (world, migrating_world, handler_world) = (world(WORLD), world(MIGRATING_WORLD), world(HANDLER_WORLD));
+    Contract { resolve, world, migrating_world, handler_world }
 });
 
 /// Checks the imports and exports of a component's world; returns the interfaces that it imports.
 pub(super) fn check(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
-    let imports = check_imports(resolve, world)?;
-    check_exports(resolve, world)?;
+    let kind = Kind::of(resolve, world);
+    let imports = check_imports(resolve, world, kind)?;
+    check_exports(resolve, world, kind)?;
     Ok(imports)
 }
 
-fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, String> {
+/// The kinds of modules, by what they export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Projection,
+    Handler,
+}
+
+impl Kind {
+    fn of(resolve: &Resolve, world: WorldId) -> Self {
+        let exports = &resolve.worlds[world].exports;
+        let handles = exports.keys().any(|key| resolve.name_world_key(key) == HANDLE);
+        if handles { Self::Handler } else { Self::Projection }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Projection => WORLD,
+            Self::Handler => HANDLER_WORLD,
+        }
+    }
+
+    /// The world with everything that a module of this kind must have.
+    fn required(self) -> WorldId {
+        match self {
+            Self::Projection => CONTRACT.world,
+            Self::Handler => CONTRACT.handler_world,
+        }
+    }
+
+    /// The world that also has what it may leave out.
+    fn largest(self) -> WorldId {
+        match self {
+            Self::Projection => CONTRACT.migrating_world,
+            Self::Handler => CONTRACT.handler_world,
+        }
+    }
+}
+
+fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<String>, String> {
     let mut allowed = Vec::new();
     let mut offending = Vec::new();
     for (key, item) in &resolve.worlds[world].imports {
@@ -49,8 +94,8 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Strin
         match item {
             // Types alone give access to nothing.
             WorldItem::Type { .. } => {}
-            WorldItem::Interface { id, .. } if is_allowed(&name) => {
-                if let Some(ours) = our_interface(&name) {
+            WorldItem::Interface { id, .. } if is_allowed(&name, kind) => {
+                if let Some(ours) = our_interface(&name, kind) {
                     for (function, theirs) in &resolve.interfaces[*id].functions {
                         let ours = ours.iter().find(|ours| ours.name == *function).ok_or_else(|| {
                             format!(
@@ -68,7 +113,8 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Strin
     }
     if !offending.is_empty() {
         return Err(format!(
-            "it imports interfaces that a projection must not use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
+            "it imports interfaces that a {} must not use: {}; allowed are {PACKAGE} {} and WASI 0.2 {}",
+            kind.name(),
             offending.join(", "),
             our_version(),
             WASI_PACKAGES.map(|package| package.trim_start_matches("wasi:").trim_end_matches('/')).join(", ")
@@ -77,15 +123,15 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<Vec<String>, Strin
     Ok(allowed)
 }
 
-fn is_allowed(name: &str) -> bool {
+fn is_allowed(name: &str, kind: Kind) -> bool {
     let is_wasi = WASI_PACKAGES.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
-    is_wasi || our_interface(name).is_some()
+    is_wasi || our_interface(name, kind).is_some()
 }
 
-/// The functions of an interface that the contract's worlds import; both import the same.
-fn our_interface(name: &str) -> Option<Vec<&'static Function>> {
-    let Contract { resolve, world, .. } = &*CONTRACT;
-    resolve.worlds[*world].imports.iter().find_map(|(key, item)| match (key, item) {
+/// The functions of an interface that a module of this kind may import.
+fn our_interface(name: &str, kind: Kind) -> Option<Vec<&'static Function>> {
+    let resolve = &CONTRACT.resolve;
+    resolve.worlds[kind.required()].imports.iter().find_map(|(key, item)| match (key, item) {
         (WorldKey::Interface(_), WorldItem::Interface { id, .. }) if resolve.name_world_key(key) == name => {
             Some(resolve.interfaces[*id].functions.values().collect())
         }
@@ -99,12 +145,12 @@ fn our_version() -> String {
     resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
-fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
+fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), String> {
     let contract = &*CONTRACT;
-    let required = &contract.resolve.worlds[contract.world].exports;
+    let required = &contract.resolve.worlds[kind.required()].exports;
     let mut missing = Vec::new();
     // The larger world has the exports of the smaller one, plus those that a module may leave out.
-    for (key, item) in &contract.resolve.worlds[contract.migrating_world].exports {
+    for (key, item) in &contract.resolve.worlds[kind.largest()].exports {
         let WorldItem::Function(ours) = item else { continue };
         let found = resolve.worlds[world].exports.iter().find(|(other, _)| resolve.name_world_key(other) == ours.name);
         let export = format!("export `{}`", ours.name);
@@ -119,8 +165,9 @@ fn check_exports(resolve: &Resolve, world: WorldId) -> Result<(), String> {
     }
     if !missing.is_empty() {
         return Err(format!(
-            "it does not export {}, so it is not a {WORLD} of {PACKAGE}; build it with an SDK, or for the world in wit/",
-            missing.join(", ")
+            "it does not export {}, so it is not a {} of {PACKAGE}; build it with an SDK, or for a world in wit/",
+            missing.join(", "),
+            kind.name()
         ));
     }
     Ok(())
@@ -282,6 +329,17 @@ mod tests {
             let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
             assert!(error.contains("export `migrate` differs") && error.contains(difference), "{other}: {error}");
         }
+    }
+
+    #[test]
+    fn only_handlers_may_publish() {
+        let imports = verdict_on(TEXT, HANDLER_WORLD).expect("is the same");
+        assert!(imports.contains(&crate::module::imports::OUTBOX.to_owned()), "{imports:?}");
+        let smuggled = TEXT.replace("world projection {", "world projection {\n  import outbox;");
+        let error = verdict(&smuggled).expect_err("a projection has no effects");
+        assert!(error.contains("a projection must not use") && error.contains("/outbox@0.1.0"), "{error}");
+        let error = verdict_on(&TEXT.replace("key: option<string>,\n  }", "key: string,\n  }"), HANDLER_WORLD);
+        assert!(error.as_ref().is_err_and(|error| error.contains("`publish`")), "{error:?}");
     }
 
     #[test]

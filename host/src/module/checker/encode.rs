@@ -1,7 +1,7 @@
 //! Encodes core modules as components, so that nobody needs a further tool.
 //!
 //! A core module from a contract-aware tool has a custom section that says which world it implements. A module without
-//! it is assumed to implement ours, the larger one if it has the export that only that one has. A stub inside the
+//! it is assumed to implement one of ours, which its exports tell. A stub inside the
 //! component implements WASI preview 1, which Go and older C libraries use.
 
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use super::accept::malformed;
-use super::contract::{CONTRACT, Contract};
+use super::contract::{CONTRACT, Contract, HANDLE};
 
 /// The module name under which preview 1 is imported.
 const PREVIEW1: &str = "wasi_snapshot_preview1";
@@ -36,6 +36,7 @@ static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
 struct Outline {
     names_its_world: bool,
     migrates: bool,
+    handles: bool,
     uses_preview1: bool,
 }
 
@@ -44,8 +45,12 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
     if !outline.names_its_world {
-        let Contract { resolve, world, migrating_world } = &*CONTRACT;
-        let world = if outline.migrates { *migrating_world } else { *world };
+        let Contract { resolve, world, migrating_world, handler_world } = &*CONTRACT;
+        let world = match (outline.handles, outline.migrates) {
+            (true, _) => *handler_world,
+            (false, true) => *migrating_world,
+            (false, false) => *world,
+        };
         embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8)
             .map_err(|error| format!("cannot describe the core module: {error:#}"))?;
     }
@@ -76,7 +81,9 @@ fn outline(module: &[u8]) -> Result<Outline, String> {
             }
             Payload::ExportSection(exports) => {
                 for export in exports {
-                    outline.migrates |= export.map_err(malformed)?.name == MIGRATE;
+                    let name = export.map_err(malformed)?.name;
+                    outline.migrates |= name == MIGRATE;
+                    outline.handles |= name == HANDLE;
                 }
             }
             _ => {}

@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 
 use crate::actor;
 use crate::api;
+use crate::effects::Grants;
 use crate::module::Wanted;
 use crate::rollout::{self, DeployRequest, GenerationChoice, Rollouts, WantedSkips};
 use crate::serve::App;
@@ -53,14 +54,31 @@ pub(super) struct DeployParameters {
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
+    /// What a handler may publish, as `SUBJECTS@SOURCE`, separated by commas; it replaces earlier grants, and an empty
+    /// value withdraws them. Default: what it may already, at first nothing.
+    #[serde(rename = "allow-publish")]
+    #[param(rename = "allow-publish", example = "shipping.*.cmd@orders")]
+    allow_publish: Option<String>,
+    /// From which event on a new handler publishes: `now` (the default) for events after the deploy, `beginning`, or a
+    /// sequence.
+    #[serde(rename = "effects-from")]
+    #[param(rename = "effects-from", pattern = "^(now|beginning|[0-9]{1,19})$")]
+    effects_from: Option<String>,
 }
 
 impl DeployParameters {
     fn request(self) -> Result<DeployRequest, Problem> {
         let build = build_settings(self.promote, self.gate.as_deref(), self.max_rate, self.cpu_percent)?;
         let build = api::BuildSettings { accept_missing: self.accept_missing, ..build };
-        let Self { name, source, start, strategy, .. } = self;
-        Ok(DeployRequest { name, source, start, strategy, build })
+        let Self { name, source, start, strategy, allow_publish, effects_from, .. } = self;
+        let grants = allow_publish.map(|texts| {
+            let texts: Vec<&str> = texts.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+            Grants::parse(&texts)
+        });
+        let grants = grants.transpose().map_err(Problem::invalid)?;
+        let effects_from =
+            effects_from.map(|text| text.parse()).transpose().map_err(|error: String| Problem::invalid(error))?;
+        Ok(DeployRequest { name, source, start, strategy, build, grants, effects_from })
     }
 }
 
@@ -168,20 +186,32 @@ pub(super) async fn show(
     Ok(Json(app.rollouts.deployment(&name)?.info()))
 }
 
+/// Parameters of a delete.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteParameters {
+    /// Delete a handler although messages wait in its outbox; they are never published.
+    #[serde(default, rename = "drop-effects")]
+    #[param(rename = "drop-effects", required = false)]
+    drop_effects: bool,
+}
+
 /// Stops a deployment and removes its state.
 #[utoipa::path(delete, path = "/v1/deployments/{name}", tag = "deployments",
-    params(("name" = String, Path, description = "Name of the deployment")),
+    params(("name" = String, Path, description = "Name of the deployment"), DeleteParameters),
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "There is no such deployment"),
+        (status = 409, description = "Messages wait in its outbox"),
     ))]
 pub(super) async fn delete(
     State(app): State<App>,
     Segments(name): Segments<String>,
-    _: Parameters<NoParameters>,
+    Parameters(DeleteParameters { drop_effects }): Parameters<DeleteParameters>,
 ) -> Result<Response, Problem> {
     let rollouts = app.rollouts.clone();
-    finish(async move { rollouts.delete(&name).await }).await??;
+    finish(async move { rollouts.delete(&name, drop_effects).await }).await??;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

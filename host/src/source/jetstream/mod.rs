@@ -6,7 +6,8 @@
 //! no longer has (`missing`), the protocol of a pull consumer (`pull`,
 //! `message`, `backlog`), messages that the client cannot parse (`rescue`, `headers`), the
 //! supervision of a reader (`reader`) and the examination of a stream's
-//! settings (`inspect`). It never publishes to a stream and never acknowledges.
+//! settings (`inspect`). A reader never publishes and never acknowledges; what
+//! handlers publish goes through `publish`.
 
 mod backlog;
 mod connect;
@@ -21,6 +22,7 @@ mod missing;
 mod open;
 mod permissions;
 mod proof;
+mod publish;
 mod pull;
 mod reader;
 mod rescue;
@@ -37,6 +39,7 @@ use crate::event::Event;
 use crate::subject::SubjectSet;
 use connect::Settings;
 
+pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher};
 pub use reader::Reader;
 
 /// Reads a header block: the usable headers, and the fault that stops the client from parsing the block, if any.

@@ -21,6 +21,9 @@ Examples:
 pub struct Args {
     /// Name of the deployment.
     name: String,
+    /// Delete a handler although messages wait in its outbox; they are never published.
+    #[arg(long)]
+    drop_effects: bool,
     /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
@@ -33,7 +36,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let deployment = client.deployment(&args.name).await?;
         confirm(&args.name, &bytes(deployment.file_bytes), context)?;
     }
-    client.send(client.request(Method::DELETE, &["v1", "deployments", &args.name]), UPLOAD_TIMEOUT).await?;
+    let request = client.request(Method::DELETE, &["v1", "deployments", &args.name]);
+    let request = if args.drop_effects { request.query(&[("drop-effects", "true")]) } else { request };
+    client.send(request, UPLOAD_TIMEOUT).await?;
     context.output.note(&format!("{}: deleted", args.name));
     Ok(())
 }

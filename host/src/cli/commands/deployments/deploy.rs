@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 
 use super::show::state_word;
-use crate::api::{DeployOutcome, Deployed, Deployment};
+use crate::api::{DeployOutcome, Deployed, Deployment, EffectsFrom};
 use crate::cli::Context;
 use crate::cli::support::candidate::CandidateArgs;
 use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
@@ -35,6 +35,8 @@ Examples:
   foldstream deploy order-totals.wasm --strategy rebuild --require-equal --wait
   foldstream deploy order-totals.wasm --manual --compare --max-rate 50000
   foldstream deploy order-totals.wasm --rules expected.toml --sample 10000
+  foldstream deploy shipping.wasm --allow-publish 'shipping.*.cmd@orders'
+  foldstream deploy shipping.wasm --allow-publish 'shipping.>@orders' --effects-from beginning
 
 Deploying the same module again changes nothing. If another module under the same name has the same state version
 and subjects, it inherits the read model. Otherwise its read model is built alongside the active generation, and
@@ -58,9 +60,33 @@ pub struct Args {
     #[arg(long)]
     accept_missing: bool,
     #[command(flatten)]
+    effects: EffectsArgs,
+    #[command(flatten)]
     waiting: Waiting,
     #[command(flatten)]
     candidate: CandidateArgs,
+}
+
+/// What a handler may publish, and for which events.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct EffectsArgs {
+    /// Let a handler publish under these subjects to the stream of a source; repeat it for more. It replaces earlier
+    /// grants; an empty text withdraws them. Without it, a new handler may publish nothing.
+    #[arg(long, value_name = "SUBJECTS@SOURCE")]
+    allow_publish: Option<Vec<String>>,
+    /// From which event on a new handler publishes: `now` for events after this deploy, `beginning`, or a sequence;
+    /// default: now. It handles the events before that as well, without publishing.
+    #[arg(long, value_name = "EVENT")]
+    effects_from: Option<EffectsFrom>,
+}
+
+impl EffectsArgs {
+    /// As API parameters; from which event on it publishes is decided once, by the first deploy.
+    pub fn parameters(&self, is_first: bool) -> Vec<(&'static str, String)> {
+        let grants = self.allow_publish.as_ref().map(|grants| ("allow-publish", grants.join(",")));
+        let from = self.effects_from.filter(|_| is_first).map(|from| ("effects-from", effects_from(from)));
+        grants.into_iter().chain(from).collect()
+    }
 }
 
 /// Whether to wait, and for how long.
@@ -132,12 +158,22 @@ pub struct Request {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut candidate = args.candidate.parameters()?;
     candidate.extend(args.accept_missing.then(accept_missing));
+    candidate.extend(args.effects.parameters(true));
     let module = read_module(&args.file)?;
     let client = context.client()?;
     let Args { name, source, start, strategy, waiting, .. } = args;
     let request = Request { name, source, start, strategy, candidate };
     let deployed = upload(&client, module, &request).await?;
     tell(deployed, waiting, &client, context.output).await
+}
+
+/// The event from which a handler publishes, as the API takes it.
+fn effects_from(from: EffectsFrom) -> String {
+    match from {
+        EffectsFrom::Now => "now".to_owned(),
+        EffectsFrom::Beginning => "beginning".to_owned(),
+        EffectsFrom::Sequence(sequence) => sequence.to_string(),
+    }
 }
 
 /// The parameter that accepts missing events.

@@ -3,6 +3,7 @@
 pub mod delete;
 pub mod deploy;
 pub mod list;
+pub mod outbox;
 pub mod pause;
 pub mod resume;
 pub mod show;

@@ -1,5 +1,6 @@
 //! `foldstream show`: one deployment.
 
+use super::outbox;
 use crate::api::{Deployment, DeploymentState, Generation, SourceState, SourceStatus};
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
@@ -58,6 +59,7 @@ fn lines(deployment: &Deployment) -> String {
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.push(("source", source_line(deployment)));
     rows.extend(oddities(deployment));
+    rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
     rows.push((
         "state size",
         format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
@@ -232,6 +234,7 @@ pub(in crate::cli) mod tests {
             skips: Vec::new(),
             candidate: None,
             previous: None,
+            outbox: None,
             module: ModuleInfo {
                 digest: "abcdef0123456789".to_owned(),
                 size: 102_400,
@@ -254,6 +257,7 @@ pub(in crate::cli) mod tests {
                 }],
                 imports: vec!["foldstream:module/state@0.1.0".to_owned()],
                 migrates: false,
+                publishes: Vec::new(),
             },
         }
     }

@@ -38,6 +38,7 @@ Examples:
   foldstream dev ./order-totals
   foldstream dev ./order-totals --data ./dev-data
   foldstream dev ./order-totals --config foldstream.toml --source orders
+  foldstream dev ./fulfilment --allow-publish 'shipping.>@events' --effects-from beginning
 
 Events in DIR/events.ndjson are imported into an empty log. When a build fails, the last good module keeps running.")]
 pub struct Args {
@@ -58,6 +59,8 @@ pub struct Args {
     /// Source to read; default: the only one.
     #[arg(long)]
     source: Option<String>,
+    #[command(flatten)]
+    effects: deploy::EffectsArgs,
 }
 
 /// Runs until interrupted.
@@ -144,11 +147,17 @@ impl Session<'_> {
     async fn rebuild(&self) -> anyhow::Result<String> {
         let output = self.context.output;
         let compiled = build::compile(&self.args.dir, output).await?;
+        // Crates and their modules usually have one name.
+        let name = self.args.name.as_ref().unwrap_or(&compiled.name);
+        let known = self.client.deployment(name).await.ok();
+        let is_handler = known.as_ref().is_some_and(|known| known.outbox.is_some());
         let request = deploy::Request {
             name: self.args.name.clone(),
             source: self.args.source.clone(),
-            // Edits usually change the fold, and an inherited read model would come from the previous code.
-            strategy: Some(deploy::Strategy::Rebuild),
+            // Edits usually change the fold, and an inherited read model would come from the previous code. A handler
+            // keeps its state, because its outbox belongs to it.
+            strategy: (!is_handler).then_some(deploy::Strategy::Rebuild),
+            candidate: self.args.effects.parameters(known.is_none()),
             ..deploy::Request::default()
         };
         let deployed = deploy::upload(self.client, compiled.module, &request).await?;

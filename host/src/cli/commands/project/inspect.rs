@@ -73,6 +73,7 @@ fn lines(info: &ModuleInfo) -> String {
     ];
     rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
     rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
+    rows.extend(info.publishes.iter().map(|subjects| ("publishes", format!("{subjects}, if a deploy allows it"))));
     rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
     table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::api::{Deployment, DeploymentList, DeploymentState, HostInfo, SourceInfo, SourceList};
 use crate::cli::Context;
+use crate::cli::commands::deployments::outbox;
 use crate::cli::commands::project::build;
 use crate::cli::support::client::Client;
 use crate::cli::support::config_args;
@@ -180,9 +181,9 @@ async fn check_running(client: &Client) -> Vec<Check> {
         Err(error) => checks.push(Check::fail("sources", error.to_string())),
     }
     match client.get::<DeploymentList>(&["v1", "deployments"], &[]).await {
-        Ok(list) => checks.extend(list.deployments.iter().map(|deployment| {
+        Ok(list) => checks.extend(list.deployments.iter().flat_map(|deployment| {
             let name = format!("deployment {}", deployment.name);
-            match deployment.state {
+            let own = match deployment.state {
                 DeploymentState::Failed => Check::fail(name, wait_until_live::failure_text(deployment)),
                 DeploymentState::Retrying => Check::warn(name, wait_until_live::failure_text(deployment)),
                 DeploymentState::Disconnected => Check::fail(name, disconnected(deployment)),
@@ -196,11 +197,25 @@ async fn check_running(client: &Client) -> Vec<Check> {
                     Check::warn(name, "was live, but its lag is unknown: its source does not answer")
                 }
                 DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
-            }
+            };
+            std::iter::once(own).chain(check_outbox(deployment))
         })),
         Err(error) => checks.push(Check::fail("deployments", error.to_string())),
     }
     checks
+}
+
+/// How safely a handler publishes.
+fn check_outbox(deployment: &Deployment) -> Vec<Check> {
+    let targets = deployment.outbox.iter().flat_map(|outbox| &outbox.targets);
+    let check = |target: &crate::api::OutboxTarget| {
+        let name = format!("outbox of {}", deployment.name);
+        match outbox::judge(&deployment.name, target) {
+            Ok(finding) => Check::ok(name, finding),
+            Err(finding) => Check::warn(name, finding),
+        }
+    };
+    targets.map(check).collect()
 }
 
 fn lag(deployment: &Deployment) -> String {

@@ -1,0 +1,98 @@
+//! What a handler publishes.
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// A message to publish. [`Message::to`] creates one.
+///
+/// ```
+/// use foldstream_sdk::prelude::*;
+///
+/// # fn example(order: &str) -> Result<Message, Failure> {
+/// let command = Message::to(format!("shipping.{order}.cmd")).kind("ship").json(&("parcel", 1))?;
+/// # Ok(command)
+/// # }
+/// # assert_eq!(example("7").expect("it is JSON").subject(), "shipping.7.cmd");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) subject: String,
+    pub(crate) kind: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) data: Data,
+    pub(crate) key: Option<String>,
+}
+
+/// The data of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Data {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Message {
+    /// A message to a subject, with empty data.
+    pub fn to(subject: impl Into<String>) -> Self {
+        Self { subject: subject.into(), kind: None, headers: Vec::new(), data: Data::Text(String::new()), key: None }
+    }
+
+    /// Sets the type; without it, the type is the last token of the subject.
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Adds a header. The host refuses those that it sets itself, and those that steer the server.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the key: messages with one key are stored in order. Without it, a message has the key of its event.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets the data to a value, as JSON.
+    pub fn json(mut self, value: &impl Serialize) -> Result<Self, Failure> {
+        let text = serde_json::to_string(value);
+        let text = text.map_err(|error| Failure::reject(format!("a message cannot be written as JSON: {error}")))?;
+        self.data = Data::Text(text);
+        Ok(self)
+    }
+
+    /// Sets the data to text.
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.data = Data::Text(text.into());
+        self
+    }
+
+    /// Sets the data to octets.
+    pub fn bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.data = Data::Bytes(bytes.into());
+        self
+    }
+
+    /// Its subject.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+}
+
+/// The messages that one event causes, in order.
+///
+/// The host stores them together with what the handler writes into its tables, and sends them after that. If the
+/// handler returns an error, none of them is sent.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub(crate) messages: Vec<Message>,
+}
+
+impl Effects {
+    /// Publishes a message.
+    pub fn publish(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+}

@@ -1,0 +1,94 @@
+//! The trait that a handler implements.
+
+use crate::effects::Effects;
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::manifest::{Manifest, Query};
+use crate::projection::Projection;
+use crate::state::State;
+
+/// Folds events into tables, as a [`Projection`] does, and publishes messages.
+///
+/// What it writes and publishes may depend on the events only: not on batch boundaries, restarts, the clock or
+/// randomness. The host then sends each message once, whatever happens in between.
+pub trait Handler: Sized + 'static {
+    /// What the handler is and needs; [`Manifest::publishes`] declares its subjects.
+    fn manifest() -> Manifest<Self>;
+
+    /// Opens the tables. Called when an instance starts, and for each query.
+    fn open(state: &State) -> Self;
+
+    /// Handles one event.
+    ///
+    /// An error drops what the event wrote and published; the events before it are kept.
+    fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure>;
+}
+
+/// A handler as a projection that also publishes: what the host calls.
+#[doc(hidden)]
+pub struct Handling<H> {
+    handler: H,
+    state: State,
+}
+
+impl<H: Handler> Projection for Handling<H> {
+    fn manifest() -> Manifest<Self> {
+        let Manifest {
+            name,
+            description,
+            subjects,
+            publishes,
+            wants_headers,
+            key_rule,
+            state_version,
+            attempts,
+            initial_backoff_ms,
+            max_backoff_ms,
+            memory_bytes,
+            deadline_ms,
+            batch_events,
+            state_bytes,
+            queries,
+        } = H::manifest();
+        let adapted = |query: Query<H>| {
+            let Query { name, description, answer } = query;
+            let answer =
+                Box::new(move |handling: &Self, arguments: crate::Payload<'_>| answer(&handling.handler, arguments));
+            Query { name, description, answer: answer as _ }
+        };
+        Manifest {
+            name,
+            description,
+            subjects,
+            publishes,
+            wants_headers,
+            key_rule,
+            state_version,
+            attempts,
+            initial_backoff_ms,
+            max_backoff_ms,
+            memory_bytes,
+            deadline_ms,
+            batch_events,
+            state_bytes,
+            queries: queries.into_iter().map(adapted).collect(),
+        }
+    }
+
+    fn open(state: &State) -> Self {
+        Self { handler: H::open(state), state: state.clone() }
+    }
+
+    fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
+        let mut effects = Effects::default();
+        self.handler.handle(event, &mut effects)?;
+        if !effects.messages.is_empty() {
+            let shared = &self.state.shared;
+            #[cfg(target_arch = "wasm32")]
+            crate::host::publish(shared.event.get(), &effects.messages);
+            #[cfg(not(target_arch = "wasm32"))]
+            shared.backend.publish(shared.event.get(), effects.messages);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Handlers: what waits in their outbox, what they may publish, and how safe that is.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The outbox of a handler.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Outbox {
+    /// Messages that are not confirmed as stored yet.
+    pub entries: u64,
+    /// Their size, in bytes.
+    pub bytes: u64,
+    /// Age of the oldest of them that is durable here, in seconds; 0 if there is none.
+    pub oldest_seconds: f64,
+    /// Whether the outbox is full, so that the handler handles no further events until some are confirmed.
+    pub full: bool,
+    /// 16 hexadecimal digits with which the ids of its messages begin, as in `fs.<lineage>.<sequence>.<sub>.<index>`.
+    pub lineage: String,
+    /// Counts changes of the state file that owns the effects.
+    pub epoch: u64,
+    /// Messages that events up to this sequence cause are not published: they were there before the first deploy.
+    pub effects_after: u64,
+    /// What it may publish, as `SUBJECTS@SOURCE`.
+    pub grants: Vec<String>,
+    /// What its module declares to publish and no grant covers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_granted: Vec<String>,
+    /// The streams that it publishes to.
+    pub targets: Vec<OutboxTarget>,
+}
+
+/// How safe publishing to a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Promise {
+    /// Each message is stored exactly once.
+    Exact,
+    /// Each message is stored exactly once as long as one host publishes: after a crash or a lost confirmation, the host
+    /// first reads what the stream has stored.
+    ReadBack,
+    /// Each message is stored at least once, and once if its confirmation, or the end of a crash, comes within the
+    /// window in which the stream recognises ids.
+    Window,
+}
+
+impl Promise {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::ReadBack, Self::Window];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::ReadBack => "read-back",
+            Self::Window => "window",
+        }
+    }
+}
+
+/// A stream that a handler publishes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutboxTarget {
+    /// Name of the source.
+    pub source: String,
+    /// How safe publishing is; absent before the stream was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promise: Option<Promise>,
+    /// How long the stream recognises ids, in seconds, if the promise rests on that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<f64>,
+    /// The longest time that a message waited for its confirmation, or has waited until now, since the host started,
+    /// in seconds.
+    pub longest_wait_seconds: f64,
+    /// Messages confirmed as stored since the host started.
+    pub released: u64,
+    /// Messages sent again since the host started.
+    pub resent: u64,
+    /// Why nothing is released at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// From which event on a new handler publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EffectsFrom {
+    /// The first event that is appended after the deploy.
+    #[default]
+    Now,
+    /// The first event of the stream.
+    Beginning,
+    /// This sequence.
+    Sequence(u64),
+}
+
+impl std::str::FromStr for EffectsFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "now" => Ok(Self::Now),
+            "beginning" => Ok(Self::Beginning),
+            other => other
+                .parse()
+                .map(Self::Sequence)
+                .map_err(|_| format!("effects-from `{other}` is refused; give `now`, `beginning` or a sequence")),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! How `show` and `doctor` describe the outbox of a handler.
+
+use crate::api::{Outbox, OutboxTarget, Promise};
+use crate::cli::support::output::{bytes, counted, grouped, span};
+
+/// The rows of `show`.
+pub fn rows(outbox: &Outbox) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("outbox", waiting(outbox))];
+    if outbox.grants.is_empty() {
+        rows.push(("may publish", "nothing; `foldstream deploy` with --allow-publish grants subjects".to_owned()));
+    }
+    rows.extend(outbox.grants.iter().map(|grant| ("may publish", grant.clone())));
+    rows.extend(outbox.not_granted.iter().map(|wanted| ("not granted", wanted.clone())));
+    if outbox.effects_after > 0 {
+        rows.push(("publishes", format!("for events after {}", grouped(outbox.effects_after))));
+    }
+    rows.extend(outbox.targets.iter().map(|target| ("target", format!("{}: {}", target.source, target_line(target)))));
+    rows
+}
+
+fn waiting(outbox: &Outbox) -> String {
+    if outbox.entries == 0 {
+        return "empty".to_owned();
+    }
+    let full = if outbox.full { "; it is full, so no further events are handled" } else { "" };
+    format!(
+        "{} of {} wait, the oldest for {}{full}",
+        counted(outbox.entries, "message"),
+        bytes(outbox.bytes),
+        span(outbox.oldest_seconds)
+    )
+}
+
+fn target_line(target: &OutboxTarget) -> String {
+    let mut line = format!("{} published", counted(target.released, "message"));
+    match (target.promise, target.window_seconds) {
+        (Some(Promise::Exact), _) => line.push_str(", each exactly once"),
+        (Some(Promise::ReadBack), _) => {
+            line.push_str(", each once: after a crash the host reads what the stream has stored");
+        }
+        (Some(Promise::Window), window) => {
+            let window = window.map_or_else(|| "unknown".to_owned(), span);
+            line.push_str(&format!(", once within the window of {window} in which the stream recognises ids"));
+        }
+        (None, _) => {}
+    }
+    if let Some(trouble) = &target.trouble {
+        let since = target.since.as_deref().unwrap_or("a moment ago");
+        line.push_str(&format!("; nothing is published since {since}: {trouble}"));
+    }
+    line
+}
+
+/// Whether the promise of a target holds, for `doctor`; an error says why it may not.
+pub fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> {
+    let source = &target.source;
+    if let Some(trouble) = &target.trouble {
+        return Err(format!("nothing is published: {trouble}; the host tries again on its own"));
+    }
+    match (target.promise, target.window_seconds) {
+        (Some(Promise::Exact), _) => Ok(format!("exact: {source} stores each message of {deployment} exactly once")),
+        (Some(Promise::ReadBack), _) => Ok(format!(
+            "read-back: {source} stores each message of {deployment} once; a second host with a copy of this data folder would \
+             send them again"
+        )),
+        (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => Err(format!(
+            "window: {source} forgets ids after {}, and a message of {deployment} waited {} for its confirmation; a message \
+             that waits longer than the window may be stored twice: raise the stream's duplicate window",
+            span(window),
+            span(target.longest_wait_seconds)
+        )),
+        (Some(Promise::Window), window) => Ok(format!(
+            "window: {source} stores each message of {deployment} once if no outage or crash lasts longer than {}",
+            window.map_or_else(|| "its duplicate window".to_owned(), span)
+        )),
+        (None, _) => Ok(format!("nothing was published to {source} since the host started")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(promise: Promise) -> OutboxTarget {
+        OutboxTarget {
+            source: "orders".to_owned(),
+            promise: Some(promise),
+            window_seconds: (promise == Promise::Window).then_some(120.0),
+            longest_wait_seconds: 0.2,
+            released: 3,
+            resent: 0,
+            trouble: None,
+            since: None,
+        }
+    }
+
+    #[test]
+    fn what_waits_and_how_safe_it_is_is_shown() {
+        let outbox = Outbox {
+            entries: 2,
+            bytes: 2_048,
+            oldest_seconds: 3.0,
+            grants: vec!["a.>@orders".to_owned()],
+            not_granted: vec!["b.>".to_owned()],
+            targets: vec![target(Promise::Window)],
+            ..Outbox::default()
+        };
+        let rows: Vec<String> = rows(&outbox).into_iter().map(|(name, line)| format!("{name}: {line}")).collect();
+        assert!(rows[0].starts_with("outbox: 2 messages of 2.0 KiB wait"), "{rows:?}");
+        assert_eq!((rows[1].as_str(), rows[2].as_str()), ("may publish: a.>@orders", "not granted: b.>"));
+        assert!(rows[3].contains("3 messages published, once within the window of 2"), "{rows:?}");
+    }
+
+    #[test]
+    fn thin_promise_is_named() {
+        assert!(judge("ship", &target(Promise::Exact)).is_ok());
+        assert!(judge("ship", &target(Promise::Window)).is_ok());
+        let slow = OutboxTarget { longest_wait_seconds: 900.0, ..target(Promise::Window) };
+        assert!(judge("ship", &slow).is_err_and(|words| words.contains("may be stored twice")));
+    }
+}

@@ -1,0 +1,178 @@
+//! Grants: what an operator lets a deployment publish, and to which source.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::subject::Pattern;
+
+/// Most grants of one deployment.
+pub const GRANTS_MAX: usize = 64;
+
+/// A permission to publish under the subjects of a pattern to the stream of a source: `shipping.*.cmd@orders`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The subjects.
+    pub subjects: Pattern,
+    /// Name of the source.
+    pub source: String,
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}@{}", self.subjects, self.source)
+    }
+}
+
+impl FromStr for Grant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((subjects, source)) = text.rsplit_once('@') else {
+            return Err(format!("grant `{text}` names no source; write it like `shipping.*.cmd@orders`"));
+        };
+        let subjects = Pattern::parse(subjects).map_err(|error| format!("grant `{text}`: {error}"))?;
+        let first = subjects.as_str().split('.').next().unwrap_or_default();
+        if first.starts_with(['$', '_', '*', '>']) {
+            return Err(format!(
+                "grant `{text}` covers subjects of the server or the host; begin it with a whole first token, such as \
+                 `shipping.>`"
+            ));
+        }
+        if source.is_empty() {
+            return Err(format!("grant `{text}` names no source; write it like `shipping.*.cmd@orders`"));
+        }
+        Ok(Self { subjects, source: source.to_owned() })
+    }
+}
+
+/// The grants of a deployment. No subject belongs to grants with different sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants(Vec<Grant>);
+
+impl Grants {
+    /// Checks that each subject has one source.
+    pub fn new(grants: Vec<Grant>) -> Result<Self, String> {
+        if grants.len() > GRANTS_MAX {
+            return Err(format!("{} grants; give at most {GRANTS_MAX}", grants.len()));
+        }
+        for (index, one) in grants.iter().enumerate() {
+            let clash = grants[..index]
+                .iter()
+                .find(|other| other.source != one.source && overlap(&other.subjects, &one.subjects));
+            if let Some(other) = clash {
+                return Err(format!("grants `{other}` and `{one}` share subjects; give each subject one source"));
+            }
+        }
+        let mut unique: Vec<Grant> = Vec::with_capacity(grants.len());
+        for grant in grants {
+            if !unique.contains(&grant) {
+                unique.push(grant);
+            }
+        }
+        Ok(Self(unique))
+    }
+
+    /// Reads grants as an operator writes them.
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
+        Self::new(texts.iter().map(|text| text.as_ref().parse()).collect::<Result<_, _>>()?)
+    }
+
+    /// All of them, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &Grant> {
+        self.0.iter()
+    }
+
+    /// The source to which a subject may be published, if any.
+    pub fn source_of(&self, subject: &str) -> Option<&str> {
+        self.0.iter().find(|grant| grant.subjects.matches(subject)).map(|grant| grant.source.as_str())
+    }
+
+    /// Whether a subject may be published to a source.
+    pub fn allow(&self, subject: &str, source: &str) -> bool {
+        self.0.iter().any(|grant| grant.source == source && grant.subjects.matches(subject))
+    }
+
+    /// Whether every subject of a pattern may be published, by one grant.
+    pub fn cover(&self, wanted: &Pattern) -> bool {
+        self.0.iter().any(|grant| grant.subjects.covers(wanted))
+    }
+
+    /// As text.
+    pub fn texts(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Serialize for Grants {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.texts().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Grants {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        Self::parse(&texts).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whether some subject matches both patterns.
+pub fn overlap(one: &Pattern, other: &Pattern) -> bool {
+    let (mut ones, mut others) = (one.as_str().split('.'), other.as_str().split('.'));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return true,
+            (None, Some(_)) | (Some(_), None) => return false,
+            (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == "*" || b == "*" || a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::parse(text).expect("valid")
+    }
+
+    #[test]
+    fn patterns_overlap_if_a_subject_matches_both() {
+        for (one, other, expected) in [
+            ("a.b", "a.b", true),
+            ("a.*", "*.b", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.b", "a.b.c", false),
+            ("a.*.c", "a.b.d", false),
+            (">", "x.y", true),
+        ] {
+            assert_eq!(overlap(&pattern(one), &pattern(other)), expected, "{one} {other}");
+            assert_eq!(overlap(&pattern(other), &pattern(one)), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn grant_without_a_source_or_for_everything_is_refused() {
+        for text in ["a.b", "a.b@", ">@orders", "*.b@orders", "$JS.>@orders", "_fs.>@orders", "a..b@orders"] {
+            assert!(Grants::parse(&[text]).is_err(), "{text}");
+        }
+        let clash = Grants::parse(&["a.*@one", "a.b@two"]).expect_err("is ambiguous");
+        assert!(clash.contains("share subjects"), "{clash}");
+    }
+
+    #[test]
+    fn subject_belongs_to_the_source_of_its_grant() {
+        let grants = Grants::parse(&["a.*@one", "b.>@two"]).expect("sound");
+        assert_eq!((grants.source_of("a.1"), grants.source_of("b.1.2")), (Some("one"), Some("two")));
+        assert_eq!(grants.source_of("c"), None);
+        assert!(grants.allow("a.1", "one") && !grants.allow("a.1", "two"));
+        assert!(grants.cover(&pattern("b.x.*")) && !grants.cover(&pattern("a.>")));
+        let json = serde_json::to_string(&grants).expect("plain data");
+        assert_eq!(serde_json::from_str::<Grants>(&json).expect("comes back"), grants);
+    }
+}

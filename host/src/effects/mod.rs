@@ -1,0 +1,163 @@
+//! Effects: the messages that handlers publish.
+//!
+//! An effect is a function of the fold: its id comes from its [`Place`], and never from batches, restarts or the clock.
+//! Only the owner of a deployment keeps effects; every other fold is mute. This module knows no state file, no stream
+//! and no Wasm.
+
+mod check;
+mod grants;
+mod headers;
+mod row;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Payload;
+
+pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
+pub use grants::{GRANTS_MAX, Grant, Grants, overlap};
+pub use headers::{outgoing, reserved};
+pub use row::{Row, RowKey, first_key, key_of_row, last_key};
+
+/// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that another deployment of
+/// the same name, here or elsewhere, never has the same ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lineage(pub u64);
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for Lineage {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
+// As text, because JSON readers lose digits of large numbers.
+impl Serialize for Lineage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lineage {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The place of an effect: the input that caused it, and how many effects that input caused before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Sequence of the input.
+    pub sequence: u64,
+    /// 0 for an event.
+    pub sub: u32,
+    /// Counts the effects of the input, from 0.
+    pub index: u32,
+}
+
+/// Length of a [`Place`] as bytes.
+pub const PLACE_BYTES: usize = 16;
+
+impl Place {
+    /// As bytes, in the order of the places.
+    pub fn to_bytes(self) -> [u8; PLACE_BYTES] {
+        let mut bytes = [0; PLACE_BYTES];
+        bytes[..8].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.sub.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.index.to_be_bytes());
+        bytes
+    }
+
+    /// The place that bytes represent.
+    pub fn from_bytes(bytes: [u8; PLACE_BYTES]) -> Self {
+        let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let sequence = u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
+        Self { sequence, sub: word(8), index: word(12) }
+    }
+
+    /// The id of the effect, by which streams recognise that it is stored already.
+    pub fn id(self, lineage: Lineage) -> String {
+        let Self { sequence, sub, index } = self;
+        format!("fs.{lineage}.{sequence}.{sub}.{index}")
+    }
+}
+
+/// A message that a handler publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Its subject.
+    pub subject: String,
+    /// Its type.
+    pub kind: String,
+    /// Headers, those of the guest and those of the host.
+    pub headers: Vec<(String, String)>,
+    /// Its data.
+    pub data: Payload,
+    /// Effects with one key are stored in order; without a key, in order among themselves.
+    pub key: String,
+}
+
+/// The one fold of a deployment whose effects are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// Its lineage.
+    pub lineage: Lineage,
+    /// Counts changes of ownership.
+    pub epoch: u64,
+    /// Effects of inputs up to this sequence are dropped: they belong to the time before the first deploy.
+    pub effects_after: u64,
+    /// What it may publish.
+    pub grants: Grants,
+}
+
+/// Whether the effects of a fold are sent. There is no default: each fold is given its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its effects are kept and sent.
+    Owner(Arc<Owner>),
+    /// Its effects are checked and dropped.
+    Mute,
+}
+
+impl Role {
+    /// The owner, if the fold has that role.
+    pub fn owner(&self) -> Option<&Arc<Owner>> {
+        match self {
+            Self::Owner(owner) => Some(owner),
+            Self::Mute => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_ordered_like_their_bytes_and_come_back() {
+        let place = |sequence, sub, index| Place { sequence, sub, index };
+        let places = [place(1, 0, 9), place(1, 1, 0), place(2, 0, 0), place(256, 0, 0), place(u64::MAX, 0, 1)];
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1] && pair[0].to_bytes() < pair[1].to_bytes()));
+        assert!(places.iter().all(|place| Place::from_bytes(place.to_bytes()) == *place));
+    }
+
+    #[test]
+    fn id_depends_on_lineage_and_place_alone() {
+        let place = Place { sequence: 42, sub: 0, index: 3 };
+        assert_eq!(place.id(Lineage(0xab)), "fs.00000000000000ab.42.0.3");
+        let lineage: Lineage = "00000000000000ab".parse().expect("hexadecimal");
+        assert_eq!(lineage, Lineage(0xab));
+    }
+}

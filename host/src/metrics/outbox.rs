@@ -1,0 +1,121 @@
+//! Metrics of handlers: what waits in their outbox, and how safe publishing is.
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
+
+use super::{DEPLOYMENT, counter, float_gauge, gauge};
+use crate::api::{Deployment, Promise};
+
+/// Counters of what was published, and gauges of what waits.
+#[derive(Clone, Debug)]
+pub(super) struct Outboxes {
+    released: IntCounterVec,
+    resent: IntCounterVec,
+    gauges: Gauges,
+}
+
+impl Outboxes {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            released: counter(
+                registry,
+                "foldstream_outbox_released_total",
+                "Messages of a handler that their stream confirmed as stored.",
+                DEPLOYMENT,
+            ),
+            resent: counter(
+                registry,
+                "foldstream_outbox_resent_total",
+                "Messages of a handler that were sent again and were stored already.",
+                DEPLOYMENT,
+            ),
+            gauges: Gauges::new(registry),
+        }
+    }
+
+    pub(super) fn released(&self, name: &str) -> IntCounter {
+        self.released.with_label_values(&[name])
+    }
+
+    pub(super) fn resent(&self, name: &str) -> IntCounter {
+        self.resent.with_label_values(&[name])
+    }
+
+    /// Sets all gauges from scratch. One page at a time may do that.
+    pub(super) fn set(&self, deployments: &[Deployment]) {
+        self.gauges.reset();
+        deployments.iter().for_each(|deployment| self.gauges.set(deployment));
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        // An error means that the series does not exist, which is the goal.
+        let _ = self.released.remove_label_values(&[name]);
+        let _ = self.resent.remove_label_values(&[name]);
+    }
+}
+
+/// Gauges, set when the page is requested; only handlers have series.
+#[derive(Clone, Debug)]
+struct Gauges {
+    entries: IntGaugeVec,
+    bytes: IntGaugeVec,
+    oldest: GaugeVec,
+    promise: IntGaugeVec,
+    troubled: IntGaugeVec,
+}
+
+impl Gauges {
+    fn new(registry: &Registry) -> Self {
+        let target = &["deployment", "target"];
+        Self {
+            entries: gauge(registry, "foldstream_outbox_entries", "Messages that wait to be published.", DEPLOYMENT),
+            bytes: gauge(
+                registry,
+                "foldstream_outbox_bytes",
+                "Size of messages that wait to be published.",
+                DEPLOYMENT,
+            ),
+            oldest: float_gauge(
+                registry,
+                "foldstream_outbox_oldest_seconds",
+                "Age of the oldest message that waits to be published, 0 if there is none.",
+                DEPLOYMENT,
+            ),
+            promise: gauge(
+                registry,
+                "foldstream_outbox_promise",
+                "1 for how safe publishing to a stream is (exact, read-back, window), 0 for the others; all 0 while unknown.",
+                &["deployment", "target", "level"],
+            ),
+            troubled: gauge(
+                registry,
+                "foldstream_outbox_troubled",
+                "1 while nothing can be published to a stream, otherwise 0.",
+                target,
+            ),
+        }
+    }
+
+    fn reset(&self) {
+        for vector in [&self.entries, &self.bytes, &self.promise, &self.troubled] {
+            vector.reset();
+        }
+        self.oldest.reset();
+    }
+
+    fn set(&self, deployment: &Deployment) {
+        let Some(outbox) = &deployment.outbox else { return };
+        let name = deployment.name.as_str();
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.entries.with_label_values(&[name]).set(number(outbox.entries));
+        self.bytes.with_label_values(&[name]).set(number(outbox.bytes));
+        self.oldest.with_label_values(&[name]).set(outbox.oldest_seconds);
+        for target in &outbox.targets {
+            let source = target.source.as_str();
+            self.troubled.with_label_values(&[name, source]).set(i64::from(target.trouble.is_some()));
+            for promise in Promise::ALL {
+                let value = i64::from(target.promise == Some(promise));
+                self.promise.with_label_values(&[name, source, promise.name()]).set(value);
+            }
+        }
+    }
+}

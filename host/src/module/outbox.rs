@@ -1,0 +1,90 @@
+//! `foldstream:module/outbox`: what a handler publishes.
+//!
+//! A message is checked here, and becomes an effect with its place. The state's writer keeps it with the writes of the
+//! batch if the fold owns its effects.
+
+use wasmtime::StoreContextMut;
+
+use super::bindings::Message;
+use super::causes::{Causes, NoPlace};
+use super::sandbox::{Access, Host, Refusal};
+use crate::effects::{self, Effect, Role, Row};
+use crate::event::Payload;
+use crate::subject::Pattern;
+
+/// Most messages in one host call.
+const MESSAGES_PER_CALL_MAX: usize = 65_536;
+
+/// `publish`.
+pub(super) fn publish(mut caller: StoreContextMut<'_, Host>, (messages,): (Vec<Message>,)) -> wasmtime::Result<()> {
+    let host = caller.data_mut();
+    host.count_call()?;
+    if messages.len() > MESSAGES_PER_CALL_MAX {
+        let message =
+            format!("{} messages in one call; publish at most {MESSAGES_PER_CALL_MAX} at once", messages.len());
+        return Err(Refusal::Limit { limit: "messages-per-call", message }.into());
+    }
+    let (Access::Apply(writer), Some(handling)) = (&mut host.access, &mut host.handling) else {
+        return Err(Refusal::NO_OUTBOX.into());
+    };
+    for message in messages {
+        let row = row(message, &mut handling.causes, &handling.publishes, writer.role())?;
+        if let Some(row) = row {
+            writer.emit(&row).map_err(Refusal::from)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a call of `handle` needs for its messages.
+#[derive(Debug)]
+pub(super) struct Handling {
+    pub(super) causes: Causes,
+    /// The subjects that the manifest declares.
+    pub(super) publishes: std::sync::Arc<[Pattern]>,
+}
+
+fn refused(limit: &'static str, message: String) -> Refusal {
+    Refusal::Limit { limit, message }
+}
+
+/// The row of a message; none if the fold does not own its effects, or had none of the event yet.
+fn row(message: Message, causes: &mut Causes, publishes: &[Pattern], role: &Role) -> Result<Option<Row>, Refusal> {
+    let Message { cause, subject, kind, mut headers, data, key } = message;
+    let data = Payload::from(data);
+    effects::check(&subject, kind.as_deref(), key.as_deref(), &headers, &data)
+        .map_err(|refusal| refused(refusal.limit, refusal.message))?;
+    if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
+        let message = format!("it publishes to {subject}, which its manifest does not declare; add it to `publishes`");
+        return Err(refused("publishes", message));
+    }
+    let key = key.or_else(|| causes.key_of(cause)).unwrap_or_default();
+    let (place, event) = causes.next(cause).map_err(|none| match none {
+        NoPlace::NoEvent { count } => refused(
+            "cause",
+            format!("a message names event {cause} of a call with {count} events, counted from 0, as its cause"),
+        ),
+        NoPlace::TooMany { sequence } => refused(
+            "effects-per-event",
+            format!("event {sequence} causes more than {} messages; publish fewer", effects::EFFECTS_PER_EVENT_MAX),
+        ),
+    })?;
+    let Some(owner) = role.owner().filter(|owner| place.sequence > owner.effects_after) else { return Ok(None) };
+    let Some(target) = owner.grants.source_of(&subject) else {
+        let deployment = &owner.deployment;
+        let message = format!(
+            "{deployment} may not publish to {subject}; allow it with `foldstream deploy … --allow-publish \
+             '{subject}@SOURCE'`, then `foldstream resume {deployment}`"
+        );
+        return Err(refused("grant", message));
+    };
+    let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
+    headers.extend(effects::outgoing(&owner.deployment, owner.lineage, place, &kind, event, &data));
+    let effect = Effect { subject, kind, headers, data, key };
+    Ok(Some(Row { target: target.to_owned(), place, made_ns: now_ns(), effect }))
+}
+
+/// When an effect was made, for the age of what waits; nothing else depends on it.
+fn now_ns() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0)
+}

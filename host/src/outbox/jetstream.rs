@@ -1,0 +1,151 @@
+//! Releasing to a JetStream stream: at least once, and once within the window in which the stream recognises ids.
+//!
+//! If the stream keeps its messages, it is not the window that decides. After a start, and whenever an answer stayed out, the
+//! host first reads what the stream has stored since the last moment at which nothing was in doubt (the mark), and sends the
+//! rest. Only a message that is still on its way meanwhile, over a connection that has just been lost, leans on the
+//! window.
+//!
+//! Effects of one key leave one after the other, each once the one before it is confirmed; different keys leave side by
+//! side. So the order of a key holds even if one message is refused.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+
+use super::Sent;
+use crate::api::Promise;
+use crate::effects::Grants;
+use crate::effects::{Lineage, Row};
+use crate::event::Payload;
+use crate::source::jetstream::{Description, Outgoing, PublishError, Publisher};
+use crate::state::Store;
+use crate::subject::SubjectSet;
+
+/// Most messages on their way at once.
+const IN_FLIGHT: usize = 64;
+
+/// What is known about the stream before effects are sent.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) promise: Promise,
+    pub(super) description: Description,
+    /// Ids of effects that are stored.
+    pub(super) stored: HashSet<String>,
+}
+
+/// Finds out which effects are stored, since it is in doubt.
+pub(super) async fn look(
+    publisher: &Publisher,
+    (store, target): (&Store, &str),
+    lineage: Lineage,
+    grants: &Grants,
+) -> Result<Known, String> {
+    let description = publisher.describe().await?;
+    let window = Known { promise: Promise::Window, description, stored: HashSet::new() };
+    if !description.keeps {
+        return Ok(window);
+    }
+    let read_back = Known { promise: Promise::ReadBack, ..window };
+    let Some(mark) = store.effect_mark(target) else {
+        // Durable before the first message: a crash after it must not have to search the whole stream.
+        store.set_effect_mark(target, description.last);
+        let store = store.clone();
+        let recorded = tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await;
+        recorded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        return Ok(read_back);
+    };
+    let patterns: Vec<&str> =
+        grants.iter().filter(|grant| grant.source == target).map(|grant| grant.subjects.as_str()).collect();
+    let covering = SubjectSet::parse(&patterns).map_err(|error| error.to_string())?.covering();
+    let is_whole = description.first <= mark + 1 && mark <= description.last;
+    let ids =
+        if is_whole { publisher.ids_after(mark, covering.as_str(), &format!("fs.{lineage}.")).await? } else { None };
+    match ids {
+        Some(stored) => Ok(Known { stored, ..read_back }),
+        None => {
+            tracing::warn!(
+                target,
+                mark,
+                first = description.first,
+                last = description.last,
+                "the stream no longer tells what it has stored; messages in doubt are sent again, and its duplicate window \
+                 decides"
+            );
+            store.set_effect_mark(target, description.last);
+            Ok(Known { promise: Promise::Window, ..read_back })
+        }
+    }
+}
+
+/// What sending asks before each message.
+pub(super) struct Conditions<'a> {
+    /// Whether the deployment stops.
+    pub(super) stopped: &'a watch::Receiver<bool>,
+    /// Why a message may not be sent now, if so: connecting may take long, and a grant may be withdrawn meanwhile.
+    pub(super) denied: &'a (dyn Fn(&Row) -> Option<String> + Send + Sync),
+}
+
+/// Sends effects, in order within each key; ends early once it is asked to stop.
+pub(super) async fn send(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>, conditions: &Conditions<'_>) -> Sent {
+    let mut chains: HashMap<String, Vec<Row>> = HashMap::new();
+    for row in rows {
+        chains.entry(row.effect.key.clone()).or_default().push(row);
+    }
+    // Oldest first, so that one key cannot keep the others waiting for long.
+    let mut chains: Vec<Vec<Row>> = chains.into_values().collect();
+    chains.sort_by_key(|chain| chain[0].place);
+    let send = |chain| send_chain(publisher, lineage, chain, conditions);
+    let sent = futures_util::stream::iter(chains.into_iter().map(send));
+    let mut all = Sent::default();
+    let mut sent = sent.buffer_unordered(IN_FLIGHT);
+    while let Some(Sent { confirmed, again, sequence, is_in_doubt, trouble }) = sent.next().await {
+        all.confirmed.extend(confirmed);
+        all.again += again;
+        all.sequence = all.sequence.max(sequence);
+        all.is_in_doubt |= is_in_doubt;
+        all.trouble = all.trouble.or(trouble);
+    }
+    all
+}
+
+/// Sends the effects of one key until one is not confirmed.
+async fn send_chain(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>, conditions: &Conditions<'_>) -> Sent {
+    let mut sent = Sent::default();
+    for row in rows {
+        if *conditions.stopped.borrow() {
+            return sent;
+        }
+        if let Err(error) = publisher.ready().await {
+            sent.trouble = Some(error);
+            return sent;
+        }
+        if let Some(denied) = (conditions.denied)(&row) {
+            sent.trouble = Some(denied);
+            return sent;
+        }
+        match publisher.publish(&outgoing(&row, lineage)).await {
+            Ok(confirmed) => {
+                sent.again += u64::from(confirmed.is_duplicate);
+                sent.sequence = sent.sequence.max(confirmed.sequence);
+                sent.confirmed.push(row);
+            }
+            Err(error) => {
+                sent.is_in_doubt = matches!(error, PublishError::Unknown(_));
+                sent.trouble = Some(error.to_string());
+                return sent;
+            }
+        }
+    }
+    sent
+}
+
+fn outgoing(row: &Row, lineage: Lineage) -> Outgoing {
+    let effect = &row.effect;
+    let data = match &effect.data {
+        Payload::Bytes(bytes) => bytes.clone(),
+        text @ Payload::Text(_) => Bytes::copy_from_slice(text.as_bytes()),
+    };
+    Outgoing { id: row.place.id(lineage), subject: effect.subject.clone(), headers: effect.headers.clone(), data }
+}

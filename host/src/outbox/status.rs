@@ -1,0 +1,70 @@
+//! What a releaser reports about its targets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::api::Promise;
+
+/// The state of the targets of an owner, for people.
+#[derive(Debug, Default)]
+pub struct Status {
+    targets: Mutex<BTreeMap<String, Target>>,
+}
+
+/// One target.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// How safe publishing is; none before the stream was reached.
+    pub promise: Option<Promise>,
+    /// How long the stream recognises ids.
+    pub window: Option<Duration>,
+    /// The longest wait of an effect for its confirmation.
+    pub longest_wait: Duration,
+    /// When the oldest effect that waits was made, in nanoseconds since the Unix epoch.
+    pub oldest_ns: Option<u64>,
+    /// Effects confirmed.
+    pub released: u64,
+    /// Effects sent again.
+    pub resent: u64,
+    /// Why nothing is released, and since when.
+    pub trouble: Option<(String, jiff::Timestamp)>,
+}
+
+impl Status {
+    /// All targets that were used, by name.
+    pub fn targets(&self) -> BTreeMap<String, Target> {
+        self.targets.lock().clone()
+    }
+
+    pub(super) fn change(&self, target: &str, change: impl FnOnce(&mut Target)) {
+        let mut targets = self.targets.lock();
+        match targets.get_mut(target) {
+            Some(known) => change(known),
+            None => change(targets.entry(target.to_owned()).or_default()),
+        }
+    }
+
+    pub(super) fn troubled(&self, target: &str, trouble: Option<String>) {
+        self.change(target, |known| match (trouble, known.trouble.take()) {
+            (None, _) => {}
+            (Some(trouble), Some((_, since))) => known.trouble = Some((trouble, since)),
+            (Some(trouble), None) => known.trouble = Some((trouble, jiff::Timestamp::now())),
+        });
+    }
+}
+
+impl Target {
+    /// The longest wait, including that of the effect that waits now.
+    pub fn longest_wait(&self) -> Duration {
+        let waits = self.oldest_ns.map_or(Duration::ZERO, since_ns);
+        self.longest_wait.max(waits)
+    }
+}
+
+/// How long ago a time was, by this machine's clock; zero if it is ahead.
+pub(super) fn since_ns(time_ns: u64) -> Duration {
+    let now = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
+    Duration::from_nanos(now.saturating_sub(time_ns))
+}

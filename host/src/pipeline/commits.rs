@@ -1,0 +1,106 @@
+//! When a run commits, and what it does at its end.
+
+use std::time::Instant;
+
+use super::{Ended, Obstacle, ROOM_LOOK, Run};
+use crate::room::Use;
+use crate::state;
+
+impl Run {
+    pub(super) fn join_commit(&mut self) -> Result<(), state::Error> {
+        let Some(commit) = self.commit.take() else { return Ok(()) };
+        let joined = self.runtime.block_on(commit);
+        self.share.set(self.store.memory_bytes());
+        let committed = joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
+        if committed.is_ok() {
+            self.applier.progress.made_durable();
+        }
+        committed
+    }
+
+    /// Commits early if memory requires it, and waits for a commit if there is no memory to continue.
+    pub(super) fn commit_if_large(&mut self) -> Result<(), Ended> {
+        let active = self.store.active_bytes();
+        let limit = self.applier.settings.memtable_bytes;
+        if active < limit && !self.share.must_yield(active) {
+            return Ok(());
+        }
+        if self.commit.is_some() {
+            self.join_commit().map_err(Ended::State)?;
+        }
+        self.begin_commit();
+        if self.commit.is_none() && !self.store.is_durable() {
+            self.wait_for_room();
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_commit(&mut self) {
+        if self.commit.is_some() {
+            return;
+        }
+        self.flush_at = None;
+        if !self.store.is_durable() && !self.has_room(Use::Write) {
+            self.flush_at = Some(Instant::now() + ROOM_LOOK);
+            return;
+        }
+        if !self.store.freeze() {
+            return;
+        }
+        let (store, seconds) = (self.store.clone(), self.metrics.commit_seconds.clone());
+        let commit = move || {
+            let started = Instant::now();
+            let committed = store.commit();
+            seconds.observe(started.elapsed().as_secs_f64());
+            committed
+        };
+        // On a thread of the runtime: a thread started here would inherit the low priority, and later serve reads with
+        // it.
+        self.commit = Some(self.runtime.spawn(async move {
+            let committed = tokio::task::spawn_blocking(commit).await;
+            committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
+        }));
+    }
+
+    /// Makes everything applied durable, whatever ended the run, and only then reports that it can't continue: what
+    /// readers saw next to a failure must not be lost, least of all if the stream that could restore it is gone.
+    pub(super) fn finish(&mut self, ended: Ended) -> Ended {
+        if let Some(writer) = &mut self.applier.writer {
+            writer.discard();
+        }
+        // Without disk space a flush would fail, and what can be read in memory would be lost.
+        let disk = self.applier.settings.disk.as_ref();
+        let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
+        let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
+        self.share.set(self.store.memory_bytes());
+        if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
+            self.applier.progress.stopped(kind, &message, sequence);
+        }
+        match (ended, flushed) {
+            (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),
+            (ended, Ok(())) => ended,
+        }
+    }
+
+    /// Whether nothing may be applied because too many effects wait; reports when that begins and when it ends.
+    pub(super) fn is_clogged(&mut self) -> bool {
+        // Before the question, so that no change is missed after it.
+        self.outbox.borrow_and_update();
+        let was = self.is_clogged;
+        self.is_clogged = self.store.is_outbox_full(was);
+        if self.is_clogged {
+            let state::Waiting { entries, bytes } = self.store.waiting_effects();
+            let message = format!(
+                "outbox: {entries} messages of {bytes} bytes wait to be published, as many as state.outbox_entries_max and \
+                 state.outbox_bytes_max allow; the deployment continues when a tenth is confirmed; `foldstream show` says \
+                 what keeps them"
+            );
+            if !was {
+                self.applier.progress.waiting("outbox", &message);
+            }
+        } else if was {
+            self.applier.progress.recovered();
+        }
+        self.is_clogged
+    }
+}

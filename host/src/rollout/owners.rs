@@ -1,0 +1,239 @@
+//! Handlers: who owns the effects of a deployment, and what it may publish.
+//!
+//! A handler's effects belong to one state file. In this release they stay there: a handler is never given another
+//! file, so there is never a second owner. Every other fold (scratch, partial rebuild) is mute.
+
+use std::sync::Arc;
+
+use super::{DeployRequest, Error, Role, Rollouts};
+use crate::api::EffectsFrom;
+use crate::data_dir::DataDir;
+use crate::deployment::Deployment;
+use crate::effects::{self, Grants, Lineage, Owner, overlap};
+use crate::module::{Kind, Module};
+use crate::source::Source;
+use crate::state::catalogue::{Generation, HandlerRecord, Record};
+use crate::state::{self, Ownership};
+use crate::subject::Pattern;
+
+/// The first epoch.
+const FIRST_EPOCH: u64 = 1;
+
+/// Whether the effects of a fold are sent. Only the catalogue makes an owner.
+pub(super) fn role(record: &Record, generation: &Generation, role: Role) -> Result<effects::Role, String> {
+    let serves = matches!(role, Role::Serve { .. });
+    if generation.module.kind != Kind::Handler.name() || !serves {
+        return Ok(effects::Role::Mute);
+    }
+    let name = &record.name;
+    let Some(handler) = &record.handler else {
+        return Err(format!(
+            "the catalogue does not say who owns the effects of {name}; restore catalog.redb from a backup, or delete \
+             {name} and deploy it again"
+        ));
+    };
+    if handler.state_file != generation.state_file {
+        return Err(format!(
+            "state file {} owns the effects of {name}, and file {} is active; restore catalog.redb from a backup",
+            handler.state_file, generation.state_file
+        ));
+    }
+    Ok(effects::Role::Owner(Arc::new(Owner {
+        deployment: name.clone(),
+        lineage: handler.lineage,
+        epoch: handler.epoch,
+        effects_after: handler.effects_after,
+        grants: handler.grants.clone(),
+    })))
+}
+
+/// Creates the state file of a new handler with its owner, before the catalogue names it: a file that is created later,
+/// because this one was lost, has no owner and is refused.
+pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error> {
+    let Some(handler) = record.handler.as_ref().filter(|_| record.next == 2 && record.generations.len() == 1) else {
+        return Ok(());
+    };
+    let path = folder.state(&record.name, handler.state_file);
+    // Of a deploy that ended before it was recorded.
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(state::Error::Storage(format!("{}: {error}", path.display())).into());
+    }
+    let owner = Ownership { lineage: handler.lineage, epoch: handler.epoch };
+    Ok(state::create_owned(&path, owner)?)
+}
+
+/// Refuses a candidate of a handler: it would need a file of its own.
+pub(super) fn refuse_candidate(record: &Record) -> Result<(), Error> {
+    if record.handler.is_none() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} is a handler, whose outbox cannot move to another state file yet, so its state cannot be rebuilt; deploy \
+         corrected code (it inherits the state), or deploy it under another name with --name and --effects-from",
+        record.name
+    )))
+}
+
+/// What a module wants to publish and may not.
+pub(crate) fn not_granted(record: &Record) -> Vec<String> {
+    let Some(handler) = &record.handler else { return Vec::new() };
+    let is_covered = |wanted: &&String| Pattern::parse(wanted).is_ok_and(|wanted| handler.grants.cover(&wanted));
+    record.active().module.publishes.iter().filter(|wanted| !is_covered(wanted)).cloned().collect()
+}
+
+/// A warning about that, after a deploy.
+pub(super) fn not_granted_warning(record: &Record, generation: u64) -> Option<String> {
+    let missing = if record.active == generation { not_granted(record) } else { Vec::new() };
+    if missing.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "{} wants to publish to {}, which no grant covers, and stops at the first such message; allow it with \
+         --allow-publish 'SUBJECTS@SOURCE'",
+        record.name,
+        missing.join(", ")
+    ))
+}
+
+impl Rollouts {
+    /// The first owner of a new handler; none for a projection.
+    pub(super) async fn first_owner(
+        &self,
+        module: &Module,
+        source: &str,
+        request: &DeployRequest,
+    ) -> Result<Option<HandlerRecord>, Error> {
+        if module.kind() == Kind::Projection {
+            refuse_options(request)?;
+            return Ok(None);
+        }
+        if request.build.gate.is_some() || request.build.promote == crate::api::Promotion::Manual {
+            let what = "a handler is never built alongside another, so it cannot be compared or promoted by hand";
+            return Err(Error::Refused(what.to_owned()));
+        }
+        let grants = request.grants.clone().unwrap_or_default();
+        self.check_grants(&grants, module, source)?;
+        let effects_after = match request.effects_from.unwrap_or_default() {
+            EffectsFrom::Beginning => 0,
+            EffectsFrom::Sequence(sequence) => sequence.saturating_sub(1),
+            EffectsFrom::Now => self.head_of(source).await?,
+        };
+        let lineage = Lineage(rand::random());
+        Ok(Some(HandlerRecord { lineage, state_file: 1, epoch: FIRST_EPOCH, effects_after, grants }))
+    }
+
+    /// The end of a stream. Without it, nobody knows from where on a handler may act.
+    async fn head_of(&self, source: &str) -> Result<u64, Error> {
+        let info = match self.inner.sources.get(source) {
+            Some(known) => known.info().await,
+            None => return Err(self.inner.no_source(source).into()),
+        };
+        info.last_sequence.ok_or_else(|| {
+            let why = info.message.unwrap_or_else(|| "it does not answer".to_owned());
+            Error::Source(format!(
+                "source {source} can't be reached ({why}), so the end of its stream is unknown, after which the handler \
+                 would begin to publish; try again, or give --effects-from beginning or a sequence"
+            ))
+        })
+    }
+
+    /// Replaces the grants of a handler, if the deploy has some. Returns the reason with the difference. The caller
+    /// holds the deployment's lock.
+    pub(super) async fn regrant(
+        &self,
+        deployment: &Arc<Deployment>,
+        module: &Module,
+        request: &DeployRequest,
+        mut reason: String,
+    ) -> Result<String, Error> {
+        let mut record = deployment.record();
+        let source = record.active().source.clone();
+        let Some(handler) = &mut record.handler else {
+            refuse_options(request)?;
+            return Ok(reason);
+        };
+        if request.effects_from.is_some() {
+            return Err(Error::Refused(format!(
+                "{} exists and publishes for events after {}; --effects-from is for a new deployment",
+                deployment.name(),
+                handler.effects_after
+            )));
+        }
+        let grants = request.grants.clone().unwrap_or_else(|| handler.grants.clone());
+        // Also without a change of grants: the module may read other subjects than the one before it.
+        self.check_grants(&grants, module, &source)?;
+        if grants == handler.grants {
+            return Ok(reason);
+        }
+        let difference = difference(&handler.grants, &grants);
+        handler.grants = grants;
+        let role = role(&record, record.active(), Role::TAKES_OVER);
+        self.commit(deployment, record, "grant", difference.clone()).await?;
+        let runner = deployment.active();
+        let mut program = runner.program();
+        program.role = role;
+        runner.take_over(program);
+        reason.push_str(&format!("; grants: {difference}"));
+        Ok(reason)
+    }
+
+    /// Refuses grants for sources that do not exist, and those with which a handler would feed itself.
+    fn check_grants(&self, grants: &Grants, module: &Module, source: &str) -> Result<(), Error> {
+        let own = self.inner.sources.get(source);
+        for grant in grants.iter() {
+            let Some(target) = self.inner.sources.get(&grant.source) else {
+                return Err(self.inner.no_source(&grant.source).into());
+            };
+            let is_own = grant.source == source || own.is_some_and(|own| is_same(own, target));
+            let subjects = module.manifest().subjects.patterns();
+            let read = subjects.iter().find(|pattern| is_own && overlap(pattern, &grant.subjects));
+            if let Some(read) = read {
+                return Err(Error::Refused(format!(
+                    "grant `{grant}` would let it publish to {read}, which it reads itself, so it could cause events without \
+                     end; narrow the grant, or publish to another stream"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two sources have the same stream.
+fn is_same(one: &Source, other: &Source) -> bool {
+    match (one, other) {
+        (Source::JetStream(one), Source::JetStream(other)) => one.stream() == other.stream(),
+        (Source::Embedded(_), _) | (_, Source::Embedded(_)) => false,
+    }
+}
+
+fn refuse_options(request: &DeployRequest) -> Result<(), Error> {
+    let option = match (&request.grants, &request.effects_from) {
+        (None, None) => return Ok(()),
+        (Some(_), _) => "--allow-publish",
+        (None, Some(_)) => "--effects-from",
+    };
+    Err(Error::Refused(format!("{option} is for handlers, and the module is a projection, which publishes nothing")))
+}
+
+/// What changes, in words.
+fn difference(before: &Grants, after: &Grants) -> String {
+    let (before, after) = (before.texts(), after.texts());
+    let only = |these: &[String], those: &[String], mark: char| -> Vec<String> {
+        these.iter().filter(|grant| !those.contains(grant)).map(|grant| format!("{mark}{grant}")).collect()
+    };
+    [only(&after, &before, '+'), only(&before, &after, '-')].concat().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn difference_of_grants_is_told() {
+        let before = Grants::parse(&["a.>@one", "b@one"]).expect("sound");
+        let after = Grants::parse(&["b@one", "c@two"]).expect("sound");
+        assert_eq!(difference(&before, &after), "+c@two, -a.>@one");
+    }
+}

@@ -1,0 +1,254 @@
+//! Publishing to a stream: one message at a time, confirmed by the stream.
+//!
+//! The only place that publishes. Every message names its stream and its id, so that it is stored nowhere else, and not
+//! twice within the stream's window.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::{Request, RequestErrorKind};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::JetStream;
+use super::connect::Settings;
+use super::headers::Block;
+use super::link::Link;
+use super::open::trouble;
+use super::wire::{Api, StreamConfig};
+
+/// How long a confirmation may take.
+const CONFIRMATION_MAX: Duration = Duration::from_secs(5);
+/// The header with the id of a message. Servers tell its case apart.
+const ID_HEADER: &str = "Nats-Msg-Id";
+/// Most messages that are looked at to find out what is stored.
+const LOOKED_AT_MAX: usize = 50_000;
+/// A stream that removes messages sooner does not tell what it had stored.
+const KEPT_MIN: Duration = Duration::from_secs(3_600);
+/// How long the stream may take to describe itself.
+const DESCRIPTION_MAX: Duration = Duration::from_secs(5);
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its id.
+    pub id: String,
+    /// Its subject.
+    pub subject: String,
+    /// Headers, without those that this module sets.
+    pub headers: Vec<(String, String)>,
+    /// Its data.
+    pub data: Bytes,
+}
+
+/// The confirmation of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The stream had it already.
+    pub is_duplicate: bool,
+    /// Its sequence in the stream.
+    pub sequence: u64,
+}
+
+/// Why a message is not confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The stream has not stored it, and will not.
+    #[error("{0}")]
+    NotStored(String),
+    /// The stream may have stored it.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// What matters of a stream to whoever publishes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// How long it recognises ids.
+    pub window: Duration,
+    /// Whether it keeps messages long enough to find out later what it has stored.
+    pub keeps: bool,
+    /// Its first sequence, or the next one if it is empty.
+    pub first: u64,
+    /// Its last sequence.
+    pub last: u64,
+}
+
+/// Publishes to the stream of a source, over a connection of its own.
+#[derive(Debug)]
+pub struct Publisher {
+    settings: Arc<Settings>,
+    link: Mutex<Option<Link>>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl JetStream {
+    /// A publisher to the stream. It connects when it is used.
+    pub fn publisher(&self) -> Publisher {
+        Publisher { settings: Arc::clone(&self.settings), link: Mutex::default() }
+    }
+}
+
+impl Publisher {
+    fn api(&self, link: &Link) -> Api {
+        let (prefix, stream) = (self.settings.api_prefix.clone(), self.settings.stream.clone());
+        Api { client: link.client().clone(), prefix, stream }
+    }
+
+    /// Connects if it must, and describes the stream. An error says why nothing can be published.
+    pub async fn describe(&self) -> Result<Description, String> {
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.stream_info())).await;
+        let answered = asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
+        let info = answered.map_err(|trouble| trouble.message)?;
+        let info = info.map_err(|error| trouble(&self.settings.stream, &error).message)?;
+        check(&self.settings.stream, &info.config)?;
+        Ok(Description {
+            window: Duration::from_nanos(info.config.duplicate_window),
+            keeps: keeps(&info.config),
+            first: info.first(),
+            last: info.state.last_seq,
+        })
+    }
+
+    /// Ids of messages after a sequence whose subjects match, and that begin with a prefix; none if there are too many
+    /// messages to look at. They are read from the leader, so what is not among them was not stored when this began.
+    pub async fn ids_after(
+        &self,
+        sequence: u64,
+        subjects: &str,
+        prefix: &str,
+    ) -> Result<Option<HashSet<String>>, String> {
+        let mut link = self.link().await?;
+        let api = self.api(&link);
+        let (mut ids, mut from) = (HashSet::new(), sequence + 1);
+        for _ in 0..LOOKED_AT_MAX {
+            let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.next_message(from, subjects))).await;
+            let answered = asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
+            let found = answered.map_err(|trouble| trouble.message)?;
+            let found = found.map_err(|error| trouble(&self.settings.stream, &error).message)?;
+            let Some(stored) = found else { return Ok(Some(ids)) };
+            from = stored.sequence + 1;
+            let headers = Block::read(&stored.headers).headers;
+            let id = headers.into_iter().find(|(name, _)| name == ID_HEADER).map(|(_, id)| id);
+            ids.extend(id.filter(|id| id.starts_with(prefix)));
+        }
+        Ok(None)
+    }
+
+    /// Connects if it must. An error says why it can't.
+    pub async fn ready(&self) -> Result<(), String> {
+        self.link().await.map(drop)
+    }
+
+    /// Publishes a message, and waits until the stream has stored it.
+    pub async fn publish(&self, message: &Outgoing) -> Result<Confirmed, PublishError> {
+        let mut link = self.link().await.map_err(PublishError::NotStored)?;
+        let headers = self.headers(message).map_err(PublishError::NotStored)?;
+        let request = Request::new().headers(headers).payload(message.data.clone()).timeout(Some(CONFIRMATION_MAX));
+        let (client, subject) = (link.client().clone(), message.subject.clone());
+        let call = async move { client.send_request(subject, request).await };
+        let answer = link.permitted(call).await.map_err(|trouble| PublishError::Unknown(trouble.message))?;
+        let stream = &self.settings.stream;
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::TimedOut => PublishError::Unknown(format!("stream {stream} did not confirm within 5 s")),
+            RequestErrorKind::NoResponders => PublishError::NotStored(format!(
+                "no stream stores subject {}; add it to the subjects of stream {stream}",
+                message.subject
+            )),
+            _ => PublishError::Unknown(error.to_string()),
+        })?;
+        self.confirmed(message, &answer.payload)
+    }
+
+    /// What the answer to a message says.
+    fn confirmed(&self, message: &Outgoing, answer: &[u8]) -> Result<Confirmed, PublishError> {
+        let (stream, subject) = (&self.settings.stream, &message.subject);
+        let foreign =
+            |_| PublishError::Unknown(format!("subject {subject} is answered by something that is no stream"));
+        match serde_json::from_slice(answer).map_err(foreign)? {
+            Answer { error: Some(Refusal { err_code, description }), .. } => Err(PublishError::NotStored(format!(
+                "stream {stream} refuses a message to {subject}: {description} (code {err_code})"
+            ))),
+            Answer { stream: found, seq, duplicate, .. } if found == *stream && seq > 0 => {
+                Ok(Confirmed { is_duplicate: duplicate, sequence: seq })
+            }
+            Answer { stream: found, .. } => {
+                Err(PublishError::Unknown(format!("subject {subject} is stored by stream {found}, not by {stream}")))
+            }
+        }
+    }
+
+    fn headers(&self, message: &Outgoing) -> Result<HeaderMap, String> {
+        let mut headers = HeaderMap::new();
+        let own = [(ID_HEADER, message.id.as_str()), ("Nats-Expected-Stream", self.settings.stream.as_str())];
+        let others = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in own.into_iter().chain(others) {
+            let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
+            let (name, value) = parsed.ok_or_else(|| format!("header {name} cannot be sent"))?;
+            headers.insert(name, value);
+        }
+        Ok(headers)
+    }
+
+    /// The connection, once it is up. A client that is gone gives way to a new one.
+    async fn link(&self) -> Result<Link, String> {
+        let mut slot = self.link.lock().await;
+        let known = match slot.take() {
+            Some(mut link) => match link.up(|_| ()).await {
+                Ok(()) => Some(link),
+                Err(_) => None,
+            },
+            None => None,
+        };
+        let link = match known {
+            Some(link) => link,
+            None => Link::connect(&self.settings).await.map_err(|trouble| trouble.message)?,
+        };
+        *slot = Some(link.clone());
+        Ok(link)
+    }
+}
+
+/// Whether a stream keeps messages until somebody has had the time to look for them.
+fn keeps(config: &StreamConfig) -> bool {
+    let age = Duration::from_nanos(config.max_age);
+    let is_long = age.is_zero() || age >= KEPT_MIN;
+    (config.retention.is_empty() || config.retention == "limits") && config.max_msgs_per_subject <= 0 && is_long
+}
+
+/// Refuses streams that take no messages, or that would answer to one by mistake.
+fn check(stream: &str, config: &StreamConfig) -> Result<(), String> {
+    if config.mirror.is_some() {
+        return Err(format!("stream {stream} is a mirror, which nobody can publish to; publish to its origin"));
+    }
+    if config.duplicate_window == 0 {
+        return Err(format!(
+            "stream {stream} recognises no message ids, so a message that is sent again after a crash would be stored \
+             twice; set its duplicate window with `nats stream edit {stream} --dupe-window 2m`"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,503 @@
+//! The outbox of a state: effects that wait to be sent, in a table of their own.
+//!
+//! Rows become durable in the commit that makes the entries and the checkpoint durable, and are read from the file
+//! only, so nothing is sent that a crash could take back. Whoever sends them confirms them; the next commit removes
+//! them, or [`Store::remove_confirmed_effects`] if none comes. Scans, copies, comparisons and quotas do not see this table.
+//!
+//! A file with an owner has format 3, so that a release that knows no owners refuses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::file::{ENTRIES, EXCEPTIONS, FORMAT_OWNED, File, META, storage};
+use super::{Error, Options, Store};
+use crate::atomic_file;
+use crate::effects::{Lineage, Row, RowKey, first_key, last_key};
+
+const OUTBOX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("outbox");
+/// The key of the marks among the metadata: a JSON object.
+const MARKS: &str = "outbox_marks";
+/// Confirmed rows that wait for a commit to remove them; more are removed at once.
+const CONFIRMED_MANY: usize = 2_000;
+/// Memory of a row in addition to key and value, in bytes.
+const ROW_OVERHEAD: u64 = 120;
+
+/// Who owns the effects of a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// The lineage of the deployment.
+    pub lineage: Lineage,
+    /// Counts changes of ownership.
+    pub epoch: u64,
+}
+
+/// How much waits in an outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Rows.
+    pub entries: u64,
+    /// Their size, in bytes.
+    pub bytes: u64,
+}
+
+/// The outbox of an open state.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    owner: Option<Ownership>,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    pending: Mutex<Pending>,
+    /// Raised when rows become durable, and when some are removed.
+    changes: watch::Sender<u64>,
+}
+
+/// What the next commit records of what was sent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    /// Rows that were sent and confirmed, and that the file still has.
+    confirmed: BTreeSet<RowKey>,
+    /// For each target, a sequence of its stream: rows that are stored there and not confirmed came after it.
+    marks: BTreeMap<String, u64>,
+    /// Whether a mark differs from that in the file.
+    has_new_marks: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.confirmed.is_empty() && !self.has_new_marks
+    }
+}
+
+/// What an outbox has when its file is opened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub(super) owner: Option<Ownership>,
+    pub(super) waiting: Waiting,
+    marks: BTreeMap<String, u64>,
+}
+
+/// Rows of one memtable.
+pub(super) type Rows = BTreeMap<RowKey, Bytes>;
+
+/// Size of a row, in bytes.
+fn size(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
+}
+
+/// Memory that rows take, in bytes.
+pub(super) fn memory_of(rows: &[(RowKey, Bytes)]) -> u64 {
+    rows.iter().map(|(key, value)| size(key, value) + ROW_OVERHEAD).sum()
+}
+
+impl Outbox {
+    pub(super) fn new(found: Found) -> Self {
+        Self {
+            owner: found.owner,
+            entries: AtomicU64::new(found.waiting.entries),
+            bytes: AtomicU64::new(found.waiting.bytes),
+            pending: Mutex::new(Pending { marks: found.marks, ..Pending::default() }),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Counts rows that were published.
+    pub(super) fn published(&self, rows: &[(RowKey, Bytes)]) {
+        self.entries.fetch_add(rows.len() as u64, Ordering::AcqRel);
+        self.bytes.fetch_add(rows.iter().map(|(key, value)| size(key, value)).sum(), Ordering::AcqRel);
+    }
+
+    /// What the next commit removes and records. Both as of one moment: a mark is never ahead of a row that it says is
+    /// confirmed.
+    pub(super) fn pending(&self) -> Pending {
+        self.pending.lock().clone()
+    }
+
+    /// A commit added rows and removed others.
+    pub(super) fn committed(&self, has_new: bool, asked: &Pending, removed: Waiting) {
+        {
+            let mut pending = self.pending.lock();
+            pending.confirmed.retain(|key| !asked.confirmed.contains(key));
+            pending.has_new_marks &= pending.marks != asked.marks;
+        }
+        self.entries.fetch_sub(removed.entries, Ordering::AcqRel);
+        self.bytes.fetch_sub(removed.bytes, Ordering::AcqRel);
+        if has_new || removed.entries > 0 {
+            self.changes.send_modify(|number| *number += 1);
+        }
+    }
+
+    fn waiting(&self) -> Waiting {
+        let (entries, bytes) = (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire));
+        Waiting { entries, bytes }
+    }
+}
+
+/// Adds and removes rows in a transaction, and records marks; returns what was removed.
+pub(super) fn write(transaction: &WriteTransaction, rows: &Rows, pending: &Pending) -> Result<Waiting, Error> {
+    let mut removed = Waiting::default();
+    if rows.is_empty() && pending.is_empty() {
+        return Ok(removed);
+    }
+    if pending.has_new_marks {
+        let mut meta = transaction.open_table(META).map_err(storage)?;
+        let json = serde_json::to_vec(&pending.marks).expect("marks are plain data");
+        meta.insert(MARKS, json.as_slice()).map_err(storage)?;
+    }
+    let mut table = transaction.open_table(OUTBOX).map_err(storage)?;
+    for (key, value) in rows {
+        table.insert(&**key, &**value).map_err(storage)?;
+    }
+    for key in &pending.confirmed {
+        if let Some(value) = table.remove(&**key).map_err(storage)? {
+            removed.entries += 1;
+            removed.bytes += size(key, value.value());
+        }
+    }
+    Ok(removed)
+}
+
+/// Reads the owner, and counts what waits. The outbox is limited, so this takes a moment at most.
+pub(super) fn found(database: &Database) -> Result<Found, Error> {
+    let transaction = database.begin_read().map_err(storage)?;
+    let meta = transaction.open_table(META).map_err(storage)?;
+    let owner = meta.get("owner").map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
+    let owner = owner.map_err(|error| Error::Open(format!("its owner is unreadable: {error}; restore a backup")))?;
+    let marks = meta.get(MARKS).map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
+    let marks = marks.map_err(|error| Error::Open(format!("its marks are unreadable: {error}; restore a backup")))?;
+    let marks: BTreeMap<String, u64> = marks.unwrap_or_default();
+    let mut waiting = Waiting::default();
+    let table = match transaction.open_table(OUTBOX) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Found { owner, waiting, marks }),
+        Err(error) => return Err(storage(error)),
+    };
+    for row in table.iter().map_err(storage)? {
+        let (key, value) = row.map_err(storage)?;
+        waiting.entries += 1;
+        waiting.bytes += size(key.value(), value.value());
+    }
+    Ok(Found { owner, waiting, marks })
+}
+
+/// Creates an empty state file with an owner. The file appears complete or not at all. Blocking.
+pub fn create_owned(path: &Path, owner: Ownership) -> Result<(), Error> {
+    let make = |path: &Path| {
+        let made = || {
+            let database = Database::builder().create(path).map_err(storage)?;
+            let transaction = database.begin_write().map_err(storage)?;
+            {
+                transaction.open_table(ENTRIES).map_err(storage)?;
+                transaction.open_table(EXCEPTIONS).map_err(storage)?;
+                transaction.open_table(OUTBOX).map_err(storage)?;
+                let mut meta = transaction.open_table(META).map_err(storage)?;
+                let json = serde_json::to_vec(&owner).expect("an owner is plain data");
+                meta.insert("owner", json.as_slice()).map_err(storage)?;
+                meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice()).map_err(storage)?;
+            }
+            transaction.commit().map_err(storage)
+        };
+        made().map_err(|error: Error| std::io::Error::other(error.to_string()))
+    };
+    atomic_file::create(path, make).map_err(|error| Error::Storage(format!("{}: {error}", path.display())))
+}
+
+impl File {
+    /// Removes rows in a commit of their own.
+    fn remove_rows(&self, pending: &Pending) -> Result<Waiting, Error> {
+        let transaction = self.begin_write()?;
+        let removed = write(&transaction, &Rows::new(), pending)?;
+        transaction.commit().map_err(storage)?;
+        Ok(removed)
+    }
+
+    /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a size.
+    fn rows(
+        &self,
+        target: &str,
+        leave_out: &BTreeSet<RowKey>,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, Error> {
+        let transaction = self.begin_read()?;
+        let table = match transaction.open_table(OUTBOX) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(storage(error)),
+        };
+        let (first, last) = (first_key(target), last_key(target));
+        let range = (Bound::Included(&*first), Bound::Included(&*last));
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for row in table.range::<&[u8]>(range).map_err(storage)? {
+            let (key, value) = row.map_err(storage)?;
+            if leave_out.contains(key.value()) {
+                continue;
+            }
+            bytes += key.value().len() + value.value().len();
+            let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
+            let damaged = || Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned());
+            rows.push(read.ok_or_else(damaged)?);
+            if rows.len() >= entries_max || bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Names of the targets that rows wait for.
+    fn targets(&self) -> Result<Vec<String>, Error> {
+        let transaction = self.begin_read()?;
+        let table = match transaction.open_table(OUTBOX) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(storage(error)),
+        };
+        let mut targets: Vec<String> = Vec::new();
+        loop {
+            let from = targets.last().map_or_else(|| vec![0].into(), |target| last_key(target));
+            let Some(row) = table.range::<&[u8]>((Bound::Excluded(&*from), Bound::Unbounded)).map_err(storage)?.next()
+            else {
+                return Ok(targets);
+            };
+            let (key, value) = row.map_err(storage)?;
+            let Some(row) = Row::read(key.value(), Bytes::copy_from_slice(value.value())) else {
+                return Err(Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned()));
+            };
+            targets.push(row.target);
+        }
+    }
+}
+
+impl Store {
+    /// Who owns the effects of this file; none if nobody does.
+    pub fn ownership(&self) -> Option<Ownership> {
+        self.inner.outbox.owner
+    }
+
+    /// How much waits, durable or not.
+    pub fn waiting_effects(&self) -> Waiting {
+        self.inner.outbox.waiting()
+    }
+
+    /// Whether effects were published that no commit has begun to make durable.
+    pub fn has_new_effects(&self) -> bool {
+        self.inner.view.read().active.has_rows()
+    }
+
+    /// Whether the outbox has reached one of its limits; once it has, a tenth must be free before it has not.
+    pub fn is_outbox_full(&self, was_full: bool) -> bool {
+        let Options { outbox_entries_max, outbox_bytes_max, .. } = self.inner.options;
+        let most = |most: u64| if was_full { most - most / 10 } else { most };
+        let Waiting { entries, bytes } = self.inner.outbox.waiting();
+        entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1)
+    }
+
+    /// Changes when rows become durable, and when some are removed.
+    pub fn outbox_changes(&self) -> watch::Receiver<u64> {
+        self.inner.outbox.changes.subscribe()
+    }
+
+    /// Durable effects of a target in order, without confirmed ones, up to a number and about a size. Blocking.
+    pub fn effects(&self, target: &str, entries_max: usize, bytes_max: usize) -> Result<Vec<Row>, Error> {
+        let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
+        self.inner.file.rows(target, &confirmed, entries_max, bytes_max)
+    }
+
+    /// Names of the targets that durable effects wait for. Blocking.
+    pub fn effect_targets(&self) -> Result<Vec<String>, Error> {
+        self.inner.file.targets()
+    }
+
+    /// Records that effects are stored in their target; a commit removes them later. Returns whether many wait for
+    /// that.
+    pub fn confirm_effects(&self, keys: impl IntoIterator<Item = RowKey>) -> bool {
+        let mut pending = self.inner.outbox.pending.lock();
+        pending.confirmed.extend(keys);
+        pending.confirmed.len() >= CONFIRMED_MANY
+    }
+
+    /// The mark of a target: effects that its stream has and that are not confirmed came after this sequence. None if
+    /// nothing was ever sent to it.
+    pub fn effect_mark(&self, target: &str) -> Option<u64> {
+        self.inner.outbox.pending.lock().marks.get(target).copied()
+    }
+
+    /// Sets the mark of a target; a commit records it later.
+    pub fn set_effect_mark(&self, target: &str, sequence: u64) {
+        let mut pending = self.inner.outbox.pending.lock();
+        if pending.marks.insert(target.to_owned(), sequence) != Some(sequence) {
+            pending.has_new_marks = true;
+        }
+    }
+
+    /// Whether confirmed effects, or marks, are not recorded in the file yet.
+    pub fn has_confirmed_effects(&self) -> bool {
+        !self.inner.outbox.pending.lock().is_empty()
+    }
+
+    /// Removes confirmed effects and records marks in a commit of their own. Blocking. After an error the store must be reopened.
+    pub fn remove_confirmed_effects(&self) -> Result<(), Error> {
+        let pending = self.inner.outbox.pending();
+        if pending.is_empty() || self.has_failed() {
+            return Ok(());
+        }
+        match self.inner.file.remove_rows(&pending) {
+            Ok(removed) => {
+                self.inner.outbox.committed(false, &pending, removed);
+                Ok(())
+            }
+            Err(error) => {
+                self.set_failed();
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::effects::{Effect, Grants, Owner, Place, Role};
+    use crate::event::Payload;
+    use crate::position::{Checkpoint, StreamIdentity};
+    use crate::state::{FORMAT, Writer, copy};
+
+    const OWNERSHIP: Ownership = Ownership { lineage: Lineage(7), epoch: 1 };
+
+    fn open(path: &Path) -> (Store, Writer) {
+        let options = Options { outbox_entries_max: 10, ..Options::default() };
+        let (store, mut writer) = Store::open(path, options, |_| ()).expect("the state opens");
+        writer.set_role(Role::Owner(Arc::new(Owner {
+            deployment: "test".to_owned(),
+            lineage: OWNERSHIP.lineage,
+            epoch: 1,
+            effects_after: 0,
+            grants: Grants::default(),
+        })));
+        (store, writer)
+    }
+
+    fn owned() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state.redb");
+        create_owned(&path, OWNERSHIP).expect("is created");
+        (folder, path)
+    }
+
+    fn row(target: &str, sequence: u64) -> Row {
+        let effect = Effect {
+            subject: "out".to_owned(),
+            kind: "out".to_owned(),
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+            key: String::new(),
+        };
+        Row { target: target.to_owned(), place: Place { sequence, sub: 0, index: 0 }, made_ns: 1, effect }
+    }
+
+    /// One batch: an entry, and an effect for each target.
+    fn step(writer: &mut Writer, position: u64, targets: &[&str]) {
+        writer.begin();
+        writer.put("last", Some(Payload::from(position.to_string()))).expect("within limits");
+        for target in targets {
+            writer.emit(&row(target, position)).expect("within limits");
+        }
+        let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
+        writer.publish(Checkpoint::at(position, stream));
+    }
+
+    fn sequences(store: &Store, target: &str) -> Vec<u64> {
+        let rows = store.effects(target, 100, usize::MAX).expect("reads");
+        rows.into_iter().map(|row| row.place.sequence).collect()
+    }
+
+    #[test]
+    fn effects_are_durable_with_their_entries_or_not_at_all() {
+        let (_folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        step(&mut writer, 1, &["a", "b"]);
+        store.flush().expect("commits");
+        step(&mut writer, 2, &["a"]);
+        assert!(store.has_new_effects());
+        assert_eq!(sequences(&store, "a"), [1], "what is not durable is not there to be sent");
+        assert_eq!(store.waiting_effects().entries, 3);
+        drop((store, writer));
+        // A crash: the second step is gone, whole.
+        let (store, _writer) = open(&path);
+        assert_eq!((store.position(), sequences(&store, "a"), sequences(&store, "b")), (1, vec![1], vec![1]));
+        assert_eq!((store.waiting_effects().entries, store.ownership()), (2, Some(OWNERSHIP)));
+        assert_eq!(store.effect_targets().expect("reads"), ["a", "b"]);
+    }
+
+    #[test]
+    fn confirmed_effects_are_read_no_more_and_go_with_the_next_commit() {
+        let (_folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        for position in 1..=10 {
+            step(&mut writer, position, &["a"]);
+        }
+        store.flush().expect("commits");
+        assert!(store.is_outbox_full(false));
+        store.confirm_effects((1..=2).map(|sequence| row("a", sequence).key()));
+        store.set_effect_mark("a", 99);
+        assert_eq!(sequences(&store, "a"), (3..=10).collect::<Vec<_>>());
+        store.remove_confirmed_effects().expect("commits");
+        assert!(!store.is_outbox_full(true), "more than a tenth is free again");
+        step(&mut writer, 11, &["a"]);
+        store.confirm_effects([row("a", 3).key()]);
+        store.flush().expect("commits");
+        assert!(!store.has_confirmed_effects());
+        drop((store, writer));
+        let (store, _writer) = open(&path);
+        assert_eq!(sequences(&store, "a"), (4..=11).collect::<Vec<_>>());
+        assert_eq!((store.waiting_effects().entries, store.effect_mark("a")), (8, Some(99)));
+    }
+
+    #[test]
+    fn dropped_batch_has_no_effects_and_copies_have_none_and_no_owner() {
+        let (folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        writer.begin();
+        writer.emit(&row("a", 1)).expect("within limits");
+        writer.discard();
+        step(&mut writer, 2, &["a"]);
+        store.flush().expect("commits");
+        assert_eq!(sequences(&store, "a"), [2]);
+        let copied = folder.path().join("copy.redb");
+        copy(&store.snapshot(), &copied).expect("copies");
+        let (copied, _writer) = Store::open(&copied, Options::default(), |_| ()).expect("opens");
+        assert_eq!((copied.ownership(), copied.waiting_effects().entries), (None, 0));
+        assert_eq!(copied.snapshot().get("last").expect("reads"), Some(Payload::from("2")));
+    }
+
+    #[test]
+    fn only_a_file_with_an_owner_has_the_format_that_older_releases_refuse() {
+        let format = |path: &Path| {
+            let database = Database::open(path).expect("opens");
+            let meta = database.begin_read().expect("begins").open_table(META).expect("is there");
+            let format = meta.get("format").expect("reads").expect("is there").value().to_vec();
+            u32::from_be_bytes(format.try_into().expect("four bytes"))
+        };
+        let (folder, path) = owned();
+        let (store, mut writer) = open(&path);
+        step(&mut writer, 1, &["a"]);
+        store.flush().expect("commits");
+        drop((store, writer));
+        assert_eq!(format(&path), FORMAT_OWNED);
+        let plain = folder.path().join("plain.redb");
+        let (store, mut writer) = Store::open(&plain, Options::default(), |_| ()).expect("opens");
+        step(&mut writer, 1, &[]);
+        store.flush().expect("commits");
+        drop((store, writer));
+        assert_eq!(format(&plain), FORMAT);
+    }
+}

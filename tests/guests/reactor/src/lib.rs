@@ -1,0 +1,87 @@
+//! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as its data asks.
+
+wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
+
+use foldstream::module::outbox::{Message, publish};
+use foldstream::module::state::{get, put};
+use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits};
+
+struct Reactor;
+
+impl Guest for Reactor {
+    fn manifest() -> HandlerManifest {
+        HandlerManifest {
+            name: "reactor".to_owned(),
+            description: "Answers each event with messages".to_owned(),
+            subjects: vec!["in.*.*".to_owned()],
+            wants_headers: false,
+            key_rule: KeyRule::SubjectToken(2),
+            state_version: 1,
+            error_policy: ErrorPolicy { attempts: Some(2), initial_backoff_ms: Some(10), max_backoff_ms: Some(20) },
+            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            queries: Vec::new(),
+            publishes: vec!["out.>".to_owned(), "elsewhere.>".to_owned()],
+        }
+    }
+
+    fn handle(events: Vec<Event>) -> Result<(), Failure> {
+        for (cause, event) in (0..).zip(&events) {
+            let mut tokens = event.subject.split('.').skip(1);
+            let (key, what) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
+            count(key);
+            let message = |subject: String, number: u32| Message {
+                cause,
+                subject,
+                kind: Some("answer".to_owned()),
+                headers: vec![("x-number".to_owned(), number.to_string())],
+                data: Payload::Text(format!("{{\"of\":{},\"number\":{number}}}", event.sequence)),
+                key: None,
+            };
+            match what {
+                "one" => publish(&[message(format!("out.{key}.{}", event.sequence), 0)]),
+                "three" => {
+                    publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
+                    let more = [1, 2].map(|number| message(format!("out.{key}.{}", event.sequence), number));
+                    publish(&more);
+                }
+                "large" => {
+                    let data = Payload::Text("x".repeat(100_000));
+                    publish(&[Message { data, ..message(format!("out.{key}.{}", event.sequence), 0) }]);
+                }
+                "elsewhere" => publish(&[message(format!("elsewhere.{key}.{}", event.sequence), 0)]),
+                "undeclared" => publish(&[message("undeclared".to_owned(), 0)]),
+                "steering" => {
+                    let headers = vec![("nats-Rollup".to_owned(), "all".to_owned())];
+                    publish(&[Message { headers, ..message(format!("out.{key}.{}", event.sequence), 0) }]);
+                }
+                "fail" => {
+                    publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
+                    let message = "it was asked to fail".to_owned();
+                    return Err(Failure { index: cause, kind: FailureKind::Reject, message });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn query(name: String, _args: Payload) -> Result<Payload, QueryError> {
+        if name == "publish" {
+            let (subject, data) = ("out.query.0".to_owned(), Payload::Text(String::new()));
+            publish(&[Message { cause: 0, subject, kind: None, headers: Vec::new(), data, key: None }]);
+        }
+        Err(QueryError::UnknownQuery)
+    }
+}
+
+/// How many events of a key it has handled.
+fn count(key: &str) {
+    let key = format!("handled/{key}");
+    let before = match get(&key) {
+        Some(Payload::Text(number)) => number.parse().unwrap_or(0),
+        _ => 0,
+    };
+    put(&key, &Payload::Text((before + 1).to_string()));
+}
+
+export!(Reactor);

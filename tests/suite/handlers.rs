@@ -1,0 +1,294 @@
+//! Handlers: their messages are stored once, in order, whatever happens to the host; and no other fold publishes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use foldstream::api::{self, Promise};
+use foldstream_tests::client::Client;
+use foldstream_tests::guests;
+use foldstream_tests::host::Host;
+use foldstream_tests::wait;
+use serde_json::json;
+
+/// Name of the deployment of the guest of that name.
+const REACTOR: &str = "reactor";
+/// What the guest may publish in most tests.
+const GRANT: &str = "&allow-publish=out.%3E%40events";
+/// Small and frequent flushes, so that kills fall before, into and behind commits.
+const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
+
+fn event(key: u64, what: &str) -> api::NewEvent {
+    serde_json::from_value(json!({ "subject": format!("in.{key}.{what}"), "data": {} })).expect("an event")
+}
+
+fn events(count: u64, what: &str) -> Vec<api::NewEvent> {
+    (0..count).map(|number| event(number % 7, what)).collect()
+}
+
+/// All events under a pattern in the embedded log, read as any client reads them.
+async fn stored(client: &Client, pattern: &str) -> Vec<serde_json::Value> {
+    let mut all = Vec::new();
+    let mut after = 0;
+    loop {
+        let path = format!("/v1/events?source=events&after={after}&limit=1000&subject={pattern}");
+        let page = client.get(&path).await.expect(200).value();
+        all.extend(page["events"].as_array().expect("a list").iter().cloned());
+        match page["next"].as_u64() {
+            Some(next) => after = next,
+            None => return all,
+        }
+    }
+}
+
+/// How often each message is stored, by id.
+fn counted(messages: &[serde_json::Value]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for message in messages {
+        let id = message["headers"]["ce-id"].as_str().expect("each message has an id").to_owned();
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
+}
+
+/// Waits until the outbox is empty behind a position.
+async fn published(client: &Client, sequence: u64) -> api::Deployment {
+    client
+        .show_when(REACTOR, "publish everything", |deployment| {
+            deployment.position >= sequence && deployment.outbox.as_ref().is_some_and(|outbox| outbox.entries == 0)
+        })
+        .await
+}
+
+/// The messages of one key are stored in the order of their causes, and of their numbers within one.
+fn assert_in_order(messages: &[serde_json::Value]) {
+    let mut last: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for message in messages {
+        let key = message["subject"].as_str().and_then(|subject| subject.split('.').nth(1)).expect("a key").to_owned();
+        let place =
+            (message["data"]["of"].as_u64().expect("a cause"), message["data"]["number"].as_u64().expect("a number"));
+        if let Some(before) = last.insert(key, place) {
+            assert!(before < place, "{before:?} is stored before {place:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn message_of_an_event_is_stored_with_its_id_and_its_cause() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let appended = client.append(&[event(1, "three")]).await;
+    let shown = published(client, appended.last_sequence).await;
+
+    let messages = stored(client, "out.%3E").await;
+    assert_eq!(messages.len(), 3, "{messages:?}");
+    let lineage = shown.outbox.as_ref().expect("it is a handler").lineage.clone();
+    for (index, message) in messages.iter().enumerate() {
+        let headers = &message["headers"];
+        assert_eq!(message["type"], "answer");
+        assert_eq!(headers["ce-id"], format!("fs.{lineage}.1.0.{index}"), "{headers}");
+        assert_eq!((&headers["ce-causationid"], &headers["x-number"]), (&json!("1"), &json!(index.to_string())));
+    }
+    let target = &shown.outbox.expect("it is a handler").targets[0];
+    assert_eq!((target.promise, target.released), (Some(Promise::Exact), 3));
+}
+
+#[tokio::test]
+async fn killed_again_and_again_on_the_embedded_log_each_message_is_stored_once() {
+    let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
+    let mut host = Host::start_with(FLUSHES).await;
+    host.client().deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let mut causes = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..4 {
+            let appended = host.client().append(&events(200, "three")).await;
+            causes.extend(appended.sequences);
+        }
+        tokio::time::sleep(Duration::from_micros(random.u64(0..300_000))).await;
+        host.kill();
+        host.restart().await;
+    }
+    let last = *causes.last().expect("some were appended");
+    let shown = published(host.client(), last).await;
+
+    let messages = stored(host.client(), "out.%3E").await;
+    let counts = counted(&messages);
+    let lineage = shown.outbox.expect("it is a handler").lineage;
+    let wanted = causes.iter().flat_map(|cause| (0..3).map(move |index| (*cause, index)));
+    let missing: Vec<_> =
+        wanted.filter(|(cause, index)| !counts.contains_key(&format!("fs.{lineage}.{cause}.0.{index}"))).collect();
+    assert!(missing.is_empty(), "{} messages are missing: {:?}", missing.len(), &missing[..missing.len().min(5)]);
+    let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "stored more than once: {twice:?}");
+    assert_eq!(messages.len(), causes.len() * 3);
+    assert_in_order(&messages);
+}
+
+#[tokio::test]
+async fn nothing_is_published_without_a_grant_and_the_handler_stops_at_the_event() {
+    let host = Host::start().await;
+    let client = host.client();
+    let deployed = client.deploy(REACTOR, &guests::module(REACTOR)).await;
+    assert!(deployed.warnings.iter().any(|warning| warning.contains("out.>")), "{:?}", deployed.warnings);
+    client.append(&[event(1, "quiet"), event(1, "one"), event(1, "quiet")]).await;
+
+    let (shown, failure) = client.failed(REACTOR).await;
+    assert_eq!((shown.position, failure.sequence), (1, Some(2)));
+    assert!(failure.message.contains("grant") && failure.message.contains("--allow-publish"), "{}", failure.message);
+    assert_eq!(stored(client, "out.%3E").await.len(), 0);
+
+    // The same module with a grant continues where it stopped.
+    let deployed = client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    assert!(deployed.reason.contains("grants: +out.>@events"), "{}", deployed.reason);
+    published(client, 3).await;
+    assert_eq!(stored(client, "out.%3E").await.len(), 1);
+    let audit = client.get("/v1/audit?limit=10").await.expect(200).text();
+    assert!(audit.contains("\"grant\"") && audit.contains("+out.>@events"), "{audit}");
+}
+
+#[tokio::test]
+async fn what_was_there_before_the_deploy_is_handled_without_publishing() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.append(&events(50, "one")).await;
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let appended = client.append(&[event(3, "one")]).await;
+    let shown = published(client, appended.last_sequence).await;
+    assert_eq!(stored(client, "out.%3E").await.len(), 1);
+    assert_eq!(shown.outbox.expect("it is a handler").effects_after, 50);
+    let handled: u64 = client
+        .entries(REACTOR, "handled/")
+        .await
+        .iter()
+        .map(|entry| entry.value.to_string().trim_matches('"').parse::<u64>().expect("a number"))
+        .sum();
+    assert_eq!(handled, 51, "the state has all events");
+
+    // Another one acts from the beginning, as asked.
+    let all = "&allow-publish=out.%3E%40events&effects-from=beginning";
+    client.deploy_with("second", &guests::module(REACTOR), all).await;
+    wait::until("the second to publish", || async { (stored(client, "out.%3E").await.len() == 52).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn messages_that_a_guest_may_not_send_stop_it_by_name() {
+    for (what, word) in [("undeclared", "publishes"), ("steering", "outbox-headers"), ("elsewhere", "grant")] {
+        let host = Host::start().await;
+        let client = host.client();
+        client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+        client.append(&[event(1, what)]).await;
+        let (_, failure) = client.failed(REACTOR).await;
+        assert!(failure.message.starts_with(word), "{what}: {}", failure.message);
+        assert_eq!(stored(client, "%3E").await.len(), 1, "only the cause is in the log");
+    }
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let answer = client.query(REACTOR, "publish", &json!(null)).await;
+    assert!(answer.text().contains("outside of `handle`"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn failed_event_publishes_nothing_and_those_before_it_do() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client.append(&[event(1, "one"), event(2, "three"), event(3, "fail"), event(4, "one")]).await;
+    let (shown, failure) = client.failed(REACTOR).await;
+    assert_eq!((shown.position, failure.sequence), (2, Some(3)));
+    wait::until("messages of the events before it", || async {
+        (stored(client, "out.%3E").await.len() == 4).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mute_folds_publish_nothing() {
+    let host = Host::start_with(FLUSHES).await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let appended = client.append(&events(100, "three")).await;
+    published(client, appended.last_sequence).await;
+    let before = stored(client, "out.%3E").await.len();
+    assert_eq!(before, 300);
+
+    // As of an earlier event, and folded again with other batches.
+    wait::until("the state as of an earlier event", || async {
+        let path = format!("/v1/deployments/{REACTOR}/entries?prefix=handled/&as-of=50");
+        let answer = client.get(&path).await;
+        (answer.status == 200).then(|| answer.position())
+    })
+    .await;
+    client.act(REACTOR, "verification").await;
+    let verified = wait::until("the verification to end", || async {
+        let path = format!("/v1/deployments/{REACTOR}/verification");
+        let verification: api::Verification = client.get(&path).await.expect(200).json();
+        matches!(verification.state, api::WorkState::Done | api::WorkState::Failed).then_some(verification)
+    })
+    .await;
+    assert_eq!(verified.state, api::WorkState::Done, "{verified:?}");
+    // One more event shows that nothing else is on its way.
+    let appended = client.append(&[event(1, "one")]).await;
+    published(client, appended.last_sequence).await;
+    assert_eq!(stored(client, "out.%3E").await.len(), before + 1);
+}
+
+#[tokio::test]
+async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    for release in 1..=3 {
+        client.append(&events(100, "one")).await;
+        let deployed = client.deploy(REACTOR, &guests::release(REACTOR, release)).await;
+        assert_eq!(deployed.outcome, api::DeployOutcome::Inherited, "{}", deployed.reason);
+    }
+    let appended = client.append(&events(100, "one")).await;
+    published(client, appended.last_sequence).await;
+    client.act(REACTOR, "rollback").await.expect(200);
+    let appended = client.append(&[event(1, "one")]).await;
+    published(client, appended.last_sequence).await;
+    let messages = stored(client, "out.%3E").await;
+    assert_eq!((messages.len(), counted(&messages).len()), (401, 401));
+}
+
+#[tokio::test]
+async fn what_would_need_another_state_file_is_refused_with_the_way_out() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let refused = client.act(REACTOR, "rebuild").await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.text().contains("cannot move to another state file yet"), "{}", refused.text());
+    let answer = client.upload(guests::release(REACTOR, 1), &format!("?name={REACTOR}&strategy=rebuild")).await;
+    assert!(answer.text().contains("cannot move to another file yet"), "{}", answer.text());
+    // A handler is no projection, and the other way round.
+    let answer = client.upload(guests::module("tally"), &format!("?name={REACTOR}")).await;
+    assert!(answer.text().contains("is a handler, and the module is a projection"), "{}", answer.text());
+    let answer = client.upload(guests::module("tally"), &format!("?name=tally{GRANT}")).await;
+    assert!(answer.text().contains("is for handlers"), "{}", answer.text());
+    // Nor may it feed itself, or publish to what does not exist.
+    let own = client.upload(guests::module(REACTOR), "?name=other&allow-publish=in.1.%3E%40events").await;
+    assert!(own.text().contains("which it reads itself"), "{}", own.text());
+    let nowhere = client.upload(guests::module(REACTOR), "?name=other&allow-publish=out.%3E%40nowhere").await;
+    assert!(nowhere.text().contains("there is no source nowhere"), "{}", nowhere.text());
+}
+
+#[tokio::test]
+async fn lost_state_file_does_not_publish_everything_again() {
+    let mut host = Host::start_with(FLUSHES).await;
+    host.client().deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    let appended = host.client().append(&events(20, "one")).await;
+    published(host.client(), appended.last_sequence).await;
+    host.stop();
+    let file = host.data_dir().join("state").join(REACTOR).join("1.redb");
+    std::fs::remove_file(file).expect("it is there");
+    host.restart().await;
+    let (_, failure) = host.client().failed(REACTOR).await;
+    assert_eq!(failure.kind, "owner-mismatch", "{}", failure.message);
+    host.client().act(REACTOR, "resume").await;
+    let (_, failure) = host.client().failed(REACTOR).await;
+    assert_eq!(failure.kind, "owner-mismatch", "resuming does not make an owner");
+    assert_eq!(stored(host.client(), "out.%3E").await.len(), 20);
+}
