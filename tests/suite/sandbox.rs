@@ -386,8 +386,7 @@ async fn crashing_again_and_again_does_not_grow_the_host() {
 #[tokio::test]
 async fn many_deploys_at_once_come_to_their_turn() {
     let stage = Stage::start(Kind::Embedded).await;
-    // Three times as many as have a place.
-    let deploys: Vec<_> = (0..12)
+    let deploys: Vec<_> = (0..24)
         .map(|number| {
             let (client, module) = (stage.client().clone(), guests::release("ledger", number));
             tokio::spawn(async move { client.upload(module, &format!("?name=ledger-{number}")).await })
