@@ -83,6 +83,13 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
         async move { said.then_some(()) }
     })
     .await;
+    // A pause ends the reading, which does not mean that the source answers again.
+    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    let is_paused = |shown: &api::Deployment| shown.state == DeploymentState::Paused;
+    let paused = stage.client().show_when(LEDGER, "be paused", is_paused).await;
+    assert!(paused.source_status.state.is_trouble(), "{paused:?}");
+    stage.client().post(&format!("/v1/deployments/{LEDGER}/resume"), "application/json", "").await.expect(200);
+    disconnected(stage.client(), LEDGER).await;
     stage.server().restart().await;
     let last = stage.publish(5).await;
     live_at(stage.client(), LEDGER, last).await;

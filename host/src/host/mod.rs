@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::contact::{Contacts, ReaderStatus};
@@ -362,6 +363,7 @@ impl Host {
 }
 
 impl Inner {
+    /// Blocks. Must be called within the runtime that is to read the streams.
     fn open(config: Arc<Config>) -> Result<Self, Error> {
         let folder = DataDir::claim(&config.data_dir)?;
         let catalogue = Arc::new(Catalogue::open(&folder.catalogue())?);
@@ -396,6 +398,7 @@ impl Inner {
             budget: Arc::new(Budget::of(shares.memtables, shares.read_ahead)),
             memory,
             stopping: CancellationToken::new(),
+            runtime: Handle::current(),
             config,
         };
         Ok(Self {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::loader::Loader;
@@ -53,6 +54,8 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
+    /// Reads streams and sends effects. Requests have a runtime of their own, on which no runner may land.
+    pub(crate) runtime: Handle,
     pub(crate) folder: DataDir,
     /// The disk space of the data folder.
     pub(crate) room: Room,
@@ -128,6 +131,7 @@ impl Shared {
         let state_options = self.config.state_options(cache.bytes(), &self.memory);
         runner::Options {
             deployment: name.to_owned(),
+            runtime: self.runtime.clone(),
             program: self.program(record, generation, module, role),
             path: path.clone(),
             state: state_options,

@@ -17,7 +17,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::api::{self, DeploymentState, SourceState};
@@ -140,7 +139,7 @@ impl Drop for Runner {
 }
 
 impl Runner {
-    /// Starts a runner. Must be called within a runtime.
+    /// Starts a runner.
     pub fn start(options: Options) -> Arc<Self> {
         let progress = Arc::new(Progress::new(options.catches_up_to, options.floor));
         let desired = if options.paused { Desired::Pause } else { Desired::Run(0) };
@@ -168,14 +167,14 @@ impl Runner {
             _cache: options.cache,
             outlets: options.outlets,
             settings: options.settings,
-            runtime: Handle::current(),
+            runtime: options.runtime.clone(),
             halted: None,
             loading: None,
         };
         let worker = Arc::new(Mutex::new(Some(worker)));
         let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker });
         if !runner.start_thread() {
-            tokio::spawn(start_later(Arc::downgrade(&runner)));
+            options.runtime.spawn(start_later(Arc::downgrade(&runner)));
         }
         runner
     }

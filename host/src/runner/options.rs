@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use crate::api::Start;
 use crate::effects::Role;
 use crate::memory::caches;
@@ -85,6 +87,8 @@ pub trait Part: Send + Sync {
 pub struct Options {
     /// Name of the deployment.
     pub deployment: String,
+    /// Runs its reader and its releaser.
+    pub runtime: Handle,
     /// The module that folds.
     pub program: Program,
     /// Path of the state file.

@@ -39,6 +39,7 @@ fn settled_at_five() -> (TempDir, PathBuf) {
 fn parts(path: PathBuf, paused: bool) -> Options {
     let budget = Arc::new(Budget::new(1 << 30));
     Options {
+        runtime: tokio::runtime::Handle::current(),
         deployment: "test".to_owned(),
         program: Program {
             generation: 1,

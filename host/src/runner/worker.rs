@@ -463,8 +463,13 @@ impl Worker {
         let status = &self.shared.source_status;
         source::tell(status, SourceState::Connecting, None);
         let run = pipeline.run();
-        if status.borrow().state != SourceState::Stopped {
-            // Nobody reads it any more; the host checks it outside the reader.
+        let ended_reading = {
+            let status = status.borrow();
+            status.state != SourceState::Stopped && !status.is_trouble()
+        };
+        if ended_reading {
+            // Nobody reads it any more; the host checks it outside the reader. Trouble stays until that check: nothing has
+            // shown that it is over.
             source::tell(status, SourceState::Idle, None);
         }
         run
