@@ -31,6 +31,7 @@ pub mod memory;
 pub mod metrics;
 pub mod module;
 pub mod names;
+pub mod newest;
 pub mod outbox;
 pub mod pipeline;
 pub mod position;

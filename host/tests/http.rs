@@ -269,37 +269,92 @@ fn certificate_that_has_ended_is_an_error_of_the_configuration() {
     assert_eq!(said(2060), [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn with_tls_it_speaks_the_second_version_to_who_wants_it() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// A host that speaks HTTP/2, with its certificate.
+async fn start_with_tls(folder: &TempDir) -> (Served, std::path::PathBuf) {
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     write_certificate(&cert, &key, 2060);
     let serve = Serve { tls_cert: Some(cert.clone()), tls_key: Some(key), ..Serve::default() };
-    let served = start(serve).await;
+    (start(serve).await, cert)
+}
+
+/// Begins a connection of HTTP/2 with these settings.
+fn speak(address: SocketAddr, cert: &std::path::Path, settings: &[u8]) -> impl Read + Write + use<> {
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let root = rustls::pki_types::CertificateDer::from_pem_file(cert).expect("a certificate");
+    roots.add(root).expect("a root");
+    let mut config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("sound")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = "localhost".try_into().expect("a name");
+    let session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
+    let socket = TcpStream::connect(address).expect("it listens");
+    socket.set_read_timeout(Some(DEADLINE * 6)).expect("sound");
+    let mut stream = rustls::StreamOwned::new(session, socket);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("it is sent");
+    stream.write_all(&frame(4, 0, 0, settings)).expect("it is sent");
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(stream.conn.alpn_protocol(), Some(b"h2".as_slice()));
+    assert_eq!(head[3], 4, "its settings come first");
+    let mut rest = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut rest).expect("they are complete");
+    stream
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).expect("a short one");
+    [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), content].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_it_speaks_the_second_version_to_who_wants_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (served, cert) = start_with_tls(&folder).await;
     let address = served.address;
-    let talk = move || {
-        use rustls::pki_types::pem::PemObject as _;
-        let mut roots = rustls::RootCertStore::empty();
-        let root = rustls::pki_types::CertificateDer::from_pem_file(&cert).expect("a certificate");
-        roots.add(root).expect("a root");
-        let mut settings = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .expect("sound")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        settings.alpn_protocols = vec![b"h2".to_vec()];
-        let name = "localhost".try_into().expect("a name");
-        let mut session = rustls::ClientConnection::new(Arc::new(settings), name).expect("a session");
-        let mut socket = TcpStream::connect(address).expect("it listens");
-        socket.set_read_timeout(Some(DEADLINE)).expect("sound");
-        let mut stream = rustls::Stream::new(&mut session, &mut socket);
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("it is sent");
+    tokio::task::spawn_blocking(move || drop(speak(address, &cert, &[]))).await.expect("it spoke");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_a_client_leaves_in_their_streams_are_charged_and_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (served, cert) = start_with_tls(&folder).await;
+    let address = served.address;
+    let left = tokio::task::spawn_blocking(move || {
+        // No stream may send anything.
+        let mut connection = speak(address, &cert, &[0, 4, 0, 0, 0, 0]);
+        for stream in 0..100 {
+            let request = b"\x82\x87\x41\x09localhost\x04\x06/livez";
+            connection.write_all(&frame(1, 5, 2 * stream + 1, request)).expect("it is sent");
+        }
+        // It is alive: only the answers are left.
         let mut head = [0; 9];
-        stream.read_exact(&mut head).expect("an answer");
-        assert_eq!(session.alpn_protocol(), Some(b"h2".as_slice()));
-        assert_eq!(head[3], 4, "its settings come first");
-    };
-    tokio::task::spawn_blocking(talk).await.expect("it spoke");
+        while connection.read_exact(&mut head).is_ok() {
+            let mut content = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            let is_ping = (head[3], head[4]) == (6, 0);
+            if connection.read_exact(&mut content).is_err()
+                || is_ping && connection.write_all(&frame(6, 1, 0, &content)).is_err()
+            {
+                break;
+            }
+        }
+    });
+    let used = || served.host.memory().used_for(foldstream::memory::Purpose::Request);
+    let begun = std::time::Instant::now();
+    while used() < 100 * 4_096 {
+        assert!(begun.elapsed() < DEADLINE, "{} bytes are charged", used());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    left.await.expect("the host ends the connection");
+    while used() > 0 {
+        assert!(begun.elapsed() < DEADLINE * 6, "{} bytes are still charged", used());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     served.stop().await;
 }
 

@@ -63,7 +63,7 @@ impl Sound {
         let files = FILES.map(bytes);
         let copy = |bytes: &[u8]| {
             let path = folder.join("sound.redb");
-            std::fs::write(&path, bytes).expect("our folder can be written");
+            replace(&path, bytes);
             path
         };
         let events = read_log(&copy(&files[1])).expect("it is sound");
@@ -180,8 +180,14 @@ fn memory() -> PathBuf {
 
 fn write(folder: &Path, bytes: &[u8]) -> PathBuf {
     let path = folder.join("damaged.redb");
-    std::fs::write(&path, bytes).expect("our folder can be written");
+    replace(&path, bytes);
     path
+}
+
+/// Puts another file in the place of one. Notes say how far that one had come.
+fn replace(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).expect("our folder can be written");
+    let _ = std::fs::remove_file(path.with_extension("newest"));
 }
 
 fn assert_words(words: &str) -> &'static str {

@@ -48,7 +48,7 @@ const LAYERS: &[&[&str]] = &[
         "subject",
         "timestamp",
     ],
-    &["cloudevents", "effects", "memory", "position", "usage"],
+    &["cloudevents", "effects", "memory", "newest", "position", "usage"],
     &["batch", "log", "metrics", "state"],
     &["audit", "data_dir", "integrity", "module", "progress", "source"],
     &["config", "entry", "outbox", "pipeline", "view"],

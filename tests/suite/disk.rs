@@ -146,6 +146,72 @@ fn fill(bytes: u64) -> NewEvent {
     }
 }
 
+/// Whether a deployment stopped because its state has its part of the disk.
+fn has_its_part(shown: &foldstream::api::Deployment) -> bool {
+    shown.failure.as_ref().is_some_and(|failure| failure.message.starts_with("disk: "))
+}
+
+#[tokio::test]
+async fn a_module_that_fills_the_data_folder_stops_before_its_neighbour_and_the_log() {
+    let limited = |bytes: &str| format!("[limits]\ndisk_bytes = \"{bytes}\"\n[state]\nflush_interval = \"100ms\"\n");
+    let mut stage = Stage::start_with(Kind::Embedded, &limited("64MiB")).await;
+    stage.deploy_ledger().await;
+    // This one has no limit of its own.
+    stage.client().deploy("mischief", &guests::module("mischief-fixed")).await;
+    let mut filled = 0;
+    while filled < 700 && !has_its_part(&stage.client().show("mischief").await) {
+        // One by one, and then many in one batch; each is accepted.
+        let count = if filled < 100 { 1 } else { 20 };
+        stage.client().append(&vec![fill(128_000); count]).await;
+        filled += count;
+    }
+    stage.client().show_when("mischief", "stop", has_its_part).await;
+    for _ in 0..10 {
+        stage.client().append(&vec![fill(128_000); 20]).await;
+        let last = stage.publish(100).await;
+        stage.assert_ledger_equals_model().await;
+        let shown = stage.client().show_when(LEDGER, "be durable", |shown| shown.checkpoint == last).await;
+        assert_eq!((shown.state, shown.failure), (DeploymentState::Live, None));
+    }
+    let shown = stage.client().show("mischief").await;
+    let failure = shown.failure.expect("it has not become less");
+    assert!(shown.state == DeploymentState::Retrying && failure.message.contains("limits.disk_bytes"), "{failure:?}");
+    let used = foldstream::usage::allocated(&stage.host.data_dir(), 4);
+    assert!(used < 64 << 20, "{used} bytes are used");
+    // With more room it continues.
+    stage.host.configure(&limited("1GiB"));
+    stage.host.restart().await;
+    let last = stage.publish(1).await;
+    stage.client().reached("mischief", last - 1).await;
+    stage.assert_ledger_equals_model().await;
+}
+
+#[tokio::test]
+async fn a_state_file_has_a_limit_of_its_own() {
+    let limited = |bytes: &str| format!("[state]\nfile_bytes_max = \"{bytes}\"\nflush_interval = \"100ms\"\n");
+    let mut stage = Stage::start_with(Kind::Embedded, &limited("8MiB")).await;
+    stage.deploy_ledger().await;
+    stage.client().deploy("mischief", &guests::module("mischief-fixed")).await;
+    let mut shown = stage.client().show("mischief").await;
+    for _ in 0..40 {
+        let last = stage.client().append(&vec![fill(128_000); 5]).await.last_sequence;
+        let is_done = |shown: &foldstream::api::Deployment| shown.position >= last || has_its_part(shown);
+        shown = stage.client().show_when("mischief", "apply or stop", is_done).await;
+    }
+    assert!(has_its_part(&shown), "25 MB are beyond its limit");
+    let last = shown.head.expect("its log is open");
+    let failure = shown.failure.expect("it was just there");
+    assert!(failure.message.contains("state.file_bytes_max") && shown.position < last, "{failure:?}");
+    let file = stage.host.data_dir().join("state/mischief/1.redb");
+    let bytes = foldstream::usage::allocated(&file, 0);
+    assert!(bytes <= 12 << 20, "{bytes}");
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.configure(&limited("256MiB"));
+    stage.host.restart().await;
+    stage.client().reached("mischief", last).await;
+}
+
 #[tokio::test]
 async fn an_embedded_log_takes_no_events_beyond_the_limit_of_the_data_folder() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;

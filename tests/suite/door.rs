@@ -133,6 +133,35 @@ fn host_said(host: &Host, text: &str) -> bool {
 }
 
 #[tokio::test]
+async fn a_log_names_no_subject_and_no_key_of_a_customer() {
+    let host = Host::start().await;
+    host.client().deploy("mischief", &guests::module("mischief")).await;
+    for (number, data) in ["note private-person", "reject told to", "trap", "loop"].into_iter().enumerate() {
+        let id = format!("private-person-{number}");
+        let event = serde_json::json!({"subject": "mischief.private-person", "data": data, "id": id});
+        let body = serde_json::json!({ "events": [event] }).to_string();
+        host.client().post("/v1/events", "application/json", body).await.expect(200);
+    }
+    for sequence in [2, 3, 4] {
+        let failed_at = |shown: &foldstream::api::Deployment| {
+            shown.failure.as_ref().is_some_and(|failure| failure.sequence == Some(sequence))
+        };
+        host.client().show_when("mischief", "fail", failed_at).await;
+        let skips = format!(r#"{{"skip":[{sequence}],"reason":"told to"}}"#);
+        host.client().post("/v1/deployments/mischief/resume", "application/json", skips).await.expect(200);
+    }
+    host.client().reached("mischief", 4).await;
+    host.client().entry("mischief", "private-person").await;
+    host.client().get("/v1/events?subject=private-person.>..").await;
+    host.client().act("mischief", "rebuild").await.expect(200);
+    host.client().becomes("mischief", 2, foldstream::api::GenerationStatus::Active).await;
+    let log = host.output();
+    assert!(log.contains("skip") && log.contains("INFO") && log.contains("ERROR"), "{log}");
+    let telling: Vec<&str> = log.lines().filter(|line| line.contains("private-person")).collect();
+    assert!(telling.is_empty(), "{telling:#?}");
+}
+
+#[tokio::test]
 async fn strangers_learn_no_names_from_probes() {
     let mut host = Host::start().await;
     host.client().deploy("secret-plan", &guests::module("mischief")).await;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use foldstream::api::{self, DeploymentState, GenerationStatus};
 use foldstream_tests::cli::{self, Output};
-use foldstream_tests::guests;
 use foldstream_tests::host::Host;
 use foldstream_tests::stage::{Kind, LEDGER, Stage};
+use foldstream_tests::{guests, wait};
 use serde_json::Value;
 
 fn doctor(folder: &Path) -> Output {
@@ -94,6 +94,77 @@ async fn a_damaged_log_is_named_at_the_start_with_what_to_do() {
     assert!(!stage.host.try_restart().await, "events would be lost in silence");
     let told = stage.host.output();
     assert!(told.contains("events.redb") && told.contains("is damaged") && told.contains("backup"), "{told}");
+}
+
+/// Whether the host starts; if not, what it says.
+async fn starts(stage: &mut Stage) -> Result<(), String> {
+    if stage.host.try_restart().await { Ok(()) } else { Err(stage.host.output()) }
+}
+
+#[tokio::test]
+async fn an_older_log_does_not_pass_for_the_newest_even_if_no_state_is_ahead_of_it() {
+    // Nothing reads it, so only the log itself knows how far it had come.
+    let mut stage = Stage::start(Kind::Embedded).await;
+    let (log, aside) = (stage.host.data_dir().join("log/events.redb"), stage.host.data_dir().join("log/aside"));
+    stage.publish(100).await;
+    stage.host.stop();
+    std::fs::copy(&log, &aside).expect("the host is down");
+    stage.host.restart().await;
+    stage.publish(100).await;
+    stage.host.stop();
+    std::fs::copy(&aside, &log).expect("the host is down");
+    let told = starts(&mut stage).await.expect_err("100 events are lost");
+    assert!(told.contains("ends at event 100, but had come to 200") && told.contains("events.newest"), "{told}");
+    // An operator may accept that.
+    std::fs::remove_file(log.with_extension("newest")).expect("it is named in the error");
+    starts(&mut stage).await.expect("it was accepted");
+    let event = r#"{"subject":"orders.7.placed","data":{"order":"o-1","amount":100}}"#;
+    let appended = stage.client().post("/v1/events", "application/x-ndjson", event).await.expect(200);
+    assert_eq!(appended.value()["last_sequence"], 101);
+}
+
+#[tokio::test]
+async fn a_log_that_is_gone_is_not_made_again_in_silence() {
+    let mut stage = Stage::start(Kind::Embedded).await;
+    stage.publish(100).await;
+    // Even after a crash, if that is not at once.
+    let note = stage.host.data_dir().join("log/events.newest");
+    wait::until("the note", || async {
+        std::fs::read_to_string(&note).is_ok_and(|text| text.trim().ends_with("100")).then_some(())
+    })
+    .await;
+    stage.host.kill();
+    std::fs::remove_file(stage.host.data_dir().join("log/events.redb")).expect("the host is down");
+    let told = starts(&mut stage).await.expect_err("100 events are lost");
+    assert!(told.contains("ends at event 0, but had come to 100"), "{told}");
+}
+
+#[tokio::test]
+async fn an_older_catalogue_does_not_pass_for_the_newest_and_no_state_is_removed_for_it() {
+    let mut stage = stopped().await;
+    let (catalogue, aside) = (stage.host.data_dir().join("catalog.redb"), stage.host.data_dir().join("aside"));
+    std::fs::copy(&catalogue, &aside).expect("the host is down");
+    stage.host.restart().await;
+    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "").await;
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage.assert_ledger_equals_model().await;
+    stage.host.stop();
+    let newest = std::fs::read(&catalogue).expect("the host is down");
+    std::fs::copy(&aside, &catalogue).expect("the host is down");
+    let told = starts(&mut stage).await.expect_err("generation 2 is lost");
+    assert!(told.contains("catalog.redb ends at change") && told.contains("catalog.newest"), "{told}");
+    // Nothing was done to what the older one does not name.
+    std::fs::write(&catalogue, newest).expect("the host is down");
+    starts(&mut stage).await.expect("the newest copy is back");
+    assert_eq!(stage.client().show(LEDGER).await.generation, 2);
+    stage.assert_ledger_equals_model().await;
+    // If the older one is all that is left, an operator may accept it.
+    stage.host.stop();
+    std::fs::copy(&aside, &catalogue).expect("the host is down");
+    std::fs::remove_file(catalogue.with_extension("newest")).expect("it is named in the error");
+    starts(&mut stage).await.expect("it was accepted");
+    stage.assert_ledger_equals_model().await;
+    assert_eq!(stage.client().show(LEDGER).await.generation, 1);
 }
 
 #[tokio::test]

@@ -239,6 +239,10 @@ key::settings! {
         /// Largest state of one deployment unless its manifest asks for less, in bytes.
         #[serde(with = "size")]
         pub state_bytes_max: u64,
+        /// Largest state file of one generation on disk, in bytes; beyond it the generation applies no further events. 0
+        /// means no limit.
+        #[serde(with = "size")]
+        pub file_bytes_max: u64,
         /// Most messages of a handler that wait to be published; beyond it the handler handles no further events.
         pub outbox_entries_max: u64,
         /// Most bytes of them.
@@ -429,6 +433,7 @@ impl Default for State {
             cache_bytes_total: 0,
             value_bytes_max: 1 << 20,
             state_bytes_max: 4 << 30,
+            file_bytes_max: 0,
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
         }

@@ -170,6 +170,10 @@ impl Config {
             cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             value_bytes_max: self.state.value_bytes_max,
             state_bytes_max: self.state.state_bytes_max,
+            file_bytes_max: match self.state.file_bytes_max {
+                0 => u64::MAX,
+                bytes => bytes,
+            },
             outbox_entries_max: self.state.outbox_entries_max,
             outbox_bytes_max: self.state.outbox_bytes_max,
             memory: memory.clone(),

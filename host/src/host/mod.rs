@@ -353,6 +353,7 @@ impl Host {
             let _changing = self.inner.changing.lock().await;
             let runners = self.ask_all_to_stop();
             blocking(move || runners.iter().for_each(|runner| runner.join())).await;
+            self.note_logs().await;
         };
         if tokio::time::timeout(self.inner.config.pipeline.stop_budget, stopped).await.is_err() {
             tracing::warn!(

@@ -40,6 +40,7 @@ pub use self::opening::Opening;
 pub(crate) use self::read::{Run, Wanted};
 use crate::atomic_file::{Displaced, Held};
 use crate::event::{Event, Payload};
+use crate::newest::Newest;
 use crate::position::StreamIdentity;
 use crate::room::Room;
 use crate::subject::{Pattern, SubjectSet};
@@ -227,6 +228,9 @@ pub struct Log {
 struct Shared {
     path: PathBuf,
     held: Held,
+    newest: Newest,
+    /// The last sequence that was noted for the next start.
+    noted: AtomicU64,
     options: Options,
     identity: StreamIdentity,
     /// Readers share it for the length of a read; reopening takes it exclusively, because redb opens a file only once.
@@ -260,12 +264,17 @@ struct View {
 }
 
 impl Log {
-    /// Opens or creates the log at `path`. Blocking.
+    /// Opens or creates the log at `path`; refuses one that ends before an event that it was known to have. Blocking.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let opened = file::open(path, &options, now_ns())?;
         let view = View::of(&opened);
+        let newest = Newest::of(path);
+        newest.check("event", view.last_sequence).map_err(|fell_back| Error::Open(fell_back.to_string()))?;
+        newest.note(view.last_sequence);
         let shared = Shared {
             path: path.to_owned(),
+            newest,
+            noted: AtomicU64::new(view.last_sequence),
             options,
             identity: opened.identity,
             held: Held::of(path).map_err(|error| Error::Open(format!("{}: {error}", path.display())))?,
@@ -356,6 +365,15 @@ impl Log {
     /// The last sequence, as it rises.
     pub fn head(&self) -> watch::Receiver<u64> {
         self.shared.head.subscribe()
+    }
+
+    /// Notes how far the log has come, for the next start. Called by a timer of the host, and at its end: events that were
+    /// appended after the last note are missed only by readers. Blocking.
+    pub fn note_newest(&self) {
+        let last = self.view().last_sequence;
+        if self.shared.noted.swap(last, Ordering::AcqRel) != last {
+            self.shared.newest.note(last);
+        }
     }
 
     /// Applies retention now; returns how many events were removed. Called by a timer of the host. Blocking.

@@ -70,7 +70,9 @@ impl Run {
         }
         // Without disk space a flush would fail, and what can be read in memory would be lost.
         let disk = self.applier.settings.disk.as_ref();
-        let has_room = disk.is_none_or(|(room, _)| self.store.is_durable() || room.check(Use::Write, 0).is_ok());
+        let has_room = disk.is_none_or(|(room, _)| {
+            self.store.is_durable() || room.check(Use::Write, self.store.uncommitted_bytes()).is_ok()
+        });
         let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
         self.share.set(self.store.memory_bytes());
         if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {

@@ -1,4 +1,4 @@
-//! Limits how much of a disk's last free space one state may use.
+//! Limits how much of a disk's last free space one state may use, and how large its file gets.
 
 use super::Run;
 use crate::room::{Room, Shortage, Use};
@@ -22,10 +22,10 @@ pub(super) struct Excess {
 }
 
 impl Growth {
-    /// Whether the state may still grow. `taken` returns its size on disk in bytes, and is called only if space is
-    /// short.
-    pub(super) fn check(&mut self, room: &Room, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
-        self.judge(room.check(Use::Grow, 0), taken)
+    /// Whether the state may still grow, if this many bytes wait to be committed. `taken` returns its size on disk in
+    /// bytes, and is called only if space is short.
+    pub(super) fn check(&mut self, room: &Room, waiting: u64, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
+        self.judge(room.check(Use::Grow, waiting), || taken() + waiting)
     }
 
     fn judge(&mut self, room: Result<(), Shortage>, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
@@ -45,18 +45,33 @@ impl Growth {
 impl Run {
     /// Whether this state used up its share of the remaining space: it then stops before its neighbours have to.
     pub(super) fn took_its_part(&mut self) -> bool {
+        if self.is_file_full() {
+            return true;
+        }
         let Some((room, _)) = &self.applier.settings.disk else { return false };
-        let Err(excess) = self.growth.check(room, || self.store.allocated_bytes()) else {
+        let waiting = self.store.uncommitted_bytes();
+        let Err(excess) = self.growth.check(room, waiting, || self.store.allocated_bytes()) else {
             if self.lacks == Some(Use::Grow) {
                 self.lacks = None;
                 self.applier.progress.has_room();
             }
             return false;
         };
-        self.applier.progress.waiting("state", &excess.to_string());
+        self.wait_to_grow(&excess.to_string());
+        true
+    }
+
+    /// Whether the file of this state has all the disk space that it may have, together with what waits to be committed.
+    pub(super) fn is_file_full(&mut self) -> bool {
+        let Some(full) = self.store.file_excess() else { return false };
+        self.wait_to_grow(&full);
+        true
+    }
+
+    fn wait_to_grow(&mut self, why: &str) {
+        self.applier.progress.waiting("state", why);
         self.lacks.get_or_insert(Use::Grow);
         self.wait_for_room();
-        true
     }
 }
 

@@ -351,6 +351,7 @@ impl Run {
         match when_full {
             None => Ok(false),
             Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(self.took_its_part()),
+            Some(WhenFull::Wait) if self.is_file_full() => Ok(true),
             Some(_) if self.has_room(Use::Grow) => Ok(false),
             Some(WhenFull::Wait) => {
                 self.wait_for_room();
@@ -368,7 +369,9 @@ impl Run {
     /// Whether the disk has room; reports when the room ends and when it returns.
     fn has_room(&mut self, purpose: Use) -> bool {
         let Some((room, _)) = &self.applier.settings.disk else { return true };
-        match room.check(purpose, 0) {
+        // A large commit must not take what smaller ones need.
+        let bytes = if purpose == Use::Write { self.store.uncommitted_bytes() } else { 0 };
+        match room.check(purpose, bytes) {
             Ok(()) => {
                 if self.lacks == Some(purpose) {
                     self.lacks = None;

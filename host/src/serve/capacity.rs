@@ -35,6 +35,8 @@ const BODY_PIECE: u64 = 64 << 10;
 const LOOK: Duration = Duration::from_millis(50);
 /// Answers up to this size are not charged, in bytes: a connection has one of them at a time, and is charged itself.
 const SMALL_ANSWER_BYTES: usize = 16 << 10;
+/// What a request takes in addition to its answer on a connection that has many of them, in bytes.
+const STREAM_BYTES: usize = 4 << 10;
 /// Memory for the text of an answer is taken in pieces of this size, in bytes.
 const TEXT_PIECE: u64 = 64 << 10;
 /// A page of events or entries takes at most one of this many parts of the memory of all requests, so that a small host
@@ -201,23 +203,26 @@ impl Capacity {
         Ok(PageRoom { memory, text, bytes_max: usize::try_from(bytes).unwrap_or(bytes_max) })
     }
 
-    /// Charges the body of a response until it is sent: a client may take its time. A stream charges itself.
-    pub(super) async fn charge(&self, mut response: Response) -> Response {
+    /// Charges the body of a response until it is sent: a client may take its time. A stream charges itself. If the
+    /// connection is multiplexed, many answers may wait on it, so small ones are charged as well.
+    pub(super) async fn charge(&self, mut response: Response, is_multiplexed: bool) -> Response {
+        let (uncharged, more) = if is_multiplexed { (0, STREAM_BYTES) } else { (SMALL_ANSWER_BYTES, 0) };
         let held = response.extensions_mut().remove::<Held>().and_then(|held| held.0.lock().take());
         let length = response.body().size_hint().exact().and_then(|length| usize::try_from(length).ok());
-        let Some(length) = length.filter(|length| *length > SMALL_ANSWER_BYTES) else { return response };
+        let Some(length) = length.filter(|length| *length > uncharged) else { return response };
         let (parts, body) = response.into_parts();
-        match axum::body::to_bytes(body, length).await.map(|answer| self.answer(answer, held)) {
+        match axum::body::to_bytes(body, length).await.map(|answer| self.answer(answer, more, held)) {
             Ok(Ok(answer)) => Response::from_parts(parts, Body::from(answer)),
             Ok(Err(problem)) => problem.into_response(),
             Err(error) => Problem::internal(format!("the answer can't be read: {error}")).into_response(),
         }
     }
 
-    fn answer(&self, answer: Bytes, held: Option<Reservation>) -> Result<Bytes, Problem> {
+    fn answer(&self, answer: Bytes, more: usize, held: Option<Reservation>) -> Result<Bytes, Problem> {
+        let bytes = (answer.len() + more) as u64;
         let mut memory = held.unwrap_or_else(|| self.memory.reservation(Purpose::Request));
-        memory.shrink_to(answer.len() as u64);
-        memory.grow_to(answer.len() as u64).map_err(|shortage| short(&shortage))?;
+        memory.shrink_to(bytes);
+        memory.grow_to(bytes).map_err(|shortage| short(&shortage))?;
         Ok(Bytes::from_owner(Charged { bytes: answer, _memory: memory }))
     }
 
@@ -326,15 +331,18 @@ mod tests {
     #[tokio::test]
     async fn answer_is_charged_until_it_is_sent() {
         let capacity = capacity(16 << 20);
-        let small = capacity.charge("few".into_response()).await;
+        let small = capacity.charge("few".into_response(), false).await;
         assert_eq!(capacity.memory.used(), 0);
-        let sent = body_of(capacity.charge(vec![7; 1 << 20].into_response()).await).await;
+        let sent = body_of(capacity.charge(vec![7; 1 << 20].into_response(), false).await).await;
         let rest = sent.slice(1_000..);
         drop((small, sent));
         assert_eq!(capacity.memory.used(), 1 << 20, "a part of it is still to be sent");
         drop(rest);
         assert_eq!(capacity.memory.used(), 0);
-        let refused = capacity.charge(vec![7; 9 << 20].into_response()).await;
+        let small = capacity.charge("few".into_response(), true).await;
+        assert_eq!(capacity.memory.used(), 3 + STREAM_BYTES as u64, "there may be many of them");
+        drop(small);
+        let refused = capacity.charge(vec![7; 9 << 20].into_response(), false).await;
         assert_eq!(refused.status(), axum::http::StatusCode::SERVICE_UNAVAILABLE, "too much");
     }
 
@@ -346,12 +354,15 @@ mod tests {
         let others = [capacity.page(4 << 20).await, capacity.page(4 << 20).await];
         let problem = capacity.page(4 << 20).await.expect_err("large ones leave a quarter to small ones");
         assert_eq!(problem.kind(), Kind::Busy);
-        assert!(capacity.charge(vec![7; 1 << 20].into_response()).await.status().is_success(), "a small one is sent");
+        assert!(
+            capacity.charge(vec![7; 1 << 20].into_response(), false).await.status().is_success(),
+            "a small one is sent"
+        );
         let (text, held) = room.json(&"x".repeat(1 << 20)).expect("there is enough");
         drop(others);
         let mut response = Body::from(text).into_response();
         response.extensions_mut().insert(held);
-        let sent = body_of(capacity.charge(response).await).await;
+        let sent = body_of(capacity.charge(response, false).await).await;
         assert_eq!(capacity.memory.used(), sent.len() as u64);
         let room = capacity.page(4 << 20).await.expect("there is enough");
         let problem = room.json(&"\u{1}".repeat(5 << 20)).expect_err("its text is six times as long");

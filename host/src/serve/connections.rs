@@ -2,27 +2,23 @@
 //! are too many.
 //!
 //! A connection without a running request never keeps out another one: if places or memory are used up, those that have
-//! been without a request for longest are closed. A head that is not complete is no request yet.
+//! been without a request for longest are closed. A head that is not complete is no request yet. What a connection holds
+//! is free once its buffers are, not when it is chosen to be closed: until then, new connections wait, and so do those
+//! whose buffers must grow. This bounds the memory however late a busy machine gets to the closing ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, HttpBody};
-use axum::http::{Request, Response};
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
-use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tower::Service;
 
 use crate::descriptors;
 use crate::memory::{Memory, Purpose, Reservation};
@@ -31,6 +27,8 @@ use crate::memory::{Memory, Purpose, Reservation};
 pub(super) const CONNECTION_BYTES: usize = 16 << 10;
 /// The part of it that is its read buffer.
 const BUFFER_BYTES: usize = 8 << 10;
+/// No buffer becomes larger than this, whatever arrives without a request, such as pings for days.
+const HEAD_BYTES_MAX: usize = 128 << 10;
 /// One address may hold this share of the connections, and at least this many, so that no single address takes every
 /// place.
 const PEER_SHARE: usize = 8;
@@ -39,11 +37,22 @@ const PEER_CONNECTIONS_MIN: usize = 32;
 /// least two, so that their number falls.
 const CLOSED_SHARE: usize = 64;
 const CLOSED_MIN: usize = 2;
+/// New connections that wait for a place: one for this many places, and at most this many. Each takes one descriptor and
+/// about a kilobyte that nobody is charged for.
+const WAITING_SHARE: usize = 2;
+const WAITING_MAX: usize = 1_024;
+/// How long one waits for its place.
+const WAIT_MAX: Duration = Duration::from_secs(15);
 /// A connection that waits for this long to write to its client may be closed if there are no idle ones.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-
+/// How long a client may leave a part of an answer, and how many bytes it takes per second at least, where the
+/// connection itself shows nothing of that: HTTP/2 answers in streams, each of which the client may hold up.
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
+const UNREAD_BYTES_PER_SECOND: u64 = 4 << 10;
 /// How long a new connection has for its first request before it counts as one that has none.
 const NEW_FOR: Duration = Duration::from_secs(1);
+/// Marks a connection without a request that was chosen to be closed, in its count of requests.
+const CHOSEN: u32 = 1 << 31;
 
 /// All connections of a server. Cloning shares them.
 #[derive(Clone)]
@@ -58,39 +67,79 @@ struct Shared {
     table: Mutex<Table>,
 }
 
+/// Locked before the memory of a connection, never after it.
 #[derive(Default)]
 struct Table {
+    /// Those that may be chosen to be closed.
     open: HashMap<u64, Arc<Line>>,
+    /// Those that were chosen and have not ended yet, with the bytes that they held when they were.
+    closing: HashMap<u64, (Arc<Line>, u64)>,
+    closing_bytes: u64,
+    /// Those that wait until a closing one has ended, in the order in which they came.
+    waiting: BTreeMap<u64, Waiting>,
+    waiting_bytes: u64,
+    waiting_places: usize,
+    /// The open ones of each address.
     peers: HashMap<IpAddr, usize>,
     next: u64,
 }
 
+struct Waiting {
+    wanted: Wanted,
+    waker: Waker,
+}
+
+/// What one waits for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// A place, and not only memory.
+    is_place: bool,
+    bytes: u64,
+}
+
 /// One connection.
 pub(super) struct Line {
+    connections: Connections,
     number: u64,
     peer: IpAddr,
-    begun: Instant,
-    /// Running requests.
+    /// Running requests, and [`CHOSEN`].
     requests: AtomicU32,
     /// Since when there is none, in milliseconds.
     idle_since: AtomicU64,
-    /// Whether it had a request.
-    has_served: AtomicBool,
+    /// Requests so far.
+    served: AtomicU32,
     /// Since when it waits to write, in milliseconds; 0 if it does not.
     writing_since: AtomicU64,
-    is_closing: AtomicBool,
+    /// What clients have been given of answers and not taken yet, on connections with many requests at a time.
+    unread: Mutex<BTreeMap<u64, Unread>>,
+    /// Whether it was chosen to be closed in spite of running requests.
+    is_broken: AtomicBool,
     memory: Mutex<Reservation>,
     waker: AtomicWaker,
 }
 
+/// A part of an answer that waits for its client, in milliseconds.
+struct Unread {
+    since: u64,
+    until: u64,
+}
+
 /// A place held by a connection; dropping it releases it.
 pub(super) struct Place {
-    connections: Connections,
     pub(super) line: Arc<Line>,
-    /// Bytes that arrived since the last request.
+    /// Bytes that arrived since the last request, and how many requests there had been then.
     head: usize,
+    served: u32,
     /// Bytes that are charged.
     charged: usize,
+    turn: Turn,
+}
+
+/// A place in the queue of those that wait; dropping it leaves the queue.
+struct Turn {
+    connections: Connections,
+    /// Kept while it waits, so that it does not fall behind if there was too little for it.
+    number: Option<u64>,
 }
 
 /// Which connections to close.
@@ -113,58 +162,105 @@ impl Connections {
         Self(Arc::new(Shared { max, max_of_peer, memory, begun, table: Mutex::default() }))
     }
 
-    /// A place for a connection, if need be that of an idle one.
-    pub(super) fn admit(&self, stream: &TcpStream) -> io::Result<Place> {
+    /// A place for a connection, if need be that of an idle one, once that has ended.
+    pub(super) async fn admit(&self, stream: &TcpStream) -> io::Result<Place> {
         let full = |message| io::Error::new(io::ErrorKind::ConnectionRefused, message);
-        if descriptors::is_among_the_last(stream.as_raw_fd()) && !self.close_some(Among::All) {
+        if descriptors::is_among_the_last(stream.as_raw_fd()) && !self.makes_room() {
             return Err(full("there are too many open files"));
         }
         let peer = stream.peer_addr()?.ip().to_canonical();
-        self.admit_from(peer).map_err(full)
+        let mut turn = Turn::new(self.clone());
+        let admitted = tokio::time::timeout(WAIT_MAX, poll_fn(|context| self.poll_admit(peer, &mut turn, context)));
+        admitted.await.map_err(|_| full("no connection ended in time to make room"))?.map_err(full)
     }
 
-    fn admit_from(&self, peer: IpAddr) -> Result<Place, &'static str> {
-        let (open, of_peer) = {
-            let table = self.0.table.lock();
-            (table.open.len(), table.peers.get(&peer).copied().unwrap_or(0))
-        };
-        // A local proxy speaks for many.
-        if of_peer >= self.0.max_of_peer && !peer.is_loopback() && !self.close_some(Among::Peer(peer)) {
-            return Err("there are too many connections from this address");
-        }
-        if open >= self.0.max && !self.close_some(Among::All) {
-            return Err("there are too many connections");
-        }
-        let mut memory = (self.0.memory)().reservation(Purpose::Connection);
-        while !memory.try_grow_to(CONNECTION_BYTES as u64) {
-            if !self.close_some(Among::Grown) && !self.close_some(Among::All) {
-                return Err("there is no memory for more connections");
-            }
-        }
+    /// Whether any connections are about to end, or can be made to.
+    fn makes_room(&self) -> bool {
         let mut table = self.0.table.lock();
+        self.close_some(&mut table, Among::All, |_| false) || !table.closing.is_empty()
+    }
+
+    fn poll_admit(&self, peer: IpAddr, turn: &mut Turn, context: &Context<'_>) -> Poll<Result<Place, &'static str>> {
+        let mut memory = (self.0.memory)().reservation(Purpose::Connection);
+        let mut table = self.0.table.lock();
+        table.remove_waiting(turn);
+        let of_peer = table.peers.get(&peer).copied().unwrap_or(0);
+        // A local proxy speaks for many.
+        let is_full = of_peer >= self.0.max_of_peer && !peer.is_loopback();
+        if is_full && !self.close_some(&mut table, Among::Peer(peer), |_| false) {
+            drop(table);
+            turn.end();
+            return Poll::Ready(Err("there are too many connections from this address"));
+        }
+        let has_place = table.open.len() + table.closing.len() < self.0.max;
+        if has_place && memory.try_grow_to(CONNECTION_BYTES as u64) {
+            let line = self.open(&mut table, peer, memory);
+            drop(table);
+            turn.end();
+            let turn = Turn::new(self.clone());
+            return Poll::Ready(Ok(Place { line, head: 0, served: 0, charged: CONNECTION_BYTES, turn }));
+        }
+        let queue_max = (self.0.max / WAITING_SHARE).clamp(1, WAITING_MAX);
+        let wanted = Wanted { is_place: true, bytes: CONNECTION_BYTES as u64 };
+        let may_wait = turn.number.is_some() || table.waiting_places < queue_max;
+        if may_wait && self.wait(&mut table, turn, wanted, context) {
+            return Poll::Pending;
+        }
+        drop(table);
+        turn.end();
+        let reason =
+            if has_place { "there is no memory for more connections" } else { "there are too many connections" };
+        Poll::Ready(Err(reason))
+    }
+
+    fn open(&self, table: &mut Table, peer: IpAddr, memory: Reservation) -> Arc<Line> {
         table.next += 1;
         let line = Arc::new(Line {
+            connections: self.clone(),
             number: table.next,
             peer,
-            begun: self.0.begun,
             requests: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
-            has_served: AtomicBool::new(false),
+            served: AtomicU32::new(0),
             writing_since: AtomicU64::new(0),
-            is_closing: AtomicBool::new(false),
+            unread: Mutex::default(),
+            is_broken: AtomicBool::new(false),
             memory: Mutex::new(memory),
             waker: AtomicWaker::new(),
         });
         line.idle_since.store(line.now(), Ordering::Relaxed);
-        table.open.insert(line.number, Arc::clone(&line));
-        *table.peers.entry(peer).or_default() += 1;
-        Ok(Place { connections: self.clone(), line, head: 0, charged: CONNECTION_BYTES })
+        table.insert(Arc::clone(&line));
+        line
     }
 
-    /// Closes those that have been idle for longest; if none is, those whose clients have read nothing for longest.
-    /// Returns whether there were any. Their places and their memory are free at once.
-    fn close_some(&self, among: Among) -> bool {
-        let mut table = self.0.table.lock();
+    /// Joins the queue, and closes others until enough of them end. Returns false, and leaves the queue, if none will.
+    fn wait(&self, table: &mut Table, turn: &mut Turn, wanted: Wanted, context: &Context<'_>) -> bool {
+        let number = *turn.number.get_or_insert_with(|| {
+            table.next += 1;
+            table.next
+        });
+        table.insert_waiting(number, Waiting { wanted, waker: context.waker().clone() });
+        let is_place_short = wanted.is_place && table.open.len() + table.closing.len() >= self.0.max;
+        if is_place_short && table.closing.len() < table.waiting_places {
+            self.close_some(table, Among::All, |_| false);
+        }
+        let is_enough = |table: &Table| table.closing_bytes >= table.waiting_bytes;
+        while !is_enough(table) {
+            if !self.close_some(table, Among::Grown, is_enough) && !self.close_some(table, Among::All, is_enough) {
+                break;
+            }
+        }
+        // The last one to end wakes the first that waits.
+        if table.closing.is_empty() {
+            table.remove_waiting(turn);
+            return false;
+        }
+        true
+    }
+
+    /// Closes those that have been idle for longest; if none is, those whose clients have read nothing for longest; one
+    /// after the other until it is enough, or there are many of them. Returns whether there were any.
+    fn close_some(&self, table: &mut Table, among: Among, is_enough: impl Fn(&Table) -> bool) -> bool {
         let is_meant = |line: &&Arc<Line>| match among {
             Among::All => true,
             Among::Peer(peer) => line.peer == peer,
@@ -180,16 +276,41 @@ impl Connections {
             found.select_nth_unstable(count);
             found.truncate(count);
         }
-        for (_, number) in &found {
-            if let Some(line) = table.remove(*number) {
-                line.close();
+        found.sort_unstable();
+        let mut has_closed = false;
+        for (_, number) in found {
+            // A request may have begun just now.
+            if table.open.get(&number).is_some_and(|line| line.choose()) {
+                table.close(number);
+                has_closed = true;
+            }
+            if has_closed && is_enough(table) {
+                break;
             }
         }
-        !found.is_empty()
+        has_closed
+    }
+
+    /// Takes back that a connection is to be closed, as a request begins.
+    fn keep(&self, line: &Line) {
+        let next = {
+            let mut table = self.0.table.lock();
+            let was_chosen = line.requests.fetch_and(!CHOSEN, Ordering::AcqRel) & CHOSEN != 0;
+            let Some(line) = was_chosen.then(|| table.end_closing(line.number)).flatten() else { return };
+            table.insert(line);
+            table.next_waiting()
+        };
+        // What it waited for does not end after all.
+        wake(next);
     }
 }
 
 impl Table {
+    fn insert(&mut self, line: Arc<Line>) {
+        *self.peers.entry(line.peer).or_default() += 1;
+        self.open.insert(line.number, line);
+    }
+
     fn remove(&mut self, number: u64) -> Option<Arc<Line>> {
         let line = self.open.remove(&number)?;
         if let Some(count) = self.peers.get_mut(&line.peer) {
@@ -200,44 +321,166 @@ impl Table {
         }
         Some(line)
     }
+
+    /// Lets a connection that was chosen end at its next step, which is now.
+    fn close(&mut self, number: u64) {
+        let Some(line) = self.remove(number) else { return };
+        let bytes = line.memory.lock().bytes();
+        self.closing_bytes += bytes;
+        line.waker.wake();
+        self.closing.insert(number, (line, bytes));
+    }
+
+    fn end_closing(&mut self, number: u64) -> Option<Arc<Line>> {
+        let (line, bytes) = self.closing.remove(&number)?;
+        self.closing_bytes -= bytes;
+        Some(line)
+    }
+
+    fn insert_waiting(&mut self, number: u64, waiting: Waiting) {
+        self.waiting_bytes += waiting.wanted.bytes;
+        self.waiting_places += usize::from(waiting.wanted.is_place);
+        self.waiting.insert(number, waiting);
+    }
+
+    fn remove_waiting(&mut self, turn: &Turn) {
+        if let Some(waiting) = turn.number.and_then(|number| self.waiting.remove(&number)) {
+            self.left(&waiting);
+        }
+    }
+
+    /// Takes the first one from the queue; it joins again if there is too little for it.
+    fn next_waiting(&mut self) -> Option<Waker> {
+        let (_, waiting) = self.waiting.pop_first()?;
+        self.left(&waiting);
+        Some(waiting.waker)
+    }
+
+    fn left(&mut self, waiting: &Waiting) {
+        self.waiting_bytes -= waiting.wanted.bytes;
+        self.waiting_places -= usize::from(waiting.wanted.is_place);
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Turn {
+    fn new(connections: Connections) -> Self {
+        Self { connections, number: None }
+    }
+
+    /// Leaves the queue, and lets the next one look whether there is enough for it: it may have been this one's turn.
+    fn end(&mut self) {
+        if self.number.is_none() {
+            return;
+        }
+        let next = {
+            let mut table = self.connections.0.table.lock();
+            table.remove_waiting(self);
+            table.next_waiting()
+        };
+        self.number = None;
+        wake(next);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Line {
     /// Milliseconds since the start of the server, and never 0.
     fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.connections.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// Since when it has been idle, if it is; in the order in which to close connections. First come those that never
     /// completed a request: one that did is more likely to be used again.
     fn idle(&self) -> Option<(bool, u64)> {
-        let is_idle = self.requests.load(Ordering::Acquire) == 0 && self.writing_since.load(Ordering::Relaxed) == 0;
+        let is_writing = self.writing_since.load(Ordering::Relaxed) > 0 || !self.unread.lock().is_empty();
+        let is_idle = self.requests.load(Ordering::Acquire) == 0 && !is_writing;
         let since = self.idle_since.load(Ordering::Relaxed);
         let is_new = self.now().saturating_sub(since) < NEW_FOR.as_millis() as u64;
-        is_idle.then(|| (is_new || self.has_served.load(Ordering::Relaxed), since))
+        is_idle.then(|| (is_new || self.served.load(Ordering::Relaxed) > 0, since))
     }
 
-    /// Since when it has waited to write, if that is long ago.
+    /// Since when it has waited to write, or for its client to take an answer, if that is long ago.
     fn stalled(&self) -> Option<u64> {
-        let since = self.writing_since.load(Ordering::Relaxed);
+        let unread = self.unread.lock().first_key_value().map_or(0, |(_, unread)| unread.since);
+        let writing = self.writing_since.load(Ordering::Relaxed);
+        let since = if writing > 0 { writing } else { unread };
         let is_stalled = since > 0 && self.now().saturating_sub(since) >= STALLED_AFTER.as_millis() as u64;
         is_stalled.then_some(since)
     }
 
-    /// Lets the connection end at its next step, which is now.
-    fn close(&self) {
-        self.is_closing.store(true, Ordering::Release);
-        self.memory.lock().shrink_to(0);
-        self.waker.wake();
+    /// Marks it as one to be closed; returns false if it is neither idle nor stalled any more.
+    fn choose(&self) -> bool {
+        if self.requests.compare_exchange(0, CHOSEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            return true;
+        }
+        let is_stalled = self.stalled().is_some();
+        if is_stalled {
+            self.is_broken.store(true, Ordering::Release);
+        }
+        is_stalled
     }
 
-    /// Whether reading ends the connection: a request that began just before it was chosen is still answered.
+    pub(super) fn begin_request(&self) {
+        let before = self.requests.fetch_add(1, Ordering::AcqRel);
+        self.served.fetch_add(1, Ordering::Relaxed);
+        if before & CHOSEN != 0 {
+            self.connections.keep(self);
+        }
+    }
+
+    pub(super) fn end_request(&self) {
+        self.idle_since.store(self.now(), Ordering::Relaxed);
+        self.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Notes that this many bytes of an answer wait for the client; a number to end that with.
+    pub(super) fn begin_unread(&self, bytes: usize) -> u64 {
+        let since = self.now();
+        let until = since + UNREAD_TIME_MAX.as_millis() as u64 + bytes as u64 * 1_000 / UNREAD_BYTES_PER_SECOND;
+        let mut unread = self.unread.lock();
+        let number = unread.last_key_value().map_or(0, |(number, _)| number + 1);
+        unread.insert(number, Unread { since, until });
+        number
+    }
+
+    pub(super) fn end_unread(&self, number: u64) {
+        self.unread.lock().remove(&number);
+    }
+
+    /// Whether it has to look now and then whether its client still takes its answers.
+    pub(super) fn is_answering(&self) -> bool {
+        self.has_requests() || !self.unread.lock().is_empty()
+    }
+
+    /// Whether its client has had enough time for a part of an answer, and did not take it.
+    pub(super) fn is_overdue(&self) -> bool {
+        let now = self.now();
+        self.unread.lock().values().any(|unread| unread.until < now)
+    }
+
+    fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire) & !CHOSEN != 0
+    }
+
+    /// Whether the connection ends now.
     pub(super) fn must_end(&self) -> bool {
-        self.is_closing() && self.requests.load(Ordering::Acquire) == 0
+        self.requests.load(Ordering::Acquire) == CHOSEN || self.is_broken()
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.is_closing.load(Ordering::Acquire)
+    /// Whether the connection ends in spite of running requests.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     /// The task to wake if the connection is closed.
@@ -256,192 +499,72 @@ impl Line {
 }
 
 impl Place {
-    /// Counts bytes that arrived, with the space that the read buffer still had. Returns false if there is no memory for
-    /// a buffer of this size, and the connection has no request that would be lost.
-    pub(super) fn has_read(&mut self, bytes: usize, space: usize) -> bool {
-        let is_idle = self.line.requests.load(Ordering::Acquire) == 0;
-        self.head = if is_idle { self.head + bytes } else { 0 };
-        let wanted = CONNECTION_BYTES + (self.head + space).saturating_sub(BUFFER_BYTES);
+    /// How many bytes may be read into a buffer with this much space, of which the memory is charged first: 0 if the
+    /// connection ends. It waits until there is memory, and fails if there will be none.
+    pub(super) fn poll_room(&mut self, space: usize, context: &Context<'_>) -> Poll<io::Result<usize>> {
+        self.forget_head();
+        let wanted = (CONNECTION_BYTES + self.head + space).saturating_sub(BUFFER_BYTES);
         if wanted <= self.charged {
-            return true;
+            self.turn.end();
+            return Poll::Ready(Ok(space));
         }
+        let connections = &self.line.connections;
+        // What others release from now on, they release under this lock.
+        let mut table = connections.0.table.lock();
+        table.remove_waiting(&self.turn);
         // The buffer may keep its size for as long as the connection lives.
-        while !self.line.memory.lock().try_grow_to(wanted as u64) {
-            let others = self.connections.close_some(Among::Grown) || self.connections.close_some(Among::All);
-            if !others || self.line.is_closing() {
-                return !is_idle;
-            }
+        let has_grown = self.line.memory.lock().try_grow_to(wanted as u64);
+        // A body is passed on as it arrives, so a part of the buffer does for it.
+        let rest = (self.charged - CONNECTION_BYTES + BUFFER_BYTES).saturating_sub(self.head).min(space);
+        let more = Wanted { is_place: false, bytes: (wanted - self.charged) as u64 };
+        let waits = !has_grown && rest == 0 && connections.wait(&mut table, &mut self.turn, more, context);
+        drop(table);
+        // To make room, it may have chosen itself.
+        let must_end = self.line.must_end();
+        if waits && !must_end {
+            return Poll::Pending;
         }
-        self.charged = wanted;
-        true
+        self.turn.end();
+        if has_grown {
+            self.charged = wanted;
+            return Poll::Ready(Ok(space));
+        }
+        if rest > 0 || must_end {
+            return Poll::Ready(Ok(rest));
+        }
+        let message = "there is no memory for a head of this size";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, message)))
+    }
+
+    /// Counts bytes that arrived.
+    pub(super) fn has_read(&mut self, bytes: usize) {
+        self.forget_head();
+        if !self.line.has_requests() {
+            self.head = (self.head + bytes).min(HEAD_BYTES_MAX);
+        }
+    }
+
+    /// What arrived before a request belongs to it.
+    fn forget_head(&mut self) {
+        let served = self.line.served.load(Ordering::Relaxed);
+        if served != self.served {
+            (self.served, self.head) = (served, 0);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.0.table.lock().remove(self.line.number);
         self.line.memory.lock().shrink_to(0);
-    }
-}
-
-/// A service that counts the running requests of its connection: each until its answer was passed to the connection.
-#[derive(Clone)]
-pub(super) struct Counted<S> {
-    service: S,
-    line: Arc<Line>,
-}
-
-impl<S> Counted<S> {
-    pub(super) fn new(service: S, line: Arc<Line>) -> Self {
-        Self { service, line }
-    }
-}
-
-impl<S, B> Service<Request<B>> for Counted<S>
-where
-    S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.service.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let running = Running::new(Arc::clone(&self.line));
-        let response = self.service.call(request);
-        Box::pin(async move {
-            let response = response.await?;
-            Ok(response.map(|body| Body::new(RunningBody { body, _running: running })))
-        })
-    }
-}
-
-/// A running request.
-struct Running(Arc<Line>);
-
-impl Running {
-    fn new(line: Arc<Line>) -> Self {
-        line.requests.fetch_add(1, Ordering::AcqRel);
-        line.has_served.store(true, Ordering::Relaxed);
-        Self(line)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
-        if self.0.is_closing() {
-            self.0.waker.wake();
-        }
-    }
-}
-
-/// The body of an answer, whose request runs until the body ends.
-struct RunningBody {
-    body: Body,
-    _running: Running,
-}
-
-impl HttpBody for RunningBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let next = {
+            let mut table = self.line.connections.0.table.lock();
+            table.remove(self.line.number);
+            table.end_closing(self.line.number);
+            table.next_waiting()
+        };
+        wake(next);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MACHINE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
-    fn connections(max: usize, bytes: u64) -> (Connections, Memory) {
-        let memory = Memory::new(bytes);
-        let shared = memory.clone();
-        (Connections::new(max, move || shared.clone()), memory)
-    }
-
-    #[test]
-    fn one_that_is_idle_for_longest_makes_room_and_one_with_a_request_does_not() {
-        let (connections, memory) = connections(4, 64 << 20);
-        let mut places: Vec<Place> = (0..4).map(|_| connections.admit_from(MACHINE).expect("a place")).collect();
-        let request = Running::new(Arc::clone(&places[0].line));
-        for (number, place) in places.iter().enumerate() {
-            place.line.idle_since.store(number as u64 + 1, Ordering::Relaxed);
-        }
-        places.push(connections.admit_from(MACHINE).expect("two make room"));
-        let closing = |places: &[Place]| places.iter().map(|place| place.line.must_end()).collect::<Vec<_>>();
-        assert_eq!(closing(&places), [false, true, true, false, false]);
-        let requests: Vec<Running> = places[3..].iter().map(|place| Running::new(Arc::clone(&place.line))).collect();
-        places.push(connections.admit_from(MACHINE).expect("one place is free"));
-        let last = Running::new(Arc::clone(&places[5].line));
-        assert!(connections.admit_from(MACHINE).is_err(), "all have a request");
-        drop((request, requests, last, places));
-        assert_eq!((memory.used(), connections.0.table.lock().open.len()), (0, 0));
-        assert!(connections.0.table.lock().peers.is_empty());
-    }
-
-    #[test]
-    fn address_with_many_connections_makes_room_for_itself() {
-        let (connections, _memory) = connections(256, 64 << 20);
-        let peer = IpAddr::from([192, 0, 2, 1]);
-        let other = connections.admit_from(IpAddr::from([192, 0, 2, 2])).expect("a place");
-        let places: Vec<Place> = (0..33).map(|_| connections.admit_from(peer).expect("a place")).collect();
-        assert!(places[0].line.must_end() && !places[32].line.must_end() && !other.line.must_end());
-        let busy: Vec<Running> = places.iter().map(|place| Running::new(Arc::clone(&place.line))).collect();
-        let admit = || connections.admit_from(peer).map(|place| (Running::new(Arc::clone(&place.line)), place));
-        let more: Vec<_> = (0..8).map(|_| admit()).collect();
-        assert!(more.iter().any(Result::is_err), "they are all busy");
-        assert!(connections.admit_from(MACHINE).is_ok(), "others are let in");
-        drop((more, busy));
-    }
-
-    #[test]
-    fn unfinished_heads_have_a_limit_together_and_the_oldest_ones_are_closed() {
-        let (connections, memory) = connections(1_000, 16 << 20);
-        let small = connections.admit_from(MACHINE).expect("a place");
-        small.line.idle_since.store(1_000, Ordering::Relaxed);
-        let mut places: Vec<Place> = (0..200).map(|_| connections.admit_from(MACHINE).expect("a place")).collect();
-        for (number, place) in places.iter_mut().enumerate() {
-            place.line.idle_since.store(number as u64 + 1, Ordering::Relaxed);
-            assert!(place.has_read(60_000, 5_000), "a head that has just arrived");
-        }
-        assert!(memory.used_for(Purpose::Connection) <= 4 << 20, "{}", memory.used());
-        assert!(places[0].line.must_end() && !places[199].line.must_end() && !small.line.must_end());
-        drop((small, places));
-        assert_eq!(memory.used(), 0);
-    }
-
-    #[test]
-    fn client_that_reads_nothing_makes_room_if_nobody_is_idle() {
-        let begun = Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine runs for longer");
-        let connections = Connections::since(begun, 1, Box::new(Memory::unlimited));
-        let place = connections.admit_from(MACHINE).expect("a place");
-        let request = Running::new(Arc::clone(&place.line));
-        place.line.waits_to_write(true);
-        assert!(connections.admit_from(MACHINE).is_err(), "it may be slow");
-        place.line.writing_since.store(1, Ordering::Relaxed);
-        let other = connections.admit_from(MACHINE).expect("it was slow for long");
-        assert!(place.line.is_closing() && !place.line.must_end() && !other.line.is_closing());
-        drop(request);
-    }
-}
+mod tests;

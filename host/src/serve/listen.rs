@@ -12,13 +12,15 @@ use axum::Router;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::connections::{Connections, Counted, Place};
+use super::connections::{Connections, Place};
+use super::counted::Counted;
 
 /// Most concurrent connections; fewer if the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -41,6 +43,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a client may read nothing although data is waiting.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often to look whether a client takes its answers, while there are any.
+const UNREAD_LOOK: Duration = Duration::from_secs(5);
 /// What the system may hold for a client of what was written to it, in bytes; it doubles this for its own needs.
 const SEND_BUFFER: usize = 128 << 10;
 /// Silence after which the system probes the other side, and how long that may stay silent.
@@ -119,32 +123,36 @@ pub(super) fn connections_max() -> usize {
     files.map_or(CONNECTIONS_MAX, |files| CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1))
 }
 
-/// Accepts connections while there are places for them, and closes any further one at once.
+/// Accepts connections while there are places for them, and closes any further one.
 #[derive(Clone)]
 struct Gate(Connections);
 
-impl<S> Accept<TcpStream, S> for Gate {
+impl<S> Accept<TcpStream, S> for Gate
+where
+    S: Send + 'static,
+{
     type Stream = Seated;
     type Service = Counted<S>;
-    type Future = future::Ready<io::Result<(Seated, Counted<S>)>>;
+    type Future = BoxFuture<'static, io::Result<(Seated, Counted<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        future::ready(self.admit(stream).map(|stream| {
+        let connections = self.0.clone();
+        Box::pin(async move {
+            let stream = admit(&connections, stream).await?;
             let service = Counted::new(service, Arc::clone(&stream.place.line));
-            (stream, service)
-        }))
+            Ok((stream, service))
+        })
     }
 }
 
-impl Gate {
-    fn admit(&self, stream: TcpStream) -> io::Result<Seated> {
-        let place = self.0.admit(&stream)?;
-        // Responses are small and should leave at once.
-        stream.set_nodelay(true)?;
-        watch_over(&stream)?;
-        let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
-        Ok(Seated { stream, stalled, is_waiting: false, place })
-    }
+async fn admit(connections: &Connections, stream: TcpStream) -> io::Result<Seated> {
+    let place = connections.admit(&stream).await?;
+    // Responses are small and should leave at once.
+    stream.set_nodelay(true)?;
+    watch_over(&stream)?;
+    let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
+    let look = Box::pin(tokio::time::sleep(UNREAD_LOOK));
+    Ok(Seated { stream, stalled, is_waiting: false, look, place })
 }
 
 /// Lets the system close a connection whose other side has disappeared, or acknowledges nothing, and hold little of what
@@ -163,23 +171,26 @@ struct Seated {
     stalled: Pin<Box<Sleep>>,
     /// Whether a write is waiting.
     is_waiting: bool,
+    /// When to look next whether the client takes its answers.
+    look: Pin<Box<Sleep>>,
     place: Place,
 }
 
 impl Seated {
     /// Handles the result of a write: the timer runs while a write waits, and stops when it completes.
     fn clocked<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        // Before the checks, so that no wake-up is missed.
+        self.place.line.wake(context.waker());
+        if self.place.line.is_broken() || written.is_pending() && self.place.line.must_end() {
+            let message = "the place of a client that read nothing was needed";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, message)));
+        }
         if written.is_ready() {
             if self.is_waiting {
                 self.is_waiting = false;
                 self.place.line.waits_to_write(false);
             }
             return written;
-        }
-        self.place.line.wake(context.waker());
-        if self.place.line.is_closing() {
-            let message = "the place of a client that read nothing was needed";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, message)));
         }
         if !self.is_waiting {
             self.is_waiting = true;
@@ -202,18 +213,37 @@ impl AsyncRead for Seated {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Seated { stream, place, .. } = &mut *self;
+        let Seated { stream, place, look, .. } = &mut *self;
         // Before the check, so that no wake-up is missed.
         place.line.wake(context.waker());
         if place.line.must_end() {
             return Poll::Ready(Ok(()));
         }
-        let (before, space) = (buffer.filled().len(), buffer.remaining());
-        ready!(Pin::new(stream).poll_read(context, buffer))?;
-        if place.has_read(buffer.filled().len() - before, space) {
+        while place.line.is_answering() && look.as_mut().poll(context).is_ready() {
+            look.as_mut().reset(Instant::now() + UNREAD_LOOK);
+            if place.line.is_overdue() {
+                let message = "the client left an answer for too long";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+        }
+        // Nothing is charged for data that has not arrived.
+        ready!(stream.poll_read_ready(context))?;
+        let space = buffer.remaining();
+        let room = ready!(place.poll_room(space, context))?;
+        if room == 0 {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, "there is no memory for a head of this size")))
+        let before = buffer.filled().len();
+        if room == space {
+            ready!(Pin::new(stream).poll_read(context, buffer))?;
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+            ready!(Pin::new(stream).poll_read(context, &mut part))?;
+            let bytes = part.filled().len();
+            buffer.advance(bytes);
+        }
+        place.has_read(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -12,6 +12,7 @@ mod auth;
 mod capacity;
 mod certificate;
 mod connections;
+mod counted;
 mod extract;
 mod json;
 mod listen;

@@ -38,8 +38,9 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
 
 /// Charges the body of an answer to the host until it is sent.
 pub(super) async fn charge(State(app): State<App>, request: Request, next: Next) -> Response {
+    let is_multiplexed = request.version() >= Version::HTTP_2;
     let response = next.run(request).await;
-    app.capacity.charge(response).await
+    app.capacity.charge(response, is_multiplexed).await
 }
 
 fn method_label(method: &Method) -> &'static str {

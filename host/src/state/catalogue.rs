@@ -17,11 +17,15 @@ use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInf
 use crate::atomic_file::{Displaced, Held};
 use crate::damage;
 use crate::effects::{Grants, Lineage};
+use crate::newest::Newest;
 use crate::room::{Room, Use};
 
 const DEPLOYMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deployments");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// The row of `meta` that counts the changes.
+const CHANGES: &str = "changes";
 
 /// Number of audit entries to keep; older ones are dropped.
 const AUDIT_MAX: u64 = 10_000;
@@ -302,16 +306,19 @@ pub struct Audit {
 pub struct Catalogue {
     path: Box<Path>,
     held: Held,
+    newest: Newest,
     /// None after a disk failure, until it is reopened.
     database: RwLock<Option<damage::Open<Database>>>,
 }
 
 impl Catalogue {
-    /// Opens or creates the catalogue. Writes only to a new one, so that a host on a full disk can start. Blocking.
+    /// Opens or creates the catalogue; refuses one that is older than the last one that was open here. Writes only to a
+    /// new one, so that a host on a full disk can start. Blocking.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Self::open_file(path)?;
+        let newest = Newest::of(path);
+        let database = Self::open_file(path, &newest)?;
         let held = Held::of(path).map_err(storage)?;
-        Ok(Self { path: path.into(), held, database: RwLock::new(Some(database)) })
+        Ok(Self { path: path.into(), held, newest, database: RwLock::new(Some(database)) })
     }
 
     /// Whether the file is still where it was opened: what is written to one that is not is lost with the process.
@@ -319,10 +326,23 @@ impl Catalogue {
         self.held.check()
     }
 
-    fn open_file(path: &Path) -> Result<damage::Open<Database>, Error> {
+    fn open_file(path: &Path, newest: &Newest) -> Result<damage::Open<Database>, Error> {
         let database = open_database(path, 1 << 20, |_| ())?;
         guarded(|| Self::prepare(path, &database))?;
+        let changes = guarded(|| Self::read_changes(&database))?;
+        newest.check("change", changes).map_err(|fell_back| {
+            Error::Open(format!("{fell_back}; states and modules that this catalogue does not name are then removed"))
+        })?;
+        newest.note(changes);
         Ok(database)
+    }
+
+    /// How many changes were made to it. Earlier versions did not count.
+    fn read_changes(database: &Database) -> Result<u64, Error> {
+        let transaction = database.begin_read().map_err(storage)?;
+        let meta = transaction.open_table(META).map_err(storage)?;
+        let changes = meta.get(CHANGES).map_err(storage)?;
+        Ok(changes.map_or(0, |value| count(value.value())))
     }
 
     /// Checks the format of an existing file, and creates the tables of a new one.
@@ -359,7 +379,7 @@ impl Catalogue {
             if closed.is_none() {
                 // If the file is gone, opening it would create it again.
                 self.held.check()?;
-                *closed = Some(Self::open_file(&self.path)?);
+                *closed = Some(Self::open_file(&self.path, &self.newest)?);
             }
             open = RwLockWriteGuard::downgrade(closed);
         }
@@ -420,7 +440,8 @@ impl Catalogue {
         // Refused before anything has begun, so that the file stays open and readable.
         self.held.check()?;
         Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
-        self.with(|database| Self::write(database, audit, change))?;
+        let changes = self.with(|database| Self::write(database, audit, change))?;
+        self.newest.note(changes);
         // Without the detail, which may contain a customer's subjects.
         let Audit { action, deployment, actor, peer, .. } = audit;
         tracing::info!(action, deployment, actor, peer, "deployment changed");
@@ -431,9 +452,12 @@ impl Catalogue {
         database: &Database,
         audit: &Audit,
         change: impl FnOnce(&mut redb::Table<'_, &str, &[u8]>) -> Result<(), redb::StorageError>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let transaction = database.begin_write().map_err(storage)?;
-        {
+        let changes = {
+            let mut meta = transaction.open_table(META).map_err(storage)?;
+            let changes = meta.get(CHANGES).map_err(storage)?.map_or(0, |value| count(value.value())) + 1;
+            meta.insert(CHANGES, changes.to_be_bytes().as_slice()).map_err(storage)?;
             let mut table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
             change(&mut table).map_err(storage)?;
             let mut log = transaction.open_table(AUDIT).map_err(storage)?;
@@ -441,8 +465,10 @@ impl Catalogue {
             let row = serde_json::to_vec(audit).expect("an audit entry is plain data");
             log.insert(number, row.as_slice()).map_err(storage)?;
             log.retain_in(..number.saturating_sub(AUDIT_MAX - 1), |_, _| false).map_err(storage)?;
-        }
-        transaction.commit().map_err(storage)
+            changes
+        };
+        transaction.commit().map_err(storage)?;
+        Ok(changes)
     }
 
     /// The last audit entries, newest first; for one deployment if given.
@@ -461,6 +487,11 @@ impl Catalogue {
         };
         entries.filter(is_wanted).take(limit).collect()
     }
+}
+
+/// A number in a row of `meta`.
+fn count(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(row: &[u8]) -> Result<T, Error> {

@@ -95,6 +95,8 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Largest sum of keys and values, in bytes.
     pub state_bytes_max: u64,
+    /// Largest file, in bytes; it is not enforced here, as a file only grows by commits ([`Store::file_excess`]).
+    pub file_bytes_max: u64,
     /// Most effects that wait in the outbox before nothing more is applied.
     pub outbox_entries_max: u64,
     /// Most bytes of them.
@@ -109,6 +111,7 @@ impl Default for Options {
             cache_bytes: 16 << 20,
             value_bytes_max: 1 << 20,
             state_bytes_max: 64 << 30,
+            file_bytes_max: u64::MAX,
             outbox_entries_max: 100_000,
             outbox_bytes_max: 256 << 20,
             memory: Memory::unlimited(),

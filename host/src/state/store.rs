@@ -287,6 +287,24 @@ impl Store {
         self.inner.file.allocated_bytes()
     }
 
+    /// Why the file may not grow, if it is as large as it may be with what is not durable yet.
+    pub fn file_excess(&self) -> Option<String> {
+        let allowed = self.inner.options.file_bytes_max;
+        let bytes = if allowed < u64::MAX { self.allocated_bytes() + self.uncommitted_bytes() } else { 0 };
+        (bytes >= allowed).then(|| {
+            format!(
+                "disk: the state file has {bytes} bytes with what waits to be committed, {allowed} are allowed \
+                 (state.file_bytes_max); raise the limit, or rebuild the deployment, which compacts its file"
+            )
+        })
+    }
+
+    /// What the writes that are not durable yet may add to the file, in bytes: redb gives a large value a page of up to
+    /// twice its size.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.memtable_bytes().saturating_mul(2)
+    }
+
     /// Memory of writes that are not durable yet, in bytes.
     pub fn memtable_bytes(&self) -> u64 {
         let view = self.inner.view.read();
