@@ -151,6 +151,20 @@ async fn a_watch_that_resumes_after_a_position_ends_with_the_same_state() {
 }
 
 #[tokio::test]
+async fn a_watch_says_first_how_soon_to_come_back_after_it_broke_off() {
+    let stage = Stage::with_ledger(Kind::Embedded).await;
+    let request = stage.client().request(reqwest::Method::GET, &format!("/v1/deployments/{LEDGER}/changes"));
+    let mut answer = request.send().await.expect("the host answers");
+    let mut text = String::new();
+    while !text.contains("\n\n") {
+        let chunk = tokio::time::timeout(wait::DEADLINE, answer.chunk()).await.expect("something arrives");
+        text.push_str(&String::from_utf8_lossy(&chunk.expect("it is read").expect("it does not end")));
+    }
+    let pause = text.strip_prefix("retry: ").and_then(|rest| rest.split_once("\n\n")).map(|(pause, _)| pause);
+    assert!(pause.is_some_and(|pause| pause.parse::<u64>().is_ok_and(|pause| pause > 0)), "{text}");
+}
+
+#[tokio::test]
 async fn a_watch_does_not_resume_in_a_deployment_of_the_same_name() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     let path = format!("/v1/deployments/{LEDGER}/changes");

@@ -315,19 +315,38 @@ async fn a_module_that_was_damaged_is_loaded_again_when_it_is_resumed() {
     stage.assert_ledger_equals_model().await;
 }
 
+/// Moves the compiled code of all modules between two folders, without the key that it is signed with.
+fn move_code(from: &std::path::Path, to: &std::path::Path) {
+    let mut moved = 0;
+    for file in std::fs::read_dir(from).expect("it is there").flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "code") {
+            std::fs::rename(file.path(), to.join(file.file_name())).expect("moved");
+            moved += 1;
+        }
+    }
+    assert_eq!(moved, 1, "there is one module");
+}
+
 #[tokio::test]
 async fn a_module_that_takes_too_long_to_compile_is_tried_again_by_itself() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
     stage.host.kill();
-    std::fs::remove_dir_all(stage.host.data_dir().join("cache")).expect("it was there");
+    let (cache, elsewhere) = (stage.host.data_dir().join("cache"), tempfile::tempdir().expect("a temporary folder"));
+    move_code(&cache, elsewhere.path());
     stage.host.configure("[modules]\ncompile_time_max = \"1ms\"\n");
     stage.host.restart().await;
     let waits = |shown: &foldstream::api::Deployment| {
         let failure = shown.failure.as_ref();
         shown.state == DeploymentState::Retrying && failure.is_some_and(|failure| failure.kind == "module")
     };
-    stage.client().show_when(LEDGER, "try again", waits).await;
+    let shown = stage.client().show_when(LEDGER, "try again", waits).await;
+    let failure = shown.failure.expect("it was just there");
+    assert!(failure.message.contains("compile_time_max"), "{failure:?}");
     stage.client().get("/livez").await.expect(200);
+    // Nobody asks for it: the next attempt finds the compiled code.
+    move_code(elsewhere.path(), &cache);
+    stage.publish(10).await;
+    stage.assert_ledger_equals_model().await;
 }

@@ -8,7 +8,7 @@ use foldstream::api::{self, DeploymentState, SourceState};
 use foldstream_tests::host::{Host, jetstream_source};
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 
 async fn resume(stage: &Stage) {
     stage.client().post(&format!("/v1/deployments/{LEDGER}/resume"), "application/json", "").await.expect(200);
@@ -108,6 +108,9 @@ async fn a_stream_deleted_and_created_again_is_another_history() {
     let (shown, failure) = stage.client().failed(LEDGER).await;
     assert_eq!((failure.kind.as_str(), shown.position), ("source-diverged", last), "{failure:?}");
     assert_eq!(shown.source_status.state, SourceState::Stopped);
+    assert_eq!((shown.head, shown.lag_events), (None, None), "the end of another stream says nothing: {shown:?}");
+    let told = cli::on(&stage.host, &["show", LEDGER]).expect(0).stdout;
+    assert!(told.contains("unknown, because the stream does not have what the state was built from"), "{told}");
     let answer = stage.client().entry(LEDGER, "head").await.expect(200);
     assert_eq!(answer.value(), before, "the state stays as it was, and can be read");
     stage.host.restart().await;
@@ -161,6 +164,7 @@ async fn a_stream_that_lost_its_tail_stops_as_truncated() {
     stage.server().restart().await;
     let (shown, failure) = stage.client().failed(LEDGER).await;
     assert_eq!((failure.kind.as_str(), shown.position), ("source-truncated", last), "{failure:?}");
+    assert_eq!((shown.head, shown.lag_events, shown.lag_seconds), (None, None, None), "it is not 0 behind: {shown:?}");
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use foldstream_tests::cli;
 use foldstream_tests::host::{Host, refused};
+use foldstream_tests::{cli, guests};
 
 /// Writes files, with their folders.
 fn fill(folder: &Path, files: &[&str]) {
@@ -133,9 +133,12 @@ fn secrets_and_folders_that_are_open_to_others_are_warned_of() {
 #[tokio::test]
 async fn nothing_is_taken_that_the_next_start_would_not_find() {
     let mut host = Host::start().await;
-    let body = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
+    let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
     let append = async |host: &Host| host.client().post("/v1/events", "application/json", body).await;
     append(&host).await.expect(200);
+    let ledger = guests::module("ledger");
+    host.client().deploy("ledger", &ledger).await;
+    host.client().reached("ledger", 1).await;
 
     // The files are open, so that they would take what is written to them.
     let (folder, aside) = (host.data_dir(), host.data_dir().with_extension("moved"));
@@ -147,11 +150,19 @@ async fn nothing_is_taken_that_the_next_start_would_not_find() {
     assert!(probe["degraded"][0].as_str().is_some_and(|finding| finding.contains("catalog.redb was moved")), "{probe}");
     let doctor = cli::on(&host, &["doctor"]).stdout;
     assert!(doctor.contains("FAIL") && doctor.contains("catalog.redb was moved"), "{doctor}");
+    let refused = host.client().upload(ledger.clone(), "?name=second").await.problem(503, "not-ready");
+    assert!(refused.detail.contains("was moved, removed or replaced"), "{}", refused.detail);
+    let refused = host.client().post("/v1/deployments/ledger/pause", "application/json", "").await;
+    refused.problem(503, "not-ready");
+    host.client().entry("ledger", "head").await.expect(200);
 
     fs::rename(&aside, &folder).expect("our folder can be moved back");
     append(&host).await.expect(200);
+    host.client().deploy("second", &ledger).await;
     host.kill();
     host.restart().await;
+    host.client().reached("ledger", 2).await;
+    host.client().reached("second", 2).await;
     let page = host.client().get("/v1/events").await.expect(200).value();
     assert_eq!(page["events"].as_array().map(Vec::len), Some(2), "{page}");
 }

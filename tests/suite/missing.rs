@@ -65,6 +65,65 @@ async fn a_state_that_has_events_which_are_gone_is_replaced_only_if_that_is_mean
 }
 
 #[tokio::test]
+async fn a_stream_of_another_history_answers_for_none_of_the_state_and_replaces_it_only_if_that_is_meant() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    let before = stage.client().entries(LEDGER, "").await;
+    // Paused, it has not noticed by itself that the stream was deleted, made again, and is longer by now.
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    stage.context().delete_stream(STREAM).await.expect("the stream is there");
+    let context = stage.context().clone();
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    let last = nats::publish(&context, stage.draw(300).iter().map(|order| order.message())).await;
+
+    let differs = "message 100 of stream ORDERS is not the one that was read before";
+    let actions = ["rebuild", "verification", "rebuild-part?key=1"];
+    let accepting = ["verification?accept-missing=true", "rebuild-part?key=1&accept-missing=true"];
+    for action in actions.iter().chain(&accepting) {
+        let why = refused(stage.client(), action).await;
+        assert!(why.contains(differs), "{action}: {why}");
+    }
+    for rest in ["", "&accept-missing=true"] {
+        let path = format!("/v1/deployments/{LEDGER}/entries?as-of=50{rest}");
+        let why = stage.client().get(&path).await.problem(422, "refused").detail;
+        assert!(why.contains(differs), "{why}");
+    }
+    let query = format!("?name={LEDGER}&strategy=rebuild");
+    let why = stage.client().upload(guests::release("ledger", 2), &query).await.problem(422, "refused").detail;
+    assert!(why.contains(differs) && why.contains("--accept-missing"), "{why}");
+    assert_eq!(stage.client().entries(LEDGER, "").await, before);
+
+    let rebuilding: api::Deployed = stage.client().act(LEDGER, "rebuild?accept-missing=true").await.expect(200).json();
+    assert!(rebuilding.reason.contains("nothing that was applied before is in the stream"), "{}", rebuilding.reason);
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage.client().reached(LEDGER, last).await;
+    assert_eq!(verified(stage.client(), "").await.equal, Some(true));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_replaced_while_a_state_is_built_does_not_take_its_place() {
+    let mut stage = Stage::with_ledger(Kind::JetStream).await;
+    stage.publish(100).await;
+    stage.assert_ledger_equals_model().await;
+    let before = stage.client().entries(LEDGER, "").await;
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    // Nobody knows what is lost while the server is away, so the rebuild begins. The server comes back without the stream.
+    stage.server().stop();
+    stage.client().act(LEDGER, "rebuild").await.expect(200);
+    std::fs::remove_dir_all(stage.server().store().join("jetstream")).expect("our folder can be removed");
+    stage.server().restart().await;
+    let context = stage.server().jetstream().await;
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    nats::publish(&context, stage.draw(300).iter().map(|order| order.message())).await;
+    let given_up = stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+    assert!(given_up.reason.contains("source-diverged"), "{given_up:?}");
+    assert_eq!(stage.client().show(LEDGER).await.generation, 1, "the active generation keeps serving");
+    assert_eq!(stage.client().entries(LEDGER, "").await, before);
+}
+
+#[tokio::test]
 async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(50).await;

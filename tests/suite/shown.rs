@@ -267,6 +267,36 @@ async fn a_panic_is_told_with_its_message_and_place() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_no_longer_configured_is_named_and_read_on_when_it_is_there_again() {
+    let server = NatsServer::start().await;
+    let context = server.jetstream().await;
+    nats::create_stream(&context, STREAM, "orders.>").await;
+    let config = jetstream_source(&server.url(), STREAM);
+    let mut host = Host::start_with(&config).await;
+    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    let mut orders = foldstream_tests::orders::Orders::new(1, 10);
+    let last = nats::publish(&context, orders.by_ref().take(5).map(|order| order.message())).await;
+    live_at(host.client(), LEDGER, last).await;
+    assert_eq!(host.stop().code(), Some(0));
+
+    host.configure(&config.replace("[sources.orders]", "[sources.shop]"));
+    host.restart().await;
+    let (shown, failure) = host.client().failed(LEDGER).await;
+    assert_eq!((failure.kind.as_str(), shown.position), ("source", last), "{failure:?}");
+    assert_eq!((shown.head, shown.lag_events), (None, None), "{shown:?}");
+    assert_eq!(shown.source_status.state, SourceState::Stopped, "nobody connects: {shown:?}");
+    let told = cli::on(&host, &["show", LEDGER]).expect(0).stdout;
+    assert!(told.contains("unknown, because the host has no such source"), "{told}");
+    assert!(told.contains("there is no source orders; the configuration has: shop"), "{told}");
+    host.client().entry(LEDGER, "head").await.expect(200);
+
+    host.configure(&config);
+    host.restart().await;
+    let last = nats::publish(&context, orders.take(5).map(|order| order.message())).await;
+    live_at(host.client(), LEDGER, last).await;
+}
+
+#[tokio::test]
 async fn a_host_that_has_just_started_refuses_neither_watches_nor_commands() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     let last = stage.publish(2_000).await;

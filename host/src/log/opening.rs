@@ -214,15 +214,19 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_cannot_be_opened_says_why_and_is_tried_again() {
+    #[tokio::test]
+    async fn what_cannot_be_opened_says_why_and_is_tried_again() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("events.redb");
         std::fs::write(&path, b"no log at all").expect("the file can be written");
-        let opening = Opening::begin(path, Options::default()).expect("there is a thread");
+        let opening = Opening::begin(path.clone(), Options::default()).expect("there is a thread");
         let refused = opening.wait(Instant::now() + Duration::from_secs(20)).expect_err("it failed");
         assert!(matches!(refused, Error::Open(_)), "{refused}");
         let refused = opening.log().expect_err("it is not open");
         assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tries again")), "{refused}");
+        // Whoever puts it right need not tell anybody.
+        std::fs::remove_file(&path).expect("it is there");
+        let opened = tokio::time::timeout(Duration::from_secs(60), opening.opened(|_| ())).await;
+        assert_eq!(opened.expect("it is opened").info().last_sequence, 0);
     }
 }

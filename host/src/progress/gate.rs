@@ -48,6 +48,12 @@ impl Now {
         self.failure.as_ref().and_then(|failure| failure.sequence)
     }
 
+    /// Whether the stream does not have what the state was built from: its end says nothing about the state.
+    pub fn is_of_another_history(&self) -> bool {
+        let kind = self.failure.as_ref().map(|failure| failure.kind.as_str());
+        matches!(kind, Some("source-diverged" | "source-truncated"))
+    }
+
     /// Whether it stopped, and does not continue on its own.
     pub fn has_stopped(&self) -> bool {
         self.state == DeploymentState::Failed

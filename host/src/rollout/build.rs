@@ -20,6 +20,8 @@ use crate::state::catalogue::{Generation, Record};
 const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// Pause after a missed cut-over; it doubles up to the maximum.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Pause before another check of a stream that seems to be another one.
+const RECHECK_PAUSE: Duration = Duration::from_secs(3);
 /// How long a promotion that lifts the throttle waits until the candidate is ready.
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -85,11 +87,28 @@ impl Rollouts {
         let (host, deployment) = (self.clone(), Arc::clone(deployment));
         tokio::spawn(async move {
             match host.build(&deployment, number).await {
-                Built::Ready => host.bring_in(&deployment, number).await,
+                Built::Ready => match host.check_origin(&deployment, number).await {
+                    Ok(()) => host.bring_in(&deployment, number).await,
+                    Err(error) => host.give_up(&deployment, number, &Stopped::because(&error)).await,
+                },
                 Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,
                 Built::Paused | Built::Gone => {}
             }
         });
+    }
+
+    /// Refuses a candidate that was folded from another stream than the active generation, unless that was accepted: the
+    /// stream may have been replaced since it was allowed.
+    async fn check_origin(&self, deployment: &Deployment, number: u64) -> Result<(), Error> {
+        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        let is_of_one = candidate.source == deployment.record().active().source;
+        let may_differ = candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
+        if may_differ || self.check_history(deployment).await.is_ok() {
+            return Ok(());
+        }
+        // Once more, as a reader does: a server that has just started may not have the whole stream yet.
+        tokio::time::sleep(RECHECK_PAUSE).await;
+        self.check_history(deployment).await
     }
 
     /// The candidate with this number, as long as it is a candidate.

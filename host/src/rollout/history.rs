@@ -38,7 +38,7 @@ impl Accepted {
 
 impl Rollouts {
     /// Which events a fold from the beginning may do without, if it replaces the active generation; refused if the
-    /// stream has lost applied events, unless `accept` is set. `source` is that of the new fold.
+    /// stream has lost applied events, or is another one, unless `accept` is set. `source` is that of the new fold.
     pub(super) async fn may_refold(
         &self,
         deployment: &Deployment,
@@ -50,6 +50,16 @@ impl Rollouts {
         let active = record.active();
         if active.source != source {
             return self.accepts_from(source, accept).await.map(|through| Accepted { through, lacks: None });
+        }
+        if let Some(other) = self.other_history(deployment).await {
+            if !accept {
+                return Err(Error::Refused(format!("{other}; {advice}")));
+            }
+            let lacks =
+                "nothing that was applied before is in the stream, which is another one, as accepted".to_owned();
+            tracing::warn!(deployment = deployment.name(), lacks, "building a state from another stream");
+            let through = self.accepts_from(source, true).await?;
+            return Ok(Accepted { through, lacks: Some(lacks) });
         }
         let Some(lost) = self.lost(deployment, active, None).await else {
             // The missing events are unknown: what was accepted for the old state may be wrong for a new one.
@@ -72,6 +82,23 @@ impl Rollouts {
         Err(Error::Refused(format!("{lacks}, so a fold from the beginning would lack them; {advice}")))
     }
 
+    /// Refused if the stream is not the one that the active generation was built from: a fold of another history would
+    /// say nothing about this state. Passes while that is unknown.
+    pub(super) async fn check_history(&self, deployment: &Deployment) -> Result<(), Error> {
+        match self.other_history(deployment).await {
+            Some(other) => Err(Error::Refused(format!("{}: {other}", other.kind()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the stream is not the one that the active generation was built from, if that is so.
+    async fn other_history(&self, deployment: &Deployment) -> Option<crate::source::Error> {
+        let source = deployment.record().active().source.clone();
+        let source = self.inner.sources.get(&source)?;
+        let checkpoint = deployment.active().store()?.published()?;
+        source.contradiction(&checkpoint).await.ok()?
+    }
+
     /// The same for an as-of read. `begins_later` says that it need not start at the beginning: what was accepted
     /// before is then checked again.
     pub(super) async fn may_look_back(
@@ -81,6 +108,8 @@ impl Rollouts {
         begins_later: bool,
         accept: bool,
     ) -> Result<u64, Error> {
+        // Positions of one history mean nothing in another.
+        self.check_history(deployment).await?;
         let record = deployment.record();
         let active = record.active();
         if let Moment::Sequence(sequence) = moment

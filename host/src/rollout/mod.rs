@@ -162,6 +162,8 @@ impl Rollouts {
         if let Some(gate) = &request.build.gate {
             check_gate(gate)?;
         }
+        // Before the module is written into a folder that is not there.
+        self.inner.catalogue.check_place().map_err(crate::state::Error::Displaced)?;
         let inner = Arc::clone(&self.inner);
         let (accepted, loaded) = blocking(move || {
             let accepted = inner.engine.accept_while(upload, &wanted)?;

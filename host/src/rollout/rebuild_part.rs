@@ -37,6 +37,7 @@ impl Rollouts {
         accept_missing: bool,
     ) -> Result<api::PartialRebuild, Error> {
         let deployment = self.deployment(name)?;
+        self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
         let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;

@@ -38,6 +38,7 @@ impl Rollouts {
         accept_missing: bool,
     ) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
+        self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "the state has them, so keep it; use --accept-missing to verify the rest";
         let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;

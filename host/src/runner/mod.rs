@@ -228,7 +228,7 @@ impl Runner {
         let now = self.now();
         let reads = now.has_read && self.source_status().is_known_within(KNOWN_FOR);
         let was_looked_at = now.looked_at.is_some_and(|at| at.elapsed() <= KNOWN_FOR);
-        if !reads && !was_looked_at {
+        if (!reads && !was_looked_at) || now.is_of_another_history() {
             return Lag::default();
         }
         // Events on their way to us follow the last applied event.

@@ -105,7 +105,8 @@ impl Worker {
     /// Runs until it is asked to stop.
     pub(super) fn run(mut self) {
         give_way();
-        let mut damaged = 0;
+        // How often in a row the state was damaged, and where that was.
+        let (mut damaged, mut damaged_at) = (0, 0);
         while !self.is_stopping() {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
             self.shared.standing.send_replace(None);
@@ -119,7 +120,10 @@ impl Worker {
                 Ok(Err(error)) => (error.to_string(), !matches!(error, state::Error::Damaged(_))),
                 Err(_) => ("a defect in the host ended the fold; see its log, and please report it".to_owned(), false),
             };
-            damaged = if may_pass { 0 } else { damaged + 1 };
+            let position = self.shared.progress.now().last_position;
+            // If it has come further since, what happened before is over.
+            let before = if position > damaged_at { 0 } else { damaged };
+            (damaged, damaged_at) = (if may_pass { 0 } else { before + 1 }, position);
             self.halted = (damaged >= DAMAGED_TRIES).then(|| message.clone());
             if self.halted.is_some() {
                 // The file is opened for reads only; an operator may restart applying, with as many attempts again.
@@ -417,7 +421,9 @@ impl Worker {
         let source = match &program.source {
             Ok(source) => source.clone(),
             Err(unknown) => {
-                self.shared.progress.stopped("source", &unknown.to_string(), None);
+                let message = unknown.to_string();
+                self.shared.progress.stopped("source", &message, None);
+                source::tell(&self.shared.source_status, SourceState::Stopped, Some(message));
                 return (writer, Ended::Failed);
             }
         };

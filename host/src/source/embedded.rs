@@ -66,6 +66,16 @@ impl Embedded {
         Ok((count > 0).then_some(lost))
     }
 
+    /// Why it is not the log to which a checkpoint belongs; see [`super::Source::contradiction`]. Blocking.
+    pub fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, log::Error> {
+        let log = self.log()?;
+        match resume(&log, checkpoint, &log.identity()) {
+            Ok(()) | Err(Error::Truncated { .. }) => Ok(None),
+            Err(Error::Log(error)) => Err(error),
+            Err(error) => Ok(Some(error)),
+        }
+    }
+
     /// The log itself, for appends and reads; an error says why it is not open.
     pub fn log(&self) -> Result<Log, log::Error> {
         self.opening.log()

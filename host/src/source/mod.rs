@@ -361,6 +361,18 @@ impl Source {
         }
     }
 
+    /// Why the stream is not the one to which a checkpoint belongs; none if it is, or as far as anybody can tell. A tail
+    /// that was lost contradicts nothing. An error says why that is unknown at the moment.
+    pub async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError> {
+        match self {
+            Self::JetStream(source) => source.contradiction(checkpoint).await,
+            Self::Embedded(source) => {
+                let (source, checkpoint) = (source.clone(), checkpoint.clone());
+                Ok(tokio::task::spawn_blocking(move || source.contradiction(&checkpoint)).await??)
+            }
+        }
+    }
+
     /// Checks that the kind of stream can be read at all; an unreachable stream passes.
     pub async fn check_readable(&self) -> Result<(), Error> {
         match self {

@@ -52,7 +52,11 @@ fn resuming(checkpoint: &Checkpoint, subjects: &[&str]) -> Request {
 }
 
 async fn error(server: &Server, request: Request) -> Error {
-    let (events, error) = Reading::begin(options(server), request).error().await;
+    error_of(options(server), request).await
+}
+
+async fn error_of(options: Options, request: Request) -> Error {
+    let (events, error) = Reading::begin(options, request).error().await;
     assert!(events.is_empty(), "nothing is handed out: {error}");
     error
 }
@@ -468,6 +472,52 @@ async fn a_mirror_of_some_subjects_has_gaps_by_design() {
     for subjects in [MINE, ALL] {
         let checkpoint = folded(edge.clone(), request(subjects), 10).await;
         assert_eq!((checkpoint.position, checkpoint.missing), (10, 0), "{subjects:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_promoted_mirror_of_some_subjects_is_read_on_and_what_it_never_had_is_gone() {
+    // The mirror has 1, 2, 6 and 7; the others are not of its subjects.
+    let server = Server::start().await;
+    let jetstream = mixed(&server, 2).await;
+    publish_others(&jetstream, 3).await;
+    publish(&jetstream, numbered(2..4)).await;
+    let mirror = Source { name: "ORDERS".to_owned(), filter_subject: Some("orders.>".to_owned()), ..Source::default() };
+    let edge = Config { name: "EDGE".to_owned(), mirror: Some(mirror), ..Config::default() };
+    jetstream.create_stream(edge.clone()).await.expect("mirror");
+    let of_edge = Options { stream: "EDGE".to_owned(), ..options(&server) };
+    let half = Request { limits: Limits { events: 2, bytes: 1 << 20 }, ..request(MINE) };
+    let half = folded(of_edge.clone(), half, 2).await;
+    assert_eq!(half.position, 2);
+    let whole = folded(of_edge.clone(), request(MINE), 7).await;
+    let mut live = [MINE, ALL].map(|subjects| Reading::begin(of_edge.clone(), request(subjects)));
+    for reading in &mut live {
+        reading.through(7).await;
+    }
+
+    jetstream.delete_stream("ORDERS").await.expect("the origin is gone");
+    let subjects = vec!["orders.>".to_owned(), "audit.>".to_owned()];
+    jetstream.update_stream(Config { mirror: None, subjects, ..edge }).await.expect("the mirror is promoted");
+    publish(&jetstream, numbered(4..5)).await;
+    publish_others(&jetstream, 1).await;
+    publish(&jetstream, numbered(5..6)).await;
+    let sequences = |events: &[foldstream::event::Event]| events.iter().map(|event| event.sequence).collect::<Vec<_>>();
+    let [mine, all] = &mut live;
+    assert_eq!(sequences(&mine.through(10).await), [8, 10], "who was there all the time");
+    assert_eq!(sequences(&all.through(10).await), [8, 9, 10]);
+    for subjects in [MINE, ALL] {
+        let resumed = folded(of_edge.clone(), resuming(&whole, subjects), 10).await;
+        assert_eq!((resumed.position, resumed.missing), (10, 0), "{subjects:?}");
+        // Nothing says any more that it never had them.
+        let gap = error_of(of_edge.clone(), resuming(&half, subjects)).await;
+        assert!(gap.to_string().starts_with("3 events (3 to 5) are gone from stream EDGE"), "{subjects:?}: {gap}");
+        let incomplete = error_of(of_edge.clone(), request(subjects)).await;
+        assert!(matches!(incomplete, Error::Incomplete { .. }), "{subjects:?}: {incomplete}");
+        for resume in [None, Some(half.clone())] {
+            let accepting = Request { resume, accepts_missing_through: 7, ..request(subjects) };
+            let accepted = folded(of_edge.clone(), accepting, 10).await;
+            assert_eq!((accepted.position, accepted.missing), (10, 3), "{subjects:?}");
+        }
     }
 }
 

@@ -1,18 +1,24 @@
-//! A defect in the host itself: what a runner does whose reader panics.
+//! A defect in the host itself: what a runner does whose reader or fold panics.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use foldstream::api::{DeploymentState, Start};
 use foldstream::batch::Limits;
+use foldstream::event::{Event, Payload};
+use foldstream::log::{self, Expectation, Log, NewEvent};
 use foldstream::memory::caches::Caches;
 use foldstream::memory::memtables::Budget;
 use foldstream::metrics::Metrics;
-use foldstream::pipeline::{Ceiling, Settings, Throttle};
-use foldstream::runner::{LoadError, Options, Program, Runner};
+use foldstream::module::ApplyError;
+use foldstream::pipeline::{Ceiling, Fold, Settings, Throttle};
+use foldstream::runner::{LoadError, Options, Part, Program, Runner};
 use foldstream::source::Source;
+use foldstream::source::embedded::Embedded;
 use foldstream::source::jetstream::{self, JetStream};
-use foldstream::state;
+use foldstream::state::{self, Writer};
+use foldstream::subject::SubjectSet;
 
 use crate::bed::{load, shared};
 
@@ -84,6 +90,73 @@ fn a_reader_that_panics_is_told_and_started_again_not_at_once() {
     assert_eq!(failure.kind, "host", "{failure:?}");
     assert!(matches!(runner.now().state, DeploymentState::Retrying | DeploymentState::CatchingUp));
     assert!(begin.elapsed() >= Duration::from_secs(2), "three starts within {:?}", begin.elapsed());
+    runner.ask_to_stop();
+    runner.join();
+}
+
+/// In the place of each fold, one that panics once at each event.
+#[derive(Default)]
+struct Brittle(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Part for Brittle {
+    fn subjects(&self) -> SubjectSet {
+        SubjectSet::parse(&["probe.>"]).expect("it is sound")
+    }
+
+    fn narrow(&self, _fold: Box<dyn Fold>) -> Box<dyn Fold> {
+        Box::new(Self(Arc::clone(&self.0)))
+    }
+
+    fn needs_headers(&self) -> bool {
+        false
+    }
+}
+
+impl Fold for Brittle {
+    fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
+        let met = |event: &Event| !self.0.lock().expect("nobody panics with it").insert(event.sequence);
+        assert!(events.iter().all(met), "as ordered");
+        (writer, Ok(()))
+    }
+}
+
+#[test]
+fn a_fold_that_panics_now_and_then_is_started_again_and_never_stops_for_good() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let log = Log::open(&folder.path().join("log.redb"), log::Options::default()).expect("the log opens");
+    let mut parts = parts(folder.path().join("1.redb"));
+    parts.program.source = Ok(Source::Embedded(Embedded::new(log.clone())));
+    parts.program.part = Some(Arc::new(Brittle::default()));
+    let runner = {
+        let _guard = runtime.enter();
+        Runner::start(parts)
+    };
+    let event = NewEvent {
+        subject: "probe.subject".to_owned(),
+        kind: None,
+        id: None,
+        time_ns: None,
+        headers: Vec::new(),
+        data: Payload::from("{}"),
+    };
+    let begin = Instant::now();
+    // More often than a state may be damaged in a row.
+    for sequence in 1..=5 {
+        log.append(std::slice::from_ref(&event), &Expectation::default()).expect("it is appended");
+        let mut seen = None;
+        while runner.position() < sequence {
+            let now = runner.now();
+            assert!(now.state != DeploymentState::Failed, "it stops at {sequence}: {now:?}");
+            assert!(begin.elapsed() < Duration::from_secs(60), "it is not started again: {now:?}");
+            seen = now.failure.or(seen);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let failure = seen.expect("it says what happened");
+        assert_eq!(failure.kind, "state", "{failure:?}");
+        assert!(failure.message.contains("a defect in the host ended the fold"), "{failure:?}");
+    }
     runner.ask_to_stop();
     runner.join();
 }

@@ -10,10 +10,12 @@ use super::link::{Link, Trouble};
 use super::missing::{self, has_gaps_by_design};
 use super::open::{INACTIVE_THRESHOLD, check_readable, trouble};
 use super::permissions::{self, Refused};
+use super::proof;
 use super::rescue;
 use super::wire::{self, Api, StreamConfig, StreamInfo};
 use crate::api::{SourceInfo, SourceState};
 use crate::cloudevents::message;
+use crate::position::Checkpoint;
 use crate::source::{Error, LookError, Missing};
 
 /// How long an examination may take.
@@ -133,6 +135,29 @@ impl Inspection {
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
         let (info, holes) = found.map_err(|_| LookError::Late(EXAMINATION_MAX))??;
         Ok(missing::lost(&info, &holes, (after, through), passed_over).map(|missing| (missing, info.config)))
+    }
+
+    /// Why the stream is not the one to which a checkpoint belongs, if it is not.
+    pub(super) async fn contradiction(
+        &self,
+        settings: &Arc<Settings>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Option<Error>, LookError> {
+        let look = async {
+            let mut slot = self.link.lock().await;
+            let mut link = match slot.take() {
+                Some(link) if link.is_up() => link,
+                _ => Link::connect(settings).await?,
+            };
+            let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
+            let api = Api { client, prefix, stream: settings.stream.clone() };
+            let found = proof::contradiction(&mut link, &api, checkpoint).await?;
+            *slot = Some(link);
+            Ok::<_, Trouble>(found)
+        };
+        let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
+        let found = found.map_err(|_| LookError::Late(EXAMINATION_MAX))?;
+        found.map_err(|trouble| LookError::Away(trouble.message))
     }
 
     /// Checks that the kind of stream can be read at all, as far as known at the moment.

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use crate::api::SourceInfo;
 use crate::cloudevents::Recognition;
 use crate::event::Event;
+use crate::position::Checkpoint;
 use crate::subject::SubjectSet;
 use connect::Settings;
 
@@ -186,6 +187,15 @@ impl JetStream {
             missing,
             may_be_of_others: open::leaves_out(&subjects.covering(), &config),
         }))
+    }
+
+    /// Why it is not the stream to which a checkpoint belongs; see [`super::Source::contradiction`].
+    pub(crate) async fn contradiction(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Option<super::Error>, super::LookError> {
+        // Large, and rarely needed.
+        Box::pin(self.inspection.contradiction(&self.settings, checkpoint)).await
     }
 
     /// Checks that the kind of stream can be read at all; an unreachable stream passes.

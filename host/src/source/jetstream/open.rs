@@ -16,7 +16,7 @@ use super::proof::prove;
 use super::rescue::{Rescued, Search, rescue};
 use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo};
 use crate::api::{SourceState, Start};
-use crate::position::{EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::Pattern;
 
@@ -48,6 +48,22 @@ pub(super) struct Standing {
     pub(super) doubts: u32,
     /// Sequences that are skipped.
     pub(super) skips: Arc<[u64]>,
+}
+
+impl Standing {
+    /// That of a state, which accepts and doubts nothing.
+    pub(super) fn at(checkpoint: &Checkpoint) -> Self {
+        Self {
+            position: Some(checkpoint.position),
+            stream: Some(Arc::new(checkpoint.stream.clone())),
+            mark: checkpoint.last_event.clone(),
+            seen: checkpoint.last_seen.clone(),
+            accepts_through: 0,
+            start: Start::Beginning,
+            doubts: 0,
+            skips: Arc::default(),
+        }
+    }
 }
 
 /// Why a stream could not be opened.

@@ -6,13 +6,13 @@
 
 use tracing::warn;
 
-use super::link::Link;
+use super::link::{Link, Trouble};
 use super::open::{Failure, Standing, trouble};
 use super::rescue;
-use super::wire::{Api, Stored, StreamInfo};
+use super::wire::{self, Api, Stored, StreamInfo};
 use crate::cloudevents::Recognition;
 use crate::cloudevents::message::Reading;
-use crate::position::{EventMark, StreamIdentity};
+use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::Error;
 
 /// Whether anything that was read before was found again.
@@ -60,6 +60,23 @@ pub(super) async fn prove(
         return Err(Failure::Stop(Error::Truncated { stream: stream.name.clone(), last, position }));
     }
     Ok(())
+}
+
+/// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost contradicts nothing.
+pub(super) async fn contradiction(
+    link: &mut Link,
+    api: &Api,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Error>, Trouble> {
+    let unknown = |error: wire::Error| trouble(&api.stream, &error);
+    let info = link.permitted(api.stream_info()).await?.map_err(unknown)?;
+    let created_ns = info.created_ns().map_err(unknown)?;
+    let stream = StreamIdentity { name: api.stream.clone(), created_ns };
+    match prove(link, api, &info, &stream, &Standing::at(checkpoint)).await {
+        Ok(()) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
+        Err(Failure::Stop(error)) => Ok(Some(error)),
+        Err(Failure::Trouble(trouble)) => Err(trouble),
+    }
 }
 
 /// Checks whether a stream has what was read, in its place.

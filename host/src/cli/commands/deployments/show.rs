@@ -112,10 +112,19 @@ fn checkpoint_line(deployment: &Deployment) -> String {
 
 fn lag_line(deployment: &Deployment) -> String {
     match (deployment.lag_events, deployment.lag_seconds) {
-        (None, _) => "unknown, because the source does not answer".to_owned(),
+        (None, _) => format!("unknown, because {}", why_unknown(deployment)),
         (Some(0), _) => "none".to_owned(),
         (Some(events), Some(seconds)) => format!("{}, the oldest {} old", counted(events, "event"), span(seconds)),
         (Some(events), None) => format!("{}, of unknown age", counted(events, "event")),
+    }
+}
+
+/// Why nobody knows how far it is behind.
+fn why_unknown(deployment: &Deployment) -> &'static str {
+    match deployment.failure.as_ref().map(|failure| failure.kind.as_str()) {
+        Some("source-diverged" | "source-truncated") => "the stream does not have what the state was built from",
+        Some("source") => "the host has no such source",
+        _ => "the source does not answer",
     }
 }
 
