@@ -21,6 +21,7 @@ mod fulfilment; // the example handler sends each order once
 mod handlers; // messages that leave once, on the embedded log
 mod handlers_jetstream; // the same on a NATS server that goes away, and behind a proxy that swallows answers
 mod integrity; // doctor reads the files of a host that is down
+mod ladder; // failures by class: charged to whom they concern, tried as often as they should
 mod layering; // the shape of our own code
 mod looks; // events of any source are shown, and a look leaves nothing behind
 mod measured; // by name only: what a host takes at its worst

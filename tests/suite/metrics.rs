@@ -195,7 +195,10 @@ async fn one_bad_event_counts_as_one_however_many_calls_fail_for_it() {
     };
     assert_eq!((events("applied"), events("failed")), (3.0, 1.0));
     // All seven; then, behind the first three, four, two, and the bad one alone in each of three attempts.
-    assert_eq!(sample(&page_now, &of("foldstream_apply_failures_total", "mischief")), 6.0);
+    let failures = |class: &str| {
+        sample(&page_now, &format!("foldstream_apply_failures_total{{class=\"{class}\",deployment=\"mischief\""))
+    };
+    assert_eq!((failures("trap"), failures("deadline")), (6.0, 0.0));
     assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0);
 }
 

@@ -5,6 +5,7 @@
 //! that are JSON text appear as JSON, other text as a string, bytes as
 //! `{"$bytes": "<base64>"}`.
 
+mod failures;
 mod handler;
 mod process;
 mod rollout;
@@ -14,6 +15,7 @@ mod sources;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use failures::*;
 pub use handler::*;
 pub use process::*;
 pub use rollout::*;
@@ -88,22 +90,6 @@ impl DeploymentState {
             Self::Stopping => "stopping",
         }
     }
-}
-
-/// An error that stopped or delays a deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Failure {
-    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`, `source-diverged`, …
-    pub kind: String,
-    /// What happened, and what to do next.
-    pub message: String,
-    /// The sequence of the event that failed, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<u64>,
-    /// When the failure first happened in this streak.
-    pub first_at: String,
-    /// How often the host has tried.
-    pub attempts: u32,
 }
 
 /// A query that a module answers.

@@ -3,8 +3,6 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Failure;
-
 /// Parameters of a resume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,24 +76,4 @@ pub struct Skip {
 pub struct SkipList {
     /// By rising sequence.
     pub skips: Vec<Skip>,
-}
-
-/// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.
-const OF_AN_EVENT: [&str; 6] = ["rejected", "retry", "trap", "deadline", "limit", "source-unreadable"];
-
-impl Failure {
-    /// The command that skips the failing event, if that would help.
-    pub fn way_past(&self, deployment: &str, is_candidate: bool) -> Option<String> {
-        let sequence = self.sequence.filter(|_| OF_AN_EVENT.contains(&self.kind.as_str()))?;
-        let candidate = if is_candidate { " --candidate" } else { "" };
-        Some(format!("foldstream resume {deployment}{candidate} --skip {sequence} --reason TEXT"))
-    }
-
-    /// The same failure with that command in its message.
-    pub fn with_way_past(mut self, deployment: &str, is_candidate: bool) -> Self {
-        if let Some(command) = self.way_past(deployment, is_candidate) {
-            self.message = format!("{}; deploy a corrected module, or leave the event out: `{command}`", self.message);
-        }
-        self
-    }
 }

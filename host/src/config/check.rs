@@ -145,6 +145,7 @@ impl Config {
         for (name, source) in &self.sources {
             check_source(&mut findings, name, source);
         }
+        findings.positive("rollout.attempts", self.rollout.attempts == 0);
         findings.positive("limits.deployments", self.limits.deployments == 0);
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
@@ -225,6 +226,9 @@ impl Config {
         findings.positive("pipeline.batch_bytes", pipeline.batch_bytes == 0);
         findings.positive("pipeline.attempts", pipeline.attempts == 0);
         findings.positive("pipeline.initial_backoff", pipeline.initial_backoff.is_zero());
+        if pipeline.retry_percent > 100 {
+            findings.error("pipeline.retry_percent", "is more than 100; 20 is usual".to_owned());
+        }
         findings.positive("pipeline.stop_budget", pipeline.stop_budget.is_zero());
         if pipeline.batch_events > BATCH_EVENTS_MAX {
             findings.error("pipeline.batch_events", format!("is more than {BATCH_EVENTS_MAX}; 2048 is usual"));

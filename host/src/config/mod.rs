@@ -267,6 +267,10 @@ key::settings! {
         /// Longest pause.
         #[serde(with = "humantime_serde")]
         pub max_backoff: Duration,
+        /// How much of a minute a deployment may lose in calls that fail, in percent. Beyond that, and beyond 10
+        /// retries a minute, its circuit breaker opens: the next attempt waits for 30 seconds, and twice as long each
+        /// time until 10 minutes. 100 keeps it closed.
+        pub retry_percent: u32,
         /// How long a stop may take.
         #[serde(with = "humantime_serde")]
         pub stop_budget: Duration,
@@ -286,6 +290,12 @@ key::settings! {
         /// Longest time that a cut-over holds applying; beyond it, the cut-over is tried again later.
         #[serde(with = "humantime_serde")]
         pub hold_max: Duration,
+        /// Most attempts at an event that fails while its generation answers no reads, such as a candidate, whatever
+        /// its manifest asks for. Then the candidate fails, and the active generation keeps serving.
+        pub attempts: u32,
+        /// Longest pause between them.
+        #[serde(with = "humantime_serde")]
+        pub max_backoff: Duration,
         /// Size at which a memtable is committed while its generation is built, in bytes.
         #[serde(with = "size")]
         pub memtable_bytes: u64,
@@ -448,6 +458,7 @@ impl Default for Pipeline {
             attempts: 10,
             initial_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
+            retry_percent: 20,
             stop_budget: Duration::from_secs(10),
         }
     }
@@ -460,6 +471,8 @@ impl Default for Rollout {
             keep_previous_generations: 1,
             rebuilds_max: 2,
             hold_max: Duration::from_millis(250),
+            attempts: 5,
+            max_backoff: Duration::from_secs(5),
             memtable_bytes: 256 << 20,
             snapshot_events: 0,
             snapshot_interval: Duration::ZERO,

@@ -395,6 +395,8 @@ fn contradictions_are_found_one_by_one() {
         ("[pipeline]\nbatch_events = 0\n", "pipeline.batch_events: must be more than zero"),
         ("[pipeline]\nbatch_events = 100000\n", "pipeline.batch_events: is more than 65536; 2048 is usual"),
         ("[pipeline]\nattempts = 0\n", "pipeline.attempts: must be more than zero"),
+        ("[pipeline]\nretry_percent = 101\n", "pipeline.retry_percent: is more than 100; 20 is usual"),
+        ("[rollout]\nattempts = 0\n", "rollout.attempts: must be more than zero"),
         (
             "[pipeline]\ninitial_backoff = \"1m\"\n",
             "pipeline.initial_backoff: is more than pipeline.max_backoff; lower it, or raise the other",

@@ -5,7 +5,9 @@
 //! [`DeploymentMetrics`]; gauges are set from [`crate::api::Deployment`] when
 //! the page is requested.
 
+mod deployment;
 mod disk;
+mod failures;
 mod memory;
 mod outbox;
 mod register;
@@ -17,14 +19,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::api::{CONTRACT, Deployment, DeploymentState, MemoryPart, SourceState};
+use crate::api::{CONTRACT, Deployment, DeploymentState, FailureClass, MemoryPart, SourceState};
 use crate::usage::Usage;
+pub use deployment::DeploymentMetrics;
 use disk::DiskGauges;
+use failures::FailureGauges;
 use memory::MemoryGauges;
 use outbox::Outboxes;
 use register::{counter, float_gauge, gauge, histogram, number, register};
@@ -50,35 +51,6 @@ pub struct Metrics {
     door: Door,
     /// Behind a lock, because only one page at a time may set and collect them.
     gauges: Arc<Mutex<Gauges>>,
-}
-
-/// Counters and histograms of one deployment, with their labels resolved.
-#[derive(Clone, Debug)]
-pub struct DeploymentMetrics {
-    /// Events applied by the active generation.
-    pub events_applied: IntCounter,
-    /// Events applied by candidates and previous generations.
-    pub events_rebuilt: IntCounter,
-    /// Events at which the deployment stopped.
-    pub events_failed: IntCounter,
-    /// Failed calls of `apply`: with a batch, with part of it during the search for the event, with that event.
-    pub apply_failures: IntCounter,
-    /// Attempts after a failure.
-    pub retries: IntCounter,
-    /// Failures to read or write the state file.
-    pub state_failures: IntCounter,
-    /// Messages of a handler that are confirmed as stored.
-    pub outbox_released: IntCounter,
-    /// Messages of a handler that were sent again.
-    pub outbox_resent: IntCounter,
-    /// Seconds of one call of `apply`.
-    pub apply_seconds: Histogram,
-    /// Seconds of one durable commit.
-    pub commit_seconds: Histogram,
-    /// Seconds of one query.
-    pub query_seconds: Histogram,
-    /// Events in a batch.
-    pub batch_events: Histogram,
 }
 
 /// Metrics of refused requests and of the certificate.
@@ -157,8 +129,8 @@ impl Metrics {
             ),
             apply_failures: count(
                 "foldstream_apply_failures_total",
-                "Failed calls of apply; one bad event fails several calls until it is alone in its batch.",
-                DEPLOYMENT,
+                "Failed calls of apply by class; one bad event fails several calls until it is alone in its batch.",
+                &["deployment", "class"],
             ),
             retries: count("foldstream_retries_total", "Attempts to apply a batch again after a failure.", DEPLOYMENT),
             state_failures: count(
@@ -213,7 +185,7 @@ impl Metrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
-            apply_failures: self.apply_failures.with_label_values(&[name]),
+            apply_failures: FailureClass::ALL.map(|class| self.apply_failures.with_label_values(&[name, class.name()])),
             retries: self.retries.with_label_values(&[name]),
             state_failures: self.state_failures.with_label_values(&[name]),
             outbox_released: self.outbox.released(name),
@@ -231,7 +203,9 @@ impl Metrics {
         for outcome in ["applied", "rebuilt", "failed"] {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
-        let _ = self.apply_failures.remove_label_values(&[name]);
+        for class in FailureClass::ALL {
+            let _ = self.apply_failures.remove_label_values(&[name, class.name()]);
+        }
         let _ = self.retries.remove_label_values(&[name]);
         let _ = self.state_failures.remove_label_values(&[name]);
         self.outbox.forget(name);
@@ -341,6 +315,7 @@ struct Gauges {
     pinned_bytes: IntGaugeVec,
     sources: SourceGauges,
     disk: DiskGauges,
+    failures: FailureGauges,
     memory: MemoryGauges,
 }
 
@@ -460,6 +435,7 @@ impl Gauges {
             ),
             sources: SourceGauges::new(registry),
             disk: DiskGauges::new(registry),
+            failures: FailureGauges::new(registry),
             memory: MemoryGauges::new(registry),
             rebuild_place: of_deployment(
                 "foldstream_rebuild_queue_place",
@@ -478,6 +454,7 @@ impl Gauges {
         for deployment in deployments {
             self.set_numbers(deployment);
             self.set_states(deployment);
+            self.failures.set(deployment);
             self.set_rebuild(deployment);
         }
     }
@@ -498,6 +475,7 @@ impl Gauges {
     }
 
     fn reset(&self) {
+        self.failures.reset();
         for vector in [
             &self.lag_seconds,
             &self.lag_events,

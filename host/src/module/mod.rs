@@ -40,6 +40,7 @@ pub use migration::Migration;
 pub use upload::digest;
 pub use wanted::{Waiting, Wanted};
 
+use crate::api::FailureClass;
 use crate::memory::Memory;
 use crate::state;
 use crate::subject::{Pattern, SubjectSet};
@@ -303,6 +304,21 @@ impl ApplyError {
     /// Whether the same call on the same state gives the same error, whatever else the machine does.
     pub fn is_repeatable(&self) -> bool {
         matches!(self, Self::Trap(_) | Self::Limit { .. })
+    }
+
+    /// Its class, by which the host decides how often it tries; none if the state failed.
+    pub fn class(&self) -> Option<FailureClass> {
+        Some(match self {
+            Self::Retry { .. } => FailureClass::Retry,
+            Self::Rejected { .. } => FailureClass::Rejected,
+            Self::Trap(_) => FailureClass::Trap,
+            Self::Deadline(_) => FailureClass::Deadline,
+            Self::Limit { limit: "state-bytes", .. } => FailureClass::StateLimit,
+            Self::Limit { limit: "memory-bytes" | "table-elements" | "stack", .. } => FailureClass::Memory,
+            Self::Limit { .. } => FailureClass::Refused,
+            Self::Busy(_) | Self::Host(_) => FailureClass::Busy,
+            Self::State(_) => return None,
+        })
     }
 
     /// The name of the error, as in [`crate::api::Failure::kind`].

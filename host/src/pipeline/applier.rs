@@ -6,25 +6,23 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::ladder::{Attempt, Ladder, Step};
 use super::portion::Portion;
-use super::{Desired, Ended, Fold, MakeFold, Pace, Settings};
+use super::{Desired, Ended, Fold, MakeFold, Pace, Policy, Settings};
+use crate::api::FailureClass;
 use crate::batch::Batch;
 use crate::event::Event;
 use crate::metrics::DeploymentMetrics;
 use crate::module::{self, ApplyError};
-use crate::progress::{Alive, Progress};
+use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
-/// Attempts for a module on probation before the previous module is restored.
-const ATTEMPTS_ON_PROBATION: u32 = 3;
-/// Attempts at an event that fails with the same message each time, for a reason that does not depend on load.
-const ATTEMPTS_ALIKE: u32 = 3;
 /// Pause before the next request for a resource that the host lacked, such as an instance; it doubles up to the
 /// maximum.
 const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How to interrupt a pause after a failure.
+/// How to interrupt a wait for the host.
 pub(super) struct Interrupt<'a> {
     pub(super) control: &'a watch::Receiver<Desired>,
     pub(super) wanted: Desired,
@@ -67,7 +65,8 @@ impl Interrupt<'_> {
 pub(super) enum Processed {
     /// All of it.
     All,
-    /// Only up to this position: the next event failed, and waits while the pipeline may be asked to hold.
+    /// Only up to this position: the next event failed, and waits for its next attempt or while the pipeline may be
+    /// asked to hold.
     Through(u64),
 }
 
@@ -75,36 +74,16 @@ pub(super) enum Processed {
 enum Next {
     /// Try this many events.
     Try(usize),
-    /// First check for other requests.
+    /// First check for other requests, and wait until the ladder allows the next attempt.
     Yield,
 }
 
 /// Why events were not applied.
 enum Fault {
-    /// A call failed; the flag says whether on an instance that had applied events before.
-    Call { error: ApplyError, on_used: bool },
+    /// A call failed after this time; the flag says whether on an instance that had applied events before.
+    Call { error: ApplyError, on_used: bool, took: Duration },
     /// There was no instance to call.
     NoInstance(module::Error),
-}
-
-/// Failures of one event with the same message.
-#[derive(Default)]
-pub(super) struct Alike {
-    sequence: u64,
-    message: String,
-    count: u32,
-}
-
-impl Alike {
-    /// Counts a failure; returns how many in a row were equal.
-    fn count(&mut self, sequence: u64, message: String) -> u32 {
-        if self.sequence == sequence && self.message == message {
-            self.count += 1;
-        } else {
-            *self = Self { sequence, message, count: 1 };
-        }
-        self.count
-    }
 }
 
 /// A fold, counted while it lives.
@@ -146,11 +125,10 @@ pub(super) struct Applier {
     pub(super) metrics: DeploymentMetrics,
     /// Which events are skipped, and recorded when the state passes them.
     pub(super) skips: Skips,
-    /// Attempts at the failing event.
-    pub(super) attempts: u32,
+    /// How often the failing event is tried, and when.
+    pub(super) ladder: Ladder,
     /// How many events are applied at once.
     pub(super) portion: Portion,
-    pub(super) alike: Alike,
     /// How long to wait for the host, while it lacks something.
     pub(super) waiting: Option<Duration>,
     /// Why it can't continue, once it can't.
@@ -160,6 +138,8 @@ pub(super) struct Applier {
 /// Why a pipeline can't continue without an operator.
 pub(super) struct Obstacle {
     pub(super) kind: &'static str,
+    /// If it could not apply events.
+    pub(super) class: Option<FailureClass>,
     pub(super) message: String,
     /// The event that stopped it, if one did.
     pub(super) sequence: Option<u64>,
@@ -176,7 +156,9 @@ impl Applier {
         interrupt: &Interrupt<'_>,
     ) -> Result<Processed, Ended> {
         self.progress.received(batch);
-        self.metrics.batch_events.observe(batch.events.len() as f64);
+        if self.ladder.attempts() == 0 {
+            self.metrics.batch_events.observe(batch.events.len() as f64);
+        }
         let mut done = 0;
         let mut is_first = true;
         while done < batch.events.len() {
@@ -241,7 +223,7 @@ impl Applier {
         }
         if self.waiting.is_some() && !matches!(result, Err(ApplyError::Host(_) | ApplyError::Busy(_))) {
             self.waiting = None;
-            if self.attempts == 0 {
+            if self.ladder.attempts() == 0 {
                 self.progress.recovered();
             }
         }
@@ -256,7 +238,7 @@ impl Applier {
             Err(_) => writer.discard(),
         }
         self.writer = Some(writer);
-        result.map(|()| took).map_err(|error| Fault::Call { error, on_used })
+        result.map(|()| took).map_err(|error| Fault::Call { error, on_used, took })
     }
 
     /// Remembers how many events were too many at once, or that a single event fails.
@@ -279,9 +261,7 @@ impl Applier {
         let passed = self.skips.passed(store.position(), through, left_out);
         let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
         self.writer.as_mut().expect("the writer comes back from every call").publish_with(checkpoint, passed);
-        if self.attempts > 0 {
-            self.attempts = 0;
-            self.alike = Alike::default();
+        if last.is_some() && self.ladder.passed() {
             self.progress.recovered();
         }
     }
@@ -295,19 +275,22 @@ impl Applier {
                 self.wait_for_host(kind, &error.to_string(), events, interrupt)
             }
             // The instance started when the module was accepted. No event is to blame.
-            Fault::NoInstance(error) => self.retry("module", &error.to_string(), None, events, interrupt),
+            Fault::NoInstance(error) => {
+                self.retry(Attempt { class: None, sequence: None, message: &error.to_string() }, "module")
+            }
             Fault::Call { error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)), .. } => {
                 self.wait_for_host(error.kind(), &error.to_string(), events, interrupt)
             }
-            Fault::Call { error, on_used } => {
-                self.metrics.apply_failures.inc();
+            Fault::Call { error, on_used, took } => {
+                self.ladder.lose(took, Instant::now());
+                self.metrics.apply_failed(error.class());
                 self.size_up(&error, on_used, events);
                 // The guest's own verdict counts, whatever else it holds in memory.
                 if events.len() == 1 && on_used && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_))) {
                     // What the instance kept of earlier events may be the cause, such as memory that was never freed.
                     return Ok(Next::Try(1));
                 }
-                self.after_failure(error, events, interrupt)
+                self.after_failure(error, events)
             }
         }
     }
@@ -322,7 +305,8 @@ impl Applier {
     ) -> Result<Next, Ended> {
         let pause = self.waiting.map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
         self.waiting = Some(pause);
-        self.progress.waiting(kind, message);
+        self.metrics.apply_failed(Some(FailureClass::Busy));
+        self.progress.lacks(kind, message);
         // Randomised, so that waiting pipelines do not all ask at once.
         match interrupt.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) {
             Woken::Control => Err(Ended::Asked),
@@ -332,7 +316,7 @@ impl Applier {
     }
 
     /// What to do after a failed call: how many events to try next, or why to end.
-    fn after_failure(&mut self, error: ApplyError, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
+    fn after_failure(&mut self, error: ApplyError, events: &[Event]) -> Result<Next, Ended> {
         let index = match &error {
             ApplyError::State(_) => None,
             ApplyError::Retry { index, .. } | ApplyError::Rejected { index, .. } => {
@@ -349,54 +333,38 @@ impl Applier {
             (Some(index), _) if index > 0 => Ok(Next::Try(index)),
             (Some(_), error) => {
                 self.progress.failing(&events[0]);
-                let (sequence, message) = (events[0].sequence, error.to_string());
-                let alike = if error.is_repeatable() { self.alike.count(sequence, message.clone()) } else { 0 };
-                if matches!(error, ApplyError::Rejected { .. }) || alike >= ATTEMPTS_ALIKE {
-                    self.attempts += 1;
-                    return Err(self.stop(error.kind(), message, Some(sequence)));
-                }
-                self.retry(error.kind(), &message, Some(sequence), events, interrupt)
+                let message = error.to_string();
+                let attempt = Attempt { class: error.class(), sequence: Some(events[0].sequence), message: &message };
+                self.retry(attempt, error.kind())
             }
         }
     }
 
-    /// Nothing more is tried until an operator asks for it.
-    fn stop(&mut self, kind: &'static str, message: String, sequence: Option<u64>) -> Ended {
-        if sequence.is_some() {
-            self.metrics.events_failed.inc();
-        }
-        self.obstacle = Some(Obstacle { kind, message, sequence });
-        self.attempts = 0;
-        self.alike = Alike::default();
-        Ended::Failed
-    }
-
-    fn retry(
-        &mut self,
-        kind: &'static str,
-        message: &str,
-        sequence: Option<u64>,
-        events: &[Event],
-        interrupt: &Interrupt<'_>,
-    ) -> Result<Next, Ended> {
-        self.attempts += 1;
-        let most = if self.progress.is_on_probation() { ATTEMPTS_ON_PROBATION } else { u32::MAX };
-        if self.attempts >= self.settings.attempts.min(most) {
-            return Err(self.stop(kind, message.to_owned(), sequence));
-        }
-        self.progress.retrying(kind, message, sequence, self.attempts);
-        self.metrics.retries.inc();
-        match interrupt.pause(self.backoff()) {
-            Woken::Control => Err(Ended::Asked),
-            Woken::Pace => Ok(Next::Yield),
-            Woken::Time => Ok(Next::Try(events.len())),
+    /// Climbs the ladder after a failed attempt.
+    fn retry(&mut self, attempt: Attempt<'_>, kind: &'static str) -> Result<Next, Ended> {
+        let Attempt { class, sequence, message } = attempt;
+        match self.ladder.failed(attempt, self.policy(), Instant::now()) {
+            Step::Stop => {
+                if sequence.is_some() {
+                    self.metrics.events_failed.inc();
+                }
+                self.obstacle = Some(Obstacle { kind, class, message: message.to_owned(), sequence });
+                Err(Ended::Failed)
+            }
+            Step::Retry { pause, is_open } => {
+                let cause = Cause { kind, class, message, sequence };
+                let next = NextAttempt { pause, breaker_open: is_open };
+                self.progress.retrying(&cause, self.ladder.attempts(), next);
+                self.metrics.retries.inc();
+                Ok(Next::Yield)
+            }
         }
     }
 
-    /// Doubles with each attempt up to the maximum, and varies by half, so that deployments that failed together do not
-    /// retry together.
-    fn backoff(&self) -> Duration {
-        let doubled = self.settings.initial_backoff.saturating_mul(1 << (self.attempts - 1).min(20));
-        doubled.min(self.settings.max_backoff).mul_f64(0.5 + fastrand::f64() / 2.0)
+    /// How often an event is tried now: a generation that answers no reads has a policy of its own.
+    fn policy(&self) -> Policy {
+        let Settings { policy, build_attempts, build_backoff, .. } = &self.settings;
+        let policy = if self.progress.serves() { *policy } else { policy.capped(*build_attempts, *build_backoff) };
+        if self.progress.is_on_probation() { policy.on_probation() } else { policy }
     }
 }

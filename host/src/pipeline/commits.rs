@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Ended, Obstacle, ROOM_LOOK, Run};
+use crate::progress::Cause;
 use crate::room::Use;
 use crate::state;
 
@@ -75,8 +76,8 @@ impl Run {
         });
         let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
         self.share.set(self.store.memory_bytes());
-        if let Some(Obstacle { kind, message, sequence }) = self.applier.obstacle.take() {
-            self.applier.progress.stopped(kind, &message, sequence);
+        if let Some(Obstacle { kind, class, message, sequence }) = self.applier.obstacle.take() {
+            self.applier.progress.stopped_by(&Cause { kind, class, message: &message, sequence });
         }
         match (ended, flushed) {
             (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),

@@ -8,9 +8,11 @@
 
 mod ahead;
 mod applier;
+mod budget;
 mod commits;
 mod fold;
 mod growth;
+mod ladder;
 mod pace;
 mod pacing;
 mod portion;
@@ -38,9 +40,11 @@ use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
 use ahead::Inbox;
-use applier::{Alike, Applier, Interrupt, Living, Obstacle, Processed};
+use applier::{Applier, Interrupt, Living, Obstacle, Processed};
 pub use fold::{Fold, MakeFold};
 use growth::Growth;
+use ladder::Ladder;
+pub use ladder::Policy;
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
 use portion::Portion;
@@ -137,6 +141,7 @@ impl Pipeline {
             AbortOnDrop(self.runtime.spawn(ahead::read(reader, is_first, outbox, progress)))
         };
         let share = Share::of(&self.settings.budget);
+        let ladder = Ladder::new(self.settings.retry_percent, Instant::now());
         let shuffle = self.settings.shuffle.map(Shuffle::new);
         let applier = Applier {
             make_fold: self.make_fold,
@@ -146,9 +151,8 @@ impl Pipeline {
             progress: self.progress,
             metrics: self.metrics.clone(),
             skips: self.skips,
-            attempts: 0,
+            ladder,
             portion: Portion::default(),
-            alike: Alike::default(),
             waiting: None,
             obstacle: None,
         };
@@ -239,7 +243,7 @@ impl Run {
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
                     let (kind, message, sequence) = (error.kind(), error.to_string(), error.sequence());
-                    self.applier.obstacle = Some(Obstacle { kind, message, sequence });
+                    self.applier.obstacle = Some(Obstacle { kind, class: None, message, sequence });
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {
@@ -342,7 +346,7 @@ impl Run {
     /// Whether to apply nothing now, because others need the remaining disk space or memory.
     fn must_put_off(&mut self) -> Result<bool, Ended> {
         if let Some(shortage) = self.share.pinned(self.store.pinned_bytes()) {
-            self.applier.progress.waiting("busy", &shortage);
+            self.applier.progress.lacks("busy", &shortage);
             self.applier.waiting.get_or_insert(ROOM_LOOK);
             self.wait_for_room();
             return Ok(true);
@@ -360,7 +364,7 @@ impl Run {
             Some(WhenFull::GiveUp) => {
                 let failure = self.applier.progress.now().failure;
                 let message = failure.map_or_else(|| "the disk is full".to_owned(), |failure| failure.message);
-                self.applier.obstacle = Some(Obstacle { kind: "state", message, sequence: None });
+                self.applier.obstacle = Some(Obstacle { kind: "state", class: None, message, sequence: None });
                 Err(Ended::Failed)
             }
         }
@@ -403,7 +407,13 @@ impl Run {
 
     /// Whether the next batch may be applied.
     fn may_apply(&mut self) -> bool {
-        !self.is_full && self.pacing.may_apply() && !self.is_clogged()
+        let is_resting = self.rests_until().is_some_and(|until| until > Instant::now());
+        !self.is_full && !is_resting && !self.pacing.is_standing && !self.is_clogged()
+    }
+
+    /// Until when nothing is applied: the throttle and a pause after a failure both have to be over.
+    fn rests_until(&self) -> Option<Instant> {
+        self.pacing.rests_until.max(self.applier.ladder.rests_until())
     }
 
     /// Adds other ready events to a batch, up to the limits.
@@ -479,9 +489,10 @@ impl Run {
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
+        let rests_until = self.rests_until();
         let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, is_full, outbox, is_clogged, .. } = self;
         let committing = commit.is_some();
-        let rests_until = pacing.rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full && !*is_clogged);
+        let rests_until = rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full && !*is_clogged);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {

@@ -44,9 +44,4 @@ impl Pacing {
             Ceiling::Time(_) => self.is_beyond || self.pending == Some(0),
         }
     }
-
-    /// Whether the throttle allows the next batch.
-    pub(super) fn may_apply(&self) -> bool {
-        !self.is_standing && self.rests_until.is_none_or(|until| until <= Instant::now())
-    }
 }

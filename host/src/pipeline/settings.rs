@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Policy;
 use crate::batch::Limits;
 use crate::memory::memtables::Budget;
 use crate::room::Room;
@@ -23,12 +24,14 @@ pub enum WhenFull {
 pub struct Settings {
     /// The largest size of a batch.
     pub batch: Limits,
-    /// Attempts of a failing batch before the pipeline stops.
-    pub attempts: u32,
-    /// Pause before the second attempt; each further one doubles, with jitter.
-    pub initial_backoff: Duration,
-    /// Longest pause.
-    pub max_backoff: Duration,
+    /// How often an event that fails is tried.
+    pub policy: Policy,
+    /// Most attempts while the state answers no reads.
+    pub build_attempts: u32,
+    /// Longest pause between them.
+    pub build_backoff: Duration,
+    /// How much of a minute failed calls may take before the breaker opens, in percent.
+    pub retry_percent: u32,
     /// Age at which applied events are committed.
     pub flush_interval: Duration,
     /// Size at which applied events are committed, in bytes.

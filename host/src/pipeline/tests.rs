@@ -1,6 +1,8 @@
 //! Claims about a pipeline, over a real embedded log and real state files, with folds that fail on
 //! purpose. What modules do is shown by the suite.
 
+mod pauses;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -59,6 +61,9 @@ struct Stage {
     /// How often the host has no free instance yet.
     busy: Arc<AtomicU32>,
     attempts: u32,
+    backoff: Duration,
+    build_attempts: u32,
+    retry_percent: u32,
 }
 
 impl Stage {
@@ -77,6 +82,9 @@ impl Stage {
             shuffle: None,
             busy: Arc::default(),
             attempts: 3,
+            backoff: Duration::from_millis(1),
+            build_attempts: u32::MAX,
+            retry_percent: 100,
         };
         stage.append(1..=count);
         stage
@@ -134,9 +142,14 @@ impl Stage {
             role: crate::effects::Role::Mute,
             settings: Settings {
                 batch: Limits::default(),
-                attempts: self.attempts,
-                initial_backoff: Duration::from_millis(1),
-                max_backoff: Duration::from_millis(4),
+                policy: Policy {
+                    attempts: self.attempts,
+                    initial_backoff: self.backoff,
+                    max_backoff: self.backoff * 4,
+                },
+                build_attempts: self.build_attempts,
+                build_backoff: Duration::MAX,
+                retry_percent: self.retry_percent,
                 flush_interval: Duration::from_millis(20),
                 memtable_bytes: 1 << 20,
                 budget: Arc::new(Budget::new(1 << 30)),
@@ -164,6 +177,12 @@ impl Stage {
         }
         self.control.send_replace(Desired::Stop);
         running.join().expect("the pipeline does not panic")
+    }
+
+    /// Runs after a request that ended the last run.
+    fn run_again(&mut self, mischief: Mischief) -> Ended {
+        self.restart();
+        self.run(mischief)
     }
 
     fn restart(&mut self) {

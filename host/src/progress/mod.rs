@@ -1,5 +1,6 @@
 //! The progress of a deployment: its pipeline writes it once per batch, and everyone else reads it.
 
+mod failures;
 mod gate;
 mod milestone;
 #[cfg(test)]
@@ -18,11 +19,10 @@ use crate::batch::Batch;
 use crate::event::Event;
 use crate::position::Checkpoint;
 
+pub use failures::{Cause, NextAttempt};
+
 /// The rate is averaged over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
-
-/// Kinds of failures that are caused by the host, and pass.
-const OF_HOST: [&str; 3] = ["busy", "host", "state"];
 
 /// A live deployment that falls behind by more than this counts as catching up again.
 const LIVE_LAG_MAX: u64 = 10_000;
@@ -393,84 +393,6 @@ impl Progress {
         Alive { progress: Arc::clone(self) }
     }
 
-    /// A batch failed, and will be retried after a pause. The first error of a streak stays.
-    pub fn retrying(&self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-        let mut inner = self.change();
-        inner.now.state = DeploymentState::Retrying;
-        inner.note(kind, message, sequence, attempts);
-    }
-
-    /// It waits for something that the host can't provide at the moment. No attempt counts, and no event is blamed.
-    pub fn waiting(&self, kind: &str, message: &str) {
-        let mut inner = self.change();
-        inner.now.state = DeploymentState::Retrying;
-        let attempts = inner.now.failure.as_ref().map_or(0, |failure| failure.attempts);
-        inner.note(kind, message, None, attempts);
-    }
-
-    /// A single event failed.
-    pub fn failing(&self, event: &Event) {
-        self.inner.lock().failing = Some(event.clone());
-    }
-
-    /// The single event that fails, if there is one.
-    pub fn failing_event(&self) -> Option<Event> {
-        self.inner.lock().failing.clone()
-    }
-
-    /// It can't continue without an operator.
-    pub fn stopped(&self, kind: &str, message: &str, sequence: Option<u64>) {
-        let mut inner = self.change();
-        let attempts = inner.now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
-        inner.now.state = DeploymentState::Failed;
-        inner.note(kind, message, sequence, attempts);
-    }
-
-    /// The disk has room again: a failure that said otherwise is over.
-    pub fn has_room(&self) {
-        self.made_durable();
-        if self.inner.lock().now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
-            self.recovered();
-        }
-    }
-
-    /// The state could not be read or written, for example because the disk is full. It is reopened until that
-    /// succeeds; the count is the number of failures in a row.
-    pub fn state_failed(&self, message: &str) -> u32 {
-        let inner = &mut *self.change();
-        let attempts = inner.state_failure.as_ref().map_or(0, |failure| failure.attempts) + 1;
-        inner.now.failure = inner.state_failure.take();
-        note(&mut inner.now, "state", message, None, attempts);
-        inner.state_failure.clone_from(&inner.now.failure);
-        inner.now.state = DeploymentState::Retrying;
-        attempts
-    }
-
-    /// Data was made durable: a streak of state failures is over.
-    pub fn made_durable(&self) {
-        let inner = &mut *self.change();
-        if inner.state_failure.take().is_none() {
-            return;
-        }
-        if inner.now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
-            inner.now.failure = None;
-            if inner.now.state == DeploymentState::Retrying {
-                let is_behind = inner.now.pending > 0;
-                inner.now.state = if is_behind { DeploymentState::CatchingUp } else { DeploymentState::Live };
-            }
-        }
-    }
-
-    /// The streak of failures is over.
-    pub fn recovered(&self) {
-        let Inner { now, state_failure, .. } = &mut *self.change();
-        now.failure.clone_from(state_failure);
-        if now.state == DeploymentState::Retrying && state_failure.is_none() {
-            let is_done = now.pending == 0 && now.stream.is_some() && !now.awaits_start;
-            now.state = if is_done { DeploymentState::Live } else { DeploymentState::CatchingUp };
-        }
-    }
-
     /// The module of a generation begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
         let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.change();
@@ -515,48 +437,9 @@ impl Progress {
             now.state = DeploymentState::CatchingUp;
         }
     }
-
-    /// Whether it stopped at an event that its module can't pass, so that readers saw nothing beyond it. Code that
-    /// inherited a state may stop at an event that the previous code, or the code before the process started, did pass.
-    pub fn stopped_at_event(&self) -> bool {
-        let Inner { now, first_generation, .. } = &*self.inner.lock();
-        if *first_generation != Some(now.generation) {
-            return false;
-        }
-        let is_final = |failure: &Failure| {
-            failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
-        };
-        let failed = now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);
-        failed && !self.is_on_probation()
-    }
-}
-
-fn note(now: &mut Now, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-    // The kind is a separate field.
-    let message = message.strip_prefix(kind).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
-    match &mut now.failure {
-        // A temporary lack of host resources is not a failure of an event or a stream.
-        Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => first.attempts = attempts,
-        none => {
-            let first_at = jiff::Timestamp::now().to_string();
-            *none = Some(Failure { kind: kind.to_owned(), message: message.to_owned(), sequence, first_at, attempts });
-        }
-    }
 }
 
 impl Inner {
-    /// Records a failure. A failure at the same event as before the last start has lasted since then.
-    fn note(&mut self, kind: &str, message: &str, sequence: Option<u64>, attempts: u32) {
-        let is_new = self.now.failure.is_none();
-        note(&mut self.now, kind, message, sequence, attempts);
-        let is_same = |before: &&Failure| before.kind == kind && before.sequence == sequence && sequence.is_some();
-        if let Some(before) = self.failed_before.as_ref().filter(|before| is_new && is_same(before))
-            && let Some(failure) = &mut self.now.failure
-        {
-            failure.first_at.clone_from(&before.first_at);
-        }
-    }
-
     /// Records that events up to a sequence were applied.
     fn pass(&mut self, count: u64, through: u64) {
         self.applied_through = through;

@@ -18,7 +18,7 @@ use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::{Engine, Module};
-use crate::pipeline::{Ceiling, Settings, Throttle, WhenFull};
+use crate::pipeline::{Ceiling, Policy, Settings, Throttle, WhenFull};
 use crate::room::Room;
 use crate::runner::{self, LoadError, NotLoaded, Program};
 use crate::source::{Source, Unknown};
@@ -139,9 +139,14 @@ impl Shared {
             outlets: self.outlets(record, role),
             settings: Settings {
                 batch: self.config.batch_limits(),
-                attempts: pipeline.attempts,
-                initial_backoff: pipeline.initial_backoff,
-                max_backoff: pipeline.max_backoff,
+                policy: Policy {
+                    attempts: pipeline.attempts,
+                    initial_backoff: pipeline.initial_backoff,
+                    max_backoff: pipeline.max_backoff,
+                },
+                build_attempts: self.config.rollout.attempts,
+                build_backoff: self.config.rollout.max_backoff,
+                retry_percent: pipeline.retry_percent,
                 flush_interval: state.flush_interval,
                 memtable_bytes,
                 budget: Arc::clone(&self.budget),

@@ -10,7 +10,7 @@ use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::Manifest;
-use crate::pipeline::Settings;
+use crate::pipeline::{Policy, Settings};
 use crate::position::{Checkpoint, StreamIdentity};
 use crate::state;
 
@@ -61,9 +61,10 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         outlets: Arc::default(),
         settings: Settings {
             batch: Limits::default(),
-            attempts: 1,
-            initial_backoff: Duration::ZERO,
-            max_backoff: Duration::ZERO,
+            policy: Policy { attempts: 1, initial_backoff: Duration::ZERO, max_backoff: Duration::ZERO },
+            build_attempts: 1,
+            build_backoff: Duration::ZERO,
+            retry_percent: 20,
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
             budget,
@@ -271,19 +272,25 @@ fn what_a_manifest_asks_for_is_kept_within_limits() {
     };
     let ms = Duration::from_millis;
     let plain = overridden(|_| ());
-    assert_eq!((plain.attempts, plain.initial_backoff), (settings.attempts, settings.initial_backoff));
+    assert_eq!(
+        (plain.policy.attempts, plain.policy.initial_backoff),
+        (settings.policy.attempts, settings.policy.initial_backoff)
+    );
     let greedy = overridden(|manifest| {
         (manifest.attempts, manifest.batch_events) = (Some(u32::MAX), Some(u32::MAX));
         (manifest.initial_backoff, manifest.max_backoff) = (Some(Duration::ZERO), Some(Duration::ZERO));
     });
-    assert_eq!((greedy.attempts, greedy.initial_backoff, greedy.max_backoff), (1_000, ms(10), ms(10)));
+    assert_eq!(
+        (greedy.policy.attempts, greedy.policy.initial_backoff, greedy.policy.max_backoff),
+        (1_000, ms(10), ms(10))
+    );
     assert_eq!(greedy.batch.events, settings.batch.events);
     let none = overridden(|manifest| (manifest.attempts, manifest.batch_events) = (Some(0), Some(0)));
-    assert_eq!((none.attempts, none.batch.events), (1, 1));
+    assert_eq!((none.policy.attempts, none.batch.events), (1, 1));
     let usual = overridden(|manifest| {
         (manifest.attempts, manifest.initial_backoff) = (Some(7), Some(Duration::from_secs(1)));
         manifest.max_backoff = Some(Duration::from_secs(9));
     });
-    let pauses = (usual.initial_backoff, usual.max_backoff);
-    assert_eq!((usual.attempts, pauses), (7, (Duration::from_secs(1), Duration::from_secs(9))));
+    let pauses = (usual.policy.initial_backoff, usual.policy.max_backoff);
+    assert_eq!((usual.policy.attempts, pauses), (7, (Duration::from_secs(1), Duration::from_secs(9))));
 }

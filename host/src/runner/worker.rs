@@ -502,11 +502,12 @@ impl Worker {
 /// Settings, overridden by what a manifest asks for, within limits.
 pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
     let mut settings = settings.clone();
+    let policy = &mut settings.policy;
     let wanted = manifest.attempts.map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
-    settings.attempts = wanted.unwrap_or(settings.attempts);
+    policy.attempts = wanted.unwrap_or(policy.attempts);
     let wanted = manifest.initial_backoff.map(|pause| pause.max(BACKOFF_MIN));
-    settings.initial_backoff = wanted.unwrap_or(settings.initial_backoff);
-    settings.max_backoff = manifest.max_backoff.unwrap_or(settings.max_backoff).max(settings.initial_backoff);
+    policy.initial_backoff = wanted.unwrap_or(policy.initial_backoff);
+    policy.max_backoff = manifest.max_backoff.unwrap_or(policy.max_backoff).max(policy.initial_backoff);
     if let Some(events) = manifest.batch_events {
         settings.batch.events = settings.batch.events.min(events.max(1) as usize);
     }

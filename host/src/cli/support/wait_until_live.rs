@@ -210,10 +210,13 @@ mod tests {
         let mut failed = deployment(DeploymentState::Failed);
         failed.failure = Some(api::Failure {
             kind: "trap".to_owned(),
+            class: None,
             message: "unreachable".to_owned(),
             sequence: Some(17),
             first_at: String::new(),
             attempts: 10,
+            next_attempt_at: None,
+            breaker_open: false,
         });
         let failure = finished(&failed, 0).expect_err("it failed");
         assert_eq!(failure.exit, Exit::Failed);

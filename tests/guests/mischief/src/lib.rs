@@ -4,6 +4,7 @@
 //! keeps the text under `note/<sequence>`, so that a test sees which events were applied.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 wit_bindgen::generate!({ world: "projection", path: "../../../wit" });
 
@@ -12,6 +13,9 @@ use foldstream::module::state::{Direction, Selection, get, get_many, put, put_ma
 use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits, ModuleKind, QueryDescription};
 
 struct Mischief;
+
+/// Whether this instance has met an event before.
+static IS_USED: AtomicBool = AtomicBool::new(false);
 
 impl Guest for Mischief {
     fn manifest() -> Manifest {
@@ -68,6 +72,7 @@ impl Guest for Mischief {
 fn act(event: &Event) -> Result<(), (FailureKind, String)> {
     let data = text(&event.data);
     let (verb, argument) = data.split_once(' ').unwrap_or((&data, ""));
+    let is_used = IS_USED.swap(true, Ordering::Relaxed);
     match verb {
         "note" => put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned())),
         // What a mistake in the code makes of a harmless event, until it is corrected.
@@ -75,6 +80,9 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
             put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned()));
         }
         "ill" => return Err((FailureKind::Reject, "a mistake in the code".to_owned())),
+        // Needs a second attempt each time, which passes.
+        "fresh" if is_used => return Err((FailureKind::Retry, "only on a fresh instance".to_owned())),
+        "fresh" => put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned())),
         "headers" => put("headers", &Payload::Text(format!("{} {:?}", event.kind, event.headers))),
         "reject" => return Err((FailureKind::Reject, argument.to_owned())),
         "retry" => return Err((FailureKind::Retry, argument.to_owned())),

@@ -193,10 +193,13 @@ mod tests {
     fn failed(name: &str, source: &str, sequence: u64) -> Deployment {
         let failure = api::Failure {
             kind: "rejected".to_owned(),
+            class: None,
             message: String::new(),
             sequence: Some(sequence),
             first_at: String::new(),
             attempts: 1,
+            next_attempt_at: None,
+            breaker_open: false,
         };
         let (name, source) = (name.to_owned(), source.to_owned());
         Deployment { name, source, state: DeploymentState::Failed, failure: Some(failure), ..deployment() }

@@ -1,7 +1,7 @@
 //! `foldstream show`: one deployment.
 
 use super::outbox;
-use crate::api::{Deployment, DeploymentState, Generation, SourceState, SourceStatus};
+use crate::api::{Deployment, DeploymentState, Failure, Generation, SourceState, SourceStatus};
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
 use crate::cli::commands::rollouts::generations::outlook;
@@ -42,8 +42,8 @@ fn lines(deployment: &Deployment) -> String {
     if let Some(failure) = &deployment.failure {
         let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
         rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
-        let attempts = counted(failure.attempts.into(), "attempt");
-        rows.push(("failing since", format!("{}, {attempts}", failure.first_at)));
+        rows.extend(failure.class.map(|class| ("class", class.name().to_owned())));
+        rows.push(("failing since", failing_line(failure)));
     }
     rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
     rows.push(("checkpoint", checkpoint_line(deployment)));
@@ -97,9 +97,17 @@ fn state_line(deployment: &Deployment) -> String {
     line
 }
 
+/// How long it has failed, and when the next attempt is due.
+fn failing_line(failure: &Failure) -> String {
+    let attempts = counted(failure.attempts.into(), "attempt");
+    let next = failure.next_attempt_at.as_ref().map(|at| format!(", the next at {at}")).unwrap_or_default();
+    let breaker = if failure.breaker_open { ", the circuit breaker is open" } else { "" };
+    format!("{}, {attempts}{next}{breaker}", failure.first_at)
+}
+
 /// How much of the state is on disk.
 fn checkpoint_line(deployment: &Deployment) -> String {
-    let is_state = |failure: &crate::api::Failure| failure.kind == "state";
+    let is_state = |failure: &Failure| failure.kind == "state";
     if deployment.file_bytes == 0 && deployment.failure.as_ref().is_some_and(is_state) {
         return "unknown, because the state can't be opened".to_owned();
     }
@@ -201,7 +209,7 @@ fn source_line(deployment: &Deployment) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
-    use crate::api::{ErrorPolicy, Failure, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus};
+    use crate::api::{ErrorPolicy, FailureClass, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus};
 
     pub(in crate::cli) fn deployment() -> Deployment {
         Deployment {
@@ -351,18 +359,40 @@ module  ";
         failed.remaining_seconds = None;
         failed.failure = Some(Failure {
             kind: "rejected".to_owned(),
+            class: Some(FailureClass::Rejected),
             message: "no amount".to_owned(),
             sequence: Some(17),
             first_at: "2026-11-23T10:00:01.000000000Z".to_owned(),
             attempts: 1,
+            next_attempt_at: None,
+            breaker_open: false,
         });
         let shown = lines(&failed);
         let expected = "\
 name           order-totals
 state          failed
 failure        rejected at sequence 17: no amount
+class          rejected
 failing since  2026-11-23T10:00:01.000000000Z, 1 attempt
 position       400,000 of 1,000,000";
         assert!(shown.starts_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn the_next_attempt_and_an_open_breaker_are_shown_with_the_failure() {
+        let failure = Failure {
+            kind: "retry".to_owned(),
+            class: Some(FailureClass::Retry),
+            message: "later".to_owned(),
+            sequence: Some(17),
+            first_at: "2026-11-23T10:00:01Z".to_owned(),
+            attempts: 2,
+            next_attempt_at: Some("2026-11-23T10:00:31Z".to_owned()),
+            breaker_open: true,
+        };
+        assert_eq!(
+            failing_line(&failure),
+            "2026-11-23T10:00:01Z, 2 attempts, the next at 2026-11-23T10:00:31Z, the circuit breaker is open"
+        );
     }
 }
