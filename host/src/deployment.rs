@@ -76,10 +76,15 @@ impl Deployment {
     /// stops.
     pub fn new(record: Record, active: Arc<Runner>, gone: CancellationToken) -> Arc<Self> {
         let runners = BTreeMap::from([(record.active().state_file, Arc::clone(&active))]);
+        let has_effects = record.handler.is_some();
+        let active_sender = watch::Sender::new(Arc::clone(&active));
+        if has_effects {
+            active.follow_lead(active_sender.subscribe());
+        }
         Arc::new(Self {
             name: record.name.clone(),
             record: watch::Sender::new(record),
-            active: watch::Sender::new(active),
+            active: active_sender,
             runners: RwLock::new(runners),
             places: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
@@ -154,6 +159,9 @@ impl Deployment {
 
     /// Adds the runner of a state file.
     pub(crate) fn add_runner(&self, state_file: u64, runner: Arc<Runner>) {
+        if self.with_record(|record| record.handler.is_some()) {
+            runner.follow_lead(self.active.subscribe());
+        }
         self.runners.write().insert(state_file, runner);
     }
 
@@ -464,6 +472,8 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
         full: store.is_some_and(|store| store.is_outbox_full(false)),
         lineage: handler.lineage.to_string(),
         epoch: handler.epoch,
+        state_file: handler.state_file,
+        owned_after: handler.owned_after,
         effects_after: handler.effects_after,
         grants: handler.grants.texts(),
         not_granted: record.active().module.publishes.iter().filter(|wanted| !is_covered(wanted)).cloned().collect(),

@@ -12,7 +12,7 @@ use foldstream::batch::Limits;
 use foldstream::memory::memtables::Budget;
 use foldstream::metrics::Metrics;
 use foldstream::module::{self, Engine, Identity, Module};
-use foldstream::pipeline::{Desired, MakeFold, Pace, Pipeline, Settings};
+use foldstream::pipeline::{Desired, MakeFold, Pace, Pipeline, Policy, Settings};
 use foldstream::progress::Progress;
 use foldstream::source::{Request, Source, initial_status};
 use foldstream::state::{self, Store};
@@ -149,9 +149,14 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         role: foldstream::effects::Role::Mute,
         settings: Settings {
             batch: Limits { events: defaults.pipeline.batch_events, bytes: defaults.pipeline.batch_bytes },
-            attempts: 1,
-            initial_backoff: defaults.pipeline.initial_backoff,
-            max_backoff: defaults.pipeline.max_backoff,
+            policy: Policy {
+                attempts: 1,
+                initial_backoff: defaults.pipeline.initial_backoff,
+                max_backoff: defaults.pipeline.max_backoff,
+            },
+            build_attempts: 1,
+            build_backoff: defaults.pipeline.max_backoff,
+            retry_percent: defaults.pipeline.retry_percent,
             flush_interval: defaults.state.flush_interval,
             memtable_bytes: defaults.state.memtable_bytes,
             budget: Arc::new(Budget::new(defaults.shares().memtables)),
@@ -162,6 +167,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         metrics: Metrics::new().deployment("bench"),
         control: desired,
         pace,
+        leash: foldstream::pipeline::Leash::none(),
         standing: watch::Sender::new(None),
         patches: Arc::default(),
         runtime: runtime.handle().clone(),

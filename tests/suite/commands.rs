@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Names of all commands.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 32] = [
     "serve",
     "dev",
     "demo",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 31] = [
     "query",
     "watch",
     "events",
+    "outbox",
     "pause",
     "resume",
     "generations",

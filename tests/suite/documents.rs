@@ -167,7 +167,8 @@ fn sources(folder: &Path, text: &mut String) {
 /// Whether some sources define a function of this name, or give a macro the name and a number to make one of it.
 fn is_test(name: &str, text: &str) -> bool {
     let is_made = |line: &str| {
-        let number = line.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')?.strip_suffix(';'));
+        let arguments = line.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')?.strip_suffix(';'));
+        let number = arguments.and_then(|arguments| arguments.rsplit(' ').next());
         number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
     text.contains(&format!("fn {name}(")) || text.lines().any(is_made)

@@ -254,15 +254,10 @@ async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn what_would_need_another_state_file_is_refused_with_the_way_out() {
+async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
     let host = Host::start().await;
     let client = host.client();
     client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
-    let refused = client.act(REACTOR, "rebuild").await;
-    assert_eq!(refused.status, 422, "{}", refused.text());
-    assert!(refused.text().contains("cannot move to another state file yet"), "{}", refused.text());
-    let answer = client.upload(guests::release(REACTOR, 1), &format!("?name={REACTOR}&strategy=rebuild")).await;
-    assert!(answer.text().contains("cannot move to another file yet"), "{}", answer.text());
     // A handler is no projection, and the other way round.
     let answer = client.upload(guests::module("tally"), &format!("?name={REACTOR}")).await;
     assert!(answer.text().contains("is a handler, and the module is a projection"), "{}", answer.text());
@@ -291,4 +286,25 @@ async fn lost_state_file_does_not_publish_everything_again() {
     let (_, failure) = host.client().failed(REACTOR).await;
     assert_eq!(failure.kind, "owner-mismatch", "resuming does not make an owner");
     assert_eq!(stored(host.client(), "out.%3E").await.len(), 20);
+}
+
+#[tokio::test]
+async fn handlers_that_cause_each_other_without_end_are_stopped_and_named() {
+    let host = Host::start().await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client.deploy_with("echo", &guests::module("echo"), "&allow-publish=in.%3E%40events").await;
+    client.append(&[event(1, "one")]).await;
+    let failure = wait::until("one of them to stop", || async {
+        let both = [client.show(REACTOR).await, client.show("echo").await];
+        let mut failed = both.into_iter().filter(|shown| shown.state == api::DeploymentState::Failed);
+        failed.find_map(|shown| shown.failure)
+    })
+    .await;
+    let message = &failure.message;
+    assert!(message.starts_with("loop") && message.contains("reactor -> echo -> reactor"), "{message}");
+    let last = stored(client, "%3E").await;
+    assert_eq!(last.len(), 33, "the first event, and a chain of 32");
+    let path = last[32]["headers"]["foldstream-path"].as_str().expect("each message has its chain").to_owned();
+    assert_eq!(path.split(',').count(), 32, "{path}");
 }

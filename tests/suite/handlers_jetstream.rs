@@ -8,7 +8,7 @@ use foldstream::api::{self, Promise};
 use foldstream_tests::host::Host;
 use foldstream_tests::nats::{self, NatsServer};
 use foldstream_tests::proxy::Proxy;
-use foldstream_tests::{guests, wait};
+use foldstream_tests::{cli, guests, wait};
 use serde_json::json;
 
 /// Name of the deployment of the guest of that name.
@@ -263,4 +263,49 @@ async fn stream_without_a_duplicate_window_or_of_another_subject_is_named() {
         .await;
     let trouble = shown.outbox.expect("it is a handler").targets[0].trouble.clone().expect("checked above");
     assert!(trouble.contains("no stream stores subject out."), "{trouble}");
+}
+
+#[tokio::test]
+async fn message_that_its_stream_refuses_is_dropped_with_a_reason_and_those_behind_it_leave() {
+    let server = NatsServer::start().await;
+    let config =
+        async_nats::jetstream::stream::Config { max_message_size: 50_000, ..nats::stream_config("OUT", "out.>") };
+    nats::create_stream_with(&server.jetstream().await, config).await;
+    let host = start(&server.url(), "").await;
+    let client = host.client();
+    client.deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    client.append(&events(1, "large")).await;
+    let last = client.append(&events(7, "one")).await.last_sequence;
+    client
+        .show_when(REACTOR, "publish what is not behind it", |deployment| {
+            let outbox = deployment.outbox.as_ref().expect("it is a handler");
+            deployment.position >= last && outbox.entries == 2 && outbox.targets[0].trouble.is_some()
+        })
+        .await;
+    // Page by page.
+    let path = format!("/v1/deployments/{REACTOR}/outbox");
+    let page: api::WaitingMessages = client.get(&format!("{path}?limit=1")).await.expect(200).json();
+    let (large, next) = (page.messages[0].clone(), page.next.expect("there is more"));
+    assert_eq!((large.sequence, large.bytes, large.key.as_str()), (1, 100_000, "0"), "{large:?}");
+    let page: api::WaitingMessages = client.get(&format!("{path}?after={next}")).await.expect(200).json();
+    assert_eq!((page.messages.len(), page.messages[0].sequence, page.next), (1, 2, None));
+
+    // All or none, and not without a reason.
+    let other = large.id.replace(".1.0.0", ".9.0.0");
+    let refused = cli::on(&host, &["outbox", "drop", REACTOR, &large.id, &other, "--reason", "too large"]).expect(3);
+    assert!(refused.stderr.contains("nothing was dropped"), "{}", refused.stderr);
+    let refused = cli::on(&host, &["outbox", "drop", REACTOR, &large.id, "--reason", " "]);
+    assert!(refused.code != 0 && refused.stderr.contains("reason"), "{}", refused.stderr);
+    assert_eq!(client.show(REACTOR).await.outbox.expect("it is a handler").entries, 2);
+
+    cli::on(&host, &["outbox", "drop", REACTOR, &large.id, "--reason", "too large"]).expect(0);
+    cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
+    published(&host, last).await;
+    assert_eq!(stored(&server).await.len(), 7, "all but the one that was dropped");
+    let audit = client.get("/v1/audit?limit=5").await.expect(200).text();
+    assert!(audit.contains("\"drop-messages\"") && audit.contains(&large.id) && audit.contains("too large"), "{audit}");
+    let listed = cli::on(&host, &["outbox", "list", REACTOR]).expect(0);
+    assert!(listed.stderr.contains("no messages wait"), "{}", listed.stderr);
+    let projection = client.get("/v1/deployments/nobody/outbox").await;
+    projection.problem(404, "not-found");
 }

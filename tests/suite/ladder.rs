@@ -93,7 +93,7 @@ async fn a_busy_host_is_charged_to_nobody_and_waited_for() {
         shown.failure.as_ref().is_some_and(|failure| failure.class == Some(FailureClass::Busy))
     };
     let shown = host.client().show_when(NAME, "wait for the host", is_busy).await;
-    let failure = shown.failure.expect("it was just looked at");
+    let failure = shown.failure.clone().expect("it was just looked at");
     assert_eq!((shown.state, failure.attempts, failure.sequence), (DeploymentState::Retrying, 0, None), "{failure:?}");
     assert!(metrics(&host).await.contains("foldstream_retries_total{deployment=\"mischief\"} 0\n"));
     let shown = host.client().reached(NAME, last).await;
@@ -121,7 +121,7 @@ async fn retries_beyond_their_budget_open_the_breaker_and_a_resume_closes_it() {
     let last = host.client().append(&events).await.last_sequence;
     let is_open = |shown: &api::Deployment| shown.failure.as_ref().is_some_and(|failure| failure.breaker_open);
     let shown = host.client().show_when(NAME, "open its breaker", is_open).await;
-    let failure = shown.failure.expect("it was just looked at");
+    let failure = shown.failure.clone().expect("it was just looked at");
     assert_eq!((shown.state, failure.attempts), (DeploymentState::Retrying, 1), "{failure:?}");
     assert!(failure.next_attempt_at.is_some() && shown.position < last, "{failure:?}");
     assert!(metrics(&host).await.contains("foldstream_breaker_open{deployment=\"mischief\"} 1\n"));

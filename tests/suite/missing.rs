@@ -202,8 +202,9 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
     let missing = 200 - kept.len() as u64;
     let said = deployed.reason.contains(&format!("{missing} events")) && deployed.reason.contains("counts them");
     assert!(said, "nothing is passed over without a word: {}", deployed.reason);
-    let shown = host.client().reached(LEDGER, last).await;
-    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, missing));
+    let is_live = |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
+    let shown = host.client().show_when(LEDGER, "be live", is_live).await;
+    assert_eq!(shown.missing_events, missing);
 }
 
 #[tokio::test]
@@ -219,8 +220,9 @@ async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_ac
     // What the failure advises, in the words of the command that was used.
     let deployed = stage.client().deploy_with(LEDGER, &guests::module("ledger"), "&accept-missing=true").await;
     assert!(deployed.reason.contains("events missing from its stream are accepted"), "{}", deployed.reason);
-    let shown = stage.client().reached(LEDGER, last).await;
-    assert_eq!((shown.state, shown.missing_events), (DeploymentState::Live, 89));
+    let is_live = |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
+    let shown = stage.client().show_when(LEDGER, "be live", is_live).await;
+    assert_eq!(shown.missing_events, 89);
 }
 
 #[tokio::test]

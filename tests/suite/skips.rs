@@ -432,7 +432,7 @@ async fn another_event_in_the_place_of_a_skipped_one_is_folded() {
     bed.tell(&["note new-one", "note new-two", "note new-three"]).await;
     let client = bed.host.client();
     client.failed(NAME).await;
-    client.act(NAME, "rebuild").await.expect(200);
+    bed.run("rebuild mischief --accept-missing").expect(0);
     let built = client.becomes(NAME, 2, GenerationStatus::Active).await;
     assert_eq!((built.skipped, bed.notes().await.as_str()), (0, "new-one,new-two,new-three"));
 }

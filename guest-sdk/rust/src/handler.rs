@@ -2,8 +2,9 @@
 
 use crate::effects::Effects;
 use crate::event::Event;
-use crate::failure::Failure;
+use crate::failure::{Failure, MigrateError};
 use crate::manifest::{Manifest, Query};
+use crate::migrate::{Migrate, NewEntries, OldEntry};
 use crate::projection::Projection;
 use crate::state::State;
 
@@ -90,5 +91,11 @@ impl<H: Handler> Projection for Handling<H> {
             shared.backend.publish(shared.event.get(), effects.messages);
         }
         Ok(())
+    }
+}
+
+impl<H: Handler + Migrate> Migrate for Handling<H> {
+    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+        H::migrate(from_version, old, new)
     }
 }

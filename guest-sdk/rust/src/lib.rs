@@ -65,11 +65,16 @@ pub const MIGRATING_CONTRACT: &[u8; include_bytes!("migrating-contract.bin").len
 pub const HANDLER_CONTRACT: &[u8; include_bytes!("handler-contract.bin").len()] =
     include_bytes!("handler-contract.bin");
 
+/// The same for handlers that can migrate.
+#[doc(hidden)]
+pub const MIGRATING_HANDLER_CONTRACT: &[u8; include_bytes!("migrating-handler-contract.bin").len()] =
+    include_bytes!("migrating-handler-contract.bin");
+
 /// Does nothing, for projections only.
 #[doc(hidden)]
 pub fn is_a_projection<P: Projection>() {}
 
-/// Does nothing, for projections that can migrate only.
+/// Does nothing, for modules that can migrate only.
 #[doc(hidden)]
 pub fn can_migrate<P: Migrate>() {}
 
@@ -148,9 +153,11 @@ macro_rules! projection {
 /// Exports a type that implements [`Handler`] as the handler of its crate.
 ///
 /// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it does nothing.
+///
+/// With `handler!(Shipping, migrate);` it can also convert the state of older versions; see [`Migrate`].
 #[macro_export]
 macro_rules! handler {
-    ($handler:ty) => {
+    (@exports $handler:ty, $contract:ident, $section:literal) => {
         // On other targets only tests run it, but the compiler should treat it as used.
         #[cfg(not(target_arch = "wasm32"))]
         const _: fn() = $crate::is_a_projection::<$crate::Handling<$handler>>;
@@ -164,8 +171,8 @@ macro_rules! handler {
             }
 
             #[used]
-            #[unsafe(link_section = "component-type:foldstream:module/handler")]
-            static CONTRACT: [u8; $crate::HANDLER_CONTRACT.len()] = *$crate::HANDLER_CONTRACT;
+            #[unsafe(link_section = $section)]
+            static CONTRACT: [u8; $crate::$contract.len()] = *$crate::$contract;
 
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usize) -> *mut u8 {
@@ -191,6 +198,25 @@ macro_rules! handler {
                 arguments_length: usize,
             ) -> *const u8 {
                 unsafe { guest::query::<Handling<$handler>>(name, name_length, is_bytes, arguments, arguments_length) }
+            }
+        };
+    };
+    ($handler:ty) => {
+        $crate::handler!(@exports $handler, HANDLER_CONTRACT, "component-type:foldstream:module/handler");
+    };
+    ($handler:ty, migrate) => {
+        $crate::handler!(
+            @exports $handler, MIGRATING_HANDLER_CONTRACT, "component-type:foldstream:module/migrating-handler"
+        );
+
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() = $crate::can_migrate::<$handler>;
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            #[unsafe(export_name = "migrate")]
+            unsafe extern "C" fn migrate(from_version: u32, entries: *const u8, count: usize) -> *const u8 {
+                unsafe { $crate::guest::migrate::<$crate::Handling<$handler>>(from_version, entries, count) }
             }
         };
     };

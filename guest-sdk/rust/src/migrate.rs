@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::event::Payload;
 use crate::failure::MigrateError;
 use crate::key::{self, Key};
+#[cfg(doc)]
 use crate::projection::Projection;
 use crate::state::{KEY_BYTES_MAX, check_table_name};
 
-/// Converts the state of an older version of a projection, so that it need not
+/// Converts the state of an older version of a projection or a handler, so that it need not
 /// be rebuilt from the beginning of the stream.
 ///
-/// Implement it in addition to [`Projection`], raise the state version in the
-/// manifest, and add it to the macro: `projection!(Orders, migrate);`. The
+/// Implement it in addition to [`Projection`] or [`Handler`](crate::Handler), raise the state version in the
+/// manifest, and add it to the macro: `projection!(Orders, migrate);` or `handler!(Shipping, migrate);`. The
 /// result must equal a fold of the stream with this version;
 /// [`Harness::migrated`](crate::testing::Harness::migrated) helps to test that.
 ///
@@ -58,7 +59,7 @@ use crate::state::{KEY_BYTES_MAX, check_table_name};
 /// let visits = Harness::<Visits>::migrated(1, [("visits/home", json!({"count": 2}))]).expect("version 1 is known");
 /// assert_eq!(visits.entries(""), [("page/home".to_owned(), json!(2))]);
 /// ```
-pub trait Migrate: Projection {
+pub trait Migrate {
     /// Converts one entry of version `from_version` to the entries that replace it.
     ///
     /// Called once for every old entry, in the order of the keys. Only what is

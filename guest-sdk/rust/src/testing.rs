@@ -271,7 +271,7 @@ impl<P: Projection> Harness<P> {
     }
 }
 
-impl<P: Migrate> Harness<P> {
+impl<P: Projection + Migrate> Harness<P> {
     /// A projection over the state that it migrates from version `from_version`, before any further event.
     ///
     /// The old entries may come from a harness of the older version, with [`Harness::entries`] of the empty prefix.

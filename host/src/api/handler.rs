@@ -16,8 +16,15 @@ pub struct Outbox {
     pub full: bool,
     /// 16 hexadecimal digits with which the ids of its messages begin, as in `fs.<lineage>.<sequence>.<sub>.<index>`.
     pub lineage: String,
-    /// Counts changes of the state file that owns the effects.
+    /// Number of the state file that owns the effects.
+    #[serde(default)]
+    pub state_file: u64,
+    /// Counts changes of that file.
     pub epoch: u64,
+    /// The position at which it took over the effects of another file, with the messages that waited there; 0 if it
+    /// never did.
+    #[serde(default)]
+    pub owned_after: u64,
     /// Messages that events up to this sequence cause are not published: they were there before the first deploy.
     pub effects_after: u64,
     /// What it may publish, as `SUBJECTS@SOURCE`.
@@ -27,6 +34,57 @@ pub struct Outbox {
     pub not_granted: Vec<String>,
     /// The streams that it publishes to.
     pub targets: Vec<OutboxTarget>,
+}
+
+/// A message that waits in an outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitingMessage {
+    /// Its id, with which its stream recognises it.
+    pub id: String,
+    /// Name of the source to whose stream it goes.
+    pub source: String,
+    /// Its subject.
+    pub subject: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Messages with the same key leave in order; empty if it has none.
+    pub key: String,
+    /// Sequence of the event that caused it.
+    pub sequence: u64,
+    /// When it was made.
+    pub made_at: String,
+    /// Size of its data, in bytes.
+    pub bytes: u64,
+}
+
+/// Messages that wait, in the order in which they leave, source by source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitingMessages {
+    /// The messages.
+    pub messages: Vec<WaitingMessage>,
+    /// Pass this as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Messages to drop, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DropMessages {
+    /// Their ids: 1 to 100.
+    pub ids: Vec<String>,
+    /// The reason, for the audit log: 1 to 500 bytes.
+    pub reason: String,
+}
+
+/// Messages that were dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DroppedMessages {
+    /// The messages. They are not sent again; one that was sent without an answer may be stored all the same.
+    pub dropped: Vec<WaitingMessage>,
+    /// How many messages still wait.
+    pub left: u64,
 }
 
 /// How safe publishing to a stream is.

@@ -17,6 +17,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parse
 use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
 use commands::events;
 use commands::host::{audit, backup, check_module, compact, completions, config, doctor, man, serve, token};
+use commands::outbox;
 use commands::project::{build, demo, dev, inspect, new};
 use commands::reads::{get, query, scan, watch};
 use commands::rollouts::{abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify};
@@ -116,6 +117,8 @@ enum Command {
     Pause(pause::Args),
     Resume(resume::Args),
     Skips(skips::Args),
+    #[command(subcommand)]
+    Outbox(outbox::Command),
     Generations(generations::Args),
     Promote(promote::Args),
     Rollback(rollback::Args),
@@ -267,6 +270,7 @@ impl Cli {
             Command::Pause(args) => asking(pause::run(args, &context)),
             Command::Resume(args) => asking(resume::run(args, &context)),
             Command::Skips(args) => asking(skips::run(args, &context)),
+            Command::Outbox(command) => asking(outbox::run(command, &context)),
             Command::Generations(args) => asking(generations::run(args, &context)),
             Command::Promote(args) => asking(promote::run(args, &context)),
             Command::Rollback(args) => asking(rollback::run(args, &context)),

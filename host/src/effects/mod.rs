@@ -4,6 +4,7 @@
 //! Only the owner of a deployment keeps effects; every other fold is mute. This module knows no state file, no stream
 //! and no Wasm.
 
+mod chain;
 mod check;
 mod grants;
 mod headers;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Payload;
 
+pub use chain::{CHAIN_MAX, PATH, extended};
 pub use check::{EFFECTS_PER_EVENT_MAX, MESSAGE_BYTES_MAX, Refused, check};
 pub use grants::{GRANTS_MAX, Grant, Grants, overlap};
 pub use headers::{outgoing, reserved};
@@ -90,6 +92,16 @@ impl Place {
         let Self { sequence, sub, index } = self;
         format!("fs.{lineage}.{sequence}.{sub}.{index}")
     }
+
+    /// The place of an effect of a lineage, by its id.
+    pub fn of_id(id: &str, lineage: Lineage) -> Option<Self> {
+        let rest = id.strip_prefix(&format!("fs.{lineage}."))?;
+        let mut numbers = rest.split('.');
+        let mut next = || numbers.next();
+        let place = Self { sequence: next()?.parse().ok()?, sub: next()?.parse().ok()?, index: next()?.parse().ok()? };
+        // Written in one way only.
+        (place.id(lineage) == id).then_some(place)
+    }
 }
 
 /// A message that a handler publishes.
@@ -157,6 +169,11 @@ mod tests {
     fn id_depends_on_lineage_and_place_alone() {
         let place = Place { sequence: 42, sub: 0, index: 3 };
         assert_eq!(place.id(Lineage(0xab)), "fs.00000000000000ab.42.0.3");
+        assert_eq!(Place::of_id("fs.00000000000000ab.42.0.3", Lineage(0xab)), Some(place));
+        for other in ["fs.00000000000000ac.42.0.3", "fs.00000000000000ab.42.0", "fs.00000000000000ab.042.0.3", "42.0.3"]
+        {
+            assert_eq!(Place::of_id(other, Lineage(0xab)), None, "{other}");
+        }
         let lineage: Lineage = "00000000000000ab".parse().expect("hexadecimal");
         assert_eq!(lineage, Lineage(0xab));
     }

@@ -230,13 +230,7 @@ impl Exports {
             Some(handle) => (Kind::Handler, handle),
             None => (Kind::Projection, required("apply")?),
         };
-        Ok(Self {
-            kind,
-            manifest: required("manifest")?,
-            apply,
-            query: required("query")?,
-            migrate: found("migrate").filter(|_| kind == Kind::Projection),
-        })
+        Ok(Self { kind, manifest: required("manifest")?, apply, query: required("query")?, migrate: found("migrate") })
     }
 }
 

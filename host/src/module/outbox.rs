@@ -78,8 +78,17 @@ fn row(message: Message, causes: &mut Causes, publishes: &[Pattern], role: &Role
         );
         return Err(refused("grant", message));
     };
+    let path = effects::extended(&owner.deployment, event).map_err(|turn| {
+        let message = format!(
+            "a chain of more than {} handlers caused event {}, with the loop {turn}; correct one of them, or its grants, and \
+             skip this event",
+            effects::CHAIN_MAX, place.sequence
+        );
+        refused("loop", message)
+    })?;
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
     headers.extend(effects::outgoing(&owner.deployment, owner.lineage, place, &kind, event, &data));
+    headers.push((effects::PATH.to_owned(), path));
     let effect = Effect { subject, kind, headers, data, key };
     Ok(Some(Row { target: target.to_owned(), place, made_ns: now_ns(), effect }))
 }

@@ -99,10 +99,13 @@ impl Releaser {
     pub fn stop(mut self) {
         self.stop.send_replace(true);
         let tasks = std::mem::take(&mut self.tasks);
+        let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
         let ended = self
             .runtime
             .block_on(async { tokio::time::timeout(STOP_MAX, futures_util::future::join_all(tasks)).await });
         if ended.is_err() {
+            // Another owner may send the same effects from now on.
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
             tracing::warn!(
                 "messages were on their way when a deployment stopped; they are sent again, with the same ids"
             );

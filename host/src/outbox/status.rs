@@ -38,6 +38,12 @@ impl Status {
         self.targets.lock().clone()
     }
 
+    /// Continues the figures of another owner, which has handed its effects over.
+    pub fn continues(&self, other: &Self) {
+        let targets = std::mem::take(&mut *other.targets.lock());
+        *self.targets.lock() = targets;
+    }
+
     pub(super) fn change(&self, target: &str, change: impl FnOnce(&mut Target)) {
         let mut targets = self.targets.lock();
         match targets.get_mut(target) {

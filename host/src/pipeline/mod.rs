@@ -13,6 +13,7 @@ mod commits;
 mod fold;
 mod growth;
 mod ladder;
+mod leash;
 mod pace;
 mod pacing;
 mod portion;
@@ -45,6 +46,7 @@ pub use fold::{Fold, MakeFold};
 use growth::Growth;
 use ladder::Ladder;
 pub use ladder::Policy;
+pub use leash::{Leash, NO_LEASH};
 pub use pace::{Ceiling, Pace, Patches, Repair, RepairError, Standing, Throttle};
 use pacing::Pacing;
 use portion::Portion;
@@ -90,6 +92,8 @@ pub struct Pipeline {
     pub control: watch::Receiver<Desired>,
     /// How far and how fast it may go.
     pub pace: watch::Receiver<Pace>,
+    /// How far it may go as long as its effects are not sent.
+    pub leash: Leash,
     /// It reports here that it is held at its ceiling; none while it may move.
     pub standing: watch::Sender<Option<Standing>>,
     /// The source of repairs of the state.
@@ -174,6 +178,7 @@ impl Pipeline {
             growth: Growth::default(),
             share,
             pacing: Pacing::new(self.pace, self.standing),
+            leash: self.leash,
             shuffle,
             patches: self.patches,
         };
@@ -220,6 +225,7 @@ struct Run {
     growth: Growth,
     share: Share,
     pacing: Pacing,
+    leash: Leash,
     /// Chooses random batch boundaries and restarts, if requested.
     shuffle: Option<Shuffle>,
     patches: Arc<Patches>,
@@ -408,7 +414,8 @@ impl Run {
     /// Whether the next batch may be applied.
     fn may_apply(&mut self) -> bool {
         let is_resting = self.rests_until().is_some_and(|until| until > Instant::now());
-        !self.is_full && !is_resting && !self.pacing.is_standing && !self.is_clogged()
+        let is_at_leash = self.leash.is_at_end(self.store.position());
+        !self.is_full && !is_resting && !is_at_leash && !self.pacing.is_standing && !self.is_clogged()
     }
 
     /// Until when nothing is applied: the throttle and a pause after a failure both have to be over.
@@ -441,6 +448,10 @@ impl Run {
         let (within, beyond) = self.pacing.pace.ceiling.cut(batch);
         if let Some(beyond) = beyond {
             self.pacing.is_beyond = true;
+            self.stashed.push_front(Input::Batch(beyond));
+        }
+        let (within, beyond) = self.leash.cut(within?);
+        if let Some(beyond) = beyond {
             self.stashed.push_front(Input::Batch(beyond));
         }
         let mut batch = within?;
@@ -489,10 +500,12 @@ impl Run {
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
-        let rests_until = self.rests_until();
-        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, is_full, outbox, is_clogged, .. } = self;
+        let is_at_leash = self.leash.is_at_end(self.store.position());
+        let (is_full, is_clogged, rests_until) = (self.is_full, self.is_clogged, self.rests_until());
+        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, leash, outbox, .. } = self;
         let committing = commit.is_some();
-        let rests_until = rests_until.filter(|_| !may_apply && !pacing.is_standing && !*is_full && !*is_clogged);
+        let is_kept = pacing.is_standing || is_full || is_clogged || is_at_leash;
+        let rests_until = rests_until.filter(|_| !may_apply && !is_kept);
         let woken = runtime.block_on(async {
             let flush = async {
                 match *flush_at {
@@ -519,7 +532,7 @@ impl Run {
                 }
             };
             let freed = async {
-                if !*is_clogged || outbox.changed().await.is_err() {
+                if !is_clogged || outbox.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
@@ -532,6 +545,7 @@ impl Run {
                 () = flush => Some(Wake::FlushDue),
                 () = rested => Some(Wake::Rested),
                 () = freed => Some(Wake::Rested),
+                () = leash.moved(), if !may_apply => Some(Wake::Rested),
                 () = needed => Some(Wake::Wanted),
             }
         });

@@ -64,6 +64,7 @@ struct Stage {
     backoff: Duration,
     build_attempts: u32,
     retry_percent: u32,
+    leash: watch::Sender<u64>,
 }
 
 impl Stage {
@@ -85,6 +86,7 @@ impl Stage {
             backoff: Duration::from_millis(1),
             build_attempts: u32::MAX,
             retry_percent: 100,
+            leash: watch::Sender::new(NO_LEASH),
         };
         stage.append(1..=count);
         stage
@@ -160,6 +162,7 @@ impl Stage {
             metrics: crate::metrics::Metrics::new().deployment("test"),
             control: self.control.subscribe(),
             pace: self.pace.subscribe(),
+            leash: Leash::new(self.leash.subscribe()),
             standing: self.standing.clone(),
             patches: Arc::default(),
             runtime: self.runtime.handle().clone(),
@@ -224,6 +227,34 @@ fn what_was_applied_is_durable_once_the_pipeline_was_asked_to_end() {
     let stage = Stage::with_events(5_000);
     assert!(matches!(stage.run(peaceful()), Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(5_000), 5_000));
+}
+
+#[test]
+fn fold_on_a_leash_stops_at_exactly_its_end_and_continues_when_it_moves() {
+    let stage = Stage::with_events(1_000);
+    stage.leash.send_replace(40);
+    let (store, writer) = Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
+    let running = stage.start_over(store.clone(), writer, peaceful());
+    let await_position = |position| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while store.checkpoint().map(|checkpoint| checkpoint.position) != Some(position) {
+            assert!(Instant::now() < deadline, "stuck at {}", store.position());
+            std::thread::yield_now();
+        }
+    };
+    await_position(40);
+    // More events, and a change of pace, do not take it further.
+    stage.append(1_001..=1_010);
+    stage.pace.send_modify(|pace| pace.epoch += 1);
+    stage.leash.send_replace(41);
+    await_position(41);
+    assert_ne!(stage.progress.now().state, DeploymentState::Live);
+    stage.leash.send_replace(NO_LEASH);
+    await_position(1_010);
+    stage.control.send_replace(Desired::Stop);
+    assert!(matches!(running.join().expect("the pipeline does not panic"), Ended::Asked));
+    drop(store);
+    assert_eq!(durable(&stage.state()), (fold_of(1_010), 1_010));
 }
 
 #[test]

@@ -69,7 +69,9 @@ impl Rollouts {
         action: &str,
     ) -> Result<(), Error> {
         let mut record = deployment.record();
-        owners::refuse_candidate(&record)?;
+        if deployment.active().is_lost() {
+            owners::refuse_lost(&record)?;
+        }
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
             if other.status.is_candidate() || other.status == GenerationStatus::Failed {
@@ -177,7 +179,10 @@ impl Rollouts {
             let is_ready = match now.state {
                 DeploymentState::Live => now.begun,
                 // Before a manual promotion, a candidate is reported as ready only after it has applied all events.
-                DeploymentState::CatchingUp => pace.is_within_reach(&now, hold) && is_automatic(),
+                // One that must not pass the active generation has caught up once it is where that is.
+                DeploymentState::CatchingUp => {
+                    (pace.is_within_reach(&now, hold) && is_automatic()) || is_with_lead(deployment, runner)
+                }
                 _ => false,
             };
             is_ready.then_some(Built::Ready)
@@ -304,8 +309,9 @@ impl Rollouts {
         }
         let mut record = deployment.record();
         let generation = record.generation_mut(number).expect("it was just looked at");
-        let has_caught_up =
-            deployment.runner(generation.state_file).is_some_and(|runner| runner.now().state == DeploymentState::Live);
+        let has_caught_up = deployment
+            .runner(generation.state_file)
+            .is_some_and(|runner| runner.now().state == DeploymentState::Live || is_with_lead(deployment, &runner));
         let mut reason = if has_caught_up { "caught up" } else { "close enough to the head to take over" }.to_owned();
         if generation.build.promote == Promotion::Manual {
             reason.push_str("; waits to be promoted");
@@ -489,6 +495,11 @@ impl Rollouts {
     }
 }
 
+/// Whether a candidate has applied everything that the active generation has made durable, if it may not go further.
+fn is_with_lead(deployment: &Deployment, runner: &Runner) -> bool {
+    runner.is_on_leash() && runner.now().has_started() && runner.is_as_far_as(&deployment.active())
+}
+
 /// A new generation that is to be built.
 pub(super) fn new_generation(
     number: u64,
@@ -545,6 +556,7 @@ fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
         (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
         _ if generation.state == Some(DeploymentState::Paused) => "`foldstream resume --candidate`".to_owned(),
+        _ if info.outbox.is_some() => "the end of what the active generation has handled".to_owned(),
         _ => "the end of the stream".to_owned(),
     };
     Some(api::Rebuild { deployment: info.name, place, generation, waits_for })

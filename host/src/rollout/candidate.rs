@@ -75,7 +75,8 @@ pub(super) fn waits_for_operator(candidate: &Generation) -> bool {
 /// the event that stopped one may stop the other too.
 pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
     let now = runner.now();
-    let is_ahead = runner.position() > serving.position() || (now.begun && now.pending == 0);
+    // One on a leash never gets ahead; it meets that event as the owner of its effects.
+    let is_ahead = runner.is_on_leash() || runner.position() > serving.position() || (now.begun && now.pending == 0);
     if is_ahead || !serving.now().has_stopped() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Named steps at which a test kills the process: the durable data at each step must suffice to continue or to go back.
 
 /// All steps, in order.
-pub const STEPS: [&str; 17] = [
+pub const STEPS: [&str; 20] = [
     "deploy-module-stored",
     "deploy-recorded",
     "inherit-recorded",
@@ -11,9 +11,12 @@ pub const STEPS: [&str; 17] = [
     "migrate-made",
     "build-started",
     "build-ready",
+    "hand-over-copied",
     "cut-over-held",
+    "hand-over-prepared",
     "cut-over-recorded",
     "cut-over-released",
+    "hand-over-confirmed",
     "retire-recorded",
     "prune-recorded",
     "partial-applied",

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::align::{Aligned, align};
+use super::hand_over::HandOver;
 use super::inherit::Held;
 use super::{Error, Role, Rollouts};
-use super::{compare, crash_points};
+use super::{compare, crash_points, owners};
 use crate::actor::blocking;
 use crate::api::{self, BuildSettings, GenerationStatus, Promotion};
 use crate::deployment::Deployment;
@@ -66,6 +67,16 @@ pub struct RollbackOptions {
     pub may_rebuild: bool,
     /// Rebuild it even from a stream that has lost events.
     pub accept_missing: bool,
+}
+
+/// Two runners that are held, of which the first becomes active in place of the other.
+struct Flip<'a> {
+    runner: &'a Arc<Runner>,
+    serving: &'a Arc<Runner>,
+    switch: Switch,
+    position: u64,
+    /// How the effects of a handler change hands.
+    hand_over: Option<&'a mut HandOver>,
 }
 
 impl Rollouts {
@@ -225,26 +236,19 @@ impl Rollouts {
         let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
-        // Right after a start this takes as long as it takes to reach the source.
-        let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
-        let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
-        let is_lost = serving.is_lost();
-        if is_lost {
-            check_caught_up(deployment, &runner)?;
-        } else if serving.is_uncertain() {
-            return Err(Error::Conflict(format!(
-                "{} has just started and does not know yet which position it has shown; try again",
-                deployment.name()
-            )));
-        }
+        let is_lost = self.check_certain(deployment, &serving, &runner).await?;
         let of_another_history = is_of_another_history(&serving, &runner)?;
         // If the stream was deleted and created again, and the candidate was built from the new one, the two positions
         // cannot be compared. The same holds if the active state cannot be opened; no read is answered from it either.
-        let aligned = if of_another_history || is_lost {
-            None
-        } else {
-            Some(self.meet(deployment, &serving, &runner, switch).await?)
-        };
+        let can_align = !of_another_history && !is_lost;
+        if can_align {
+            self.come_together(deployment, &serving, &runner, switch).await?;
+        }
+        let state_file = next.state_file;
+        let mut hand_over = self.begin_hand_over(deployment, &serving, &runner, state_file).await?;
+        let aligned = if can_align { Some(self.hold(deployment, &serving, &runner, switch).await?) } else { None };
+        // Not one event may be applied between the last one of a mute fold and the first one of the owner.
+        let alone = if hand_over.is_some() && !can_align { Some(Held::at(&runner).await?) } else { None };
         crash_points::reached("cut-over-held");
         let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
@@ -257,11 +261,15 @@ impl Rollouts {
             // two were aligned.
             runner.succeeds(&serving, position);
         }
-        self.flip(deployment, changed, &runner, &serving, switch, position).await?;
+        let flip = Flip { runner: &runner, serving: &serving, switch, position, hand_over: hand_over.as_mut() };
+        self.flip(deployment, changed, flip).await?;
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
-        drop(aligned);
+        drop((aligned, alone));
         crash_points::reached("cut-over-released");
         self.inner.metrics.cut_over(deployment.name(), switch.action(), Some(held));
+        if let Some(hand_over) = hand_over {
+            hand_over.complete().await;
+        }
         self.after_flip(deployment, &runner, &serving).await;
         let hold_ms = held.as_secs_f64() * 1e3;
         let message = format!(
@@ -271,14 +279,38 @@ impl Rollouts {
         Ok(api::CutOver { deployment: deployment.info(), from, to, position: Some(position), hold_ms, message })
     }
 
-    /// Aligns the two, but only if that can be quick.
-    async fn meet(
+    /// Waits until it is known which position the active generation has shown; returns whether its state cannot be
+    /// opened, so that only a candidate that has caught up may replace it.
+    async fn check_certain(
+        &self,
+        deployment: &Deployment,
+        serving: &Arc<Runner>,
+        runner: &Arc<Runner>,
+    ) -> Result<bool, Error> {
+        // Right after a start this takes as long as it takes to reach the source.
+        let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
+        let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
+        let is_lost = serving.is_lost();
+        if is_lost {
+            owners::refuse_lost(&deployment.record())?;
+            check_caught_up(deployment, runner)?;
+        } else if serving.is_uncertain() {
+            return Err(Error::Conflict(format!(
+                "{} has just started and does not know yet which position it has shown; try again",
+                deployment.name()
+            )));
+        }
+        Ok(is_lost)
+    }
+
+    /// Waits until the two are so close that aligning them is quick; an error if they are not.
+    async fn come_together(
         &self,
         deployment: &Deployment,
         serving: &Arc<Runner>,
         runner: &Arc<Runner>,
         switch: Switch,
-    ) -> Result<Aligned, Error> {
+    ) -> Result<(), Error> {
         if switch == Switch::CutOver {
             super::candidate::check_ahead(serving, runner)?;
         }
@@ -309,6 +341,17 @@ impl Rollouts {
                 serving.position()
             )));
         }
+        Ok(())
+    }
+
+    /// Aligns the two.
+    async fn hold(
+        &self,
+        deployment: &Deployment,
+        serving: &Arc<Runner>,
+        runner: &Arc<Runner>,
+        switch: Switch,
+    ) -> Result<Aligned, Error> {
         align(serving, runner, self.inner.config.rollout.hold_max).await.map_err(|missed| {
             self.inner.metrics.cut_over(deployment.name(), switch.action(), None);
             let record = deployment.record();
@@ -329,7 +372,9 @@ impl Rollouts {
         let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
         let is_near = |runner: &Runner| {
             let now = runner.now();
-            let is_near = runner.position().saturating_add(batch) >= serving.position()
+            // One on a leash gets no closer before the active one is durable, which aligning begins with.
+            let is_near = (runner.is_on_leash() && runner.is_as_far_as(serving))
+                || runner.position().saturating_add(batch) >= serving.position()
                 || (now.pending <= batch && now.applied > 0)
                 || runner.last_event() >= serving.last_event();
             is_near.then_some(())
@@ -338,20 +383,24 @@ impl Rollouts {
     }
 
     /// The commit, and the switch of the handle.
-    async fn flip(
-        &self,
-        deployment: &Arc<Deployment>,
-        record: Record,
-        runner: &Arc<Runner>,
-        serving: &Arc<Runner>,
-        switch: Switch,
-        position: u64,
-    ) -> Result<(), Error> {
+    async fn flip(&self, deployment: &Arc<Deployment>, mut record: Record, flip: Flip<'_>) -> Result<(), Error> {
+        let Flip { runner, serving, switch, position, mut hand_over } = flip;
+        if let Some(hand_over) = &mut hand_over {
+            hand_over.prepare(position).await?;
+            hand_over.name_owner(&mut record);
+        }
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
         let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
-        blocking(move || catalogue.put(&noted, &audit)).await?;
+        match (blocking(move || catalogue.put(&noted, &audit)).await, &hand_over) {
+            (Ok(()), _) => {}
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(hand_over)) => hand_over.look_up(Arc::clone(&self.inner.catalogue), error).await?,
+        }
         crash_points::reached("cut-over-recorded");
+        if let Some(hand_over) = &mut hand_over {
+            hand_over.pass(&record, position);
+        }
         runner.start_serving();
         deployment.flip(record, Arc::clone(runner));
         serving.stop_serving();

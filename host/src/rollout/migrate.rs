@@ -11,11 +11,14 @@ use super::{Error, Rollouts};
 use crate::actor::blocking;
 use crate::deployment::Deployment;
 use crate::module::{Identity, MIGRATION_ENTRIES_MAX};
+use crate::runner::Runner;
 use crate::state;
 use crate::state::catalogue::Generation;
 
 /// Pause before the next request for an instance, or another resource that the host lacked.
 const HOST_PAUSE: Duration = Duration::from_millis(200);
+/// How long a state may take to become durable.
+const DURABLE_MAX: Duration = Duration::from_secs(30);
 /// How long a newly started host may take to open a state, including a repair.
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
@@ -42,6 +45,12 @@ impl Rollouts {
             return Err(refused("there is no state yet; rebuild instead".to_owned()));
         }
         let position = snapshot.position();
+        if record.handler.is_some() && !is_durable(&serving, position).await {
+            // After a crash the owner would handle events again that the new state already has.
+            return Err(refused(
+                "the state could not be made durable; see `foldstream show`, and try again".to_owned(),
+            ));
+        }
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
         let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
         // Only its limits matter: the new file is written through a separate cache, and closed.
@@ -75,4 +84,11 @@ impl Rollouts {
         })
         .await
     }
+}
+
+/// Makes a state durable; returns whether it is, up to a position.
+async fn is_durable(runner: &Runner, position: u64) -> bool {
+    runner.flush_soon(DURABLE_MAX).await;
+    let checkpoint = runner.store().and_then(|store| store.checkpoint());
+    checkpoint.is_some_and(|checkpoint| checkpoint.position >= position)
 }

@@ -3,7 +3,7 @@
 //! A deploy is planned (`plan`). It then either inherits the existing state (`inherit`), or builds a candidate
 //! alongside it (`build`), from the stream or from migrated entries (`migrate`). A cut-over (`cut_over`) holds both at
 //! one position (`align`) and changes the active generation in one commit of the catalogue; a rollback is the same in
-//! the other direction. A lock per deployment serialises changes; reads never take it. Scratch runners (`scratch`) fold
+//! the other direction. A handler's effects change hands in that commit (`hand_over`). A lock per deployment serialises changes; reads never take it. Scratch runners (`scratch`) fold
 //! the same stream for an as-of read (`as_of`), a verification (`verify`) or a partial rebuild (`partial`).
 
 mod align;
@@ -19,6 +19,7 @@ mod delete;
 mod disk_space;
 mod ending;
 mod error;
+mod hand_over;
 mod history;
 mod inherit;
 mod key_part;
@@ -35,6 +36,7 @@ mod side_fold;
 mod skips;
 mod snapshots;
 mod verify;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Handlers: who owns the effects of a deployment, and what it may publish.
 //!
-//! A handler's effects belong to one state file. In this release they stay there: a handler is never given another
-//! file, so there is never a second owner. Every other fold (scratch, partial rebuild) is mute.
+//! A handler's effects belong to one state file, that of its active generation; a cut-over passes them to another
+//! (`hand_over.rs`). Every other fold (candidate, previous generation, scratch, partial rebuild) is mute.
 
 use std::sync::Arc;
 
@@ -42,9 +42,14 @@ pub(super) fn role(record: &Record, generation: &Generation, role: Role) -> Resu
         deployment: name.clone(),
         lineage: handler.lineage,
         epoch: handler.epoch,
-        effects_after: handler.effects_after,
+        effects_after: handler.effects_after.max(handler.owned_after),
         grants: handler.grants.clone(),
     })))
+}
+
+/// The owner that a row of the catalogue names.
+pub(super) fn ownership(handler: &HandlerRecord) -> Ownership {
+    Ownership { lineage: handler.lineage, epoch: handler.epoch }
 }
 
 /// Creates the state file of a new handler with its owner, before the catalogue names it: a file that is created later,
@@ -60,19 +65,17 @@ pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error
     {
         return Err(state::Error::Storage(format!("{}: {error}", path.display())).into());
     }
-    let owner = Ownership { lineage: handler.lineage, epoch: handler.epoch };
-    Ok(state::create_owned(&path, owner)?)
+    Ok(state::create_owned(&path, ownership(handler))?)
 }
 
-/// Refuses a candidate of a handler: it would need a file of its own.
-pub(super) fn refuse_candidate(record: &Record) -> Result<(), Error> {
+/// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and nobody knows what was sent.
+pub(super) fn refuse_lost(record: &Record) -> Result<(), Error> {
     if record.handler.is_none() {
         return Ok(());
     }
-    Err(Error::Refused(format!(
-        "{} is a handler, whose outbox cannot move to another state file yet, so its state cannot be rebuilt; deploy \
-         corrected code (it inherits the state), or deploy it under another name with --name and --effects-from",
-        record.name
+    Err(Error::Conflict(format!(
+        "the state of {name}, which owns its effects, cannot be opened, so nobody knows what waits in it; restore it from a          backup, or `foldstream delete {name} --drop-effects` and deploy it again with --effects-from",
+        name = record.name
     )))
 }
 
@@ -109,10 +112,6 @@ impl Rollouts {
             refuse_options(request)?;
             return Ok(None);
         }
-        if request.build.gate.is_some() || request.build.promote == crate::api::Promotion::Manual {
-            let what = "a handler is never built alongside another, so it cannot be compared or promoted by hand";
-            return Err(Error::Refused(what.to_owned()));
-        }
         let grants = request.grants.clone().unwrap_or_default();
         self.check_grants(&grants, module, source)?;
         let effects_after = match request.effects_from.unwrap_or_default() {
@@ -121,7 +120,7 @@ impl Rollouts {
             EffectsFrom::Now => self.head_of(source).await?,
         };
         let lineage = Lineage(rand::random());
-        Ok(Some(HandlerRecord { lineage, state_file: 1, epoch: FIRST_EPOCH, effects_after, grants }))
+        Ok(Some(HandlerRecord { lineage, state_file: 1, epoch: FIRST_EPOCH, effects_after, owned_after: 0, grants }))
     }
 
     /// The end of a stream. Without it, nobody knows from where on a handler may act.

@@ -84,17 +84,6 @@ pub enum Impossible {
         /// What the module is.
         wanted: String,
     },
-    /// A handler's state file owns its effects, and cannot hand them over to another.
-    #[error(
-        "{name} would need a new state file ({reason}), and a handler's outbox cannot move to another file yet; deploy \
-         with --strategy inherit if both modules store the same, or under another name with --name and --effects-from"
-    )]
-    NewOwner {
-        /// The deployment.
-        name: String,
-        /// Why.
-        reason: String,
-    },
     /// To migrate without code for it.
     #[error("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild")]
     NoMigration,
@@ -112,23 +101,10 @@ pub fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Imposs
         let (name, current, wanted) = (record.name.clone(), current.clone(), wanted.clone());
         return Err(Impossible::OtherKind { name, current, wanted });
     }
-    let plan = match requested.strategy {
-        Some(strategy) => as_requested(record, requested, strategy)?,
-        None => as_fits(record, requested),
-    };
-    check_owner(record, requested, plan)
-}
-
-/// A handler keeps its state file, because the file owns its effects and cannot hand them over to another.
-fn check_owner(record: &Record, requested: &Requested<'_>, plan: Plan) -> Result<Plan, Impossible> {
-    let (Plan::New { strategy: Strategy::Rebuild | Strategy::Migrate, reason } | Plan::Continue { reason, .. }) = &plan
-    else {
-        return Ok(plan);
-    };
-    if requested.module.kind != "handler" {
-        return Ok(plan);
+    match requested.strategy {
+        Some(strategy) => as_requested(record, requested, strategy),
+        None => Ok(as_fits(record, requested)),
     }
-    Err(Impossible::NewOwner { name: record.name.clone(), reason: reason.clone() })
 }
 
 fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
@@ -355,17 +331,19 @@ mod tests {
     }
 
     #[test]
-    fn handler_keeps_its_state_file_or_is_refused() {
+    fn handler_inherits_by_default_and_is_rebuilt_like_a_projection() {
         let handler = |digest, version| ModuleInfo { kind: "handler".to_owned(), ..module(digest, version) };
         let mut record = record();
         let refused = decided(&record, &handler("two", 1), None).expect_err("is of another kind");
         assert!(refused.to_string().contains("is a projection, and the module is a handler"), "{refused}");
         record.generations[0].module = handler("one", 1);
-        let plan = decided(&record, &handler("two", 1), None).expect("sound");
-        assert_eq!(strategy(&plan), Some(Strategy::Inherit));
-        for (module, wanted) in [(handler("two", 2), None), (handler("two", 1), Some(Strategy::Rebuild))] {
-            let refused = decided(&record, &module, wanted).expect_err("needs another file");
-            assert!(refused.to_string().contains("cannot move to another file yet"), "{refused}");
+        for (module, wanted, expected) in [
+            (handler("two", 1), None, Strategy::Inherit),
+            (handler("two", 2), None, Strategy::Rebuild),
+            (handler("two", 1), Some(Strategy::Rebuild), Strategy::Rebuild),
+        ] {
+            let plan = decided(&record, &module, wanted).expect("sound");
+            assert_eq!(strategy(&plan), Some(expected), "{module:?}");
         }
     }
 

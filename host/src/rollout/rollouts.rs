@@ -18,7 +18,7 @@ use crate::memory::caches::Caches;
 use crate::memory::memtables::Budget;
 use crate::metrics::Metrics;
 use crate::module::{Engine, Module};
-use crate::pipeline::{Ceiling, Policy, Settings, Throttle, WhenFull};
+use crate::pipeline::{Ceiling, NO_LEASH, Policy, Settings, Throttle, WhenFull};
 use crate::room::Room;
 use crate::runner::{self, LoadError, NotLoaded, Program};
 use crate::source::{Source, Unknown};
@@ -136,7 +136,7 @@ impl Shared {
             path: path.clone(),
             state: state_options,
             cache,
-            outlets: self.outlets(record, role),
+            outlets: if record.handler.is_some() { Arc::new(self.sources.clone()) } else { Arc::default() },
             settings: Settings {
                 batch: self.config.batch_limits(),
                 policy: Policy {
@@ -156,6 +156,11 @@ impl Shared {
             metrics: self.metrics.deployment(name),
             paused: generation.paused,
             pace: (Ceiling::None, throttle),
+            leash: match role {
+                // Until it is known how far the owner has come.
+                Role::Follow | Role::Build if record.handler.is_some() => 0,
+                Role::Serve { .. } | Role::Follow | Role::Build => NO_LEASH,
+            },
             catches_up_to: match role {
                 Role::Serve { catches_up_to } => catches_up_to,
                 // A generation without a file has shown nothing. Pages that are pinned to it must not go back either.
@@ -186,14 +191,7 @@ impl Shared {
             part: None,
             skips: record.skips(),
             role: owners::role(record, generation, role),
-        }
-    }
-
-    /// The sources that the effects of a runner go to.
-    fn outlets(&self, record: &Record, role: Role) -> Arc<BTreeMap<String, Source>> {
-        match role {
-            Role::Serve { .. } if record.handler.is_some() => Arc::new(self.sources.clone()),
-            _ => Arc::default(),
+            ownership: record.handler.as_ref().map(owners::ownership),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Error, Role, Rollouts};
 use crate::actor::blocking;
 use crate::api::DeploymentState;
 use crate::module::Module;
-use crate::pipeline::{Ceiling, Throttle, WhenFull};
+use crate::pipeline::{Ceiling, NO_LEASH, Throttle, WhenFull};
 use crate::room::{Room, Use};
 use crate::runner::{Part, Runner};
 use crate::state::catalogue::{Generation, Record};
@@ -88,6 +88,10 @@ impl Rollouts {
         parts.program.part = options.part;
         parts.program.skips = options.skips;
         parts.program.on_probation = false;
+        // It can never own effects, so it may go where it likes.
+        parts.program.ownership = None;
+        parts.outlets = Arc::default();
+        parts.leash = NO_LEASH;
         parts.paused = false;
         let runner = Runner::start(parts);
         runner.stop_serving();

@@ -3,6 +3,7 @@
 //! The thread opens the state, runs the pipeline, and waits for an operator if the pipeline can't continue. A runner
 //! knows nothing of its neighbours: `deployment.rs` decides which runner answers reads.
 
+mod lead;
 mod options;
 mod ownership;
 mod repairs;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::api::{self, DeploymentState, SourceState};
 use crate::event::{Event, Payload};
@@ -32,6 +34,7 @@ use crate::state::{Snapshot, Store};
 
 pub use crate::pipeline::RepairError;
 pub use options::{Load, LoadError, NotLoaded, Options, Part, Program};
+use ownership::Releasing;
 use worker::Worker;
 
 /// How long information about a stream counts as current.
@@ -108,6 +111,9 @@ struct Shared {
     outbox: Arc<outbox::Status>,
     /// Raised when the releaser must look at grants, or at a pause, again.
     outbox_wake: watch::Sender<u64>,
+    releasing: Releasing,
+    /// The position that it must not pass.
+    leash: watch::Sender<u64>,
     source_status: source::StatusSender,
     metrics: DeploymentMetrics,
 }
@@ -124,6 +130,8 @@ pub struct Runner {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// The work for the thread, until it starts.
     worker: Arc<Mutex<Option<Worker>>>,
+    /// The task that keeps it behind another runner.
+    lead: Mutex<Option<AbortHandle>>,
 }
 
 impl std::fmt::Debug for Runner {
@@ -135,6 +143,9 @@ impl std::fmt::Debug for Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.ask_to_stop();
+        if let Some(lead) = self.lead.get_mut() {
+            lead.abort();
+        }
     }
 }
 
@@ -156,6 +167,13 @@ impl Runner {
             patches: Arc::default(),
             outbox: Arc::default(),
             outbox_wake: watch::Sender::new(0),
+            releasing: Releasing {
+                outlets: options.outlets,
+                room: options.settings.disk.as_ref().map(|(room, _)| room.clone()),
+                runtime: options.runtime.clone(),
+                slot: Mutex::default(),
+            },
+            leash: watch::Sender::new(options.leash),
             source_status: watch::Sender::new(source::initial_status()),
             metrics: options.metrics,
         });
@@ -165,14 +183,13 @@ impl Runner {
             shared: Arc::clone(&shared),
             state: options.state,
             _cache: options.cache,
-            outlets: options.outlets,
             settings: options.settings,
             runtime: options.runtime.clone(),
             halted: None,
             loading: None,
         };
         let worker = Arc::new(Mutex::new(Some(worker)));
-        let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker });
+        let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker, lead: Mutex::default() });
         if !runner.start_thread() {
             options.runtime.spawn(start_later(Arc::downgrade(&runner)));
         }
@@ -377,35 +394,6 @@ impl Runner {
             answer
         });
         answered.await.unwrap_or_else(|error| Err(QueryError::Failed(format!("the query ended unexpectedly: {error}"))))
-    }
-
-    /// Waits until the position passes `after`. Cancel-safe: it only observes.
-    pub async fn advanced(&self, after: u64) {
-        let mut stores = self.stores();
-        loop {
-            let store = stores.borrow_and_update().clone();
-            let Some(store) = store else {
-                if stores.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-                continue;
-            };
-            let mut positions = store.positions();
-            // The file may be closed and opened again meanwhile.
-            drop(store);
-            let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
-            // Both arms only observe: dropping one loses nothing.
-            let (has_passed, has_ended) = tokio::select! {
-                passed = passed => (passed, false),
-                changed = stores.changed() => (false, changed.is_err()),
-            };
-            if has_passed {
-                return;
-            }
-            if has_ended {
-                return std::future::pending().await;
-            }
-        }
     }
 
     /// The position up to which nothing under a prefix changed since another position; none if something changed, or if

@@ -13,8 +13,8 @@ use crate::metrics::DeploymentMetrics;
 use crate::module::Module;
 use crate::pipeline::{Ceiling, Fold, Settings, Throttle};
 use crate::source::{self, Source};
-use crate::state;
 use crate::state::exceptions::Skips;
+use crate::state::{self, Ownership};
 use crate::subject::SubjectSet;
 
 /// Why a module could not be loaded.
@@ -69,6 +69,9 @@ pub struct Program {
     pub skips: Skips,
     /// Whether its effects are sent, or why nobody knows.
     pub role: Result<Role, String>,
+    /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and for a fold that can
+    /// never become the owner.
+    pub ownership: Option<Ownership>,
 }
 
 /// A part of the events that a module reads.
@@ -107,6 +110,8 @@ pub struct Options {
     pub paused: bool,
     /// How far and how fast it may go.
     pub pace: (Ceiling, Throttle),
+    /// The position that it must not pass, at first.
+    pub leash: u64,
     /// The position that readers may have seen before the process started, and that it must therefore reach; none if
     /// only the end of the stream, or a cleanly closed state, can tell.
     pub catches_up_to: Option<u64>,

@@ -1,46 +1,172 @@
 //! Whether a runner owns the effects of its deployment, and the releaser that sends them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use super::options::Program;
 use super::worker::Worker;
-use crate::effects::{Owner, Role};
+use super::{Runner, Shared};
+use crate::effects::{Grants, Owner, Role};
 use crate::outbox::{Parts, Releaser};
 use crate::pipeline::Desired;
-use crate::state::{Ownership, Store};
+use crate::room::{Room, Use};
+use crate::source::Source;
+use crate::state::{self, Ownership, Prepared, Store};
 
-impl Worker {
-    /// The role of a fold, once catalogue and state file agree on it.
-    pub(super) fn checked_role(&self, program: &Program, store: &Store) -> Result<Role, String> {
-        let role = program.role.clone()?;
-        if let Role::Owner(owner) = &role {
-            check_owner(owner, store)?;
-        }
-        Ok(role)
+/// The releaser of a runner, and what it needs.
+pub(super) struct Releasing {
+    /// The sources that effects may go to, by name.
+    pub(super) outlets: Arc<BTreeMap<String, Source>>,
+    /// The disk of the state.
+    pub(super) room: Option<Room>,
+    pub(super) runtime: Handle,
+    pub(super) slot: Mutex<Slot>,
+}
+
+/// What changes while a runner lives.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// The state, while it is open.
+    store: Option<Store>,
+    releaser: Option<Releaser>,
+    /// Nothing is sent, because another state is about to take over.
+    is_held: bool,
+    /// This state is about to take over, so what it is prepared for stays in its file.
+    is_preparing: bool,
+}
+
+impl Shared {
+    /// The state is open: sends effects if this runner owns them. A failed fold does not end that: what was decided is
+    /// sent.
+    pub(super) fn opened_outbox(self: &Arc<Self>, store: &Store) {
+        let mut slot = self.releasing.slot.lock();
+        slot.store = Some(store.clone());
+        self.start_releaser(&mut slot);
     }
 
-    /// Starts to send effects if this runner owns them. A failed fold does not end it: what was decided is sent.
-    pub(super) fn start_releaser(&self, store: &Store) -> Option<Releaser> {
-        let program = self.shared.program.read().clone();
-        let Ok(Role::Owner(owner)) = self.checked_role(&program, store) else { return None };
-        let (grants, paused) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+    /// The state is about to be closed. Blocking.
+    pub(super) fn close_outbox(&self) {
+        let releaser = {
+            let mut slot = self.releasing.slot.lock();
+            slot.store = None;
+            slot.releaser.take()
+        };
+        if let Some(releaser) = releaser {
+            releaser.stop();
+        }
+    }
+
+    fn start_releaser(self: &Arc<Self>, slot: &mut Slot) {
+        if slot.is_held || slot.releaser.is_some() {
+            return;
+        }
+        let Some(store) = &slot.store else { return };
+        let program = self.program.read().clone();
+        let Ok(Role::Owner(owner)) = checked_role(&program, store) else { return };
+        let (grants, paused) = (Arc::clone(self), Arc::clone(self));
         let parts = Parts {
             deployment: owner.deployment.clone(),
             lineage: owner.lineage,
             store: store.clone(),
-            sources: Arc::clone(&self.outlets),
+            sources: Arc::clone(&self.releasing.outlets),
             grants: Arc::new(move || match &grants.program.read().role {
                 Ok(Role::Owner(owner)) => owner.grants.clone(),
-                Ok(Role::Mute) | Err(_) => crate::effects::Grants::default(),
+                Ok(Role::Mute) | Err(_) => Grants::default(),
             }),
-            changed: self.shared.outbox_wake.subscribe(),
+            changed: self.outbox_wake.subscribe(),
             is_paused: Arc::new(move || *paused.control.borrow() == Desired::Pause),
-            room: self.settings.disk.as_ref().map(|(room, _)| room.clone()),
-            status: Arc::clone(&self.shared.outbox),
-            metrics: self.shared.metrics.clone(),
+            room: self.releasing.room.clone(),
+            status: Arc::clone(&self.outbox),
+            metrics: self.metrics.clone(),
         };
-        Some(Releaser::start(parts, &self.runtime))
+        slot.releaser = Some(Releaser::start(parts, &self.releasing.runtime));
     }
+}
+
+impl Runner {
+    /// Sends nothing from now on, until [`Runner::send_effects`]; returns once nothing is on its way. What may be on its
+    /// way still, over a connection that hangs, counts as not sent.
+    pub async fn hold_effects(&self) {
+        let releaser = {
+            let mut slot = self.shared.releasing.slot.lock();
+            slot.is_held = true;
+            slot.releaser.take()
+        };
+        if let Some(releaser) = releaser {
+            let stopped = tokio::task::spawn_blocking(move || releaser.stop()).await;
+            if let Err(error) = stopped {
+                tracing::error!(deployment = self.shared.deployment, %error, "a releaser panicked");
+            }
+        }
+    }
+
+    /// Sends effects if it owns them.
+    pub fn send_effects(&self) {
+        let mut slot = self.shared.releasing.slot.lock();
+        slot.is_held = false;
+        self.shared.start_releaser(&mut slot);
+    }
+
+    /// Tries at once to send effects that wait for another attempt.
+    pub fn try_to_send(&self) {
+        self.shared.wake_outbox();
+    }
+
+    /// Whether what its file is prepared to own stays there if the file is opened again.
+    pub fn set_preparing(&self, is_preparing: bool) {
+        self.shared.releasing.slot.lock().is_preparing = is_preparing;
+    }
+
+    /// Owns effects from now on, and runs as a program that says so. The file of `store` is prepared for that.
+    pub fn own_effects(&self, program: Program, store: &Store, prepared: Prepared) {
+        {
+            let slot = self.shared.releasing.slot.lock();
+            // If the file was opened again meanwhile, the state has everything from there.
+            if slot.store.as_ref().is_some_and(|open| open.is_same(store)) {
+                store.own(prepared);
+            }
+        }
+        self.take_over(program);
+        self.set_preparing(false);
+        self.send_effects();
+    }
+}
+
+impl Worker {
+    /// Brings the file in line with the catalogue, before anything is folded or sent: a hand-over may have ended half-way.
+    pub(super) fn settle_ownership(&self, store: &Store) -> Result<(), state::Error> {
+        let program = self.shared.program.read().clone();
+        let has_room = || self.shared.releasing.room.as_ref().is_none_or(|room| room.check(Use::Write, 0).is_ok());
+        match &program.role {
+            Ok(Role::Owner(owner)) if check_owner(owner, store).is_ok() && has_room() => store.confirm_ownership(),
+            Ok(Role::Owner(_)) | Err(_) => Ok(()),
+            Ok(Role::Mute) => {
+                let is_preparing = self.shared.releasing.slot.lock().is_preparing;
+                if is_preparing || !store.has_effects() || check_mute(&program, store).is_err() {
+                    return Ok(());
+                }
+                if has_room() {
+                    return store.let_go();
+                }
+                // The record stays in the file, and means the same the next time.
+                store.disown();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The role of a fold, once catalogue and state file agree on it.
+pub(super) fn checked_role(program: &Program, store: &Store) -> Result<Role, String> {
+    let role = program.role.clone()?;
+    match &role {
+        Role::Owner(owner) => check_owner(owner, store)?,
+        Role::Mute => check_mute(program, store)?,
+    }
+    Ok(role)
 }
 
 /// The file must say that it belongs to this owner: with another file, effects would be lost or sent again.
@@ -50,12 +176,30 @@ fn check_owner(owner: &Owner, store: &Store) -> Result<(), String> {
     match store.ownership() {
         Some(found) if found == wanted => Ok(()),
         found => Err(format!(
-            "the state file of {name} does not own its effects (it has {}, the catalogue has lineage {} and epoch {}), so \
-             it is another file or an older copy; nothing is handled or published; restore catalogue and state from one \
-             backup, or delete {name} and deploy it again",
-            found.map_or("no owner".to_owned(), |found| format!("lineage {} and epoch {}", found.lineage, found.epoch)),
-            wanted.lineage,
-            wanted.epoch
+            "the state file of {name} does not own its effects (it has {}, the catalogue has {}), so it is another file or \
+             an older copy; nothing is handled or published; restore catalogue and state from one backup, or delete \
+             {name} and deploy it again",
+            found.map_or("no owner".to_owned(), words),
+            words(wanted)
         )),
     }
+}
+
+/// A file that does not own the effects of its deployment may have been prepared to, or may have owned them before. If
+/// it knows of a later owner than the catalogue does, the catalogue is an older copy.
+fn check_mute(program: &Program, store: &Store) -> Result<(), String> {
+    let (Some(found), Some(current)) = (store.ownership(), program.ownership) else { return Ok(()) };
+    if store.is_prepared_to_own() || found.epoch < current.epoch {
+        return Ok(());
+    }
+    Err(format!(
+        "this state file owns effects ({}), and by the catalogue another one does ({}), so the catalogue is an older copy; \
+         nothing is handled; restore catalogue and states from one backup",
+        words(found),
+        words(current)
+    ))
+}
+
+fn words(owner: Ownership) -> String {
+    format!("lineage {} and epoch {}", owner.lineage, owner.epoch)
 }

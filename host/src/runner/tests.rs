@@ -54,6 +54,7 @@ fn parts(path: PathBuf, paused: bool) -> Options {
             part: None,
             skips: crate::state::exceptions::Skips::default(),
             role: Ok(crate::effects::Role::Mute),
+            ownership: None,
         },
         path,
         state: state::Options::default(),
@@ -74,6 +75,7 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         metrics: Metrics::new().deployment("test"),
         paused,
         pace: (Ceiling::None, Throttle::default()),
+        leash: crate::pipeline::NO_LEASH,
         catches_up_to: None,
         floor: 0,
     }
@@ -262,8 +264,8 @@ fn manifest() -> Manifest {
     }
 }
 
-#[test]
-fn what_a_manifest_asks_for_is_kept_within_limits() {
+#[tokio::test]
+async fn what_a_manifest_asks_for_is_kept_within_limits() {
     let settings = parts(PathBuf::new(), true).settings;
     let overridden = |change: fn(&mut Manifest)| {
         let mut manifest = manifest();

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::Runner;
 use crate::api::{DeploymentState, Failure};
 use crate::pipeline::Desired;
 use crate::position::Checkpoint;
 use crate::progress::Now;
+use crate::state::Store;
 
 /// Attempts after which a state that can't be opened counts as lost.
 const LOST_ATTEMPTS: u32 = 3;
@@ -18,6 +21,11 @@ impl Runner {
     pub fn is_lost(&self) -> bool {
         let is_lost = |failure: Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
+    }
+
+    /// Waits until the position passes `after`. Cancel-safe: it only observes.
+    pub async fn advanced(&self, after: u64) {
+        advanced(self.stores(), after).await;
     }
 
     /// Waits until a check finds something. It is made at once, and again at each milestone of the progress and each
@@ -113,5 +121,33 @@ impl Runner {
         let is_durable =
             |checkpoint: &Option<Checkpoint>| checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position) >= wanted;
         let _ = tokio::time::timeout(at_most, checkpoints.wait_for(is_durable)).await;
+    }
+}
+
+/// Waits until the position of a state passes `after`, as the state opens and closes. Cancel-safe: it only observes.
+pub(super) async fn advanced(mut stores: watch::Receiver<Option<Store>>, after: u64) {
+    loop {
+        let store = stores.borrow_and_update().clone();
+        let Some(store) = store else {
+            if stores.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            continue;
+        };
+        let mut positions = store.positions();
+        // The file may be closed and opened again meanwhile.
+        drop(store);
+        let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
+        // Both arms only observe: dropping one loses nothing.
+        let (has_passed, has_ended) = tokio::select! {
+            passed = passed => (passed, false),
+            changed = stores.changed() => (false, changed.is_err()),
+        };
+        if has_passed {
+            return;
+        }
+        if has_ended {
+            return std::future::pending().await;
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! The thread of a runner: opens the state, runs the pipeline when requested, and rests in between.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +9,14 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::options::{LoadError, NotLoaded, Program};
+use super::ownership::checked_role;
 use super::threads;
 use crate::api::{DeploymentState, SourceState};
 use crate::memory::caches;
 use crate::module::{Identity, Kind, Manifest, Module};
-use crate::pipeline::{Desired, Ended, Fold, MakeFold, Pace, Pipeline, Settings, Standing};
+use crate::pipeline::{Desired, Ended, Fold, Leash, MakeFold, Pace, Pipeline, Settings, Standing};
 use crate::room::Use;
-use crate::source::{self, Request, Source};
+use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
@@ -52,7 +52,6 @@ pub(super) struct Worker {
     pub(super) state: state::Options,
     /// Released once the thread has ended and the file is closed.
     pub(super) _cache: caches::Share,
-    pub(super) outlets: Arc<BTreeMap<String, Source>>,
     pub(super) settings: Settings,
     pub(super) control: watch::Receiver<Desired>,
     pub(super) pace: watch::Receiver<Pace>,
@@ -110,6 +109,7 @@ impl Worker {
         while !self.is_stopping() {
             let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.live()));
             self.shared.standing.send_replace(None);
+            self.shared.close_outbox();
             if let Some(store) = self.shared.store.send_replace(None) {
                 // Events that readers saw may be lost, and will come again: until then, nothing older is shown.
                 self.shared.progress.shown(store.position());
@@ -165,6 +165,7 @@ impl Worker {
             Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
         self.shared.progress.repairing(None);
         let (store, writer) = opened?;
+        self.settle_ownership(&store)?;
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
         self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled() || was_paused);
         self.shared.store.send_replace(Some(store.clone()));
@@ -172,12 +173,8 @@ impl Worker {
             // No event is lost that was there before.
             self.shared.progress.made_durable();
         }
-        let releaser = self.start_releaser(&store);
-        let ended = self.work(&store, writer);
-        if let Some(releaser) = releaser {
-            releaser.stop();
-        }
-        ended
+        self.shared.opened_outbox(&store);
+        self.work(&store, writer)
     }
 
     /// Folds, rests and pauses as requested, until it is asked to stop.
@@ -427,7 +424,7 @@ impl Worker {
                 return (writer, Ended::Failed);
             }
         };
-        let role = match self.checked_role(&program, &store) {
+        let role = match checked_role(&program, &store) {
             Ok(role) => role,
             Err(message) => {
                 self.shared.progress.stopped("owner-mismatch", &message, None);
@@ -462,6 +459,7 @@ impl Worker {
             metrics: self.shared.metrics.clone(),
             control: self.control.clone(),
             pace: self.pace.clone(),
+            leash: Leash::new(self.shared.leash.subscribe()),
             standing: self.shared.standing.clone(),
             patches: Arc::clone(&self.shared.patches),
             runtime: self.runtime.clone(),

@@ -61,8 +61,12 @@ pub struct HandlerRecord {
     pub state_file: u64,
     /// Counts changes of the owner.
     pub epoch: u64,
-    /// Effects of events up to this sequence are dropped.
+    /// Effects of events up to this sequence are dropped: they were there before the first deploy.
     pub effects_after: u64,
+    /// The position at which the state file took over the effects of another one, which decided about all events up to
+    /// there; 0 for the first owner.
+    #[serde(default)]
+    pub owned_after: u64,
     /// What it may publish.
     pub grants: Grants,
 }

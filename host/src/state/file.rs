@@ -397,7 +397,7 @@ impl<'t> EntryWriter<'t> {
         meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
         // An older file gets this format with the first data that only this format has, and not before: opening writes
         // nothing.
-        let format = if meta.get("owner").map_err(storage)?.is_some() { FORMAT_OWNED } else { FORMAT };
+        let format = if meta.get(outbox::OWNER).map_err(storage)?.is_some() { FORMAT_OWNED } else { FORMAT };
         meta.insert("format", format.to_be_bytes().as_slice()).map_err(storage)?;
         meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
         Ok(self.bytes)

@@ -10,6 +10,7 @@ mod changes;
 mod copy;
 pub mod exceptions;
 mod file;
+mod hand_over;
 mod memtable;
 pub mod outbox;
 mod reads;
@@ -17,6 +18,7 @@ mod scan;
 mod snapshot;
 mod store;
 pub mod tables;
+mod waiting;
 mod writer;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::memory::Memory;
 
 pub use copy::{copy, map};
 pub use file::{FORMAT, FORMAT_OWNED, SETTLED, check, compact};
+pub use hand_over::{Copied, Prepared};
 pub use outbox::{Ownership, Waiting, create_owned};
 pub use reads::{Noted, Reads};
 pub use snapshot::Snapshot;

@@ -2,7 +2,8 @@
 //!
 //! Rows become durable in the commit that makes the entries and the checkpoint durable, and are read from the file
 //! only, so nothing is sent that a crash could take back. Whoever sends them confirms them; the next commit removes
-//! them, or [`Store::remove_confirmed_effects`] if none comes. Scans, copies, comparisons and quotas do not see this table.
+//! them, or [`Store::remove_confirmed_effects`] if none comes. Scans, copies, comparisons and quotas do not see this
+//! table. `hand_over.rs` passes it to another file.
 //!
 //! A file with an owner has format 3, so that a release that knows no owners refuses it.
 
@@ -22,9 +23,11 @@ use super::{Error, Options, Store};
 use crate::atomic_file;
 use crate::effects::{Lineage, Row, RowKey, first_key, last_key};
 
-const OUTBOX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("outbox");
+pub(super) const OUTBOX: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("outbox");
+/// The key of the owner among the metadata: the JSON of [`Owned`].
+pub(super) const OWNER: &str = "owner";
 /// The key of the marks among the metadata: a JSON object.
-const MARKS: &str = "outbox_marks";
+pub(super) const MARKS: &str = "outbox_marks";
 /// Confirmed rows that wait for a commit to remove them; more are removed at once.
 const CONFIRMED_MANY: usize = 2_000;
 /// Memory of a row in addition to key and value, in bytes.
@@ -39,6 +42,19 @@ pub struct Ownership {
     pub epoch: u64,
 }
 
+/// The owner as a file names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owned {
+    #[serde(flatten)]
+    pub(super) owner: Ownership,
+    /// The file is prepared to be the owner, and the catalogue decides whether it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_prepared: bool,
+}
+
+/// For each target, a sequence of its stream.
+pub(super) type Marks = BTreeMap<String, u64>;
+
 /// How much waits in an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -51,7 +67,7 @@ pub struct Waiting {
 /// The outbox of an open state.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    owner: Option<Ownership>,
+    owner: Mutex<Option<Owned>>,
     entries: AtomicU64,
     bytes: AtomicU64,
     pending: Mutex<Pending>,
@@ -63,9 +79,9 @@ pub(super) struct Outbox {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// Rows that were sent and confirmed, and that the file still has.
-    confirmed: BTreeSet<RowKey>,
-    /// For each target, a sequence of its stream: rows that are stored there and not confirmed came after it.
-    marks: BTreeMap<String, u64>,
+    pub(super) confirmed: BTreeSet<RowKey>,
+    /// Rows that are stored in a target and not confirmed came after its mark.
+    pub(super) marks: Marks,
     /// Whether a mark differs from that in the file.
     has_new_marks: bool,
 }
@@ -79,16 +95,16 @@ impl Pending {
 /// What an outbox has when its file is opened.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
-    pub(super) owner: Option<Ownership>,
+    pub(super) owner: Option<Owned>,
     pub(super) waiting: Waiting,
-    marks: BTreeMap<String, u64>,
+    pub(super) marks: Marks,
 }
 
 /// Rows of one memtable.
 pub(super) type Rows = BTreeMap<RowKey, Bytes>;
 
 /// Size of a row, in bytes.
-fn size(key: &[u8], value: &[u8]) -> u64 {
+pub(super) fn size(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64
 }
 
@@ -100,7 +116,7 @@ pub(super) fn memory_of(rows: &[(RowKey, Bytes)]) -> u64 {
 impl Outbox {
     pub(super) fn new(found: Found) -> Self {
         Self {
-            owner: found.owner,
+            owner: Mutex::new(found.owner),
             entries: AtomicU64::new(found.waiting.entries),
             bytes: AtomicU64::new(found.waiting.bytes),
             pending: Mutex::new(Pending { marks: found.marks, ..Pending::default() }),
@@ -131,6 +147,27 @@ impl Outbox {
         self.bytes.fetch_sub(removed.bytes, Ordering::AcqRel);
         if has_new || removed.entries > 0 {
             self.changes.send_modify(|number| *number += 1);
+        }
+    }
+
+    /// Who owns the effects, as the file says.
+    pub(super) fn owned(&self) -> Option<Owned> {
+        *self.owner.lock()
+    }
+
+    /// Has another owner from now on, whose rows and marks these are.
+    pub(super) fn replace(&self, Found { owner, waiting, marks }: Found) {
+        *self.owner.lock() = owner;
+        *self.pending.lock() = Pending { marks, ..Pending::default() };
+        self.entries.store(waiting.entries, Ordering::Release);
+        self.bytes.store(waiting.bytes, Ordering::Release);
+        self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// The file says that it is the owner, and no longer that it is prepared for that.
+    pub(super) fn confirmed(&self) {
+        if let Some(owned) = &mut *self.owner.lock() {
+            owned.is_prepared = false;
         }
     }
 
@@ -168,11 +205,11 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows, pending: &Pendi
 pub(super) fn found(database: &Database) -> Result<Found, Error> {
     let transaction = database.begin_read().map_err(storage)?;
     let meta = transaction.open_table(META).map_err(storage)?;
-    let owner = meta.get("owner").map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
+    let owner = meta.get(OWNER).map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
     let owner = owner.map_err(|error| Error::Open(format!("its owner is unreadable: {error}; restore a backup")))?;
     let marks = meta.get(MARKS).map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
     let marks = marks.map_err(|error| Error::Open(format!("its marks are unreadable: {error}; restore a backup")))?;
-    let marks: BTreeMap<String, u64> = marks.unwrap_or_default();
+    let marks: Marks = marks.unwrap_or_default();
     let mut waiting = Waiting::default();
     let table = match transaction.open_table(OUTBOX) {
         Ok(table) => table,
@@ -199,7 +236,7 @@ pub fn create_owned(path: &Path, owner: Ownership) -> Result<(), Error> {
                 transaction.open_table(OUTBOX).map_err(storage)?;
                 let mut meta = transaction.open_table(META).map_err(storage)?;
                 let json = serde_json::to_vec(&owner).expect("an owner is plain data");
-                meta.insert("owner", json.as_slice()).map_err(storage)?;
+                meta.insert(OWNER, json.as_slice()).map_err(storage)?;
                 meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice()).map_err(storage)?;
             }
             transaction.commit().map_err(storage)
@@ -278,7 +315,12 @@ impl File {
 impl Store {
     /// Who owns the effects of this file; none if nobody does.
     pub fn ownership(&self) -> Option<Ownership> {
-        self.inner.outbox.owner
+        self.inner.outbox.owned().map(|owned| owned.owner)
+    }
+
+    /// Whether the file is prepared to become the owner, or was when it was opened.
+    pub fn is_prepared_to_own(&self) -> bool {
+        self.inner.outbox.owned().is_some_and(|owned| owned.is_prepared)
     }
 
     /// How much waits, durable or not.

@@ -23,10 +23,11 @@ enum Shape {
     TextBytes,
     NumberBytes,
     TextNumber,
+    BytesBytes,
 }
 
 /// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in their shapes.
-const TABLES: [(&str, Shape); 8] = [
+const TABLES: [(&str, Shape); 10] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
     ("exceptions", Shape::NumberBytes),
@@ -35,6 +36,8 @@ const TABLES: [(&str, Shape); 8] = [
     ("chunks", Shape::NumberBytes),
     ("subjects", Shape::TextNumber),
     ("log", Shape::TextBytes),
+    ("cursors", Shape::TextBytes),
+    ("outbox", Shape::BytesBytes),
 ];
 
 fn shape(table: &str) -> Result<Shape, Error> {
@@ -114,6 +117,13 @@ impl Frozen {
                         visit(Item::Row(key.value().as_bytes(), &value.value().to_be_bytes()))?;
                     }
                 }
+                Shape::BytesBytes => {
+                    let table = self.transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(name));
+                    for row in table.map_err(storage)?.iter().map_err(storage)? {
+                        let (key, value) = row.map_err(storage)?;
+                        visit(Item::Row(key.value(), value.value()))?;
+                    }
+                }
             }
         }
         Ok(())
@@ -152,6 +162,10 @@ impl Copy {
             Shape::TextNumber => self.fill(next, |transaction, next| {
                 let mut table = transaction.open_table(TableDefinition::<&str, u64>::new(name)).map_err(storage)?;
                 part(next, |key, value| table.insert(text(key)?, number(value)?).map(drop).map_err(storage))
+            }),
+            Shape::BytesBytes => self.fill(next, |transaction, next| {
+                let mut table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(name)).map_err(storage)?;
+                part(next, |key, value| table.insert(key, value).map(drop).map_err(storage))
             }),
         }
     }
@@ -217,7 +231,7 @@ mod tests {
 
     fn copy(rows: &[(&str, Row)], path: &Path) {
         let copy = Copy::begin(path).expect("a new file");
-        for name in ["entries", "chunks", "subjects"] {
+        for name in ["entries", "chunks", "subjects", "outbox"] {
             let mut rows = rows.iter().filter(|(table, _)| *table == name).map(|(_, row)| row.clone());
             copy.table(name, &mut || Ok::<_, Error>(rows.next())).expect("rows of that shape");
         }
@@ -230,6 +244,7 @@ mod tests {
         let number = |number: u64| number.to_be_bytes().to_vec();
         let mut rows: Vec<(&str, Row)> = (0..40).map(|key| ("chunks", (number(key), vec![7; 2 << 20]))).collect();
         rows.push(("entries", (b"key".to_vec(), b"\x01value".to_vec())));
+        rows.push(("outbox", (b"orders\0\xff".to_vec(), b"\x01effect".to_vec())));
         rows.push(("subjects", (b"orders.1".to_vec(), number(9))));
         copy(&rows, &path);
         let wanted: Vec<_> = rows.into_iter().map(|(table, (key, value))| (table.to_owned(), key, value)).collect();

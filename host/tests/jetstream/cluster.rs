@@ -106,7 +106,7 @@ async fn restarting(servers: &mut [Server], agreed: impl AsyncFn(&[Server]) -> O
         loop {
             let begin = Instant::now();
             while begin.elapsed() < AGREE_WITHIN {
-                if agreed(servers).await.is_some() {
+                if Box::pin(agreed(servers)).await.is_some() {
                     return;
                 }
                 tokio::time::sleep(LOOK).await;

@@ -12,7 +12,7 @@ use foldstream::memory::caches::Caches;
 use foldstream::memory::memtables::Budget;
 use foldstream::metrics::Metrics;
 use foldstream::module::ApplyError;
-use foldstream::pipeline::{Ceiling, Fold, Settings, Throttle};
+use foldstream::pipeline::{Ceiling, Fold, Policy, Settings, Throttle};
 use foldstream::runner::{LoadError, Options, Part, Program, Runner};
 use foldstream::source::Source;
 use foldstream::source::embedded::Embedded;
@@ -30,6 +30,7 @@ fn parts(path: std::path::PathBuf) -> Options {
         ..jetstream::Options::default()
     };
     Options {
+        runtime: tokio::runtime::Handle::current(),
         deployment: "probe".to_owned(),
         program: Program {
             generation: 1,
@@ -43,6 +44,7 @@ fn parts(path: std::path::PathBuf) -> Options {
             subjects_from: 0,
             part: None,
             role: Ok(foldstream::effects::Role::Mute),
+            ownership: None,
             skips: state::exceptions::Skips::default(),
         },
         path,
@@ -50,9 +52,10 @@ fn parts(path: std::path::PathBuf) -> Options {
         cache: Caches::new(1 << 20, 0).share(u64::MAX),
         settings: Settings {
             batch: Limits::default(),
-            attempts: 1,
-            initial_backoff: Duration::ZERO,
-            max_backoff: Duration::ZERO,
+            policy: Policy { attempts: 1, initial_backoff: Duration::ZERO, max_backoff: Duration::ZERO },
+            build_attempts: 1,
+            build_backoff: Duration::ZERO,
+            retry_percent: 100,
             flush_interval: Duration::from_secs(1),
             memtable_bytes: 1 << 20,
             budget: Arc::new(Budget::new(1 << 30)),
@@ -62,6 +65,7 @@ fn parts(path: std::path::PathBuf) -> Options {
         metrics: Metrics::new().deployment("probe"),
         paused: false,
         pace: (Ceiling::None, Throttle::default()),
+        leash: foldstream::pipeline::NO_LEASH,
         catches_up_to: None,
         floor: 0,
         outlets: Arc::default(),
@@ -126,11 +130,11 @@ fn a_fold_that_panics_now_and_then_is_started_again_and_never_stops_for_good() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let log = Log::open(&folder.path().join("log.redb"), log::Options::default()).expect("the log opens");
-    let mut parts = parts(folder.path().join("1.redb"));
-    parts.program.source = Ok(Source::Embedded(Embedded::new(log.clone())));
-    parts.program.part = Some(Arc::new(Brittle::default()));
     let runner = {
         let _guard = runtime.enter();
+        let mut parts = parts(folder.path().join("1.redb"));
+        parts.program.source = Ok(Source::Embedded(Embedded::new(log.clone())));
+        parts.program.part = Some(Arc::new(Brittle::default()));
         Runner::start(parts)
     };
     let event = NewEvent {

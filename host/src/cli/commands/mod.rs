@@ -3,6 +3,7 @@
 pub mod deployments;
 pub mod events;
 pub mod host;
+pub mod outbox;
 pub mod project;
 pub mod reads;
 pub mod rollouts;

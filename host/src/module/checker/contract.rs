@@ -17,6 +17,8 @@ const HANDLER_WORLD: &str = "handler";
 pub(super) const HANDLE: &str = "handle";
 /// The world of migrating projections, with the additional optional exports.
 const MIGRATING_WORLD: &str = "migrating-projection";
+/// The same for handlers.
+const MIGRATING_HANDLER_WORLD: &str = "migrating-handler";
 /// The WASI interfaces that a component may import, in versions 0.2.
 const WASI_PACKAGES: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
@@ -29,6 +31,7 @@ pub(super) struct Contract {
     pub(super) world: WorldId,
     pub(super) migrating_world: WorldId,
     pub(super) handler_world: WorldId,
+    pub(super) migrating_handler_world: WorldId,
 }
 
 /// The contract, parsed once.
@@ -36,8 +39,9 @@ pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     let mut resolve = Resolve::default();
     let package = resolve.push_source("foldstream.wit", TEXT).expect("the contract is valid: a test parses it");
     let world = |name| resolve.select_world(&[package], Some(name)).expect("the contract has the world");
-    let (world, migrating_world, handler_world) = (world(WORLD), world(MIGRATING_WORLD), world(HANDLER_WORLD));
-    Contract { resolve, world, migrating_world, handler_world }
+    let [world, migrating_world, handler_world, migrating_handler_world] =
+        [WORLD, MIGRATING_WORLD, HANDLER_WORLD, MIGRATING_HANDLER_WORLD].map(world);
+    Contract { resolve, world, migrating_world, handler_world, migrating_handler_world }
 });
 
 /// Checks the imports and exports of a component's world; returns the interfaces that it imports.
@@ -81,7 +85,7 @@ impl Kind {
     fn largest(self) -> WorldId {
         match self {
             Self::Projection => CONTRACT.migrating_world,
-            Self::Handler => CONTRACT.handler_world,
+            Self::Handler => CONTRACT.migrating_handler_world,
         }
     }
 }
@@ -319,6 +323,8 @@ mod tests {
         let migrate = "export migrate: func(from-version: u32, entries: list<entry>) -> result<list<entry>, string>;";
         assert!(TEXT.contains(migrate));
         verdict_on(&TEXT.replace(migrate, ""), MIGRATING_WORLD).expect("is a plain projection");
+        verdict_on(&TEXT.replace(migrate, ""), MIGRATING_HANDLER_WORLD).expect("is a plain handler");
+        verdict_on(TEXT, MIGRATING_HANDLER_WORLD).expect("is the same");
         for (other, difference) in [
             ("export migrate: func(entries: list<entry>);", "1 parameters instead of 2"),
             (&*migrate.replace("u32", "u64"), "parameter `from-version`: u64 instead of u32"),
@@ -328,6 +334,8 @@ mod tests {
         ] {
             let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
             assert!(error.contains("export `migrate` differs") && error.contains(difference), "{other}: {error}");
+            let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_HANDLER_WORLD).expect_err("is another");
+            assert!(error.contains("export `migrate` differs"), "{other}: {error}");
         }
     }
 

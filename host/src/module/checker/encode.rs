@@ -16,7 +16,7 @@ use super::contract::{CONTRACT, Contract, HANDLE};
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 /// Prefix of custom sections that describe a module's world.
 const TYPE_SECTION: &str = "component-type";
-/// The export that distinguishes a migrating projection.
+/// The export that distinguishes a module that migrates.
 const MIGRATE: &str = "migrate";
 /// The world of the stub, which needs only the log.
 const STUB_WORLD: &str = "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
@@ -45,9 +45,10 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
     if !outline.names_its_world {
-        let Contract { resolve, world, migrating_world, handler_world } = &*CONTRACT;
+        let Contract { resolve, world, migrating_world, handler_world, migrating_handler_world } = &*CONTRACT;
         let world = match (outline.handles, outline.migrates) {
-            (true, _) => *handler_world,
+            (true, true) => *migrating_handler_world,
+            (true, false) => *handler_world,
             (false, true) => *migrating_world,
             (false, false) => *world,
         };

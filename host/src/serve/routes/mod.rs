@@ -6,6 +6,7 @@ mod deployments;
 mod events;
 mod generations;
 pub(super) mod health;
+mod outbox;
 mod reads;
 mod watch;
 
@@ -23,6 +24,9 @@ pub(super) fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::resume))
         .routes(routes!(deployments::skips))
         .routes(routes!(deployments::withdraw_skip))
+        .routes(routes!(outbox::list))
+        .routes(routes!(outbox::drop))
+        .routes(routes!(outbox::retry))
         .routes(routes!(generations::list))
         .routes(routes!(generations::promote))
         .routes(routes!(generations::rollback))

@@ -1,4 +1,5 @@
-//! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as its data asks.
+//! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as its subject asks. With
+//! the feature `broken` it rejects events that ask for three, after publishing one.
 
 wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
 
@@ -39,6 +40,11 @@ impl Guest for Reactor {
             };
             match what {
                 "one" => publish(&[message(format!("out.{key}.{}", event.sequence), 0)]),
+                "three" if cfg!(feature = "broken") => {
+                    publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
+                    let message = "this release can't answer three times".to_owned();
+                    return Err(Failure { index: cause, kind: FailureKind::Reject, message });
+                }
                 "three" => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
                     let more = [1, 2].map(|number| message(format!("out.{key}.{}", event.sequence), number));

@@ -14,6 +14,10 @@ pub fn rows(outbox: &Outbox) -> Vec<(&'static str, String)> {
     if outbox.effects_after > 0 {
         rows.push(("publishes", format!("for events after {}", grouped(outbox.effects_after))));
     }
+    if outbox.owned_after > 0 {
+        let (file, position) = (outbox.state_file, grouped(outbox.owned_after));
+        rows.push(("owner", format!("state file {file}, since position {position} (epoch {})", outbox.epoch)));
+    }
     rows.extend(outbox.targets.iter().map(|target| ("target", format!("{}: {}", target.source, target_line(target)))));
     rows
 }

@@ -1,0 +1,80 @@
+//! `foldstream outbox list`: what waits.
+
+use crate::api::{WaitingMessage, WaitingMessages};
+use crate::cli::Context;
+use crate::cli::support::output::{bytes, table};
+
+/// Show the messages that wait to be published, in the order in which they leave.
+#[derive(Clone, Debug, clap::Args)]
+#[command(before_help = "\
+Examples:
+  foldstream outbox list shipping
+  foldstream outbox list shipping --limit 1000 -o ndjson | jq -r .id
+
+`foldstream show` says why nothing is published.")]
+pub struct Args {
+    /// Name of the deployment.
+    name: String,
+    /// Most messages.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    limit: u16,
+    /// Start after the page that ended with this text.
+    #[arg(long, value_name = "NEXT")]
+    after: Option<String>,
+}
+
+/// Prints one line per message.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut query = vec![("limit", args.limit.to_string())];
+    query.extend(args.after.map(|after| ("after", after)));
+    let page: WaitingMessages = context.client()?.get(&["v1", "deployments", &args.name, "outbox"], &query).await?;
+    context.output.many(&page.messages, &page, lines)?;
+    match &page.next {
+        Some(next) => context.output.note(&format!("there may be more: use --after {next}")),
+        None if page.messages.is_empty() => context.output.note("no messages wait"),
+        None => {}
+    }
+    Ok(())
+}
+
+/// A table of messages.
+pub fn lines(messages: &[WaitingMessage]) -> String {
+    let rows = messages.iter().map(|message| {
+        let key = if message.key.is_empty() { "-" } else { &message.key };
+        vec![
+            message.id.clone(),
+            message.source.clone(),
+            message.subject.clone(),
+            message.kind.clone(),
+            key.to_owned(),
+            bytes(message.bytes),
+            message.made_at.split('.').next().unwrap_or_default().trim_end_matches('Z').to_owned() + "Z",
+        ]
+    });
+    table(&["ID", "SOURCE", "SUBJECT", "TYPE", "KEY", "DATA", "MADE"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_rows() {
+        let message = WaitingMessage {
+            id: "fs.00000000000000ab.7.0.1".to_owned(),
+            source: "events".to_owned(),
+            subject: "shipping.42.send".to_owned(),
+            kind: "send".to_owned(),
+            key: String::new(),
+            sequence: 7,
+            made_at: "2026-11-23T10:00:00.123456789Z".to_owned(),
+            bytes: 2_048,
+        };
+        assert_eq!(
+            lines(&[message]),
+            "\
+ID                         SOURCE  SUBJECT           TYPE  KEY  DATA     MADE
+fs.00000000000000ab.7.0.1  events  shipping.42.send  send  -    2.0 KiB  2026-11-23T10:00:00Z"
+        );
+    }
+}

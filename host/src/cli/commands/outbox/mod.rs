@@ -1,0 +1,29 @@
+//! `foldstream outbox`: the messages that wait in the outbox of a handler.
+
+mod drop;
+mod list;
+mod retry;
+
+use crate::cli::Context;
+
+/// Show, drop and retry the messages that a handler has not published yet.
+#[derive(Clone, Debug, clap::Subcommand)]
+#[command(before_help = "\
+Examples:
+  foldstream outbox list shipping
+  foldstream outbox retry shipping
+  foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'the parcel was sent by hand'")]
+pub enum Command {
+    List(list::Args),
+    Retry(retry::Args),
+    Drop(drop::Args),
+}
+
+/// Does what was asked for.
+pub async fn run(command: Command, context: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::List(args) => list::run(args, context).await,
+        Command::Retry(args) => retry::run(args, context).await,
+        Command::Drop(args) => drop::run(args, context).await,
+    }
+}

@@ -1,0 +1,214 @@
+//! Hand-over: in a cut-over or a rollback of a handler, its effects pass to the state file of the other generation.
+//!
+//! The new owner's file is prepared with everything that waits, while both generations are held at one position. The
+//! commit of the catalogue that changes the active generation also names the new owner. Only after that the old owner's
+//! file lets go. Until the commit the old owner sends as if nothing had been begun, and after it the new one does: at no
+//! moment both, and none only while the hand-over runs.
+
+use std::sync::Arc;
+
+use super::disk_space::with_headroom;
+use super::{Error, Role, Rollouts, crash_points, owners};
+use crate::actor::blocking;
+use crate::deployment::Deployment;
+use crate::effects::{self, Lineage};
+use crate::pipeline::NO_LEASH;
+use crate::room::Use;
+use crate::runner::Runner;
+use crate::state::catalogue::{Catalogue, HandlerRecord, Record};
+use crate::state::{self, Prepared, Store};
+
+/// Differences that are left for the time during which both generations are held.
+const LEFT_MAX: usize = 1_000;
+/// How often the outbox is copied before that, if it changes a lot meanwhile.
+const WALKS_MAX: usize = 3;
+
+/// A hand-over that has begun. Dropping it before the commit of the catalogue leaves everything to the old owner.
+pub(super) struct HandOver {
+    deployment: String,
+    from: Arc<Runner>,
+    to: Arc<Runner>,
+    /// Whether both read the same stream, so that their positions can be compared.
+    is_same_history: bool,
+    /// The catalogue's row of the handler after it.
+    next: HandlerRecord,
+    /// The new owner's state, and what it is prepared for.
+    prepared: Option<(Store, Prepared)>,
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        // Whatever happened: a runner sends only what it owns, by the catalogue and by its file.
+        self.to.set_preparing(false);
+        self.from.send_effects();
+    }
+}
+
+impl Rollouts {
+    /// Begins to hand effects over, if there are any: copies most of what waits, and stops sending. The caller holds the
+    /// deployment's lock.
+    pub(super) async fn begin_hand_over(
+        &self,
+        deployment: &Deployment,
+        from: &Arc<Runner>,
+        to: &Arc<Runner>,
+        state_file: u64,
+    ) -> Result<Option<HandOver>, Error> {
+        let Some(handler) = deployment.record().handler else { return Ok(None) };
+        let name = deployment.name().to_owned();
+        let (ours, theirs) = stores(&name, from, to)?;
+        if ours.ownership() != Some(owners::ownership(&handler)) {
+            return Err(Error::Conflict(format!(
+                "the state file of the active generation of {name} does not own its effects, so nobody knows what is \
+                 published; restore catalogue and states from one backup"
+            )));
+        }
+        let is_same_history = to.is_of_same_stream(from);
+        // Places in another stream are other places: an id must not mean two effects.
+        let lineage = if is_same_history { handler.lineage } else { Lineage(rand::random()) };
+        let effects_after = if is_same_history { handler.effects_after } else { 0 };
+        let epoch = handler.epoch + 1;
+        let next = HandlerRecord { lineage, state_file, epoch, effects_after, ..handler };
+        let owner = owners::ownership(&next);
+        let hand_over = HandOver {
+            deployment: name.clone(),
+            from: Arc::clone(from),
+            to: Arc::clone(to),
+            is_same_history,
+            next,
+            prepared: None,
+        };
+        to.set_preparing(true);
+        let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
+        let (source, target) = (ours.clone(), theirs.clone());
+        blocking(move || {
+            room.check(Use::Write, with_headroom(waiting.bytes)).map_err(|shortage| {
+                let state::Waiting { entries, bytes } = waiting;
+                Error::NoRoom(format!("{entries} messages of {bytes} bytes wait and must be copied: {shortage}"))
+            })?;
+            Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
+        })
+        .await?;
+        from.hold_effects().await;
+        let left = ours.waiting_effects().entries;
+        if !is_same_history && left > 0 {
+            return Err(Error::Conflict(format!(
+                "{left} messages of {name} wait to be published, and their ids belong to the stream that is gone; the \
+                 candidate takes over when they are published (`foldstream show {name}` says what keeps them)"
+            )));
+        }
+        crash_points::reached("hand-over-copied");
+        Ok(Some(hand_over))
+    }
+}
+
+/// Copies what waits, until little is left to copy. Most outboxes have little.
+fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), state::Error> {
+    if from.waiting_effects().entries <= LEFT_MAX as u64 {
+        return Ok(());
+    }
+    for _ in 0..WALKS_MAX {
+        let (mut after, mut changed) = (None, 0);
+        loop {
+            let copied = to.copy_effects(from, owner, after.as_ref())?;
+            changed += copied.changed;
+            after = copied.last;
+            if after.is_none() {
+                break;
+            }
+        }
+        if changed <= LEFT_MAX {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn stores(name: &str, from: &Runner, to: &Runner) -> Result<(Store, Store), Error> {
+    match (from.store(), to.store()) {
+        (Some(from), Some(to)) => Ok((from, to)),
+        _ => {
+            Err(Error::Conflict(format!("a state of {name} is not open, so its effects can't change hands; try again")))
+        }
+    }
+}
+
+impl HandOver {
+    /// Prepares the new owner's file. Both are held at a position.
+    pub(super) async fn prepare(&mut self, position: u64) -> Result<(), Error> {
+        let (from, to) = stores(&self.deployment, &self.from, &self.to)?;
+        let durable = |store: &Store| store.checkpoint().map_or(0, |checkpoint| checkpoint.position);
+        let positions = (durable(&from), durable(&to));
+        if self.is_same_history && positions != (position, position) {
+            return Err(Error::Conflict(format!(
+                "the active generation of {} is at {}, and the other at {}; effects change hands at one position only, so \
+                 try again",
+                self.deployment, positions.0, positions.1
+            )));
+        }
+        let owner = owners::ownership(&self.next);
+        let target = to.clone();
+        let prepared = blocking(move || target.prepare_to_own(&from, owner)).await?;
+        self.prepared = Some((to, prepared));
+        self.next.owned_after = position;
+        crash_points::reached("hand-over-prepared");
+        Ok(())
+    }
+
+    /// Names the new owner in the record that is about to be committed.
+    pub(super) fn name_owner(&self, record: &mut Record) {
+        record.handler = Some(self.next.clone());
+    }
+
+    /// Finds out what the catalogue says after its commit failed: an error if it still names the old owner.
+    pub(super) async fn look_up(&self, catalogue: Arc<Catalogue>, error: state::Error) -> Result<(), Error> {
+        let name = self.deployment.clone();
+        let found = blocking(move || catalogue.deployments()).await;
+        let found = found.map(|records| records.into_iter().find(|record| record.name == name));
+        match found {
+            Ok(Some(record)) if record.handler.as_ref() == Some(&self.next) => Ok(()),
+            Ok(Some(_)) => Err(error.into()),
+            Ok(None) | Err(_) => {
+                // Either may be the owner, so neither is.
+                let mut program = self.from.program();
+                program.role = Err(format!(
+                    "the catalogue can't be read after a failed commit ({error}), so it is unknown which state owns the \
+                     effects of {}; nothing is handled or published; correct that, and restart the host",
+                    self.deployment
+                ));
+                self.from.take_over(program);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Passes the effects on in memory, after the commit of the catalogue. Both are still held.
+    pub(super) fn pass(&mut self, record: &Record, position: u64) {
+        let (store, prepared) = self.prepared.take().expect("it was prepared before the commit");
+        let ownership = Some(owners::ownership(&self.next));
+        let mut mute = self.from.program();
+        (mute.role, mute.ownership) = (Ok(effects::Role::Mute), ownership);
+        // The old owner first, so that at no moment both could make an effect.
+        self.from.set_leash(position);
+        self.from.take_over(mute);
+        let mut owning = self.to.program();
+        (owning.role, owning.ownership) = (owners::role(record, record.active(), Role::TAKES_OVER), ownership);
+        self.to.outbox().continues(self.from.outbox());
+        self.to.own_effects(owning, &store, prepared);
+        self.to.set_leash(NO_LEASH);
+    }
+
+    /// Records in both files what the catalogue says. What fails here is made up for when the files are opened again.
+    pub(super) async fn complete(&self) {
+        let (from, to) = (self.from.store(), self.to.store());
+        let recorded = blocking(move || {
+            let Some(to) = to else { return Ok(()) };
+            to.confirm_ownership()?;
+            crash_points::reached("hand-over-confirmed");
+            from.map_or(Ok(()), |from| from.let_go())
+        });
+        if let Err(error) = recorded.await {
+            tracing::warn!(deployment = self.deployment, %error, "a hand-over could not be recorded in a state file yet");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A mute runner follows the owner of its deployment's effects, and never passes what the owner has made durable.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
+
+use super::Runner;
+use super::waiting::advanced;
+use crate::pipeline::NO_LEASH;
+
+impl Runner {
+    /// Never passes the active runner from now on, whichever that is. Must be called within a runtime.
+    pub fn follow_lead(self: &Arc<Self>, mut active: watch::Receiver<Arc<Self>>) {
+        let follower = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            loop {
+                let lead = Arc::clone(&active.borrow_and_update());
+                let is_lead = std::ptr::eq(Arc::as_ptr(&lead), follower.as_ptr());
+                // Both arms only observe.
+                let is_over = tokio::select! {
+                    changed = active.changed() => changed.is_err(),
+                    () = lead_by(&lead, &follower), if !is_lead => true,
+                };
+                if is_over {
+                    return;
+                }
+            }
+        });
+        if let Some(before) = self.lead.lock().replace(task.abort_handle()) {
+            before.abort();
+        }
+    }
+
+    /// Sets how far it may go. The caller holds it, so that nothing is applied in between.
+    pub fn set_leash(&self, end: u64) {
+        self.shared.leash.send_replace(end);
+    }
+
+    /// Whether it must not pass another runner.
+    pub fn is_on_leash(&self) -> bool {
+        *self.shared.leash.borrow() != NO_LEASH
+    }
+
+    /// Whether it has applied everything that another runner has made durable; false while that is unknown.
+    pub fn is_as_far_as(&self, lead: &Self) -> bool {
+        let durable = |lead: &Self| Some(lead.store()?.checkpoint().map_or(0, |checkpoint| checkpoint.position));
+        match (self.store(), durable(lead)) {
+            (Some(store), Some(durable)) => store.position() >= durable,
+            _ => false,
+        }
+    }
+
+    /// Lets it go as far as the lead has durably come; returns whether it still exists.
+    fn lengthen_leash(&self, lead: &Self, position: u64) {
+        // Positions in another stream are no measure, and nobody has decided about the events in this one.
+        let end = if self.is_of_same_stream(lead) { position } else { NO_LEASH };
+        self.shared.leash.send_if_modified(|leash| {
+            let is_longer = end > *leash;
+            *leash = end.max(*leash);
+            is_longer
+        });
+    }
+}
+
+/// Moves the leash of a runner with another one, until either is gone.
+async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
+    let mut stores = lead.stores();
+    loop {
+        let store = stores.borrow_and_update().clone();
+        let Some(store) = store else {
+            if stores.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let mut checkpoints = store.checkpoints();
+        // Kept open by nobody here.
+        drop(store);
+        loop {
+            let position = checkpoints.borrow_and_update().as_ref().map_or(0, |checkpoint| checkpoint.position);
+            let Some(known) = follower.upgrade() else { return };
+            known.lengthen_leash(lead, position);
+            // Its first batch tells which stream it reads.
+            let (its_stores, has_read) = (known.stores(), known.position() > 0);
+            drop(known);
+            // All arms only observe.
+            let is_open = tokio::select! {
+                changed = checkpoints.changed() => changed.is_ok(),
+                changed = stores.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    false
+                }
+                () = advanced(its_stores, 0), if !has_read => true,
+            };
+            if !is_open {
+                break;
+            }
+        }
+    }
+}

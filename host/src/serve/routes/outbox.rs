@@ -1,0 +1,108 @@
+//! The messages that wait in the outbox of a handler.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::deployments::change;
+use super::reads;
+use crate::api;
+use crate::serve::App;
+use crate::serve::capacity::acquire;
+use crate::serve::extract::{self, NoParameters, Parameters, Segments};
+use crate::serve::problem::Problem;
+
+/// Largest body of a request to drop messages, in bytes.
+const DROP_BYTES_MAX: usize = 64 << 10;
+/// Most messages of one page.
+const PAGE_MAX: usize = 1_000;
+
+/// Which page.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParameters {
+    /// What the page before returned as `next`.
+    after: Option<String>,
+    /// Most messages.
+    #[serde(default = "reads::page")]
+    #[param(minimum = 1, maximum = 1_000, default = 100, required = false)]
+    limit: usize,
+}
+
+/// The messages that wait in the outbox of a handler, without their data.
+#[utoipa::path(get, path = "/v1/deployments/{name}/outbox", tag = "deployments",
+    params(("name" = String, Path, description = "Name of the deployment"), PageParameters),
+    responses(
+        (status = 200, description = "In the order in which they leave, source by source", body = api::WaitingMessages),
+        (status = 404, description = "There is no such deployment"),
+        (status = 409, description = "Its state is not open"),
+        (status = 422, description = "It is a projection, or `after` is not from an earlier page"),
+    ))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    Parameters(parameters): Parameters<PageParameters>,
+) -> Result<Json<api::WaitingMessages>, Problem> {
+    let PageParameters { after, limit } = parameters;
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit {limit} is refused; give 1 to {PAGE_MAX}")));
+    }
+    let _place = acquire(&app.capacity.scans, "scans").await?;
+    Ok(Json(app.rollouts.waiting_messages(&name, after.as_deref(), limit).await?))
+}
+
+/// Drops messages that wait, all or none of them.
+///
+/// They are lost: nothing makes them again. The audit log records them with the reason.
+#[utoipa::path(post, path = "/v1/deployments/{name}/outbox/drop", tag = "deployments",
+    params(("name" = String, Path, description = "Name of the deployment")),
+    request_body(content = api::DropMessages, description = "Which messages, and why"),
+    responses(
+        (status = 200, description = "What was dropped", body = api::DroppedMessages),
+        (status = 404, description = "There is no such deployment, or one of the messages does not wait"),
+        (status = 408, description = "The body arrived too slowly"),
+        (status = 409, description = "Its state is not open"),
+        (status = 413, description = "The body is too large"),
+        (status = 415, description = "The body is not declared as application/json"),
+        (status = 422, description = "It is a projection, or no reason is given"),
+    ))]
+pub(super) async fn drop(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    _: Parameters<NoParameters>,
+    request: Request,
+) -> Result<Json<api::DroppedMessages>, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = extract::body(&parts.headers, body, DROP_BYTES_MAX, &mut app.capacity.body(1)).await?;
+    match extract::content_type(&parts.headers).as_deref() {
+        Some("application/json") => {}
+        found => return Err(extract::unsupported(found, "which messages to drop as application/json")),
+    }
+    let invalid = |why: String| Problem::invalid(format!("the body does not match the schema DropMessages: {why}"));
+    let body: serde_json::Value = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+    // The JSON parser would accept an array for an object.
+    if !body.is_object() {
+        return Err(invalid("it is not an object".to_owned()));
+    }
+    let wanted: api::DropMessages = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
+    change(&app, |rollouts| async move { rollouts.drop_messages(&name, wanted).await }).await
+}
+
+/// Tries at once to send what waits for another attempt.
+#[utoipa::path(post, path = "/v1/deployments/{name}/outbox/retry", tag = "deployments",
+    params(("name" = String, Path, description = "Name of the deployment")),
+    responses(
+        (status = 200, description = "The deployment; what comes of the attempt is in its `outbox` a moment later", body = api::Deployment),
+        (status = 404, description = "There is no such deployment"),
+        (status = 409, description = "Its state is not open"),
+        (status = 422, description = "It is a projection"),
+    ))]
+pub(super) async fn retry(
+    State(app): State<App>,
+    Segments(name): Segments<String>,
+    _: Parameters<NoParameters>,
+) -> Result<Json<api::Deployment>, Problem> {
+    change(&app, |rollouts| async move { rollouts.retry_messages(&name) }).await
+}

@@ -1,0 +1,73 @@
+//! What waits in an outbox, for people: pages of rows, and rows by their place.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::file::{File, guarded, storage};
+use super::outbox::OUTBOX;
+use super::{Error, Store};
+use crate::effects::{Place, Row, RowKey, key_of_row};
+
+impl File {
+    /// Rows in a range for which a check holds, up to a number and about a size.
+    fn rows_in(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        is_wanted: impl Fn(&[u8]) -> bool,
+        (entries_max, bytes_max): (usize, usize),
+    ) -> Result<Vec<Row>, Error> {
+        let transaction = self.begin_read()?;
+        let table = match transaction.open_table(OUTBOX) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(storage(error)),
+        };
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for row in table.range::<&[u8]>(range).map_err(storage)? {
+            let (key, value) = row.map_err(storage)?;
+            if !is_wanted(key.value()) {
+                continue;
+            }
+            bytes += key.value().len() + value.value().len();
+            let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
+            let damaged = || Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned());
+            rows.push(read.ok_or_else(damaged)?);
+            if rows.len() >= entries_max || bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl Store {
+    /// Durable effects after a row, in the order in which they leave, target by target; without confirmed ones. Blocking.
+    pub fn waiting_rows(
+        &self,
+        after: Option<&RowKey>,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, Error> {
+        let confirmed = self.inner.outbox.pending().confirmed;
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
+        let is_wanted = |key: &[u8]| !confirmed.contains(key);
+        guarded(|| self.inner.file.rows_in((from, Bound::Unbounded), is_wanted, (entries_max, bytes_max)))
+    }
+
+    /// Durable effects at some places, without confirmed ones. Blocking.
+    pub fn rows_at(&self, places: &BTreeSet<Place>) -> Result<Vec<Row>, Error> {
+        let confirmed = self.inner.outbox.pending().confirmed;
+        let mut rows = Vec::new();
+        for target in self.effect_targets()? {
+            for place in places {
+                let key = key_of_row(&target, *place);
+                let range = (Bound::Included(&*key), Bound::Included(&*key));
+                let is_wanted = |key: &[u8]| !confirmed.contains(key);
+                rows.extend(guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?);
+            }
+        }
+        Ok(rows)
+    }
+}
