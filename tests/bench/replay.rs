@@ -165,6 +165,7 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         },
         progress: Arc::new(Progress::new(Some(0), 0)),
         metrics: Metrics::new().deployment("bench"),
+        wanted: Desired::Run(0),
         control: desired,
         pace,
         leash: foldstream::pipeline::Leash::none(),

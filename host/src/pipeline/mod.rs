@@ -90,6 +90,8 @@ pub struct Pipeline {
     pub metrics: DeploymentMetrics,
     /// The operator's request.
     pub control: watch::Receiver<Desired>,
+    /// The request that this run answers; it ends at the next one.
+    pub wanted: Desired,
     /// How far and how fast it may go.
     pub pace: watch::Receiver<Pace>,
     /// How far it may go as long as its effects are not sent.
@@ -125,8 +127,9 @@ impl Pipeline {
     /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own outside the runtime.
     /// Returns the writer for the next run.
     pub fn run(mut self) -> (Writer, Ended) {
-        let wanted = *self.control.borrow();
-        if !matches!(wanted, Desired::Run(_)) {
+        let wanted = self.wanted;
+        // A newer request may have brought another program, which this run does not have.
+        if !matches!(wanted, Desired::Run(_)) || *self.control.borrow() != wanted {
             return (self.writer, Ended::Asked);
         }
         self.standing.send_replace(None);

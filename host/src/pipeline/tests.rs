@@ -161,6 +161,7 @@ impl Stage {
             progress: Arc::clone(&self.progress),
             metrics: crate::metrics::Metrics::new().deployment("test"),
             control: self.control.subscribe(),
+            wanted: *self.control.borrow(),
             pace: self.pace.subscribe(),
             leash: Leash::new(self.leash.subscribe()),
             standing: self.standing.clone(),

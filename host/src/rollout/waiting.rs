@@ -47,8 +47,8 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         let (store, lineage) = outbox(&deployment)?;
         let after = after.map(|after| key_of_page(after, lineage)).transpose()?;
-        let rows = blocking(move || store.waiting_rows(after.as_ref(), limit, PAGE_BYTES)).await?;
-        let next = rows.last().filter(|_| rows.len() >= limit).map(|row| page_after(row, lineage));
+        let (rows, has_more) = blocking(move || store.waiting_rows(after.as_ref(), limit, PAGE_BYTES)).await?;
+        let next = rows.last().filter(|_| has_more).map(|row| page_after(row, lineage));
         Ok(api::WaitingMessages { messages: rows.iter().map(|row| shown(row, lineage)).collect(), next })
     }
 
@@ -81,7 +81,7 @@ impl Rollouts {
             // Before they are gone: nothing is dropped without a record.
             catalogue.note(&audit)?;
             writer.confirm_effects(keys);
-            writer.remove_confirmed_effects()
+            writer.drop_confirmed_effects()
         })
         .await?;
         tracing::warn!(deployment = name, count = dropped.len(), reason = wanted.reason, "messages were dropped");

@@ -138,13 +138,14 @@ impl Runner {
 impl Worker {
     /// Brings the file in line with the catalogue, before anything is folded or sent: a hand-over may have ended half-way.
     pub(super) fn settle_ownership(&self, store: &Store) -> Result<(), state::Error> {
+        // Before the program: whoever prepares ends that only after the program says that it owns the effects.
+        let is_preparing = self.shared.releasing.slot.lock().is_preparing;
         let program = self.shared.program.read().clone();
         let has_room = || self.shared.releasing.room.as_ref().is_none_or(|room| room.check(Use::Write, 0).is_ok());
         match &program.role {
             Ok(Role::Owner(owner)) if check_owner(owner, store).is_ok() && has_room() => store.confirm_ownership(),
             Ok(Role::Owner(_)) | Err(_) => Ok(()),
             Ok(Role::Mute) => {
-                let is_preparing = self.shared.releasing.slot.lock().is_preparing;
                 if is_preparing || !store.has_effects() || check_mute(&program, store).is_err() {
                     return Ok(());
                 }

@@ -458,6 +458,7 @@ impl Worker {
             progress: Arc::clone(&self.shared.progress),
             metrics: self.shared.metrics.clone(),
             control: self.control.clone(),
+            wanted,
             pace: self.pace.clone(),
             leash: Leash::new(self.shared.leash.subscribe()),
             standing: self.shared.standing.clone(),
@@ -467,15 +468,7 @@ impl Worker {
         let status = &self.shared.source_status;
         source::tell(status, SourceState::Connecting, None);
         let run = pipeline.run();
-        let ended_reading = {
-            let status = status.borrow();
-            status.state != SourceState::Stopped && !status.is_trouble()
-        };
-        if ended_reading {
-            // Nobody reads it any more; the host checks it outside the reader. Trouble stays until that check: nothing has
-            // shown that it is over.
-            source::tell(status, SourceState::Idle, None);
-        }
+        reading_ended(status);
         run
     }
 
@@ -510,6 +503,18 @@ pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
         settings.batch.events = settings.batch.events.min(events.max(1) as usize);
     }
     settings
+}
+
+/// Nobody reads the source any more; the host checks it outside the reader. Trouble stays until that check, because nothing
+/// has shown that it is over.
+fn reading_ended(status: &source::StatusSender) {
+    let is_over = {
+        let status = status.borrow();
+        status.state != SourceState::Stopped && !status.is_trouble()
+    };
+    if is_over {
+        source::tell(status, SourceState::Idle, None);
+    }
 }
 
 /// Gives threads that answer reads precedence if there are too few cores. Threads that this thread starts inherit the

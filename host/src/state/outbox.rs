@@ -384,6 +384,14 @@ impl Store {
         !self.inner.outbox.pending.lock().is_empty()
     }
 
+    /// The same for effects that somebody drops, who must learn if they stay. Blocking.
+    pub fn drop_confirmed_effects(&self) -> Result<(), Error> {
+        if self.has_failed() {
+            return Err(Error::Storage("an earlier commit failed; the file is opened again".to_owned()));
+        }
+        self.remove_confirmed_effects()
+    }
+
     /// Removes confirmed effects and records marks in a commit of their own. Blocking. After an error the store must be reopened.
     pub fn remove_confirmed_effects(&self) -> Result<(), Error> {
         let pending = self.inner.outbox.pending();

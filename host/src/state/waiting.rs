@@ -11,17 +11,17 @@ use super::{Error, Store};
 use crate::effects::{Place, Row, RowKey, key_of_row};
 
 impl File {
-    /// Rows in a range for which a check holds, up to a number and about a size.
+    /// Rows in a range for which a check holds, up to a number and about a size, and whether a limit ended the search.
     fn rows_in(
         &self,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         is_wanted: impl Fn(&[u8]) -> bool,
         (entries_max, bytes_max): (usize, usize),
-    ) -> Result<Vec<Row>, Error> {
+    ) -> Result<(Vec<Row>, bool), Error> {
         let transaction = self.begin_read()?;
         let table = match transaction.open_table(OUTBOX) {
             Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Vec::new(), false)),
             Err(error) => return Err(storage(error)),
         };
         let (mut rows, mut bytes) = (Vec::new(), 0);
@@ -35,21 +35,22 @@ impl File {
             let damaged = || Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned());
             rows.push(read.ok_or_else(damaged)?);
             if rows.len() >= entries_max || bytes >= bytes_max {
-                break;
+                return Ok((rows, true));
             }
         }
-        Ok(rows)
+        Ok((rows, false))
     }
 }
 
 impl Store {
-    /// Durable effects after a row, in the order in which they leave, target by target; without confirmed ones. Blocking.
+    /// Durable effects after a row, in the order in which they leave, target by target, without confirmed ones; and whether
+    /// there may be more. Blocking.
     pub fn waiting_rows(
         &self,
         after: Option<&RowKey>,
         entries_max: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Row>, Error> {
+    ) -> Result<(Vec<Row>, bool), Error> {
         let confirmed = self.inner.outbox.pending().confirmed;
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
         let is_wanted = |key: &[u8]| !confirmed.contains(key);
@@ -65,7 +66,7 @@ impl Store {
                 let key = key_of_row(&target, *place);
                 let range = (Bound::Included(&*key), Bound::Included(&*key));
                 let is_wanted = |key: &[u8]| !confirmed.contains(key);
-                rows.extend(guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?);
+                rows.extend(guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?.0);
             }
         }
         Ok(rows)
