@@ -91,6 +91,7 @@ impl Rollouts {
                     let message = format!("{what}; nothing can be copied before that is over, so try again later");
                     return Err(rollout::Error::Conflict(message));
                 }
+                // Nothing tells a thread that a rollout is over; another try costs little.
                 Err(Again::Changed(_)) => std::thread::sleep(PAUSE),
             }
             tries += 1;

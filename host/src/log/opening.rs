@@ -59,6 +59,7 @@ impl Opening {
                     return;
                 }
                 drop(shared);
+                // The system tells nobody that the obstacle has gone.
                 std::thread::sleep(AGAIN);
             }
         };
@@ -224,7 +225,7 @@ mod tests {
         assert!(matches!(refused, Error::Open(_)), "{refused}");
         let refused = opening.log().expect_err("it is not open");
         assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tries again")), "{refused}");
-        // Whoever puts it right need not tell anybody.
+        // Nobody needs to say that it was put right.
         std::fs::remove_file(&path).expect("it is there");
         let opened = tokio::time::timeout(Duration::from_secs(60), opening.opened(|_| ())).await;
         assert_eq!(opened.expect("it is opened").info().last_sequence, 0);

@@ -134,7 +134,7 @@ impl Ladder {
         self.rests_until
     }
 
-    /// A call that took this long has failed, whoever is charged.
+    /// A call that took this long has failed, no matter who is charged.
     pub(super) fn lose(&mut self, took: Duration, now: Instant) {
         self.budget.lose(took, now);
     }

@@ -80,8 +80,7 @@ impl Rollouts {
         blocking(move || {
             // Before they are gone: nothing is dropped without a record.
             catalogue.note(&audit)?;
-            writer.confirm_effects(keys);
-            writer.drop_confirmed_effects()
+            writer.drop_effects(keys)
         })
         .await?;
         tracing::warn!(deployment = name, count = dropped.len(), reason = wanted.reason, "messages were dropped");

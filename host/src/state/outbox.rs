@@ -384,11 +384,13 @@ impl Store {
         !self.inner.outbox.pending.lock().is_empty()
     }
 
-    /// The same for effects that somebody drops, who must learn if they stay. Blocking.
-    pub fn drop_confirmed_effects(&self) -> Result<(), Error> {
+    /// Removes effects that must not leave, in a commit of their own; an error says that they may still be there. Blocking.
+    /// After an error the store must be reopened.
+    pub fn drop_effects(&self, keys: Vec<RowKey>) -> Result<(), Error> {
         if self.has_failed() {
-            return Err(Error::Storage("an earlier commit failed; the file is opened again".to_owned()));
+            return Err(Error::Storage("an earlier commit failed; try again when the file is open again".to_owned()));
         }
+        self.confirm_effects(keys);
         self.remove_confirmed_effects()
     }
 

@@ -205,6 +205,7 @@ impl Client {
                 (answer, _) => return answer,
             };
             self.output.detail(&error.to_string());
+            // A host that is starting has no way to call back.
             tokio::time::sleep(READY_PAUSE).await;
             request = again;
         }

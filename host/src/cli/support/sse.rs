@@ -63,6 +63,7 @@ impl Subscription<'_> {
                 Err(error) if error.may_pass() => self.output.detail(&error.to_string()),
                 Err(error) => return Err(error),
             }
+            // Drawn, so that many clients do not come back at the same moment.
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
