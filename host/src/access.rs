@@ -1,8 +1,10 @@
-//! The token of a host that has none configured: made at its start, and found by the commands of the same user.
+//! The token of a host that has none configured: made at its start, and found by the commands of
+//! the same user.
 //!
-//! The token is a file in the data folder. A running host also leaves a note for its user's commands, named after the
-//! address: the data folder of a host is nothing that a command with `--url` knows. The note holds no token, only the path of
-//! its file, and counts only while the host lives, so that no token goes to the next program that listens there.
+//! The token is a file in the data folder. A running host also leaves a note for its user's
+//! commands, named after the address: the data folder of a host is nothing that a command with
+//! `--url` knows. The note holds no token, only the path of its file, and counts only while the
+//! host lives, so that no token goes to the next program that listens there.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
@@ -34,8 +36,8 @@ pub fn new_token() -> String {
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
 }
 
-/// Gives the settings of a host the token of its data folder, which is made if it is missing; returns its file. None if the
-/// settings have a token, or want none.
+/// Gives the settings of a host the token of its data folder, which is made if it is missing;
+/// returns its file. None if the settings have a token, or want none.
 pub fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error> {
     if !config.serve.makes_token() {
         return Ok(None);
@@ -43,7 +45,8 @@ pub fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error>
     let anonymous = config.serve.anonymous();
     let file = DataDir::claim(&config.data_dir)?.token();
     if let Err(error) = ensure(&file) {
-        // What is full or read-only serves what it has; nobody can change it until there is a token.
+        // What is full or read-only serves what it has; nobody can change it until there is a
+        // token.
         tracing::warn!(file = %file.display(), %error, "cannot make the token of this host; no request may change anything");
         config.serve.token = Some(new_token().into());
         config.serve.anonymous = Some(anonymous);
@@ -58,14 +61,18 @@ pub fn complete(config: &mut Config) -> Result<Option<PathBuf>, data_dir::Error>
 /// Makes the file of a token, unless there is one.
 fn ensure(file: &Path) -> io::Result<()> {
     match read_text(file) {
-        Ok(text) if !text.trim().is_empty() => return fs::set_permissions(file, Permissions::from_mode(0o600)),
+        Ok(text) if !text.trim().is_empty() => {
+            return fs::set_permissions(file, Permissions::from_mode(0o600));
+        }
         Ok(_) => fs::remove_file(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let folder = file.parent().unwrap_or(Path::new("."));
     // Its mode is 0600 from the first byte on.
-    let mut new = tempfile::Builder::new().prefix(TOKEN_UNFINISHED).tempfile_in(folder)?;
+    let mut new = tempfile::Builder::new()
+        .prefix(TOKEN_UNFINISHED)
+        .tempfile_in(folder)?;
     writeln!(new, "{}", new_token())?;
     new.as_file().sync_all()?;
     match new.persist_noclobber(file) {
@@ -76,9 +83,13 @@ fn ensure(file: &Path) -> io::Result<()> {
     }
 }
 
-/// The token in the data folder of a host with these settings, if it makes one and this user may read it.
+/// The token in the data folder of a host with these settings, if it makes one and this user may
+/// read it.
 pub fn token_of(config: &Config) -> Option<String> {
-    let file = config.serve.makes_token().then(|| DataDir::token_in(&config.data_dir))?;
+    let file = config
+        .serve
+        .makes_token()
+        .then(|| DataDir::token_in(&config.data_dir))?;
     token_in(&file)
 }
 
@@ -108,17 +119,25 @@ impl Drop for Note {
     }
 }
 
-/// Leaves a note of the host at an address; none if this user has no folder for it. The address is bound, so whatever note
-/// there is was left by a host that is no more.
+/// Leaves a note of the host at an address; none if this user has no folder for it. The address is
+/// bound, so whatever note there is was left by a host that is no more.
 pub fn announce(address: SocketAddr, token_file: &Path) -> Option<Note> {
-    let content = Content { token_file: token_file.to_owned(), boot: boot() };
+    let content = Content {
+        token_file: token_file.to_owned(),
+        boot: boot(),
+    };
     let text = serde_json::to_string(&content).ok()?;
     let name = name_of(reachable(address.ip()), address.port());
-    folders().into_iter().find_map(|folder| leave(&folder, &name, &text).ok())
+    folders()
+        .into_iter()
+        .find_map(|folder| leave(&folder, &name, &text).ok())
 }
 
 fn leave(folder: &Path, name: &str, text: &str) -> io::Result<Note> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     let mut new = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     new.write_all(text.as_bytes())?;
     flock(new.as_file(), FlockOperation::NonBlockingLockExclusive)?;
@@ -127,25 +146,38 @@ fn leave(folder: &Path, name: &str, text: &str) -> io::Result<Note> {
     Ok(Note { path, _file: file })
 }
 
-/// The token of the running host of this user at an address of this machine; none if there is no such host, or it has its
-/// tokens configured. `host` is a name or an address as a URL has it.
+/// The token of the running host of this user at an address of this machine; none if there is no
+/// such host, or it has its tokens configured. `host` is a name or an address as a URL has it.
 pub fn find(host: &str, port: u16) -> Option<String> {
-    let addresses = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+    let addresses = match host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+    {
         Ok(ip) if ip.to_canonical().is_loopback() => vec![ip.to_canonical()],
-        Err(_) if host == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        Err(_) if host == "localhost" => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
         _ => return None,
     };
     let names: Vec<String> = addresses.into_iter().map(|ip| name_of(ip, port)).collect();
-    let found =
-        folders().into_iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)).collect::<Vec<_>>());
-    found.into_iter().find_map(|path| token_in(&read_note(&path)?.token_file))
+    let found = folders().into_iter().flat_map(|folder| {
+        names
+            .iter()
+            .map(move |name| folder.join(name))
+            .collect::<Vec<_>>()
+    });
+    found
+        .into_iter()
+        .find_map(|path| token_in(&read_note(&path)?.token_file))
 }
 
 /// A note that only this user can have written, of a host that lives.
 fn read_note(path: &Path) -> Option<Content> {
     let file = File::open(path).ok()?;
     let metadata = file.metadata().ok()?;
-    let is_own = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0;
+    let is_own =
+        metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0;
     // A lock that can be had is one that no host holds.
     let is_held = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
     if !is_own || !metadata.is_file() || !is_held {
@@ -156,7 +188,9 @@ fn read_note(path: &Path) -> Option<Content> {
 }
 
 fn boot() -> String {
-    fs::read_to_string(BOOT).map(|text| text.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string(BOOT)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// The address at which this machine reaches a host that listens on one.
@@ -172,11 +206,21 @@ fn name_of(ip: IpAddr, port: u16) -> String {
     format!("{ip}-{port}").replace(':', "_")
 }
 
-/// Where this user's notes may be: what ends with the session is better, but a session over SSH or of cron has none.
+/// Where this user's notes may be: what ends with the session is better, but a session over SSH or
+/// of cron has none.
 fn folders() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    [variable("XDG_RUNTIME_DIR"), state].into_iter().flatten().map(|folder| folder.join(NOTES)).collect()
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    [variable("XDG_RUNTIME_DIR"), state]
+        .into_iter()
+        .flatten()
+        .map(|folder| folder.join(NOTES))
+        .collect()
 }
 
 #[cfg(test)]
@@ -185,7 +229,10 @@ mod tests {
     use crate::config::{Anonymous, Serve};
 
     fn config(folder: &Path) -> Config {
-        Config { data_dir: folder.join("data"), ..Config::default() }
+        Config {
+            data_dir: folder.join("data"),
+            ..Config::default()
+        }
     }
 
     #[test]
@@ -193,8 +240,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let start = || {
             let mut config = config(folder.path());
-            let file = complete(&mut config).expect("it can be made").expect("it was made");
-            (file.clone(), config.serve.bearer_token().expect("readable").expect("there"))
+            let file = complete(&mut config)
+                .expect("it can be made")
+                .expect("it was made");
+            (
+                file.clone(),
+                config
+                    .serve
+                    .bearer_token()
+                    .expect("readable")
+                    .expect("there"),
+            )
         };
         let (file, first) = start();
         assert_eq!(file.metadata().expect("there").mode() & 0o777, 0o600);
@@ -220,9 +276,18 @@ mod tests {
             change(&mut config.serve);
             complete(&mut config).expect("sound")
         };
-        assert_eq!(with(&|serve| serve.token = Some("0123456789abcdef".into())), None);
-        assert_eq!(with(&|serve| serve.tokens_file = Some("tokens.toml".into())), None);
-        assert_eq!(with(&|serve| serve.anonymous = Some(Anonymous::Everything)), None);
+        assert_eq!(
+            with(&|serve| serve.token = Some("0123456789abcdef".into())),
+            None
+        );
+        assert_eq!(
+            with(&|serve| serve.tokens_file = Some("tokens.toml".into())),
+            None
+        );
+        assert_eq!(
+            with(&|serve| serve.anonymous = Some(Anonymous::Everything)),
+            None
+        );
         let beyond = |serve: &mut Serve| serve.listen = "0.0.0.0:0".parse().expect("an address");
         assert_eq!(with(&beyond), None);
         let insecure = |serve: &mut Serve| {
@@ -237,7 +302,11 @@ mod tests {
     #[test]
     fn a_note_counts_only_while_its_host_lives() {
         let folder = tempfile::tempdir().expect("a folder");
-        let text = serde_json::to_string(&Content { token_file: "/t".into(), boot: boot() }).expect("plain data");
+        let text = serde_json::to_string(&Content {
+            token_file: "/t".into(),
+            boot: boot(),
+        })
+        .expect("plain data");
         let path = folder.path().join("127.0.0.1-1");
         let note = leave(folder.path(), "127.0.0.1-1", &text).expect("a note");
         assert!(read_note(&path).is_some());
@@ -253,7 +322,13 @@ mod tests {
         for host in ["example.com", "10.0.0.1", "localhost.example"] {
             assert_eq!(find(host, 7575), None, "{host}");
         }
-        assert_eq!(reachable("0.0.0.0".parse().expect("an address")).to_string(), "127.0.0.1");
-        assert_eq!(name_of(reachable("::".parse().expect("an address")), 1), "__1-1");
+        assert_eq!(
+            reachable("0.0.0.0".parse().expect("an address")).to_string(),
+            "127.0.0.1"
+        );
+        assert_eq!(
+            name_of(reachable("::".parse().expect("an address")), 1),
+            "__1-1"
+        );
     }
 }

@@ -13,16 +13,22 @@ pub fn of_file(error: &io::Error) -> Option<&'static str> {
             );
         }
         Some(Errno::NFILE) => {
-            return Some("the whole machine has too many files open; end what leaks them, or raise fs.file-max");
+            return Some(
+                "the whole machine has too many files open; end what leaks them, or raise fs.file-max",
+            );
         }
         Some(Errno::NOMEM) => {
-            return Some("the machine is short of memory; give it more, or lower limits.memory_bytes");
+            return Some(
+                "the machine is short of memory; give it more, or lower limits.memory_bytes",
+            );
         }
         Some(Errno::IO) => return Some("look for errors of the disk in the log of the kernel"),
         _ => {}
     }
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Some("free some space"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Some("free some space")
+        }
         ErrorKind::PermissionDenied => Some("let the user of this process read and write it"),
         ErrorKind::ReadOnlyFilesystem => Some("mount its file system so that it can be written"),
         _ => None,
@@ -52,7 +58,10 @@ mod tests {
     #[test]
     fn nobody_is_told_to_remove_a_state_for_a_limit_of_the_process() {
         let told = of_file(&Errno::MFILE.into()).expect("something helps");
-        assert!(told.contains("LimitNOFILE") && !told.contains("remove"), "{told}");
+        assert!(
+            told.contains("LimitNOFILE") && !told.contains("remove"),
+            "{told}"
+        );
         assert_eq!(of_file(&io::Error::other("invalid data")), None);
         assert!(of_program(&Errno::AGAIN.into()).contains("TasksMax"));
     }

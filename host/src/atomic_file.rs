@@ -1,4 +1,5 @@
-//! Files that are complete or absent, whenever the process is killed, and that stay where they are while it runs.
+//! Files that are complete or absent, whenever the process is killed, and that stay where they are
+//! while it runs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,8 +19,8 @@ pub fn is_unfinished(path: &Path) -> bool {
     path.to_string_lossy().ends_with(UNFINISHED)
 }
 
-/// Creates a file under a temporary name and then renames it, unless it exists. If that fails, the unfinished file is
-/// removed: it may take most of a full disk.
+/// Creates a file under a temporary name and then renames it, unless it exists. If that fails, the
+/// unfinished file is removed: it may take most of a full disk.
 pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if path.exists() {
         return Ok(());
@@ -29,10 +30,16 @@ pub fn create(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
         fs::remove_file(&new.0)?;
     }
     // Only this user may read people's events and states. `fill` opens the existing file.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new.0)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new.0)?;
     make(&new.0)?;
     fs::rename(&new.0, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
@@ -46,8 +53,8 @@ impl Drop for Unfinished {
     }
 }
 
-/// A file that is in use. One that is moved, removed or replaced under a running host still takes what is written to it,
-/// but the next start would not find that.
+/// A file that is in use. One that is moved, removed or replaced under a running host still takes
+/// what is written to it, but the next start would not find that.
 #[derive(Clone, Debug)]
 pub struct Held {
     path: PathBuf,
@@ -67,14 +74,24 @@ pub struct Displaced(PathBuf);
 impl Held {
     /// The file that a path leads to now.
     pub fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: number(path)? })
+        Ok(Self {
+            path: path.to_owned(),
+            file: number(path)?,
+        })
     }
 
     /// Whether the path still leads to that file. Takes microseconds.
     pub fn check(&self) -> Result<(), Displaced> {
         match number(&self.path) {
             Ok(file) if file == self.file => Ok(()),
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(())
+            }
             _ => Err(Displaced(self.path.clone())),
         }
     }
@@ -121,7 +138,11 @@ mod tests {
         fs::rename(&path, &aside).expect("moved");
         assert_eq!(held.check(), Err(Displaced(path.clone())));
         fs::copy(&aside, &path).expect("copied");
-        assert_eq!(held.check(), Err(Displaced(path.clone())), "a copy is another file");
+        assert_eq!(
+            held.check(),
+            Err(Displaced(path.clone())),
+            "a copy is another file"
+        );
         fs::rename(&aside, &path).expect("moved back");
         assert_eq!(held.check(), Ok(()));
     }

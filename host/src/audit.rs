@@ -7,7 +7,9 @@ use crate::state::catalogue::Audit;
 pub(crate) fn entry(action: &str, deployment: &str, detail: String) -> Audit {
     let actor = actor::current();
     Audit {
-        peer: actor.as_ref().and_then(|actor| Some(actor.peer?.to_string())),
+        peer: actor
+            .as_ref()
+            .and_then(|actor| Some(actor.peer?.to_string())),
         actor: actor.and_then(|actor| actor.name),
         at: jiff::Timestamp::now().to_string(),
         action: action.to_owned(),

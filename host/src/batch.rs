@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::event::Event;
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 
-/// Most ranges of messages passed over that a checkpoint remembers; each costs some 20 bytes in every commit.
+/// Most ranges of messages passed over that a checkpoint remembers; each costs some 20 bytes in
+/// every commit.
 const PASSED_OVER_MAX: usize = 1_000;
 
 /// Events in order, and the position of the state after they are applied.
@@ -29,9 +30,11 @@ pub struct Batch {
     pub stream: Arc<StreamIdentity>,
     /// The last message that was read, if it came after the last event and did not match.
     pub last_seen: Option<EventMark>,
-    /// Sequences that the stream no longer has, that may have matched, and that may be passed over; in rising order.
+    /// Sequences that the stream no longer has, that may have matched, and that may be passed over;
+    /// in rising order.
     pub missing: Vec<RangeInclusive<u64>>,
-    /// Sequences of messages that matched but are not events, such as schedules and delete markers; in rising order.
+    /// Sequences of messages that matched but are not events, such as schedules and delete markers;
+    /// in rising order.
     pub passed_over: Vec<u64>,
 }
 
@@ -56,20 +59,38 @@ impl Batch {
 
     /// How many sequences are missing after `after` and up to `through`.
     pub fn missing_between(&self, after: u64, through: u64) -> u64 {
-        let within = self.missing.iter().filter_map(|range| clamp(range, after + 1, through));
+        let within = self
+            .missing
+            .iter()
+            .filter_map(|range| clamp(range, after + 1, through));
         within.map(|range| range.end() - range.start() + 1).sum()
     }
 
     /// The messages after `after` and up to `through` that are not events.
     pub fn passed_over_between(&self, after: u64, through: u64) -> impl Iterator<Item = u64> {
-        self.passed_over.iter().copied().filter(move |sequence| (after + 1..=through).contains(sequence))
+        self.passed_over
+            .iter()
+            .copied()
+            .filter(move |sequence| (after + 1..=through).contains(sequence))
     }
 
-    /// The checkpoint after a part of this batch that ends at `through`, whose last event is `last`.
-    pub fn checkpoint(&self, before: Option<&Checkpoint>, last: Option<&Event>, through: u64) -> Checkpoint {
-        let last_event = last.map(EventMark::of).or_else(|| before.and_then(|before| before.last_event.clone()));
+    /// The checkpoint after a part of this batch that ends at `through`, whose last event is
+    /// `last`.
+    pub fn checkpoint(
+        &self,
+        before: Option<&Checkpoint>,
+        last: Option<&Event>,
+        through: u64,
+    ) -> Checkpoint {
+        let last_event = last
+            .map(EventMark::of)
+            .or_else(|| before.and_then(|before| before.last_event.clone()));
         let earlier = before.and_then(|before| before.last_seen.as_ref());
-        let seen = self.last_seen.as_ref().filter(|seen| seen.sequence <= through).or(earlier);
+        let seen = self
+            .last_seen
+            .as_ref()
+            .filter(|seen| seen.sequence <= through)
+            .or(earlier);
         let applied = last_event.as_ref().map_or(0, |event| event.sequence);
         let begins_after = before.map_or(Some(self.after), |before| before.begins_after);
         let passed = before.map_or(self.after, |before| before.position);
@@ -79,7 +100,8 @@ impl Batch {
             last_seen: seen.filter(|seen| seen.sequence > applied).cloned(),
             last_event,
             begins_after,
-            missing: before.map_or(0, |before| before.missing) + self.missing_between(passed, through),
+            missing: before.map_or(0, |before| before.missing)
+                + self.missing_between(passed, through),
             passed_over: passed_over(before, self.passed_over_between(passed, through)),
         }
     }
@@ -94,16 +116,28 @@ impl Batch {
             pending: self.pending,
             stream: Arc::clone(&self.stream),
             last_seen: self.last_seen.take(),
-            missing: self.missing.iter().filter_map(|range| clamp(range, through + 1, u64::MAX)).collect(),
-            passed_over: self.passed_over.split_off(self.passed_over.partition_point(|sequence| *sequence <= through)),
+            missing: self
+                .missing
+                .iter()
+                .filter_map(|range| clamp(range, through + 1, u64::MAX))
+                .collect(),
+            passed_over: self.passed_over.split_off(
+                self.passed_over
+                    .partition_point(|sequence| *sequence <= through),
+            ),
         };
-        self.missing = self.missing.iter().filter_map(|range| clamp(range, 0, through)).collect();
+        self.missing = self
+            .missing
+            .iter()
+            .filter_map(|range| clamp(range, 0, through))
+            .collect();
         self.pending += later.events.len() as u64;
         self.through = through;
         later
     }
 
-    /// Splits off the events after the first `count`, as a following batch; there must be at least one.
+    /// Splits off the events after the first `count`, as a following batch; there must be at least
+    /// one.
     pub fn split_off(&mut self, count: usize) -> Batch {
         let rest = self.events.split_off(count);
         let through = rest.first().expect("something is split off").sequence - 1;
@@ -113,7 +147,9 @@ impl Batch {
     /// Splits off everything after a sequence before the end of this batch, as a following batch.
     pub fn split_behind(&mut self, sequence: u64) -> Batch {
         debug_assert!(sequence < self.through, "something is split off");
-        let count = self.events.partition_point(|event| event.sequence <= sequence);
+        let count = self
+            .events
+            .partition_point(|event| event.sequence <= sequence);
         let rest = self.events.split_off(count);
         self.rest(rest, sequence)
     }
@@ -148,10 +184,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Larger batches cost less per event up to about 1,000 events: measured with a Rust guest, a single event takes
-    /// 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Larger ones still save state traffic on hot keys.
+    /// Larger batches cost less per event up to about 1,000 events: measured with a Rust guest, a
+    /// single event takes 3.0 µs, each of 100 takes 1.8 and each of 1,000 takes 1.2. Larger ones
+    /// still save state traffic on hot keys.
     fn default() -> Self {
-        Self { events: 2_048, bytes: 4 << 20 }
+        Self {
+            events: 2_048,
+            bytes: 4 << 20,
+        }
     }
 }
 
@@ -171,7 +211,8 @@ mod tests {
         }
     }
 
-    /// Events 3, 7 and 8 of a batch after 1 and up to 12; 2, 4 to 6 and 9 are gone, 12 is of others.
+    /// Events 3, 7 and 8 of a batch after 1 and up to 12; 2, 4 to 6 and 9 are gone, 12 is of
+    /// others.
     fn batch() -> Batch {
         Batch {
             events: [3, 7, 8].map(event).to_vec(),
@@ -179,7 +220,10 @@ mod tests {
             through: 12,
             head: 12,
             pending: 0,
-            stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
+            stream: Arc::new(StreamIdentity {
+                name: "S".to_owned(),
+                created_ns: 1,
+            }),
             last_seen: Some(EventMark::of(&event(12))),
             missing: vec![2..=2, 4..=6, 9..=9],
             passed_over: vec![10, 11],
@@ -191,14 +235,24 @@ mod tests {
         for cut in 1..12 {
             let mut first = batch();
             let second = first.split_behind(cut);
-            assert_eq!((first.after, first.through, second.after, second.through), (1, cut, cut, 12));
+            assert_eq!(
+                (first.after, first.through, second.after, second.through),
+                (1, cut, cut, 12)
+            );
             let one = first.checkpoint(None, first.events.last(), first.through);
             let two = second.checkpoint(Some(&one), second.events.last(), second.through);
-            assert_eq!((two.position, two.missing, two.begins_after), (12, 5, Some(1)), "cut at {cut}");
+            assert_eq!(
+                (two.position, two.missing, two.begins_after),
+                (12, 5, Some(1)),
+                "cut at {cut}"
+            );
             assert_eq!(two.passed_over, [(10, 11)], "cut at {cut}");
             assert_eq!(two.last_event.as_ref().map(|mark| mark.sequence), Some(8));
             assert_eq!(two.last_seen, Some(EventMark::of(&event(12))));
-            assert!(one.marks().all(|mark| mark.sequence <= cut), "nothing beyond {cut} was applied");
+            assert!(
+                one.marks().all(|mark| mark.sequence <= cut),
+                "nothing beyond {cut} was applied"
+            );
         }
         let mut first = batch();
         let second = first.split_off(1);
@@ -206,7 +260,9 @@ mod tests {
             (
                 first.through,
                 second.events.len(),
-                first.missing_between(1, 6) + first.missing_between(6, 12) + second.missing_between(7, 12)
+                first.missing_between(1, 6)
+                    + first.missing_between(6, 12)
+                    + second.missing_between(7, 12)
             ),
             (6, 2, 5)
         );
@@ -220,6 +276,10 @@ mod tests {
         whole.last_seen = Some(EventMark::of(&event(6)));
         whole.append(rest);
         let checkpoint = whole.checkpoint(None, whole.events.last(), 12);
-        assert_eq!((checkpoint.last_seen, checkpoint.missing), (None, 5), "an event was applied after it");
+        assert_eq!(
+            (checkpoint.last_seen, checkpoint.missing),
+            (None, 5),
+            "an event was applied after it"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Damage: turns panics at damaged files into errors.
 //!
-//! redb assumes that pages contain what it wrote to them. It reports most damage as an error, but some damage breaks an
-//! assumption deep in a tree, and then it panics. Such a panic becomes an error here, like that of any other damage:
-//! a bad disk under one state must not end a thread of the host.
+//! redb assumes that pages contain what it wrote to them. It reports most damage as an error, but
+//! some damage breaks an assumption deep in a tree, and then it panics. Such a panic becomes an
+//! error here, like that of any other damage: a bad disk under one state must not end a thread of
+//! the host.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -20,16 +21,23 @@ const WORDS_MAX: usize = 200;
 #[error("its content is inconsistent ({0})")]
 pub struct Inconsistent(String);
 
-/// Runs work on a file, and returns an error if it panics. The database must not be trusted afterwards: using or closing it
-/// may panic again.
+/// Runs work on a file, and returns an error if it panics. The database must not be trusted
+/// afterwards: using or closing it may panic again.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Inconsistent> {
     let guard = Guard::new();
     let done = catch_unwind(AssertUnwindSafe(work));
     drop(guard);
     done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Inconsistent(text.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect())
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Inconsistent(
+            text.chars()
+                .take(WORDS_MAX)
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect(),
+        )
     })
 }
 
@@ -38,8 +46,8 @@ pub fn is_guarded() -> bool {
     GUARDED.with(|guarded| guarded.get() > 0)
 }
 
-/// An open database. Closing one writes to its file, and may panic at damage; nobody waits for the outcome, so that panic
-/// ends here.
+/// An open database. Closing one writes to its file, and may panic at damage; nobody waits for the
+/// outcome, so that panic ends here.
 #[derive(Debug)]
 pub struct Open<D>(Option<D>);
 

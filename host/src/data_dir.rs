@@ -1,7 +1,7 @@
 //! The data folder: the place of each file, and how files are created and removed.
 //!
-//! Only files with names that a host gives are ever removed: a folder that was configured by mistake may contain
-//! anything.
+//! Only files with names that a host gives are ever removed: a folder that was configured by
+//! mistake may contain anything.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -53,10 +53,13 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the folder if it is missing, and refuses one that contains other files than a host's. It changes nothing
-    /// in an existing folder, because another host may be using it: only the holder of the catalogue may continue.
+    /// Creates the folder if it is missing, and refuses one that contains other files than a
+    /// host's. It changes nothing in an existing folder, because another host may be using it: only
+    /// the holder of the catalogue may continue.
     pub fn claim(root: &Path) -> Result<Self, Error> {
-        let folder = Self { root: root.to_owned() };
+        let folder = Self {
+            root: root.to_owned(),
+        };
         create_private(root).map_err(|error| folder.refused(&error))?;
         if folder.catalogue().exists() {
             return Ok(folder);
@@ -68,21 +71,30 @@ impl DataDir {
                     "it contains {name} but no {CATALOGUE}, so it may not be a data folder of foldstream; choose an empty or \
                      new folder with --data (data_dir), or restore {CATALOGUE} from a backup if it was lost"
                 );
-                Err(Error::Unusable { folder: root.display().to_string(), message })
+                Err(Error::Unusable {
+                    folder: root.display().to_string(),
+                    message,
+                })
             }
         }
     }
 
-    /// A file in a folder without a catalogue that was not left by a host killed at its first start.
+    /// A file in a folder without a catalogue that was not left by a host killed at its first
+    /// start.
     fn stranger(&self) -> io::Result<Option<String>> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let (path, name) = (
+                entry.path(),
+                entry.file_name().to_string_lossy().into_owned(),
+            );
             let is_empty_part = || PARTS.contains(&name.as_str()) && is_empty_folder(&path);
             // File systems have a folder for the results of their repair.
             let is_token = name == TOKEN || name.starts_with(TOKEN_UNFINISHED);
-            let is_harmless =
-                name == "lost+found" || is_token || path == unfinished(&self.catalogue()) || is_empty_part();
+            let is_harmless = name == "lost+found"
+                || is_token
+                || path == unfinished(&self.catalogue())
+                || is_empty_part();
             if !is_harmless {
                 return Ok(Some(name));
             }
@@ -93,16 +105,26 @@ impl DataDir {
     /// Creates missing parts. Only for the holder of the catalogue.
     pub fn complete(&self) -> Result<(), Error> {
         let make = |part: &str| create_private(&self.root.join(part));
-        PARTS.into_iter().try_for_each(make).map_err(|error| self.refused(&error))
+        PARTS
+            .into_iter()
+            .try_for_each(make)
+            .map_err(|error| self.refused(&error))
     }
 
-    /// Removes files that ended with the process that made them: scratch states, and unfinished files. Only for the
-    /// holder of the catalogue, before anything else is opened. What can't be removed is left for the next time.
+    /// Removes files that ended with the process that made them: scratch states, and unfinished
+    /// files. Only for the holder of the catalogue, before anything else is opened. What can't be
+    /// removed is left for the next time.
     pub fn sweep(&self) {
         let mut left = entries(&self.scratch());
         left.retain(|path| is_ours(path, is_state_file));
-        for (part, is_name) in [("state", is_state_file as fn(&str) -> bool), ("snapshots", is_snapshot)] {
-            let unfinished = self.of_deployments(part).into_iter().flat_map(|folder| unfinished_in(&folder));
+        for (part, is_name) in [
+            ("state", is_state_file as fn(&str) -> bool),
+            ("snapshots", is_snapshot),
+        ] {
+            let unfinished = self
+                .of_deployments(part)
+                .into_iter()
+                .flat_map(|folder| unfinished_in(&folder));
             left.extend(unfinished.filter(|path| is_ours(path, is_name)));
         }
         left.extend(unfinished_in(&self.root.join("log")));
@@ -113,11 +135,15 @@ impl DataDir {
         }
     }
 
-    /// The folders in a part that are named like a deployment. Links lead elsewhere and are ignored.
+    /// The folders in a part that are named like a deployment. Links lead elsewhere and are
+    /// ignored.
     fn of_deployments(&self, part: &str) -> Vec<PathBuf> {
         let mut folders = entries(&self.root.join(part));
         folders.retain(|path| is_ours(path, |name| names::check(name).is_ok()));
-        folders.retain(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()));
+        folders.retain(|path| {
+            path.symlink_metadata()
+                .is_ok_and(|metadata| metadata.is_dir())
+        });
         folders
     }
 
@@ -128,12 +154,21 @@ impl DataDir {
 
     fn refused(&self, error: &std::io::Error) -> Error {
         // The folder is fine: the disk, a quota or a limit of the process has no room.
-        if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
-            return Error::NoRoom { folder: self.root.display().to_string(), error: error.to_string() };
+        if matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        ) {
+            return Error::NoRoom {
+                folder: self.root.display().to_string(),
+                error: error.to_string(),
+            };
         }
         let advice = crate::advice::of_file(error).unwrap_or("make it writable");
         let message = format!("{error}; {advice}, or choose another with --data (data_dir)");
-        Error::Unusable { folder: self.root.display().to_string(), message }
+        Error::Unusable {
+            folder: self.root.display().to_string(),
+            message,
+        }
     }
 
     /// The catalogue.
@@ -178,17 +213,23 @@ impl DataDir {
 
     /// The state of a generation.
     pub fn state(&self, deployment: &str, generation: u64) -> PathBuf {
-        self.root.join("state").join(deployment).join(format!("{generation}.redb"))
+        self.root
+            .join("state")
+            .join(deployment)
+            .join(format!("{generation}.redb"))
     }
 
     /// Writes a module so that it is complete or absent after a crash.
     pub fn store_module(&self, digest: &str, component: &[u8]) -> Result<(), Error> {
         let write = || {
             let folder = self.root.join("modules");
-            let mut file = tempfile::Builder::new().prefix(MODULE_UNFINISHED).tempfile_in(&folder)?;
+            let mut file = tempfile::Builder::new()
+                .prefix(MODULE_UNFINISHED)
+                .tempfile_in(&folder)?;
             file.write_all(component)?;
             file.as_file().sync_all()?;
-            file.persist(self.module(digest)).map_err(|error| error.error)?;
+            file.persist(self.module(digest))
+                .map_err(|error| error.error)?;
             sync(&folder)
         };
         write().map_err(|error| self.refused(&error))
@@ -197,17 +238,25 @@ impl DataDir {
     /// Creates the folder for the states of a deployment.
     pub fn prepare_state(&self, deployment: &str) -> Result<(), Error> {
         let states = self.root.join("state");
-        create_private(&states.join(deployment)).and_then(|()| sync(&states)).map_err(|error| self.refused(&error))
+        create_private(&states.join(deployment))
+            .and_then(|()| sync(&states))
+            .map_err(|error| self.refused(&error))
     }
 
-    /// Removes snapshots of states that no record uses: their names begin with the number of the state file.
+    /// Removes snapshots of states that no record uses: their names begin with the number of the
+    /// state file.
     fn keep_only_snapshots(&self, records: &[Record]) {
         for folder in self.of_deployments("snapshots") {
             let name = name_of(&folder);
             let record = records.iter().find(|record| record.name == name);
             for path in entries(&folder) {
-                let state_file = name_of(&path).split('-').next().and_then(|number| number.parse().ok());
-                let is_used = record.zip(state_file).is_some_and(|(record, state_file)| record.uses_file(state_file));
+                let state_file = name_of(&path)
+                    .split('-')
+                    .next()
+                    .and_then(|number| number.parse().ok());
+                let is_used = record
+                    .zip(state_file)
+                    .is_some_and(|(record, state_file)| record.uses_file(state_file));
                 if !is_used
                     && is_ours(&path, is_snapshot)
                     && let Err(error) = fs::remove_file(&path)
@@ -222,7 +271,8 @@ impl DataDir {
         }
     }
 
-    /// Removes modules and states that no record uses. What can't be removed is left for the next time.
+    /// Removes modules and states that no record uses. What can't be removed is left for the next
+    /// time.
     pub fn keep_only(&self, records: &[Record]) {
         self.keep_only_snapshots(records);
         let mut used: BTreeSet<PathBuf> = BTreeSet::new();
@@ -236,12 +286,18 @@ impl DataDir {
                 }
             }
         }
-        let names: BTreeSet<PathBuf> =
-            records.iter().map(|record| self.root.join("state").join(&record.name)).collect();
+        let names: BTreeSet<PathBuf> = records
+            .iter()
+            .map(|record| self.root.join("state").join(&record.name))
+            .collect();
         let mut folders = vec![self.root.join("modules")];
         folders.extend(self.of_deployments("state"));
         for folder in folders {
-            let is_name: fn(&str) -> bool = if folder == self.root.join("modules") { is_module } else { is_state_file };
+            let is_name: fn(&str) -> bool = if folder == self.root.join("modules") {
+                is_module
+            } else {
+                is_state_file
+            };
             let unused = |path: &PathBuf| !used.contains(path) && is_ours(path, is_name);
             let unused: Vec<_> = entries(&folder).into_iter().filter(unused).collect();
             for path in &unused {
@@ -264,7 +320,10 @@ impl DataDir {
 
 /// Creates a folder that only this user may enter, unless it exists.
 pub fn create_private(folder: &Path) -> io::Result<()> {
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         // Its parents may be shared.
         fs::create_dir_all(parent)?;
     }
@@ -278,16 +337,21 @@ fn is_empty_folder(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether a file's name follows a host's naming: only such files may be removed, and only in folders that a host
-/// created.
+/// Whether a file's name follows a host's naming: only such files may be removed, and only in
+/// folders that a host created.
 fn is_ours(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(is_name)
 }
 
 /// `<64 hexadecimal digits>.wasm`, and the remains of an interrupted write of one.
 fn is_module(name: &str) -> bool {
     let digest = name.strip_suffix(".wasm").unwrap_or_default();
-    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_digest = digest.len() == 64
+        && digest
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_digest || name.starts_with(MODULE_UNFINISHED)
 }
 
@@ -298,11 +362,13 @@ fn is_state_file(name: &str) -> bool {
 
 /// `<state file>-<position>-<time>.redb`, finished or not.
 fn is_snapshot(name: &str) -> bool {
-    numbered(name).is_some_and(|stem| stem.split('-').count() == 3 && stem.split('-').all(is_number))
+    numbered(name)
+        .is_some_and(|stem| stem.split('-').count() == 3 && stem.split('-').all(is_number))
 }
 
 fn numbered(name: &str) -> Option<&str> {
-    name.strip_suffix(".redb").or_else(|| name.strip_suffix(".redb.new"))
+    name.strip_suffix(".redb")
+        .or_else(|| name.strip_suffix(".redb.new"))
 }
 
 fn is_number(text: &str) -> bool {
@@ -310,15 +376,22 @@ fn is_number(text: &str) -> bool {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 fn unfinished_in(folder: &Path) -> Vec<PathBuf> {
-    entries(folder).into_iter().filter(|path| atomic_file::is_unfinished(path)).collect()
+    entries(folder)
+        .into_iter()
+        .filter(|path| atomic_file::is_unfinished(path))
+        .collect()
 }
 
 fn sync(folder: &Path) -> std::io::Result<()> {

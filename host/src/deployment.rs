@@ -1,7 +1,7 @@
 //! A deployment: a name with several generations, one of which is active.
 //!
-//! All other code uses a deployment through its handle, which knows the active runner. The record in the catalogue
-//! describes the generations; the handle knows which of them run.
+//! All other code uses a deployment through its handle, which knows the active runner. The record
+//! in the catalogue describes the generations; the handle knows which of them run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,13 +33,19 @@ pub struct View {
 impl View {
     /// A view of a generation that is not the active one.
     pub fn of(runner: Arc<Runner>, snapshot: Snapshot) -> Self {
-        Self { generation: runner.program().generation, snapshot, runner }
+        Self {
+            generation: runner.program().generation,
+            snapshot,
+            runner,
+        }
     }
 
     /// Names of the module's queries.
     pub fn queries(&self) -> Vec<String> {
         let module = self.runner.program().module.ok();
-        let queries = module.map(|module| module.info().queries.clone()).unwrap_or_default();
+        let queries = module
+            .map(|module| module.info().queries.clone())
+            .unwrap_or_default();
         queries.into_iter().map(|query| query.name).collect()
     }
 
@@ -51,8 +57,8 @@ impl View {
 
 /// The handle of a deployment.
 ///
-/// The locks are taken in this order: `changing`, `record`, `active`, and then one of the others at a time. Only `changing`
-/// is held across an await; the locks of rollouts say what comes after it.
+/// The locks are taken in this order: `changing`, `record`, `active`, and then one of the others at
+/// a time. Only `changing` is held across an await; the locks of rollouts say what comes after it.
 #[derive(Debug)]
 pub struct Deployment {
     name: String,
@@ -72,8 +78,8 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// The deployment of a record whose active generation runs. `gone` is cancelled once it is deleted, or the host
-    /// stops.
+    /// The deployment of a record whose active generation runs. `gone` is cancelled once it is
+    /// deleted, or the host stops.
     pub fn new(record: Record, active: Arc<Runner>, gone: CancellationToken) -> Arc<Self> {
         let runners = BTreeMap::from([(record.active().state_file, Arc::clone(&active))]);
         let has_effects = record.handler.is_some();
@@ -108,8 +114,8 @@ impl Deployment {
         look(&self.record.borrow())
     }
 
-    /// Waits until a check of its record finds something; none once it is deleted, or the host stops. The check is made
-    /// at once, and again at each change. Cancel-safe: it only observes.
+    /// Waits until a check of its record finds something; none once it is deleted, or the host
+    /// stops. The check is made at once, and again at each change. Cancel-safe: it only observes.
     pub(crate) async fn until<T>(&self, mut find: impl FnMut(&Record) -> Option<T>) -> Option<T> {
         let mut records = self.record.subscribe();
         let found = async {
@@ -196,8 +202,11 @@ impl Deployment {
         loop {
             let runner = Arc::clone(&active.borrow_and_update());
             let declined = match runner.try_snapshot(at_least) {
-                // Checked again, because another generation may have become active while the snapshot was taken.
-                Ok(snapshot) if !active.has_changed().unwrap_or(false) => return Ok(View::of(runner, snapshot)),
+                // Checked again, because another generation may have become active while the
+                // snapshot was taken.
+                Ok(snapshot) if !active.has_changed().unwrap_or(false) => {
+                    return Ok(View::of(runner, snapshot));
+                }
                 Ok(_) => continue,
                 Err(declined) => declined,
             };
@@ -235,10 +244,18 @@ impl Deployment {
     }
 
     /// Records that a verification starts; returns the running one if there is one.
-    pub(crate) fn begin_verification(&self, begun: &api::Verification) -> Option<api::Verification> {
+    pub(crate) fn begin_verification(
+        &self,
+        begun: &api::Verification,
+    ) -> Option<api::Verification> {
         let mut verification = self.verification.write();
         match &*verification {
-            Some(running) if matches!(running.state, api::WorkState::Queued | api::WorkState::Running) => {
+            Some(running)
+                if matches!(
+                    running.state,
+                    api::WorkState::Queued | api::WorkState::Running
+                ) =>
+            {
                 Some(running.clone())
             }
             _ => {
@@ -297,20 +314,28 @@ impl Deployment {
             instances: all.iter().map(|now| now.instances).sum(),
             deployed_at: active.created_at.clone(),
             reason: active.reason.clone(),
-            failure: now.failure.map(|failure| failure.with_way_past(&record.name, false)),
+            failure: now
+                .failure
+                .map(|failure| failure.with_way_past(&record.name, false)),
             skipped: store.as_ref().map_or(0, Store::exceptions_count),
             skips: self.skips_shown(),
             outbox: outbox_shown(&record, &runner, store.as_ref()),
             module: active.module.clone(),
-            candidate: record.candidate().map(|generation| Box::new(self.generation_info(generation))),
-            previous: record.previous().map(|generation| Box::new(self.generation_info(generation))),
+            candidate: record
+                .candidate()
+                .map(|generation| Box::new(self.generation_info(generation))),
+            previous: record
+                .previous()
+                .map(|generation| Box::new(self.generation_info(generation))),
             name: record.name,
         }
     }
 
     /// The current state of one of its generations.
     pub fn generation_info(&self, generation: &Generation) -> api::Generation {
-        let runner = self.runner(generation.state_file).filter(|_| generation.has_file());
+        let runner = self
+            .runner(generation.state_file)
+            .filter(|_| generation.has_file());
         let runner = runner.filter(|runner| runner.program().generation == generation.number);
         let now = runner.as_ref().map(|runner| runner.now());
         let store = runner.as_ref().and_then(|runner| runner.store());
@@ -318,8 +343,15 @@ impl Deployment {
             (Some(runner), Some(now)) => Figures::of(runner, now, store.as_ref()),
             _ => Figures::default(),
         };
-        let progress = now.as_ref().and_then(|now| figures.progress(generation, now));
-        let place = self.places.read().get(&generation.state_file).copied().filter(|place| *place > 0);
+        let progress = now
+            .as_ref()
+            .and_then(|now| figures.progress(generation, now));
+        let place = self
+            .places
+            .read()
+            .get(&generation.state_file)
+            .copied()
+            .filter(|place| *place > 0);
         // A generation that was paused before its turn in the queue does not run yet.
         let waits_for_operator = generation.paused && generation.status.is_candidate();
         let paused = waits_for_operator.then_some(DeploymentState::Paused);
@@ -340,7 +372,9 @@ impl Deployment {
             progress,
             rate: figures.rate,
             remaining_seconds: figures.remaining_seconds,
-            source_status: runner.as_ref().map(|runner| api::SourceStatus::from(&runner.source_status())),
+            source_status: runner
+                .as_ref()
+                .map(|runner| api::SourceStatus::from(&runner.source_status())),
             missing_events: figures.missing_events,
             file_bytes: figures.sizes.file_bytes,
             state_bytes: figures.sizes.state_bytes,
@@ -356,9 +390,14 @@ impl Deployment {
     /// The failure of a generation, while it runs or when it was built.
     fn failure_of(&self, generation: &Generation, now: Option<&Now>) -> Option<api::Failure> {
         let failure = now.map_or_else(|| generation.failure.clone(), |now| now.failure.clone())?;
-        let is_candidate = generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
+        let is_candidate =
+            generation.status.is_candidate() || generation.status == api::GenerationStatus::Failed;
         let may_be_passed = is_candidate || generation.number == self.record.borrow().active;
-        Some(if may_be_passed { failure.with_way_past(&self.name, is_candidate) } else { failure })
+        Some(if may_be_passed {
+            failure.with_way_past(&self.name, is_candidate)
+        } else {
+            failure
+        })
     }
 
     /// The subjects that a generation reads.
@@ -411,8 +450,12 @@ impl Figures {
         Self {
             state,
             position: runner.last_position(),
-            checkpoint: store.and_then(Store::checkpoint).map_or(0, |checkpoint| checkpoint.position),
-            missing_events: store.and_then(Store::published).map_or(0, |checkpoint| checkpoint.missing),
+            checkpoint: store
+                .and_then(Store::checkpoint)
+                .map_or(0, |checkpoint| checkpoint.position),
+            missing_events: store
+                .and_then(Store::published)
+                .map_or(0, |checkpoint| checkpoint.missing),
             lag,
             rate,
             remaining_seconds: pending.map(|pending| pending as f64 / rate),
@@ -427,12 +470,21 @@ impl Figures {
             return Some(1.0);
         }
         let begin = match generation.strategy {
-            Strategy::Rebuild => now.began_behind.or_else(|| Some(now.stream_first?.saturating_sub(1)))?,
+            Strategy::Rebuild => now
+                .began_behind
+                .or_else(|| Some(now.stream_first?.saturating_sub(1)))?,
             // From the existing entries: the stream continues from their position.
             Strategy::Migrate | Strategy::Inherit => now.opened_at?,
         };
-        let (done, all) = (self.position.saturating_sub(begin), head.saturating_sub(begin));
-        Some(if all == 0 { 0.0 } else { (done as f64 / all as f64).min(1.0) })
+        let (done, all) = (
+            self.position.saturating_sub(begin),
+            head.saturating_sub(begin),
+        );
+        Some(if all == 0 {
+            0.0
+        } else {
+            (done as f64 / all as f64).min(1.0)
+        })
     }
 }
 
@@ -455,8 +507,14 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
             since: since.map(|since| since.to_string()),
         }
     };
-    let mut names: Vec<&str> = handler.grants.iter().map(|grant| grant.source.as_str()).collect();
-    let used = known.iter().filter(|(_, target)| target.released > 0 || target.trouble.is_some());
+    let mut names: Vec<&str> = handler
+        .grants
+        .iter()
+        .map(|grant| grant.source.as_str())
+        .collect();
+    let used = known
+        .iter()
+        .filter(|(_, target)| target.released > 0 || target.trouble.is_some());
     names.extend(used.map(|(name, _)| name.as_str()));
     names.sort_unstable();
     names.dedup();
@@ -476,7 +534,14 @@ fn outbox_shown(record: &Record, runner: &Runner, store: Option<&Store>) -> Opti
         owned_after: handler.owned_after,
         effects_after: handler.effects_after,
         grants: handler.grants.texts(),
-        not_granted: record.active().module.publishes.iter().filter(|wanted| !is_covered(wanted)).cloned().collect(),
+        not_granted: record
+            .active()
+            .module
+            .publishes
+            .iter()
+            .filter(|wanted| !is_covered(wanted))
+            .cloned()
+            .collect(),
         targets: names.into_iter().map(source).collect(),
     })
 }

@@ -1,4 +1,5 @@
-//! Descriptors of open files: how many this process may have, and that some are left for what must go on.
+//! Descriptors of open files: how many this process may have, and that some are left for what must
+//! go on.
 //!
 //! Without any, nobody could be let in to ask what is wrong, and no module could be checked.
 
@@ -10,30 +11,43 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// As many as anything here takes. Some systems allow a thousand times as many, which only costs.
 const WANTED_MAX: u64 = 1 << 20;
-/// Of those allowed, this share is kept free of states and streams, and at most this many. The process that checks a
-/// module takes eight for a moment.
+/// Of those allowed, this share is kept free of states and streams, and at most this many. The
+/// process that checks a module takes eight for a moment.
 const SPARE_SHARE: u64 = 4;
 const SPARE_MAX: u64 = 32;
 
-/// Takes as many as the system lets this process have: the soft limit is meant for programs that know no better.
+/// Takes as many as the system lets this process have: the soft limit is meant for programs that
+/// know no better.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(WANTED_MAX).min(WANTED_MAX);
     if current.is_some_and(|current| current < wanted)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+        && let Err(error) = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(wanted),
+                maximum,
+            },
+        )
     {
         tracing::debug!(%error, "the limit of open files stays as it was");
     }
 }
 
-/// Fails as the system would if there were none left, while there are still some for those who come to look.
+/// Fails as the system would if there were none left, while there are still some for those who come
+/// to look.
 pub fn check_spare() -> io::Result<()> {
     // The system hands out the lowest number that is free.
     let lowest = File::open("/")?;
-    if is_within(lowest.as_raw_fd(), spare()) { Err(rustix::io::Errno::MFILE.into()) } else { Ok(()) }
+    if is_within(lowest.as_raw_fd(), spare()) {
+        Err(rustix::io::Errno::MFILE.into())
+    } else {
+        Ok(())
+    }
 }
 
-/// Whether a connection has one of the last descriptors, so that what the host itself opens would find none.
+/// Whether a connection has one of the last descriptors, so that what the host itself opens would
+/// find none.
 pub fn is_among_the_last(descriptor: RawFd) -> bool {
     is_within(descriptor, spare() / 2)
 }

@@ -1,5 +1,6 @@
-//! Entry points for the fuzz targets of `tests/fuzz`: parsers of untrusted bytes that can otherwise only be reached through
-//! a server, a module or a process. Nothing else may use them, and they may change at any time.
+//! Entry points for the fuzz targets of `tests/fuzz`: parsers of untrusted bytes that can otherwise
+//! only be reached through a server, a module or a process. Nothing else may use them, and they may
+//! change at any time.
 
 use bytes::Bytes;
 
@@ -9,7 +10,8 @@ use crate::event::Event;
 pub use crate::module::DrawnManifest;
 use crate::{module, source};
 
-/// Reads a header block of NATS: the usable headers, and the fault that stops the client from parsing the block, if any.
+/// Reads a header block of NATS: the usable headers, and the fault that stops the client from
+/// parsing the block, if any.
 pub fn header_block(block: &[u8]) -> (Vec<(String, String)>, Option<String>) {
     source::jetstream::header_block(block)
 }
@@ -22,18 +24,35 @@ pub fn message(
     recognition: Recognition,
     wants_headers: bool,
 ) -> Event {
-    let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let headers = headers
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect();
     let data = Bytes::copy_from_slice(data);
-    let message = message::Message { sequence: 1, time_ns: 1, subject: subject.into(), headers, data };
-    message::into_event(message, message::Reading { recognition, wants_headers })
+    let message = message::Message {
+        sequence: 1,
+        time_ns: 1,
+        subject: subject.into(),
+        headers,
+        data,
+    };
+    message::into_event(
+        message,
+        message::Reading {
+            recognition,
+            wants_headers,
+        },
+    )
 }
 
-/// Checks a manifest with the default limits of a host; returns what users see of it, or the error message.
+/// Checks a manifest with the default limits of a host; returns what users see of it, or the error
+/// message.
 pub fn manifest(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
     module::check_drawn(drawn)
 }
 
-/// Parses the answer of the process that checks uploads; returns its debug form, or none if it is not an answer.
+/// Parses the answer of the process that checks uploads; returns its debug form, or none if it is
+/// not an answer.
 pub fn answer(bytes: Vec<u8>) -> Option<String> {
     module::read_answer(bytes)
 }

@@ -46,28 +46,35 @@ impl Payload {
         }
     }
 
-    /// The payload as JSON for people and for the API: text that is JSON as that value, other text as a string, bytes
-    /// as `{"$bytes": "<base64>"}`.
+    /// The payload as JSON for people and for the API: text that is JSON as that value, other text
+    /// as a string, bytes as `{"$bytes": "<base64>"}`.
     ///
-    /// Loses white space, the order of members, and digits beyond 64-bit numbers; a JSON text that is a string can no
-    /// longer be told from plain text.
+    /// Loses white space, the order of members, and digits beyond 64-bit numbers; a JSON text that
+    /// is a string can no longer be told from plain text.
     pub fn to_json(&self) -> Value {
         match self {
-            Self::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string())),
-            Self::Bytes(bytes) => {
-                Value::Object([(BYTES_MEMBER.to_owned(), Value::String(BASE64.encode(bytes)))].into_iter().collect())
+            Self::Text(text) => {
+                serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_string()))
             }
+            Self::Bytes(bytes) => Value::Object(
+                [(BYTES_MEMBER.to_owned(), Value::String(BASE64.encode(bytes)))]
+                    .into_iter()
+                    .collect(),
+            ),
         }
     }
 
-    /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is bytes, anything
-    /// else, including `null`, is its compact JSON text.
+    /// The payload that a JSON value represents: a string is its text, `{"$bytes": "<base64>"}` is
+    /// bytes, anything else, including `null`, is its compact JSON text.
     pub fn from_json(value: Value) -> Result<Self, PayloadError> {
         match value {
             Value::String(text) => Ok(Self::from(text)),
             Value::Object(members) if members.len() == 1 && members.contains_key(BYTES_MEMBER) => {
                 let encoded = members[BYTES_MEMBER].as_str().ok_or(PayloadError)?;
-                BASE64.decode(encoded).map(|bytes| Self::Bytes(Bytes::from(bytes))).map_err(|_| PayloadError)
+                BASE64
+                    .decode(encoded)
+                    .map(|bytes| Self::Bytes(Bytes::from(bytes)))
+                    .map_err(|_| PayloadError)
             }
             other => Ok(Self::from(other.to_string())),
         }
@@ -86,18 +93,24 @@ impl Payload {
 
 /// `{"$bytes": …}` does not hold base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the member")]
+#[error(
+    "the value of `$bytes` is not base64 (RFC 4648, with padding); encode the bytes, or rename the member"
+)]
 pub struct PayloadError;
 
-/// Deepest JSON text that is copied as JSON: the surrounding document adds some levels, and many parsers accept no more
-/// than 128.
+/// Deepest JSON text that is copied as JSON: the surrounding document adds some levels, and many
+/// parsers accept no more than 128.
 const DEPTH_MAX: usize = 120;
 
-/// A text as a JSON value, if every JSON parser accepts it: it is not nested too deep, its strings have no unpaired
-/// surrogates, and its numbers fit a double. Any other text would make the document that contains it unreadable.
+/// A text as a JSON value, if every JSON parser accepts it: it is not nested too deep, its strings
+/// have no unpaired surrogates, and its numbers fit a double. Any other text would make the
+/// document that contains it unreadable.
 pub fn json(text: &str) -> Option<&RawValue> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
-    let Looks { depth, is_suspicious } = Looks::of(text);
+    let Looks {
+        depth,
+        is_suspicious,
+    } = Looks::of(text);
     let is_readable = || serde_json::from_str::<Value>(text).is_ok();
     (depth <= DEPTH_MAX && (!is_suspicious || is_readable())).then_some(raw)
 }
@@ -112,7 +125,13 @@ struct Looks {
 
 impl Looks {
     fn of(text: &str) -> Self {
-        let (mut depth, mut looks) = (0_usize, Self { depth: 0, is_suspicious: false });
+        let (mut depth, mut looks) = (
+            0_usize,
+            Self {
+                depth: 0,
+                is_suspicious: false,
+            },
+        );
         let (mut in_string, mut is_escaped, mut digits, mut before) = (false, false, 0, b' ');
         for byte in text.bytes() {
             digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
@@ -176,12 +195,19 @@ pub struct Event {
 impl Event {
     /// The value of a header, by lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| &**value)
+        self.headers
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| &**value)
     }
 
     /// Approximate size in memory, in bytes, for the limits of queues and batches.
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 32)
+            .sum();
         64 + self.subject.len() + self.kind.len() + headers + self.data.len()
     }
 }
@@ -194,11 +220,20 @@ mod tests {
     #[test]
     fn payloads_travel_as_json_and_come_back() {
         for (payload, value) in [
-            (Payload::from(r#"{"a":[1,2.5,null]}"#), json!({"a": [1, 2.5, null]})),
+            (
+                Payload::from(r#"{"a":[1,2.5,null]}"#),
+                json!({"a": [1, 2.5, null]}),
+            ),
             (Payload::from("42"), json!(42)),
             (Payload::from("not json"), json!("not json")),
-            (Payload::from("{\"$bytes\":1,\"b\":2}"), json!({"$bytes": 1, "b": 2})),
-            (Payload::Bytes(Bytes::from_static(b"\xff\0")), json!({"$bytes": "/wA="})),
+            (
+                Payload::from("{\"$bytes\":1,\"b\":2}"),
+                json!({"$bytes": 1, "b": 2}),
+            ),
+            (
+                Payload::Bytes(Bytes::from_static(b"\xff\0")),
+                json!({"$bytes": "/wA="}),
+            ),
         ] {
             assert_eq!(payload.to_json(), value);
             assert_eq!(Payload::from_json(value), Ok(payload));
@@ -215,10 +250,22 @@ mod tests {
     #[test]
     fn json_that_some_parsers_reject_is_text() {
         let long = "9".repeat(400);
-        for text in [r#"{"a":"\ud800"}"#, r#"["\uDC00\ud83d"]"#, "1e999", "[-1E+400]", long.as_str()] {
-            assert!(serde_json::from_str::<&RawValue>(text).is_ok(), "{text} is JSON by its grammar");
+        for text in [
+            r#"{"a":"\ud800"}"#,
+            r#"["\uDC00\ud83d"]"#,
+            "1e999",
+            "[-1E+400]",
+            long.as_str(),
+        ] {
+            assert!(
+                serde_json::from_str::<&RawValue>(text).is_ok(),
+                "{text} is JSON by its grammar"
+            );
             assert!(json(text).is_none(), "{text}");
-            assert_eq!(Payload::from(text).to_json(), Value::String(text.to_owned()));
+            assert_eq!(
+                Payload::from(text).to_json(),
+                Value::String(text.to_owned())
+            );
         }
         for text in [
             r#"{"a":"\ud83d\ude00 \u00e9"}"#,
@@ -235,7 +282,11 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_base64_are_refused() {
-        for value in [json!({"$bytes": "?"}), json!({"$bytes": 7}), json!({"$bytes": "/w"})] {
+        for value in [
+            json!({"$bytes": "?"}),
+            json!({"$bytes": 7}),
+            json!({"$bytes": "/w"}),
+        ] {
             assert_eq!(Payload::from_json(value), Err(PayloadError));
         }
     }

@@ -1,4 +1,5 @@
-//! Integrity: checks the files of a data folder that no host uses, and says what to do about damaged ones.
+//! Integrity: checks the files of a data folder that no host uses, and says what to do about
+//! damaged ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,28 +58,43 @@ pub struct Checked {
     pub condition: Condition,
 }
 
-/// Checks the catalogue, all states and all embedded logs in a data folder. Blocking; takes as long as reading all of
-/// it.
+/// Checks the catalogue, all states and all embedded logs in a data folder. Blocking; takes as long
+/// as reading all of it.
 ///
 /// A file that was not closed cleanly is repaired, as a host does when it opens the file.
 pub fn check_folder(folder: &Path) -> Result<Vec<Checked>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
-        return Err(Error::NoFolder { folder: folder.to_owned() });
+        return Err(Error::NoFolder {
+            folder: folder.to_owned(),
+        });
     }
     // A running host always has its catalogue open, so this covers all files.
     let found = guarded(|| state::check(&catalogue));
     if let Ok(Err(state::Error::InUse(message))) = found {
-        return Err(Error::InUse { folder: folder.to_owned(), message });
+        return Err(Error::InUse {
+            folder: folder.to_owned(),
+            message,
+        });
     }
     let mut checked = vec![judge(folder, &catalogue, Kind::Catalogue, flat(found))];
     for states in entries(&folder.join("state")) {
         for file in files(&states) {
-            checked.push(judge(folder, &file, Kind::State, flat(guarded(|| state::check(&file)))));
+            checked.push(judge(
+                folder,
+                &file,
+                Kind::State,
+                flat(guarded(|| state::check(&file))),
+            ));
         }
     }
     for file in files(&folder.join("log")) {
-        checked.push(judge(folder, &file, Kind::Log, flat(guarded(|| log::check(&file)))));
+        checked.push(judge(
+            folder,
+            &file,
+            Kind::Log,
+            flat(guarded(|| log::check(&file))),
+        ));
     }
     Ok(checked)
 }
@@ -97,28 +113,46 @@ pub struct Compacted {
     pub error: Option<String>,
 }
 
-/// Returns unused space in the catalogue, all states and all embedded logs of a data folder to the disk, and reports
-/// each file. Blocking; takes as long as reading and writing all of it.
-pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result<Vec<Compacted>, Error> {
+/// Returns unused space in the catalogue, all states and all embedded logs of a data folder to the
+/// disk, and reports each file. Blocking; takes as long as reading and writing all of it.
+pub fn compact_folder(
+    folder: &Path,
+    mut tell: impl FnMut(&Compacted),
+) -> Result<Vec<Compacted>, Error> {
     let catalogue = folder.join("catalog.redb");
     if !catalogue.is_file() {
-        return Err(Error::NoFolder { folder: folder.to_owned() });
+        return Err(Error::NoFolder {
+            folder: folder.to_owned(),
+        });
     }
-    let states = entries(&folder.join("state")).into_iter().flat_map(|states| files(&states));
-    let all: Vec<PathBuf> =
-        std::iter::once(catalogue.clone()).chain(states).chain(files(&folder.join("log"))).collect();
+    let states = entries(&folder.join("state"))
+        .into_iter()
+        .flat_map(|states| files(&states));
+    let all: Vec<PathBuf> = std::iter::once(catalogue.clone())
+        .chain(states)
+        .chain(files(&folder.join("log")))
+        .collect();
     let mut compacted = Vec::new();
     for path in all {
         let before_bytes = allocated(&path, 0);
         let found = guarded(|| state::compact(&path));
         if let Ok(Err(state::Error::InUse(message))) = found {
-            return Err(Error::InUse { folder: folder.to_owned(), message });
+            return Err(Error::InUse {
+                folder: folder.to_owned(),
+                message,
+            });
         }
         let done = Compacted {
-            file: path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
+            file: path
+                .strip_prefix(folder)
+                .unwrap_or(&path)
+                .display()
+                .to_string(),
             before_bytes,
             after_bytes: allocated(&path, 0),
-            error: found.and_then(|found| found.map_err(|error| error.to_string())).err(),
+            error: found
+                .and_then(|found| found.map_err(|error| error.to_string()))
+                .err(),
         };
         tell(&done);
         compacted.push(done);
@@ -126,8 +160,8 @@ pub fn compact_folder(folder: &Path, mut tell: impl FnMut(&Compacted)) -> Result
     Ok(compacted)
 }
 
-/// Damage may violate what the storage assumes; it then panics instead of returning an error. Closing a damaged file may
-/// panic too.
+/// Damage may violate what the storage assumes; it then panics instead of returning an error.
+/// Closing a damaged file may panic too.
 fn guarded<T>(check: impl FnOnce() -> T) -> Result<T, String> {
     damage::guarded(check).map_err(|error| error.to_string())
 }
@@ -139,18 +173,31 @@ fn flat<E: std::fmt::Display>(found: Result<Result<bool, E>, String>) -> Result<
 fn judge(folder: &Path, file: &Path, kind: Kind, found: Result<bool, String>) -> Checked {
     let condition = match found {
         Ok(true) => Condition::Sound,
-        Ok(false) => Condition::Repaired(format!("went back to an older commit: {}", advice_repaired(kind))),
+        Ok(false) => Condition::Repaired(format!(
+            "went back to an older commit: {}",
+            advice_repaired(kind)
+        )),
         Err(error) => Condition::Damaged(format!("{error}; {}", advice(kind))),
     };
-    let name = file.strip_prefix(folder).unwrap_or(file).display().to_string();
-    Checked { file: name, bytes: fs::metadata(file).map_or(0, |metadata| metadata.len()), condition }
+    let name = file
+        .strip_prefix(folder)
+        .unwrap_or(file)
+        .display()
+        .to_string();
+    Checked {
+        file: name,
+        bytes: fs::metadata(file).map_or(0, |metadata| metadata.len()),
+        condition,
+    }
 }
 
 /// What to do about a lost file.
 fn advice(kind: Kind) -> &'static str {
     match kind {
         Kind::Catalogue => "check the disk, and restore it from a backup: it lists the deployments",
-        Kind::State => "check the disk, and remove the file: the host rebuilds the state from the stream",
+        Kind::State => {
+            "check the disk, and remove the file: the host rebuilds the state from the stream"
+        }
         Kind::Log => "check the disk, and restore it from a backup: its events exist nowhere else",
     }
 }
@@ -158,7 +205,9 @@ fn advice(kind: Kind) -> &'static str {
 /// What to do about a file that lost its last commit.
 fn advice_repaired(kind: Kind) -> &'static str {
     match kind {
-        Kind::Catalogue => "check the disk, and check in `foldstream list` that the last change is still there",
+        Kind::Catalogue => {
+            "check the disk, and check in `foldstream list` that the last change is still there"
+        }
         Kind::State => "check the disk; the stream brings back the rest",
         Kind::Log => "check the disk, and append the latest events again",
     }
@@ -167,12 +216,18 @@ fn advice_repaired(kind: Kind) -> &'static str {
 /// The redb files of a folder, by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = entries(folder);
-    files.retain(|path| path.is_file() && path.extension().is_some_and(|extension| extension == "redb"));
+    files.retain(|path| {
+        path.is_file()
+            && path
+                .extension()
+                .is_some_and(|extension| extension == "redb")
+    });
     files
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let read = fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+    let read =
+        fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
     let mut entries: Vec<PathBuf> = read.unwrap_or_default();
     entries.sort();
     entries

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     let output = cli.output();
-    let Err(error) = cli.run() else { return exit::Exit::Done.into() };
+    let Err(error) = cli.run() else {
+        return exit::Exit::Done.into();
+    };
     if exit::is_broken_pipe(&error) {
         return exit::Exit::Done.into();
     }
@@ -33,5 +35,9 @@ fn main() -> ExitCode {
 fn refused(error: &clap::Error) -> ExitCode {
     // The reader of our output may be gone, which changes nothing.
     let _ = error.print();
-    if error.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Done.into() }
+    if error.use_stderr() {
+        exit::Exit::Usage.into()
+    } else {
+        exit::Exit::Done.into()
+    }
 }

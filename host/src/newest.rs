@@ -1,8 +1,9 @@
-//! Notes next to a file how far it had come, so that a file that lost its newest commits, or was replaced by an older
-//! copy, does not pass for the newest one.
+//! Notes next to a file how far it had come, so that a file that lost its newest commits, or was
+//! replaced by an older copy, does not pass for the newest one.
 //!
-//! The note `<file>.newest` is one decimal number that only rises. It is written after what it counts is durable, and is
-//! not durable itself: it may lag behind the file, never the other way round.
+//! The note `<file>.newest` is one decimal number that only rises. It is written after what it
+//! counts is durable, and is not durable itself: it may lag behind the file, never the other way
+//! round.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -38,17 +39,28 @@ pub struct FellBack {
 impl Newest {
     /// The note of a file.
     pub fn of(file: &Path) -> Self {
-        Self { file: file.to_owned(), note: file.with_extension("newest") }
+        Self {
+            file: file.to_owned(),
+            note: file.with_extension("newest"),
+        }
     }
 
-    /// Whether the file has come at least as far as its note says. A note that is missing or unreadable says nothing.
+    /// Whether the file has come at least as far as its note says. A note that is missing or
+    /// unreadable says nothing.
     pub fn check(&self, unit: &'static str, found: u64) -> Result<(), FellBack> {
         let noted = small_file::read_within(&self.note, NOTE_BYTES_MAX).ok();
-        let noted = noted.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
+        let noted =
+            noted.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse::<u64>().ok());
         match noted {
             Some(noted) if noted > found => {
                 let (file, note) = (self.file.clone(), self.note.clone());
-                Err(FellBack { file, note, unit, found, noted })
+                Err(FellBack {
+                    file,
+                    note,
+                    unit,
+                    found,
+                    noted,
+                })
             }
             _ => Ok(()),
         }
@@ -57,7 +69,12 @@ impl Newest {
     /// Notes how far the file has come. If that fails, as on a full disk, the previous note stays.
     pub fn note(&self, number: u64) {
         let write = || -> io::Result<()> {
-            let note = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&self.note)?;
+            let note = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&self.note)?;
             // Always of the same length, so that it replaces the previous one in one step.
             note.write_all_at(format!("{number:020}\n").as_bytes(), 0)
         };
@@ -78,9 +95,18 @@ mod tests {
         assert_eq!(newest.check("event", 0), Ok(()), "there is no note yet");
         newest.note(1_000);
         newest.note(12);
-        assert_eq!((newest.check("event", 12), newest.check("event", 13)), (Ok(()), Ok(())));
-        let told = newest.check("event", 11).expect_err("it had come to 12").to_string();
-        assert!(told.contains("events.redb ends at event 11, but had come to 12") && told.contains("events.newest"));
+        assert_eq!(
+            (newest.check("event", 12), newest.check("event", 13)),
+            (Ok(()), Ok(()))
+        );
+        let told = newest
+            .check("event", 11)
+            .expect_err("it had come to 12")
+            .to_string();
+        assert!(
+            told.contains("events.redb ends at event 11, but had come to 12")
+                && told.contains("events.newest")
+        );
         for unreadable in ["", "none", "-1", "99999999999999999999999"] {
             std::fs::write(folder.path().join("events.newest"), unreadable).expect("written");
             assert_eq!(newest.check("event", 0), Ok(()), "{unreadable}");

@@ -5,8 +5,9 @@ use sha2::{Digest, Sha256};
 
 use crate::event::Event;
 
-/// The name and creation time of a stream. Both are only hints: servers change the creation time of a healthy stream,
-/// and a mirror that takes over may have another name. The proof is what was read from the stream ([`EventMark`]).
+/// The name and creation time of a stream. Both are only hints: servers change the creation time of
+/// a healthy stream, and a mirror that takes over may have another name. The proof is what was read
+/// from the stream ([`EventMark`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamIdentity {
     /// Name of the stream.
@@ -29,7 +30,12 @@ pub struct EventMark {
 impl EventMark {
     /// The mark of an event.
     pub fn of(event: &Event) -> Self {
-        Self::of_message(event.sequence, event.time_ns, event.subject.as_bytes(), event.data.as_bytes())
+        Self::of_message(
+            event.sequence,
+            event.time_ns,
+            event.subject.as_bytes(),
+            event.data.as_bytes(),
+        )
     }
 
     /// The mark of a published message, which need not be an event.
@@ -41,7 +47,11 @@ impl EventMark {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        Self { sequence, time_ns, digest: hash.finalize().into() }
+        Self {
+            sequence,
+            time_ns,
+            digest: hash.finalize().into(),
+        }
     }
 }
 
@@ -54,20 +64,20 @@ pub struct Checkpoint {
     pub stream: StreamIdentity,
     /// The last applied event, if there is one.
     pub last_event: Option<EventMark>,
-    /// The last message that was seen, whatever its subject, if it is later than the last applied event. A stream that
-    /// lost its tail and grew again has another message in its place.
+    /// The last message that was seen, whatever its subject, if it is later than the last applied
+    /// event. A stream that lost its tail and grew again has another message in its place.
     // Format 1 lacks this field and the following ones.
     #[serde(default)]
     pub last_seen: Option<EventMark>,
     /// The sequence after which the state began; none if format 1 did not record it.
     #[serde(default)]
     pub begins_after: Option<u64>,
-    /// How many sequences the stream no longer had when the state passed them, that the module may have wanted, and
-    /// that were accepted as missing.
+    /// How many sequences the stream no longer had when the state passed them, that the module may
+    /// have wanted, and that were accepted as missing.
     #[serde(default)]
     pub missing: u64,
-    /// Messages that matched but are not events, as ranges of sequences in rising order; only the latest ones. If they
-    /// are removed later, nothing is lost.
+    /// Messages that matched but are not events, as ranges of sequences in rising order; only the
+    /// latest ones. If they are removed later, nothing is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<(u64, u64)>,
 }
@@ -86,17 +96,20 @@ impl Checkpoint {
         }
     }
 
-    /// What was seen of the stream, latest first: the last message seen, and the last event applied.
+    /// What was seen of the stream, latest first: the last message seen, and the last event
+    /// applied.
     pub fn marks(&self) -> impl Iterator<Item = &EventMark> {
         self.last_seen.iter().chain(&self.last_event)
     }
 
-    /// Whether it belongs to the same stream as another, as far as both can tell. One of them may not know yet that the
-    /// stream has another creation time: then what both saw at one sequence decides.
+    /// Whether it belongs to the same stream as another, as far as both can tell. One of them may
+    /// not know yet that the stream has another creation time: then what both saw at one sequence
+    /// decides.
     pub fn is_of_same_stream(&self, other: &Self) -> bool {
         if self.stream == other.stream {
             return true;
         }
-        self.marks().any(|one| other.marks().any(|another| one == another))
+        self.marks()
+            .any(|one| other.marks().any(|another| one == another))
     }
 }

@@ -1,8 +1,8 @@
 //! Disk space of the data folder: what stops growing, and when.
 //!
-//! Builds and copies stop first: they leave the floor of [`Use::Grow`] to active generations. Those also stop writing
-//! before nothing is left, because a write that fails half-way costs more than one that waits. Everything continues on
-//! its own when there is room again.
+//! Builds and copies stop first: they leave the floor of [`Use::Grow`] to active generations. Those
+//! also stop writing before nothing is left, because a write that fails half-way costs more than
+//! one that waits. Everything continues on its own when there is room again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 const BLOCK_BYTES: u64 = 512;
 /// Deepest nesting of folders to visit: more than a data folder has.
 pub(crate) const DEPTH_MAX: usize = 4;
-/// How often a folder with a limit is measured, and how many times longer the pause is than the measurement.
+/// How often a folder with a limit is measured, and how many times longer the pause is than the
+/// measurement.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_FACTOR: u32 = 50;
 
@@ -70,8 +71,8 @@ impl Shortage {
     }
 }
 
-/// The disk of a folder, and the limit of the folder itself. Checking it takes microseconds, except that a folder with a
-/// limit is measured now and then.
+/// The disk of a folder, and the limit of the folder itself. Checking it takes microseconds, except
+/// that a folder with a limit is measured now and then.
 #[derive(Clone, Debug)]
 pub struct Room {
     folder: PathBuf,
@@ -94,7 +95,8 @@ impl Limit {
             && Instant::now() >= *look_at
         {
             let begun = Instant::now();
-            self.used.store(allocated(folder, DEPTH_MAX), Ordering::Relaxed);
+            self.used
+                .store(allocated(folder, DEPTH_MAX), Ordering::Relaxed);
             *look_at = Instant::now() + LOOK.max(begun.elapsed() * LOOK_FACTOR);
         }
         self.bytes.saturating_sub(self.used.load(Ordering::Relaxed))
@@ -104,16 +106,32 @@ impl Limit {
 impl Room {
     /// The disk space of a folder, or of the folder of a file.
     pub fn of(path: &Path) -> Self {
-        let folder = if path.is_dir() { Some(path) } else { path.parent() };
-        let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self { folder: folder.to_owned(), limit: None }
+        let folder = if path.is_dir() {
+            Some(path)
+        } else {
+            path.parent()
+        };
+        let folder = folder
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        Self {
+            folder: folder.to_owned(),
+            limit: None,
+        }
     }
 
-    /// The same if the folder may take this many bytes, as if its disk had this size; 0 is no limit. Clones share what
-    /// they measure.
+    /// The same if the folder may take this many bytes, as if its disk had this size; 0 is no
+    /// limit. Clones share what they measure.
     pub fn within(self, bytes: u64) -> Self {
-        let limit = || Limit { bytes, used: AtomicU64::new(0), look_at: Mutex::new(Instant::now()) };
-        Self { limit: (bytes > 0).then(|| Arc::new(limit())), ..self }
+        let limit = || Limit {
+            bytes,
+            used: AtomicU64::new(0),
+            look_at: Mutex::new(Instant::now()),
+        };
+        Self {
+            limit: (bytes > 0).then(|| Arc::new(limit())),
+            ..self
+        }
     }
 
     /// Free bytes, if known.
@@ -124,36 +142,55 @@ impl Room {
     /// Free bytes and total bytes of the disk.
     pub(crate) fn look(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statvfs(&self.folder).ok()?;
-        Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+        Some((
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+        ))
     }
 
     /// Whether there is room for this many bytes more.
     pub fn check(&self, purpose: Use, bytes: u64) -> Result<(), Shortage> {
         // A disk with unknown space is written to until a write fails.
         if let Some((free, total)) = self.look() {
-            enough(Bound::Disk(free), free, floor(purpose, total).saturating_add(bytes))?;
+            enough(
+                Bound::Disk(free),
+                free,
+                floor(purpose, total).saturating_add(bytes),
+            )?;
         }
         if let Some(limit) = &self.limit {
             let left = limit.left(&self.folder);
-            enough(Bound::Limit(left), left, floor(purpose, limit.bytes).saturating_add(bytes))?;
+            enough(
+                Bound::Limit(left),
+                left,
+                floor(purpose, limit.bytes).saturating_add(bytes),
+            )?;
         }
         Ok(())
     }
 }
 
 fn enough(bound: Bound, left: u64, floor: u64) -> Result<(), Shortage> {
-    if left >= floor { Ok(()) } else { Err(Shortage { bound, floor }) }
+    if left >= floor {
+        Ok(())
+    } else {
+        Err(Shortage { bound, floor })
+    }
 }
 
 /// Allocated bytes of a file, or of a folder with everything in it. Links are not followed.
 pub fn allocated(path: &Path, depth: usize) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
     let own = metadata.blocks().saturating_mul(BLOCK_BYTES);
     if !metadata.is_dir() || depth == 0 {
         return own;
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    own + entries.map(|entry| allocated(&entry.path(), depth - 1)).sum::<u64>()
+    own + entries
+        .map(|entry| allocated(&entry.path(), depth - 1))
+        .sum::<u64>()
 }
 
 fn floor(purpose: Use, total: u64) -> u64 {
@@ -171,7 +208,10 @@ mod tests {
     #[test]
     fn those_that_grow_stop_before_those_that_serve() {
         for total in [8 << 20, 64 << 20, 1 << 30, 1 << 40] {
-            assert!(floor(Use::Grow, total) > floor(Use::Write, total), "{total}");
+            assert!(
+                floor(Use::Grow, total) > floor(Use::Write, total),
+                "{total}"
+            );
             assert!(floor(Use::Grow, total) <= total / 20);
         }
         assert_eq!(floor(Use::Grow, 1 << 40), 1 << 30);
@@ -182,23 +222,46 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let room = Room::of(&folder.path().join("state.redb"));
         assert!(room.free_bytes().is_some());
-        let shortage = room.check(Use::Write, u64::MAX / 2).expect_err("no disk is that large");
-        assert!(shortage.to_string().contains("free some space"), "{shortage}");
+        let shortage = room
+            .check(Use::Write, u64::MAX / 2)
+            .expect_err("no disk is that large");
+        assert!(
+            shortage.to_string().contains("free some space"),
+            "{shortage}"
+        );
     }
 
     #[test]
     fn a_folder_with_a_limit_has_as_much_room_as_is_not_allocated() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // A file of a great length in which almost nothing is.
-        fs::File::create(folder.path().join("1.redb")).and_then(|file| file.set_len(1 << 30)).expect("is created");
+        fs::File::create(folder.path().join("1.redb"))
+            .and_then(|file| file.set_len(1 << 30))
+            .expect("is created");
         let room = Room::of(folder.path()).within(64 << 20);
         assert!(room.check(Use::Grow, 32 << 20).is_ok());
-        let shortage = room.check(Use::Write, 64 << 20).expect_err("that is all there may be");
-        assert!(shortage.to_string().starts_with("limits.disk_bytes leaves "), "{shortage}");
+        let shortage = room
+            .check(Use::Write, 64 << 20)
+            .expect_err("that is all there may be");
+        assert!(
+            shortage
+                .to_string()
+                .starts_with("limits.disk_bytes leaves "),
+            "{shortage}"
+        );
         fs::write(folder.path().join("2.redb"), vec![1; 62 << 20]).expect("is written");
         let room = Room::of(folder.path()).within(64 << 20);
         assert!(room.check(Use::Grow, 0).is_err(), "builds stop");
-        assert!(room.check(Use::Write, 0).is_ok(), "before active generations");
-        assert!(Room::of(folder.path()).within(0).check(Use::Grow, 0).is_ok(), "none is no limit");
+        assert!(
+            room.check(Use::Write, 0).is_ok(),
+            "before active generations"
+        );
+        assert!(
+            Room::of(folder.path())
+                .within(0)
+                .check(Use::Grow, 0)
+                .is_ok(),
+            "none is no limit"
+        );
     }
 }

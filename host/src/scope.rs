@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Read deployments, their entries, queries and changes, events, sources, the audit log and metrics.
+    /// Read deployments, their entries, queries and changes, events, sources, the audit log and
+    /// metrics.
     Read,
     /// Append events to an embedded log.
     Append,
@@ -50,7 +51,10 @@ impl FromStr for Scope {
     type Err = UnknownScope;
 
     fn from_str(name: &str) -> Result<Self, UnknownScope> {
-        Self::ALL.into_iter().find(|scope| scope.name() == name).ok_or(UnknownScope)
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.name() == name)
+            .ok_or(UnknownScope)
     }
 }
 
@@ -58,7 +62,9 @@ impl FromStr for Scope {
 pub fn is_token_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
 /// The SHA-256 of a token, as in a file of tokens.

@@ -47,7 +47,16 @@ fn shown(text: &str) -> String {
     if shown.len() < text.len() {
         shown.push('…');
     }
-    shown.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    shown
+        .chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 fn tokens_are_sound(subject: &str) -> Result<(), Error> {
@@ -70,7 +79,8 @@ impl Pattern {
         tokens_are_sound(pattern)?;
         let count = pattern.split('.').count();
         let misplaced = pattern.split('.').enumerate().any(|(index, token)| {
-            (token == ">" && index + 1 != count) || (token.len() > 1 && (token.contains('*') || token.contains('>')))
+            (token == ">" && index + 1 != count)
+                || (token.len() > 1 && (token.contains('*') || token.contains('>')))
         });
         if misplaced {
             return Err(Error::Wildcard(shown(pattern)));
@@ -132,7 +142,10 @@ impl SubjectSet {
         if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
             return Err(Error::Count(patterns.len()));
         }
-        let patterns = patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<_, _>>()?;
+        let patterns = patterns
+            .iter()
+            .map(|pattern| Pattern::parse(pattern.as_ref()))
+            .collect::<Result<_, _>>()?;
         Ok(Self { patterns })
     }
 
@@ -152,18 +165,30 @@ impl SubjectSet {
     /// than one with a single filter, so the server gets this one and the host
     /// matches the rest.
     pub fn covering(&self) -> Pattern {
-        if let Some(widest) = self.patterns.iter().find(|one| self.patterns.iter().all(|other| one.covers(other))) {
+        if let Some(widest) = self
+            .patterns
+            .iter()
+            .find(|one| self.patterns.iter().all(|other| one.covers(other)))
+        {
             return widest.clone();
         }
-        let split: Vec<Vec<&str>> = self.patterns.iter().map(|pattern| pattern.0.split('.').collect()).collect();
-        let same_length = split.iter().all(|tokens| tokens.len() == split[0].len() && tokens.last() != Some(&">"));
+        let split: Vec<Vec<&str>> = self
+            .patterns
+            .iter()
+            .map(|pattern| pattern.0.split('.').collect())
+            .collect();
+        let same_length = split
+            .iter()
+            .all(|tokens| tokens.len() == split[0].len() && tokens.last() != Some(&">"));
         let shortest = split.iter().map(Vec::len).min().unwrap_or(1);
         let mut merged = Vec::new();
         for index in 0..shortest {
             let first = split[0][index];
             let agree = split.iter().all(|tokens| tokens[index] == first);
-            let last_of_some =
-                !same_length && split.iter().any(|tokens| index + 1 >= tokens.len() || tokens[index] == ">");
+            let last_of_some = !same_length
+                && split
+                    .iter()
+                    .any(|tokens| index + 1 >= tokens.len() || tokens[index] == ">");
             if last_of_some {
                 merged.push(">");
                 break;
@@ -179,12 +204,16 @@ mod tests {
     use super::*;
 
     fn covering(patterns: &[&str]) -> String {
-        SubjectSet::parse(patterns).expect("patterns are sound").covering().to_string()
+        SubjectSet::parse(patterns)
+            .expect("patterns are sound")
+            .covering()
+            .to_string()
     }
 
     #[test]
     fn wildcards_match_as_nats_does() {
-        let matches = |pattern: &str, subject: &str| Pattern::parse(pattern).expect("sound").matches(subject);
+        let matches =
+            |pattern: &str, subject: &str| Pattern::parse(pattern).expect("sound").matches(subject);
         assert!(matches("orders.*.placed", "orders.42.placed"));
         assert!(matches("orders.>", "orders.42.placed"));
         assert!(matches(">", "orders"));
@@ -195,18 +224,27 @@ mod tests {
 
     #[test]
     fn an_error_shows_only_the_beginning_of_a_long_subject_and_no_control_characters() {
-        for subject in ["a".repeat(1 << 20), "ü ".repeat(1 << 20), format!("*.{}", "a.".repeat(1 << 19))] {
+        for subject in [
+            "a".repeat(1 << 20),
+            "ü ".repeat(1 << 20),
+            format!("*.{}", "a.".repeat(1 << 19)),
+        ] {
             let error = validate(&subject).expect_err("it is too long").to_string();
             assert!(error.len() < 1_024, "{} bytes", error.len());
         }
-        let error = validate("a\n\u{1b}[31m").expect_err("it has control characters").to_string();
+        let error = validate("a\n\u{1b}[31m")
+            .expect_err("it has control characters")
+            .to_string();
         assert!(!error.contains(char::is_control), "{error:?}");
     }
 
     #[test]
     fn one_pattern_covers_the_set() {
         assert_eq!(covering(&["orders.*.placed"]), "orders.*.placed");
-        assert_eq!(covering(&["orders.*.placed", "orders.*.paid"]), "orders.*.*");
+        assert_eq!(
+            covering(&["orders.*.placed", "orders.*.paid"]),
+            "orders.*.*"
+        );
         assert_eq!(covering(&["orders.>", "orders.*.paid"]), "orders.>");
         assert_eq!(covering(&["orders.a.b", "orders.c"]), "orders.>");
         assert_eq!(covering(&["orders", "orders.c"]), ">");
@@ -227,13 +265,18 @@ mod tests {
             }
         }
         patterns.retain(|pattern| Pattern::parse(pattern).is_ok());
-        let subjects = ["a", "b", "a.a", "a.b", "b.a", "a.a.a", "a.b.a", "b.b.b", "a.a.a.a", "b.a.b.a"];
+        let subjects = [
+            "a", "b", "a.a", "a.b", "b.a", "a.a.a", "a.b.a", "b.b.b", "a.a.a.a", "b.a.b.a",
+        ];
         for one in &patterns {
             for other in &patterns {
                 let set = SubjectSet::parse(&[one, other]).expect("sound");
                 let covering = set.covering();
                 for subject in subjects.iter().filter(|subject| set.matches(subject)) {
-                    assert!(covering.matches(subject), "{covering} misses {subject} of {one}, {other}");
+                    assert!(
+                        covering.matches(subject),
+                        "{covering} misses {subject} of {one}, {other}"
+                    );
                 }
             }
         }

@@ -26,12 +26,16 @@ pub fn parse(text: &str) -> Result<Timestamp, Error> {
         b'T' => byte.eq_ignore_ascii_case(&b'T'),
         other => byte == *other,
     };
-    let (fraction, offset) = rest.split_at(rest.find(['Z', 'z', '+', '-']).ok_or(Error::Malformed)?);
+    let (fraction, offset) =
+        rest.split_at(rest.find(['Z', 'z', '+', '-']).ok_or(Error::Malformed)?);
     if !shape.into_iter().all(fits) || !is_fraction(fraction) || !is_offset(offset) {
         return Err(Error::Malformed);
     }
     let fraction = &fraction[..fraction.len().min(1 + FRACTION_DIGITS_MAX)];
-    format!("{whole}{fraction}{offset}").to_ascii_uppercase().parse().map_err(|_| Error::Malformed)
+    format!("{whole}{fraction}{offset}")
+        .to_ascii_uppercase()
+        .parse()
+        .map_err(|_| Error::Malformed)
 }
 
 /// Parses a time as nanoseconds since the Unix epoch.
@@ -41,7 +45,8 @@ pub fn parse_ns(text: &str) -> Result<u64, Error> {
 
 /// A time in UTC, with nanoseconds.
 pub fn format_ns(time_ns: u64) -> String {
-    let time = Timestamp::from_nanosecond(i128::from(time_ns)).expect("64 bits of nanoseconds end in 2554");
+    let time = Timestamp::from_nanosecond(i128::from(time_ns))
+        .expect("64 bits of nanoseconds end in 2554");
     format!("{time:.9}")
 }
 
@@ -57,7 +62,12 @@ fn is_offset(text: &str) -> bool {
         return true;
     }
     let bytes = text.as_bytes();
-    let number = |at: usize| text[at..at + 2].parse::<u8>().ok().filter(|_| bytes[at].is_ascii_digit());
+    let number = |at: usize| {
+        text[at..at + 2]
+            .parse::<u8>()
+            .ok()
+            .filter(|_| bytes[at].is_ascii_digit())
+    };
     bytes.len() == 6
         && text.is_ascii()
         && bytes[3] == b':'
@@ -71,7 +81,10 @@ mod tests {
 
     #[test]
     fn times_come_back() {
-        for text in ["2026-11-20T10:00:00.000000000Z", "1970-01-01T00:00:00.000000001Z"] {
+        for text in [
+            "2026-11-20T10:00:00.000000000Z",
+            "1970-01-01T00:00:00.000000001Z",
+        ] {
             assert_eq!(format_ns(parse_ns(text).expect("sound")), text);
         }
         assert_eq!(format_ns(u64::MAX), "2554-07-21T23:34:33.709551615Z");

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 pub use crate::room::allocated;
 use crate::room::{DEPTH_MAX, Room};
 
-/// How long a result is good, at least and as a multiple of the time that it took: a folder of many files on a slow disk
-/// is visited less often.
+/// How long a result is good, at least and as a multiple of the time that it took: a folder of many
+/// files on a slow disk is visited less often.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 const GOOD_FOR_LOOKS: u32 = 20;
 
@@ -34,12 +34,21 @@ impl Usage {
         let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
         let mut deployments = BTreeMap::new();
         for part in ["state", "snapshots"] {
-            for entry in fs::read_dir(folder.join(part)).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(folder.join(part))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 *deployments.entry(name).or_default() += allocated(&entry.path(), DEPTH_MAX);
             }
         }
-        Self { deployments, folder_bytes: allocated(folder, DEPTH_MAX), free_bytes, disk_bytes }
+        Self {
+            deployments,
+            folder_bytes: allocated(folder, DEPTH_MAX),
+            free_bytes,
+            disk_bytes,
+        }
     }
 }
 
@@ -54,18 +63,29 @@ struct Found {
 }
 
 impl Recent {
-    /// The usage of a data folder as of a few seconds ago, or longer ago if it takes long to measure; with the free space
-    /// as of now. Blocking: one caller measures, and the others wait for its result.
+    /// The usage of a data folder as of a few seconds ago, or longer ago if it takes long to
+    /// measure; with the free space as of now. Blocking: one caller measures, and the others wait
+    /// for its result.
     pub fn of(&self, folder: &Path) -> Usage {
         let mut recent = self.0.lock();
-        if let Some(found) = recent.as_ref().filter(|found| Instant::now() < found.good_until) {
+        if let Some(found) = recent
+            .as_ref()
+            .filter(|found| Instant::now() < found.good_until)
+        {
             let (free_bytes, disk_bytes) = Room::of(folder).look().unzip();
-            return Usage { free_bytes, disk_bytes, ..found.usage.clone() };
+            return Usage {
+                free_bytes,
+                disk_bytes,
+                ..found.usage.clone()
+            };
         }
         let begun = Instant::now();
         let usage = Usage::of(folder);
         let good_until = Instant::now() + (begun.elapsed() * GOOD_FOR_LOOKS).max(GOOD_FOR);
-        *recent = Some(Found { usage: usage.clone(), good_until });
+        *recent = Some(Found {
+            usage: usage.clone(),
+            good_until,
+        });
         usage
     }
 }
@@ -81,25 +101,44 @@ mod tests {
         let before = recent.of(folder.path());
         fs::write(folder.path().join("new"), vec![1; 100_000]).expect("is written");
         let after = recent.of(folder.path());
-        assert_eq!(after.folder_bytes, before.folder_bytes, "it is good for a while");
-        assert!(after.free_bytes.is_some(), "what is free is looked at each time");
-        recent.0.lock().as_mut().expect("it was looked at").good_until = Instant::now();
+        assert_eq!(
+            after.folder_bytes, before.folder_bytes,
+            "it is good for a while"
+        );
+        assert!(
+            after.free_bytes.is_some(),
+            "what is free is looked at each time"
+        );
+        recent
+            .0
+            .lock()
+            .as_mut()
+            .expect("it was looked at")
+            .good_until = Instant::now();
         assert!(recent.of(folder.path()).folder_bytes >= before.folder_bytes + 100_000);
     }
 
     #[test]
     fn files_of_all_generations_count_with_what_is_allocated_for_them() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (state, snapshots) = (folder.path().join("state/totals"), folder.path().join("snapshots/totals"));
+        let (state, snapshots) = (
+            folder.path().join("state/totals"),
+            folder.path().join("snapshots/totals"),
+        );
         fs::create_dir_all(&state).expect("is created");
         fs::create_dir_all(&snapshots).expect("is created");
         fs::write(state.join("1.redb"), vec![1; 100_000]).expect("is written");
         fs::write(snapshots.join("7.redb"), vec![1; 50_000]).expect("is written");
         // A file of a great length in which almost nothing is.
-        fs::File::create(state.join("2.redb")).and_then(|file| file.set_len(1 << 30)).expect("is created");
+        fs::File::create(state.join("2.redb"))
+            .and_then(|file| file.set_len(1 << 30))
+            .expect("is created");
         let usage = Usage::of(folder.path());
         let bytes = usage.deployments["totals"];
         assert!((150_000..10_000_000).contains(&bytes), "{bytes}");
-        assert!(usage.folder_bytes >= bytes && usage.free_bytes <= usage.disk_bytes, "{usage:?}");
+        assert!(
+            usage.folder_bytes >= bytes && usage.free_bytes <= usage.disk_bytes,
+            "{usage:?}"
+        );
     }
 }

@@ -21,8 +21,8 @@ impl EventView {
         self.0.stream()
     }
 
-    /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not open yet, which must
-    /// be polled.
+    /// The last sequence of an embedded log, as it rises; none for a stream, or a log that is not
+    /// open yet, which must be polled.
     pub fn log_head(&self) -> Option<watch::Receiver<u64>> {
         Some(self.0.embedded()?.log().ok()?.head())
     }

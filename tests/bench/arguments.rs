@@ -38,8 +38,10 @@ const USAGE: &str = "usage: make bench BENCH=\"[options]\"
 impl Arguments {
     /// Reads the command line.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let json =
-            foldstream_tests::built().parent().expect("a profile stands in the target folder").join("bench.json");
+        let json = foldstream_tests::built()
+            .parent()
+            .expect("a profile stands in the target folder")
+            .join("bench.json");
         let mut parsed = Self {
             events: 1_000_000,
             customers: vec![10_000, 1_000_000],
@@ -55,7 +57,9 @@ impl Arguments {
             if word == "--bench" {
                 continue;
             }
-            let value = words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"))?;
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{word} needs a value\n{USAGE}"))?;
             match word.as_str() {
                 "--events" => parsed.events = number(&value)?,
                 "--customers" => parsed.customers = numbers(&value)?,
@@ -78,7 +82,8 @@ impl Arguments {
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text} is no number\n{USAGE}"))
+    text.parse()
+        .map_err(|_| format!("{text} is no number\n{USAGE}"))
 }
 
 fn numbers<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {

@@ -1,5 +1,5 @@
-//! Deploying: from the upload to the first applied event, with and without compiled code at hand; and what idle
-//! deployments cost.
+//! Deploying: from the upload to the first applied event, with and without compiled code at hand;
+//! and what idle deployments cost.
 
 use std::time::Instant;
 
@@ -13,7 +13,12 @@ use crate::workload::{self, STREAM};
 /// Measures both.
 pub async fn measure(arguments: &Arguments, report: &mut Report) {
     let module = guests::module("customer-totals");
-    report.add("module", module.len() as f64 / 1024.0, "KiB", "tests/guests/customer-totals");
+    report.add(
+        "module",
+        module.len() as f64 / 1024.0,
+        "KiB",
+        "tests/guests/customer-totals",
+    );
     let (mut cold, mut cached) = (Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         let (first, second) = deploy_twice(&module).await;
@@ -27,12 +32,19 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) {
     idle(arguments.deployments, &module, report).await;
 }
 
-/// Milliseconds of a deploy to a new host, and of one to the same host started again, under another name.
+/// Milliseconds of a deploy to a new host, and of one to the same host started again, under another
+/// name.
 async fn deploy_twice(module: &[u8]) -> (f64, f64) {
     let mut host = Host::start().await;
     host.client().append(&[workload::new_event()]).await;
     let cold = deploy(&host, "cold", module).await;
-    host.client().send(host.client().request(reqwest::Method::DELETE, "/v1/deployments/cold")).await.expect(204);
+    host.client()
+        .send(
+            host.client()
+                .request(reqwest::Method::DELETE, "/v1/deployments/cold"),
+        )
+        .await
+        .expect(204);
     host.stop();
     host.restart().await;
     (cold, deploy(&host, "cached", module).await)
@@ -54,12 +66,15 @@ async fn idle(deployments: usize, module: &[u8], report: &mut Report) {
     host.client().reached("first", 1).await;
     let before = host.memory_bytes();
     for number in 0..deployments {
-        host.client().deploy(&format!("idle-{number}"), module).await;
+        host.client()
+            .deploy(&format!("idle-{number}"), module)
+            .await;
     }
     for number in 0..deployments {
         host.client().reached(&format!("idle-{number}"), 1).await;
     }
-    let each = host.memory_bytes().saturating_sub(before) as f64 / deployments as f64 / f64::from(1 << 20);
+    let each =
+        host.memory_bytes().saturating_sub(before) as f64 / deployments as f64 / f64::from(1 << 20);
     report.add_with_target(
         format!("memory of one of {deployments} idle deployments on JetStream"),
         each,

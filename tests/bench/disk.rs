@@ -1,4 +1,5 @@
-//! Bytes that a host writes to its disk for each event that a deployment applies, by rate and flush interval.
+//! Bytes that a host writes to its disk for each event that a deployment applies, by rate and flush
+//! interval.
 
 use std::time::Duration;
 
@@ -30,8 +31,15 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) {
     for interval in INTERVALS {
         for rate in RATES {
             let bytes = live(interval, rate, seconds, customers).await;
-            let name = format!("written per event and deployment, {rate} events/s, flush_interval {interval}");
-            report.add(name, bytes / 1024.0, "KiB", format!("{DEPLOYMENTS} deployments, {customers} customers"));
+            let name = format!(
+                "written per event and deployment, {rate} events/s, flush_interval {interval}"
+            );
+            report.add(
+                name,
+                bytes / 1024.0,
+                "KiB",
+                format!("{DEPLOYMENTS} deployments, {customers} customers"),
+            );
         }
     }
     let events = arguments.events.min(200_000);
@@ -49,7 +57,10 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) {
 async fn live(interval: &str, rate: usize, seconds: u64, customers: u32) -> f64 {
     let server = workload::publish(BEFORE, customers).await;
     let source = jetstream_source(&server.url(), STREAM);
-    let host = Host::start_with(&format!("[state]\nflush_interval = \"{interval}\"\n{source}")).await;
+    let host = Host::start_with(&format!(
+        "[state]\nflush_interval = \"{interval}\"\n{source}"
+    ))
+    .await;
     deploy(&host).await;
     durable(&host, BEFORE as u64).await;
     let context = server.jetstream().await;
@@ -79,7 +90,9 @@ async fn built(events: usize, customers: u32) -> f64 {
 async fn deploy(host: &Host) {
     let module = guests::module("customer-totals");
     for number in 0..DEPLOYMENTS {
-        host.client().deploy(&format!("totals-{number}"), &module).await;
+        host.client()
+            .deploy(&format!("totals-{number}"), &module)
+            .await;
     }
 }
 
@@ -87,6 +100,8 @@ async fn deploy(host: &Host) {
 async fn durable(host: &Host, position: u64) {
     for number in 0..DEPLOYMENTS {
         let name = format!("totals-{number}");
-        host.client().show_when(&name, "be durable", |shown| shown.checkpoint >= position).await;
+        host.client()
+            .show_when(&name, "be durable", |shown| shown.checkpoint >= position)
+            .await;
     }
 }

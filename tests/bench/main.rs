@@ -1,8 +1,9 @@
 //! The bench: what folding through a sandbox costs, side by side in one run.
 //!
-//! `make bench` runs all of it; `make bench BENCH="--events 100000 --only replay"` a part. It prints a table and writes
-//! the same as JSON. Everything is measured on real parts: a nats-server started for the purpose, redb on disk, and for
-//! what a user waits for the `foldstream` program in its release build.
+//! `make bench` runs all of it; `make bench BENCH="--events 100000 --only replay"` a part. It
+//! prints a table and writes the same as JSON. Everything is measured on real parts: a nats-server
+//! started for the purpose, redb on disk, and for what a user waits for the `foldstream` program in
+//! its release build.
 
 mod arguments;
 mod deploy;

@@ -19,16 +19,28 @@ const READERS: usize = 4;
 pub async fn measure(arguments: &Arguments, report: &mut Report) {
     let customers = arguments.customers[0];
     let server = workload::publish(arguments.events, customers).await;
-    let (mut reads, mut middles, mut tails, mut replays) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut reads, mut middles, mut tails, mut replays) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..arguments.rounds {
         let host = Host::start_on(&server, STREAM).await;
         let started = Instant::now();
-        host.client().deploy("replay", &guests::module("customer-totals")).await;
+        host.client()
+            .deploy("replay", &guests::module("customer-totals"))
+            .await;
         let stop = Arc::new(AtomicBool::new(false));
         let readers: Vec<_> = (0..READERS)
-            .map(|number| tokio::spawn(read(Client::new(host.url()), number, customers, Arc::clone(&stop))))
+            .map(|number| {
+                tokio::spawn(read(
+                    Client::new(host.url()),
+                    number,
+                    customers,
+                    Arc::clone(&stop),
+                ))
+            })
             .collect();
-        host.client().reached("replay", arguments.events as u64).await;
+        host.client()
+            .reached("replay", arguments.events as u64)
+            .await;
         let seconds = started.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
         let mut times = Vec::new();
@@ -41,10 +53,20 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) {
         tails.push(quantile(&times, 0.99));
         replays.push(arguments.events as f64 / seconds);
     }
-    report.add("point reads over HTTP while replaying", median(reads), "reads/s", format!("{READERS} connections"));
+    report.add(
+        "point reads over HTTP while replaying",
+        median(reads),
+        "reads/s",
+        format!("{READERS} connections"),
+    );
     report.add("point read while replaying, p50", median(middles), "ms", "");
     report.add("point read while replaying, p99", median(tails), "ms", "");
-    report.add("replay while being read", median(replays), "events/s", "compilation included");
+    report.add(
+        "replay while being read",
+        median(replays),
+        "events/s",
+        "compilation included",
+    );
 }
 
 /// Reads random customers until told to stop; how long each read took, in milliseconds.
@@ -53,9 +75,18 @@ async fn read(client: Client, number: usize, customers: u32, stop: Arc<AtomicBoo
     let mut times = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let started = Instant::now();
-        let answer = client.entry("replay", &format!("customer/c{:07}", random.u32(..customers))).await;
+        let answer = client
+            .entry(
+                "replay",
+                &format!("customer/c{:07}", random.u32(..customers)),
+            )
+            .await;
         // Early on, many customers have no entry yet.
-        assert!([200, 404].contains(&answer.status.as_u16()), "{}", answer.text());
+        assert!(
+            [200, 404].contains(&answer.status.as_u16()),
+            "{}",
+            answer.text()
+        );
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
     times

@@ -1,8 +1,9 @@
 //! Replay: how fast a stream that is there already becomes state.
 //!
-//! Three measurements over the same stream take turns, so that what else the machine does falls on all of them: a
-//! reader that only counts, which is the ceiling; the fold in native Rust; and the same fold as a module. The last two
-//! differ in the fold alone: reader, memtable, commits and durability are the host's own pipeline.
+//! Three measurements over the same stream take turns, so that what else the machine does falls on
+//! all of them: a reader that only counts, which is the ceiling; the fold in native Rust; and the
+//! same fold as a module. The last two differ in the fold alone: reader, memtable, commits and
+//! durability are the host's own pipeline.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,25 +45,45 @@ pub fn measure(runtime: &Runtime, arguments: &Arguments, report: &mut Report) {
         let (mut counting, mut native, mut wasm) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
             counting.push(count(runtime, &server, arguments.events));
-            native.push(fold(runtime, &server, arguments.events, Box::new(|| Ok(Box::<CustomerTotals>::default()))));
+            native.push(fold(
+                runtime,
+                &server,
+                arguments.events,
+                Box::new(|| Ok(Box::<CustomerTotals>::default())),
+            ));
             wasm.push(fold(runtime, &server, arguments.events, instances(&module)));
         }
         add(report, customers, &counting, &native, &wasm);
     }
 }
 
-fn add(report: &mut Report, customers: u32, counting: &[Replay], native: &[Replay], wasm: &[Replay]) {
-    let rate = |rounds: &[Replay]| median(rounds.iter().map(|round| round.events_per_second).collect());
+fn add(
+    report: &mut Report,
+    customers: u32,
+    counting: &[Replay],
+    native: &[Replay],
+    wasm: &[Replay],
+) {
+    let rate =
+        |rounds: &[Replay]| median(rounds.iter().map(|round| round.events_per_second).collect());
     let mut row = |name: &str, rounds: &[Replay]| {
         let cpu = median(rounds.iter().map(|round| round.cpu_per_million).collect());
         let note = format!("{cpu:.2} s CPU per million events in this process");
-        report.add(format!("replay, {customers} customers: {name}"), rate(rounds), "events/s", note);
+        report.add(
+            format!("replay, {customers} customers: {name}"),
+            rate(rounds),
+            "events/s",
+            note,
+        );
     };
     row("counting reader", counting);
     row("native fold", native);
     row("Wasm", wasm);
     let against = |others: &[Replay]| {
-        let pairs = wasm.iter().zip(others).map(|(wasm, other)| wasm.events_per_second / other.events_per_second);
+        let pairs = wasm
+            .iter()
+            .zip(others)
+            .map(|(wasm, other)| wasm.events_per_second / other.events_per_second);
         median(pairs.collect())
     };
     let name = format!("replay, {customers} customers: Wasm / native");
@@ -79,13 +100,18 @@ fn load_module(cache: &std::path::Path) -> Arc<Module> {
     let mut options = module::Options::new(cache.to_path_buf(), foldstream_tests::foldstream());
     options.deadline = Duration::from_secs(60);
     let engine = Engine::new(options).expect("this machine runs the engine");
-    let accepted = engine.accept(guests::module("customer-totals").into()).expect("the example is a module");
+    let accepted = engine
+        .accept(guests::module("customer-totals").into())
+        .expect("the example is a module");
     engine.load(&accepted).expect("the example compiles").module
 }
 
 fn instances(module: &Arc<Module>) -> MakeFold {
     let module = Arc::clone(module);
-    let identity = Identity { deployment: "bench".to_owned(), generation: 1 };
+    let identity = Identity {
+        deployment: "bench".to_owned(),
+        generation: 1,
+    };
     Box::new(move || Ok(Box::new(module.instantiate(&identity)?)))
 }
 
@@ -121,7 +147,12 @@ fn count(runtime: &Runtime, server: &NatsServer, events: usize) -> Replay {
             let mut reader = source.read(request(), status);
             let mut read = 0;
             while read < events {
-                read += reader.next().await.expect("the stream is whole").events.len();
+                read += reader
+                    .next()
+                    .await
+                    .expect("the stream is whole")
+                    .events
+                    .len();
             }
             read
         });
@@ -133,8 +164,12 @@ fn count(runtime: &Runtime, server: &NatsServer, events: usize) -> Replay {
 fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFold) -> Replay {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let defaults = foldstream::config::Config::default();
-    let options = state::Options { cache_bytes: 64 << 20, ..state::Options::default() };
-    let (store, writer) = Store::open(&folder.path().join("state.redb"), options, |_| {}).expect("a new state opens");
+    let options = state::Options {
+        cache_bytes: 64 << 20,
+        ..state::Options::default()
+    };
+    let (store, writer) =
+        Store::open(&folder.path().join("state.redb"), options, |_| {}).expect("a new state opens");
     let (control, desired) = watch::channel(Desired::Run(0));
     let (_pace, pace) = watch::channel(Pace::default());
     let (source_status, _status) = watch::channel(initial_status());
@@ -148,7 +183,10 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         writer,
         role: foldstream::effects::Role::Mute,
         settings: Settings {
-            batch: Limits { events: defaults.pipeline.batch_events, bytes: defaults.pipeline.batch_bytes },
+            batch: Limits {
+                events: defaults.pipeline.batch_events,
+                bytes: defaults.pipeline.batch_bytes,
+            },
             policy: Policy {
                 attempts: 1,
                 initial_backoff: defaults.pipeline.initial_backoff,
@@ -180,7 +218,11 @@ fn fold(runtime: &Runtime, server: &NatsServer, events: usize, make_fold: MakeFo
         }
         control.send_replace(Desired::Stop);
         running.join().expect("the pipeline does not panic");
-        assert_eq!(store.checkpoint().map(|checkpoint| checkpoint.position), Some(events as u64), "all is durable");
+        assert_eq!(
+            store.checkpoint().map(|checkpoint| checkpoint.position),
+            Some(events as u64),
+            "all is durable"
+        );
     })
 }
 

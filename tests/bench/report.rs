@@ -1,4 +1,5 @@
-//! The figures of a run: a table for people, JSON for everything else, and for each target whether it was met.
+//! The figures of a run: a table for people, JSON for everything else, and for each target whether
+//! it was met.
 
 use std::path::Path;
 
@@ -53,17 +54,45 @@ impl Report {
             "events": arguments.events, "customers": arguments.customers, "rounds": arguments.rounds,
             "rates": arguments.rates, "seconds": arguments.seconds, "deployments": arguments.deployments,
         });
-        Self { rows: Vec::new(), machine: machine(), settings }
+        Self {
+            rows: Vec::new(),
+            machine: machine(),
+            settings,
+        }
     }
 
     /// Adds a figure.
-    pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, detail: impl Into<String>) {
-        self.push(Row { name: name.into(), value, unit, detail: detail.into(), target: None });
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        detail: impl Into<String>,
+    ) {
+        self.push(Row {
+            name: name.into(),
+            value,
+            unit,
+            detail: detail.into(),
+            target: None,
+        });
     }
 
     /// Adds a figure that has a target.
-    pub fn add_with_target(&mut self, name: impl Into<String>, value: f64, unit: &'static str, target: Target) {
-        self.push(Row { name: name.into(), value, unit, detail: String::new(), target: Some(target) });
+    pub fn add_with_target(
+        &mut self,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        target: Target,
+    ) {
+        self.push(Row {
+            name: name.into(),
+            value,
+            unit,
+            detail: String::new(),
+            target: Some(target),
+        });
     }
 
     /// Shown at once, so that a long run can be followed.
@@ -77,12 +106,27 @@ impl Report {
         println!("\n| figure | value | unit | target | note |\n|---|---:|---|---|---|");
         for row in &self.rows {
             let target = row.target.map_or(String::new(), |target| {
-                format!("{}: {}", target.text(), if target.is_met_by(row.value) { "met" } else { "missed" })
+                format!(
+                    "{}: {}",
+                    target.text(),
+                    if target.is_met_by(row.value) {
+                        "met"
+                    } else {
+                        "missed"
+                    }
+                )
             });
-            println!("| {} | {} | {} | {target} | {} |", row.name, figure(row.value), row.unit, row.detail);
+            println!(
+                "| {} | {} | {} | {target} | {} |",
+                row.name,
+                figure(row.value),
+                row.unit,
+                row.detail
+            );
         }
         let figures: Vec<Value> = self.rows.iter().map(as_json).collect();
-        let whole = json!({ "machine": self.machine, "settings": self.settings, "figures": figures });
+        let whole =
+            json!({ "machine": self.machine, "settings": self.settings, "figures": figures });
         let text = serde_json::to_string_pretty(&whole).expect("our own values are JSON");
         match std::fs::write(file, text) {
             Ok(()) => println!("\nmachine: {}\nJSON: {}", self.machine, file.display()),
@@ -92,7 +136,13 @@ impl Report {
 }
 
 fn line(row: &Row) -> String {
-    format!("{:<58} {:>12} {:<10} {}", row.name, figure(row.value), row.unit, row.detail)
+    format!(
+        "{:<58} {:>12} {:<10} {}",
+        row.name,
+        figure(row.value),
+        row.unit,
+        row.detail
+    )
 }
 
 fn as_json(row: &Row) -> Value {
@@ -144,13 +194,17 @@ pub fn quantile(sorted: &[f64], part: f64) -> f64 {
 
 fn machine() -> Value {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':'])));
+    let model = info.lines().find_map(|line| {
+        line.strip_prefix("model name")
+            .map(|rest| rest.trim_start_matches([' ', '\t', ':']))
+    });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes =
-        memory.lines().next().and_then(|line| line.split_whitespace().nth(1)).and_then(|text| text.parse::<u64>().ok());
+    let kilobytes = memory
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|text| text.parse::<u64>().ok());
     json!({
         "cpu": model.unwrap_or("unknown"), "cores": cores, "memory_gib": kilobytes.unwrap_or(0) >> 20,
         "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),

@@ -1,4 +1,5 @@
-//! The workload: order events of about 200 bytes, five types, published once to a server of our own.
+//! The workload: order events of about 200 bytes, five types, published once to a server of our
+//! own.
 
 use std::time::Instant;
 
@@ -38,7 +39,10 @@ pub async fn publish(events: usize, customers: u32) -> NatsServer {
     nats::create_stream(&context, STREAM, "orders.>").await;
     let started = Instant::now();
     nats::publish(&context, messages(events, customers)).await;
-    eprintln!("published {events} events of {customers} customers in {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!(
+        "published {events} events of {customers} customers in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     server
 }
 

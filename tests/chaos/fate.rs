@@ -65,7 +65,14 @@ const REFUSED: [&str; 4] = [
 ];
 
 /// Data of events that the ledger rejects.
-const POISON: [&[u8]; 6] = [b"", b"not JSON", b"{\"order\":\"o-1\"}", b"[1,2", b"\xff\xfe\x00", b"huge"];
+const POISON: [&[u8]; 6] = [
+    b"",
+    b"not JSON",
+    b"{\"order\":\"o-1\"}",
+    b"[1,2",
+    b"\xff\xfe\x00",
+    b"huge",
+];
 
 /// Headers that no sound client writes.
 const BROKEN_HEADERS: [&[u8]; 4] = [b"user: Jos\xe9", b"a key: value", b"no colon", b"key: a\rb"];
@@ -73,7 +80,8 @@ const BROKEN_HEADERS: [&[u8]; 4] = [b"user: Jos\xe9", b"a key: value", b"no colo
 /// How long a host has to come to the step at which it kills itself, before it is killed.
 const STEP_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a host has to notice that its server is gone. It is woken by the end of its connections.
+/// How long a host has to notice that its server is gone. It is woken by the end of its
+/// connections.
 const NOTICES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Pause between two looks at a host whose server is down.
@@ -82,8 +90,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Breaks things until the host was killed this often, or the time is over.
 pub async fn run(world: &World, kills: u64, until: Instant) {
     let mut random = fastrand::Rng::with_seed(world.seed ^ 0x6661_7465);
-    while world.counts.kills.load(std::sync::atomic::Ordering::Relaxed) < kills && Instant::now() < until {
-        world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(100..1_800))).await;
+    while world
+        .counts
+        .kills
+        .load(std::sync::atomic::Ordering::Relaxed)
+        < kills
+        && Instant::now() < until
+    {
+        world
+            .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(100..1_800)))
+            .await;
         let fault = draw(&mut random);
         world.note(&format!("fate: {fault:?}"));
         strike(world, fault, &mut random).await;
@@ -128,7 +144,12 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
                 }
             }
             Counts::add(&world.counts.server_stops);
-            nothing_is_live(world, Duration::from_millis(random.u64(0..5_000)), NOTICES_WITHIN).await;
+            nothing_is_live(
+                world,
+                Duration::from_millis(random.u64(0..5_000)),
+                NOTICES_WITHIN,
+            )
+            .await;
             server.restart().await;
         }
         Fault::KillBoth => {
@@ -137,7 +158,12 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
             Counts::add(&world.counts.server_stops);
             world.kill_host(None).await;
             // It has never reached a server: from its first answer on it knows nothing.
-            nothing_is_live(world, Duration::from_millis(random.u64(0..2_000)), Duration::ZERO).await;
+            nothing_is_live(
+                world,
+                Duration::from_millis(random.u64(0..2_000)),
+                Duration::ZERO,
+            )
+            .await;
             server.restart().await;
         }
         Fault::EditStream => edit_stream(world, random).await,
@@ -147,7 +173,12 @@ async fn strike(world: &World, fault: Fault, random: &mut fastrand::Rng) {
         Fault::BreakHeader => {
             let header = BROKEN_HEADERS[random.usize(..BROKEN_HEADERS.len())];
             // Its number is none that the publisher uses.
-            let order = Order { customer: 7, kind: "placed", amount: 1, number: random.u64(1 << 40..1 << 41) };
+            let order = Order {
+                customer: 7,
+                kind: "placed",
+                amount: 1,
+                number: random.u64(1 << 40..1 << 41),
+            };
             // A server that is killed meanwhile may have stored it or not: the oracle looks.
             let _ = publisher::publish_raw(world, &order, header).await;
             Counts::add(&world.counts.faults);
@@ -173,16 +204,22 @@ async fn kill_at_step(world: &World, random: &mut fastrand::Rng) {
     world.kill_host(None).await;
 }
 
-/// While the server is down, nothing says that it is live and lags behind nothing; the host may take some time to notice.
+/// While the server is down, nothing says that it is live and lags behind nothing; the host may
+/// take some time to notice.
 async fn nothing_is_live(world: &World, down: Duration, notices_within: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < down {
         let is_noticed = begin.elapsed() >= notices_within;
-        let list = world.ask_once(|client| client.request(Method::GET, "/v1/deployments")).await;
+        let list = world
+            .ask_once(|client| client.request(Method::GET, "/v1/deployments"))
+            .await;
         if let Some(list) = list.filter(|list| is_noticed && list.status == 200) {
             for shown in list.json::<DeploymentList>().deployments {
                 let is_live = shown.state == DeploymentState::Live && shown.lag_events == Some(0);
-                assert!(!is_live, "it says that it is live without a server: {shown:#?}");
+                assert!(
+                    !is_live,
+                    "it says that it is live without a server: {shown:#?}"
+                );
             }
             Counts::add(&world.counts.answers);
         }
@@ -204,10 +241,21 @@ async fn fill_disk(world: &World, random: &mut fastrand::Rng) {
     let largest = {
         let host = world.host.lock().await;
         let states = host.data_dir().join("state").join(LEDGER);
-        let files = std::fs::read_dir(states).map(|files| files.flatten().collect::<Vec<_>>()).unwrap_or_default();
-        files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).max().unwrap_or(0)
+        let files = std::fs::read_dir(states)
+            .map(|files| files.flatten().collect::<Vec<_>>())
+            .unwrap_or_default();
+        files
+            .iter()
+            .filter_map(|file| file.metadata().ok())
+            .map(|file| file.len())
+            .max()
+            .unwrap_or(0)
     };
-    world.host.lock().await.limit_files(Some(largest + random.u64(0..(256 << 10))));
+    world
+        .host
+        .lock()
+        .await
+        .limit_files(Some(largest + random.u64(0..(256 << 10))));
     Counts::add(&world.counts.faults);
     tokio::time::sleep(Duration::from_millis(random.u64(0..3_000))).await;
     world.host.lock().await.limit_files(None);
@@ -216,7 +264,11 @@ async fn fill_disk(world: &World, random: &mut fastrand::Rng) {
 /// Publishes an event that the ledger rejects; the way past it is a decision.
 async fn poison(world: &World, random: &mut fastrand::Rng) {
     let data = POISON[random.usize(..POISON.len())];
-    let data = if data == b"huge" { vec![b'x'; 600_000] } else { data.to_vec() };
+    let data = if data == b"huge" {
+        vec![b'x'; 600_000]
+    } else {
+        data.to_vec()
+    };
     let sequence = publisher::publish_one(world, "orders.poison", &data).await;
     world.note(&format!("fate: poison at {sequence}"));
     Counts::add(&world.counts.faults);
@@ -228,28 +280,49 @@ async fn poison(world: &World, random: &mut fastrand::Rng) {
     operator::skip(world, LEDGER, sequence).await;
 }
 
-/// Edits the description of the stream, and restarts the server, which may write down another creation time then.
+/// Edits the description of the stream, and restarts the server, which may write down another
+/// creation time then.
 async fn edit_stream(world: &World, random: &mut fastrand::Rng) {
     let mut server = world.server.lock().await;
     let context = publisher::connect(world).await;
-    let mut stream = wait::until("the stream", || async { context.get_stream(STREAM).await.ok() }).await;
-    let mut config = stream.info().await.expect("a stream tells about itself").config.clone();
+    let mut stream = wait::until("the stream", || async {
+        context.get_stream(STREAM).await.ok()
+    })
+    .await;
+    let mut config = stream
+        .info()
+        .await
+        .expect("a stream tells about itself")
+        .config
+        .clone();
     config.description = Some(format!("edited {}", random.u32(..)));
-    context.update_stream(config).await.expect("a description can be edited");
+    context
+        .update_stream(config)
+        .await
+        .expect("a description can be edited");
     server.stop();
     Counts::add(&world.counts.server_stops);
     Counts::add(&world.counts.faults);
     server.restart().await;
 }
 
-/// The subjects that a stream of the round has: with one of them the server filters nothing, with two it does.
+/// The subjects that a stream of the round has: with one of them the server filters nothing, with
+/// two it does.
 pub fn subjects(random: &mut fastrand::Rng) -> &'static [&'static str] {
-    if random.bool() { &["orders.>"] } else { &["orders.>", "noise.>"] }
+    if random.bool() {
+        &["orders.>"]
+    } else {
+        &["orders.>", "noise.>"]
+    }
 }
 
 /// The server of a round: one in three is of the oldest version.
 pub fn version(random: &mut fastrand::Rng) -> Version {
-    if random.u8(..3) == 0 { Version::Oldest } else { Version::Newest }
+    if random.u8(..3) == 0 {
+        Version::Oldest
+    } else {
+        Version::Newest
+    }
 }
 
 /// The configuration of a host of the round.
@@ -257,10 +330,16 @@ pub fn config(random: &mut fastrand::Rng) -> String {
     let flush = ["20ms", "200ms", "1s", "5s"][random.usize(..4)];
     let batch = [50, 500, 5_000][random.usize(..3)];
     let snapshots = [0, 3_000][random.usize(..2)];
-    let snapshots = if snapshots == 0 { String::new() } else { format!("[rollout]\nsnapshot_events = {snapshots}\n") };
+    let snapshots = if snapshots == 0 {
+        String::new()
+    } else {
+        format!("[rollout]\nsnapshot_events = {snapshots}\n")
+    };
     // An event that loops is found out by the third deadline.
     let modules = "[modules]\ndeadline = \"3s\"\n";
-    format!("[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = {batch}\n{modules}{snapshots}")
+    format!(
+        "[state]\nflush_interval = \"{flush}\"\n[pipeline]\nbatch_events = {batch}\n{modules}{snapshots}"
+    )
 }
 
 /// Orders per second.

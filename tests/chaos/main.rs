@@ -1,9 +1,11 @@
-//! Chaos, drawn by a seed: the host and the server are killed, events and streams are lost, restored and poisoned, disks
-//! fill up and permissions go, while an operator changes the deployment, and readers and watchers check every answer
-//! against the fold at its position. `fate.rs` and `side.rs` name what is done, docs/what-happens-when.md what is not.
+//! Chaos, drawn by a seed: the host and the server are killed, events and streams are lost,
+//! restored and poisoned, disks fill up and permissions go, while an operator changes the
+//! deployment, and readers and watchers check every answer against the fold at its position.
+//! `fate.rs` and `side.rs` name what is done, docs/what-happens-when.md what is not.
 //!
-//! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it is a short run of
-//! one seed, and part of `make test`. The seed draws what is done; when it happens depends on the machine.
+//! `make chaos CHAOS_SEED=… CHAOS_KILLS=…` or `CHAOS_MINUTES=…` runs it for long; without them it
+//! is a short run of one seed, and part of `make test`. The seed draws what is done; when it
+//! happens depends on the machine.
 
 mod fate;
 mod operator;
@@ -35,12 +37,20 @@ const READERS: u64 = 3;
 async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
     let plan = Plan::from_environment();
     // Built before anything is timed: a first build takes a minute.
-    for name in ["ledger", "ledger-next", "ledger-broken", "tally", side::MISCHIEF, side::FIXED] {
+    for name in [
+        "ledger",
+        "ledger-next",
+        "ledger-broken",
+        "tally",
+        side::MISCHIEF,
+        side::FIXED,
+    ] {
         guests::path(name);
     }
     let (total, begin) = (Counts::default(), Instant::now());
     for round in 0.. {
-        let kills = plan.kills_of_next_round(total.kills.load(std::sync::atomic::Ordering::Relaxed));
+        let kills =
+            plan.kills_of_next_round(total.kills.load(std::sync::atomic::Ordering::Relaxed));
         if kills == 0 {
             break;
         }
@@ -48,37 +58,55 @@ async fn whatever_breaks_nothing_is_lost_doubled_untrue_or_seen_to_go_back() {
         eprintln!("chaos: round {round} with CHAOS_SEED={seed}");
         let counts = play(seed, kills, plan.chaos_of_round).await;
         total.add_all(&counts.counts);
-        eprintln!("chaos: {:.0} s, in all {}", begin.elapsed().as_secs_f64(), total.words());
+        eprintln!(
+            "chaos: {:.0} s, in all {}",
+            begin.elapsed().as_secs_f64(),
+            total.words()
+        );
     }
 }
 
 /// Plays one round.
 async fn play(seed: u64, kills: u64, at_most: Duration) -> Arc<World> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (subjects, config, rate) = (fate::subjects(&mut random), fate::config(&mut random), fate::rate(&mut random));
+    let (subjects, config, rate) = (
+        fate::subjects(&mut random),
+        fate::config(&mut random),
+        fate::rate(&mut random),
+    );
     let version = fate::version(&mut random);
     let world = Arc::new(World::start(seed, version, subjects, &config).await);
-    world.note(&format!("{rate} orders/s on {subjects:?}, server {version:?}; {config:?}"));
+    world.note(&format!(
+        "{rate} orders/s on {subjects:?}, server {version:?}; {config:?}"
+    ));
     let tasks: FuturesUnordered<JoinHandle<()>> = FuturesUnordered::new();
     let noise = subjects.len() > 1;
     let shared = Arc::clone(&world);
-    tasks.push(tokio::spawn(async move { publisher::run(&shared, rate, noise).await }));
+    tasks.push(tokio::spawn(async move {
+        publisher::run(&shared, rate, noise).await
+    }));
     deploy(&world).await;
     for number in 0..READERS {
         let shared = Arc::clone(&world);
-        tasks.push(tokio::spawn(async move { readers::run(&shared, number).await }));
+        tasks.push(tokio::spawn(
+            async move { readers::run(&shared, number).await },
+        ));
     }
     let seen: [Arc<Mutex<Seen>>; 2] = Default::default();
     for seen in &seen {
         let (shared, seen) = (Arc::clone(&world), Arc::clone(seen));
-        tasks.push(tokio::spawn(async move { watchers::run(&shared, &seen).await }));
+        tasks.push(tokio::spawn(
+            async move { watchers::run(&shared, &seen).await },
+        ));
     }
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { operator::run(&shared).await }));
     let shared = Arc::clone(&world);
     tasks.push(tokio::spawn(async move { side::run(&shared).await }));
     let shared = Arc::clone(&world);
-    tasks.push(tokio::spawn(async move { conduct(&shared, kills, at_most, &seen).await }));
+    tasks.push(tokio::spawn(async move {
+        conduct(&shared, kills, at_most, &seen).await
+    }));
     watch_over(&world, tasks).await;
     world
 }
@@ -102,12 +130,18 @@ async fn conduct(world: &World, kills: u64, at_most: Duration, seen: &[Arc<Mutex
 /// Deploys both modules, and waits until they have something to show.
 async fn deploy(world: &World) {
     for (name, module) in [(LEDGER, "ledger"), (TALLY, "tally")] {
-        world.client().deploy_with(name, &guests::module(module), "&source=orders").await;
-        world.show_when(name, "apply something", |shown| shown.position > 100).await;
+        world
+            .client()
+            .deploy_with(name, &guests::module(module), "&source=orders")
+            .await;
+        world
+            .show_when(name, "apply something", |shown| shown.position > 100)
+            .await;
     }
 }
 
-/// Waits for all tasks. The first one that fails ends the run, with everything that one needs to look into it.
+/// Waits for all tasks. The first one that fails ends the run, with everything that one needs to
+/// look into it.
 async fn watch_over(world: &World, mut tasks: FuturesUnordered<JoinHandle<()>>) {
     while let Some(ended) = tasks.next().await {
         let Err(error) = ended else { continue };
@@ -115,7 +149,13 @@ async fn watch_over(world: &World, mut tasks: FuturesUnordered<JoinHandle<()>>) 
             task.abort();
         }
         let places = world.keep().await;
-        eprintln!("---- actions of this round:\n{}----\nfiles are kept:\n{places}", world.log());
-        panic!("a round failed: {error}; run it again with CHAOS_SEED={}", world.seed);
+        eprintln!(
+            "---- actions of this round:\n{}----\nfiles are kept:\n{places}",
+            world.log()
+        );
+        panic!(
+            "a round failed: {error}; run it again with CHAOS_SEED={}",
+            world.seed
+        );
     }
 }

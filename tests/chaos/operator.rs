@@ -1,4 +1,5 @@
-//! An operator who changes the deployment all the time, while others kill the host under the changes.
+//! An operator who changes the deployment all the time, while others kill the host under the
+//! changes.
 
 use std::time::Duration;
 
@@ -63,7 +64,9 @@ pub async fn run(world: &World) {
         let change = draw(&mut random);
         world.note(&format!("operator: {change:?}"));
         act(world, change, &mut random).await;
-        world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..400))).await;
+        world
+            .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..400)))
+            .await;
     }
 }
 
@@ -84,7 +87,11 @@ async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
             let is_first = world.show(LEDGER).await.module.state_version == 1;
             let module = if is_first { "ledger-next" } else { "ledger" };
             // Only the next version knows how to migrate.
-            let strategy = if change == Change::Migrate && is_first { "&strategy=migrate" } else { "" };
+            let strategy = if change == Change::Migrate && is_first {
+                "&strategy=migrate"
+            } else {
+                ""
+            };
             deploy(world, guests::module(module), strategy).await;
             come_to_rest(world).await;
         }
@@ -105,10 +112,19 @@ async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
         }
         Change::Pause => {
             post(world, LEDGER, "pause").await;
-            world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..1_500))).await;
+            world
+                .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..1_500)))
+                .await;
             resume(world).await;
         }
-        Change::Part => post(world, TALLY, &format!("rebuild-part?key={}", random.u32(..CUSTOMERS))).await,
+        Change::Part => {
+            post(
+                world,
+                TALLY,
+                &format!("rebuild-part?key={}", random.u32(..CUSTOMERS)),
+            )
+            .await
+        }
         Change::Verify => post(world, LEDGER, "verification").await,
         Change::AsOf => as_of(world, random).await,
         Change::Prune => post(world, LEDGER, &format!("prune?keep={}", random.u8(..2))).await,
@@ -118,7 +134,9 @@ async fn act(world: &World, change: Change, random: &mut fastrand::Rng) {
 /// Resumes until it is no longer paused.
 pub async fn resume(world: &World) {
     loop {
-        world.ask(Method::POST, &format!("/v1/deployments/{LEDGER}/resume")).await;
+        world
+            .ask(Method::POST, &format!("/v1/deployments/{LEDGER}/resume"))
+            .await;
         if world.show(LEDGER).await.state != DeploymentState::Paused {
             return;
         }
@@ -133,7 +151,9 @@ pub async fn skip(world: &World, name: &str, sequence: u64) {
     let mut last = String::new();
     loop {
         let answer = world.ask_once(|client| {
-            let request = client.request(Method::POST, &path).header("content-type", "application/json");
+            let request = client
+                .request(Method::POST, &path)
+                .header("content-type", "application/json");
             request.body(body.clone())
         });
         if let Some(answer) = answer.await {
@@ -142,12 +162,16 @@ pub async fn skip(world: &World, name: &str, sequence: u64) {
             }
             last = answer.text();
         }
-        assert!(begin.elapsed() < wait::DEADLINE, "event {sequence} of {name} can not be skipped: {last}");
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "event {sequence} of {name} can not be skipped: {last}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Waits until nothing is being built, but not for ever: the next change may as well fall into this one.
+/// Waits until nothing is being built, but not for ever: the next change may as well fall into this
+/// one.
 async fn come_to_rest(world: &World) {
     let begin = std::time::Instant::now();
     while begin.elapsed() < PATIENCE && world.is_until(Phase::Chaos) {
@@ -155,14 +179,18 @@ async fn come_to_rest(world: &World) {
         if shown.candidate.is_none() {
             return;
         }
-        world.sleep_until_after(Phase::Chaos, Duration::from_millis(20)).await;
+        world
+            .sleep_until_after(Phase::Chaos, Duration::from_millis(20))
+            .await;
     }
 }
 
 async fn deploy(world: &World, module: Vec<u8>, parameters: &str) {
     let path = format!("/v1/deployments?name={LEDGER}&source=orders{parameters}");
     let answer = world.ask_once(|client| {
-        let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
+        let request = client
+            .request(Method::POST, &path)
+            .header("content-type", "application/wasm");
         request.body(module.clone())
     });
     told(world, &path, answer.await.as_ref());
@@ -170,18 +198,32 @@ async fn deploy(world: &World, module: Vec<u8>, parameters: &str) {
 
 async fn post(world: &World, name: &str, action: &str) {
     let path = format!("/v1/deployments/{name}/{action}");
-    let answer = world.ask_once(|client| client.request(Method::POST, &path)).await;
+    let answer = world
+        .ask_once(|client| client.request(Method::POST, &path))
+        .await;
     told(world, &path, answer.as_ref());
 }
 
-/// Notes an answer. A change can be declined, as another one is under way or a file is not open yet; it is never an error
-/// inside.
+/// Notes an answer. A change can be declined, as another one is under way or a file is not open
+/// yet; it is never an error inside.
 fn told(world: &World, path: &str, answer: Option<&Answer>) {
-    let Some(answer) = answer else { return world.note(&format!("operator: {path}: no answer")) };
+    let Some(answer) = answer else {
+        return world.note(&format!("operator: {path}: no answer"));
+    };
     let status = answer.status.as_u16();
     let text: String = answer.text().chars().take(200).collect();
-    world.note(&format!("operator: {path}: {status} {}", if answer.status.is_success() { "" } else { &text }));
-    assert!(matches!(status, 200..=299 | 409 | 422 | 503 | 504 | 507), "{path} is answered {status}: {text}");
+    world.note(&format!(
+        "operator: {path}: {status} {}",
+        if answer.status.is_success() {
+            ""
+        } else {
+            &text
+        }
+    ));
+    assert!(
+        matches!(status, 200..=299 | 409 | 422 | 503 | 504 | 507),
+        "{path} is answered {status}: {text}"
+    );
     if answer.status.is_success() {
         Counts::add(&world.counts.changed);
     }
@@ -191,11 +233,22 @@ fn told(world: &World, path: &str, answer: Option<&Answer>) {
 async fn as_of(world: &World, random: &mut fastrand::Rng) {
     let position = random.u64(1..=world.oracle.through().max(1));
     let path = format!("/v1/deployments/{LEDGER}/entries/head?as-of={position}&timeout=10s");
-    let Some(answer) = world.ask_once(|client| client.request(Method::GET, &path)).await else { return };
+    let Some(answer) = world
+        .ask_once(|client| client.request(Method::GET, &path))
+        .await
+    else {
+        return;
+    };
     told(world, &path, Some(&answer));
     if answer.status == 200 {
         let found = answer.value();
-        let wanted = world.oracle.head(position, crate::oracle::Shape::of(&found));
-        assert_eq!(Some(&found), wanted.as_ref(), "as of {position} is not the fold");
+        let wanted = world
+            .oracle
+            .head(position, crate::oracle::Shape::of(&found));
+        assert_eq!(
+            Some(&found),
+            wanted.as_ref(),
+            "as of {position} is not the fold"
+        );
     }
 }

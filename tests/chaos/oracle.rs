@@ -1,4 +1,5 @@
-//! What every answer has to be: the fold of the stream at each of its positions, kept by the test itself.
+//! What every answer has to be: the fold of the stream at each of its positions, kept by the test
+//! itself.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -51,7 +52,11 @@ pub enum Shape {
 impl Shape {
     /// The form of a state that has such a `head`.
     pub fn of(head: &Value) -> Self {
-        if head.get("events").is_some() { Self::Next } else { Self::First }
+        if head.get("events").is_some() {
+            Self::Next
+        } else {
+            Self::First
+        }
     }
 
     /// What the keys of customers begin with.
@@ -67,21 +72,30 @@ impl Shape {
             Self::First => {
                 json!({ "count": head.count, "chain": format!("{:016x}", head.chain), "last": head.sequence })
             }
-            Self::Next => json!({ "events": head.count, "chain": head.chain, "last": head.sequence }),
+            Self::Next => {
+                json!({ "events": head.count, "chain": head.chain, "last": head.sequence })
+            }
         }
     }
 
     fn row(self, row: Row) -> Value {
         match self {
-            Self::First => json!({ "count": row.count, "amount": row.amount, "last": row.sequence }),
-            Self::Next => json!({ "orders": row.count, "balance": row.amount, "last": row.sequence }),
+            Self::First => {
+                json!({ "count": row.count, "amount": row.amount, "last": row.sequence })
+            }
+            Self::Next => {
+                json!({ "orders": row.count, "balance": row.amount, "last": row.sequence })
+            }
         }
     }
 }
 
 /// The last element that lies at a position or before it.
 fn at<T: Copy>(elements: &[T], position: u64, sequence: impl Fn(&T) -> u64) -> Option<T> {
-    elements.partition_point(|element| sequence(element) <= position).checked_sub(1).map(|index| elements[index])
+    elements
+        .partition_point(|element| sequence(element) <= position)
+        .checked_sub(1)
+        .map(|index| elements[index])
 }
 
 impl History {
@@ -97,19 +111,35 @@ impl History {
 impl Oracle {
     /// Of an empty stream.
     pub fn new() -> Self {
-        Self { history: Mutex::default(), through: watch::Sender::new(0) }
+        Self {
+            history: Mutex::default(),
+            through: watch::Sender::new(0),
+        }
     }
 
-    /// Takes the next event of the stream. One that the guests reject is left out, as it has to be skipped.
+    /// Takes the next event of the stream. One that the guests reject is left out, as it has to be
+    /// skipped.
     pub fn take(&self, sequence: u64, subject: &str, data: &[u8]) {
         let mut history = self.history.lock().expect("no holder panics");
         if is_order(subject, data) {
             let history = &mut *history;
             history.model.apply(sequence, subject, data);
-            history.heads.push(Head { sequence, count: history.model.count(), chain: history.model.chain() });
+            history.heads.push(Head {
+                sequence,
+                count: history.model.count(),
+                chain: history.model.chain(),
+            });
             let name = subject.split('.').nth(1).expect("an order has a customer");
             let (count, amount, _) = history.model.customer(name).expect("it was folded above");
-            history.customers.entry(name.to_owned()).or_default().push(Row { sequence, count, amount });
+            history
+                .customers
+                .entry(name.to_owned())
+                .or_default()
+                .push(Row {
+                    sequence,
+                    count,
+                    amount,
+                });
         }
         drop(history);
         self.through.send_replace(sequence);
@@ -125,28 +155,45 @@ impl Oracle {
         let mut through = self.through.subscribe();
         let known = through.wait_for(|through| *through >= position);
         let known = tokio::time::timeout(foldstream_tests::wait::DEADLINE, known).await;
-        let known = known.unwrap_or_else(|_| panic!("a position {position} that the stream does not have"));
+        let known =
+            known.unwrap_or_else(|_| panic!("a position {position} that the stream does not have"));
         known.expect("the sender lives as long as we do");
     }
 
     /// The `head` entry at a position; none before the first event.
     pub fn head(&self, position: u64, shape: Shape) -> Option<Value> {
-        self.history.lock().expect("no holder panics").head(position).map(|head| shape.head(head))
+        self.history
+            .lock()
+            .expect("no holder panics")
+            .head(position)
+            .map(|head| shape.head(head))
     }
 
     /// The last event that was folded at a position.
     pub fn last(&self, position: u64) -> u64 {
-        self.history.lock().expect("no holder panics").head(position).map_or(0, |head| head.sequence)
+        self.history
+            .lock()
+            .expect("no holder panics")
+            .head(position)
+            .map_or(0, |head| head.sequence)
     }
 
     /// The number of events that were folded at a position.
     pub fn count(&self, position: u64) -> u64 {
-        self.history.lock().expect("no holder panics").head(position).map_or(0, |head| head.count)
+        self.history
+            .lock()
+            .expect("no holder panics")
+            .head(position)
+            .map_or(0, |head| head.count)
     }
 
     /// The number of a customer's events at a position.
     pub fn count_of(&self, customer: &str, position: u64) -> u64 {
-        self.history.lock().expect("no holder panics").row(customer, position).map_or(0, |row| row.count)
+        self.history
+            .lock()
+            .expect("no holder panics")
+            .row(customer, position)
+            .map_or(0, |row| row.count)
     }
 
     /// The value of any key at a position; none if there is none.
@@ -155,7 +202,9 @@ impl Oracle {
         match key {
             "head" => history.head(position).map(|head| shape.head(head)),
             "pair/left" | "pair/right" => history.head(position).map(|head| json!(head.sequence)),
-            _ => history.row(key.strip_prefix(shape.prefix())?, position).map(|row| shape.row(row)),
+            _ => history
+                .row(key.strip_prefix(shape.prefix())?, position)
+                .map(|row| shape.row(row)),
         }
     }
 
@@ -167,13 +216,22 @@ impl Oracle {
             .keys()
             .filter_map(|name| {
                 let row = history.row(name, position)?;
-                Some(Entry { key: format!("{}{name}", shape.prefix()), value: shape.row(row) })
+                Some(Entry {
+                    key: format!("{}{name}", shape.prefix()),
+                    value: shape.row(row),
+                })
             })
             .collect();
         if let Some(head) = history.head(position) {
-            entries.push(Entry { key: "head".to_owned(), value: shape.head(head) });
+            entries.push(Entry {
+                key: "head".to_owned(),
+                value: shape.head(head),
+            });
             for key in ["pair/left", "pair/right"] {
-                entries.push(Entry { key: key.to_owned(), value: json!(head.sequence) });
+                entries.push(Entry {
+                    key: key.to_owned(),
+                    value: json!(head.sequence),
+                });
             }
         }
         entries
@@ -182,15 +240,30 @@ impl Oracle {
 
 /// Whether the guests can fold it.
 fn is_order(subject: &str, data: &[u8]) -> bool {
-    let Ok(order) = serde_json::from_slice::<Value>(data) else { return false };
+    let Ok(order) = serde_json::from_slice::<Value>(data) else {
+        return false;
+    };
     subject.starts_with("orders.") && order["amount"].is_i64() && order["order"].is_string()
 }
 
 /// The first difference between two rows of entries.
 pub fn difference(wanted: &[Entry], found: &[Entry]) -> Option<String> {
-    let wanted_at: BTreeMap<&str, &Value> = wanted.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect();
-    let found_at: BTreeMap<&str, &Value> = found.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect();
-    let keys: std::collections::BTreeSet<&str> = wanted_at.keys().chain(found_at.keys()).copied().collect();
-    let differs = keys.into_iter().find(|key| wanted_at.get(key) != found_at.get(key))?;
-    Some(format!("{differs}: {:?} instead of {:?}", found_at.get(differs), wanted_at.get(differs)))
+    let wanted_at: BTreeMap<&str, &Value> = wanted
+        .iter()
+        .map(|entry| (entry.key.as_str(), &entry.value))
+        .collect();
+    let found_at: BTreeMap<&str, &Value> = found
+        .iter()
+        .map(|entry| (entry.key.as_str(), &entry.value))
+        .collect();
+    let keys: std::collections::BTreeSet<&str> =
+        wanted_at.keys().chain(found_at.keys()).copied().collect();
+    let differs = keys
+        .into_iter()
+        .find(|key| wanted_at.get(key) != found_at.get(key))?;
+    Some(format!(
+        "{differs}: {:?} instead of {:?}",
+        found_at.get(differs),
+        wanted_at.get(differs)
+    ))
 }

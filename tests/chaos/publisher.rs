@@ -1,5 +1,5 @@
-//! Publishes orders at a steady rate, and tells the oracle what the stream has. If a server dies under it, nobody knows
-//! what became of the last messages: then it reads the stream itself.
+//! Publishes orders at a steady rate, and tells the oracle what the stream has. If a server dies
+//! under it, nobody knows what became of the last messages: then it reads the stream itself.
 
 use std::time::Duration;
 
@@ -32,10 +32,17 @@ pub async fn run(world: &World, rate: usize, noise: bool) {
     while world.is_until(Phase::Calm) {
         {
             let _turn = world.publishing.lock().await;
-            let mut messages: Vec<_> = orders.by_ref().take(part).map(|order| order.message()).collect();
+            let mut messages: Vec<_> = orders
+                .by_ref()
+                .take(part)
+                .map(|order| order.message())
+                .collect();
             if noise {
                 // Messages that no deployment wants lie between those that they want.
-                messages.insert(part / 2, ("noise.a".to_owned(), Bytes::from_static(b"noise")));
+                messages.insert(
+                    part / 2,
+                    ("noise.a".to_owned(), Bytes::from_static(b"noise")),
+                );
             }
             if !publish(world, &connection, &messages).await {
                 connection = connect(world).await;
@@ -61,12 +68,23 @@ pub async fn publish_one(world: &World, subject: &str, data: &[u8]) -> u64 {
 pub async fn publish_raw(world: &World, order: &Order, header: &[u8]) -> std::io::Result<()> {
     let _turn = world.publishing.lock().await;
     let address = world.nats_url().trim_start_matches("nats://").to_owned();
-    let (headers, data) = ([b"NATS/1.0\r\n", header, b"\r\n\r\n"].concat(), order.data());
+    let (headers, data) = (
+        [b"NATS/1.0\r\n", header, b"\r\n\r\n"].concat(),
+        order.data(),
+    );
     let mut socket = tokio::net::TcpStream::connect(address).await?;
-    let hello = b"CONNECT {\"verbose\":false,\"headers\":true,\"user\":\"admin\",\"pass\":\"admin\"}\r\n";
+    let hello =
+        b"CONNECT {\"verbose\":false,\"headers\":true,\"user\":\"admin\",\"pass\":\"admin\"}\r\n";
     socket.write_all(hello).await?;
-    let line = format!("HPUB {} {} {}\r\n", order.subject(), headers.len(), headers.len() + data.len());
-    socket.write_all(&[line.as_bytes(), &headers, data.as_bytes(), b"\r\nPING\r\n"].concat()).await?;
+    let line = format!(
+        "HPUB {} {} {}\r\n",
+        order.subject(),
+        headers.len(),
+        headers.len() + data.len()
+    );
+    socket
+        .write_all(&[line.as_bytes(), &headers, data.as_bytes(), b"\r\nPING\r\n"].concat())
+        .await?;
     let mut answer = Vec::new();
     let mut part = [0; 4_096];
     while !answer.windows(4).any(|window| window == b"PONG") {
@@ -92,8 +110,13 @@ pub async fn connect(world: &World) -> jetstream::Context {
     .await
 }
 
-/// Whether all messages were stored one behind the other, right behind what the oracle knows. If so it knows them too.
-async fn publish(world: &World, context: &jetstream::Context, messages: &[(String, Bytes)]) -> bool {
+/// Whether all messages were stored one behind the other, right behind what the oracle knows. If so
+/// it knows them too.
+async fn publish(
+    world: &World,
+    context: &jetstream::Context,
+    messages: &[(String, Bytes)],
+) -> bool {
     let mut acknowledgements = Vec::with_capacity(messages.len());
     for (subject, data) in messages {
         match context.publish(subject.clone(), data.clone()).await {
@@ -140,13 +163,25 @@ async fn catch_up(world: &World, context: &jetstream::Context) {
     let info: Info = request(context, &format!("STREAM.INFO.{STREAM}"), &json!({})).await;
     let begin = world.oracle.through() + 1;
     for sequence in begin..=info.state.last_seq {
-        let stored: Stored = request(context, &format!("STREAM.MSG.GET.{STREAM}"), &json!({ "seq": sequence })).await;
+        let stored: Stored = request(
+            context,
+            &format!("STREAM.MSG.GET.{STREAM}"),
+            &json!({ "seq": sequence }),
+        )
+        .await;
         // A message that is not there was deleted; it is nothing that a fold could have.
-        let Some(message) = stored.message else { continue };
-        let data = BASE64_STANDARD.decode(&message.data).expect("the server encodes data");
+        let Some(message) = stored.message else {
+            continue;
+        };
+        let data = BASE64_STANDARD
+            .decode(&message.data)
+            .expect("the server encodes data");
         world.oracle.take(sequence, &message.subject, &data);
     }
-    world.note(&format!("read {begin} to {} from the stream", info.state.last_seq));
+    world.note(&format!(
+        "read {begin} to {} from the stream",
+        info.state.last_seq
+    ));
 }
 
 /// Asks the server until it answers.
@@ -155,5 +190,8 @@ async fn request<T: serde::de::DeserializeOwned>(
     subject: &str,
     payload: &serde_json::Value,
 ) -> T {
-    wait::until(subject, || async { context.request(subject.to_owned(), payload).await.ok() }).await
+    wait::until(subject, || async {
+        context.request(subject.to_owned(), payload).await.ok()
+    })
+    .await
 }

@@ -1,5 +1,5 @@
-//! Clients that read all the time: each answer has to be the fold at its position, and no position may lie before one
-//! that the same client saw already.
+//! Clients that read all the time: each answer has to be the fold at its position, and no position
+//! may lie before one that the same client saw already.
 
 use std::time::Duration;
 
@@ -32,7 +32,14 @@ enum Read {
     Neighbour,
 }
 
-const READS: [Read; 6] = [Read::Head, Read::HeadAtLeast, Read::Page, Read::Pair, Read::Audit, Read::Neighbour];
+const READS: [Read; 6] = [
+    Read::Head,
+    Read::HeadAtLeast,
+    Read::Page,
+    Read::Pair,
+    Read::Audit,
+    Read::Neighbour,
+];
 
 /// Reads until the round is over.
 pub async fn run(world: &World, number: u64) {
@@ -52,9 +59,13 @@ pub async fn run(world: &World, number: u64) {
                 Counts::add(&world.counts.declined);
                 continue;
             }
-            // A neighbour's customer may not have ordered yet; the code that breaks, and is put back, has no audit.
+            // A neighbour's customer may not have ordered yet; the code that breaks, and is put
+            // back, has no audit.
             404 if matches!(read, Read::Neighbour | Read::Audit) => continue,
-            other => panic!("reader {number}: {read:?} is answered {other}: {}", answer.text()),
+            other => panic!(
+                "reader {number}: {read:?} is answered {other}: {}",
+                answer.text()
+            ),
         }
         let seen = &mut seen[usize::from(matches!(read, Read::Neighbour))];
         let position = answer.position();
@@ -75,19 +86,35 @@ async fn ask(world: &World, read: Read, customer: &str) -> Option<Answer> {
     let through = world.oracle.through();
     let (method, path) = match read {
         Read::Head => (Method::GET, format!("{of}/entries/head?timeout=1s")),
-        Read::HeadAtLeast => (Method::GET, format!("{of}/entries/head?at-least={through}&timeout=1s")),
+        Read::HeadAtLeast => (
+            Method::GET,
+            format!("{of}/entries/head?at-least={through}&timeout=1s"),
+        ),
         Read::Page => (Method::GET, format!("{of}/entries?limit=1000&timeout=1s")),
         Read::Pair => (Method::POST, format!("{of}/queries/pair?timeout=1s")),
         Read::Audit => (Method::POST, format!("{of}/queries/audit?timeout=1s")),
-        Read::Neighbour => (Method::GET, format!("/v1/deployments/{TALLY}/entries/tally/{customer}?timeout=1s")),
+        Read::Neighbour => (
+            Method::GET,
+            format!("/v1/deployments/{TALLY}/entries/tally/{customer}?timeout=1s"),
+        ),
     };
     let answer = world.ask_once(|client| {
         let request = client.request(method.clone(), &path);
-        if method == Method::POST { request.header("content-type", "application/json").body("null") } else { request }
+        if method == Method::POST {
+            request
+                .header("content-type", "application/json")
+                .body("null")
+        } else {
+            request
+        }
     });
     let answer = answer.await?;
     if matches!(read, Read::HeadAtLeast) && answer.status == 200 {
-        assert!(answer.position() >= through, "at least {through} was asked for, {} is answered", answer.position());
+        assert!(
+            answer.position() >= through,
+            "at least {through} was asked for, {} is answered",
+            answer.position()
+        );
     }
     Some(answer)
 }
@@ -98,27 +125,58 @@ fn check(world: &World, read: Read, customer: &str, answer: &Answer) {
         Read::Head | Read::HeadAtLeast => {
             let found = answer.value();
             let wanted = oracle.head(position, Shape::of(&found));
-            assert_eq!(Some(&found), wanted.as_ref(), "head is not the fold at {position}");
+            assert_eq!(
+                Some(&found),
+                wanted.as_ref(),
+                "head is not the fold at {position}"
+            );
         }
         Read::Page => {
             let page: EntryPage = answer.json();
-            let head = page.entries.iter().find(|entry| entry.key == "head").expect("a state has a head");
-            let differs = difference(&oracle.entries(position, Shape::of(&head.value)), &page.entries);
-            assert!(differs.is_none(), "entries are not the fold at {position}: {}", differs.unwrap_or_default());
+            let head = page
+                .entries
+                .iter()
+                .find(|entry| entry.key == "head")
+                .expect("a state has a head");
+            let differs = difference(
+                &oracle.entries(position, Shape::of(&head.value)),
+                &page.entries,
+            );
+            assert!(
+                differs.is_none(),
+                "entries are not the fold at {position}: {}",
+                differs.unwrap_or_default()
+            );
         }
         Read::Pair => {
             let last = oracle.last(position);
-            assert_eq!(answer.value(), json!({ "left": last, "right": last }), "pair is not the fold at {position}");
+            assert_eq!(
+                answer.value(),
+                json!({ "left": last, "right": last }),
+                "pair is not the fold at {position}"
+            );
         }
         Read::Audit => {
             let audit = answer.value();
             let wanted = oracle.head(position, Shape::of(&audit["head"]));
-            assert_eq!(Some(&audit["head"]), wanted.as_ref(), "audit is not the fold at {position}");
-            assert_eq!(audit["count"], json!(oracle.count(position)), "audit is not the fold at {position}");
+            assert_eq!(
+                Some(&audit["head"]),
+                wanted.as_ref(),
+                "audit is not the fold at {position}"
+            );
+            assert_eq!(
+                audit["count"],
+                json!(oracle.count(position)),
+                "audit is not the fold at {position}"
+            );
         }
         Read::Neighbour => {
             let wanted = oracle.count_of(customer, position).to_string();
-            assert_eq!(answer.text(), wanted, "the neighbour's {customer} is not the fold at {position}");
+            assert_eq!(
+                answer.text(),
+                wanted,
+                "the neighbour's {customer} is not the fold at {position}"
+            );
         }
     }
 }

@@ -18,12 +18,22 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
     operator::resume(world).await;
     let last = world.oracle.through();
     let shown = world
-        .show_when(LEDGER, &format!("be live at {last} with nothing under way"), |shown| {
-            shown.candidate.is_none() && shown.state == DeploymentState::Live && shown.position >= last
-        })
+        .show_when(
+            LEDGER,
+            &format!("be live at {last} with nothing under way"),
+            |shown| {
+                shown.candidate.is_none()
+                    && shown.state == DeploymentState::Live
+                    && shown.position >= last
+            },
+        )
         .await;
     assert!(shown.failure.is_none(), "{shown:#?}");
-    world.show_when(TALLY, &format!("be live at {last}"), |shown| shown.position >= last).await;
+    world
+        .show_when(TALLY, &format!("be live at {last}"), |shown| {
+            shown.position >= last
+        })
+        .await;
     generations_equal_the_fold(world, last).await;
     the_neighbour_equals_the_fold(world, last).await;
     watchers_have_seen_all(world, watchers, last).await;
@@ -36,60 +46,111 @@ pub async fn check(world: &World, watchers: &[&Mutex<Seen>]) {
 async fn generations_equal_the_fold(world: &World, last: u64) {
     let begin = Instant::now();
     while !known_generations_equal_the_fold(world, last).await {
-        assert!(begin.elapsed() < wait::DEADLINE, "generations are retired without an end");
+        assert!(
+            begin.elapsed() < wait::DEADLINE,
+            "generations are retired without an end"
+        );
     }
 }
 
 /// The same of those that are listed; false if one of them was retired meanwhile.
 async fn known_generations_equal_the_fold(world: &World, last: u64) -> bool {
-    let list: GenerationList =
-        world.ask(Method::GET, &format!("/v1/deployments/{LEDGER}/generations")).await.expect(200).json();
-    let active: Vec<_> =
-        list.generations.iter().filter(|generation| generation.status == GenerationStatus::Active).collect();
-    assert_eq!(active.len(), 1, "one generation serves: {:#?}", list.generations);
+    let list: GenerationList = world
+        .ask(
+            Method::GET,
+            &format!("/v1/deployments/{LEDGER}/generations"),
+        )
+        .await
+        .expect(200)
+        .json();
+    let active: Vec<_> = list
+        .generations
+        .iter()
+        .filter(|generation| generation.status == GenerationStatus::Active)
+        .collect();
+    assert_eq!(
+        active.len(),
+        1,
+        "one generation serves: {:#?}",
+        list.generations
+    );
     for generation in &list.generations {
-        if !matches!(generation.status, GenerationStatus::Active | GenerationStatus::Previous) {
+        if !matches!(
+            generation.status,
+            GenerationStatus::Active | GenerationStatus::Previous
+        ) {
             continue;
         }
         // One whose state another one inherited has no state of its own.
-        let is_own = generation.status == GenerationStatus::Active || generation.state_file != active[0].state_file;
+        let is_own = generation.status == GenerationStatus::Active
+            || generation.state_file != active[0].state_file;
         if !is_own {
             continue;
         }
         let number = generation.number;
-        let path =
-            format!("/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s");
+        let path = format!(
+            "/v1/deployments/{LEDGER}/entries?limit=1000&generation={number}&at-least={last}&timeout=30s"
+        );
         let answer = world.ask(Method::GET, &path).await;
         if answer.status == 409 {
             return false;
         }
         let page: EntryPage = answer.expect(200).json();
-        let shape = if generation.module.state_version == 1 { Shape::First } else { Shape::Next };
+        let shape = if generation.module.state_version == 1 {
+            Shape::First
+        } else {
+            Shape::Next
+        };
         let differs = difference(&world.oracle.entries(page.position, shape), &page.entries);
-        assert!(differs.is_none(), "generation {number} is not the fold: {}", differs.unwrap_or_default());
+        assert!(
+            differs.is_none(),
+            "generation {number} is not the fold: {}",
+            differs.unwrap_or_default()
+        );
     }
     true
 }
 
 async fn the_neighbour_equals_the_fold(world: &World, last: u64) {
-    let path = format!("/v1/deployments/{TALLY}/entries?limit=1000&prefix=tally/&at-least={last}&timeout=30s");
+    let path = format!(
+        "/v1/deployments/{TALLY}/entries?limit=1000&prefix=tally/&at-least={last}&timeout=30s"
+    );
     let page: EntryPage = world.ask(Method::GET, &path).await.expect(200).json();
     for entry in &page.entries {
         let customer = entry.key.trim_start_matches("tally/");
         let wanted = world.oracle.count_of(customer, page.position);
-        assert_eq!(entry.value.as_u64(), Some(wanted), "{customer} is not the fold at {}", page.position);
+        assert_eq!(
+            entry.value.as_u64(),
+            Some(wanted),
+            "{customer} is not the fold at {}",
+            page.position
+        );
     }
-    let sum: u64 = page.entries.iter().filter_map(|entry| entry.value.as_u64()).sum();
-    assert_eq!(sum, world.oracle.count(page.position), "the neighbour has other keys than the fold");
+    let sum: u64 = page
+        .entries
+        .iter()
+        .filter_map(|entry| entry.value.as_u64())
+        .sum();
+    assert_eq!(
+        sum,
+        world.oracle.count(page.position),
+        "the neighbour has other keys than the fold"
+    );
 }
 
 async fn watchers_have_seen_all(world: &World, watchers: &[&Mutex<Seen>], last: u64) {
     let begin = Instant::now();
     for (number, watcher) in watchers.iter().enumerate() {
         loop {
-            let differs = watcher.lock().expect("no holder panics").differs(world, world.oracle.last(last));
+            let differs = watcher
+                .lock()
+                .expect("no holder panics")
+                .differs(world, world.oracle.last(last));
             let Some(differs) = differs else { break };
-            assert!(begin.elapsed() < wait::DEADLINE, "watcher {number} has not the fold: {differs}");
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "watcher {number} has not the fold: {differs}"
+            );
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
@@ -107,9 +168,14 @@ async fn a_refold_gives_the_same(world: &World) {
             return;
         }
         let is_under_way = matches!(verification.state, WorkState::Queued | WorkState::Running);
-        // On a busy machine both may not meet within the time for which applying is held, and it says so.
-        let asks_again = verification.state == WorkState::Failed && verification.message.ends_with("verify again");
-        assert!((is_under_way || asks_again) && begin.elapsed() < 2 * wait::DEADLINE, "{verification:#?}");
+        // On a busy machine both may not meet within the time for which applying is held, and it
+        // says so.
+        let asks_again = verification.state == WorkState::Failed
+            && verification.message.ends_with("verify again");
+        assert!(
+            (is_under_way || asks_again) && begin.elapsed() < 2 * wait::DEADLINE,
+            "{verification:#?}"
+        );
         if asks_again {
             world.ask(Method::POST, &path).await.expect(200);
         }
@@ -120,12 +186,20 @@ async fn a_refold_gives_the_same(world: &World) {
 /// No file is left that no generation knows of.
 async fn only_known_files_are_left(world: &World) {
     for name in [LEDGER, TALLY] {
-        let list: GenerationList =
-            world.ask(Method::GET, &format!("/v1/deployments/{name}/generations")).await.expect(200).json();
+        let list: GenerationList = world
+            .ask(Method::GET, &format!("/v1/deployments/{name}/generations"))
+            .await
+            .expect(200)
+            .json();
         let known: BTreeSet<String> = list
             .generations
             .iter()
-            .filter(|generation| !matches!(generation.status, GenerationStatus::Retired | GenerationStatus::Failed))
+            .filter(|generation| {
+                !matches!(
+                    generation.status,
+                    GenerationStatus::Retired | GenerationStatus::Failed
+                )
+            })
             .map(|generation| format!("{}.redb", generation.state_file))
             .collect();
         let folder = world.host.lock().await.data_dir().join("state").join(name);
@@ -134,7 +208,10 @@ async fn only_known_files_are_left(world: &World) {
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
-        assert!(files.is_subset(&known), "{name} has files that nobody knows: {files:?} of {known:?}");
+        assert!(
+            files.is_subset(&known),
+            "{name} has files that nobody knows: {files:?} of {known:?}"
+        );
     }
 }
 
@@ -143,6 +220,13 @@ async fn files_are_sound(world: &World) {
     let mut host = world.host.lock().await;
     assert_eq!(host.stop().code(), Some(0));
     let data = host.data_dir();
-    let output = cli::finish(host::foldstream().arg("doctor").arg("--data").arg(data), None);
-    assert_eq!(output.code, 0, "the doctor finds: {}{}", output.stdout, output.stderr);
+    let output = cli::finish(
+        host::foldstream().arg("doctor").arg("--data").arg(data),
+        None,
+    );
+    assert_eq!(
+        output.code, 0,
+        "the doctor finds: {}{}",
+        output.stdout, output.stderr
+    );
 }

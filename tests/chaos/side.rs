@@ -1,8 +1,9 @@
-//! A second stream with a deployment of its own, to which the worst is done: events are purged or deleted before or after
-//! they were applied, the stream is created again or restored from an older copy, a state is built without what is gone,
-//! and events trap, loop, use up the memory or fail halfway. Each episode begins with an empty stream, and says what must
-//! become of the deployment. The host is killed under all of them; only an event that loops gets the time that it takes
-//! to be found out.
+//! A second stream with a deployment of its own, to which the worst is done: events are purged or
+//! deleted before or after they were applied, the stream is created again or restored from an older
+//! copy, a state is built without what is gone, and events trap, loop, use up the memory or fail
+//! halfway. Each episode begins with an empty stream, and says what must become of the deployment.
+//! The host is killed under all of them; only an event that loops gets the time that it takes to be
+//! found out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -46,7 +47,8 @@ enum Episode {
     RebuildWithout,
     /// An event fails in one way or another, and is skipped.
     Poison(&'static str),
-    /// Corrected code takes the place of code that can't apply an event, and stays when it fails at a later one.
+    /// Corrected code takes the place of code that can't apply an event, and stays when it fails at
+    /// a later one.
     Fix,
 }
 
@@ -73,7 +75,11 @@ pub async fn run(world: &World) {
     while world.is_until(Phase::Chaos) {
         let episode = EPISODES[random.usize(..EPISODES.len())];
         world.note(&format!("side: {episode:?}"));
-        let mut side = Side { world, wanted: BTreeMap::new(), events };
+        let mut side = Side {
+            world,
+            wanted: BTreeMap::new(),
+            events,
+        };
         let turn = world.playing.lock().await;
         side.begin().await;
         side.play(episode, &mut random).await;
@@ -81,11 +87,14 @@ pub async fn run(world: &World) {
         events = side.events;
         Counts::add(&world.counts.faults);
         world.note("side: done");
-        world.sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..500))).await;
+        world
+            .sleep_until_after(Phase::Chaos, Duration::from_millis(random.u64(0..500)))
+            .await;
     }
 }
 
-/// Lets nobody kill anything: a loop is found out after several deadlines, and again after each restart.
+/// Lets nobody kill anything: a loop is found out after several deadlines, and again after each
+/// restart.
 async fn hold_still(world: &World) -> (MutexGuard<'_, NatsServer>, MutexGuard<'_, Host>) {
     let (server, mut host) = (world.server.lock().await, world.host.lock().await);
     // It may be about to kill itself at a step.
@@ -106,7 +115,9 @@ struct Side<'a> {
 impl Side<'_> {
     /// Makes the stream and the deployment from scratch.
     async fn begin(&mut self) {
-        self.world.ask(Method::DELETE, &format!("/v1/deployments/{MISCHIEF}")).await;
+        self.world
+            .ask(Method::DELETE, &format!("/v1/deployments/{MISCHIEF}"))
+            .await;
         self.create().await;
         self.deploy(MISCHIEF).await;
         let first = self.note(20).await;
@@ -120,13 +131,21 @@ impl Side<'_> {
         let begin = Instant::now();
         loop {
             let answer = self.world.ask_once(|client| {
-                let request = client.request(Method::POST, &path).header("content-type", "application/wasm");
+                let request = client
+                    .request(Method::POST, &path)
+                    .header("content-type", "application/wasm");
                 request.body(guests::module(guest))
             });
-            if answer.await.is_some_and(|answer| answer.status.is_success()) {
+            if answer
+                .await
+                .is_some_and(|answer| answer.status.is_success())
+            {
                 return;
             }
-            assert!(begin.elapsed() < wait::DEADLINE, "{guest} can not be deployed");
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "{guest} can not be deployed"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -148,8 +167,13 @@ impl Side<'_> {
         let id = format!("{}-{}", self.world.seed, self.events);
         wait::until("an event to be stored", || async {
             let context = publisher::connect(self.world).await;
-            let message = jetstream::message::PublishMessage::build().message_id(&id).payload(data.to_owned().into());
-            let acknowledgement = context.send_publish(subject.to_owned(), message).await.ok()?;
+            let message = jetstream::message::PublishMessage::build()
+                .message_id(&id)
+                .payload(data.to_owned().into());
+            let acknowledgement = context
+                .send_publish(subject.to_owned(), message)
+                .await
+                .ok()?;
             Some(acknowledgement.await.ok()?.sequence)
         })
         .await
@@ -160,8 +184,16 @@ impl Side<'_> {
         let mut last = 0;
         for number in 0..count {
             let text = format!("n{}", self.events);
-            last =
-                self.publish(if number % 2 == 0 { "mischief.a" } else { "mischief.b" }, &format!("note {text}")).await;
+            last = self
+                .publish(
+                    if number % 2 == 0 {
+                        "mischief.a"
+                    } else {
+                        "mischief.b"
+                    },
+                    &format!("note {text}"),
+                )
+                .await;
             self.wanted.insert(last, text);
         }
         last
@@ -169,7 +201,9 @@ impl Side<'_> {
 
     async fn play(&mut self, episode: Episode, random: &mut fastrand::Rng) {
         match episode {
-            Episode::PurgeUnapplied | Episode::DeleteUnapplied => self.lose_unapplied(episode, random).await,
+            Episode::PurgeUnapplied | Episode::DeleteUnapplied => {
+                self.lose_unapplied(episode, random).await
+            }
             Episode::PurgeApplied => {
                 self.is_durable().await;
                 self.purge("mischief.a").await;
@@ -183,7 +217,8 @@ impl Side<'_> {
                 for _ in 0..30 {
                     self.publish("mischief.a", "note of another history").await;
                 }
-                // It can be read only if it was not killed: then nobody knows what it may have shown.
+                // It can be read only if it was not killed: then nobody knows what it may have
+                // shown.
                 self.fails("source-diverged", None).await;
             }
             Episode::Restore => self.restore().await,
@@ -191,7 +226,11 @@ impl Side<'_> {
             Episode::Fix => self.fix().await,
             Episode::Poison(verb) => {
                 let sequence = self.publish("mischief.a", verb).await;
-                let held = if verb == "loop" { Some(hold_still(self.world).await) } else { None };
+                let held = if verb == "loop" {
+                    Some(hold_still(self.world).await)
+                } else {
+                    None
+                };
                 self.fails("", Some(sequence)).await;
                 self.note(10).await;
                 self.fails("", Some(sequence)).await;
@@ -202,8 +241,9 @@ impl Side<'_> {
         }
     }
 
-    /// Corrected code is deployed over code that stopped at an event, under kills. It has applied what the code before
-    /// could not, so it is never undone, not even when it stops at a later event itself.
+    /// Corrected code is deployed over code that stopped at an event, under kills. It has applied
+    /// what the code before could not, so it is never undone, not even when it stops at a later
+    /// event itself.
     async fn fix(&mut self) {
         let sequence = self.publish("mischief.a", "ill").await;
         self.fails("rejected", Some(sequence)).await;
@@ -211,16 +251,31 @@ impl Side<'_> {
         self.deploy(FIXED).await;
         self.wanted.insert(sequence, String::new());
         self.is_as_wanted().await;
-        let generation = self.show_when("be fixed", |shown| shown.generation > 1).await.generation;
+        let generation = self
+            .show_when("be fixed", |shown| shown.generation > 1)
+            .await
+            .generation;
         let poison = self.publish("mischief.a", "reject this one").await;
         self.fails("rejected", Some(poison)).await;
         self.note(10).await;
-        let shown = self.show_when("stay as it is", |shown| shown.state == DeploymentState::Failed).await;
-        assert_eq!(shown.generation, generation, "the fix is undone: {}", shown.reason);
+        let shown = self
+            .show_when("stay as it is", |shown| {
+                shown.state == DeploymentState::Failed
+            })
+            .await;
+        assert_eq!(
+            shown.generation, generation,
+            "the fix is undone: {}",
+            shown.reason
+        );
         operator::skip(self.world, MISCHIEF, poison).await;
         self.is_as_wanted().await;
         let shown = self.show_when("be there", |_| true).await;
-        assert_eq!(shown.generation, generation, "the fix is undone: {}", shown.reason);
+        assert_eq!(
+            shown.generation, generation,
+            "the fix is undone: {}",
+            shown.reason
+        );
     }
 
     /// The stream is an older copy of itself, and then gets events that it never had.
@@ -255,16 +310,28 @@ impl Side<'_> {
     async fn rebuild_without(&mut self) {
         self.is_durable().await;
         self.purge("mischief.a").await;
-        let answer = self.world.ask(Method::POST, &format!("/v1/deployments/{MISCHIEF}/rebuild")).await;
+        let answer = self
+            .world
+            .ask(Method::POST, &format!("/v1/deployments/{MISCHIEF}/rebuild"))
+            .await;
         // Where nobody knows just now what is gone, the candidate finds out.
         let is_refused = answer.status == 422 && answer.text().contains("gone from stream");
-        assert!(is_refused || answer.status.is_success() || answer.status == 409, "a rebuild: {}", answer.text());
-        let shown = self.show_when("give the candidate up", |shown| shown.candidate.is_none()).await;
+        assert!(
+            is_refused || answer.status.is_success() || answer.status == 409,
+            "a rebuild: {}",
+            answer.text()
+        );
+        let shown = self
+            .show_when("give the candidate up", |shown| shown.candidate.is_none())
+            .await;
         self.has_wanted_notes().await;
 
         self.act("rebuild?accept-missing=true").await;
         let generation = shown.generation;
-        self.show_when("be built again", |shown| shown.generation > generation && shown.candidate.is_none()).await;
+        self.show_when("be built again", |shown| {
+            shown.generation > generation && shown.candidate.is_none()
+        })
+        .await;
         self.wanted.retain(|sequence, _| sequence % 2 == 0);
         self.note(5).await;
         self.is_as_wanted().await;
@@ -278,7 +345,8 @@ impl Side<'_> {
         let last = self.note(10).await;
         if matches!(episode, Episode::PurgeUnapplied) {
             self.purge("mischief.a").await;
-            self.wanted.retain(|sequence, _| before.contains_key(sequence) || (last - sequence) % 2 == 0);
+            self.wanted
+                .retain(|sequence, _| before.contains_key(sequence) || (last - sequence) % 2 == 0);
         } else {
             let sequence = random.u64(last - 9..=last);
             self.delete(sequence).await;
@@ -293,11 +361,21 @@ impl Side<'_> {
     }
 
     async fn stream(&self) -> jetstream::stream::Stream {
-        wait::until("the stream", || async { publisher::connect(self.world).await.get_stream(STREAM).await.ok() }).await
+        wait::until("the stream", || async {
+            publisher::connect(self.world)
+                .await
+                .get_stream(STREAM)
+                .await
+                .ok()
+        })
+        .await
     }
 
     async fn purge(&self, subject: &str) {
-        wait::until("the purge", || async { self.stream().await.purge().filter(subject).await.ok() }).await;
+        wait::until("the purge", || async {
+            self.stream().await.purge().filter(subject).await.ok()
+        })
+        .await;
     }
 
     async fn delete(&self, sequence: u64) {
@@ -306,14 +384,19 @@ impl Side<'_> {
         while begin.elapsed() < wait::DEADLINE {
             let stream = self.stream().await;
             let _ = stream.delete_message(sequence).await;
-            if stream.get_raw_message(sequence).await.is_err_and(|error| error.to_string().contains("no message")) {
+            if stream
+                .get_raw_message(sequence)
+                .await
+                .is_err_and(|error| error.to_string().contains("no message"))
+            {
                 return;
             }
         }
         panic!("event {sequence} can not be deleted");
     }
 
-    /// Does something to the deployment, as soon as that fits: a source that is away just now can't be asked.
+    /// Does something to the deployment, as soon as that fits: a source that is away just now can't
+    /// be asked.
     async fn act(&self, action: &str) {
         let path = format!("/v1/deployments/{MISCHIEF}/{action}");
         let begin = Instant::now();
@@ -323,7 +406,8 @@ impl Side<'_> {
                 return;
             }
             // Another change is under way, or the disk is full for a while.
-            let may_pass = matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
+            let may_pass =
+                matches!(answer.status.as_u16(), 409 | 507) && begin.elapsed() < wait::DEADLINE;
             assert!(may_pass, "{action}: {}", answer.text());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -332,7 +416,10 @@ impl Side<'_> {
     async fn set_paused(&self, is_paused: bool) {
         self.act(if is_paused { "pause" } else { "resume" }).await;
         let what = if is_paused { "pause" } else { "resume" };
-        self.show_when(what, |shown| (shown.state == DeploymentState::Paused) == is_paused).await;
+        self.show_when(what, |shown| {
+            (shown.state == DeploymentState::Paused) == is_paused
+        })
+        .await;
     }
 
     async fn show_when(&self, what: &str, condition: impl Fn(&Deployment) -> bool) -> Deployment {
@@ -342,9 +429,13 @@ impl Side<'_> {
     /// It stops with a failure of a kind, at an event; an empty kind is any.
     async fn fails(&self, kind: &str, sequence: Option<u64>) {
         self.show_when(&format!("fail as {kind} at {sequence:?}"), |shown| {
-            let failure = shown.failure.as_ref().filter(|_| shown.state == DeploymentState::Failed);
+            let failure = shown
+                .failure
+                .as_ref()
+                .filter(|_| shown.state == DeploymentState::Failed);
             failure.is_some_and(|failure| {
-                (kind.is_empty() || failure.kind == kind) && (sequence.is_none() || failure.sequence == sequence)
+                (kind.is_empty() || failure.kind == kind)
+                    && (sequence.is_none() || failure.sequence == sequence)
             })
         })
         .await;
@@ -354,17 +445,21 @@ impl Side<'_> {
     async fn is_durable(&self) {
         self.is_as_wanted().await;
         let last = self.last();
-        self.show_when("be durable", |shown| shown.checkpoint >= last).await;
+        self.show_when("be durable", |shown| shown.checkpoint >= last)
+            .await;
     }
 
     fn last(&self) -> u64 {
-        self.wanted.last_key_value().map_or(0, |(sequence, _)| *sequence)
+        self.wanted
+            .last_key_value()
+            .map_or(0, |(sequence, _)| *sequence)
     }
 
     /// It has applied what it has to, and nothing else.
     async fn is_as_wanted(&self) {
         let last = self.last();
-        self.show_when(&format!("reach {last}"), |shown| shown.position >= last).await;
+        self.show_when(&format!("reach {last}"), |shown| shown.position >= last)
+            .await;
         self.has_wanted_notes().await;
     }
 
@@ -374,11 +469,14 @@ impl Side<'_> {
         equal_notes(page, &self.wanted);
     }
 
-    /// If it can be read, it has these notes. One that was killed before it stopped may have shown what it can't read any
-    /// more, as far as anybody knows, and is not read until it is past that.
+    /// If it can be read, it has these notes. One that was killed before it stopped may have shown
+    /// what it can't read any more, as far as anybody knows, and is not read until it is past that.
     async fn shows_nothing_but(&self, wanted: &BTreeMap<u64, String>) {
         let path = notes(wanted.last_key_value().map_or(0, |(sequence, _)| *sequence));
-        let answer = self.world.ask_once(|client| client.request(Method::GET, &path)).await;
+        let answer = self
+            .world
+            .ask_once(|client| client.request(Method::GET, &path))
+            .await;
         if let Some(answer) = answer.filter(|answer| answer.status == 200) {
             equal_notes(answer.json(), wanted);
         }
@@ -387,15 +485,29 @@ impl Side<'_> {
 
 /// All notes, as soon as those up to a sequence are there.
 fn notes(last: u64) -> String {
-    format!("/v1/deployments/{MISCHIEF}/entries?prefix=note/&limit=1000&at-least={last}&timeout=10s")
+    format!(
+        "/v1/deployments/{MISCHIEF}/entries?prefix=note/&limit=1000&at-least={last}&timeout=10s"
+    )
 }
 
 fn equal_notes(page: EntryPage, wanted: &BTreeMap<u64, String>) {
     let found: BTreeMap<u64, Value> = page
         .entries
         .into_iter()
-        .map(|entry| (entry.key.trim_start_matches("note/").parse().expect("a sequence"), entry.value))
+        .map(|entry| {
+            (
+                entry
+                    .key
+                    .trim_start_matches("note/")
+                    .parse()
+                    .expect("a sequence"),
+                entry.value,
+            )
+        })
         .collect();
-    let wanted: BTreeMap<u64, Value> = wanted.iter().map(|(sequence, text)| (*sequence, json!(text))).collect();
+    let wanted: BTreeMap<u64, Value> = wanted
+        .iter()
+        .map(|(sequence, text)| (*sequence, json!(text)))
+        .collect();
     assert_eq!(found, wanted, "the notes are not those of the events");
 }

@@ -1,5 +1,6 @@
-//! Clients that watch: each change has to be the fold at its position, and what they put together from changes has to be
-//! the whole state in the end, through restarts, resumed watches and other generations.
+//! Clients that watch: each change has to be the fold at its position, and what they put together
+//! from changes has to be the whole state in the end, through restarts, resumed watches and other
+//! generations.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,7 +18,8 @@ use crate::world::{Counts, LEDGER, Phase, World};
 /// Pause before a host that does not take a watch is asked again.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// How long a watch may be silent before this client connects again. Hosts send heartbeats more often.
+/// How long a watch may be silent before this client connects again. Hosts send heartbeats more
+/// often.
 const SILENCE: Duration = Duration::from_secs(12);
 
 /// What a watcher has put together.
@@ -37,12 +39,16 @@ pub struct Seen {
 impl Seen {
     /// Takes note of a position that is shown to it.
     fn show(&mut self, position: u64, event: &Event) {
-        assert!(position >= self.shown, "a watch went back: to {position} behind {}: {event:?}", self.shown);
+        assert!(
+            position >= self.shown,
+            "a watch went back: to {position} behind {}: {event:?}",
+            self.shown
+        );
         self.shown = position;
     }
 
-    /// Takes note of a position up to which it has everything. After a reset it counts from there again, and what was
-    /// read since then has some of it already.
+    /// Takes note of a position up to which it has everything. After a reset it counts from there
+    /// again, and what was read since then has some of it already.
     fn resume_at(&mut self, event: &Event) {
         self.through = self.through.max(position(&event.id));
         self.id = Some(event.id.clone());
@@ -53,8 +59,14 @@ impl Seen {
         if self.through < position || self.reset_at.is_some() {
             return Some(format!("it is at {} instead of {position}", self.through));
         }
-        let found: Vec<Entry> =
-            self.entries.iter().map(|(key, value)| Entry { key: key.clone(), value: value.clone() }).collect();
+        let found: Vec<Entry> = self
+            .entries
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect();
         let shape = self.entries.get("head").map_or(Shape::First, Shape::of);
         difference(&world.oracle.entries(self.through, shape), &found)
     }
@@ -77,16 +89,33 @@ pub async fn run(world: &World, seen: &Mutex<Seen>) {
 
 /// Reads all entries if a reset asked for it; whether that is done.
 async fn read_again(world: &World, seen: &Mutex<Seen>) -> bool {
-    let Some(position) = seen.lock().expect("no holder panics").reset_at else { return true };
-    let path = format!("/v1/deployments/{LEDGER}/entries?limit=1000&at-least={position}&timeout=2s");
-    let Some(answer) = world.ask_once(|client| client.request(Method::GET, &path)).await else { return false };
+    let Some(position) = seen.lock().expect("no holder panics").reset_at else {
+        return true;
+    };
+    let path =
+        format!("/v1/deployments/{LEDGER}/entries?limit=1000&at-least={position}&timeout=2s");
+    let Some(answer) = world
+        .ask_once(|client| client.request(Method::GET, &path))
+        .await
+    else {
+        return false;
+    };
     if answer.status != 200 {
         return false;
     }
     let page: EntryPage = answer.json();
-    assert!(page.position >= position, "{} was asked for, {} is answered", position, page.position);
+    assert!(
+        page.position >= position,
+        "{} was asked for, {} is answered",
+        position,
+        page.position
+    );
     let mut seen = seen.lock().expect("no holder panics");
-    seen.entries = page.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+    seen.entries = page
+        .entries
+        .into_iter()
+        .map(|entry| (entry.key, entry.value))
+        .collect();
     seen.through = page.position;
     seen.shown = seen.shown.max(page.position);
     // The changes behind this page, of whichever state serves now.
@@ -103,15 +132,22 @@ async fn follow(world: &World, seen: &Mutex<Seen>, id: Option<String>) {
     if let Some(id) = id {
         request = request.header("last-event-id", id);
     }
-    let Ok(response) = request.send().await else { return };
+    let Ok(response) = request.send().await else {
+        return;
+    };
     match response.status().as_u16() {
         200 => {}
         503 | 504 => return,
-        other => panic!("a watch is answered {other}: {}", response.text().await.unwrap_or_default()),
+        other => panic!(
+            "a watch is answered {other}: {}",
+            response.text().await.unwrap_or_default()
+        ),
     }
     let mut events = response.bytes_stream().eventsource();
     while world.is_until(Phase::Rest) {
-        let Ok(Some(Ok(event))) = tokio::time::timeout(SILENCE, events.next()).await else { return };
+        let Ok(Some(Ok(event))) = tokio::time::timeout(SILENCE, events.next()).await else {
+            return;
+        };
         if !take(world, seen, &event).await {
             return;
         }
@@ -139,7 +175,10 @@ async fn take(world: &World, seen: &Mutex<Seen>, event: &Event) -> bool {
         "reset" => {
             let mark: PositionMark = serde_json::from_str(&event.data).expect("a mark is JSON");
             let mut seen = seen.lock().expect("no holder panics");
-            world.note(&format!("a watch at {} is reset at {}", seen.through, mark.position));
+            world.note(&format!(
+                "a watch at {} is reset at {}",
+                seen.through, mark.position
+            ));
             seen.show(mark.position, event);
             seen.reset_at = Some(mark.position);
             seen.id = Some(event.id.clone());
@@ -158,12 +197,19 @@ fn check(world: &World, change: &Change) {
     // Values may be of either form while one generation gives way to another.
     let fits = [Shape::First, Shape::Next].into_iter().any(|shape| {
         let wanted = world.oracle.value(&change.key, change.position, shape);
-        if change.deleted { wanted.is_none() } else { wanted.as_ref() == Some(&change.value) }
+        if change.deleted {
+            wanted.is_none()
+        } else {
+            wanted.as_ref() == Some(&change.value)
+        }
     });
     assert!(fits, "a change is not the fold at its position: {change:?}");
 }
 
 /// The position in the id of an event of a watch.
 fn position(id: &str) -> u64 {
-    id.split('.').next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("id {id} has no position"))
+    id.split('.')
+        .next()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("id {id} has no position"))
 }

@@ -1,4 +1,5 @@
-//! What all tasks of a round share: the server, the host, the oracle, the log of what was done, and the counts.
+//! What all tasks of a round share: the server, the host, the oracle, the log of what was done, and
+//! the counts.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,7 +113,8 @@ pub struct World {
     pub host: tokio::sync::Mutex<Host>,
     /// What every answer has to be.
     pub oracle: Oracle,
-    /// Held while an episode of the side is played, so that a round does not end in the middle of one.
+    /// Held while an episode of the side is played, so that a round does not end in the middle of
+    /// one.
     pub playing: tokio::sync::Mutex<()>,
     /// Held by whoever publishes, so that sequences follow each other in the oracle.
     pub publishing: tokio::sync::Mutex<()>,
@@ -144,17 +146,28 @@ impl World {
     pub async fn start(seed: u64, version: Version, subjects: &[&str], config: &str) -> Self {
         let server = NatsServer::start_version_with(version, &authorization(ALL)).await;
         let url = server.url();
-        let client = admin().connect(&url).await.expect("the server that we started takes a connection");
+        let client = admin()
+            .connect(&url)
+            .await
+            .expect("the server that we started takes a connection");
         let context = async_nats::jetstream::new(client);
         let mut stream = nats::stream_config(STREAM, "orders.>");
-        stream.subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+        stream.subjects = subjects
+            .iter()
+            .map(|subject| (*subject).to_owned())
+            .collect();
         nats::create_stream_with(&context, stream).await;
         nats::create_stream(&context, side::STREAM, "mischief.>").await;
         let source = |name: &str, stream: &str| {
-            let source = jetstream_source(&server.url(), stream).replace("sources.orders", &format!("sources.{name}"));
+            let source = jetstream_source(&server.url(), stream)
+                .replace("sources.orders", &format!("sources.{name}"));
             format!("{source}user = \"fold\"\npassword = \"fold\"\n")
         };
-        let sources = format!("{}{}", source("orders", STREAM), source(side::SOURCE, side::STREAM));
+        let sources = format!(
+            "{}{}",
+            source("orders", STREAM),
+            source(side::SOURCE, side::STREAM)
+        );
         let host = Host::start_with(&format!("{config}\n{sources}")).await;
         Self {
             seed,
@@ -220,8 +233,13 @@ impl World {
         let client = self.client();
         let answer = client.try_send(build(&client)).await.ok()?;
         let status = answer.status.as_u16();
-        // The memory of an instance is a file to the limit that stands for a full disk, but to no disk.
-        if status == 500 && answer.text().contains("cannot create an instance: File too large") {
+        // The memory of an instance is a file to the limit that stands for a full disk, but to no
+        // disk.
+        if status == 500
+            && answer
+                .text()
+                .contains("cannot create an instance: File too large")
+        {
             return None;
         }
         // A host never fails inside, whatever happens around it: it declines.
@@ -234,26 +252,38 @@ impl World {
         let begin = Instant::now();
         let mut last = "no answer".to_owned();
         loop {
-            if let Some(answer) = self.ask_once(|client| client.request(method.clone(), path)).await {
+            if let Some(answer) = self
+                .ask_once(|client| client.request(method.clone(), path))
+                .await
+            {
                 if !matches!(answer.status.as_u16(), 502..=504) {
                     return answer;
                 }
                 last = answer.text();
             }
-            assert!(begin.elapsed() < wait::DEADLINE, "{method} {path} is not answered: {last}");
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "{method} {path} is not answered: {last}"
+            );
             tokio::time::sleep(AGAIN).await;
         }
     }
 
     /// How a deployment is.
     pub async fn show(&self, name: &str) -> foldstream::api::Deployment {
-        self.ask(Method::GET, &format!("/v1/deployments/{name}")).await.expect(200).json()
+        self.ask(Method::GET, &format!("/v1/deployments/{name}"))
+            .await
+            .expect(200)
+            .json()
     }
 
     /// The skipped events of a deployment.
     pub async fn skips(&self, name: &str) -> Vec<u64> {
-        let list: serde_json::Value =
-            self.ask(Method::GET, &format!("/v1/deployments/{name}/skips")).await.expect(200).json();
+        let list: serde_json::Value = self
+            .ask(Method::GET, &format!("/v1/deployments/{name}/skips"))
+            .await
+            .expect(200)
+            .json();
         let skips = list["skips"].as_array().into_iter().flatten();
         skips.filter_map(|skip| skip["sequence"].as_u64()).collect()
     }
@@ -271,7 +301,10 @@ impl World {
             if condition(&shown) {
                 return shown;
             }
-            assert!(begin.elapsed() < wait::DEADLINE, "waited in vain for {name} to {what}: {shown:#?}");
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "waited in vain for {name} to {what}: {shown:#?}"
+            );
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -284,7 +317,8 @@ impl World {
         self.start_host(&mut host, step).await;
     }
 
-    /// Starts a host that is down. One that dies at a step before it listens is started again without it.
+    /// Starts a host that is down. One that dies at a step before it listens is started again
+    /// without it.
     pub async fn start_host(&self, host: &mut Host, step: Option<&str>) {
         host.die_at(step);
         if !host.try_restart().await {
@@ -307,6 +341,10 @@ impl World {
         let printed = host.output();
         let _ = std::fs::write(folder.join("host.log"), printed);
         let _ = std::fs::write(folder.join("actions.log"), self.log());
-        format!("host: {}\nserver: {}", folder.display(), server.keep_files().display())
+        format!(
+            "host: {}\nserver: {}",
+            folder.display(),
+            server.keep_files().display()
+        )
     }
 }

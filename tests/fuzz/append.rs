@@ -1,4 +1,5 @@
-//! Events as JSON and NDJSON: accepted events can be read, exported and appended again; all others are refused with a reason.
+//! Events as JSON and NDJSON: accepted events can be read, exported and appended again; all others
+//! are refused with a reason.
 
 use fastrand::Rng;
 use foldstream::subject::validate;
@@ -47,7 +48,10 @@ fn subject(rng: &mut Rng) -> String {
 }
 
 fn event(rng: &mut Rng) -> String {
-    let mut members = vec![format!("\"subject\":{}", serde_json::to_string(&subject(rng)).expect("a text"))];
+    let mut members = vec![format!(
+        "\"subject\":{}",
+        serde_json::to_string(&subject(rng)).expect("a text")
+    )];
     if rng.u8(0..3) == 0 {
         members.push(format!("\"type\":{}", text::quoted(rng)));
     }
@@ -55,15 +59,38 @@ fn event(rng: &mut Rng) -> String {
         members.push(format!("\"id\":{}", text::quoted(rng)));
     }
     if rng.u8(0..4) == 0 {
-        members.push(format!("\"time\":{}", serde_json::to_string(&text::time(rng)).expect("a text")));
+        members.push(format!(
+            "\"time\":{}",
+            serde_json::to_string(&text::time(rng)).expect("a text")
+        ));
     }
     if rng.u8(0..3) == 0 {
         let header = |rng: &mut Rng| {
-            let known =
-                ["content-type", "ce-type", "ce-id", "event-type", "traceparent", "x", "Nats-Msg-Id", "ce_type"];
-            let name = if rng.bool() { (*rng.choice(&known).expect("some")).to_owned() } else { text::any(rng) };
-            let value = if rng.u8(0..4) == 0 { "application/cloudevents+json".to_owned() } else { text::any(rng) };
-            format!("{}:{}", serde_json::to_string(&name).expect("text"), serde_json::to_string(&value).expect("text"))
+            let known = [
+                "content-type",
+                "ce-type",
+                "ce-id",
+                "event-type",
+                "traceparent",
+                "x",
+                "Nats-Msg-Id",
+                "ce_type",
+            ];
+            let name = if rng.bool() {
+                (*rng.choice(&known).expect("some")).to_owned()
+            } else {
+                text::any(rng)
+            };
+            let value = if rng.u8(0..4) == 0 {
+                "application/cloudevents+json".to_owned()
+            } else {
+                text::any(rng)
+            };
+            format!(
+                "{}:{}",
+                serde_json::to_string(&name).expect("text"),
+                serde_json::to_string(&value).expect("text")
+            )
         };
         let headers: Vec<_> = (0..rng.usize(0..5)).map(|_| header(rng)).collect();
         members.push(format!("\"headers\":{{{}}}", headers.join(",")));
@@ -79,8 +106,17 @@ fn case(rng: &mut Rng, log: &mut Log) -> &'static str {
     let events: Vec<String> = (0..rng.usize(1..4)).map(|_| event(rng)).collect();
     let is_json = rng.bool();
     let mut body = if is_json {
-        let more = rng.choice(&["", "", ",\"expected_last_sequence\":0", ",\"expected_last_subject_sequence\":0"]);
-        format!("{{\"events\":[{}]{}}}", events.join(","), more.expect("some"))
+        let more = rng.choice(&[
+            "",
+            "",
+            ",\"expected_last_sequence\":0",
+            ",\"expected_last_subject_sequence\":0",
+        ]);
+        format!(
+            "{{\"events\":[{}]{}}}",
+            events.join(","),
+            more.expect("some")
+        )
     } else {
         events.join(rng.choice(&["\n", "\r\n", "\n\n", " \n"]).expect("some"))
     }
@@ -88,11 +124,25 @@ fn case(rng: &mut Rng, log: &mut Log) -> &'static str {
     if rng.u8(0..3) == 0 {
         body = change::changed(rng, &body, WORDS);
     }
-    let kind = if is_json { "application/json" } else { "application/x-ndjson" };
+    let kind = if is_json {
+        "application/json"
+    } else {
+        "application/x-ndjson"
+    };
     let query = *rng
-        .choice(&["", "", "", "?times=ignore", "?times=refuse", "?times=raise", "?subject=a.{type}"])
+        .choice(&[
+            "",
+            "",
+            "",
+            "?times=ignore",
+            "?times=refuse",
+            "?times=raise",
+            "?subject=a.{type}",
+        ])
         .expect("some");
-    let Ok(appended) = log.append(query, &headers(&[("content-type", kind)]), &body) else { return "refused" };
+    let Ok(appended) = log.append(query, &headers(&[("content-type", kind)]), &body) else {
+        return "refused";
+    };
     let sequence = *rng.choice(&appended.sequences).expect("one at least");
     let stored = log.event(sequence);
     assert_eq!(validate(&stored.subject), Ok(()), "{stored:?}");

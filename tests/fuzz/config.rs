@@ -1,4 +1,5 @@
-//! Configuration files: each is read, or refused with the place of each mistake; no message shows a secret.
+//! Configuration files: each is read, or refused with the place of each mistake; no message shows a
+//! secret.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -73,14 +74,24 @@ fn a_host_starts_with_every_configuration_that_passes_the_check() {
     drive::run("config_started", 40, |rng| {
         let file = folder.path().join("foldstream.toml");
         let (section, line) = line(rng, &lines);
-        std::fs::write(&file, format!("[{section}]\n{}\n", extreme(rng, line))).expect("our folder can be written");
-        let Ok(mut config) = config::load(&Origins { file: Some(file), ..Origins::default() }) else {
+        std::fs::write(&file, format!("[{section}]\n{}\n", extreme(rng, line)))
+            .expect("our folder can be written");
+        let Ok(mut config) = config::load(&Origins {
+            file: Some(file),
+            ..Origins::default()
+        }) else {
             return "refused";
         };
         config.data_dir = folder.path().join("data");
         config.serve.listen = "127.0.0.1:0".parse().expect("an address");
-        config.sources.retain(|_, source| matches!(source, Source::Embedded(_)));
-        if config.problems().iter().any(|problem| problem.severity == Severity::Error) {
+        config
+            .sources
+            .retain(|_, source| matches!(source, Source::Embedded(_)));
+        if config
+            .problems()
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
+        {
             return "no sense";
         }
         let outcome = runtime.block_on(started(config));
@@ -91,26 +102,48 @@ fn a_host_starts_with_every_configuration_that_passes_the_check() {
 
 /// Any line that sets something, with its section.
 fn line<'a>(rng: &mut Rng, lines: &'a [String]) -> (String, &'a str) {
-    let keys: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains(" = ")).collect();
+    let keys: Vec<usize> = (0..lines.len())
+        .filter(|at| lines[*at].contains(" = "))
+        .collect();
     let at = *rng.choice(&keys).expect("some");
-    let section = lines[..at].iter().rev().find_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
+    let section = lines[..at]
+        .iter()
+        .rev()
+        .find_map(|line| line.strip_prefix('[')?.strip_suffix(']'));
     (section.unwrap_or("serve").to_owned(), &lines[at])
 }
 
 /// The same key with a value of its kind that is as far from the usual as it may be.
 fn extreme(rng: &mut Rng, line: &str) -> String {
-    let Some((key, usual)) = line.split_once(" = ") else { return line.to_owned() };
+    let Some((key, usual)) = line.split_once(" = ") else {
+        return line.to_owned();
+    };
     let inner = usual.trim_matches('"');
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let unit = inner.trim_start_matches(|c: char| c.is_ascii_digit());
     let value = if is_number(usual) {
-        rng.choice(&["0", "1", "2", "4294967295", "9223372036854775807"]).expect("some").to_string()
+        rng.choice(&["0", "1", "2", "4294967295", "9223372036854775807"])
+            .expect("some")
+            .to_string()
     } else if unit.len() < inner.len() && (unit.ends_with('B') || unit.ends_with('b')) {
-        format!("\"{}\"", rng.choice(&["0B", "1B", "1TiB", "16777215TiB", "18446744073709551615B"]).expect("some"))
+        format!(
+            "\"{}\"",
+            rng.choice(&["0B", "1B", "1TiB", "16777215TiB", "18446744073709551615B"])
+                .expect("some")
+        )
     } else if unit.len() < inner.len() && unit.len() < 8 {
         format!(
             "\"{}\"",
-            rng.choice(&["0s", "1ns", "1ms", "1day", "99years", "100years", "999999years"]).expect("some")
+            rng.choice(&[
+                "0s",
+                "1ns",
+                "1ms",
+                "1day",
+                "99years",
+                "100years",
+                "999999years"
+            ])
+            .expect("some")
         )
     } else if usual == "true" || usual == "false" {
         rng.bool().to_string()
@@ -146,7 +179,11 @@ async fn started(config: Config) -> &'static str {
         status("GET", "/readyz", b"");
         status("POST", "/v1/events", event);
         status("GET", "/v1/events?after=0", b"");
-        status("GET", "/v1/deployments/none/entries?at-least=5&timeout=1ms", b"");
+        status(
+            "GET",
+            "/v1/deployments/none/entries?at-least=5&timeout=1ms",
+            b"",
+        );
         status("GET", "/metrics", b"");
         status("GET", "/v1/sources", b"");
     });
@@ -166,17 +203,21 @@ async fn started(config: Config) -> &'static str {
     }
 }
 
-/// The lines of the template, with what is commented out put in; secrets hold what must not be shown.
+/// The lines of the template, with what is commented out put in; secrets hold what must not be
+/// shown.
 fn sound_lines() -> Vec<String> {
     let template = config::template();
     let lines = template.lines().filter_map(|line| {
         let line = line.strip_prefix("# ").unwrap_or(line);
-        let is_key = line
-            .split_once(" = ")
-            .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+        let is_key = line.split_once(" = ").is_some_and(|(key, _)| {
+            key.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        });
         let is_section = line.starts_with('[') && line.ends_with(']');
         match line.split_once(" = ") {
-            Some((key @ ("token" | "password"), _)) if is_key => Some(format!("{key} = \"{SECRET}\"")),
+            Some((key @ ("token" | "password"), _)) if is_key => {
+                Some(format!("{key} = \"{SECRET}\""))
+            }
             _ => (is_key || is_section).then(|| line.to_owned()),
         }
     });
@@ -193,7 +234,9 @@ fn drawn(rng: &mut Rng, lines: &[String]) -> String {
             text.push_str(line);
         } else if rng.u8(0..100) < keep {
             match (line.split_once(" = "), rng.u8(0..100) < wrong) {
-                (Some((key, _)), true) if !line.contains(SECRET) => text.push_str(&format!("{key} = {}", value(rng))),
+                (Some((key, _)), true) if !line.contains(SECRET) => {
+                    text.push_str(&format!("{key} = {}", value(rng)))
+                }
                 _ => text.push_str(line),
             }
         } else {
@@ -215,7 +258,11 @@ fn value(rng: &mut Rng) -> String {
         2 => format!("[{}]", text::quoted(rng)),
         3 => format!("{{ a = {} }}", text::number(rng)),
         4 => (*rng.choice(WORDS).expect("some")).to_owned(),
-        5 | 6 => format!("\"{}{}\"", text::number(rng), rng.choice(&units).expect("some")),
+        5 | 6 => format!(
+            "\"{}{}\"",
+            text::number(rng),
+            rng.choice(&units).expect("some")
+        ),
         _ => text::quoted(rng),
     }
 }
@@ -224,15 +271,37 @@ fn case(rng: &mut Rng, folder: &Path, lines: &[String]) -> &'static str {
     let file = folder.join("foldstream.toml");
     let text = drawn(rng, lines);
     std::fs::write(&file, &text).expect("our folder can be written");
-    let mut origins = Origins { file: Some(file), ..Origins::default() };
+    let mut origins = Origins {
+        file: Some(file),
+        ..Origins::default()
+    };
     if rng.u8(0..4) == 0 {
-        let key = rng.choice(lines).expect("some").split(" = ").next().unwrap_or_default().to_uppercase();
-        origins.environment.push((format!("FOLDSTREAM_{}__{key}", text::any(rng).to_uppercase()), text::any(rng)));
-        origins.environment.push((format!("FOLDSTREAM_SERVE__{key}"), value(rng)));
+        let key = rng
+            .choice(lines)
+            .expect("some")
+            .split(" = ")
+            .next()
+            .unwrap_or_default()
+            .to_uppercase();
+        origins.environment.push((
+            format!("FOLDSTREAM_{}__{key}", text::any(rng).to_uppercase()),
+            text::any(rng),
+        ));
+        origins
+            .environment
+            .push((format!("FOLDSTREAM_SERVE__{key}"), value(rng)));
     }
     if rng.u8(0..4) == 0 {
-        let key = rng.choice(lines).expect("some").split(" = ").next().unwrap_or_default().to_owned();
-        let section = *rng.choice(&["serve", "state", "sources.a", "sources", "", "limits"]).expect("some");
+        let key = rng
+            .choice(lines)
+            .expect("some")
+            .split(" = ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let section = *rng
+            .choice(&["serve", "state", "sources.a", "sources", "", "limits"])
+            .expect("some");
         origins.overrides.push(Override {
             flag: "--set".to_owned(),
             key: format!("{section}.{key}"),
@@ -245,7 +314,10 @@ fn case(rng: &mut Rng, folder: &Path, lines: &[String]) -> &'static str {
             assert!(!error.mistakes.is_empty(), "no mistake is named: {text}");
             assert!(!is_shown(&told, &text), "a secret is shown: {told}\n{text}");
             assert!(
-                error.mistakes.iter().all(|mistake| !mistake.origin.is_empty() && mistake.message.len() < 4_096),
+                error
+                    .mistakes
+                    .iter()
+                    .all(|mistake| !mistake.origin.is_empty() && mistake.message.len() < 4_096),
                 "{told}"
             );
             "refused"
@@ -257,18 +329,32 @@ fn case(rng: &mut Rng, folder: &Path, lines: &[String]) -> &'static str {
 /// A secret is one only where a key of that name holds it.
 fn is_shown(told: &str, text: &str) -> bool {
     let held = text.lines().filter(|line| line.contains(SECRET));
-    let mut held = held.filter_map(|line| line.split_once(" = ")).map(|(key, _)| key);
+    let mut held = held
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(key, _)| key);
     held.all(|key| matches!(key, "token" | "password")) && told.contains(SECRET)
 }
 
 fn sense(config: &Config, text: &str) -> &'static str {
-    assert!(!format!("{config:?}").contains(SECRET) || !is_shown(SECRET, text), "a secret is shown: {text}");
+    assert!(
+        !format!("{config:?}").contains(SECRET) || !is_shown(SECRET, text),
+        "a secret is shown: {text}"
+    );
     let problems = config.problems();
     for problem in &problems {
-        assert!(!problem.message.is_empty() && problem.message.len() < 8_192, "{problem:?}");
-        assert!(!is_shown(&problem.message, text), "a secret is shown: {problem:?}\n{text}");
+        assert!(
+            !problem.message.is_empty() && problem.message.len() < 8_192,
+            "{problem:?}"
+        );
+        assert!(
+            !is_shown(&problem.message, text),
+            "a secret is shown: {problem:?}\n{text}"
+        );
     }
-    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+    if problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
+    {
         return "no sense";
     }
     // What a host makes of it before it serves.

@@ -1,7 +1,9 @@
-//! State, catalogue and log on a bad disk: files of a real host, with bytes flipped, pages swapped and ends cut off.
+//! State, catalogue and log on a bad disk: files of a real host, with bytes flipped, pages swapped
+//! and ends cut off.
 //!
-//! Opening such a file gives correct content or an error with a reason. It never panics and never hangs. Damage that opening
-//! does not notice (only a full check reads every page) is found by `foldstream doctor --data`.
+//! Opening such a file gives correct content or an error with a reason. It never panics and never
+//! hangs. Damage that opening does not notice (only a full check reads every page) is found by
+//! `foldstream doctor --data`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,7 +76,13 @@ impl Sound {
             ledger.apply(event.sequence, &event.subject, event.data.as_bytes());
             folds.insert(event.sequence, ledger.entries());
         }
-        Self { files, events, folds, records, audit }
+        Self {
+            files,
+            events,
+            folds,
+            records,
+            audit,
+        }
     }
 }
 
@@ -82,7 +90,9 @@ fn read_log(path: &Path) -> Result<Vec<Event>, String> {
     let log = Log::open(path, log::Options::default()).map_err(|error| error.to_string())?;
     let (mut events, mut after) = (Vec::new(), 0);
     while after < log.info().last_sequence {
-        let (page, through) = log.read(after, None, 1_000, 1 << 20).map_err(|error| error.to_string())?;
+        let (page, through) = log
+            .read(after, None, 1_000, 1 << 20)
+            .map_err(|error| error.to_string())?;
         assert!(through > after, "reading moves on");
         events.extend(page);
         after = through;
@@ -93,27 +103,41 @@ fn read_log(path: &Path) -> Result<Vec<Event>, String> {
 fn read_catalogue(path: &Path) -> Result<(Vec<Record>, Vec<Audit>), String> {
     let catalogue = Catalogue::open(path).map_err(|error| error.to_string())?;
     let records = catalogue.deployments().map_err(|error| error.to_string())?;
-    let audit = catalogue.audit(1_000, None).map_err(|error| error.to_string())?;
+    let audit = catalogue
+        .audit(1_000, None)
+        .map_err(|error| error.to_string())?;
     Ok((records, audit))
 }
 
 /// All that a state file holds, and the position that it says to be at.
 fn read_state(path: &Path) -> Result<(u64, Vec<Entry>), String> {
-    let (store, _writer) = Store::open(path, state::Options::default(), |_| ()).map_err(|error| error.to_string())?;
+    let (store, _writer) =
+        Store::open(path, state::Options::default(), |_| ()).map_err(|error| error.to_string())?;
     let snapshot = store.snapshot();
     let (mut entries, mut after) = (Vec::new(), None);
     loop {
         let all = Selection::Prefix(String::new());
-        let scan = Scan { selection: all, after, direction: Direction::Forwards, limit: 100 };
+        let scan = Scan {
+            selection: all,
+            after,
+            direction: Direction::Forwards,
+            limit: 100,
+        };
         let page = snapshot.scan(&scan).map_err(|error| error.to_string())?;
         after = page.entries.last().map(|(key, _)| key.to_string());
         for (key, value) in page.entries {
             // What is one thing in a scan and another by itself is wrong, and so is this state.
             let again = snapshot.get(&key).map_err(|error| error.to_string())?;
             if again.as_ref() != Some(&value) {
-                entries.push(Entry { key: key.to_string(), value: serde_json::Value::Null });
+                entries.push(Entry {
+                    key: key.to_string(),
+                    value: serde_json::Value::Null,
+                });
             }
-            entries.push(Entry { key: key.to_string(), value: value.to_json() });
+            entries.push(Entry {
+                key: key.to_string(),
+                value: value.to_json(),
+            });
         }
         if !page.more {
             return Ok((snapshot.position(), entries));
@@ -136,14 +160,20 @@ pub fn damaged(rng: &mut Rng, sound: &[u8]) -> Vec<u8> {
                 }
             }
             1 => bytes[rng.usize(..HEADER)] = rng.u8(..),
-            2 if other + PAGE <= end && one + PAGE <= end => bytes.copy_within(one..one + PAGE, other),
-            3 if one + PAGE <= end => bytes[one..one + PAGE].fill(*rng.choice(&[0, 0xff]).expect("some")),
+            2 if other + PAGE <= end && one + PAGE <= end => {
+                bytes.copy_within(one..one + PAGE, other)
+            }
+            3 if one + PAGE <= end => {
+                bytes[one..one + PAGE].fill(*rng.choice(&[0, 0xff]).expect("some"))
+            }
             4 if one + PAGE <= end => rng.fill(&mut bytes[one..one + PAGE]),
             5 if rng.u8(0..3) == 0 => bytes.truncate(rng.usize(..end)),
             5 => bytes.resize(end + rng.usize(1..3 * PAGE), 0),
             // The first bytes of a page say what it holds, and how much of it.
             6 if one + 64 <= end => bytes[one + rng.usize(..64)] = rng.u8(..),
-            7 if one + 64 <= end => bytes[one + rng.usize(..16)] = *rng.choice(&[0, 1, 2, 0x7f, 0xff]).expect("some"),
+            7 if one + 64 <= end => {
+                bytes[one + rng.usize(..16)] = *rng.choice(&[0, 1, 2, 0x7f, 0xff]).expect("some")
+            }
             _ if one + PAGE <= end && other + PAGE <= end => {
                 let page = bytes[one..one + PAGE].to_vec();
                 bytes.copy_within(other..other + PAGE, one);
@@ -175,7 +205,11 @@ fn damaged_files_open_with_correct_content_or_an_error() {
 /// Where files cost no disk, if there is such a place.
 fn memory() -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
-    if shared.is_dir() { shared } else { std::env::temp_dir() }
+    if shared.is_dir() {
+        shared
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 fn write(folder: &Path, bytes: &[u8]) -> PathBuf {
@@ -197,7 +231,11 @@ fn assert_words(words: &str) -> &'static str {
 
 /// What was read is wrong, and nobody said so: then the check has to.
 fn unnoticed(what: &str, checked: &Result<bool, String>) {
-    assert_ne!(*checked, Ok(true), "{what} is wrong, and a check of all checksums finds it sound");
+    assert_ne!(
+        *checked,
+        Ok(true),
+        "{what} is wrong, and a check of all checksums finds it sound"
+    );
 }
 
 fn state_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
@@ -208,7 +246,10 @@ fn state_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
         Ok((position, entries)) if sound.folds.get(&position) == Some(&entries) => "right state",
         Ok((position, _)) => {
             let path = write(folder, &bytes);
-            unnoticed(&format!("a state at {position}"), &state::check(&path).map_err(|error| error.to_string()));
+            unnoticed(
+                &format!("a state at {position}"),
+                &state::check(&path).map_err(|error| error.to_string()),
+            );
             "state that only a check finds wrong"
         }
     }
@@ -219,12 +260,17 @@ fn catalogue_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
     let path = write(folder, &bytes);
     match read_catalogue(&path) {
         Err(words) => assert_words(&words),
-        Ok((records, audit)) if records == sound.records && audit == sound.audit => "right catalogue",
+        Ok((records, audit)) if records == sound.records && audit == sound.audit => {
+            "right catalogue"
+        }
         // An older commit, which has fewer changes.
         Ok((_, audit)) if sound.audit.ends_with(&audit) => "older catalogue",
         Ok(_) => {
             let path = write(folder, &bytes);
-            unnoticed("a catalogue", &state::check(&path).map_err(|error| error.to_string()));
+            unnoticed(
+                "a catalogue",
+                &state::check(&path).map_err(|error| error.to_string()),
+            );
             "catalogue that only a check finds wrong"
         }
     }
@@ -239,7 +285,10 @@ fn log_of(rng: &mut Rng, sound: &Sound, folder: &Path) -> &'static str {
         Ok(events) if sound.events.starts_with(&events) => "older log",
         Ok(_) => {
             let path = write(folder, &bytes);
-            unnoticed("a log", &log::check(&path).map_err(|error| error.to_string()));
+            unnoticed(
+                "a log",
+                &log::check(&path).map_err(|error| error.to_string()),
+            );
             "log that only a check finds wrong"
         }
     }

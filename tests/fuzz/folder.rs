@@ -1,4 +1,5 @@
-//! The program on a data folder with a damaged file: it starts or ends, says what is wrong, and never gives a wrong answer.
+//! The program on a data folder with a damaged file: it starts or ends, says what is wrong, and
+//! never gives a wrong answer.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,11 @@ fn a_start_on_a_damaged_file_gives_correct_answers_or_an_error() {
         assert!(!output.contains("panicked"), "{}: {output}", FILES[which]);
         match start {
             Start::Ended(words) => {
-                assert!(words.contains(FILES[which].rsplit('/').next().expect("a name")), "{}: {words}", FILES[which]);
+                assert!(
+                    words.contains(FILES[which].rsplit('/').next().expect("a name")),
+                    "{}: {words}",
+                    FILES[which]
+                );
                 "ended with words"
             }
             Start::Failed(words) => {
@@ -46,12 +51,25 @@ fn a_start_on_a_damaged_file_gives_correct_answers_or_an_error() {
                 assert!(words.len() > 20, "{}: {words}", FILES[which]);
                 "some reads fail with words"
             }
-            Start::Serves(position, Ok(entries)) if sound.folds.get(&position) == Some(&entries) => "right",
+            Start::Serves(position, Ok(entries))
+                if sound.folds.get(&position) == Some(&entries) =>
+            {
+                "right"
+            }
             Start::Serves(position, Ok(_)) => {
                 let path = folder.path().join("damaged.redb");
                 std::fs::write(&path, bytes).expect("our folder can be written");
-                let found = if which == 1 { log::check(&path).ok() } else { state::check(&path).ok() };
-                assert_ne!(found, Some(true), "{}: what is served at {position} is wrong", FILES[which]);
+                let found = if which == 1 {
+                    log::check(&path).ok()
+                } else {
+                    state::check(&path).ok()
+                };
+                assert_ne!(
+                    found,
+                    Some(true),
+                    "{}: what is served at {position} is wrong",
+                    FILES[which]
+                );
                 "wrong, and a check finds it"
             }
         }
@@ -87,7 +105,8 @@ async fn start(stage: &mut Stage, sound: &Sound) -> Start {
         let shown: api::Deployment = answer.json();
         match &shown.failure {
             Some(failure) => Some(Err(format!("{failure:?}"))),
-            None => (shown.state == api::DeploymentState::Live && shown.position >= last).then_some(Ok(shown.position)),
+            None => (shown.state == api::DeploymentState::Live && shown.position >= last)
+                .then_some(Ok(shown.position)),
         }
     })
     .await;
@@ -95,7 +114,9 @@ async fn start(stage: &mut Stage, sound: &Sound) -> Start {
         Ok(position) => position,
         Err(words) => return Start::Failed(words),
     };
-    let answer = client.get(&format!("/v1/deployments/{LEDGER}/entries?limit=10000")).await;
+    let answer = client
+        .get(&format!("/v1/deployments/{LEDGER}/entries?limit=10000"))
+        .await;
     if answer.status != 200 {
         return Start::Serves(position, Err(answer.text()));
     }

@@ -1,4 +1,5 @@
-//! Requests to every route in the OpenAPI description: each gets a response, and none is an internal error.
+//! Requests to every route in the OpenAPI description: each gets a response, and none is an
+//! internal error.
 
 use fastrand::Rng;
 use foldstream::serve;
@@ -69,7 +70,13 @@ fn every_request_is_answered_and_none_is_a_failure_of_the_host() {
     let mut stage = runtime.block_on(Stage::with_ledger(Kind::Embedded));
     runtime.block_on(stage.publish(500));
     let connection = Connection::new(stage.host.url());
-    let mut world = World { runtime, stage, connection, routes: routes(), sent: 0 };
+    let mut world = World {
+        runtime,
+        stage,
+        connection,
+        routes: routes(),
+        sent: 0,
+    };
     drive::run("http", 900, |rng| world.case(rng));
     world.look();
     let output = world.stage.host.output();
@@ -83,13 +90,25 @@ fn routes() -> Vec<Route> {
         let methods = methods.as_object().expect("a path has methods").clone();
         let path = path.clone();
         methods.into_iter().map(move |(method, operation)| {
-            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-            let query = parameters.into_iter().filter(|parameter| parameter["in"] == "query");
-            let name = |parameter: &Value| parameter["name"].as_str().expect("it has a name").to_owned();
+            let parameters = operation["parameters"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let query = parameters
+                .into_iter()
+                .filter(|parameter| parameter["in"] == "query");
+            let name = |parameter: &Value| {
+                parameter["name"]
+                    .as_str()
+                    .expect("it has a name")
+                    .to_owned()
+            };
             Route {
                 method: method.to_uppercase(),
                 path: path.clone(),
-                query: query.map(|parameter| (name(&parameter), parameter["schema"].clone())).collect(),
+                query: query
+                    .map(|parameter| (name(&parameter), parameter["schema"].clone()))
+                    .collect(),
                 takes_body: !operation["requestBody"].is_null(),
             }
         })
@@ -116,28 +135,53 @@ fn segment(rng: &mut Rng, name: &str) -> String {
     let known: &[&str] = match name {
         "name" => &[LEDGER, LEDGER, LEDGER, LEDGER, LEDGER, "other"],
         "query" => &["customer", "head", "totals", "top"],
-        "sequence" => &["1", "7", "0", "18446744073709551615", "99999999999999999999"],
-        _ => &["head", "customer/1", "customer/7", "pair/left", "pair%2Fleft"],
+        "sequence" => &[
+            "1",
+            "7",
+            "0",
+            "18446744073709551615",
+            "99999999999999999999",
+        ],
+        _ => &[
+            "head",
+            "customer/1",
+            "customer/7",
+            "pair/left",
+            "pair%2Fleft",
+        ],
     };
-    if rng.u8(0..6) == 0 { text::any(rng) } else { (*rng.choice(known).expect("some")).to_owned() }
+    if rng.u8(0..6) == 0 {
+        text::any(rng)
+    } else {
+        (*rng.choice(known).expect("some")).to_owned()
+    }
 }
 
 fn value(rng: &mut Rng, name: &str, schema: &Value) -> String {
     if rng.u8(0..6) == 0 {
         return text::any(rng);
     }
-    let choices = schema["enum"].as_array().filter(|choices| !choices.is_empty());
+    let choices = schema["enum"]
+        .as_array()
+        .filter(|choices| !choices.is_empty());
     match (name, schema["type"].to_string().as_str()) {
         _ if choices.is_some() => {
-            let choice = rng.choice(choices.expect("it was just seen")).expect("some");
+            let choice = rng
+                .choice(choices.expect("it was just seen"))
+                .expect("some");
             choice.as_str().unwrap_or_default().to_owned()
         }
         ("as-of" | "after" | "at-least", _) if rng.bool() => rng.u16(0..600).to_string(),
-        ("timeout", _) => (*rng.choice(&["0ms", "1ms", "20ms", "1x", "", "-1s", "999999m"]).expect("some")).to_owned(),
+        ("timeout", _) => (*rng
+            .choice(&["0ms", "1ms", "20ms", "1x", "", "-1s", "999999m"])
+            .expect("some"))
+        .to_owned(),
         ("as-of", _) => text::time(rng),
         ("prefix" | "start" | "end" | "key", _) => segment(rng, "key"),
         (_, kind) if kind.contains("integer") => text::number(rng),
-        (_, kind) if kind.contains("boolean") => (*rng.choice(&["true", "false", "1", ""]).expect("some")).to_owned(),
+        (_, kind) if kind.contains("boolean") => {
+            (*rng.choice(&["true", "false", "1", ""]).expect("some")).to_owned()
+        }
         _ => text::any(rng),
     }
 }
@@ -199,7 +243,10 @@ impl World {
         let mut target = Vec::new();
         for part in route.path.split('/').skip(1) {
             target.push(b'/');
-            match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            match part
+                .strip_prefix('{')
+                .and_then(|part| part.strip_suffix('}'))
+            {
                 Some(name) => {
                     let text = segment(rng, name.trim_start_matches('*'));
                     target.extend(encoded(rng, text.as_bytes()));
@@ -233,27 +280,49 @@ impl World {
         }
         let (mut method, target, takes_body) = self.target(rng);
         if rng.u8(0..12) == 0 {
-            method = (*rng.choice(&["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "X"]).expect("some"))
-                .to_owned();
+            method = (*rng
+                .choice(&[
+                    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "X",
+                ])
+                .expect("some"))
+            .to_owned();
         }
         let mut body = Vec::new();
         if takes_body || rng.u8(0..10) == 0 {
             let sound = text::json(rng, 3);
-            body = change::changed(rng, sound.as_bytes(), &["{", "}", "\0asm\x01\0\0\0", "null"]);
+            body = change::changed(
+                rng,
+                sound.as_bytes(),
+                &["{", "}", "\0asm\x01\0\0\0", "null"],
+            );
         }
         let response = self.connection.send(&method, &target, &headers(rng), &body);
         let shown = || format!("{method} {}", String::from_utf8_lossy(&target));
         let Some(response) = response else {
-            assert!(!self.stage.host.has_ended(), "{}: the host ended: {}", shown(), self.stage.host.output());
+            assert!(
+                !self.stage.host.has_ended(),
+                "{}: the host ended: {}",
+                shown(),
+                self.stage.host.output()
+            );
             return "closed";
         };
-        assert!((200..600).contains(&response.status) && response.status != 500, "{}: {}", shown(), response.text());
+        assert!(
+            (200..600).contains(&response.status) && response.status != 500,
+            "{}: {}",
+            shown(),
+            response.text()
+        );
         judge(&method, &shown(), &response)
     }
 
     /// The host lives, within its memory, and has its deployment.
     fn look(&mut self) {
-        assert!(!self.stage.host.has_ended(), "the host ended: {}", self.stage.host.output());
+        assert!(
+            !self.stage.host.has_ended(),
+            "the host ended: {}",
+            self.stage.host.output()
+        );
         let bytes = self.stage.host.memory_bytes();
         assert!(bytes < MEMORY_MAX, "the host holds {bytes} bytes");
         let client = self.stage.client().clone();
@@ -261,7 +330,9 @@ impl World {
             client.get("/livez").await.expect(200);
             // Requests pause and delete it too.
             foldstream_tests::wait::until("the ledger to be there", || async {
-                let answer = client.upload(guests::module("ledger"), &format!("?name={LEDGER}")).await;
+                let answer = client
+                    .upload(guests::module("ledger"), &format!("?name={LEDGER}"))
+                    .await;
                 (answer.status.is_success() || answer.status == 409).then_some(())
             })
             .await;

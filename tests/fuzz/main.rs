@@ -1,7 +1,9 @@
-//! Fuzz targets: untrusted input and damaged files, drawn from a seed and passed to the code that reads them first.
+//! Fuzz targets: untrusted input and damaged files, drawn from a seed and passed to the code that
+//! reads them first.
 //!
-//! `make test` runs each target with a fixed number of seeds; `make fuzz FUZZ_TARGET=config FUZZ_MINUTES=60` runs one for
-//! longer. Each input that once did harm has a test of its own next to the code that was at fault.
+//! `make test` runs each target with a fixed number of seeds; `make fuzz FUZZ_TARGET=config
+//! FUZZ_MINUTES=60` runs one for longer. Each input that once did harm has a test of its own next
+//! to the code that was at fault.
 
 mod append; // events as JSON and NDJSON, through the API into the embedded log and out of it
 mod cloudevents; // CloudEvents in each mode, and the same as messages of a stream

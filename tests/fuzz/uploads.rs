@@ -23,9 +23,15 @@ async fn uploads_drawn_by_a_seed_never_end_the_host() {
         let length = bytes.len();
         let answer = stage.client().upload(bytes, "?name=drawn").await;
         let status = answer.status.as_u16();
-        assert!(matches!(status, 200 | 201 | 409 | 422), "seed {seed}, {kind}, {length} bytes: {}", answer.text());
+        assert!(
+            matches!(status, 200 | 201 | 409 | 422),
+            "seed {seed}, {kind}, {length} bytes: {}",
+            answer.text()
+        );
         if status < 300 {
-            let delete = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/drawn");
+            let delete = stage
+                .client()
+                .request(reqwest::Method::DELETE, "/v1/deployments/drawn");
             stage.client().send(delete).await.expect(204);
         }
         *counts.entry((kind, status)).or_insert(0) += 1;
@@ -34,5 +40,9 @@ async fn uploads_drawn_by_a_seed_never_end_the_host() {
     stage.client().reached("ledger", last).await;
     assert!(!stage.host.has_ended(), "it is the same process");
     let total: i32 = counts.values().sum();
-    println!("uploads: {total} from seed {} in {:.1?}: {counts:#?}", plan.first, begin.elapsed());
+    println!(
+        "uploads: {total} from seed {} in {:.1?}: {counts:#?}",
+        plan.first,
+        begin.elapsed()
+    );
 }

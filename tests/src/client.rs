@@ -33,12 +33,16 @@ pub struct Answer {
 impl Answer {
     /// A header's text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("our headers are text"))
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("our headers are text"))
     }
 
     /// The position that the answer reflects.
     pub fn position(&self) -> u64 {
-        let text = self.header("foldstream-position").expect("every answer about a deployment has a position");
+        let text = self
+            .header("foldstream-position")
+            .expect("every answer about a deployment has a position");
         text.parse().expect("a position is a number")
     }
 
@@ -49,8 +53,13 @@ impl Answer {
 
     /// The body as JSON, of a shape.
     pub fn json<T: DeserializeOwned>(&self) -> T {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("answer {} is not as expected: {error}: {}", self.status, self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            panic!(
+                "answer {} is not as expected: {error}: {}",
+                self.status,
+                self.text()
+            )
+        })
     }
 
     /// The body as any JSON.
@@ -67,10 +76,24 @@ impl Answer {
     /// The problem that it reports, once its status, form and type are checked.
     pub fn problem(&self, status: u16, kind: &str) -> api::Problem {
         assert_eq!(self.status.as_u16(), status, "answer: {}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "answer: {}", self.text());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "answer: {}",
+            self.text()
+        );
         let problem: api::Problem = self.json();
-        assert_eq!((problem.kind.as_str(), problem.status), (kind, status), "answer: {}", self.text());
-        assert!(!problem.title.is_empty() && !problem.detail.is_empty(), "answer: {}", self.text());
+        assert_eq!(
+            (problem.kind.as_str(), problem.status),
+            (kind, status),
+            "answer: {}",
+            self.text()
+        );
+        assert!(
+            !problem.title.is_empty() && !problem.detail.is_empty(),
+            "answer: {}",
+            self.text()
+        );
         problem
     }
 }
@@ -80,13 +103,18 @@ impl Client {
     pub fn new(url: &str) -> Self {
         // Another client of this process may have been first; one provider is as good as the other.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // A test that blocks its thread does not notice that the host closed an idle connection, so none stays idle long.
+        // A test that blocks its thread does not notice that the host closed an idle connection, so
+        // none stays idle long.
         let http = reqwest::Client::builder()
             .no_proxy()
             .pool_idle_timeout(Duration::from_secs(5))
             .build()
             .expect("a plain client can be built");
-        Self { http, url: url.trim_end_matches('/').to_owned(), token: None }
+        Self {
+            http,
+            url: url.trim_end_matches('/').to_owned(),
+            token: None,
+        }
     }
 
     /// The same with a token.
@@ -102,7 +130,10 @@ impl Client {
 
     /// A request to a path that begins with a slash.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(wait::DEADLINE);
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .timeout(wait::DEADLINE);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -118,7 +149,11 @@ impl Client {
     pub async fn try_send(&self, request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        Ok(Answer { status, headers, body: response.bytes().await? })
+        Ok(Answer {
+            status,
+            headers,
+            body: response.bytes().await?,
+        })
     }
 
     /// GET of a path.
@@ -127,13 +162,28 @@ impl Client {
     }
 
     /// POST of a body.
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
-        self.send(self.request(Method::POST, path).header("content-type", content_type).body(body)).await
+    pub async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        self.send(
+            self.request(Method::POST, path)
+                .header("content-type", content_type)
+                .body(body),
+        )
+        .await
     }
 
     /// Uploads a module; `query` is the rest of the address, such as `?name=a&source=orders`.
     pub async fn upload(&self, module: Vec<u8>, query: &str) -> Answer {
-        self.post(&format!("/v1/deployments{query}"), "application/wasm", module).await
+        self.post(
+            &format!("/v1/deployments{query}"),
+            "application/wasm",
+            module,
+        )
+        .await
     }
 
     /// Deploys a module under a name, which must succeed.
@@ -145,14 +195,21 @@ impl Client {
 
     /// Deploys a module with further parameters, such as `&strategy=rebuild`, which must succeed.
     pub async fn deploy_with(&self, name: &str, module: &[u8], parameters: &str) -> api::Deployed {
-        let answer = self.upload(module.to_vec(), &format!("?name={name}{parameters}")).await;
+        let answer = self
+            .upload(module.to_vec(), &format!("?name={name}{parameters}"))
+            .await;
         assert!(answer.status.is_success(), "deploy: {}", answer.text());
         answer.json()
     }
 
     /// POST of nothing to a deployment, such as `promote`.
     pub async fn act(&self, name: &str, action: &str) -> Answer {
-        self.post(&format!("/v1/deployments/{name}/{action}"), "application/json", "").await
+        self.post(
+            &format!("/v1/deployments/{name}/{action}"),
+            "application/json",
+            "",
+        )
+        .await
     }
 
     /// The generations of a deployment.
@@ -165,17 +222,30 @@ impl Client {
     }
 
     /// Waits until a generation has a status.
-    pub async fn becomes(&self, name: &str, number: u64, status: api::GenerationStatus) -> api::Generation {
-        wait::until(&format!("generation {number} of {name} to be {}", status.name()), async || {
-            let generations = self.generations(name).await;
-            generations.into_iter().find(|generation| generation.number == number && generation.status == status)
-        })
+    pub async fn becomes(
+        &self,
+        name: &str,
+        number: u64,
+        status: api::GenerationStatus,
+    ) -> api::Generation {
+        wait::until(
+            &format!("generation {number} of {name} to be {}", status.name()),
+            async || {
+                let generations = self.generations(name).await;
+                generations
+                    .into_iter()
+                    .find(|generation| generation.number == number && generation.status == status)
+            },
+        )
         .await
     }
 
     /// How a deployment is.
     pub async fn show(&self, name: &str) -> api::Deployment {
-        self.get(&format!("/v1/deployments/{name}")).await.expect(200).json()
+        self.get(&format!("/v1/deployments/{name}"))
+            .await
+            .expect(200)
+            .json()
     }
 
     /// Waits until a deployment satisfies a condition.
@@ -189,21 +259,30 @@ impl Client {
         let observe = async || {
             let answer = self.get(&format!("/v1/deployments/{name}")).await;
             last.replace(answer.text());
-            (answer.status == 200).then(|| answer.json()).filter(&condition)
+            (answer.status == 200)
+                .then(|| answer.json())
+                .filter(&condition)
         };
         let begin = std::time::Instant::now();
         loop {
             if let Some(found) = observe().await {
                 return found;
             }
-            assert!(begin.elapsed() < wait::DEADLINE, "waited in vain for {name} to {what}: {}", last.borrow());
+            assert!(
+                begin.elapsed() < wait::DEADLINE,
+                "waited in vain for {name} to {what}: {}",
+                last.borrow()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Waits until a deployment has applied everything up to a sequence.
     pub async fn reached(&self, name: &str, sequence: u64) -> api::Deployment {
-        self.show_when(name, &format!("reach {sequence}"), |deployment| deployment.position >= sequence).await
+        self.show_when(name, &format!("reach {sequence}"), |deployment| {
+            deployment.position >= sequence
+        })
+        .await
     }
 
     /// Waits until a deployment stopped at an error.
@@ -219,7 +298,8 @@ impl Client {
 
     /// The value of a key.
     pub async fn entry(&self, name: &str, key: &str) -> Answer {
-        self.get(&format!("/v1/deployments/{name}/entries/{key}")).await
+        self.get(&format!("/v1/deployments/{name}/entries/{key}"))
+            .await
     }
 
     /// All entries under a prefix, page by page, at one position or later ones.
@@ -258,7 +338,10 @@ impl Client {
             expected_subject: None,
         };
         let body = serde_json::to_vec(&append).expect("our types are JSON");
-        self.post("/v1/events", "application/json", body).await.expect(200).json()
+        self.post("/v1/events", "application/json", body)
+            .await
+            .expect(200)
+            .json()
     }
 
     /// The same of a host that may be down, or not ready yet: none then.
@@ -268,9 +351,18 @@ impl Client {
             Some(id) => request.header("last-event-id", id),
             None => request,
         };
-        let response = request.send().await.ok().filter(|response| response.status() == 200)?;
-        let stream = response.bytes_stream().eventsource().filter_map(async |event| event.ok());
-        Some(Events { stream: Box::pin(stream) })
+        let response = request
+            .send()
+            .await
+            .ok()
+            .filter(|response| response.status() == 200)?;
+        let stream = response
+            .bytes_stream()
+            .eventsource()
+            .filter_map(async |event| event.ok());
+        Some(Events {
+            stream: Box::pin(stream),
+        })
     }
 
     /// Opens a stream of server-sent events.
@@ -282,8 +374,13 @@ impl Client {
         };
         let response = request.send().await.expect("the host answers");
         assert_eq!(response.status(), 200, "watch {path}");
-        let stream = response.bytes_stream().eventsource().filter_map(async |event| event.ok());
-        Events { stream: Box::pin(stream) }
+        let stream = response
+            .bytes_stream()
+            .eventsource()
+            .filter_map(async |event| event.ok());
+        Events {
+            stream: Box::pin(stream),
+        }
     }
 }
 
@@ -295,7 +392,9 @@ pub struct Events {
 impl Events {
     /// The next one; none when the stream ended.
     pub async fn next(&mut self) -> Option<Event> {
-        tokio::time::timeout(wait::DEADLINE, self.stream.next()).await.expect("an event or a heartbeat arrives")
+        tokio::time::timeout(wait::DEADLINE, self.stream.next())
+            .await
+            .expect("an event or a heartbeat arrives")
     }
 
     /// The next one of a kind, heartbeats and others left out.

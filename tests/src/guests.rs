@@ -20,8 +20,12 @@ pub fn module(name: &str) -> Vec<u8> {
 /// When it cannot be built.
 pub fn path(name: &str) -> PathBuf {
     static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
-    // Held while building: cargo would lock its folder anyway. A failed build fails every test that needs the module.
-    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // Held while building: cargo would lock its folder anyway. A failed build fails every test that
+    // needs the module.
+    let mut built = BUILT
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(path) = built.get(name) {
         return path.clone();
     }
@@ -32,16 +36,34 @@ pub fn path(name: &str) -> PathBuf {
 
 /// The folder of a guest.
 pub fn folder(name: &str) -> PathBuf {
-    let places = [crate::root().join("tests/guests"), crate::root().join("examples")];
-    let found = places.iter().map(|place| place.join(name)).find(|folder| folder.is_dir());
+    let places = [
+        crate::root().join("tests/guests"),
+        crate::root().join("examples"),
+    ];
+    let found = places
+        .iter()
+        .map(|place| place.join(name))
+        .find(|folder| folder.is_dir());
     found.unwrap_or_else(|| panic!("there is no guest {name} under tests/guests or examples"))
 }
 
 fn build(folder: &Path, name: &str) -> PathBuf {
     let out = crate::built().join("guests").join(format!("{name}.wasm"));
-    std::fs::create_dir_all(out.parent().expect("it has one")).expect("the target folder can be written");
-    let output = crate::cli::finish(crate::host::foldstream().arg("build").arg(folder).arg("--out").arg(&out), None);
-    assert_eq!(output.code, 0, "guest {name} does not build:\n{}{}", output.stdout, output.stderr);
+    std::fs::create_dir_all(out.parent().expect("it has one"))
+        .expect("the target folder can be written");
+    let output = crate::cli::finish(
+        crate::host::foldstream()
+            .arg("build")
+            .arg(folder)
+            .arg("--out")
+            .arg(&out),
+        None,
+    );
+    assert_eq!(
+        output.code, 0,
+        "guest {name} does not build:\n{}{}",
+        output.stdout, output.stderr
+    );
     out
 }
 

@@ -1,4 +1,5 @@
-//! The program under test as a server: started on a free port, killed or stopped, and started again on its files.
+//! The program under test as a server: started on a free port, killed or stopped, and started again
+//! on its files.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -40,13 +41,19 @@ impl Host {
     pub async fn start_with(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let client = Client::new("http://127.0.0.1:1");
-        let mut host = Self { process: None, folder, client, die_at: None };
+        let mut host = Self {
+            process: None,
+            folder,
+            client,
+            die_at: None,
+        };
         host.configure(config);
         host.restart().await;
         host
     }
 
-    /// Names the step at which the program kills itself, from the next start on; none for a long life.
+    /// Names the step at which the program kills itself, from the next start on; none for a long
+    /// life.
     pub fn die_at(&mut self, step: Option<&str>) {
         self.die_at = step.map(str::to_owned);
     }
@@ -55,13 +62,21 @@ impl Host {
     pub fn wait_for_death(&mut self) {
         let mut process = self.process.take().expect("the host runs");
         let status = process.wait(wait::DEADLINE);
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{}", process.output());
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9),
+            "{}",
+            process.output()
+        );
     }
 
     /// Lets no file of it grow beyond so many bytes, as a full disk would; none lifts the limit.
     pub fn limit_files(&mut self, bytes: Option<u64>) {
         let id = i32::try_from(self.process().id()).expect("a number of a process");
-        let limit = Rlimit { current: bytes, maximum: None };
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
         prlimit(Pid::from_raw(id), Resource::Fsize, limit).expect("our own child can be limited");
     }
 
@@ -90,20 +105,30 @@ impl Host {
 
     /// Whether it ended by itself, as at the step at which it was told to die.
     pub fn has_ended(&mut self) -> bool {
-        self.process.as_mut().is_none_or(|process| process.ended().is_some())
+        self.process
+            .as_mut()
+            .is_none_or(|process| process.ended().is_some())
     }
 
     /// Starts it again on the same files; kills it first if it runs. A new port is taken each time.
     pub async fn restart(&mut self) {
-        assert!(self.try_restart().await, "the host ended: {}", self.output());
+        assert!(
+            self.try_restart().await,
+            "the host ended: {}",
+            self.output()
+        );
     }
 
     /// What the running or last process printed.
     pub fn output(&self) -> String {
-        self.process.as_ref().map(Process::output).unwrap_or_default()
+        self.process
+            .as_ref()
+            .map(Process::output)
+            .unwrap_or_default()
     }
 
-    /// The same for one that may end before it listens, as at the step at which it was told to die; whether it listens.
+    /// The same for one that may end before it listens, as at the step at which it was told to die;
+    /// whether it listens.
     pub async fn try_restart(&mut self) -> bool {
         self.kill();
         let mut command = serve(&self.config_file());
@@ -166,17 +191,29 @@ impl Host {
     /// Bytes that its process has caused to be written to disks so far.
     pub fn written_bytes(&self) -> u64 {
         let id = self.process.as_ref().expect("the host runs").id();
-        let counts = std::fs::read_to_string(format!("/proc/{id}/io")).expect("our own child may be looked at");
-        let line = counts.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-        line.and_then(|bytes| bytes.trim().parse().ok()).expect("it counts what is written")
+        let counts = std::fs::read_to_string(format!("/proc/{id}/io"))
+            .expect("our own child may be looked at");
+        let line = counts
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.trim().parse().ok())
+            .expect("it counts what is written")
     }
 }
 
 /// Memory that a process holds, in bytes.
 fn resident_bytes(id: u32, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process has a status");
-    let line = status.lines().find(|line| line.starts_with(field)).expect("the status has its memory");
-    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))
+        .expect("a running process has a status");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(field))
+        .expect("the status has its memory");
+    let kilobytes: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .expect("a number");
     kilobytes * 1024
 }
 
@@ -185,14 +222,24 @@ pub fn jetstream_source(url: &str, stream: &str) -> String {
     format!("[sources.orders]\nkind = \"jetstream\"\nstream = {stream:?}\nservers = [{url:?}]\n")
 }
 
-/// The command that serves with a configuration file, on a free port, with nothing taken from our environment. Unless the
-/// file is about tokens, everyone may do everything: few tests are about the door.
+/// The command that serves with a configuration file, on a free port, with nothing taken from our
+/// environment. Unless the file is about tokens, everyone may do everything: few tests are about
+/// the door.
 pub fn serve(config: &Path) -> Command {
     let mut command = foldstream();
-    command.arg("serve").arg("--config").arg(config).args(["--listen", "127.0.0.1:0"]);
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .args(["--listen", "127.0.0.1:0"]);
     // A pipe is for the host to read.
-    let text = if config.is_file() { std::fs::read_to_string(config).unwrap_or_default() } else { String::new() };
-    let is_about_the_door = text.contains("[serve]") && (text.contains("token") || text.contains("anonymous"));
+    let text = if config.is_file() {
+        std::fs::read_to_string(config).unwrap_or_default()
+    } else {
+        String::new()
+    };
+    let is_about_the_door =
+        text.contains("[serve]") && (text.contains("token") || text.contains("anonymous"));
     if !is_about_the_door {
         command.env("FOLDSTREAM_SERVE__ANONYMOUS", "everything");
     }
@@ -222,17 +269,27 @@ pub fn refused(config: &str, arguments: &[&str]) -> (i32, String) {
     if !arguments.contains(&"--listen") && !config.contains("listen") {
         command.args(["--listen", "127.0.0.1:0"]);
     }
-    let mut process = Process::start("foldstream serve", command.args(arguments).current_dir(folder.path()));
+    let mut process = Process::start(
+        "foldstream serve",
+        command.args(arguments).current_dir(folder.path()),
+    );
     let status = process.wait(Duration::from_secs(20));
     (status.code().expect("it ended by itself"), process.output())
 }
 
 /// Processor time of a process so far, in seconds.
 pub fn processor_seconds(id: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("a running process has a state");
+    let stat =
+        std::fs::read_to_string(format!("/proc/{id}/stat")).expect("a running process has a state");
     // The name stands in parentheses and may hold anything; what follows it is plain.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("ticks are a number");
-    // Fields 14 and 15, user and system time, counted from 3 behind the name; Linux counts 100 ticks a second.
+    // Fields 14 and 15, user and system time, counted from 3 behind the name; Linux counts 100
+    // ticks a second.
     (ticks(11) + ticks(12)) / 100.0
 }

@@ -47,7 +47,11 @@ pub fn custom_section(name: &str, content: &[u8]) -> Vec<u8> {
 
 /// A core module with the same in the section that names its world.
 pub fn nested_types_in_core(tag: u8, levels: usize) -> Vec<u8> {
-    [CORE, &custom_section("component-type:hostile", &nested_types(tag, levels))].concat()
+    [
+        CORE,
+        &custom_section("component-type:hostile", &nested_types(tag, levels)),
+    ]
+    .concat()
 }
 
 /// Components inside components.
@@ -98,5 +102,11 @@ pub fn empty_sections(bytes: usize) -> Vec<u8> {
 pub fn nested_blocks(levels: usize) -> Vec<u8> {
     let body = [vec![0], [0x02, 0x40].repeat(levels), vec![0x0b; levels + 1]].concat();
     let code = [leb(1), leb(body.len()), body].concat();
-    [CORE, &section(1, &[1, 0x60, 0, 0]), &section(3, &[1, 0]), &section(10, &code)].concat()
+    [
+        CORE,
+        &section(1, &[1, 0x60, 0, 0]),
+        &section(3, &[1, 0]),
+        &section(10, &code),
+    ]
+    .concat()
 }

@@ -1,7 +1,8 @@
 //! The harness: real servers, real modules, real files, each started and stopped by its own handle.
 //!
-//! Nothing here knows how the host works inside. It starts the `foldstream` program that was built with it, talks to
-//! it through HTTP and the command line, and compares what it answers with [`model`], the same folds in plain Rust.
+//! Nothing here knows how the host works inside. It starts the `foldstream` program that was built
+//! with it, talks to it through HTTP and the command line, and compares what it answers with
+//! [`model`], the same folds in plain Rust.
 
 pub mod cli;
 pub mod client;
@@ -23,13 +24,19 @@ use std::path::{Path, PathBuf};
 
 /// The repository.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package stands in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package stands in the repository")
 }
 
 /// The folder of what cargo built in this profile: two above the running test or bench.
 pub fn built() -> PathBuf {
     let executable = std::env::current_exe().expect("a running program has a path");
-    executable.ancestors().nth(2).expect("tests stand in <profile>/deps").to_path_buf()
+    executable
+        .ancestors()
+        .nth(2)
+        .expect("tests stand in <profile>/deps")
+        .to_path_buf()
 }
 
 /// The program under test.
@@ -68,12 +75,17 @@ pub fn tool_of(setup: &str, name: &str, variable: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.push(root().join(".cache/bin"));
-    let found = folders.into_iter().map(|folder| folder.join(name)).find(|candidate| candidate.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing; run `sh tests/setup/{setup}.sh`, or set {variable}"))
+    let found = folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{name} is missing; run `sh tests/setup/{setup}.sh`, or set {variable}")
+    })
 }
 
-/// A seed for what is drawn by chance: from FOLDSTREAM_TEST_SEED, else fresh. It is printed, so that a failing test
-/// can be run again with it.
+/// A seed for what is drawn by chance: from FOLDSTREAM_TEST_SEED, else fresh. It is printed, so
+/// that a failing test can be run again with it.
 pub fn seed() -> u64 {
     let seed = match std::env::var("FOLDSTREAM_TEST_SEED") {
         Ok(text) => text.parse().expect("FOLDSTREAM_TEST_SEED is a number"),

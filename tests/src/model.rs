@@ -57,29 +57,55 @@ impl Ledger {
 
     /// All entries in their order.
     pub fn entries(&self) -> Vec<Entry> {
-        let customers = self.customers.iter().map(|(name, (count, amount, last))| Entry {
-            key: format!("customer/{name}"),
-            value: json!({ "count": count, "amount": amount, "last": last }),
-        });
-        let rest = [("head", self.head()), ("pair/left", json!(self.last)), ("pair/right", json!(self.last))];
-        customers.chain(rest.into_iter().map(|(key, value)| Entry { key: key.to_owned(), value })).collect()
+        let customers = self
+            .customers
+            .iter()
+            .map(|(name, (count, amount, last))| Entry {
+                key: format!("customer/{name}"),
+                value: json!({ "count": count, "amount": amount, "last": last }),
+            });
+        let rest = [
+            ("head", self.head()),
+            ("pair/left", json!(self.last)),
+            ("pair/right", json!(self.last)),
+        ];
+        customers
+            .chain(rest.into_iter().map(|(key, value)| Entry {
+                key: key.to_owned(),
+                value,
+            }))
+            .collect()
     }
 }
 
 impl Ledger {
     /// All entries in their order, as the guest `ledger-next` stores them.
     pub fn next_entries(&self) -> Vec<Entry> {
-        let accounts = self.customers.iter().map(|(name, (count, amount, last))| Entry {
-            key: format!("account/{name}"),
-            value: json!({ "orders": count, "balance": amount, "last": last }),
-        });
+        let accounts = self
+            .customers
+            .iter()
+            .map(|(name, (count, amount, last))| Entry {
+                key: format!("account/{name}"),
+                value: json!({ "orders": count, "balance": amount, "last": last }),
+            });
         let head = json!({ "events": self.count, "chain": self.chain, "last": self.last });
-        let rest = [("head", head), ("pair/left", json!(self.last)), ("pair/right", json!(self.last))];
-        accounts.chain(rest.into_iter().map(|(key, value)| Entry { key: key.to_owned(), value })).collect()
+        let rest = [
+            ("head", head),
+            ("pair/left", json!(self.last)),
+            ("pair/right", json!(self.last)),
+        ];
+        accounts
+            .chain(rest.into_iter().map(|(key, value)| Entry {
+                key: key.to_owned(),
+                value,
+            }))
+            .collect()
     }
 }
 
 /// FNV-1a.
 fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

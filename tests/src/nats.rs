@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use crate::process::Process;
 use crate::wait;
 
-/// Ports are drawn from below the range that systems give to outgoing connections, so that a server that is down for a
-/// moment finds its port free again.
+/// Ports are drawn from below the range that systems give to outgoing connections, so that a server
+/// that is down for a moment finds its port free again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Most publishes on the way at once.
@@ -34,7 +34,11 @@ pub enum Version {
 impl Version {
     fn program(self) -> PathBuf {
         match self {
-            Self::Oldest => crate::tool_of("nats-server", "nats-server-oldest", "FOLDSTREAM_NATS_SERVER_OLDEST"),
+            Self::Oldest => crate::tool_of(
+                "nats-server",
+                "nats-server-oldest",
+                "FOLDSTREAM_NATS_SERVER_OLDEST",
+            ),
             Self::Newest => crate::tool("nats-server", "FOLDSTREAM_NATS_SERVER"),
         }
     }
@@ -79,12 +83,19 @@ impl NatsServer {
     /// Starts one of a version with further lines of configuration.
     pub async fn start_version_with(version: Version, extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut server = Self { process: None, folder, port: free_port(), extra: extra.to_owned(), version };
+        let mut server = Self {
+            process: None,
+            folder,
+            port: free_port(),
+            extra: extra.to_owned(),
+            version,
+        };
         server.restart().await;
         server
     }
 
-    /// Its version. Another one takes effect at the next restart, on the same files, as an upgrade does.
+    /// Its version. Another one takes effect at the next restart, on the same files, as an upgrade
+    /// does.
     pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
@@ -126,12 +137,25 @@ impl NatsServer {
         self.kill();
         let config = self.write_config();
         let program = self.version.program();
-        let mut process = Process::start("nats-server", Command::new(program).arg("--config").arg(&config));
+        let mut process = Process::start(
+            "nats-server",
+            Command::new(program).arg("--config").arg(&config),
+        );
         let port = self.port;
         wait::until("nats-server to listen", || {
-            assert!(process.ended().is_none(), "nats-server ended: {}", process.output());
+            assert!(
+                process.ended().is_none(),
+                "nats-server ended: {}",
+                process.output()
+            );
             let ready = process.printed("Server is ready").is_some();
-            async move { (ready && tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()).then_some(()) }
+            async move {
+                (ready
+                    && tokio::net::TcpStream::connect(("127.0.0.1", port))
+                        .await
+                        .is_ok())
+                .then_some(())
+            }
         })
         .await;
         self.process = Some(process);
@@ -186,22 +210,32 @@ impl NatsServer {
 
     /// Copies the folder of its streams. The server must be stopped.
     pub fn back_up(&self) -> TempDir {
-        assert!(self.process.is_none(), "stop the server before its files are copied");
+        assert!(
+            self.process.is_none(),
+            "stop the server before its files are copied"
+        );
         let copy = tempfile::tempdir().expect("a temporary folder can be made");
         copy_folder(&self.store(), copy.path());
         copy
     }
 
-    /// Puts an older copy in place of its streams, as a restored backup would. The server must be stopped.
+    /// Puts an older copy in place of its streams, as a restored backup would. The server must be
+    /// stopped.
     pub fn restore(&self, copy: &Path) {
-        assert!(self.process.is_none(), "stop the server before its files are replaced");
+        assert!(
+            self.process.is_none(),
+            "stop the server before its files are replaced"
+        );
         std::fs::remove_dir_all(self.store()).expect("our folder can be removed");
         copy_folder(copy, &self.store());
     }
 
     /// Copies the files of one stream. The server must be stopped.
     pub fn back_up_stream(&self, name: &str) -> TempDir {
-        assert!(self.process.is_none(), "stop the server before its files are copied");
+        assert!(
+            self.process.is_none(),
+            "stop the server before its files are copied"
+        );
         let copy = tempfile::tempdir().expect("a temporary folder can be made");
         copy_folder(&self.stream_folder(name), copy.path());
         copy
@@ -209,7 +243,10 @@ impl NatsServer {
 
     /// Puts an older copy in place of one stream. The server must be stopped.
     pub fn restore_stream(&self, name: &str, copy: &Path) {
-        assert!(self.process.is_none(), "stop the server before its files are replaced");
+        assert!(
+            self.process.is_none(),
+            "stop the server before its files are replaced"
+        );
         std::fs::remove_dir_all(self.stream_folder(name)).expect("our folder can be removed");
         copy_folder(copy, &self.stream_folder(name));
     }
@@ -220,7 +257,11 @@ impl NatsServer {
 }
 
 /// Creates a stream on files, with the settings an event store wants.
-pub async fn create_stream(context: &jetstream::Context, name: &str, subjects: &str) -> stream::Stream {
+pub async fn create_stream(
+    context: &jetstream::Context,
+    name: &str,
+    subjects: &str,
+) -> stream::Stream {
     create_stream_with(context, stream_config(name, subjects)).await
 }
 
@@ -237,27 +278,48 @@ pub fn stream_config(name: &str, subjects: &str) -> stream::Config {
 }
 
 /// Creates a stream.
-pub async fn create_stream_with(context: &jetstream::Context, config: stream::Config) -> stream::Stream {
-    context.create_stream(config).await.expect("a fresh server takes a stream")
+pub async fn create_stream_with(
+    context: &jetstream::Context,
+    config: stream::Config,
+) -> stream::Stream {
+    context
+        .create_stream(config)
+        .await
+        .expect("a fresh server takes a stream")
 }
 
 /// Publishes in order, with many on the way at once; returns the last sequence.
-pub async fn publish(context: &jetstream::Context, messages: impl IntoIterator<Item = (String, Bytes)>) -> u64 {
+pub async fn publish(
+    context: &jetstream::Context,
+    messages: impl IntoIterator<Item = (String, Bytes)>,
+) -> u64 {
     let mut last = 0;
     let mut acknowledgements = Vec::new();
     for (subject, data) in messages {
-        acknowledgements.push(context.publish(subject, data).await.expect("the connection takes it"));
+        acknowledgements.push(
+            context
+                .publish(subject, data)
+                .await
+                .expect("the connection takes it"),
+        );
         if acknowledgements.len() >= IN_FLIGHT {
             last = settle(&mut acknowledgements).await;
         }
     }
-    if acknowledgements.is_empty() { last } else { settle(&mut acknowledgements).await }
+    if acknowledgements.is_empty() {
+        last
+    } else {
+        settle(&mut acknowledgements).await
+    }
 }
 
 async fn settle(acknowledgements: &mut Vec<jetstream::context::PublishAckFuture>) -> u64 {
     let mut last = 0;
     for acknowledgement in acknowledgements.drain(..) {
-        last = acknowledgement.await.expect("the stream stores what it is sent").sequence;
+        last = acknowledgement
+            .await
+            .expect("the stream stores what it is sent")
+            .sequence;
     }
     last
 }

@@ -30,9 +30,18 @@ impl Order {
     /// Its JSON, about 200 bytes.
     pub fn data(&self) -> String {
         let mut text = String::with_capacity(224);
-        let Self { customer, kind, amount, number } = self;
-        let (day, hour, minute, second) =
-            (number / 86_400 % 28 + 1, number / 3_600 % 24, number / 60 % 60, number % 60);
+        let Self {
+            customer,
+            kind,
+            amount,
+            number,
+        } = self;
+        let (day, hour, minute, second) = (
+            number / 86_400 % 28 + 1,
+            number / 3_600 % 24,
+            number / 60 % 60,
+            number % 60,
+        );
         write!(
             text,
             r#"{{"order":"o-{number:010}","customer":{customer},"type":"{kind}","amount":{amount},"currency":"EUR","#
@@ -77,7 +86,11 @@ pub struct Orders {
 impl Orders {
     /// Orders of so many customers.
     pub fn new(seed: u64, customers: u32) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), customers, number: 0 }
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            customers,
+            number: 0,
+        }
     }
 }
 
@@ -89,6 +102,11 @@ impl Iterator for Orders {
         let kind = KINDS[self.random.usize(..KINDS.len())];
         let amount = self.random.i64(1..100_000);
         let amount = if kind == "refunded" { -amount } else { amount };
-        Some(Order { customer: self.random.u32(..self.customers), kind, amount, number: self.number })
+        Some(Order {
+            customer: self.random.u32(..self.customers),
+            kind,
+            amount,
+            number: self.number,
+        })
     }
 }

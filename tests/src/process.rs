@@ -1,4 +1,5 @@
-//! Child processes: each is stopped by its own handle, and what it printed is kept for the message of a failure.
+//! Child processes: each is stopped by its own handle, and what it printed is kept for the message
+//! of a failure.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,14 +24,30 @@ pub struct Process {
 impl Process {
     /// Starts it, with both its outputs collected.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let readers = vec![
-            collect(child.stdout.take().expect("piped above"), Arc::clone(&lines)),
-            collect(child.stderr.take().expect("piped above"), Arc::clone(&lines)),
+            collect(
+                child.stdout.take().expect("piped above"),
+                Arc::clone(&lines),
+            ),
+            collect(
+                child.stderr.take().expect("piped above"),
+                Arc::clone(&lines),
+            ),
         ];
-        Self { child, name: name.to_owned(), lines, readers }
+        Self {
+            child,
+            name: name.to_owned(),
+            lines,
+            readers,
+        }
     }
 
     /// Its number.
@@ -52,7 +69,8 @@ impl Process {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a child has a number above zero");
+        let pid =
+            Pid::from_raw(self.child.id().cast_signed()).expect("a child has a number above zero");
         kill_process(pid, signal).expect("our own child can be signalled");
     }
 
@@ -61,17 +79,29 @@ impl Process {
         let begin = Instant::now();
         loop {
             let read = self.readers.iter().all(JoinHandle::is_finished);
-            if let Some(status) = self.child.try_wait().expect("our own child can be waited for").filter(|_| read) {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("our own child can be waited for")
+                .filter(|_| read)
+            {
                 return status;
             }
-            assert!(begin.elapsed() < deadline, "{} did not end within {deadline:?}:\n{}", self.name, self.output());
+            assert!(
+                begin.elapsed() < deadline,
+                "{} did not end within {deadline:?}:\n{}",
+                self.name,
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Whether it ended, and how.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("our own child can be waited for")
+        self.child
+            .try_wait()
+            .expect("our own child can be waited for")
     }
 
     /// What it printed so far.
@@ -82,7 +112,10 @@ impl Process {
     /// What stands behind `marker` in the first line that has it.
     pub fn printed(&self, marker: &str) -> Option<String> {
         let lines = self.lines.lock().expect("no holder panics");
-        lines.iter().find_map(|line| line.split_once(marker).map(|(_, rest)| rest.trim().to_owned()))
+        lines.iter().find_map(|line| {
+            line.split_once(marker)
+                .map(|(_, rest)| rest.trim().to_owned())
+        })
     }
 }
 

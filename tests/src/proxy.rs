@@ -19,8 +19,13 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one in front of an address such as `nats://127.0.0.1:4222`.
     pub async fn start(server: &str) -> Self {
-        let server: SocketAddr = server.trim_start_matches("nats://").parse().expect("an address");
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
+        let server: SocketAddr = server
+            .trim_start_matches("nats://")
+            .parse()
+            .expect("an address");
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a port is free");
         let port = listener.local_addr().expect("it listens").port();
         let (swallows, broken) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
         let (flag, breaks) = (Arc::clone(&swallows), broken.subscribe());
@@ -29,7 +34,9 @@ impl Proxy {
                 let (flag, mut breaks) = (Arc::clone(&flag), breaks.clone());
                 breaks.mark_unchanged();
                 tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(server).await else { return };
+                    let Ok(server) = TcpStream::connect(server).await else {
+                        return;
+                    };
                     tokio::select! {
                         () = forward(client, server, &flag) => {}
                         // Also when the proxy is dropped.
@@ -38,7 +45,11 @@ impl Proxy {
                 });
             }
         });
-        Self { port, swallows, broken }
+        Self {
+            port,
+            swallows,
+            broken,
+        }
     }
 
     /// Where it listens.
@@ -65,7 +76,9 @@ async fn forward(client: TcpStream, server: TcpStream, swallows: &AtomicBool) {
     let answers = async {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            if !swallows.load(Ordering::SeqCst) && to_client.write_all(&buffer[..count]).await.is_err() {
+            if !swallows.load(Ordering::SeqCst)
+                && to_client.write_all(&buffer[..count]).await.is_err()
+            {
                 return;
             }
         }

@@ -59,7 +59,12 @@ impl Stage {
 
     fn of(host: Host, stream: Option<Stream>) -> Self {
         let orders = Orders::new(crate::seed(), CUSTOMERS);
-        Self { host, model: Ledger::default(), stream, orders }
+        Self {
+            host,
+            model: Ledger::default(),
+            stream,
+            orders,
+        }
     }
 
     /// A host on a source with the ledger deployed.
@@ -71,7 +76,9 @@ impl Stage {
 
     /// Deploys the ledger.
     pub async fn deploy_ledger(&self) -> api::Deployed {
-        self.client().deploy(LEDGER, &guests::module("ledger")).await
+        self.client()
+            .deploy(LEDGER, &guests::module("ledger"))
+            .await
     }
 
     /// The client of the running host.
@@ -81,12 +88,20 @@ impl Stage {
 
     /// The server, on JetStream.
     pub fn server(&mut self) -> &mut NatsServer {
-        &mut self.stream.as_mut().expect("the embedded log has no server").0
+        &mut self
+            .stream
+            .as_mut()
+            .expect("the embedded log has no server")
+            .0
     }
 
     /// The context of the stream, on JetStream.
     pub fn context(&self) -> &jetstream::Context {
-        &self.stream.as_ref().expect("the embedded log has no context").1
+        &self
+            .stream
+            .as_ref()
+            .expect("the embedded log has no context")
+            .1
     }
 
     /// Orders that nobody has seen yet.
@@ -103,7 +118,8 @@ impl Stage {
         };
         let first = last + 1 - orders.len() as u64;
         for (sequence, order) in (first..).zip(&orders) {
-            self.model.apply(sequence, &order.subject(), order.data().as_bytes());
+            self.model
+                .apply(sequence, &order.subject(), order.data().as_bytes());
         }
         last
     }
@@ -124,10 +140,24 @@ impl Stage {
             }
         };
         let is_next = shown.module.state_version == 2;
-        let wanted = if is_next { self.model.next_entries() } else { self.model.entries() };
-        let difference = wanted.iter().zip(&found).find(|(wanted, found)| wanted != found);
-        assert!(difference.is_none(), "state is not the fold: (wanted, found) = {difference:?}");
-        assert_eq!(found.len(), wanted.len(), "state has other keys than the fold");
+        let wanted = if is_next {
+            self.model.next_entries()
+        } else {
+            self.model.entries()
+        };
+        let difference = wanted
+            .iter()
+            .zip(&found)
+            .find(|(wanted, found)| wanted != found);
+        assert!(
+            difference.is_none(),
+            "state is not the fold: (wanted, found) = {difference:?}"
+        );
+        assert_eq!(
+            found.len(),
+            wanted.len(),
+            "state has other keys than the fold"
+        );
     }
 
     /// Waits until the ledger has applied at least so many events in this process.
@@ -148,7 +178,10 @@ async fn prepare(kind: Kind, config: &str) -> (String, Option<Stream>) {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     nats::create_stream(&context, STREAM, "orders.>").await;
-    let config = format!("{config}\n{}", crate::host::jetstream_source(&server.url(), STREAM));
+    let config = format!(
+        "{config}\n{}",
+        crate::host::jetstream_source(&server.url(), STREAM)
+    );
     (config, Some((server, context)))
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the suite waits for anything before it fails: far more than needed, as the machine may be busy.
+/// How long the suite waits for anything before it fails: far more than needed, as the machine may
+/// be busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at.
@@ -24,7 +25,10 @@ pub async fn until_within<T, F: Future<Output = Option<T>>>(
         if let Some(found) = observe().await {
             return found;
         }
-        assert!(begin.elapsed() < deadline, "waited {deadline:?} in vain for {what}");
+        assert!(
+            begin.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}"
+        );
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -1,4 +1,5 @@
-//! Kill the host at any moment: the state after the restart equals the fold, with no event twice and none missing.
+//! Kill the host at any moment: the state after the restart equals the fold, with no event twice
+//! and none missing.
 
 use std::time::Duration;
 
@@ -41,7 +42,9 @@ async fn killed_under_load_on_jetstream_the_state_equals_the_fold() {
         let last = publisher.await.expect("the publisher does not fail");
         let first = last + 1 - orders.len() as u64;
         for (sequence, order) in (first..).zip(&orders) {
-            stage.model.apply(sequence, &order.subject(), order.data().as_bytes());
+            stage
+                .model
+                .apply(sequence, &order.subject(), order.data().as_bytes());
         }
     }
     stage.assert_ledger_equals_model().await;
@@ -54,12 +57,16 @@ async fn killed_under_load_on_the_embedded_log_the_state_equals_the_fold() {
     stage.deploy_ledger().await;
     for _ in 0..ROUNDS {
         let mut orders = stage.draw(ORDERS);
-        let appender = tokio::spawn(append_until_it_fails(stage.client().clone(), orders.clone()));
+        let appender = tokio::spawn(append_until_it_fails(
+            stage.client().clone(),
+            orders.clone(),
+        ));
         random_moment(&mut random).await;
         stage.host.kill();
         let sequences = appender.await.expect("the appender does not fail");
         stage.host.restart().await;
-        // What was acknowledged is there; what was not is sent again, and its ids keep it from being stored twice.
+        // What was acknowledged is there; what was not is sent again, and its ids keep it from
+        // being stored twice.
         let rest = orders.split_off(sequences.len());
         let events: Vec<_> = rest.iter().map(with_id).collect();
         let mut all: Vec<u64> = sequences;
@@ -67,10 +74,16 @@ async fn killed_under_load_on_the_embedded_log_the_state_equals_the_fold() {
             all.extend(stage.client().append(part).await.sequences);
         }
         for (sequence, order) in all.into_iter().zip(orders.iter().chain(&rest)) {
-            stage.model.apply(sequence, &order.subject(), order.data().as_bytes());
+            stage
+                .model
+                .apply(sequence, &order.subject(), order.data().as_bytes());
         }
     }
-    assert_eq!(stage.model.last(), stage.model.count(), "no event is stored twice");
+    assert_eq!(
+        stage.model.last(),
+        stage.model.count(),
+        "no event is stored twice"
+    );
     stage.assert_ledger_equals_model().await;
 }
 
@@ -80,15 +93,22 @@ async fn append_until_it_fails(client: Client, orders: Vec<Order>) -> Vec<u64> {
     for part in orders.chunks(50) {
         let events: Vec<_> = part.iter().map(with_id).collect();
         let body = serde_json::json!({ "events": events }).to_string();
-        let request = client.request(reqwest::Method::POST, "/v1/events").header("content-type", "application/json");
-        let Ok(answer) = client.try_send(request.body(body)).await else { break };
+        let request = client
+            .request(reqwest::Method::POST, "/v1/events")
+            .header("content-type", "application/json");
+        let Ok(answer) = client.try_send(request.body(body)).await else {
+            break;
+        };
         sequences.extend(answer.expect(200).json::<api::Appended>().sequences);
     }
     sequences
 }
 
 fn with_id(order: &Order) -> api::NewEvent {
-    api::NewEvent { id: Some(format!("o-{}", order.number)), ..order.new_event() }
+    api::NewEvent {
+        id: Some(format!("o-{}", order.number)),
+        ..order.new_event()
+    }
 }
 
 #[tokio::test]
@@ -107,7 +127,12 @@ async fn reads_never_go_back_across_a_kill() {
     for _ in 0..3 {
         let last = stage.publish(2_000).await;
         stage.client().reached(LEDGER, last).await;
-        let seen = stage.client().entry(LEDGER, "head").await.expect(200).position();
+        let seen = stage
+            .client()
+            .entry(LEDGER, "head")
+            .await
+            .expect(200)
+            .position();
         stage.host.kill();
         stage.host.restart().await;
         let client = stage.client();
@@ -121,7 +146,11 @@ async fn reads_never_go_back_across_a_kill() {
             }
         })
         .await;
-        assert!(answer.position() >= seen, "was at {seen}, went back to {}", answer.position());
+        assert!(
+            answer.position() >= seen,
+            "was at {seen}, went back to {}",
+            answer.position()
+        );
     }
     stage.assert_ledger_equals_model().await;
 }
@@ -133,7 +162,11 @@ async fn a_stop_ends_within_its_budget_even_under_load() {
     stage.applied(1).await;
     let begin = std::time::Instant::now();
     assert_eq!(stage.host.stop().code(), Some(0));
-    assert!(begin.elapsed() < Duration::from_secs(12), "the stop took {:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(12),
+        "the stop took {:?}",
+        begin.elapsed()
+    );
     stage.host.restart().await;
     stage.assert_ledger_equals_model().await;
 }
@@ -154,14 +187,23 @@ fn told(verb: &str) -> api::NewEvent {
 async fn a_stop_ends_within_its_budget_whatever_a_guest_is_at() {
     let config = "[modules]\ndeadline = \"60s\"\n[pipeline]\nstop_budget = \"2s\"\n";
     let mut stage = Stage::start_with(Kind::Embedded, config).await;
-    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
+    stage
+        .client()
+        .deploy(MISCHIEF, &guests::module(MISCHIEF))
+        .await;
     let path = format!("/v1/deployments/{MISCHIEF}/queries/loop");
-    let request = stage.client().request(reqwest::Method::POST, &path).header("content-type", "application/json");
+    let request = stage
+        .client()
+        .request(reqwest::Method::POST, &path)
+        .header("content-type", "application/json");
     let client = stage.client().clone();
     // It gets no answer, as the host is gone before.
     let query = tokio::spawn(async move { client.try_send(request.body("null")).await.is_ok() });
     stage.client().append(&[told("loop")]).await;
-    stage.client().show_when(MISCHIEF, "receive the event", |shown| shown.head == Some(1)).await;
+    stage
+        .client()
+        .show_when(MISCHIEF, "receive the event", |shown| shown.head == Some(1))
+        .await;
     let begin = std::time::Instant::now();
     assert_eq!(stage.host.stop().code(), Some(0));
     let took = begin.elapsed();
@@ -171,12 +213,30 @@ async fn a_stop_ends_within_its_budget_whatever_a_guest_is_at() {
 }
 
 async fn pause(client: &Client, name: &str) {
-    client.post(&format!("/v1/deployments/{name}/pause"), "application/json", "").await.expect(200);
-    client.show_when(name, "pause", |shown| shown.state == DeploymentState::Paused).await;
+    client
+        .post(
+            &format!("/v1/deployments/{name}/pause"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
+    client
+        .show_when(name, "pause", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
 }
 
 async fn resume(client: &Client, name: &str) {
-    client.post(&format!("/v1/deployments/{name}/resume"), "application/json", "").await.expect(200);
+    client
+        .post(
+            &format!("/v1/deployments/{name}/resume"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
@@ -188,18 +248,41 @@ async fn what_was_paused_answers_at_once_after_a_restart() {
     pause(stage.client(), LEDGER).await;
     stage.publish(10).await;
     stage.host.restart().await;
-    stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
-    let answer = stage.client().get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s")).await.expect(200);
+    stage
+        .client()
+        .show_when(LEDGER, "be paused again", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
+    let answer = stage
+        .client()
+        .get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s"))
+        .await
+        .expect(200);
     assert_eq!(answer.position(), last);
-    let answer = stage.client().query(LEDGER, "pair", &serde_json::json!(null)).await.expect(200);
-    assert_eq!((answer.position(), answer.value()["left"].as_u64()), (last, Some(last)), "queries too");
+    let answer = stage
+        .client()
+        .query(LEDGER, "pair", &serde_json::json!(null))
+        .await
+        .expect(200);
+    assert_eq!(
+        (answer.position(), answer.value()["left"].as_u64()),
+        (last, Some(last)),
+        "queries too"
+    );
 }
 
 #[tokio::test]
 async fn what_failed_answers_at_once_after_a_restart() {
     let mut stage = Stage::start(Kind::Embedded).await;
-    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
-    stage.client().append(&[told("note one"), told("reject two"), told("note three")]).await;
+    stage
+        .client()
+        .deploy(MISCHIEF, &guests::module(MISCHIEF))
+        .await;
+    stage
+        .client()
+        .append(&[told("note one"), told("reject two"), told("note three")])
+        .await;
     stage.client().failed(MISCHIEF).await;
     stage.host.restart().await;
     stage.client().failed(MISCHIEF).await;
@@ -213,14 +296,27 @@ async fn a_state_from_before_the_cut_over_is_not_shown() {
     stage.deploy_ledger().await;
     let last = stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
-    stage.client().show_when(LEDGER, "take over", |shown| shown.generation == 2).await;
+    stage
+        .client()
+        .deploy(LEDGER, &guests::module("ledger-next"))
+        .await;
+    stage
+        .client()
+        .show_when(LEDGER, "take over", |shown| shown.generation == 2)
+        .await;
     pause(stage.client(), LEDGER).await;
     assert_eq!(stage.host.stop().code(), Some(0));
-    // Whatever loses the state, an old backup for one: clients have seen positions from the cut-over on.
-    std::fs::remove_file(stage.host.data_dir().join(format!("state/{LEDGER}/2.redb"))).expect("it is there");
+    // Whatever loses the state, an old backup for one: clients have seen positions from the
+    // cut-over on.
+    std::fs::remove_file(stage.host.data_dir().join(format!("state/{LEDGER}/2.redb")))
+        .expect("it is there");
     stage.host.restart().await;
-    stage.client().show_when(LEDGER, "be paused again", |shown| shown.state == DeploymentState::Paused).await;
+    stage
+        .client()
+        .show_when(LEDGER, "be paused again", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
     let path = format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s");
     let client = stage.client();
     let answer = wait::until("it to know how far it has to be", || async {
@@ -230,40 +326,83 @@ async fn a_state_from_before_the_cut_over_is_not_shown() {
     assert_eq!(answer.problem(504, "behind").position, Some(0));
     resume(stage.client(), LEDGER).await;
     stage.client().reached(LEDGER, last).await;
-    assert!(stage.client().entry(LEDGER, "head").await.expect(200).position() >= last);
+    assert!(
+        stage
+            .client()
+            .entry(LEDGER, "head")
+            .await
+            .expect(200)
+            .position()
+            >= last
+    );
 }
 
 #[tokio::test]
 async fn reads_never_go_back_when_the_disk_is_full() {
     let config = "[state]\nflush_interval = \"2s\"\n[pipeline]\nbatch_events = 1\n";
     let mut stage = Stage::start_with(Kind::Embedded, config).await;
-    stage.client().deploy(MISCHIEF, &guests::module(MISCHIEF)).await;
-    let durable = stage.client().append(&[told("note one"), told("note two")]).await.last_sequence;
+    stage
+        .client()
+        .deploy(MISCHIEF, &guests::module(MISCHIEF))
+        .await;
+    let durable = stage
+        .client()
+        .append(&[told("note one"), told("note two")])
+        .await
+        .last_sequence;
     stage.client().reached(MISCHIEF, durable).await;
-    // What was applied is made durable by a pause. What comes then stands in the log while there is still room for it.
+    // What was applied is made durable by a pause. What comes then stands in the log while there is
+    // still room for it.
     pause(stage.client(), MISCHIEF).await;
     let large: Vec<_> = (0..25).map(|_| told("fill 131072")).collect();
     let last = stage.client().append(&large).await.last_sequence;
-    let file = stage.host.data_dir().join(format!("state/{MISCHIEF}/1.redb"));
+    let file = stage
+        .host
+        .data_dir()
+        .join(format!("state/{MISCHIEF}/1.redb"));
     let size = std::fs::metadata(file).expect("it is there").len();
     stage.host.limit_files(Some(size + (256 << 10)));
     resume(stage.client(), MISCHIEF).await;
     let path = format!("/v1/deployments/{MISCHIEF}/entries/note/00000001?timeout=0s");
     let seen = wait::until("an answer from what is in memory only", || async {
         let answer = stage.client().get(&path).await;
-        (answer.status == 200).then(|| answer.position()).filter(|position| *position > durable)
+        (answer.status == 200)
+            .then(|| answer.position())
+            .filter(|position| *position > durable)
     })
     .await;
-    let has_failed =
-        |shown: &foldstream::api::Deployment| shown.failure.as_ref().is_some_and(|failure| failure.kind == "state");
-    let shown = stage.client().show_when(MISCHIEF, "fail to commit", has_failed).await;
+    let has_failed = |shown: &foldstream::api::Deployment| {
+        shown
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.kind == "state")
+    };
+    let shown = stage
+        .client()
+        .show_when(MISCHIEF, "fail to commit", has_failed)
+        .await;
     assert_eq!(shown.state, DeploymentState::Retrying);
-    assert!(shown.position >= durable, "the last position is kept: {}", shown.position);
+    assert!(
+        shown.position >= durable,
+        "the last position is kept: {}",
+        shown.position
+    );
     // Opened again, it is where the file is; paused, it stays there.
     pause(stage.client(), MISCHIEF).await;
-    let shown = stage.client().show_when(MISCHIEF, "be opened", |shown| shown.position == durable).await;
+    let shown = stage
+        .client()
+        .show_when(MISCHIEF, "be opened", |shown| shown.position == durable)
+        .await;
     assert_eq!(shown.state, DeploymentState::Paused);
-    assert_eq!(stage.client().get(&path).await.problem(504, "behind").position, Some(durable));
+    assert_eq!(
+        stage
+            .client()
+            .get(&path)
+            .await
+            .problem(504, "behind")
+            .position,
+        Some(durable)
+    );
     stage.host.limit_files(None);
     resume(stage.client(), MISCHIEF).await;
     stage.client().reached(MISCHIEF, last).await;
@@ -315,11 +454,16 @@ async fn a_module_that_was_damaged_is_loaded_again_when_it_is_resumed() {
     stage.assert_ledger_equals_model().await;
 }
 
-/// Moves the compiled code of all modules between two folders, without the key that it is signed with.
+/// Moves the compiled code of all modules between two folders, without the key that it is signed
+/// with.
 fn move_code(from: &std::path::Path, to: &std::path::Path) {
     let mut moved = 0;
     for file in std::fs::read_dir(from).expect("it is there").flatten() {
-        if file.path().extension().is_some_and(|extension| extension == "code") {
+        if file
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "code")
+        {
             std::fs::rename(file.path(), to.join(file.file_name())).expect("moved");
             moved += 1;
         }
@@ -333,13 +477,19 @@ async fn a_module_that_takes_too_long_to_compile_is_tried_again_by_itself() {
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
     stage.host.kill();
-    let (cache, elsewhere) = (stage.host.data_dir().join("cache"), tempfile::tempdir().expect("a temporary folder"));
+    let (cache, elsewhere) = (
+        stage.host.data_dir().join("cache"),
+        tempfile::tempdir().expect("a temporary folder"),
+    );
     move_code(&cache, elsewhere.path());
-    stage.host.configure("[modules]\ncompile_time_max = \"1ms\"\n");
+    stage
+        .host
+        .configure("[modules]\ncompile_time_max = \"1ms\"\n");
     stage.host.restart().await;
     let waits = |shown: &foldstream::api::Deployment| {
         let failure = shown.failure.as_ref();
-        shown.state == DeploymentState::Retrying && failure.is_some_and(|failure| failure.kind == "module")
+        shown.state == DeploymentState::Retrying
+            && failure.is_some_and(|failure| failure.kind == "module")
     };
     let shown = stage.client().show_when(LEDGER, "try again", waits).await;
     let failure = shown.failure.expect("it was just there");

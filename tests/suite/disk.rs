@@ -1,5 +1,5 @@
-//! A disk without room: those that grow stop first, reads are answered, and everything continues when there is room again.
-//! What could not be finished leaves nothing behind.
+//! A disk without room: those that grow stop first, reads are answered, and everything continues
+//! when there is room again. What could not be finished leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,16 +18,22 @@ struct Disk {
 }
 
 impl Disk {
-    /// Mounts one in the place of the data folder of a host, which then starts again with nothing in it; none where this
-    /// user may not mount.
+    /// Mounts one in the place of the data folder of a host, which then starts again with nothing
+    /// in it; none where this user may not mount.
     async fn of_host(stage: &mut Stage, mebibytes: u64) -> Option<Self> {
         stage.host.kill();
         let folder = stage.host.data_dir();
         let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&folder).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(&folder)
+            .status();
         if !mounted.is_ok_and(|status| status.success()) {
             // Where nobody looks at the output, a test that shows nothing must not pass.
-            assert!(std::env::var_os("CI").is_none(), "a small disk can't be mounted; run the tests as root");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "a small disk can't be mounted; run the tests as root"
+            );
             println!("skipped: this user may not mount a small disk");
             return None;
         }
@@ -45,8 +51,11 @@ impl Disk {
         let file = std::fs::File::create(self.ballast()).expect("there is room for an empty file");
         let mut length = free_bytes(&self.folder).saturating_sub(bytes);
         // The host may take some at the same time.
-        while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).is_err() {
-            length = free_bytes(&self.folder).saturating_sub(bytes).min(length.saturating_sub(PAGE));
+        while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).is_err()
+        {
+            length = free_bytes(&self.folder)
+                .saturating_sub(bytes)
+                .min(length.saturating_sub(PAGE));
         }
     }
 
@@ -68,28 +77,48 @@ fn free_bytes(folder: &Path) -> u64 {
 }
 
 fn files(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let entries = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().collect())
+        .unwrap_or_else(|_| Vec::new());
+    entries
+        .iter()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 async fn waits_for_room(stage: &Stage, what: &str) {
     let shown = stage
         .client()
-        .show_when(LEDGER, what, |shown| shown.failure.as_ref().is_some_and(|failure| failure.kind == "state"))
+        .show_when(LEDGER, what, |shown| {
+            shown
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.kind == "state")
+        })
         .await;
     let failure = shown.failure.expect("it was just there");
-    assert_eq!((shown.state, failure.sequence), (DeploymentState::Retrying, None), "{failure:?}");
+    assert_eq!(
+        (shown.state, failure.sequence),
+        (DeploymentState::Retrying, None),
+        "{failure:?}"
+    );
     assert!(failure.message.contains("bytes free"), "{failure:?}");
 }
 
 #[tokio::test]
 async fn a_full_disk_keeps_nobody_from_reading_and_is_over_when_there_is_room() {
-    let mut stage = Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"100ms\"\n").await;
-    let Some(disk) = Disk::of_host(&mut stage, 64).await else { return };
+    let mut stage =
+        Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"100ms\"\n").await;
+    let Some(disk) = Disk::of_host(&mut stage, 64).await else {
+        return;
+    };
     stage.deploy_ledger().await;
     let durable = stage.publish(500).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().show_when(LEDGER, "be durable", |shown| shown.checkpoint == durable).await;
+    stage
+        .client()
+        .show_when(LEDGER, "be durable", |shown| shown.checkpoint == durable)
+        .await;
     disk.fill_but_for(0);
     let last = stage.publish(500).await;
     waits_for_room(&stage, "say that the disk is full").await;
@@ -101,8 +130,13 @@ async fn a_full_disk_keeps_nobody_from_reading_and_is_over_when_there_is_room() 
     stage.assert_ledger_equals_model().await;
     waits_for_room(&stage, "still have no room").await;
     disk.empty();
-    let live = |shown: &foldstream::api::Deployment| shown.state == DeploymentState::Live && shown.checkpoint == last;
-    let shown = stage.client().show_when(LEDGER, "be durable and live", live).await;
+    let live = |shown: &foldstream::api::Deployment| {
+        shown.state == DeploymentState::Live && shown.checkpoint == last
+    };
+    let shown = stage
+        .client()
+        .show_when(LEDGER, "be durable and live", live)
+        .await;
     assert_eq!(shown.failure, None);
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
@@ -111,27 +145,48 @@ async fn a_full_disk_keeps_nobody_from_reading_and_is_over_when_there_is_room() 
 #[tokio::test]
 async fn a_build_waits_for_room_before_the_neighbour_lacks_any() {
     let mut stage = Stage::start(Kind::JetStream).await;
-    let Some(disk) = Disk::of_host(&mut stage, 64).await else { return };
+    let Some(disk) = Disk::of_host(&mut stage, 64).await else {
+        return;
+    };
     stage.deploy_ledger().await;
     stage.publish(2_000).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=500").await;
     stage
         .client()
-        .show_when(LEDGER, "build", |shown| shown.candidate.as_ref().is_some_and(|candidate| candidate.position > 0))
+        .deploy_with(LEDGER, &guests::module("ledger-next"), "&max-rate=500")
+        .await;
+    stage
+        .client()
+        .show_when(LEDGER, "build", |shown| {
+            shown
+                .candidate
+                .as_ref()
+                .is_some_and(|candidate| candidate.position > 0)
+        })
         .await;
     // Enough for those that serve.
     disk.fill_but_for(2 << 20);
     let waits = |shown: &foldstream::api::Deployment| {
         let candidate = shown.candidate.as_ref();
-        candidate.and_then(|candidate| candidate.failure.as_ref()).is_some_and(|failure| failure.kind == "state")
+        candidate
+            .and_then(|candidate| candidate.failure.as_ref())
+            .is_some_and(|failure| failure.kind == "state")
     };
-    stage.client().show_when(LEDGER, "have its candidate wait", waits).await;
+    stage
+        .client()
+        .show_when(LEDGER, "have its candidate wait", waits)
+        .await;
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
-    assert_eq!(stage.client().show(LEDGER).await.state, DeploymentState::Live);
+    assert_eq!(
+        stage.client().show(LEDGER).await.state,
+        DeploymentState::Live
+    );
     disk.empty();
-    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
     stage.assert_ledger_equals_model().await;
 }
 
@@ -148,16 +203,24 @@ fn fill(bytes: u64) -> NewEvent {
 
 /// Whether a deployment stopped because its state has its part of the disk.
 fn has_its_part(shown: &foldstream::api::Deployment) -> bool {
-    shown.failure.as_ref().is_some_and(|failure| failure.message.starts_with("disk: "))
+    shown
+        .failure
+        .as_ref()
+        .is_some_and(|failure| failure.message.starts_with("disk: "))
 }
 
 #[tokio::test]
 async fn a_module_that_fills_the_data_folder_stops_before_its_neighbour_and_the_log() {
-    let limited = |bytes: &str| format!("[limits]\ndisk_bytes = \"{bytes}\"\n[state]\nflush_interval = \"100ms\"\n");
+    let limited = |bytes: &str| {
+        format!("[limits]\ndisk_bytes = \"{bytes}\"\n[state]\nflush_interval = \"100ms\"\n")
+    };
     let mut stage = Stage::start_with(Kind::Embedded, &limited("64MiB")).await;
     stage.deploy_ledger().await;
     // This one has no limit of its own.
-    stage.client().deploy("mischief", &guests::module("mischief-fixed")).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief-fixed"))
+        .await;
     let mut filled = 0;
     while filled < 700 && !has_its_part(&stage.client().show("mischief").await) {
         // One by one, and then many in one batch; each is accepted.
@@ -165,17 +228,26 @@ async fn a_module_that_fills_the_data_folder_stops_before_its_neighbour_and_the_
         stage.client().append(&vec![fill(128_000); count]).await;
         filled += count;
     }
-    stage.client().show_when("mischief", "stop", has_its_part).await;
+    stage
+        .client()
+        .show_when("mischief", "stop", has_its_part)
+        .await;
     for _ in 0..10 {
         stage.client().append(&vec![fill(128_000); 20]).await;
         let last = stage.publish(100).await;
         stage.assert_ledger_equals_model().await;
-        let shown = stage.client().show_when(LEDGER, "be durable", |shown| shown.checkpoint == last).await;
+        let shown = stage
+            .client()
+            .show_when(LEDGER, "be durable", |shown| shown.checkpoint == last)
+            .await;
         assert_eq!((shown.state, shown.failure), (DeploymentState::Live, None));
     }
     let shown = stage.client().show("mischief").await;
     let failure = shown.failure.expect("it has not become less");
-    assert!(shown.state == DeploymentState::Retrying && failure.message.contains("limits.disk_bytes"), "{failure:?}");
+    assert!(
+        shown.state == DeploymentState::Retrying && failure.message.contains("limits.disk_bytes"),
+        "{failure:?}"
+    );
     let used = foldstream::usage::allocated(&stage.host.data_dir(), 4);
     assert!(used < 64 << 20, "{used} bytes are used");
     // With more room it continues.
@@ -188,20 +260,36 @@ async fn a_module_that_fills_the_data_folder_stops_before_its_neighbour_and_the_
 
 #[tokio::test]
 async fn a_state_file_has_a_limit_of_its_own() {
-    let limited = |bytes: &str| format!("[state]\nfile_bytes_max = \"{bytes}\"\nflush_interval = \"100ms\"\n");
+    let limited = |bytes: &str| {
+        format!("[state]\nfile_bytes_max = \"{bytes}\"\nflush_interval = \"100ms\"\n")
+    };
     let mut stage = Stage::start_with(Kind::Embedded, &limited("8MiB")).await;
     stage.deploy_ledger().await;
-    stage.client().deploy("mischief", &guests::module("mischief-fixed")).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief-fixed"))
+        .await;
     let mut shown = stage.client().show("mischief").await;
     for _ in 0..40 {
-        let last = stage.client().append(&vec![fill(128_000); 5]).await.last_sequence;
-        let is_done = |shown: &foldstream::api::Deployment| shown.position >= last || has_its_part(shown);
-        shown = stage.client().show_when("mischief", "apply or stop", is_done).await;
+        let last = stage
+            .client()
+            .append(&vec![fill(128_000); 5])
+            .await
+            .last_sequence;
+        let is_done =
+            |shown: &foldstream::api::Deployment| shown.position >= last || has_its_part(shown);
+        shown = stage
+            .client()
+            .show_when("mischief", "apply or stop", is_done)
+            .await;
     }
     assert!(has_its_part(&shown), "25 MB are beyond its limit");
     let last = shown.head.expect("its log is open");
     let failure = shown.failure.expect("it was just there");
-    assert!(failure.message.contains("state.file_bytes_max") && shown.position < last, "{failure:?}");
+    assert!(
+        failure.message.contains("state.file_bytes_max") && shown.position < last,
+        "{failure:?}"
+    );
     let file = stage.host.data_dir().join("state/mischief/1.redb");
     let bytes = foldstream::usage::allocated(&file, 0);
     assert!(bytes <= 12 << 20, "{bytes}");
@@ -219,11 +307,21 @@ async fn an_embedded_log_takes_no_events_beyond_the_limit_of_the_data_folder() {
     stage.assert_ledger_equals_model().await;
     stage.host.stop();
     let used = foldstream::usage::allocated(&stage.host.data_dir(), 4);
-    stage.host.configure(&format!("[limits]\ndisk_bytes = {used}\n"));
+    stage
+        .host
+        .configure(&format!("[limits]\ndisk_bytes = {used}\n"));
     stage.host.restart().await;
     let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
-    let problem = stage.client().post("/v1/events", "application/json", body).await.problem(507, "no-room");
-    assert!(problem.detail.contains("limits.disk_bytes"), "{}", problem.detail);
+    let problem = stage
+        .client()
+        .post("/v1/events", "application/json", body)
+        .await
+        .problem(507, "no-room");
+    assert!(
+        problem.detail.contains("limits.disk_bytes"),
+        "{}",
+        problem.detail
+    );
     stage.assert_ledger_equals_model().await;
     stage.host.stop();
     stage.host.configure("");
@@ -237,23 +335,41 @@ async fn a_snapshot_without_room_leaves_nothing_and_comes_when_there_is_some() {
     let config = "[state]\nflush_interval = \"100ms\"\n[rollout]\nsnapshot_events = 1\n";
     let mut stage = Stage::start(Kind::Embedded).await;
     stage.host.configure(config);
-    let Some(disk) = Disk::of_host(&mut stage, 48).await else { return };
+    let Some(disk) = Disk::of_host(&mut stage, 48).await else {
+        return;
+    };
     disk.fill_but_for(24 << 20);
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
-    let last = stage.client().append(&[fill(3_500_000)]).await.last_sequence;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    let last = stage
+        .client()
+        .append(&[fill(3_500_000)])
+        .await
+        .last_sequence;
     stage.client().reached("mischief", last).await;
     disk.empty();
     disk.fill_but_for(4 << 20);
     let begin = std::time::Instant::now();
     let folder = disk.folder.join("snapshots/mischief");
     while begin.elapsed() < std::time::Duration::from_secs(6) {
-        let unfinished: Vec<_> = files(&folder).into_iter().filter(|name| name.ends_with(".new")).collect();
+        let unfinished: Vec<_> = files(&folder)
+            .into_iter()
+            .filter(|name| name.ends_with(".new"))
+            .collect();
         let is_old = begin.elapsed() > std::time::Duration::from_secs(5);
-        assert!(!is_old || unfinished.is_empty(), "left behind: {unfinished:?}");
+        assert!(
+            !is_old || unfinished.is_empty(),
+            "left behind: {unfinished:?}"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     disk.empty();
-    wait::until("a snapshot", || async { (!files(&folder).is_empty()).then_some(()) }).await;
+    wait::until("a snapshot", || async {
+        (!files(&folder).is_empty()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -264,7 +380,12 @@ async fn what_a_killed_host_did_not_finish_is_gone_after_the_next_start() {
     stage.host.kill();
     let data = stage.host.data_dir();
     std::fs::create_dir_all(data.join("snapshots/ledger")).expect("made");
-    let left = ["snapshots/ledger/1-50-1.redb.new", "state/ledger/1.redb.new", "log/events.redb.new", "scratch/7.redb"];
+    let left = [
+        "snapshots/ledger/1-50-1.redb.new",
+        "state/ledger/1.redb.new",
+        "log/events.redb.new",
+        "scratch/7.redb",
+    ];
     for name in left {
         std::fs::write(data.join(name), vec![0; 1 << 20]).expect("written");
     }
@@ -278,13 +399,19 @@ async fn what_a_killed_host_did_not_finish_is_gone_after_the_next_start() {
 #[tokio::test]
 async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
     let mut stage = Stage::start(Kind::Embedded).await;
-    let Some(disk) = Disk::of_host(&mut stage, 32).await else { return };
+    let Some(disk) = Disk::of_host(&mut stage, 32).await else {
+        return;
+    };
     stage.deploy_ledger().await;
     stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
     disk.fill_but_for(0);
     let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
-    let problem = stage.client().post("/v1/events", "application/json", body).await.problem(507, "no-room");
+    let problem = stage
+        .client()
+        .post("/v1/events", "application/json", body)
+        .await
+        .problem(507, "no-room");
     assert!(problem.detail.contains("bytes free"), "{}", problem.detail);
     // A deployment that has all of it to read reads it, in memory.
     stage.host.restart().await;
@@ -297,13 +424,22 @@ async fn an_embedded_log_on_a_full_disk_refuses_events_and_is_read_as_before() {
 #[tokio::test]
 async fn a_module_that_finds_no_room_is_declined_and_can_be_deployed_later() {
     let mut host = Host::start().await;
-    host.client().deploy("first", &guests::module("ledger")).await;
-    // As a quota would: no file of the host grows beyond this, and what the disk says of itself is all well.
+    host.client()
+        .deploy("first", &guests::module("ledger"))
+        .await;
+    // As a quota would: no file of the host grows beyond this, and what the disk says of itself is
+    // all well.
     host.limit_files(Some(PAGE));
-    let declined = host.client().upload(guests::module("ledger"), "?name=second").await.problem(507, "no-room");
+    let declined = host
+        .client()
+        .upload(guests::module("ledger"), "?name=second")
+        .await
+        .problem(507, "no-room");
     assert!(declined.detail.contains("free some space"), "{declined:?}");
     host.limit_files(None);
-    host.client().deploy("second", &guests::module("ledger")).await;
+    host.client()
+        .deploy("second", &guests::module("ledger"))
+        .await;
 }
 
 #[tokio::test]
@@ -311,24 +447,57 @@ async fn a_migration_that_finds_no_room_leaves_nothing_and_can_be_repeated() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
     let last = stage.publish(3_000).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().show_when(LEDGER, "be durable", |shown| shown.checkpoint == last).await;
+    stage
+        .client()
+        .show_when(LEDGER, "be durable", |shown| shown.checkpoint == last)
+        .await;
     stage.client().act(LEDGER, "pause").await.expect(200);
-    stage.client().show_when(LEDGER, "be paused", |shown| shown.state == DeploymentState::Paused).await;
+    stage
+        .client()
+        .show_when(LEDGER, "be paused", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
     let folder = stage.host.data_dir().join("state").join(LEDGER);
     let before = files(&folder);
     // A module fits into this, and no state does.
-    stage.client().deploy_with("other", &guests::module("ledger-next"), "&source=events").await;
+    stage
+        .client()
+        .deploy_with("other", &guests::module("ledger-next"), "&source=events")
+        .await;
     stage.host.limit_files(Some(2 * PAGE));
-    let answer =
-        stage.client().upload(guests::module("ledger-next"), &format!("?name={LEDGER}&strategy=migrate")).await;
+    let answer = stage
+        .client()
+        .upload(
+            guests::module("ledger-next"),
+            &format!("?name={LEDGER}&strategy=migrate"),
+        )
+        .await;
     if answer.status == 200 {
-        stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+        stage
+            .client()
+            .becomes(LEDGER, 2, GenerationStatus::Failed)
+            .await;
     }
-    wait::until("nothing of it to be left", || async { (files(&folder) == before).then_some(()) }).await;
-    assert_eq!(stage.client().show(LEDGER).await.generation, 1, "the active generation keeps serving");
+    wait::until("nothing of it to be left", || async {
+        (files(&folder) == before).then_some(())
+    })
+    .await;
+    assert_eq!(
+        stage.client().show(LEDGER).await.generation,
+        1,
+        "the active generation keeps serving"
+    );
     stage.host.limit_files(None);
     stage.client().act(LEDGER, "resume").await.expect(200);
-    stage.client().deploy_with(LEDGER, &guests::release("ledger-next", 2), "&strategy=migrate").await;
+    stage
+        .client()
+        .deploy_with(
+            LEDGER,
+            &guests::release("ledger-next", 2),
+            "&strategy=migrate",
+        )
+        .await;
     wait::until("the migration", || async {
         let shown = stage.client().show(LEDGER).await;
         (shown.module.state_version == 2).then_some(())

@@ -11,7 +11,11 @@ fn documents(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("our own folders can be read") {
         let path = entry.expect("our own folders can be read").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             found.extend(documents(&path));
         } else if name.ends_with(".md") {
@@ -55,7 +59,10 @@ fn commands(text: &str) -> Vec<Vec<String>> {
             in_code = !in_code;
         } else if in_code {
             let words = words(line.trim_start().trim_start_matches("$ "));
-            if words.first().is_some_and(|program| program == "foldstream" || program.ends_with("/foldstream")) {
+            if words
+                .first()
+                .is_some_and(|program| program == "foldstream" || program.ends_with("/foldstream"))
+            {
                 found.push(words);
             }
         }
@@ -87,7 +94,10 @@ fn commands_are_found_and_wrong_ones_refused() {
     let found = commands(text);
     assert_eq!(
         found,
-        [vec!["foldstream", "query", "a", "b", "{\"c\": 1}"], vec!["foldstream", "scan", "a", "--all", "-o", "ndjson"]]
+        [
+            vec!["foldstream", "query", "a", "b", "{\"c\": 1}"],
+            vec!["foldstream", "scan", "a", "--all", "-o", "ndjson"]
+        ]
     );
     assert!(foldstream::cli::parse(["foldstream", "shwo"].map(OsString::from)).is_err());
 }
@@ -97,10 +107,25 @@ async fn poisoned() -> Host {
     let host = Host::start().await;
     let samples = root().join("examples/order-totals/events.ndjson");
     cli::on(&host, &["events", "import", &samples.display().to_string()]).expect(0);
-    cli::on(&host, &["events", "append", "orders.ada.placed", "not JSON"]).expect(0);
-    cli::on(&host, &["events", "append", "orders.ada.placed", r#"{"order":"999","total_cents":1}"#]).expect(0);
+    cli::on(
+        &host,
+        &["events", "append", "orders.ada.placed", "not JSON"],
+    )
+    .expect(0);
+    cli::on(
+        &host,
+        &[
+            "events",
+            "append",
+            "orders.ada.placed",
+            r#"{"order":"999","total_cents":1}"#,
+        ],
+    )
+    .expect(0);
     for name in ["order-totals", "orders-eu"] {
-        host.client().deploy(name, &guests::module("order-totals")).await;
+        host.client()
+            .deploy(name, &guests::module("order-totals"))
+            .await;
         let (_, failure) = host.client().failed(name).await;
         assert_eq!(failure.sequence, Some(333), "{failure:?}");
     }
@@ -110,7 +135,8 @@ async fn poisoned() -> Host {
 #[tokio::test]
 async fn every_command_about_poison_events_does_what_it_says() {
     let host = poisoned().await;
-    let text = std::fs::read_to_string(root().join("docs/poison-events.md")).expect("our own files can be read");
+    let text = std::fs::read_to_string(root().join("docs/poison-events.md"))
+        .expect("our own files can be read");
     let mut said = Vec::new();
     for words in commands(&text) {
         let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
@@ -123,33 +149,73 @@ async fn every_command_about_poison_events_does_what_it_says() {
         .await;
         said.push((typed, output.stdout));
     }
-    let of = |command: &str| &said.iter().find(|(typed, _)| typed.starts_with(command)).expect("it is shown").1;
-    assert!(of("show").contains("`foldstream resume order-totals --skip 333 --reason TEXT`"), "{said:?}");
+    let of = |command: &str| {
+        &said
+            .iter()
+            .find(|(typed, _)| typed.starts_with(command))
+            .expect("it is shown")
+            .1
+    };
+    assert!(
+        of("show").contains("`foldstream resume order-totals --skip 333 --reason TEXT`"),
+        "{said:?}"
+    );
     assert!(of("events read").contains("not JSON"), "{said:?}");
     assert!(of("resume --all").contains("orders-eu"), "{said:?}");
-    assert!(of("skips order-totals").contains("333       skipped  orders.ada.placed"), "{said:?}");
-    assert!(of("verify").contains("without 1 event that was skipped: 333"), "{said:?}");
-    assert!(of("audit").contains("test data from the shop system"), "{said:?}");
-    assert!(of("skips order-totals --remove 333").contains("withdrawn"), "{said:?}");
-    let built = host.client().becomes("order-totals", 2, foldstream::api::GenerationStatus::Active).await;
+    assert!(
+        of("skips order-totals").contains("333       skipped  orders.ada.placed"),
+        "{said:?}"
+    );
+    assert!(
+        of("verify").contains("without 1 event that was skipped: 333"),
+        "{said:?}"
+    );
+    assert!(
+        of("audit").contains("test data from the shop system"),
+        "{said:?}"
+    );
+    assert!(
+        of("skips order-totals --remove 333").contains("withdrawn"),
+        "{said:?}"
+    );
+    let built = host
+        .client()
+        .becomes("order-totals", 2, foldstream::api::GenerationStatus::Active)
+        .await;
     assert_eq!(built.skipped, 1);
 }
 
 /// What of a source a reader has to type: no comments, no tests, no blank lines.
 fn essence(source: &str) -> Vec<String> {
-    let code = source.split("#[cfg(test)]").next().expect("a split has a first part");
+    let code = source
+        .split("#[cfg(test)]")
+        .next()
+        .expect("a split has a first part");
     let lines = code.lines().map(str::trim_end);
-    lines.filter(|line| !line.is_empty() && !line.trim_start().starts_with("//")).map(str::to_owned).collect()
+    lines
+        .filter(|line| !line.is_empty() && !line.trim_start().starts_with("//"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn the_projection_in_the_readme_is_what_new_writes() {
-    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("our own files can be read");
+    let read =
+        |path: &str| std::fs::read_to_string(root().join(path)).expect("our own files can be read");
     let readme = read("README.md");
-    let block = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it shows Rust");
+    let block = readme
+        .split("```rust\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("it shows Rust");
     let starter = read("examples/starter/src/lib.rs");
-    let named = starter.replace("Starter", "MyTotals").replace("\"starter\"", "\"my-totals\"");
-    assert_eq!(essence(block), essence(&named.replace("starter", "my_totals")));
+    let named = starter
+        .replace("Starter", "MyTotals")
+        .replace("\"starter\"", "\"my-totals\"");
+    assert_eq!(
+        essence(block),
+        essence(&named.replace("starter", "my_totals"))
+    );
 }
 
 /// The text of all Rust files of tests and host.
@@ -164,10 +230,14 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// Whether some sources define a function of this name, or give a macro the name and a number to make one of it.
+/// Whether some sources define a function of this name, or give a macro the name and a number to
+/// make one of it.
 fn is_test(name: &str, text: &str) -> bool {
     let is_made = |line: &str| {
-        let arguments = line.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')?.strip_suffix(';'));
+        let arguments = line
+            .trim()
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix(' ')?.strip_suffix(';'));
         let number = arguments.and_then(|arguments| arguments.rsplit(' ').next());
         number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
@@ -177,28 +247,48 @@ fn is_test(name: &str, text: &str) -> bool {
 #[test]
 fn a_mention_of_a_name_is_no_test() {
     let text = "// shown_by_this_one in a comment\nfn another_one_of_them() {}\nmade! {\n    made_by_a_macro_1 0;\n}";
-    let found = ["shown_by_this_one", "another_one_of_them", "made_by_a_macro_1", "made_by_a_macro"];
-    assert_eq!(found.map(|name| is_test(name, text)), [false, true, true, false]);
+    let found = [
+        "shown_by_this_one",
+        "another_one_of_them",
+        "made_by_a_macro_1",
+        "made_by_a_macro",
+    ];
+    assert_eq!(
+        found.map(|name| is_test(name, text)),
+        [false, true, true, false]
+    );
 }
 
 #[test]
 fn every_fault_names_tests_that_exist() {
-    let page = std::fs::read_to_string(root().join("docs/what-happens-when.md")).expect("our own files can be read");
+    let page = std::fs::read_to_string(root().join("docs/what-happens-when.md"))
+        .expect("our own files can be read");
     let mut text = String::new();
     for folder in ["tests", "host"] {
         sources(&root().join(folder), &mut text);
     }
     let is_name = |word: &&str| {
-        word.matches('_').count() >= 3 && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+        word.matches('_').count() >= 3
+            && word
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
     };
     let faults: Vec<&str> = page.split("\n### ").skip(1).collect();
     assert!(faults.len() > 10, "only {} faults were found", faults.len());
     for fault in faults {
         let title = fault.lines().next().unwrap_or_default();
-        let names: Vec<&str> = fault.split('`').skip(1).step_by(2).filter(is_name).collect();
+        let names: Vec<&str> = fault
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(is_name)
+            .collect();
         assert!(!names.is_empty(), "no test shows: {title}");
         for name in names {
-            assert!(is_test(name, &text), "there is no test {name}, which is to show: {title}");
+            assert!(
+                is_test(name, &text),
+                "there is no test {name}, which is to show: {title}"
+            );
         }
     }
 }

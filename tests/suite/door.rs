@@ -1,4 +1,5 @@
-//! The door: tokens and their scopes, what is read again while a host runs, pages and proxies, and what the log tells.
+//! The door: tokens and their scopes, what is read again while a host runs, pages and proxies, and
+//! what the log tells.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +21,18 @@ fn make_token(arguments: &[&str]) -> (String, String) {
     let text = cli::run(&all).expect(0).stdout;
     let (first, rest) = text.split_once("\n\n").expect("a token and its entry");
     let (_, entry) = rest.split_once("\n\n").expect("the entry is last");
-    assert!(!entry.contains("foldstream_"), "the file holds no token: {entry}");
-    (first.rsplit(' ').next().expect("the token is first").to_owned(), format!("{entry}\n"))
+    assert!(
+        !entry.contains("foldstream_"),
+        "the file holds no token: {entry}"
+    );
+    (
+        first
+            .rsplit(' ')
+            .next()
+            .expect("the token is first")
+            .to_owned(),
+        format!("{entry}\n"),
+    )
 }
 
 /// A host that wants the tokens of a file.
@@ -40,68 +51,133 @@ fn as_token(host: &Host, token: &str) -> Client {
 
 #[tokio::test]
 async fn a_token_does_what_its_scopes_say_and_nothing_else() {
-    let (reader, one) = make_token(&["--name", "dashboard", "--scope", "read", "--deployment", "ledger"]);
+    let (reader, one) = make_token(&[
+        "--name",
+        "dashboard",
+        "--scope",
+        "read",
+        "--deployment",
+        "ledger",
+    ]);
     let (loader, two) = make_token(&["--name", "loader", "--scope", "append"]);
-    let (operator, three) = make_token(&["--name", "operator", "--scope", "operate", "--scope", "read"]);
+    let (operator, three) = make_token(&[
+        "--name", "operator", "--scope", "operate", "--scope", "read",
+    ]);
     let (ci, four) = make_token(&["--name", "ci", "--scope", "deploy", "--scope", "read"]);
     let (mut host, file) = host_with(&[one, two, three, four].concat()).await;
-    let [reader, loader, operator, ci] = [&reader, &loader, &operator, &ci].map(|token| as_token(&host, token));
+    let [reader, loader, operator, ci] =
+        [&reader, &loader, &operator, &ci].map(|token| as_token(&host, token));
     let module = guests::module("ledger");
     let append = |client: Client| async move {
         let events = r#"{"events":[{"subject":"orders.1.placed","data":{}}]}"#;
         client.post("/v1/events", "application/json", events).await
     };
 
-    host.client().get("/v1/deployments").await.problem(401, "unauthorized");
+    host.client()
+        .get("/v1/deployments")
+        .await
+        .problem(401, "unauthorized");
     for client in [&reader, &loader, &operator] {
-        let said = client.upload(module.clone(), "?name=ledger").await.problem(403, "not-allowed").detail;
+        let said = client
+            .upload(module.clone(), "?name=ledger")
+            .await
+            .problem(403, "not-allowed")
+            .detail;
         assert!(said.contains("scope deploy"), "{said}");
     }
     ci.deploy("ledger", &module).await;
     ci.deploy("other", &module).await;
 
     reader.get("/v1/deployments/ledger").await.expect(200);
-    reader.get("/v1/deployments/other").await.problem(403, "not-allowed");
-    reader.get("/v1/deployments/%6fther").await.problem(403, "not-allowed");
-    reader.get("/v1/deployments").await.problem(403, "not-allowed");
+    reader
+        .get("/v1/deployments/other")
+        .await
+        .problem(403, "not-allowed");
+    reader
+        .get("/v1/deployments/%6fther")
+        .await
+        .problem(403, "not-allowed");
+    reader
+        .get("/v1/deployments")
+        .await
+        .problem(403, "not-allowed");
     reader.get("/v1/events").await.problem(403, "not-allowed");
     reader.get("/v1/host").await.expect(200);
     reader.get("/v1/nothing").await.problem(404, "not-found");
-    reader.act("ledger", "pause").await.problem(403, "not-allowed");
+    reader
+        .act("ledger", "pause")
+        .await
+        .problem(403, "not-allowed");
     append(reader.clone()).await.problem(403, "not-allowed");
     append(loader.clone()).await.expect(200);
     loader.get("/v1/events").await.problem(403, "not-allowed");
     ci.act("ledger", "pause").await.problem(403, "not-allowed");
     operator.act("ledger", "pause").await.expect(200);
-    let delete = async |client: &Client| client.send(client.request(Method::DELETE, "/v1/deployments/other")).await;
+    let delete = async |client: &Client| {
+        client
+            .send(client.request(Method::DELETE, "/v1/deployments/other"))
+            .await
+    };
     delete(&operator).await.problem(403, "not-allowed");
     delete(&ci).await.expect(204);
 
     let entries = operator.get("/v1/audit").await.expect(200).value()["entries"].clone();
     let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or("-").to_owned();
     let told = |entry: &Value| format!("{} by {}", text(entry, "action"), text(entry, "actor"));
-    let done: Vec<String> = entries.as_array().expect("a list").iter().map(told).collect();
-    assert_eq!(done, ["delete by ci", "pause by operator", "deploy by ci", "deploy by ci"]);
+    let done: Vec<String> = entries
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(told)
+        .collect();
+    assert_eq!(
+        done,
+        [
+            "delete by ci",
+            "pause by operator",
+            "deploy by ci",
+            "deploy by ci"
+        ]
+    );
     assert_eq!(entries[0]["peer"], "127.0.0.1");
 
     // A token that is taken out of the file lets nobody in any more, without a signal or a restart.
     std::fs::write(&file, "tokens = []\n").expect("written");
-    wait::until("the token to be withdrawn", || async { (operator.get("/v1/host").await.status == 401).then_some(()) })
-        .await;
+    wait::until("the token to be withdrawn", || async {
+        (operator.get("/v1/host").await.status == 401).then_some(())
+    })
+    .await;
     host.stop();
 }
 
 #[tokio::test]
 async fn a_hangup_reads_the_token_again_and_ends_nothing() {
     let mut host = Host::start().await;
-    let config = |token: &str, level: &str| format!("[serve]\ntoken = \"{token}\"\n[log]\nlevel = \"{level}\"\n");
+    let config = |token: &str, level: &str| {
+        format!("[serve]\ntoken = \"{token}\"\n[log]\nlevel = \"{level}\"\n")
+    };
     host.configure(&config("the-first-token-of-all", "info"));
     host.restart().await;
-    let (first, second) = (as_token(&host, "the-first-token-of-all"), as_token(&host, "the-second-token-of-all"));
+    let (first, second) = (
+        as_token(&host, "the-first-token-of-all"),
+        as_token(&host, "the-second-token-of-all"),
+    );
     first.get("/v1/host").await.expect(200);
-    let wrong = second.get("/v1/host").await.problem(401, "unauthorized").detail;
-    let missing = host.client().get("/v1/host").await.problem(401, "unauthorized").detail;
-    assert!(wrong.contains("is none of this host") && missing.contains("Authorization"), "{wrong} / {missing}");
+    let wrong = second
+        .get("/v1/host")
+        .await
+        .problem(401, "unauthorized")
+        .detail;
+    let missing = host
+        .client()
+        .get("/v1/host")
+        .await
+        .problem(401, "unauthorized")
+        .detail;
+    assert!(
+        wrong.contains("is none of this host") && missing.contains("Authorization"),
+        "{wrong} / {missing}"
+    );
 
     // What can't be read changes nothing.
     host.configure("[serve]\ntoken = 7\n");
@@ -114,18 +190,36 @@ async fn a_hangup_reads_the_token_again_and_ends_nothing() {
     // Nor does a file without any token open the host to everyone.
     host.configure("");
     host.process().signal(Signal::HUP);
-    wait::until("the refusal to be told", || async { host_said(&host, "cannot reload the tokens").then_some(()) })
-        .await;
-    host.client().get("/v1/host").await.problem(401, "unauthorized");
+    wait::until("the refusal to be told", || async {
+        host_said(&host, "cannot reload the tokens").then_some(())
+    })
+    .await;
+    host.client()
+        .get("/v1/host")
+        .await
+        .problem(401, "unauthorized");
 
     host.configure(&config("the-second-token-of-all", "debug"));
     host.process().signal(Signal::HUP);
-    wait::until("the new token", || async { (second.get("/v1/host").await.status == 200).then_some(()) }).await;
+    wait::until("the new token", || async {
+        (second.get("/v1/host").await.status == 200).then_some(())
+    })
+    .await;
     first.get("/v1/host").await.problem(401, "unauthorized");
-    wait::until("the new level", || async { host_said(&host, "answered").then_some(()) }).await;
-    assert!(!host.output().contains("-token-of-all"), "{}", host.output());
+    wait::until("the new level", || async {
+        host_said(&host, "answered").then_some(())
+    })
+    .await;
+    assert!(
+        !host.output().contains("-token-of-all"),
+        "{}",
+        host.output()
+    );
     let metrics = second.get("/metrics").await.expect(200).text();
-    assert!(metrics.contains(r#"foldstream_http_refused_total{reason="token-wrong"}"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"foldstream_http_refused_total{reason="token-wrong"}"#),
+        "{metrics}"
+    );
 }
 
 fn host_said(host: &Host, text: &str) -> bool {
@@ -135,38 +229,68 @@ fn host_said(host: &Host, text: &str) -> bool {
 #[tokio::test]
 async fn a_log_names_no_subject_and_no_key_of_a_customer() {
     let host = Host::start().await;
-    host.client().deploy("mischief", &guests::module("mischief")).await;
-    for (number, data) in ["note private-person", "reject told to", "trap", "loop"].into_iter().enumerate() {
+    host.client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    for (number, data) in ["note private-person", "reject told to", "trap", "loop"]
+        .into_iter()
+        .enumerate()
+    {
         let id = format!("private-person-{number}");
-        let event = serde_json::json!({"subject": "mischief.private-person", "data": data, "id": id});
+        let event =
+            serde_json::json!({"subject": "mischief.private-person", "data": data, "id": id});
         let body = serde_json::json!({ "events": [event] }).to_string();
-        host.client().post("/v1/events", "application/json", body).await.expect(200);
+        host.client()
+            .post("/v1/events", "application/json", body)
+            .await
+            .expect(200);
     }
     for sequence in [2, 3, 4] {
         let failed_at = |shown: &foldstream::api::Deployment| {
-            shown.failure.as_ref().is_some_and(|failure| failure.sequence == Some(sequence))
+            shown
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.sequence == Some(sequence))
         };
         host.client().show_when("mischief", "fail", failed_at).await;
         let skips = format!(r#"{{"skip":[{sequence}],"reason":"told to"}}"#);
-        host.client().post("/v1/deployments/mischief/resume", "application/json", skips).await.expect(200);
+        host.client()
+            .post("/v1/deployments/mischief/resume", "application/json", skips)
+            .await
+            .expect(200);
     }
     host.client().reached("mischief", 4).await;
     host.client().entry("mischief", "private-person").await;
-    host.client().get("/v1/events?subject=private-person.>..").await;
+    host.client()
+        .get("/v1/events?subject=private-person.>..")
+        .await;
     host.client().act("mischief", "rebuild").await.expect(200);
-    host.client().becomes("mischief", 2, foldstream::api::GenerationStatus::Active).await;
+    host.client()
+        .becomes("mischief", 2, foldstream::api::GenerationStatus::Active)
+        .await;
     let log = host.output();
-    assert!(log.contains("skip") && log.contains("INFO") && log.contains("ERROR"), "{log}");
-    let telling: Vec<&str> = log.lines().filter(|line| line.contains("private-person")).collect();
+    assert!(
+        log.contains("skip") && log.contains("INFO") && log.contains("ERROR"),
+        "{log}"
+    );
+    let telling: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("private-person"))
+        .collect();
     assert!(telling.is_empty(), "{telling:#?}");
 }
 
 #[tokio::test]
 async fn strangers_learn_no_names_from_probes() {
     let mut host = Host::start().await;
-    host.client().deploy("secret-plan", &guests::module("mischief")).await;
+    host.client()
+        .deploy("secret-plan", &guests::module("mischief"))
+        .await;
     let events = r#"{"events":[{"subject":"mischief.trap","data":{"do":"trap"}}]}"#;
-    host.client().post("/v1/events", "application/json", events).await.expect(200);
+    host.client()
+        .post("/v1/events", "application/json", events)
+        .await
+        .expect(200);
     host.configure("[serve]\ntoken = \"a-token-that-is-long-enough\"\n");
     host.restart().await;
     for path in ["/livez", "/readyz", "/startupz"] {
@@ -178,31 +302,79 @@ async fn strangers_learn_no_names_from_probes() {
 #[tokio::test]
 async fn pages_of_listed_origins_may_ask_and_watch_and_no_others() {
     let token = "a-token-that-is-long-enough";
-    let host = Host::start_with(&format!("[serve]\ntoken = {token:?}\norigins = [\"https://app.example\"]\n")).await;
+    let host = Host::start_with(&format!(
+        "[serve]\ntoken = {token:?}\norigins = [\"https://app.example\"]\n"
+    ))
+    .await;
     let client = host.client();
     let preflight = |origin: &str| {
-        let request = client.request(Method::OPTIONS, "/v1/deployments").header("origin", origin);
+        let request = client
+            .request(Method::OPTIONS, "/v1/deployments")
+            .header("origin", origin);
         let request = request.header("access-control-request-headers", "authorization");
         client.send(request.header("access-control-request-method", "GET"))
     };
     let allowed = preflight("https://app.example").await.expect(200);
-    assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example"));
-    assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("authorization")));
-    assert_eq!(preflight("https://evil.example").await.header("access-control-allow-origin"), None);
-    let refused = client.send(client.request(Method::GET, "/v1/host").header("origin", "https://app.example")).await;
+    assert_eq!(
+        allowed.header("access-control-allow-origin"),
+        Some("https://app.example")
+    );
+    assert!(
+        allowed
+            .header("access-control-allow-headers")
+            .is_some_and(|names| names.contains("authorization"))
+    );
+    assert_eq!(
+        preflight("https://evil.example")
+            .await
+            .header("access-control-allow-origin"),
+        None
+    );
+    let refused = client
+        .send(
+            client
+                .request(Method::GET, "/v1/host")
+                .header("origin", "https://app.example"),
+        )
+        .await;
     refused.clone().problem(401, "unauthorized");
-    assert_eq!(refused.header("access-control-allow-origin"), Some("https://app.example"), "the page may read why");
+    assert_eq!(
+        refused.header("access-control-allow-origin"),
+        Some("https://app.example"),
+        "the page may read why"
+    );
 
     let owner = as_token(&host, token);
     owner.deploy("ledger", &guests::module("ledger")).await;
-    let watch = |query: &str| client.request(Method::GET, &format!("/v1/deployments/ledger/changes{query}")).send();
-    let status = |query: &'static str| async move { watch(query).await.expect("an answer").status().as_u16() };
+    let watch = |query: &str| {
+        client
+            .request(
+                Method::GET,
+                &format!("/v1/deployments/ledger/changes{query}"),
+            )
+            .send()
+    };
+    let status = |query: &'static str| async move {
+        watch(query).await.expect("an answer").status().as_u16()
+    };
     assert_eq!(status("").await, 401);
     assert_eq!(status("?access_token=wrong-wrong-wrong-wrong").await, 401);
-    assert_eq!(status("?access_token=a-token-that-is-long-enough&prefix=a").await, 200);
-    assert_eq!(status("?prefix=a&access_token=a-token-that-is-long-enough").await, 200);
-    client.get(&format!("/v1/host?access_token={token}")).await.problem(401, "unauthorized");
-    owner.get(&format!("/v1/host?access_token={token}")).await.problem(400, "invalid");
+    assert_eq!(
+        status("?access_token=a-token-that-is-long-enough&prefix=a").await,
+        200
+    );
+    assert_eq!(
+        status("?prefix=a&access_token=a-token-that-is-long-enough").await,
+        200
+    );
+    client
+        .get(&format!("/v1/host?access_token={token}"))
+        .await
+        .problem(401, "unauthorized");
+    owner
+        .get(&format!("/v1/host?access_token={token}"))
+        .await
+        .problem(400, "invalid");
     assert!(!host.output().contains(token), "{}", host.output());
 }
 
@@ -210,20 +382,38 @@ async fn pages_of_listed_origins_may_ask_and_watch_and_no_others() {
 async fn without_a_token_neither_pages_nor_proxies_are_served() {
     let host = Host::start().await;
     let client = host.client();
-    let with = |name: &str, value: &str| client.send(client.request(Method::GET, "/v1/sources").header(name, value));
-    with("sec-fetch-site", "cross-site").await.problem(403, "forbidden");
-    with("sec-fetch-site", "same-site").await.problem(403, "forbidden");
+    let with = |name: &str, value: &str| {
+        client.send(
+            client
+                .request(Method::GET, "/v1/sources")
+                .header(name, value),
+        )
+    };
+    with("sec-fetch-site", "cross-site")
+        .await
+        .problem(403, "forbidden");
+    with("sec-fetch-site", "same-site")
+        .await
+        .problem(403, "forbidden");
     with("sec-fetch-site", "same-origin").await.expect(200);
     for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
-        let said = with(name, "203.0.113.9").await.problem(403, "forbidden").detail;
-        assert!(said.contains("proxy") && said.contains("token"), "{name}: {said}");
+        let said = with(name, "203.0.113.9")
+            .await
+            .problem(403, "forbidden")
+            .detail;
+        assert!(
+            said.contains("proxy") && said.contains("token"),
+            "{name}: {said}"
+        );
     }
     client.get("/livez").await.expect(200);
 }
 
 /// Each line of a process as JSON.
 fn json_lines(output: &str) -> Vec<BTreeMap<String, Value>> {
-    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+    let parse = |line: &str| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON: {error}: {line}"))
+    };
     output.lines().map(parse).collect()
 }
 
@@ -231,7 +421,10 @@ fn json_lines(output: &str) -> Vec<BTreeMap<String, Value>> {
 async fn a_log_in_json_is_json_from_the_first_line_to_the_last() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("foldstream.toml");
-    let config = format!("data_dir = {:?}\n[log]\nformat = \"json\"\n", folder.path().join("data"));
+    let config = format!(
+        "data_dir = {:?}\n[log]\nformat = \"json\"\n",
+        folder.path().join("data")
+    );
     std::fs::write(&file, config).expect("written");
     let mut process = Process::start("foldstream serve", &mut serve(&file));
     let url = wait::until("the host to listen", || {
@@ -244,24 +437,45 @@ async fn a_log_in_json_is_json_from_the_first_line_to_the_last() {
     client.act("ledger", "pause").await.expect(200);
     assert_eq!(process.terminate(wait::DEADLINE).code(), Some(0));
     let lines = json_lines(&process.output());
-    let find = |message: &str| lines.iter().find(|line| line.get("message").is_some_and(|text| text == message));
+    let find = |message: &str| {
+        lines
+            .iter()
+            .find(|line| line.get("message").is_some_and(|text| text == message))
+    };
     let start = find("started").expect("the start is told");
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["configuration"], file.display().to_string());
     assert_eq!(start["deployments"], 0);
-    let pauses = lines.iter().filter(|line| line.get("action").is_some_and(|action| action == "pause"));
-    assert_eq!(pauses.map(|line| line["peer"].clone()).collect::<Vec<_>>(), ["127.0.0.1"]);
+    let pauses = lines
+        .iter()
+        .filter(|line| line.get("action").is_some_and(|action| action == "pause"));
+    assert_eq!(
+        pauses.map(|line| line["peer"].clone()).collect::<Vec<_>>(),
+        ["127.0.0.1"]
+    );
     assert!(find("stopping").is_some(), "{lines:?}");
 
     // An error at the start is a line like the others.
     let taken = refused_in_json(folder.path(), &["--set", "pipeline.attempts=0"]);
-    assert!(taken.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("pipeline.attempts"))));
-    assert!(taken.iter().all(|line| line.contains_key("level") && line.contains_key("timestamp")), "{taken:?}");
+    assert!(taken.iter().any(|line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("pipeline.attempts"))
+    }));
+    assert!(
+        taken
+            .iter()
+            .all(|line| line.contains_key("level") && line.contains_key("timestamp")),
+        "{taken:?}"
+    );
 }
 
 fn refused_in_json(folder: &Path, arguments: &[&str]) -> Vec<BTreeMap<String, Value>> {
     let mut command = foldstream();
-    let command = command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).current_dir(folder);
+    let command = command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .current_dir(folder);
     let output = cli::finish(command, None);
     assert_ne!(output.code, 0);
     json_lines(&output.stderr)
@@ -269,8 +483,17 @@ fn refused_in_json(folder: &Path, arguments: &[&str]) -> Vec<BTreeMap<String, Va
 
 #[test]
 fn the_folder_option_has_the_name_of_its_key_too() {
-    let output = cli::run(&["serve", "--data-dir", "/dev/null", "--listen", "127.0.0.1:0"]);
-    assert!(output.code != 0 && output.stderr.contains("/dev/null"), "{output:?}");
+    let output = cli::run(&[
+        "serve",
+        "--data-dir",
+        "/dev/null",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    assert!(
+        output.code != 0 && output.stderr.contains("/dev/null"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
@@ -283,7 +506,9 @@ async fn a_backup_takes_a_token_that_may_read_and_operate() {
     let take = |token: &str, name: &str| {
         let target = folder.path().join(name).display().to_string();
         let mut command = foldstream_tests::host::foldstream();
-        command.args(["--url", host.url(), "backup", &target]).env("FOLDSTREAM_TOKEN", token);
+        command
+            .args(["--url", host.url(), "backup", &target])
+            .env("FOLDSTREAM_TOKEN", token);
         cli::finish(&mut command, None)
     };
     for token in [&reader, &operator] {
@@ -291,6 +516,12 @@ async fn a_backup_takes_a_token_that_may_read_and_operate() {
         assert!(refused.stderr.contains("lacks the scope"), "{refused:?}");
     }
     take(&both, "taken").expect(0);
-    let names: Vec<_> = std::fs::read_dir(folder.path()).expect("it is there").flatten().collect();
-    assert!(names.len() == 1 && names[0].file_name() == "taken", "{names:?}");
+    let names: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("it is there")
+        .flatten()
+        .collect();
+    assert!(
+        names.len() == 1 && names[0].file_name() == "taken",
+        "{names:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Each example, built and run as its README says, gives what its events add up to when counted in plain Rust.
+//! Each example, built and run as its README says, gives what its events add up to when counted in
+//! plain Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,8 @@ struct Sample {
 
 /// The sample events of an example.
 fn samples(example: &str) -> Vec<Sample> {
-    let text = std::fs::read_to_string(guests::folder(example).join("events.ndjson")).expect("each example has events");
+    let text = std::fs::read_to_string(guests::folder(example).join("events.ndjson"))
+        .expect("each example has events");
     let parse = |line: &str| {
         let event: Value = serde_json::from_str(line).expect("each line is an event");
         let text = |name: &str| event[name].as_str().expect("it has one").to_owned();
@@ -31,16 +33,27 @@ fn samples(example: &str) -> Vec<Sample> {
 /// A host on which an example has folded its events, in batches of so many.
 async fn run(example: &str, batch_events: usize) -> Host {
     let host = Host::start_with(&format!("[pipeline]\nbatch_events = {batch_events}\n")).await;
-    let events = std::fs::read(guests::folder(example).join("events.ndjson")).expect("each example has events");
-    let appended = host.client().post("/v1/events", "application/x-ndjson", events).await.expect(200);
+    let events = std::fs::read(guests::folder(example).join("events.ndjson"))
+        .expect("each example has events");
+    let appended = host
+        .client()
+        .post("/v1/events", "application/x-ndjson", events)
+        .await
+        .expect(200);
     let last = appended.json::<foldstream::api::Appended>().last_sequence;
-    host.client().deploy(example, &guests::module(example)).await;
+    host.client()
+        .deploy(example, &guests::module(example))
+        .await;
     host.client().reached(example, last).await;
     host
 }
 
 async fn ask(host: &Host, example: &str, query: &str, args: Value) -> Value {
-    host.client().query(example, query, &args).await.expect(200).value()
+    host.client()
+        .query(example, query, &args)
+        .await
+        .expect(200)
+        .value()
 }
 
 fn number(value: &Value) -> u64 {
@@ -66,7 +79,11 @@ async fn each_example_keeps_its_state_over_a_restart_and_is_never_applied_again(
         host.restart().await;
         let shown = host.client().reached(example, 1).await;
         assert_eq!(shown.events_applied, 0, "{example}");
-        assert_eq!(host.client().entries(example, "").await, before, "{example}");
+        assert_eq!(
+            host.client().entries(example, "").await,
+            before,
+            "{example}"
+        );
     }
 }
 
@@ -78,7 +95,10 @@ async fn starter_counts_visits() {
     }
     let host = run("starter", 100).await;
     for (page, count) in visits {
-        assert_eq!(ask(&host, "starter", "visits", json!(page)).await, json!(count));
+        assert_eq!(
+            ask(&host, "starter", "visits", json!(page)).await,
+            json!(count)
+        );
     }
 }
 
@@ -93,7 +113,12 @@ struct Totals {
 
 impl Totals {
     fn json(&self) -> Value {
-        let Self { orders, total_cents, paid_cents, shipped } = self;
+        let Self {
+            orders,
+            total_cents,
+            paid_cents,
+            shipped,
+        } = self;
         json!({ "orders": orders, "total_cents": total_cents, "paid_cents": paid_cents, "shipped": shipped })
     }
 }
@@ -103,23 +128,41 @@ type PerDay = BTreeMap<(String, String), Totals>;
 
 /// The totals per customer, and per customer and day.
 fn order_totals() -> (PerCustomer, PerDay) {
-    let (mut orders, mut customers, mut days) = (BTreeMap::new(), PerCustomer::new(), PerDay::new());
+    let (mut orders, mut customers, mut days) =
+        (BTreeMap::new(), PerCustomer::new(), PerDay::new());
     for sample in samples("order-totals") {
-        let (customer, order) =
-            (sample.subject[1].clone(), sample.data["order"].as_str().expect("it has one").to_owned());
+        let (customer, order) = (
+            sample.subject[1].clone(),
+            sample.data["order"]
+                .as_str()
+                .expect("it has one")
+                .to_owned(),
+        );
         let kind = sample.subject[2].as_str();
         if kind == "placed" {
-            let placed = (sample.time[..10].to_owned(), number(&sample.data["total_cents"]));
+            let placed = (
+                sample.time[..10].to_owned(),
+                number(&sample.data["total_cents"]),
+            );
             orders.insert((customer.clone(), order.clone()), placed);
         }
-        let Some((day, cents)) = orders.get(&(customer.clone(), order.clone())).cloned() else { continue };
-        let rows = [customers.entry(customer.clone()).or_default(), days.entry((customer.clone(), day)).or_default()];
+        let Some((day, cents)) = orders.get(&(customer.clone(), order.clone())).cloned() else {
+            continue;
+        };
+        let rows = [
+            customers.entry(customer.clone()).or_default(),
+            days.entry((customer.clone(), day)).or_default(),
+        ];
         for row in rows {
             match kind {
-                "placed" => (row.orders, row.total_cents) = (row.orders + 1, row.total_cents + cents),
+                "placed" => {
+                    (row.orders, row.total_cents) = (row.orders + 1, row.total_cents + cents)
+                }
                 "paid" => row.paid_cents += cents,
                 "shipped" => row.shipped += 1,
-                "cancelled" => (row.orders, row.total_cents) = (row.orders - 1, row.total_cents - cents),
+                "cancelled" => {
+                    (row.orders, row.total_cents) = (row.orders - 1, row.total_cents - cents)
+                }
                 "returned" => row.total_cents -= number(&sample.data["refund_cents"]),
                 other => panic!("an event of type {other} that is not counted here"),
             }
@@ -137,7 +180,13 @@ async fn order_totals_adds_up_orders_per_customer_and_day() {
     let host = run("order-totals", 100).await;
     for (customer, totals) in &customers {
         assert_eq!(
-            ask(&host, "order-totals", "customer", json!({ "customer": customer })).await,
+            ask(
+                &host,
+                "order-totals",
+                "customer",
+                json!({ "customer": customer })
+            )
+            .await,
             totals.json(),
             "{customer}"
         );
@@ -147,16 +196,41 @@ async fn order_totals_adds_up_orders_per_customer_and_day() {
             .map(|((_, day), totals)| json!([day, totals.json()]))
             .collect();
         let args = json!({ "customer": customer, "from": "2026-01-01", "to": "2026-12-31" });
-        assert_eq!(ask(&host, "order-totals", "days", args).await, json!(wanted), "{customer}");
+        assert_eq!(
+            ask(&host, "order-totals", "days", args).await,
+            json!(wanted),
+            "{customer}"
+        );
     }
-    let mut ranking: Vec<(u64, &String)> = customers.iter().map(|(name, totals)| (totals.total_cents, name)).collect();
+    let mut ranking: Vec<(u64, &String)> = customers
+        .iter()
+        .map(|(name, totals)| (totals.total_cents, name))
+        .collect();
     ranking.sort_unstable_by(|a, b| b.cmp(a));
-    let wanted: Vec<Value> =
-        ranking.iter().take(3).map(|(total, customer)| json!({ "customer": customer, "total_cents": total })).collect();
-    assert_eq!(ask(&host, "order-totals", "top-customers", json!({ "limit": 3 })).await, json!(wanted));
-    let unknown = host.client().query("order-totals", "customer", &json!({ "customer": "nobody" })).await;
+    let wanted: Vec<Value> = ranking
+        .iter()
+        .take(3)
+        .map(|(total, customer)| json!({ "customer": customer, "total_cents": total }))
+        .collect();
+    assert_eq!(
+        ask(
+            &host,
+            "order-totals",
+            "top-customers",
+            json!({ "limit": 3 })
+        )
+        .await,
+        json!(wanted)
+    );
+    let unknown = host
+        .client()
+        .query("order-totals", "customer", &json!({ "customer": "nobody" }))
+        .await;
     unknown.problem(404, "not-found");
-    host.client().query("order-totals", "customer", &json!({ "costumer": "ada" })).await.problem(400, "invalid");
+    host.client()
+        .query("order-totals", "customer", &json!({ "costumer": "ada" }))
+        .await
+        .problem(400, "invalid");
 }
 
 /// An auction with its bids.
@@ -168,8 +242,8 @@ struct Auction {
     highest: Option<u64>,
 }
 
-/// The auctions, each with its highest bid, and the time of the last event. The samples write all times in one form, so
-/// that text compares as time does.
+/// The auctions, each with its highest bid, and the time of the last event. The samples write all
+/// times in one form, so that text compares as time does.
 fn auctions() -> (BTreeMap<String, Auction>, String) {
     let (mut auctions, mut now) = (BTreeMap::<String, Auction>::new(), String::new());
     for sample in samples("auctions") {
@@ -187,7 +261,10 @@ fn auctions() -> (BTreeMap<String, Auction>, String) {
                 auctions.insert(id, auction);
             }
             "bid" => {
-                if let Some(auction) = auctions.get_mut(&id).filter(|auction| auction.expires > sample.time) {
+                if let Some(auction) = auctions
+                    .get_mut(&id)
+                    .filter(|auction| auction.expires > sample.time)
+                {
                     auction.highest = auction.highest.max(Some(number(&data["price_cents"])));
                 }
             }
@@ -205,26 +282,73 @@ async fn auctions_find_highest_bids_average_prices_and_sellers_totals() {
         let args = json!({ "auction": id.parse::<u64>().expect("a number") });
         let answer = host.client().query("auctions", "highest-bid", &args).await;
         match auction.highest {
-            Some(price) => assert_eq!(answer.expect(200).value()["price_cents"], json!(price), "{id}"),
-            None => assert!(answer.status == 404 || answer.value()["price_cents"].is_null(), "{id}: {}", answer.text()),
+            Some(price) => assert_eq!(
+                answer.expect(200).value()["price_cents"],
+                json!(price),
+                "{id}"
+            ),
+            None => assert!(
+                answer.status == 404 || answer.value()["price_cents"].is_null(),
+                "{id}: {}",
+                answer.text()
+            ),
         }
     }
-    let ended: Vec<&Auction> = auctions.values().filter(|auction| auction.expires <= now).collect();
-    let sold = |auction: &&&Auction| auction.highest.is_some_and(|price| price >= auction.reserve);
-    assert!(!ended.is_empty() && ended.iter().any(|auction| sold(&auction)), "the samples show something");
+    let ended: Vec<&Auction> = auctions
+        .values()
+        .filter(|auction| auction.expires <= now)
+        .collect();
+    let sold = |auction: &&&Auction| {
+        auction
+            .highest
+            .is_some_and(|price| price >= auction.reserve)
+    };
+    assert!(
+        !ended.is_empty() && ended.iter().any(|auction| sold(&auction)),
+        "the samples show something"
+    );
 
-    for category in ended.iter().filter(sold).map(|auction| auction.category).collect::<BTreeSet<_>>() {
-        let prices: Vec<u64> =
-            ended.iter().filter(sold).filter(|a| a.category == category).filter_map(|a| a.highest).collect();
-        let answer = ask(&host, "auctions", "average-price", json!({ "category": category })).await;
+    for category in ended
+        .iter()
+        .filter(sold)
+        .map(|auction| auction.category)
+        .collect::<BTreeSet<_>>()
+    {
+        let prices: Vec<u64> = ended
+            .iter()
+            .filter(sold)
+            .filter(|a| a.category == category)
+            .filter_map(|a| a.highest)
+            .collect();
+        let answer = ask(
+            &host,
+            "auctions",
+            "average-price",
+            json!({ "category": category }),
+        )
+        .await;
         let average = prices.iter().sum::<u64>() / prices.len() as u64;
-        assert_eq!(answer, json!([{ "category": category, "sold": prices.len(), "average_cents": average }]));
+        assert_eq!(
+            answer,
+            json!([{ "category": category, "sold": prices.len(), "average_cents": average }])
+        );
     }
-    for seller in ended.iter().map(|auction| auction.seller).collect::<BTreeSet<_>>() {
+    for seller in ended
+        .iter()
+        .map(|auction| auction.seller)
+        .collect::<BTreeSet<_>>()
+    {
         let of = || ended.iter().filter(|auction| auction.seller == seller);
-        let total: u64 = of().filter(sold).filter_map(|auction| auction.highest).sum();
+        let total: u64 = of()
+            .filter(sold)
+            .filter_map(|auction| auction.highest)
+            .sum();
         let answer = ask(&host, "auctions", "seller", json!({ "seller": seller })).await;
         let found = [&answer["ended"], &answer["sold"], &answer["total_cents"]].map(number);
-        assert_eq!(found, [of().count() as u64, of().filter(sold).count() as u64, total], "{seller}: {answer}");
+        assert_eq!(
+            found,
+            [of().count() as u64, of().filter(sold).count() as u64, total],
+            "{seller}: {answer}"
+        );
     }
 }

@@ -11,26 +11,41 @@ use foldstream_tests::{cli, guests};
 fn fill(folder: &Path, files: &[&str]) {
     for file in files {
         let path = folder.join(file);
-        fs::create_dir_all(path.parent().expect("it has a folder")).expect("our folder can be written");
+        fs::create_dir_all(path.parent().expect("it has a folder"))
+            .expect("our folder can be written");
         fs::write(path, "mine").expect("our folder can be written");
     }
 }
 
 /// Those of the files that are still what they were.
 fn kept<'a>(folder: &Path, files: &[&'a str]) -> Vec<&'a str> {
-    let is_kept = |file: &&&str| fs::read_to_string(folder.join(file)).is_ok_and(|text| text == "mine");
+    let is_kept =
+        |file: &&&str| fs::read_to_string(folder.join(file)).is_ok_and(|text| text == "mine");
     files.iter().filter(is_kept).copied().collect()
 }
 
 #[test]
 fn a_folder_with_other_files_is_refused_and_left_as_it_is() {
-    for file in ["modules/a.wasm", "state/orders/1.redb", "scratch/notes.txt", "README.md", ".hidden"] {
+    for file in [
+        "modules/a.wasm",
+        "state/orders/1.redb",
+        "scratch/notes.txt",
+        "README.md",
+        ".hidden",
+    ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fill(folder.path(), &[file]);
         let (code, output) = refused(&format!("data_dir = {:?}\n", folder.path()), &[]);
-        assert!(code == 1 && output.contains("no catalog.redb") && output.contains("--data"), "{file}: {output}");
+        assert!(
+            code == 1 && output.contains("no catalog.redb") && output.contains("--data"),
+            "{file}: {output}"
+        );
         assert_eq!(kept(folder.path(), &[file]), [file]);
-        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1, "{file}: something was added");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("there").count(),
+            1,
+            "{file}: something was added"
+        );
     }
 }
 
@@ -61,19 +76,29 @@ async fn a_start_removes_only_files_with_names_that_a_host_gives() {
     ];
     let digest = "ab".repeat(32);
     let module = format!("modules/{digest}.wasm");
-    let ours =
-        [module.as_str(), "state/gone/1.redb", "state/gone/2.redb.new", "scratch/7.redb", "snapshots/gone/1-2-3.redb"];
+    let ours = [
+        module.as_str(),
+        "state/gone/1.redb",
+        "state/gone/2.redb.new",
+        "scratch/7.redb",
+        "snapshots/gone/1-2-3.redb",
+    ];
     fill(&host.data_dir(), &foreign);
     fill(&host.data_dir(), &ours);
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     fill(elsewhere.path(), &["1.redb"]);
-    std::os::unix::fs::symlink(elsewhere.path(), host.data_dir().join("state/linked")).expect("a link can be made");
+    std::os::unix::fs::symlink(elsewhere.path(), host.data_dir().join("state/linked"))
+        .expect("a link can be made");
 
     host.restart().await;
 
     assert_eq!(kept(&host.data_dir(), &foreign), foreign);
     assert_eq!(kept(&host.data_dir(), &ours), [""; 0]);
-    assert_eq!(kept(elsewhere.path(), &["1.redb"]), ["1.redb"], "a link leads out of the folder");
+    assert_eq!(
+        kept(elsewhere.path(), &["1.redb"]),
+        ["1.redb"],
+        "a link leads out of the folder"
+    );
 }
 
 /// Everything in a folder that users other than its owner may use.
@@ -87,7 +112,11 @@ fn open_to_others(folder: &Path) -> Vec<(PathBuf, u32)> {
             found.push((path.clone(), mode));
         }
         if metadata.is_dir() {
-            left.extend(fs::read_dir(&path).expect("it is there").map(|entry| entry.expect("readable").path()));
+            left.extend(
+                fs::read_dir(&path)
+                    .expect("it is there")
+                    .map(|entry| entry.expect("readable").path()),
+            );
         }
     }
     found
@@ -96,7 +125,9 @@ fn open_to_others(folder: &Path) -> Vec<(PathBuf, u32)> {
 #[tokio::test]
 async fn only_the_user_of_a_host_may_read_what_it_keeps() {
     let mut host = Host::start_with("[rollout]\nsnapshot_events = 1\n").await;
-    host.client().deploy("totals", &foldstream_tests::guests::module("order-totals")).await;
+    host.client()
+        .deploy("totals", &foldstream_tests::guests::module("order-totals"))
+        .await;
     assert_eq!(host.stop().code(), Some(0));
     assert!(host.data_dir().join("state/totals").is_dir());
     assert_eq!(open_to_others(&host.data_dir()), []);
@@ -117,24 +148,44 @@ fn secrets_and_folders_that_are_open_to_others_are_warned_of() {
     let keys = |arguments: &[&str]| -> Vec<String> {
         let findings = cli::run_in(folder.path(), arguments).expect(0).json();
         let findings = findings.as_array().expect("a list").clone();
-        findings.iter().map(|finding| format!("{} {}", finding["key"], finding["message"])).collect()
+        findings
+            .iter()
+            .map(|finding| format!("{} {}", finding["key"], finding["message"]))
+            .collect()
     };
     set(0o644, 0o755);
     let found = keys(&["config", "check", "-o", "json"]);
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("data_dir") && found[0].contains("chmod"), "{found:?}");
-    assert!(found[1].contains("serve.token_file") && found[1].contains("chmod"), "{found:?}");
+    assert!(
+        found[0].contains("data_dir") && found[0].contains("chmod"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].contains("serve.token_file") && found[1].contains("chmod"),
+        "{found:?}"
+    );
     let doctor = cli::run_in(folder.path(), &["doctor"]);
-    assert!(doctor.stdout.contains("serve.token_file") && doctor.stdout.contains("chmod"), "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("serve.token_file") && doctor.stdout.contains("chmod"),
+        "{doctor:?}"
+    );
     set(0o640, 0o750);
-    assert_eq!(keys(&["config", "check", "-o", "json"]), [""; 0], "a group may be meant");
+    assert_eq!(
+        keys(&["config", "check", "-o", "json"]),
+        [""; 0],
+        "a group may be meant"
+    );
 }
 
 #[tokio::test]
 async fn nothing_is_taken_that_the_next_start_would_not_find() {
     let mut host = Host::start().await;
     let body = r#"{"events":[{"subject":"orders.1.placed","data":{"order":"o-1","amount":5}}]}"#;
-    let append = async |host: &Host| host.client().post("/v1/events", "application/json", body).await;
+    let append = async |host: &Host| {
+        host.client()
+            .post("/v1/events", "application/json", body)
+            .await
+    };
     append(&host).await.expect(200);
     let ledger = guests::module("ledger");
     host.client().deploy("ledger", &ledger).await;
@@ -145,14 +196,37 @@ async fn nothing_is_taken_that_the_next_start_would_not_find() {
     fs::rename(&folder, &aside).expect("our folder can be moved");
 
     let refused = append(&host).await.problem(503, "not-ready");
-    assert!(refused.detail.contains("was moved, removed or replaced"), "{}", refused.detail);
+    assert!(
+        refused.detail.contains("was moved, removed or replaced"),
+        "{}",
+        refused.detail
+    );
     let probe = host.client().get("/readyz").await.expect(200).value();
-    assert!(probe["degraded"][0].as_str().is_some_and(|finding| finding.contains("catalog.redb was moved")), "{probe}");
+    assert!(
+        probe["degraded"][0]
+            .as_str()
+            .is_some_and(|finding| finding.contains("catalog.redb was moved")),
+        "{probe}"
+    );
     let doctor = cli::on(&host, &["doctor"]).stdout;
-    assert!(doctor.contains("FAIL") && doctor.contains("catalog.redb was moved"), "{doctor}");
-    let refused = host.client().upload(ledger.clone(), "?name=second").await.problem(503, "not-ready");
-    assert!(refused.detail.contains("was moved, removed or replaced"), "{}", refused.detail);
-    let refused = host.client().post("/v1/deployments/ledger/pause", "application/json", "").await;
+    assert!(
+        doctor.contains("FAIL") && doctor.contains("catalog.redb was moved"),
+        "{doctor}"
+    );
+    let refused = host
+        .client()
+        .upload(ledger.clone(), "?name=second")
+        .await
+        .problem(503, "not-ready");
+    assert!(
+        refused.detail.contains("was moved, removed or replaced"),
+        "{}",
+        refused.detail
+    );
+    let refused = host
+        .client()
+        .post("/v1/deployments/ledger/pause", "application/json", "")
+        .await;
     refused.problem(503, "not-ready");
     host.client().entry("ledger", "head").await.expect(200);
 

@@ -1,4 +1,5 @@
-//! Handlers: their messages are stored once, in order, whatever happens to the host; and no other fold publishes.
+//! Handlers: their messages are stored once, in order, whatever happens to the host; and no other
+//! fold publishes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +19,8 @@ const GRANT: &str = "&allow-publish=out.%3E%40events";
 const FLUSHES: &str = "[state]\nflush_interval = \"50ms\"\n";
 
 fn event(key: u64, what: &str) -> api::NewEvent {
-    serde_json::from_value(json!({ "subject": format!("in.{key}.{what}"), "data": {} })).expect("an event")
+    serde_json::from_value(json!({ "subject": format!("in.{key}.{what}"), "data": {} }))
+        .expect("an event")
 }
 
 fn events(count: u64, what: &str) -> Vec<api::NewEvent> {
@@ -44,7 +46,10 @@ async fn stored(client: &Client, pattern: &str) -> Vec<serde_json::Value> {
 fn counted(messages: &[serde_json::Value]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for message in messages {
-        let id = message["headers"]["ce-id"].as_str().expect("each message has an id").to_owned();
+        let id = message["headers"]["ce-id"]
+            .as_str()
+            .expect("each message has an id")
+            .to_owned();
         *counts.entry(id).or_default() += 1;
     }
     counts
@@ -54,18 +59,29 @@ fn counted(messages: &[serde_json::Value]) -> BTreeMap<String, usize> {
 async fn published(client: &Client, sequence: u64) -> api::Deployment {
     client
         .show_when(REACTOR, "publish everything", |deployment| {
-            deployment.position >= sequence && deployment.outbox.as_ref().is_some_and(|outbox| outbox.entries == 0)
+            deployment.position >= sequence
+                && deployment
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| outbox.entries == 0)
         })
         .await
 }
 
-/// The messages of one key are stored in the order of their causes, and of their numbers within one.
+/// The messages of one key are stored in the order of their causes, and of their numbers within
+/// one.
 fn assert_in_order(messages: &[serde_json::Value]) {
     let mut last: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for message in messages {
-        let key = message["subject"].as_str().and_then(|subject| subject.split('.').nth(1)).expect("a key").to_owned();
-        let place =
-            (message["data"]["of"].as_u64().expect("a cause"), message["data"]["number"].as_u64().expect("a number"));
+        let key = message["subject"]
+            .as_str()
+            .and_then(|subject| subject.split('.').nth(1))
+            .expect("a key")
+            .to_owned();
+        let place = (
+            message["data"]["of"].as_u64().expect("a cause"),
+            message["data"]["number"].as_u64().expect("a number"),
+        );
         if let Some(before) = last.insert(key, place) {
             assert!(before < place, "{before:?} is stored before {place:?}");
         }
@@ -76,18 +92,32 @@ fn assert_in_order(messages: &[serde_json::Value]) {
 async fn message_of_an_event_is_stored_with_its_id_and_its_cause() {
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let appended = client.append(&[event(1, "three")]).await;
     let shown = published(client, appended.last_sequence).await;
 
     let messages = stored(client, "out.%3E").await;
     assert_eq!(messages.len(), 3, "{messages:?}");
-    let lineage = shown.outbox.as_ref().expect("it is a handler").lineage.clone();
+    let lineage = shown
+        .outbox
+        .as_ref()
+        .expect("it is a handler")
+        .lineage
+        .clone();
     for (index, message) in messages.iter().enumerate() {
         let headers = &message["headers"];
         assert_eq!(message["type"], "answer");
-        assert_eq!(headers["ce-id"], format!("fs.{lineage}.1.0.{index}"), "{headers}");
-        assert_eq!((&headers["ce-causationid"], &headers["x-number"]), (&json!("1"), &json!(index.to_string())));
+        assert_eq!(
+            headers["ce-id"],
+            format!("fs.{lineage}.1.0.{index}"),
+            "{headers}"
+        );
+        assert_eq!(
+            (&headers["ce-causationid"], &headers["x-number"]),
+            (&json!("1"), &json!(index.to_string()))
+        );
     }
     let target = &shown.outbox.expect("it is a handler").targets[0];
     assert_eq!((target.promise, target.released), (Some(Promise::Exact), 3));
@@ -97,7 +127,9 @@ async fn message_of_an_event_is_stored_with_its_id_and_its_cause() {
 async fn killed_again_and_again_on_the_embedded_log_each_message_is_stored_once() {
     let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
     let mut host = Host::start_with(FLUSHES).await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let mut causes = Vec::new();
     for _ in 0..10 {
         for _ in 0..4 {
@@ -114,10 +146,18 @@ async fn killed_again_and_again_on_the_embedded_log_each_message_is_stored_once(
     let messages = stored(host.client(), "out.%3E").await;
     let counts = counted(&messages);
     let lineage = shown.outbox.expect("it is a handler").lineage;
-    let wanted = causes.iter().flat_map(|cause| (0..3).map(move |index| (*cause, index)));
-    let missing: Vec<_> =
-        wanted.filter(|(cause, index)| !counts.contains_key(&format!("fs.{lineage}.{cause}.0.{index}"))).collect();
-    assert!(missing.is_empty(), "{} messages are missing: {:?}", missing.len(), &missing[..missing.len().min(5)]);
+    let wanted = causes
+        .iter()
+        .flat_map(|cause| (0..3).map(move |index| (*cause, index)));
+    let missing: Vec<_> = wanted
+        .filter(|(cause, index)| !counts.contains_key(&format!("fs.{lineage}.{cause}.0.{index}")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{} messages are missing: {:?}",
+        missing.len(),
+        &missing[..missing.len().min(5)]
+    );
     let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "stored more than once: {twice:?}");
     assert_eq!(messages.len(), causes.len() * 3);
@@ -129,21 +169,43 @@ async fn nothing_is_published_without_a_grant_and_the_handler_stops_at_the_event
     let host = Host::start().await;
     let client = host.client();
     let deployed = client.deploy(REACTOR, &guests::module(REACTOR)).await;
-    assert!(deployed.warnings.iter().any(|warning| warning.contains("out.>")), "{:?}", deployed.warnings);
-    client.append(&[event(1, "quiet"), event(1, "one"), event(1, "quiet")]).await;
+    assert!(
+        deployed
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("out.>")),
+        "{:?}",
+        deployed.warnings
+    );
+    client
+        .append(&[event(1, "quiet"), event(1, "one"), event(1, "quiet")])
+        .await;
 
     let (shown, failure) = client.failed(REACTOR).await;
     assert_eq!((shown.position, failure.sequence), (1, Some(2)));
-    assert!(failure.message.contains("grant") && failure.message.contains("--allow-publish"), "{}", failure.message);
+    assert!(
+        failure.message.contains("grant") && failure.message.contains("--allow-publish"),
+        "{}",
+        failure.message
+    );
     assert_eq!(stored(client, "out.%3E").await.len(), 0);
 
     // The same module with a grant continues where it stopped.
-    let deployed = client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
-    assert!(deployed.reason.contains("grants: +out.>@events"), "{}", deployed.reason);
+    let deployed = client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
+    assert!(
+        deployed.reason.contains("grants: +out.>@events"),
+        "{}",
+        deployed.reason
+    );
     published(client, 3).await;
     assert_eq!(stored(client, "out.%3E").await.len(), 1);
     let audit = client.get("/v1/audit?limit=10").await.expect(200).text();
-    assert!(audit.contains("\"grant\"") && audit.contains("+out.>@events"), "{audit}");
+    assert!(
+        audit.contains("\"grant\"") && audit.contains("+out.>@events"),
+        "{audit}"
+    );
 }
 
 #[tokio::test]
@@ -151,7 +213,9 @@ async fn what_was_there_before_the_deploy_is_handled_without_publishing() {
     let host = Host::start().await;
     let client = host.client();
     client.append(&events(50, "one")).await;
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let appended = client.append(&[event(3, "one")]).await;
     let shown = published(client, appended.last_sequence).await;
     assert_eq!(stored(client, "out.%3E").await.len(), 1);
@@ -160,41 +224,81 @@ async fn what_was_there_before_the_deploy_is_handled_without_publishing() {
         .entries(REACTOR, "handled/")
         .await
         .iter()
-        .map(|entry| entry.value.to_string().trim_matches('"').parse::<u64>().expect("a number"))
+        .map(|entry| {
+            entry
+                .value
+                .to_string()
+                .trim_matches('"')
+                .parse::<u64>()
+                .expect("a number")
+        })
         .sum();
     assert_eq!(handled, 51, "the state has all events");
 
     // Another one acts from the beginning, as asked.
     let all = "&allow-publish=out.%3E%40events&effects-from=beginning";
-    client.deploy_with("second", &guests::module(REACTOR), all).await;
-    wait::until("the second to publish", || async { (stored(client, "out.%3E").await.len() == 52).then_some(()) })
+    client
+        .deploy_with("second", &guests::module(REACTOR), all)
         .await;
+    wait::until("the second to publish", || async {
+        (stored(client, "out.%3E").await.len() == 52).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn messages_that_a_guest_may_not_send_stop_it_by_name() {
-    for (what, word) in [("undeclared", "publishes"), ("steering", "outbox-headers"), ("elsewhere", "grant")] {
+    for (what, word) in [
+        ("undeclared", "publishes"),
+        ("steering", "outbox-headers"),
+        ("elsewhere", "grant"),
+    ] {
         let host = Host::start().await;
         let client = host.client();
-        client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+        client
+            .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+            .await;
         client.append(&[event(1, what)]).await;
         let (_, failure) = client.failed(REACTOR).await;
-        assert!(failure.message.starts_with(word), "{what}: {}", failure.message);
-        assert_eq!(stored(client, "%3E").await.len(), 1, "only the cause is in the log");
+        assert!(
+            failure.message.starts_with(word),
+            "{what}: {}",
+            failure.message
+        );
+        assert_eq!(
+            stored(client, "%3E").await.len(),
+            1,
+            "only the cause is in the log"
+        );
     }
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let answer = client.query(REACTOR, "publish", &json!(null)).await;
-    assert!(answer.text().contains("outside of `handle`"), "{}", answer.text());
+    assert!(
+        answer.text().contains("outside of `handle`"),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test]
 async fn failed_event_publishes_nothing_and_those_before_it_do() {
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
-    client.append(&[event(1, "one"), event(2, "three"), event(3, "fail"), event(4, "one")]).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
+    client
+        .append(&[
+            event(1, "one"),
+            event(2, "three"),
+            event(3, "fail"),
+            event(4, "one"),
+        ])
+        .await;
     let (shown, failure) = client.failed(REACTOR).await;
     assert_eq!((shown.position, failure.sequence), (2, Some(3)));
     wait::until("messages of the events before it", || async {
@@ -207,7 +311,9 @@ async fn failed_event_publishes_nothing_and_those_before_it_do() {
 async fn mute_folds_publish_nothing() {
     let host = Host::start_with(FLUSHES).await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let appended = client.append(&events(100, "three")).await;
     published(client, appended.last_sequence).await;
     let before = stored(client, "out.%3E").await.len();
@@ -224,7 +330,11 @@ async fn mute_folds_publish_nothing() {
     let verified = wait::until("the verification to end", || async {
         let path = format!("/v1/deployments/{REACTOR}/verification");
         let verification: api::Verification = client.get(&path).await.expect(200).json();
-        matches!(verification.state, api::WorkState::Done | api::WorkState::Failed).then_some(verification)
+        matches!(
+            verification.state,
+            api::WorkState::Done | api::WorkState::Failed
+        )
+        .then_some(verification)
     })
     .await;
     assert_eq!(verified.state, api::WorkState::Done, "{verified:?}");
@@ -238,11 +348,20 @@ async fn mute_folds_publish_nothing() {
 async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     for release in 1..=3 {
         client.append(&events(100, "one")).await;
-        let deployed = client.deploy(REACTOR, &guests::release(REACTOR, release)).await;
-        assert_eq!(deployed.outcome, api::DeployOutcome::Inherited, "{}", deployed.reason);
+        let deployed = client
+            .deploy(REACTOR, &guests::release(REACTOR, release))
+            .await;
+        assert_eq!(
+            deployed.outcome,
+            api::DeployOutcome::Inherited,
+            "{}",
+            deployed.reason
+        );
     }
     let appended = client.append(&events(100, "one")).await;
     published(client, appended.last_sequence).await;
@@ -257,23 +376,59 @@ async fn new_code_inherits_outbox_and_state_and_repeats_nothing() {
 async fn module_of_another_kind_and_grants_that_make_no_sense_are_refused() {
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     // A handler is no projection, and the other way round.
-    let answer = client.upload(guests::module("tally"), &format!("?name={REACTOR}")).await;
-    assert!(answer.text().contains("is a handler, and the module is a projection"), "{}", answer.text());
-    let answer = client.upload(guests::module("tally"), &format!("?name=tally{GRANT}")).await;
-    assert!(answer.text().contains("is for handlers"), "{}", answer.text());
+    let answer = client
+        .upload(guests::module("tally"), &format!("?name={REACTOR}"))
+        .await;
+    assert!(
+        answer
+            .text()
+            .contains("is a handler, and the module is a projection"),
+        "{}",
+        answer.text()
+    );
+    let answer = client
+        .upload(guests::module("tally"), &format!("?name=tally{GRANT}"))
+        .await;
+    assert!(
+        answer.text().contains("is for handlers"),
+        "{}",
+        answer.text()
+    );
     // Nor may it feed itself, or publish to what does not exist.
-    let own = client.upload(guests::module(REACTOR), "?name=other&allow-publish=in.1.%3E%40events").await;
-    assert!(own.text().contains("which it reads itself"), "{}", own.text());
-    let nowhere = client.upload(guests::module(REACTOR), "?name=other&allow-publish=out.%3E%40nowhere").await;
-    assert!(nowhere.text().contains("there is no source nowhere"), "{}", nowhere.text());
+    let own = client
+        .upload(
+            guests::module(REACTOR),
+            "?name=other&allow-publish=in.1.%3E%40events",
+        )
+        .await;
+    assert!(
+        own.text().contains("which it reads itself"),
+        "{}",
+        own.text()
+    );
+    let nowhere = client
+        .upload(
+            guests::module(REACTOR),
+            "?name=other&allow-publish=out.%3E%40nowhere",
+        )
+        .await;
+    assert!(
+        nowhere.text().contains("there is no source nowhere"),
+        "{}",
+        nowhere.text()
+    );
 }
 
 #[tokio::test]
 async fn lost_state_file_does_not_publish_everything_again() {
     let mut host = Host::start_with(FLUSHES).await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
     let appended = host.client().append(&events(20, "one")).await;
     published(host.client(), appended.last_sequence).await;
     host.stop();
@@ -284,7 +439,10 @@ async fn lost_state_file_does_not_publish_everything_again() {
     assert_eq!(failure.kind, "owner-mismatch", "{}", failure.message);
     host.client().act(REACTOR, "resume").await;
     let (_, failure) = host.client().failed(REACTOR).await;
-    assert_eq!(failure.kind, "owner-mismatch", "resuming does not make an owner");
+    assert_eq!(
+        failure.kind, "owner-mismatch",
+        "resuming does not make an owner"
+    );
     assert_eq!(stored(host.client(), "out.%3E").await.len(), 20);
 }
 
@@ -292,19 +450,35 @@ async fn lost_state_file_does_not_publish_everything_again() {
 async fn handlers_that_cause_each_other_without_end_are_stopped_and_named() {
     let host = Host::start().await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), GRANT).await;
-    client.deploy_with("echo", &guests::module("echo"), "&allow-publish=in.%3E%40events").await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), GRANT)
+        .await;
+    client
+        .deploy_with(
+            "echo",
+            &guests::module("echo"),
+            "&allow-publish=in.%3E%40events",
+        )
+        .await;
     client.append(&[event(1, "one")]).await;
     let failure = wait::until("one of them to stop", || async {
         let both = [client.show(REACTOR).await, client.show("echo").await];
-        let mut failed = both.into_iter().filter(|shown| shown.state == api::DeploymentState::Failed);
+        let mut failed = both
+            .into_iter()
+            .filter(|shown| shown.state == api::DeploymentState::Failed);
         failed.find_map(|shown| shown.failure)
     })
     .await;
     let message = &failure.message;
-    assert!(message.starts_with("loop") && message.contains("reactor -> echo -> reactor"), "{message}");
+    assert!(
+        message.starts_with("loop") && message.contains("reactor -> echo -> reactor"),
+        "{message}"
+    );
     let last = stored(client, "%3E").await;
     assert_eq!(last.len(), 33, "the first event, and a chain of 32");
-    let path = last[32]["headers"]["foldstream-path"].as_str().expect("each message has its chain").to_owned();
+    let path = last[32]["headers"]["foldstream-path"]
+        .as_str()
+        .expect("each message has its chain")
+        .to_owned();
     assert_eq!(path.split(',').count(), 32, "{path}");
 }

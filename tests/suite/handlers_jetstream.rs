@@ -1,5 +1,5 @@
-//! Handlers that publish to JetStream: once within the window, in the order of each key, through kills, lost
-//! acknowledgements and servers that are away.
+//! Handlers that publish to JetStream: once within the window, in the order of each key, through
+//! kills, lost acknowledgements and servers that are away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,10 +24,15 @@ struct Stored {
     place: (u64, u64),
 }
 
-/// A host with an embedded log to read and a stream to publish to, at an address of the server or of a proxy.
+/// A host with an embedded log to read and a stream to publish to, at an address of the server or
+/// of a proxy.
 async fn start(url: &str, more: &str) -> Host {
-    let target = format!("[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{url:?}]\n");
-    Host::start_with(&format!("[sources.events]\nkind = \"embedded\"\n{target}{more}")).await
+    let target =
+        format!("[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{url:?}]\n");
+    Host::start_with(&format!(
+        "[sources.events]\nkind = \"embedded\"\n{target}{more}"
+    ))
+    .await
 }
 
 async fn server() -> NatsServer {
@@ -38,21 +43,39 @@ async fn server() -> NatsServer {
 
 fn events(count: u64, what: &str) -> Vec<api::NewEvent> {
     let event = |number| json!({ "subject": format!("in.{}.{what}", number % 7), "data": {} });
-    (0..count).map(|number| serde_json::from_value(event(number)).expect("an event")).collect()
+    (0..count)
+        .map(|number| serde_json::from_value(event(number)).expect("an event"))
+        .collect()
 }
 
 /// Everything in the target, by sequence.
 async fn stored(server: &NatsServer) -> Vec<Stored> {
-    let mut stream = server.jetstream().await.get_stream("OUT").await.expect("it is there");
+    let mut stream = server
+        .jetstream()
+        .await
+        .get_stream("OUT")
+        .await
+        .expect("it is there");
     let last = stream.info().await.expect("it answers").state.last_sequence;
     let mut all = Vec::new();
     for sequence in 1..=last {
-        let message = stream.get_raw_message(sequence).await.expect("nothing is deleted");
-        let data: serde_json::Value = serde_json::from_slice(&message.payload).expect("the guest writes JSON");
+        let message = stream
+            .get_raw_message(sequence)
+            .await
+            .expect("nothing is deleted");
+        let data: serde_json::Value =
+            serde_json::from_slice(&message.payload).expect("the guest writes JSON");
         all.push(Stored {
-            id: message.headers.get("Nats-Msg-Id").expect("each message has an id").to_string(),
+            id: message
+                .headers
+                .get("Nats-Msg-Id")
+                .expect("each message has an id")
+                .to_string(),
             key: message.subject.split('.').nth(1).expect("a key").to_owned(),
-            place: (data["of"].as_u64().expect("a cause"), data["number"].as_u64().expect("a number")),
+            place: (
+                data["of"].as_u64().expect("a cause"),
+                data["number"].as_u64().expect("a number"),
+            ),
         });
     }
     all
@@ -62,7 +85,11 @@ async fn stored(server: &NatsServer) -> Vec<Stored> {
 async fn published(host: &Host, sequence: u64) -> api::Deployment {
     host.client()
         .show_when(REACTOR, "publish everything", |deployment| {
-            deployment.position >= sequence && deployment.outbox.as_ref().is_some_and(|outbox| outbox.entries == 0)
+            deployment.position >= sequence
+                && deployment
+                    .outbox
+                    .as_ref()
+                    .is_some_and(|outbox| outbox.entries == 0)
         })
         .await
 }
@@ -70,11 +97,19 @@ async fn published(host: &Host, sequence: u64) -> api::Deployment {
 /// Each of `wanted` messages is there once, and those of one key are in order.
 fn assert_exactly_once(messages: &[Stored], wanted: usize) {
     let ids: BTreeSet<&str> = messages.iter().map(|message| message.id.as_str()).collect();
-    assert_eq!((messages.len(), ids.len()), (wanted, wanted), "(stored, different ids)");
+    assert_eq!(
+        (messages.len(), ids.len()),
+        (wanted, wanted),
+        "(stored, different ids)"
+    );
     let mut last: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for message in messages {
         if let Some(before) = last.insert(&message.key, message.place) {
-            assert!(before < message.place, "{before:?} is stored before {:?}", message.place);
+            assert!(
+                before < message.place,
+                "{before:?} is stored before {:?}",
+                message.place
+            );
         }
     }
 }
@@ -84,11 +119,17 @@ async fn killed_again_and_again_each_message_is_stored_once_within_the_window() 
     let mut random = fastrand::Rng::with_seed(foldstream_tests::seed());
     let server = server().await;
     let mut host = start(&server.url(), "[state]\nflush_interval = \"50ms\"\n").await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     let (mut last, mut count) = (0, 0);
     for _ in 0..8 {
         for _ in 0..3 {
-            last = host.client().append(&events(150, "three")).await.last_sequence;
+            last = host
+                .client()
+                .append(&events(150, "three"))
+                .await
+                .last_sequence;
             count += 450;
         }
         tokio::time::sleep(Duration::from_micros(random.u64(0..300_000))).await;
@@ -104,13 +145,19 @@ async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
     let server = server().await;
     let proxy = Proxy::start(&server.url()).await;
     let host = start(&proxy.url(), "").await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     let last = host.client().append(&events(20, "one")).await.last_sequence;
     published(&host, last).await;
     for _ in 0..3 {
         let before = stored(&server).await.len();
         proxy.swallow(true);
-        let last = host.client().append(&events(30, "three")).await.last_sequence;
+        let last = host
+            .client()
+            .append(&events(30, "three"))
+            .await
+            .last_sequence;
         // Stored, as the server shows, while the host hears nothing of it.
         wait::until("messages to be stored without an answer", || async {
             (stored(&server).await.len() > before).then_some(())
@@ -124,8 +171,14 @@ async fn message_whose_acknowledgement_is_lost_is_sent_again_and_stored_once() {
     let shown = published(&host, last).await;
     assert_exactly_once(&stored(&server).await, 20 + 3 * 90 + 1);
     let target = &shown.outbox.expect("it is a handler").targets[0];
-    assert_eq!((target.promise, target.window_seconds), (Some(Promise::ReadBack), Some(120.0)));
-    assert!(target.resent > 0, "some were found or sent twice: {target:?}");
+    assert_eq!(
+        (target.promise, target.window_seconds),
+        (Some(Promise::ReadBack), Some(120.0))
+    );
+    assert!(
+        target.resent > 0,
+        "some were found or sent twice: {target:?}"
+    );
 }
 
 /// A stream whose window is far shorter than any outage here.
@@ -145,14 +198,20 @@ async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten(
     let server = forgetful_server(-1).await;
     let proxy = Proxy::start(&server.url()).await;
     let mut host = start(&proxy.url(), "").await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     let last = host.client().append(&events(20, "one")).await.last_sequence;
     published(&host, last).await;
     for _ in 0..3 {
         // Stored without an answer, then a crash that lasts longer than the window.
         proxy.swallow(true);
         let before = stored(&server).await.len();
-        let last = host.client().append(&events(30, "three")).await.last_sequence;
+        let last = host
+            .client()
+            .append(&events(30, "three"))
+            .await
+            .last_sequence;
         wait::until("messages to be stored without an answer", || async {
             (stored(&server).await.len() > before).then_some(())
         })
@@ -167,29 +226,47 @@ async fn what_the_stream_has_stored_is_read_back_where_its_window_has_forgotten(
     let last = host.client().append(&events(1, "one")).await.last_sequence;
     let shown = published(&host, last).await;
     assert_exactly_once(&stored(&server).await, 20 + 3 * 90 + 1);
-    assert_eq!(shown.outbox.expect("it is a handler").targets[0].promise, Some(Promise::ReadBack));
+    assert_eq!(
+        shown.outbox.expect("it is a handler").targets[0].promise,
+        Some(Promise::ReadBack)
+    );
 }
 
 #[tokio::test]
 async fn stream_that_forgets_messages_promises_its_window_alone() {
     let server = forgetful_server(1_000).await;
     let host = start(&server.url(), "").await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     let last = host.client().append(&events(5, "one")).await.last_sequence;
     let shown = published(&host, last).await;
     let target = &shown.outbox.expect("it is a handler").targets[0];
-    assert_eq!((target.promise, target.window_seconds), (Some(Promise::Window), Some(0.2)));
+    assert_eq!(
+        (target.promise, target.window_seconds),
+        (Some(Promise::Window), Some(0.2))
+    );
 }
 
 #[tokio::test]
 async fn server_that_is_away_holds_messages_back_and_a_full_outbox_holds_the_handler() {
     let mut server = server().await;
-    let host = start(&server.url(), "[state]\noutbox_entries_max = 200\n[pipeline]\nbatch_events = 50\n").await;
-    host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    let host = start(
+        &server.url(),
+        "[state]\noutbox_entries_max = 200\n[pipeline]\nbatch_events = 50\n",
+    )
+    .await;
+    host.client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     let last = host.client().append(&events(10, "one")).await.last_sequence;
     published(&host, last).await;
     server.kill();
-    let last = host.client().append(&events(2_000, "one")).await.last_sequence;
+    let last = host
+        .client()
+        .append(&events(2_000, "one"))
+        .await
+        .last_sequence;
     let full = host
         .client()
         .show_when(REACTOR, "have a full outbox", |deployment| {
@@ -199,9 +276,19 @@ async fn server_that_is_away_holds_messages_back_and_a_full_outbox_holds_the_han
         .await;
     let outbox = full.outbox.clone().expect("it is a handler");
     assert!((200..=250).contains(&outbox.entries), "{outbox:?}");
-    assert!(full.position < last && full.failure.as_ref().is_some_and(|failure| failure.kind == "outbox"), "{full:?}");
+    assert!(
+        full.position < last
+            && full
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.kind == "outbox"),
+        "{full:?}"
+    );
     let metrics = host.client().get("/metrics").await.expect(200).text();
-    assert!(metrics.contains("foldstream_outbox_troubled{deployment=\"reactor\",target=\"out\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("foldstream_outbox_troubled{deployment=\"reactor\",target=\"out\"} 1"),
+        "{metrics}"
+    );
 
     server.restart().await;
     let shown = published(&host, last).await;
@@ -214,13 +301,24 @@ async fn waiting_messages_keep_a_handler_from_being_deleted() {
     let mut server = server().await;
     let host = start(&server.url(), "").await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     server.kill();
     let last = client.append(&events(5, "one")).await.last_sequence;
     client.reached(REACTOR, last).await;
-    let delete = |query: &str| client.request(reqwest::Method::DELETE, &format!("/v1/deployments/{REACTOR}{query}"));
+    let delete = |query: &str| {
+        client.request(
+            reqwest::Method::DELETE,
+            &format!("/v1/deployments/{REACTOR}{query}"),
+        )
+    };
     let refused = client.send(delete("")).await.problem(409, "conflict");
-    assert!(refused.detail.starts_with("5 messages of reactor"), "{}", refused.detail);
+    assert!(
+        refused.detail.starts_with("5 messages of reactor"),
+        "{}",
+        refused.detail
+    );
     client.send(delete("?drop-effects=true")).await.expect(204);
 }
 
@@ -229,21 +327,33 @@ async fn withdrawn_grant_holds_messages_back_until_it_is_given_again() {
     let mut server = server().await;
     let host = start(&server.url(), "").await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     server.kill();
     let last = client.append(&events(5, "one")).await.last_sequence;
     client.reached(REACTOR, last).await;
-    client.deploy_with(REACTOR, &guests::module(REACTOR), "&allow-publish=").await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), "&allow-publish=")
+        .await;
     server.restart().await;
     let held = client
         .show_when(REACTOR, "hold its messages", |deployment| {
             let targets = deployment.outbox.iter().flat_map(|outbox| &outbox.targets);
-            targets.filter_map(|target| target.trouble.as_deref()).any(|trouble| trouble.contains("no longer publish"))
+            targets
+                .filter_map(|target| target.trouble.as_deref())
+                .any(|trouble| trouble.contains("no longer publish"))
         })
         .await;
     assert_eq!(held.outbox.expect("it is a handler").entries, 5);
     assert_eq!(stored(&server).await.len(), 0);
-    client.deploy_with(REACTOR, &guests::module(REACTOR), "&allow-publish=out.%3E%40out").await;
+    client
+        .deploy_with(
+            REACTOR,
+            &guests::module(REACTOR),
+            "&allow-publish=out.%3E%40out",
+        )
+        .await;
     published(&host, last).await;
     assert_exactly_once(&stored(&server).await, 5);
 }
@@ -254,58 +364,145 @@ async fn stream_without_a_duplicate_window_or_of_another_subject_is_named() {
     nats::create_stream(&server.jetstream().await, "OUT", "other.>").await;
     let host = start(&server.url(), "").await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     client.append(&events(1, "one")).await;
     let shown = client
         .show_when(REACTOR, "name the trouble", |deployment| {
-            deployment.outbox.as_ref().is_some_and(|outbox| outbox.targets[0].trouble.is_some())
+            deployment
+                .outbox
+                .as_ref()
+                .is_some_and(|outbox| outbox.targets[0].trouble.is_some())
         })
         .await;
-    let trouble = shown.outbox.expect("it is a handler").targets[0].trouble.clone().expect("checked above");
-    assert!(trouble.contains("no stream stores subject out."), "{trouble}");
+    let trouble = shown.outbox.expect("it is a handler").targets[0]
+        .trouble
+        .clone()
+        .expect("checked above");
+    assert!(
+        trouble.contains("no stream stores subject out."),
+        "{trouble}"
+    );
 }
 
 #[tokio::test]
 async fn message_that_its_stream_refuses_is_dropped_with_a_reason_and_those_behind_it_leave() {
     let server = NatsServer::start().await;
-    let config =
-        async_nats::jetstream::stream::Config { max_message_size: 50_000, ..nats::stream_config("OUT", "out.>") };
+    let config = async_nats::jetstream::stream::Config {
+        max_message_size: 50_000,
+        ..nats::stream_config("OUT", "out.>")
+    };
     nats::create_stream_with(&server.jetstream().await, config).await;
     let host = start(&server.url(), "").await;
     let client = host.client();
-    client.deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
+    client
+        .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+        .await;
     client.append(&events(1, "large")).await;
     let last = client.append(&events(7, "one")).await.last_sequence;
     client
         .show_when(REACTOR, "publish what is not behind it", |deployment| {
             let outbox = deployment.outbox.as_ref().expect("it is a handler");
-            deployment.position >= last && outbox.entries == 2 && outbox.targets[0].trouble.is_some()
+            deployment.position >= last
+                && outbox.entries == 2
+                && outbox.targets[0].trouble.is_some()
         })
         .await;
     // Page by page.
     let path = format!("/v1/deployments/{REACTOR}/outbox");
-    let page: api::WaitingMessages = client.get(&format!("{path}?limit=1")).await.expect(200).json();
+    let page: api::WaitingMessages = client
+        .get(&format!("{path}?limit=1"))
+        .await
+        .expect(200)
+        .json();
     let (large, next) = (page.messages[0].clone(), page.next.expect("there is more"));
-    assert_eq!((large.sequence, large.bytes, large.key.as_str()), (1, 100_000, "0"), "{large:?}");
-    let page: api::WaitingMessages = client.get(&format!("{path}?after={next}")).await.expect(200).json();
-    assert_eq!((page.messages.len(), page.messages[0].sequence, page.next), (1, 2, None));
+    assert_eq!(
+        (large.sequence, large.bytes, large.key.as_str()),
+        (1, 100_000, "0"),
+        "{large:?}"
+    );
+    let page: api::WaitingMessages = client
+        .get(&format!("{path}?after={next}"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (page.messages.len(), page.messages[0].sequence, page.next),
+        (1, 2, None)
+    );
 
     // All or none, and not without a reason.
     let other = large.id.replace(".1.0.0", ".9.0.0");
-    let refused = cli::on(&host, &["outbox", "drop", REACTOR, &large.id, &other, "--reason", "too large"]).expect(3);
-    assert!(refused.stderr.contains("nothing was dropped"), "{}", refused.stderr);
-    let refused = cli::on(&host, &["outbox", "drop", REACTOR, &large.id, "--reason", " "]);
-    assert!(refused.code != 0 && refused.stderr.contains("reason"), "{}", refused.stderr);
-    assert_eq!(client.show(REACTOR).await.outbox.expect("it is a handler").entries, 2);
+    let refused = cli::on(
+        &host,
+        &[
+            "outbox",
+            "drop",
+            REACTOR,
+            &large.id,
+            &other,
+            "--reason",
+            "too large",
+        ],
+    )
+    .expect(3);
+    assert!(
+        refused.stderr.contains("nothing was dropped"),
+        "{}",
+        refused.stderr
+    );
+    let refused = cli::on(
+        &host,
+        &["outbox", "drop", REACTOR, &large.id, "--reason", " "],
+    );
+    assert!(
+        refused.code != 0 && refused.stderr.contains("reason"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        client
+            .show(REACTOR)
+            .await
+            .outbox
+            .expect("it is a handler")
+            .entries,
+        2
+    );
 
-    cli::on(&host, &["outbox", "drop", REACTOR, &large.id, "--reason", "too large"]).expect(0);
+    cli::on(
+        &host,
+        &[
+            "outbox",
+            "drop",
+            REACTOR,
+            &large.id,
+            "--reason",
+            "too large",
+        ],
+    )
+    .expect(0);
     cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
     published(&host, last).await;
-    assert_eq!(stored(&server).await.len(), 7, "all but the one that was dropped");
+    assert_eq!(
+        stored(&server).await.len(),
+        7,
+        "all but the one that was dropped"
+    );
     let audit = client.get("/v1/audit?limit=5").await.expect(200).text();
-    assert!(audit.contains("\"drop-messages\"") && audit.contains(&large.id) && audit.contains("too large"), "{audit}");
+    assert!(
+        audit.contains("\"drop-messages\"")
+            && audit.contains(&large.id)
+            && audit.contains("too large"),
+        "{audit}"
+    );
     let listed = cli::on(&host, &["outbox", "list", REACTOR]).expect(0);
-    assert!(listed.stderr.contains("no messages wait"), "{}", listed.stderr);
+    assert!(
+        listed.stderr.contains("no messages wait"),
+        "{}",
+        listed.stderr
+    );
     let projection = client.get("/v1/deployments/nobody/outbox").await;
     projection.problem(404, "not-found");
 }

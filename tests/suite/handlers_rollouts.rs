@@ -1,5 +1,6 @@
-//! Handlers whose effects change hands: rebuilt, migrated, rolled back and put back while events flow, with messages that
-//! cannot leave, killed at every step. An independent reader of the target counts: none missing, none twice.
+//! Handlers whose effects change hands: rebuilt, migrated, rolled back and put back while events
+//! flow, with messages that cannot leave, killed at every step. An independent reader of the target
+//! counts: none missing, none twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,11 +17,12 @@ use serde_json::json;
 const REACTOR: &str = "reactor";
 /// It reads the embedded log and publishes to the stream.
 const OPTIONS: &str = "&source=events&allow-publish=out.%3E%40out";
-/// Small and frequent flushes, so that kills fall before, into and behind commits; and time to align on a busy machine.
+/// Small and frequent flushes, so that kills fall before, into and behind commits; and time to
+/// align on a busy machine.
 const CONFIG: &str = "[state]\nflush_interval = \"50ms\"\n[rollout]\nhold_max = \"5s\"\n";
 
-/// A host with an embedded log to read, and a stream to publish to whose window is far shorter than any outage: what is
-/// sent again is stored again.
+/// A host with an embedded log to read, and a stream to publish to whose window is far shorter than
+/// any outage: what is sent again is stored again.
 struct Stage {
     server: NatsServer,
     proxy: Proxy,
@@ -39,10 +41,24 @@ impl Stage {
         };
         nats::create_stream_with(&server.jetstream().await, config).await;
         let proxy = Proxy::start(&server.url()).await;
-        let target = format!("[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{:?}]\n", proxy.url());
-        let host = Host::start_with(&format!("[sources.events]\nkind = \"embedded\"\n{target}{CONFIG}")).await;
-        host.client().deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS).await;
-        Self { server, proxy, host, wanted: BTreeSet::new(), last: 0 }
+        let target = format!(
+            "[sources.out]\nkind = \"jetstream\"\nstream = \"OUT\"\nservers = [{:?}]\n",
+            proxy.url()
+        );
+        let host = Host::start_with(&format!(
+            "[sources.events]\nkind = \"embedded\"\n{target}{CONFIG}"
+        ))
+        .await;
+        host.client()
+            .deploy_with(REACTOR, &guests::module(REACTOR), OPTIONS)
+            .await;
+        Self {
+            server,
+            proxy,
+            host,
+            wanted: BTreeSet::new(),
+            last: 0,
+        }
     }
 
     fn client(&self) -> &Client {
@@ -52,8 +68,9 @@ impl Stage {
     /// Appends events that ask for one or three messages.
     async fn append(&mut self, count: u64, what: &str) {
         let event = |number| json!({ "subject": format!("in.{}.{what}", number % 7), "data": {} });
-        let events: Vec<api::NewEvent> =
-            (0..count).map(|number| serde_json::from_value(event(number)).expect("an event")).collect();
+        let events: Vec<api::NewEvent> = (0..count)
+            .map(|number| serde_json::from_value(event(number)).expect("an event"))
+            .collect();
         let appended = self.client().append(&events).await;
         let messages = match what {
             "one" | "fail" => 1,
@@ -61,7 +78,8 @@ impl Stage {
             _ => 0,
         };
         for sequence in appended.sequences {
-            self.wanted.extend((0..messages).map(|index| format!("{sequence}.0.{index}")));
+            self.wanted
+                .extend((0..messages).map(|index| format!("{sequence}.0.{index}")));
         }
         self.last = appended.last_sequence;
     }
@@ -71,7 +89,9 @@ impl Stage {
         let answer = self.client().act(REACTOR, "rebuild").await;
         assert!(answer.status.is_success(), "{}", answer.text());
         let number = answer.json::<api::Deployed>().generation;
-        self.client().becomes(REACTOR, number, GenerationStatus::Active).await;
+        self.client()
+            .becomes(REACTOR, number, GenerationStatus::Active)
+            .await;
         number
     }
 
@@ -90,7 +110,9 @@ impl Stage {
 
     /// Waits until nothing is being built any more.
     async fn settled(&self) {
-        self.client().show_when(REACTOR, "come to rest", |shown| shown.candidate.is_none()).await;
+        self.client()
+            .show_when(REACTOR, "come to rest", |shown| shown.candidate.is_none())
+            .await;
     }
 
     /// Waits until everything is published, and checks what the stream has.
@@ -98,25 +120,53 @@ impl Stage {
         let shown = self
             .client()
             .show_when(REACTOR, "publish everything", |shown| {
-                shown.position >= self.last && shown.outbox.as_ref().is_some_and(|outbox| outbox.entries == 0)
+                shown.position >= self.last
+                    && shown
+                        .outbox
+                        .as_ref()
+                        .is_some_and(|outbox| outbox.entries == 0)
             })
             .await;
-        let lineage = shown.outbox.as_ref().expect("it is a handler").lineage.clone();
+        let lineage = shown
+            .outbox
+            .as_ref()
+            .expect("it is a handler")
+            .lineage
+            .clone();
         let stored = stored(&self.server).await;
         let prefix = format!("fs.{lineage}.");
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for message in &stored {
-            *counts.entry(message.id.strip_prefix(&prefix).expect("of this lineage")).or_default() += 1;
+            *counts
+                .entry(message.id.strip_prefix(&prefix).expect("of this lineage"))
+                .or_default() += 1;
         }
-        let missing: Vec<_> = self.wanted.iter().filter(|id| !counts.contains_key(id.as_str())).take(5).collect();
-        assert!(missing.is_empty(), "missing of {}: {missing:?}", self.wanted.len());
-        let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).take(5).collect();
+        let missing: Vec<_> = self
+            .wanted
+            .iter()
+            .filter(|id| !counts.contains_key(id.as_str()))
+            .take(5)
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "missing of {}: {missing:?}",
+            self.wanted.len()
+        );
+        let twice: Vec<_> = counts
+            .iter()
+            .filter(|(_, count)| **count > 1)
+            .take(5)
+            .collect();
         assert!(twice.is_empty(), "stored more than once: {twice:?}");
         assert_eq!(stored.len(), self.wanted.len(), "nothing else is stored");
         let mut last: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for message in &stored {
             if let Some(before) = last.insert(&message.key, message.place) {
-                assert!(before < message.place, "{before:?} is stored before {:?}", message.place);
+                assert!(
+                    before < message.place,
+                    "{before:?} is stored before {:?}",
+                    message.place
+                );
             }
         }
         self.assert_one_owner(&shown).await;
@@ -126,10 +176,16 @@ impl Stage {
     /// The active generation has the state file that owns the effects.
     async fn assert_one_owner(&self, shown: &api::Deployment) {
         let generations = self.client().generations(REACTOR).await;
-        let active: Vec<_> =
-            generations.iter().filter(|generation| generation.status == GenerationStatus::Active).collect();
+        let active: Vec<_> = generations
+            .iter()
+            .filter(|generation| generation.status == GenerationStatus::Active)
+            .collect();
         let owner = shown.outbox.as_ref().expect("it is a handler").state_file;
-        assert_eq!((active.len(), active[0].state_file), (1, owner), "{generations:?}");
+        assert_eq!(
+            (active.len(), active[0].state_file),
+            (1, owner),
+            "{generations:?}"
+        );
     }
 }
 
@@ -143,16 +199,32 @@ struct Stored {
 
 /// Everything in the target, by sequence.
 async fn stored(server: &NatsServer) -> Vec<Stored> {
-    let mut stream = server.jetstream().await.get_stream("OUT").await.expect("it is there");
+    let mut stream = server
+        .jetstream()
+        .await
+        .get_stream("OUT")
+        .await
+        .expect("it is there");
     let last = stream.info().await.expect("it answers").state.last_sequence;
     let mut all = Vec::new();
     for sequence in 1..=last {
-        let message = stream.get_raw_message(sequence).await.expect("nothing is deleted");
-        let data: serde_json::Value = serde_json::from_slice(&message.payload).expect("the guest writes JSON");
+        let message = stream
+            .get_raw_message(sequence)
+            .await
+            .expect("nothing is deleted");
+        let data: serde_json::Value =
+            serde_json::from_slice(&message.payload).expect("the guest writes JSON");
         all.push(Stored {
-            id: message.headers.get("Nats-Msg-Id").expect("each message has an id").to_string(),
+            id: message
+                .headers
+                .get("Nats-Msg-Id")
+                .expect("each message has an id")
+                .to_string(),
             key: message.subject.split('.').nth(1).expect("a key").to_owned(),
-            place: (data["of"].as_u64().expect("a cause"), data["number"].as_u64().expect("a number")),
+            place: (
+                data["of"].as_u64().expect("a cause"),
+                data["number"].as_u64().expect("a number"),
+            ),
         });
     }
     all
@@ -172,8 +244,9 @@ async fn rebuilt_and_rolled_back_while_events_flow_each_message_is_stored_once()
         let (mut sequences, mut stopped) = (Vec::new(), stopped);
         while stopped.try_recv().is_err() {
             let event = |number| json!({ "subject": format!("in.{number}.three"), "data": {} });
-            let events: Vec<api::NewEvent> =
-                (0..7).map(|number| serde_json::from_value(event(number)).expect("an event")).collect();
+            let events: Vec<api::NewEvent> = (0..7)
+                .map(|number| serde_json::from_value(event(number)).expect("an event"))
+                .collect();
             sequences.extend(client.append(&events).await.sequences);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -182,15 +255,27 @@ async fn rebuilt_and_rolled_back_while_events_flow_each_message_is_stored_once()
     stage.rebuild().await;
     stage.rollback().await;
     let release = guests::release(REACTOR, 1);
-    let deployed = stage.client().deploy_with(REACTOR, &release, "&strategy=rebuild").await;
-    stage.client().becomes(REACTOR, deployed.generation, GenerationStatus::Active).await;
+    let deployed = stage
+        .client()
+        .deploy_with(REACTOR, &release, "&strategy=rebuild")
+        .await;
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .await;
     let shown = stage.rollback().await;
-    assert_eq!(outbox(&shown).epoch, 5, "each cut-over and each rollback has another owner");
+    assert_eq!(
+        outbox(&shown).epoch,
+        5,
+        "each cut-over and each rollback has another owner"
+    );
     stop.send(()).expect("it runs");
     let sequences = flow.await.expect("it appends");
     stage.last = *sequences.last().expect("some were appended");
     for sequence in sequences {
-        stage.wanted.extend((0..3).map(|index| format!("{sequence}.0.{index}")));
+        stage
+            .wanted
+            .extend((0..3).map(|index| format!("{sequence}.0.{index}")));
     }
     let shown = stage.assert_each_once().await;
     assert_eq!(outbox(&shown).targets[0].promise, Some(Promise::ReadBack));
@@ -212,8 +297,14 @@ async fn messages_that_cannot_leave_pass_to_the_new_owner_and_leave_once() {
     assert_eq!(before.entries, 2_400, "{before:?}");
     stage.rebuild().await;
     let after = outbox(&stage.client().show(REACTOR).await);
-    assert_eq!((after.entries, after.bytes, after.epoch), (before.entries, before.bytes, 2));
-    assert_eq!((after.lineage, after.owned_after), (before.lineage, stage.last));
+    assert_eq!(
+        (after.entries, after.bytes, after.epoch),
+        (before.entries, before.bytes, 2)
+    );
+    assert_eq!(
+        (after.lineage, after.owned_after),
+        (before.lineage, stage.last)
+    );
     // More come, and the outbox goes back and forth with them, also through a restart.
     stage.append(50, "one").await;
     stage.rollback().await;
@@ -221,7 +312,12 @@ async fn messages_that_cannot_leave_pass_to_the_new_owner_and_leave_once() {
     stage.append(50, "one").await;
     stage.client().reached(REACTOR, stage.last).await;
     stage.rollback().await;
-    let shown = stage.client().show_when(REACTOR, "have all that waits", |shown| outbox(shown).entries == 2_500).await;
+    let shown = stage
+        .client()
+        .show_when(REACTOR, "have all that waits", |shown| {
+            outbox(shown).entries == 2_500
+        })
+        .await;
     assert_eq!(outbox(&shown).epoch, 4);
     stage.server.restart().await;
     stage.assert_each_once().await;
@@ -233,20 +329,31 @@ async fn messages_without_a_grant_pass_to_the_new_owner_and_wait_there() {
     stage.server.kill();
     stage.append(20, "three").await;
     stage.client().reached(REACTOR, stage.last).await;
-    stage.client().deploy_with(REACTOR, &guests::module(REACTOR), "&allow-publish=").await;
+    stage
+        .client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), "&allow-publish=")
+        .await;
     stage.server.restart().await;
     stage.rebuild().await;
     let shown = stage
         .client()
         .show_when(REACTOR, "hold its messages", |shown| {
-            let troubles = outbox(shown).targets.into_iter().filter_map(|target| target.trouble);
-            troubles.into_iter().any(|trouble| trouble.contains("no longer publish"))
+            let troubles = outbox(shown)
+                .targets
+                .into_iter()
+                .filter_map(|target| target.trouble);
+            troubles
+                .into_iter()
+                .any(|trouble| trouble.contains("no longer publish"))
         })
         .await;
     assert_eq!((outbox(&shown).entries, outbox(&shown).epoch), (60, 2));
     assert_eq!(stored(&stage.server).await.len(), 0);
     let grant = "&allow-publish=out.%3E%40out";
-    stage.client().deploy_with(REACTOR, &guests::module(REACTOR), grant).await;
+    stage
+        .client()
+        .deploy_with(REACTOR, &guests::module(REACTOR), grant)
+        .await;
     stage.assert_each_once().await;
 }
 
@@ -267,7 +374,10 @@ async fn messages_stored_without_an_answer_are_found_by_the_new_owner() {
     stage.proxy.swallow(false);
     let shown = stage.assert_each_once().await;
     let target = &outbox(&shown).targets[0];
-    assert!(target.resent > 0 && target.promise == Some(Promise::ReadBack), "{target:?}");
+    assert!(
+        target.resent > 0 && target.promise == Some(Promise::ReadBack),
+        "{target:?}"
+    );
 }
 
 #[tokio::test]
@@ -280,9 +390,20 @@ async fn candidate_waits_behind_an_owner_that_stopped_and_handles_the_rest_as_th
     assert_eq!((stopped.position, failure.sequence), (100, Some(101)));
     // The next version handles the event, but not as long as it is mute.
     let next = guests::module("reactor-next");
-    let deployed = stage.client().deploy_with(REACTOR, &next, "&strategy=rebuild").await;
-    assert_eq!(deployed.outcome, api::DeployOutcome::Rebuilding, "{}", deployed.reason);
-    stage.client().becomes(REACTOR, deployed.generation, GenerationStatus::Active).await;
+    let deployed = stage
+        .client()
+        .deploy_with(REACTOR, &next, "&strategy=rebuild")
+        .await;
+    assert_eq!(
+        deployed.outcome,
+        api::DeployOutcome::Rebuilding,
+        "{}",
+        deployed.reason
+    );
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .await;
     let shown = stage.assert_each_once().await;
     assert_eq!((outbox(&shown).owned_after, outbox(&shown).epoch), (100, 2));
     let counted: u64 = stage
@@ -290,7 +411,14 @@ async fn candidate_waits_behind_an_owner_that_stopped_and_handles_the_rest_as_th
         .entries(REACTOR, "answered/")
         .await
         .iter()
-        .map(|entry| entry.value.to_string().trim_matches('"').parse::<u64>().expect("a number"))
+        .map(|entry| {
+            entry
+                .value
+                .to_string()
+                .trim_matches('"')
+                .parse::<u64>()
+                .expect("a number")
+        })
         .sum();
     assert_eq!(counted, 501);
     // The code before it still stands in front of that event, so it can't take over again.
@@ -306,15 +434,24 @@ async fn candidate_that_waits_to_be_promoted_publishes_nothing_before_that() {
     stage.append(200, "three").await;
     stage.assert_each_once().await;
     let next = guests::module("reactor-next");
-    let deployed = stage.client().deploy_with(REACTOR, &next, "&strategy=rebuild&promote=manual").await;
-    stage.client().becomes(REACTOR, deployed.generation, GenerationStatus::Ready).await;
+    let deployed = stage
+        .client()
+        .deploy_with(REACTOR, &next, "&strategy=rebuild&promote=manual")
+        .await;
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Ready)
+        .await;
     stage.append(50, "three").await;
     let shown = stage.assert_each_once().await;
     assert_eq!(outbox(&shown).epoch, 1, "it is not the owner");
     stage.client().act(REACTOR, "promote").await.expect(200);
     stage.append(50, "three").await;
     let shown = stage.assert_each_once().await;
-    assert_eq!((shown.generation, outbox(&shown).epoch), (deployed.generation, 2));
+    assert_eq!(
+        (shown.generation, outbox(&shown).epoch),
+        (deployed.generation, 2)
+    );
 }
 
 #[tokio::test]
@@ -325,9 +462,20 @@ async fn migrated_handler_continues_with_its_messages_and_counts() {
     stage.append(100, "three").await;
     stage.client().reached(REACTOR, stage.last).await;
     let next = guests::module("reactor-next");
-    let deployed = stage.client().deploy_with(REACTOR, &next, "&strategy=migrate").await;
-    assert_eq!(deployed.outcome, api::DeployOutcome::Migrating, "{}", deployed.reason);
-    stage.client().becomes(REACTOR, deployed.generation, GenerationStatus::Active).await;
+    let deployed = stage
+        .client()
+        .deploy_with(REACTOR, &next, "&strategy=migrate")
+        .await;
+    assert_eq!(
+        deployed.outcome,
+        api::DeployOutcome::Migrating,
+        "{}",
+        deployed.reason
+    );
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Active)
+        .await;
     stage.append(10, "fail").await;
     stage.server.restart().await;
     let shown = stage.assert_each_once().await;
@@ -337,7 +485,14 @@ async fn migrated_handler_continues_with_its_messages_and_counts() {
         .entries(REACTOR, "answered/")
         .await
         .iter()
-        .map(|entry| entry.value.to_string().trim_matches('"').parse::<u64>().expect("a number"))
+        .map(|entry| {
+            entry
+                .value
+                .to_string()
+                .trim_matches('"')
+                .parse::<u64>()
+                .expect("a number")
+        })
         .sum();
     assert_eq!(counted, 210);
 }
@@ -348,12 +503,24 @@ async fn code_that_is_put_back_after_its_probation_sends_nothing_twice() {
     stage.append(20, "three").await;
     stage.assert_each_once().await;
     stage.rebuild().await;
-    let deployed = stage.client().deploy(REACTOR, &guests::module("reactor-broken")).await;
-    assert_eq!(deployed.outcome, api::DeployOutcome::Inherited, "{}", deployed.reason);
-    // The new code publishes for some events, fails at the next, and gives way to the code before it.
+    let deployed = stage
+        .client()
+        .deploy(REACTOR, &guests::module("reactor-broken"))
+        .await;
+    assert_eq!(
+        deployed.outcome,
+        api::DeployOutcome::Inherited,
+        "{}",
+        deployed.reason
+    );
+    // The new code publishes for some events, fails at the next, and gives way to the code before
+    // it.
     stage.append(20, "one").await;
     stage.append(30, "three").await;
-    stage.client().becomes(REACTOR, deployed.generation, GenerationStatus::Failed).await;
+    stage
+        .client()
+        .becomes(REACTOR, deployed.generation, GenerationStatus::Failed)
+        .await;
     let shown = stage.assert_each_once().await;
     assert_eq!(outbox(&shown).epoch, 2, "the state file is the same");
     // And hand over again.
@@ -380,7 +547,8 @@ const STEPS: [&str; 7] = [
     "hand-over-confirmed",
 ];
 
-/// The host kills itself at a step, while some messages are stored without an answer and others are not sent.
+/// The host kills itself at a step, while some messages are stored without an answer and others are
+/// not sent.
 async fn killed_at(step: &str, way: Way) {
     eprintln!("{step} by {way:?}");
     let mut stage = Stage::start().await;
@@ -404,11 +572,17 @@ async fn killed_at(step: &str, way: Way) {
         (stored(&stage.server).await.len() > before).then_some(())
     })
     .await;
-    let action = if way == Way::Rebuild { "rebuild" } else { "rollback" };
+    let action = if way == Way::Rebuild {
+        "rebuild"
+    } else {
+        "rollback"
+    };
     let client = stage.client().clone();
     // No answer is the answer of the dead.
     let path = format!("/v1/deployments/{REACTOR}/{action}");
-    let _ = client.try_send(client.request(reqwest::Method::POST, &path)).await;
+    let _ = client
+        .try_send(client.request(reqwest::Method::POST, &path))
+        .await;
     stage.host.wait_for_death();
     stage.proxy.break_all();
     stage.proxy.swallow(false);
@@ -417,7 +591,12 @@ async fn killed_at(step: &str, way: Way) {
     stage.append(20, "three").await;
     stage.settled().await;
     let shown = stage.assert_each_once().await;
-    let is_recorded = ["cut-over-recorded", "cut-over-released", "hand-over-confirmed"].contains(&step);
+    let is_recorded = [
+        "cut-over-recorded",
+        "cut-over-released",
+        "hand-over-confirmed",
+    ]
+    .contains(&step);
     // A rebuild is taken up again.
     let changes = u64::from(is_recorded || way == Way::Rebuild);
     assert_eq!(outbox(&shown).epoch, epoch + changes, "{step} by {way:?}");
@@ -426,7 +605,10 @@ async fn killed_at(step: &str, way: Way) {
     stage.append(20, "three").await;
     stage.rollback().await;
     stage.append(20, "three").await;
-    assert_eq!(outbox(&stage.assert_each_once().await).epoch, epoch + changes + 2);
+    assert_eq!(
+        outbox(&stage.assert_each_once().await).epoch,
+        epoch + changes + 2
+    );
 }
 
 macro_rules! killed {
@@ -457,12 +639,16 @@ async fn killed_at_any_moment_of_rollouts_each_message_is_stored_once() {
     for _ in 0..8 {
         stage.append(random.u64(1..150), "three").await;
         let client = stage.client().clone();
-        let actions: Vec<_> = (0..3).map(|_| if random.bool() { "rebuild" } else { "rollback" }).collect();
+        let actions: Vec<_> = (0..3)
+            .map(|_| if random.bool() { "rebuild" } else { "rollback" })
+            .collect();
         let rollouts = tokio::spawn(async move {
             for action in actions {
                 // Refused, or without an answer: whatever comes of it.
                 let path = format!("/v1/deployments/{REACTOR}/{action}");
-                let _ = client.try_send(client.request(reqwest::Method::POST, &path)).await;
+                let _ = client
+                    .try_send(client.request(reqwest::Method::POST, &path))
+                    .await;
                 tokio::time::sleep(Duration::from_millis(40)).await;
             }
         });
@@ -503,11 +689,30 @@ async fn older_catalogue_stops_the_handler_and_publishes_nothing() {
     let (_, failure) = stage.client().failed(REACTOR).await;
     assert_eq!(failure.kind, "owner-mismatch", "{}", failure.message);
     // A candidate cannot take over what nobody is known to own.
-    let rebuilt = stage.client().act(REACTOR, "rebuild").await.json::<api::Deployed>();
-    stage.client().becomes(REACTOR, rebuilt.generation, GenerationStatus::Ready).await;
-    let refused = stage.client().act(REACTOR, "promote").await.problem(409, "conflict");
-    assert!(refused.detail.contains("does not own its effects"), "{}", refused.detail);
-    assert_eq!(stored(&stage.server).await.len(), 40, "nothing more is published");
+    let rebuilt = stage
+        .client()
+        .act(REACTOR, "rebuild")
+        .await
+        .json::<api::Deployed>();
+    stage
+        .client()
+        .becomes(REACTOR, rebuilt.generation, GenerationStatus::Ready)
+        .await;
+    let refused = stage
+        .client()
+        .act(REACTOR, "promote")
+        .await
+        .problem(409, "conflict");
+    assert!(
+        refused.detail.contains("does not own its effects"),
+        "{}",
+        refused.detail
+    );
+    assert_eq!(
+        stored(&stage.server).await.len(),
+        40,
+        "nothing more is published"
+    );
 }
 
 #[tokio::test]
@@ -526,7 +731,12 @@ async fn host_on_a_backup_continues_with_the_messages_that_waited() {
     std::fs::remove_dir_all(stage.host.data_dir()).expect("it is there");
     std::fs::rename(&target, stage.host.data_dir()).expect("on one disk");
     stage.host.restart().await;
-    let shown = stage.client().show_when(REACTOR, "have what waited", |shown| outbox(shown).entries == 150).await;
+    let shown = stage
+        .client()
+        .show_when(REACTOR, "have what waited", |shown| {
+            outbox(shown).entries == 150
+        })
+        .await;
     assert_eq!(outbox(&shown).epoch, 2);
     stage.server.restart().await;
     stage.assert_each_once().await;

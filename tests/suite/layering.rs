@@ -1,5 +1,5 @@
-//! The layers of ARCHITECTURE.md and the limits of length hold in our own code, and no dependency is there for nothing;
-//! and each check can fail.
+//! The layers of ARCHITECTURE.md and the limits of length hold in our own code, and no dependency
+//! is there for nothing; and each check can fail.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,10 @@ use foldstream_tests::layering::{Uses, Violation, check_file, check_repository, 
 use foldstream_tests::root;
 
 fn rules(path: &str, text: &str) -> Vec<String> {
-    check_file(path, text).into_iter().map(|violation| violation.rule).collect()
+    check_file(path, text)
+        .into_iter()
+        .map(|violation| violation.rule)
+        .collect()
 }
 
 #[test]
@@ -23,7 +26,11 @@ fn our_packages_name_what_they_depend_on() {
 
 fn none(violations: &[Violation]) {
     let text = |violation: &Violation| format!("{}: {}", violation.place, violation.rule);
-    assert!(violations.is_empty(), "{}", violations.iter().map(text).collect::<Vec<_>>().join("\n"));
+    assert!(
+        violations.is_empty(),
+        "{}",
+        violations.iter().map(text).collect::<Vec<_>>().join("\n")
+    );
 }
 
 #[test]
@@ -31,44 +38,91 @@ fn a_circle_of_modules_is_found_and_shown() {
     let uses = |pairs: &[(&str, &str)]| {
         let mut uses: Uses = BTreeMap::new();
         for (module, used) in pairs {
-            uses.entry((*module).to_owned()).or_default().insert((*used).to_owned());
+            uses.entry((*module).to_owned())
+                .or_default()
+                .insert((*used).to_owned());
         }
         uses
     };
-    let sound = [("cli", "serve"), ("cli", "host"), ("serve", "host"), ("host", "state")];
-    assert_eq!(circle(&uses(&sound)), None, "two ways to one module are no circle");
-    let found = circle(&uses(&[&sound[..], &[("state", "config"), ("config", "serve")]].concat()));
-    assert_eq!(found.expect("there is one").join(" "), "host state config serve host");
+    let sound = [
+        ("cli", "serve"),
+        ("cli", "host"),
+        ("serve", "host"),
+        ("host", "state"),
+    ];
+    assert_eq!(
+        circle(&uses(&sound)),
+        None,
+        "two ways to one module are no circle"
+    );
+    let found = circle(&uses(
+        &[&sound[..], &[("state", "config"), ("config", "serve")]].concat(),
+    ));
+    assert_eq!(
+        found.expect("there is one").join(" "),
+        "host state config serve host"
+    );
 }
 
 #[test]
 fn a_module_without_a_layer_is_found() {
-    let [rule] = &rules("host/src/kafka/mod.rs", "use crate::event::Event;\n")[..] else { panic!("one") };
+    let [rule] = &rules("host/src/kafka/mod.rs", "use crate::event::Event;\n")[..] else {
+        panic!("one")
+    };
     assert!(rule.starts_with("module kafka is in no layer"), "{rule}");
     assert_eq!(
         rules("host/src/position.rs", "use crate::batch::Batch;\n"),
         ["position must not know batch, which is not below it"]
     );
-    assert_eq!(rules("host/src/batch.rs", "use crate::position::Checkpoint;\n"), [""; 0]);
+    assert_eq!(
+        rules("host/src/batch.rs", "use crate::position::Checkpoint;\n"),
+        [""; 0]
+    );
 }
 
 #[test]
 fn a_dependency_that_no_file_names_is_found() {
     let manifest = "[package]\nname = \"a\"\n[dependencies]\nserde.workspace = true\nhumantime-serde = \"1\"\n\
                     # why\nbackon = { version = \"1\" }\n[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n";
-    let code = ["use serde::Serialize; // backon\n#[serde(with = \"humantime_serde\")]\n".to_owned()];
-    let found: Vec<_> = unused_in("a/Cargo.toml", manifest, &code).into_iter().map(|found| found.rule).collect();
+    let code =
+        ["use serde::Serialize; // backon\n#[serde(with = \"humantime_serde\")]\n".to_owned()];
+    let found: Vec<_> = unused_in("a/Cargo.toml", manifest, &code)
+        .into_iter()
+        .map(|found| found.rule)
+        .collect();
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("names backon;") && found[1].contains("names libc;"), "{found:?}");
+    assert!(
+        found[0].contains("names backon;") && found[1].contains("names libc;"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn an_outside_crate_away_from_its_home_is_found() {
-    assert_eq!(rules("host/src/serve/mod.rs", "use redb::Database;\n"), ["redb belongs to state/, log/"]);
-    assert_eq!(rules("host/src/pipeline/mod.rs", "fn f() {\n    let e = wasmtime::Engine::default();\n}\n").len(), 1);
-    assert_eq!(rules("host/src/state/file.rs", "use redb::{Database, Durability};\n"), [""; 0]);
     assert_eq!(
-        rules("host/src/serve/mod.rs", "// use redb::Database;\nconst A: &str = \"redb::Database\";\n"),
+        rules("host/src/serve/mod.rs", "use redb::Database;\n"),
+        ["redb belongs to state/, log/"]
+    );
+    assert_eq!(
+        rules(
+            "host/src/pipeline/mod.rs",
+            "fn f() {\n    let e = wasmtime::Engine::default();\n}\n"
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        rules(
+            "host/src/state/file.rs",
+            "use redb::{Database, Durability};\n"
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        rules(
+            "host/src/serve/mod.rs",
+            "// use redb::Database;\nconst A: &str = \"redb::Database\";\n"
+        ),
         [""; 0]
     );
 }
@@ -76,22 +130,68 @@ fn an_outside_crate_away_from_its_home_is_found() {
 #[test]
 fn a_layer_that_knows_too_much_is_found() {
     let grouped = "use crate::{\n    event::Event,\n    module::{Engine, Instance},\n};\n";
-    assert_eq!(rules("host/src/state/mod.rs", grouped), ["state must not know module, which is not below it"; 2]);
-    assert_eq!(rules("host/src/source/embedded.rs", "use crate::state;\n"), ["source/ must not know state"]);
-    assert_eq!(rules("host/src/serve/read.rs", "use crate::state::{Scan, Writer};\n").len(), 1);
-    assert_eq!(rules("host/src/serve/read.rs", "use crate::state::{Scan, Snapshot};\n"), [""; 0]);
-    assert_eq!(rules("host/src/cli/commands/reads/get.rs", "use crate::host::Host;\n").len(), 1);
-    assert_eq!(rules("host/src/cli/commands/host/serve.rs", "use crate::host::Host;\n"), [""; 0]);
+    assert_eq!(
+        rules("host/src/state/mod.rs", grouped),
+        ["state must not know module, which is not below it"; 2]
+    );
+    assert_eq!(
+        rules("host/src/source/embedded.rs", "use crate::state;\n"),
+        ["source/ must not know state"]
+    );
+    assert_eq!(
+        rules(
+            "host/src/serve/read.rs",
+            "use crate::state::{Scan, Writer};\n"
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        rules(
+            "host/src/serve/read.rs",
+            "use crate::state::{Scan, Snapshot};\n"
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        rules(
+            "host/src/cli/commands/reads/get.rs",
+            "use crate::host::Host;\n"
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        rules(
+            "host/src/cli/commands/host/serve.rs",
+            "use crate::host::Host;\n"
+        ),
+        [""; 0]
+    );
 }
 
 #[test]
 fn a_function_or_file_that_is_too_long_is_found() {
-    let body = "    call();\n".repeat(69);
-    let long = format!("impl A {{\n    pub async fn slow(\n        &self,\n    ) {{\n{body}    }}\n}}\n");
-    assert_eq!(rules("tests/suite/a.rs", &long), ["function slow has 73 lines, more than 70"]);
-    let short = format!("fn quick() {{\n{}}}\n", "    call();\n".repeat(68));
+    let body = "    call();\n".repeat(99);
+    let long =
+        format!("impl A {{\n    pub async fn slow(\n        &self,\n    ) {{\n{body}    }}\n}}\n");
+    assert_eq!(
+        rules("tests/suite/a.rs", &long),
+        ["function slow has 103 lines, more than 100"]
+    );
+    let short = format!("fn quick() {{\n{}}}\n", "    call();\n".repeat(98));
     assert_eq!(rules("tests/suite/a.rs", &short), [""; 0]);
-    let empty = format!("fn empty() {{}}\nmod a {{\n{}}}\n", "    const A: u8 = 1;\n".repeat(70));
-    assert_eq!(rules("tests/suite/a.rs", &empty), [""; 0], "a line of its own is all there is of it");
-    assert_eq!(rules("examples/a.rs", &"\n".repeat(601)), ["601 lines are more than 600"]);
+    let empty = format!(
+        "fn empty() {{}}\nmod a {{\n{}}}\n",
+        "    const A: u8 = 1;\n".repeat(100)
+    );
+    assert_eq!(
+        rules("tests/suite/a.rs", &empty),
+        [""; 0],
+        "a line of its own is all there is of it"
+    );
+    assert_eq!(
+        rules("examples/a.rs", &"\n".repeat(1_001)),
+        ["1001 lines are more than 1000"]
+    );
 }

@@ -1,4 +1,5 @@
-//! The suite: every claim that Foldstream makes, against the real program, real modules, real servers and real files.
+//! The suite: every claim that Foldstream makes, against the real program, real modules, real
+//! servers and real files.
 
 mod admission; // a host without configured tokens makes one; what is open without
 mod backup; // a copy of a running host: whole, compared, and a data folder

@@ -1,4 +1,5 @@
-//! What a host takes at its worst, measured: the figures of docs/benchmarks.md. They take minutes, and run by name:
+//! What a host takes at its worst, measured: the figures of docs/benchmarks.md. They take minutes,
+//! and run by name:
 //!
 //! `cargo test -p foldstream-tests --test suite -- --ignored --nocapture measured::`
 
@@ -34,7 +35,11 @@ async fn reaches(host: &Host, name: &str, sequence: u64) {
 }
 
 fn tell(what: &str, host: &Host) {
-    eprintln!("{what}: {} MiB now, {} MiB at most", host.memory_bytes() / MIB, host.peak_memory_bytes() / MIB);
+    eprintln!(
+        "{what}: {} MiB now, {} MiB at most",
+        host.memory_bytes() / MIB,
+        host.peak_memory_bytes() / MIB
+    );
 }
 
 /// Budget 192 MiB is the default in a container of 256 MiB.
@@ -44,7 +49,11 @@ async fn five_deployments_with_defaults_stay_within_256_mib() {
     let host = Host::start_with("[limits]\nmemory_bytes = \"192MiB\"\n").await;
     let mut orders = Orders::new(7, 20_000);
     for _ in 0..EVENTS / APPEND {
-        let events: Vec<NewEvent> = orders.by_ref().take(APPEND).map(|order| order.new_event()).collect();
+        let events: Vec<NewEvent> = orders
+            .by_ref()
+            .take(APPEND)
+            .map(|order| order.new_event())
+            .collect();
         host.client().append(&events).await;
     }
     tell("after the appends", &host);
@@ -54,7 +63,10 @@ async fn five_deployments_with_defaults_stay_within_256_mib() {
     join_all(names.iter().map(|name| reaches(&host, name, EVENTS as u64))).await;
     tell("after the replays", &host);
     for name in names.iter().cycle().take(200) {
-        host.client().get(&format!("/v1/deployments/{name}/entries?limit=1000")).await.expect(200);
+        host.client()
+            .get(&format!("/v1/deployments/{name}/entries?limit=1000"))
+            .await
+            .expect(200);
     }
     tell("after 200 pages of entries", &host);
     assert!(host.peak_memory_bytes() < 256 * MIB);
@@ -66,21 +78,39 @@ async fn five_deployments_with_defaults_stay_within_256_mib() {
 async fn a_hostile_set_of_modules_stays_within_1_gib() {
     let mut host = Host::start_with("[limits]\nmemory_bytes = \"768MiB\"\n").await;
     let mischief = guests::module("mischief");
-    host.client().deploy("ledger", &guests::module("ledger")).await;
+    host.client()
+        .deploy("ledger", &guests::module("ledger"))
+        .await;
     let names: Vec<String> = (0..30).map(|number| format!("mischief-{number}")).collect();
     for name in &names {
         host.client().deploy(name, &mischief).await;
     }
     host.client().append(&[verb("keep 26")]).await;
     let (mut answers, mut refusals) = (0, 0);
-    for round in ["big-value 1000000", "fill 2000", "many-keys 60000", "log-storm 10000", "many-entries 60000", "grow"]
-    {
+    for round in [
+        "big-value 1000000",
+        "fill 2000",
+        "many-keys 60000",
+        "log-storm 10000",
+        "many-entries 60000",
+        "grow",
+    ] {
         host.client().append(&[verb(round)]).await;
         let asked = (0..64).map(|number| {
-            let (query, args) = if number % 2 == 0 { ("grow", "") } else { ("big", "8000000") };
-            let path = format!("/v1/deployments/{}/queries/{query}", names[number % names.len()]);
+            let (query, args) = if number % 2 == 0 {
+                ("grow", "")
+            } else {
+                ("big", "8000000")
+            };
+            let path = format!(
+                "/v1/deployments/{}/queries/{query}",
+                names[number % names.len()]
+            );
             let client = host.client();
-            let request = client.request(Method::POST, &path).header("content-type", "text/plain").body(args);
+            let request = client
+                .request(Method::POST, &path)
+                .header("content-type", "text/plain")
+                .body(args);
             async move { client.send(request).await.status }
         });
         let statuses = join_all(asked).await;
@@ -89,7 +119,10 @@ async fn a_hostile_set_of_modules_stays_within_1_gib() {
         tell(round, &host);
     }
     eprintln!("queries: {answers} answered, {refusals} refused with 503");
-    let orders: Vec<NewEvent> = Orders::new(7, 100).take(1_000).map(|order| order.new_event()).collect();
+    let orders: Vec<NewEvent> = Orders::new(7, 100)
+        .take(1_000)
+        .map(|order| order.new_event())
+        .collect();
     let last = host.client().append(&orders).await.last_sequence;
     reaches(&host, "ledger", last).await;
     tell("after the ledger reached the end", &host);

@@ -10,16 +10,24 @@ use foldstream_tests::{guests, wait};
 
 async fn page(client: &Client) -> String {
     let answer = client.get("/metrics").await.expect(200);
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
     answer.text()
 }
 
 /// The value of the one sample that begins with this text.
 fn sample(page: &str, begin: &str) -> f64 {
     let mut found = page.lines().filter(|line| line.starts_with(begin));
-    let line = found.next().unwrap_or_else(|| panic!("no sample {begin} in\n{page}"));
+    let line = found
+        .next()
+        .unwrap_or_else(|| panic!("no sample {begin} in\n{page}"));
     assert!(found.next().is_none(), "several samples begin with {begin}");
-    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a sample ends in a number")
+    line.rsplit(' ')
+        .next()
+        .and_then(|value| value.parse().ok())
+        .expect("a sample ends in a number")
 }
 
 fn of(metric: &str, deployment: &str) -> String {
@@ -29,10 +37,17 @@ fn of(metric: &str, deployment: &str) -> String {
 #[tokio::test]
 async fn promtool_finds_nothing_to_complain_about() {
     let mut stage = Stage::with_ledger(Kind::Embedded).await;
-    stage.client().deploy("second", &guests::module("mischief")).await;
+    stage
+        .client()
+        .deploy("second", &guests::module("mischief"))
+        .await;
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().query(LEDGER, "pair", &serde_json::Value::Null).await.expect(200);
+    stage
+        .client()
+        .query(LEDGER, "pair", &serde_json::Value::Null)
+        .await
+        .expect(200);
     let page = page(stage.client()).await;
     let mut promtool = Command::new(foldstream_tests::tool("promtool", "FOLDSTREAM_PROMTOOL"))
         .args(["check", "metrics"])
@@ -41,16 +56,30 @@ async fn promtool_finds_nothing_to_complain_about() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool starts");
-    promtool.stdin.take().expect("piped").write_all(page.as_bytes()).expect("promtool reads");
+    promtool
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(page.as_bytes())
+        .expect("promtool reads");
     let output = promtool.wait_with_output().expect("promtool ends");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
 /// Runs promtool over files, which must have nothing to complain about.
 fn promtool(arguments: &[&str]) {
     let mut command = Command::new(foldstream_tests::tool("promtool", "FOLDSTREAM_PROMTOOL"));
-    let output = foldstream_tests::cli::finish(command.args(arguments).current_dir(foldstream_tests::root()), None);
+    let output = foldstream_tests::cli::finish(
+        command
+            .args(arguments)
+            .current_dir(foldstream_tests::root()),
+        None,
+    );
     assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
 }
 
@@ -62,8 +91,12 @@ fn alerts_are_sound_and_fire_when_they_should() {
 
 /// The names of metrics in a text.
 fn metrics_in(text: &str) -> std::collections::BTreeSet<String> {
-    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
-    words.filter(|word| word.starts_with("foldstream_")).map(str::to_owned).collect()
+    let words =
+        text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words
+        .filter(|word| word.starts_with("foldstream_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
@@ -73,9 +106,13 @@ async fn alerts_ask_for_metrics_that_exist_from_the_start() {
     stage.assert_ledger_equals_model().await;
     // A candidate, which has series of its own.
     let next = guests::module("ledger-next");
-    stage.client().deploy_with(LEDGER, &next, "&strategy=rebuild&promote=manual").await;
+    stage
+        .client()
+        .deploy_with(LEDGER, &next, "&strategy=rebuild&promote=manual")
+        .await;
     let known = metrics_in(&page(stage.client()).await);
-    let rules = std::fs::read_to_string(foldstream_tests::root().join("deploy/alerts.yml")).expect("it is there");
+    let rules = std::fs::read_to_string(foldstream_tests::root().join("deploy/alerts.yml"))
+        .expect("it is there");
     let missing: Vec<_> = metrics_in(&rules).difference(&known).cloned().collect();
     assert!(missing.is_empty(), "no such metrics: {missing:?}");
 }
@@ -95,15 +132,40 @@ async fn positions_lag_and_counts_move_with_the_events() {
     ] {
         assert_eq!(sample(&page_now, &of(metric, LEDGER)), value, "{metric}");
     }
-    assert_eq!(sample(&page_now, &format!("{},outcome=\"applied\"", of("foldstream_events_total", LEDGER))), 500.0);
+    assert_eq!(
+        sample(
+            &page_now,
+            &format!(
+                "{},outcome=\"applied\"",
+                of("foldstream_events_total", LEDGER)
+            )
+        ),
+        500.0
+    );
     assert!(sample(&page_now, &of("foldstream_state_bytes", LEDGER)) > 1_000.0);
     assert!(sample(&page_now, &of("foldstream_guest_memory_bytes", LEDGER)) > 10_000.0);
-    assert!(sample(&page_now, &of("foldstream_apply_duration_seconds_count", LEDGER)) >= 1.0);
+    assert!(
+        sample(
+            &page_now,
+            &of("foldstream_apply_duration_seconds_count", LEDGER)
+        ) >= 1.0
+    );
     assert!(sample(&page_now, &of("foldstream_batch_events_sum", LEDGER)) == 500.0);
-    stage.client().show_when(LEDGER, "flush", |shown| shown.checkpoint == last).await;
+    stage
+        .client()
+        .show_when(LEDGER, "flush", |shown| shown.checkpoint == last)
+        .await;
     let later = page(stage.client()).await;
-    assert_eq!(sample(&later, &of("foldstream_checkpoint", LEDGER)), last as f64);
-    assert!(sample(&later, &of("foldstream_commit_duration_seconds_count", LEDGER)) >= 1.0);
+    assert_eq!(
+        sample(&later, &of("foldstream_checkpoint", LEDGER)),
+        last as f64
+    );
+    assert!(
+        sample(
+            &later,
+            &of("foldstream_commit_duration_seconds_count", LEDGER)
+        ) >= 1.0
+    );
 }
 
 #[tokio::test]
@@ -113,14 +175,42 @@ async fn lag_grows_while_paused_and_states_are_told_apart() {
     stage.assert_ledger_equals_model().await;
     let live = page(stage.client()).await;
     let state = |page: &str, state: &str| {
-        sample(page, &format!("{},state=\"{state}\"", of("foldstream_deployment_state", LEDGER)))
+        sample(
+            page,
+            &format!(
+                "{},state=\"{state}\"",
+                of("foldstream_deployment_state", LEDGER)
+            ),
+        )
     };
     assert_eq!((state(&live, "live"), state(&live, "paused")), (1.0, 0.0));
-    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
-    stage.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
+    stage
+        .client()
+        .post(
+            &format!("/v1/deployments/{LEDGER}/pause"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
+    stage
+        .client()
+        .show_when(LEDGER, "pause", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
     let paused = page(stage.client()).await;
-    assert_eq!((state(&paused, "live"), state(&paused, "paused")), (0.0, 1.0));
-    assert_eq!((sample(&paused, &of("foldstream_lag_events", LEDGER)), lag_seconds(&paused)), (0.0, 0.0));
+    assert_eq!(
+        (state(&paused, "live"), state(&paused, "paused")),
+        (0.0, 1.0)
+    );
+    assert_eq!(
+        (
+            sample(&paused, &of("foldstream_lag_events", LEDGER)),
+            lag_seconds(&paused)
+        ),
+        (0.0, 0.0)
+    );
     for published in [5, 7] {
         let last = stage.publish(published).await;
         lag_is(stage.client(), LEDGER, last, (last - 10) as f64).await;
@@ -134,12 +224,14 @@ fn lag_seconds(page: &str) -> f64 {
     sample(page, &of("foldstream_lag_seconds", LEDGER))
 }
 
-/// Waits until the page shows a lag of so many events, which has to come with a head and with seconds.
+/// Waits until the page shows a lag of so many events, which has to come with a head and with
+/// seconds.
 async fn lag_is(client: &Client, name: &str, head: u64, events: f64) {
     let shown = wait::until("the lag to be shown", || async {
         let page = page(client).await;
         let seconds = sample(&page, &of("foldstream_lag_seconds", name));
-        (sample(&page, &of("foldstream_lag_events", name)) == events && seconds > 0.0).then_some(page)
+        (sample(&page, &of("foldstream_lag_events", name)) == events && seconds > 0.0)
+            .then_some(page)
     })
     .await;
     assert_eq!(sample(&shown, &of("foldstream_head", name)), head as f64);
@@ -150,7 +242,15 @@ async fn lag_grows_on_jetstream_while_nothing_is_read() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(10).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    stage
+        .client()
+        .post(
+            &format!("/v1/deployments/{LEDGER}/pause"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
     let last = stage.publish(20).await;
     lag_is(stage.client(), LEDGER, last, 20.0).await;
     stage.host.restart().await;
@@ -172,55 +272,120 @@ fn told(verb: &str) -> NewEvent {
 #[tokio::test]
 async fn lag_grows_behind_an_event_that_fails() {
     let stage = Stage::start(Kind::Embedded).await;
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
-    stage.client().append(&[told("note one"), told("reject two")]).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    stage
+        .client()
+        .append(&[told("note one"), told("reject two")])
+        .await;
     stage.client().failed("mischief").await;
     lag_is(stage.client(), "mischief", 2, 1.0).await;
-    let last = stage.client().append(&[told("note three"), told("note four")]).await.last_sequence;
+    let last = stage
+        .client()
+        .append(&[told("note three"), told("note four")])
+        .await
+        .last_sequence;
     lag_is(stage.client(), "mischief", last, 3.0).await;
 }
 
 #[tokio::test]
 async fn one_bad_event_counts_as_one_however_many_calls_fail_for_it() {
     let stage = Stage::start(Kind::Embedded).await;
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
-    stage.client().show_when("mischief", "be live", |shown| shown.state == DeploymentState::Live).await;
-    let mut events: Vec<NewEvent> = ["1", "2", "3", "", "5", "6", "7"].map(|text| told(&format!("note {text}"))).into();
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    stage
+        .client()
+        .show_when("mischief", "be live", |shown| {
+            shown.state == DeploymentState::Live
+        })
+        .await;
+    let mut events: Vec<NewEvent> = ["1", "2", "3", "", "5", "6", "7"]
+        .map(|text| told(&format!("note {text}")))
+        .into();
     events[3] = told("trap");
     stage.client().append(&events).await;
     stage.client().failed("mischief").await;
     let page_now = page(stage.client()).await;
     let events = |outcome: &str| {
-        sample(&page_now, &format!("{},outcome=\"{outcome}\"", of("foldstream_events_total", "mischief")))
+        sample(
+            &page_now,
+            &format!(
+                "{},outcome=\"{outcome}\"",
+                of("foldstream_events_total", "mischief")
+            ),
+        )
     };
     assert_eq!((events("applied"), events("failed")), (3.0, 1.0));
-    // All seven; then, behind the first three, four, two, and the bad one alone in each of three attempts.
+    // All seven; then, behind the first three, four, two, and the bad one alone in each of three
+    // attempts.
     let failures = |class: &str| {
-        sample(&page_now, &format!("foldstream_apply_failures_total{{class=\"{class}\",deployment=\"mischief\""))
+        sample(
+            &page_now,
+            &format!("foldstream_apply_failures_total{{class=\"{class}\",deployment=\"mischief\""),
+        )
     };
     assert_eq!((failures("trap"), failures("deadline")), (6.0, 0.0));
-    assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0);
+    assert_eq!(
+        sample(&page_now, &of("foldstream_retries_total", "mischief")),
+        2.0
+    );
 }
 
 #[tokio::test]
 async fn instances_are_counted_while_they_are_there() {
     let mut stage = Stage::start_with(Kind::Embedded, "[modules]\ndeadline = \"60s\"\n").await;
     stage.deploy_ledger().await;
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
     stage.publish(10).await;
     stage.assert_ledger_equals_model().await;
     let figures = |page: &str, name: &str| {
-        ["foldstream_guest_instances", "foldstream_guest_memory_bytes"].map(|metric| sample(page, &of(metric, name)))
+        [
+            "foldstream_guest_instances",
+            "foldstream_guest_memory_bytes",
+        ]
+        .map(|metric| sample(page, &of(metric, name)))
     };
     let live = page(stage.client()).await;
     let [instances, memory] = figures(&live, LEDGER);
-    assert!(instances == 1.0 && memory > 10_000.0, "{instances} instances, {memory} bytes");
-    assert_eq!(figures(&live, "mischief"), [0.0, 0.0], "nothing was applied, so there is none yet");
-    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
-    stage.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
+    assert!(
+        instances == 1.0 && memory > 10_000.0,
+        "{instances} instances, {memory} bytes"
+    );
+    assert_eq!(
+        figures(&live, "mischief"),
+        [0.0, 0.0],
+        "nothing was applied, so there is none yet"
+    );
+    stage
+        .client()
+        .post(
+            &format!("/v1/deployments/{LEDGER}/pause"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
+    stage
+        .client()
+        .show_when(LEDGER, "pause", |shown| {
+            shown.state == DeploymentState::Paused
+        })
+        .await;
     assert_eq!(figures(&page(stage.client()).await, LEDGER), [0.0, 0.0]);
     let client = stage.client().clone();
-    let query = tokio::spawn(async move { client.query("mischief", "loop", &serde_json::Value::Null).await.status });
+    let query = tokio::spawn(async move {
+        client
+            .query("mischief", "loop", &serde_json::Value::Null)
+            .await
+            .status
+    });
     wait::until("the query's instance to be counted", || async {
         (figures(&page(stage.client()).await, "mischief")[0] == 1.0).then_some(())
     })
@@ -231,14 +396,36 @@ async fn instances_are_counted_while_they_are_there() {
 #[tokio::test]
 async fn failures_and_retries_are_counted_and_a_deleted_deployment_leaves_the_page() {
     let stage = Stage::with_ledger(Kind::Embedded).await;
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
     let body = r#"{"events":[{"subject":"mischief.a","data":"retry later"}]}"#;
-    stage.client().post("/v1/events", "application/json", body).await.expect(200);
+    stage
+        .client()
+        .post("/v1/events", "application/json", body)
+        .await
+        .expect(200);
     stage.client().failed("mischief").await;
     let page_now = page(stage.client()).await;
-    assert_eq!(sample(&page_now, &of("foldstream_retries_total", "mischief")), 2.0, "3 attempts are 2 retries");
-    assert_eq!(sample(&page_now, &format!("{},outcome=\"failed\"", of("foldstream_events_total", "mischief"))), 1.0);
-    let request = stage.client().request(reqwest::Method::DELETE, "/v1/deployments/mischief");
+    assert_eq!(
+        sample(&page_now, &of("foldstream_retries_total", "mischief")),
+        2.0,
+        "3 attempts are 2 retries"
+    );
+    assert_eq!(
+        sample(
+            &page_now,
+            &format!(
+                "{},outcome=\"failed\"",
+                of("foldstream_events_total", "mischief")
+            )
+        ),
+        1.0
+    );
+    let request = stage
+        .client()
+        .request(reqwest::Method::DELETE, "/v1/deployments/mischief");
     stage.client().send(request).await.expect(204);
     let later = page(stage.client()).await;
     assert!(!later.contains("deployment=\"mischief\""), "{later}");

@@ -1,4 +1,5 @@
-//! Events that are gone from a stream: told with their number, and done without only if that is meant.
+//! Events that are gone from a stream: told with their number, and done without only if that is
+//! meant.
 
 use async_nats::jetstream::stream::Stream;
 use foldstream::api::{self, DeploymentState, GenerationStatus, WorkState};
@@ -10,20 +11,34 @@ use foldstream_tests::stage::{Kind, LEDGER, STREAM, Stage};
 use foldstream_tests::{guests, wait};
 
 async fn stream(stage: &Stage) -> Stream {
-    stage.context().get_stream(STREAM).await.expect("the stream is there")
+    stage
+        .context()
+        .get_stream(STREAM)
+        .await
+        .expect("the stream is there")
 }
 
 /// Why something is refused.
 async fn refused(client: &Client, action: &str) -> String {
-    client.act(LEDGER, action).await.problem(422, "refused").detail
+    client
+        .act(LEDGER, action)
+        .await
+        .problem(422, "refused")
+        .detail
 }
 
 /// Verifies the ledger to the end.
 async fn verified(client: &Client, parameters: &str) -> api::Verification {
-    client.act(LEDGER, &format!("verification{parameters}")).await.expect(200);
+    client
+        .act(LEDGER, &format!("verification{parameters}"))
+        .await
+        .expect(200);
     wait::until("the verification to end", || async {
-        let found: api::Verification =
-            client.get(&format!("/v1/deployments/{LEDGER}/verification")).await.expect(200).json();
+        let found: api::Verification = client
+            .get(&format!("/v1/deployments/{LEDGER}/verification"))
+            .await
+            .expect(200)
+            .json();
         matches!(found.state, WorkState::Done | WorkState::Failed).then_some(found)
     })
     .await
@@ -34,17 +49,33 @@ async fn a_state_that_has_events_which_are_gone_is_replaced_only_if_that_is_mean
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
-    stream(&stage).await.delete_message(7).await.expect("is deleted");
+    stream(&stage)
+        .await
+        .delete_message(7)
+        .await
+        .expect("is deleted");
 
     let lacks = "1 event that was applied is gone from stream";
     for action in ["rebuild", "verification", "rebuild-part?key=1"] {
         let why = refused(stage.client(), action).await;
-        assert!(why.contains(lacks) && why.contains("--accept-missing"), "{action}: {why}");
+        assert!(
+            why.contains(lacks) && why.contains("--accept-missing"),
+            "{action}: {why}"
+        );
     }
     let path = format!("/v1/deployments/{LEDGER}/entries?as-of=50");
-    let why = stage.client().get(&path).await.problem(422, "refused").detail;
+    let why = stage
+        .client()
+        .get(&path)
+        .await
+        .problem(422, "refused")
+        .detail;
     assert!(why.contains(lacks), "{why}");
-    stage.client().get(&format!("{path}&accept-missing=true&timeout=30s")).await.expect(200);
+    stage
+        .client()
+        .get(&format!("{path}&accept-missing=true&timeout=30s"))
+        .await
+        .expect(200);
     let earlier = format!("/v1/deployments/{LEDGER}/entries?as-of=6&timeout=30s");
     stage.client().get(&earlier).await.expect(200);
     stage.assert_ledger_equals_model().await;
@@ -52,52 +83,106 @@ async fn a_state_that_has_events_which_are_gone_is_replaced_only_if_that_is_mean
     // The verdict is about the stream, not about the state.
     let verification = verified(stage.client(), "?accept-missing=true").await;
     assert_eq!(verification.equal, Some(false));
-    assert!(verification.message.contains(lacks) && verification.message.contains("keep it"), "{verification:?}");
+    assert!(
+        verification.message.contains(lacks) && verification.message.contains("keep it"),
+        "{verification:?}"
+    );
 
-    let rebuilding: api::Deployed = stage.client().act(LEDGER, "rebuild?accept-missing=true").await.expect(200).json();
+    let rebuilding: api::Deployed = stage
+        .client()
+        .act(LEDGER, "rebuild?accept-missing=true")
+        .await
+        .expect(200)
+        .json();
     assert!(rebuilding.reason.contains(lacks), "{}", rebuilding.reason);
-    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
     assert_eq!(stage.client().show(LEDGER).await.missing_events, 1);
     // What the new state never had is not asked for again.
     assert_eq!(verified(stage.client(), "").await.equal, Some(true));
     stage.client().act(LEDGER, "rebuild").await.expect(200);
-    stage.client().becomes(LEDGER, 3, GenerationStatus::Active).await;
+    stage
+        .client()
+        .becomes(LEDGER, 3, GenerationStatus::Active)
+        .await;
 }
 
 #[tokio::test]
-async fn a_stream_of_another_history_answers_for_none_of_the_state_and_replaces_it_only_if_that_is_meant() {
+async fn a_stream_of_another_history_answers_for_none_of_the_state_and_replaces_it_only_if_that_is_meant()
+ {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(100).await;
     stage.assert_ledger_equals_model().await;
     let before = stage.client().entries(LEDGER, "").await;
-    // Paused, it has not noticed by itself that the stream was deleted, made again, and is longer by now.
+    // Paused, it has not noticed by itself that the stream was deleted, made again, and is longer
+    // by now.
     stage.client().act(LEDGER, "pause").await.expect(200);
-    stage.context().delete_stream(STREAM).await.expect("the stream is there");
+    stage
+        .context()
+        .delete_stream(STREAM)
+        .await
+        .expect("the stream is there");
     let context = stage.context().clone();
     nats::create_stream(&context, STREAM, "orders.>").await;
-    let last = nats::publish(&context, stage.draw(300).iter().map(|order| order.message())).await;
+    let last = nats::publish(
+        &context,
+        stage.draw(300).iter().map(|order| order.message()),
+    )
+    .await;
 
     let differs = "message 100 of stream ORDERS is not the one that was read before";
     let actions = ["rebuild", "verification", "rebuild-part?key=1"];
-    let accepting = ["verification?accept-missing=true", "rebuild-part?key=1&accept-missing=true"];
+    let accepting = [
+        "verification?accept-missing=true",
+        "rebuild-part?key=1&accept-missing=true",
+    ];
     for action in actions.iter().chain(&accepting) {
         let why = refused(stage.client(), action).await;
         assert!(why.contains(differs), "{action}: {why}");
     }
     for rest in ["", "&accept-missing=true"] {
         let path = format!("/v1/deployments/{LEDGER}/entries?as-of=50{rest}");
-        let why = stage.client().get(&path).await.problem(422, "refused").detail;
+        let why = stage
+            .client()
+            .get(&path)
+            .await
+            .problem(422, "refused")
+            .detail;
         assert!(why.contains(differs), "{why}");
     }
     let query = format!("?name={LEDGER}&strategy=rebuild");
-    let why = stage.client().upload(guests::release("ledger", 2), &query).await.problem(422, "refused").detail;
-    assert!(why.contains(differs) && why.contains("--accept-missing"), "{why}");
+    let why = stage
+        .client()
+        .upload(guests::release("ledger", 2), &query)
+        .await
+        .problem(422, "refused")
+        .detail;
+    assert!(
+        why.contains(differs) && why.contains("--accept-missing"),
+        "{why}"
+    );
     assert_eq!(stage.client().entries(LEDGER, "").await, before);
 
-    let rebuilding: api::Deployed = stage.client().act(LEDGER, "rebuild?accept-missing=true").await.expect(200).json();
-    assert!(rebuilding.reason.contains("nothing that was applied before is in the stream"), "{}", rebuilding.reason);
+    let rebuilding: api::Deployed = stage
+        .client()
+        .act(LEDGER, "rebuild?accept-missing=true")
+        .await
+        .expect(200)
+        .json();
+    assert!(
+        rebuilding
+            .reason
+            .contains("nothing that was applied before is in the stream"),
+        "{}",
+        rebuilding.reason
+    );
     stage.client().act(LEDGER, "resume").await.expect(200);
-    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
     stage.client().reached(LEDGER, last).await;
     assert_eq!(verified(stage.client(), "").await.equal, Some(true));
 }
@@ -109,17 +194,30 @@ async fn a_stream_that_is_replaced_while_a_state_is_built_does_not_take_its_plac
     stage.assert_ledger_equals_model().await;
     let before = stage.client().entries(LEDGER, "").await;
     stage.client().act(LEDGER, "pause").await.expect(200);
-    // Nobody knows what is lost while the server is away, so the rebuild begins. The server comes back without the stream.
+    // Nobody knows what is lost while the server is away, so the rebuild begins. The server comes
+    // back without the stream.
     stage.server().stop();
     stage.client().act(LEDGER, "rebuild").await.expect(200);
-    std::fs::remove_dir_all(stage.server().store().join("jetstream")).expect("our folder can be removed");
+    std::fs::remove_dir_all(stage.server().store().join("jetstream"))
+        .expect("our folder can be removed");
     stage.server().restart().await;
     let context = stage.server().jetstream().await;
     nats::create_stream(&context, STREAM, "orders.>").await;
-    nats::publish(&context, stage.draw(300).iter().map(|order| order.message())).await;
-    let given_up = stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+    nats::publish(
+        &context,
+        stage.draw(300).iter().map(|order| order.message()),
+    )
+    .await;
+    let given_up = stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Failed)
+        .await;
     assert!(given_up.reason.contains("source-diverged"), "{given_up:?}");
-    assert_eq!(stage.client().show(LEDGER).await.generation, 1, "the active generation keeps serving");
+    assert_eq!(
+        stage.client().show(LEDGER).await.generation,
+        1,
+        "the active generation keeps serving"
+    );
     assert_eq!(stage.client().entries(LEDGER, "").await, before);
 }
 
@@ -133,14 +231,30 @@ async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
     let orders = stage.draw(40);
     let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
     let gone = orders[10].subject();
-    stream(&stage).await.purge().filter(&gone).await.expect("is purged");
-    let missing = orders.iter().filter(|order| order.subject() == gone).count() as u64;
+    stream(&stage)
+        .await
+        .purge()
+        .filter(&gone)
+        .await
+        .expect("is purged");
+    let missing = orders
+        .iter()
+        .filter(|order| order.subject() == gone)
+        .count() as u64;
     stage.client().act(LEDGER, "resume").await.expect(200);
     let (shown, failure) = stage.client().failed(LEDGER).await;
-    assert_eq!((failure.kind.as_str(), shown.position), ("source-gap", 50), "{failure:?}");
+    assert_eq!(
+        (failure.kind.as_str(), shown.position),
+        ("source-gap", 50),
+        "{failure:?}"
+    );
     assert!(failure.message.contains("--accept-missing"), "{failure:?}");
 
-    stage.client().act(LEDGER, "resume?accept-missing=true").await.expect(200);
+    stage
+        .client()
+        .act(LEDGER, "resume?accept-missing=true")
+        .await
+        .expect(200);
     let shown = stage.client().reached(LEDGER, last).await;
     assert_eq!((shown.missing_events, shown.failure), (missing, None));
     let metrics = stage.client().get("/metrics").await.expect(200).text();
@@ -148,10 +262,17 @@ async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
     assert!(metrics.contains(&line), "{line} is missing");
     // It lasts, and what goes from now on is told again.
     stage.host.restart().await;
-    assert_eq!(stage.client().reached(LEDGER, last).await.missing_events, missing);
+    assert_eq!(
+        stage.client().reached(LEDGER, last).await.missing_events,
+        missing
+    );
     stage.client().act(LEDGER, "pause").await.expect(200);
     let last = nats::publish(&context, stage.draw(2).iter().map(|order| order.message())).await;
-    stream(&stage).await.delete_message(last - 1).await.expect("is deleted");
+    stream(&stage)
+        .await
+        .delete_message(last - 1)
+        .await
+        .expect("is deleted");
     stage.client().act(LEDGER, "resume").await.expect(200);
     assert_eq!(stage.client().failed(LEDGER).await.1.kind, "source-gap");
 }
@@ -171,17 +292,28 @@ async fn what_a_limit_has_removed_since_is_not_left_out_of_a_rebuild_in_silence(
     )
     .await;
     let host = Host::start_on(&server, STREAM).await;
-    host.client().deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available").await;
+    host.client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&start=first-available")
+        .await;
     let mut orders = Orders::new(1, 10);
     for _ in 0..4 {
-        let last = nats::publish(&context, orders.by_ref().take(100).map(|order| order.message())).await;
+        let last = nats::publish(
+            &context,
+            orders.by_ref().take(100).map(|order| order.message()),
+        )
+        .await;
         host.client().reached(LEDGER, last).await;
     }
     let lacks = "300 events that were applied are gone from stream";
     let why = refused(host.client(), "rebuild").await;
     assert!(why.contains(lacks), "{why}");
     let query = format!("?name={LEDGER}&strategy=rebuild");
-    let why = host.client().upload(guests::release("ledger", 2), &query).await.problem(422, "refused").detail;
+    let why = host
+        .client()
+        .upload(guests::release("ledger", 2), &query)
+        .await
+        .problem(422, "refused")
+        .detail;
     assert!(why.contains(lacks), "{why}");
 }
 
@@ -190,19 +322,34 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;
     let config = nats::stream_config(STREAM, "orders.>");
-    let config = async_nats::jetstream::stream::Config { max_messages_per_subject: 1, ..config };
+    let config = async_nats::jetstream::stream::Config {
+        max_messages_per_subject: 1,
+        ..config
+    };
     nats::create_stream_with(&context, config).await;
     let mut orders = Orders::new(1, 10);
     let orders: Vec<_> = orders.by_ref().take(200).collect();
     let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
     let kept: std::collections::BTreeSet<_> = orders.iter().map(|order| order.subject()).collect();
-    let source = format!("{}missing = \"count\"\n", jetstream_source(&server.url(), STREAM));
+    let source = format!(
+        "{}missing = \"count\"\n",
+        jetstream_source(&server.url(), STREAM)
+    );
     let host = Host::start_with(&source).await;
-    let deployed = host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    let deployed = host
+        .client()
+        .deploy(LEDGER, &guests::module("ledger"))
+        .await;
     let missing = 200 - kept.len() as u64;
-    let said = deployed.reason.contains(&format!("{missing} events")) && deployed.reason.contains("counts them");
-    assert!(said, "nothing is passed over without a word: {}", deployed.reason);
-    let is_live = |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
+    let said = deployed.reason.contains(&format!("{missing} events"))
+        && deployed.reason.contains("counts them");
+    assert!(
+        said,
+        "nothing is passed over without a word: {}",
+        deployed.reason
+    );
+    let is_live =
+        |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
     let shown = host.client().show_when(LEDGER, "be live", is_live).await;
     assert_eq!(shown.missing_events, missing);
 }
@@ -211,16 +358,34 @@ async fn a_stream_that_loses_events_by_design_is_counted() {
 async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_accepts_that() {
     let mut stage = Stage::start(Kind::JetStream).await;
     let last = stage.publish(100).await;
-    stream(&stage).await.purge().sequence(90).await.expect("is purged");
+    stream(&stage)
+        .await
+        .purge()
+        .sequence(90)
+        .await
+        .expect("is purged");
     stage.deploy_ledger().await;
     let (_, failure) = stage.client().failed(LEDGER).await;
     assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
-    assert!(!failure.message.starts_with("source-"), "the kind is told once: {failure:?}");
+    assert!(
+        !failure.message.starts_with("source-"),
+        "the kind is told once: {failure:?}"
+    );
     assert!(failure.message.contains("--accept-missing"), "{failure:?}");
     // What the failure advises, in the words of the command that was used.
-    let deployed = stage.client().deploy_with(LEDGER, &guests::module("ledger"), "&accept-missing=true").await;
-    assert!(deployed.reason.contains("events missing from its stream are accepted"), "{}", deployed.reason);
-    let is_live = |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
+    let deployed = stage
+        .client()
+        .deploy_with(LEDGER, &guests::module("ledger"), "&accept-missing=true")
+        .await;
+    assert!(
+        deployed
+            .reason
+            .contains("events missing from its stream are accepted"),
+        "{}",
+        deployed.reason
+    );
+    let is_live =
+        |shown: &api::Deployment| shown.state == DeploymentState::Live && shown.position >= last;
     let shown = stage.client().show_when(LEDGER, "be live", is_live).await;
     assert_eq!(shown.missing_events, 89);
 }
@@ -230,40 +395,99 @@ async fn a_candidate_that_no_event_stopped_keeps_no_file() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
     stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().act(LEDGER, "rebuild?max-rate=20").await.expect(200);
-    let building = stage.client().becomes(LEDGER, 2, GenerationStatus::Building).await;
-    let file = stage.host.data_dir().join(format!("state/{LEDGER}/{}.redb", building.state_file));
-    wait::until("the candidate to have a file", || async { file.is_file().then_some(()) }).await;
+    stage
+        .client()
+        .act(LEDGER, "rebuild?max-rate=20")
+        .await
+        .expect(200);
+    let building = stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Building)
+        .await;
+    let file = stage
+        .host
+        .data_dir()
+        .join(format!("state/{LEDGER}/{}.redb", building.state_file));
+    wait::until("the candidate to have a file", || async {
+        file.is_file().then_some(())
+    })
+    .await;
     assert_eq!(stage.host.stop().code(), Some(0));
-    stream(&stage).await.delete_message(290).await.expect("is deleted");
+    stream(&stage)
+        .await
+        .delete_message(290)
+        .await
+        .expect("is deleted");
     stage.host.restart().await;
-    let failed = stage.client().becomes(LEDGER, 2, GenerationStatus::Failed).await;
+    let failed = stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Failed)
+        .await;
     let failure = failed.failure.expect("it says why");
     // Which of the two depends on whether it had noted a position before the stop.
-    assert!(["source-gap", "source-incomplete"].contains(&failure.kind.as_str()), "{failure:?}");
+    assert!(
+        ["source-gap", "source-incomplete"].contains(&failure.kind.as_str()),
+        "{failure:?}"
+    );
     assert_eq!(failure.sequence, None, "{failure:?}");
-    wait::until("its file to be gone", || async { (!file.exists()).then_some(()) }).await;
+    wait::until("its file to be gone", || async {
+        (!file.exists()).then_some(())
+    })
+    .await;
     let shown = stage.client().show(LEDGER).await;
-    assert_eq!((shown.generation, shown.state), (1, DeploymentState::Live), "the active generation keeps serving");
+    assert_eq!(
+        (shown.generation, shown.state),
+        (1, DeploymentState::Live),
+        "the active generation keeps serving"
+    );
 }
 
 #[tokio::test]
 async fn a_rollback_that_rebuilds_without_lost_events_is_refused_unless_that_is_meant() {
-    let mut stage = Stage::start_with(Kind::JetStream, "[rollout]\nkeep_previous = \"1ms\"\n").await;
+    let mut stage =
+        Stage::start_with(Kind::JetStream, "[rollout]\nkeep_previous = \"1ms\"\n").await;
     stage.deploy_ledger().await;
     stage.publish(300).await;
     stage.assert_ledger_equals_model().await;
-    stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
-    stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
-    stage.client().becomes(LEDGER, 1, GenerationStatus::Retired).await;
-    stream(&stage).await.delete_message(7).await.expect("is deleted");
+    stage
+        .client()
+        .deploy(LEDGER, &guests::module("ledger-next"))
+        .await;
+    stage
+        .client()
+        .becomes(LEDGER, 2, GenerationStatus::Active)
+        .await;
+    stage
+        .client()
+        .becomes(LEDGER, 1, GenerationStatus::Retired)
+        .await;
+    stream(&stage)
+        .await
+        .delete_message(7)
+        .await
+        .expect("is deleted");
 
     let why = refused(stage.client(), "rollback?rebuild=true").await;
-    assert!(why.contains("1 event that was applied is gone from stream") && why.contains("--accept-missing"), "{why}");
+    assert!(
+        why.contains("1 event that was applied is gone from stream")
+            && why.contains("--accept-missing"),
+        "{why}"
+    );
     let shown = stage.client().show(LEDGER).await;
-    assert_eq!((shown.generation, shown.candidate.is_some()), (2, false), "nothing is begun");
-    stage.client().act(LEDGER, "rollback?rebuild=true&accept-missing=true").await.expect(200);
-    stage.client().becomes(LEDGER, 3, GenerationStatus::Active).await;
+    assert_eq!(
+        (shown.generation, shown.candidate.is_some()),
+        (2, false),
+        "nothing is begun"
+    );
+    stage
+        .client()
+        .act(LEDGER, "rollback?rebuild=true&accept-missing=true")
+        .await
+        .expect(200);
+    stage
+        .client()
+        .becomes(LEDGER, 3, GenerationStatus::Active)
+        .await;
     let shown = stage.client().show(LEDGER).await;
     assert_eq!((shown.module.state_version, shown.missing_events), (1, 1));
 }

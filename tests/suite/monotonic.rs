@@ -1,5 +1,6 @@
-//! Positions that clients see never go back: the host is killed at random under load, with deploys and rollbacks under
-//! way, while readers and a watch remember the highest position that each was shown.
+//! Positions that clients see never go back: the host is killed at random under load, with deploys
+//! and rollbacks under way, while readers and a watch remember the highest position that each was
+//! shown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +30,9 @@ const EVERY: Duration = Duration::from_millis(5);
 const OTHERS: usize = 5;
 
 fn kills() -> usize {
-    std::env::var("FOLDSTREAM_KILLS").map_or(KILLS, |text| text.parse().expect("FOLDSTREAM_KILLS is a number"))
+    std::env::var("FOLDSTREAM_KILLS").map_or(KILLS, |text| {
+        text.parse().expect("FOLDSTREAM_KILLS is a number")
+    })
 }
 
 /// The client of the host as it was started last.
@@ -44,7 +47,13 @@ struct Seen {
 
 impl Seen {
     fn show(&mut self, position: u64, by: impl FnOnce() -> String) {
-        assert!(position >= self.position, "went back from {} ({}) to {position} ({})", self.position, self.by, by());
+        assert!(
+            position >= self.position,
+            "went back from {} ({}) to {position} ({})",
+            self.position,
+            self.by,
+            by()
+        );
         (self.position, self.by) = (position, by());
     }
 }
@@ -56,9 +65,14 @@ struct Until {
 }
 
 impl Until {
-    fn stopped<F: Future<Output = u64> + Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> F) -> Self {
+    fn stopped<F: Future<Output = u64> + Send + 'static>(
+        work: impl FnOnce(Arc<AtomicBool>) -> F,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        Self { task: tokio::spawn(work(Arc::clone(&stop))), stop }
+        Self {
+            task: tokio::spawn(work(Arc::clone(&stop))),
+            stop,
+        }
     }
 
     /// What it counted.
@@ -69,10 +83,14 @@ impl Until {
 }
 
 fn told(answer: &Answer, url: &str) -> String {
-    format!("{url}, generation {}", answer.header("foldstream-generation").unwrap_or("?"))
+    format!(
+        "{url}, generation {}",
+        answer.header("foldstream-generation").unwrap_or("?")
+    )
 }
 
-/// Reads as fast as it can. An answer that says that it is not there yet is fine, an older one is not.
+/// Reads as fast as it can. An answer that says that it is not there yet is fine, an older one is
+/// not.
 async fn read(clients: Clients, stop: Arc<AtomicBool>) -> u64 {
     let (mut seen, mut answers) = (Seen::default(), 0);
     while !stop.load(Ordering::Relaxed) {
@@ -80,11 +98,19 @@ async fn read(clients: Clients, stop: Arc<AtomicBool>) -> u64 {
         let path = format!("/v1/deployments/{LEDGER}/entries/head?timeout=100ms");
         match client.try_send(client.request(Method::GET, &path)).await {
             Ok(answer) if [200, 404].contains(&answer.status.as_u16()) => {
-                let Some(position) = answer.header("foldstream-position") else { continue };
-                seen.show(position.parse().expect("a number"), || told(&answer, client.url()));
+                let Some(position) = answer.header("foldstream-position") else {
+                    continue;
+                };
+                seen.show(position.parse().expect("a number"), || {
+                    told(&answer, client.url())
+                });
                 answers += 1;
             }
-            Ok(answer) => assert!([503, 504].contains(&answer.status.as_u16()), "{}", answer.text()),
+            Ok(answer) => assert!(
+                [503, 504].contains(&answer.status.as_u16()),
+                "{}",
+                answer.text()
+            ),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
@@ -101,10 +127,16 @@ async fn watch_changes(clients: Clients, stop: Arc<AtomicBool>) -> u64 {
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };
-        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(300), stream.next()).await {
+        while let Ok(Some(event)) =
+            tokio::time::timeout(Duration::from_millis(300), stream.next()).await
+        {
             let data: serde_json::Value = serde_json::from_str(&event.data).expect("JSON");
-            let position = data["position"].as_u64().expect("every event has a position");
-            seen.show(position, || format!("{} {} {}", client.url(), event.event, event.id));
+            let position = data["position"]
+                .as_u64()
+                .expect("every event has a position");
+            seen.show(position, || {
+                format!("{} {} {}", client.url(), event.event, event.id)
+            });
             last = Some(event.id);
             events += 1;
         }
@@ -112,9 +144,14 @@ async fn watch_changes(clients: Clients, stop: Arc<AtomicBool>) -> u64 {
     events
 }
 
-/// Deploys both versions in turn and rolls back, as chance says; what is refused or cut off is tried again another time.
+/// Deploys both versions in turn and rolls back, as chance says; what is refused or cut off is
+/// tried again another time.
 async fn roll_out(clients: Clients, stop: Arc<AtomicBool>, mut random: fastrand::Rng) -> u64 {
-    let modules = [guests::module("ledger"), guests::module("ledger-next"), guests::release("ledger", 2)];
+    let modules = [
+        guests::module("ledger"),
+        guests::module("ledger-next"),
+        guests::release("ledger", 2),
+    ];
     let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let client = clients.borrow().clone();
@@ -125,7 +162,11 @@ async fn roll_out(clients: Clients, stop: Arc<AtomicBool>, mut random: fastrand:
                 .body(modules[number].clone()),
             _ => client.request(Method::POST, &format!("/v1/deployments/{LEDGER}/rollback")),
         };
-        if client.try_send(request).await.is_ok_and(|answer| answer.status.is_success()) {
+        if client
+            .try_send(request)
+            .await
+            .is_ok_and(|answer| answer.status.is_success())
+        {
             done += 1;
         }
         tokio::time::sleep(Duration::from_millis(random.u64(..150))).await;
@@ -145,8 +186,15 @@ async fn publish(
     let mut tick = tokio::time::interval(EVERY);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
-        let batch: Vec<Option<Order>> =
-            (0..AT_ONCE).map(|at| if others && at % OTHERS == 0 { None } else { orders.next() }).collect();
+        let batch: Vec<Option<Order>> = (0..AT_ONCE)
+            .map(|at| {
+                if others && at % OTHERS == 0 {
+                    None
+                } else {
+                    orders.next()
+                }
+            })
+            .collect();
         let message = |order: &Option<Order>| match order {
             Some(order) => order.message(),
             None => ("audit.entry".to_owned(), "{}".into()),
@@ -179,22 +227,37 @@ async fn never_goes_back(others: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (server, context) = server(others).await;
     let mut host = Host::start_with(&jetstream_source(&server.url(), STREAM)).await;
-    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    host.client()
+        .deploy(LEDGER, &guests::module("ledger"))
+        .await;
     let (sender, clients) = watch::channel(host.client().clone());
     let last = Arc::new(AtomicU64::new(0));
     let stop_publishing = Arc::new(AtomicBool::new(false));
-    let publishing =
-        tokio::spawn(publish(context, others, Arc::clone(&stop_publishing), Arc::clone(&last), random.u64(..)));
-    let mut watchers: Vec<Until> = (0..3).map(|_| Until::stopped(|stop| read(clients.clone(), stop))).collect();
+    let publishing = tokio::spawn(publish(
+        context,
+        others,
+        Arc::clone(&stop_publishing),
+        Arc::clone(&last),
+        random.u64(..),
+    ));
+    let mut watchers: Vec<Until> = (0..3)
+        .map(|_| Until::stopped(|stop| read(clients.clone(), stop)))
+        .collect();
     watchers.push(Until::stopped(|stop| watch_changes(clients.clone(), stop)));
     let operator = Until::stopped(|stop| roll_out(clients.clone(), stop, random.fork()));
     for _ in 0..kills() {
-        tokio::time::sleep(Duration::from_micros(random.u64(..LIFE_MAX.as_micros() as u64))).await;
+        tokio::time::sleep(Duration::from_micros(
+            random.u64(..LIFE_MAX.as_micros() as u64),
+        ))
+        .await;
         host.kill();
         host.restart().await;
         sender.send_replace(host.client().clone());
         for watcher in &watchers {
-            assert!(!watcher.task.is_finished(), "a reader saw its position go back");
+            assert!(
+                !watcher.task.is_finished(),
+                "a reader saw its position go back"
+            );
         }
     }
     operator.end().await;
@@ -206,8 +269,15 @@ async fn never_goes_back(others: bool) {
         let answers = watcher.end().await;
         assert!(answers > 0, "nothing was read");
     }
-    let wanted = if shown.module.state_version == 2 { model.next_entries() } else { model.entries() };
-    assert!(client.entries(LEDGER, "").await == wanted, "the state is not the fold");
+    let wanted = if shown.module.state_version == 2 {
+        model.next_entries()
+    } else {
+        model.entries()
+    };
+    assert!(
+        client.entries(LEDGER, "").await == wanted,
+        "the state is not the fold"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,7 +292,11 @@ async fn positions_never_go_back_for_a_reader_that_the_server_filters() {
 
 /// An answer that waits for nothing.
 async fn answer_now(client: &Client, rest: &str) -> Answer {
-    client.get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s{rest}")).await
+    client
+        .get(&format!(
+            "/v1/deployments/{LEDGER}/entries/head?timeout=0s{rest}"
+        ))
+        .await
 }
 
 #[tokio::test]
@@ -265,14 +339,20 @@ async fn a_crash_is_followed_by_no_answer_before_the_source_was_reached() {
     let is_away = |shown: &api::Deployment| shown.source_status.message.is_some();
     client.show_when(LEDGER, "miss its source", is_away).await;
     let problem = answer_now(&client, "").await.problem(503, "not-ready");
-    assert!(problem.detail.contains("its source is not connected yet ("), "{}", problem.detail);
+    assert!(
+        problem.detail.contains("its source is not connected yet ("),
+        "{}",
+        problem.detail
+    );
     // To rest does not make it any better, and neither does another start.
     client.act(LEDGER, "pause").await.expect(200);
     answer_now(&client, "").await.problem(503, "not-ready");
     assert_eq!(stage.host.stop().code(), Some(0));
     stage.host.restart().await;
     let client = stage.client().clone();
-    client.show_when(LEDGER, "pause", |shown| shown.position == durable).await;
+    client
+        .show_when(LEDGER, "pause", |shown| shown.position == durable)
+        .await;
     answer_now(&client, "").await.problem(503, "not-ready");
     client.act(LEDGER, "resume").await.expect(200);
     stage.server().restart().await;
@@ -286,8 +366,14 @@ async fn what_follows_goes_back_neither_by_itself_nor_when_it_takes_over() {
     stage.deploy_ledger().await;
     let last = stage.publish(500).await;
     stage.client().reached(LEDGER, last).await;
-    stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
-    stage.client().show_when(LEDGER, "take over", |shown| shown.generation == 2).await;
+    stage
+        .client()
+        .deploy(LEDGER, &guests::module("ledger-next"))
+        .await;
+    stage
+        .client()
+        .show_when(LEDGER, "take over", |shown| shown.generation == 2)
+        .await;
     for _ in 0..3 {
         let last = stage.publish(1_000).await;
         let client = stage.client().clone();
@@ -297,7 +383,11 @@ async fn what_follows_goes_back_neither_by_itself_nor_when_it_takes_over() {
             Some(answer).filter(|answer| answer.status == 200 && answer.position() >= last)
         })
         .await;
-        let seen = answer_now(&client, "").await.expect(200).position().max(pinned.position());
+        let seen = answer_now(&client, "")
+            .await
+            .expect(200)
+            .position()
+            .max(pinned.position());
         stage.host.kill();
         stage.host.restart().await;
         let client = stage.client().clone();
@@ -316,11 +406,19 @@ async fn what_follows_goes_back_neither_by_itself_nor_when_it_takes_over() {
         rolled_back.await;
         wait::until("an answer", || async {
             let answer = answer_now(&client, "").await;
-            assert!(answer.status != 200 || answer.position() >= seen, "back from {seen} to {}", answer.position());
+            assert!(
+                answer.status != 200 || answer.position() >= seen,
+                "back from {seen} to {}",
+                answer.position()
+            );
             (answer.status == 200).then_some(())
         })
         .await;
-        client.show_when(LEDGER, "serve by the one before", |shown| shown.generation == 1).await;
+        client
+            .show_when(LEDGER, "serve by the one before", |shown| {
+                shown.generation == 1
+            })
+            .await;
         client.act(LEDGER, "rollback").await.expect(200);
     }
     stage.assert_ledger_equals_model().await;

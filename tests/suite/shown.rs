@@ -1,4 +1,5 @@
-//! What is shown is true: what nobody knows is shown as unknown, and trouble is visible wherever a deployment is.
+//! What is shown is true: what nobody knows is shown as unknown, and trouble is visible wherever a
+//! deployment is.
 
 use std::time::Duration;
 
@@ -17,21 +18,41 @@ const SOON: Duration = Duration::from_secs(15);
 async fn live_at(client: &Client, name: &str, position: u64) {
     client
         .show_when(name, "be live with no lag", |shown| {
-            shown.state == DeploymentState::Live && shown.position >= position && shown.lag_events == Some(0)
+            shown.state == DeploymentState::Live
+                && shown.position >= position
+                && shown.lag_events == Some(0)
         })
         .await;
 }
 
-/// Waits until a deployment says that it can't read its source, and checks that nothing claims to know more.
+/// Waits until a deployment says that it can't read its source, and checks that nothing claims to
+/// know more.
 async fn disconnected(client: &Client, name: &str) -> api::Deployment {
     let begin = std::time::Instant::now();
-    let shown = client.show_when(name, "be disconnected", |shown| shown.state == DeploymentState::Disconnected).await;
-    assert!(begin.elapsed() < SOON, "it was noticed after {:?}", begin.elapsed());
+    let shown = client
+        .show_when(name, "be disconnected", |shown| {
+            shown.state == DeploymentState::Disconnected
+        })
+        .await;
+    assert!(
+        begin.elapsed() < SOON,
+        "it was noticed after {:?}",
+        begin.elapsed()
+    );
     assert!(shown.position > 0, "{shown:?}");
-    let shown = client.show_when(name, "know no lag", |shown| shown.lag_events.is_none()).await;
-    assert_eq!((shown.head, shown.lag_events, shown.lag_seconds), (None, None, None), "{shown:?}");
+    let shown = client
+        .show_when(name, "know no lag", |shown| shown.lag_events.is_none())
+        .await;
+    assert_eq!(
+        (shown.head, shown.lag_events, shown.lag_seconds),
+        (None, None, None),
+        "{shown:?}"
+    );
     assert_eq!(shown.remaining_seconds, None);
-    assert!(shown.source_status.since.is_some() && shown.source_status.message.is_some(), "{shown:?}");
+    assert!(
+        shown.source_status.since.is_some() && shown.source_status.message.is_some(),
+        "{shown:?}"
+    );
     shown
 }
 
@@ -53,10 +74,25 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     let shown = disconnected(stage.client(), LEDGER).await;
     assert_eq!(shown.position, last, "the position is known");
     assert!(shown.source_status.last_heard.is_some());
-    assert_eq!(stage.client().entry(LEDGER, "head").await.expect(200).value(), stage.model.head());
+    assert_eq!(
+        stage
+            .client()
+            .entry(LEDGER, "head")
+            .await
+            .expect(200)
+            .value(),
+        stage.model.head()
+    );
 
     let ready: api::Probe = stage.client().get("/readyz").await.expect(200).json();
-    assert!(ready.ok && ready.degraded.iter().any(|text| text.contains("source orders")), "{ready:?}");
+    assert!(
+        ready.ok
+            && ready
+                .degraded
+                .iter()
+                .any(|text| text.contains("source orders")),
+        "{ready:?}"
+    );
     let page_now = page(stage.client()).await;
     for line in [
         "foldstream_lag_events{deployment=\"ledger\"} NaN",
@@ -70,41 +106,89 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
         assert!(has(&page_now, line), "{line} is missing in\n{page_now}");
     }
     let listed = cli::on(&stage.host, &["list"]).expect(0).stdout;
-    assert!(listed.contains("disconnected") && listed.contains("unknown  unknown"), "{listed}");
+    assert!(
+        listed.contains("disconnected") && listed.contains("unknown  unknown"),
+        "{listed}"
+    );
     let told = cli::on(&stage.host, &["show", LEDGER]).expect(0).stdout;
-    assert!(told.contains("lag            unknown") && told.contains("5 of unknown"), "{told}");
-    let doctor = cli::on(&stage.host, &["doctor", "-o", "json"]).expect(1).json();
+    assert!(
+        told.contains("lag            unknown") && told.contains("5 of unknown"),
+        "{told}"
+    );
+    let doctor = cli::on(&stage.host, &["doctor", "-o", "json"])
+        .expect(1)
+        .json();
     let checks = doctor.as_array().expect("a list of checks");
-    let check = checks.iter().find(|check| check["check"] == "deployment ledger").expect("it is checked");
+    let check = checks
+        .iter()
+        .find(|check| check["check"] == "deployment ledger")
+        .expect("it is checked");
     assert_eq!(check["status"], "fail", "{check}");
 
     wait::until("the log to say it", || {
-        let said = stage.host.process().output().contains("the source can't be read");
+        let said = stage
+            .host
+            .process()
+            .output()
+            .contains("the source can't be read");
         async move { said.then_some(()) }
     })
     .await;
     // A pause ends the reading, which does not mean that the source answers again.
-    stage.client().post(&format!("/v1/deployments/{LEDGER}/pause"), "application/json", "").await.expect(200);
+    stage
+        .client()
+        .post(
+            &format!("/v1/deployments/{LEDGER}/pause"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
     let is_paused = |shown: &api::Deployment| shown.state == DeploymentState::Paused;
-    let paused = stage.client().show_when(LEDGER, "be paused", is_paused).await;
+    let paused = stage
+        .client()
+        .show_when(LEDGER, "be paused", is_paused)
+        .await;
     assert!(paused.source_status.state.is_trouble(), "{paused:?}");
-    stage.client().post(&format!("/v1/deployments/{LEDGER}/resume"), "application/json", "").await.expect(200);
+    stage
+        .client()
+        .post(
+            &format!("/v1/deployments/{LEDGER}/resume"),
+            "application/json",
+            "",
+        )
+        .await
+        .expect(200);
     disconnected(stage.client(), LEDGER).await;
     stage.server().restart().await;
     let last = stage.publish(5).await;
     live_at(stage.client(), LEDGER, last).await;
     wait::until("the log to say that it is over", || {
-        let said = stage.host.process().output().contains("the source can be read again");
+        let said = stage
+            .host
+            .process()
+            .output()
+            .contains("the source can be read again");
         async move { said.then_some(()) }
     })
     .await;
     let log = stage.host.process().output();
-    let warning = log.lines().find(|line| line.contains("the source can't be read")).expect("it was said");
+    let warning = log
+        .lines()
+        .find(|line| line.contains("the source can't be read"))
+        .expect("it was said");
     for name in ["WARN", "orders", STREAM, "127.0.0.1:", LEDGER] {
         assert!(warning.contains(name), "{name} is missing in {warning}");
     }
-    assert_eq!(log.matches("the source can't be read").count(), 1, "once is enough");
-    assert!(!log.contains("event: disconnected") && !log.contains("connected successfully"), "{log}");
+    assert_eq!(
+        log.matches("the source can't be read").count(),
+        1,
+        "once is enough"
+    );
+    assert!(
+        !log.contains("event: disconnected") && !log.contains("connected successfully"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -125,17 +209,32 @@ async fn a_paused_deployment_knows_its_lag_only_while_its_source_answers() {
     live_at(stage.client(), LEDGER, last).await;
     stage.client().act(LEDGER, "pause").await.expect(200);
     stage.publish(3).await;
-    let shown = stage.client().show_when(LEDGER, "lag", |shown| shown.lag_events == Some(3)).await;
-    assert_eq!(shown.source_status.state, SourceState::Idle, "nobody reads it");
+    let shown = stage
+        .client()
+        .show_when(LEDGER, "lag", |shown| shown.lag_events == Some(3))
+        .await;
+    assert_eq!(
+        shown.source_status.state,
+        SourceState::Idle,
+        "nobody reads it"
+    );
     assert_eq!(shown.remaining_seconds, None, "it does not come nearer");
     stage.server().kill();
     let shown = stage
         .client()
-        .show_when(LEDGER, "know no lag", |shown| shown.lag_events.is_none() && shown.source_status.state.is_trouble())
+        .show_when(LEDGER, "know no lag", |shown| {
+            shown.lag_events.is_none() && shown.source_status.state.is_trouble()
+        })
         .await;
-    assert_eq!((shown.state, shown.position, shown.head), (DeploymentState::Paused, 5, None));
+    assert_eq!(
+        (shown.state, shown.position, shown.head),
+        (DeploymentState::Paused, 5, None)
+    );
     stage.server().restart().await;
-    stage.client().show_when(LEDGER, "know its lag", |shown| shown.lag_events == Some(3)).await;
+    stage
+        .client()
+        .show_when(LEDGER, "know its lag", |shown| shown.lag_events == Some(3))
+        .await;
 }
 
 #[tokio::test]
@@ -150,9 +249,15 @@ async fn a_refused_permission_is_no_live_deployment() {
     nats::create_stream(&server.jetstream().await, STREAM, "orders.>").await;
     let config = jetstream_source(&server.url(), STREAM);
     let host = Host::start_with(&format!("{config}user = \"fold\"\npassword = \"f\"\n")).await;
-    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    host.client()
+        .deploy(LEDGER, &guests::module("ledger"))
+        .await;
     let order = bytes::Bytes::from(r#"{"order":"o-1","amount":5}"#);
-    let last = nats::publish(&server.jetstream().await, [("orders.1.placed".to_owned(), order)]).await;
+    let last = nats::publish(
+        &server.jetstream().await,
+        [("orders.1.placed".to_owned(), order)],
+    )
+    .await;
     live_at(host.client(), LEDGER, last).await;
 
     let denied = "{ publish: { deny: \"$JS.API.>\" }, subscribe: \">\" }";
@@ -160,7 +265,9 @@ async fn a_refused_permission_is_no_live_deployment() {
     server.restart().await;
     let shown = host
         .client()
-        .show_when(LEDGER, "be refused", |shown| shown.source_status.state == SourceState::Unauthorized)
+        .show_when(LEDGER, "be refused", |shown| {
+            shown.source_status.state == SourceState::Unauthorized
+        })
         .await;
     assert_eq!(shown.state, DeploymentState::Disconnected, "{shown:?}");
     disconnected(host.client(), LEDGER).await;
@@ -171,16 +278,48 @@ async fn a_deploy_while_the_source_is_away_says_so() {
     let mut stage = Stage::start(Kind::JetStream).await;
     stage.server().kill();
     let file = guests::path("ledger").display().to_string();
-    let deployed = cli::on(&stage.host, &["deploy", &file, "--name", "one", "-o", "json"]).expect(0).json();
+    let deployed = cli::on(
+        &stage.host,
+        &["deploy", &file, "--name", "one", "-o", "json"],
+    )
+    .expect(0)
+    .json();
     assert_eq!(deployed["outcome"], "created");
-    assert!(deployed["warnings"][0].as_str().is_some_and(|text| text.contains("source orders")), "{deployed}");
+    assert!(
+        deployed["warnings"][0]
+            .as_str()
+            .is_some_and(|text| text.contains("source orders")),
+        "{deployed}"
+    );
     let deployed = cli::on(&stage.host, &["deploy", &file, "--name", "two"]).expect(0);
-    assert!(deployed.stderr.contains("warning: source orders (stream ORDERS) can't be read"), "{deployed:?}");
+    assert!(
+        deployed
+            .stderr
+            .contains("warning: source orders (stream ORDERS) can't be read"),
+        "{deployed:?}"
+    );
     // It waits in vain, and says for what.
-    let waited = cli::on(&stage.host, &["deploy", &file, "--name", "three", "--wait", "--timeout", "3s"]).expect(6);
+    let waited = cli::on(
+        &stage.host,
+        &[
+            "deploy",
+            &file,
+            "--name",
+            "three",
+            "--wait",
+            "--timeout",
+            "3s",
+        ],
+    )
+    .expect(6);
     assert!(waited.stderr.contains("source"), "{waited:?}");
     stage.server().restart().await;
-    stage.client().show_when("one", "be live", |shown| shown.state == DeploymentState::Live).await;
+    stage
+        .client()
+        .show_when("one", "be live", |shown| {
+            shown.state == DeploymentState::Live
+        })
+        .await;
 }
 
 fn told(time: Option<jiff::Timestamp>) -> NewEvent {
@@ -197,24 +336,41 @@ fn told(time: Option<jiff::Timestamp>) -> NewEvent {
 #[tokio::test]
 async fn lag_in_seconds_is_the_age_of_the_oldest_event_that_waits() {
     let mut stage = Stage::start(Kind::Embedded).await;
-    stage.client().deploy("mischief", &guests::module("mischief")).await;
-    let ago = |minutes: i64| Some(jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes));
+    stage
+        .client()
+        .deploy("mischief", &guests::module("mischief"))
+        .await;
+    let ago =
+        |minutes: i64| Some(jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes));
     let last = stage.client().append(&[told(ago(600))]).await.last_sequence;
     live_at(stage.client(), "mischief", last).await;
     stage.client().act("mischief", "pause").await.expect(200);
     stage.client().append(&[told(ago(60)), told(ago(10))]).await;
     let is_true = |shown: &api::Deployment| {
-        shown.lag_events == Some(2) && shown.lag_seconds.is_some_and(|seconds| (3_600.0..3_900.0).contains(&seconds))
+        shown.lag_events == Some(2)
+            && shown
+                .lag_seconds
+                .is_some_and(|seconds| (3_600.0..3_900.0).contains(&seconds))
     };
-    stage.client().show_when("mischief", "be an hour behind", is_true).await;
+    stage
+        .client()
+        .show_when("mischief", "be an hour behind", is_true)
+        .await;
     stage.host.restart().await;
-    stage.client().show_when("mischief", "be an hour behind after a restart", is_true).await;
+    stage
+        .client()
+        .show_when("mischief", "be an hour behind after a restart", is_true)
+        .await;
 }
 
 #[tokio::test]
 async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
     let mut stage = Stage::start(Kind::JetStream).await;
-    stage.context().delete_stream(STREAM).await.expect("the stream is there");
+    stage
+        .context()
+        .delete_stream(STREAM)
+        .await
+        .expect("the stream is there");
     let mut config = nats::stream_config(STREAM, "orders.>");
     config.first_sequence = Some(900_001);
     nats::create_stream_with(stage.context(), config).await;
@@ -223,26 +379,58 @@ async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
     let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
     stage.deploy_ledger().await;
     live_at(stage.client(), LEDGER, last).await;
-    stage.client().deploy_with(LEDGER, &guests::module("ledger-next"), "&strategy=rebuild&max-rate=50").await;
+    stage
+        .client()
+        .deploy_with(
+            LEDGER,
+            &guests::module("ledger-next"),
+            "&strategy=rebuild&max-rate=50",
+        )
+        .await;
     let shown = stage
         .client()
         .show_when(LEDGER, "build", |shown| {
-            shown.candidate.as_ref().is_some_and(|candidate| candidate.remaining_seconds.is_some())
+            shown
+                .candidate
+                .as_ref()
+                .is_some_and(|candidate| candidate.remaining_seconds.is_some())
         })
         .await;
     let candidate = shown.candidate.expect("checked above");
-    let (progress, remaining) = (candidate.progress.expect("known"), candidate.remaining_seconds.expect("known"));
-    assert!(progress < 0.5, "{progress} of the way at position {}", candidate.position);
-    assert!(remaining > 5.0, "{remaining} s for {:?} events", candidate.lag_events);
-    stage.client().act(LEDGER, "pause?candidate=true").await.expect(200);
+    let (progress, remaining) = (
+        candidate.progress.expect("known"),
+        candidate.remaining_seconds.expect("known"),
+    );
+    assert!(
+        progress < 0.5,
+        "{progress} of the way at position {}",
+        candidate.position
+    );
+    assert!(
+        remaining > 5.0,
+        "{remaining} s for {:?} events",
+        candidate.lag_events
+    );
+    stage
+        .client()
+        .act(LEDGER, "pause?candidate=true")
+        .await
+        .expect(200);
     let paused = stage
         .client()
         .show_when(LEDGER, "pause its candidate", |shown| {
-            shown.candidate.as_ref().is_some_and(|candidate| candidate.state == Some(DeploymentState::Paused))
+            shown
+                .candidate
+                .as_ref()
+                .is_some_and(|candidate| candidate.state == Some(DeploymentState::Paused))
         })
         .await;
     let candidate = paused.candidate.expect("checked above");
-    assert_eq!((candidate.remaining_seconds, candidate.rate), (None, 0.0), "it does not come nearer");
+    assert_eq!(
+        (candidate.remaining_seconds, candidate.rate),
+        (None, 0.0),
+        "it does not come nearer"
+    );
     let page = page(stage.client()).await;
     for line in [
         "foldstream_rebuild_remaining_seconds{deployment=\"ledger\"} NaN",
@@ -255,15 +443,33 @@ async fn progress_of_a_build_is_counted_from_where_the_stream_begins() {
 #[tokio::test]
 async fn a_panic_is_told_with_its_message_and_place() {
     let stage = Stage::start(Kind::Embedded).await;
-    stage.client().deploy("stumbling", &guests::module("stumbling")).await;
-    let item = |data| NewEvent { subject: "items.a".to_owned(), data, ..told(None) };
-    stage.client().append(&[item(json!({ "category": "toys" })), item(json!({}))]).await;
-    let shown = stage.client().show_when("stumbling", "fail", |shown| shown.failure.is_some()).await;
+    stage
+        .client()
+        .deploy("stumbling", &guests::module("stumbling"))
+        .await;
+    let item = |data| NewEvent {
+        subject: "items.a".to_owned(),
+        data,
+        ..told(None)
+    };
+    stage
+        .client()
+        .append(&[item(json!({ "category": "toys" })), item(json!({}))])
+        .await;
+    let shown = stage
+        .client()
+        .show_when("stumbling", "fail", |shown| shown.failure.is_some())
+        .await;
     let failure = shown.failure.expect("checked above");
     assert_eq!((failure.kind.as_str(), failure.sequence), ("trap", Some(2)));
     assert!(failure.message.starts_with("panicked at "), "{failure:?}");
     assert!(failure.message.contains("src/lib.rs:"), "{failure:?}");
-    assert!(failure.message.contains(": an item has a category; deploy a corrected module"), "{failure:?}");
+    assert!(
+        failure
+            .message
+            .contains(": an item has a category; deploy a corrected module"),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]
@@ -273,21 +479,41 @@ async fn a_source_that_is_no_longer_configured_is_named_and_read_on_when_it_is_t
     nats::create_stream(&context, STREAM, "orders.>").await;
     let config = jetstream_source(&server.url(), STREAM);
     let mut host = Host::start_with(&config).await;
-    host.client().deploy(LEDGER, &guests::module("ledger")).await;
+    host.client()
+        .deploy(LEDGER, &guests::module("ledger"))
+        .await;
     let mut orders = foldstream_tests::orders::Orders::new(1, 10);
-    let last = nats::publish(&context, orders.by_ref().take(5).map(|order| order.message())).await;
+    let last = nats::publish(
+        &context,
+        orders.by_ref().take(5).map(|order| order.message()),
+    )
+    .await;
     live_at(host.client(), LEDGER, last).await;
     assert_eq!(host.stop().code(), Some(0));
 
     host.configure(&config.replace("[sources.orders]", "[sources.shop]"));
     host.restart().await;
     let (shown, failure) = host.client().failed(LEDGER).await;
-    assert_eq!((failure.kind.as_str(), shown.position), ("source", last), "{failure:?}");
+    assert_eq!(
+        (failure.kind.as_str(), shown.position),
+        ("source", last),
+        "{failure:?}"
+    );
     assert_eq!((shown.head, shown.lag_events), (None, None), "{shown:?}");
-    assert_eq!(shown.source_status.state, SourceState::Stopped, "nobody connects: {shown:?}");
+    assert_eq!(
+        shown.source_status.state,
+        SourceState::Stopped,
+        "nobody connects: {shown:?}"
+    );
     let told = cli::on(&host, &["show", LEDGER]).expect(0).stdout;
-    assert!(told.contains("unknown, because the host has no such source"), "{told}");
-    assert!(told.contains("there is no source orders; the configuration has: shop"), "{told}");
+    assert!(
+        told.contains("unknown, because the host has no such source"),
+        "{told}"
+    );
+    assert!(
+        told.contains("there is no source orders; the configuration has: shop"),
+        "{told}"
+    );
     host.client().entry(LEDGER, "head").await.expect(200);
 
     host.configure(&config);
@@ -304,8 +530,23 @@ async fn a_host_that_has_just_started_refuses_neither_watches_nor_commands() {
     let file = guests::path("ledger").display().to_string();
     for _ in 0..4 {
         stage.host.restart().await;
-        let mut events = stage.client().events(&format!("/v1/deployments/{LEDGER}/changes"), None).await;
-        cli::on(&stage.host, &["deploy", &file, "--name", LEDGER, "--wait", "--timeout", "30s"]).expect(0);
+        let mut events = stage
+            .client()
+            .events(&format!("/v1/deployments/{LEDGER}/changes"), None)
+            .await;
+        cli::on(
+            &stage.host,
+            &[
+                "deploy",
+                &file,
+                "--name",
+                LEDGER,
+                "--wait",
+                "--timeout",
+                "30s",
+            ],
+        )
+        .expect(0);
         events.next_of_any(&["position", "change", "reset"]).await;
     }
 }
@@ -318,11 +559,23 @@ async fn a_watch_of_a_deployment_that_can_not_be_read_yet_is_held_open() {
     stage.host.kill();
     stage.server().kill();
     stage.host.restart().await;
-    let answer = stage.client().get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s")).await;
-    assert_eq!(answer.status, 503, "nobody knows yet what it has shown before");
+    let answer = stage
+        .client()
+        .get(&format!("/v1/deployments/{LEDGER}/entries/head?timeout=0s"))
+        .await;
+    assert_eq!(
+        answer.status, 503,
+        "nobody knows yet what it has shown before"
+    );
     let ready: api::Probe = stage.client().get("/readyz").await.expect(503).json();
-    assert!(ready.degraded.iter().any(|text| text.contains(LEDGER)), "{ready:?}");
-    let mut events = stage.client().events(&format!("/v1/deployments/{LEDGER}/changes"), None).await;
+    assert!(
+        ready.degraded.iter().any(|text| text.contains(LEDGER)),
+        "{ready:?}"
+    );
+    let mut events = stage
+        .client()
+        .events(&format!("/v1/deployments/{LEDGER}/changes"), None)
+        .await;
     stage.server().restart().await;
     events.next_of_any(&["position", "change", "reset"]).await;
 }

@@ -1,5 +1,6 @@
-//! The program kills itself at each named step of a rollout, as `kill -9` would. Started again, exactly one generation
-//! serves, the state equals the fold, and what was begun is brought to its end or is as if it had never been.
+//! The program kills itself at each named step of a rollout, as `kill -9` would. Started again,
+//! exactly one generation serves, the state equals the fold, and what was begun is brought to its
+//! end or is as if it had never been.
 
 use foldstream::api::{self, GenerationStatus};
 use foldstream_tests::client::Client;
@@ -53,11 +54,20 @@ const STEPS: [(&str, Way); 19] = [
 /// Brings the deployment to where the way begins.
 async fn prepare(stage: &Stage, way: Way) {
     if matches!(way, Way::Rollback | Way::RebuildAgain | Way::Prune) {
-        stage.client().deploy(LEDGER, &guests::module("ledger-next")).await;
-        stage.client().becomes(LEDGER, 2, GenerationStatus::Active).await;
+        stage
+            .client()
+            .deploy(LEDGER, &guests::module("ledger-next"))
+            .await;
+        stage
+            .client()
+            .becomes(LEDGER, 2, GenerationStatus::Active)
+            .await;
     }
     if matches!(way, Way::HandBack) {
-        stage.client().deploy(LEDGER, &guests::release("ledger", 5)).await;
+        stage
+            .client()
+            .deploy(LEDGER, &guests::release("ledger", 5))
+            .await;
     }
 }
 
@@ -70,20 +80,36 @@ async fn go(client: &Client, way: Way) {
         Way::InheritAndFail => (guests::module("ledger-broken"), ""),
         Way::Migrate => (guests::module("ledger-next"), "&strategy=migrate"),
         Way::Rollback | Way::HandBack | Way::Prune => {
-            let action = if matches!(way, Way::Prune) { "prune?keep=0" } else { "rollback" };
+            let action = if matches!(way, Way::Prune) {
+                "prune?keep=0"
+            } else {
+                "rollback"
+            };
             let path = format!("/v1/deployments/{LEDGER}/{action}");
             // No answer is the answer of the dead.
-            let _ = client.try_send(client.request(reqwest::Method::POST, &path)).await;
+            let _ = client
+                .try_send(client.request(reqwest::Method::POST, &path))
+                .await;
             return;
         }
     };
-    let request = client.request(reqwest::Method::POST, &format!("/v1/deployments?name={LEDGER}{parameters}"));
-    let _ = client.try_send(request.header("content-type", "application/wasm").body(module)).await;
+    let request = client.request(
+        reqwest::Method::POST,
+        &format!("/v1/deployments?name={LEDGER}{parameters}"),
+    );
+    let _ = client
+        .try_send(
+            request
+                .header("content-type", "application/wasm")
+                .body(module),
+        )
+        .await;
 }
 
 async fn killed_at(step: &str, way: Way) {
     eprintln!("{step} by {way:?}");
-    let mut stage = Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"20ms\"\n").await;
+    let mut stage =
+        Stage::start_with(Kind::JetStream, "[state]\nflush_interval = \"20ms\"\n").await;
     stage.deploy_ledger().await;
     stage.publish(1_500).await;
     stage.assert_ledger_equals_model().await;
@@ -100,10 +126,16 @@ async fn killed_at(step: &str, way: Way) {
     stage.assert_ledger_equals_model().await;
     settle(stage.client()).await;
     let generations = stage.client().generations(LEDGER).await;
-    let active: Vec<_> =
-        generations.iter().filter(|generation| generation.status == GenerationStatus::Active).collect();
+    let active: Vec<_> = generations
+        .iter()
+        .filter(|generation| generation.status == GenerationStatus::Active)
+        .collect();
     assert_eq!(active.len(), 1, "{step}: {generations:?}");
-    assert_eq!(active[0].number, stage.client().show(LEDGER).await.generation, "{step}");
+    assert_eq!(
+        active[0].number,
+        stage.client().show(LEDGER).await.generation,
+        "{step}"
+    );
     stage.publish(200).await;
     stage.assert_ledger_equals_model().await;
     // Nothing is left that nobody knows of.
@@ -118,13 +150,20 @@ async fn killed_at(step: &str, way: Way) {
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    assert!(files.is_subset(&state_files), "{step}: {files:?} of {state_files:?}");
+    assert!(
+        files.is_subset(&state_files),
+        "{step}: {files:?} of {state_files:?}"
+    );
     assert_eq!(stage.host.stop().code(), Some(0));
 }
 
 /// Waits until nothing is being built any more.
 async fn settle(client: &Client) {
-    client.show_when(LEDGER, "come to rest", |shown: &api::Deployment| shown.candidate.is_none()).await;
+    client
+        .show_when(LEDGER, "come to rest", |shown: &api::Deployment| {
+            shown.candidate.is_none()
+        })
+        .await;
 }
 
 macro_rules! quarters {
@@ -158,7 +197,9 @@ async fn killed_in_a_partial_rebuild_the_part_is_right_and_the_rest_too() {
     stage.client().reached("tally", last).await;
     let client = stage.client().clone();
     let path = "/v1/deployments/tally/rebuild-part?key=7";
-    let _ = client.try_send(client.request(reqwest::Method::POST, path)).await;
+    let _ = client
+        .try_send(client.request(reqwest::Method::POST, path))
+        .await;
     stage.host.wait_for_death();
     stage.host.die_at(None);
     stage.host.restart().await;
@@ -166,7 +207,10 @@ async fn killed_in_a_partial_rebuild_the_part_is_right_and_the_rest_too() {
     for name in ["tally", "reference"] {
         stage.client().reached(name, last).await;
     }
-    assert_eq!(stage.client().entries("tally", "").await, stage.client().entries("reference", "").await);
+    assert_eq!(
+        stage.client().entries("tally", "").await,
+        stage.client().entries("reference", "").await
+    );
 }
 
 #[tokio::test]
@@ -177,12 +221,15 @@ async fn killed_in_a_delete_nothing_of_it_is_left_for_the_next_of_that_name() {
     stage.publish(500).await;
     stage.assert_ledger_equals_model().await;
     let snapshots = stage.host.data_dir().join("snapshots").join(LEDGER);
-    foldstream_tests::wait::until("a snapshot", || async { snapshots.exists().then_some(()) }).await;
+    foldstream_tests::wait::until("a snapshot", || async { snapshots.exists().then_some(()) })
+        .await;
     stage.host.die_at(Some("delete-recorded"));
     stage.host.restart().await;
     let client = stage.client().clone();
     let path = format!("/v1/deployments/{LEDGER}");
-    let _ = client.try_send(client.request(reqwest::Method::DELETE, &path)).await;
+    let _ = client
+        .try_send(client.request(reqwest::Method::DELETE, &path))
+        .await;
     stage.host.wait_for_death();
     stage.host.die_at(None);
     stage.host.restart().await;

@@ -1,4 +1,5 @@
-//! What a process is given: signals at any moment, few descriptors, files without an end, names that are no text.
+//! What a process is given: signals at any moment, few descriptors, files without an end, names
+//! that are no text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,11 +18,21 @@ const FEW: u64 = 48;
 fn a_host_that_is_still_starting_stops_in_order_if_it_is_asked_to() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let pipe = folder.path().join("foldstream.toml");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .expect("mkfifo runs")
+            .success()
+    );
     let mut process = Process::start("foldstream serve", &mut host::serve(&pipe));
     // Opening waits for the other side: from here on the host waits for what is written.
-    let _end = std::fs::OpenOptions::new().write(true).open(&pipe).expect("the host opens it, too");
-    // By its default the signal ends a process, unless that is the first of a container, which then never stops.
+    let _end = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&pipe)
+        .expect("the host opens it, too");
+    // By its default the signal ends a process, unless that is the first of a container, which then
+    // never stops.
     let status = process.terminate(wait::DEADLINE);
     assert_eq!(status.code(), Some(0), "{status}: {}", process.output());
 }
@@ -30,25 +41,43 @@ fn a_host_that_is_still_starting_stops_in_order_if_it_is_asked_to() {
 async fn a_host_takes_as_many_open_files_as_it_may_have() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("foldstream.toml");
-    std::fs::write(&config, format!("data_dir = {:?}\n", folder.path().join("data"))).expect("our folder is writable");
+    std::fs::write(
+        &config,
+        format!("data_dir = {:?}\n", folder.path().join("data")),
+    )
+    .expect("our folder is writable");
     let plain = host::serve(&config);
     let mut command = Command::new("sh");
-    command.arg("-c").arg("ulimit -Sn 64; exec \"$0\" \"$@\"").arg(plain.get_program()).args(plain.get_args());
+    command
+        .arg("-c")
+        .arg("ulimit -Sn 64; exec \"$0\" \"$@\"")
+        .arg(plain.get_program())
+        .args(plain.get_args());
     let process = Process::start("foldstream serve", &mut command);
     wait::until("the host to listen", || {
         let printed = process.printed("listening on ");
         async move { printed }
     })
     .await;
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).expect("a running process");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is limited");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id()))
+        .expect("a running process");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("it is limited");
     let figures: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
-    assert!(figures[0] == figures[1] || figures[0] == "1048576", "{line}");
+    assert!(
+        figures[0] == figures[1] || figures[0] == "1048576",
+        "{line}"
+    );
 }
 
 fn limit_descriptors(host: &mut Host, count: u64) {
     let id = i32::try_from(host.process().id()).expect("a number of a process");
-    let limit = Rlimit { current: Some(count), maximum: Some(count) };
+    let limit = Rlimit {
+        current: Some(count),
+        maximum: Some(count),
+    };
     prlimit(Pid::from_raw(id), Resource::Nofile, limit).expect("our own child can be limited");
 }
 
@@ -59,7 +88,10 @@ async fn a_host_that_ran_out_of_open_files_still_answers_and_says_what_to_raise(
     host.client().deploy(LEDGER, &module).await;
     limit_descriptors(&mut host, FEW);
     for number in 0..FEW {
-        host.client().upload(module.clone(), &format!("?name=more-{number}")).await.expect(201);
+        host.client()
+            .upload(module.clone(), &format!("?name=more-{number}"))
+            .await
+            .expect(201);
     }
     // Some have found none left, and say what helps; nobody is advised to remove a state for it.
     let told = wait::until("a deployment to wait", || async {
@@ -68,15 +100,41 @@ async fn a_host_that_ran_out_of_open_files_still_answers_and_says_what_to_raise(
     })
     .await;
     assert!(told.contains("LimitNOFILE"), "{told}");
-    assert!(!told.contains("remove it") && !host.output().contains("restore the file"), "{told}");
+    assert!(
+        !told.contains("remove it") && !host.output().contains("restore the file"),
+        "{told}"
+    );
 
     // New connections are let in, modules are checked, and what runs continues.
     cli::on(&host, &["list"]).expect(0);
     let found = cli::on(&host, &["doctor"]);
-    assert!(found.stdout.lines().any(|line| line.contains("open files") && line.contains("48")), "{}", found.stdout);
-    let damaged = host.client().upload(module[..module.len() / 2].to_vec(), "?name=half").await;
-    assert!(damaged.status.is_client_error() && damaged.text().contains("malformed"), "{}", damaged.text());
-    cli::on(&host, &["events", "append", "orders.ada.placed", r#"{"order":"1","amount":1}"#]).expect(0);
+    assert!(
+        found
+            .stdout
+            .lines()
+            .any(|line| line.contains("open files") && line.contains("48")),
+        "{}",
+        found.stdout
+    );
+    let damaged = host
+        .client()
+        .upload(module[..module.len() / 2].to_vec(), "?name=half")
+        .await;
+    assert!(
+        damaged.status.is_client_error() && damaged.text().contains("malformed"),
+        "{}",
+        damaged.text()
+    );
+    cli::on(
+        &host,
+        &[
+            "events",
+            "append",
+            "orders.ada.placed",
+            r#"{"order":"1","amount":1}"#,
+        ],
+    )
+    .expect(0);
     assert_eq!(host.client().reached(LEDGER, 1).await.events_applied, 1);
 }
 
@@ -89,16 +147,30 @@ async fn idle_connections_leave_a_host_the_open_files_that_it_needs_itself() {
     let address = host.url().trim_start_matches("http://").to_owned();
     let mut idle = Vec::new();
     for _ in 0..2 * FEW {
-        idle.push(tokio::net::TcpStream::connect(&address).await.expect("the system takes connections"));
+        idle.push(
+            tokio::net::TcpStream::connect(&address)
+                .await
+                .expect("the system takes connections"),
+        );
     }
-    // Those that found no place are closed, so a later one is let in as soon as one of the others leaves.
+    // Those that found no place are closed, so a later one is let in as soon as one of the others
+    // leaves.
     drop(idle.split_off(8));
     wait::until("the host to let somebody in", || async {
         let asked = host.client().request(reqwest::Method::GET, "/livez");
         host.client().try_send(asked).await.ok()
     })
     .await;
-    cli::on(&host, &["events", "append", "orders.ada.placed", r#"{"order":"1","amount":1}"#]).expect(0);
+    cli::on(
+        &host,
+        &[
+            "events",
+            "append",
+            "orders.ada.placed",
+            r#"{"order":"1","amount":1}"#,
+        ],
+    )
+    .expect(0);
     assert_eq!(host.client().reached(LEDGER, 1).await.events_applied, 1);
 }
 
@@ -113,7 +185,11 @@ fn files_without_an_end_are_refused_and_not_read_for_ever() {
         (&["list", "--ca", "/dev/zero"], 2),
     ] {
         let output = cli::run(arguments).expect(code);
-        assert!(output.stderr.contains("/dev/zero"), "{arguments:?}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("/dev/zero"),
+            "{arguments:?}: {}",
+            output.stderr
+        );
     }
 }
 
@@ -122,16 +198,30 @@ fn names_that_are_no_text_are_refused_and_no_other_is_taken() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let name = folder.path().join(OsStr::from_bytes(b"data\xff"));
     let mut by_option = host::foldstream();
-    by_option.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&name).current_dir(folder.path());
+    by_option
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(&name)
+        .current_dir(folder.path());
     let mut by_environment = host::foldstream();
-    by_environment.args(["serve", "--listen", "127.0.0.1:0"]).env("FOLDSTREAM_DATA_DIR", &name);
+    by_environment
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("FOLDSTREAM_DATA_DIR", &name);
     by_environment.current_dir(folder.path());
-    for (mut command, named) in [(by_option, "--data"), (by_environment, "FOLDSTREAM_DATA_DIR")] {
+    for (mut command, named) in [
+        (by_option, "--data"),
+        (by_environment, "FOLDSTREAM_DATA_DIR"),
+    ] {
         let mut process = Process::start("foldstream serve", &mut command);
         let status = process.wait(wait::DEADLINE);
         assert_eq!(status.code(), Some(2), "{}", process.output());
         let told = process.output();
         assert!(told.contains(named) && told.contains("UTF-8"), "{told}");
     }
-    assert_eq!(std::fs::read_dir(folder.path()).expect("our folder").count(), 0, "nothing was made under another name");
+    assert_eq!(
+        std::fs::read_dir(folder.path())
+            .expect("our folder")
+            .count(),
+        0,
+        "nothing was made under another name"
+    );
 }

@@ -40,8 +40,15 @@ impl Place {
         let server = NatsServer::start_version(version).await;
         nats::create_stream(&server.jetstream().await, STREAM, "orders.>").await;
         let host = Host::start_with(&jetstream_source(&server.url(), STREAM)).await;
-        host.client().deploy(LEDGER, &guests::module("ledger")).await;
-        Self { server, host, orders: Orders::new(1, 10), model: Ledger::default() }
+        host.client()
+            .deploy(LEDGER, &guests::module("ledger"))
+            .await;
+        Self {
+            server,
+            host,
+            orders: Orders::new(1, 10),
+            model: Ledger::default(),
+        }
     }
 
     fn client(&self) -> &Client {
@@ -54,7 +61,8 @@ impl Place {
         let orders: Vec<_> = self.orders.by_ref().take(count).collect();
         let last = nats::publish(&context, orders.iter().map(|order| order.message())).await;
         for (sequence, order) in (last + 1 - count as u64..).zip(&orders) {
-            self.model.apply(sequence, &order.subject(), order.data().as_bytes());
+            self.model
+                .apply(sequence, &order.subject(), order.data().as_bytes());
         }
         last
     }
@@ -62,18 +70,28 @@ impl Place {
     /// When its stream was created, as the server says.
     async fn created(&self) -> String {
         let context = self.server.jetstream().await;
-        let stream = context.get_stream(STREAM).await.expect("the stream is there");
+        let stream = context
+            .get_stream(STREAM)
+            .await
+            .expect("the stream is there");
         stream.cached_info().created.to_string()
     }
 
     async fn assert_equals_model(&self) {
         self.client().reached(LEDGER, self.model.last()).await;
-        assert_eq!(self.client().entries(LEDGER, "").await, self.model.entries());
+        assert_eq!(
+            self.client().entries(LEDGER, "").await,
+            self.model.entries()
+        );
     }
 
     async fn pause(&self) {
         self.client().act(LEDGER, "pause").await.expect(200);
-        self.client().show_when(LEDGER, "pause", |shown| shown.state == DeploymentState::Paused).await;
+        self.client()
+            .show_when(LEDGER, "pause", |shown| {
+                shown.state == DeploymentState::Paused
+            })
+            .await;
     }
 }
 
@@ -94,18 +112,29 @@ async fn a_stream_that_was_edited_is_the_same_stream_after_a_restart(version: Ve
     let mut place = Place::start(version).await;
     place.publish(100).await;
     place.assert_equals_model().await;
-    // The oldest version writes another creation time down when a stream that it recovered is edited.
+    // The oldest version writes another creation time down when a stream that it recovered is
+    // edited.
     let before = place.created().await;
     place.server.stop();
     place.server.restart().await;
     let context = place.server.jetstream().await;
     let config = nats::stream_config(STREAM, "orders.>");
-    let described = async_nats::jetstream::stream::Config { description: Some("what was sold".to_owned()), ..config };
-    context.update_stream(described).await.expect("a description can be edited");
+    let described = async_nats::jetstream::stream::Config {
+        description: Some("what was sold".to_owned()),
+        ..config
+    };
+    context
+        .update_stream(described)
+        .await
+        .expect("a description can be edited");
     place.server.stop();
     place.server.restart().await;
     let has_moved = place.created().await != before;
-    assert_eq!(has_moved, version == Version::Oldest, "the creation time of the stream");
+    assert_eq!(
+        has_moved,
+        version == Version::Oldest,
+        "the creation time of the stream"
+    );
     place.publish(100).await;
     place.assert_equals_model().await;
     place.host.restart().await;
@@ -120,11 +149,22 @@ async fn events_purged_before_they_were_applied_stop_the_deployment(version: Ver
     place.pause().await;
     place.publish(100).await;
     let context = place.server.jetstream().await;
-    let stream = context.get_stream(STREAM).await.expect("the stream is there");
-    stream.purge().sequence(151).await.expect("a stream can be purged");
+    let stream = context
+        .get_stream(STREAM)
+        .await
+        .expect("the stream is there");
+    stream
+        .purge()
+        .sequence(151)
+        .await
+        .expect("a stream can be purged");
     place.client().act(LEDGER, "resume").await;
     let (shown, failure) = place.client().failed(LEDGER).await;
-    assert_eq!((failure.kind.as_str(), shown.position), ("source-gap", applied), "{failure:?}");
+    assert_eq!(
+        (failure.kind.as_str(), shown.position),
+        ("source-gap", applied),
+        "{failure:?}"
+    );
 }
 
 async fn a_stream_created_again_is_another_history(version: Version) {
@@ -132,13 +172,23 @@ async fn a_stream_created_again_is_another_history(version: Version) {
     let last = place.publish(100).await;
     place.assert_equals_model().await;
     let context = place.server.jetstream().await;
-    context.delete_stream(STREAM).await.expect("the stream is there");
+    context
+        .delete_stream(STREAM)
+        .await
+        .expect("the stream is there");
     nats::create_stream(&context, STREAM, "orders.>").await;
     let orders: Vec<_> = place.orders.by_ref().take(200).collect();
     nats::publish(&context, orders.iter().map(|order| order.message())).await;
     let (shown, failure) = place.client().failed(LEDGER).await;
-    assert_eq!((failure.kind.as_str(), shown.position), ("source-diverged", last), "{failure:?}");
+    assert_eq!(
+        (failure.kind.as_str(), shown.position),
+        ("source-diverged", last),
+        "{failure:?}"
+    );
     place.host.restart().await;
     let (_, failure) = place.client().failed(LEDGER).await;
-    assert_eq!(failure.kind, "source-diverged", "a restart does not hide it: {failure:?}");
+    assert_eq!(
+        failure.kind, "source-diverged",
+        "a restart does not hide it: {failure:?}"
+    );
 }

@@ -9,9 +9,13 @@ use std::fmt::Write as _;
 pub const AUCTIONS: u64 = 60;
 
 const PEOPLE: u64 = 24;
-const NAMES: [&str; 8] = ["Ada", "Barbara", "Edsger", "Frances", "Grace", "Hedy", "Niklaus", "Radia"];
+const NAMES: [&str; 8] = [
+    "Ada", "Barbara", "Edsger", "Frances", "Grace", "Hedy", "Niklaus", "Radia",
+];
 const CITIES: [&str; 6] = ["Bern", "Lagos", "Lima", "Oslo", "Osaka", "Quebec"];
-const ITEMS: [&str; 10] = ["lamp", "chair", "clock", "atlas", "radio", "kettle", "globe", "camera", "piano", "rug"];
+const ITEMS: [&str; 10] = [
+    "lamp", "chair", "clock", "atlas", "radio", "kettle", "globe", "camera", "piano", "rug",
+];
 
 const HOUR: u64 = 3_600;
 
@@ -25,16 +29,31 @@ pub fn events() -> String {
     let mut chance = Chance(20_261_102);
     let mut events = Vec::new();
     for person in 1..=PEOPLE {
-        let (name, city) = (NAMES[chance.below(8) as usize], CITIES[chance.below(6) as usize]);
+        let (name, city) = (
+            NAMES[chance.below(8) as usize],
+            CITIES[chance.below(6) as usize],
+        );
         let data = format!("{{\"name\":\"{name} {person}\",\"city\":\"{city}\"}}");
-        events.push(Sample { second: chance.below(HOUR), subject: format!("{person}.person"), data });
+        events.push(Sample {
+            second: chance.below(HOUR),
+            subject: format!("{person}.person"),
+            data,
+        });
     }
     for number in 0..AUCTIONS {
         life_of(1_001 + number, &mut chance, &mut events);
     }
     events.sort();
     let mut lines = String::new();
-    for (number, Sample { second, subject, data }) in (1..).zip(&events) {
+    for (
+        number,
+        Sample {
+            second,
+            subject,
+            data,
+        },
+    ) in (1..).zip(&events)
+    {
         let time = time(*second);
         writeln!(
             lines,
@@ -67,7 +86,11 @@ fn life_of(auction: u64, chance: &mut Chance, events: &mut Vec<Sample>) {
         ITEMS[item as usize],
         time(opened + lasts)
     );
-    events.push(Sample { second: opened, subject: format!("{auction}.auction"), data });
+    events.push(Sample {
+        second: opened,
+        subject: format!("{auction}.auction"),
+        data,
+    });
     let mut price = initial;
     for _ in 0..chance.below(10) {
         price += 50 + chance.below(10) * 50;
@@ -75,12 +98,20 @@ fn life_of(auction: u64, chance: &mut Chance, events: &mut Vec<Sample>) {
         let data = format!("{{\"bidder\":{bidder},\"price_cents\":{price}}}");
         // One bid in twenty or so comes too late.
         let second = opened + 1 + chance.below(lasts + lasts / 20);
-        events.push(Sample { second, subject: format!("{auction}.bid"), data });
+        events.push(Sample {
+            second,
+            subject: format!("{auction}.bid"),
+            data,
+        });
     }
 }
 
 fn time(second: u64) -> String {
-    let (day, hour, minute) = (1 + second / (24 * HOUR), second / HOUR % 24, second / 60 % 60);
+    let (day, hour, minute) = (
+        1 + second / (24 * HOUR),
+        second / HOUR % 24,
+        second / 60 % 60,
+    );
     format!("2026-10-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
 }
 

@@ -124,17 +124,35 @@ impl Projection for Auctions {
 
 impl Auctions {
     fn opened(&mut self, id: u64, opened: Opened) -> Result<(), Failure> {
-        let Opened { item, category, seller, reserve_cents, expires } = opened;
-        let auction =
-            Auction { item, category, seller, reserve_cents, expires, bids: 0, highest: None, settled: false };
+        let Opened {
+            item,
+            category,
+            seller,
+            reserve_cents,
+            expires,
+        } = opened;
+        let auction = Auction {
+            item,
+            category,
+            seller,
+            reserve_cents,
+            expires,
+            bids: 0,
+            highest: None,
+            settled: false,
+        };
         self.auctions.put(id, auction)?;
         self.open.put((expires, id), ())?;
-        self.next_expiry.update(|next| *next = Some(next.map_or(expires, |next| next.min(expires))))?;
+        self.next_expiry
+            .update(|next| *next = Some(next.map_or(expires, |next| next.min(expires))))?;
         Ok(())
     }
 
     fn bid(&mut self, id: u64, bid: BidMade, time: Timestamp) -> Result<(), Failure> {
-        let BidMade { bidder, price_cents } = bid;
+        let BidMade {
+            bidder,
+            price_cents,
+        } = bid;
         self.auctions.edit(id, |auction| {
             let Some(auction) = auction.as_mut().filter(|auction| !auction.settled) else {
                 // Too late, or for an auction that is not here: it does not count.
@@ -142,8 +160,16 @@ impl Auctions {
             };
             auction.bids += 1;
             // Of equal bids the first one wins.
-            if auction.highest.as_ref().is_none_or(|highest| price_cents > highest.price_cents) {
-                auction.highest = Some(Bid { bidder, price_cents, time });
+            if auction
+                .highest
+                .as_ref()
+                .is_none_or(|highest| price_cents > highest.price_cents)
+            {
+                auction.highest = Some(Bid {
+                    bidder,
+                    price_cents,
+                    time,
+                });
             }
         })?;
         Ok(())
@@ -151,14 +177,22 @@ impl Auctions {
 
     /// Settles what has expired by now, in the order of expiry.
     fn settle_expired(&mut self, now: Timestamp) -> Result<(), Failure> {
-        if self.next_expiry.get_or_default()?.is_none_or(|next| next > now) {
+        if self
+            .next_expiry
+            .get_or_default()?
+            .is_none_or(|next| next > now)
+        {
             return Ok(());
         }
         for ((expires, id), ()) in self.open.scan().range(..=(now, u64::MAX)).entries()? {
             self.open.delete((expires, id))?;
             self.settle(id)?;
         }
-        let next = self.open.first(1)?.first().map(|((expires, _), ())| *expires);
+        let next = self
+            .open
+            .first(1)?
+            .first()
+            .map(|((expires, _), ())| *expires);
         Ok(self.next_expiry.put(next)?)
     }
 
@@ -176,15 +210,26 @@ impl Auctions {
     }
 
     fn highest_bid(&self, arguments: AuctionArguments) -> Result<HighestBid, QueryError> {
-        let auction = self.auctions.get(arguments.auction)?.ok_or(QueryError::NotFound)?;
+        let auction = self
+            .auctions
+            .get(arguments.auction)?
+            .ok_or(QueryError::NotFound)?;
         let highest = auction.highest.ok_or(QueryError::NotFound)?;
         let bidder = self.people.get(highest.bidder)?.map(|person| person.name);
-        Ok(HighestBid { item: auction.item, price_cents: highest.price_cents, bidder, settled: auction.settled })
+        Ok(HighestBid {
+            item: auction.item,
+            price_cents: highest.price_cents,
+            bidder,
+            settled: auction.settled,
+        })
     }
 
     fn average_price(&self, arguments: CategoryArguments) -> Result<Vec<AveragePrice>, QueryError> {
         let categories = match arguments.category {
-            Some(category) => vec![(category, self.categories.get(category)?.ok_or(QueryError::NotFound)?)],
+            Some(category) => vec![(
+                category,
+                self.categories.get(category)?.ok_or(QueryError::NotFound)?,
+            )],
             None => self.categories.first(100)?,
         };
         let average = |(category, sales): (u32, Sales)| AveragePrice {
@@ -196,7 +241,10 @@ impl Auctions {
     }
 
     fn seller(&self, arguments: SellerArguments) -> Result<Seller, QueryError> {
-        let sales = self.sellers.get(arguments.seller)?.ok_or(QueryError::NotFound)?;
+        let sales = self
+            .sellers
+            .get(arguments.seller)?
+            .ok_or(QueryError::NotFound)?;
         self.describe(arguments.seller, sales)
     }
 
@@ -206,19 +254,29 @@ impl Auctions {
             page = page.after(seller);
         }
         let sellers = page.entries()?;
-        sellers.into_iter().map(|(seller, sales)| self.describe(seller, sales)).collect()
+        sellers
+            .into_iter()
+            .map(|(seller, sales)| self.describe(seller, sales))
+            .collect()
     }
 
     fn describe(&self, seller: u64, sales: Sales) -> Result<Seller, QueryError> {
         let name = self.people.get(seller)?.map(|person| person.name);
-        Ok(Seller { seller, name, sales })
+        Ok(Seller {
+            seller,
+            name,
+            sales,
+        })
     }
 }
 
 impl Auction {
     /// What it went for; nothing below the reserve.
     fn price(&self) -> Option<u64> {
-        self.highest.as_ref().map(|bid| bid.price_cents).filter(|price| *price >= self.reserve_cents)
+        self.highest
+            .as_ref()
+            .map(|bid| bid.price_cents)
+            .filter(|price| *price >= self.reserve_cents)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Asks shipping to send each order, once it is placed and paid: the smallest useful handler.
 //!
-//! Events come under `orders.<order>.<type>`. When an order is both placed and paid, in whichever order the two events
-//! arrive, it publishes one command to `shipping.<order>.send`. A cancelled order is not sent.
+//! Events come under `orders.<order>.<type>`. When an order is both placed and paid, in whichever
+//! order the two events arrive, it publishes one command to `shipping.<order>.send`. A cancelled
+//! order is not sent.
 
 use foldstream_sdk::prelude::*;
 
@@ -50,13 +51,19 @@ impl Handler for Fulfilment {
             .subjects(["orders.*.*"])
             .publishes(["shipping.*.send"])
             .key(KeyRule::SubjectToken(2))
-            .query("order", "How far an order is: \"1001\"", |fulfilment: &Self, order: String| {
-                fulfilment.orders.get(&order)?.ok_or(QueryError::NotFound)
-            })
+            .query(
+                "order",
+                "How far an order is: \"1001\"",
+                |fulfilment: &Self, order: String| {
+                    fulfilment.orders.get(&order)?.ok_or(QueryError::NotFound)
+                },
+            )
     }
 
     fn open(state: &State) -> Self {
-        Self { orders: state.table("order") }
+        Self {
+            orders: state.table("order"),
+        }
     }
 
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
@@ -86,7 +93,10 @@ mod tests {
     use foldstream_sdk::testing::{HandlerHarness, event, json};
 
     fn placed(order: &str) -> foldstream_sdk::testing::GivenEvent {
-        event(&format!("orders.{order}.placed"), json!({"address": "1 Main Street"}))
+        event(
+            &format!("orders.{order}.placed"),
+            json!({"address": "1 Main Street"}),
+        )
     }
 
     fn happened(order: &str, what: &str) -> foldstream_sdk::testing::GivenEvent {
@@ -99,16 +109,27 @@ mod tests {
         fulfilment.given([placed("1"), happened("2", "paid")]);
         assert_eq!(fulfilment.published(), []);
         fulfilment.given([happened("1", "paid"), placed("2"), happened("1", "paid")]);
-        let sent: Vec<_> = fulfilment.published().into_iter().map(|message| message.subject).collect();
+        let sent: Vec<_> = fulfilment
+            .published()
+            .into_iter()
+            .map(|message| message.subject)
+            .collect();
         assert_eq!(sent, ["shipping.1.send", "shipping.2.send"]);
-        assert_eq!(fulfilment.published()[0].data, json!({"order": "1", "address": "1 Main Street"}));
+        assert_eq!(
+            fulfilment.published()[0].data,
+            json!({"order": "1", "address": "1 Main Street"})
+        );
         fulfilment.assert_same_for_any_batching();
     }
 
     #[test]
     fn cancelled_order_is_not_sent() {
         let mut fulfilment = HandlerHarness::<Fulfilment>::new();
-        fulfilment.given([placed("1"), happened("1", "cancelled"), happened("1", "paid")]);
+        fulfilment.given([
+            placed("1"),
+            happened("1", "cancelled"),
+            happened("1", "paid"),
+        ]);
         assert_eq!(fulfilment.published(), []);
     }
 }

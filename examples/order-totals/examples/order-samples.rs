@@ -5,7 +5,16 @@
 use std::fmt::Write as _;
 
 /// Who orders. The first ones order most.
-pub const CUSTOMERS: [&str; 8] = ["ada", "grace", "edsger", "barbara", "alan", "katherine", "donald", "hedy"];
+pub const CUSTOMERS: [&str; 8] = [
+    "ada",
+    "grace",
+    "edsger",
+    "barbara",
+    "alan",
+    "katherine",
+    "donald",
+    "hedy",
+];
 
 /// How many orders are placed.
 const ORDERS: u64 = 120;
@@ -24,7 +33,15 @@ pub fn events() -> String {
     }
     events.sort();
     let mut lines = String::new();
-    for (number, Sample { second, subject, data }) in (1..).zip(&events) {
+    for (
+        number,
+        Sample {
+            second,
+            subject,
+            data,
+        },
+    ) in (1..).zip(&events)
+    {
         let (day, hour, minute) = (1 + second / 86_400, second / 3_600 % 24, second / 60 % 60);
         writeln!(
             lines,
@@ -53,18 +70,34 @@ fn life_of(order: u64, chance: &mut Chance, events: &mut Vec<Sample>) {
     let total = 500 + chance.below(40) * 250;
     let mut happens = |kind: &str, more: String, pause: u64| {
         let data = format!("{{\"order\":\"{order}\"{more}}}");
-        events.push(Sample { second, subject: format!("{customer}.{kind}"), data });
+        events.push(Sample {
+            second,
+            subject: format!("{customer}.{kind}"),
+            data,
+        });
         second += 60 + pause;
     };
-    happens("placed", format!(",\"total_cents\":{total},\"currency\":\"EUR\""), chance.below(3_600));
+    happens(
+        "placed",
+        format!(",\"total_cents\":{total},\"currency\":\"EUR\""),
+        chance.below(3_600),
+    );
     if chance.below(10) == 0 {
         happens("cancelled", ",\"reason\":\"changed mind\"".to_owned(), 0);
         return;
     }
     let method = ["card", "invoice", "transfer"][chance.below(3) as usize];
-    happens("paid", format!(",\"method\":\"{method}\""), chance.below(2 * 86_400));
+    happens(
+        "paid",
+        format!(",\"method\":\"{method}\""),
+        chance.below(2 * 86_400),
+    );
     if chance.below(10) < 8 {
-        happens("shipped", ",\"carrier\":\"post\"".to_owned(), chance.below(5 * 86_400));
+        happens(
+            "shipped",
+            ",\"carrier\":\"post\"".to_owned(),
+            chance.below(5 * 86_400),
+        );
         if chance.below(8) == 0 {
             happens("returned", format!(",\"refund_cents\":{}", total / 2), 0);
         }

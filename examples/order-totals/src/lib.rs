@@ -101,17 +101,22 @@ impl Projection for OrderTotals {
         let customer = event.token(2)?;
         match event.decode()? {
             OrderEvent::Placed(Placed { order, total_cents }) => {
-                let placed = Order { day: event.time().date(), total_cents };
+                let placed = Order {
+                    day: event.time().date(),
+                    total_cents,
+                };
                 self.orders.put((customer, &order), placed.clone())?;
                 self.change(customer, &placed, |totals| {
                     totals.orders += 1;
                     totals.total_cents += total_cents;
                 })
             }
-            OrderEvent::Paid(paid) => {
-                self.change_of(customer, &paid.order, |totals, order| totals.paid_cents += order.total_cents)
+            OrderEvent::Paid(paid) => self.change_of(customer, &paid.order, |totals, order| {
+                totals.paid_cents += order.total_cents
+            }),
+            OrderEvent::Shipped(shipped) => {
+                self.change_of(customer, &shipped.order, |totals, _| totals.shipped += 1)
             }
-            OrderEvent::Shipped(shipped) => self.change_of(customer, &shipped.order, |totals, _| totals.shipped += 1),
             OrderEvent::Cancelled(OfOrder { order }) => {
                 self.change_of(customer, &order, |totals, order| {
                     totals.orders = totals.orders.saturating_sub(1);
@@ -120,7 +125,10 @@ impl Projection for OrderTotals {
                 // Whatever comes later of this order is not counted.
                 Ok(self.orders.delete((customer, &order))?)
             }
-            OrderEvent::Returned(Returned { order, refund_cents }) => self.change_of(customer, &order, |totals, _| {
+            OrderEvent::Returned(Returned {
+                order,
+                refund_cents,
+            }) => self.change_of(customer, &order, |totals, _| {
                 totals.total_cents = totals.total_cents.saturating_sub(refund_cents);
             }),
             OrderEvent::Other => Ok(()),
@@ -130,7 +138,12 @@ impl Projection for OrderTotals {
 
 impl OrderTotals {
     /// Changes the totals for an order that was placed before.
-    fn change_of(&mut self, customer: &str, order: &str, change: impl Fn(&mut Totals, &Order)) -> Result<(), Failure> {
+    fn change_of(
+        &mut self,
+        customer: &str,
+        order: &str,
+        change: impl Fn(&mut Totals, &Order),
+    ) -> Result<(), Failure> {
         match self.orders.get((customer, order))? {
             Some(placed) => self.change(customer, &placed, |totals| change(totals, &placed)),
             None => {
@@ -141,8 +154,14 @@ impl OrderTotals {
         }
     }
 
-    /// Changes the totals of a customer and of the order's day, and moves the customer in the ranking.
-    fn change(&mut self, customer: &str, order: &Order, change: impl Fn(&mut Totals)) -> Result<(), Failure> {
+    /// Changes the totals of a customer and of the order's day, and moves the customer in the
+    /// ranking.
+    fn change(
+        &mut self,
+        customer: &str,
+        order: &Order,
+        change: impl Fn(&mut Totals),
+    ) -> Result<(), Failure> {
         self.days.update((customer, order.day), &change)?;
         let (before, after) = self.customers.update(customer, |totals| {
             let before = totals.total_cents;
@@ -157,18 +176,33 @@ impl OrderTotals {
     }
 
     fn customer(&self, arguments: CustomerArguments) -> Result<Totals, QueryError> {
-        self.customers.get(&arguments.customer)?.ok_or(QueryError::NotFound)
+        self.customers
+            .get(&arguments.customer)?
+            .ok_or(QueryError::NotFound)
     }
 
     fn days(&self, arguments: DaysArguments) -> Result<Vec<(Date, Totals)>, QueryError> {
         let DaysArguments { customer, from, to } = &arguments;
-        let days = self.days.scan().range((customer.as_str(), *from)..=(customer.as_str(), *to)).entries()?;
-        Ok(days.into_iter().map(|((_, day), totals)| (day, totals)).collect())
+        let days = self
+            .days
+            .scan()
+            .range((customer.as_str(), *from)..=(customer.as_str(), *to))
+            .entries()?;
+        Ok(days
+            .into_iter()
+            .map(|((_, day), totals)| (day, totals))
+            .collect())
     }
 
     fn top_customers(&self, arguments: TopArguments) -> Result<Vec<Ranked>, QueryError> {
         let last = self.ranking.last(arguments.limit.min(100))?;
-        Ok(last.into_iter().map(|((total_cents, customer), ())| Ranked { customer, total_cents }).collect())
+        Ok(last
+            .into_iter()
+            .map(|((total_cents, customer), ())| Ranked {
+                customer,
+                total_cents,
+            })
+            .collect())
     }
 }
 

@@ -10,15 +10,22 @@ struct Starter {
 impl Projection for Starter {
     /// What it is called, what it reads, and what it answers.
     fn manifest() -> Manifest<Self> {
-        Manifest::new("starter").description("Counts visits per page").subjects(["visits.*"]).query(
-            "visits",
-            "How often a page was visited, by its name: \"home\"",
-            |starter: &Self, page: String| starter.pages.get(&page)?.ok_or(QueryError::NotFound),
-        )
+        Manifest::new("starter")
+            .description("Counts visits per page")
+            .subjects(["visits.*"])
+            .query(
+                "visits",
+                "How often a page was visited, by its name: \"home\"",
+                |starter: &Self, page: String| {
+                    starter.pages.get(&page)?.ok_or(QueryError::NotFound)
+                },
+            )
     }
 
     fn open(state: &State) -> Self {
-        Self { pages: state.table("page") }
+        Self {
+            pages: state.table("page"),
+        }
     }
 
     /// Applies one event. The page is the second token of the subject, as in `visits.home`.

@@ -43,7 +43,11 @@ pub(crate) struct Mark {
 
 impl Arena {
     pub(crate) const fn new() -> Self {
-        Self { next: Cell::new(0), end: Cell::new(0), block: Cell::new(ptr::null_mut()) }
+        Self {
+            next: Cell::new(0),
+            end: Cell::new(0),
+            block: Cell::new(ptr::null_mut()),
+        }
     }
 
     /// Allocates `size` bytes at an address that is a multiple of `alignment`.
@@ -65,9 +69,15 @@ impl Arena {
     fn add_block(&self, size: usize) {
         let previous = self.block.get();
         // SAFETY: a block that is not null was written by `add_block` and not freed yet.
-        let last = if previous.is_null() { 0 } else { unsafe { (*previous).bytes } };
+        let last = if previous.is_null() {
+            0
+        } else {
+            unsafe { (*previous).bytes }
+        };
         let least = size.saturating_add(size_of::<Block>() + ALIGNMENT);
-        let bytes = least.max(BLOCK_BYTES).max(last.saturating_mul(2).min(KEPT_BYTES_MAX));
+        let bytes = least
+            .max(BLOCK_BYTES)
+            .max(last.saturating_mul(2).min(KEPT_BYTES_MAX));
         self.push_block(bytes);
     }
 
@@ -79,7 +89,12 @@ impl Arena {
             handle_alloc_error(layout);
         }
         // SAFETY: just allocated, with size and alignment of at least a `Block`.
-        unsafe { block.write(Block { previous: self.block.get(), bytes }) };
+        unsafe {
+            block.write(Block {
+                previous: self.block.get(),
+                bytes,
+            })
+        };
         self.block.set(block);
         let start = block.expose_provenance();
         self.next.set(start + size_of::<Block>());
@@ -88,7 +103,11 @@ impl Arena {
 
     /// The current fill level.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { next: self.next.get(), end: self.end.get(), block: self.block.get() }
+        Mark {
+            next: self.next.get(),
+            end: self.end.get(),
+            block: self.block.get(),
+        }
     }
 
     /// Frees everything allocated since the mark.
@@ -97,7 +116,8 @@ impl Arena {
     ///
     /// Nobody may use that memory any more, and nothing may have been released to an earlier mark.
     pub(crate) unsafe fn release(&self, mark: Mark) {
-        // SAFETY: by the caller, the blocks above the mark are unused, and the mark's block is still there.
+        // SAFETY: by the caller, the blocks above the mark are unused, and the mark's block is
+        // still there.
         unsafe { self.free_above(mark.block) };
         self.next.set(mark.next);
         self.end.set(mark.end);
@@ -115,7 +135,8 @@ impl Arena {
         }
         // SAFETY: a block that is not null was written by `add_block` and not freed yet.
         if unsafe { (*block).previous.is_null() } {
-            self.next.set(block.expose_provenance() + size_of::<Block>());
+            self.next
+                .set(block.expose_provenance() + size_of::<Block>());
             return;
         }
         // SAFETY: by the caller, nothing in any block is used.
@@ -132,7 +153,8 @@ impl Arena {
         let mut freed = 0;
         while self.block.get() != below {
             let block = self.block.get();
-            // SAFETY: blocks form a list that ends with null, and `below` is in it; each was allocated with this layout.
+            // SAFETY: blocks form a list that ends with null, and `below` is in it; each was
+            // allocated with this layout.
             unsafe {
                 let Block { previous, bytes } = block.read();
                 self.block.set(previous);
@@ -152,9 +174,13 @@ fn layout(bytes: usize) -> Layout {
 mod tests {
     use super::*;
 
-    /// Takes pieces of the given sizes, fills each with its own octet, and checks that none was overwritten.
+    /// Takes pieces of the given sizes, fills each with its own octet, and checks that none was
+    /// overwritten.
     fn fill(arena: &Arena, sizes: &[usize]) {
-        let pieces: Vec<_> = sizes.iter().map(|size| (arena.take(*size, 8), *size)).collect();
+        let pieces: Vec<_> = sizes
+            .iter()
+            .map(|size| (arena.take(*size, 8), *size))
+            .collect();
         for (number, (start, size)) in pieces.iter().enumerate() {
             assert_eq!(start.addr() % 8, 0);
             // SAFETY: `take` gave out `size` bytes at `start`.
@@ -171,7 +197,9 @@ mod tests {
     fn pieces_do_not_overlap_whatever_their_sizes() {
         let arena = Arena::new();
         for round in 1..20_usize {
-            let sizes: Vec<_> = (0..200).map(|number| (number * 7_919 * round) % 3_000).collect();
+            let sizes: Vec<_> = (0..200)
+                .map(|number| (number * 7_919 * round) % 3_000)
+                .collect();
             fill(&arena, &sizes);
             // SAFETY: `fill` keeps nothing.
             unsafe { arena.clear() };
@@ -196,6 +224,10 @@ mod tests {
             unsafe { arena.release(mark) };
         }
         // SAFETY: given out before the marks, and written above.
-        assert!(unsafe { std::slice::from_raw_parts(kept, 100) }.iter().all(|octet| *octet == 7));
+        assert!(
+            unsafe { std::slice::from_raw_parts(kept, 100) }
+                .iter()
+                .all(|octet| *octet == 7)
+        );
     }
 }

@@ -17,8 +17,8 @@ pub(crate) trait Backend {
     /// Sets many keys, or deletes them.
     fn put_many(&self, writes: &Writes);
 
-    /// Keeps messages that an event causes, given its index in the batch. In the sandbox only handlers name the host's
-    /// function, so that a projection does not import it.
+    /// Keeps messages that an event causes, given its index in the batch. In the sandbox only
+    /// handlers name the host's function, so that a projection does not import it.
     #[cfg(not(target_arch = "wasm32"))]
     fn publish(&self, cause: u32, messages: Vec<Message>);
 
@@ -56,7 +56,8 @@ struct Write {
 }
 
 impl Writes {
-    /// Adds a key in two pieces, with its value or its absence, and returns the length of the value as text.
+    /// Adds a key in two pieces, with its value or its absence, and returns the length of the value
+    /// as text.
     #[inline]
     pub(crate) fn push<V: Serialize>(
         &mut self,
@@ -73,7 +74,10 @@ impl Writes {
         }
         let end = self.text.len();
         let value = value.map(|_| (middle as u32, end as u32));
-        self.entries.push(Write { key: (start as u32, middle as u32), value });
+        self.entries.push(Write {
+            key: (start as u32, middle as u32),
+            value,
+        });
         Ok((end - middle) as u32)
     }
 
@@ -87,12 +91,18 @@ impl Writes {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.entries.iter().map(|write| (self.part(write.key), write.value.map(|value| self.part(value))))
+        self.entries.iter().map(|write| {
+            (
+                self.part(write.key),
+                write.value.map(|value| self.part(value)),
+            )
+        })
     }
 
     fn part(&self, (start, end): (u32, u32)) -> &str {
         let octets = &self.text[start as usize..end as usize];
-        // SAFETY: `push` wrote this part whole: a key of UTF-8 in two pieces, or what serde_json wrote, which is UTF-8.
+        // SAFETY: `push` wrote this part whole: a key of UTF-8 in two pieces, or what serde_json
+        // wrote, which is UTF-8.
         unsafe { str::from_utf8_unchecked(octets) }
     }
 }

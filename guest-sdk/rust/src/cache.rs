@@ -17,13 +17,15 @@ use crate::event::Payload;
 use crate::failure::TableError;
 use crate::held::{HeldKey, hash_long};
 use crate::key::{Key, KeyWriter};
-use crate::state::{CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, KEY_BYTES_MAX, Shared, Unwritable};
+use crate::state::{
+    CACHED_BYTES_MAX, CACHED_ENTRIES_MAX, Cached, KEY_BYTES_MAX, Shared, Unwritable,
+};
 
 /// Most keys that a host looks up in one call.
 const KEYS_MAX: usize = 65_536;
 
-/// If a batch has no more misses than this, the next one does not read ahead: looking up keys twice would cost more
-/// than these calls of the host.
+/// If a batch has no more misses than this, the next one does not read ahead: looking up keys twice
+/// would cost more than these calls of the host.
 const FEW_MISSES: usize = 16;
 
 /// The decoded entries of a table.
@@ -83,7 +85,11 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
 
     /// Where the entry of a key is, read from the state if it is not here.
     #[inline]
-    pub(crate) fn place<K: Key>(&mut self, key: K::Ref<'_>, shared: &Shared) -> Result<usize, TableError> {
+    pub(crate) fn place<K: Key>(
+        &mut self,
+        key: K::Ref<'_>,
+        shared: &Shared,
+    ) -> Result<usize, TableError> {
         let sought = self.encode::<K>(key);
         match self.find(&sought) {
             Some(place) if self.slots[place].loaded => Ok(place),
@@ -114,7 +120,8 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     /// Removes the entry of a key as it stands in the state, without reading it.
     pub(crate) fn remove(&mut self, key: &str, shared: &Shared) -> Result<(), TableError> {
         self.scratch.truncate(self.name_length);
-        self.scratch.extend_from_slice(&key.as_bytes()[self.name_length..]);
+        self.scratch
+            .extend_from_slice(&key.as_bytes()[self.name_length..]);
         let sought = self.seek();
         let place = match self.find(&sought) {
             Some(place) => place,
@@ -136,16 +143,23 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     /// Records that a key will be needed.
     pub(crate) fn want<K: Key>(&mut self, key: K::Ref<'_>) {
         let sought = self.encode::<K>(key);
-        if self.find(&sought).is_none() && self.scratch.len() <= KEY_BYTES_MAX && self.wanted.len() < KEYS_MAX {
+        if self.find(&sought).is_none()
+            && self.scratch.len() <= KEY_BYTES_MAX
+            && self.wanted.len() < KEYS_MAX
+        {
             let place = self.add(&sought);
             self.wanted.push(place as u32);
         }
     }
 
-    /// Reads the needed keys. A value that cannot be decoded stays unloaded, and fails when it is used.
+    /// Reads the needed keys. A value that cannot be decoded stays unloaded, and fails when it is
+    /// used.
     pub(crate) fn load_wanted(&mut self, shared: &Shared) {
         let wanted = std::mem::take(&mut self.wanted);
-        let keys: Vec<String> = wanted.iter().map(|place| self.key_text(*place as usize)).collect();
+        let keys: Vec<String> = wanted
+            .iter()
+            .map(|place| self.key_text(*place as usize))
+            .collect();
         if !keys.is_empty() {
             let (slots, bytes) = (&mut self.slots, &mut self.bytes);
             shared.backend.get_many(&keys, &mut |index, payload| {
@@ -169,13 +183,21 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     #[inline]
     fn seek(&mut self) -> Sought {
         let short = HeldKey::short(&mut self.scratch, self.name_length);
-        Sought { hash: short.map_or_else(|| hash_long(&self.scratch[self.name_length..]), HeldKey::hash), short }
+        Sought {
+            hash: short.map_or_else(
+                || hash_long(&self.scratch[self.name_length..]),
+                HeldKey::hash,
+            ),
+            short,
+        }
     }
 
     #[inline]
     fn find(&self, sought: &Sought) -> Option<usize> {
         let found = match sought.short {
-            Some(key) => self.index.find(sought.hash, |place| self.slots[*place as usize].key == key),
+            Some(key) => self
+                .index
+                .find(sought.hash, |place| self.slots[*place as usize].key == key),
             None => self.find_long(sought.hash),
         };
         found.map(|place| *place as usize)
@@ -184,14 +206,20 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     #[inline(never)]
     fn find_long(&self, hash: u64) -> Option<&u32> {
         let key = &self.scratch[self.name_length..];
-        self.index.find(hash, |place| self.slots[*place as usize].key.is_long(hash, key, &self.long_keys))
+        self.index.find(hash, |place| {
+            self.slots[*place as usize]
+                .key
+                .is_long(hash, key, &self.long_keys)
+        })
     }
 
     #[inline(never)]
     fn add_and_load(&mut self, sought: &Sought, shared: &Shared) -> Result<usize, TableError> {
         if self.scratch.len() > KEY_BYTES_MAX {
             let length = self.scratch.len();
-            return Err(TableError::new(format_args!("a key has {length} bytes; at most {KEY_BYTES_MAX} are allowed")));
+            return Err(TableError::new(format_args!(
+                "a key has {length} bytes; at most {KEY_BYTES_MAX} are allowed"
+            )));
         }
         self.make_room(shared)?;
         let place = self.add(sought);
@@ -214,9 +242,19 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             HeldKey::long(key, start)
         });
         let place = self.slots.len();
-        self.slots.push(Slot { key, value: None, text_length: 0, event: 0, loaded: false, dirty: false });
+        self.slots.push(Slot {
+            key,
+            value: None,
+            text_length: 0,
+            event: 0,
+            loaded: false,
+            dirty: false,
+        });
         let slots = &self.slots;
-        self.index.insert_unique(sought.hash, place as u32, |place| slots[*place as usize].key.hash());
+        self.index
+            .insert_unique(sought.hash, place as u32, |place| {
+                slots[*place as usize].key.hash()
+            });
         self.bytes += size_of::<Slot<V>>() + 8 + self.scratch.len();
         self.misses += 1;
         place
@@ -226,7 +264,9 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         let key = self.key_text(place);
         let slot = &mut self.slots[place];
         let mut outcome = Ok(());
-        shared.backend.get(&key, &mut |payload| outcome = slot.fill(payload));
+        shared
+            .backend
+            .get(&key, &mut |payload| outcome = slot.fill(payload));
         outcome.map_err(|error| undecodable(&key, &error))?;
         self.bytes += slot.text_length as usize;
         Ok(place)
@@ -236,7 +276,8 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     fn key_text(&self, place: usize) -> String {
         let mut buffer = [0; 24];
         let key = self.slots[place].key.octets(&self.long_keys, &mut buffer);
-        String::from_utf8([&self.scratch[..self.name_length], key].concat()).expect("keys are UTF-8")
+        String::from_utf8([&self.scratch[..self.name_length], key].concat())
+            .expect("keys are UTF-8")
     }
 
     /// Writes only the changes of this table, and drops all entries.
@@ -244,7 +285,8 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
     fn write_out(&mut self, shared: &Shared) -> Result<(), TableError> {
         // The key to look up follows the name.
         let mut writes = Writes::default();
-        self.collect_into(&mut writes).map_err(|unwritable| unwritable.error)?;
+        self.collect_into(&mut writes)
+            .map_err(|unwritable| unwritable.error)?;
         if !writes.is_empty() {
             shared.backend.put_many(&writes);
         }
@@ -259,12 +301,19 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             let mut buffer = [0; 24];
             let key = slot.key.octets(&self.long_keys, &mut buffer);
             let name = &self.scratch[..self.name_length];
-            let text_length = writes.push(name, key, slot.value.as_ref()).map_err(|error| {
-                let key = String::from_utf8_lossy(key);
-                let message = format_args!("a value under {key} cannot be encoded as JSON: {error}");
-                Unwritable { event: slot.event, error: TableError::new(message) }
-            })?;
-            self.bytes = (self.bytes + text_length as usize).saturating_sub(slot.text_length as usize);
+            let text_length = writes
+                .push(name, key, slot.value.as_ref())
+                .map_err(|error| {
+                    let key = String::from_utf8_lossy(key);
+                    let message =
+                        format_args!("a value under {key} cannot be encoded as JSON: {error}");
+                    Unwritable {
+                        event: slot.event,
+                        error: TableError::new(message),
+                    }
+                })?;
+            self.bytes =
+                (self.bytes + text_length as usize).saturating_sub(slot.text_length as usize);
             slot.text_length = text_length;
             slot.dirty = false;
         }

@@ -34,7 +34,13 @@ pub(crate) enum Data {
 impl Message {
     /// A message to a subject, with empty data.
     pub fn to(subject: impl Into<String>) -> Self {
-        Self { subject: subject.into(), kind: None, headers: Vec::new(), data: Data::Text(String::new()), key: None }
+        Self {
+            subject: subject.into(),
+            kind: None,
+            headers: Vec::new(),
+            data: Data::Text(String::new()),
+            key: None,
+        }
     }
 
     /// Sets the type; without it, the type is the last token of the subject.
@@ -49,7 +55,8 @@ impl Message {
         self
     }
 
-    /// Sets the key: messages with one key are stored in order. Without it, a message has the key of its event.
+    /// Sets the key: messages with one key are stored in order. Without it, a message has the key
+    /// of its event.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
@@ -58,7 +65,9 @@ impl Message {
     /// Sets the data to a value, as JSON.
     pub fn json(mut self, value: &impl Serialize) -> Result<Self, Failure> {
         let text = serde_json::to_string(value);
-        let text = text.map_err(|error| Failure::reject(format!("a message cannot be written as JSON: {error}")))?;
+        let text = text.map_err(|error| {
+            Failure::reject(format!("a message cannot be written as JSON: {error}"))
+        })?;
         self.data = Data::Text(text);
         Ok(self)
     }
@@ -83,8 +92,8 @@ impl Message {
 
 /// The messages that one event causes, in order.
 ///
-/// The host stores them together with what the handler writes into its tables, and sends them after that. If the
-/// handler returns an error, none of them is sent.
+/// The host stores them together with what the handler writes into its tables, and sends them after
+/// that. If the handler returns an error, none of them is sent.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(crate) messages: Vec<Message>,

@@ -37,7 +37,10 @@ pub(crate) struct Header<'a> {
 
 impl<'a> Header<'a> {
     pub(crate) fn new(name: &'a str, value: &'a str) -> Self {
-        Self { name: Text::new(name), value: Text::new(value) }
+        Self {
+            name: Text::new(name),
+            value: Text::new(value),
+        }
     }
 }
 
@@ -65,7 +68,9 @@ impl<'a> Payload<'a> {
         // Always from text, so that the decoder of a type is in the module once.
         match self {
             Self::Text(text) => serde_json::from_str(text),
-            Self::Bytes(bytes) => serde_json::from_str(str::from_utf8(bytes).map_err(serde::de::Error::custom)?),
+            Self::Bytes(bytes) => {
+                serde_json::from_str(str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
+            }
         }
     }
 }
@@ -101,9 +106,9 @@ impl<'a> Event<'a> {
 
     /// When the stream stored it.
     ///
-    /// On JetStream the server sets it, and no publisher can; an embedded log keeps the time that came with the event.
-    /// Put the time at which something happened into the data. Tests set the time with
-    /// [`GivenEvent::at`](crate::testing::GivenEvent::at).
+    /// On JetStream the server sets it, and no publisher can; an embedded log keeps the time that
+    /// came with the event. Put the time at which something happened into the data. Tests set the
+    /// time with [`GivenEvent::at`](crate::testing::GivenEvent::at).
     #[inline]
     pub fn time(&self) -> Timestamp {
         Timestamp::from_nanoseconds(self.time_ns)
@@ -118,7 +123,8 @@ impl<'a> Event<'a> {
     /// One token of the subject, counted from 1: the second of `orders.42.placed` is `42`.
     #[inline]
     pub fn token(&self, number: usize) -> Result<&'a str, Failure> {
-        // Subjects are short, and this runs for each event: a loop over the octets is faster than a search.
+        // Subjects are short, and this runs for each event: a loop over the octets is faster than a
+        // search.
         let subject = self.subject();
         let (mut left, mut start) = (number.wrapping_sub(1), 0);
         for (place, octet) in subject.bytes().enumerate() {
@@ -130,11 +136,15 @@ impl<'a> Event<'a> {
                 start = place + 1;
             }
         }
-        if left == 0 { Ok(&subject[start..]) } else { Err(self.no_token(number)) }
+        if left == 0 {
+            Ok(&subject[start..])
+        } else {
+            Err(self.no_token(number))
+        }
     }
 
-    /// Whether its subject is one of these: `orders.*.placed`, where `*` stands for any token, or `orders.>`, where `>`
-    /// at the end stands for one token or more.
+    /// Whether its subject is one of these: `orders.*.placed`, where `*` stands for any token, or
+    /// `orders.>`, where `>` at the end stands for one token or more.
     #[inline]
     pub fn is_under(&self, pattern: &str) -> bool {
         let mut tokens = self.subject().split('.');
@@ -152,7 +162,10 @@ impl<'a> Event<'a> {
 
     #[cold]
     fn no_token(&self, number: usize) -> Failure {
-        Failure::reject(format_args!("subject {} has no token {number}", self.subject()))
+        Failure::reject(format_args!(
+            "subject {} has no token {number}",
+            self.subject()
+        ))
     }
 
     /// Its type: the CloudEvents `type`, otherwise the `Event-Type` header,
@@ -164,12 +177,17 @@ impl<'a> Event<'a> {
 
     /// The value of a header, by lower-case name; none unless the manifest asks for headers.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.headers()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 
     /// Headers by lower-case name, sorted; empty unless the manifest asks for them.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        self.headers.get().iter().map(|header| (header.name.get(), header.value.get()))
+        self.headers
+            .get()
+            .iter()
+            .map(|header| (header.name.get(), header.value.get()))
     }
 
     /// What happened.
@@ -177,7 +195,8 @@ impl<'a> Event<'a> {
     pub fn data(&self) -> Payload<'a> {
         let octets = self.data.get();
         if self.data_is_bytes == 0 {
-            // SAFETY: data that is not marked as bytes is UTF-8: `with` took it from a `str`, and the host checked it.
+            // SAFETY: data that is not marked as bytes is UTF-8: `with` took it from a `str`, and
+            // the host checked it.
             Payload::Text(unsafe { str::from_utf8_unchecked(octets) })
         } else {
             Payload::Bytes(octets)
@@ -201,7 +220,11 @@ impl<'a> Event<'a> {
 
     #[cold]
     fn undecodable(&self, error: &serde_json::Error) -> Failure {
-        Failure::reject(format_args!("event {} ({}): {error}", self.sequence, self.subject()))
+        Failure::reject(format_args!(
+            "event {} ({}): {error}",
+            self.sequence,
+            self.subject()
+        ))
     }
 }
 
@@ -225,9 +248,10 @@ pub trait Decode<'a>: Sized {
     fn decode(event: &Event<'a>) -> Result<Self, Failure>;
 }
 
-/// Declares an enum of events, one variant per event type.
-/// It uses [`Event::kind`](crate::Event::kind): if events have no type of their own, that is the last token of the
-/// subject. To distinguish `orders.42.placed` from `returns.42.placed`, use `by subject`, as shown below.
+/// Declares an enum of events, one variant per event type. It uses
+/// [`Event::kind`](crate::Event::kind): if events have no type of their own, that is the last token
+/// of the subject. To distinguish `orders.42.placed` from `returns.42.placed`, use `by subject`, as
+/// shown below.
 ///
 /// Each line names an event type, the variant, and the type of its data. The
 /// last line handles all other types: with `_ => Other` they decode to that
@@ -261,8 +285,8 @@ pub trait Decode<'a>: Sized {
 /// }
 /// ```
 ///
-/// With `by subject` each line names subjects instead, with `*` for any token and `>` for one or more at the end, and the
-/// first that fits counts:
+/// With `by subject` each line names subjects instead, with `*` for any token and `>` for one or
+/// more at the end, and the first that fits counts:
 ///
 /// ```
 /// use foldstream_sdk::prelude::*;
@@ -390,7 +414,11 @@ pub(crate) struct List<'a, T> {
 
 impl<'a, T> List<'a, T> {
     pub(crate) fn new(items: &'a [T]) -> Self {
-        Self { start: items.as_ptr(), length: items.len(), life: PhantomData }
+        Self {
+            start: items.as_ptr(),
+            length: items.len(),
+            life: PhantomData,
+        }
     }
 
     #[inline]
@@ -401,8 +429,9 @@ impl<'a, T> List<'a, T> {
         if self.length == 0 {
             return &[];
         }
-        // SAFETY: `new` took start and length from a slice that lives for 'a. In the sandbox the host wrote both:
-        // by the canonical ABI there are `length` values at `start`, which stay for the batch.
+        // SAFETY: `new` took start and length from a slice that lives for 'a. In the sandbox the
+        // host wrote both: by the canonical ABI there are `length` values at `start`, which stay
+        // for the batch.
         unsafe { slice::from_raw_parts(self.start, self.length) }
     }
 }
@@ -419,7 +448,8 @@ impl<'a> Text<'a> {
 
     #[inline]
     pub(crate) fn get(self) -> &'a str {
-        // SAFETY: `new` took the octets from a `str`; in the sandbox the host checked that they are UTF-8.
+        // SAFETY: `new` took the octets from a `str`; in the sandbox the host checked that they are
+        // UTF-8.
         unsafe { str::from_utf8_unchecked(self.0.get()) }
     }
 }

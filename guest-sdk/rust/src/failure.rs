@@ -39,12 +39,18 @@ pub enum FailureKind {
 impl Failure {
     /// The event can never be applied, for the reason given.
     pub fn reject(message: impl Display) -> Self {
-        Self { kind: FailureKind::Reject, message: message.to_string() }
+        Self {
+            kind: FailureKind::Reject,
+            message: message.to_string(),
+        }
     }
 
     /// The event may be applied later, for the reason given.
     pub fn retry(message: impl Display) -> Self {
-        Self { kind: FailureKind::Retry, message: message.to_string() }
+        Self {
+            kind: FailureKind::Retry,
+            message: message.to_string(),
+        }
     }
 
     /// What the host does about it.
@@ -68,7 +74,8 @@ impl Display for Failure {
     }
 }
 
-// `Failure` itself does not implement `std::error::Error`, so that this conversion can accept every error type.
+// `Failure` itself does not implement `std::error::Error`, so that this conversion can accept every
+// error type.
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::reject(with_causes(&error))
@@ -83,7 +90,10 @@ pub trait Retry<T> {
 
 impl<T, E: Into<Failure>> Retry<T> for Result<T, E> {
     fn retry(self) -> Result<T, Failure> {
-        self.map_err(|error| Failure { kind: FailureKind::Retry, ..error.into() })
+        self.map_err(|error| Failure {
+            kind: FailureKind::Retry,
+            ..error.into()
+        })
     }
 }
 
@@ -126,12 +136,16 @@ pub struct MigrateError {
 impl MigrateError {
     /// The state cannot be migrated, for the reason given.
     pub fn new(message: impl Display) -> Self {
-        Self { message: message.to_string() }
+        Self {
+            message: message.to_string(),
+        }
     }
 
     /// The state has a version that this one does not know.
     pub fn unknown_version(version: u32) -> Self {
-        Self::new(format_args!("state version {version} is unknown to this version of the projection"))
+        Self::new(format_args!(
+            "state version {version} is unknown to this version of the projection"
+        ))
     }
 
     /// What went wrong.
@@ -146,7 +160,8 @@ impl Display for MigrateError {
     }
 }
 
-// As for `Failure`: it does not implement `std::error::Error`, so that this conversion can accept every error type.
+// As for `Failure`: it does not implement `std::error::Error`, so that this conversion can accept
+// every error type.
 impl<E: Error> From<E> for MigrateError {
     fn from(error: E) -> Self {
         Self::new(with_causes(&error))
@@ -162,7 +177,9 @@ pub struct TableError {
 
 impl TableError {
     pub(crate) fn new(message: impl Display) -> Self {
-        Self { message: message.to_string().into() }
+        Self {
+            message: message.to_string().into(),
+        }
     }
 }
 

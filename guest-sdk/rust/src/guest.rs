@@ -77,7 +77,11 @@ pub unsafe fn realloc(old: *mut u8, old_size: usize, alignment: usize, size: usi
 ///
 /// Only the host may call it, with what the contract says.
 #[doc(hidden)]
-pub unsafe fn apply<P: Projection>(running: &Running<P>, events: *const u8, count: usize) -> *const u8 {
+pub unsafe fn apply<P: Projection>(
+    running: &Running<P>,
+    events: *const u8,
+    count: usize,
+) -> *const u8 {
     // SAFETY: `Event` has the layout of the contract's `event`, and the host wrote `count` of them.
     let events = unsafe { std::slice::from_raw_parts(events.cast::<Event<'_>>(), count) };
     let mut running = running.0.borrow_mut();
@@ -90,7 +94,12 @@ pub unsafe fn apply<P: Projection>(running: &Running<P>, events: *const u8, coun
     // SAFETY: the events were all that lay in the arena, and they are not used any more.
     ARENA.with(|arena| unsafe { arena.clear() });
     match outcome {
-        Ok(()) => keep(ApplyResult { is_error: 0, index: 0, kind: 0, message: Text::new("") }),
+        Ok(()) => keep(ApplyResult {
+            is_error: 0,
+            index: 0,
+            kind: 0,
+            message: Text::new(""),
+        }),
         Err((index, failure)) => keep_failure(index, &failure),
     }
 }
@@ -101,7 +110,12 @@ fn keep_failure(index: u32, failure: &Failure) -> *const u8 {
         FailureKind::Retry => 0,
         FailureKind::Reject => 1,
     };
-    keep(ApplyResult { is_error: 1, index, kind, message: keep_text(failure.message()) })
+    keep(ApplyResult {
+        is_error: 1,
+        index,
+        kind,
+        message: keep_text(failure.message()),
+    })
 }
 
 /// `query`: a name and a payload.
@@ -123,7 +137,11 @@ pub unsafe fn query<P: Projection>(
         let arguments = std::slice::from_raw_parts(arguments, arguments_length);
         (
             name,
-            if is_bytes == 0 { Payload::Text(str::from_utf8_unchecked(arguments)) } else { Payload::Bytes(arguments) },
+            if is_bytes == 0 {
+                Payload::Text(str::from_utf8_unchecked(arguments))
+            } else {
+                Payload::Bytes(arguments)
+            },
         )
     };
     // A fresh instance: the state of a query is a snapshot of its own.
@@ -137,7 +155,10 @@ pub unsafe fn query<P: Projection>(
         Err(QueryError::NotFound) => (1, 2, String::new()),
         Err(QueryError::Failed(text)) => (1, 3, text),
     };
-    let value = WirePayload { is_bytes: case, octets: List::new(keep_text(&text).get().as_bytes()) };
+    let value = WirePayload {
+        is_bytes: case,
+        octets: List::new(keep_text(&text).get().as_bytes()),
+    };
     keep(QueryResult { is_error, value })
 }
 
@@ -147,31 +168,50 @@ pub unsafe fn query<P: Projection>(
 ///
 /// Only the host may call it, with what the contract says.
 #[doc(hidden)]
-pub unsafe fn migrate<P: Migrate>(from_version: u32, entries: *const u8, count: usize) -> *const u8 {
+pub unsafe fn migrate<P: Migrate>(
+    from_version: u32,
+    entries: *const u8,
+    count: usize,
+) -> *const u8 {
     log_panics();
     // SAFETY: `Entry` has the layout of the contract's `entry`, and the host wrote `count` of them.
     let entries = unsafe { std::slice::from_raw_parts(entries.cast::<Entry<'_>>(), count) };
-    let old = entries.iter().map(|entry| OldEntry::new(entry.key.get(), entry.value.get()));
+    let old = entries
+        .iter()
+        .map(|entry| OldEntry::new(entry.key.get(), entry.value.get()));
     let outcome = migrate_all::<P>(from_version, old);
     // SAFETY: the entries were all that lay in the arena; what was made of them borrows nothing.
     ARENA.with(|arena| unsafe { arena.clear() });
     match outcome {
         Ok(new) => {
             let new = keep_list(&new.iter().map(keep_entry).collect::<Vec<_>>()).get();
-            keep(MigrateResult { is_error: 0, address: new.as_ptr().addr(), length: new.len() })
+            keep(MigrateResult {
+                is_error: 0,
+                address: new.as_ptr().addr(),
+                length: new.len(),
+            })
         }
         Err(error) => {
             let message = keep_text(error.message()).get();
-            keep(MigrateResult { is_error: 1, address: message.as_ptr().addr(), length: message.len() })
+            keep(MigrateResult {
+                is_error: 1,
+                address: message.as_ptr().addr(),
+                length: message.len(),
+            })
         }
     }
 }
 
 fn keep_entry(entry: &NewEntry) -> Entry<'static> {
     let payload = entry.value.payload();
-    let value =
-        WirePayload { is_bytes: u8::from(matches!(payload, Payload::Bytes(_))), octets: keep_list(payload.as_bytes()) };
-    Entry { key: keep_text(&entry.key), value }
+    let value = WirePayload {
+        is_bytes: u8::from(matches!(payload, Payload::Bytes(_))),
+        octets: keep_list(payload.as_bytes()),
+    };
+    Entry {
+        key: keep_text(&entry.key),
+        value,
+    }
 }
 
 fn open<P: Projection>() -> Instance<P> {
@@ -188,7 +228,10 @@ struct Optional<T> {
 
 impl<T: Default> Optional<T> {
     fn new(value: Option<T>) -> Self {
-        Self { is_some: u8::from(value.is_some()), value: value.unwrap_or_default() }
+        Self {
+            is_some: u8::from(value.is_some()),
+            value: value.unwrap_or_default(),
+        }
     }
 }
 
@@ -230,12 +273,28 @@ impl KeyRuleRecord {
     fn new(rule: &KeyRule) -> Self {
         let text = |case, text: &str| {
             let text = keep_text(text).get();
-            Self { case, number_or_address: text.as_ptr().addr(), length: text.len() }
+            Self {
+                case,
+                number_or_address: text.as_ptr().addr(),
+                length: text.len(),
+            }
         };
         match rule {
-            KeyRule::None => Self { case: 0, number_or_address: 0, length: 0 },
-            KeyRule::Subject => Self { case: 1, number_or_address: 0, length: 0 },
-            KeyRule::SubjectToken(number) => Self { case: 2, number_or_address: *number as usize, length: 0 },
+            KeyRule::None => Self {
+                case: 0,
+                number_or_address: 0,
+                length: 0,
+            },
+            KeyRule::Subject => Self {
+                case: 1,
+                number_or_address: 0,
+                length: 0,
+            },
+            KeyRule::SubjectToken(number) => Self {
+                case: 2,
+                number_or_address: *number as usize,
+                length: 0,
+            },
             KeyRule::Header(name) => text(3, name),
             KeyRule::DataPointer(pointer) => text(4, pointer),
         }
@@ -262,13 +321,21 @@ pub fn manifest<P: Projection>() -> *const u8 {
         batch_events: Optional::new(manifest.batch_events),
         state_bytes: Optional::new(manifest.state_bytes),
     };
-    let describe =
-        |query: &Query<P>| QueryDescription { name: Text::new(query.name), description: Text::new(query.description) };
+    let describe = |query: &Query<P>| QueryDescription {
+        name: Text::new(query.name),
+        description: Text::new(query.description),
+    };
     keep(ManifestRecord {
         kind: 0,
         name: Text::new(manifest.name),
         description: Text::new(manifest.description),
-        subjects: keep_list(&manifest.subjects.iter().map(|subject| keep_text(subject)).collect::<Vec<_>>()),
+        subjects: keep_list(
+            &manifest
+                .subjects
+                .iter()
+                .map(|subject| keep_text(subject))
+                .collect::<Vec<_>>(),
+        ),
         wants_headers: u8::from(manifest.wants_headers),
         key_rule: KeyRuleRecord::new(&manifest.key_rule),
         state_version: manifest.state_version,
@@ -308,9 +375,12 @@ pub fn handler_manifest<H: Handler>() -> *const u8 {
         batch_events: Optional::new(manifest.batch_events),
         state_bytes: Optional::new(manifest.state_bytes),
     };
-    let describe =
-        |query: &Query<H>| QueryDescription { name: Text::new(query.name), description: Text::new(query.description) };
-    let texts = |texts: &[String]| keep_list(&texts.iter().map(|text| keep_text(text)).collect::<Vec<_>>());
+    let describe = |query: &Query<H>| QueryDescription {
+        name: Text::new(query.name),
+        description: Text::new(query.description),
+    };
+    let texts =
+        |texts: &[String]| keep_list(&texts.iter().map(|text| keep_text(text)).collect::<Vec<_>>());
     keep(HandlerRecord {
         name: Text::new(manifest.name),
         description: Text::new(manifest.description),
@@ -329,7 +399,9 @@ pub fn handler_manifest<H: Handler>() -> *const u8 {
 
 /// Stores a result where the host can read it, until the end of the next call.
 fn keep<T>(value: T) -> *const u8 {
-    let place = ARENA.with(|arena| arena.take(size_of::<T>(), align_of::<T>())).cast::<T>();
+    let place = ARENA
+        .with(|arena| arena.take(size_of::<T>(), align_of::<T>()))
+        .cast::<T>();
     // SAFETY: the arena gave out memory of that size and alignment.
     unsafe { place.write(value) };
     place.cast_const().cast()
@@ -343,9 +415,11 @@ fn keep_text(text: &str) -> Text<'static> {
 
 /// The same for a list.
 fn keep_list<T: Copy>(items: &[T]) -> List<'static, T> {
-    let place = ARENA.with(|arena| arena.take(size_of_val(items), align_of::<T>())).cast::<T>();
-    // SAFETY: the arena gave out memory for that many values, which overlaps nothing and is not cleared before the
-    // host has read it.
+    let place = ARENA
+        .with(|arena| arena.take(size_of_val(items), align_of::<T>()))
+        .cast::<T>();
+    // SAFETY: the arena gave out memory for that many values, which overlaps nothing and is not
+    // cleared before the host has read it.
     List::new(unsafe {
         ptr::copy_nonoverlapping(items.as_ptr(), place, items.len());
         std::slice::from_raw_parts(place, items.len())

@@ -10,8 +10,8 @@ use crate::state::State;
 
 /// Folds events into tables, as a [`Projection`] does, and publishes messages.
 ///
-/// What it writes and publishes may depend on the events only: not on batch boundaries, restarts, the clock or
-/// randomness. The host then sends each message once, whatever happens in between.
+/// What it writes and publishes may depend on the events only: not on batch boundaries, restarts,
+/// the clock or randomness. The host then sends each message once, whatever happens in between.
 pub trait Handler: Sized + 'static {
     /// What the handler is and needs; [`Manifest::publishes`] declares its subjects.
     fn manifest() -> Manifest<Self>;
@@ -52,10 +52,19 @@ impl<H: Handler> Projection for Handling<H> {
             queries,
         } = H::manifest();
         let adapted = |query: Query<H>| {
-            let Query { name, description, answer } = query;
-            let answer =
-                Box::new(move |handling: &Self, arguments: crate::Payload<'_>| answer(&handling.handler, arguments));
-            Query { name, description, answer: answer as _ }
+            let Query {
+                name,
+                description,
+                answer,
+            } = query;
+            let answer = Box::new(move |handling: &Self, arguments: crate::Payload<'_>| {
+                answer(&handling.handler, arguments)
+            });
+            Query {
+                name,
+                description,
+                answer: answer as _,
+            }
         };
         Manifest {
             name,
@@ -77,7 +86,10 @@ impl<H: Handler> Projection for Handling<H> {
     }
 
     fn open(state: &State) -> Self {
-        Self { handler: H::open(state), state: state.clone() }
+        Self {
+            handler: H::open(state),
+            state: state.clone(),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -95,7 +107,11 @@ impl<H: Handler> Projection for Handling<H> {
 }
 
 impl<H: Handler + Migrate> Migrate for Handling<H> {
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError> {
         H::migrate(from_version, old, new)
     }
 }

@@ -17,7 +17,8 @@ pub(crate) struct HeldKey([u64; 3]);
 impl HeldKey {
     /// Stores the key that `octets` has from `start` to its end, if it is short.
     ///
-    /// It takes the octets as a vector, to append zeros: reading three whole words is faster than any loop.
+    /// It takes the octets as a vector, to append zeros: reading three whole words is faster than
+    /// any loop.
     #[inline]
     pub(crate) fn short(octets: &mut Vec<u8>, start: usize) -> Option<Self> {
         let end = octets.len();
@@ -34,7 +35,11 @@ impl HeldKey {
 
     /// Stores a long key by its index among the long ones.
     pub(crate) fn long(key: &[u8], start: usize) -> Self {
-        Self([hash_long(key), start as u64 | (key.len() as u64) << 32, LONG << 56])
+        Self([
+            hash_long(key),
+            start as u64 | (key.len() as u64) << 32,
+            LONG << 56,
+        ])
     }
 
     /// Whether it is this long key.
@@ -72,8 +77,13 @@ impl HeldKey {
 /// The hash of a long key.
 pub(crate) fn hash_long(key: &[u8]) -> u64 {
     let (words, rest) = key.as_chunks::<8>();
-    let hash = words.iter().fold(key.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    finish(rest.iter().fold(hash, |hash, octet| mix(hash, u64::from(*octet))))
+    let hash = words.iter().fold(key.len() as u64, |hash, word| {
+        mix(hash, u64::from_le_bytes(*word))
+    });
+    finish(
+        rest.iter()
+            .fold(hash, |hash, octet| mix(hash, u64::from(*octet))),
+    )
 }
 
 #[inline]

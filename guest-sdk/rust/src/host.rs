@@ -26,11 +26,15 @@ unsafe extern "C" {
     #[link_name = "get"]
     fn state_get(key: *const u8, key_length: usize, found: *mut OptionalPayload<'static>);
     #[link_name = "get-many"]
-    fn state_get_many(keys: *const Text<'_>, count: usize, found: *mut List<'static, OptionalPayload<'static>>);
+    fn state_get_many(
+        keys: *const Text<'_>,
+        count: usize,
+        found: *mut List<'static, OptionalPayload<'static>>,
+    );
     #[link_name = "put-many"]
     fn state_put_many(writes: *const Write<'_>, count: usize);
-    // The second to seventh are a prefix as address and length, or the two ends of a range, each as an octet that
-    // says whether there is one, address and length.
+    // The second to seventh are a prefix as address and length, or the two ends of a range, each as
+    // an octet that says whether there is one, address and length.
     #[link_name = "scan"]
     fn state_scan(
         is_range: u32,
@@ -81,7 +85,10 @@ struct OptionalText<'a> {
 
 impl<'a> OptionalText<'a> {
     fn new(text: Option<&'a String>) -> Self {
-        Self { is_some: u8::from(text.is_some()), text: Text::new(text.map_or("", String::as_str)) }
+        Self {
+            is_some: u8::from(text.is_some()),
+            text: Text::new(text.map_or("", String::as_str)),
+        }
     }
 }
 
@@ -125,7 +132,10 @@ struct Page {
 
 impl<'a> WirePayload<'a> {
     pub(crate) fn text(text: &'a str) -> Self {
-        Self { is_bytes: 0, octets: List::new(text.as_bytes()) }
+        Self {
+            is_bytes: 0,
+            octets: List::new(text.as_bytes()),
+        }
     }
 
     pub(crate) fn get(self) -> Payload<'a> {
@@ -141,7 +151,10 @@ impl<'a> WirePayload<'a> {
 
 impl<'a> OptionalPayload<'a> {
     fn new(text: Option<&'a str>) -> Self {
-        Self { is_some: u8::from(text.is_some()), payload: WirePayload::text(text.unwrap_or_default()) }
+        Self {
+            is_some: u8::from(text.is_some()),
+            payload: WirePayload::text(text.unwrap_or_default()),
+        }
     }
 
     fn get(self) -> Option<Payload<'a>> {
@@ -154,7 +167,8 @@ fn handed_over(call: impl FnOnce()) {
     ARENA.with(|arena| {
         let mark = arena.mark();
         call();
-        // SAFETY: what was given out since the mark was for the results of this call, which stay inside `call`.
+        // SAFETY: what was given out since the mark was for the results of this call, which stay
+        // inside `call`.
         unsafe { arena.release(mark) };
     });
 }
@@ -167,7 +181,8 @@ impl Backend for HostState {
     fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
         handed_over(|| {
             let mut found = OptionalPayload::new(None);
-            // SAFETY: address and length are those of a `str`, and `found` has the layout of the result.
+            // SAFETY: address and length are those of a `str`, and `found` has the layout of the
+            // result.
             unsafe { state_get(key.as_ptr(), key.len(), &mut found) };
             show(found.get());
         });
@@ -188,10 +203,14 @@ impl Backend for HostState {
     fn put_many(&self, writes: &Writes) {
         let writes: Vec<Write<'_>> = writes
             .iter()
-            .map(|(key, value)| Write { key: Text::new(key), value: OptionalPayload::new(value) })
+            .map(|(key, value)| Write {
+                key: Text::new(key),
+                value: OptionalPayload::new(value),
+            })
             .collect();
         for chunk in writes.chunks(WRITES_MAX) {
-            // SAFETY: `Write` has the layout of the list's elements, all of which live until the end of the call.
+            // SAFETY: `Write` has the layout of the list's elements, all of which live until the
+            // end of the call.
             unsafe { state_put_many(chunk.as_ptr(), chunk.len()) };
         }
     }
@@ -199,16 +218,27 @@ impl Backend for HostState {
     fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool {
         let (is_range, selection) = match request.selection {
             Selection::Prefix(prefix) => (0, [prefix.as_ptr().addr(), prefix.len(), 0, 0, 0, 0]),
-            Selection::Range(start, end) => {
-                (1, [1, start.as_ptr().addr(), start.len(), 1, end.as_ptr().addr(), end.len()])
-            }
+            Selection::Range(start, end) => (
+                1,
+                [
+                    1,
+                    start.as_ptr().addr(),
+                    start.len(),
+                    1,
+                    end.as_ptr().addr(),
+                    end.len(),
+                ],
+            ),
         };
         let after = request.after.unwrap_or_default();
         let mut more = false;
         handed_over(|| {
-            let mut page = Page { entries: List::new(&[]), more: 0 };
-            // SAFETY: addresses and lengths are those of texts that live until the end of the call, and `page` has
-            // the layout of the result.
+            let mut page = Page {
+                entries: List::new(&[]),
+                more: 0,
+            };
+            // SAFETY: addresses and lengths are those of texts that live until the end of the call,
+            // and `page` has the layout of the result.
             unsafe {
                 state_scan(
                     is_range,
@@ -239,7 +269,13 @@ impl Backend for HostState {
 pub(crate) fn publish(cause: u32, messages: &[Message]) {
     let headers: Vec<Vec<Header<'_>>> = messages
         .iter()
-        .map(|message| message.headers.iter().map(|(name, value)| Header::new(name, value)).collect())
+        .map(|message| {
+            message
+                .headers
+                .iter()
+                .map(|(name, value)| Header::new(name, value))
+                .collect()
+        })
         .collect();
     let messages: Vec<WireMessage<'_>> = messages
         .iter()
@@ -251,13 +287,16 @@ pub(crate) fn publish(cause: u32, messages: &[Message]) {
             headers: List::new(headers),
             data: match &message.data {
                 Data::Text(text) => WirePayload::text(text),
-                Data::Bytes(bytes) => WirePayload { is_bytes: 1, octets: List::new(bytes) },
+                Data::Bytes(bytes) => WirePayload {
+                    is_bytes: 1,
+                    octets: List::new(bytes),
+                },
             },
             key: OptionalText::new(message.key.as_ref()),
         })
         .collect();
-    // SAFETY: `WireMessage` has the layout of the list's elements, and what they borrow lives until the end of the
-    // call.
+    // SAFETY: `WireMessage` has the layout of the list's elements, and what they borrow lives until
+    // the end of the call.
     unsafe { outbox_publish(messages.as_ptr(), messages.len()) };
 }
 

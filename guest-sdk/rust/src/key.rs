@@ -13,10 +13,11 @@
 //! | `String` | itself, with `%`, `/` and control characters as `%25`, `%2F`, `%0A` | by its bytes in this form |
 //! | tuples of 2 to 4 | the parts | by the first part, then by the second … |
 //!
-//! Everything except text has a fixed width, so it sorts exactly at any place. Text also sorts exactly if it has only
-//! letters, digits and characters after `/` in ASCII. For other text, note two things: an escaped character sorts like
-//! `%`, and before further parts a text sorts as if it ended with `/`, so `a-b` comes before `a`. Entries with the same
-//! leading parts are always adjacent. To search for the beginning of a text, use
+//! Everything except text has a fixed width, so it sorts exactly at any place. Text also sorts
+//! exactly if it has only letters, digits and characters after `/` in ASCII. For other text, note
+//! two things: an escaped character sorts like `%`, and before further parts a text sorts as if it
+//! ended with `/`, so `a-b` comes before `a`. Entries with the same leading parts are always
+//! adjacent. To search for the beginning of a text, use
 //! [`Scan::starting_with`](crate::Scan::starting_with), not a range.
 
 use std::error::Error;
@@ -153,13 +154,15 @@ const fn is_escaped(byte: u8) -> bool {
 const fn has_escaped(word: u64) -> bool {
     const ONES: u64 = u64::MAX / 255;
     const fn below(word: u64, limit: u64) -> u64 {
-        // The highest bit of an octet is set by a borrow: it was smaller, and no highest bit itself.
+        // The highest bit of an octet is set by a borrow: it was smaller, and no highest bit
+        // itself.
         word.wrapping_sub(ONES * limit) & !word
     }
     const fn equal(word: u64, byte: u8) -> u64 {
         below(word ^ (ONES * byte as u64), 1)
     }
-    (below(word, 0x20) | equal(word, b'/') | equal(word, b'%') | equal(word, 0x7f)) & (ONES * 0x80) != 0
+    (below(word, 0x20) | equal(word, b'/') | equal(word, b'%') | equal(word, 0x7f)) & (ONES * 0x80)
+        != 0
 }
 
 /// The parts of a key, one after another.
@@ -171,12 +174,16 @@ pub struct KeyReader<'a> {
 impl<'a> KeyReader<'a> {
     /// Reads the text after a table's name, which begins with a slash unless it is empty.
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { rest: text.strip_prefix('/') }
+        Self {
+            rest: text.strip_prefix('/'),
+        }
     }
 
     /// The next part as in the key.
     pub fn part(&mut self) -> Result<&'a str, KeyError> {
-        let rest = self.rest.ok_or(KeyError { expected: "one more part" })?;
+        let rest = self.rest.ok_or(KeyError {
+            expected: "one more part",
+        })?;
         match rest.split_once('/') {
             Some((part, rest)) => {
                 self.rest = Some(rest);
@@ -190,13 +197,21 @@ impl<'a> KeyReader<'a> {
     }
 
     pub(crate) fn end(&self) -> Result<(), KeyError> {
-        if self.rest.is_some() { Err(KeyError { expected: "no further part" }) } else { Ok(()) }
+        if self.rest.is_some() {
+            Err(KeyError {
+                expected: "no further part",
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn number(&mut self, width: usize) -> Result<u64, KeyError> {
         let part = self.part()?;
         let fits = part.len() == width && part.bytes().all(|byte| byte.is_ascii_digit());
-        fits.then(|| part.parse().ok()).flatten().ok_or(KeyError { expected: "a number of fixed width" })
+        fits.then(|| part.parse().ok()).flatten().ok_or(KeyError {
+            expected: "a number of fixed width",
+        })
     }
 }
 
@@ -219,7 +234,11 @@ impl KeyError {
 
 impl Display for KeyError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "expected {} in the key; raise the state version if keys change their format", self.expected)
+        write!(
+            formatter,
+            "expected {} in the key; raise the state version if keys change their format",
+            self.expected
+        )
     }
 }
 
@@ -234,7 +253,9 @@ impl Key for String {
     }
 
     fn read(reader: &mut KeyReader<'_>) -> Result<Self, KeyError> {
-        unescape(reader.part()?).ok_or(KeyError { expected: "two hexadecimal digits after each %" })
+        unescape(reader.part()?).ok_or(KeyError {
+            expected: "two hexadecimal digits after each %",
+        })
     }
 }
 
@@ -242,7 +263,9 @@ fn unescape(part: &str) -> Option<String> {
     let mut pieces = part.split('%');
     let mut text = pieces.next()?.to_owned();
     for piece in pieces {
-        let digits = piece.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let digits = piece
+            .get(..2)
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
         let byte = u8::from_str_radix(digits, 16).ok().filter(u8::is_ascii)?;
         text.push(char::from(byte));
         text.push_str(&piece[2..]);

@@ -45,9 +45,9 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Date, Effects, Event, Failure, Handler, KeyRule, Manifest, Message, Migrate, MigrateError, NewEntries,
-        OldEntry, Projection, QueryError, Retry, State, Table, TableError, Timestamp, Value, Weekday, debug, error,
-        events, handler, info, projection, warn,
+        Date, Effects, Event, Failure, Handler, KeyRule, Manifest, Message, Migrate, MigrateError,
+        NewEntries, OldEntry, Projection, QueryError, Retry, State, Table, TableError, Timestamp,
+        Value, Weekday, debug, error, events, handler, info, projection, warn,
     };
 }
 
@@ -67,8 +67,8 @@ pub const HANDLER_CONTRACT: &[u8; include_bytes!("handler-contract.bin").len()] 
 
 /// The same for handlers that can migrate.
 #[doc(hidden)]
-pub const MIGRATING_HANDLER_CONTRACT: &[u8; include_bytes!("migrating-handler-contract.bin").len()] =
-    include_bytes!("migrating-handler-contract.bin");
+pub const MIGRATING_HANDLER_CONTRACT: &[u8; include_bytes!("migrating-handler-contract.bin")
+     .len()] = include_bytes!("migrating-handler-contract.bin");
 
 /// Does nothing, for projections only.
 #[doc(hidden)]
@@ -80,9 +80,11 @@ pub fn can_migrate<P: Migrate>() {}
 
 /// Exports a type that implements [`Projection`] as the projection of its crate.
 ///
-/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it does nothing.
+/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it
+/// does nothing.
 ///
-/// With `projection!(Orders, migrate);` it can also convert the state of older versions; see [`Migrate`].
+/// With `projection!(Orders, migrate);` it can also convert the state of older versions; see
+/// [`Migrate`].
 #[macro_export]
 macro_rules! projection {
     (@exports $projection:ty, $contract:ident, $section:literal) => {
@@ -152,9 +154,11 @@ macro_rules! projection {
 
 /// Exports a type that implements [`Handler`] as the handler of its crate.
 ///
-/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it does nothing.
+/// Use it once per crate, whose `crate-type` includes `cdylib`. On targets other than wasm32 it
+/// does nothing.
 ///
-/// With `handler!(Shipping, migrate);` it can also convert the state of older versions; see [`Migrate`].
+/// With `handler!(Shipping, migrate);` it can also convert the state of older versions; see
+/// [`Migrate`].
 #[macro_export]
 macro_rules! handler {
     (@exports $handler:ty, $contract:ident, $section:literal) => {

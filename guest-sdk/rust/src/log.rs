@@ -19,8 +19,9 @@ pub enum Level {
     Error,
 }
 
-/// Writes one message; the macros [`debug!`](crate::debug), [`info!`](crate::info), [`warn!`](crate::warn) and
-/// [`error!`](crate::error) are shorter. The host keeps 4,096 bytes of a message, and limits how many a call may write.
+/// Writes one message; the macros [`debug!`](crate::debug), [`info!`](crate::info),
+/// [`warn!`](crate::warn) and [`error!`](crate::error) are shorter. The host keeps 4,096 bytes of a
+/// message, and limits how many a call may write.
 #[inline(never)]
 pub fn write(level: Level, message: fmt::Arguments<'_>) {
     #[cfg(target_arch = "wasm32")]

@@ -110,8 +110,8 @@ impl<P> Manifest<P> {
         self
     }
 
-    /// The subjects that a handler publishes to, with the wildcards `*` and `>`; at most 64. Whoever deploys it decides
-    /// which of them it may publish to. A projection publishes nothing.
+    /// The subjects that a handler publishes to, with the wildcards `*` and `>`; at most 64.
+    /// Whoever deploys it decides which of them it may publish to. A projection publishes nothing.
     pub fn publishes<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.publishes.extend(subjects.into_iter().map(Into::into));
         self
@@ -158,11 +158,16 @@ impl<P> Manifest<P> {
             let answer = answer(projection, read_arguments(arguments)?)?;
             Ok(serde_json::to_string(&answer)?)
         });
-        self.queries.push(Query { name, description, answer });
+        self.queries.push(Query {
+            name,
+            description,
+            answer,
+        });
         self
     }
 
-    /// How often the host tries a failing batch before the deployment stops, including the first attempt.
+    /// How often the host tries a failing batch before the deployment stops, including the first
+    /// attempt.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
         self
@@ -199,8 +204,17 @@ impl<P> Manifest<P> {
         self
     }
 
-    pub(crate) fn answer(&self, projection: &P, name: &str, arguments: Payload<'_>) -> Result<String, QueryError> {
-        let query = self.queries.iter().find(|query| query.name == name).ok_or(QueryError::UnknownQuery)?;
+    pub(crate) fn answer(
+        &self,
+        projection: &P,
+        name: &str,
+        arguments: Payload<'_>,
+    ) -> Result<String, QueryError> {
+        let query = self
+            .queries
+            .iter()
+            .find(|query| query.name == name)
+            .ok_or(QueryError::UnknownQuery)?;
         (query.answer)(projection, arguments)
     }
 }
@@ -212,8 +226,11 @@ fn milliseconds(duration: Duration) -> u32 {
 fn read_arguments<A: DeserializeOwned>(arguments: Payload<'_>) -> Result<A, QueryError> {
     let given = arguments.json();
     let read = if arguments.as_bytes().trim_ascii().is_empty() {
-        // No arguments were given: null for `()` and `Option`, an object without fields for other types.
-        Payload::Text("null").json().or_else(|_| Payload::Text("{}").json())
+        // No arguments were given: null for `()` and `Option`, an object without fields for other
+        // types.
+        Payload::Text("null")
+            .json()
+            .or_else(|_| Payload::Text("{}").json())
     } else {
         given
     };
@@ -226,7 +243,14 @@ impl<P> fmt::Debug for Manifest<P> {
             .debug_struct("Manifest")
             .field("name", &self.name)
             .field("subjects", &self.subjects)
-            .field("queries", &self.queries.iter().map(|query| (query.name, query.description)).collect::<Vec<_>>())
+            .field(
+                "queries",
+                &self
+                    .queries
+                    .iter()
+                    .map(|query| (query.name, query.description))
+                    .collect::<Vec<_>>(),
+            )
             .finish_non_exhaustive()
     }
 }

@@ -15,9 +15,9 @@ use crate::state::{KEY_BYTES_MAX, check_table_name};
 /// Converts the state of an older version of a projection or a handler, so that it need not
 /// be rebuilt from the beginning of the stream.
 ///
-/// Implement it in addition to [`Projection`] or [`Handler`](crate::Handler), raise the state version in the
-/// manifest, and add it to the macro: `projection!(Orders, migrate);` or `handler!(Shipping, migrate);`. The
-/// result must equal a fold of the stream with this version;
+/// Implement it in addition to [`Projection`] or [`Handler`](crate::Handler), raise the state
+/// version in the manifest, and add it to the macro: `projection!(Orders, migrate);` or
+/// `handler!(Shipping, migrate);`. The result must equal a fold of the stream with this version;
 /// [`Harness::migrated`](crate::testing::Harness::migrated) helps to test that.
 ///
 /// ```
@@ -68,7 +68,11 @@ pub trait Migrate {
     /// others.
     ///
     /// An error ends the migration, and the old state stays unchanged.
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError>;
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError>;
 }
 
 /// An entry of an older version.
@@ -101,28 +105,45 @@ impl<'a> OldEntry<'a> {
     /// Decodes its value from JSON.
     pub fn json<V: Deserialize<'a>>(&self) -> Result<V, MigrateError> {
         self.value.json().map_err(|error| {
-            MigrateError::new(format_args!("the value of {} does not match its old type: {error}", self.key))
+            MigrateError::new(format_args!(
+                "the value of {} does not match its old type: {error}",
+                self.key
+            ))
         })
     }
 
     /// Its key and value in the format of a table of that name, if it belongs to one.
-    pub fn of_table<K: Key, V: DeserializeOwned>(&self, name: &str) -> Result<Option<(K, V)>, MigrateError> {
-        let Some(text) = self.behind(name) else { return Ok(None) };
+    pub fn of_table<K: Key, V: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<(K, V)>, MigrateError> {
+        let Some(text) = self.behind(name) else {
+            return Ok(None);
+        };
         let key = key::decode(text).map_err(|error| {
             let expected = error.expectation();
-            MigrateError::new(format_args!("the key {} does not match its old type: expected {expected}", self.key))
+            MigrateError::new(format_args!(
+                "the key {} does not match its old type: expected {expected}",
+                self.key
+            ))
         })?;
         Ok(Some((key, self.json()?)))
     }
 
     /// Its value, if it is the single value of that name.
     pub fn of_value<V: DeserializeOwned>(&self, name: &str) -> Result<Option<V>, MigrateError> {
-        if self.key == name { self.json().map(Some) } else { Ok(None) }
+        if self.key == name {
+            self.json().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// The part of the key after the name of a table.
     fn behind(&self, name: &str) -> Option<&'a str> {
-        self.key.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.key
+            .strip_prefix(name)
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -157,7 +178,12 @@ impl NewEntries {
     /// # Panics
     ///
     /// If the name is not valid for a table; see [`State::table`](crate::State::table).
-    pub fn put<K: Key>(&mut self, table: &str, key: K::Ref<'_>, value: &impl Serialize) -> Result<(), MigrateError> {
+    pub fn put<K: Key>(
+        &mut self,
+        table: &str,
+        key: K::Ref<'_>,
+        value: &impl Serialize,
+    ) -> Result<(), MigrateError> {
         check_table_name(table);
         let key = key::encode_behind::<K>(table, key);
         let length = key.len();
@@ -167,9 +193,14 @@ impl NewEntries {
             )));
         }
         let value = serde_json::to_string(value).map_err(|error| {
-            MigrateError::new(format_args!("the new value of {key} cannot be encoded as JSON: {error}"))
+            MigrateError::new(format_args!(
+                "the new value of {key} cannot be encoded as JSON: {error}"
+            ))
         })?;
-        self.entries.push(NewEntry { key, value: NewValue::Text(value) });
+        self.entries.push(NewEntry {
+            key,
+            value: NewValue::Text(value),
+        });
         Ok(())
     }
 
@@ -188,13 +219,23 @@ impl NewEntries {
             Payload::Text(text) => NewValue::Text(text.to_owned()),
             Payload::Bytes(bytes) => NewValue::Bytes(bytes.to_owned()),
         };
-        self.entries.push(NewEntry { key: old.key.to_owned(), value });
+        self.entries.push(NewEntry {
+            key: old.key.to_owned(),
+            value,
+        });
     }
 }
 
 impl fmt::Debug for NewEntries {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_map().entries(self.entries.iter().map(|entry| (&entry.key, entry.value.payload()))).finish()
+        formatter
+            .debug_map()
+            .entries(
+                self.entries
+                    .iter()
+                    .map(|entry| (&entry.key, entry.value.payload())),
+            )
+            .finish()
     }
 }
 

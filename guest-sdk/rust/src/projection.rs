@@ -11,7 +11,8 @@ use crate::state::State;
 /// the clock or randomness. So keep everything in tables and nothing in other
 /// fields; the host may replace an instance between any two batches.
 pub trait Projection: Sized + 'static {
-    /// What the projection is and needs. The host asks for it once, when the projection is deployed.
+    /// What the projection is and needs. The host asks for it once, when the projection is
+    /// deployed.
     fn manifest() -> Manifest<Self>;
 
     /// Opens the tables. Called when an instance starts, and for each query.
@@ -22,7 +23,8 @@ pub trait Projection: Sized + 'static {
     /// An error drops what the event wrote; the events before it are kept.
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure>;
 
-    /// Reads ahead what a batch will need, with [`Table::prefetch`](crate::Table::prefetch). Optional.
+    /// Reads ahead what a batch will need, with [`Table::prefetch`](crate::Table::prefetch).
+    /// Optional.
     ///
     /// It is worth it if most events touch keys that were not used before, and
     /// if the keys can be determined without decoding the data, for example
@@ -40,7 +42,10 @@ pub(crate) struct Instance<P> {
 
 impl<P: Projection> Instance<P> {
     pub(crate) fn open(state: State) -> Self {
-        Self { projection: P::open(&state), state }
+        Self {
+            projection: P::open(&state),
+            state,
+        }
     }
 
     /// Applies a batch, or returns the index of the event at which it failed.
@@ -48,7 +53,9 @@ impl<P: Projection> Instance<P> {
         self.projection.prefetch(events);
         for (index, event) in (0..).zip(events) {
             self.state.shared.event.set(index);
-            self.projection.apply(event).map_err(|failure| (index, failure))?;
+            self.projection
+                .apply(event)
+                .map_err(|failure| (index, failure))?;
         }
         self.state.finish_batch()
     }

@@ -68,7 +68,11 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
     }
 
     /// Only keys whose first two parts are these.
-    pub fn under_both<'k>(mut self, first: <K::First as Key>::Ref<'k>, second: <K::Second as Key>::Ref<'k>) -> Self
+    pub fn under_both<'k>(
+        mut self,
+        first: <K::First as Key>::Ref<'k>,
+        second: <K::Second as Key>::Ref<'k>,
+    ) -> Self
     where
         K: Compound3,
     {
@@ -77,11 +81,12 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         self
     }
 
-    /// Only keys whose first part begins with this text; after `under` the second part, after `under_both` the third.
+    /// Only keys whose first part begins with this text; after `under` the second part, after
+    /// `under_both` the third.
     ///
-    /// This finds `red wagon` by `red`, which a range over keys of several parts does not: there a text sorts as if it
-    /// ended with a slash, and a space comes before the slash. Parts that are not text match by their text in the key:
-    /// `2026-11` covers the dates of a month.
+    /// This finds `red wagon` by `red`, which a range over keys of several parts does not: there a
+    /// text sorts as if it ended with a slash, and a space comes before the slash. Parts that are
+    /// not text match by their text in the key: `2026-11` covers the dates of a month.
     ///
     /// ```
     /// use foldstream_sdk::prelude::*;
@@ -158,14 +163,21 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
 
     /// Reads the entries one after another, requesting one page at a time.
     pub fn iter(self) -> Entries<'t, K, V> {
-        Entries { scan: self, page: Vec::new().into_iter(), more: true }
+        Entries {
+            scan: self,
+            page: Vec::new().into_iter(),
+            more: true,
+        }
     }
 
     fn next_page(&mut self) -> Result<(Vec<(K, V)>, bool), TableError> {
         let name = self.name;
         self.page(&mut |key, payload| {
             let read = read_key(key, name)?;
-            Ok((read, decode(payload).map_err(|cause| undecodable(key, &cause))?))
+            Ok((
+                read,
+                decode(payload).map_err(|cause| undecodable(key, &cause))?,
+            ))
         })
     }
 
@@ -186,7 +198,10 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         shared.flush().map_err(|unwritable| unwritable.error)?;
         let limit = self.remaining.min(PAGE_ENTRIES_MAX);
         let prefix = format!("{}{}", self.prefix, self.beginning);
-        let range = self.range.as_ref().map(|range| range_within(range, &prefix));
+        let range = self
+            .range
+            .as_ref()
+            .map(|range| range_within(range, &prefix));
         if range.as_ref().is_some_and(|(start, end)| start >= end) {
             return Ok((Vec::new(), false));
         }

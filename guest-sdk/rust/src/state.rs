@@ -23,7 +23,8 @@ pub(crate) const CACHED_ENTRIES_MAX: usize = 65_536;
 /// asks for more.
 pub(crate) const CACHED_BYTES_MAX: usize = 8 << 20;
 
-/// The state of a projection. [`Projection::open`](crate::Projection::open) takes its tables from it.
+/// The state of a projection. [`Projection::open`](crate::Projection::open) takes its tables from
+/// it.
 #[derive(Clone)]
 pub struct State {
     pub(crate) shared: Rc<Shared>,
@@ -107,15 +108,28 @@ impl State {
     fn register(&self, name: &str, table: Rc<dyn Cached>) {
         check_table_name(name);
         let mut tables = self.shared.tables.borrow_mut();
-        assert!(tables.iter().all(|opened| opened.name != name), "two tables are named {name:?}; rename one");
-        tables.push(Opened { name: name.to_owned(), table });
+        assert!(
+            tables.iter().all(|opened| opened.name != name),
+            "two tables are named {name:?}; rename one"
+        );
+        tables.push(Opened {
+            name: name.to_owned(),
+            table,
+        });
     }
 
     /// Writes what has changed, at the end of a batch.
     pub(crate) fn finish_batch(&self) -> Result<(), (u32, Failure)> {
-        self.shared.flush().map_err(|unwritable| (unwritable.event, unwritable.error.into()))?;
+        self.shared
+            .flush()
+            .map_err(|unwritable| (unwritable.event, unwritable.error.into()))?;
         let tables = self.shared.tables.borrow();
-        if tables.iter().map(|opened| opened.table.end_batch()).sum::<usize>() > CACHED_BYTES_MAX {
+        if tables
+            .iter()
+            .map(|opened| opened.table.end_batch())
+            .sum::<usize>()
+            > CACHED_BYTES_MAX
+        {
             tables.iter().for_each(|opened| opened.table.clear());
         }
         Ok(())
@@ -151,6 +165,9 @@ impl Shared {
 impl fmt::Debug for State {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tables = self.shared.tables.borrow();
-        formatter.debug_list().entries(tables.iter().map(|opened| &opened.name)).finish()
+        formatter
+            .debug_list()
+            .entries(tables.iter().map(|opened| &opened.name))
+            .finish()
     }
 }

@@ -51,7 +51,12 @@ pub struct Table<K, V> {
 impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
     pub(crate) fn open(name: &str, shared: &Rc<Shared>) -> (Self, Rc<dyn Cached>) {
         let cache = Rc::new(RefCell::new(Cache::new(name)));
-        let table = Self { shared: Rc::clone(shared), cache: Rc::clone(&cache), name: name.into(), key: PhantomData };
+        let table = Self {
+            shared: Rc::clone(shared),
+            cache: Rc::clone(&cache),
+            name: name.into(),
+            key: PhantomData,
+        };
         (table, cache)
     }
 
@@ -78,7 +83,11 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
 
     /// Reads the value of a key without copying it. The closure must not use the same table.
     #[inline]
-    pub fn read<T>(&self, key: K::Ref<'_>, look: impl FnOnce(Option<&V>) -> T) -> Result<T, TableError> {
+    pub fn read<T>(
+        &self,
+        key: K::Ref<'_>,
+        look: impl FnOnce(Option<&V>) -> T,
+    ) -> Result<T, TableError> {
         let mut cache = self.cache.borrow_mut();
         let place = cache.place::<K>(key, &self.shared)?;
         Ok(look(cache.value(place)))
@@ -91,7 +100,11 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
 
     /// Changes the value of a key in place, beginning with the type's default where there is none.
     #[inline]
-    pub fn update<T>(&mut self, key: K::Ref<'_>, change: impl FnOnce(&mut V) -> T) -> Result<T, TableError>
+    pub fn update<T>(
+        &mut self,
+        key: K::Ref<'_>,
+        change: impl FnOnce(&mut V) -> T,
+    ) -> Result<T, TableError>
     where
         V: Default,
     {
@@ -100,7 +113,11 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
 
     /// Changes the entry of a key in place: creates, changes or removes its value.
     #[inline]
-    pub fn edit<T>(&mut self, key: K::Ref<'_>, change: impl FnOnce(&mut Option<V>) -> T) -> Result<T, TableError> {
+    pub fn edit<T>(
+        &mut self,
+        key: K::Ref<'_>,
+        change: impl FnOnce(&mut Option<V>) -> T,
+    ) -> Result<T, TableError> {
         let mut cache = self.cache.borrow_mut();
         let place = cache.place::<K>(key, &self.shared)?;
         Ok(change(cache.value_mut(place, &self.shared)))
@@ -111,10 +128,11 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         self.edit(key, |entry| *entry = None)
     }
 
-    /// Removes all entries that a scan covers, and says how many. Nothing is decoded, so this also removes values that no
-    /// longer fit their type.
+    /// Removes all entries that a scan covers, and says how many. Nothing is decoded, so this also
+    /// removes values that no longer fit their type.
     ///
-    /// It takes as long as there are entries: in a fold that removes what is old, remove little and often.
+    /// It takes as long as there are entries: in a fold that removes what is old, remove little and
+    /// often.
     ///
     /// ```
     /// use foldstream_sdk::prelude::*;

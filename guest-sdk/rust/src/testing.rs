@@ -65,7 +65,14 @@ pub struct GivenEvent {
 /// An event with JSON data. Its type is the last token of the subject, its
 /// time one second later than that of the previous event.
 pub fn event(subject: &str, data: Value) -> GivenEvent {
-    GivenEvent { subject: subject.to_owned(), kind: None, id: None, time: None, headers: BTreeMap::new(), data }
+    GivenEvent {
+        subject: subject.to_owned(),
+        kind: None,
+        id: None,
+        time: None,
+        headers: BTreeMap::new(),
+        data,
+    }
 }
 
 impl GivenEvent {
@@ -80,7 +87,10 @@ impl GivenEvent {
     /// # Panics
     /// If the text is not a time.
     pub fn at(mut self, time: &str) -> Self {
-        self.time = Some(time.parse().unwrap_or_else(|error| panic!("{time}: {error}")));
+        self.time = Some(
+            time.parse()
+                .unwrap_or_else(|error| panic!("{time}: {error}")),
+        );
         self
     }
 
@@ -97,7 +107,10 @@ impl GivenEvent {
 /// # Panics
 /// At the first line that is not an event; the message has its number.
 pub fn events_from_ndjson(text: &str) -> Vec<GivenEvent> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     let read = |(number, line): (usize, &str)| {
         serde_json::from_str(line).unwrap_or_else(|error| panic!("line {}: {error}", number + 1))
     };
@@ -139,7 +152,10 @@ impl<P: Projection> Harness<P> {
 
     fn over(entries: BTreeMap<String, String>) -> Self {
         Self {
-            memory: Memory { entries: Rc::new(RefCell::new(entries.clone())), ..Memory::default() },
+            memory: Memory {
+                entries: Rc::new(RefCell::new(entries.clone())),
+                ..Memory::default()
+            },
             instance: None,
             manifest: P::manifest(),
             migrated: entries,
@@ -164,14 +180,18 @@ impl<P: Projection> Harness<P> {
     /// manifest's subjects do not match, and if one fails it drops everything
     /// that the batch wrote and applies the events before it again.
     pub fn apply(&mut self, events: impl IntoIterator<Item = GivenEvent>) -> Result<(), Refused> {
-        let batch: Vec<Stored> = events.into_iter().filter_map(|event| self.store(event)).collect();
+        let batch: Vec<Stored> = events
+            .into_iter()
+            .filter_map(|event| self.store(event))
+            .collect();
         let outcome = self.apply_batch(&batch);
         let kept = match &outcome {
             Ok(()) => batch.len(),
             Err((index, _)) => *index,
         };
         if kept < batch.len() {
-            self.apply_batch(&batch[..kept]).map_err(|(index, failure)| refused(&batch[index], failure))?;
+            self.apply_batch(&batch[..kept])
+                .map_err(|(index, failure)| refused(&batch[index], failure))?;
         }
         self.applied.extend_from_slice(&batch[..kept]);
         outcome.map_err(|(index, failure)| refused(&batch[index], failure))
@@ -182,19 +202,43 @@ impl<P: Projection> Harness<P> {
         self.next_sequence += 1;
         let time = event.time.unwrap_or(self.next_time);
         self.next_time = Timestamp::from_nanoseconds(time.nanoseconds() + 1_000_000_000);
-        let kind = event.kind.unwrap_or_else(|| event.subject.rsplit('.').next().unwrap_or_default().to_owned());
-        let headers = if self.manifest.wants_headers { event.headers } else { BTreeMap::new() };
-        let wanted = self.manifest.subjects.iter().any(|pattern| matches(pattern, &event.subject));
+        let kind = event.kind.unwrap_or_else(|| {
+            event
+                .subject
+                .rsplit('.')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        });
+        let headers = if self.manifest.wants_headers {
+            event.headers
+        } else {
+            BTreeMap::new()
+        };
+        let wanted = self
+            .manifest
+            .subjects
+            .iter()
+            .any(|pattern| matches(pattern, &event.subject));
         let data = match event.data {
             Value::String(text) => text,
             json => json.to_string(),
         };
-        wanted.then_some(Stored { sequence, time, kind, headers, subject: event.subject, data })
+        wanted.then_some(Stored {
+            sequence,
+            time,
+            kind,
+            headers,
+            subject: event.subject,
+            data,
+        })
     }
 
     fn apply_batch(&mut self, batch: &[Stored]) -> Result<(), (usize, Failure)> {
         let memory = &self.memory;
-        let instance = self.instance.get_or_insert_with(|| Instance::open(State::new(Box::new(memory.clone()))));
+        let instance = self
+            .instance
+            .get_or_insert_with(|| Instance::open(State::new(Box::new(memory.clone()))));
         memory.begin();
         let outcome = with_events(batch, |events| instance.apply(events));
         outcome.map_err(|(index, failure)| {
@@ -213,7 +257,11 @@ impl<P: Projection> Harness<P> {
     /// Runs a query, with its arguments as JSON.
     pub fn query(&self, name: &str, arguments: Value) -> Result<Value, QueryError> {
         let instance = Instance::<P>::open(State::new(Box::new(self.memory.clone())));
-        let arguments = if arguments.is_null() { String::new() } else { arguments.to_string() };
+        let arguments = if arguments.is_null() {
+            String::new()
+        } else {
+            arguments.to_string()
+        };
         self.memory.begin();
         let answer = instance.query(name, Payload::Text(&arguments))?;
         Ok(serde_json::from_str(&answer)?)
@@ -221,7 +269,11 @@ impl<P: Projection> Harness<P> {
 
     /// The value of a key, such as `customer/42`.
     pub fn get(&self, key: &str) -> Option<Value> {
-        self.memory.entries.borrow().get(key).map(|value| read_value(value))
+        self.memory
+            .entries
+            .borrow()
+            .get(key)
+            .map(|value| read_value(value))
     }
 
     /// The entries whose keys begin with a text, in order; the empty text covers all.
@@ -250,7 +302,15 @@ impl<P: Projection> Harness<P> {
                         other.restart();
                     }
                 }
-                self.compare(&other, size, if restarts { ", restarted after each," } else { "" });
+                self.compare(
+                    &other,
+                    size,
+                    if restarts {
+                        ", restarted after each,"
+                    } else {
+                        ""
+                    },
+                );
             }
         }
         self
@@ -258,9 +318,14 @@ impl<P: Projection> Harness<P> {
 
     fn compare(&self, other: &Self, size: usize, restarts: &str) {
         let (ours, theirs) = (self.memory.entries.borrow(), other.memory.entries.borrow());
-        let key = ours.keys().chain(theirs.keys()).find(|key| ours.get(*key) != theirs.get(*key));
+        let key = ours
+            .keys()
+            .chain(theirs.keys())
+            .find(|key| ours.get(*key) != theirs.get(*key));
         if let Some(key) = key {
-            let show = |entries: &BTreeMap<String, String>| entries.get(key).cloned().unwrap_or("nothing".to_owned());
+            let show = |entries: &BTreeMap<String, String>| {
+                entries.get(key).cloned().unwrap_or("nothing".to_owned())
+            };
             panic!(
                 "the result depends on the batches: {key} is {} as given, and {} in batches of {size}{restarts} so some \
                  of what the projection needs is not in its tables",
@@ -272,23 +337,35 @@ impl<P: Projection> Harness<P> {
 }
 
 impl<P: Projection + Migrate> Harness<P> {
-    /// A projection over the state that it migrates from version `from_version`, before any further event.
+    /// A projection over the state that it migrates from version `from_version`, before any further
+    /// event.
     ///
-    /// The old entries may come from a harness of the older version, with [`Harness::entries`] of the empty prefix.
+    /// The old entries may come from a harness of the older version, with [`Harness::entries`] of
+    /// the empty prefix.
     pub fn migrated<K: Into<String>>(
         from_version: u32,
         old: impl IntoIterator<Item = (K, Value)>,
     ) -> Result<Self, MigrateError> {
         // A host hands them over in the order of the keys.
-        let old: BTreeMap<String, String> =
-            old.into_iter().map(|(key, value)| (key.into(), value.to_string())).collect();
-        let entries = old.iter().map(|(key, value)| OldEntry::new(key, Payload::Text(value)));
+        let old: BTreeMap<String, String> = old
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.to_string()))
+            .collect();
+        let entries = old
+            .iter()
+            .map(|(key, value)| OldEntry::new(key, Payload::Text(value)));
         let new = migrate_all::<P>(from_version, entries)?;
         let text = |value| match value {
             NewValue::Text(text) => text,
-            NewValue::Bytes(_) => unreachable!("tables write text, and the old entries are text too"),
+            NewValue::Bytes(_) => {
+                unreachable!("tables write text, and the old entries are text too")
+            }
         };
-        Ok(Self::over(new.into_iter().map(|entry| (entry.key, text(entry.value))).collect()))
+        Ok(Self::over(
+            new.into_iter()
+                .map(|entry| (entry.key, text(entry.value)))
+                .collect(),
+        ))
     }
 }
 
@@ -336,23 +413,48 @@ impl<H: Handler> Harness<Handling<H>> {
     /// What the handler has published so far, in order.
     ///
     /// # Panics
-    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`]: the host would refuse it.
+    /// If a subject is not among those that the manifest declares with [`Manifest::publishes`]: the
+    /// host would refuse it.
     pub fn published(&self) -> Vec<PublishedMessage> {
         let published = self.memory.published.borrow();
-        published.messages.iter().map(|(_, message)| self.shown(message)).collect()
+        published
+            .messages
+            .iter()
+            .map(|(_, message)| self.shown(message))
+            .collect()
     }
 
     fn shown(&self, message: &Message) -> PublishedMessage {
-        let Message { subject, kind, headers, data, key } = message.clone();
-        let is_declared = self.manifest.publishes.iter().any(|pattern| matches(pattern, &subject));
-        assert!(is_declared, "it publishes to {subject}, which its manifest does not declare; add it to `publishes`");
+        let Message {
+            subject,
+            kind,
+            headers,
+            data,
+            key,
+        } = message.clone();
+        let is_declared = self
+            .manifest
+            .publishes
+            .iter()
+            .any(|pattern| matches(pattern, &subject));
+        assert!(
+            is_declared,
+            "it publishes to {subject}, which its manifest does not declare; add it to `publishes`"
+        );
         let text = match data {
             Data::Text(text) => text,
             Data::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         };
-        let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
+        let kind =
+            kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
         let data = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        PublishedMessage { subject, kind, headers: headers.into_iter().collect(), data, key }
+        PublishedMessage {
+            subject,
+            kind,
+            headers: headers.into_iter().collect(),
+            data,
+            key,
+        }
     }
 }
 
@@ -364,7 +466,10 @@ impl<P: Projection> Default for Harness<P> {
 
 impl<P> fmt::Debug for Harness<P> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_map().entries(self.memory.entries.borrow().iter()).finish()
+        formatter
+            .debug_map()
+            .entries(self.memory.entries.borrow().iter())
+            .finish()
     }
 }
 
@@ -381,14 +486,22 @@ pub struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "event {} ({}) was not applied: {}", self.sequence, self.subject, self.failure)
+        write!(
+            formatter,
+            "event {} ({}) was not applied: {}",
+            self.sequence, self.subject, self.failure
+        )
     }
 }
 
 impl std::error::Error for Refused {}
 
 fn refused(event: &Stored, failure: Failure) -> Refused {
-    Refused { sequence: event.sequence, subject: event.subject.clone(), failure }
+    Refused {
+        sequence: event.sequence,
+        subject: event.subject.clone(),
+        failure,
+    }
 }
 
 fn read_value(text: &str) -> Value {
@@ -399,7 +512,13 @@ fn read_value(text: &str) -> Value {
 fn with_events<T>(stored: &[Stored], body: impl FnOnce(&[Event<'_>]) -> T) -> T {
     let headers: Vec<Vec<Header<'_>>> = stored
         .iter()
-        .map(|event| event.headers.iter().map(|(name, value)| Header::new(name, value)).collect())
+        .map(|event| {
+            event
+                .headers
+                .iter()
+                .map(|(name, value)| Header::new(name, value))
+                .collect()
+        })
         .collect();
     let events: Vec<Event<'_>> = stored
         .iter()
@@ -433,7 +552,8 @@ struct Memory {
     entries: Rc<RefCell<BTreeMap<String, String>>>,
     /// What the batch overwrote, oldest first.
     undo: Rc<RefCell<Vec<Overwritten>>>,
-    /// What a handler published, with the index of its cause in the batch; and how much before the batch.
+    /// What a handler published, with the index of its cause in the batch; and how much before the
+    /// batch.
     published: Rc<RefCell<Published>>,
 }
 
@@ -466,11 +586,19 @@ impl Memory {
 
 impl Backend for Memory {
     fn publish(&self, cause: u32, messages: Vec<Message>) {
-        self.published.borrow_mut().messages.extend(messages.into_iter().map(|message| (cause, message)));
+        self.published
+            .borrow_mut()
+            .messages
+            .extend(messages.into_iter().map(|message| (cause, message)));
     }
 
     fn get(&self, key: &str, show: &mut dyn FnMut(Option<Payload<'_>>)) {
-        show(self.entries.borrow().get(key).map(|value| Payload::Text(value)));
+        show(
+            self.entries
+                .borrow()
+                .get(key)
+                .map(|value| Payload::Text(value)),
+        );
     }
 
     fn get_many(&self, keys: &[String], show: &mut dyn FnMut(usize, Option<Payload<'_>>)) {
@@ -492,8 +620,15 @@ impl Backend for Memory {
 
     fn scan(&self, request: &ScanRequest<'_>, show: &mut dyn FnMut(&str, Payload<'_>)) -> bool {
         let entries = self.entries.borrow();
-        let behind =
-            |key: &str| request.after.is_none_or(|after| if request.backwards { key < after } else { key > after });
+        let behind = |key: &str| {
+            request.after.is_none_or(|after| {
+                if request.backwards {
+                    key < after
+                } else {
+                    key > after
+                }
+            })
+        };
         let covered = |key: &str| match request.selection {
             Selection::Prefix(prefix) => key.starts_with(prefix),
             Selection::Range(start, end) => start <= key && key < end,
@@ -507,7 +642,13 @@ impl Backend for Memory {
             show(key, Payload::Text(value));
             false
         };
-        let mut selected = entries.iter().filter(|(key, _)| covered(key) && behind(key));
-        if request.backwards { selected.rev().any(&mut page) } else { selected.any(&mut page) }
+        let mut selected = entries
+            .iter()
+            .filter(|(key, _)| covered(key) && behind(key));
+        if request.backwards {
+            selected.rev().any(&mut page)
+        } else {
+            selected.any(&mut page)
+        }
     }
 }

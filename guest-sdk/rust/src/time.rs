@@ -25,7 +25,8 @@ impl Timestamp {
         Self(nanoseconds)
     }
 
-    /// From whole seconds since the Unix epoch; later than the year 2554 counts as the last instant.
+    /// From whole seconds since the Unix epoch; later than the year 2554 counts as the last
+    /// instant.
     pub const fn from_seconds(seconds: u64) -> Self {
         Self(seconds.saturating_mul(SECOND))
     }
@@ -82,7 +83,11 @@ impl Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (second, nanosecond) = (self.seconds() % DAY_SECONDS, self.0 % SECOND);
         let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-        write!(formatter, "{}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}Z", self.date())
+        write!(
+            formatter,
+            "{}T{hour:02}:{minute:02}:{second:02}.{nanosecond:09}Z",
+            self.date()
+        )
     }
 }
 
@@ -91,7 +96,9 @@ impl FromStr for Timestamp {
 
     /// Reads RFC 3339, with up to nine decimals and `Z` or an offset.
     fn from_str(text: &str) -> Result<Self, TimeError> {
-        parse_timestamp(text).ok_or(TimeError { expected: "a time such as 2026-11-23T14:05:06Z, 1970 to 2554" })
+        parse_timestamp(text).ok_or(TimeError {
+            expected: "a time such as 2026-11-23T14:05:06Z, 1970 to 2554",
+        })
     }
 }
 
@@ -105,15 +112,27 @@ pub struct Date {
 
 impl Date {
     /// The first day there is, 1970-01-01.
-    pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
+    pub const FIRST: Self = Self {
+        year: 1970,
+        month: 1,
+        day: 1,
+    };
 
     /// The last day there is, 9999-12-31.
-    pub const LAST: Self = Self { year: 9999, month: 12, day: 31 };
+    pub const LAST: Self = Self {
+        year: 9999,
+        month: 12,
+        day: 31,
+    };
 
     /// The day with this year, month and day of the month, if it exists.
     pub const fn new(year: u16, month: u8, day: u8) -> Option<Self> {
         let known = year >= 1970 && year <= 9999 && month >= 1 && month <= 12 && day >= 1;
-        if known && day <= days_of_month(year, month) { Some(Self { year, month, day }) } else { None }
+        if known && day <= days_of_month(year, month) {
+            Some(Self { year, month, day })
+        } else {
+            None
+        }
     }
 
     /// The year.
@@ -164,12 +183,21 @@ impl Date {
         // The inverse, from the same source.
         let days = days + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month = (5 * day_of_year + 2) / 153;
         let day = (day_of_year - (153 * month + 2) / 5 + 1) as u8;
-        let (month, carry) = if month < 10 { (month as u8 + 3, 0) } else { (month as u8 - 9, 1) };
-        Self { year: (era * 400 + year_of_era + carry) as u16, month, day }
+        let (month, carry) = if month < 10 {
+            (month as u8 + 3, 0)
+        } else {
+            (month as u8 - 9, 1)
+        };
+        Self {
+            year: (era * 400 + year_of_era + carry) as u16,
+            month,
+            day,
+        }
     }
 }
 
@@ -219,7 +247,9 @@ pub enum Weekday {
 
 const fn days_of_month(year: u16, month: u8) -> u8 {
     match month {
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
         2 => 28,
         4 | 6 | 9 | 11 => 30,
         _ => 31,
@@ -228,7 +258,11 @@ const fn days_of_month(year: u16, month: u8) -> u8 {
 
 impl Display for Date {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
+        write!(
+            formatter,
+            "{:04}-{:02}-{:02}",
+            self.year, self.month, self.day
+        )
     }
 }
 
@@ -236,7 +270,9 @@ impl FromStr for Date {
     type Err = TimeError;
 
     fn from_str(text: &str) -> Result<Self, TimeError> {
-        parse_date(text.as_bytes()).ok_or(TimeError { expected: "a date such as 2026-11-23, 1970 to 9999" })
+        parse_date(text.as_bytes()).ok_or(TimeError {
+            expected: "a date such as 2026-11-23, 1970 to 9999",
+        })
     }
 }
 
@@ -258,36 +294,61 @@ fn digits(text: &[u8]) -> Option<u32> {
     if text.is_empty() || text.len() > 9 {
         return None;
     }
-    text.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0')))
+    text.iter().try_fold(0, |number, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| number * 10 + u32::from(digit - b'0'))
+    })
 }
 
 fn parse_date(text: &[u8]) -> Option<Date> {
     if text.len() != 10 || text[4] != b'-' || text[7] != b'-' {
         return None;
     }
-    Date::new(digits(&text[..4])? as u16, digits(&text[5..7])? as u8, digits(&text[8..])? as u8)
+    Date::new(
+        digits(&text[..4])? as u16,
+        digits(&text[5..7])? as u8,
+        digits(&text[8..])? as u8,
+    )
 }
 
 fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let text = text.as_bytes();
-    if text.len() < 20 || !matches!(text[10], b'T' | b't' | b' ') || text[13] != b':' || text[16] != b':' {
+    if text.len() < 20
+        || !matches!(text[10], b'T' | b't' | b' ')
+        || text[13] != b':'
+        || text[16] != b':'
+    {
         return None;
     }
     let date = parse_date(&text[..10])?;
-    let (hour, minute, second) = (digits(&text[11..13])?, digits(&text[14..16])?, digits(&text[17..19])?);
+    let (hour, minute, second) = (
+        digits(&text[11..13])?,
+        digits(&text[14..16])?,
+        digits(&text[17..19])?,
+    );
     if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let (nanosecond, zone) = parse_fraction(&text[19..])?;
-    let local = i64::from(date.days()) * DAY_SECONDS as i64 + i64::from(hour * 3_600 + minute * 60 + second);
+    let local = i64::from(date.days()) * DAY_SECONDS as i64
+        + i64::from(hour * 3_600 + minute * 60 + second);
     let seconds = u64::try_from(local - parse_offset(zone)?).ok()?;
-    seconds.checked_mul(SECOND)?.checked_add(u64::from(nanosecond)).map(Timestamp)
+    seconds
+        .checked_mul(SECOND)?
+        .checked_add(u64::from(nanosecond))
+        .map(Timestamp)
 }
 
 /// Nanoseconds, and what follows the fraction.
 fn parse_fraction(text: &[u8]) -> Option<(u32, &[u8])> {
-    let Some(fraction) = text.strip_prefix(b".") else { return Some((0, text)) };
-    let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let Some(fraction) = text.strip_prefix(b".") else {
+        return Some((0, text));
+    };
+    let length = fraction
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
     let number = digits(&fraction[..length])?;
     Some((number * 10_u32.pow(9 - length as u32), &fraction[length..]))
 }
@@ -373,7 +434,10 @@ mod tests {
         assert_eq!((noon + day).to_string(), "2026-11-24T12:00:00.000000000Z");
         assert_eq!((noon - day).since(noon), Duration::ZERO);
         assert_eq!(noon.since(noon - day), day);
-        assert_eq!(noon.date().start().to_string(), "2026-11-23T00:00:00.000000000Z");
+        assert_eq!(
+            noon.date().start().to_string(),
+            "2026-11-23T00:00:00.000000000Z"
+        );
         assert_eq!(Timestamp::from_seconds(1) - day, Timestamp::from_seconds(0));
         assert_eq!((noon + Duration::MAX).nanoseconds(), u64::MAX);
     }
@@ -382,16 +446,25 @@ mod tests {
     fn instants_read_back_as_they_are_written() {
         for nanoseconds in [0, 1, 999_999_999, 1_795_000_000_123_456_789, u64::MAX] {
             let time = Timestamp::from_nanoseconds(nanoseconds);
-            assert_eq!(time.to_string().parse::<Timestamp>().expect("own text"), time);
+            assert_eq!(
+                time.to_string().parse::<Timestamp>().expect("own text"),
+                time
+            );
         }
-        assert_eq!(Timestamp::from_nanoseconds(u64::MAX).to_string(), "2554-07-21T23:34:33.709551615Z");
+        assert_eq!(
+            Timestamp::from_nanoseconds(u64::MAX).to_string(),
+            "2554-07-21T23:34:33.709551615Z"
+        );
     }
 
     #[test]
     fn offsets_and_fractions_are_understood_and_nonsense_is_not() {
         let time: Timestamp = "2026-11-23T14:05:06.5+02:00".parse().expect("a time");
         assert_eq!(time.to_string(), "2026-11-23T12:05:06.500000000Z");
-        assert_eq!((time.date().to_string().as_str(), time.hour()), ("2026-11-23", 12));
+        assert_eq!(
+            (time.date().to_string().as_str(), time.hour()),
+            ("2026-11-23", 12)
+        );
         for text in [
             "",
             "2026-11-23",

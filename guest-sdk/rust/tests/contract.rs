@@ -30,9 +30,11 @@ fn compare(world: &str, file: &str) {
     let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(wit).expect("the contract is well-formed");
-    let world = resolve.select_world(&[package], Some(world)).expect("it has a world of that name");
-    let encoded =
-        wit_component::metadata::encode(&resolve, world, StringEncoding::UTF8, None).expect("it is encodable");
+    let world = resolve
+        .select_world(&[package], Some(world))
+        .expect("it has a world of that name");
+    let encoded = wit_component::metadata::encode(&resolve, world, StringEncoding::UTF8, None)
+        .expect("it is encodable");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     if std::env::var_os("FOLDSTREAM_WRITE_CONTRACT").is_some() {
         std::fs::write(&path, &encoded).expect("the file can be written");

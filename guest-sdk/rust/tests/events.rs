@@ -47,7 +47,10 @@ impl Projection for Goods {
     }
 
     fn open(state: &State) -> Self {
-        Self { grams: state.value("grams"), audits: state.value("audits") }
+        Self {
+            grams: state.value("grams"),
+            audits: state.value("audits"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -83,12 +86,17 @@ fn a_subject_of_another_kind_with_the_same_last_token_is_another_event() {
         event("audits.a.b.c", json!(null)),
         event("audits", json!("of no line")),
     ]);
-    assert_eq!((goods.get("grams"), goods.get("audits")), (Some(json!(3)), Some(json!(2))));
+    assert_eq!(
+        (goods.get("grams"), goods.get("audits")),
+        (Some(json!(3)), Some(json!(2)))
+    );
 }
 
 #[test]
 fn an_event_that_no_line_names_is_rejected_with_its_subject() {
     let mut goods = Harness::<Goods>::new();
-    let failure = goods.apply([event("strict.1.thing", json!({}))]).expect_err("it is of no line");
+    let failure = goods
+        .apply([event("strict.1.thing", json!({}))])
+        .expect_err("it is of no line");
     assert!(failure.to_string().contains("strict.1.thing"), "{failure}");
 }

@@ -21,14 +21,30 @@ fn check<K: Key + Ord + Debug>(keys: &[K], lend: for<'a> fn(&'a K) -> K::Ref<'a>
         let text = encode::<K>(lend(left));
         assert_eq!(&decode::<K>(&text), left, "{text}");
         for right in keys {
-            assert_eq!(text.cmp(&encode::<K>(lend(right))), left.cmp(right), "{left:?} and {right:?}");
+            assert_eq!(
+                text.cmp(&encode::<K>(lend(right))),
+                left.cmp(right),
+                "{left:?} and {right:?}"
+            );
         }
     }
 }
 
 /// Numbers of all magnitudes, with their neighbours.
 fn numbers(chance: &mut fastrand::Rng) -> Vec<u64> {
-    let mut numbers = vec![0, 1, 9, 10, 11, 99, 100, u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1];
+    let mut numbers = vec![
+        0,
+        1,
+        9,
+        10,
+        11,
+        99,
+        100,
+        u64::MAX,
+        u64::MAX - 1,
+        1 << 63,
+        (1 << 63) - 1,
+    ];
     numbers.extend((0..60).map(|_| chance.u64(..) >> chance.u32(..64)));
     numbers
 }
@@ -38,11 +54,41 @@ fn numbers_sort_as_numbers() {
     let chance = &mut fastrand::Rng::with_seed(1);
     let numbers = numbers(chance);
     check::<u64>(&numbers, |key| *key);
-    check::<i64>(&numbers.iter().map(|number| *number as i64).collect::<Vec<_>>(), |key| *key);
-    check::<u32>(&numbers.iter().map(|number| *number as u32).collect::<Vec<_>>(), |key| *key);
-    check::<i32>(&numbers.iter().map(|number| *number as i32).collect::<Vec<_>>(), |key| *key);
-    check::<u16>(&numbers.iter().map(|number| *number as u16).collect::<Vec<_>>(), |key| *key);
-    check::<i16>(&numbers.iter().map(|number| *number as i16).collect::<Vec<_>>(), |key| *key);
+    check::<i64>(
+        &numbers
+            .iter()
+            .map(|number| *number as i64)
+            .collect::<Vec<_>>(),
+        |key| *key,
+    );
+    check::<u32>(
+        &numbers
+            .iter()
+            .map(|number| *number as u32)
+            .collect::<Vec<_>>(),
+        |key| *key,
+    );
+    check::<i32>(
+        &numbers
+            .iter()
+            .map(|number| *number as i32)
+            .collect::<Vec<_>>(),
+        |key| *key,
+    );
+    check::<u16>(
+        &numbers
+            .iter()
+            .map(|number| *number as u16)
+            .collect::<Vec<_>>(),
+        |key| *key,
+    );
+    check::<i16>(
+        &numbers
+            .iter()
+            .map(|number| *number as i16)
+            .collect::<Vec<_>>(),
+        |key| *key,
+    );
     check::<u8>(&(0..=255).collect::<Vec<u8>>(), |key| *key);
     check::<i8>(&(-128..=127).collect::<Vec<i8>>(), |key| *key);
     check::<bool>(&[false, true], |key| *key);
@@ -51,16 +97,26 @@ fn numbers_sort_as_numbers() {
 #[test]
 fn dates_and_times_sort_by_time() {
     let chance = &mut fastrand::Rng::with_seed(2);
-    let times: Vec<_> = numbers(chance).into_iter().map(Timestamp::from_nanoseconds).collect();
+    let times: Vec<_> = numbers(chance)
+        .into_iter()
+        .map(Timestamp::from_nanoseconds)
+        .collect();
     check::<Timestamp>(&times, |key| *key);
-    check::<Date>(&times.iter().map(|time| time.date()).collect::<Vec<_>>(), |key| *key);
+    check::<Date>(
+        &times.iter().map(|time| time.date()).collect::<Vec<_>>(),
+        |key| *key,
+    );
 }
 
 #[test]
 fn text_of_letters_and_digits_sorts_exactly_in_every_place() {
     let chance = &mut fastrand::Rng::with_seed(3);
     let letters: Vec<char> = "09AZ_az~äß€𝄞".chars().collect();
-    let mut text = || -> String { (0..chance.usize(..6)).map(|_| letters[chance.usize(..letters.len())]).collect() };
+    let mut text = || -> String {
+        (0..chance.usize(..6))
+            .map(|_| letters[chance.usize(..letters.len())])
+            .collect()
+    };
     let pairs: Vec<(String, String)> = (0..150).map(|_| (text(), text())).collect();
     check::<(String, String)>(&pairs, |(first, second)| (first, second));
 }
@@ -76,8 +132,15 @@ fn any_text_reads_back_and_stays_inside_its_part() {
         let key = encode::<(String, String)>((&pair.0, &pair.1));
         assert_eq!(decode::<(String, String)>(&key), pair);
         assert_eq!(key.matches('/').count(), 2, "{key:?}");
-        assert!(!key.contains(|character: char| character.is_ascii_control()), "{key:?}");
-        assert_eq!(keys.insert(key, pair.clone()).unwrap_or(pair.clone()), pair, "two keys have one text");
+        assert!(
+            !key.contains(|character: char| character.is_ascii_control()),
+            "{key:?}"
+        );
+        assert_eq!(
+            keys.insert(key, pair.clone()).unwrap_or(pair.clone()),
+            pair,
+            "two keys have one text"
+        );
     }
 }
 
@@ -86,7 +149,8 @@ fn plain_text_sorts_exactly_at_the_end_of_a_key() {
     let chance = &mut fastrand::Rng::with_seed(5);
     // All printable characters but the two that are escaped.
     let mut character = || char::from(chance.u8(b' '..=b'~'));
-    let mut plain = || std::iter::repeat_with(&mut character).find(|character| !"%/".contains(*character));
+    let mut plain =
+        || std::iter::repeat_with(&mut character).find(|character| !"%/".contains(*character));
     let mut text = |length: usize| -> String { (0..length).filter_map(|_| plain()).collect() };
     let texts: Vec<String> = (0..200).map(|number| text(number % 5)).collect();
     check::<String>(&texts, |key| key);
@@ -106,11 +170,20 @@ fn keys_look_as_documented() {
 
 #[test]
 fn foreign_keys_are_refused_with_what_was_expected() {
-    for text in ["/7", "/00000000000000000007/1", "/99999999999999999999", "/+0000000000000000007", ""] {
+    for text in [
+        "/7",
+        "/00000000000000000007/1",
+        "/99999999999999999999",
+        "/+0000000000000000007",
+        "",
+    ] {
         assert!(foldstream_sdk::key::decode::<u64>(text).is_err(), "{text}");
     }
     for text in ["/a%2", "/a%zz", "/a%FF", "/%+1"] {
-        assert!(foldstream_sdk::key::decode::<String>(text).is_err(), "{text}");
+        assert!(
+            foldstream_sdk::key::decode::<String>(text).is_err(),
+            "{text}"
+        );
     }
     for text in ["/p128", "/n256", "/m001", "/é01", "/p01"] {
         assert!(foldstream_sdk::key::decode::<i8>(text).is_err(), "{text}");
@@ -129,11 +202,16 @@ impl Projection for Visits {
     }
 
     fn open(state: &State) -> Self {
-        Self { visits: state.table("visit") }
+        Self {
+            visits: state.table("visit"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
-        Ok(self.visits.put((event.token(2)?, event.time(), event.sequence()), event.json()?)?)
+        Ok(self.visits.put(
+            (event.token(2)?, event.time(), event.sequence()),
+            event.json()?,
+        )?)
     }
 }
 
@@ -145,6 +223,10 @@ fn entries_stand_in_the_order_of_their_parts() {
         event("visits.a", json!(2)).at("2026-01-03T00:00:00Z"),
         event("visits.b", json!(3)).at("2026-01-01T00:00:00Z"),
     ]);
-    let values: Vec<_> = visits.entries("visit/").into_iter().map(|(_, value)| value).collect();
+    let values: Vec<_> = visits
+        .entries("visit/")
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
     assert_eq!(values, [json!(2), json!(3), json!(1)]);
 }

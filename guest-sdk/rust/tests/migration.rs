@@ -15,7 +15,10 @@ impl Projection for First {
     }
 
     fn open(state: &State) -> Self {
-        Self { rows: state.table("row"), total: state.value("total") }
+        Self {
+            rows: state.table("row"),
+            total: state.value("total"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -37,11 +40,16 @@ struct Second {
 
 impl Projection for Second {
     fn manifest() -> Manifest<Self> {
-        Manifest::new("amounts").subjects(["add.*"]).state_version(2)
+        Manifest::new("amounts")
+            .subjects(["add.*"])
+            .state_version(2)
     }
 
     fn open(state: &State) -> Self {
-        Self { days: state.table("day"), sum: state.value("sum") }
+        Self {
+            days: state.table("day"),
+            sum: state.value("sum"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -52,7 +60,11 @@ impl Projection for Second {
 }
 
 impl Migrate for Second {
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError> {
         if from_version != 1 {
             return Err(MigrateError::unknown_version(from_version));
         }
@@ -69,7 +81,9 @@ impl Migrate for Second {
 projection!(Second, migrate);
 
 fn refusal(from_version: u32, key: &str, value: foldstream_sdk::testing::Value) -> String {
-    Harness::<Second>::migrated(from_version, [(key, value)]).expect_err("is refused").to_string()
+    Harness::<Second>::migrated(from_version, [(key, value)])
+        .expect_err("is refused")
+        .to_string()
 }
 
 #[test]
@@ -77,7 +91,8 @@ fn migrating_gives_what_folding_gives_and_goes_on_from_there() {
     let mut old = Harness::<First>::new();
     let mut folded = Harness::<Second>::new();
     // Names that are escaped in keys, and an entry that a later version has in another order.
-    let events = ["b", "a/b", "a", "100 %", "b"].map(|name| event("add.x", json!([name, 7 - name.len(), 5])));
+    let events = ["b", "a/b", "a", "100 %", "b"]
+        .map(|name| event("add.x", json!([name, 7 - name.len(), 5])));
     old.given(events.clone());
     folded.given(events);
 
@@ -86,18 +101,34 @@ fn migrating_gives_what_folding_gives_and_goes_on_from_there() {
     assert_eq!(migrated.get("day/0000000006/b"), Some(json!(10)));
 
     migrated.given([event("add.x", json!(["b", 6, 1]))]);
-    assert_eq!((migrated.get("day/0000000006/b"), migrated.get("sum")), (Some(json!(11)), Some(json!(26))));
+    assert_eq!(
+        (migrated.get("day/0000000006/b"), migrated.get("sum")),
+        (Some(json!(11)), Some(json!(26)))
+    );
     migrated.assert_same_for_any_batching();
 }
 
 #[test]
 fn refusals_say_why() {
-    assert_eq!(refusal(7, "total", json!(1)), "state version 7 is unknown to this version of the projection");
+    assert_eq!(
+        refusal(7, "total", json!(1)),
+        "state version 7 is unknown to this version of the projection"
+    );
     let error = refusal(1, "row/a/1", json!("5"));
-    assert_eq!(error, "the key row/a/1 does not match its old type: expected a number of fixed width");
+    assert_eq!(
+        error,
+        "the key row/a/1 does not match its old type: expected a number of fixed width"
+    );
     let error = refusal(1, "row/a/0000000001", json!(5));
-    assert!(error.starts_with("the value of row/a/0000000001 does not match its old type: invalid type"), "{error}");
-    assert_eq!(refusal(1, "row/a/0000000001", json!("five")), "invalid digit found in string");
+    assert!(
+        error
+            .starts_with("the value of row/a/0000000001 does not match its old type: invalid type"),
+        "{error}"
+    );
+    assert_eq!(
+        refusal(1, "row/a/0000000001", json!("five")),
+        "invalid digit found in string"
+    );
 }
 
 /// Does with an entry what its value says.
@@ -121,10 +152,17 @@ impl Migrate for Anything {
     fn migrate(_: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
         match old.json::<&str>()? {
             "keep" => new.keep(old),
-            "where" => new.put::<String>("where", old.key(), &["t", "t-x"].map(|name| old.is_in(name)))?,
+            "where" => new.put::<String>(
+                "where",
+                old.key(),
+                &["t", "t-x"].map(|name| old.is_in(name)),
+            )?,
             "same" => new.put_value("same", &old.key())?,
             "long" => new.put::<String>("long", &"x".repeat(1_020), &())?,
-            "unwritable" => new.put_value("unwritable", &std::collections::HashMap::from([([0_u8; 2], 0)]))?,
+            "unwritable" => new.put_value(
+                "unwritable",
+                &std::collections::HashMap::from([([0_u8; 2], 0)]),
+            )?,
             "misnamed" => new.put_value("Mis named", &())?,
             _ => {}
         }
@@ -139,13 +177,24 @@ fn anything(old: &[(&str, &str)]) -> Result<Harness<Anything>, MigrateError> {
 #[test]
 fn entries_are_kept_as_they_are_or_left_out() {
     let harness = anything(&[("a/1", "keep"), ("a/2", "drop"), ("b", "keep")]).expect("migrates");
-    assert_eq!(harness.entries(""), [("a/1".to_owned(), json!("keep")), ("b".to_owned(), json!("keep"))]);
+    assert_eq!(
+        harness.entries(""),
+        [
+            ("a/1".to_owned(), json!("keep")),
+            ("b".to_owned(), json!("keep"))
+        ]
+    );
 }
 
 #[test]
 fn a_table_has_what_stands_behind_its_name_and_a_slash() {
-    let harness =
-        anything(&[("t", "where"), ("t-x/1", "where"), ("t/1", "where"), ("tt/1", "where")]).expect("migrates");
+    let harness = anything(&[
+        ("t", "where"),
+        ("t-x/1", "where"),
+        ("t/1", "where"),
+        ("tt/1", "where"),
+    ])
+    .expect("migrates");
     assert_eq!(harness.get("where/t"), Some(json!([true, false])));
     assert_eq!(harness.get("where/t%2F1"), Some(json!([true, false])));
     assert_eq!(harness.get("where/t-x%2F1"), Some(json!([false, true])));
@@ -160,10 +209,20 @@ fn later_entries_of_one_key_win_in_the_order_of_the_old_keys() {
 
 #[test]
 fn what_no_table_could_store_is_refused() {
-    let error = anything(&[("a", "long")]).expect_err("1,025 bytes").to_string();
-    assert_eq!(error, "a new key of table long has 1025 bytes; at most 1024 are allowed");
-    let error = anything(&[("a", "unwritable")]).expect_err("no JSON").to_string();
-    assert_eq!(error, "the new value of unwritable cannot be encoded as JSON: key must be a string");
+    let error = anything(&[("a", "long")])
+        .expect_err("1,025 bytes")
+        .to_string();
+    assert_eq!(
+        error,
+        "a new key of table long has 1025 bytes; at most 1024 are allowed"
+    );
+    let error = anything(&[("a", "unwritable")])
+        .expect_err("no JSON")
+        .to_string();
+    assert_eq!(
+        error,
+        "the new value of unwritable cannot be encoded as JSON: key must be a string"
+    );
 }
 
 #[test]

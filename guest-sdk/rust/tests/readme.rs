@@ -28,15 +28,20 @@ struct Orders {
 
 impl Projection for Orders {
     fn manifest() -> Manifest<Self> {
-        Manifest::new("orders").description("What each customer ordered").subjects(["orders.>"]).query(
-            "customer",
-            "The totals of one customer, by name: \"42\"",
-            Self::customer,
-        )
+        Manifest::new("orders")
+            .description("What each customer ordered")
+            .subjects(["orders.>"])
+            .query(
+                "customer",
+                "The totals of one customer, by name: \"42\"",
+                Self::customer,
+            )
     }
 
     fn open(state: &State) -> Self {
-        Self { customers: state.table("customer") }
+        Self {
+            customers: state.table("customer"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -78,8 +83,14 @@ mod tests {
             event("orders.42.cancelled", json!({"total_cents": 1_000})),
         ]);
 
-        assert_eq!(orders.get("customer/42"), Some(json!({"orders": 1, "total_cents": 500})));
-        assert_eq!(orders.query("customer", json!("42")), Ok(json!({"orders": 1, "total_cents": 500})));
+        assert_eq!(
+            orders.get("customer/42"),
+            Some(json!({"orders": 1, "total_cents": 500}))
+        );
+        assert_eq!(
+            orders.query("customer", json!("42")),
+            Ok(json!({"orders": 1, "total_cents": 500}))
+        );
         orders.assert_same_for_any_batching();
     }
 }
@@ -92,13 +103,27 @@ struct TotalsInEuros {
 }
 
 impl Migrate for Orders {
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError> {
         if from_version != 1 {
             return Err(MigrateError::unknown_version(from_version));
         }
         if let Some((customer, totals)) = old.of_table::<String, TotalsInEuros>("customer")? {
-            let TotalsInEuros { orders, total_euros } = totals;
-            new.put::<String>("customer", &customer, &Totals { orders, total_cents: total_euros * 100 })?;
+            let TotalsInEuros {
+                orders,
+                total_euros,
+            } = totals;
+            new.put::<String>(
+                "customer",
+                &customer,
+                &Totals {
+                    orders,
+                    total_cents: total_euros * 100,
+                },
+            )?;
         }
         Ok(())
     }
@@ -110,18 +135,24 @@ use foldstream_sdk::testing::{Harness, event, json};
 
 #[test]
 fn totals_in_euros_are_migrated() {
-    let migrated = Harness::<Orders>::migrated(1, [("customer/42", json!({"orders": 1, "total_euros": 5}))]);
+    let migrated =
+        Harness::<Orders>::migrated(1, [("customer/42", json!({"orders": 1, "total_euros": 5}))]);
 
     let mut folded = Harness::<Orders>::new();
     folded.given([event("orders.42.placed", json!({"total_cents": 500}))]);
-    assert_eq!(migrated.expect("version 1 is known").entries(""), folded.entries(""));
+    assert_eq!(
+        migrated.expect("version 1 is known").entries(""),
+        folded.entries("")
+    );
 }
 
 struct Shipping;
 
 impl Handler for Shipping {
     fn manifest() -> Manifest<Self> {
-        Manifest::new("shipping").subjects(["orders.*.paid"]).publishes(["shipping.*.send"])
+        Manifest::new("shipping")
+            .subjects(["orders.*.paid"])
+            .publishes(["shipping.*.send"])
     }
 
     fn open(_: &State) -> Self {
@@ -130,7 +161,11 @@ impl Handler for Shipping {
 
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
         let order = event.token(2)?;
-        effects.publish(Message::to(format!("shipping.{order}.send")).kind("send").json(&order)?);
+        effects.publish(
+            Message::to(format!("shipping.{order}.send"))
+                .kind("send")
+                .json(&order)?,
+        );
         Ok(())
     }
 }
@@ -140,10 +175,19 @@ handler!(Shipping);
 #[test]
 fn readme_shows_this_file() {
     let blocks = include_str!("../README.md").split("```");
-    let shown: Vec<&str> = blocks.filter_map(|block| block.strip_prefix("rust")).collect();
-    assert_eq!(shown.len(), 5, "the projection and its test, its migration and the test of that, and a handler");
+    let shown: Vec<&str> = blocks
+        .filter_map(|block| block.strip_prefix("rust"))
+        .collect();
+    assert_eq!(
+        shown.len(),
+        5,
+        "the projection and its test, its migration and the test of that, and a handler"
+    );
     for block in shown {
         let (_, code) = block.split_once('\n').expect("a first line");
-        assert!(include_str!("readme.rs").contains(code.trim_end()), "tests/readme.rs differs from:\n{code}");
+        assert!(
+            include_str!("readme.rs").contains(code.trim_end()),
+            "tests/readme.rs differs from:\n{code}"
+        );
     }
 }

@@ -24,7 +24,8 @@ enum Command {
     AddAndScan(String),
     Day(String, u32, u64),
     Triple(u8, String, u8),
-    /// Removes the days of a word from one up to before another, and writes down how many there were.
+    /// Removes the days of a word from one up to before another, and writes down how many there
+    /// were.
     Forget(String, u32, u32),
     ForgetWords(String),
     Fail(String),
@@ -48,14 +49,34 @@ impl Projection for Everything {
         Manifest::new("everything")
             .subjects(["do.it"])
             .query("days", "", Self::part)
-            .query("triples", "", |this: &Self, (first, second): (u8, String)| {
-                Ok(this.triples.scan().under_both(first, &second).entries()?.len())
-            })
-            .query("span", "", |this: &Self, (word, from, to): (String, u32, u32)| {
-                Ok(this.days.scan().range_under(&word, from..to).entries()?.len())
-            })
+            .query(
+                "triples",
+                "",
+                |this: &Self, (first, second): (u8, String)| {
+                    Ok(this
+                        .triples
+                        .scan()
+                        .under_both(first, &second)
+                        .entries()?
+                        .len())
+                },
+            )
+            .query(
+                "span",
+                "",
+                |this: &Self, (word, from, to): (String, u32, u32)| {
+                    Ok(this
+                        .days
+                        .scan()
+                        .range_under(&word, from..to)
+                        .entries()?
+                        .len())
+                },
+            )
             .query("no-arguments", "", |_: &Self, (): ()| Ok(1))
-            .query("word", "", |this: &Self, word: String| Ok((this.words.contains(&word)?, this.words.get(&word)?)))
+            .query("word", "", |this: &Self, word: String| {
+                Ok((this.words.contains(&word)?, this.words.get(&word)?))
+            })
     }
 
     fn open(state: &State) -> Self {
@@ -91,13 +112,19 @@ impl Projection for Everything {
                 self.total.put(self.words.scan().entries()?.len() as u64)?;
             }
             Command::Day(word, day, number) => self.days.put((&word, day), number)?,
-            Command::Triple(first, second, third) => self.triples.put((first, &second, third), ())?,
+            Command::Triple(first, second, third) => {
+                self.triples.put((first, &second, third), ())?
+            }
             Command::Forget(word, from, to) => {
-                let count = self.days.delete_scan(|scan| scan.range_under(&word, from..to))?;
+                let count = self
+                    .days
+                    .delete_scan(|scan| scan.range_under(&word, from..to))?;
                 self.total.put(count)?;
             }
             Command::ForgetWords(beginning) => {
-                let count = self.words.delete_scan(|scan| scan.starting_with(&beginning))?;
+                let count = self
+                    .words
+                    .delete_scan(|scan| scan.starting_with(&beginning))?;
                 self.total.put(count)?;
             }
             Command::Fail(reason) => return Err(Failure::reject(reason)),
@@ -145,22 +172,41 @@ fn given(commands: impl IntoIterator<Item = Json>) -> Harness<Everything> {
 
 #[test]
 fn writes_of_a_batch_are_stored_and_read_back_after_a_restart() {
-    let mut harness = given([json!({"push": ["a", 1]}), json!({"push": ["a", 2]}), json!({"push": ["b/c", 3]})]);
+    let mut harness = given([
+        json!({"push": ["a", 1]}),
+        json!({"push": ["a", 2]}),
+        json!({"push": ["b/c", 3]}),
+    ]);
     assert_eq!(harness.get("word/a"), Some(json!([1, 2])));
     assert_eq!(harness.get("word/b%2Fc"), Some(json!([3])));
     assert_eq!(harness.get("total"), Some(json!(6)));
 
-    harness.restart().given([command(json!({"push": ["a", 4]}))]);
+    harness
+        .restart()
+        .given([command(json!({"push": ["a", 4]}))]);
     assert_eq!(harness.get("word/a"), Some(json!([1, 2, 4])));
-    assert_eq!(harness.query("word", json!("a")), Ok(json!([true, [1, 2, 4]])));
+    assert_eq!(
+        harness.query("word", json!("a")),
+        Ok(json!([true, [1, 2, 4]]))
+    );
     harness.assert_same_for_any_batching();
 }
 
 #[test]
 fn deleted_entries_are_gone_from_state_cache_and_scans() {
-    let mut harness = given([json!({"push": ["a", 1]}), json!({"push": ["b", 1]}), json!({"delete": "a"})]);
-    assert_eq!((harness.get("word/a"), harness.get("word/b")), (None, Some(json!([1]))));
-    harness.given([command(json!({"delete": "b"})), command(json!({"add-and-scan": "c"}))]);
+    let mut harness = given([
+        json!({"push": ["a", 1]}),
+        json!({"push": ["b", 1]}),
+        json!({"delete": "a"}),
+    ]);
+    assert_eq!(
+        (harness.get("word/a"), harness.get("word/b")),
+        (None, Some(json!([1])))
+    );
+    harness.given([
+        command(json!({"delete": "b"})),
+        command(json!({"add-and-scan": "c"})),
+    ]);
     assert_eq!(harness.get("total"), Some(json!(1)));
     assert_eq!(harness.query("word", json!("b")), Ok(json!([false, null])));
     harness.assert_same_for_any_batching();
@@ -168,7 +214,11 @@ fn deleted_entries_are_gone_from_state_cache_and_scans() {
 
 #[test]
 fn a_scan_sees_the_writes_of_its_own_batch() {
-    let harness = given([json!({"push": ["a", 1]}), json!({"add-and-scan": "b"}), json!({"delete": "a"})]);
+    let harness = given([
+        json!({"push": ["a", 1]}),
+        json!({"add-and-scan": "b"}),
+        json!({"delete": "a"}),
+    ]);
     assert_eq!(harness.get("total"), Some(json!(2)));
     harness.assert_same_for_any_batching();
 }
@@ -183,11 +233,26 @@ fn scans_are_narrowed_by_parts_ranges_direction_and_count() {
     let ask = |part: Json| harness.query("days", part).expect("an answer");
 
     assert_eq!(ask(json!({})).as_array().map(Vec::len), Some(9));
-    assert_eq!(ask(json!({"under": "a"})), json!([["a", 1], ["a", 2], ["a", 3]]));
-    assert_eq!(ask(json!({"under": "a", "from": 2})), json!([["a", 2], ["a", 3]]));
-    assert_eq!(ask(json!({"under": "b", "from": 1, "to": 2, "backwards": true})), json!([["b", 2], ["b", 1]]));
-    assert_eq!(ask(json!({"under": "b", "after": ["b", 1]})), json!([["b", 2], ["b", 3]]));
-    assert_eq!(ask(json!({"under": "b", "after": ["b", 3], "backwards": true, "take": 1})), json!([["b", 2]]));
+    assert_eq!(
+        ask(json!({"under": "a"})),
+        json!([["a", 1], ["a", 2], ["a", 3]])
+    );
+    assert_eq!(
+        ask(json!({"under": "a", "from": 2})),
+        json!([["a", 2], ["a", 3]])
+    );
+    assert_eq!(
+        ask(json!({"under": "b", "from": 1, "to": 2, "backwards": true})),
+        json!([["b", 2], ["b", 1]])
+    );
+    assert_eq!(
+        ask(json!({"under": "b", "after": ["b", 1]})),
+        json!([["b", 2], ["b", 3]])
+    );
+    assert_eq!(
+        ask(json!({"under": "b", "after": ["b", 3], "backwards": true, "take": 1})),
+        json!([["b", 2]])
+    );
     assert_eq!(ask(json!({"take": 0})), json!([]));
     assert_eq!(ask(json!({"under": "c"})), json!([]));
 }
@@ -195,12 +260,31 @@ fn scans_are_narrowed_by_parts_ranges_direction_and_count() {
 #[test]
 fn a_range_is_removed_with_what_its_own_batch_wrote() {
     let day = |word: &str, day: u32| json!({"day": [word, day, 0]});
-    let mut harness = given([day("a", 1), day("a", 2), day("a", 3), day("ab", 2), json!({"forget": ["a", 1, 3]})]);
-    assert_eq!(harness.query("days", json!({})), Ok(json!([["a", 3], ["ab", 2]])));
+    let mut harness = given([
+        day("a", 1),
+        day("a", 2),
+        day("a", 3),
+        day("ab", 2),
+        json!({"forget": ["a", 1, 3]}),
+    ]);
+    assert_eq!(
+        harness.query("days", json!({})),
+        Ok(json!([["a", 3], ["ab", 2]]))
+    );
     assert_eq!(harness.get("total"), Some(json!(2)));
     // What was removed can come again, in the same batch too.
-    harness.given([json!({"forget": ["a", 0, 9]}), day("a", 2), json!({"forget": ["b", 0, 9]})].map(command));
-    assert_eq!(harness.query("days", json!({})), Ok(json!([["a", 2], ["ab", 2]])));
+    harness.given(
+        [
+            json!({"forget": ["a", 0, 9]}),
+            day("a", 2),
+            json!({"forget": ["b", 0, 9]}),
+        ]
+        .map(command),
+    );
+    assert_eq!(
+        harness.query("days", json!({})),
+        Ok(json!([["a", 2], ["ab", 2]]))
+    );
     assert_eq!(harness.get("total"), Some(json!(0)));
     harness.assert_same_for_any_batching();
 }
@@ -211,32 +295,70 @@ fn a_range_of_many_pages_is_removed_whole() {
     let count = 2_500;
     let mut harness = Harness::<Everything>::new();
     harness.given((0..count).map(|number| command(json!({"put": [format!("old-{number}"), [1]]}))));
-    harness.restart().given([json!({"push": ["new", 1]}), json!({"push": ["old-7", 1]})].map(command));
+    harness
+        .restart()
+        .given([json!({"push": ["new", 1]}), json!({"push": ["old-7", 1]})].map(command));
     harness.given([command(json!({"forget-words": "old-"}))]);
     assert_eq!(harness.entries("word/").len(), 1);
     assert_eq!(harness.get("total"), Some(json!(count)));
-    assert_eq!(harness.query("word", json!("old-7")), Ok(json!([false, null])));
+    assert_eq!(
+        harness.query("word", json!("old-7")),
+        Ok(json!([false, null]))
+    );
     assert_eq!(harness.query("word", json!("new")), Ok(json!([true, [1]])));
 }
 
 #[test]
 fn a_search_by_beginning_finds_texts_whatever_follows() {
-    let words = ["r", "re", "red", "red wagon", "red-hot", "red/blue", "reddish", "rod"];
+    let words = [
+        "r",
+        "re",
+        "red",
+        "red wagon",
+        "red-hot",
+        "red/blue",
+        "reddish",
+        "rod",
+    ];
     let harness = given(words.map(|word| json!({"day": [word, 1, 0]})));
     let ask = |part: Json| harness.query("days", part).expect("an answer");
 
-    let found = json!([["red wagon", 1], ["red/blue", 1], ["red-hot", 1], ["red", 1], ["reddish", 1]]);
+    let found = json!([
+        ["red wagon", 1],
+        ["red/blue", 1],
+        ["red-hot", 1],
+        ["red", 1],
+        ["reddish", 1]
+    ]);
     assert_eq!(ask(json!({"starting": "red"})), found);
     assert_eq!(ask(json!({"starting": "red/"})), json!([["red/blue", 1]]));
-    assert_eq!(ask(json!({"starting": "redd", "backwards": true})), json!([["reddish", 1]]));
+    assert_eq!(
+        ask(json!({"starting": "redd", "backwards": true})),
+        json!([["reddish", 1]])
+    );
     assert_eq!(ask(json!({"starting": "red\u{10ffff}"})), json!([]));
-    assert_eq!(ask(json!({"starting": ""})).as_array().map(Vec::len), Some(words.len()));
-    assert_eq!(ask(json!({"under": "red", "starting": "000000000"})), json!([["red", 1]]));
+    assert_eq!(
+        ask(json!({"starting": ""})).as_array().map(Vec::len),
+        Some(words.len())
+    );
+    assert_eq!(
+        ask(json!({"under": "red", "starting": "000000000"})),
+        json!([["red", 1]])
+    );
     assert_eq!(ask(json!({"under": "red", "starting": "1"})), json!([]));
     // A range and a beginning: both hold.
-    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "red"})), json!([["red", 1]]));
-    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "rod"})), json!([]));
-    assert_eq!(ask(json!({"under": "red", "from": 1, "starting": "\u{10ffff}"})), json!([]));
+    assert_eq!(
+        ask(json!({"under": "red", "from": 1, "starting": "red"})),
+        json!([["red", 1]])
+    );
+    assert_eq!(
+        ask(json!({"under": "red", "from": 1, "starting": "rod"})),
+        json!([])
+    );
+    assert_eq!(
+        ask(json!({"under": "red", "from": 1, "starting": "\u{10ffff}"})),
+        json!([])
+    );
 }
 
 #[test]
@@ -249,7 +371,10 @@ fn a_range_below_a_first_part_stays_below_it() {
     assert_eq!(harness.query("span", json!(["a", 2, 4])), Ok(json!(2)));
     assert_eq!(harness.query("span", json!(["a", 0, 1])), Ok(json!(0)));
     assert_eq!(harness.query("span", json!(["a", 3, 1])), Ok(json!(0)));
-    assert_eq!(harness.query("span", json!(["b", 0, u32::MAX])), Ok(json!(3)));
+    assert_eq!(
+        harness.query("span", json!(["b", 0, u32::MAX])),
+        Ok(json!(3))
+    );
 }
 
 #[test]
@@ -267,8 +392,11 @@ fn long_scans_go_over_many_pages_without_loss() {
 
 #[test]
 fn triples_are_scanned_by_their_first_two_parts() {
-    let harness =
-        given([json!({"triple": [1, "a", 1]}), json!({"triple": [1, "a", 2]}), json!({"triple": [1, "ab", 1]})]);
+    let harness = given([
+        json!({"triple": [1, "a", 1]}),
+        json!({"triple": [1, "a", 2]}),
+        json!({"triple": [1, "ab", 1]}),
+    ]);
     assert_eq!(harness.query("triples", json!([1, "a"])), Ok(json!(2)));
     assert_eq!(harness.query("triples", json!([2, "a"])), Ok(json!(0)));
 }
@@ -276,12 +404,22 @@ fn triples_are_scanned_by_their_first_two_parts() {
 #[test]
 fn a_failing_event_keeps_the_events_before_it_and_nothing_of_its_own() {
     let mut harness = given([json!({"push": ["a", 1]})]);
-    let batch = [json!({"push": ["a", 2]}), json!({"fail": "no"}), json!({"push": ["a", 3]})].map(command);
+    let batch = [
+        json!({"push": ["a", 2]}),
+        json!({"fail": "no"}),
+        json!({"push": ["a", 3]}),
+    ]
+    .map(command);
     let refused = harness.apply(batch).expect_err("the second fails");
-    assert_eq!((refused.sequence, refused.failure), (3, Failure::reject("no")));
+    assert_eq!(
+        (refused.sequence, refused.failure),
+        (3, Failure::reject("no"))
+    );
     assert_eq!(harness.get("word/a"), Some(json!([1, 2])));
 
-    let refused = harness.apply([command(json!({"retry": "x"}))]).expect_err("x is no number");
+    let refused = harness
+        .apply([command(json!({"retry": "x"}))])
+        .expect_err("x is no number");
     assert_eq!(refused.failure.kind(), foldstream_sdk::FailureKind::Retry);
     harness.given([command(json!({"push": ["a", 4]}))]);
     assert_eq!(harness.get("word/a"), Some(json!([1, 2, 4])));
@@ -291,8 +429,15 @@ fn a_failing_event_keeps_the_events_before_it_and_nothing_of_its_own() {
 fn keys_that_are_too_long_reject_their_event() {
     let long = "x".repeat(1_020);
     let mut harness = Harness::<Everything>::new();
-    let refused = harness.apply([command(json!({"put": [long, []]}))]).expect_err("1,025 bytes");
-    assert!(refused.to_string().contains("a key has 1025 bytes; at most 1024 are allowed"), "{refused}");
+    let refused = harness
+        .apply([command(json!({"put": [long, []]}))])
+        .expect_err("1,025 bytes");
+    assert!(
+        refused
+            .to_string()
+            .contains("a key has 1025 bytes; at most 1024 are allowed"),
+        "{refused}"
+    );
     harness.given([command(json!({"put": [&long[1..], []]}))]);
 }
 
@@ -300,10 +445,18 @@ fn keys_that_are_too_long_reject_their_event() {
 fn queries_name_what_is_wrong_with_their_arguments() {
     let harness = given([]);
     assert_eq!(harness.query("no-arguments", Json::Null), Ok(json!(1)));
-    assert_eq!(harness.query("unknown", Json::Null), Err(QueryError::UnknownQuery));
-    let Err(QueryError::InvalidArguments(message)) = harness.query("word", json!({})) else { panic!("not refused") };
+    assert_eq!(
+        harness.query("unknown", Json::Null),
+        Err(QueryError::UnknownQuery)
+    );
+    let Err(QueryError::InvalidArguments(message)) = harness.query("word", json!({})) else {
+        panic!("not refused")
+    };
     assert!(message.contains("expected a string"), "{message}");
-    assert!(matches!(harness.query("word", Json::Null), Err(QueryError::InvalidArguments(_))));
+    assert!(matches!(
+        harness.query("word", Json::Null),
+        Err(QueryError::InvalidArguments(_))
+    ));
     assert_eq!(harness.query("days", Json::Null), Ok(json!([])));
 }
 
@@ -328,8 +481,10 @@ fn many_keys_in_many_batches_give_what_a_plain_map_gives() {
         }
         harness.given(batch);
     }
-    let expected: Vec<_> =
-        expected.into_iter().map(|(word, numbers)| (format!("word/{word}"), json!(numbers))).collect();
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(word, numbers)| (format!("word/{word}"), json!(numbers)))
+        .collect();
     assert_eq!(harness.entries("word/"), expected);
     harness.assert_same_for_any_batching();
 }
@@ -346,7 +501,10 @@ impl Projection for Forgetful {
     }
 
     fn open(state: &State) -> Self {
-        Self { table: state.table("count"), count: 0 }
+        Self {
+            table: state.table("count"),
+            count: 0,
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -356,7 +514,9 @@ impl Projection for Forgetful {
 }
 
 #[test]
-#[should_panic(expected = "the result depends on the batches: count/a is 2 as given, and 1 in batches of 1, restarted")]
+#[should_panic(
+    expected = "the result depends on the batches: count/a is 2 as given, and 1 in batches of 1, restarted"
+)]
 fn state_outside_of_tables_is_found_by_the_harness() {
     let mut harness = Harness::<Forgetful>::new();
     harness.given([event("a", json!({})), event("a", json!({}))]);

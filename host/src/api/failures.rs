@@ -6,11 +6,16 @@ use utoipa::ToSchema;
 /// An error that stopped or delays a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
-    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`, `source-diverged`, …
+    /// A name that never changes: `rejected`, `retry`, `trap`, `deadline`, `limit`, `state`,
+    /// `source-diverged`, …
     pub kind: String,
     /// What kind of failure to apply events it was; absent for all other failures.
     // Catalogues keep failures of candidates: an earlier release may read the class of a later one.
-    #[serde(default, deserialize_with = "class_if_known", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "class_if_known",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub class: Option<FailureClass>,
     /// What happened, and what to do next.
     pub message: String,
@@ -30,26 +35,30 @@ pub struct Failure {
     pub breaker_open: bool,
 }
 
-/// The class of a failure to apply events decides who is charged, and how often the host tries. The names never change.
+/// The class of a failure to apply events decides who is charged, and how often the host tries. The
+/// names never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureClass {
-    /// The module asked for another attempt. The host tries the event as often as the error policy says.
+    /// The module asked for another attempt. The host tries the event as often as the error policy
+    /// says.
     Retry,
     /// The module can never apply the event. The host tries it once.
     Rejected,
-    /// The module trapped. The host stops after the same trap three times, each on a fresh instance.
+    /// The module trapped. The host stops after the same trap three times, each on a fresh
+    /// instance.
     Trap,
-    /// The call took too long, which depends on the load of the machine. The host tries the event as often as the error
-    /// policy says.
+    /// The call took too long, which depends on the load of the machine. The host tries the event
+    /// as often as the error policy says.
     Deadline,
-    /// A fresh instance used up its memory, its stack or its tables. The host stops after the same failure three times.
+    /// A fresh instance used up its memory, its stack or its tables. The host stops after the same
+    /// failure three times.
     Memory,
-    /// The host refused what the module asked of it, such as a value that is too large or a message without a grant. The
-    /// host stops after the same refusal three times.
+    /// The host refused what the module asked of it, such as a value that is too large or a message
+    /// without a grant. The host stops after the same refusal three times.
     Refused,
-    /// The state would grow beyond its limit. That is charged to the deployment, not to the event: the next event would
-    /// fail as well. The host tries once.
+    /// The state would grow beyond its limit. That is charged to the deployment, not to the event:
+    /// the next event would fail as well. The host tries once.
     StateLimit,
     /// The host had no instance or no memory left. Nobody is charged, and the host waits.
     Busy,
@@ -83,27 +92,44 @@ impl FailureClass {
     }
 }
 
-fn class_if_known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FailureClass>, D::Error> {
+fn class_if_known<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<FailureClass>, D::Error> {
     let name = Option::<String>::deserialize(deserializer)?;
-    Ok(FailureClass::ALL.into_iter().find(|class| name.as_deref() == Some(class.name())))
+    Ok(FailureClass::ALL
+        .into_iter()
+        .find(|class| name.as_deref() == Some(class.name())))
 }
 
 /// Kinds of failures that concern a single event, so that skipping it lets the deployment continue.
-const OF_AN_EVENT: [&str; 6] = ["rejected", "retry", "trap", "deadline", "limit", "source-unreadable"];
+const OF_AN_EVENT: [&str; 6] = [
+    "rejected",
+    "retry",
+    "trap",
+    "deadline",
+    "limit",
+    "source-unreadable",
+];
 
 impl Failure {
     /// The command that skips the failing event, if that would help.
     pub fn way_past(&self, deployment: &str, is_candidate: bool) -> Option<String> {
-        let is_of_event = OF_AN_EVENT.contains(&self.kind.as_str()) && self.class != Some(FailureClass::StateLimit);
+        let is_of_event = OF_AN_EVENT.contains(&self.kind.as_str())
+            && self.class != Some(FailureClass::StateLimit);
         let sequence = self.sequence.filter(|_| is_of_event)?;
         let candidate = if is_candidate { " --candidate" } else { "" };
-        Some(format!("foldstream resume {deployment}{candidate} --skip {sequence} --reason TEXT"))
+        Some(format!(
+            "foldstream resume {deployment}{candidate} --skip {sequence} --reason TEXT"
+        ))
     }
 
     /// The same failure with that command in its message.
     pub fn with_way_past(mut self, deployment: &str, is_candidate: bool) -> Self {
         if let Some(command) = self.way_past(deployment, is_candidate) {
-            self.message = format!("{}; deploy a corrected module, or leave the event out: `{command}`", self.message);
+            self.message = format!(
+                "{}; deploy a corrected module, or leave the event out: `{command}`",
+                self.message
+            );
         }
         self
     }
@@ -116,17 +142,26 @@ mod tests {
     #[test]
     fn classes_are_named_in_json_as_everywhere_else() {
         for class in FailureClass::ALL {
-            assert_eq!(serde_json::to_value(class).expect("plain data"), class.name());
+            assert_eq!(
+                serde_json::to_value(class).expect("plain data"),
+                class.name()
+            );
         }
     }
 
     #[test]
     fn a_class_of_a_later_release_is_passed_over() {
         let read = |class: &str| {
-            let text = format!(r#"{{"kind":"limit","message":"","first_at":"","attempts":1{class}}}"#);
-            serde_json::from_str::<Failure>(&text).expect("a failure").class
+            let text =
+                format!(r#"{{"kind":"limit","message":"","first_at":"","attempts":1{class}}}"#);
+            serde_json::from_str::<Failure>(&text)
+                .expect("a failure")
+                .class
         };
-        assert_eq!(read(r#","class":"state-limit""#), Some(FailureClass::StateLimit));
+        assert_eq!(
+            read(r#","class":"state-limit""#),
+            Some(FailureClass::StateLimit)
+        );
         assert_eq!(read(r#","class":"of-a-later-release""#), None);
         assert_eq!(read(""), None);
     }
@@ -143,7 +178,14 @@ mod tests {
             next_attempt_at: None,
             breaker_open: false,
         };
-        assert!(failure(FailureClass::Refused).way_past("orders", false).is_some());
-        assert_eq!(failure(FailureClass::StateLimit).way_past("orders", false), None);
+        assert!(
+            failure(FailureClass::Refused)
+                .way_past("orders", false)
+                .is_some()
+        );
+        assert_eq!(
+            failure(FailureClass::StateLimit).way_past("orders", false),
+            None
+        );
     }
 }

@@ -12,20 +12,23 @@ pub struct Outbox {
     pub bytes: u64,
     /// Age of the oldest of them that is durable here, in seconds; 0 if there is none.
     pub oldest_seconds: f64,
-    /// Whether the outbox is full, so that the handler handles no further events until some are confirmed.
+    /// Whether the outbox is full, so that the handler handles no further events until some are
+    /// confirmed.
     pub full: bool,
-    /// 16 hexadecimal digits with which the ids of its messages begin, as in `fs.<lineage>.<sequence>.<sub>.<index>`.
+    /// 16 hexadecimal digits with which the ids of its messages begin, as in
+    /// `fs.<lineage>.<sequence>.<sub>.<index>`.
     pub lineage: String,
     /// Number of the state file that owns the effects.
     #[serde(default)]
     pub state_file: u64,
     /// Counts changes of that file.
     pub epoch: u64,
-    /// The position at which it took over the effects of another file, with the messages that waited there; 0 if it
-    /// never did.
+    /// The position at which it took over the effects of another file, with the messages that
+    /// waited there; 0 if it never did.
     #[serde(default)]
     pub owned_after: u64,
-    /// Messages that events up to this sequence cause are not published: they were there before the first deploy.
+    /// Messages that events up to this sequence cause are not published: they were there before the
+    /// first deploy.
     pub effects_after: u64,
     /// What it may publish, as `SUBJECTS@SOURCE`.
     pub grants: Vec<String>,
@@ -81,7 +84,8 @@ pub struct DropMessages {
 /// Messages that were dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DroppedMessages {
-    /// The messages. They are not sent again; one that was sent without an answer may be stored all the same.
+    /// The messages. They are not sent again; one that was sent without an answer may be stored all
+    /// the same.
     pub dropped: Vec<WaitingMessage>,
     /// How many messages still wait.
     pub left: u64,
@@ -93,11 +97,11 @@ pub struct DroppedMessages {
 pub enum Promise {
     /// Each message is stored exactly once.
     Exact,
-    /// Each message is stored exactly once as long as one host publishes: after a crash or a lost confirmation, the host
-    /// first reads what the stream has stored.
+    /// Each message is stored exactly once as long as one host publishes: after a crash or a lost
+    /// confirmation, the host first reads what the stream has stored.
     ReadBack,
-    /// Each message is stored at least once, and once if its confirmation, or the end of a crash, comes within the
-    /// window in which the stream recognises ids.
+    /// Each message is stored at least once, and once if its confirmation, or the end of a crash,
+    /// comes within the window in which the stream recognises ids.
     Window,
 }
 
@@ -126,8 +130,8 @@ pub struct OutboxTarget {
     /// How long the stream recognises ids, in seconds, if the promise rests on that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<f64>,
-    /// The longest time that a message waited for its confirmation, or has waited until now, since the host started,
-    /// in seconds.
+    /// The longest time that a message waited for its confirmation, or has waited until now, since
+    /// the host started, in seconds.
     pub longest_wait_seconds: f64,
     /// Messages confirmed as stored since the host started.
     pub released: u64,
@@ -160,10 +164,9 @@ impl std::str::FromStr for EffectsFrom {
         match text {
             "now" => Ok(Self::Now),
             "beginning" => Ok(Self::Beginning),
-            other => other
-                .parse()
-                .map(Self::Sequence)
-                .map_err(|_| format!("effects-from `{other}` is refused; give `now`, `beginning` or a sequence")),
+            other => other.parse().map(Self::Sequence).map_err(|_| {
+                format!("effects-from `{other}` is refused; give `now`, `beginning` or a sequence")
+            }),
         }
     }
 }

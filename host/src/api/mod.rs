@@ -54,7 +54,8 @@ pub enum DeploymentState {
     Live,
     /// A batch or the state file failed, and the host retries after a pause.
     Retrying,
-    /// It would be live or catching up, but its source can't be reached or refuses access. It continues on its own.
+    /// It would be live or catching up, but its source can't be reached or refuses access. It
+    /// continues on its own.
     Disconnected,
     /// An operator paused it.
     Paused,
@@ -101,7 +102,8 @@ pub struct QueryDescription {
     pub description: String,
 }
 
-/// How often the host tries a failing batch, as the module asks; absent fields take the host's settings.
+/// How often the host tries a failing batch, as the module asks; absent fields take the host's
+/// settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorPolicy {
     /// Total attempts, including the first.
@@ -200,16 +202,18 @@ pub struct Deployment {
     /// How many events that may match are not applied yet; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
-    /// Age of the oldest event that is not applied yet, in seconds; 0 if there is none, absent while unknown.
+    /// Age of the oldest event that is not applied yet, in seconds; 0 if there is none, absent
+    /// while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
-    /// Events that were already gone from the stream when the state passed them, and were accepted as missing.
+    /// Events that were already gone from the stream when the state passed them, and were accepted
+    /// as missing.
     #[serde(default)]
     pub missing_events: u64,
     /// Events applied since the host started.
     pub events_applied: u64,
-    /// Whether its module has applied an event since it started, was replaced or was resumed, or found, with the source
-    /// connected, that there is nothing to apply.
+    /// Whether its module has applied an event since it started, was replaced or was resumed, or
+    /// found, with the source connected, that there is nothing to apply.
     #[serde(default = "yes")]
     pub begun: bool,
     /// Events per second, over the last seconds.
@@ -217,7 +221,8 @@ pub struct Deployment {
     /// Estimated seconds until it has caught up; absent if it is not catching up, or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
-    /// How much of the state file is repaired, in percent, while it is opened after an unclean stop.
+    /// How much of the state file is repaired, in percent, while it is opened after an unclean
+    /// stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair_percent: Option<f64>,
     /// Keys and values, in bytes.
@@ -247,7 +252,8 @@ pub struct Deployment {
     /// Events that its state skipped, as an operator decided.
     #[serde(default)]
     pub skipped: u64,
-    /// The latest decisions to skip events, by rising sequence; `/v1/deployments/{name}/skips` has all of them.
+    /// The latest decisions to skip events, by rising sequence; `/v1/deployments/{name}/skips` has
+    /// all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skips: Vec<Skip>,
     /// Its outbox, if it is a handler.
@@ -340,8 +346,8 @@ pub struct EntryPage {
     pub next: Option<String>,
     /// The position that the page reflects.
     pub position: u64,
-    /// The generation that the page came from. Send it with the requests for further pages to read them from the same
-    /// generation.
+    /// The generation that the page came from. Send it with the requests for further pages to read
+    /// them from the same generation.
     #[serde(default)]
     pub generation: u64,
 }
@@ -371,7 +377,8 @@ pub struct PositionMark {
 /// Why the host closes a watch or tail, as in `event: end`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndMark {
-    /// `stalled` if the client read nothing for too long, `host-memory` if the host has no memory for it.
+    /// `stalled` if the client read nothing for too long, `host-memory` if the host has no memory
+    /// for it.
     pub reason: String,
 }
 
@@ -387,8 +394,8 @@ pub struct NewEvent {
     /// Message id: an event whose id was appended within the duplicate window is not stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Time in RFC 3339; default: now. The times of a log never go back: a time earlier than that of the last event is
-    /// raised to it.
+    /// Time in RFC 3339; default: now. The times of a log never go back: a time earlier than that
+    /// of the last event is raised to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// Headers by name.
@@ -417,7 +424,8 @@ pub struct Append {
     pub expected_subject: Option<String>,
 }
 
-/// What to do with an event whose time is earlier than that of the previous event. The times of a log never go back.
+/// What to do with an event whose time is earlier than that of the previous event. The times of a
+/// log never go back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Times {
@@ -437,15 +445,16 @@ pub struct Appended {
     pub sequences: Vec<u64>,
     /// How many of them were already stored, recognised by their ids.
     pub duplicates: u64,
-    /// How many had a time earlier than that of the previous event, and got that event's time instead: the times of a
-    /// log never go back.
+    /// How many had a time earlier than that of the previous event, and got that event's time
+    /// instead: the times of a log never go back.
     #[serde(default)]
     pub times_raised: u64,
     /// The log's last sequence now.
     pub last_sequence: u64,
 }
 
-/// A CloudEvent 1.0 in JSON. Extension attributes are further members: strings, integers of 32 bits, booleans.
+/// A CloudEvent 1.0 in JSON. Extension attributes are further members: strings, integers of 32
+/// bits, booleans.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CloudEvent {
     /// `1.0`.
@@ -540,8 +549,8 @@ pub struct Probe {
     pub ok: bool,
     /// What is not well.
     pub reasons: Vec<String>,
-    /// What does not work although the host answers reads: sources that can't be reached, deployments that have failed.
-    /// It never changes the status.
+    /// What does not work although the host answers reads: sources that can't be reached,
+    /// deployments that have failed. It never changes the status.
     #[serde(default)]
     pub degraded: Vec<String>,
 }
@@ -551,14 +560,15 @@ pub struct Probe {
 pub struct AuditEntry {
     /// When.
     pub at: String,
-    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, …
+    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`,
+    /// …
     pub action: String,
     /// The deployment.
     pub deployment: String,
     /// Details.
     pub detail: String,
-    /// Name of the token that requested it; absent for actions of the host itself, on a host without tokens, and in
-    /// entries of earlier versions.
+    /// Name of the token that requested it; absent for actions of the host itself, on a host
+    /// without tokens, and in entries of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// IP address from which it was requested, which may be that of a proxy.

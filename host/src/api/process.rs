@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Limits and usage of the host's process, as it sees them. Fields that are unlimited or unknown are absent.
+/// Limits and usage of the host's process, as it sees them. Fields that are unlimited or unknown
+/// are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProcessInfo {
     /// Memory budget of the host (`limits.memory_bytes`), in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_total_bytes: Option<u64>,
-    /// The part of it that is allocated on demand, such as to instances, running batches, native code and requests, in
-    /// bytes.
+    /// The part of it that is allocated on demand, such as to instances, running batches, native
+    /// code and requests, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_modules_bytes: Option<u64>,
     /// Their current use, in bytes.
@@ -36,7 +37,8 @@ pub struct ProcessInfo {
 /// A part of the memory that a host shares out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryPart {
-    /// `memtables`, `read-ahead`, `caches`; or `folds`, `queries`, `code`, `requests`, `watches`, which take as they need.
+    /// `memtables`, `read-ahead`, `caches`; or `folds`, `queries`, `code`, `requests`, `watches`,
+    /// which take as they need.
     pub name: String,
     /// What it takes now, in bytes; absent if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,9 +48,11 @@ impl GenerationStatus {
 pub enum Strategy {
     /// Folded from the beginning of the stream into a new file, alongside the active generation.
     Rebuild,
-    /// Inherited from the active generation at a batch boundary; both have the same state version and subjects.
+    /// Inherited from the active generation at a batch boundary; both have the same state version
+    /// and subjects.
     Inherit,
-    /// Converted entry by entry from a snapshot of the active generation, by the module's own `migrate`.
+    /// Converted entry by entry from a snapshot of the active generation, by the module's own
+    /// `migrate`.
     Migrate,
 }
 
@@ -97,7 +99,9 @@ pub struct BuildSettings {
 }
 
 /// How an entry of one state can differ from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Difference {
     /// Only the candidate has the key.
@@ -200,7 +204,8 @@ pub struct Generation {
     pub created_at: String,
     /// How its state was created.
     pub strategy: Strategy,
-    /// Number in the name of its state file: its own, or that of the generation whose state it inherited.
+    /// Number in the name of its state file: its own, or that of the generation whose state it
+    /// inherited.
     pub state_file: u64,
     /// What it is doing, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,21 +220,25 @@ pub struct Generation {
     /// The last sequence in the stream; absent while unknown, or while it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<u64>,
-    /// How many events that may match are not applied yet; absent while unknown, or while it does not run.
+    /// How many events that may match are not applied yet; absent while unknown, or while it does
+    /// not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
-    /// Progress towards the head, from 0 to 1, counted from the start of the build; absent while unknown.
+    /// Progress towards the head, from 0 to 1, counted from the start of the build; absent while
+    /// unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
     /// Events per second, over the last seconds.
     pub rate: f64,
-    /// Estimated seconds until it has caught up; absent if it makes no progress at the moment, or unknown.
+    /// Estimated seconds until it has caught up; absent if it makes no progress at the moment, or
+    /// unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<f64>,
     /// The state of the source as this generation sees it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_status: Option<SourceStatus>,
-    /// Events that were already gone from the stream when its state passed them, and were accepted as missing.
+    /// Events that were already gone from the stream when its state passed them, and were accepted
+    /// as missing.
     #[serde(default)]
     pub missing_events: u64,
     /// Disk space of the state file, in bytes; 0 if it has none.
@@ -348,7 +357,8 @@ pub struct Verification {
 pub struct Divergence {
     /// The first key, in byte order, that differs.
     pub key: String,
-    /// The first sequence after which two folds disagreed about it; absent if two further folds agreed.
+    /// The first sequence after which two folds disagreed about it; absent if two further folds
+    /// agreed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
 }
@@ -366,8 +376,8 @@ pub struct PartialRebuild {
     pub written: u64,
     /// Entries that were removed.
     pub removed: u64,
-    /// Entries that name the key in tables that its events did not write, at most ten of them. They were not changed,
-    /// because it is not clear to which key they belong.
+    /// Entries that name the key in tables that its events did not write, at most ten of them. They
+    /// were not changed, because it is not clear to which key they belong.
     pub left: Vec<String>,
     /// Whether the server sent only events of that key.
     pub filtered_by_server: bool,

@@ -10,8 +10,8 @@ pub struct Resume {
     /// Sequences of events to skip: the one that fails, or later ones. At most 100.
     #[serde(default)]
     pub skip: Vec<u64>,
-    /// The reason, for the audit log and for everyone who asks later: 1 to 500 bytes. Required with `skip`, and only
-    /// allowed with it.
+    /// The reason, for the audit log and for everyone who asks later: 1 to 500 bytes. Required with
+    /// `skip`, and only allowed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -24,9 +24,11 @@ pub enum SkipState {
     Ahead,
     /// The active state skipped it, and so do states that are built from scratch.
     Skipped,
-    /// The active state folded it before the decision, or does not read it; states that are built from scratch skip it.
+    /// The active state folded it before the decision, or does not read it; states that are built
+    /// from scratch skip it.
     Folded,
-    /// The active state skipped it, but the decision was withdrawn: states that are built from scratch fold it.
+    /// The active state skipped it, but the decision was withdrawn: states that are built from
+    /// scratch fold it.
     Withdrawn,
 }
 
@@ -65,8 +67,8 @@ pub struct Skip {
     /// When the stream stored it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-    /// SHA-256 over sequence, time, subject and data, in hexadecimal: the decision does not apply to another event with
-    /// this sequence.
+    /// SHA-256 over sequence, time, subject and data, in hexadecimal: the decision does not apply
+    /// to another event with this sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }

@@ -11,7 +11,8 @@ pub enum SourceState {
     Connecting,
     /// Reading events.
     Reading,
-    /// Not read at the moment, because the deployment is paused or failed. It was reachable at `last_heard`.
+    /// Not read at the moment, because the deployment is paused or failed. It was reachable at
+    /// `last_heard`.
     Idle,
     /// The server can't be reached; trying again.
     Reconnecting,
@@ -50,7 +51,10 @@ impl SourceState {
 
     /// Whether it keeps events from arriving, for a reason that may pass.
     pub fn is_trouble(self) -> bool {
-        matches!(self, Self::Reconnecting | Self::Unauthorized | Self::StreamMissing)
+        matches!(
+            self,
+            Self::Reconnecting | Self::Unauthorized | Self::StreamMissing
+        )
     }
 }
 
@@ -70,10 +74,12 @@ pub struct SourceStatus {
     pub last_heard: Option<String>,
     /// How often it had to reconnect or to recreate its consumer.
     pub reconnects: u64,
-    /// Messages that are not events (delete markers, tombstones, schedules), passed over since the reader started.
+    /// Messages that are not events (delete markers, tombstones, schedules), passed over since the
+    /// reader started.
     #[serde(default)]
     pub passed_over: u64,
-    /// Messages that were not valid, and were delivered without the unusable parts, since the reader started.
+    /// Messages that were not valid, and were delivered without the unusable parts, since the
+    /// reader started.
     #[serde(default)]
     pub repaired: u64,
 }
@@ -95,11 +101,12 @@ pub struct SourceInfo {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Why it can't be read although it can be reached: a refused permission, or a kind of stream that loses events;
-    /// absent if it can be read.
+    /// Why it can't be read although it can be reached: a refused permission, or a kind of stream
+    /// that loses events; absent if it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
-    /// First sequence that is still there; 0 when the stream is empty, absent if it could not be reached.
+    /// First sequence that is still there; 0 when the stream is empty, absent if it could not be
+    /// reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_sequence: Option<u64>,
     /// Whether it still has its first event, as far as known; absent if it could not be reached.

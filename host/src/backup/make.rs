@@ -15,7 +15,8 @@ use crate::state;
 use crate::state::catalogue::Record;
 use crate::state::tables::{Frozen, Item};
 
-/// How often files are frozen again because the catalogue changed in between, and the pause before that.
+/// How often files are frozen again because the catalogue changed in between, and the pause before
+/// that.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a module to read at a time.
@@ -32,7 +33,10 @@ pub struct Backup {
 
 impl std::fmt::Debug for Backup {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Backup").field("header", &self.header).finish_non_exhaustive()
+        formatter
+            .debug_struct("Backup")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
     }
 }
 
@@ -43,7 +47,8 @@ struct Part {
 }
 
 enum Content {
-    /// A database. If `is_state`, the note of what its readers saw is left out, because they see more in the meantime.
+    /// A database. If `is_state`, the note of what its readers saw is left out, because they see
+    /// more in the meantime.
     Tables { frozen: Frozen, is_state: bool },
     /// An open module, which can be read to its end even if its deployment is deleted meanwhile.
     Module(File),
@@ -88,7 +93,9 @@ impl Rollouts {
                 Ok(gathered) => break gathered,
                 Err(Again::Failed(error)) => return Err(error),
                 Err(Again::Changed(what)) if tries == TRIES => {
-                    let message = format!("{what}; nothing can be copied before that is over, so try again later");
+                    let message = format!(
+                        "{what}; nothing can be copied before that is over, so try again later"
+                    );
                     return Err(rollout::Error::Conflict(message));
                 }
                 // Nothing tells a thread that a rollout is over; another try costs little.
@@ -105,11 +112,17 @@ impl Rollouts {
             files: gathered.parts.len() as u64,
             left_out: gathered.left_out,
         };
-        Ok(Backup { host: self.clone(), header, parts: gathered.parts, _turn: turn })
+        Ok(Backup {
+            host: self.clone(),
+            header,
+            parts: gathered.parts,
+            _turn: turn,
+        })
     }
 
-    /// Freezes the catalogue, then the files that its records name, then the logs, so that no state is ahead of its log.
-    /// The catalogue is copied last, because a folder without one is not a data folder.
+    /// Freezes the catalogue, then the files that its records name, then the logs, so that no state
+    /// is ahead of its log. The catalogue is copied last, because a folder without one is not a
+    /// data folder.
     fn gather(&self) -> Result<Gathered, Again> {
         let catalogue = &self.inner.catalogue;
         let records = catalogue.deployments()?;
@@ -118,16 +131,26 @@ impl Rollouts {
         let mut modules = BTreeSet::new();
         for record in &records {
             let deployment = self.deployment(&record.name);
-            let deployment = deployment.map_err(|_| Again::Changed(format!("{} is being changed", record.name)))?;
+            let deployment = deployment
+                .map_err(|_| Again::Changed(format!("{} is being changed", record.name)))?;
             self.gather_states(record, &deployment, &mut gathered)?;
-            let kept = record.generations.iter().filter(|generation| generation.has_file());
+            let kept = record
+                .generations
+                .iter()
+                .filter(|generation| generation.has_file());
             modules.extend(kept.map(|generation| generation.module.digest.clone()));
         }
         for digest in modules {
             let file = format!("modules/{digest}.wasm");
             match File::open(self.inner.folder.module(&digest)) {
                 Ok(open) => {
-                    gathered.parts.push(Part { begin: Begin { file, position: None }, content: Content::Module(open) });
+                    gathered.parts.push(Part {
+                        begin: Begin {
+                            file,
+                            position: None,
+                        },
+                        content: Content::Module(open),
+                    });
                 }
                 Err(error) => {
                     let reason = format!("cannot read it: {error}; deploy the module again");
@@ -136,24 +159,55 @@ impl Rollouts {
             }
         }
         for (name, source) in &self.inner.sources {
-            let Source::Embedded(embedded) = source else { continue };
+            let Source::Embedded(embedded) = source else {
+                continue;
+            };
             // Its events are nowhere else: without it there is no backup.
             let log = embedded.log()?;
             let frozen = Frozen::of(log.frozen()?);
-            let begin = Begin { file: format!("log/{name}.redb"), position: Some(log.info().last_sequence) };
-            gathered.parts.push(Part { begin, content: Content::Tables { frozen, is_state: false } });
+            let begin = Begin {
+                file: format!("log/{name}.redb"),
+                position: Some(log.info().last_sequence),
+            };
+            gathered.parts.push(Part {
+                begin,
+                content: Content::Tables {
+                    frozen,
+                    is_state: false,
+                },
+            });
         }
         if catalogue.deployments()? != records {
-            return Err(Again::Changed("deployments are being changed all the time".to_owned()));
+            return Err(Again::Changed(
+                "deployments are being changed all the time".to_owned(),
+            ));
         }
-        let begin = Begin { file: "catalog.redb".to_owned(), position: None };
-        gathered.parts.push(Part { begin, content: Content::Tables { frozen, is_state: false } });
+        let begin = Begin {
+            file: "catalog.redb".to_owned(),
+            position: None,
+        };
+        gathered.parts.push(Part {
+            begin,
+            content: Content::Tables {
+                frozen,
+                is_state: false,
+            },
+        });
         Ok(gathered)
     }
 
-    /// Freezes the states of a deployment: those of the active, the previous and the candidate generation.
-    fn gather_states(&self, record: &Record, deployment: &Deployment, gathered: &mut Gathered) -> Result<(), Again> {
-        let kept = record.generations.iter().filter(|generation| generation.has_file());
+    /// Freezes the states of a deployment: those of the active, the previous and the candidate
+    /// generation.
+    fn gather_states(
+        &self,
+        record: &Record,
+        deployment: &Deployment,
+        gathered: &mut Gathered,
+    ) -> Result<(), Again> {
+        let kept = record
+            .generations
+            .iter()
+            .filter(|generation| generation.has_file());
         let numbers: BTreeSet<u64> = kept.map(|generation| generation.state_file).collect();
         for number in numbers {
             let path = self.inner.folder.state(&record.name, number);
@@ -167,15 +221,24 @@ impl Rollouts {
                 // It has not started yet, and starts in the copy as it would have here.
                 None if !path.exists() => continue,
                 None if !deployment.is_opened() => {
-                    return Err(Again::Changed(format!("the state of {} is being opened", record.name)));
+                    return Err(Again::Changed(format!(
+                        "the state of {} is being opened",
+                        record.name
+                    )));
                 }
                 // Nobody has it open: for example, the state of a candidate that an event stopped.
                 None => frozen_aside(&path),
             };
             match frozen {
                 Ok((frozen, position)) => {
-                    let content = Content::Tables { frozen, is_state: true };
-                    gathered.parts.push(Part { begin: Begin { file, position }, content });
+                    let content = Content::Tables {
+                        frozen,
+                        is_state: true,
+                    };
+                    gathered.parts.push(Part {
+                        begin: Begin { file, position },
+                        content,
+                    });
                 }
                 Err(error) => {
                     let reason = format!("{error}; a host builds it from the stream again");
@@ -192,21 +255,32 @@ fn frozen_aside(path: &Path) -> Result<(Frozen, Option<u64>), state::Error> {
 }
 
 impl Backup {
-    /// Sends everything. Blocking, for as long as it takes to read all files; `send` fails if the client has
-    /// disconnected.
+    /// Sends everything. Blocking, for as long as it takes to read all files; `send` fails if the
+    /// client has disconnected.
     pub fn send(self, send: &mut dyn FnMut(Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
-        let Self { host, header, parts, _turn } = self;
+        let Self {
+            host,
+            header,
+            parts,
+            _turn,
+        } = self;
         tracing::info!(files = header.files, "a backup begins");
         let begun = std::time::Instant::now();
         let mut writer = Writer::begin(send);
         let sent = send_all(&mut writer, &header, parts, &|| host.is_stopping());
         match &sent {
-            Ok(bytes) => tracing::info!(bytes, seconds = begun.elapsed().as_secs_f64(), "a backup was sent"),
+            Ok(bytes) => tracing::info!(
+                bytes,
+                seconds = begun.elapsed().as_secs_f64(),
+                "a backup was sent"
+            ),
             Err(Error::Unwanted) => tracing::info!("a backup was given up by who asked for it"),
             Err(error) => {
                 tracing::error!(%error, "a backup failed");
                 // The client may have disconnected too.
-                let _ = writer.frame(Tag::Failed, &[error.to_string().as_bytes()]).and_then(|()| writer.flush());
+                let _ = writer
+                    .frame(Tag::Failed, &[error.to_string().as_bytes()])
+                    .and_then(|()| writer.flush());
             }
         }
         sent.map(drop)
@@ -229,7 +303,9 @@ fn send_all(
         writer.json(Tag::File, &begin)?;
         let mut sum = Sum::default();
         match content {
-            Content::Tables { frozen, is_state } => send_tables(writer, &mut sum, &frozen, is_state)?,
+            Content::Tables { frozen, is_state } => {
+                send_tables(writer, &mut sum, &frozen, is_state)?
+            }
             Content::Module(mut file) => {
                 let mut octets = vec![0; READ_BYTES];
                 loop {
@@ -251,7 +327,12 @@ fn send_all(
     Ok(bytes)
 }
 
-fn send_tables(writer: &mut Writer<'_>, sum: &mut Sum, frozen: &Frozen, is_state: bool) -> Result<(), Error> {
+fn send_tables(
+    writer: &mut Writer<'_>,
+    sum: &mut Sum,
+    frozen: &Frozen,
+    is_state: bool,
+) -> Result<(), Error> {
     let mut is_meta = false;
     frozen.each(&mut |item| {
         match item {

@@ -1,9 +1,10 @@
 //! Backups: a copy of a data folder, made while its host runs.
 //!
-//! The host freezes the catalogue, then every state, then every log, each as of its last commit, and sends them row by row
-//! (`make.rs`, `wire.rs`). So no state is ahead of its log, as after a crash, and a host that starts on the copy continues
-//! as it does after one. The command makes a data folder of the rows (`unpack.rs`) under another name
-//! (`target.rs`), reads it again, compares, and only then gives it its name.
+//! The host freezes the catalogue, then every state, then every log, each as of its last commit,
+//! and sends them row by row (`make.rs`, `wire.rs`). So no state is ahead of its log, as after a
+//! crash, and a host that starts on the copy continues as it does after one. The command makes a
+//! data folder of the rows (`unpack.rs`) under another name (`target.rs`), reads it again,
+//! compares, and only then gives it its name.
 
 mod make;
 mod target;
@@ -57,7 +58,8 @@ pub struct FileEntry {
     pub rows: Option<u64>,
     /// Bytes of its content: keys and values, or a module.
     pub bytes: u64,
-    /// SHA-256 of its content, in lower-case hexadecimal: of rows as they are stored, or of the module.
+    /// SHA-256 of its content, in lower-case hexadecimal: of rows as they are stored, or of the
+    /// module.
     pub sha256: String,
 }
 
@@ -97,7 +99,9 @@ pub enum Error {
     #[error("the backup broke off before its end; try again")]
     BrokeOff,
     /// The copy differs from what its manifest says.
-    #[error("{file} is not as it was when the backup was made: {found}; do not rely on this copy, take another")]
+    #[error(
+        "{file} is not as it was when the backup was made: {found}; do not rely on this copy, take another"
+    )]
     Differs {
         /// Its path within the folder.
         file: String,

@@ -19,16 +19,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts a backup with this name: that of a new or an empty folder. An incomplete earlier one is
-    /// removed.
+    /// Starts a backup with this name: that of a new or an empty folder. An incomplete earlier one
+    /// is removed.
     pub fn claim(folder: &Path) -> Result<Self, Error> {
         let wanted = std::path::absolute(folder).map_err(Error::io(folder))?;
         refuse_if_taken(&wanted)?;
         let (Some(name), Some(parent)) = (wanted.file_name(), wanted.parent()) else {
-            return Err(Error::Target(format!("{} is no name for a new folder", folder.display())));
+            return Err(Error::Target(format!(
+                "{} is no name for a new folder",
+                folder.display()
+            )));
         };
         if !parent.is_dir() {
-            return Err(Error::Target(format!("there is no folder {}; make it first", parent.display())));
+            return Err(Error::Target(format!(
+                "there is no folder {}; make it first",
+                parent.display()
+            )));
         }
         let unfinished = parent.join(format!(".{}.unfinished", name.to_string_lossy()));
         create_private(&unfinished).map_err(Error::io(&unfinished))?;
@@ -39,10 +45,19 @@ impl Target {
                 wanted.display()
             ))
         })?;
-        let target = Self { wanted, unfinished, _lock: lock, is_whole: false };
+        let target = Self {
+            wanted,
+            unfinished,
+            _lock: lock,
+            is_whole: false,
+        };
         for entry in fs::read_dir(&target.unfinished).map_err(Error::io(&target.unfinished))? {
             let path = entry.map_err(Error::io(&target.unfinished))?.path();
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             removed.map_err(Error::io(&path))?;
         }
         Ok(target)
@@ -59,7 +74,9 @@ impl Target {
         fs::rename(&self.unfinished, &self.wanted).map_err(Error::io(&self.wanted))?;
         self.is_whole = true;
         let parent = self.wanted.parent().unwrap_or(Path::new("/"));
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(Error::io(parent))?;
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(Error::io(parent))?;
         Ok(self.wanted.clone())
     }
 }
@@ -79,7 +96,10 @@ fn refuse_if_taken(wanted: &Path) -> Result<(), Error> {
         Err(_) => wanted.symlink_metadata().is_ok(),
     };
     if is_taken {
-        return Err(Error::Target(format!("{} is there already; name a new folder for each backup", wanted.display())));
+        return Err(Error::Target(format!(
+            "{} is there already; name a new folder for each backup",
+            wanted.display()
+        )));
     }
     Ok(())
 }
@@ -90,7 +110,9 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("it is there").flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     #[test]
@@ -107,7 +129,10 @@ mod tests {
         target.finish().expect("it is whole");
         assert_eq!(names(folder.path()), ["monday"]);
         let refused = Target::claim(&wanted).expect_err("it is there");
-        assert!(refused.to_string().contains("is there already"), "{refused}");
+        assert!(
+            refused.to_string().contains("is there already"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub struct Watcher<'a> {
 impl Watcher<'_> {
     fn bytes(&mut self, count: usize) -> Result<(), Error> {
         self.progress.bytes += count as u64;
-        if self.is_unwanted.load(Ordering::Relaxed) { Err(Error::Unwanted) } else { Ok(()) }
+        if self.is_unwanted.load(Ordering::Relaxed) {
+            Err(Error::Unwanted)
+        } else {
+            Ok(())
+        }
     }
 
     fn file_done(&mut self) {
@@ -59,28 +63,56 @@ pub fn unpack(
 ) -> Result<Manifest, Error> {
     let mut reader = Reader::begin(reader)?;
     let header: Header = reader.expect(Tag::Header)?.json()?;
-    let progress = Progress { files_total: header.files, ..Progress::default() };
-    let mut watcher = Watcher { tell, is_unwanted, progress };
+    let progress = Progress {
+        files_total: header.files,
+        ..Progress::default()
+    };
+    let mut watcher = Watcher {
+        tell,
+        is_unwanted,
+        progress,
+    };
     let mut files = Vec::new();
     while let Some(frame) = reader.take_if(Tag::File)? {
         files.push(receive(&mut reader, folder, frame.json()?, &mut watcher)?);
         watcher.file_done();
     }
     reader.expect(Tag::Done)?;
-    let Header { version, created_at, left_out, .. } = header;
-    let manifest = Manifest { format: FORMAT, version, created_at, files, left_out };
-    watcher.progress = Progress { is_comparing: true, files_total: manifest.files.len() as u64, ..Progress::default() };
+    let Header {
+        version,
+        created_at,
+        left_out,
+        ..
+    } = header;
+    let manifest = Manifest {
+        format: FORMAT,
+        version,
+        created_at,
+        files,
+        left_out,
+    };
+    watcher.progress = Progress {
+        is_comparing: true,
+        files_total: manifest.files.len() as u64,
+        ..Progress::default()
+    };
     compare(folder, &manifest, &mut watcher)?;
     let path = folder.join(MANIFEST);
     let text = serde_json::to_vec_pretty(&manifest).expect("plain data");
     let mut file = private(&path)?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
+    file.write_all(&text)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io(&path))?;
     sync_folders(folder)?;
     Ok(manifest)
 }
 
 /// Reads a backup, and compares it with its manifest. Blocking.
-pub fn check(folder: &Path, tell: &dyn Fn(Progress), is_unwanted: &AtomicBool) -> Result<Manifest, Error> {
+pub fn check(
+    folder: &Path,
+    tell: &dyn Fn(Progress),
+    is_unwanted: &AtomicBool,
+) -> Result<Manifest, Error> {
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(Error::io(&path))?;
     let manifest: Manifest = serde_json::from_slice(&text)
@@ -94,8 +126,20 @@ pub fn check(folder: &Path, tell: &dyn Fn(Progress), is_unwanted: &AtomicBool) -
         return Err(Error::Format(message));
     }
     let files_total = manifest.files.len() as u64;
-    let progress = Progress { is_comparing: true, files_total, ..Progress::default() };
-    compare(folder, &manifest, &mut Watcher { tell, is_unwanted, progress })?;
+    let progress = Progress {
+        is_comparing: true,
+        files_total,
+        ..Progress::default()
+    };
+    compare(
+        folder,
+        &manifest,
+        &mut Watcher {
+            tell,
+            is_unwanted,
+            progress,
+        },
+    )?;
     Ok(manifest)
 }
 
@@ -133,7 +177,11 @@ fn receive(
     }
     let wanted: FileEntry = reader.expect(Tag::End)?.json()?;
     let found = sum.entry(begin);
-    if found == wanted { Ok(found) } else { Err(foreign("a file is not what the host says of it")) }
+    if found == wanted {
+        Ok(found)
+    } else {
+        Err(foreign("a file is not what the host says of it"))
+    }
 }
 
 fn receive_tables(
@@ -147,7 +195,9 @@ fn receive_tables(
         let name = frame.text()?;
         sum.item(Item::Table(&name));
         copy.table(&name, &mut || {
-            let Some(frame) = reader.take_if(Tag::Row)? else { return Ok(None) };
+            let Some(frame) = reader.take_if(Tag::Row)? else {
+                return Ok(None);
+            };
             let (key, value) = frame.row()?;
             sum.item(Item::Row(&key, &value));
             watcher.bytes(key.len() + value.len())?;
@@ -162,13 +212,19 @@ fn compare(folder: &Path, manifest: &Manifest, watcher: &mut Watcher<'_>) -> Res
     for wanted in &manifest.files {
         check_name(&wanted.file)?;
         let path = folder.join(&wanted.file);
-        let differs = |found: String| Error::Differs { file: wanted.file.clone(), found };
+        let differs = |found: String| Error::Differs {
+            file: wanted.file.clone(),
+            found,
+        };
         let sum = match summed(&path, watcher) {
             Ok(sum) => sum,
             Err(Error::Unwanted) => return Err(Error::Unwanted),
             Err(error) => return Err(differs(error.to_string())),
         };
-        let found = sum.entry(Begin { file: wanted.file.clone(), position: wanted.position });
+        let found = sum.entry(Begin {
+            file: wanted.file.clone(),
+            position: wanted.position,
+        });
         if found != *wanted {
             return Err(differs(format!(
                 "it has {} bytes of content instead of {}, or others",
@@ -182,7 +238,10 @@ fn compare(folder: &Path, manifest: &Manifest, watcher: &mut Watcher<'_>) -> Res
 
 fn summed(path: &Path, watcher: &mut Watcher<'_>) -> Result<Sum, Error> {
     let mut sum = Sum::default();
-    if path.extension().is_some_and(|extension| extension == "wasm") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "wasm")
+    {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let mut octets = vec![0; READ_BYTES];
         loop {
@@ -204,14 +263,18 @@ fn summed(path: &Path, watcher: &mut Watcher<'_>) -> Result<Sum, Error> {
             }
         })
     }));
-    read.unwrap_or_else(|_| Err(state::Error::Damaged("its content contradicts itself".to_owned()).into()))?;
+    read.unwrap_or_else(|_| {
+        Err(state::Error::Damaged("its content contradicts itself".to_owned()).into())
+    })?;
     Ok(sum)
 }
 
 /// Whether a data folder may have this file: the input must not be written anywhere else.
 fn check_name(file: &str) -> Result<(), Error> {
     let parts: Vec<Component<'_>> = Path::new(file).components().collect();
-    let is_plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
+    let is_plain = parts
+        .iter()
+        .all(|part| matches!(part, Component::Normal(_)));
     let is_ours = match parts.as_slice() {
         [_] => file == "catalog.redb",
         [Component::Normal(folder), .., Component::Normal(name)] => {
@@ -221,12 +284,19 @@ fn check_name(file: &str) -> Result<(), Error> {
         }
         _ => false,
     };
-    if is_plain && is_ours { Ok(()) } else { Err(foreign(&format!("{file:?} is no file of a data folder"))) }
+    if is_plain && is_ours {
+        Ok(())
+    } else {
+        Err(foreign(&format!("{file:?} is no file of a data folder")))
+    }
 }
 
 /// Creates the folders above a file, for this user alone.
 fn make_folders(folder: &Path, path: &Path) -> Result<(), Error> {
-    let inner = path.parent().and_then(|parent| parent.strip_prefix(folder).ok()).unwrap_or(Path::new(""));
+    let inner = path
+        .parent()
+        .and_then(|parent| parent.strip_prefix(folder).ok())
+        .unwrap_or(Path::new(""));
     let mut made = folder.to_owned();
     for part in inner.components() {
         made.push(part);
@@ -236,7 +306,12 @@ fn make_folders(folder: &Path, path: &Path) -> Result<(), Error> {
 }
 
 fn private(path: &Path) -> Result<File, Error> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io(path))
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io(path))
 }
 
 /// Makes the names in all folders durable.
@@ -247,7 +322,9 @@ fn sync_folders(folder: &Path) -> Result<(), Error> {
             sync_folders(&path)?;
         }
     }
-    File::open(folder).and_then(|open| open.sync_all()).map_err(Error::io(folder))
+    File::open(folder)
+        .and_then(|open| open.sync_all())
+        .map_err(Error::io(folder))
 }
 
 #[cfg(test)]
@@ -263,10 +340,18 @@ mod tests {
             Ok(())
         };
         let mut writer = Writer::begin(&mut send);
-        let header = Header { version: "1".to_owned(), created_at: "now".to_owned(), files: 2, left_out: Vec::new() };
+        let header = Header {
+            version: "1".to_owned(),
+            created_at: "now".to_owned(),
+            files: 2,
+            left_out: Vec::new(),
+        };
         writer.json(Tag::Header, &header).expect("memory takes all");
         let mut file = |file: &str, items: &[Item<'_>], module: &[u8]| {
-            let begin = Begin { file: file.to_owned(), position: Some(7) };
+            let begin = Begin {
+                file: file.to_owned(),
+                position: Some(7),
+            };
             writer.json(Tag::File, &begin).expect("memory takes all");
             let mut sum = Sum::default();
             for item in items {
@@ -275,16 +360,26 @@ mod tests {
             }
             if !module.is_empty() {
                 sum.octets(module);
-                writer.frame(Tag::Octets, &[module]).expect("memory takes all");
+                writer
+                    .frame(Tag::Octets, &[module])
+                    .expect("memory takes all");
             }
-            writer.json(Tag::End, &sum.entry(begin)).expect("memory takes all");
+            writer
+                .json(Tag::End, &sum.entry(begin))
+                .expect("memory takes all");
         };
         let number = 9_u64.to_be_bytes();
-        let subjects = [Item::Table("subjects"), Item::Row(b"orders.1", &number), Item::Row(b"orders.2", &number)];
+        let subjects = [
+            Item::Table("subjects"),
+            Item::Row(b"orders.1", &number),
+            Item::Row(b"orders.2", &number),
+        ];
         file("log/events.redb", &subjects, b"");
         file("modules/ab.wasm", &[], b"\0asm");
         if break_off {
-            writer.frame(Tag::Failed, &[b"the disk is bad"]).expect("memory takes all");
+            writer
+                .frame(Tag::Failed, &[b"the disk is bad"])
+                .expect("memory takes all");
         } else {
             writer.frame(Tag::Done, &[]).expect("memory takes all");
         }
@@ -304,15 +399,28 @@ mod tests {
     fn what_was_sent_is_there_and_can_be_checked_later() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let manifest = unpacked(&sent(false), folder.path()).expect("it is whole");
-        let files: Vec<_> = manifest.files.iter().map(|file| (file.file.as_str(), file.rows)).collect();
-        assert_eq!(files, [("log/events.redb", Some(2)), ("modules/ab.wasm", None)]);
+        let files: Vec<_> = manifest
+            .files
+            .iter()
+            .map(|file| (file.file.as_str(), file.rows))
+            .collect();
+        assert_eq!(
+            files,
+            [("log/events.redb", Some(2)), ("modules/ab.wasm", None)]
+        );
         assert_eq!(checked(folder.path()).expect("it is as it was"), manifest);
         fs::write(folder.path().join("modules/ab.wasm"), b"\0asM").expect("written");
         let error = checked(folder.path()).expect_err("it was changed");
-        assert!(matches!(&error, Error::Differs { file, .. } if file == "modules/ab.wasm"), "{error}");
+        assert!(
+            matches!(&error, Error::Differs { file, .. } if file == "modules/ab.wasm"),
+            "{error}"
+        );
         fs::remove_file(folder.path().join("log/events.redb")).expect("removed");
         let error = checked(folder.path()).expect_err("it is gone");
-        assert!(matches!(&error, Error::Differs { file, .. } if file == "log/events.redb"), "{error}");
+        assert!(
+            matches!(&error, Error::Differs { file, .. } if file == "log/events.redb"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -325,7 +433,10 @@ mod tests {
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let error = unpacked(&sent(true), folder.path()).expect_err("the host failed");
-        assert!(matches!(&error, Error::Host(why) if why == "the disk is bad"), "{error}");
+        assert!(
+            matches!(&error, Error::Host(why) if why == "the disk is bad"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -337,7 +448,8 @@ mod tests {
             changed[at] ^= 1;
             let folder = tempfile::tempdir().expect("a temporary folder");
             // The header says what no sum covers.
-            let is_told = unpacked(&changed, folder.path()).map_or(true, |manifest| manifest.files == files);
+            let is_told =
+                unpacked(&changed, folder.path()).map_or(true, |manifest| manifest.files == files);
             assert!(is_told, "octet {at}");
         }
     }
@@ -349,7 +461,12 @@ mod tests {
 
     #[test]
     fn names_lead_nowhere_else() {
-        for sound in ["catalog.redb", "state/totals/1.redb", "log/events.redb", "modules/ab.wasm"] {
+        for sound in [
+            "catalog.redb",
+            "state/totals/1.redb",
+            "log/events.redb",
+            "modules/ab.wasm",
+        ] {
             check_name(sound).expect(sound);
         }
         for foreign in [

@@ -1,5 +1,5 @@
-//! A backup in transit: a line that names the format, then frames of a tag, a length (4 bytes, big endian) and that many
-//! octets.
+//! A backup in transit: a line that names the format, then frames of a tag, a length (4 bytes, big
+//! endian) and that many octets.
 
 use std::io::{self, Read};
 
@@ -39,8 +39,16 @@ pub(super) enum Tag {
 }
 
 impl Tag {
-    const ALL: [Self; 8] =
-        [Self::Header, Self::File, Self::Table, Self::Row, Self::Octets, Self::End, Self::Done, Self::Failed];
+    const ALL: [Self; 8] = [
+        Self::Header,
+        Self::File,
+        Self::Table,
+        Self::Row,
+        Self::Octets,
+        Self::End,
+        Self::Done,
+        Self::Failed,
+    ];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|tag| *tag as u8 == byte)
@@ -102,7 +110,12 @@ impl Sum {
             position: begin.position,
             rows: self.has_tables.then_some(self.rows),
             bytes: self.bytes,
-            sha256: self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: self
+                .hash
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
         }
     }
 }
@@ -118,7 +131,10 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn begin(send: Send<'a>) -> Self {
-        Self { buffer: MAGIC.to_vec(), send }
+        Self {
+            buffer: MAGIC.to_vec(),
+            send,
+        }
     }
 
     pub(super) fn json(&mut self, tag: Tag, content: &impl Serialize) -> Result<(), Error> {
@@ -128,22 +144,36 @@ impl<'a> Writer<'a> {
     pub(super) fn item(&mut self, item: Item<'_>) -> Result<(), Error> {
         match item {
             Item::Table(name) => self.frame(Tag::Table, &[name.as_bytes()]),
-            Item::Row(key, value) => self.frame(Tag::Row, &[&(key.len() as u32).to_be_bytes(), key, value]),
+            Item::Row(key, value) => {
+                self.frame(Tag::Row, &[&(key.len() as u32).to_be_bytes(), key, value])
+            }
         }
     }
 
     pub(super) fn frame(&mut self, tag: Tag, parts: &[&[u8]]) -> Result<(), Error> {
         let length = parts.iter().map(|part| part.len()).sum::<usize>();
-        let length = u32::try_from(length).ok().filter(|length| *length <= FRAME_BYTES_MAX);
-        let length = length.ok_or_else(|| Error::Format(format!("a row has more than {FRAME_BYTES_MAX} bytes")))?;
+        let length = u32::try_from(length)
+            .ok()
+            .filter(|length| *length <= FRAME_BYTES_MAX);
+        let length = length
+            .ok_or_else(|| Error::Format(format!("a row has more than {FRAME_BYTES_MAX} bytes")))?;
         self.buffer.push(tag as u8);
         self.buffer.extend_from_slice(&length.to_be_bytes());
-        parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
-        if self.buffer.len() < SEND_BYTES { Ok(()) } else { self.flush() }
+        parts
+            .iter()
+            .for_each(|part| self.buffer.extend_from_slice(part));
+        if self.buffer.len() < SEND_BYTES {
+            Ok(())
+        } else {
+            self.flush()
+        }
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Error> {
-        (self.send)(std::mem::replace(&mut self.buffer, Vec::with_capacity(SEND_BYTES * 2)))
+        (self.send)(std::mem::replace(
+            &mut self.buffer,
+            Vec::with_capacity(SEND_BYTES * 2),
+        ))
     }
 }
 
@@ -165,7 +195,10 @@ impl Frame {
 
     /// Key and value of a row.
     pub(super) fn row(mut self) -> Result<(Vec<u8>, Vec<u8>), Error> {
-        let length = self.content.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
+        let length = self
+            .content
+            .first_chunk::<4>()
+            .map(|length| u32::from_be_bytes(*length) as usize);
         match length {
             Some(length) if length <= self.content.len() - 4 => {
                 let value = self.content.split_off(4 + length);
@@ -215,12 +248,19 @@ impl<R: Read> Reader<R> {
         }
         let mut content = Vec::new();
         // Memory is allocated as bytes arrive, no matter which length was announced.
-        let read = (&mut self.reader).take(u64::from(length)).read_to_end(&mut content).map_err(broken)?;
+        let read = (&mut self.reader)
+            .take(u64::from(length))
+            .read_to_end(&mut content)
+            .map_err(broken)?;
         if read < length as usize {
             return Err(Error::BrokeOff);
         }
         let frame = Frame { tag, content };
-        if tag == Tag::Failed { Err(Error::Host(frame.text()?)) } else { Ok(frame) }
+        if tag == Tag::Failed {
+            Err(Error::Host(frame.text()?))
+        } else {
+            Ok(frame)
+        }
     }
 
     /// The next frame if it is of this kind.
@@ -235,7 +275,8 @@ impl<R: Read> Reader<R> {
 
     /// The next frame, which has to be of this kind.
     pub(super) fn expect(&mut self, tag: Tag) -> Result<Frame, Error> {
-        self.take_if(tag)?.ok_or_else(|| foreign("frames come in another order"))
+        self.take_if(tag)?
+            .ok_or_else(|| foreign("frames come in another order"))
     }
 }
 

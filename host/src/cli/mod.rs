@@ -16,29 +16,35 @@ use clap::{Arg, ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parse
 
 use commands::deployments::{delete, deploy, list, pause, resume, show, skips};
 use commands::events;
-use commands::host::{audit, backup, check_module, compact, completions, config, doctor, man, serve, token};
+use commands::host::{
+    audit, backup, check_module, compact, completions, config, doctor, man, serve, token,
+};
 use commands::outbox;
 use commands::project::{build, demo, dev, inspect, new};
 use commands::reads::{get, query, scan, watch};
-use commands::rollouts::{abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify};
+use commands::rollouts::{
+    abort, generations, promote, prune, rebuild, rebuilds, rollback, throttle, verify,
+};
 use support::client::{Client, Connection};
 use support::exit::{self, Failure};
 use support::output::{Color, Format, Output};
 use support::{config_args, nearby};
 
-/// How long a stopped host waits for its files to close before the process ends despite a guest that is still running.
+/// How long a stopped host waits for its files to close before the process ends despite a guest
+/// that is still running.
 const CALLS_LEFT_MAX: Duration = Duration::from_millis(200);
 
 /// The default address of a host.
 pub const URL_DEFAULT: &str = "http://127.0.0.1:7575";
 
-/// Most threads of a host for blocking work; they start on demand. Even if as many queries run as a configuration
-/// allows, for as long as a module may take, commits, scans and appends still get the remaining threads, which they use
-/// only briefly.
+/// Most threads of a host for blocking work; they start on demand. Even if as many queries run as a
+/// configuration allows, for as long as a module may take, commits, scans and appends still get the
+/// remaining threads, which they use only briefly.
 pub(crate) const BLOCKING_THREADS_MAX: usize = crate::config::QUERIES_MAX + 512;
 
 /// Examples come before the options, because most readers look for them.
-const HELP_TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+const HELP_TEMPLATE: &str =
+    "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 /// Fold event streams into read models with WebAssembly modules.
 #[derive(Debug, Parser)]
@@ -69,21 +75,36 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Address of the host; default: from ./foldstream.toml or the file in FOLDSTREAM_CONFIG, otherwise
-    /// http://127.0.0.1:7575.
+    /// Address of the host; default: from ./foldstream.toml or the file in FOLDSTREAM_CONFIG,
+    /// otherwise http://127.0.0.1:7575.
     #[arg(long, global = true, env = "FOLDSTREAM_URL")]
     url: Option<String>,
-    /// Token that the host wants; left out, the one that a host of this user on this machine made for itself.
+    /// Token that the host wants; left out, the one that a host of this user on this machine made
+    /// for itself.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// File that contains the token.
-    #[arg(long, global = true, env = "FOLDSTREAM_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    #[arg(
+        long,
+        global = true,
+        env = "FOLDSTREAM_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "token"
+    )]
     token_file: Option<PathBuf>,
     /// Root certificates (PEM) to trust instead of the system's.
     #[arg(long, global = true, env = "FOLDSTREAM_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Output format.
-    #[arg(short, long, global = true, env = "FOLDSTREAM_OUTPUT", value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "FOLDSTREAM_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     output: Format,
     /// Print only data and errors.
     #[arg(short, long, global = true)]
@@ -161,14 +182,20 @@ impl Context {
             (None, None) => None,
         };
         Ok(Self {
-            output: Output { format: global.output, quiet: global.quiet, verbose: global.verbose, color: global.color },
+            output: Output {
+                format: global.output,
+                quiet: global.quiet,
+                verbose: global.verbose,
+                color: global.color,
+            },
             url: global.url.filter(|url| !url.is_empty()),
             token,
             ca: global.ca,
         })
     }
 
-    /// A client of the host that the user named, or that the configuration file in the current folder describes.
+    /// A client of the host that the user named, or that the configuration file in the current
+    /// folder describes.
     fn client(&self) -> anyhow::Result<Client> {
         self.client_of(self.nearby().as_ref())
     }
@@ -191,13 +218,18 @@ impl Context {
         }
     }
 
-    /// How to reach the host that the user named, or that a configuration describes. The configuration's token goes to
-    /// no other host.
+    /// How to reach the host that the user named, or that a configuration describes. The
+    /// configuration's token goes to no other host.
     fn connection_of(&self, config: Option<&crate::config::Config>) -> Connection {
-        let described = config.filter(|_| self.url.is_none()).and_then(nearby::connection);
+        let described = config
+            .filter(|_| self.url.is_none())
+            .and_then(nearby::connection);
         let mut connection = described.unwrap_or_else(|| {
             let url = self.url.clone().unwrap_or_else(|| URL_DEFAULT.to_owned());
-            Connection { token: nearby::running(&url), url }
+            Connection {
+                token: nearby::running(&url),
+                url,
+            }
         });
         connection.token = self.token.clone().or(connection.token);
         connection
@@ -206,14 +238,23 @@ impl Context {
     /// A client of the host that was named, or that a configuration describes.
     fn client_of(&self, config: Option<&crate::config::Config>) -> anyhow::Result<Client> {
         let connection = self.connection_of(config);
-        let own = config.filter(|_| self.url.is_none()).and_then(|config| config.serve.tls_cert.as_deref());
-        Ok(Client::new(&connection, self.ca.as_deref().or(own), self.output)?)
+        let own = config
+            .filter(|_| self.url.is_none())
+            .and_then(|config| config.serve.tls_cert.as_deref());
+        Ok(Client::new(
+            &connection,
+            self.ca.as_deref().or(own),
+            self.output,
+        )?)
     }
 }
 
 fn read_token(path: &std::path::Path) -> anyhow::Result<String> {
     let text = crate::small_file::read_text(path).map_err(|error| {
-        Failure::new(exit::Exit::Usage, format!("cannot read --token-file {}: {error}", path.display()))
+        Failure::new(
+            exit::Exit::Usage,
+            format!("cannot read --token-file {}: {error}", path.display()),
+        )
     })?;
     Ok(text.trim().to_owned())
 }
@@ -225,7 +266,11 @@ pub fn command() -> clap::Command {
 
 fn lay_out(command: clap::Command) -> clap::Command {
     // One form of help, because the long one spreads every option over four lines.
-    let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print help");
+    let help = Arg::new("help")
+        .short('h')
+        .long("help")
+        .action(ArgAction::HelpShort)
+        .help("Print help");
     command
         .disable_help_flag(true)
         .arg(help)
@@ -243,7 +288,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 impl Cli {
     /// The output of this run, for code that reports its end.
     pub fn output(&self) -> Output {
-        Output { quiet: self.global.quiet, color: self.global.color, ..Output::default() }
+        Output {
+            quiet: self.global.quiet,
+            color: self.global.color,
+            ..Output::default()
+        }
     }
 
     /// Runs the chosen command.
@@ -296,8 +345,10 @@ impl Cli {
 
 /// Runs a client command: one thread is enough, and Ctrl-C ends it at once.
 fn asking(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(async {
         tokio::select! {
             result = command => result,
@@ -315,8 +366,8 @@ fn hosting(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(command);
-    // A guest that still runs has used up the host's time to stop. Nothing of its work is durable, and nothing waits
-    // for it.
+    // A guest that still runs has used up the host's time to stop. Nothing of its work is durable,
+    // and nothing waits for it.
     runtime.shutdown_timeout(CALLS_LEFT_MAX);
     result
 }
@@ -327,7 +378,10 @@ mod tests {
 
     fn each(command: &clap::Command, look: &mut dyn FnMut(&clap::Command)) {
         look(command);
-        command.get_subcommands().filter(|command| !command.is_hide_set()).for_each(|command| each(command, look));
+        command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+            .for_each(|command| each(command, look));
     }
 
     #[test]
@@ -339,11 +393,17 @@ mod tests {
     fn every_help_begins_with_examples_and_ends_with_exit_codes() {
         each(&command(), &mut |command| {
             let help = command.clone().render_help().to_string();
-            let place = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text} is missing: {help}"));
+            let place = |text: &str| {
+                help.find(text)
+                    .unwrap_or_else(|| panic!("{text} is missing: {help}"))
+            };
             assert!(place("Examples:") < place("Usage:"), "{help}");
             assert!(place("Usage:") < place("Exit codes:"), "{help}");
             assert!(help.trim_end().ends_with("interrupted"), "{help}");
-            assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+            assert!(
+                help.lines().all(|line| line.chars().count() <= 120),
+                "{help}"
+            );
         });
     }
 
@@ -351,13 +411,25 @@ mod tests {
     fn examples_in_help_are_accepted() {
         let mut count = 0;
         each(&command(), &mut |command| {
-            let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
-            for line in examples.lines().map(str::trim).filter(|line| line.starts_with("foldstream ")) {
-                // What stands behind several spaces is an explanation; a pipe or redirection is the shell's.
+            let examples = command
+                .get_before_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in examples
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.starts_with("foldstream "))
+            {
+                // What stands behind several spaces is an explanation; a pipe or redirection is the
+                // shell's.
                 let typed = line.split("  ").next().unwrap_or_default();
                 let typed = typed.split(['|', '>', '<', '&']).next().unwrap_or_default();
                 let parsed = parse(words(typed).into_iter().map(OsString::from));
-                assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("is refused"));
+                assert!(
+                    parsed.is_ok(),
+                    "{line}: {}",
+                    parsed.expect_err("is refused")
+                );
                 count += 1;
             }
         });
@@ -378,7 +450,8 @@ mod tests {
     #[test]
     fn mistakes_are_answered_with_a_suggestion() {
         let refused = |typed: &str| {
-            let error = parse(words(typed).into_iter().map(OsString::from)).expect_err("is a mistake");
+            let error =
+                parse(words(typed).into_iter().map(OsString::from)).expect_err("is a mistake");
             error.to_string()
         };
         assert!(refused("foldstream scna totals").contains("'scan'"));
@@ -386,10 +459,18 @@ mod tests {
         assert!(refused("foldstream list -o yaml").contains("table, json, ndjson"));
         assert!(refused("foldstream scan totals --limit 0").contains("1..=10000"));
         assert!(refused("foldstream deploy a.wasm --timeout 5s").contains("--wait"));
-        assert!(refused("foldstream deploy a.wasm --strategy copy").contains("rebuild, inherit, migrate"));
+        assert!(
+            refused("foldstream deploy a.wasm --strategy copy")
+                .contains("rebuild, inherit, migrate")
+        );
         assert!(refused("foldstream deploy a.wasm --auto --manual").contains("'--auto'"));
-        assert!(refused("foldstream deploy a.wasm --allow new").contains("added, removed, changed"));
-        assert!(refused("foldstream deploy a.wasm --require-equal --allow added").contains("'--require-equal'"));
+        assert!(
+            refused("foldstream deploy a.wasm --allow new").contains("added, removed, changed")
+        );
+        assert!(
+            refused("foldstream deploy a.wasm --require-equal --allow added")
+                .contains("'--require-equal'")
+        );
         assert!(refused("foldstream deploy a.wasm --cpu 101").contains("1..=100"));
         assert!(refused("foldstream throttle totals").contains("--off"));
         assert!(refused("foldstream throttle totals --off --cpu 9").contains("'--off'"));

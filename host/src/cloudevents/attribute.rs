@@ -1,5 +1,5 @@
-//! The rules for each attribute. Source: `cloudevents/spec.md` of <https://github.com/cloudevents/spec>, "Context
-//! Attributes" and "Type System".
+//! The rules for each attribute. Source: `cloudevents/spec.md` of
+//! <https://github.com/cloudevents/spec>, "Context Attributes" and "Type System".
 
 use iri_string::spec::IriSpec;
 use iri_string::validate;
@@ -18,16 +18,28 @@ const VERSION: &str = "1.0";
 
 /// Checks the name of an attribute.
 pub fn check_name(name: &str) -> Result<(), Error> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-        return Err(Error::attribute(name, "has a name that is not of lower-case letters and digits; rename it"));
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    {
+        return Err(Error::attribute(
+            name,
+            "has a name that is not of lower-case letters and digits; rename it",
+        ));
     }
     if name.len() > NAME_BYTES_MAX {
-        let reason =
-            format!("has a name of {} characters; use at most 20 (this host accepts {NAME_BYTES_MAX})", name.len());
+        let reason = format!(
+            "has a name of {} characters; use at most 20 (this host accepts {NAME_BYTES_MAX})",
+            name.len()
+        );
         return Err(Error::attribute(name, reason));
     }
     if name == "data" {
-        return Err(Error::attribute(name, "is the name of the data, and no attribute may have it"));
+        return Err(Error::attribute(
+            name,
+            "is the name of the data, and no attribute may have it",
+        ));
     }
     Ok(())
 }
@@ -36,28 +48,38 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
     let refused = |reason: String| Err(Error::attribute(name, reason));
     let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    let found = if is_plain { None } else { text.chars().find(|character| is_disallowed(*character)) };
+    let found = if is_plain {
+        None
+    } else {
+        text.chars().find(|character| is_disallowed(*character))
+    };
     if let Some(bad) = found {
         return refused(format!(
             "has the character U+{:04X}, which attributes must not contain; remove it",
             u32::from(bad)
         ));
     }
-    let is_core = REQUIRED.contains(&name) || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
+    let is_core = REQUIRED.contains(&name)
+        || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
     if is_core && text.is_empty() {
         return refused("is empty; give it a value or leave it out".to_owned());
     }
     let found = || super::clip(text);
     match name {
-        "specversion" if text != VERSION => refused(format!("is {}; this host reads CloudEvents {VERSION}", found())),
-        // A source should be a URI reference. Senders put spaces into it all the same, and nothing here parses it.
-        // Senders also use IRIs, which are URIs with letters beyond ASCII.
-        "dataschema" if validate::iri::<IriSpec>(text).is_err() => {
-            refused(format!("is {}, which is not an absolute URI (RFC 3986); begin it with a scheme", found()))
-        }
-        "datacontenttype" if MediaType::parse(text).is_err() => {
-            refused(format!("is {}, which is not a media type (RFC 2046); write it like application/json", found()))
-        }
+        "specversion" if text != VERSION => refused(format!(
+            "is {}; this host reads CloudEvents {VERSION}",
+            found()
+        )),
+        // A source should be a URI reference. Senders put spaces into it all the same, and nothing
+        // here parses it. Senders also use IRIs, which are URIs with letters beyond ASCII.
+        "dataschema" if validate::iri::<IriSpec>(text).is_err() => refused(format!(
+            "is {}, which is not an absolute URI (RFC 3986); begin it with a scheme",
+            found()
+        )),
+        "datacontenttype" if MediaType::parse(text).is_err() => refused(format!(
+            "is {}, which is not a media type (RFC 2046); write it like application/json",
+            found()
+        )),
         "time" => match timestamp::parse(text) {
             Ok(_) => Ok(()),
             Err(error) => refused(format!("is {}, which {error}", found())),
@@ -69,7 +91,10 @@ pub fn check_text(name: &str, text: &str) -> Result<(), Error> {
 /// Checks that an event has the required attributes.
 pub fn check_required<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<(), Error> {
     match REQUIRED.iter().find(|name| get(name).is_none()) {
-        Some(missing) => Err(Error::attribute(missing, "is missing, and every event needs it")),
+        Some(missing) => Err(Error::attribute(
+            missing,
+            "is missing, and every event needs it",
+        )),
         None => Ok(()),
     }
 }

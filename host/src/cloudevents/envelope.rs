@@ -56,7 +56,8 @@ impl<'a> Envelope<'a> {
     }
 
     fn of(members: Members<'a>) -> Result<Self, Error> {
-        let (mut data, mut data_base64, mut attributes) = (None, None, Vec::with_capacity(members.0.len()));
+        let (mut data, mut data_base64, mut attributes) =
+            (None, None, Vec::with_capacity(members.0.len()));
         for (name, value) in members.0 {
             match &*name {
                 "data" => data = Some(value),
@@ -72,10 +73,20 @@ impl<'a> Envelope<'a> {
                 }
             }
         }
-        let find = |wanted: &str| attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text);
+        let find = |wanted: &str| {
+            attributes
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, text)| &**text)
+        };
         attribute::check_required(find)?;
         let data = match (data, data_base64) {
-            (Some(_), Some(_)) => return Err(Error::member("data", "and data_base64 are both present; remove one")),
+            (Some(_), Some(_)) => {
+                return Err(Error::member(
+                    "data",
+                    "and data_base64 are both present; remove one",
+                ));
+            }
             (Some(data), None) => data_of(data, find("datacontenttype"))?,
             (None, Some(encoded)) => Data::Bytes(decoded(encoded)?),
             (None, None) => Data::None,
@@ -85,7 +96,10 @@ impl<'a> Envelope<'a> {
 
     /// The value of an attribute.
     pub fn get(&self, wanted: &str) -> Option<&str> {
-        self.attributes.iter().find(|(name, _)| name == wanted).map(|(_, text)| &**text)
+        self.attributes
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, text)| &**text)
     }
 
     /// The value of a required attribute.
@@ -95,7 +109,9 @@ impl<'a> Envelope<'a> {
 
     /// All attributes, in order, with their values as text.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.attributes.iter().map(|(name, text)| (&**name, &**text))
+        self.attributes
+            .iter()
+            .map(|(name, text)| (&**name, &**text))
     }
 
     /// The content type of the data, explicit or implied.
@@ -107,8 +123,8 @@ impl<'a> Envelope<'a> {
 
 static SPECVERSION: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"specversion\""));
 
-/// Parses a text that may be a CloudEvent or an event in another format, which has no `specversion`; none for the
-/// latter.
+/// Parses a text that may be a CloudEvent or an event in another format, which has no
+/// `specversion`; none for the latter.
 pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
     SPECVERSION.find(text)?;
     match members(text) {
@@ -117,31 +133,47 @@ pub fn meant(text: &[u8]) -> Option<Result<Envelope<'_>, Error>> {
     }
 }
 
-/// Determines whether a text is a CloudEvent. For other texts, this costs one search through the text.
+/// Determines whether a text is a CloudEvent. For other texts, this costs one search through the
+/// text.
 ///
-/// A text is meant to be a CloudEvent if it has `specversion` and another required attribute, both as strings.
+/// A text is meant to be a CloudEvent if it has `specversion` and another required attribute, both
+/// as strings.
 pub fn recognise(text: &[u8]) -> Outlook<'_> {
     let begins = text.iter().find(|byte| !byte.is_ascii_whitespace());
     if begins != Some(&b'{') || SPECVERSION.find(text).is_none() {
         return Outlook::Plain;
     }
-    let Ok(members) = members(text) else { return Outlook::Plain };
-    let is_text = |wanted: &&str| members.0.iter().any(|(name, value)| name == wanted && value.get().starts_with('"'));
-    if !is_text(&"specversion") || attribute::REQUIRED.iter().filter(|name| is_text(name)).count() < 2 {
+    let Ok(members) = members(text) else {
+        return Outlook::Plain;
+    };
+    let is_text = |wanted: &&str| {
+        members
+            .0
+            .iter()
+            .any(|(name, value)| name == wanted && value.get().starts_with('"'))
+    };
+    if !is_text(&"specversion")
+        || attribute::REQUIRED
+            .iter()
+            .filter(|name| is_text(name))
+            .count()
+            < 2
+    {
         return Outlook::Plain;
     }
     Envelope::of(members).map_or_else(Outlook::Malformed, Outlook::Event)
 }
 
 fn members(text: &[u8]) -> Result<Members<'_>, Error> {
-    serde_json::from_slice(text).map_err(|error| Error::Json(format!("it is not a JSON object: {error}")))
+    serde_json::from_slice(text)
+        .map_err(|error| Error::Json(format!("it is not a JSON object: {error}")))
 }
 
 /// The text of an attribute; none for `null`, which means absent.
 fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, Error> {
     let raw = value.get();
-    let is_core =
-        attribute::REQUIRED.contains(&name) || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
+    let is_core = attribute::REQUIRED.contains(&name)
+        || matches!(name, "subject" | "time" | "dataschema" | "datacontenttype");
     match raw.as_bytes().first() {
         Some(b'"') => unescaped(name, value).map(Some),
         Some(b'n') => Ok(None),
@@ -152,20 +184,27 @@ fn text_of<'a>(name: &str, value: &'a RawValue) -> Result<Option<Cow<'a, str>>, 
             let reason = "is not an integer between -2147483648 and 2147483647; write other numbers as strings";
             Err(Error::attribute(name, reason))
         }
-        _ => Err(Error::attribute(name, "is not a string, an integer or a boolean; put structures into data")),
+        _ => Err(Error::attribute(
+            name,
+            "is not a string, an integer or a boolean; put structures into data",
+        )),
     }
 }
 
 /// A JSON string, borrowed if it contains no escapes.
 fn unescaped<'a>(name: &str, value: &'a RawValue) -> Result<Cow<'a, str>, Error> {
     let raw = value.get();
-    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let inner = raw
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     if let Some(inner) = inner
         && !inner.contains('\\')
     {
         return Ok(Cow::Borrowed(inner));
     }
-    serde_json::from_str(raw).map(Cow::Owned).map_err(|error| Error::member(name, format!("is not text: {error}")))
+    serde_json::from_str(raw)
+        .map(Cow::Owned)
+        .map_err(|error| Error::member(name, format!("is not text: {error}")))
 }
 
 fn data_of<'a>(data: &'a RawValue, content_type: Option<&str>) -> Result<Data<'a>, Error> {
@@ -180,7 +219,12 @@ fn decoded(encoded: &RawValue) -> Result<Vec<u8>, Error> {
     let text: Cow<'_, str> = serde_json::from_str(encoded.get())
         .map_err(|_| Error::member("data_base64", "is not a string; write the bytes in base64"))?;
     let decoded = BASE64_STANDARD.decode(&*text);
-    decoded.map_err(|error| Error::member("data_base64", format!("is not base64 (RFC 4648, with padding): {error}")))
+    decoded.map_err(|error| {
+        Error::member(
+            "data_base64",
+            format!("is not base64 (RFC 4648, with padding): {error}"),
+        )
+    })
 }
 
 /// The members of a JSON object, in order, with values as written.
@@ -207,11 +251,15 @@ impl<'de> Visitor<'de> for MembersVisitor {
         while let Some(name) = map.next_key::<Name<'de>>()? {
             let value = map.next_value()?;
             if members.len() == MEMBERS_MAX {
-                return Err(serde::de::Error::custom(format_args!("it has more than {MEMBERS_MAX} members")));
+                return Err(serde::de::Error::custom(format_args!(
+                    "it has more than {MEMBERS_MAX} members"
+                )));
             }
             if members.iter().any(|(other, _)| *other == name.0) {
                 let name = super::clip(&name.0);
-                return Err(serde::de::Error::custom(format_args!("member {name} occurs twice")));
+                return Err(serde::de::Error::custom(format_args!(
+                    "member {name} occurs twice"
+                )));
             }
             members.push((name.0, value));
         }
@@ -240,23 +288,51 @@ mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        Envelope::parse(text.as_bytes()).expect_err(text).to_string()
+        Envelope::parse(text.as_bytes())
+            .expect_err(text)
+            .to_string()
     }
 
-    /// The cases of the CloudEvents project's own set of tests for this format, and more of their kinds.
+    /// The cases of the CloudEvents project's own set of tests for this format, and more of their
+    /// kinds.
     #[test]
     fn invalid_events_are_refused_by_the_name_of_what_is_wrong() {
         for name in attribute::REQUIRED {
             let mut event = minimal();
             event.as_object_mut().expect("an object").remove(name);
-            assert!(refusal(&event.to_string()).contains(&format!("attribute {name} is missing")), "{name}");
-            assert!(refusal(&with(name, Value::Null)).contains(&format!("attribute {name} is missing")), "{name}");
-            for wrong in [json!(25), json!(true), json!({ "a": "b" }), json!(["a"]), json!("")] {
-                assert!(refusal(&with(name, wrong)).contains(&format!("attribute {name} is")), "{name}");
+            assert!(
+                refusal(&event.to_string()).contains(&format!("attribute {name} is missing")),
+                "{name}"
+            );
+            assert!(
+                refusal(&with(name, Value::Null)).contains(&format!("attribute {name} is missing")),
+                "{name}"
+            );
+            for wrong in [
+                json!(25),
+                json!(true),
+                json!({ "a": "b" }),
+                json!(["a"]),
+                json!(""),
+            ] {
+                assert!(
+                    refusal(&with(name, wrong)).contains(&format!("attribute {name} is")),
+                    "{name}"
+                );
             }
         }
         for (name, values) in [
-            ("specversion", vec![json!("0.9"), json!("0.3"), json!("1.1"), json!("1.0.2"), json!("2.0"), json!("1")]),
+            (
+                "specversion",
+                vec![
+                    json!("0.9"),
+                    json!("0.3"),
+                    json!("1.1"),
+                    json!("1.0.2"),
+                    json!("2.0"),
+                    json!("1"),
+                ],
+            ),
             ("source", vec![json!("a\tb"), json!("\u{fdd0}")]),
             (
                 "time",
@@ -274,11 +350,45 @@ mod tests {
             ),
             (
                 "datacontenttype",
-                vec![json!("xyz"), json!(""), json!("text/"), json!("/plain"), json!("a b/c"), json!(1)],
+                vec![
+                    json!("xyz"),
+                    json!(""),
+                    json!("text/"),
+                    json!("/plain"),
+                    json!("a b/c"),
+                    json!(1),
+                ],
             ),
-            ("dataschema", vec![json!(""), json!("schema.json"), json!("/schemas/1"), json!("#x"), json!({})]),
-            ("subject", vec![json!(""), json!(7), json!("a\nb"), json!("\u{85}"), json!("\u{fffe}")]),
-            ("extension", vec![json!(1.5), json!({}), json!([]), json!(2_147_483_648_u64), json!(-2_147_483_649_i64)]),
+            (
+                "dataschema",
+                vec![
+                    json!(""),
+                    json!("schema.json"),
+                    json!("/schemas/1"),
+                    json!("#x"),
+                    json!({}),
+                ],
+            ),
+            (
+                "subject",
+                vec![
+                    json!(""),
+                    json!(7),
+                    json!("a\nb"),
+                    json!("\u{85}"),
+                    json!("\u{fffe}"),
+                ],
+            ),
+            (
+                "extension",
+                vec![
+                    json!(1.5),
+                    json!({}),
+                    json!([]),
+                    json!(2_147_483_648_u64),
+                    json!(-2_147_483_649_i64),
+                ],
+            ),
             ("MyExtension", vec![json!("bad")]),
             ("my.extension", vec![json!("bad"), json!(1.5)]),
             ("my_extension", vec![json!("bad"), Value::Null]),
@@ -287,7 +397,10 @@ mod tests {
         ] {
             for value in values {
                 let said = refusal(&with(name, value.clone()));
-                assert!(said.contains(&format!("attribute {}", super::super::clip(name))), "{name} {value}: {said}");
+                assert!(
+                    said.contains(&format!("attribute {}", super::super::clip(name))),
+                    "{name} {value}: {said}"
+                );
             }
         }
         assert!(refusal(&with(&"x".repeat(65), json!("bad"))).contains("65 characters"));
@@ -296,9 +409,20 @@ mod tests {
 
     #[test]
     fn invalid_data_is_refused() {
-        let both = with("data", json!("text")).replace('}', ",\"data_base64\":\"eyAieHl6IjogMTIzIH0=\"}");
-        assert!(refusal(&both).contains("data and data_base64 are both present"), "{}", refusal(&both));
-        for wrong in [json!("%"), json!("YQ"), json!(7), json!({}), json!("\u{e9}")] {
+        let both =
+            with("data", json!("text")).replace('}', ",\"data_base64\":\"eyAieHl6IjogMTIzIH0=\"}");
+        assert!(
+            refusal(&both).contains("data and data_base64 are both present"),
+            "{}",
+            refusal(&both)
+        );
+        for wrong in [
+            json!("%"),
+            json!("YQ"),
+            json!(7),
+            json!({}),
+            json!("\u{e9}"),
+        ] {
             assert!(refusal(&with("data_base64", wrong)).contains("data_base64"));
         }
         for wrong in ["[]", "7", "{", "\"not an object\"", "", "null", "{} {}"] {
@@ -313,10 +437,31 @@ mod tests {
     #[test]
     fn valid_events_are_taken_whatever_they_hold() {
         let changes: [(&str, Vec<Value>); 10] = [
-            ("datacontenttype", vec![Value::Null, json!("text/plain"), json!("TEXT/Plain; CharSet=\"utf-8\"")]),
-            ("dataschema", vec![Value::Null, json!("https://example.io/schema"), json!("urn:a:b"), json!("a:#frag")]),
-            ("subject", vec![Value::Null, json!("tests"), json!("a b.>*é"), json!(" ")]),
-            ("id", vec![json!(" "), json!("A234-1234-1234"), json!("1/2")]),
+            (
+                "datacontenttype",
+                vec![
+                    Value::Null,
+                    json!("text/plain"),
+                    json!("TEXT/Plain; CharSet=\"utf-8\""),
+                ],
+            ),
+            (
+                "dataschema",
+                vec![
+                    Value::Null,
+                    json!("https://example.io/schema"),
+                    json!("urn:a:b"),
+                    json!("a:#frag"),
+                ],
+            ),
+            (
+                "subject",
+                vec![Value::Null, json!("tests"), json!("a b.>*é"), json!(" ")],
+            ),
+            (
+                "id",
+                vec![json!(" "), json!("A234-1234-1234"), json!("1/2")],
+            ),
             (
                 "source",
                 vec![
@@ -327,11 +472,42 @@ mod tests {
                     json!("//authority/path"),
                 ],
             ),
-            ("type", vec![json!("placed"), json!("*"), json!("two words")]),
-            ("time", vec![Value::Null, json!("2018-04-05T17:31:00.000000000Z"), json!("2018-04-05T16:31:00-01:00")]),
-            ("extension", vec![Value::Null, json!(10), json!(-2_147_483_648_i64), json!(true), json!(""), json!("é")]),
-            ("comexampleextension123", vec![json!("longer than is advised")]),
-            ("data", vec![Value::Null, json!({ "a": [1.5] }), json!("text"), json!(false)]),
+            (
+                "type",
+                vec![json!("placed"), json!("*"), json!("two words")],
+            ),
+            (
+                "time",
+                vec![
+                    Value::Null,
+                    json!("2018-04-05T17:31:00.000000000Z"),
+                    json!("2018-04-05T16:31:00-01:00"),
+                ],
+            ),
+            (
+                "extension",
+                vec![
+                    Value::Null,
+                    json!(10),
+                    json!(-2_147_483_648_i64),
+                    json!(true),
+                    json!(""),
+                    json!("é"),
+                ],
+            ),
+            (
+                "comexampleextension123",
+                vec![json!("longer than is advised")],
+            ),
+            (
+                "data",
+                vec![
+                    Value::Null,
+                    json!({ "a": [1.5] }),
+                    json!("text"),
+                    json!(false),
+                ],
+            ),
         ];
         for (name, values) in changes {
             for value in values {
@@ -343,7 +519,8 @@ mod tests {
 
     #[test]
     fn null_stands_for_an_attribute_that_is_absent_and_for_data_that_is_null() {
-        let text = with("subject", Value::Null).replace('}', ",\"data\":null,\"data_base64\":null}");
+        let text =
+            with("subject", Value::Null).replace('}', ",\"data\":null,\"data_base64\":null}");
         let envelope = Envelope::parse(text.as_bytes()).expect("sound");
         assert_eq!(envelope.get("subject"), None);
         assert!(matches!(envelope.data, Data::Json(value) if value.get() == "null"));
@@ -354,9 +531,19 @@ mod tests {
     fn an_envelope_is_recognised_by_its_attributes() {
         let text = minimal().to_string();
         assert!(matches!(recognise(text.as_bytes()), Outlook::Event(_)));
-        assert!(matches!(recognise(format!("\r\n {text}").as_bytes()), Outlook::Event(_)));
-        for malformed in [with("time", json!("lunchtime")), with("specversion", json!("0.3")), with("id", json!(7))] {
-            assert!(matches!(recognise(malformed.as_bytes()), Outlook::Malformed(_)), "{malformed}");
+        assert!(matches!(
+            recognise(format!("\r\n {text}").as_bytes()),
+            Outlook::Event(_)
+        ));
+        for malformed in [
+            with("time", json!("lunchtime")),
+            with("specversion", json!("0.3")),
+            with("id", json!(7)),
+        ] {
+            assert!(
+                matches!(recognise(malformed.as_bytes()), Outlook::Malformed(_)),
+                "{malformed}"
+            );
         }
         for plain in [
             "",
@@ -368,7 +555,10 @@ mod tests {
             "[{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}]",
             "specversion",
         ] {
-            assert!(matches!(recognise(plain.as_bytes()), Outlook::Plain), "{plain}");
+            assert!(
+                matches!(recognise(plain.as_bytes()), Outlook::Plain),
+                "{plain}"
+            );
         }
     }
 }

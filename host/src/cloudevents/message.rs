@@ -13,8 +13,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::{
-    Data, Envelope, Error, Form, HEADER_PREFIX, KAFKA_PREFIX, Outlook, Recognition, check_name, check_required,
-    check_text, form, is_ours, percent, recognise,
+    Data, Envelope, Error, Form, HEADER_PREFIX, KAFKA_PREFIX, Outlook, Recognition, check_name,
+    check_required, check_text, form, is_ours, percent, recognise,
 };
 use crate::event::{Event, Header, Payload};
 
@@ -32,7 +32,8 @@ pub(crate) struct Message {
     pub(crate) data: Bytes,
 }
 
-/// Options for reading messages. Type and data of an event do not depend on whether headers are wanted.
+/// Options for reading messages. Type and data of an event do not depend on whether headers are
+/// wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     /// Which messages are CloudEvents.
@@ -43,25 +44,60 @@ pub(crate) struct Reading {
 
 /// Converts a message to an event: recognises CloudEvents, determines the type, sorts the headers.
 pub(crate) fn into_event(message: Message, reading: Reading) -> Event {
-    let Message { sequence, time_ns, subject, headers, data } = message;
+    let Message {
+        sequence,
+        time_ns,
+        subject,
+        headers,
+        data,
+    } = message;
     let parts = match reading.recognition {
-        Recognition::Off => Parts { kind: header(&headers, "event-type").cloned(), headers, data: None },
+        Recognition::Off => Parts {
+            kind: header(&headers, "event-type").cloned(),
+            headers,
+            data: None,
+        },
         recognition => parts_of(headers, &data, recognition, reading.wants_headers),
     };
     let kind = parts.kind.unwrap_or_else(|| kind_of_subject(&subject));
-    let mut headers = if reading.wants_headers { parts.headers } else { Vec::new() };
+    let mut headers = if reading.wants_headers {
+        parts.headers
+    } else {
+        Vec::new()
+    };
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
     let data = parts.data.unwrap_or_else(|| Payload::detect(data));
-    Event { sequence, time_ns, subject, kind, headers, data }
+    Event {
+        sequence,
+        time_ns,
+        subject,
+        kind,
+        headers,
+        data,
+    }
 }
 
-/// How a message is read, as words that follow "read as"; an error says why an intended CloudEvent is not one.
+/// How a message is read, as words that follow "read as"; an error says why an intended CloudEvent
+/// is not one.
 pub(crate) fn describe(message: Message, recognition: Recognition) -> Result<&'static str, String> {
-    let has_any = |names: &[&str]| names.iter().any(|name| header(&message.headers, name).is_some());
-    let (has_form, has_type) = (form_of(&message.headers).is_some(), has_any(&["ce-type", "ce_type"]));
+    let has_any = |names: &[&str]| {
+        names
+            .iter()
+            .any(|name| header(&message.headers, name).is_some())
+    };
+    let (has_form, has_type) = (
+        form_of(&message.headers).is_some(),
+        has_any(&["ce-type", "ce_type"]),
+    );
     let has_kind = has_any(&["event-type"]);
     let looks_like = matches!(recognise(&message.data), Outlook::Event(_));
-    let event = into_event(message, Reading { recognition, wants_headers: true });
+    let event = into_event(
+        message,
+        Reading {
+            recognition,
+            wants_headers: true,
+        },
+    );
     if let Some(note) = event.header(NOTE_HEADER) {
         return Err(note.to_owned());
     }
@@ -95,18 +131,30 @@ pub(crate) fn kind_of_headers(headers: &[Header]) -> Option<ByteString> {
                 .map_or_else(|| value.clone(), |text| same(value, &text)),
         );
     }
-    header(headers, "ce_type").or_else(|| header(headers, "event-type")).cloned()
+    header(headers, "ce_type")
+        .or_else(|| header(headers, "event-type"))
+        .cloned()
 }
 
-/// The parts of an event from a message or an envelope; without data, the message's own data is used.
+/// The parts of an event from a message or an envelope; without data, the message's own data is
+/// used.
 struct Parts {
     kind: Option<ByteString>,
     headers: Vec<Header>,
     data: Option<Payload>,
 }
 
-fn parts_of(headers: Vec<Header>, data: &Bytes, recognition: Recognition, wants_headers: bool) -> Parts {
-    let is_binary = || header(&headers, "ce-type").or_else(|| header(&headers, "ce_type")).is_some();
+fn parts_of(
+    headers: Vec<Header>,
+    data: &Bytes,
+    recognition: Recognition,
+    wants_headers: bool,
+) -> Parts {
+    let is_binary = || {
+        header(&headers, "ce-type")
+            .or_else(|| header(&headers, "ce_type"))
+            .is_some()
+    };
     let outlook = match form_of(&headers) {
         Some(Form::Structured) => Envelope::parse(data).map_or_else(Outlook::Malformed, Outlook::Event),
         Some(Form::Batch) => Outlook::Malformed(Error::Json(
@@ -136,7 +184,12 @@ fn parts_of(headers: Vec<Header>, data: &Bytes, recognition: Recognition, wants_
 }
 
 /// An envelope as the parts of an event. Its attributes replace headers of the same names.
-fn opened(mut headers: Vec<Header>, envelope: &Envelope<'_>, message: &Bytes, wants_headers: bool) -> Parts {
+fn opened(
+    mut headers: Vec<Header>,
+    envelope: &Envelope<'_>,
+    message: &Bytes,
+    wants_headers: bool,
+) -> Parts {
     let data = match &envelope.data {
         Data::None => Payload::Text(ByteString::new()),
         Data::Json(value) => Payload::Text(share(message, value.get())),
@@ -148,18 +201,30 @@ fn opened(mut headers: Vec<Header>, envelope: &Envelope<'_>, message: &Bytes, wa
         let attributes: Vec<Header> = envelope
             .attributes()
             .filter(|(name, _)| *name != "datacontenttype" && !is_ours(name))
-            .map(|(name, text)| (ByteString::from(format!("{HEADER_PREFIX}{name}")), share(message, text)))
+            .map(|(name, text)| {
+                (
+                    ByteString::from(format!("{HEADER_PREFIX}{name}")),
+                    share(message, text),
+                )
+            })
             .collect();
         let names: HashSet<&str> = attributes.iter().map(|(name, _)| &**name).collect();
         headers.retain(|(name, _)| name != "content-type" && !names.contains(&**name));
         drop(names);
         headers.extend(attributes);
         if let Some(content_type) = envelope.content_type() {
-            headers.push((ByteString::from_static("content-type"), share(message, content_type)));
+            headers.push((
+                ByteString::from_static("content-type"),
+                share(message, content_type),
+            ));
         }
         settle_trace(&mut headers);
     }
-    Parts { kind, headers, data: Some(data) }
+    Parts {
+        kind,
+        headers,
+        data: Some(data),
+    }
 }
 
 /// A message whose attributes are its headers, if it has any.
@@ -169,10 +234,15 @@ fn binary(mut headers: Vec<Header>, wants_headers: bool) -> Parts {
     if wants_headers && let Err(error) = settle_binary(&mut headers) {
         note(&mut headers, &error);
     }
-    Parts { kind, headers, data: None }
+    Parts {
+        kind,
+        headers,
+        data: None,
+    }
 }
 
-/// Collects names and values of attributes; the error is the first one that makes the CloudEvent invalid.
+/// Collects names and values of attributes; the error is the first one that makes the CloudEvent
+/// invalid.
 fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
     let has_any = |prefix: &str| headers.iter().any(|(name, _)| name.starts_with(prefix));
     if has_any(KAFKA_PREFIX) {
@@ -182,7 +252,9 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
     }
     let mut result = Ok(());
     for (header, value) in headers.iter_mut() {
-        let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
+        let Some(name) = header.strip_prefix(HEADER_PREFIX) else {
+            continue;
+        };
         let decoded = percent::decode(value);
         let checked = match &decoded {
             None => Err(Error::Attribute {
@@ -198,24 +270,40 @@ fn settle_binary(headers: &mut Vec<Header>) -> Result<(), Error> {
     }
     result = result.and(check_required(|wanted| {
         let named = |name: &ByteString| name.strip_prefix(HEADER_PREFIX) == Some(wanted);
-        headers.iter().find(|(name, _)| named(name)).map(|(_, value)| &**value)
+        headers
+            .iter()
+            .find(|(name, _)| named(name))
+            .map(|(_, value)| &**value)
     }));
-    if let Some(at) = headers.iter().position(|(name, _)| name == "ce-datacontenttype") {
+    if let Some(at) = headers
+        .iter()
+        .position(|(name, _)| name == "ce-datacontenttype")
+    {
         let (_, content_type) = headers.swap_remove(at);
         headers.retain(|(name, _)| name != "content-type" && name != "ce-datacontenttype");
         headers.push((ByteString::from_static("content-type"), content_type));
     }
-    headers.retain(|(name, _)| name.strip_prefix(HEADER_PREFIX).is_none_or(|name| !is_ours(name)));
+    headers.retain(|(name, _)| {
+        name.strip_prefix(HEADER_PREFIX)
+            .is_none_or(|name| !is_ours(name))
+    });
     settle_trace(headers);
     result
 }
 
-/// Renames attributes with the prefix of Kafka to that of NATS and HTTP, unless they also exist under that. Kafka does
-/// not percent-encode, so their values are encoded here for the code that decodes all of them.
+/// Renames attributes with the prefix of Kafka to that of NATS and HTTP, unless they also exist
+/// under that. Kafka does not percent-encode, so their values are encoded here for the code that
+/// decodes all of them.
 fn settle_kafka(headers: &mut Vec<Header>) {
-    let known: HashSet<String> =
-        headers.iter().filter_map(|(name, _)| name.strip_prefix(HEADER_PREFIX)).map(str::to_owned).collect();
-    headers.retain(|(name, _)| name.strip_prefix(KAFKA_PREFIX).is_none_or(|name| !known.contains(name)));
+    let known: HashSet<String> = headers
+        .iter()
+        .filter_map(|(name, _)| name.strip_prefix(HEADER_PREFIX))
+        .map(str::to_owned)
+        .collect();
+    headers.retain(|(name, _)| {
+        name.strip_prefix(KAFKA_PREFIX)
+            .is_none_or(|name| !known.contains(name))
+    });
     for (name, value) in headers {
         if let Some(attribute) = name.strip_prefix(KAFKA_PREFIX) {
             *value = same(value, &percent::encode(value));
@@ -224,10 +312,13 @@ fn settle_kafka(headers: &mut Vec<Header>) {
     }
 }
 
-/// Renames `ce-traceparent` and `ce-tracestate` if the shorter names are free; the message's own headers belong to the
-/// trace in which it was published, and win.
+/// Renames `ce-traceparent` and `ce-tracestate` if the shorter names are free; the message's own
+/// headers belong to the trace in which it was published, and win.
 fn settle_trace(headers: &mut Vec<Header>) {
-    for (from, to) in [("ce-traceparent", "traceparent"), ("ce-tracestate", "tracestate")] {
+    for (from, to) in [
+        ("ce-traceparent", "traceparent"),
+        ("ce-tracestate", "tracestate"),
+    ] {
         if headers.iter().any(|(name, _)| name == to) {
             headers.retain(|(name, _)| name != from);
         } else if let Some((name, _)) = headers.iter_mut().find(|(name, _)| name == from) {
@@ -238,7 +329,10 @@ fn settle_trace(headers: &mut Vec<Header>) {
 
 fn note(headers: &mut Vec<Header>, error: &Error) {
     headers.retain(|(name, _)| name != NOTE_HEADER);
-    headers.push((ByteString::from_static(NOTE_HEADER), ByteString::from(error.to_string())));
+    headers.push((
+        ByteString::from_static(NOTE_HEADER),
+        ByteString::from(error.to_string()),
+    ));
 }
 
 fn form_of(headers: &[Header]) -> Option<Form> {
@@ -247,7 +341,10 @@ fn form_of(headers: &[Header]) -> Option<Form> {
 
 /// The value of the first header of a name that has one.
 fn header<'a>(headers: &'a [Header], wanted: &str) -> Option<&'a ByteString> {
-    headers.iter().find(|(name, value)| name == wanted && !value.is_empty()).map(|(_, value)| value)
+    headers
+        .iter()
+        .find(|(name, value)| name == wanted && !value.is_empty())
+        .map(|(_, value)| value)
 }
 
 /// The last token of a subject.
@@ -260,7 +357,11 @@ fn kind_of_subject(subject: &ByteString) -> ByteString {
 
 /// A text that may be the value itself, which is then not copied.
 fn same(value: &ByteString, text: &str) -> ByteString {
-    if text == &**value { value.clone() } else { ByteString::from(text) }
+    if text == &**value {
+        value.clone()
+    } else {
+        ByteString::from(text)
+    }
 }
 
 /// The text as a slice of the message's memory if possible, otherwise as a copy.
@@ -278,25 +379,53 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&str, &str)]) -> Vec<Header> {
-        pairs.iter().map(|(name, value)| (ByteString::from(*name), ByteString::from(*value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (ByteString::from(*name), ByteString::from(*value)))
+            .collect()
     }
 
     fn message(pairs: &[(&str, &str)], data: &str) -> Message {
         let data = Bytes::copy_from_slice(data.as_bytes());
         let subject = ByteString::from_static("orders.42.placed");
-        Message { sequence: 7, time_ns: 9, subject, headers: headers(pairs), data }
+        Message {
+            sequence: 7,
+            time_ns: 9,
+            subject,
+            headers: headers(pairs),
+            data,
+        }
     }
 
     fn event(pairs: &[(&str, &str)], data: &str, wants_headers: bool) -> Event {
-        into_event(message(pairs, data), Reading { recognition: Recognition::Auto, wants_headers })
+        into_event(
+            message(pairs, data),
+            Reading {
+                recognition: Recognition::Auto,
+                wants_headers,
+            },
+        )
     }
 
     fn read(recognition: Recognition, pairs: &[(&str, &str)], data: &str) -> Event {
-        into_event(message(pairs, data), Reading { recognition, wants_headers: true })
+        into_event(
+            message(pairs, data),
+            Reading {
+                recognition,
+                wants_headers: true,
+            },
+        )
     }
 
     fn structured(envelope: &str) -> Event {
-        event(&[("content-type", "application/cloudevents+json; charset=UTF-8")], envelope, true)
+        event(
+            &[(
+                "content-type",
+                "application/cloudevents+json; charset=UTF-8",
+            )],
+            envelope,
+            true,
+        )
     }
 
     #[test]
@@ -321,7 +450,10 @@ mod tests {
             true,
         );
         let structured = event(
-            &[("correlation-id", "plain"), ("content-type", "application/cloudevents+json")],
+            &[
+                ("correlation-id", "plain"),
+                ("content-type", "application/cloudevents+json"),
+            ],
             r#"{"specversion":"1.0","type":"placed","id":"a b","source":"/shop/\u00e4","subject":"42",
                 "time":"2026-11-20T10:00:00Z","correlationid":"c1","causationid":"c0","partition":3,
                 "traceparent":"00-4bf9-00","tracestate":"x=1","ignored":null,"data": { "total": 1.10 } }"#,
@@ -344,7 +476,10 @@ mod tests {
             vec![("event-type", "shipped")],
             vec![("x", "1")],
         ] {
-            let (with, without) = (event(&pairs, envelope, true), event(&pairs, envelope, false));
+            let (with, without) = (
+                event(&pairs, envelope, true),
+                event(&pairs, envelope, false),
+            );
             assert_eq!((&with.kind, &with.data), (&without.kind, &without.data));
             assert!(without.headers.is_empty() && !with.headers.is_empty());
         }
@@ -352,7 +487,10 @@ mod tests {
 
     #[test]
     fn type_comes_from_cloudevent_then_header_then_subject() {
-        assert_eq!(event(&[("event-type", "b"), ("ce-type", "a")], "", false).kind, "a");
+        assert_eq!(
+            event(&[("event-type", "b"), ("ce-type", "a")], "", false).kind,
+            "a"
+        );
         assert_eq!(event(&[("event-type", "b")], "", false).kind, "b");
         assert_eq!(event(&[("ce-type", "")], "", false).kind, "placed");
         assert_eq!(event(&[], "", false).kind, "placed");
@@ -360,14 +498,28 @@ mod tests {
 
     #[test]
     fn data_follows_its_content_type() {
-        let envelope = |rest: &str| format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{rest}}}"#);
+        let envelope = |rest: &str| {
+            format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{rest}}}"#)
+        };
         let data = |rest: &str| structured(&envelope(rest)).data;
-        assert_eq!(data(r#","datacontenttype":"text/plain","data":"a\nb""#), Payload::from("a\nb"));
-        assert_eq!(data(r#","datacontenttype":"text/xml","data":"<a/>""#), Payload::from("<a/>"));
+        assert_eq!(
+            data(r#","datacontenttype":"text/plain","data":"a\nb""#),
+            Payload::from("a\nb")
+        );
+        assert_eq!(
+            data(r#","datacontenttype":"text/xml","data":"<a/>""#),
+            Payload::from("<a/>")
+        );
         assert_eq!(data(r#","data":"text""#), Payload::from("\"text\""));
-        assert_eq!(data(r#","datacontenttype":"application/vnd.x+json","data":"t""#), Payload::from("\"t\""));
+        assert_eq!(
+            data(r#","datacontenttype":"application/vnd.x+json","data":"t""#),
+            Payload::from("\"t\"")
+        );
         assert_eq!(data(r#","data":null"#), Payload::from("null"));
-        assert_eq!(data(r#","data_base64":"/wA=""#), Payload::Bytes(Bytes::from_static(b"\xff\0")));
+        assert_eq!(
+            data(r#","data_base64":"/wA=""#),
+            Payload::Bytes(Bytes::from_static(b"\xff\0"))
+        );
         assert_eq!(data(r#","data_base64":"YWJj""#), Payload::from("abc"));
         assert_eq!(data(""), Payload::from(""));
         assert_eq!(structured(&envelope("")).header("content-type"), None);
@@ -378,14 +530,38 @@ mod tests {
         for (envelope, why) in [
             ("[]", "not a JSON object"),
             ("{", "not a JSON object"),
-            (r#"{"specversion":"1.0","type":"t","id":"1"}"#, "source is missing"),
-            (r#"{"specversion":"0.3","type":"t","id":"1","source":"/s"}"#, "specversion is 0.3"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","time":"noon"}"#, "attribute time is noon"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","x":{}}"#, "attribute x is not"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","Xy":1}"#, "lower-case"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#, "occurs twice"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data":1,"data_base64":""}"#, "both"),
-            (r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data_base64":"%"}"#, "not base64"),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1"}"#,
+                "source is missing",
+            ),
+            (
+                r#"{"specversion":"0.3","type":"t","id":"1","source":"/s"}"#,
+                "specversion is 0.3",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","time":"noon"}"#,
+                "attribute time is noon",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","x":{}}"#,
+                "attribute x is not",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","Xy":1}"#,
+                "lower-case",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","id":"2","source":"/s"}"#,
+                "occurs twice",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data":1,"data_base64":""}"#,
+                "both",
+            ),
+            (
+                r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","data_base64":"%"}"#,
+                "not base64",
+            ),
         ] {
             let event = structured(envelope);
             assert_eq!(event.data.as_str(), Some(envelope));
@@ -398,40 +574,71 @@ mod tests {
     #[test]
     fn lookalikes_are_plain_events_and_forms_that_are_not_read_say_so() {
         for (content_type, note) in [
-            ("application/cloudevents-batch+json", Some("publish each event in a separate message")),
+            (
+                "application/cloudevents-batch+json",
+                Some("publish each event in a separate message"),
+            ),
             ("application/cloudevents+avro", Some("does not support")),
             ("application/cloudevents+jsonx", Some("does not support")),
             ("application/json", None),
             ("application/cloudeventsx", None),
         ] {
             let event = event(&[("content-type", content_type)], r#"{"type":"x"}"#, true);
-            assert_eq!((event.kind.as_ref(), event.data.as_str()), ("placed", Some(r#"{"type":"x"}"#)));
+            assert_eq!(
+                (event.kind.as_ref(), event.data.as_str()),
+                ("placed", Some(r#"{"type":"x"}"#))
+            );
             let said = event.header(NOTE_HEADER);
             assert_eq!(said.is_some(), note.is_some(), "{content_type}: {said:?}");
-            assert!(said.unwrap_or_default().contains(note.unwrap_or_default()), "{content_type}: {said:?}");
+            assert!(
+                said.unwrap_or_default().contains(note.unwrap_or_default()),
+                "{content_type}: {said:?}"
+            );
         }
     }
 
     #[test]
     fn an_envelope_that_nothing_announces_is_recognised_unless_the_source_says_otherwise() {
-        let envelope = r#"{"data":{"a":1},"specversion":"1.0","type":"made","id":"1","source":"/s"}"#;
-        for pairs in
-            [vec![], vec![("nats-msg-id", "1")], vec![("content-type", "application/json")], vec![("event-type", "x")]]
-        {
+        let envelope =
+            r#"{"data":{"a":1},"specversion":"1.0","type":"made","id":"1","source":"/s"}"#;
+        for pairs in [
+            vec![],
+            vec![("nats-msg-id", "1")],
+            vec![("content-type", "application/json")],
+            vec![("event-type", "x")],
+        ] {
             let found = read(Recognition::Auto, &pairs, envelope);
-            assert_eq!((found.kind.as_ref(), found.data.as_str()), ("made", Some(r#"{"a":1}"#)), "{pairs:?}");
+            assert_eq!(
+                (found.kind.as_ref(), found.data.as_str()),
+                ("made", Some(r#"{"a":1}"#)),
+                "{pairs:?}"
+            );
             assert_eq!(found.header("ce-id"), Some("1"));
             let found = read(Recognition::Headers, &pairs, envelope);
-            assert_eq!((found.data.as_str(), found.header("ce-id")), (Some(envelope), None), "{pairs:?}");
+            assert_eq!(
+                (found.data.as_str(), found.header("ce-id")),
+                (Some(envelope), None),
+                "{pairs:?}"
+            );
         }
-        let announced = [("content-type", "application/cloudevents+json"), ("ce-type", "other")];
-        assert_eq!(read(Recognition::Headers, &announced, envelope).kind, "made");
+        let announced = [
+            ("content-type", "application/cloudevents+json"),
+            ("ce-type", "other"),
+        ];
+        assert_eq!(
+            read(Recognition::Headers, &announced, envelope).kind,
+            "made"
+        );
         let off = read(Recognition::Off, &announced, envelope);
         assert_eq!(
             (off.kind.as_ref(), off.data.as_str(), off.header("ce-type")),
             ("placed", Some(envelope), Some("other"))
         );
-        let wrapped = read(Recognition::Auto, &[("ce-type", "outer"), ("ce-id", "1")], envelope);
+        let wrapped = read(
+            Recognition::Auto,
+            &[("ce-type", "outer"), ("ce-id", "1")],
+            envelope,
+        );
         assert_eq!(
             (wrapped.kind.as_ref(), wrapped.data.as_str()),
             ("outer", Some(envelope)),
@@ -439,18 +646,40 @@ mod tests {
         );
         let malformed = envelope.replace("1.0", "0.3");
         let found = read(Recognition::Auto, &[], &malformed);
-        assert_eq!((found.kind.as_ref(), found.data.as_str()), ("placed", Some(&*malformed)));
-        assert!(found.header(NOTE_HEADER).is_some_and(|said| said.contains("attribute specversion is 0.3")));
+        assert_eq!(
+            (found.kind.as_ref(), found.data.as_str()),
+            ("placed", Some(&*malformed))
+        );
+        assert!(
+            found
+                .header(NOTE_HEADER)
+                .is_some_and(|said| said.contains("attribute specversion is 0.3"))
+        );
     }
 
     #[test]
     fn headers_of_kafka_are_those_of_nats_without_percent_encoding() {
-        let kafka =
-            [("ce_specversion", "1.0"), ("ce_id", "a%20b"), ("ce_type", "made"), ("ce_source", "/s"), ("ce-id", "7")];
+        let kafka = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "a%20b"),
+            ("ce_type", "made"),
+            ("ce_source", "/s"),
+            ("ce-id", "7"),
+        ];
         let found = event(&kafka, "{}", true);
-        assert_eq!((found.kind.as_ref(), found.header("ce-id"), found.header("ce_id")), ("made", Some("7"), None));
+        assert_eq!(
+            (
+                found.kind.as_ref(),
+                found.header("ce-id"),
+                found.header("ce_id")
+            ),
+            ("made", Some("7"), None)
+        );
         let found = event(&kafka[..4], "{}", true);
-        assert_eq!((found.header("ce-id"), found.header(NOTE_HEADER)), (Some("a%20b"), None));
+        assert_eq!(
+            (found.header("ce-id"), found.header(NOTE_HEADER)),
+            (Some("a%20b"), None)
+        );
         assert_eq!(event(&kafka, "{}", false).kind, "made");
     }
 
@@ -465,7 +694,13 @@ mod tests {
             ("content-type", "application/octet-stream"),
         ];
         let found = event(&pairs, "{}", true);
-        assert_eq!((found.header("content-type"), found.header("ce-datacontenttype")), (Some("text/plain"), None));
+        assert_eq!(
+            (
+                found.header("content-type"),
+                found.header("ce-datacontenttype")
+            ),
+            (Some("text/plain"), None)
+        );
     }
 
     #[test]
@@ -473,7 +708,14 @@ mod tests {
         let found = structured(
             r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","foldstreamsubject":"a","foldstreamtime":"x","foldstreamheaders":"{}"}"#,
         );
-        assert!(found.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", found.headers);
+        assert!(
+            found
+                .headers
+                .iter()
+                .all(|(name, _)| !name.contains("foldstream")),
+            "{:?}",
+            found.headers
+        );
         let binary = [
             ("ce-specversion", "1.0"),
             ("ce-id", "1"),
@@ -482,7 +724,14 @@ mod tests {
             ("ce-foldstreamsubject", "a"),
         ];
         let found = event(&binary, "{}", true);
-        assert!(found.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", found.headers);
+        assert!(
+            found
+                .headers
+                .iter()
+                .all(|(name, _)| !name.contains("foldstream")),
+            "{:?}",
+            found.headers
+        );
     }
 
     #[test]
@@ -490,11 +739,18 @@ mod tests {
         let names: Vec<String> = (0..100_000).map(|number| format!("x-{number}")).collect();
         let mut pairs: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
         pairs.push(("content-type", "application/cloudevents+json"));
-        let more: String = (0..200).map(|number| format!(",\"x{number}\":\"1\"")).collect();
-        let envelope = format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{more}}}"#);
+        let more: String = (0..200)
+            .map(|number| format!(",\"x{number}\":\"1\""))
+            .collect();
+        let envelope =
+            format!(r#"{{"specversion":"1.0","type":"t","id":"1","source":"/s"{more}}}"#);
         let begun = std::time::Instant::now();
         assert_eq!(event(&pairs, &envelope, true).headers.len(), 100_204);
-        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]
@@ -502,7 +758,11 @@ mod tests {
         let event = event(&[("ce-id", "100%"), ("ce-source", "%ff")], "", true);
         assert_eq!(event.header("ce-id"), Some("100%"));
         assert_eq!(event.header("ce-source"), Some("%ff"));
-        assert!(event.header(NOTE_HEADER).is_some_and(|said| said.contains("attribute source is not UTF-8")));
+        assert!(
+            event
+                .header(NOTE_HEADER)
+                .is_some_and(|said| said.contains("attribute source is not UTF-8"))
+        );
     }
 
     #[test]
@@ -510,8 +770,20 @@ mod tests {
         let message = Bytes::from_static(b"orders.42.placed{}");
         let subject = ByteString::try_from(message.slice(..16)).expect("text");
         let (headers, data) = (Vec::new(), message.slice(16..));
-        let plain = Message { sequence: 1, time_ns: 1, subject: subject.clone(), headers, data };
-        let event = into_event(plain, Reading { recognition: Recognition::Auto, wants_headers: false });
+        let plain = Message {
+            sequence: 1,
+            time_ns: 1,
+            subject: subject.clone(),
+            headers,
+            data,
+        };
+        let event = into_event(
+            plain,
+            Reading {
+                recognition: Recognition::Auto,
+                wants_headers: false,
+            },
+        );
         assert_eq!(event.kind.as_bytes().as_ptr(), subject[10..].as_ptr());
         assert_eq!(event.data.as_bytes().as_ptr(), message[16..].as_ptr());
     }

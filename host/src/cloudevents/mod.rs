@@ -1,4 +1,5 @@
-//! CloudEvents 1.0: their definition in JSON and in headers, and the conversion to and from our own events.
+//! CloudEvents 1.0: their definition in JSON and in headers, and the conversion to and from our own
+//! events.
 //!
 //! Every input path uses this module, so that an event accepted by one is
 //! accepted by all. The formats are those of
@@ -34,8 +35,8 @@ pub const HEADER_PREFIX: &str = "ce-";
 /// Prefix of an attribute's name in a header of Kafka.
 pub const KAFKA_PREFIX: &str = "ce_";
 
-/// Attributes of our own, for data that no CloudEvents attribute represents. None of them becomes a header.
-/// The subject under which the event was stored.
+/// Attributes of our own, for data that no CloudEvents attribute represents. None of them becomes a
+/// header. The subject under which the event was stored.
 pub const SUBJECT_ATTRIBUTE: &str = "foldstreamsubject";
 /// The time of the event in its stream.
 pub const TIME_ATTRIBUTE: &str = "foldstreamtime";
@@ -68,11 +69,17 @@ pub enum Error {
 
 impl Error {
     fn attribute(name: &str, reason: impl Into<String>) -> Self {
-        Self::Attribute { name: format!("attribute {}", clip(name)), reason: reason.into() }
+        Self::Attribute {
+            name: format!("attribute {}", clip(name)),
+            reason: reason.into(),
+        }
     }
 
     fn member(name: &str, reason: impl Into<String>) -> Self {
-        Self::Attribute { name: clip(name), reason: reason.into() }
+        Self::Attribute {
+            name: clip(name),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -100,7 +107,8 @@ pub enum Form {
     Unknown,
 }
 
-/// The format that a content type announces; none if it is not one of CloudEvents. Case and parameters do not matter.
+/// The format that a content type announces; none if it is not one of CloudEvents. Case and
+/// parameters do not matter.
 pub fn form(content_type: &str) -> Option<Form> {
     let media = content_type.split(';').next().unwrap_or_default().trim();
     let rest = media.get(MEDIA_TYPE_PREFIX.len()..)?;
@@ -117,19 +125,29 @@ pub fn form(content_type: &str) -> Option<Form> {
 
 /// Whether a media type is JSON: a subtype `json`, or one with the suffix `+json`.
 pub fn is_json(content_type: &str) -> bool {
-    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media.split('/').nth(1).is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
+    let media = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    media
+        .split('/')
+        .nth(1)
+        .is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// The id by which a log recognises a duplicate: unique per source and id. An encoded source has no spaces, so two
-/// pairs never become the same text.
+/// The id by which a log recognises a duplicate: unique per source and id. An encoded source has no
+/// spaces, so two pairs never become the same text.
 pub fn message_id(source: &str, id: &str) -> String {
     let pair = format!("{} {id}", percent::encode(source));
     if pair.len() <= MESSAGE_ID_BYTES_MAX {
         return pair;
     }
     let digest = Sha256::digest(pair.as_bytes());
-    digest.iter().fold("sha256 ".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    digest.iter().fold("sha256 ".to_owned(), |text, byte| {
+        format!("{text}{byte:02x}")
+    })
 }
 
 /// At most 64 characters of a text, quoted if they are not printable.
@@ -138,7 +156,11 @@ fn clip(text: &str) -> String {
     if clipped.len() < text.len() {
         clipped.push('…');
     }
-    if clipped.is_empty() || clipped.chars().any(|one| one.is_control() || one.is_whitespace()) {
+    if clipped.is_empty()
+        || clipped
+            .chars()
+            .any(|one| one.is_control() || one.is_whitespace())
+    {
         return format!("{clipped:?}");
     }
     clipped
@@ -152,7 +174,10 @@ mod tests {
     fn content_types_are_told_apart_whatever_their_case_and_parameters() {
         for (text, expected) in [
             ("application/cloudevents+json", Some(Form::Structured)),
-            ("Application/CloudEvents+JSON ; charset=UTF-8", Some(Form::Structured)),
+            (
+                "Application/CloudEvents+JSON ; charset=UTF-8",
+                Some(Form::Structured),
+            ),
             ("application/cloudevents-batch+json", Some(Form::Batch)),
             ("application/cloudevents", Some(Form::Unknown)),
             ("application/cloudevents+avro", Some(Form::Unknown)),
@@ -170,13 +195,23 @@ mod tests {
     fn message_ids_differ_for_each_pair_of_source_and_id() {
         assert_ne!(message_id("a b", "c"), message_id("a", "b c"));
         assert_ne!(message_id("a%20b", "c"), message_id("a b", "c"));
-        assert_ne!(message_id(&"a".repeat(600), "1"), message_id(&"a".repeat(600), "2"));
+        assert_ne!(
+            message_id(&"a".repeat(600), "1"),
+            message_id(&"a".repeat(600), "2")
+        );
         assert!(message_id(&"a".repeat(6_000), "1").len() < MESSAGE_ID_BYTES_MAX);
     }
 
     #[test]
     fn long_names_are_clipped() {
         assert!(clip(&"é".repeat(1_000)).chars().count() < 70);
-        assert_eq!((clip("a b").as_str(), clip("").as_str(), clip("abc").as_str()), ("\"a b\"", "\"\"", "abc"));
+        assert_eq!(
+            (
+                clip("a b").as_str(),
+                clip("").as_str(),
+                clip("abc").as_str()
+            ),
+            ("\"a b\"", "\"\"", "abc")
+        );
     }
 }

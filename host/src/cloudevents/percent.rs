@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text of a header's value; none if it is not UTF-8. A percent sign without two hexadecimal digits is kept as it
-/// is.
+/// The text of a header's value; none if it is not UTF-8. A percent sign without two hexadecimal
+/// digits is kept as it is.
 pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     let value = unquote(value);
     if !value.contains('%') {
@@ -15,7 +15,11 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
+        let digit = |offset: usize| {
+            bytes
+                .get(at + offset)
+                .and_then(|byte| char::from(*byte).to_digit(16))
+        };
         match (bytes[at], digit(1), digit(2)) {
             (b'%', Some(high), Some(low)) => {
                 decoded.push((high * 16 + low) as u8);
@@ -30,10 +34,12 @@ pub fn decode(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-/// The header's value for a text: space, double quote, percent sign and everything that is not printable ASCII are
-/// encoded.
+/// The header's value for a text: space, double quote, percent sign and everything that is not
+/// printable ASCII are encoded.
 pub fn encode(text: &str) -> Cow<'_, str> {
-    encode_where(text, |character| !('\u{21}'..='\u{7e}').contains(&character) || matches!(character, '"' | '%'))
+    encode_where(text, |character| {
+        !('\u{21}'..='\u{7e}').contains(&character) || matches!(character, '"' | '%')
+    })
 }
 
 /// Encodes the characters that need it, each of their octets like `%41`.
@@ -57,15 +63,23 @@ pub(super) fn encode_where(text: &str, is_encoded: impl Fn(char) -> bool) -> Cow
 
 /// A value without its double quotes and the backslashes in them (RFC 7230, 3.2.6).
 fn unquote(value: &str) -> Cow<'_, str> {
-    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let Some(inner) = inner else { return Cow::Borrowed(value) };
+    let inner = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let Some(inner) = inner else {
+        return Cow::Borrowed(value);
+    };
     if !inner.contains('\\') {
         return Cow::Borrowed(inner);
     }
     let mut unquoted = String::with_capacity(inner.len());
     let mut characters = inner.chars();
     while let Some(character) = characters.next() {
-        unquoted.extend(if character == '\\' { characters.next() } else { Some(character) });
+        unquoted.extend(if character == '\\' {
+            characters.next()
+        } else {
+            Some(character)
+        });
     }
     Cow::Owned(unquoted)
 }
@@ -76,9 +90,20 @@ mod tests {
 
     #[test]
     fn texts_come_back_from_their_headers() {
-        for text in ["", "plain/text", "Euro € 😀", "100%", "a%20b", "\"quoted\"", "tab\tand\nline"] {
+        for text in [
+            "",
+            "plain/text",
+            "Euro € 😀",
+            "100%",
+            "a%20b",
+            "\"quoted\"",
+            "tab\tand\nline",
+        ] {
             let encoded = encode(text);
-            assert!(encoded.bytes().all(|byte| (0x21..0x7f).contains(&byte)), "{encoded}");
+            assert!(
+                encoded.bytes().all(|byte| (0x21..0x7f).contains(&byte)),
+                "{encoded}"
+            );
             assert_eq!(decode(&encoded).as_deref(), Some(text));
         }
         assert_eq!(encode("Euro € 😀"), "Euro%20%E2%82%AC%20%F0%9F%98%80");

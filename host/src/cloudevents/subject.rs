@@ -3,8 +3,9 @@
 use super::{Envelope, Error, SUBJECT_ATTRIBUTE, percent};
 use crate::subject;
 
-/// A template that builds the subject from attributes: text with `{name}` for an attribute as one token, and
-/// `{name:tokens}` for one whose dots separate tokens. Characters that a token cannot contain are percent-encoded.
+/// A template that builds the subject from attributes: text with `{name}` for an attribute as one
+/// token, and `{name:tokens}` for one whose dots separate tokens. Characters that a token cannot
+/// contain are percent-encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectTemplate(Vec<Part>);
 
@@ -44,8 +45,10 @@ impl SubjectTemplate {
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
-            let (inner, behind) =
-                after.strip_prefix('{').and_then(|rest| rest.split_once('}')).ok_or_else(malformed)?;
+            let (inner, behind) = after
+                .strip_prefix('{')
+                .and_then(|rest| rest.split_once('}'))
+                .ok_or_else(malformed)?;
             parts.push(match inner.split_once(':') {
                 None => Part::Token(name(inner)?),
                 Some((inner, "tokens")) => Part::Tokens(name(inner)?),
@@ -62,13 +65,17 @@ impl SubjectTemplate {
         Ok(template)
     }
 
-    /// The subject of an event. Without a template it is the one with which the event was exported, otherwise its type.
+    /// The subject of an event. Without a template it is the one with which the event was exported,
+    /// otherwise its type.
     pub fn subject(template: Option<&Self>, envelope: &Envelope<'_>) -> Result<String, Error> {
         Self::of(template, |name| envelope.get(name))
     }
 
     /// Like [`Self::subject`], with a lookup for attributes.
-    pub fn of<'a>(template: Option<&Self>, get: impl Fn(&str) -> Option<&'a str>) -> Result<String, Error> {
+    pub fn of<'a>(
+        template: Option<&Self>,
+        get: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<String, Error> {
         let subject = match (template, get(SUBJECT_ATTRIBUTE)) {
             (Some(template), _) => template.fill(&get)?,
             (None, Some(exported)) => exported.to_owned(),
@@ -76,9 +83,9 @@ impl SubjectTemplate {
         };
         match subject::validate(&subject) {
             Ok(()) => Ok(subject),
-            Err(error) if template.is_none() && get(SUBJECT_ATTRIBUTE).is_some() => {
-                Err(Error::attribute(SUBJECT_ATTRIBUTE, format!("is not a subject: {error}")))
-            }
+            Err(error) if template.is_none() && get(SUBJECT_ATTRIBUTE).is_some() => Err(
+                Error::attribute(SUBJECT_ATTRIBUTE, format!("is not a subject: {error}")),
+            ),
             Err(_) => {
                 let reason = format!(
                     "gives a subject of {} bytes, and {} are allowed; use a fixed subject, or a template with shorter attributes",
@@ -96,7 +103,10 @@ impl SubjectTemplate {
                 name,
                 "is missing, but the subject template uses it; add it, or remove it from the template",
             )),
-            Some("") => Err(Error::attribute(name, "is empty, but the subject template uses it; give it a value")),
+            Some("") => Err(Error::attribute(
+                name,
+                "is empty, but the subject template uses it; give it a value",
+            )),
             Some(value) => Ok(value),
         };
         let mut subject = String::new();
@@ -137,8 +147,9 @@ fn tokens(value: &str) -> String {
             subject.push_str(&percent::encode_where(text, is_encoded));
             continue;
         }
-        let separates =
-            !subject.is_empty() && !subject.ends_with('.') && characters.peek().is_some_and(|next| *next != '.');
+        let separates = !subject.is_empty()
+            && !subject.ends_with('.')
+            && characters.peek().is_some_and(|next| *next != '.');
         subject.push_str(if separates { "." } else { "%2E" });
     }
     subject
@@ -151,7 +162,10 @@ mod tests {
     fn fill(template: &str, attributes: &[(&str, &str)]) -> Result<String, Error> {
         let template = SubjectTemplate::parse(template).expect("a template");
         SubjectTemplate::of(Some(&template), |name| {
-            attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+            attributes
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| *value)
         })
     }
 
@@ -168,7 +182,8 @@ mod tests {
             ("100%", "100%25"),
             ("größe", "größe"),
         ] {
-            let found = SubjectTemplate::of(None, |name| (name == "type").then_some(kind)).expect("a subject");
+            let found = SubjectTemplate::of(None, |name| (name == "type").then_some(kind))
+                .expect("a subject");
             assert_eq!(found, subject, "{kind}");
             subject::validate(&found).expect("sound");
         }
@@ -176,26 +191,50 @@ mod tests {
 
     #[test]
     fn templates_take_attributes_as_one_token_or_with_their_dots() {
-        let attributes = [("type", "com.example.made"), ("subject", "my file.jpg"), ("partition", "")];
+        let attributes = [
+            ("type", "com.example.made"),
+            ("subject", "my file.jpg"),
+            ("partition", ""),
+        ];
         assert_eq!(
             fill("shop.{subject}.{type:tokens}", &attributes).as_deref(),
             Ok("shop.my%20file%2Ejpg.com.example.made")
         );
-        assert_eq!(fill("{type}", &attributes).as_deref(), Ok("com%2Eexample%2Emade"));
+        assert_eq!(
+            fill("{type}", &attributes).as_deref(),
+            Ok("com%2Eexample%2Emade")
+        );
         assert_eq!(fill("a.b", &attributes).as_deref(), Ok("a.b"));
         assert!(
-            fill("a.{nothing}", &attributes).expect_err("absent").to_string().contains("attribute nothing is missing")
+            fill("a.{nothing}", &attributes)
+                .expect_err("absent")
+                .to_string()
+                .contains("attribute nothing is missing")
         );
         assert!(
-            fill("a.{partition}", &attributes).expect_err("empty").to_string().contains("attribute partition is empty")
+            fill("a.{partition}", &attributes)
+                .expect_err("empty")
+                .to_string()
+                .contains("attribute partition is empty")
         );
     }
 
     #[test]
     fn templates_that_make_no_subject_are_refused() {
-        for wrong in
-            ["{", "}", "a.{type", "a.type}", "{type:dots}", "{}", "{Type}", "{a.b}", "", "a..{type}", "a b", "a.>"]
-        {
+        for wrong in [
+            "{",
+            "}",
+            "a.{type",
+            "a.type}",
+            "{type:dots}",
+            "{}",
+            "{Type}",
+            "{a.b}",
+            "",
+            "a..{type}",
+            "a b",
+            "a.>",
+        ] {
             assert!(SubjectTemplate::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -203,12 +242,26 @@ mod tests {
     #[test]
     fn an_exported_event_keeps_its_subject() {
         let attributes = [(SUBJECT_ATTRIBUTE, "orders.1"), ("type", "placed")];
-        let get = |name: &str| attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let get = |name: &str| {
+            attributes
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| *value)
+        };
         assert_eq!(SubjectTemplate::of(None, get).as_deref(), Ok("orders.1"));
         let long = "x".repeat(2_000);
         let refused = SubjectTemplate::of(None, |name| (name == "type").then_some(long.as_str()));
-        assert!(refused.expect_err("too long").to_string().contains("2000 bytes"));
+        assert!(
+            refused
+                .expect_err("too long")
+                .to_string()
+                .contains("2000 bytes")
+        );
         let wild = SubjectTemplate::of(None, |name| (name == SUBJECT_ATTRIBUTE).then_some("a.>"));
-        assert!(wild.expect_err("no subject").to_string().contains(SUBJECT_ATTRIBUTE));
+        assert!(
+            wild.expect_err("no subject")
+                .to_string()
+                .contains(SUBJECT_ATTRIBUTE)
+        );
     }
 }

@@ -5,8 +5,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::{
-    HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, attribute, check_name, check_text, is_json,
-    is_ours, percent,
+    HEADER_PREFIX, HEADERS_ATTRIBUTE, SUBJECT_ATTRIBUTE, TIME_ATTRIBUTE, attribute, check_name,
+    check_text, is_json, is_ours, percent,
 };
 use crate::event::{Event, Payload, json};
 use crate::timestamp;
@@ -15,8 +15,8 @@ use crate::timestamp;
 const HEADER_NAME_BYTES_MAX: usize = 128;
 const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 
-/// An event as a CloudEvent. An event that was a CloudEvent keeps its attributes; any other gets them from its stream
-/// and its sequence.
+/// An event as a CloudEvent. An event that was a CloudEvent keeps its attributes; any other gets
+/// them from its stream and its sequence.
 pub struct Written<'a> {
     event: &'a Event,
     stream: &'a str,
@@ -26,12 +26,23 @@ pub struct Written<'a> {
 impl<'a> Written<'a> {
     /// Options for writing an event of a stream.
     pub fn of(event: &'a Event, stream: &'a str) -> Self {
-        let is_sound = |name: &str, value: &str| check_name(name).is_ok() && check_text(name, value).is_ok();
-        let attributes =
-            || event.headers.iter().filter_map(|(name, value)| Some((name.strip_prefix(HEADER_PREFIX)?, value)));
-        let is_cloud_event = ["ce-specversion", "ce-id", "ce-source"].iter().all(|name| event.header(name).is_some())
+        let is_sound =
+            |name: &str, value: &str| check_name(name).is_ok() && check_text(name, value).is_ok();
+        let attributes = || {
+            event
+                .headers
+                .iter()
+                .filter_map(|(name, value)| Some((name.strip_prefix(HEADER_PREFIX)?, value)))
+        };
+        let is_cloud_event = ["ce-specversion", "ce-id", "ce-source"]
+            .iter()
+            .all(|name| event.header(name).is_some())
             && attributes().all(|(name, value)| is_sound(name, value));
-        Self { event, stream, is_cloud_event }
+        Self {
+            event,
+            stream,
+            is_cloud_event,
+        }
     }
 
     fn attributes<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
@@ -42,7 +53,9 @@ impl<'a> Written<'a> {
         if self.is_cloud_event {
             let mut last = "";
             for (header, value) in &event.headers {
-                let Some(name) = header.strip_prefix(HEADER_PREFIX) else { continue };
+                let Some(name) = header.strip_prefix(HEADER_PREFIX) else {
+                    continue;
+                };
                 // Attributes that mirror another part of the event are written once, below.
                 let is_written = matches!(name, "specversion" | "type" | "datacontenttype")
                     || is_ours(name)
@@ -52,7 +65,9 @@ impl<'a> Written<'a> {
                 }
                 last = name;
             }
-            let said = event.header("ce-time").and_then(|time| timestamp::parse_ns(time).ok());
+            let said = event
+                .header("ce-time")
+                .and_then(|time| timestamp::parse_ns(time).ok());
             if said != Some(event.time_ns) {
                 map.serialize_entry(TIME_ATTRIBUTE, &time)?;
             }
@@ -64,34 +79,52 @@ impl<'a> Written<'a> {
         }
         map.serialize_entry(SUBJECT_ATTRIBUTE, &*plain(&event.subject))?;
         for name in ["traceparent", "tracestate"] {
-            if let Some(value) = event.header(name).filter(|value| check_text(name, value).is_ok()) {
+            if let Some(value) = event
+                .header(name)
+                .filter(|value| check_text(name, value).is_ok())
+            {
                 map.serialize_entry(name, value)?;
             }
         }
-        let others: serde_json::Map<String, serde_json::Value> =
-            self.others().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let others: serde_json::Map<String, serde_json::Value> = self
+            .others()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
         if !others.is_empty() {
-            map.serialize_entry(HEADERS_ATTRIBUTE, &serde_json::Value::Object(others).to_string())?;
+            map.serialize_entry(
+                HEADERS_ATTRIBUTE,
+                &serde_json::Value::Object(others).to_string(),
+            )?;
         }
         Ok(())
     }
 
     /// Headers that no attribute represents.
     fn others(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.event.headers.iter().map(|(name, value)| (&**name, &**value)).filter(|(name, value)| {
-            let is_own =
-                name.starts_with("nats-") || name.starts_with("foldstream-") || name.starts_with(HEADER_PREFIX);
-            let is_attribute = matches!(*name, "content-type" | "traceparent" | "tracestate");
-            let fits = name.len() <= HEADER_NAME_BYTES_MAX
-                && value.len() <= HEADER_VALUE_BYTES_MAX
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-                && check_text(name, value).is_ok();
-            !is_own && !is_attribute && fits
-        })
+        self.event
+            .headers
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .filter(|(name, value)| {
+                let is_own = name.starts_with("nats-")
+                    || name.starts_with("foldstream-")
+                    || name.starts_with(HEADER_PREFIX);
+                let is_attribute = matches!(*name, "content-type" | "traceparent" | "tracestate");
+                let fits = name.len() <= HEADER_NAME_BYTES_MAX
+                    && value.len() <= HEADER_VALUE_BYTES_MAX
+                    && name.bytes().all(|byte| {
+                        byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+                    })
+                    && check_text(name, value).is_ok();
+                !is_own && !is_attribute && fits
+            })
     }
 
     fn data<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        let said = self.event.header("content-type").filter(|text| check_text("datacontenttype", text).is_ok());
+        let said = self
+            .event
+            .header("content-type")
+            .filter(|text| check_text("datacontenttype", text).is_ok());
         let content_type = match (said, &self.event.data) {
             (Some(said), _) => Some(said),
             // Nobody has declared the type of its data.
@@ -108,12 +141,18 @@ impl<'a> Written<'a> {
             return Ok(());
         }
         match (&self.event.data, content_type) {
-            (Payload::Text(text), Some(content_type)) if is_json(content_type) => match json(text) {
-                Some(value) => map.serialize_entry("data", value),
-                None => map.serialize_entry("data_base64", &BASE64_STANDARD.encode(text.as_bytes())),
-            },
+            (Payload::Text(text), Some(content_type)) if is_json(content_type) => {
+                match json(text) {
+                    Some(value) => map.serialize_entry("data", value),
+                    None => {
+                        map.serialize_entry("data_base64", &BASE64_STANDARD.encode(text.as_bytes()))
+                    }
+                }
+            }
             (Payload::Text(text), Some(_)) => map.serialize_entry("data", &**text),
-            (data, _) => map.serialize_entry("data_base64", &BASE64_STANDARD.encode(data.as_bytes())),
+            (data, _) => {
+                map.serialize_entry("data_base64", &BASE64_STANDARD.encode(data.as_bytes()))
+            }
         }
     }
 }
@@ -127,15 +166,21 @@ impl Serialize for Written<'_> {
     }
 }
 
-/// A text as the value of an attribute: characters that attributes must not contain are percent-encoded.
+/// A text as the value of an attribute: characters that attributes must not contain are
+/// percent-encoded.
 fn plain(text: &str) -> std::borrow::Cow<'_, str> {
     percent::encode_where(text, attribute::is_disallowed)
 }
 
 /// The source of events without one: their stream.
 fn source_of(stream: &str) -> String {
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~');
-    format!("/foldstream/{}", percent::encode_where(stream, |character| !is_plain(character)))
+    let is_plain = |character: char| {
+        character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~')
+    };
+    format!(
+        "/foldstream/{}",
+        percent::encode_where(stream, |character| !is_plain(character))
+    )
 }
 
 #[cfg(test)]
@@ -152,7 +197,10 @@ mod tests {
             time_ns: 1_522_949_460_000_000_000,
             subject: "orders.42.placed".into(),
             kind: "placed".into(),
-            headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
             data,
         }
     }
@@ -165,7 +213,10 @@ mod tests {
 
     #[test]
     fn an_event_that_was_none_gets_its_attributes_from_its_stream() {
-        let found = written(&event(&[("nats-msg-id", "7"), ("x-two", "2")], Payload::from("{\"a\":1.10}")));
+        let found = written(&event(
+            &[("nats-msg-id", "7"), ("x-two", "2")],
+            Payload::from("{\"a\":1.10}"),
+        ));
         assert_eq!(
             found,
             json!({
@@ -175,9 +226,15 @@ mod tests {
                 "datacontenttype": "application/json", "data": { "a": 1.10 }
             })
         );
-        assert_eq!(written(&event(&[], Payload::from("text")))["datacontenttype"], "text/plain");
+        assert_eq!(
+            written(&event(&[], Payload::from("text")))["datacontenttype"],
+            "text/plain"
+        );
         let octets = written(&event(&[], Payload::Bytes(Bytes::from_static(b"\xff\0"))));
-        assert_eq!((&octets["data_base64"], &octets["datacontenttype"]), (&json!("/wA="), &Value::Null));
+        assert_eq!(
+            (&octets["data_base64"], &octets["datacontenttype"]),
+            (&json!("/wA="), &Value::Null)
+        );
     }
 
     #[test]
@@ -201,7 +258,10 @@ mod tests {
         );
         let mut later = event(&headers, Payload::from(""));
         later.time_ns += 1;
-        assert_eq!(written(&later)["foldstreamtime"], "2018-04-05T17:31:00.000000001Z");
+        assert_eq!(
+            written(&later)["foldstreamtime"],
+            "2018-04-05T17:31:00.000000001Z"
+        );
         assert_eq!(written(&later).get("data"), None);
     }
 
@@ -226,8 +286,14 @@ mod tests {
         let mut odd = event(&[], Payload::from(r#"{"a":"\ud800"}"#));
         (odd.kind, odd.subject) = ("r\u{fdd0}".into(), "a.r\u{fdd0}".into());
         let found = written(&odd);
-        assert_eq!((&found["type"], &found["subject"]), (&json!("r%EF%B7%90"), &json!("a.r%EF%B7%90")));
-        assert_eq!((&found["datacontenttype"], &found["data"]), (&json!("text/plain"), &json!(r#"{"a":"\ud800"}"#)));
+        assert_eq!(
+            (&found["type"], &found["subject"]),
+            (&json!("r%EF%B7%90"), &json!("a.r%EF%B7%90"))
+        );
+        assert_eq!(
+            (&found["datacontenttype"], &found["data"]),
+            (&json!("text/plain"), &json!(r#"{"a":"\ud800"}"#))
+        );
     }
 
     #[test]
@@ -245,15 +311,22 @@ mod tests {
     #[test]
     fn data_come_back_as_they_were() {
         for (content_type, data) in [
-            ("application/json", Payload::from("{ \"z\": 1.10, \"a\": 12345678901234567890123 }")),
+            (
+                "application/json",
+                Payload::from("{ \"z\": 1.10, \"a\": 12345678901234567890123 }"),
+            ),
             ("application/json", Payload::from("\"text\"")),
             ("application/json", Payload::from("broken {")),
             ("text/plain", Payload::from("123")),
             ("text/plain", Payload::from("\"quoted\"")),
             ("image/png", Payload::Bytes(Bytes::from_static(b"\xff\0"))),
         ] {
-            let headers =
-                [("ce-id", "1"), ("ce-source", "/s"), ("ce-specversion", "1.0"), ("content-type", content_type)];
+            let headers = [
+                ("ce-id", "1"),
+                ("ce-source", "/s"),
+                ("ce-specversion", "1.0"),
+                ("content-type", content_type),
+            ];
             let given = event(&headers, data.clone());
             let text = serde_json::to_string(&Written::of(&given, "ORDERS")).expect("plain data");
             let octets = match Envelope::parse(text.as_bytes()).expect("sound").data {

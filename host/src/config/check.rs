@@ -1,5 +1,5 @@
-//! Checks a configuration: limits that contradict each other, missing files, addresses that expose the host. Every
-//! finding names its key and says what to do.
+//! Checks a configuration: limits that contradict each other, missing files, addresses that expose
+//! the host. Every finding names its key and says what to do.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -13,9 +13,11 @@ use super::{Anonymous, Config, EmbeddedSource, JetStreamSource, Serve, Source, c
 const TOKEN_BYTES_MIN: usize = 16;
 /// Largest batch: the most entries that a guest can write back in one call of the contract.
 const BATCH_EVENTS_MAX: usize = 65_536;
-/// Most concurrent queries that a configuration may allow: each takes a thread, and the host has this many for them.
+/// Most concurrent queries that a configuration may allow: each takes a thread, and the host has
+/// this many for them.
 pub const QUERIES_MAX: usize = 1_024;
-/// Instances that should remain for queries and candidates when the host has as many deployments as allowed.
+/// Instances that should remain for queries and candidates when the host has as many deployments as
+/// allowed.
 const INSTANCES_BESIDE: usize = 64;
 /// An older memtable makes the replay after a crash noticeably long.
 const FLUSH_INTERVAL_USUAL_MAX: Duration = Duration::from_secs(60);
@@ -59,11 +61,19 @@ pub(super) struct Findings(Vec<Problem>);
 
 impl Findings {
     fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem { severity: Severity::Error, key: key.into(), message: message.into() });
+        self.0.push(Problem {
+            severity: Severity::Error,
+            key: key.into(),
+            message: message.into(),
+        });
     }
 
     pub(super) fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem { severity: Severity::Warning, key: key.into(), message: message.into() });
+        self.0.push(Problem {
+            severity: Severity::Warning,
+            key: key.into(),
+            message: message.into(),
+        });
     }
 
     /// Whether a key has a finding.
@@ -76,11 +86,20 @@ impl Findings {
         let Some(path) = path else { return };
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => self.private(key, path, &metadata),
-            Ok(_) => self.error(key, format!("{} is not a regular file; give the file itself", path.display())),
+            Ok(_) => self.error(
+                key,
+                format!(
+                    "{} is not a regular file; give the file itself",
+                    path.display()
+                ),
+            ),
             Err(error) => {
                 self.error(
                     key,
-                    format!("cannot read {}: {error}; give a file that this user may read", path.display()),
+                    format!(
+                        "cannot read {}: {error}; give a file that this user may read",
+                        path.display()
+                    ),
                 );
             }
         }
@@ -128,7 +147,10 @@ impl Findings {
 
     fn ordered<T: PartialOrd + Copy>(&mut self, lower: (&str, T), upper: (&str, T)) {
         if lower.1 > upper.1 {
-            self.error(lower.0, format!("is more than {}; lower it, or raise the other", upper.0));
+            self.error(
+                lower.0,
+                format!("is more than {}; lower it, or raise the other", upper.0),
+            );
         }
     }
 }
@@ -150,7 +172,10 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             findings.error(
                 "log.level",
-                format!("`{}` is not a filter ({error}); write `info`, `debug` or `foldstream=debug`", self.log.level),
+                format!(
+                    "`{}` is not a filter ({error}); write `info`, `debug` or `foldstream=debug`",
+                    self.log.level
+                ),
             );
         }
         findings.0
@@ -161,8 +186,14 @@ impl Config {
         findings.positive("modules.upload_bytes_max", modules.upload_bytes_max == 0);
         findings.positive("modules.check_time_max", modules.check_time_max.is_zero());
         findings.positive("modules.code_bytes_max", modules.code_bytes_max == 0);
-        findings.positive("modules.compile_time_max", modules.compile_time_max.is_zero());
-        findings.positive("modules.compile_memory_max", modules.compile_memory_max == 0);
+        findings.positive(
+            "modules.compile_time_max",
+            modules.compile_time_max.is_zero(),
+        );
+        findings.positive(
+            "modules.compile_memory_max",
+            modules.compile_memory_max == 0,
+        );
         findings.positive("modules.memory_bytes", modules.memory_bytes == 0);
         findings.positive("modules.deadline", modules.deadline.is_zero());
         findings.positive("modules.instances_max", modules.instances_max == 0);
@@ -181,7 +212,10 @@ impl Config {
             ("modules.memory_bytes", modules.memory_bytes),
             ("modules.memory_bytes_max", modules.memory_bytes_max),
         );
-        findings.ordered(("modules.deadline", modules.deadline), ("modules.deadline_max", modules.deadline_max));
+        findings.ordered(
+            ("modules.deadline", modules.deadline),
+            ("modules.deadline_max", modules.deadline_max),
+        );
     }
 
     fn check_state(&self, findings: &mut Findings) {
@@ -199,7 +233,9 @@ impl Config {
             );
         }
         let total = self.limits.memory_bytes;
-        let set = state.memtable_bytes_total.saturating_add(state.cache_bytes_total);
+        let set = state
+            .memtable_bytes_total
+            .saturating_add(state.cache_bytes_total);
         if total > 0 && set > total / 2 {
             findings.warning(
                 "limits.memory_bytes",
@@ -225,13 +261,22 @@ impl Config {
         findings.positive("pipeline.batch_events", pipeline.batch_events == 0);
         findings.positive("pipeline.batch_bytes", pipeline.batch_bytes == 0);
         findings.positive("pipeline.attempts", pipeline.attempts == 0);
-        findings.positive("pipeline.initial_backoff", pipeline.initial_backoff.is_zero());
+        findings.positive(
+            "pipeline.initial_backoff",
+            pipeline.initial_backoff.is_zero(),
+        );
         if pipeline.retry_percent > 100 {
-            findings.error("pipeline.retry_percent", "is more than 100; 20 is usual".to_owned());
+            findings.error(
+                "pipeline.retry_percent",
+                "is more than 100; 20 is usual".to_owned(),
+            );
         }
         findings.positive("pipeline.stop_budget", pipeline.stop_budget.is_zero());
         if pipeline.batch_events > BATCH_EVENTS_MAX {
-            findings.error("pipeline.batch_events", format!("is more than {BATCH_EVENTS_MAX}; 2048 is usual"));
+            findings.error(
+                "pipeline.batch_events",
+                format!("is more than {BATCH_EVENTS_MAX}; 2048 is usual"),
+            );
         }
         findings.ordered(
             ("pipeline.initial_backoff", pipeline.initial_backoff),
@@ -254,10 +299,19 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
     }
     match std::fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => {
-            findings.error("data_dir", format!("{} is not a folder; give another one", folder.display()));
+            findings.error(
+                "data_dir",
+                format!("{} is not a folder; give another one", folder.display()),
+            );
         }
         Ok(metadata) if metadata.permissions().readonly() => {
-            findings.error("data_dir", format!("{} is not writable; change its permissions", folder.display()));
+            findings.error(
+                "data_dir",
+                format!(
+                    "{} is not writable; change its permissions",
+                    folder.display()
+                ),
+            );
         }
         Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => {
             let (path, mode) = (folder.display(), metadata.permissions().mode() & 0o777);
@@ -268,7 +322,10 @@ fn check_data_dir(findings: &mut Findings, folder: &Path) {
         }
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => findings.error("data_dir", format!("cannot use {}: {error}", folder.display())),
+        Err(error) => findings.error(
+            "data_dir",
+            format!("cannot use {}: {error}", folder.display()),
+        ),
     }
 }
 
@@ -278,8 +335,10 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
     findings.positive("serve.watches_max", serve.watches_max == 0);
     findings.positive("serve.queries_max", serve.queries_max == 0);
     if serve.queries_max > QUERIES_MAX {
-        findings
-            .error("serve.queries_max", format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"));
+        findings.error(
+            "serve.queries_max",
+            format!("is more than {QUERIES_MAX}; each takes a thread, and 64 is usual"),
+        );
     }
     if serve.wait_max >= serve.request_timeout && !serve.request_timeout.is_zero() {
         findings.error(
@@ -287,14 +346,22 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
             "is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other",
         );
     }
-    findings.either(("serve.token", serve.token.is_some()), ("serve.token_file", serve.token_file.is_some()));
-    findings.together(("serve.tls_cert", serve.tls_cert.is_some()), ("serve.tls_key", serve.tls_key.is_some()));
+    findings.either(
+        ("serve.token", serve.token.is_some()),
+        ("serve.token_file", serve.token_file.is_some()),
+    );
+    findings.together(
+        ("serve.tls_cert", serve.tls_cert.is_some()),
+        ("serve.tls_key", serve.tls_key.is_some()),
+    );
     findings.file("serve.token_file", serve.token_file.as_deref());
     findings.file("serve.tokens_file", serve.tokens_file.as_deref());
     findings.file("serve.tls_cert", serve.tls_cert.as_deref());
     findings.file("serve.tls_key", serve.tls_key.as_deref());
     match serve.token.as_deref() {
-        Some(token) if token.trim().is_empty() => findings.error("serve.token", "is empty; remove it or set one"),
+        Some(token) if token.trim().is_empty() => {
+            findings.error("serve.token", "is empty; remove it or set one")
+        }
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             findings.error(
                 "serve.token",
@@ -318,17 +385,24 @@ fn check_serve(findings: &mut Findings, serve: &Serve) {
 /// Names that are compared with headers of requests must be written in the form of those headers.
 fn check_names(findings: &mut Findings, serve: &Serve) {
     for host in &serve.hosts {
-        let is_name =
-            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        let is_name = !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
         if !is_name {
-            findings.error("serve.hosts", format!("`{host}` is not a host name; write it without scheme and port"));
+            findings.error(
+                "serve.hosts",
+                format!("`{host}` is not a host name; write it without scheme and port"),
+            );
         }
     }
     for origin in &serve.origins {
         let (scheme, rest) = origin.split_once("://").unwrap_or_default();
         let is_origin = matches!(scheme, "http" | "https")
             && !rest.is_empty()
-            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+            && rest
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
         if !is_origin {
             findings.error(
                 "serve.origins",
@@ -344,7 +418,10 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
     let has_tls = serve.tls_cert.is_some() && serve.tls_key.is_some();
     if serve.is_loopback() {
         if serve.insecure {
-            findings.warning("serve.insecure", "has no effect with a loopback address; remove it");
+            findings.warning(
+                "serve.insecure",
+                "has no effect with a loopback address; remove it",
+            );
         }
         return;
     }
@@ -357,7 +434,10 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
         return;
     }
     if serve.anonymous == Some(Anonymous::Read) {
-        findings.warning("serve.anonymous", format!("everyone who reaches {address} may read everything"));
+        findings.warning(
+            "serve.anonymous",
+            format!("everyone who reaches {address} may read everything"),
+        );
     }
     let missing = match (has_tls, has_token) {
         (true, true) => return,
@@ -366,7 +446,10 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
         (false, false) => "TLS (serve.tls_cert and serve.tls_key) and a token (serve.tokens_file)",
     };
     if serve.insecure {
-        findings.warning("serve.insecure", format!("{address} can be reached from outside without {missing}"));
+        findings.warning(
+            "serve.insecure",
+            format!("{address} can be reached from outside without {missing}"),
+        );
         return;
     }
     findings.error(
@@ -378,7 +461,9 @@ fn check_exposure(findings: &mut Findings, serve: &Serve) {
 fn check_source(findings: &mut Findings, name: &str, source: &Source) {
     let sound = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if !sound {
         findings.error(
             format!("sources.{name}"),
@@ -398,18 +483,33 @@ fn check_source(findings: &mut Findings, name: &str, source: &Source) {
 }
 
 fn check_embedded(findings: &mut Findings, name: &str, source: &EmbeddedSource) {
-    findings.positive(&format!("sources.{name}.max_age"), source.max_age.is_some_and(|age| age.is_zero()));
-    findings.positive(&format!("sources.{name}.max_bytes"), source.max_bytes == Some(0));
+    findings.positive(
+        &format!("sources.{name}.max_age"),
+        source.max_age.is_some_and(|age| age.is_zero()),
+    );
+    findings.positive(
+        &format!("sources.{name}.max_bytes"),
+        source.max_bytes == Some(0),
+    );
 }
 
 fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource) {
     let key = |key: &str| format!("sources.{name}.{key}");
     if source.stream.is_empty() {
-        findings.error(key("stream"), "is missing; give the name of the stream, as `nats stream ls` shows it");
-    } else if source.stream.contains(|c: char| c.is_whitespace() || ".*>/\\".contains(c)) {
         findings.error(
             key("stream"),
-            format!("`{}` is not the name of a stream; subjects belong in modules", source.stream),
+            "is missing; give the name of the stream, as `nats stream ls` shows it",
+        );
+    } else if source
+        .stream
+        .contains(|c: char| c.is_whitespace() || ".*>/\\".contains(c))
+    {
+        findings.error(
+            key("stream"),
+            format!(
+                "`{}` is not the name of a stream; subjects belong in modules",
+                source.stream
+            ),
         );
     }
     for server in &source.servers {
@@ -421,9 +521,19 @@ fn check_jetstream(findings: &mut Findings, name: &str, source: &JetStreamSource
             );
         }
     }
-    findings.together((&key("tls_cert"), source.tls_cert.is_some()), (&key("tls_key"), source.tls_key.is_some()));
-    findings.either((&key("domain"), source.domain.is_some()), (&key("api_prefix"), source.api_prefix.is_some()));
-    let files = [("tls_ca", &source.tls_ca), ("tls_cert", &source.tls_cert), ("tls_key", &source.tls_key)];
+    findings.together(
+        (&key("tls_cert"), source.tls_cert.is_some()),
+        (&key("tls_key"), source.tls_key.is_some()),
+    );
+    findings.either(
+        (&key("domain"), source.domain.is_some()),
+        (&key("api_prefix"), source.api_prefix.is_some()),
+    );
+    let files = [
+        ("tls_ca", &source.tls_ca),
+        ("tls_cert", &source.tls_cert),
+        ("tls_key", &source.tls_key),
+    ];
     for (file, path) in files {
         findings.file(&key(file), path.as_deref());
     }
@@ -434,10 +544,18 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSour
     let key = |key: &str| format!("sources.{name}.{key}");
     let password = source.password.is_some() || source.password_file.is_some();
     let token = source.token.is_some() || source.token_file.is_some();
-    findings
-        .either((&key("password"), source.password.is_some()), (&key("password_file"), source.password_file.is_some()));
-    findings.either((&key("token"), source.token.is_some()), (&key("token_file"), source.token_file.is_some()));
-    findings.together((&key("user"), source.user.is_some()), (&key("password"), password));
+    findings.either(
+        (&key("password"), source.password.is_some()),
+        (&key("password_file"), source.password_file.is_some()),
+    );
+    findings.either(
+        (&key("token"), source.token.is_some()),
+        (&key("token_file"), source.token_file.is_some()),
+    );
+    findings.together(
+        (&key("user"), source.user.is_some()),
+        (&key("password"), password),
+    );
     if source.jwt.is_some() && source.nkey.is_none() {
         findings.error(key("jwt"), format!("needs {} as well", key("nkey")));
     }
@@ -447,9 +565,16 @@ fn check_credentials(findings: &mut Findings, name: &str, source: &JetStreamSour
         ("user", source.user.is_some()),
         ("token", token),
     ];
-    let chosen: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(way, _)| *way).collect();
+    let chosen: Vec<&str> = ways
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(way, _)| *way)
+        .collect();
     if let [one, another, ..] = chosen[..] {
-        findings.error(key(one), format!("contradicts {}; choose one way to sign in", key(another)));
+        findings.error(
+            key(one),
+            format!("contradicts {}; choose one way to sign in", key(another)),
+        );
     }
     let files = [
         ("creds", &source.creds),

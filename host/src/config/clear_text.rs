@@ -5,15 +5,21 @@ use std::net::IpAddr;
 use super::JetStreamSource;
 use super::check::Findings;
 
-/// Warns about that. Credentials and nkeys sign a challenge of the server, and are never sent themselves.
+/// Warns about that. Credentials and nkeys sign a challenge of the server, and are never sent
+/// themselves.
 pub(super) fn check(findings: &mut Findings, name: &str, source: &JetStreamSource) {
-    let has_tls = source.tls_required || source.tls_first || source.tls_ca.is_some() || source.tls_cert.is_some();
+    let has_tls = source.tls_required
+        || source.tls_first
+        || source.tls_ca.is_some()
+        || source.tls_cert.is_some();
     let has_secret = [source.password.is_some(), source.password_file.is_some()].contains(&true)
         || source.token.is_some()
         || source.token_file.is_some();
     for server in source.servers.iter().filter(|_| !has_tls) {
         let (scheme, rest) = server.split_once("://").unwrap_or(("nats", server));
-        let (user, address) = rest.rsplit_once('@').map_or((None, rest), |(user, address)| (Some(user), address));
+        let (user, address) = rest
+            .rsplit_once('@')
+            .map_or((None, rest), |(user, address)| (Some(user), address));
         if scheme == "nats" && (has_secret || user.is_some()) && !is_here(address) {
             findings.warning(
                 format!("sources.{name}.tls_required"),
@@ -33,7 +39,10 @@ fn is_here(address: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => address.split(':').next().unwrap_or_default(),
     };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -42,23 +51,57 @@ mod tests {
 
     fn warned(settings: JetStreamSource, server: &str) -> bool {
         let mut findings = Findings::default();
-        check(&mut findings, "a", &JetStreamSource { servers: vec![server.to_owned()], ..settings });
+        check(
+            &mut findings,
+            "a",
+            &JetStreamSource {
+                servers: vec![server.to_owned()],
+                ..settings
+            },
+        );
         findings.concerns("sources.a.tls_required")
     }
 
     #[test]
     fn secrets_in_clear_text_are_warned_of() {
-        let secret = || JetStreamSource { token_file: Some("t".into()), ..JetStreamSource::default() };
-        for server in ["nats://10.0.0.1:4222", "nats.example", "nats://127.0.0.1.evil.example:4222", "nats://[fe80::1]"]
-        {
+        let secret = || JetStreamSource {
+            token_file: Some("t".into()),
+            ..JetStreamSource::default()
+        };
+        for server in [
+            "nats://10.0.0.1:4222",
+            "nats.example",
+            "nats://127.0.0.1.evil.example:4222",
+            "nats://[fe80::1]",
+        ] {
             assert!(warned(secret(), server), "{server}");
         }
-        for server in ["tls://10.0.0.1:4222", "nats://127.0.0.1:4222", "localhost", "nats://[::1]:4222"] {
+        for server in [
+            "tls://10.0.0.1:4222",
+            "nats://127.0.0.1:4222",
+            "localhost",
+            "nats://[::1]:4222",
+        ] {
             assert!(!warned(secret(), server), "{server}");
         }
-        assert!(warned(JetStreamSource::default(), "nats://user:password@10.0.0.1"));
+        assert!(warned(
+            JetStreamSource::default(),
+            "nats://user:password@10.0.0.1"
+        ));
         assert!(!warned(JetStreamSource::default(), "nats://10.0.0.1"));
-        assert!(!warned(JetStreamSource { creds: Some("c".into()), ..JetStreamSource::default() }, "nats://10.0.0.1"));
-        assert!(!warned(JetStreamSource { tls_required: true, ..secret() }, "nats://10.0.0.1"));
+        assert!(!warned(
+            JetStreamSource {
+                creds: Some("c".into()),
+                ..JetStreamSource::default()
+            },
+            "nats://10.0.0.1"
+        ));
+        assert!(!warned(
+            JetStreamSource {
+                tls_required: true,
+                ..secret()
+            },
+            "nats://10.0.0.1"
+        ));
     }
 }

@@ -36,7 +36,12 @@ impl Key {
         rust_type: &'static str,
         form: &'static str,
     ) -> Self {
-        Self { name, docs, rust_type, form }
+        Self {
+            name,
+            docs,
+            rust_type,
+            form,
+        }
     }
 
     /// Whether its value must not be shown.
@@ -59,7 +64,12 @@ impl Key {
 
     /// The comment as one paragraph.
     pub(super) fn docs_joined(&self) -> String {
-        self.docs.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+        self.docs
+            .split('\n')
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -69,7 +79,10 @@ impl Key {
         if self.form.contains("size") {
             return Kind::Size;
         }
-        let inner = self.rust_type.strip_prefix("Option<").and_then(|rest| rest.strip_suffix('>'));
+        let inner = self
+            .rust_type
+            .strip_prefix("Option<")
+            .and_then(|rest| rest.strip_suffix('>'));
         match inner.unwrap_or(self.rust_type) {
             "String" | "Secret" => Kind::Text,
             "PathBuf" => Kind::Path,
@@ -126,8 +139,15 @@ impl Kind {
             Self::Count | Self::Flag | Self::Size => as_toml().unwrap_or_else(as_text),
             Self::List if text.trim_start().starts_with('[') => as_toml().unwrap_or_else(as_text),
             Self::List => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                toml::Value::Array(items.map(|item| toml::Value::String(item.to_owned())).collect())
+                let items = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty());
+                toml::Value::Array(
+                    items
+                        .map(|item| toml::Value::String(item.to_owned()))
+                        .collect(),
+                )
             }
         }
     }

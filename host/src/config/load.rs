@@ -10,7 +10,8 @@ use toml::{Table, Value};
 
 use super::key::Kind;
 use super::{
-    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED, Rollout, Serve, State,
+    Config, EmbeddedSource, JetStreamSource, Key, Limits, LogOutput, Modules, Pipeline, REDACTED,
+    Rollout, Serve, State,
 };
 use crate::small_file::read_within;
 
@@ -82,7 +83,8 @@ pub struct Error {
     pub mistakes: Vec<Mistake>,
 }
 
-/// Longest message about a mistake, in bytes. It may quote a value, which can be as long as a whole file.
+/// Longest message about a mistake, in bytes. It may quote a value, which can be as long as a whole
+/// file.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
 impl Error {
@@ -94,17 +96,34 @@ impl Error {
     }
 }
 
-/// A message of limited length, without control characters. Its end says what to do, so the middle is cut.
+/// A message of limited length, without control characters. Its end says what to do, so the middle
+/// is cut.
 fn shown(message: &str) -> String {
     let plain = |text: &str| -> String {
-        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+        text.chars()
+            .map(|c| {
+                if c.is_control() {
+                    c.escape_default().to_string()
+                } else {
+                    c.to_string()
+                }
+            })
+            .collect()
     };
     if message.len() <= MESSAGE_BYTES_MAX {
         return plain(message);
     }
     let half = MESSAGE_BYTES_MAX / 2;
-    let (begin, end) = (message.floor_char_boundary(half), message.ceil_char_boundary(message.len() - half));
-    format!("{} … {} bytes … {}", plain(&message[..begin]), end - begin, plain(&message[end..]))
+    let (begin, end) = (
+        message.floor_char_boundary(half),
+        message.ceil_char_boundary(message.len() - half),
+    );
+    format!(
+        "{} … {} bytes … {}",
+        plain(&message[..begin]),
+        end - begin,
+        plain(&message[end..])
+    )
 }
 
 impl fmt::Display for Error {
@@ -126,7 +145,8 @@ struct Assignment {
     value: Value,
 }
 
-/// Reads the configuration. It checks the types of values; [`Config::problems`] checks their meaning.
+/// Reads the configuration. It checks the types of values; [`Config::problems`] checks their
+/// meaning.
 pub fn load(origins: &Origins) -> Result<Config, Error> {
     let mut assignments = match &origins.file {
         Some(file) => read_file(file).map_err(|mistake| Error::of(vec![mistake]))?,
@@ -141,38 +161,52 @@ pub fn load(origins: &Origins) -> Result<Config, Error> {
     for assignment in assignments {
         match check(&assignment, &kinds) {
             Ok(value) => insert(&mut merged, &assignment.path, value),
-            Err(message) => mistakes.push(Mistake { origin: assignment.origin, message }),
+            Err(message) => mistakes.push(Mistake {
+                origin: assignment.origin,
+                message,
+            }),
         }
     }
     if !mistakes.is_empty() {
         return Err(Error::of(mistakes));
     }
     Config::deserialize(Value::Table(merged)).map_err(|error| {
-        Error::of(vec![Mistake { origin: "configuration".to_owned(), message: error.message().to_owned() }])
+        Error::of(vec![Mistake {
+            origin: "configuration".to_owned(),
+            message: error.message().to_owned(),
+        }])
     })
 }
 
 fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
     let name = file.display().to_string();
-    let mistake = |message: String| Mistake { origin: name.clone(), message };
+    let mistake = |message: String| Mistake {
+        origin: name.clone(),
+        message,
+    };
     let unreadable = |error: std::io::Error| {
-        mistake(format!("cannot be read: {error}; `foldstream config template` prints a template"))
+        mistake(format!(
+            "cannot be read: {error}; `foldstream config template` prints a template"
+        ))
     };
     let content = read_within(file, FILE_BYTES_MAX).map_err(|error| match error.kind() {
-        std::io::ErrorKind::FileTooLarge => {
-            mistake(format!("has more than {FILE_BYTES_MAX} bytes; is this the right file?"))
-        }
+        std::io::ErrorKind::FileTooLarge => mistake(format!(
+            "has more than {FILE_BYTES_MAX} bytes; is this the right file?"
+        )),
         _ => unreadable(error),
     })?;
-    let text =
-        String::from_utf8(content).map_err(|_| mistake("is no UTF-8 text; is this the right file?".to_owned()))?;
+    let text = String::from_utf8(content)
+        .map_err(|_| mistake("is no UTF-8 text; is this the right file?".to_owned()))?;
     let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
     let syntax = |error: &toml::de::Error| Mistake {
         origin: match error.span() {
             Some(span) => format!("{name}:{}", line_of(span.start)),
             None => name.clone(),
         },
-        message: format!("is not valid TOML: {}", error.message().trim_end().replace('\n', ", ")),
+        message: format!(
+            "is not valid TOML: {}",
+            error.message().trim_end().replace('\n', ", ")
+        ),
     };
     let table: Table = text.parse().map_err(|error| syntax(&error))?;
     let spanned = toml::de::DeTable::parse(&text).map_err(|error| syntax(&error))?;
@@ -184,7 +218,11 @@ fn read_file(file: &Path) -> Result<Vec<Assignment>, Mistake> {
             Some(line) => format!("{name}:{line}"),
             None => name.clone(),
         };
-        assignments.push(Assignment { origin, path, value });
+        assignments.push(Assignment {
+            origin,
+            path,
+            value,
+        });
     });
     Ok(assignments)
 }
@@ -228,15 +266,21 @@ fn flatten(table: Table, path: &mut Vec<String>, found: &mut dyn FnMut(Vec<Strin
     }
 }
 
-/// Variables without a double underscore belong to other programs and to the client (FOLDSTREAM_URL, and those that
-/// Kubernetes sets for a service named `foldstream`), except for the one key outside all sections. Variables that lack
-/// only the second underscore of a key are mistakes.
-fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, String)]) -> Vec<Mistake> {
+/// Variables without a double underscore belong to other programs and to the client
+/// (FOLDSTREAM_URL, and those that Kubernetes sets for a service named `foldstream`), except for
+/// the one key outside all sections. Variables that lack only the second underscore of a key are
+/// mistakes.
+fn add_environment(
+    assignments: &mut Vec<Assignment>,
+    environment: &[(String, String)],
+) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     let mut variables: Vec<&(String, String)> = environment.iter().collect();
     variables.sort();
     for (name, text) in variables {
-        let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+        let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+            continue;
+        };
         if !rest.contains("__") && rest != "DATA_DIR" {
             mistakes.extend(meant(rest).map(|meant| Mistake {
                 origin: name.clone(),
@@ -249,7 +293,11 @@ fn add_environment(assignments: &mut Vec<Assignment>, environment: &[(String, St
         let mut path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
         rename_source(&mut path, assignments);
         let value = text_value(&path, text);
-        assignments.push(Assignment { origin: name.clone(), path, value });
+        assignments.push(Assignment {
+            origin: name.clone(),
+            path,
+            value,
+        });
     }
     mistakes
 }
@@ -263,23 +311,36 @@ fn meant(rest: &str) -> Option<String> {
     });
     let in_source = || {
         let rest = rest.strip_prefix("sources_")?;
-        let keys = JetStreamSource::KEYS.iter().chain(EmbeddedSource::KEYS).map(|key| key.name).chain([KIND]);
+        let keys = JetStreamSource::KEYS
+            .iter()
+            .chain(EmbeddedSource::KEYS)
+            .map(|key| key.name)
+            .chain([KIND]);
         // The longest match, because `token_file` is not `file`.
         let fits = keys.filter_map(|key| Some((rest.strip_suffix(key)?.strip_suffix('_')?, key)));
-        let (source, key) = fits.filter(|(source, _)| !source.is_empty()).max_by_key(|(_, key)| key.len())?;
+        let (source, key) = fits
+            .filter(|(source, _)| !source.is_empty())
+            .max_by_key(|(_, key)| key.len())?;
         Some(format!("sources__{source}__{key}"))
     };
-    in_section.or_else(in_source).map(|name| name.to_uppercase())
+    in_section
+        .or_else(in_source)
+        .map(|name| name.to_uppercase())
 }
 
-/// The name of a variable can't contain the hyphen in the name of a source: an underscore represents it.
+/// The name of a variable can't contain the hyphen in the name of a source: an underscore
+/// represents it.
 fn rename_source(path: &mut [String], assignments: &[Assignment]) {
     let [sources, name, _] = path else { return };
     if sources != "sources" {
         return;
     }
-    let known = assignments.iter().filter(|known| known.path.len() > 1 && known.path[0] == "sources");
-    let same = known.map(|known| &known.path[1]).find(|known| known.to_lowercase().replace('-', "_") == *name);
+    let known = assignments
+        .iter()
+        .filter(|known| known.path.len() > 1 && known.path[0] == "sources");
+    let same = known
+        .map(|known| &known.path[1])
+        .find(|known| known.to_lowercase().replace('-', "_") == *name);
     if let Some(same) = same {
         *name = same.clone();
     }
@@ -289,16 +350,23 @@ fn add_overrides(assignments: &mut Vec<Assignment>, overrides: &[Override]) {
     for setting in overrides {
         let path: Vec<String> = setting.key.split('.').map(str::to_owned).collect();
         let value = text_value(&path, &setting.value);
-        assignments.push(Assignment { origin: setting.flag.clone(), path, value });
+        assignments.push(Assignment {
+            origin: setting.flag.clone(),
+            path,
+            value,
+        });
     }
 }
 
-/// The value of a text, by the type of its key; the keys of the two source kinds do not contradict each other.
+/// The value of a text, by the type of its key; the keys of the two source kinds do not contradict
+/// each other.
 fn text_value(path: &[String], text: &str) -> Value {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let key = match path[..] {
         [name] => find(Config::KEYS, name),
-        ["sources", _, name] => find(JetStreamSource::KEYS, name).or_else(|| find(EmbeddedSource::KEYS, name)),
+        ["sources", _, name] => {
+            find(JetStreamSource::KEYS, name).or_else(|| find(EmbeddedSource::KEYS, name))
+        }
         [section, name] => section_keys(section).and_then(|keys| find(keys, name)),
         _ => None,
     };
@@ -310,13 +378,17 @@ fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
 }
 
 fn section_keys(section: &str) -> Option<&'static [Key]> {
-    SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, keys)| *keys)
+    SECTIONS
+        .iter()
+        .find(|(name, _)| *name == section)
+        .map(|(_, keys)| *keys)
 }
 
 fn source_kinds(assignments: &[Assignment]) -> BTreeMap<String, String> {
     let mut kinds = BTreeMap::new();
     for assignment in assignments {
-        if let ([sources, name, key], Some(kind)) = (&assignment.path[..], assignment.value.as_str())
+        if let ([sources, name, key], Some(kind)) =
+            (&assignment.path[..], assignment.value.as_str())
             && sources == "sources"
             && key == KIND
         {
@@ -329,10 +401,15 @@ fn source_kinds(assignments: &[Assignment]) -> BTreeMap<String, String> {
 fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Value, String> {
     let path: Vec<&str> = assignment.path.iter().map(String::as_str).collect();
     match path[..] {
-        ["sources"] => Err(wrong_type("sources", Kind::Section, &assignment.value, false)),
-        ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => {
-            Err(format!("source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \"jetstream\""))
-        }
+        ["sources"] => Err(wrong_type(
+            "sources",
+            Kind::Section,
+            &assignment.value,
+            false,
+        )),
+        ["sources", name] | ["sources", name, _] if !kinds.contains_key(name) => Err(format!(
+            "source `{name}` has no kind; add `sources.{name}.kind` with \"embedded\" or \"jetstream\""
+        )),
         ["sources", name, key] => check_source(assignment, name, key, &kinds[name]),
         [name] => match find(Config::KEYS, name) {
             Some(key) => check_value(&path, key, &assignment.value),
@@ -346,12 +423,19 @@ fn check(assignment: &Assignment, kinds: &BTreeMap<String, String>) -> Result<Va
     }
 }
 
-fn check_source(assignment: &Assignment, name: &str, key: &str, kind: &str) -> Result<Value, String> {
+fn check_source(
+    assignment: &Assignment,
+    name: &str,
+    key: &str,
+    kind: &str,
+) -> Result<Value, String> {
     let (keys, other): (&[Key], &[Key]) = match kind {
         "embedded" => (EmbeddedSource::KEYS, JetStreamSource::KEYS),
         "jetstream" => (JetStreamSource::KEYS, EmbeddedSource::KEYS),
         _ if key == KIND => {
-            return Err(format!("`sources.{name}.kind` must be \"embedded\" or \"jetstream\", not \"{kind}\""));
+            return Err(format!(
+                "`sources.{name}.kind` must be \"embedded\" or \"jetstream\", not \"{kind}\""
+            ));
         }
         // The kind is reported once; without it the keys can't be judged.
         _ => return Ok(assignment.value.clone()),
@@ -363,10 +447,14 @@ fn check_source(assignment: &Assignment, name: &str, key: &str, kind: &str) -> R
         return check_value(&["sources", name, key], known, &assignment.value);
     }
     if find(other, key).is_some() {
-        return Err(format!("`sources.{name}.{key}` does not apply to a source of kind {kind}; remove it"));
+        return Err(format!(
+            "`sources.{name}.{key}` does not apply to a source of kind {kind}; remove it"
+        ));
     }
-    let hint = suggestion(key, keys.iter().map(|key| key.name))
-        .map_or_else(|| listing("such a source", keys), |near| format!("did you mean `sources.{name}.{near}`?"));
+    let hint = suggestion(key, keys.iter().map(|key| key.name)).map_or_else(
+        || listing("such a source", keys),
+        |near| format!("did you mean `sources.{name}.{near}`?"),
+    );
     Err(format!("unknown key `sources.{name}.{key}`; {hint}"))
 }
 
@@ -378,21 +466,37 @@ fn check_value(path: &[&str], key: &Key, value: &Value) -> Result<Value, String>
     if path[0] == "sources" {
         let embedded = find(EmbeddedSource::KEYS, key.name).is_some();
         let kind = if embedded { "embedded" } else { "jetstream" };
-        insert(&mut alone, &[owned[0].clone(), owned[1].clone(), KIND.to_owned()], Value::String(kind.to_owned()));
+        insert(
+            &mut alone,
+            &[owned[0].clone(), owned[1].clone(), KIND.to_owned()],
+            Value::String(kind.to_owned()),
+        );
     }
     if let (Kind::Duration, Some(text)) = (key.kind(), value.as_str())
         && humantime::parse_duration(text).is_ok_and(|duration| duration > DURATION_MAX)
     {
-        return Err(format!("`{}` is {value}, longer than 100 years; set a shorter time", path.join(".")));
+        return Err(format!(
+            "`{}` is {value}, longer than 100 years; set a shorter time",
+            path.join(".")
+        ));
     }
     match Config::deserialize(Value::Table(alone)) {
         Ok(_) => Ok(value.clone()),
-        Err(_) => Err(wrong_type(&path.join("."), key.kind(), value, key.is_secret())),
+        Err(_) => Err(wrong_type(
+            &path.join("."),
+            key.kind(),
+            value,
+            key.is_secret(),
+        )),
     }
 }
 
 fn wrong_type(path: &str, kind: Kind, value: &Value, secret: bool) -> String {
-    let found = if secret { REDACTED.to_owned() } else { value.to_string() };
+    let found = if secret {
+        REDACTED.to_owned()
+    } else {
+        value.to_string()
+    };
     format!("`{path}` must be {}, not {found}", kind.expected())
 }
 
@@ -409,7 +513,11 @@ fn unknown(path: &[&str]) -> String {
         return format!("unknown key `{shown}`; {advice}");
     }
     let name = path.last().copied().unwrap_or_default();
-    let within = if path.len() == 2 { section_keys(path[0]) } else { None };
+    let within = if path.len() == 2 {
+        section_keys(path[0])
+    } else {
+        None
+    };
     if let Some(keys) = within {
         if let Some(near) = suggestion(name, keys.iter().map(|key| key.name)) {
             return format!("unknown key `{shown}`; did you mean `{}.{near}`?", path[0]);
@@ -417,14 +525,23 @@ fn unknown(path: &[&str]) -> String {
         if let Some(elsewhere) = elsewhere(name) {
             return format!("unknown key `{shown}`; did you mean `{elsewhere}`?");
         }
-        return format!("unknown key `{shown}`; {}", listing(&format!("[{}]", path[0]), keys));
+        return format!(
+            "unknown key `{shown}`; {}",
+            listing(&format!("[{}]", path[0]), keys)
+        );
     }
     if path.len() == 2
         && let Some(section) = suggestion(path[0], SECTIONS.iter().map(|(section, _)| *section))
     {
-        return format!("unknown section `{}` in `{shown}`; did you mean `{section}`?", path[0]);
+        return format!(
+            "unknown section `{}` in `{shown}`; did you mean `{section}`?",
+            path[0]
+        );
     }
-    match suggestion(name, Config::KEYS.iter().map(|key| key.name)).map(str::to_owned).or_else(|| elsewhere(name)) {
+    match suggestion(name, Config::KEYS.iter().map(|key| key.name))
+        .map(str::to_owned)
+        .or_else(|| elsewhere(name))
+    {
         Some(near) => format!("unknown key `{shown}`; did you mean `{near}`?"),
         None => format!("unknown key `{shown}`; `foldstream config template` lists all keys"),
     }
@@ -433,7 +550,9 @@ fn unknown(path: &[&str]) -> String {
 /// The key of the same name in another section.
 fn elsewhere(name: &str) -> Option<String> {
     let normal = name.replace('-', "_");
-    let mut sections = SECTIONS.iter().filter(|(_, keys)| find(keys, &normal).is_some());
+    let mut sections = SECTIONS
+        .iter()
+        .filter(|(_, keys)| find(keys, &normal).is_some());
     let (section, _) = sections.next()?;
     Some(format!("{section}.{normal}"))
 }
@@ -453,10 +572,14 @@ fn suggestion<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opti
 }
 
 fn insert(table: &mut Table, path: &[String], value: Value) {
-    let Some((last, sections)) = path.split_last() else { return };
+    let Some((last, sections)) = path.split_last() else {
+        return;
+    };
     let mut current = table;
     for section in sections {
-        let next = current.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        let next = current
+            .entry(section.clone())
+            .or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(inner) = next else { return };
         current = inner;
     }

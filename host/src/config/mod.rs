@@ -66,26 +66,30 @@ key::settings! {
     pub struct Serve {
         /// Address to listen on; any but loopback needs TLS and a token, or `insecure`.
         pub listen: SocketAddr,
-        /// Bearer token that clients must send, of 16 bytes or more; it may do everything. For example `"f2b8c0a97d5e4c1b"`.
+        /// Bearer token that clients must send, of 16 bytes or more; it may do everything. For
+        /// example `"f2b8c0a97d5e4c1b"`.
         pub token: Option<Secret>,
         /// File that contains the token. For example `"/run/secrets/foldstream-token"`.
         pub token_file: Option<PathBuf>,
-        /// File of tokens with names and scopes; `foldstream token new` creates its entries. For example
-        /// `"/etc/foldstream/tokens.toml"`.
+        /// File of tokens with names and scopes; `foldstream token new` creates its entries. For
+        /// example `"/etc/foldstream/tokens.toml"`.
         pub tokens_file: Option<PathBuf>,
         /// Certificate chain (PEM). For example `"/etc/foldstream/tls.crt"`.
         pub tls_cert: Option<PathBuf>,
         /// Key of the certificate (PEM). For example `"/etc/foldstream/tls.key"`.
         pub tls_key: Option<PathBuf>,
-        /// What a request without a token may do: `nothing`, `read` or `everything`. Left out, `nothing` if a token is
-        /// configured. If none is, `read`: the host then makes a token for everything else, in the file `token` of the
-        /// data folder, which commands of the same user find by themselves. For example `"nothing"`.
+        /// What a request without a token may do: `nothing`, `read` or `everything`. Left out,
+        /// `nothing` if a token is configured. If none is, `read`: the host then makes a token for
+        /// everything else, in the file `token` of the data folder, which commands of the same user
+        /// find by themselves. For example `"nothing"`.
         pub anonymous: Option<Anonymous>,
         /// Listen on other addresses than loopback without TLS or token.
         pub insecure: bool,
-        /// Host names, without ports, that a host without a token accepts in addition to IP addresses and localhost.
+        /// Host names, without ports, that a host without a token accepts in addition to IP
+        /// addresses and localhost.
         pub hosts: Vec<String>,
-        /// Origins of web pages that may use the host from a browser, such as `https://app.example`.
+        /// Origins of web pages that may use the host from a browser, such as
+        /// `https://app.example`.
         pub origins: Vec<String>,
         /// Longest wait for `at-least`.
         #[serde(with = "humantime_serde")]
@@ -115,8 +119,8 @@ key::settings! {
         /// How long message ids are remembered; the default is 2 minutes. For example `"1h"`.
         #[serde(with = "humantime_serde")]
         pub duplicate_window: Option<Duration>,
-        /// What to do if events are gone that were not applied: `stop` stops the deployment until an operator accepts
-        /// it, `count` counts them and continues. For example `"stop"`.
+        /// What to do if events are gone that were not applied: `stop` stops the deployment until
+        /// an operator accepts it, `count` counts them and continues. For example `"stop"`.
         pub missing: OnMissing,
     }
 
@@ -126,10 +130,11 @@ key::settings! {
     pub struct JetStreamSource {
         /// Name of the stream. For example `"ORDERS"`.
         pub stream: String,
-        /// Servers; default: those of the context, or `nats://127.0.0.1:4222`. For example `["nats://10.0.0.1:4222",
-        /// "nats://10.0.0.2:4222"]`.
+        /// Servers; default: those of the context, or `nats://127.0.0.1:4222`. For example
+        /// `["nats://10.0.0.1:4222", "nats://10.0.0.2:4222"]`.
         pub servers: Vec<String>,
-        /// A context of the `nats` command line, by name; other settings here override it. For example `"production"`.
+        /// A context of the `nats` command line, by name; other settings here override it. For
+        /// example `"production"`.
         pub context: Option<String>,
         /// Credentials file. For example `"/etc/foldstream/orders.creds"`.
         pub creds: Option<PathBuf>,
@@ -157,8 +162,9 @@ key::settings! {
         pub tls_required: bool,
         /// Start TLS before the server's first line.
         pub tls_first: bool,
-        /// Connect only to the servers named here or in the context, and to none that those advertise, as the members of a
-        /// cluster advertise each other. For networks in which a server must not choose where this host connects to.
+        /// Connect only to the servers named here or in the context, and to none that those
+        /// advertise, as the members of a cluster advertise each other. For networks in which a
+        /// server must not choose where this host connects to.
         pub ignore_discovered_servers: bool,
         /// JetStream domain. For example `"edge"`.
         pub domain: Option<String>,
@@ -166,11 +172,12 @@ key::settings! {
         pub api_prefix: Option<String>,
         /// Prefix of our inboxes, if permissions require one. For example `"_INBOX_foldstream"`.
         pub inbox_prefix: Option<String>,
-        /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its attributes; `headers`
-        /// only by headers; `off` recognises none. For example `"headers"`.
+        /// Which messages are CloudEvents: `auto` recognises them by headers, and JSON by its
+        /// attributes; `headers` only by headers; `off` recognises none. For example `"headers"`.
         pub cloudevents: Recognition,
-        /// What to do if events are gone that were not applied: `stop` stops the deployment until an operator accepts
-        /// it, `count` counts them and continues, for a stream that loses events by design. For example `"stop"`.
+        /// What to do if events are gone that were not applied: `stop` stops the deployment until
+        /// an operator accepts it, `count` counts them and continues, for a stream that loses
+        /// events by design. For example `"stop"`.
         pub missing: OnMissing,
     }
 
@@ -187,11 +194,12 @@ key::settings! {
         /// Longest compilation.
         #[serde(with = "humantime_serde")]
         pub compile_time_max: Duration,
-        /// Address space of the child process that checks or compiles one module at a time, in bytes.
+        /// Address space of the child process that checks or compiles one module at a time, in
+        /// bytes.
         #[serde(with = "size")]
         pub compile_memory_max: u64,
-        /// Most native code of one module, in bytes. It stays in memory while the module is in use. A module's code is
-        /// also limited to 8 times its size plus 16 MiB.
+        /// Most native code of one module, in bytes. It stays in memory while the module is in use.
+        /// A module's code is also limited to 8 times its size plus 16 MiB.
         #[serde(with = "size")]
         pub code_bytes_max: u64,
         /// Memory of an instance unless its manifest asks for another amount, in bytes.
@@ -206,7 +214,8 @@ key::settings! {
         /// Longest call that a manifest may ask for.
         #[serde(with = "humantime_serde")]
         pub deadline_max: Duration,
-        /// Concurrent instances: one per deployment, and one per query and per candidate or previous generation.
+        /// Concurrent instances: one per deployment, and one per query and per candidate or
+        /// previous generation.
         pub instances_max: u32,
         /// Host calls in one call of a module.
         pub host_calls_max: u64,
@@ -225,12 +234,12 @@ key::settings! {
         /// Size at which a memtable is committed, in bytes.
         #[serde(with = "size")]
         pub memtable_bytes: u64,
-        /// All memtables together, in bytes; beyond it they commit earlier. 0 means an eighth of limits.memory_bytes,
-        /// at most 512 MiB.
+        /// All memtables together, in bytes; beyond it they commit earlier. 0 means an eighth of
+        /// limits.memory_bytes, at most 512 MiB.
         #[serde(with = "size")]
         pub memtable_bytes_total: u64,
-        /// All caches of state files and embedded logs together, in bytes. 0 means an eighth of limits.memory_bytes, at
-        /// most 256 MiB.
+        /// All caches of state files and embedded logs together, in bytes. 0 means an eighth of
+        /// limits.memory_bytes, at most 256 MiB.
         #[serde(with = "size")]
         pub cache_bytes_total: u64,
         /// Largest value, in bytes.
@@ -239,11 +248,12 @@ key::settings! {
         /// Largest state of one deployment unless its manifest asks for less, in bytes.
         #[serde(with = "size")]
         pub state_bytes_max: u64,
-        /// Largest state file of one generation on disk, in bytes; beyond it the generation applies no further events. 0
-        /// means no limit.
+        /// Largest state file of one generation on disk, in bytes; beyond it the generation applies
+        /// no further events. 0 means no limit.
         #[serde(with = "size")]
         pub file_bytes_max: u64,
-        /// Most messages of a handler that wait to be published; beyond it the handler handles no further events.
+        /// Most messages of a handler that wait to be published; beyond it the handler handles no
+        /// further events.
         pub outbox_entries_max: u64,
         /// Most bytes of them.
         #[serde(with = "size")]
@@ -259,7 +269,8 @@ key::settings! {
         /// Most bytes in a batch.
         #[serde(with = "size")]
         pub batch_bytes: usize,
-        /// Attempts of a failing batch before its deployment stops, unless the manifest says otherwise.
+        /// Attempts of a failing batch before its deployment stops, unless the manifest says
+        /// otherwise.
         pub attempts: u32,
         /// Pause before the second attempt.
         #[serde(with = "humantime_serde")]
@@ -267,9 +278,9 @@ key::settings! {
         /// Longest pause.
         #[serde(with = "humantime_serde")]
         pub max_backoff: Duration,
-        /// How much of a minute a deployment may lose in calls that fail, in percent. Beyond that, and beyond 10
-        /// retries a minute, its circuit breaker opens: the next attempt waits for 30 seconds, and twice as long each
-        /// time until 10 minutes. 100 keeps it closed.
+        /// How much of a minute a deployment may lose in calls that fail, in percent. Beyond that,
+        /// and beyond 10 retries a minute, its circuit breaker opens: the next attempt waits for 30
+        /// seconds, and twice as long each time until 10 minutes. 100 keeps it closed.
         pub retry_percent: u32,
         /// How long a stop may take.
         #[serde(with = "humantime_serde")]
@@ -287,11 +298,13 @@ key::settings! {
         pub keep_previous_generations: usize,
         /// Concurrent rebuilds; others wait in order.
         pub rebuilds_max: usize,
-        /// Longest time that a cut-over holds applying; beyond it, the cut-over is tried again later.
+        /// Longest time that a cut-over holds applying; beyond it, the cut-over is tried again
+        /// later.
         #[serde(with = "humantime_serde")]
         pub hold_max: Duration,
-        /// Most attempts at an event that fails while its generation answers no reads, such as a candidate, whatever
-        /// its manifest asks for. Then the candidate fails, and the active generation keeps serving.
+        /// Most attempts at an event that fails while its generation answers no reads, such as a
+        /// candidate, whatever its manifest asks for. Then the candidate fails, and the active
+        /// generation keeps serving.
         pub attempts: u32,
         /// Longest pause between them.
         #[serde(with = "humantime_serde")]
@@ -322,13 +335,14 @@ key::settings! {
     pub struct Limits {
         /// Most deployments.
         pub deployments: usize,
-        /// Memory budget of the host, in bytes: memtables, caches, batches read ahead, instances, native code. 0 means
-        /// three quarters of what the control group (container, systemd unit) may use, or half of the machine's memory.
+        /// Memory budget of the host, in bytes: memtables, caches, batches read ahead, instances,
+        /// native code. 0 means three quarters of what the control group (container, systemd unit)
+        /// may use, or half of the machine's memory.
         #[serde(with = "size")]
         pub memory_bytes: u64,
-        /// Most disk space for the data folder, in bytes, as if its disk had this size: rebuilds, snapshots and past
-        /// states stop at a twentieth of it, active generations and the embedded log at a sixty-fourth (at most 16 MiB).
-        /// 0 means the size of the disk.
+        /// Most disk space for the data folder, in bytes, as if its disk had this size: rebuilds,
+        /// snapshots and past states stop at a twentieth of it, active generations and the embedded
+        /// log at a sixty-fourth (at most 16 MiB). 0 means the size of the disk.
         #[serde(with = "size")]
         pub disk_bytes: u64,
     }
@@ -486,12 +500,19 @@ impl Default for Rollout {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { deployments: 1_000, memory_bytes: 0, disk_bytes: 0 }
+        Self {
+            deployments: 1_000,
+            memory_bytes: 0,
+            disk_bytes: 0,
+        }
     }
 }
 
 impl Default for LogOutput {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
     }
 }

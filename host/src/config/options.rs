@@ -25,11 +25,18 @@ pub struct ReadError {
 }
 
 fn read_secret(key: &str, path: &Path) -> Result<String, ReadError> {
-    let failed = |error| ReadError { key: key.to_owned(), path: path.to_owned(), error };
+    let failed = |error| ReadError {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        error,
+    };
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
     // The size in the metadata does not count, because pipes and devices have none.
-    let read = file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    let read = file
+        .take(SECRET_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     if read as u64 > SECRET_BYTES_MAX {
         return Err(failed(io::Error::other(format!(
             "it has more than {SECRET_BYTES_MAX} bytes, too many for a secret"
@@ -69,8 +76,8 @@ impl Serve {
         }
     }
 
-    /// Whether a host makes a token of its own. Beyond loopback it does so only if the operator accepts that others may
-    /// read what needs no token.
+    /// Whether a host makes a token of its own. Beyond loopback it does so only if the operator
+    /// accepts that others may read what needs no token.
     pub fn makes_token(&self) -> bool {
         let is_wanted = !self.has_tokens() && self.anonymous() != Anonymous::Everything;
         is_wanted && (self.insecure || self.is_loopback())
@@ -85,7 +92,8 @@ impl Serve {
 impl JetStreamSource {
     /// Options of the source; reads the files that contain secrets.
     pub fn options(&self, name: &str) -> Result<source::jetstream::Options, ReadError> {
-        let secret = |value: &Option<Secret>, file: &Option<PathBuf>, key: &str| match (value, file) {
+        let secret = |value: &Option<Secret>, file: &Option<PathBuf>, key: &str| match (value, file)
+        {
             (None, Some(path)) => read_secret(&format!("sources.{name}.{key}"), path).map(Some),
             (value, _) => Ok(value.as_deref().map(str::to_owned)),
         };
@@ -137,11 +145,21 @@ impl Config {
     pub fn shares(&self) -> Shares {
         let set = |bytes: u64| (bytes > 0).then_some(bytes);
         let total = set(self.limits.memory_bytes).unwrap_or_else(memory::default_total);
-        Shares::of(total, set(self.state.memtable_bytes_total), set(self.state.cache_bytes_total))
+        Shares::of(
+            total,
+            set(self.state.memtable_bytes_total),
+            set(self.state.cache_bytes_total),
+        )
     }
 
-    /// Options of the engine: `cache_dir` contains compiled code, `compiler` is the program that compiles.
-    pub fn module_options(&self, cache_dir: PathBuf, compiler: PathBuf, memory: &Memory) -> module::Options {
+    /// Options of the engine: `cache_dir` contains compiled code, `compiler` is the program that
+    /// compiles.
+    pub fn module_options(
+        &self,
+        cache_dir: PathBuf,
+        compiler: PathBuf,
+        memory: &Memory,
+    ) -> module::Options {
         let modules = &self.modules;
         // Do not promise what no instance can ever get.
         let memory_bytes_max = modules.memory_bytes_max.min(memory.most_of_one());
@@ -180,9 +198,13 @@ impl Config {
         }
     }
 
-    /// Largest size of a batch: several batches that are read ahead must fit into their share of the memory.
+    /// Largest size of a batch: several batches that are read ahead must fit into their share of
+    /// the memory.
     pub fn batch_limits(&self) -> batch::Limits {
         let most = usize::try_from(self.shares().read_ahead / 8).unwrap_or(usize::MAX);
-        batch::Limits { events: self.pipeline.batch_events, bytes: self.pipeline.batch_bytes.min(most) }
+        batch::Limits {
+            events: self.pipeline.batch_events,
+            bytes: self.pipeline.batch_bytes.min(most),
+        }
     }
 }

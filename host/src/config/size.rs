@@ -17,19 +17,26 @@ const UNITS: [(&str, u64); 9] = [
 /// The bytes that a text means; none if it is not a size.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let unit = text[digits..].trim_start();
     if unit.is_empty() {
         return Some(number);
     }
-    let (_, factor) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    let (_, factor) = UNITS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
     number.checked_mul(*factor)
 }
 
 /// The shortest exact notation of a number of bytes.
 pub(super) fn format(bytes: u64) -> String {
-    let binary = UNITS[..4].iter().rev().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    let binary = UNITS[..4]
+        .iter()
+        .rev()
+        .find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     match binary {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),
         None => format!("{bytes}B"),
@@ -46,9 +53,15 @@ enum Written {
 fn read<T: TryFrom<u64>, E: de::Error>(written: Written) -> Result<T, E> {
     let bytes = match written {
         Written::Number(number) => number,
-        Written::Text(text) => parse(&text).ok_or_else(|| E::custom(format!("`{text}` is not a size")))?,
+        Written::Text(text) => {
+            parse(&text).ok_or_else(|| E::custom(format!("`{text}` is not a size")))?
+        }
     };
-    T::try_from(bytes).map_err(|_| E::custom(format!("{bytes} bytes are more than this machine can address")))
+    T::try_from(bytes).map_err(|_| {
+        E::custom(format!(
+            "{bytes} bytes are more than this machine can address"
+        ))
+    })
 }
 
 fn widen<T: Copy + TryInto<u64>>(size: T) -> u64 {
@@ -91,7 +104,9 @@ pub(super) mod optional {
         T: TryFrom<u64>,
         D: Deserializer<'de>,
     {
-        Option::<Written>::deserialize(deserializer)?.map(read).transpose()
+        Option::<Written>::deserialize(deserializer)?
+            .map(read)
+            .transpose()
     }
 }
 
@@ -113,7 +128,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_as_the_same_size() {
-        for bytes in [0, 1, 1_000, 1_024, 1_536, 16 << 20, (1 << 30) + 1, 64 << 30, 3 << 40] {
+        for bytes in [
+            0,
+            1,
+            1_000,
+            1_024,
+            1_536,
+            16 << 20,
+            (1 << 30) + 1,
+            64 << 30,
+            3 << 40,
+        ] {
             assert_eq!(parse(&format(bytes)), Some(bytes), "{}", format(bytes));
         }
         assert_eq!(format(16 << 20), "16MiB");

@@ -1,4 +1,5 @@
-//! Prints the template, generated from the structs and their comments, and the current configuration.
+//! Prints the template, generated from the structs and their comments, and the current
+//! configuration.
 
 use std::fmt::Write as _;
 
@@ -29,15 +30,27 @@ const SOURCES: &str = "
 pub fn template() -> String {
     let defaults = Table::try_from(Config::default()).expect("the defaults can be written as TOML");
     let mut text = String::from(HEADER);
-    for key in Config::KEYS.iter().filter(|key| !matches!(defaults.get(key.name), Some(Value::Table(_)))) {
+    for key in Config::KEYS
+        .iter()
+        .filter(|key| !matches!(defaults.get(key.name), Some(Value::Table(_))))
+    {
         add_key(&mut text, key, defaults.get(key.name), "# ");
     }
     for (section, keys) in SECTIONS {
-        let docs = Config::KEYS.iter().find(|key| key.name == section).map(Key::docs_joined).unwrap_or_default();
+        let docs = Config::KEYS
+            .iter()
+            .find(|key| key.name == section)
+            .map(Key::docs_joined)
+            .unwrap_or_default();
         let _ = write!(text, "\n# {docs}\n[{section}]\n");
         let values = defaults.get(section).and_then(Value::as_table);
         for key in keys {
-            add_key(&mut text, key, values.and_then(|values| values.get(key.name)), "# ");
+            add_key(
+                &mut text,
+                key,
+                values.and_then(|values| values.get(key.name)),
+                "# ",
+            );
         }
         if section == "serve" {
             add_sources(&mut text);
@@ -48,9 +61,10 @@ pub fn template() -> String {
 
 fn add_sources(text: &mut String) {
     text.push_str(SOURCES);
-    for (kind, name, keys) in
-        [("jetstream", "orders", JetStreamSource::KEYS), ("embedded", "events", EmbeddedSource::KEYS)]
-    {
+    for (kind, name, keys) in [
+        ("jetstream", "orders", JetStreamSource::KEYS),
+        ("embedded", "events", EmbeddedSource::KEYS),
+    ] {
         let _ = write!(text, "\n# [sources.{name}]\n# kind = \"{kind}\"\n");
         let defaults = match kind {
             "jetstream" => Table::try_from(JetStreamSource::default()),
@@ -68,7 +82,10 @@ fn add_key(text: &mut String, key: &Key, default: Option<&Value>, mark: &str) {
     for line in wrapped(&key.docs_joined()) {
         let _ = writeln!(text, "# {line}");
     }
-    let value = key.example().or_else(|| default.map(Value::to_string)).unwrap_or_default();
+    let value = key
+        .example()
+        .or_else(|| default.map(Value::to_string))
+        .unwrap_or_default();
     let _ = writeln!(text, "{mark}{} = {value}", key.name);
 }
 
@@ -92,7 +109,8 @@ fn wrapped(docs: &str) -> Vec<String> {
 impl Config {
     /// The configuration as TOML for people; secrets are hidden.
     pub fn to_shown(&self) -> Table {
-        let mut table = Table::try_from(self).expect("what was read as TOML can be written as TOML");
+        let mut table =
+            Table::try_from(self).expect("what was read as TOML can be written as TOML");
         redact(&mut table);
         table
     }
@@ -115,7 +133,9 @@ fn redact(table: &mut Table) {
 /// The address of a server may contain a user and a password.
 fn redact_server(server: &mut Value) {
     let Value::String(text) = server else { return };
-    let Some((scheme, rest)) = text.split_once("://") else { return };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return;
+    };
     if let Some((_, host)) = rest.rsplit_once('@') {
         *text = format!("{scheme}://{REDACTED}@{host}");
     }

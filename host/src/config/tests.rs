@@ -10,9 +10,17 @@ fn from_file(text: &str) -> Result<Config, Vec<String>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("foldstream.toml");
     std::fs::write(&file, text).expect("write the file");
-    load(&Origins { file: Some(file.clone()), ..Origins::default() }).map_err(|error| {
+    load(&Origins {
+        file: Some(file.clone()),
+        ..Origins::default()
+    })
+    .map_err(|error| {
         let prefix = format!("{}:", file.display());
-        error.mistakes.iter().map(|mistake| mistake.to_string().replacen(&prefix, "", 1)).collect()
+        error
+            .mistakes
+            .iter()
+            .map(|mistake| mistake.to_string().replacen(&prefix, "", 1))
+            .collect()
     })
 }
 
@@ -23,17 +31,33 @@ fn mistake(text: &str) -> String {
 }
 
 fn from_environment(variables: &[(&str, &str)]) -> Result<Config, String> {
-    let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    load(&Origins { environment, ..Origins::default() }).map_err(|error| error.to_string())
+    let environment = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    load(&Origins {
+        environment,
+        ..Origins::default()
+    })
+    .map_err(|error| error.to_string())
 }
 
 fn from_set(key: &str, value: &str) -> Result<Config, String> {
-    let setting = Override { flag: "--set".to_owned(), key: key.to_owned(), value: value.to_owned() };
-    load(&Origins { overrides: vec![setting], ..Origins::default() }).map_err(|error| error.to_string())
+    let setting = Override {
+        flag: "--set".to_owned(),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    load(&Origins {
+        overrides: vec![setting],
+        ..Origins::default()
+    })
+    .map_err(|error| error.to_string())
 }
 
 fn same(one: &Config, other: &Config) -> bool {
-    toml::Table::try_from(one).expect("can be written") == toml::Table::try_from(other).expect("can be written")
+    toml::Table::try_from(one).expect("can be written")
+        == toml::Table::try_from(other).expect("can be written")
 }
 
 /// The findings about a configuration whose data folder is fine, as `key: message`.
@@ -51,22 +75,40 @@ fn nothing_at_all_is_the_default() {
 
 #[test]
 fn mistake_that_quotes_a_long_or_hostile_value_is_short_and_harmless() {
-    let said = mistake(&format!("[serve]\nlisten = [\"{}\"]\n", "x".repeat(100_000)));
-    assert!(said.len() < 2_048 && said.contains("`serve.listen` must be an IP address"), "{said}");
+    let said = mistake(&format!(
+        "[serve]\nlisten = [\"{}\"]\n",
+        "x".repeat(100_000)
+    ));
+    assert!(
+        said.len() < 2_048 && said.contains("`serve.listen` must be an IP address"),
+        "{said}"
+    );
     let said = mistake("[serve]\n\"a\\u001B[2J\" = 1\n");
-    assert!(!said.contains('\u{1b}') && said.contains("unknown key"), "{said:?}");
+    assert!(
+        !said.contains('\u{1b}') && said.contains("unknown key"),
+        "{said:?}"
+    );
 }
 
 #[test]
 fn durations_that_no_clock_can_hold_are_refused() {
-    for (section, key) in SECTIONS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (section, key))) {
+    for (section, key) in SECTIONS
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| (section, key)))
+    {
         if key.kind() == super::key::Kind::Duration {
-            let said = mistake(&format!("[{section}]\n{} = \"18446744073709551615s\"\n", key.name));
+            let said = mistake(&format!(
+                "[{section}]\n{} = \"18446744073709551615s\"\n",
+                key.name
+            ));
             assert!(said.contains("longer than 100 years"), "{said}");
         }
     }
     let said = from_set("sources.events.max_age", "101years").expect_err("too long");
-    assert!(said.contains("no kind") || said.contains("longer than 100 years"), "{said}");
+    assert!(
+        said.contains("no kind") || said.contains("longer than 100 years"),
+        "{said}"
+    );
     assert!(from_file("[serve]\nrequest_timeout = \"99years\"\n").is_ok());
 }
 
@@ -74,27 +116,55 @@ fn durations_that_no_clock_can_hold_are_refused() {
 fn later_origins_win() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("foldstream.toml");
-    std::fs::write(&file, "[pipeline]\nattempts = 2\nbatch_events = 2\n[limits]\ndeployments = 2\n").expect("write");
-    let mut origins = Origins { file: Some(file), ..Origins::default() };
+    std::fs::write(
+        &file,
+        "[pipeline]\nattempts = 2\nbatch_events = 2\n[limits]\ndeployments = 2\n",
+    )
+    .expect("write");
+    let mut origins = Origins {
+        file: Some(file),
+        ..Origins::default()
+    };
     origins.environment = vec![
-        ("FOLDSTREAM_PIPELINE__BATCH_EVENTS".to_owned(), "3".to_owned()),
+        (
+            "FOLDSTREAM_PIPELINE__BATCH_EVENTS".to_owned(),
+            "3".to_owned(),
+        ),
         ("FOLDSTREAM_LIMITS__DEPLOYMENTS".to_owned(), "3".to_owned()),
     ];
-    let setting = |key: &str| Override { flag: "--set".to_owned(), key: key.to_owned(), value: "4".to_owned() };
+    let setting = |key: &str| Override {
+        flag: "--set".to_owned(),
+        key: key.to_owned(),
+        value: "4".to_owned(),
+    };
     origins.overrides = vec![setting("limits.deployments")];
     let config = load(&origins).expect("loads");
-    assert_eq!((config.pipeline.attempts, config.pipeline.batch_events, config.limits.deployments), (2, 3, 4));
+    assert_eq!(
+        (
+            config.pipeline.attempts,
+            config.pipeline.batch_events,
+            config.limits.deployments
+        ),
+        (2, 3, 4)
+    );
 }
 
 #[test]
 fn template_shows_every_default_under_its_key() {
     let text = template();
     let as_printed = from_file(&text).expect("the template loads");
-    assert!(same(&as_printed, &Config::default()), "as printed, it changes nothing");
+    assert!(
+        same(&as_printed, &Config::default()),
+        "as printed, it changes nothing"
+    );
 
-    // With every comment mark before a key of the fixed sections removed, it says the defaults once more.
+    // With every comment mark before a key of the fixed sections removed, it says the defaults once
+    // more.
     let fixed: Vec<&str> = text.split("\n# Sources by name").collect();
-    let after = fixed[1].split_once("\n[modules]").expect("the sections go on").1;
+    let after = fixed[1]
+        .split_once("\n[modules]")
+        .expect("the sections go on")
+        .1;
     let whole = format!("{}\n# Limits.\n[modules]{after}", fixed[0]);
     let mut count = 0;
     let mut uncommented = String::new();
@@ -108,37 +178,66 @@ fn template_shows_every_default_under_its_key() {
         }
         uncommented.push('\n');
     }
-    let explicit = from_file(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}\n{uncommented}"));
+    let explicit =
+        from_file(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}\n{uncommented}"));
     assert!(same(&explicit, &Config::default()), "{uncommented}");
-    let with_default = SECTIONS.iter().flat_map(|(_, keys)| keys.iter()).filter(|key| !key.is_optional()).count();
-    assert_eq!(count, with_default + 1, "every key with a default, and data_dir");
+    let with_default = SECTIONS
+        .iter()
+        .flat_map(|(_, keys)| keys.iter())
+        .filter(|key| !key.is_optional())
+        .count();
+    assert_eq!(
+        count,
+        with_default + 1,
+        "every key with a default, and data_dir"
+    );
 }
 
 fn is_assignment(line: &str) -> bool {
-    line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    line.split_once(" = ")
+        .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
 /// Keys that are shown with an example, as they are unset by default.
 fn is_unset(line: &str) -> bool {
-    ["anonymous = ", "token = ", "token_file = ", "tokens_file = ", "tls_cert = ", "tls_key = "]
-        .iter()
-        .any(|key| line.starts_with(key))
+    [
+        "anonymous = ",
+        "token = ",
+        "token_file = ",
+        "tokens_file = ",
+        "tls_cert = ",
+        "tls_key = ",
+    ]
+    .iter()
+    .any(|key| line.starts_with(key))
 }
 
 #[test]
 fn every_example_in_a_comment_is_accepted() {
-    for (kind, keys) in [("jetstream", JetStreamSource::KEYS), ("embedded", EmbeddedSource::KEYS)] {
+    for (kind, keys) in [
+        ("jetstream", JetStreamSource::KEYS),
+        ("embedded", EmbeddedSource::KEYS),
+    ] {
         for key in keys {
-            let example = key.example().or_else(|| (!key.is_optional()).then(|| "false".to_owned()));
-            let example = example.unwrap_or_else(|| panic!("{} has neither default nor example", key.name));
-            let text = format!("[sources.orders]\nkind = \"{kind}\"\n{} = {example}\n", key.name);
+            let example = key
+                .example()
+                .or_else(|| (!key.is_optional()).then(|| "false".to_owned()));
+            let example =
+                example.unwrap_or_else(|| panic!("{} has neither default nor example", key.name));
+            let text = format!(
+                "[sources.orders]\nkind = \"{kind}\"\n{} = {example}\n",
+                key.name
+            );
             from_file(&text).unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}"));
         }
     }
     for (section, keys) in SECTIONS {
         for key in keys.iter().filter(|key| key.is_optional()) {
-            let example = key.example().unwrap_or_else(|| panic!("{section}.{} has no example", key.name));
-            from_file(&format!("[{section}]\n{} = {example}\n", key.name)).expect("the example is accepted");
+            let example = key
+                .example()
+                .unwrap_or_else(|| panic!("{section}.{} has no example", key.name));
+            from_file(&format!("[{section}]\n{} = {example}\n", key.name))
+                .expect("the example is accepted");
         }
     }
 }
@@ -149,8 +248,14 @@ fn unknown_keys_are_named_with_line_and_suggestion() {
         mistake("[serve]\n\nlisen = \"127.0.0.1:1\"\n"),
         "3: unknown key `serve.lisen`; did you mean `serve.listen`?"
     );
-    assert_eq!(mistake("data_dri = \"x\"\n"), "1: unknown key `data_dri`; did you mean `data_dir`?");
-    assert_eq!(mistake("listen = \"127.0.0.1:1\"\n"), "1: unknown key `listen`; did you mean `serve.listen`?");
+    assert_eq!(
+        mistake("data_dri = \"x\"\n"),
+        "1: unknown key `data_dri`; did you mean `data_dir`?"
+    );
+    assert_eq!(
+        mistake("listen = \"127.0.0.1:1\"\n"),
+        "1: unknown key `listen`; did you mean `serve.listen`?"
+    );
     assert_eq!(
         mistake("[serve]\nmemtable_bytes = 1\n"),
         "2: unknown key `serve.memtable_bytes`; did you mean `state.memtable_bytes`?"
@@ -159,9 +264,18 @@ fn unknown_keys_are_named_with_line_and_suggestion() {
         mistake("[serve]\nbody-bytes-max = 1\n"),
         "2: unknown key `serve.body-bytes-max`; did you mean `serve.body_bytes_max`?"
     );
-    assert_eq!(mistake("[log]\nxyzzy = 1\n"), "2: unknown key `log.xyzzy`; the keys of [log] are level, format");
-    assert_eq!(mistake("[xyzzy]\nplugh = 1\n"), "1: unknown key `xyzzy`; `foldstream config template` lists all keys");
-    assert_eq!(mistake("[pipelines]\nattempts = 1\n"), "1: unknown key `pipelines`; did you mean `pipeline`?");
+    assert_eq!(
+        mistake("[log]\nxyzzy = 1\n"),
+        "2: unknown key `log.xyzzy`; the keys of [log] are level, format"
+    );
+    assert_eq!(
+        mistake("[xyzzy]\nplugh = 1\n"),
+        "1: unknown key `xyzzy`; `foldstream config template` lists all keys"
+    );
+    assert_eq!(
+        mistake("[pipelines]\nattempts = 1\n"),
+        "1: unknown key `pipelines`; did you mean `pipeline`?"
+    );
 }
 
 #[test]
@@ -203,13 +317,34 @@ fn values_of_a_wrong_type_are_named_with_what_is_expected() {
             "[serve]\nbody_bytes_max = \"big\"\n",
             "2: `serve.body_bytes_max` must be a size, such as 65536, \"64KiB\" or \"1GiB\", not \"big\"",
         ),
-        ("[serve]\nwatches_max = -1\n", "2: `serve.watches_max` must be a whole number, zero or more, not -1"),
-        ("[serve]\ninsecure = \"yes\"\n", "2: `serve.insecure` must be true or false, not \"yes\""),
-        ("[serve]\ntoken = 12345\n", "2: `serve.token` must be a string in quotes, not (hidden)"),
-        ("[log]\nformat = \"xml\"\n", "2: `log.format` must be \"text\" or \"json\", not \"xml\""),
-        ("data_dir = 5\n", "1: `data_dir` must be a path in quotes, not 5"),
-        ("serve = 5\n", "1: `serve` must be a section, such as [serve], not 5"),
-        ("sources = 5\n", "1: `sources` must be a section, such as [serve], not 5"),
+        (
+            "[serve]\nwatches_max = -1\n",
+            "2: `serve.watches_max` must be a whole number, zero or more, not -1",
+        ),
+        (
+            "[serve]\ninsecure = \"yes\"\n",
+            "2: `serve.insecure` must be true or false, not \"yes\"",
+        ),
+        (
+            "[serve]\ntoken = 12345\n",
+            "2: `serve.token` must be a string in quotes, not (hidden)",
+        ),
+        (
+            "[log]\nformat = \"xml\"\n",
+            "2: `log.format` must be \"text\" or \"json\", not \"xml\"",
+        ),
+        (
+            "data_dir = 5\n",
+            "1: `data_dir` must be a path in quotes, not 5",
+        ),
+        (
+            "serve = 5\n",
+            "1: `serve` must be a section, such as [serve], not 5",
+        ),
+        (
+            "sources = 5\n",
+            "1: `sources` must be a section, such as [serve], not 5",
+        ),
         (
             "[sources.a]\nkind = \"jetstream\"\nservers = \"nats://x\"\n",
             "3: `sources.a.servers` must be a list of strings, such as [\"one\", \"two\"], not \"nats://x\"",
@@ -230,16 +365,29 @@ fn broken_toml_is_told_with_its_line() {
     let said = mistake("[serve]\nlisten = \n");
     assert!(said.starts_with("2: is not valid TOML: "), "{said}");
     let said = mistake("[limits]\ndeployments = 1\ndeployments = 2\n");
-    assert!(said.starts_with("3: is not valid TOML: duplicate key"), "{said}");
+    assert!(
+        said.starts_with("3: is not valid TOML: duplicate key"),
+        "{said}"
+    );
 }
 
 #[test]
 fn missing_file_says_how_to_make_one() {
     let file = Path::new("/nonexistent/foldstream.toml");
-    let error = load(&Origins { file: Some(file.to_owned()), ..Origins::default() }).expect_err("there is none");
+    let error = load(&Origins {
+        file: Some(file.to_owned()),
+        ..Origins::default()
+    })
+    .expect_err("there is none");
     let said = error.to_string();
-    assert!(said.starts_with("/nonexistent/foldstream.toml: cannot be read: "), "{said}");
-    assert!(said.ends_with("`foldstream config template` prints a template"), "{said}");
+    assert!(
+        said.starts_with("/nonexistent/foldstream.toml: cannot be read: "),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("`foldstream config template` prints a template"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -255,7 +403,10 @@ fn environment_reaches_every_kind_of_key() {
         ("FOLDSTREAM_LOG__FORMAT", "json"),
         ("FOLDSTREAM_SOURCES__ORDERS__KIND", "jetstream"),
         ("FOLDSTREAM_SOURCES__ORDERS__STREAM", "ORDERS"),
-        ("FOLDSTREAM_SOURCES__ORDERS__SERVERS", "nats://a:4222, nats://b:4222"),
+        (
+            "FOLDSTREAM_SOURCES__ORDERS__SERVERS",
+            "nats://a:4222, nats://b:4222",
+        ),
     ])
     .expect("loads");
     assert_eq!(config.data_dir, Path::new("/var/lib/foldstream"));
@@ -263,9 +414,14 @@ fn environment_reaches_every_kind_of_key() {
     assert!(config.serve.insecure);
     assert_eq!(config.serve.wait_max, Duration::from_secs(7));
     assert_eq!(config.serve.token.as_deref(), Some("12345"));
-    assert_eq!((config.state.memtable_bytes, config.state.cache_bytes_total), (8 << 20, 4_096));
+    assert_eq!(
+        (config.state.memtable_bytes, config.state.cache_bytes_total),
+        (8 << 20, 4_096)
+    );
     assert_eq!(config.log.format, LogFormat::Json);
-    let Some(Source::Jetstream(orders)) = config.sources.get("orders") else { panic!("{:?}", config.sources) };
+    let Some(Source::Jetstream(orders)) = config.sources.get("orders") else {
+        panic!("{:?}", config.sources)
+    };
     assert_eq!(orders.stream, "ORDERS");
     assert_eq!(orders.servers, ["nats://a:4222", "nats://b:4222"]);
 }
@@ -285,31 +441,66 @@ fn environment_of_others_is_left_alone() {
 fn variable_that_lacks_an_underscore_is_told_its_right_name() {
     for (name, right) in [
         ("FOLDSTREAM_SERVE_LISTEN", "FOLDSTREAM_SERVE__LISTEN"),
-        ("FOLDSTREAM_SERVE_TOKEN_FILE", "FOLDSTREAM_SERVE__TOKEN_FILE"),
+        (
+            "FOLDSTREAM_SERVE_TOKEN_FILE",
+            "FOLDSTREAM_SERVE__TOKEN_FILE",
+        ),
         ("FOLDSTREAM_LOG_LEVEL", "FOLDSTREAM_LOG__LEVEL"),
-        ("FOLDSTREAM_SOURCES_WEB_ORDERS_TOKEN_FILE", "FOLDSTREAM_SOURCES__WEB_ORDERS__TOKEN_FILE"),
-        ("FOLDSTREAM_SOURCES_ORDERS_KIND", "FOLDSTREAM_SOURCES__ORDERS__KIND"),
+        (
+            "FOLDSTREAM_SOURCES_WEB_ORDERS_TOKEN_FILE",
+            "FOLDSTREAM_SOURCES__WEB_ORDERS__TOKEN_FILE",
+        ),
+        (
+            "FOLDSTREAM_SOURCES_ORDERS_KIND",
+            "FOLDSTREAM_SOURCES__ORDERS__KIND",
+        ),
     ] {
         let said = from_environment(&[(name, "x")]).expect_err("would be ignored");
-        assert_eq!(said, format!("{name}: would be ignored; write {right}, with two underscores after each section"));
+        assert_eq!(
+            said,
+            format!(
+                "{name}: would be ignored; write {right}, with two underscores after each section"
+            )
+        );
     }
 }
 
 #[test]
 fn variables_of_the_command_line_are_no_keys() {
-    let own = ["URL", "TOKEN", "TOKEN_FILE", "CA", "OUTPUT", "CONFIG", "DIE_AT"];
-    let names: Vec<String> = own.iter().map(|name| format!("FOLDSTREAM_{name}")).collect();
+    let own = [
+        "URL",
+        "TOKEN",
+        "TOKEN_FILE",
+        "CA",
+        "OUTPUT",
+        "CONFIG",
+        "DIE_AT",
+    ];
+    let names: Vec<String> = own
+        .iter()
+        .map(|name| format!("FOLDSTREAM_{name}"))
+        .collect();
     let variables: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
-    assert!(same(&from_environment(&variables).expect("loads"), &Config::default()));
+    assert!(same(
+        &from_environment(&variables).expect("loads"),
+        &Config::default()
+    ));
 }
 
 #[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let said = from_environment(&[("FOLDSTREAM_SERVE__LISEN", "x")]).expect_err("unknown");
-    assert_eq!(said, "FOLDSTREAM_SERVE__LISEN: unknown key `serve.lisen`; did you mean `serve.listen`?");
+    assert_eq!(
+        said,
+        "FOLDSTREAM_SERVE__LISEN: unknown key `serve.lisen`; did you mean `serve.listen`?"
+    );
     let said = from_environment(&[("FOLDSTREAM_SERV__LISTEN", "x")]).expect_err("unknown");
-    assert_eq!(said, "FOLDSTREAM_SERV__LISTEN: unknown section `serv` in `serv.listen`; did you mean `serve`?");
-    let said = from_environment(&[("FOLDSTREAM_PIPELINE__ATTEMPTS", "many")]).expect_err("no number");
+    assert_eq!(
+        said,
+        "FOLDSTREAM_SERV__LISTEN: unknown section `serv` in `serv.listen`; did you mean `serve`?"
+    );
+    let said =
+        from_environment(&[("FOLDSTREAM_PIPELINE__ATTEMPTS", "many")]).expect_err("no number");
     assert_eq!(
         said,
         "FOLDSTREAM_PIPELINE__ATTEMPTS: `pipeline.attempts` must be a whole number, zero or more, not \"many\""
@@ -320,10 +511,24 @@ fn mistakes_in_the_environment_name_the_variable() {
 fn variable_reaches_a_source_whose_name_has_a_hyphen() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("foldstream.toml");
-    std::fs::write(&file, "[sources.web-orders]\nkind = \"jetstream\"\nstream = \"A\"\n").expect("write");
-    let environment = vec![("FOLDSTREAM_SOURCES__WEB_ORDERS__STREAM".to_owned(), "B".to_owned())];
-    let config = load(&Origins { file: Some(file), environment, overrides: vec![] }).expect("loads");
-    let Some(Source::Jetstream(orders)) = config.sources.get("web-orders") else { panic!("{:?}", config.sources) };
+    std::fs::write(
+        &file,
+        "[sources.web-orders]\nkind = \"jetstream\"\nstream = \"A\"\n",
+    )
+    .expect("write");
+    let environment = vec![(
+        "FOLDSTREAM_SOURCES__WEB_ORDERS__STREAM".to_owned(),
+        "B".to_owned(),
+    )];
+    let config = load(&Origins {
+        file: Some(file),
+        environment,
+        overrides: vec![],
+    })
+    .expect("loads");
+    let Some(Source::Jetstream(orders)) = config.sources.get("web-orders") else {
+        panic!("{:?}", config.sources)
+    };
     assert_eq!(orders.stream, "B");
     assert_eq!(config.sources.len(), 1);
 }
@@ -334,7 +539,13 @@ fn mistakes_in_flags_name_the_flag() {
         from_set("serve.lisen", "x").expect_err("unknown"),
         "--set: unknown key `serve.lisen`; did you mean `serve.listen`?"
     );
-    assert_eq!(from_set("pipeline.attempts", "3").expect("loads").pipeline.attempts, 3);
+    assert_eq!(
+        from_set("pipeline.attempts", "3")
+            .expect("loads")
+            .pipeline
+            .attempts,
+        3
+    );
 }
 
 #[test]
@@ -356,12 +567,30 @@ fn contradictions_are_found_one_by_one() {
             "[serve]\nwait_max = \"2m\"\n",
             "serve.wait_max: is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other",
         ),
-        ("[serve]\nrequest_timeout = \"0s\"\n", "serve.request_timeout: must be more than zero"),
-        ("[serve]\nbody_bytes_max = 0\n", "serve.body_bytes_max: must be more than zero"),
-        ("[serve]\nwatches_max = 0\n", "serve.watches_max: must be more than zero"),
-        ("[serve]\nqueries_max = 0\n", "serve.queries_max: must be more than zero"),
-        ("[serve]\nqueries_max = 1025\n", "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual"),
-        ("[serve]\ntoken = \"\"\n", "serve.token: is empty; remove it or set one"),
+        (
+            "[serve]\nrequest_timeout = \"0s\"\n",
+            "serve.request_timeout: must be more than zero",
+        ),
+        (
+            "[serve]\nbody_bytes_max = 0\n",
+            "serve.body_bytes_max: must be more than zero",
+        ),
+        (
+            "[serve]\nwatches_max = 0\n",
+            "serve.watches_max: must be more than zero",
+        ),
+        (
+            "[serve]\nqueries_max = 0\n",
+            "serve.queries_max: must be more than zero",
+        ),
+        (
+            "[serve]\nqueries_max = 1025\n",
+            "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual",
+        ),
+        (
+            "[serve]\ntoken = \"\"\n",
+            "serve.token: is empty; remove it or set one",
+        ),
         (
             "[serve]\ntoken = \"short\"\n",
             "serve.token: has fewer than 16 characters and may be guessed; create one with `openssl rand -hex 32`",
@@ -370,20 +599,35 @@ fn contradictions_are_found_one_by_one() {
             "[serve]\ntoken = \"with space inside of it\"\n",
             "serve.token: has characters that an HTTP header cannot carry; use printable ASCII without spaces",
         ),
-        ("[serve]\ninsecure = true\n", "serve.insecure: has no effect with a loopback address; remove it"),
+        (
+            "[serve]\ninsecure = true\n",
+            "serve.insecure: has no effect with a loopback address; remove it",
+        ),
         (
             "[modules]\nmemory_bytes = \"2GiB\"\n",
             "modules.memory_bytes: is more than modules.memory_bytes_max; lower it, or raise the other",
         ),
-        ("[modules]\ndeadline = \"0s\"\n", "modules.deadline: must be more than zero"),
-        ("[modules]\nupload_bytes_max = 0\n", "modules.upload_bytes_max: must be more than zero"),
-        ("[modules]\ninstances_max = 0\n", "modules.instances_max: must be more than zero"),
+        (
+            "[modules]\ndeadline = \"0s\"\n",
+            "modules.deadline: must be more than zero",
+        ),
+        (
+            "[modules]\nupload_bytes_max = 0\n",
+            "modules.upload_bytes_max: must be more than zero",
+        ),
+        (
+            "[modules]\ninstances_max = 0\n",
+            "modules.instances_max: must be more than zero",
+        ),
         (
             "[modules]\ninstances_max = 1063\n",
             "modules.instances_max: leaves fewer than 64 instances for queries and rebuilds in addition to limits.deployments; \
              raise it to 1064, or lower the other",
         ),
-        ("[state]\nflush_interval = \"0s\"\n", "state.flush_interval: must be more than zero"),
+        (
+            "[state]\nflush_interval = \"0s\"\n",
+            "state.flush_interval: must be more than zero",
+        ),
         (
             "[state]\nmemtable_bytes = \"1GiB\"\nmemtable_bytes_total = \"512MiB\"\n",
             "state.memtable_bytes: is more than state.memtable_bytes_total; lower it, or raise the other",
@@ -392,25 +636,52 @@ fn contradictions_are_found_one_by_one() {
             "[state]\nstate_bytes_max = \"1KiB\"\n",
             "state.value_bytes_max: is more than state.state_bytes_max; lower it, or raise the other",
         ),
-        ("[pipeline]\nbatch_events = 0\n", "pipeline.batch_events: must be more than zero"),
-        ("[pipeline]\nbatch_events = 100000\n", "pipeline.batch_events: is more than 65536; 2048 is usual"),
-        ("[pipeline]\nattempts = 0\n", "pipeline.attempts: must be more than zero"),
-        ("[pipeline]\nretry_percent = 101\n", "pipeline.retry_percent: is more than 100; 20 is usual"),
-        ("[rollout]\nattempts = 0\n", "rollout.attempts: must be more than zero"),
+        (
+            "[pipeline]\nbatch_events = 0\n",
+            "pipeline.batch_events: must be more than zero",
+        ),
+        (
+            "[pipeline]\nbatch_events = 100000\n",
+            "pipeline.batch_events: is more than 65536; 2048 is usual",
+        ),
+        (
+            "[pipeline]\nattempts = 0\n",
+            "pipeline.attempts: must be more than zero",
+        ),
+        (
+            "[pipeline]\nretry_percent = 101\n",
+            "pipeline.retry_percent: is more than 100; 20 is usual",
+        ),
+        (
+            "[rollout]\nattempts = 0\n",
+            "rollout.attempts: must be more than zero",
+        ),
         (
             "[pipeline]\ninitial_backoff = \"1m\"\n",
             "pipeline.initial_backoff: is more than pipeline.max_backoff; lower it, or raise the other",
         ),
-        ("[limits]\ndeployments = 0\n", "limits.deployments: must be more than zero"),
+        (
+            "[limits]\ndeployments = 0\n",
+            "limits.deployments: must be more than zero",
+        ),
         ("data_dir = \"\"\n", "data_dir: is empty; give a folder"),
-        ("data_dir = \"/dev/null\"\n", "data_dir: /dev/null is not a folder; give another one"),
+        (
+            "data_dir = \"/dev/null\"\n",
+            "data_dir: /dev/null is not a folder; give another one",
+        ),
     ] {
         assert_eq!(findings(text), [said], "{text}");
     }
     let said = findings("[modules]\ndeadline = \"2m\"\n");
-    assert_eq!(said[0], "modules.deadline: is more than modules.deadline_max; lower it, or raise the other");
+    assert_eq!(
+        said[0],
+        "modules.deadline: is more than modules.deadline_max; lower it, or raise the other"
+    );
     let said = findings("[log]\nlevel = \"foldstream=shout\"\n");
-    assert!(said[0].starts_with("log.level: `foldstream=shout` is not a filter ("), "{said:?}");
+    assert!(
+        said[0].starts_with("log.level: `foldstream=shout` is not a filter ("),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -440,19 +711,37 @@ fn contradictions_in_sources_are_found_one_by_one() {
         ["sources.a.max_bytes: must be more than zero"]
     );
     let said = findings("[sources.\"A B\"]\nkind = \"embedded\"\n");
-    assert!(said[0].starts_with("sources.A B: a source's name has 1 to 63 "), "{said:?}");
+    assert!(
+        said[0].starts_with("sources.A B: a source's name has 1 to 63 "),
+        "{said:?}"
+    );
 }
 
 #[test]
 fn exposure_needs_tls_and_a_token_or_consent() {
     let open = "[serve]\nlisten = \"0.0.0.0:7575\"\n";
-    let [said] = &findings(open)[..] else { panic!("one finding") };
-    assert!(said.contains("needs TLS (serve.tls_cert and serve.tls_key) and a token"), "{said}");
-    let [said] = &findings(&format!("{open}token = \"0123456789abcdef\"\n"))[..] else { panic!("one finding") };
-    assert!(said.contains("needs TLS (serve.tls_cert and serve.tls_key);"), "{said}");
+    let [said] = &findings(open)[..] else {
+        panic!("one finding")
+    };
+    assert!(
+        said.contains("needs TLS (serve.tls_cert and serve.tls_key) and a token"),
+        "{said}"
+    );
+    let [said] = &findings(&format!("{open}token = \"0123456789abcdef\"\n"))[..] else {
+        panic!("one finding")
+    };
+    assert!(
+        said.contains("needs TLS (serve.tls_cert and serve.tls_key);"),
+        "{said}"
+    );
     let config = from_file(&format!("{open}insecure = true\n")).expect("loads");
     let problems = config.problems();
-    assert!(problems.iter().all(|problem| problem.severity == Severity::Warning), "{problems:?}");
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.severity == Severity::Warning),
+        "{problems:?}"
+    );
     assert_eq!(problems.len(), 1);
 }
 
@@ -460,11 +749,30 @@ fn exposure_needs_tls_and_a_token_or_consent() {
 fn secrets_are_read_from_their_files() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), "s3cret\n").expect("write");
-    let serve = Serve { token_file: Some(file.path().to_owned()), ..Serve::default() };
-    assert_eq!(serve.bearer_token().expect("can be read").as_deref(), Some("s3cret"));
-    let source = JetStreamSource { password_file: Some(file.path().to_owned()), ..JetStreamSource::default() };
-    assert_eq!(source.options("orders").expect("can be read").password.as_deref(), Some("s3cret"));
+    let serve = Serve {
+        token_file: Some(file.path().to_owned()),
+        ..Serve::default()
+    };
+    assert_eq!(
+        serve.bearer_token().expect("can be read").as_deref(),
+        Some("s3cret")
+    );
+    let source = JetStreamSource {
+        password_file: Some(file.path().to_owned()),
+        ..JetStreamSource::default()
+    };
+    assert_eq!(
+        source
+            .options("orders")
+            .expect("can be read")
+            .password
+            .as_deref(),
+        Some("s3cret")
+    );
     std::fs::write(file.path(), "\n").expect("write");
     let said = serve.bearer_token().expect_err("is empty").to_string();
-    assert!(said.starts_with("serve.token_file: cannot read ") && said.contains("it is empty"), "{said}");
+    assert!(
+        said.starts_with("serve.token_file: cannot read ") && said.contains("it is empty"),
+        "{said}"
+    );
 }

@@ -1,7 +1,8 @@
 //! Chains of handlers that cause each other's events, and loops among them.
 //!
-//! Each effect names the deployments that led to it, oldest first and its own last, in the header `foldstream-path`. A
-//! chain that gets too long is a loop over several deployments, which no grant of a single one shows.
+//! Each effect names the deployments that led to it, oldest first and its own last, in the header
+//! `foldstream-path`. A chain that gets too long is a loop over several deployments, which no grant
+//! of a single one shows.
 
 use crate::event::Event;
 use crate::names;
@@ -15,9 +16,13 @@ const SEPARATOR: char = ',';
 
 /// The chain of an effect that an event causes; if it is too long, an error that names the loop.
 pub fn extended(deployment: &str, cause: &Event) -> Result<String, String> {
-    let before: Vec<&str> = cause.header(PATH).map(|path| path.split(SEPARATOR).collect()).unwrap_or_default();
+    let before: Vec<&str> = cause
+        .header(PATH)
+        .map(|path| path.split(SEPARATOR).collect())
+        .unwrap_or_default();
     // What a stranger wrote into it is no chain.
-    let is_sound = before.len() <= CHAIN_MAX && before.iter().all(|name| names::check(name).is_ok());
+    let is_sound =
+        before.len() <= CHAIN_MAX && before.iter().all(|name| names::check(name).is_ok());
     let mut chain = if is_sound { before } else { Vec::new() };
     chain.push(deployment);
     if chain.len() <= CHAIN_MAX {
@@ -25,7 +30,10 @@ pub fn extended(deployment: &str, cause: &Event) -> Result<String, String> {
     }
     let last = chain.len() - 1;
     // Its latest turn: from where this deployment was before.
-    let turn = chain[..last].iter().rposition(|name| *name == deployment).unwrap_or(0);
+    let turn = chain[..last]
+        .iter()
+        .rposition(|name| *name == deployment)
+        .unwrap_or(0);
     Err(chain[turn..].join(" -> "))
 }
 
@@ -40,7 +48,10 @@ mod tests {
             time_ns: 0,
             subject: "a.b".into(),
             kind: "b".into(),
-            headers: path.map(|path| (PATH.into(), path.into())).into_iter().collect(),
+            headers: path
+                .map(|path| (PATH.into(), path.into()))
+                .into_iter()
+                .collect(),
             data: Payload::from(""),
         }
     }
@@ -51,15 +62,23 @@ mod tests {
         assert_eq!(extended("b", &event(Some("a"))).as_deref(), Ok("a,b"));
         let mut path = "start".to_owned();
         for index in 1..CHAIN_MAX {
-            path = extended(if index % 2 == 0 { "a" } else { "b" }, &event(Some(&path))).expect("is short enough");
+            path = extended(if index % 2 == 0 { "a" } else { "b" }, &event(Some(&path)))
+                .expect("is short enough");
         }
-        assert_eq!(extended("a", &event(Some(&path))), Err("a -> b -> a".to_owned()));
+        assert_eq!(
+            extended("a", &event(Some(&path))),
+            Err("a -> b -> a".to_owned())
+        );
     }
 
     #[test]
     fn what_is_no_chain_begins_a_new_one() {
         for path in ["", "a b", "A", "a,,b", &"a,".repeat(100)] {
-            assert_eq!(extended("a", &event(Some(path))).as_deref(), Ok("a"), "{path}");
+            assert_eq!(
+                extended("a", &event(Some(path))).as_deref(),
+                Ok("a"),
+                "{path}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a guest may publish: limits, subjects and headers. These checks are part of the fold, so a mute fold makes them
-//! too; only grants are the owner's.
+//! What a guest may publish: limits, subjects and headers. These checks are part of the fold, so a
+//! mute fold makes them too; only grants are the owner's.
 
 use super::headers::reserved;
 use crate::event::Payload;
@@ -7,8 +7,8 @@ use crate::subject;
 
 /// Most effects of one event.
 pub const EFFECTS_PER_EVENT_MAX: u32 = 10_000;
-/// Largest message, in bytes: subject, type, key, headers and data. With the host's headers it stays below the 1 MiB
-/// that NATS servers accept by default.
+/// Largest message, in bytes: subject, type, key, headers and data. With the host's headers it
+/// stays below the 1 MiB that NATS servers accept by default.
 pub const MESSAGE_BYTES_MAX: usize = 768 << 10;
 /// Most headers of a guest.
 const HEADERS_MAX: usize = 32;
@@ -47,20 +47,30 @@ pub fn check(
     let subject_bytes = subject.len();
     subject::validate(subject).map_err(|error| Refused::of("outbox-subject", error.to_string()))?;
     if subject.starts_with(['$', '_']) {
-        let message = format!("subject `{subject}` belongs to the server or the host; use another first token");
+        let message = format!(
+            "subject `{subject}` belongs to the server or the host; use another first token"
+        );
         return Err(Refused::of("outbox-subject", message));
     }
-    let sound = |kind: &str| (1..=KIND_BYTES_MAX).contains(&kind.len()) && !kind.chars().any(char::is_control);
+    let sound = |kind: &str| {
+        (1..=KIND_BYTES_MAX).contains(&kind.len()) && !kind.chars().any(char::is_control)
+    };
     if kind.is_some_and(|kind| !sound(kind)) {
-        let message = format!("a type is empty, longer than {KIND_BYTES_MAX} bytes or has control characters");
+        let message = format!(
+            "a type is empty, longer than {KIND_BYTES_MAX} bytes or has control characters"
+        );
         return Err(Refused::of("outbox-type", message));
     }
     if let Some(length) = key.map(str::len).filter(|length| *length > KEY_BYTES_MAX) {
-        let message = format!("a key has {length} bytes, {KEY_BYTES_MAX} are allowed; use a shorter one");
+        let message =
+            format!("a key has {length} bytes, {KEY_BYTES_MAX} are allowed; use a shorter one");
         return Err(Refused::of("outbox-key", message));
     }
     check_headers(headers)?;
-    let header_bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let header_bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     let words = kind.map_or(0, str::len) + key.map_or(0, str::len);
     let bytes = subject_bytes + words + header_bytes + data.len();
     if bytes > MESSAGE_BYTES_MAX {
@@ -76,7 +86,10 @@ pub fn check(
 fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
     let refused = |message: String| Err(Refused::of("outbox-headers", message));
     if headers.len() > HEADERS_MAX {
-        return refused(format!("{} headers; use at most {HEADERS_MAX}", headers.len()));
+        return refused(format!(
+            "{} headers; use at most {HEADERS_MAX}",
+            headers.len()
+        ));
     }
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     for (index, (name, value)) in headers.iter().enumerate() {
@@ -88,7 +101,9 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
             ));
         }
         if reserved(name) {
-            return refused(format!("header {shown} is set by the host or steers the server; leave it out"));
+            return refused(format!(
+                "header {shown} is set by the host or steers the server; leave it out"
+            ));
         }
         if value.len() > HEADER_VALUE_BYTES_MAX || value.chars().any(char::is_control) {
             return refused(format!(
@@ -96,7 +111,10 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Refused> {
                  it into the data"
             ));
         }
-        if headers[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+        if headers[..index]
+            .iter()
+            .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        {
             return refused(format!("header {shown} is there twice; send it once"));
         }
     }
@@ -108,8 +126,13 @@ mod tests {
     use super::*;
 
     fn limit(subject: &str, headers: &[(&str, &str)]) -> Option<&'static str> {
-        let headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        check(subject, None, None, &headers, &Payload::from("{}")).err().map(|refused| refused.limit)
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        check(subject, None, None, &headers, &Payload::from("{}"))
+            .err()
+            .map(|refused| refused.limit)
     }
 
     #[test]
@@ -128,17 +151,36 @@ mod tests {
             "TraceParent",
             "KV-Operation",
         ] {
-            assert_eq!(limit("a.b", &[(name, "1")]), Some("outbox-headers"), "{name}");
+            assert_eq!(
+                limit("a.b", &[(name, "1")]),
+                Some("outbox-headers"),
+                "{name}"
+            );
         }
-        assert_eq!(limit("a.b", &[("a", "x\r\nNats-Rollup: all")]), Some("outbox-headers"));
+        assert_eq!(
+            limit("a.b", &[("a", "x\r\nNats-Rollup: all")]),
+            Some("outbox-headers")
+        );
         assert_eq!(limit("a.b", &[("a b", "1")]), Some("outbox-headers"));
-        assert_eq!(limit("a.b", &[("a", "1"), ("A", "2")]), Some("outbox-headers"));
+        assert_eq!(
+            limit("a.b", &[("a", "1"), ("A", "2")]),
+            Some("outbox-headers")
+        );
         assert_eq!(limit("a.b", &vec![("a", "1"); 33]), Some("outbox-headers"));
     }
 
     #[test]
     fn subjects_of_the_server_and_the_host_are_refused() {
-        for subject in ["", "a..b", "a.*", ">", "$JS.API.STREAM.DELETE.A", "_INBOX.1", "_fs.timers.a", "a b"] {
+        for subject in [
+            "",
+            "a..b",
+            "a.*",
+            ">",
+            "$JS.API.STREAM.DELETE.A",
+            "_INBOX.1",
+            "_fs.timers.a",
+            "a b",
+        ] {
             assert_eq!(limit(subject, &[]), Some("outbox-subject"), "{subject}");
         }
     }
@@ -150,7 +192,8 @@ mod tests {
         assert_eq!(refused.limit, "outbox-message-bytes");
         let refused = check("a", Some(""), None, &[], &Payload::from("")).expect_err("is refused");
         assert_eq!(refused.limit, "outbox-type");
-        let refused = check("a", None, Some(&"k".repeat(2_000)), &[], &Payload::from("")).expect_err("is refused");
+        let refused = check("a", None, Some(&"k".repeat(2_000)), &[], &Payload::from(""))
+            .expect_err("is refused");
         assert_eq!(refused.limit, "outbox-key");
     }
 }

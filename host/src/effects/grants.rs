@@ -10,7 +10,8 @@ use crate::subject::Pattern;
 /// Most grants of one deployment.
 pub const GRANTS_MAX: usize = 64;
 
-/// A permission to publish under the subjects of a pattern to the stream of a source: `shipping.*.cmd@orders`.
+/// A permission to publish under the subjects of a pattern to the stream of a source:
+/// `shipping.*.cmd@orders`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The subjects.
@@ -30,9 +31,12 @@ impl FromStr for Grant {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((subjects, source)) = text.rsplit_once('@') else {
-            return Err(format!("grant `{text}` names no source; write it like `shipping.*.cmd@orders`"));
+            return Err(format!(
+                "grant `{text}` names no source; write it like `shipping.*.cmd@orders`"
+            ));
         };
-        let subjects = Pattern::parse(subjects).map_err(|error| format!("grant `{text}`: {error}"))?;
+        let subjects =
+            Pattern::parse(subjects).map_err(|error| format!("grant `{text}`: {error}"))?;
         let first = subjects.as_str().split('.').next().unwrap_or_default();
         if first.starts_with(['$', '_', '*', '>']) {
             return Err(format!(
@@ -41,9 +45,14 @@ impl FromStr for Grant {
             ));
         }
         if source.is_empty() {
-            return Err(format!("grant `{text}` names no source; write it like `shipping.*.cmd@orders`"));
+            return Err(format!(
+                "grant `{text}` names no source; write it like `shipping.*.cmd@orders`"
+            ));
         }
-        Ok(Self { subjects, source: source.to_owned() })
+        Ok(Self {
+            subjects,
+            source: source.to_owned(),
+        })
     }
 }
 
@@ -55,14 +64,19 @@ impl Grants {
     /// Checks that each subject has one source.
     pub fn new(grants: Vec<Grant>) -> Result<Self, String> {
         if grants.len() > GRANTS_MAX {
-            return Err(format!("{} grants; give at most {GRANTS_MAX}", grants.len()));
+            return Err(format!(
+                "{} grants; give at most {GRANTS_MAX}",
+                grants.len()
+            ));
         }
         for (index, one) in grants.iter().enumerate() {
-            let clash = grants[..index]
-                .iter()
-                .find(|other| other.source != one.source && overlap(&other.subjects, &one.subjects));
+            let clash = grants[..index].iter().find(|other| {
+                other.source != one.source && overlap(&other.subjects, &one.subjects)
+            });
             if let Some(other) = clash {
-                return Err(format!("grants `{other}` and `{one}` share subjects; give each subject one source"));
+                return Err(format!(
+                    "grants `{other}` and `{one}` share subjects; give each subject one source"
+                ));
             }
         }
         let mut unique: Vec<Grant> = Vec::with_capacity(grants.len());
@@ -76,7 +90,12 @@ impl Grants {
 
     /// Reads grants as an operator writes them.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, String> {
-        Self::new(texts.iter().map(|text| text.as_ref().parse()).collect::<Result<_, _>>()?)
+        Self::new(
+            texts
+                .iter()
+                .map(|text| text.as_ref().parse())
+                .collect::<Result<_, _>>()?,
+        )
     }
 
     /// All of them, in the order in which they were given.
@@ -86,12 +105,17 @@ impl Grants {
 
     /// The source to which a subject may be published, if any.
     pub fn source_of(&self, subject: &str) -> Option<&str> {
-        self.0.iter().find(|grant| grant.subjects.matches(subject)).map(|grant| grant.source.as_str())
+        self.0
+            .iter()
+            .find(|grant| grant.subjects.matches(subject))
+            .map(|grant| grant.source.as_str())
     }
 
     /// Whether a subject may be published to a source.
     pub fn allow(&self, subject: &str, source: &str) -> bool {
-        self.0.iter().any(|grant| grant.source == source && grant.subjects.matches(subject))
+        self.0
+            .iter()
+            .any(|grant| grant.source == source && grant.subjects.matches(subject))
     }
 
     /// Whether every subject of a pattern may be published, by one grant.
@@ -151,14 +175,30 @@ mod tests {
             ("a.*.c", "a.b.d", false),
             (">", "x.y", true),
         ] {
-            assert_eq!(overlap(&pattern(one), &pattern(other)), expected, "{one} {other}");
-            assert_eq!(overlap(&pattern(other), &pattern(one)), expected, "{other} {one}");
+            assert_eq!(
+                overlap(&pattern(one), &pattern(other)),
+                expected,
+                "{one} {other}"
+            );
+            assert_eq!(
+                overlap(&pattern(other), &pattern(one)),
+                expected,
+                "{other} {one}"
+            );
         }
     }
 
     #[test]
     fn grant_without_a_source_or_for_everything_is_refused() {
-        for text in ["a.b", "a.b@", ">@orders", "*.b@orders", "$JS.>@orders", "_fs.>@orders", "a..b@orders"] {
+        for text in [
+            "a.b",
+            "a.b@",
+            ">@orders",
+            "*.b@orders",
+            "$JS.>@orders",
+            "_fs.>@orders",
+            "a..b@orders",
+        ] {
             assert!(Grants::parse(&[text]).is_err(), "{text}");
         }
         let clash = Grants::parse(&["a.*@one", "a.b@two"]).expect_err("is ambiguous");
@@ -168,11 +208,17 @@ mod tests {
     #[test]
     fn subject_belongs_to_the_source_of_its_grant() {
         let grants = Grants::parse(&["a.*@one", "b.>@two"]).expect("sound");
-        assert_eq!((grants.source_of("a.1"), grants.source_of("b.1.2")), (Some("one"), Some("two")));
+        assert_eq!(
+            (grants.source_of("a.1"), grants.source_of("b.1.2")),
+            (Some("one"), Some("two"))
+        );
         assert_eq!(grants.source_of("c"), None);
         assert!(grants.allow("a.1", "one") && !grants.allow("a.1", "two"));
         assert!(grants.cover(&pattern("b.x.*")) && !grants.cover(&pattern("a.>")));
         let json = serde_json::to_string(&grants).expect("plain data");
-        assert_eq!(serde_json::from_str::<Grants>(&json).expect("comes back"), grants);
+        assert_eq!(
+            serde_json::from_str::<Grants>(&json).expect("comes back"),
+            grants
+        );
     }
 }

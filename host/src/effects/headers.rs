@@ -1,7 +1,7 @@
 //! Headers of effects: those that only the host sets, and their values.
 //!
-//! Effects are CloudEvents in the binary form of the NATS binding. Correlation, causation and trace context continue
-//! those of the event that caused the effect.
+//! Effects are CloudEvents in the binary form of the NATS binding. Correlation, causation and trace
+//! context continue those of the event that caused the effect.
 
 use sha2::{Digest, Sha256};
 
@@ -11,11 +11,12 @@ use crate::event::{Event, Payload};
 /// Longest header of an event that its effects continue, in bytes.
 const CONTINUED_MAX: usize = 1_024;
 
-/// Whether only the host or the server sets a header, by a name in any case: servers tell names apart by case, but what
-/// reads an event need not.
+/// Whether only the host or the server sets a header, by a name in any case: servers tell names
+/// apart by case, but what reads an event need not.
 pub fn reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let is_ours = name.starts_with("nats-") || name.starts_with("foldstream-") || name.starts_with("kv-");
+    let is_ours =
+        name.starts_with("nats-") || name.starts_with("foldstream-") || name.starts_with("kv-");
     is_ours
         || matches!(
             name.as_str(),
@@ -51,20 +52,28 @@ pub fn outgoing(
     ];
     let own_id = sound(cause, "ce-id").or_else(|| sound(cause, "nats-msg-id"));
     let causation = own_id.map_or_else(|| cause.sequence.to_string(), str::to_owned);
-    let correlation = sound(cause, "ce-correlationid").map_or_else(|| causation.clone(), str::to_owned);
+    let correlation =
+        sound(cause, "ce-correlationid").map_or_else(|| causation.clone(), str::to_owned);
     headers.push(("ce-correlationid".to_owned(), correlation));
     headers.push(("ce-causationid".to_owned(), causation));
-    if let Some(parent) = cause.header("traceparent").and_then(|parent| next_span(parent, &id)) {
+    if let Some(parent) = cause
+        .header("traceparent")
+        .and_then(|parent| next_span(parent, &id))
+    {
         headers.push(("traceparent".to_owned(), parent));
-        headers.extend(sound(cause, "tracestate").map(|state| ("tracestate".to_owned(), state.to_owned())));
+        headers.extend(
+            sound(cause, "tracestate").map(|state| ("tracestate".to_owned(), state.to_owned())),
+        );
     }
     headers
 }
 
-/// A header of an event, if every target takes it: what a stranger published must not make an effect impossible to send.
+/// A header of an event, if every target takes it: what a stranger published must not make an
+/// effect impossible to send.
 fn sound<'a>(cause: &'a Event, name: &str) -> Option<&'a str> {
-    let is_sound =
-        |value: &&str| !value.is_empty() && value.len() <= CONTINUED_MAX && !value.chars().any(char::is_control);
+    let is_sound = |value: &&str| {
+        !value.is_empty() && value.len() <= CONTINUED_MAX && !value.chars().any(char::is_control)
+    };
     cause.header(name).filter(is_sound)
 }
 
@@ -77,20 +86,28 @@ fn content_type(data: &Payload) -> &'static str {
     }
 }
 
-/// The same trace with a span of its own, which depends on the effect alone; none if the parent is not a trace parent
-/// of version 0 (<https://www.w3.org/TR/trace-context/>).
+/// The same trace with a span of its own, which depends on the effect alone; none if the parent is
+/// not a trace parent of version 0 (<https://www.w3.org/TR/trace-context/>).
 fn next_span(parent: &str, id: &str) -> Option<String> {
     let parts: Vec<&str> = parent.split('-').collect();
-    let [version, trace, span, flags] = parts[..] else { return None };
+    let [version, trace, span, flags] = parts[..] else {
+        return None;
+    };
     let is_hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        text.len() == length
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     let is_sound = version == "00" && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2);
     if !is_sound {
         return None;
     }
     let digest = Sha256::digest(id.as_bytes());
-    let own: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let own: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Some(format!("00-{trace}-{own}-{flags}"))
 }
 
@@ -104,15 +121,32 @@ mod tests {
             time_ns: 1,
             subject: "orders.1.placed".into(),
             kind: "placed".into(),
-            headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
             data: Payload::from("{}"),
         }
     }
 
     fn header(cause: &Event, name: &str) -> Option<String> {
-        let place = Place { sequence: 7, sub: 0, index: 0 };
-        let headers = outgoing("ship", Lineage(1), place, "ship", cause, &Payload::from("{}"));
-        headers.into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
+        let place = Place {
+            sequence: 7,
+            sub: 0,
+            index: 0,
+        };
+        let headers = outgoing(
+            "ship",
+            Lineage(1),
+            place,
+            "ship",
+            cause,
+            &Payload::from("{}"),
+        );
+        headers
+            .into_iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value)
     }
 
     #[test]
@@ -122,8 +156,14 @@ mod tests {
         let known = cause(&[("ce-id", "e-1"), ("ce-correlationid", "c-1")]);
         assert_eq!(header(&known, "ce-causationid").as_deref(), Some("e-1"));
         assert_eq!(header(&known, "ce-correlationid").as_deref(), Some("c-1"));
-        assert_eq!(header(&known, "ce-id").as_deref(), Some("fs.0000000000000001.7.0.0"));
-        assert_eq!(header(&known, "content-type").as_deref(), Some("application/json"));
+        assert_eq!(
+            header(&known, "ce-id").as_deref(),
+            Some("fs.0000000000000001.7.0.0")
+        );
+        assert_eq!(
+            header(&known, "content-type").as_deref(),
+            Some("application/json")
+        );
     }
 
     #[test]
@@ -139,9 +179,16 @@ mod tests {
     #[test]
     fn trace_continues_with_a_span_of_its_own() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let found = header(&cause(&[("traceparent", parent)]), "traceparent").expect("it continues");
-        assert!(found.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && found.ends_with("-01"), "{found}");
+        let found =
+            header(&cause(&[("traceparent", parent)]), "traceparent").expect("it continues");
+        assert!(
+            found.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && found.ends_with("-01"),
+            "{found}"
+        );
         assert_ne!(found, parent);
-        assert_eq!(header(&cause(&[("traceparent", "nonsense")]), "traceparent"), None);
+        assert_eq!(
+            header(&cause(&[("traceparent", "nonsense")]), "traceparent"),
+            None
+        );
     }
 }

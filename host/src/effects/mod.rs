@@ -1,8 +1,8 @@
 //! Effects: the messages that handlers publish.
 //!
-//! An effect is a function of the fold: its id comes from its [`Place`], and never from batches, restarts or the clock.
-//! Only the owner of a deployment keeps effects; every other fold is mute. This module knows no state file, no stream
-//! and no Wasm.
+//! An effect is a function of the fold: its id comes from its [`Place`], and never from batches,
+//! restarts or the clock. Only the owner of a deployment keeps effects; every other fold is mute.
+//! This module knows no state file, no stream and no Wasm.
 
 mod chain;
 mod check;
@@ -23,8 +23,8 @@ pub use grants::{GRANTS_MAX, Grant, Grants, overlap};
 pub use headers::{outgoing, reserved};
 pub use row::{Row, RowKey, first_key, key_of_row, last_key};
 
-/// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that another deployment of
-/// the same name, here or elsewhere, never has the same ids.
+/// 64 random bits given to a deployment when it is created. Ids of effects begin with it, so that
+/// another deployment of the same name, here or elsewhere, never has the same ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lineage(pub u64);
 
@@ -56,7 +56,8 @@ impl<'de> Deserialize<'de> for Lineage {
     }
 }
 
-/// The place of an effect: the input that caused it, and how many effects that input caused before it.
+/// The place of an effect: the input that caused it, and how many effects that input caused before
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Sequence of the input.
@@ -82,14 +83,23 @@ impl Place {
 
     /// The place that bytes represent.
     pub fn from_bytes(bytes: [u8; PLACE_BYTES]) -> Self {
-        let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let word =
+            |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let sequence = u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
-        Self { sequence, sub: word(8), index: word(12) }
+        Self {
+            sequence,
+            sub: word(8),
+            index: word(12),
+        }
     }
 
     /// The id of the effect, by which streams recognise that it is stored already.
     pub fn id(self, lineage: Lineage) -> String {
-        let Self { sequence, sub, index } = self;
+        let Self {
+            sequence,
+            sub,
+            index,
+        } = self;
         format!("fs.{lineage}.{sequence}.{sub}.{index}")
     }
 
@@ -98,7 +108,11 @@ impl Place {
         let rest = id.strip_prefix(&format!("fs.{lineage}."))?;
         let mut numbers = rest.split('.');
         let mut next = || numbers.next();
-        let place = Self { sequence: next()?.parse().ok()?, sub: next()?.parse().ok()?, index: next()?.parse().ok()? };
+        let place = Self {
+            sequence: next()?.parse().ok()?,
+            sub: next()?.parse().ok()?,
+            index: next()?.parse().ok()?,
+        };
         // Written in one way only.
         (place.id(lineage) == id).then_some(place)
     }
@@ -128,7 +142,8 @@ pub struct Owner {
     pub lineage: Lineage,
     /// Counts changes of ownership.
     pub epoch: u64,
-    /// Effects of inputs up to this sequence are dropped: they belong to the time before the first deploy.
+    /// Effects of inputs up to this sequence are dropped: they belong to the time before the first
+    /// deploy.
     pub effects_after: u64,
     /// What it may publish.
     pub grants: Grants,
@@ -159,19 +174,48 @@ mod tests {
 
     #[test]
     fn places_are_ordered_like_their_bytes_and_come_back() {
-        let place = |sequence, sub, index| Place { sequence, sub, index };
-        let places = [place(1, 0, 9), place(1, 1, 0), place(2, 0, 0), place(256, 0, 0), place(u64::MAX, 0, 1)];
-        assert!(places.windows(2).all(|pair| pair[0] < pair[1] && pair[0].to_bytes() < pair[1].to_bytes()));
-        assert!(places.iter().all(|place| Place::from_bytes(place.to_bytes()) == *place));
+        let place = |sequence, sub, index| Place {
+            sequence,
+            sub,
+            index,
+        };
+        let places = [
+            place(1, 0, 9),
+            place(1, 1, 0),
+            place(2, 0, 0),
+            place(256, 0, 0),
+            place(u64::MAX, 0, 1),
+        ];
+        assert!(
+            places
+                .windows(2)
+                .all(|pair| pair[0] < pair[1] && pair[0].to_bytes() < pair[1].to_bytes())
+        );
+        assert!(
+            places
+                .iter()
+                .all(|place| Place::from_bytes(place.to_bytes()) == *place)
+        );
     }
 
     #[test]
     fn id_depends_on_lineage_and_place_alone() {
-        let place = Place { sequence: 42, sub: 0, index: 3 };
+        let place = Place {
+            sequence: 42,
+            sub: 0,
+            index: 3,
+        };
         assert_eq!(place.id(Lineage(0xab)), "fs.00000000000000ab.42.0.3");
-        assert_eq!(Place::of_id("fs.00000000000000ab.42.0.3", Lineage(0xab)), Some(place));
-        for other in ["fs.00000000000000ac.42.0.3", "fs.00000000000000ab.42.0", "fs.00000000000000ab.042.0.3", "42.0.3"]
-        {
+        assert_eq!(
+            Place::of_id("fs.00000000000000ab.42.0.3", Lineage(0xab)),
+            Some(place)
+        );
+        for other in [
+            "fs.00000000000000ac.42.0.3",
+            "fs.00000000000000ab.42.0",
+            "fs.00000000000000ab.042.0.3",
+            "42.0.3",
+        ] {
             assert_eq!(Place::of_id(other, Lineage(0xab)), None, "{other}");
         }
         let lineage: Lineage = "00000000000000ab".parse().expect("hexadecimal");

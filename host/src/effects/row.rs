@@ -1,8 +1,8 @@
 //! Effects as rows of a state file.
 //!
-//! A key is the name of the target, a zero byte, and the place as 16 bytes, so that the rows of one target are together
-//! and in the order of their places. A value is a version byte (1), the length of a JSON head as four bytes big endian,
-//! the head, and the data.
+//! A key is the name of the target, a zero byte, and the place as 16 bytes, so that the rows of one
+//! target are together and in the order of their places. A value is a version byte (1), the length
+//! of a JSON head as four bytes big endian, the head, and the data.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -53,12 +53,26 @@ pub fn key_of_row(target: &str, place: Place) -> RowKey {
 
 /// The first key that a row of a target can have.
 pub fn first_key(target: &str) -> RowKey {
-    key_of_row(target, Place { sequence: 0, sub: 0, index: 0 })
+    key_of_row(
+        target,
+        Place {
+            sequence: 0,
+            sub: 0,
+            index: 0,
+        },
+    )
 }
 
 /// The last key that a row of a target can have.
 pub fn last_key(target: &str) -> RowKey {
-    key_of_row(target, Place { sequence: u64::MAX, sub: u32::MAX, index: u32::MAX })
+    key_of_row(
+        target,
+        Place {
+            sequence: u64::MAX,
+            sub: u32::MAX,
+            index: u32::MAX,
+        },
+    )
 }
 
 impl Row {
@@ -69,7 +83,13 @@ impl Row {
 
     /// Its value.
     pub fn value(&self) -> Bytes {
-        let Effect { subject, kind, headers, data, key } = &self.effect;
+        let Effect {
+            subject,
+            kind,
+            headers,
+            data,
+            key,
+        } = &self.effect;
         let head = Head {
             subject: subject.clone(),
             kind: kind.clone(),
@@ -99,10 +119,32 @@ impl Row {
         let length = u32::from_be_bytes(value.get(1..5)?.try_into().ok()?) as usize;
         let head: Head = serde_json::from_slice(value.get(5..5 + length)?).ok()?;
         let data = value.slice(5 + length..);
-        let data = if head.text { Payload::detect(data) } else { Payload::Bytes(data) };
-        let Head { subject, kind, headers, key, made_ns, .. } = head;
-        let effect = Effect { subject, kind, headers, data, key };
-        Some(Self { target: target.to_owned(), place, made_ns, effect })
+        let data = if head.text {
+            Payload::detect(data)
+        } else {
+            Payload::Bytes(data)
+        };
+        let Head {
+            subject,
+            kind,
+            headers,
+            key,
+            made_ns,
+            ..
+        } = head;
+        let effect = Effect {
+            subject,
+            kind,
+            headers,
+            data,
+            key,
+        };
+        Some(Self {
+            target: target.to_owned(),
+            place,
+            made_ns,
+            effect,
+        })
     }
 }
 
@@ -112,7 +154,11 @@ mod tests {
 
     #[test]
     fn rows_come_back_and_damaged_ones_are_not_guessed() {
-        for data in [Payload::from("{\"a\":1}"), Payload::Bytes(Bytes::from_static(b"\xff\0")), Payload::from("")] {
+        for data in [
+            Payload::from("{\"a\":1}"),
+            Payload::Bytes(Bytes::from_static(b"\xff\0")),
+            Payload::from(""),
+        ] {
             let effect = Effect {
                 subject: "a.b".to_owned(),
                 kind: "b".to_owned(),
@@ -120,11 +166,22 @@ mod tests {
                 data,
                 key: "k".to_owned(),
             };
-            let place = Place { sequence: 9, sub: 0, index: 2 };
-            let row = Row { target: "orders".to_owned(), place, made_ns: 5, effect };
+            let place = Place {
+                sequence: 9,
+                sub: 0,
+                index: 2,
+            };
+            let row = Row {
+                target: "orders".to_owned(),
+                place,
+                made_ns: 5,
+                effect,
+            };
             let (key, value) = (row.key(), row.value());
             assert_eq!(Row::read(&key, value.clone()), Some(row));
-            assert!(first_key("orders") < key && key < last_key("orders") && last_key("order") < key);
+            assert!(
+                first_key("orders") < key && key < last_key("orders") && last_key("order") < key
+            );
             assert_eq!(Row::read(&key, value.slice(..4)), None);
             let newer = Bytes::from([&[2], &value[1..]].concat());
             assert_eq!(Row::read(&key, newer), None);

@@ -1,6 +1,6 @@
-//! The state of the configured sources: whether they can be reached, and which deployments can't read them. Lasting
-//! trouble is logged once per source, however many deployments read it, and once more when it is over. The end of
-//! trouble with the state of a deployment is logged as well.
+//! The state of the configured sources: whether they can be reached, and which deployments can't
+//! read them. Lasting trouble is logged once per source, however many deployments read it, and once
+//! more when it is over. The end of trouble with the state of a deployment is logged as well.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use crate::api::{SourceInfo, SourceState};
 use crate::metrics::Reachable;
 use crate::source::{Source, Status};
 
-/// How long trouble lasts before it is logged: the loss of a consumer or the change of a leader passes sooner.
+/// How long trouble lasts before it is logged: the loss of a consumer or the change of a leader
+/// passes sooner.
 const LASTS: Duration = Duration::from_secs(3);
 /// How long an answer of a source counts as current.
 const HEARD_FOR: Duration = Duration::from_secs(6);
@@ -63,12 +64,17 @@ impl Contacts {
         contact.is_reachable = Some(info.reachable);
         contact.asked_at = Some(Instant::now());
         let state = info.state.unwrap_or(SourceState::Reconnecting);
-        contact.refusal = (!info.reachable).then(|| (state, info.message.clone().unwrap_or_default()));
+        contact.refusal =
+            (!info.reachable).then(|| (state, info.message.clone().unwrap_or_default()));
     }
 
     /// Whether nobody reads a source and it is time to check it.
     pub fn is_due(&self, source: &str) -> bool {
-        let asked_at = self.sources.lock().get(source).and_then(|contact| contact.asked_at);
+        let asked_at = self
+            .sources
+            .lock()
+            .get(source)
+            .and_then(|contact| contact.asked_at);
         asked_at.is_none_or(|at| at.elapsed() >= UNUSED_INTERVAL)
     }
 
@@ -76,31 +82,59 @@ impl Contacts {
     pub fn seen(&self, name: &str, source: &Source, readers: &[ReaderStatus]) {
         let mut sources = self.sources.lock();
         let contact = sources.entry(name.to_owned()).or_default();
-        if readers.iter().any(|reader| reader.status.is_heard_within(HEARD_FOR)) {
+        if readers
+            .iter()
+            .any(|reader| reader.status.is_heard_within(HEARD_FOR))
+        {
             contact.is_reachable = Some(true);
             contact.refusal = None;
         }
-        let troubled: Vec<&ReaderStatus> = readers.iter().filter(|reader| reader.status.is_trouble()).collect();
+        let troubled: Vec<&ReaderStatus> = readers
+            .iter()
+            .filter(|reader| reader.status.is_trouble())
+            .collect();
         let found = match troubled.first() {
-            Some(reader) => Some((reader.status.state, reader.status.message.clone().unwrap_or_default())),
+            Some(reader) => Some((
+                reader.status.state,
+                reader.status.message.clone().unwrap_or_default(),
+            )),
             None if readers.is_empty() => contact.refusal.clone(),
             None => None,
         };
         let Some((state, reason)) = found else {
-            if let Some(Trouble { since, told: Some(_), .. }) = contact.trouble.take() {
-                let (stream, servers, lasted) = (source.stream(), source.place(), since.elapsed().as_secs());
-                tracing::info!(source = name, stream, servers, lasted_seconds = lasted, "the source can be read again");
+            if let Some(Trouble {
+                since,
+                told: Some(_),
+                ..
+            }) = contact.trouble.take()
+            {
+                let (stream, servers, lasted) =
+                    (source.stream(), source.place(), since.elapsed().as_secs());
+                tracing::info!(
+                    source = name,
+                    stream,
+                    servers,
+                    lasted_seconds = lasted,
+                    "the source can be read again"
+                );
             }
             return;
         };
         if state != SourceState::StreamMissing && state != SourceState::Unauthorized {
             contact.is_reachable = Some(false);
         }
-        let trouble = contact.trouble.get_or_insert(Trouble { since: Instant::now(), state, told: None });
+        let trouble = contact.trouble.get_or_insert(Trouble {
+            since: Instant::now(),
+            state,
+            told: None,
+        });
         trouble.state = state;
-        if trouble.since.elapsed() >= LASTS && trouble.told.is_none_or(|told| is_another(told, state)) {
+        if trouble.since.elapsed() >= LASTS
+            && trouble.told.is_none_or(|told| is_another(told, state))
+        {
             trouble.told = Some(state);
-            let (stream, servers, deployments) = (source.stream(), source.place(), names(&troubled));
+            let (stream, servers, deployments) =
+                (source.stream(), source.place(), names(&troubled));
             tracing::warn!(
                 source = name,
                 stream,
@@ -113,11 +147,14 @@ impl Contacts {
         }
     }
 
-    /// Records whether the state of a deployment fails, and logs when that is over. Its runner has logged the failure.
+    /// Records whether the state of a deployment fails, and logs when that is over. Its runner has
+    /// logged the failure.
     pub fn state_seen(&self, deployment: &str, is_failing: bool) {
         let mut failing = self.failing.lock();
         if is_failing {
-            failing.entry(deployment.to_owned()).or_insert_with(Instant::now);
+            failing
+                .entry(deployment.to_owned())
+                .or_insert_with(Instant::now);
         } else if let Some(since) = failing.remove(deployment) {
             let lasted_seconds = since.elapsed().as_secs();
             tracing::info!(deployment, lasted_seconds, "the state can be written again");
@@ -130,24 +167,39 @@ impl Contacts {
         if *known == faults {
             return;
         }
-        faults.iter().for_each(|fault| tracing::error!(fault, "the data folder is not where it was"));
+        faults
+            .iter()
+            .for_each(|fault| tracing::error!(fault, "the data folder is not where it was"));
         if faults.is_empty() {
             tracing::info!("the data folder is in its place again");
         }
         *known = faults.to_vec();
     }
 
-    /// Messages about sources that can't be read at the moment, without details: for clients without a token.
+    /// Messages about sources that can't be read at the moment, without details: for clients
+    /// without a token.
     pub fn degraded(&self) -> Vec<String> {
         let sources = self.sources.lock();
-        let troubled = sources.iter().filter_map(|(name, contact)| Some((name, contact.trouble.as_ref()?.state)));
-        troubled.map(|(name, state)| format!("source {name} can't be read: {}", state.name())).collect()
+        let troubled = sources
+            .iter()
+            .filter_map(|(name, contact)| Some((name, contact.trouble.as_ref()?.state)));
+        troubled
+            .map(|(name, state)| format!("source {name} can't be read: {}", state.name()))
+            .collect()
     }
 
     /// Whether a source could be reached at the last check or answer.
     pub fn reachable(&self, name: &str, source: &Source) -> Reachable {
-        let is_reachable = self.sources.lock().get(name).and_then(|contact| contact.is_reachable);
-        Reachable { source: name.to_owned(), stream: source.stream(), is_reachable }
+        let is_reachable = self
+            .sources
+            .lock()
+            .get(name)
+            .and_then(|contact| contact.is_reachable);
+        Reachable {
+            source: name.to_owned(),
+            stream: source.stream(),
+            is_reachable,
+        }
     }
 }
 
@@ -158,7 +210,10 @@ fn is_another(told: SourceState, state: SourceState) -> bool {
 }
 
 fn names(troubled: &[&ReaderStatus]) -> String {
-    let mut names: Vec<&str> = troubled.iter().map(|reader| reader.deployment.as_str()).collect();
+    let mut names: Vec<&str> = troubled
+        .iter()
+        .map(|reader| reader.deployment.as_str())
+        .collect();
     names.dedup();
     let more = names.len().saturating_sub(NAMES_MAX);
     names.truncate(NAMES_MAX);

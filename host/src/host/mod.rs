@@ -45,7 +45,8 @@ use crate::state::catalogue::{Audit, Catalogue, Record};
 use crate::usage;
 use crate::view::EventView;
 
-/// How often the host checks for housekeeping: events that embedded logs need not keep, old generations.
+/// How often the host checks for housekeeping: events that embedded logs need not keep, old
+/// generations.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the host asks for the head of streams that are not read at the moment.
 const HEADS_INTERVAL: Duration = Duration::from_secs(2);
@@ -97,7 +98,9 @@ impl Host {
     /// Opens the data folder and starts all its deployments.
     pub async fn start(config: Arc<Config>) -> Result<Self, Error> {
         let inner = blocking(move || Inner::open(config)).await?;
-        let host = Self { inner: Arc::new(inner) };
+        let host = Self {
+            inner: Arc::new(inner),
+        };
         host.rollouts().resume_deployments().await?;
         host.keep_house();
         Ok(host)
@@ -110,9 +113,14 @@ impl Host {
             host.enforce_retention();
             host.rollouts().retire_previous();
             host.rollouts().make_snapshots();
-            host.inner.past_states.expire(host.inner.config.rollout.as_of_unused_max);
+            host.inner
+                .past_states
+                .expire(host.inner.config.rollout.as_of_unused_max);
             // Both are asked: each remembers when it was asked last.
-            let calm = [host.inner.budget.has_calmed_down(), host.inner.memory.has_calmed_down()];
+            let calm = [
+                host.inner.budget.has_calmed_down(),
+                host.inner.memory.has_calmed_down(),
+            ];
             if calm.contains(&true) {
                 blocking(memory::give_back).await;
             }
@@ -122,12 +130,20 @@ impl Host {
         // Idle deployments are checked at once, so that their lag is known soon.
         let host = self.clone();
         tokio::spawn(async move { host.look_at_heads().await });
-        self.every(HEADS_INTERVAL, async |host: Self| host.look_at_heads().await);
-        self.every(CONTACTS_INTERVAL, async |host: Self| host.look_at_contacts());
+        self.every(HEADS_INTERVAL, async |host: Self| {
+            host.look_at_heads().await
+        });
+        self.every(CONTACTS_INTERVAL, async |host: Self| {
+            host.look_at_contacts()
+        });
     }
 
     /// Repeats a task for as long as the host lives.
-    fn every<F: Future<Output = ()> + Send>(&self, interval: Duration, work: impl Fn(Self) -> F + Send + 'static) {
+    fn every<F: Future<Output = ()> + Send>(
+        &self,
+        interval: Duration,
+        work: impl Fn(Self) -> F + Send + 'static,
+    ) {
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
@@ -138,24 +154,38 @@ impl Host {
         });
     }
 
-    /// Asks for the head of streams that did not answer lately, because they are not read at the moment or because read
-    /// events are waiting, and passes it on to the deployments.
+    /// Asks for the head of streams that did not answer lately, because they are not read at the
+    /// moment or because read events are waiting, and passes it on to the deployments.
     async fn look_at_heads(&self) {
         let mut asking: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for deployment in self.deployments() {
-            for runner in deployment.runners().into_iter().filter(|runner| runner.asks_for_head()) {
+            for runner in deployment
+                .runners()
+                .into_iter()
+                .filter(|runner| runner.asks_for_head())
+            {
                 let source = runner.program().source_name;
-                asking.entry(source).or_default().push((Arc::clone(&deployment), runner));
+                asking
+                    .entry(source)
+                    .or_default()
+                    .push((Arc::clone(&deployment), runner));
             }
         }
         let used = self.used_sources();
-        for name in self.inner.sources.keys().filter(|name| !used.contains(*name)) {
+        for name in self
+            .inner
+            .sources
+            .keys()
+            .filter(|name| !used.contains(*name))
+        {
             if self.inner.contacts.is_due(name) {
                 asking.entry(name.clone()).or_default();
             }
         }
         let looks = asking.into_iter().map(async |(source, runners)| {
-            let Some(source) = self.inner.sources.get(&source) else { return };
+            let Some(source) = self.inner.sources.get(&source) else {
+                return;
+            };
             // One request for all deployments of a source.
             let info = source.info().await;
             self.inner.contacts.asked(&info);
@@ -175,50 +205,87 @@ impl Host {
 
     /// Names of the sources that deployments read.
     fn used_sources(&self) -> BTreeSet<String> {
-        let runners = self.deployments().into_iter().flat_map(|deployment| deployment.runners());
+        let runners = self
+            .deployments()
+            .into_iter()
+            .flat_map(|deployment| deployment.runners());
         runners.map(|runner| runner.program().source_name).collect()
     }
 
-    /// Records how the deployments see their sources, and of whether the data folder is where it was.
+    /// Records how the deployments see their sources, and of whether the data folder is where it
+    /// was.
     fn look_at_contacts(&self) {
         let mut readers: BTreeMap<&str, Vec<ReaderStatus>> = BTreeMap::new();
         for deployment in self.deployments() {
             let failure = deployment.active().now().failure;
-            self.inner.contacts.state_seen(deployment.name(), failure.is_some_and(|failure| failure.kind == "state"));
+            self.inner.contacts.state_seen(
+                deployment.name(),
+                failure.is_some_and(|failure| failure.kind == "state"),
+            );
             for runner in deployment.runners() {
                 let name = runner.program().source_name;
-                let Some((name, _)) = self.inner.sources.get_key_value(&name) else { continue };
-                let reader = ReaderStatus { deployment: deployment.name().to_owned(), status: runner.source_status() };
+                let Some((name, _)) = self.inner.sources.get_key_value(&name) else {
+                    continue;
+                };
+                let reader = ReaderStatus {
+                    deployment: deployment.name().to_owned(),
+                    status: runner.source_status(),
+                };
                 readers.entry(name.as_str()).or_default().push(reader);
             }
         }
         for (name, source) in &self.inner.sources {
-            self.inner.contacts.seen(name, source, readers.get(name.as_str()).map_or(&[], Vec::as_slice));
+            self.inner.contacts.seen(
+                name,
+                source,
+                readers.get(name.as_str()).map_or(&[], Vec::as_slice),
+            );
         }
         self.inner.contacts.folder_seen(&self.faults());
     }
 
     /// What is wrong with the host itself: what it writes now would be lost with its process.
     fn faults(&self) -> Vec<String> {
-        self.inner.catalogue.check_place().err().iter().map(ToString::to_string).collect()
+        self.inner
+            .catalogue
+            .check_place()
+            .err()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// The metrics of this host, as a page for Prometheus. Blocking.
     pub fn metrics_page(&self) -> Vec<u8> {
         self.look_at_contacts();
-        let deployments: Vec<_> = self.deployments().iter().map(|deployment| deployment.info()).collect();
+        let deployments: Vec<_> = self
+            .deployments()
+            .iter()
+            .map(|deployment| deployment.info())
+            .collect();
         let sources = self.inner.sources.iter();
-        let sources: Vec<_> = sources.map(|(name, source)| self.inner.contacts.reachable(name, source)).collect();
+        let sources: Vec<_> = sources
+            .map(|(name, source)| self.inner.contacts.reachable(name, source))
+            .collect();
         let mut usage = self.inner.usage.of(self.inner.folder.root());
         // It may be some seconds old, and name a deployment that was deleted since.
-        let names: BTreeSet<&str> = deployments.iter().map(|deployment| deployment.name.as_str()).collect();
-        usage.deployments.retain(|name, _| names.contains(name.as_str()));
-        self.inner.metrics.page(&deployments, &sources, &usage, &self.memory_parts())
+        let names: BTreeSet<&str> = deployments
+            .iter()
+            .map(|deployment| deployment.name.as_str())
+            .collect();
+        usage
+            .deployments
+            .retain(|name, _| names.contains(name.as_str()));
+        self.inner
+            .metrics
+            .page(&deployments, &sources, &usage, &self.memory_parts())
     }
 
     /// The deployments of this host, and what changes them.
     pub fn rollouts(&self) -> Rollouts {
-        Rollouts { inner: Arc::clone(&self.inner.shared) }
+        Rollouts {
+            inner: Arc::clone(&self.inner.shared),
+        }
     }
 
     /// All deployments, by name.
@@ -228,8 +295,11 @@ impl Host {
 
     /// All sources and their current state.
     pub async fn sources(&self) -> Vec<api::SourceInfo> {
-        let sources = futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await;
-        sources.iter().for_each(|info| self.inner.contacts.asked(info));
+        let sources =
+            futures_util::future::join_all(self.inner.sources.values().map(Source::info)).await;
+        sources
+            .iter()
+            .for_each(|info| self.inner.contacts.asked(info));
         sources
     }
 
@@ -248,9 +318,15 @@ impl Host {
     /// The embedded log of a source; without a name, the only one.
     pub fn log(&self, source: Option<&str>) -> Result<Log, Error> {
         if let Some(name) = source {
-            let source = self.inner.sources.get(name).ok_or_else(|| self.inner.no_source(name))?;
+            let source = self
+                .inner
+                .sources
+                .get(name)
+                .ok_or_else(|| self.inner.no_source(name))?;
             let embedded = source.embedded().ok_or_else(|| {
-                Error::Source(format!("source {name} is a JetStream stream; publish to it and read it through NATS"))
+                Error::Source(format!(
+                    "source {name} is a JetStream stream; publish to it and read it through NATS"
+                ))
             })?;
             return Ok(embedded.log()?);
         }
@@ -290,7 +366,13 @@ impl Host {
         if reasons.is_empty() && answering == 0 && !deployments.is_empty() {
             reasons.push("no deployment can be read yet".to_owned());
         }
-        Health { started: opening.is_empty(), ready: reasons.is_empty(), opening: opening.len(), reasons, degraded }
+        Health {
+            started: opening.is_empty(),
+            ready: reasons.is_empty(),
+            opening: opening.len(),
+            reasons,
+            degraded,
+        }
     }
 
     /// The metrics of this host.
@@ -305,7 +387,11 @@ impl Host {
             contract: "foldstream:module@0.1.0".to_owned(),
             started_at: self.inner.started_at.to_string(),
             deployments: self.inner.deployments.read().len() as u64,
-            process: memory::process(&self.inner.config.shares(), Some(&self.inner.memory), self.memory_parts()),
+            process: memory::process(
+                &self.inner.config.shares(),
+                Some(&self.inner.memory),
+                self.memory_parts(),
+            ),
             faults: self.faults(),
         }
     }
@@ -317,14 +403,29 @@ impl Host {
 
     /// Usage of each part of the memory budget.
     fn memory_parts(&self) -> Vec<api::MemoryPart> {
-        memory::parts(&self.inner.config.shares(), &self.inner.memory, self.inner.budget.used())
+        memory::parts(
+            &self.inner.config.shares(),
+            &self.inner.memory,
+            self.inner.budget.used(),
+        )
     }
 
-    /// The last `limit` entries of the audit log, newest first; for one deployment if given, even a deleted one.
-    /// Blocking.
-    pub fn audit(&self, limit: usize, deployment: Option<&str>) -> Result<Vec<api::AuditEntry>, Error> {
+    /// The last `limit` entries of the audit log, newest first; for one deployment if given, even a
+    /// deleted one. Blocking.
+    pub fn audit(
+        &self,
+        limit: usize,
+        deployment: Option<&str>,
+    ) -> Result<Vec<api::AuditEntry>, Error> {
         let entries = self.inner.catalogue.audit(limit, deployment)?;
-        let told = |Audit { at, action, deployment, detail, actor, peer }| api::AuditEntry {
+        let told = |Audit {
+                        at,
+                        action,
+                        deployment,
+                        detail,
+                        actor,
+                        peer,
+                    }| api::AuditEntry {
             at,
             action,
             deployment,
@@ -338,7 +439,10 @@ impl Host {
     /// Asks all runners to stop.
     fn ask_all_to_stop(&self) -> Vec<Arc<Runner>> {
         let deployments = self.deployments();
-        let runners: Vec<_> = deployments.iter().flat_map(|deployment| deployment.runners()).collect();
+        let runners: Vec<_> = deployments
+            .iter()
+            .flat_map(|deployment| deployment.runners())
+            .collect();
         runners.iter().for_each(|runner| runner.ask_to_stop());
         runners
     }
@@ -348,14 +452,18 @@ impl Host {
         self.inner.stopping.cancel();
         self.inner.loader.stop();
         let stopped = async {
-            // Runners end while a running change does, because the change may be waiting for one of them.
+            // Runners end while a running change does, because the change may be waiting for one of
+            // them.
             self.ask_all_to_stop();
             let _changing = self.inner.changing.lock().await;
             let runners = self.ask_all_to_stop();
             blocking(move || runners.iter().for_each(|runner| runner.join())).await;
             self.note_logs().await;
         };
-        if tokio::time::timeout(self.inner.config.pipeline.stop_budget, stopped).await.is_err() {
+        if tokio::time::timeout(self.inner.config.pipeline.stop_budget, stopped)
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 "not all deployments stopped within pipeline.stop_budget; they continue from their checkpoints at the next start"
             );

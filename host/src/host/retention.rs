@@ -7,14 +7,21 @@ use crate::source::Source;
 impl Host {
     /// Notes how far each embedded log has come, for the next start.
     pub(super) async fn note_logs(&self) {
-        let logs: Vec<_> = self.inner.sources.values().filter_map(|source| source.embedded()?.log().ok()).collect();
+        let logs: Vec<_> = self
+            .inner
+            .sources
+            .values()
+            .filter_map(|source| source.embedded()?.log().ok())
+            .collect();
         blocking(move || logs.iter().for_each(|log| log.note_newest())).await;
     }
 
     /// Removes expired events from the embedded logs, and notes how far each has come.
     pub(crate) fn enforce_retention(&self) {
         for (name, source) in &self.inner.sources {
-            let Source::Embedded(embedded) = source else { continue };
+            let Source::Embedded(embedded) = source else {
+                continue;
+            };
             // A log that is not open yet keeps its events.
             let Ok(log) = embedded.log() else { continue };
             self.rollouts().chore("retention", name, async move {
@@ -24,7 +31,9 @@ impl Host {
                 });
                 match done.await {
                     Ok(0) => {}
-                    Ok(removed) => tracing::info!(removed, "removed old events from the embedded log"),
+                    Ok(removed) => {
+                        tracing::info!(removed, "removed old events from the embedded log")
+                    }
                     Err(error) => tracing::error!(%error, "retention of the embedded log failed"),
                 }
             });

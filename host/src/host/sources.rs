@@ -16,24 +16,39 @@ use crate::source::jetstream::JetStream;
 /// Name of the default source, an embedded log, if none is configured.
 pub const DEFAULT_SOURCE: &str = "events";
 
-/// How long a host waits for its logs before it answers without them: most open at once, and a log that cannot be
-/// opened at all is an error at the start. A log that needs repair takes longer.
+/// How long a host waits for its logs before it answers without them: most open at once, and a log
+/// that cannot be opened at all is an error at the start. A log that needs repair takes longer.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 
 /// Number of configured embedded logs.
 pub fn logs(config: &Config) -> usize {
     let embedded = |source: &&config::Source| matches!(source, config::Source::Embedded(_));
-    if config.sources.is_empty() { 1 } else { config.sources.values().filter(embedded).count() }
+    if config.sources.is_empty() {
+        1
+    } else {
+        config.sources.values().filter(embedded).count()
+    }
 }
 
 /// The sources of a host, and the shares of the cache budget that its logs hold.
 pub type Opened = (BTreeMap<String, Source>, Vec<Share>);
 
-/// Opens every configured source, and the logs in parallel; connections to servers are made later. Blocking.
-pub fn sources(config: &Config, (folder, room): (&DataDir, &Room), caches: &Caches) -> Result<Opened, Error> {
-    let default =
-        BTreeMap::from([(DEFAULT_SOURCE.to_owned(), config::Source::Embedded(config::EmbeddedSource::default()))]);
-    let configured = if config.sources.is_empty() { &default } else { &config.sources };
+/// Opens every configured source, and the logs in parallel; connections to servers are made later.
+/// Blocking.
+pub fn sources(
+    config: &Config,
+    (folder, room): (&DataDir, &Room),
+    caches: &Caches,
+) -> Result<Opened, Error> {
+    let default = BTreeMap::from([(
+        DEFAULT_SOURCE.to_owned(),
+        config::Source::Embedded(config::EmbeddedSource::default()),
+    )]);
+    let configured = if config.sources.is_empty() {
+        &default
+    } else {
+        &config.sources
+    };
     let mut shares = Vec::new();
     let mut logs = Vec::new();
     let mut sources = BTreeMap::new();
@@ -42,12 +57,17 @@ pub fn sources(config: &Config, (folder, room): (&DataDir, &Room), caches: &Cach
             config::Source::Embedded(settings) => {
                 let share = caches.share(log::Options::default().cache_bytes as u64);
                 let options = settings.options(name, share.bytes());
-                let options = log::Options { room: Some(room.clone()), ..options };
+                let options = log::Options {
+                    room: Some(room.clone()),
+                    ..options
+                };
                 let opening = Opening::begin(folder.log(name), options)?;
                 logs.push((name, opening, settings.missing));
                 shares.push(share);
             }
-            config::Source::Jetstream(settings) => drop(sources.insert(name.clone(), jetstream(name, settings)?)),
+            config::Source::Jetstream(settings) => {
+                drop(sources.insert(name.clone(), jetstream(name, settings)?))
+            }
         }
     }
     let until = Instant::now() + OPEN_WAIT;
@@ -58,10 +78,13 @@ pub fn sources(config: &Config, (folder, room): (&DataDir, &Room), caches: &Cach
             Ok(()) => can_read = true,
             Err(error) => failed = Some(error),
         }
-        sources.insert(name.clone(), Source::Embedded(Embedded::over(opening).on_missing(on_missing)));
+        sources.insert(
+            name.clone(),
+            Source::Embedded(Embedded::over(opening).on_missing(on_missing)),
+        );
     }
-    // One log that is damaged does not stop the sources next to it. If there is no other source, the host could do
-    // nothing, so its start fails where an operator sees it.
+    // One log that is damaged does not stop the sources next to it. If there is no other source,
+    // the host could do nothing, so its start fails where an operator sees it.
     match failed.filter(|_| !can_read) {
         Some(error) => Err(error.into()),
         None => Ok((sources, shares)),
@@ -70,6 +93,10 @@ pub fn sources(config: &Config, (folder, room): (&DataDir, &Room), caches: &Cach
 
 /// Creates a JetStream source from its settings; reads the files that they name.
 pub fn jetstream(name: &str, settings: &config::JetStreamSource) -> Result<Source, Error> {
-    let options = settings.options(name).map_err(|error| Error::Source(error.to_string()))?;
-    JetStream::new(options).map(Source::JetStream).map_err(|error| Error::Source(error.to_string()))
+    let options = settings
+        .options(name)
+        .map_err(|error| Error::Source(error.to_string()))?;
+    JetStream::new(options)
+        .map(Source::JetStream)
+        .map_err(|error| Error::Source(error.to_string()))
 }

@@ -26,10 +26,11 @@ use crate::room::{Room, Use};
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes in one commit, so that the first request of a long queue does not wait for the last.
 const GROUP_BYTES_MAX: usize = 16 << 20;
-/// Size at which a chunk ends: with redb's own header it fits 16 pages, and larger ones replay no faster.
+/// Size at which a chunk ends: with redb's own header it fits 16 pages, and larger ones replay no
+/// faster.
 const CHUNK_BYTES_MAX: usize = (64 << 10) - 256;
-/// A last chunk up to this size is written again with the next events, so that events that arrive one by one still
-/// share a page and replay as fast as those that arrived together.
+/// A last chunk up to this size is written again with the next events, so that events that arrive
+/// one by one still share a page and replay as fast as those that arrived together.
 const CHUNK_CONTINUED_MAX: usize = 3_584;
 
 /// Data that only the committing thread touches.
@@ -47,7 +48,8 @@ pub(super) struct Writer {
     pub subjects: Subjects,
 }
 
-/// Requests that wait for a commit, and whether one of them leads. Whenever requests wait, one leads.
+/// Requests that wait for a commit, and whether one of them leads. Whenever requests wait, one
+/// leads.
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<Waiting>,
@@ -79,7 +81,11 @@ enum Turn {
 }
 
 impl Log {
-    pub(super) fn append_all(&self, events: &[NewEvent], expectation: &Expectation) -> Result<Appended, Error> {
+    pub(super) fn append_all(
+        &self,
+        events: &[NewEvent],
+        expectation: &Expectation,
+    ) -> Result<Appended, Error> {
         let request = Arc::new(Request {
             encoding: Encoding::of(events, &self.shared.options, now_ns())?,
             expectation: expectation.clone(),
@@ -99,7 +105,10 @@ impl Log {
     /// Commits a group, of which the leader's own request is the first.
     fn lead(&self) {
         let mut slot = self.shared.writer.lock();
-        let group = Group { queue: &self.shared.queue, requests: self.shared.queue.take_group() };
+        let group = Group {
+            queue: &self.shared.queue,
+            requests: self.shared.queue.take_group(),
+        };
         // Refused before anything has begun, so that the file stays open and readable.
         if let Err(displaced) = self.shared.held.check() {
             drop(slot);
@@ -108,8 +117,17 @@ impl Log {
             }
             return;
         }
-        let bytes: usize = group.requests.iter().map(|request| request.encoding.buffer.len()).sum();
-        let room = self.shared.options.room.clone().unwrap_or_else(|| Room::of(&self.shared.path));
+        let bytes: usize = group
+            .requests
+            .iter()
+            .map(|request| request.encoding.buffer.len())
+            .sum();
+        let room = self
+            .shared
+            .options
+            .room
+            .clone()
+            .unwrap_or_else(|| Room::of(&self.shared.path));
         if let Err(shortage) = room.check(Use::Write, bytes as u64) {
             drop(slot);
             for request in &group.requests {
@@ -117,7 +135,9 @@ impl Log {
             }
             return;
         }
-        match self.with_writer(&mut slot, |database, writer| commit(database, writer, &self.view(), &group.requests)) {
+        match self.with_writer(&mut slot, |database, writer| {
+            commit(database, writer, &self.view(), &group.requests)
+        }) {
             Ok((answers, view)) => {
                 self.publish(view);
                 drop(slot);
@@ -195,7 +215,8 @@ impl Queue {
     }
 }
 
-/// The requests of one commit. However it ends, even by a panic, each is answered and the lead is passed on.
+/// The requests of one commit. However it ends, even by a panic, each is answered and the lead is
+/// passed on.
 struct Group<'a> {
     queue: &'a Queue,
     requests: Vec<Arc<Request>>,
@@ -245,13 +266,24 @@ fn commit(
     }
     if writer.subjects.is_due(writer.last_sequence) {
         let events = usize::try_from(writer.last_sequence - before).unwrap_or(usize::MAX / 8);
-        let known = writer.subjects.drain(&mut transaction.open_table(SUBJECTS)?, events, writer.last_sequence)?;
+        let known = writer.subjects.drain(
+            &mut transaction.open_table(SUBJECTS)?,
+            events,
+            writer.last_sequence,
+        )?;
         if let Some(sequence) = known {
             file::store_indexed_through(&transaction, sequence)?;
         }
     }
     transaction.commit()?;
-    Ok((answers, View { last_sequence: writer.last_sequence, bytes: writer.bytes, ..*view }))
+    Ok((
+        answers,
+        View {
+            last_sequence: writer.last_sequence,
+            bytes: writer.bytes,
+            ..*view
+        },
+    ))
 }
 
 impl Writer {
@@ -264,7 +296,8 @@ impl Writer {
         request: &Request,
     ) -> Result<Result<Appended, Error>, Failure> {
         let (sequences, duplicates) = self.place(&request.encoding);
-        // A repeated request gets the same answer as the first one, even though its expectation no longer holds.
+        // A repeated request gets the same answer as the first one, even though its expectation no
+        // longer holds.
         if duplicates < sequences.len() as u64
             && let Err(error) = self.check(transaction, first, &request.expectation)?
         {
@@ -293,7 +326,9 @@ impl Writer {
                 self.tail = Builder::new(*sequence);
             }
             times_raised += u64::from(event.time_ns.is_some_and(|asked| asked < self.last_time_ns));
-            self.last_time_ns = self.last_time_ns.max(event.time_ns.unwrap_or(self.appended_ns));
+            self.last_time_ns = self
+                .last_time_ns
+                .max(event.time_ns.unwrap_or(self.appended_ns));
             let stamp = Stamp {
                 flags: event.flags,
                 time_ns: self.last_time_ns,
@@ -306,13 +341,19 @@ impl Writer {
                 self.ids.insert(id, *sequence, self.appended_ns);
             }
             let subject = std::str::from_utf8(&request.encoding.buffer[event.subject.clone()]);
-            self.subjects.insert(subject.expect("a subject is encoded from text"), *sequence);
+            self.subjects
+                .insert(subject.expect("a subject is encoded from text"), *sequence);
         }
         self.last_sequence = next - 1;
         if let Some(cursor) = &request.expectation.cursor {
             cursors::store(transaction, cursor)?;
         }
-        Ok(Ok(Appended { sequences, duplicates, times_raised, last_sequence: self.last_sequence }))
+        Ok(Ok(Appended {
+            sequences,
+            duplicates,
+            times_raised,
+            last_sequence: self.last_sequence,
+        }))
     }
 
     /// Whether no new event has a time earlier than that of the event before it.
@@ -325,7 +366,13 @@ impl Writer {
             }
             next += 1;
             match event.time_ns {
-                Some(asked_ns) if asked_ns < last_ns => return Err(Error::Time { index, asked_ns, last_ns }),
+                Some(asked_ns) if asked_ns < last_ns => {
+                    return Err(Error::Time {
+                        index,
+                        asked_ns,
+                        last_ns,
+                    });
+                }
                 asked => last_ns = last_ns.max(asked.unwrap_or(self.appended_ns)),
             }
         }
@@ -339,7 +386,9 @@ impl Writer {
         let mut duplicates = 0;
         let mut sequences = Vec::with_capacity(encoding.events.len());
         for event in &encoding.events {
-            let known = event.id.and_then(|id| self.ids.get(&id).or_else(|| within.get(&id).copied()));
+            let known = event
+                .id
+                .and_then(|id| self.ids.get(&id).or_else(|| within.get(&id).copied()));
             if let Some(sequence) = known {
                 duplicates += 1;
                 sequences.push(sequence);
@@ -364,19 +413,28 @@ impl Writer {
         if let Some(expected) = expectation.last_sequence
             && expected != self.last_sequence
         {
-            return Ok(Err(Error::Conflict { expected, found: self.last_sequence }));
+            return Ok(Err(Error::Conflict {
+                expected,
+                found: self.last_sequence,
+            }));
         }
         let Some((pattern, expected)) = &expectation.last_subject_sequence else {
             return Ok(Ok(()));
         };
-        let Ok(found) = self.subjects.last(pattern, first, &transaction.open_table(SUBJECTS)?)? else {
+        let Ok(found) = self
+            .subjects
+            .last(pattern, first, &transaction.open_table(SUBJECTS)?)?
+        else {
             let message = format!(
                 "the expected subject {pattern} covers more than {COVERED_MAX} subjects; start it with more tokens, or expect the last sequence of the log"
             );
             return Ok(Err(Error::Invalid { index: 0, message }));
         };
         if found != *expected {
-            return Ok(Err(Error::Conflict { expected: *expected, found }));
+            return Ok(Err(Error::Conflict {
+                expected: *expected,
+                found,
+            }));
         }
         Ok(Ok(()))
     }

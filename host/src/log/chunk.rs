@@ -85,7 +85,9 @@ fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
 fn take_range(bytes: &[u8], at: &mut usize) -> Option<Range<usize>> {
     let length = usize::try_from(take_varint(bytes, at)?).ok()?;
     let start = *at;
-    let end = start.checked_add(length).filter(|end| *end <= bytes.len())?;
+    let end = start
+        .checked_add(length)
+        .filter(|end| *end <= bytes.len())?;
     *at = end;
     Some(start..end)
 }
@@ -114,12 +116,22 @@ pub(super) struct Builder {
 impl Builder {
     /// An empty chunk whose first event will have this sequence.
     pub fn new(first: u64) -> Self {
-        Self { first, count: 0, last_time_ns: 0, buffer: Vec::new() }
+        Self {
+            first,
+            count: 0,
+            last_time_ns: 0,
+            buffer: Vec::new(),
+        }
     }
 
     /// Continues a stored chunk whose last event has this time.
     pub fn resume(first: u64, count: u32, last_time_ns: u64, bytes: &[u8]) -> Self {
-        Self { first, count, last_time_ns, buffer: bytes.to_vec() }
+        Self {
+            first,
+            count,
+            last_time_ns,
+            buffer: bytes.to_vec(),
+        }
     }
 
     /// Sequence of the first event.
@@ -140,10 +152,13 @@ impl Builder {
     /// Adds an event.
     pub fn push(&mut self, stamp: &Stamp, body: &[u8]) {
         if self.count == 0 {
-            self.buffer.extend_from_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
-            self.buffer.extend_from_slice(&stamp.bytes_before.to_le_bytes());
+            self.buffer
+                .extend_from_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
+            self.buffer
+                .extend_from_slice(&stamp.bytes_before.to_le_bytes());
             self.buffer.extend_from_slice(&stamp.time_ns.to_le_bytes());
-            self.buffer.extend_from_slice(&stamp.appended_ns.to_le_bytes());
+            self.buffer
+                .extend_from_slice(&stamp.appended_ns.to_le_bytes());
             self.last_time_ns = stamp.time_ns;
         }
         self.count += 1;
@@ -199,12 +214,22 @@ impl Cursor {
             return Err(corrupt("is shorter than its header"));
         }
         if bytes[0] != VERSION {
-            return Err(corrupt("was written by a newer version; upgrade foldstream"));
+            return Err(corrupt(
+                "was written by a newer version; upgrade foldstream",
+            ));
         }
         let count = u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"));
         let time_ns = long(&bytes, 16);
         let end = first.saturating_add(u64::from(count));
-        Ok(Self { bytes, at: HEADER_LEN, first, next: first, end, time_ns, before: (HEADER_LEN, time_ns) })
+        Ok(Self {
+            bytes,
+            at: HEADER_LEN,
+            first,
+            next: first,
+            end,
+            time_ns,
+            before: (HEADER_LEN, time_ns),
+        })
     }
 
     /// The sequence of the next event.
@@ -243,7 +268,10 @@ impl Cursor {
             return Ok(None);
         }
         let before = (self.at, self.time_ns);
-        let record = self.parse().ok_or(Corrupt { first: self.first, problem: "ends within an event" })?;
+        let record = self.parse().ok_or(Corrupt {
+            first: self.first,
+            problem: "ends within an event",
+        })?;
         self.before = before;
         self.next += 1;
         self.time_ns = record.time_ns;
@@ -263,19 +291,42 @@ impl Cursor {
         let flags = *bytes.get(at)?;
         at += 1;
         let time_ns = self.time_ns.checked_add(take_varint(bytes, &mut at)?)?;
-        let appended_ns = if flags & FLAG_ID != 0 { take_varint(bytes, &mut at)? } else { 0 };
+        let appended_ns = if flags & FLAG_ID != 0 {
+            take_varint(bytes, &mut at)?
+        } else {
+            0
+        };
         let subject = take_range(bytes, &mut at)?;
-        let kind = if flags & FLAG_KIND != 0 { take_range(bytes, &mut at)? } else { 0..0 };
-        let headers = if flags & FLAG_HEADERS != 0 { take_range(bytes, &mut at)? } else { 0..0 };
+        let kind = if flags & FLAG_KIND != 0 {
+            take_range(bytes, &mut at)?
+        } else {
+            0..0
+        };
+        let headers = if flags & FLAG_HEADERS != 0 {
+            take_range(bytes, &mut at)?
+        } else {
+            0..0
+        };
         let data = take_range(bytes, &mut at)?;
         self.at = at;
-        Some(Record { sequence: self.next, time_ns, appended_ns, flags, subject, kind, headers, data })
+        Some(Record {
+            sequence: self.next,
+            time_ns,
+            appended_ns,
+            flags,
+            subject,
+            kind,
+            headers,
+            data,
+        })
     }
 
     /// The subject of an event of this chunk.
     pub(super) fn subject<'a>(&'a self, record: &Record) -> Result<&'a str, Corrupt> {
-        std::str::from_utf8(&self.bytes[record.subject.clone()])
-            .map_err(|_| Corrupt { first: self.first, problem: "has a subject that is not text" })
+        std::str::from_utf8(&self.bytes[record.subject.clone()]).map_err(|_| Corrupt {
+            first: self.first,
+            problem: "has a subject that is not text",
+        })
     }
 
     /// The message id of an event of this chunk.
@@ -284,11 +335,19 @@ impl Cursor {
             return Ok(None);
         }
         let headers = self.headers(&self.bytes, record)?;
-        Ok(headers.into_iter().find(|(name, _)| name == ID_HEADER).map(|(_, value)| value))
+        Ok(headers
+            .into_iter()
+            .find(|(name, _)| name == ID_HEADER)
+            .map(|(_, value)| value))
     }
 
     /// Builds the event; `shared` says whether it may keep the chunk's memory.
-    pub(super) fn event(&self, record: &Record, headers: Headers, memory: Memory) -> Result<Event, Corrupt> {
+    pub(super) fn event(
+        &self,
+        record: &Record,
+        headers: Headers,
+        memory: Memory,
+    ) -> Result<Event, Corrupt> {
         match memory {
             Memory::Shared => self.build(&self.bytes, record, headers),
             Memory::Own => {
@@ -304,20 +363,38 @@ impl Cursor {
                     data: shift(&record.data),
                     ..record.clone()
                 };
-                self.build(&Bytes::copy_from_slice(&self.bytes[start..end]), &moved, headers)
+                self.build(
+                    &Bytes::copy_from_slice(&self.bytes[start..end]),
+                    &moved,
+                    headers,
+                )
             }
         }
     }
 
     fn build(&self, bytes: &Bytes, record: &Record, wanted: Headers) -> Result<Event, Corrupt> {
         let subject = self.text(bytes, &record.subject)?;
-        // If headers are not wanted, those of a plain event are skipped: its type was determined when it was appended.
+        // If headers are not wanted, those of a plain event are skipped: its type was determined
+        // when it was appended.
         let needed = wanted == Headers::Wanted || record.flags & FLAG_STRUCTURED != 0;
-        let headers = if needed { self.headers(bytes, record)? } else { Vec::new() };
+        let headers = if needed {
+            self.headers(bytes, record)?
+        } else {
+            Vec::new()
+        };
         let data = bytes.slice(record.data.clone());
-        let message = Message { sequence: record.sequence, time_ns: record.time_ns, subject, headers, data };
+        let message = Message {
+            sequence: record.sequence,
+            time_ns: record.time_ns,
+            subject,
+            headers,
+            data,
+        };
         // Events in a log were classified when they were appended.
-        let reading = Reading { recognition: Recognition::Headers, wants_headers: wanted == Headers::Wanted };
+        let reading = Reading {
+            recognition: Recognition::Headers,
+            wants_headers: wanted == Headers::Wanted,
+        };
         let mut event = message::into_event(message, reading);
         if record.flags & FLAG_KIND != 0 {
             event.kind = self.text(bytes, &record.kind)?;
@@ -326,17 +403,23 @@ impl Cursor {
     }
 
     fn text(&self, bytes: &Bytes, range: &Range<usize>) -> Result<ByteString, Corrupt> {
-        ByteString::try_from(bytes.slice(range.clone()))
-            .map_err(|_| Corrupt { first: self.first, problem: "has a name that is not text" })
+        ByteString::try_from(bytes.slice(range.clone())).map_err(|_| Corrupt {
+            first: self.first,
+            problem: "has a name that is not text",
+        })
     }
 
     fn headers(&self, bytes: &Bytes, record: &Record) -> Result<Vec<Header>, Corrupt> {
-        let corrupt = Corrupt { first: self.first, problem: "has a header that ends too early" };
+        let corrupt = Corrupt {
+            first: self.first,
+            problem: "has a header that ends too early",
+        };
         let (mut at, end) = (record.headers.start, record.headers.end);
         let part = &bytes[..end];
         let mut headers = Vec::new();
         while at < end {
-            let (Some(name), Some(value)) = (take_range(part, &mut at), take_range(part, &mut at)) else {
+            let (Some(name), Some(value)) = (take_range(part, &mut at), take_range(part, &mut at))
+            else {
                 return Err(corrupt);
             };
             headers.push((self.text(bytes, &name)?, self.text(bytes, &value)?));
@@ -351,11 +434,18 @@ impl Record {
         self.data.end - self.subject.start
     }
 
-    /// The approximate size of the event in memory, according to [`Event::size`]: its type counts like its subject, and
-    /// each byte of its headers twice.
+    /// The approximate size of the event in memory, according to [`Event::size`]: its type counts
+    /// like its subject, and each byte of its headers twice.
     pub(super) fn size(&self, headers: Headers) -> usize {
-        let headers = if headers == Headers::Wanted { 2 * self.headers.len() } else { 0 };
-        64 + self.subject.len() + self.subject.len().max(self.kind.len()) + headers + self.data.len()
+        let headers = if headers == Headers::Wanted {
+            2 * self.headers.len()
+        } else {
+            0
+        };
+        64 + self.subject.len()
+            + self.subject.len().max(self.kind.len())
+            + headers
+            + self.data.len()
     }
 
     /// The size of the event as the log counts it: subject, headers and data.
@@ -364,8 +454,11 @@ impl Record {
         if self.headers.is_empty() {
             return Ok(plain as u64);
         }
-        let headers: usize =
-            cursor.headers(&cursor.bytes, self)?.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers: usize = cursor
+            .headers(&cursor.bytes, self)?
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         Ok((plain + headers) as u64)
     }
 }
@@ -389,7 +482,11 @@ pub(super) enum Memory {
 }
 
 fn long(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes, as the header was checked"))
+    u64::from_le_bytes(
+        bytes[at..at + 8]
+            .try_into()
+            .expect("eight bytes, as the header was checked"),
+    )
 }
 
 #[cfg(test)]
@@ -412,7 +509,12 @@ mod tests {
     }
 
     fn stamp(flags: u8, time_ns: u64) -> Stamp {
-        Stamp { flags, time_ns, appended_ns: 7, bytes_before: 40 }
+        Stamp {
+            flags,
+            time_ns,
+            appended_ns: 7,
+            bytes_before: 40,
+        }
     }
 
     #[test]
@@ -432,19 +534,39 @@ mod tests {
     fn events_come_back_from_shared_and_own_memory() {
         let mut builder = Builder::new(9);
         builder.push(&stamp(0, 100), &body("a.b", &[], b"{}"));
-        builder.push(&stamp(FLAG_HEADERS, 100), &body("a.c", &[("x", "1")], b"\xff\x00"));
+        builder.push(
+            &stamp(FLAG_HEADERS, 100),
+            &body("a.c", &[("x", "1")], b"\xff\x00"),
+        );
         builder.push(&stamp(0, 250), &body("a.d", &[], b""));
 
         for memory in [Memory::Shared, Memory::Own] {
-            let mut cursor = Cursor::new(9, Bytes::copy_from_slice(builder.bytes())).expect("sound");
-            assert_eq!((cursor.end(), cursor.bytes_before(), cursor.appended_ns()), (12, 40, 7));
+            let mut cursor =
+                Cursor::new(9, Bytes::copy_from_slice(builder.bytes())).expect("sound");
+            assert_eq!(
+                (cursor.end(), cursor.bytes_before(), cursor.appended_ns()),
+                (12, 40, 7)
+            );
             let mut events = Vec::new();
             while let Some(record) = cursor.next().expect("sound") {
-                events.push(cursor.event(&record, Headers::Wanted, memory).expect("sound"));
+                events.push(
+                    cursor
+                        .event(&record, Headers::Wanted, memory)
+                        .expect("sound"),
+                );
             }
-            let seen: Vec<_> =
-                events.iter().map(|one| (one.sequence, one.time_ns, &*one.subject, &*one.kind)).collect();
-            assert_eq!(seen, [(9, 100, "a.b", "b"), (10, 100, "a.c", "c"), (11, 250, "a.d", "d")]);
+            let seen: Vec<_> = events
+                .iter()
+                .map(|one| (one.sequence, one.time_ns, &*one.subject, &*one.kind))
+                .collect();
+            assert_eq!(
+                seen,
+                [
+                    (9, 100, "a.b", "b"),
+                    (10, 100, "a.c", "c"),
+                    (11, 250, "a.d", "d")
+                ]
+            );
             assert_eq!(events[1].header("x"), Some("1"));
             assert_eq!(events[1].data.as_bytes(), b"\xff\x00");
             assert!(events[2].data.is_empty());
@@ -455,7 +577,10 @@ mod tests {
     fn damaged_chunks_are_errors_and_never_panics() {
         let mut builder = Builder::new(1);
         for time in 0..20 {
-            builder.push(&stamp(FLAG_HEADERS | FLAG_ID, time), &body("a.b", &[("nats-msg-id", "7")], b"data"));
+            builder.push(
+                &stamp(FLAG_HEADERS | FLAG_ID, time),
+                &body("a.b", &[("nats-msg-id", "7")], b"data"),
+            );
         }
         let mut random = fastrand::Rng::with_seed(11);
         for _ in 0..20_000 {
@@ -465,7 +590,9 @@ mod tests {
                 bytes[at] = random.u8(..);
             }
             bytes.truncate(random.usize(..=bytes.len()));
-            let Ok(mut cursor) = Cursor::new(1, Bytes::from(bytes)) else { continue };
+            let Ok(mut cursor) = Cursor::new(1, Bytes::from(bytes)) else {
+                continue;
+            };
             while let Ok(Some(record)) = cursor.next() {
                 let _ = cursor.event(&record, Headers::Wanted, Memory::Own);
                 let _ = cursor.id(&record);

@@ -21,18 +21,25 @@ pub enum ConvertError {
 
 /// Splits a request of the API into events and expectations.
 pub fn request(append: api::Append) -> Result<(Vec<NewEvent>, Expectation), Error> {
-    let subject = append.expected_subject.or_else(|| append.events.first().map(|event| event.subject.clone()));
+    let subject = append
+        .expected_subject
+        .or_else(|| append.events.first().map(|event| event.subject.clone()));
     let last_subject_sequence = match (append.expected_last_subject_sequence, subject) {
         (Some(sequence), Some(subject)) => {
-            let pattern = Pattern::parse(&subject)
-                .map_err(|error| Error::Invalid { index: 0, message: format!("expected_subject: {error}") })?;
+            let pattern = Pattern::parse(&subject).map_err(|error| Error::Invalid {
+                index: 0,
+                message: format!("expected_subject: {error}"),
+            })?;
             Some((pattern, sequence))
         }
         _ => None,
     };
     let mut events = Vec::with_capacity(append.events.len());
     for (index, event) in append.events.into_iter().enumerate() {
-        let event = NewEvent::try_from(event).map_err(|error| Error::Invalid { index, message: error.to_string() })?;
+        let event = NewEvent::try_from(event).map_err(|error| Error::Invalid {
+            index,
+            message: error.to_string(),
+        })?;
         events.push(event);
     }
     Ok((
@@ -84,7 +91,9 @@ impl From<&Event> for api::StoredEvent {
     fn from(event: &Event) -> Self {
         let mut headers = BTreeMap::new();
         for (name, value) in &event.headers {
-            headers.entry(name.to_string()).or_insert_with(|| value.to_string());
+            headers
+                .entry(name.to_string())
+                .or_insert_with(|| value.to_string());
         }
         Self {
             sequence: event.sequence,
@@ -98,7 +107,8 @@ impl From<&Event> for api::StoredEvent {
 }
 
 fn parse_time(text: &str) -> Result<u64, ConvertError> {
-    timestamp::parse_ns(text).map_err(|error| ConvertError::Time(text.chars().take(64).collect(), error))
+    timestamp::parse_ns(text)
+        .map_err(|error| ConvertError::Time(text.chars().take(64).collect(), error))
 }
 
 #[cfg(test)]
@@ -119,20 +129,30 @@ mod tests {
         .expect("sound");
         assert_eq!(events[0].data.as_str(), Some(r#"{"x":1}"#));
         assert_eq!(expectation.last_sequence, Some(9));
-        assert_eq!(expectation.last_subject_sequence, Some((Pattern::parse("a.1.b").expect("sound"), 3)));
+        assert_eq!(
+            expectation.last_subject_sequence,
+            Some((Pattern::parse("a.1.b").expect("sound"), 3))
+        );
 
         let (_, expectation) = append(json!({
             "events": [event], "expected_last_subject_sequence": 3, "expected_subject": "a.1.>"
         }))
         .expect("sound");
-        assert_eq!(expectation.last_subject_sequence, Some((Pattern::parse("a.1.>").expect("sound"), 3)));
-        let bad = append(json!({"events": [event], "expected_last_subject_sequence": 3, "expected_subject": "a..b"}));
+        assert_eq!(
+            expectation.last_subject_sequence,
+            Some((Pattern::parse("a.1.>").expect("sound"), 3))
+        );
+        let bad = append(
+            json!({"events": [event], "expected_last_subject_sequence": 3, "expected_subject": "a..b"}),
+        );
         assert!(matches!(bad, Err(Error::Invalid { index: 0, .. })));
     }
 
     #[test]
     fn bad_event_is_named_by_its_index() {
-        let bad = append(json!({"events": [{"subject": "a"}, {"subject": "a", "data": {"$bytes": "?"}}]}));
+        let bad = append(
+            json!({"events": [{"subject": "a"}, {"subject": "a", "data": {"$bytes": "?"}}]}),
+        );
         assert!(matches!(bad, Err(Error::Invalid { index: 1, .. })));
         let bad = append(json!({"events": [{"subject": "a", "time": "soon"}]}));
         assert!(matches!(bad, Err(Error::Invalid { index: 0, .. })));

@@ -1,14 +1,16 @@
 //! Cursors: how far producers of effects have come, each under a name.
 //!
-//! A cursor moves in the commit of the append that it belongs to, so a producer that repeats an append after a crash or
-//! a lost answer finds out whether it was stored. Cursors are not events and take no part in retention.
+//! A cursor moves in the commit of the append that it belongs to, so a producer that repeats an
+//! append after a crash or a lost answer finds out whether it was stored. Cursors are not events
+//! and take no part in retention.
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::file::Failure;
 use super::{Error, Log};
 
-const CURSORS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("cursors");
+const CURSORS: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("cursors");
 
 /// The value of a cursor.
 pub type Cursor = [u8; 16];
@@ -25,19 +27,33 @@ pub struct CursorMove {
 }
 
 /// Whether a cursor is where it is expected; otherwise where it is.
-pub(super) fn check(transaction: &WriteTransaction, wanted: &CursorMove) -> Result<Result<(), Error>, Failure> {
+pub(super) fn check(
+    transaction: &WriteTransaction,
+    wanted: &CursorMove,
+) -> Result<Result<(), Error>, Failure> {
     let found = read(&transaction.open_table(CURSORS)?, &wanted.name)?;
-    Ok(if found == wanted.from { Ok(()) } else { Err(Error::CursorMoved(wanted.name.clone())) })
+    Ok(if found == wanted.from {
+        Ok(())
+    } else {
+        Err(Error::CursorMoved(wanted.name.clone()))
+    })
 }
 
 /// Moves a cursor.
 pub(super) fn store(transaction: &WriteTransaction, moved: &CursorMove) -> Result<(), Failure> {
-    transaction.open_table(CURSORS)?.insert(moved.name.as_str(), moved.to.as_slice())?;
+    transaction
+        .open_table(CURSORS)?
+        .insert(moved.name.as_str(), moved.to.as_slice())?;
     Ok(())
 }
 
-fn read(table: &impl ReadableTable<&'static str, &'static [u8]>, name: &str) -> Result<Option<Cursor>, Failure> {
-    let Some(value) = table.get(name)? else { return Ok(None) };
+fn read(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<Cursor>, Failure> {
+    let Some(value) = table.get(name)? else {
+        return Ok(None);
+    };
     let damaged = |_| Failure::Damaged(format!("its cursor {name} has another length"));
     value.value().try_into().map(Some).map_err(damaged)
 }
@@ -47,7 +63,9 @@ impl Log {
     pub fn cursor(&self, name: &str) -> Result<Option<Cursor>, Error> {
         let file = self.shared.file.read();
         let Some(database) = file.as_ref() else {
-            return Err(Error::Storage("it failed and is not open; the next append reopens it".to_owned()));
+            return Err(Error::Storage(
+                "it failed and is not open; the next append reopens it".to_owned(),
+            ));
         };
         let look = || {
             let transaction = database.begin_read()?;

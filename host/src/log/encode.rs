@@ -20,17 +20,19 @@ pub const APPEND_BYTES_MAX: usize = 64 << 20;
 pub const HEADERS_MAX: usize = 64;
 /// Longest name of a header, in bytes.
 pub const HEADER_NAME_BYTES_MAX: usize = 128;
-/// Longest value of a header, in bytes; room for a long `tracestate` and for percent-encoded attributes.
+/// Longest value of a header, in bytes; room for a long `tracestate` and for percent-encoded
+/// attributes.
 pub const HEADER_VALUE_BYTES_MAX: usize = 8_192;
 /// Longest message id, in bytes.
 pub const ID_BYTES_MAX: usize = 512;
 /// Longest type, in bytes.
 pub const KIND_BYTES_MAX: usize = 1_024;
-/// How far an event's time may be ahead of this machine's clock: as far as clocks differ. Because times never go back,
-/// every later event gets that time until the clock has reached it.
+/// How far an event's time may be ahead of this machine's clock: as far as clocks differ. Because
+/// times never go back, every later event gets that time until the clock has reached it.
 const FUTURE_NS_MAX: u64 = 5 * 60 * 1_000_000_000;
 
-/// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never collide by chance.
+/// A message id, by which duplicates are recognised: 128 bits of SHA-256, so that two ids never
+/// collide by chance.
 pub(super) type IdKey = [u64; 2];
 
 /// The key of a message id.
@@ -68,10 +70,16 @@ impl Encoding {
             return Err(at(0)("no events; append 1 to 10,000 at once".to_owned()));
         }
         if events.len() > APPEND_EVENTS_MAX {
-            let message = format!("{} events in one append; send at most {APPEND_EVENTS_MAX} at once", events.len());
+            let message = format!(
+                "{} events in one append; send at most {APPEND_EVENTS_MAX} at once",
+                events.len()
+            );
             return Err(at(APPEND_EVENTS_MAX)(message));
         }
-        let mut encoding = Self { buffer: Vec::new(), events: Vec::with_capacity(events.len()) };
+        let mut encoding = Self {
+            buffer: Vec::new(),
+            events: Vec::with_capacity(events.len()),
+        };
         let mut total = 0;
         for (index, event) in events.iter().enumerate() {
             total += encoding.push(event, options, now_ns).map_err(at(index))?;
@@ -88,7 +96,10 @@ impl Encoding {
         subject::validate(&event.subject).map_err(|error| error.to_string())?;
         let headers = headers_of(event)?;
         let bytes = size_of(event, &headers, options)?;
-        if event.time_ns.is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX)) {
+        if event
+            .time_ns
+            .is_some_and(|time| time > now_ns.saturating_add(FUTURE_NS_MAX))
+        {
             return Err(
                 "its time is more than 5 minutes ahead of this machine's clock, and every later event would get \
                         it, because the times of a log never go back; check both clocks, or leave the time out"
@@ -96,7 +107,10 @@ impl Encoding {
             );
         }
         let kind = kind_of(event, &headers)?;
-        let id = headers.iter().find(|(name, _)| name == ID_HEADER).map(|(_, id)| id_key(id));
+        let id = headers
+            .iter()
+            .find(|(name, _)| name == ID_HEADER)
+            .map(|(_, id)| id_key(id));
 
         let start = self.buffer.len();
         chunk::put_bytes(&mut self.buffer, event.subject.as_bytes());
@@ -123,7 +137,14 @@ impl Encoding {
         }
         chunk::put_bytes(&mut self.buffer, event.data.as_bytes());
         let body = start..self.buffer.len();
-        self.events.push(Encoded { flags, body, subject, bytes, time_ns: event.time_ns, id });
+        self.events.push(Encoded {
+            flags,
+            body,
+            subject,
+            bytes,
+            time_ns: event.time_ns,
+            id,
+        });
         Ok(bytes)
     }
 }
@@ -131,13 +152,18 @@ impl Encoding {
 /// The headers as stored: lower-case names, including the message id.
 fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
     if event.headers.len() > HEADERS_MAX {
-        return Err(format!("{} headers; send at most {HEADERS_MAX}", event.headers.len()));
+        return Err(format!(
+            "{} headers; send at most {HEADERS_MAX}",
+            event.headers.len()
+        ));
     }
     let mut id = event.id.clone();
     let mut headers = Vec::with_capacity(event.headers.len() + usize::from(id.is_some()));
     for (name, value) in &event.headers {
         let name = header_name(name)?;
-        if value.len() > HEADER_VALUE_BYTES_MAX || value.chars().any(|one| one.is_control() && one != '\t') {
+        if value.len() > HEADER_VALUE_BYTES_MAX
+            || value.chars().any(|one| one.is_control() && one != '\t')
+        {
             return Err(format!(
                 "header {name} has a value with control characters or longer than {HEADER_VALUE_BYTES_MAX} bytes; put it into the data"
             ));
@@ -148,14 +174,18 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
             }
             id = Some(value.clone());
         } else if name.starts_with("nats-") {
-            return Err(format!("header {name} is reserved for the NATS server; only Nats-Msg-Id may be sent"));
+            return Err(format!(
+                "header {name} is reserved for the NATS server; only Nats-Msg-Id may be sent"
+            ));
         } else {
             headers.push((ByteString::from(name), ByteString::from(value.as_str())));
         }
     }
     if let Some(id) = id {
         if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-            return Err(format!("its id is empty, longer than {ID_BYTES_MAX} bytes or has control characters"));
+            return Err(format!(
+                "its id is empty, longer than {ID_BYTES_MAX} bytes or has control characters"
+            ));
         }
         headers.push((ByteString::from_static(ID_HEADER), ByteString::from(id)));
     }
@@ -166,7 +196,8 @@ fn headers_of(event: &NewEvent) -> Result<Vec<Header>, String> {
 fn header_name(name: &str) -> Result<String, String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || name.len() > HEADER_NAME_BYTES_MAX || !name.bytes().all(token) {
-        // Debug output of a string ignores the precision, and an error must not be as long as the name.
+        // Debug output of a string ignores the precision, and an error must not be as long as the
+        // name.
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
             "header {shown:?} has a name that is empty, longer than {HEADER_NAME_BYTES_MAX} bytes or has characters other than letters, digits and -._"
@@ -177,7 +208,10 @@ fn header_name(name: &str) -> Result<String, String> {
 
 /// The size of the event as the log counts it, if it is small enough.
 fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u64, String> {
-    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     let bytes = event.subject.len() + headers + event.data.len();
     if bytes > options.event_bytes_max {
         let max = options.event_bytes_max;
@@ -186,25 +220,28 @@ fn size_of(event: &NewEvent, headers: &[Header], options: &Options) -> Result<u6
         ));
     }
     if let Some(max) = options.max_bytes.filter(|max| bytes as u64 > *max) {
-        return Err(format!("it has {bytes} bytes, and the whole log keeps {max}; raise max_bytes"));
+        return Err(format!(
+            "it has {bytes} bytes, and the whole log keeps {max}; raise max_bytes"
+        ));
     }
     Ok(bytes as u64)
 }
 
-/// The type to store: the given one, or that of the headers, so that a reader that needs no headers does not parse
-/// them.
+/// The type to store: the given one, or that of the headers, so that a reader that needs no headers
+/// does not parse them.
 fn kind_of(event: &NewEvent, headers: &[Header]) -> Result<Option<ByteString>, String> {
     let kind = match &event.kind {
         Some(kind) => Some(ByteString::from(kind.as_str())),
         None if message::is_announced(headers) => None,
         None => message::kind_of_headers(headers),
     };
-    let sound =
-        |kind: &ByteString| !kind.is_empty() && kind.len() <= KIND_BYTES_MAX && !kind.chars().any(char::is_control);
+    let sound = |kind: &ByteString| {
+        !kind.is_empty() && kind.len() <= KIND_BYTES_MAX && !kind.chars().any(char::is_control)
+    };
     match kind {
-        Some(kind) if !sound(&kind) => {
-            Err(format!("its type is empty, longer than {KIND_BYTES_MAX} bytes or has control characters"))
-        }
+        Some(kind) if !sound(&kind) => Err(format!(
+            "its type is empty, longer than {KIND_BYTES_MAX} bytes or has control characters"
+        )),
         kind => Ok(kind),
     }
 }
@@ -228,7 +265,14 @@ mod tests {
     fn refusal(change: impl FnOnce(&mut NewEvent)) -> String {
         let mut bad = event();
         change(&mut bad);
-        match Encoding::of(&[event(), bad], &Options { max_bytes: Some(1 << 20), ..Options::default() }, 1_000) {
+        match Encoding::of(
+            &[event(), bad],
+            &Options {
+                max_bytes: Some(1 << 20),
+                ..Options::default()
+            },
+            1_000,
+        ) {
             Err(Error::Invalid { index: 1, message }) => message,
             Err(other) => panic!("{other}"),
             Ok(_) => panic!("was accepted"),
@@ -249,11 +293,23 @@ mod tests {
         assert!(refusal(|event| event.headers = header("", "1")).contains("name"));
         assert!(refusal(|event| event.headers = header(&"x".repeat(100_000), "1")).len() < 400);
         assert!(refusal(|event| event.headers = header("a", "x\r\ny: z")).contains("control"));
-        assert!(refusal(|event| event.headers = header("a", &"x".repeat(9_000))).contains("longer"));
-        assert!(refusal(|event| event.headers = vec![("a".to_owned(), String::new()); 65]).contains("65 headers"));
-        assert!(refusal(|event| event.headers = header("Nats-Expected-Last-Msg-Id", "1")).contains("NATS server"));
-        assert!(refusal(|event| event.data = Payload::from("x".repeat(9 << 20))).contains("accepts"));
-        assert!(refusal(|event| event.data = Payload::from("x".repeat(2 << 20))).contains("max_bytes"));
+        assert!(
+            refusal(|event| event.headers = header("a", &"x".repeat(9_000))).contains("longer")
+        );
+        assert!(
+            refusal(|event| event.headers = vec![("a".to_owned(), String::new()); 65])
+                .contains("65 headers")
+        );
+        assert!(
+            refusal(|event| event.headers = header("Nats-Expected-Last-Msg-Id", "1"))
+                .contains("NATS server")
+        );
+        assert!(
+            refusal(|event| event.data = Payload::from("x".repeat(9 << 20))).contains("accepts")
+        );
+        assert!(
+            refusal(|event| event.data = Payload::from("x".repeat(2 << 20))).contains("max_bytes")
+        );
         assert!(
             refusal(|event| {
                 event.id = Some("1".to_owned());
@@ -266,13 +322,22 @@ mod tests {
     #[test]
     fn too_many_or_no_events_are_refused() {
         let options = Options::default();
-        assert!(matches!(Encoding::of(&[], &options, 0), Err(Error::Invalid { index: 0, .. })));
+        assert!(matches!(
+            Encoding::of(&[], &options, 0),
+            Err(Error::Invalid { index: 0, .. })
+        ));
         let many = vec![event(); APPEND_EVENTS_MAX + 1];
-        assert!(matches!(Encoding::of(&many, &options, 0), Err(Error::Invalid { .. })));
+        assert!(matches!(
+            Encoding::of(&many, &options, 0),
+            Err(Error::Invalid { .. })
+        ));
         assert!(Encoding::of(&many[1..], &options, 0).is_ok());
         let mut large = event();
         large.data = Payload::from("x".repeat(8 << 20 >> 1));
-        assert!(matches!(Encoding::of(&vec![large; 20], &options, 0), Err(Error::Invalid { index: 15, .. })));
+        assert!(matches!(
+            Encoding::of(&vec![large; 20], &options, 0),
+            Err(Error::Invalid { index: 15, .. })
+        ));
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction,
+};
 use tracing::{info, warn};
 
 use super::append::Writer;
@@ -28,9 +30,11 @@ use crate::position::StreamIdentity;
 use crate::{advice, atomic_file, damage};
 
 /// Runs of events by the sequence of their first.
-pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
+pub(super) const CHUNKS: TableDefinition<'static, u64, &'static [u8]> =
+    TableDefinition::new("chunks");
 /// Last sequences by subject.
-pub(super) const SUBJECTS: TableDefinition<'static, &'static str, u64> = TableDefinition::new("subjects");
+pub(super) const SUBJECTS: TableDefinition<'static, &'static str, u64> =
+    TableDefinition::new("subjects");
 const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("log");
 
 /// The format that this build writes, and the only one that it reads.
@@ -62,7 +66,12 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+from_redb!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
@@ -70,7 +79,8 @@ impl From<Failure> for Error {
     }
 }
 
-/// Largest sequence and largest number of bytes: no log ever reaches them, and sums of larger numbers could overflow.
+/// Largest sequence and largest number of bytes: no log ever reaches them, and sums of larger
+/// numbers could overflow.
 const NUMBER_MAX: u64 = u64::MAX >> 2;
 
 /// Metadata that changes while the log is in use.
@@ -102,16 +112,21 @@ impl Trim {
 
     /// Checks that the numbers are possible, for any content of the log.
     fn check(&self) -> Result<(), Failure> {
-        let is_small = [self.first_sequence, self.last_sequence, self.bytes_before].iter().all(|it| *it <= NUMBER_MAX);
+        let is_small = [self.first_sequence, self.last_sequence, self.bytes_before]
+            .iter()
+            .all(|it| *it <= NUMBER_MAX);
         if is_small && (1..=self.last_sequence.saturating_add(1)).contains(&self.first_sequence) {
             return Ok(());
         }
-        Err(Failure::Damaged("its settings contradict each other".to_owned()))
+        Err(Failure::Damaged(
+            "its settings contradict each other".to_owned(),
+        ))
     }
 }
 
-/// From this size on, a commit also writes data with which an unclean stop can be repaired without reading the whole
-/// file; below it, reading everything is faster than writing more at every commit.
+/// From this size on, a commit also writes data with which an unclean stop can be repaired without
+/// reading the whole file; below it, reading everything is faster than writing more at every
+/// commit.
 const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 
 /// Begins a transaction that changes a log in the state of a view.
@@ -124,7 +139,10 @@ pub(super) fn begin_write(database: &Database, view: &View) -> Result<WriteTrans
 }
 
 /// Records how far the table of subjects is complete.
-pub(super) fn store_indexed_through(transaction: &WriteTransaction, sequence: u64) -> Result<(), Failure> {
+pub(super) fn store_indexed_through(
+    transaction: &WriteTransaction,
+    sequence: u64,
+) -> Result<(), Failure> {
     let mut settings = transaction.open_table(SETTINGS)?;
     settings.insert("indexed_through", sequence.to_le_bytes().as_slice())?;
     Ok(())
@@ -141,12 +159,16 @@ pub(super) struct Opened {
 /// Opens or creates the file.
 pub(super) fn open(path: &Path, options: &Options, now_ns: u64) -> Result<Opened, Error> {
     let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
-        fs::create_dir_all(folder).map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
+        fs::create_dir_all(folder)
+            .map_err(|error| refuse(format!("cannot create its folder: {error}")))?;
     }
     let database = open_database(path, options).map_err(|error| refuse(explain(&error)))?;
-    guarded(|| initialise(&database, options, now_ns)).map_err(|failure| refuse(failure.to_string()))?;
+    guarded(|| initialise(&database, options, now_ns))
+        .map_err(|failure| refuse(failure.to_string()))?;
     if let Some(folder) = folder {
         // A new file is durable only once its folder is.
         fs::File::open(folder)
@@ -161,19 +183,28 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T,
     damage::guarded(work).unwrap_or_else(|error| Err(Failure::Damaged(error.to_string())))
 }
 
-fn open_database(path: &Path, options: &Options) -> Result<damage::Open<Database>, redb::DatabaseError> {
+fn open_database(
+    path: &Path,
+    options: &Options,
+) -> Result<damage::Open<Database>, redb::DatabaseError> {
     let (name, repair) = (options.name.clone(), Arc::clone(&options.repair));
     let mut builder = redb::Builder::new();
-    builder.set_cache_size(options.cache_bytes).set_repair_callback(move |session| {
-        let percent = (session.progress() * 100.0) as u8;
-        if repair.set(Some(percent)) {
-            info!(log = name, percent, "repairing the embedded log after an unclean stop");
-        }
-    });
+    builder
+        .set_cache_size(options.cache_bytes)
+        .set_repair_callback(move |session| {
+            let percent = (session.progress() * 100.0) as u8;
+            if repair.set(Some(percent)) {
+                info!(
+                    log = name,
+                    percent, "repairing the embedded log after an unclean stop"
+                );
+            }
+        });
     let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     atomic_file::create(path, make).map_err(redb::StorageError::Io)?;
     let opened = damage::guarded(|| builder.create(path));
-    let opened = opened.unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
+    let opened =
+        opened.unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
     options.repair.set(None);
     opened.map(damage::Open::new)
 }
@@ -192,9 +223,13 @@ fn explain(error: &redb::DatabaseError) -> String {
             "another process has it open; stop that one, or choose another data folder".to_owned()
         }
         redb::DatabaseError::UpgradeRequired(version) => {
-            format!("its file format {version} is older than any that foldstream wrote; it is another program's file")
+            format!(
+                "its file format {version} is older than any that foldstream wrote; it is another program's file"
+            )
         }
-        redb::DatabaseError::Storage(redb::StorageError::Io(error)) if advice::of_file(error).is_some() => {
+        redb::DatabaseError::Storage(redb::StorageError::Io(error))
+            if advice::of_file(error).is_some() =>
+        {
             format!("{error}; {}", advice::of_file(error).unwrap_or_default())
         }
         other => format!("{other}; check that it is a foldstream log, and the disk"),
@@ -204,7 +239,10 @@ fn explain(error: &redb::DatabaseError) -> String {
 /// Writes the settings of a new log, and checks the format of an old one.
 fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(), Failure> {
     let transaction = database.begin_write()?;
-    let tables: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let tables: Vec<String> = transaction
+        .list_tables()?
+        .map(|table| table.name().to_owned())
+        .collect();
     if tables.is_empty() {
         let mut settings = transaction.open_table(SETTINGS)?;
         settings.insert("format", FORMAT.to_le_bytes().as_slice())?;
@@ -213,7 +251,11 @@ fn initialise(database: &Database, options: &Options, now_ns: u64) -> Result<(),
         drop(settings);
         transaction.open_table(CHUNKS)?;
         transaction.open_table(SUBJECTS)?;
-        Trim { first_sequence: 1, ..Trim::default() }.store(&transaction)?;
+        Trim {
+            first_sequence: 1,
+            ..Trim::default()
+        }
+        .store(&transaction)?;
         store_indexed_through(&transaction, 0)?;
         transaction.commit()?;
         return Ok(());
@@ -235,20 +277,37 @@ fn number<T>(settings: &T, name: &str) -> Result<u64, Failure>
 where
     T: ReadableTable<&'static str, &'static [u8]>,
 {
-    let value = settings.get(name)?.and_then(|value| value.value().try_into().ok());
-    value.map(u64::from_le_bytes).ok_or_else(|| Failure::Damaged(format!("its setting {name} is missing")))
+    let value = settings
+        .get(name)?
+        .and_then(|value| value.value().try_into().ok());
+    value
+        .map(u64::from_le_bytes)
+        .ok_or_else(|| Failure::Damaged(format!("its setting {name} is missing")))
 }
 
 /// Reads the data that a writer needs.
-fn load(database: damage::Open<Database>, options: &Options, now_ns: u64) -> Result<Opened, Failure> {
+fn load(
+    database: damage::Open<Database>,
+    options: &Options,
+    now_ns: u64,
+) -> Result<Opened, Failure> {
     let transaction = database.begin_read()?;
     let settings = transaction.open_table(SETTINGS)?;
-    let name = settings.get("name")?.and_then(|name| String::from_utf8(name.value().to_vec()).ok());
+    let name = settings
+        .get("name")?
+        .and_then(|name| String::from_utf8(name.value().to_vec()).ok());
     let name = name.ok_or_else(|| Failure::Damaged("its setting name is missing".to_owned()))?;
     if name != options.name {
-        warn!(stored = name, configured = options.name, "the embedded log keeps the name that it was created with");
+        warn!(
+            stored = name,
+            configured = options.name,
+            "the embedded log keeps the name that it was created with"
+        );
     }
-    let identity = StreamIdentity { name, created_ns: number(&settings, "created_ns")? };
+    let identity = StreamIdentity {
+        name,
+        created_ns: number(&settings, "created_ns")?,
+    };
     let trim = Trim {
         first_sequence: number(&settings, "first_sequence")?,
         bytes_before: number(&settings, "bytes_before")?,
@@ -270,32 +329,50 @@ fn load(database: damage::Open<Database>, options: &Options, now_ns: u64) -> Res
         continue_tail(&mut writer, &cursor(&row)?)?;
     }
     if writer.last_sequence < trim.last_sequence || writer.bytes < trim.bytes_before {
-        return Err(Failure::Damaged("it lacks events that its settings mention".to_owned()));
+        return Err(Failure::Damaged(
+            "it lacks events that its settings mention".to_owned(),
+        ));
     }
     recall_ids(&mut writer.ids, &chunks, now_ns)?;
     let indexed_through = number(&settings, "indexed_through")?;
     if indexed_through > writer.last_sequence {
-        return Err(Failure::Damaged("it lacks events that its table of subjects mentions".to_owned()));
+        return Err(Failure::Damaged(
+            "it lacks events that its table of subjects mentions".to_owned(),
+        ));
     }
-    recall_subjects(&mut writer, &chunks, indexed_through.max(trim.first_sequence - 1))?;
+    recall_subjects(
+        &mut writer,
+        &chunks,
+        indexed_through.max(trim.first_sequence - 1),
+    )?;
     drop((chunks, settings, transaction));
-    Ok(Opened { database, identity, trim, writer })
+    Ok(Opened {
+        database,
+        identity,
+        trim,
+        writer,
+    })
 }
 
-type Row<'a> = (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>);
+type Row<'a> = (
+    redb::AccessGuard<'a, u64>,
+    redb::AccessGuard<'a, &'static [u8]>,
+);
 
 /// The events of a row.
 pub(super) fn cursor(row: &Row<'_>) -> Result<Cursor, Corrupt> {
     Cursor::new(row.0.value(), Bytes::copy_from_slice(row.1.value()))
 }
 
-/// Reads everything in a log that nobody has open: every page with its checksum, and every event. False if the file was
-/// damaged and went back to an intact older commit.
+/// Reads everything in a log that nobody has open: every page with its checksum, and every event.
+/// False if the file was damaged and went back to an intact older commit.
 pub(super) fn check(path: &Path) -> Result<bool, Error> {
     let refuse = |message: String| Error::Open(format!("{}: {message}", path.display()));
-    let mut database = open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
+    let mut database =
+        open_database(path, &Options::default()).map_err(|error| refuse(explain(&error)))?;
     let is_sound = damage::guarded(|| database.check_integrity());
-    let is_sound = is_sound.unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
+    let is_sound = is_sound
+        .unwrap_or_else(|error| Err(redb::StorageError::Corrupted(error.to_string()).into()));
     let is_sound = is_sound.map_err(|error| refuse(explain(&error)))?;
     let read_all = || {
         let transaction = database.begin_read()?;
@@ -312,7 +389,10 @@ pub(super) fn check(path: &Path) -> Result<bool, Error> {
 /// Where appending continues.
 fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
     if tail.next_sequence() == 0 || tail.end() > NUMBER_MAX || tail.bytes_before() > NUMBER_MAX {
-        return Err(Failure::Damaged(format!("its last events cannot begin at {}", tail.next_sequence())));
+        return Err(Failure::Damaged(format!(
+            "its last events cannot begin at {}",
+            tail.next_sequence()
+        )));
     }
     let mut events = tail.clone();
     writer.bytes = tail.bytes_before();
@@ -322,13 +402,23 @@ fn continue_tail(writer: &mut Writer, tail: &Cursor) -> Result<(), Failure> {
     }
     writer.last_sequence = tail.end() - 1;
     writer.appended_ns = writer.appended_ns.max(tail.appended_ns());
-    let count = u32::try_from(tail.end() - tail.next_sequence()).expect("a chunk counts its events in 32 bits");
-    writer.tail = Builder::resume(tail.next_sequence(), count, writer.last_time_ns, tail.bytes());
+    let count = u32::try_from(tail.end() - tail.next_sequence())
+        .expect("a chunk counts its events in 32 bits");
+    writer.tail = Builder::resume(
+        tail.next_sequence(),
+        count,
+        writer.last_time_ns,
+        tail.bytes(),
+    );
     Ok(())
 }
 
 /// Rebuilds the duplicate window from the last chunks.
-fn recall_ids(ids: &mut Ids, chunks: &impl ReadableTable<u64, &'static [u8]>, now_ns: u64) -> Result<(), Failure> {
+fn recall_ids(
+    ids: &mut Ids,
+    chunks: &impl ReadableTable<u64, &'static [u8]>,
+    now_ns: u64,
+) -> Result<(), Failure> {
     let horizon = ids.horizon_ns(now_ns);
     let mut recent = Vec::new();
     let mut count = 0_u64;
@@ -343,7 +433,9 @@ fn recall_ids(ids: &mut Ids, chunks: &impl ReadableTable<u64, &'static [u8]>, no
         }
     }
     for first in recent.into_iter().rev() {
-        let Some(value) = chunks.get(first)? else { continue };
+        let Some(value) = chunks.get(first)? else {
+            continue;
+        };
         let mut events = Cursor::new(first, Bytes::copy_from_slice(value.value()))?;
         while let Some(event) = events.next()? {
             if let Some(id) = events.id(&event)?.filter(|_| event.appended_ns >= horizon) {
@@ -360,19 +452,26 @@ fn recall_subjects(
     chunks: &impl ReadableTable<u64, &'static [u8]>,
     after: u64,
 ) -> Result<(), Failure> {
-    let start = chunks.range(..=after + 1)?.next_back().transpose()?.map_or(0, |(first, _)| first.value());
+    let start = chunks
+        .range(..=after + 1)?
+        .next_back()
+        .transpose()?
+        .map_or(0, |(first, _)| first.value());
     for row in chunks.range(start..)? {
         let mut events = cursor(&row?)?;
         while let Some(event) = events.next()? {
             if event.sequence > after {
-                writer.subjects.insert(events.subject(&event)?, event.sequence);
+                writer
+                    .subjects
+                    .insert(events.subject(&event)?, event.sequence);
             }
         }
     }
     Ok(())
 }
 
-/// How long a failed log waits before it is reopened, so that callers on a full disk do not repair it in a loop.
+/// How long a failed log waits before it is reopened, so that callers on a full disk do not repair
+/// it in a loop.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -385,8 +484,14 @@ mod tests {
         let path = folder.path().join("events.redb");
         drop(open(&path, &Options::default(), 1).expect("the log opens"));
         set(&path, "format", 2);
-        let error = open(&path, &Options::default(), 1).err().expect("is refused").to_string();
-        assert!(error.contains("format 2, this build reads 1; upgrade foldstream"), "{error}");
+        let error = open(&path, &Options::default(), 1)
+            .err()
+            .expect("is refused")
+            .to_string();
+        assert!(
+            error.contains("format 2, this build reads 1; upgrade foldstream"),
+            "{error}"
+        );
     }
 
     /// Changes the value of a setting.
@@ -394,7 +499,9 @@ mod tests {
         let database = Database::open(path).expect("the file opens");
         let transaction = database.begin_write().expect("begins");
         let mut settings = transaction.open_table(SETTINGS).expect("opens");
-        settings.insert(name, value.to_le_bytes().as_slice()).expect("inserts");
+        settings
+            .insert(name, value.to_le_bytes().as_slice())
+            .expect("inserts");
         drop(settings);
         transaction.commit().expect("commits");
     }
@@ -415,8 +522,14 @@ mod tests {
             let path = folder.path().join("events.redb");
             drop(open(&path, &Options::default(), 1).expect("the log opens"));
             set(&path, name, value);
-            let error = open(&path, &Options::default(), 1).err().expect(name).to_string();
-            assert!(error.contains("the file is damaged") && error.contains("backup"), "{name} {value}: {error}");
+            let error = open(&path, &Options::default(), 1)
+                .err()
+                .expect(name)
+                .to_string();
+            assert!(
+                error.contains("the file is damaged") && error.contains("backup"),
+                "{name} {value}: {error}"
+            );
         }
     }
 
@@ -426,11 +539,16 @@ mod tests {
         let path = folder.path().join("other.redb");
         let database = Database::create(&path).expect("creates");
         let transaction = database.begin_write().expect("begins");
-        transaction.open_table(TableDefinition::<u64, u64>::new("numbers")).expect("opens");
+        transaction
+            .open_table(TableDefinition::<u64, u64>::new("numbers"))
+            .expect("opens");
         transaction.commit().expect("commits");
         drop(database);
 
-        let error = open(&path, &Options::default(), 1).err().expect("is refused").to_string();
+        let error = open(&path, &Options::default(), 1)
+            .err()
+            .expect("is refused")
+            .to_string();
         assert!(error.contains("not a foldstream log"), "{error}");
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::encode::IdKey;
 
-/// Most ids to remember, about 300 MB: a window of 120 s at 35,000 events with ids per second. Beyond it the oldest are
-/// forgotten early, and the source says so.
+/// Most ids to remember, about 300 MB: a window of 120 s at 35,000 events with ids per second.
+/// Beyond it the oldest are forgotten early, and the source says so.
 pub(super) const IDS_MAX: usize = 4 << 20;
 
 /// Ids appended within the window, with the sequences of their events.
@@ -27,7 +27,13 @@ impl Ids {
     /// An empty window. A window of length zero remembers nothing.
     pub fn new(window: Duration, capacity: usize) -> Self {
         let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
-        Self { window_ns, capacity, sequences: HashMap::new(), order: VecDeque::new(), shortened_ns: None }
+        Self {
+            window_ns,
+            capacity,
+            sequences: HashMap::new(),
+            order: VecDeque::new(),
+            shortened_ns: None,
+        }
     }
 
     /// The sequence of the event with this id, if it was appended within the window.
@@ -58,7 +64,11 @@ impl Ids {
     /// Forgets ids older than the window.
     pub fn expire(&mut self, now_ns: u64) {
         let horizon = self.horizon_ns(now_ns);
-        while self.order.front().is_some_and(|(appended_ns, _)| *appended_ns < horizon) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(appended_ns, _)| *appended_ns < horizon)
+        {
             let (_, id) = self.order.pop_front().expect("front was there");
             self.sequences.remove(&id);
         }

@@ -33,8 +33,8 @@ pub(crate) use self::chunk::{Cursor, Headers};
 pub use self::convert::{ConvertError, request};
 pub use self::cursors::CursorMove;
 pub use self::encode::{
-    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX,
-    KIND_BYTES_MAX,
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX,
+    HEADERS_MAX, ID_BYTES_MAX, KIND_BYTES_MAX,
 };
 pub use self::opening::Opening;
 pub(crate) use self::read::{Run, Wanted};
@@ -84,7 +84,8 @@ impl Repair {
 
     /// Sets the percentage; returns whether it changed.
     pub(crate) fn set(&self, percent: Option<u8>) -> bool {
-        self.0.send_if_modified(|known| std::mem::replace(known, percent) != percent)
+        self.0
+            .send_if_modified(|known| std::mem::replace(known, percent) != percent)
     }
 }
 
@@ -112,8 +113,8 @@ pub struct NewEvent {
     pub kind: Option<String>,
     /// Message id for de-duplication.
     pub id: Option<String>,
-    /// Time in nanoseconds since the Unix epoch; none is now. A time earlier than that of the previous event is raised
-    /// to that.
+    /// Time in nanoseconds since the Unix epoch; none is now. A time earlier than that of the
+    /// previous event is raised to that.
     pub time_ns: Option<u64>,
     /// Headers, by any name; stored by lower-case name.
     pub headers: Vec<(String, String)>,
@@ -141,7 +142,8 @@ pub struct Appended {
     pub sequences: Vec<u64>,
     /// How many were duplicates.
     pub duplicates: u64,
-    /// How many got a later time than requested: that of the previous event, because times never go back.
+    /// How many got a later time than requested: that of the previous event, because times never go
+    /// back.
     pub times_raised: u64,
     /// Last sequence now.
     pub last_sequence: u64,
@@ -150,8 +152,8 @@ pub struct Appended {
 /// Figures of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// First sequence that still exists; 0 if empty. `last_sequence` keeps its value even after retention has removed
-    /// everything.
+    /// First sequence that still exists; 0 if empty. `last_sequence` keeps its value even after
+    /// retention has removed everything.
     pub first_sequence: u64,
     /// Last sequence ever assigned.
     pub last_sequence: u64,
@@ -171,7 +173,9 @@ pub enum Error {
     #[error("{0}")]
     NotOpen(String),
     /// An expected sequence did not hold.
-    #[error("expected last sequence {expected}, found {found}; read the log, decide again and append again")]
+    #[error(
+        "expected last sequence {expected}, found {found}; read the log, decide again and append again"
+    )]
     Conflict {
         /// What the caller expected.
         expected: u64,
@@ -181,7 +185,8 @@ pub enum Error {
     /// A cursor is not where it was expected.
     #[error("cursor {0} is not where it was expected; read it again")]
     CursorMoved(String),
-    /// An event has a time earlier than that of the previous event, and times were expected to rise.
+    /// An event has a time earlier than that of the previous event, and times were expected to
+    /// rise.
     #[error(
         "event {index} is refused: its time {} is before {}, the time of the event before it, and the times of a log never go back; append it with times=raise to store it with the later time, or with times=ignore to store all under the time of the append",
         timestamp::format_ns(*asked_ns), timestamp::format_ns(*last_ns)
@@ -213,8 +218,8 @@ pub enum Error {
     Storage(String),
 }
 
-/// Checks the log in a file by reading all of it. A damaged file that has an intact older commit goes back to that.
-/// Blocking, and slow for a large file.
+/// Checks the log in a file by reading all of it. A damaged file that has an intact older commit
+/// goes back to that. Blocking, and slow for a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     file::check(path)
 }
@@ -233,12 +238,14 @@ struct Shared {
     noted: AtomicU64,
     options: Options,
     identity: StreamIdentity,
-    /// Readers share it for the length of a read; reopening takes it exclusively, because redb opens a file only once.
-    /// None if the file can't be opened.
+    /// Readers share it for the length of a read; reopening takes it exclusively, because redb
+    /// opens a file only once. None if the file can't be opened.
     file: RwLock<Option<damage::Open<Database>>>,
-    /// How often the file was opened, so that a reader does not close a file that another has just reopened.
+    /// How often the file was opened, so that a reader does not close a file that another has just
+    /// reopened.
     opened: AtomicU64,
-    /// Serialises commits, retention and reopening. Taken before `file`, never while `view` is held.
+    /// Serialises commits, retention and reopening. Taken before `file`, never while `view` is
+    /// held.
     writer: Mutex<Slot>,
     queue: append::Queue,
     /// The durable state; held only to copy it.
@@ -264,12 +271,15 @@ struct View {
 }
 
 impl Log {
-    /// Opens or creates the log at `path`; refuses one that ends before an event that it was known to have. Blocking.
+    /// Opens or creates the log at `path`; refuses one that ends before an event that it was known
+    /// to have. Blocking.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let opened = file::open(path, &options, now_ns())?;
         let view = View::of(&opened);
         let newest = Newest::of(path);
-        newest.check("event", view.last_sequence).map_err(|fell_back| Error::Open(fell_back.to_string()))?;
+        newest
+            .check("event", view.last_sequence)
+            .map_err(|fell_back| Error::Open(fell_back.to_string()))?;
         newest.note(view.last_sequence);
         let shared = Shared {
             path: path.to_owned(),
@@ -277,15 +287,21 @@ impl Log {
             noted: AtomicU64::new(view.last_sequence),
             options,
             identity: opened.identity,
-            held: Held::of(path).map_err(|error| Error::Open(format!("{}: {error}", path.display())))?,
+            held: Held::of(path)
+                .map_err(|error| Error::Open(format!("{}: {error}", path.display())))?,
             file: RwLock::new(Some(opened.database)),
             opened: AtomicU64::new(1),
-            writer: Mutex::new(Slot { writer: Some(opened.writer), failed: None }),
+            writer: Mutex::new(Slot {
+                writer: Some(opened.writer),
+                failed: None,
+            }),
             queue: append::Queue::default(),
             view: Mutex::new(view),
             head: watch::Sender::new(view.last_sequence),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The identity of its history.
@@ -300,16 +316,21 @@ impl Log {
 
     /// Appends all events or none, durably. Blocking; concurrent callers share commits.
     ///
-    /// An event with the message id of one appended within the duplicate window is not stored again. A request whose
-    /// events are all duplicates succeeds whatever it expects, because it counts as a repetition. After
-    /// [`Error::Storage`] the events may be stored or not; ids make it safe to append them again.
-    pub fn append(&self, events: &[NewEvent], expectation: &Expectation) -> Result<Appended, Error> {
+    /// An event with the message id of one appended within the duplicate window is not stored
+    /// again. A request whose events are all duplicates succeeds whatever it expects, because it
+    /// counts as a repetition. After [`Error::Storage`] the events may be stored or not; ids make
+    /// it safe to append them again.
+    pub fn append(
+        &self,
+        events: &[NewEvent],
+        expectation: &Expectation,
+    ) -> Result<Appended, Error> {
         self.append_all(events, expectation)
     }
 
-    /// Up to `limit` matching events (all without a pattern) and about `bytes_max` bytes after a sequence, with the
-    /// last sequence that was examined. Blocking; examines at most 16 × `limit` events. Continues after events that
-    /// retention removed.
+    /// Up to `limit` matching events (all without a pattern) and about `bytes_max` bytes after a
+    /// sequence, with the last sequence that was examined. Blocking; examines at most 16 × `limit`
+    /// events. Continues after events that retention removed.
     pub fn read(
         &self,
         after: u64,
@@ -320,7 +341,14 @@ impl Log {
         let events_max = limit.max(1);
         let looked_max = events_max.saturating_mul(16);
         let bytes_max = bytes_max.max(1);
-        let mut wanted = Wanted { after, subjects, events_max, looked_max, bytes_max, headers: Headers::Wanted };
+        let mut wanted = Wanted {
+            after,
+            subjects,
+            events_max,
+            looked_max,
+            bytes_max,
+            headers: Headers::Wanted,
+        };
         loop {
             let run = self.run(&wanted, &mut None)?;
             if run.first <= wanted.after.saturating_add(1) {
@@ -347,11 +375,24 @@ impl Log {
         let Some(slot) = self.shared.writer.try_lock() else {
             return Vec::new();
         };
-        let mut warnings: Vec<String> = self.shared.held.check().err().iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = self
+            .shared
+            .held
+            .check()
+            .err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         if let Some((_, message)) = &slot.failed {
-            warnings.push(format!("the embedded log failed and will be reopened by the next append: {message}"));
+            warnings.push(format!(
+                "the embedded log failed and will be reopened by the next append: {message}"
+            ));
         }
-        if let Some(window) = slot.writer.as_ref().and_then(|writer| writer.ids.shortened()) {
+        if let Some(window) = slot
+            .writer
+            .as_ref()
+            .and_then(|writer| writer.ids.shortened())
+        {
             warnings.push(format!(
                 "message ids are remembered for only {} s of the duplicate window of {} s, because there are more than {}; shorten the window",
                 window.as_secs(),
@@ -367,8 +408,8 @@ impl Log {
         self.shared.head.subscribe()
     }
 
-    /// Notes how far the log has come, for the next start. Called by a timer of the host, and at its end: events that were
-    /// appended after the last note are missed only by readers. Blocking.
+    /// Notes how far the log has come, for the next start. Called by a timer of the host, and at
+    /// its end: events that were appended after the last note are missed only by readers. Blocking.
     pub fn note_newest(&self) {
         let last = self.view().last_sequence;
         if self.shared.noted.swap(last, Ordering::AcqRel) != last {
@@ -376,7 +417,8 @@ impl Log {
         }
     }
 
-    /// Applies retention now; returns how many events were removed. Called by a timer of the host. Blocking.
+    /// Applies retention now; returns how many events were removed. Called by a timer of the host.
+    /// Blocking.
     pub fn enforce_retention(&self) -> Result<u64, Error> {
         self.trim_all()
     }
@@ -384,8 +426,12 @@ impl Log {
     /// A view of the whole file as of its last commit, for a copy of it.
     pub fn frozen(&self) -> Result<redb::ReadTransaction, Error> {
         let file = self.shared.file.read();
-        let database = file.as_ref().ok_or_else(|| Error::Storage("it failed and is not open again yet".to_owned()))?;
-        database.begin_read().map_err(|error| Error::from(file::Failure::from(error)))
+        let database = file
+            .as_ref()
+            .ok_or_else(|| Error::Storage("it failed and is not open again yet".to_owned()))?;
+        database
+            .begin_read()
+            .map_err(|error| Error::from(file::Failure::from(error)))
     }
 
     /// The sequence of the first event, or of the next one if there is none.
@@ -405,15 +451,17 @@ impl Log {
     /// Publishes what became durable.
     fn publish(&self, view: View) {
         *self.shared.view.lock() = view;
-        self.shared.head.send_if_modified(|head| std::mem::replace(head, view.last_sequence) != view.last_sequence);
+        self.shared.head.send_if_modified(|head| {
+            std::mem::replace(head, view.last_sequence) != view.last_sequence
+        });
     }
 
     fn opened(&self) -> u64 {
         self.shared.opened.load(Ordering::Acquire)
     }
 
-    /// Works on the open file. A failure or a panic leaves no writer: the next call reopens the file and reads what is
-    /// there.
+    /// Works on the open file. A failure or a panic leaves no writer: the next call reopens the
+    /// file and reads what is there.
     fn with_writer<T>(
         &self,
         slot: &mut Slot,
@@ -422,7 +470,9 @@ impl Log {
         self.recover(slot)?;
         let mut writer = slot.writer.take().expect("a recovered slot has a writer");
         let file = self.shared.file.read();
-        let database = file.as_ref().expect("where there is a writer, the file is open");
+        let database = file
+            .as_ref()
+            .expect("where there is a writer, the file is open");
         match file::guarded(|| work(database, &mut writer)) {
             Ok(result) => {
                 slot.writer = Some(writer);
@@ -444,19 +494,34 @@ impl Log {
         if let Some((at, message)) = &slot.failed
             && at.elapsed() < file::REOPEN_PAUSE
         {
-            return Err(file::Failure::Closed(format!("it failed a moment ago: {message}")));
+            return Err(file::Failure::Closed(format!(
+                "it failed a moment ago: {message}"
+            )));
         }
         // If the file is gone, opening it would create it again.
-        self.shared.held.check().map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
+        self.shared
+            .held
+            .check()
+            .map_err(|displaced| file::Failure::Closed(displaced.to_string()))?;
         let mut file = self.shared.file.write();
         *file = None;
-        match file::open(&self.shared.path, &self.shared.options, now_ns()).map_err(|error| error.to_string()) {
-            Ok(opened) if opened.identity == self.shared.identity && !self.view().is_ahead_of(&opened) => {
-                info!(log = self.shared.identity.name, "embedded log is open again");
+        match file::open(&self.shared.path, &self.shared.options, now_ns())
+            .map_err(|error| error.to_string())
+        {
+            Ok(opened)
+                if opened.identity == self.shared.identity && !self.view().is_ahead_of(&opened) =>
+            {
+                info!(
+                    log = self.shared.identity.name,
+                    "embedded log is open again"
+                );
                 self.publish(View::of(&opened));
                 *file = Some(opened.database);
                 self.shared.opened.fetch_add(1, Ordering::Release);
-                *slot = Slot { writer: Some(opened.writer), failed: None };
+                *slot = Slot {
+                    writer: Some(opened.writer),
+                    failed: None,
+                };
                 Ok(())
             }
             outcome => {
@@ -491,18 +556,25 @@ impl View {
 
     /// Whether an opened file lacks data that was durable.
     fn is_ahead_of(&self, opened: &file::Opened) -> bool {
-        self.last_sequence > opened.writer.last_sequence || self.first_sequence > opened.trim.first_sequence
+        self.last_sequence > opened.writer.last_sequence
+            || self.first_sequence > opened.trim.first_sequence
     }
 }
 
 impl fmt::Debug for Log {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Log").field("path", &self.shared.path).field("view", &self.view()).finish()
+        formatter
+            .debug_struct("Log")
+            .field("path", &self.shared.path)
+            .field("view", &self.view())
+            .finish()
     }
 }
 
 /// The wall clock, in nanoseconds since the Unix epoch.
 fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,5 @@
-//! Opens a log on a separate thread: a file that needs repair takes long, and keeps nobody else waiting.
+//! Opens a log on a separate thread: a file that needs repair takes long, and keeps nobody else
+//! waiting.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +12,8 @@ use tracing::{error, info};
 
 use super::{Error, Log, Options};
 
-/// Pause before the next attempt to open a log: the obstacle, such as another process or a full disk, may pass.
+/// Pause before the next attempt to open a log: the obstacle, such as another process or a full
+/// disk, may pass.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// A log that is open, or opening. Cloning shares it.
@@ -43,7 +45,9 @@ impl Opening {
     /// An open log.
     pub fn done(log: Log) -> Self {
         let options = log.options().clone();
-        Self { shared: Arc::new(Shared::new(options, Slot::Open(log))) }
+        Self {
+            shared: Arc::new(Shared::new(options, Slot::Open(log))),
+        }
     }
 
     /// Starts to open or create the log at `path`. An error says that there is no thread for it.
@@ -63,8 +67,14 @@ impl Opening {
                 std::thread::sleep(AGAIN);
             }
         };
-        let thread = std::thread::Builder::new().name("open-log".to_owned()).spawn(open);
-        thread.map_err(|error| Error::Open(format!("cannot start a thread: {error}; raise the limit of tasks")))?;
+        let thread = std::thread::Builder::new()
+            .name("open-log".to_owned())
+            .spawn(open);
+        thread.map_err(|error| {
+            Error::Open(format!(
+                "cannot start a thread: {error}; raise the limit of tasks"
+            ))
+        })?;
         Ok(Self { shared })
     }
 
@@ -73,7 +83,8 @@ impl Opening {
         &self.shared.options.name
     }
 
-    /// Waits until it is open or failed to open, but only until a deadline; an error says why it failed. Blocking.
+    /// Waits until it is open or failed to open, but only until a deadline; an error says why it
+    /// failed. Blocking.
     pub fn wait(&self, until: Instant) -> Result<(), Error> {
         let mut slot = self.shared.slot.lock();
         while matches!(*slot, Slot::Opening) {
@@ -92,13 +103,15 @@ impl Opening {
         match &*self.shared.slot.lock() {
             Slot::Open(log) => Ok(log.clone()),
             Slot::Opening => Err(Error::NotOpen(self.progress())),
-            Slot::Failed(error) => {
-                Err(Error::NotOpen(format!("{error}; the host tries again every {} s", AGAIN.as_secs())))
-            }
+            Slot::Failed(error) => Err(Error::NotOpen(format!(
+                "{error}; the host tries again every {} s",
+                AGAIN.as_secs()
+            ))),
         }
     }
 
-    /// The log, once it is open; `tell` gets the reason why it is not. Cancel-safe: it only observes.
+    /// The log, once it is open; `tell` gets the reason why it is not. Cancel-safe: it only
+    /// observes.
     pub async fn opened(&self, tell: impl Fn(String)) -> Log {
         let mut repair = self.shared.options.repair.follow();
         loop {
@@ -130,7 +143,12 @@ impl Opening {
 
 impl Shared {
     fn new(options: Options, slot: Slot) -> Self {
-        Self { options, slot: Mutex::new(slot), changed: Condvar::new(), noted: Notify::new() }
+        Self {
+            options,
+            slot: Mutex::new(slot),
+            changed: Condvar::new(),
+            noted: Notify::new(),
+        }
     }
 
     /// Records the result of an attempt; returns whether it is final.
@@ -157,7 +175,10 @@ impl Shared {
 
 impl fmt::Debug for Opening {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Opening").field("log", &self.log()).finish()
+        formatter
+            .debug_struct("Opening")
+            .field("log", &self.log())
+            .finish()
     }
 }
 
@@ -169,9 +190,11 @@ mod tests {
     use crate::event::Payload;
     use crate::log::{Expectation, NewEvent};
 
-    /// The file of a log with one event, as a kill leaves it, and so large that its repair takes a while.
+    /// The file of a log with one event, as a kill leaves it, and so large that its repair takes a
+    /// while.
     fn unclean(folder: &std::path::Path) -> PathBuf {
-        const BALLAST: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("ballast");
+        const BALLAST: TableDefinition<'static, u64, &'static [u8]> =
+            TableDefinition::new("ballast");
         let (path, copy) = (folder.join("events.redb"), folder.join("copy.redb"));
         let log = Log::open(&path, Options::default()).expect("the log opens");
         let event = NewEvent {
@@ -182,7 +205,8 @@ mod tests {
             headers: Vec::new(),
             data: Payload::from("{}"),
         };
-        log.append(&[event], &Expectation::default()).expect("it is appended");
+        log.append(&[event], &Expectation::default())
+            .expect("it is appended");
         drop(log);
         let database = Database::open(&path).expect("the file opens");
         let transaction = database.begin_write().expect("begins");
@@ -201,16 +225,21 @@ mod tests {
     #[tokio::test]
     async fn a_log_that_has_to_be_repaired_keeps_nobody_waiting() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let opening = Opening::begin(unclean(folder.path()), Options::default()).expect("there is a thread");
+        let opening =
+            Opening::begin(unclean(folder.path()), Options::default()).expect("there is a thread");
         opening.wait(Instant::now()).expect("it did not fail");
         let refused = opening.log().expect_err("it is not open yet");
-        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("try again later")), "{refused}");
+        assert!(
+            matches!(&refused, Error::NotOpen(why) if why.contains("try again later")),
+            "{refused}"
+        );
         let told = Mutex::new(Vec::new());
         let log = opening.opened(|why| told.lock().push(why)).await;
         assert_eq!(log.info().last_sequence, 1, "it lost nothing");
         let told = told.into_inner();
         assert!(
-            told.iter().all(|why| why.contains("is being repaired") || why.contains("is still opening")),
+            told.iter()
+                .all(|why| why.contains("is being repaired") || why.contains("is still opening")),
             "{told:?}"
         );
     }
@@ -221,10 +250,15 @@ mod tests {
         let path = folder.path().join("events.redb");
         std::fs::write(&path, b"no log at all").expect("the file can be written");
         let opening = Opening::begin(path.clone(), Options::default()).expect("there is a thread");
-        let refused = opening.wait(Instant::now() + Duration::from_secs(20)).expect_err("it failed");
+        let refused = opening
+            .wait(Instant::now() + Duration::from_secs(20))
+            .expect_err("it failed");
         assert!(matches!(refused, Error::Open(_)), "{refused}");
         let refused = opening.log().expect_err("it is not open");
-        assert!(matches!(&refused, Error::NotOpen(why) if why.contains("tries again")), "{refused}");
+        assert!(
+            matches!(&refused, Error::NotOpen(why) if why.contains("tries again")),
+            "{refused}"
+        );
         // Nobody needs to say that it was put right.
         std::fs::remove_file(&path).expect("it is there");
         let opened = tokio::time::timeout(Duration::from_secs(60), opening.opened(|_| ())).await;

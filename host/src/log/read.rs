@@ -37,15 +37,21 @@ pub(crate) struct Run {
     pub events: Vec<Event>,
     /// The last sequence that was examined.
     pub through: u64,
-    /// The first existing sequence. If it is beyond `after + 1`, events are gone and nothing was read.
+    /// The first existing sequence. If it is beyond `after + 1`, events are gone and nothing was
+    /// read.
     pub first: u64,
     /// The last existing sequence.
     pub head: u64,
 }
 
 impl Log {
-    /// Reads a run. `place` is where the previous run ended, which avoids reading a chunk twice. Blocking.
-    pub(crate) fn run(&self, wanted: &Wanted<'_>, place: &mut Option<Cursor>) -> Result<Run, Error> {
+    /// Reads a run. `place` is where the previous run ended, which avoids reading a chunk twice.
+    /// Blocking.
+    pub(crate) fn run(
+        &self,
+        wanted: &Wanted<'_>,
+        place: &mut Option<Cursor>,
+    ) -> Result<Run, Error> {
         let opened = self.opened();
         match file::guarded(|| self.attempt(wanted, place)) {
             Ok(run) => Ok(run),
@@ -63,28 +69,56 @@ impl Log {
         let view = self.view();
         let (first, head) = (view.first_sequence, view.last_sequence);
         if head <= wanted.after || first > wanted.after + 1 {
-            return Ok(Run { events: Vec::new(), through: wanted.after, first, head });
+            return Ok(Run {
+                events: Vec::new(),
+                through: wanted.after,
+                first,
+                head,
+            });
         }
         let mut collector = Collector::new(wanted);
-        if let Some(mut cursor) = place.take().filter(|cursor| cursor.next_sequence() == wanted.after + 1) {
+        if let Some(mut cursor) = place
+            .take()
+            .filter(|cursor| cursor.next_sequence() == wanted.after + 1)
+        {
             collector.take(&mut cursor)?;
             *place = Some(cursor);
         }
         if !collector.full() && collector.through < head {
             let file = self.shared.file.read();
-            let database = file.as_ref().ok_or_else(|| Failure::Closed("the embedded log is not open".to_owned()))?;
+            let database = file
+                .as_ref()
+                .ok_or_else(|| Failure::Closed("the embedded log is not open".to_owned()))?;
             if let Some(first) = collector.collect(database, place)? {
-                return Ok(Run { events: Vec::new(), through: wanted.after, first, head });
+                return Ok(Run {
+                    events: Vec::new(),
+                    through: wanted.after,
+                    first,
+                    head,
+                });
             }
         }
         if collector.through == wanted.after {
             let first = self.view().first_sequence;
             if first <= wanted.after + 1 {
-                return Err(Failure::Damaged(format!("events after {} are missing", wanted.after)));
+                return Err(Failure::Damaged(format!(
+                    "events after {} are missing",
+                    wanted.after
+                )));
             }
-            return Ok(Run { events: Vec::new(), through: wanted.after, first, head });
+            return Ok(Run {
+                events: Vec::new(),
+                through: wanted.after,
+                first,
+                head,
+            });
         }
-        Ok(Run { events: collector.events, through: collector.through, first, head: head.max(collector.through) })
+        Ok(Run {
+            events: collector.events,
+            through: collector.through,
+            first,
+            head: head.max(collector.through),
+        })
     }
 }
 
@@ -122,12 +156,20 @@ impl<'a> Collector<'a> {
             || self.bytes >= self.wanted.bytes_max
     }
 
-    /// Takes events from the file until the run is full or the snapshot ends; returns the first existing sequence if it
-    /// is beyond the next one to read.
-    fn collect(&mut self, database: &Database, place: &mut Option<Cursor>) -> Result<Option<u64>, Failure> {
+    /// Takes events from the file until the run is full or the snapshot ends; returns the first
+    /// existing sequence if it is beyond the next one to read.
+    fn collect(
+        &mut self,
+        database: &Database,
+        place: &mut Option<Cursor>,
+    ) -> Result<Option<u64>, Failure> {
         let chunks = database.begin_read()?.open_table(CHUNKS)?;
         let next = self.through + 1;
-        let start = chunks.range(..=next)?.next_back().transpose()?.map_or(next, |(first, _)| first.value());
+        let start = chunks
+            .range(..=next)?
+            .next_back()
+            .transpose()?
+            .map_or(next, |(first, _)| first.value());
         for row in chunks.range(start..)? {
             let mut cursor = file::cursor(&row?)?;
             let next = self.through + 1;
@@ -135,10 +177,13 @@ impl<'a> Collector<'a> {
                 continue;
             }
             if cursor.next_sequence() > next {
-                // Retention removed the beginning since the view was read; after that, chunks are contiguous.
+                // Retention removed the beginning since the view was read; after that, chunks are
+                // contiguous.
                 return match self.through == self.wanted.after {
                     true => Ok(Some(cursor.next_sequence())),
-                    false => Err(Failure::Damaged(format!("events {next} and following are missing"))),
+                    false => Err(Failure::Damaged(format!(
+                        "events {next} and following are missing"
+                    ))),
                 };
             }
             self.take(&mut cursor)?;
@@ -181,13 +226,18 @@ impl<'a> Collector<'a> {
                 self.matched.push(record);
             }
         }
-        // A few events must not keep a whole chunk alive; otherwise a batch of a rare subject takes many times its
-        // size.
+        // A few events must not keep a whole chunk alive; otherwise a batch of a rare subject takes
+        // many times its size.
         let chunk = cursor.bytes().len();
-        let memory = if chunk > CHUNK_KEPT_MAX && kept * 4 < chunk { Memory::Own } else { Memory::Shared };
+        let memory = if chunk > CHUNK_KEPT_MAX && kept * 4 < chunk {
+            Memory::Own
+        } else {
+            Memory::Shared
+        };
         self.events.reserve(self.matched.len());
         for record in self.matched.drain(..) {
-            self.events.push(cursor.event(&record, self.wanted.headers, memory)?);
+            self.events
+                .push(cursor.event(&record, self.wanted.headers, memory)?);
         }
         Ok(())
     }

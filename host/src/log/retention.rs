@@ -23,7 +23,9 @@ impl Log {
         loop {
             let mut slot = self.shared.writer.lock();
             let view = self.view();
-            let trimmed = self.with_writer(&mut slot, |database, writer| trim(database, writer, &view, options))?;
+            let trimmed = self.with_writer(&mut slot, |database, writer| {
+                trim(database, writer, &view, options)
+            })?;
             let Some(view) = trimmed else {
                 return Ok(view.first_sequence - before);
             };
@@ -42,7 +44,12 @@ struct Expired {
 }
 
 /// Removes expired events, up to the limit; none if there are none.
-fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options) -> Result<Option<View>, Failure> {
+fn trim(
+    database: &Database,
+    writer: &mut Writer,
+    view: &View,
+    options: &Options,
+) -> Result<Option<View>, Failure> {
     let transaction = file::begin_write(database, view)?;
     let mut chunks = transaction.open_table(CHUNKS)?;
     let expired = find(&chunks, view, options)?;
@@ -71,15 +78,29 @@ fn trim(database: &Database, writer: &mut Writer, view: &View, options: &Options
     if expired.chunks.contains(&writer.tail.first()) {
         writer.tail = Builder::new(writer.last_sequence + 1);
     }
-    Ok(Some(View { first_sequence: trim.first_sequence, bytes_before: trim.bytes_before, ..*view }))
+    Ok(Some(View {
+        first_sequence: trim.first_sequence,
+        bytes_before: trim.bytes_before,
+        ..*view
+    }))
 }
 
 /// Finds events from the front that are too old, or with which the log is too large.
-fn find(chunks: &impl ReadableTable<u64, &'static [u8]>, view: &View, options: &Options) -> Result<Expired, Failure> {
-    let oldest_ns =
-        options.max_age.map_or(0, |age| now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));
+fn find(
+    chunks: &impl ReadableTable<u64, &'static [u8]>,
+    view: &View,
+    options: &Options,
+) -> Result<Expired, Failure> {
+    let oldest_ns = options.max_age.map_or(0, |age| {
+        now_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
+    });
     let bytes_max = options.max_bytes.unwrap_or(u64::MAX);
-    let mut expired = Expired { first: view.first_sequence, bytes: 0, chunks: Vec::new(), subjects: BTreeSet::new() };
+    let mut expired = Expired {
+        first: view.first_sequence,
+        bytes: 0,
+        chunks: Vec::new(),
+        subjects: BTreeSet::new(),
+    };
     for row in chunks.iter()? {
         let mut events = file::cursor(&row?)?;
         let chunk = events.next_sequence();

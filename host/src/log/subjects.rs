@@ -12,15 +12,16 @@ use redb::{ReadableTable, Table};
 use super::file::Failure;
 use crate::subject::Pattern;
 
-/// Subjects that gather before a run begins: each takes about 100 bytes of memory, and a run of this length meets most
-/// leaves of a large tree more than once.
+/// Subjects that gather before a run begins: each takes about 100 bytes of memory, and a run of
+/// this length meets most leaves of a large tree more than once.
 const GATHER_SUBJECTS_MAX: usize = 65_536;
-/// Events after which a run begins in any case: at most this many are read again when the log is opened, in under a
-/// second.
+/// Events after which a run begins in any case: at most this many are read again when the log is
+/// opened, in under a second.
 const GATHER_EVENTS_MAX: u64 = 262_144;
 /// Entries that go into the tree with each commit, in addition to four for each of its events.
 const DRAIN_MIN: usize = 64;
-/// Most subjects that a pattern may cover: reading them takes some 30 ms, and appends wait meanwhile.
+/// Most subjects that a pattern may cover: reading them takes some 30 ms, and appends wait
+/// meanwhile.
 pub(super) const COVERED_MAX: usize = 100_000;
 
 /// A pattern covers more than [`COVERED_MAX`] subjects.
@@ -31,7 +32,8 @@ pub(super) struct TooMany;
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     gathering: BTreeMap<Box<str>, u64>,
-    /// The run that is going into the tree, and the last sequence that the tree knows when it is complete.
+    /// The run that is going into the tree, and the last sequence that the tree knows when it is
+    /// complete.
     draining: BTreeMap<Box<str>, u64>,
     draining_through: u64,
     indexed_through: u64,
@@ -40,7 +42,10 @@ pub(super) struct Subjects {
 impl Subjects {
     /// The tree is complete up to this sequence.
     pub fn new(indexed_through: u64) -> Self {
-        Self { indexed_through, ..Self::default() }
+        Self {
+            indexed_through,
+            ..Self::default()
+        }
     }
 
     /// Remembers the last event under a subject.
@@ -54,7 +59,12 @@ impl Subjects {
     }
 
     /// The last sequence under a pattern among the events from `first` on, 0 without any.
-    pub fn last<T>(&self, pattern: &Pattern, first: u64, tree: &T) -> Result<Result<u64, TooMany>, Failure>
+    pub fn last<T>(
+        &self,
+        pattern: &Pattern,
+        first: u64,
+        tree: &T,
+    ) -> Result<Result<u64, TooMany>, Failure>
     where
         T: ReadableTable<&'static str, u64>,
     {
@@ -82,7 +92,10 @@ impl Subjects {
             }
         }
         for memory in [&self.gathering, &self.draining] {
-            let from = memory.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+            let from = memory.range::<str, _>((
+                std::ops::Bound::Included(prefix),
+                std::ops::Bound::Unbounded,
+            ));
             for (subject, sequence) in from.take_while(|(subject, _)| subject.starts_with(prefix)) {
                 if *sequence > last && pattern.matches(subject) {
                     last = *sequence;
@@ -99,8 +112,8 @@ impl Subjects {
             || last_sequence - self.indexed_through >= GATHER_EVENTS_MAX
     }
 
-    /// Puts some entries into the tree, after an append of this many events; returns how far the tree is then complete,
-    /// if that changed.
+    /// Puts some entries into the tree, after an append of this many events; returns how far the
+    /// tree is then complete, if that changed.
     pub fn drain(
         &mut self,
         tree: &mut Table<'_, &'static str, u64>,
@@ -112,7 +125,9 @@ impl Subjects {
             self.draining_through = last_sequence;
         }
         for _ in 0..DRAIN_MIN + 4 * events {
-            let Some((subject, sequence)) = self.draining.pop_first() else { break };
+            let Some((subject, sequence)) = self.draining.pop_first() else {
+                break;
+            };
             tree.insert(&*subject, sequence)?;
         }
         if self.draining.is_empty() {
@@ -122,7 +137,8 @@ impl Subjects {
         Ok(None)
     }
 
-    /// Forgets a subject whose last event may have been removed, if it has no event from `first` on.
+    /// Forgets a subject whose last event may have been removed, if it has no event from `first`
+    /// on.
     pub fn forget(
         &mut self,
         subject: &str,
@@ -160,9 +176,14 @@ mod tests {
 
     #[test]
     fn literal_prefix_ends_before_the_first_wildcard() {
-        for (pattern, prefix) in
-            [("a.b", "a.b"), ("a.b.>", "a.b."), ("a.*.c", "a."), (">", ""), ("*", ""), ("a>b.c", "a>b.c")]
-        {
+        for (pattern, prefix) in [
+            ("a.b", "a.b"),
+            ("a.b.>", "a.b."),
+            ("a.*.c", "a."),
+            (">", ""),
+            ("*", ""),
+            ("a>b.c", "a>b.c"),
+        ] {
             assert_eq!(literal_prefix(pattern), prefix);
         }
     }

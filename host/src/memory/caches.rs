@@ -1,8 +1,8 @@
 //! The memory budget that the caches of all open files of a host share.
 //!
-//! A cache keeps its size while its file is open. The files that the host will open at its start are therefore counted
-//! before anything is opened, and something is left for later deployments, which get a part of the remainder. A restart
-//! divides everything again.
+//! A cache keeps its size while its file is open. The files that the host will open at its start
+//! are therefore counted before anything is opened, and something is left for later deployments,
+//! which get a part of the remainder. A restart divides everything again.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 /// Files to expect in addition to the known ones.
 const FILES_TO_COME: u64 = 4;
-/// The smallest cache: with less, even a small state is read from disk over and over. With too many files, caches
-/// exceed the budget by at most this much per file.
+/// The smallest cache: with less, even a small state is read from disk over and over. With too many
+/// files, caches exceed the budget by at most this much per file.
 const CACHE_BYTES_MIN: u64 = 256 << 10;
 
 /// The budget. Cloning shares it.
@@ -38,7 +38,13 @@ pub struct Share {
 impl Caches {
     /// A budget of this many bytes, with this many known files.
     pub fn new(total: u64, files: usize) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { total, used: 0, awaited: files as u64 })) }
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                total,
+                used: 0,
+                awaited: files as u64,
+            })),
+        }
     }
 
     /// The part of one more file, at most `most` bytes.
@@ -50,7 +56,10 @@ impl Caches {
         let bytes = (left / parts).max(CACHE_BYTES_MIN).min(most);
         inner.used += bytes;
         drop(inner);
-        Share { bytes, inner: Arc::clone(&self.inner) }
+        Share {
+            bytes,
+            inner: Arc::clone(&self.inner),
+        }
     }
 
     /// The current maximum of all caches together, in bytes.
@@ -84,13 +93,24 @@ mod tests {
             let caches = Caches::new(TOTAL, known);
             let mut shares: Vec<Share> = (0..known).map(|_| caches.share(u64::MAX)).collect();
             let even = shares.first().map_or(0, Share::bytes);
-            assert!(shares.iter().all(|share| share.bytes().abs_diff(even) <= 1), "known files share alike");
-            // Hardly anyone deploys so many before the next restart; the smallest caches of them fit as well.
+            assert!(
+                shares.iter().all(|share| share.bytes().abs_diff(even) <= 1),
+                "known files share alike"
+            );
+            // Hardly anyone deploys so many before the next restart; the smallest caches of them
+            // fit as well.
             shares.extend((0..30).map(|_| caches.share(u64::MAX)));
             let sum: u64 = shares.iter().map(Share::bytes).sum();
             assert_eq!(sum, caches.used());
-            assert!(sum <= TOTAL + 30 * CACHE_BYTES_MIN, "{known} known files: {sum} bytes");
-            let large: u64 = shares.iter().map(Share::bytes).filter(|bytes| *bytes > CACHE_BYTES_MIN).sum();
+            assert!(
+                sum <= TOTAL + 30 * CACHE_BYTES_MIN,
+                "{known} known files: {sum} bytes"
+            );
+            let large: u64 = shares
+                .iter()
+                .map(Share::bytes)
+                .filter(|bytes| *bytes > CACHE_BYTES_MIN)
+                .sum();
             assert!(large <= TOTAL, "{known} known files: {large} bytes");
         }
     }
@@ -100,6 +120,10 @@ mod tests {
         let caches = Caches::new(TOTAL, 0);
         let first = caches.share(u64::MAX).bytes();
         assert_eq!((caches.used(), caches.share(u64::MAX).bytes()), (0, first));
-        assert_eq!(caches.share(1 << 20).bytes(), 1 << 20, "no more than it can use");
+        assert_eq!(
+            caches.share(1 << 20).bytes(),
+            1 << 20,
+            "no more than it can use"
+        );
     }
 }

@@ -23,8 +23,9 @@ impl Freed {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether much was freed since this was last true, and next to nothing since the last check: for example, a replay
-    /// has ended, and the memory that the allocator keeps of it is not needed again soon.
+    /// Whether much was freed since this was last true, and next to nothing since the last check:
+    /// for example, a replay has ended, and the memory that the allocator keeps of it is not needed
+    /// again soon.
     pub(super) fn has_calmed_down(&self) -> bool {
         let freed = self.bytes.load(Ordering::Relaxed);
         let mut seen = self.seen.lock();
@@ -45,9 +46,15 @@ mod tests {
     fn memory_goes_back_once_next_to_nothing_is_freed_any_more() {
         let freed = Freed::default();
         freed.add(MUCH / 2);
-        assert!(!freed.has_calmed_down() && !freed.has_calmed_down(), "not for so little");
+        assert!(
+            !freed.has_calmed_down() && !freed.has_calmed_down(),
+            "not for so little"
+        );
         freed.add(MUCH);
-        assert!(!freed.has_calmed_down(), "more was freed since the last check");
+        assert!(
+            !freed.has_calmed_down(),
+            "more was freed since the last check"
+        );
         freed.add(MUCH / NOTHING_PART);
         assert!(freed.has_calmed_down(), "a little is always freed");
         assert!(!freed.has_calmed_down(), "once is enough");

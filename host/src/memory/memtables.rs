@@ -1,4 +1,5 @@
-//! The memory budgets that the pipelines of a host share: for memtables, and for batches read ahead.
+//! The memory budgets that the pipelines of a host share: for memtables, and for batches read
+//! ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,13 @@ impl Budget {
     /// A budget of this many bytes for memtables, and of this many for batches read ahead.
     pub fn of(limit: u64, read_ahead: u64) -> Self {
         let read_ahead = ReadAhead::new(read_ahead);
-        Self { used: AtomicU64::new(0), limit, shares: AtomicU64::new(0), read_ahead, freed: Freed::default() }
+        Self {
+            used: AtomicU64::new(0),
+            limit,
+            shares: AtomicU64::new(0),
+            read_ahead,
+            freed: Freed::default(),
+        }
     }
 
     /// Whether much was freed, and nothing more is.
@@ -54,21 +61,36 @@ pub(crate) struct Share {
 impl Share {
     pub(crate) fn of(budget: &Arc<Budget>) -> Self {
         budget.shares.fetch_add(1, Ordering::Relaxed);
-        Self { budget: Arc::clone(budget), held: 0 }
+        Self {
+            budget: Arc::clone(budget),
+            held: 0,
+        }
     }
 
-    /// Whether the budget is exceeded and this holder has enough of it that it must release some. Some pipeline always
-    /// has enough. The threshold is half a fair share, so that active pipelines commit before waiting for idle ones
-    /// that hold more.
+    /// Whether the budget is exceeded and this holder has enough of it that it must release some.
+    /// Some pipeline always has enough. The threshold is half a fair share, so that active
+    /// pipelines commit before waiting for idle ones that hold more.
     pub(crate) fn must_yield(&self, bytes: u64) -> bool {
-        let Budget { used, limit, shares, .. } = &*self.budget;
-        used.load(Ordering::Relaxed) > *limit && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
+        let Budget {
+            used,
+            limit,
+            shares,
+            ..
+        } = &*self.budget;
+        used.load(Ordering::Relaxed) > *limit
+            && bytes > limit / (2 * shares.load(Ordering::Relaxed).max(1))
     }
 
-    /// Why to apply nothing more while readers hold this many bytes of committed state, if so: all memtables together take
-    /// twice their limit, a commit would free nothing, and these take more than a fair share.
+    /// Why to apply nothing more while readers hold this many bytes of committed state, if so: all
+    /// memtables together take twice their limit, a commit would free nothing, and these take more
+    /// than a fair share.
     pub(crate) fn pinned(&self, bytes: u64) -> Option<String> {
-        let Budget { used, limit, shares, .. } = &*self.budget;
+        let Budget {
+            used,
+            limit,
+            shares,
+            ..
+        } = &*self.budget;
         let fair = limit / shares.load(Ordering::Relaxed).max(1);
         let used = used.load(Ordering::Relaxed);
         (used > limit.saturating_mul(2) && bytes > fair).then(|| {
@@ -82,7 +104,9 @@ impl Share {
 
     pub(crate) fn set(&mut self, bytes: u64) {
         self.budget.freed.add(self.held.saturating_sub(bytes));
-        self.budget.used.fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
+        self.budget
+            .used
+            .fetch_add(bytes.wrapping_sub(self.held), Ordering::Relaxed);
         self.held = bytes;
     }
 }
@@ -108,7 +132,10 @@ mod tests {
         shares[1].set(101);
         assert!(shares[0].must_yield(100) && shares[0].must_yield(51) && !shares[0].must_yield(50));
         shares.truncate(2);
-        assert!(!shares[0].must_yield(100), "those that ended gave theirs back");
+        assert!(
+            !shares[0].must_yield(100),
+            "those that ended gave theirs back"
+        );
     }
 
     #[test]
@@ -118,7 +145,11 @@ mod tests {
         shares[0].set(2_000);
         assert_eq!(shares[0].pinned(2_000), None, "twice as much is a burst");
         shares[1].set(1);
-        assert!(shares[0].pinned(2_000).is_some_and(|text| text.starts_with("host-memory: readers")));
+        assert!(
+            shares[0]
+                .pinned(2_000)
+                .is_some_and(|text| text.starts_with("host-memory: readers"))
+        );
         assert_eq!(shares[1].pinned(0), None, "a neighbour does not wait");
         assert_eq!(budget.used(), (2_001, 0));
         shares[0].set(0);
@@ -131,7 +162,10 @@ mod tests {
         let mut share = Share::of(&budget);
         share.set(MUCH + 1);
         share.set(1);
-        assert!(!budget.has_calmed_down(), "more was freed since the last check");
+        assert!(
+            !budget.has_calmed_down(),
+            "more was freed since the last check"
+        );
         assert!(budget.has_calmed_down());
     }
 

@@ -1,9 +1,10 @@
 //! The memory budget of the host, and who uses it.
 //!
-//! Fixed shares of the budget go to memtables, caches, and batches read ahead. The rest is taken as needed and returned
-//! after use: linear memory of instances, writes of running batches, buffers of host calls, native code, bodies of
-//! requests and answers, data that watches have not read yet. Small requests are granted when large ones are not, so
-//! that a greedy module cannot keep its neighbours from applying; and no kind except folds gets more than its part.
+//! Fixed shares of the budget go to memtables, caches, and batches read ahead. The rest is taken as
+//! needed and returned after use: linear memory of instances, writes of running batches, buffers of
+//! host calls, native code, bodies of requests and answers, data that watches have not read yet.
+//! Small requests are granted when large ones are not, so that a greedy module cannot keep its
+//! neighbours from applying; and no kind except folds gets more than its part.
 
 pub mod caches;
 mod freed;
@@ -19,19 +20,22 @@ use rustix::process::{Resource, getrlimit};
 use self::freed::Freed;
 use crate::api::{MemoryPart, ProcessInfo};
 
-/// A holder of at most this fraction of the total, and at most this many bytes, may use the reserved part.
+/// A holder of at most this fraction of the total, and at most this many bytes, may use the
+/// reserved part.
 const SMALL: (u64, u64) = (32, 8 << 20);
 /// Larger holders leave one of this many parts free.
 const KEPT_FOR_SMALL: u64 = 4;
 /// Small queries, requests, watches and connections leave one of this many parts free, for folds.
 const KEPT_FOR_FOLDS: u64 = 8;
-/// All queries together, all native code together, and all requests together may take one of this many parts.
+/// All queries together, all native code together, and all requests together may take one of this
+/// many parts.
 const PART_OF_ONE_KIND: u64 = 2;
 /// The same for watches, which stay longer, and for connections.
 const PART_OF_WATCHES: u64 = 4;
 /// Most memory for requests, in bytes: clients that read nothing should not fill a large machine.
 const REQUESTS_MAX: u64 = 512 << 20;
-/// Most memory for connections, in bytes: those that the server allows, each with a buffer of more than the usual size.
+/// Most memory for connections, in bytes: those that the server allows, each with a buffer of more
+/// than the usual size.
 const CONNECTIONS_MAX: u64 = 128 << 20;
 /// The smallest budget, however small the machine.
 const TOTAL_MIN: u64 = 32 << 20;
@@ -45,9 +49,11 @@ pub enum Purpose {
     Query,
     /// Native code of a module, while it is loaded: its deployment waits.
     Code,
-    /// The body of a request until it is processed, or of an answer until it is sent: the client is asked to retry.
+    /// The body of a request until it is processed, or of an answer until it is sent: the client is
+    /// asked to retry.
     Request,
-    /// Events that watches have not read yet, and keys that changed recently: a watch ends, or starts again with a reset.
+    /// Events that watches have not read yet, and keys that changed recently: a watch ends, or
+    /// starts again with a reset.
     Watch,
     /// Buffers of connections: idle connections are closed, the longest idle ones first.
     Connection,
@@ -55,7 +61,14 @@ pub enum Purpose {
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Fold, Self::Query, Self::Code, Self::Request, Self::Watch, Self::Connection];
+    pub const ALL: [Self; 6] = [
+        Self::Fold,
+        Self::Query,
+        Self::Code,
+        Self::Request,
+        Self::Watch,
+        Self::Connection,
+    ];
 
     /// Its name in metrics and in the API.
     pub fn name(self) -> &'static str {
@@ -171,7 +184,11 @@ impl Memory {
 
     /// An empty reservation.
     pub fn reservation(&self, purpose: Purpose) -> Reservation {
-        Reservation { memory: self.clone(), purpose, bytes: 0 }
+        Reservation {
+            memory: self.clone(),
+            purpose,
+            bytes: 0,
+        }
     }
 }
 
@@ -201,14 +218,20 @@ impl Inner {
     fn limit_of_kind(&self, purpose: Purpose, bytes: u64) -> u64 {
         let most = self.most_for(purpose);
         // Large answers that nobody reads must not keep small ones from being sent.
-        if purpose == Purpose::Request && self.is_large(bytes) { most - most / KEPT_FOR_SMALL } else { most }
+        if purpose == Purpose::Request && self.is_large(bytes) {
+            most - most / KEPT_FOR_SMALL
+        } else {
+            most
+        }
     }
 
     /// The total use up to which one holder may grow to this many bytes.
     fn limit(&self, purpose: Purpose, bytes: u64) -> u64 {
         let kept = match purpose {
             _ if self.is_large(bytes) => self.total / KEPT_FOR_SMALL,
-            Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => self.total / KEPT_FOR_FOLDS,
+            Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection => {
+                self.total / KEPT_FOR_FOLDS
+            }
             Purpose::Fold | Purpose::Code => 0,
         };
         self.total - kept
@@ -231,7 +254,9 @@ impl Inner {
 /// Adds to a counter, unless it would exceed `most`; returns whether it did.
 fn add(counter: &AtomicU64, bytes: u64, most: u64) -> bool {
     let sum = |before: u64| before.checked_add(bytes).filter(|sum| *sum <= most);
-    counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
+    counter
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, sum)
+        .is_ok()
 }
 
 impl Reservation {
@@ -243,7 +268,9 @@ impl Reservation {
     /// The most that it can ever hold, in bytes.
     pub fn most(&self) -> u64 {
         let inner = &*self.memory.inner;
-        inner.limit_of_kind(self.purpose, u64::MAX).min(inner.limit(self.purpose, u64::MAX))
+        inner
+            .limit_of_kind(self.purpose, u64::MAX)
+            .min(inner.limit(self.purpose, u64::MAX))
     }
 
     /// What it holds, in bytes.
@@ -257,12 +284,21 @@ impl Reservation {
             return Ok(());
         }
         let inner = &*self.memory.inner;
-        inner.kind(self.purpose).refused.fetch_add(1, Ordering::Relaxed);
+        inner
+            .kind(self.purpose)
+            .refused
+            .fetch_add(1, Ordering::Relaxed);
         let (purpose, used) = (self.purpose.name(), self.memory.used());
-        Err(Shortage { purpose, wanted: bytes.saturating_sub(self.bytes), used, total: inner.total })
+        Err(Shortage {
+            purpose,
+            wanted: bytes.saturating_sub(self.bytes),
+            used,
+            total: inner.total,
+        })
     }
 
-    /// The same for a caller that waits and tries again: a failure does not count as refused. Returns whether it grew.
+    /// The same for a caller that waits and tries again: a failure does not count as refused.
+    /// Returns whether it grew.
     pub fn try_grow_to(&mut self, bytes: u64) -> bool {
         let wanted = bytes.saturating_sub(self.bytes);
         if wanted > 0 && !self.memory.inner.take(self.purpose, wanted, bytes) {
@@ -274,12 +310,20 @@ impl Reservation {
 
     /// Releases everything beyond this many bytes.
     pub fn shrink_to(&mut self, bytes: u64) {
-        let Some(rest) = self.bytes.checked_sub(bytes).filter(|rest| *rest > 0) else { return };
+        let Some(rest) = self.bytes.checked_sub(bytes).filter(|rest| *rest > 0) else {
+            return;
+        };
         let inner = &*self.memory.inner;
         inner.used.fetch_sub(rest, Ordering::AcqRel);
-        inner.kind(self.purpose).used.fetch_sub(rest, Ordering::AcqRel);
+        inner
+            .kind(self.purpose)
+            .used
+            .fetch_sub(rest, Ordering::AcqRel);
         // Linear memory and native code go back to the system at once.
-        if matches!(self.purpose, Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection) {
+        if matches!(
+            self.purpose,
+            Purpose::Query | Purpose::Request | Purpose::Watch | Purpose::Connection
+        ) {
             inner.freed.add(rest);
         }
         self.bytes = bytes;
@@ -303,7 +347,8 @@ pub struct Shares {
     pub caches: u64,
     /// Batches read ahead, of all deployments.
     pub read_ahead: u64,
-    /// Memory on demand: for instances, running batches, native code, requests, watches and connections.
+    /// Memory on demand: for instances, running batches, native code, requests, watches and
+    /// connections.
     pub modules: u64,
 }
 
@@ -314,9 +359,18 @@ impl Shares {
         let memtables = memtables.unwrap_or((total / 8).min(512 << 20));
         let caches = caches.unwrap_or((total / 8).min(256 << 20));
         let read_ahead = (total / 8).min(256 << 20);
-        let rest = total.saturating_sub(memtables).saturating_sub(caches).saturating_sub(read_ahead);
+        let rest = total
+            .saturating_sub(memtables)
+            .saturating_sub(caches)
+            .saturating_sub(read_ahead);
         // Modules must be able to run even if a cache is set too large.
-        Self { total, memtables, caches, read_ahead, modules: rest.max(total / 4) }
+        Self {
+            total,
+            memtables,
+            caches,
+            read_ahead,
+            modules: rest.max(total / 4),
+        }
     }
 }
 
@@ -328,8 +382,8 @@ impl Shares {
     }
 }
 
-/// The default budget of a host, in bytes: three quarters of what its control group may use, where the rest is for the
-/// program itself; or half of the machine's memory, which others use as well.
+/// The default budget of a host, in bytes: three quarters of what its control group may use, where
+/// the rest is for the program itself; or half of the machine's memory, which others use as well.
 pub fn default_total() -> u64 {
     let machine = machine_bytes(Path::new("/proc")).unwrap_or(1 << 30);
     match group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")) {
@@ -353,9 +407,17 @@ pub fn process(shares: &Shares, modules: Option<&Memory>, parts: Vec<MemoryPart>
 }
 
 /// Usage of each part of the budget: the fixed shares, and the purposes that allocate on demand.
-pub fn parts(shares: &Shares, memory: &Memory, (memtables, read_ahead): (u64, u64)) -> Vec<MemoryPart> {
-    let fixed =
-        |name: &str, used_bytes, limit_bytes| MemoryPart { name: name.to_owned(), used_bytes, limit_bytes, refused: 0 };
+pub fn parts(
+    shares: &Shares,
+    memory: &Memory,
+    (memtables, read_ahead): (u64, u64),
+) -> Vec<MemoryPart> {
+    let fixed = |name: &str, used_bytes, limit_bytes| MemoryPart {
+        name: name.to_owned(),
+        used_bytes,
+        limit_bytes,
+        refused: 0,
+    };
     let mut parts = vec![
         fixed("memtables", Some(memtables), shares.memtables),
         fixed("read-ahead", Some(read_ahead), shares.read_ahead),
@@ -387,7 +449,10 @@ fn resident_bytes() -> Option<u64> {
 /// What this process may use: the machine's memory, or less in a control group, in bytes.
 pub fn available_bytes() -> Option<u64> {
     let machine = machine_bytes(Path::new("/proc"))?;
-    Some(group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")).map_or(machine, |group| group.min(machine)))
+    Some(
+        group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+            .map_or(machine, |group| group.min(machine)),
+    )
 }
 
 fn machine_bytes(proc: &Path) -> Option<u64> {
@@ -398,7 +463,11 @@ fn machine_bytes(proc: &Path) -> Option<u64> {
 fn kibibytes(file: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1_024)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_024)
 }
 
 /// The lowest limit of the control groups of this process, of either version; none if unlimited.
@@ -410,7 +479,10 @@ fn group_bytes(proc: &Path, groups: &Path) -> Option<u64> {
         let (controllers, path) = (fields.next()?, fields.next()?);
         if controllers.is_empty() {
             lowest(groups, path, "memory.max")
-        } else if controllers.split(',').any(|controller| controller == "memory") {
+        } else if controllers
+            .split(',')
+            .any(|controller| controller == "memory")
+        {
             lowest(&groups.join("memory"), path, "memory.limit_in_bytes")
         } else {
             None
@@ -419,12 +491,20 @@ fn group_bytes(proc: &Path, groups: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The lowest number in files of this name, from a group up to the root. In a container the path may be that outside of
-/// it; then only the root exists.
+/// The lowest number in files of this name, from a group up to the root. In a container the path
+/// may be that outside of it; then only the root exists.
 fn lowest(root: &Path, path: &str, file: &str) -> Option<u64> {
     let group: PathBuf = root.join(path.trim_start_matches('/'));
-    let folders = group.ancestors().take_while(|folder| folder.starts_with(root));
-    let limits = folders.filter_map(|folder| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok());
+    let folders = group
+        .ancestors()
+        .take_while(|folder| folder.starts_with(root));
+    let limits = folders.filter_map(|folder| {
+        std::fs::read_to_string(folder.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    });
     limits.min()
 }
 
@@ -456,9 +536,14 @@ mod tests {
         greedy.grow_to(75 * MIB).expect("the rest may be had");
         let mut small: Vec<_> = (0..8).map(|_| memory.reservation(Purpose::Fold)).collect();
         for reservation in &mut small {
-            reservation.grow_to(3 * MIB).expect("little is always let in");
+            reservation
+                .grow_to(3 * MIB)
+                .expect("little is always let in");
         }
-        assert!(small[0].grow_to(4 * MIB).is_err(), "it would hold much then");
+        assert!(
+            small[0].grow_to(4 * MIB).is_err(),
+            "it would hold much then"
+        );
     }
 
     #[test]
@@ -471,7 +556,10 @@ mod tests {
         let mut fold = memory.reservation(Purpose::Fold);
         fold.grow_to(25 * MIB).expect("up to the part that is kept");
         let mut small: Vec<_> = (0..8).map(|_| memory.reservation(Purpose::Fold)).collect();
-        assert!(small.iter_mut().all(|small| small.grow_to(3 * MIB).is_ok()), "and the rest in small pieces");
+        assert!(
+            small.iter_mut().all(|small| small.grow_to(3 * MIB).is_ok()),
+            "and the rest in small pieces"
+        );
         drop((query, fold, small));
         assert_eq!((memory.used(), memory.used_for(Purpose::Query)), (0, 0));
     }
@@ -490,26 +578,41 @@ mod tests {
             }
         };
         let watches = fill(Purpose::Watch);
-        assert_eq!((watches.len(), memory.refused_for(Purpose::Watch)), (200, 1));
+        assert_eq!(
+            (watches.len(), memory.refused_for(Purpose::Watch)),
+            (200, 1)
+        );
         let requests = fill(Purpose::Request);
-        assert_eq!((requests.len(), memory.used_for(Purpose::Request)), (400, 400 * MIB));
+        assert_eq!(
+            (requests.len(), memory.used_for(Purpose::Request)),
+            (400, 400 * MIB)
+        );
         let queries = fill(Purpose::Query);
         assert_eq!(queries.len(), 100, "an eighth is kept for folds");
         let folds = fill(Purpose::Fold);
         assert_eq!((folds.len(), memory.used()), (100, 800 * MIB));
         drop((watches, requests, queries, folds));
-        let left: u64 = Purpose::ALL.iter().map(|purpose| memory.used_for(*purpose)).sum();
+        let left: u64 = Purpose::ALL
+            .iter()
+            .map(|purpose| memory.used_for(*purpose))
+            .sum();
         assert_eq!((left, memory.used()), (0, 0));
     }
 
     #[test]
     fn shares_of_a_small_host_fit_into_it_and_those_of_a_large_one_are_what_they_were() {
         let small = Shares::of(192 * MIB, None, None);
-        assert!(small.memtables + small.caches + small.read_ahead + small.modules <= 192 * MIB, "{small:?}");
+        assert!(
+            small.memtables + small.caches + small.read_ahead + small.modules <= 192 * MIB,
+            "{small:?}"
+        );
         assert!(small.modules >= 96 * MIB, "{small:?}");
         let large = Shares::of(12 << 30, None, None);
         assert_eq!((large.memtables, large.caches), (512 * MIB, 256 * MIB));
-        assert_eq!(Shares::of(12 << 30, Some(MIB), Some(2 * MIB)).memtables, MIB);
+        assert_eq!(
+            Shares::of(12 << 30, Some(MIB), Some(2 * MIB)).memtables,
+            MIB
+        );
     }
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -523,15 +626,35 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (proc, groups) = (folder.path().join("proc"), folder.path().join("cgroup"));
         assert_eq!(group_bytes(&proc, &groups), None, "there are no groups");
-        write(&proc, "self/cgroup", "0::/system.slice/foldstream.service\n");
-        write(&groups, "system.slice/foldstream.service/memory.max", "max\n");
+        write(
+            &proc,
+            "self/cgroup",
+            "0::/system.slice/foldstream.service\n",
+        );
+        write(
+            &groups,
+            "system.slice/foldstream.service/memory.max",
+            "max\n",
+        );
         assert_eq!(group_bytes(&proc, &groups), None, "none of them limits");
         write(&groups, "system.slice/memory.max", "268435456\n");
         assert_eq!(group_bytes(&proc, &groups), Some(256 * MIB));
-        write(&groups, "system.slice/foldstream.service/memory.max", "134217728\n");
+        write(
+            &groups,
+            "system.slice/foldstream.service/memory.max",
+            "134217728\n",
+        );
         assert_eq!(group_bytes(&proc, &groups), Some(128 * MIB));
-        write(&proc, "self/cgroup", "5:cpu:/a\n4:memory,hugetlb:/docker/0123\n");
+        write(
+            &proc,
+            "self/cgroup",
+            "5:cpu:/a\n4:memory,hugetlb:/docker/0123\n",
+        );
         write(&groups, "memory/memory.limit_in_bytes", "1048576\n");
-        assert_eq!(group_bytes(&proc, &groups), Some(MIB), "in a container only the root is seen");
+        assert_eq!(
+            group_bytes(&proc, &groups),
+            Some(MIB),
+            "in a container only the root is seen"
+        );
     }
 }

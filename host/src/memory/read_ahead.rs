@@ -1,5 +1,5 @@
-//! The memory that batches take between their stream and the pipeline that applies them: half of it for batches that are
-//! queued, half for events that readers have requested and not returned yet.
+//! The memory that batches take between their stream and the pipeline that applies them: half of it
+//! for batches that are queued, half for events that readers have requested and not returned yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,12 +31,15 @@ impl ReadAhead {
         Self {
             units: Arc::new(Semaphore::new((total as usize).min(Semaphore::MAX_PERMITS))),
             total,
-            requests: Arc::new(Requests { bytes: bytes - queued, readers: AtomicU64::new(0) }),
+            requests: Arc::new(Requests {
+                bytes: bytes - queued,
+                readers: AtomicU64::new(0),
+            }),
         }
     }
 
-    /// The part of one more reader. What idle readers have requested takes no memory, but may at any time, so it is
-    /// divided instead of charged.
+    /// The part of one more reader. What idle readers have requested takes no memory, but may at
+    /// any time, so it is divided instead of charged.
     pub(crate) fn reader(&self) -> RequestShare {
         self.requests.readers.fetch_add(1, Ordering::Relaxed);
         RequestShare(Arc::clone(&self.requests))
@@ -53,7 +56,8 @@ impl ReadAhead {
 pub(crate) struct RequestShare(Arc<Requests>);
 
 impl RequestShare {
-    /// How much this reader's open requests may bring in together, in bytes. It changes with the number of readers.
+    /// How much this reader's open requests may bring in together, in bytes. It changes with the
+    /// number of readers.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.bytes / self.0.readers.load(Ordering::Relaxed).max(1)
     }
@@ -77,6 +81,10 @@ mod tests {
         let others: Vec<_> = (0..5).map(|_| ahead.reader()).collect();
         assert_eq!((first.bytes(), others[4].bytes()), (2 << 20, 2 << 20));
         drop(others);
-        assert_eq!(first.bytes(), 12 << 20, "what readers leave, the others may use");
+        assert_eq!(
+            first.bytes(),
+            12 << 20,
+            "what readers leave, the others may use"
+        );
     }
 }

@@ -13,8 +13,9 @@ pub struct DeploymentMetrics {
     pub events_rebuilt: IntCounter,
     /// Events at which the deployment stopped.
     pub events_failed: IntCounter,
-    /// Failed calls of `apply`, by class: with a batch, with part of it during the search for the event, with that
-    /// event. Of the class `busy`, also each time that there was no instance to call.
+    /// Failed calls of `apply`, by class: with a batch, with part of it during the search for the
+    /// event, with that event. Of the class `busy`, also each time that there was no instance to
+    /// call.
     pub(super) apply_failures: [IntCounter; FailureClass::ALL.len()],
     /// Attempts after a failure.
     pub retries: IntCounter,
@@ -35,7 +36,8 @@ pub struct DeploymentMetrics {
 }
 
 impl DeploymentMetrics {
-    /// Counts a failed call of `apply`; a failure of the state has no class, and a counter of its own.
+    /// Counts a failed call of `apply`; a failure of the state has no class, and a counter of its
+    /// own.
     pub fn apply_failed(&self, class: Option<FailureClass>) {
         let counter = class.and_then(|class| {
             let place = FailureClass::ALL.iter().position(|known| *known == class)?;

@@ -47,11 +47,17 @@ impl DiskGauges {
         self.deployments.reset();
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         for (deployment, bytes) in &usage.deployments {
-            self.deployments.with_label_values(&[deployment.as_str()]).set(signed(*bytes));
+            self.deployments
+                .with_label_values(&[deployment.as_str()])
+                .set(signed(*bytes));
         }
         self.folder.set(signed(usage.folder_bytes));
         let nothing: [&str; 0] = [];
-        self.free.with_label_values(&nothing).set(float(usage.free_bytes));
-        self.total.with_label_values(&nothing).set(float(usage.disk_bytes));
+        self.free
+            .with_label_values(&nothing)
+            .set(float(usage.free_bytes));
+        self.total
+            .with_label_values(&nothing)
+            .set(float(usage.disk_bytes));
     }
 }

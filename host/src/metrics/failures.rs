@@ -28,7 +28,12 @@ impl FailureGauges {
     }
 
     pub(super) fn set(&self, deployment: &Deployment) {
-        let is_open = deployment.failure.as_ref().is_some_and(|failure| failure.breaker_open);
-        self.breaker_open.with_label_values(&[deployment.name.as_str()]).set(is_open.into());
+        let is_open = deployment
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.breaker_open);
+        self.breaker_open
+            .with_label_values(&[deployment.name.as_str()])
+            .set(is_open.into());
     }
 }

@@ -42,8 +42,12 @@ impl MemoryGauges {
     pub(super) fn set(&self, parts: &[MemoryPart]) {
         for part in parts {
             let name = [part.name.as_str()];
-            self.used.with_label_values(&name).set(float(part.used_bytes));
-            self.limit.with_label_values(&name).set(i64::try_from(part.limit_bytes).unwrap_or(i64::MAX));
+            self.used
+                .with_label_values(&name)
+                .set(float(part.used_bytes));
+            self.limit
+                .with_label_values(&name)
+                .set(i64::try_from(part.limit_bytes).unwrap_or(i64::MAX));
             let refused = self.refused.with_label_values(&name);
             // It only rises, and pages are written one at a time.
             refused.inc_by(part.refused.saturating_sub(refused.get()));

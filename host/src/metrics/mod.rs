@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::api::{CONTRACT, Deployment, DeploymentState, FailureClass, MemoryPart, SourceState};
 use crate::usage::Usage;
@@ -76,9 +79,13 @@ impl Door {
             "foldstream_tls_certificate_end_timestamp_seconds",
             "When the certificate of the server expires; NaN without TLS.",
         );
-        let certificate_end = prometheus::Gauge::with_opts(options).expect("name and help are constant and valid");
+        let certificate_end =
+            prometheus::Gauge::with_opts(options).expect("name and help are constant and valid");
         certificate_end.set(f64::NAN);
-        Self { refused, certificate_end: register(registry, certificate_end) }
+        Self {
+            refused,
+            certificate_end: register(registry, certificate_end),
+        }
     }
 }
 
@@ -116,11 +123,17 @@ impl Metrics {
     /// An empty set.
     pub fn new() -> Self {
         let registry = Registry::new();
-        let seconds = prometheus::exponential_buckets(0.000_1, 2.5, 14).expect("constant and valid");
+        let seconds =
+            prometheus::exponential_buckets(0.000_1, 2.5, 14).expect("constant and valid");
         let sizes = prometheus::exponential_buckets(1.0, 4.0, 8).expect("constant and valid");
-        registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
-        let timer = |name: &str, help: &str, labels: &[&str]| histogram(&registry, name, help, labels, &seconds);
-        let count = |name: &str, help: &str, labels: &[&str]| counter(&registry, name, help, labels);
+        registry
+            .register(Box::new(ProcessCollector::for_self()))
+            .expect("each name is registered once");
+        let timer = |name: &str, help: &str, labels: &[&str]| {
+            histogram(&registry, name, help, labels, &seconds)
+        };
+        let count =
+            |name: &str, help: &str, labels: &[&str]| counter(&registry, name, help, labels);
         Self {
             events: count(
                 "foldstream_events_total",
@@ -132,21 +145,39 @@ impl Metrics {
                 "Failed calls of apply by class; one bad event fails several calls until it is alone in its batch.",
                 &["deployment", "class"],
             ),
-            retries: count("foldstream_retries_total", "Attempts to apply a batch again after a failure.", DEPLOYMENT),
+            retries: count(
+                "foldstream_retries_total",
+                "Attempts to apply a batch again after a failure.",
+                DEPLOYMENT,
+            ),
             state_failures: count(
                 "foldstream_state_failures_total",
                 "Failures to read or write a state file, after which it was reopened.",
                 DEPLOYMENT,
             ),
             outbox: Outboxes::new(&registry),
-            apply: timer("foldstream_apply_duration_seconds", "Duration of one call of apply.", DEPLOYMENT),
+            apply: timer(
+                "foldstream_apply_duration_seconds",
+                "Duration of one call of apply.",
+                DEPLOYMENT,
+            ),
             commit: timer(
                 "foldstream_commit_duration_seconds",
                 "Duration of one durable commit of state and checkpoint.",
                 DEPLOYMENT,
             ),
-            query: timer("foldstream_query_duration_seconds", "Duration of one query in the guest.", DEPLOYMENT),
-            batch: histogram(&registry, "foldstream_batch_events", "Events in one batch.", DEPLOYMENT, &sizes),
+            query: timer(
+                "foldstream_query_duration_seconds",
+                "Duration of one query in the guest.",
+                DEPLOYMENT,
+            ),
+            batch: histogram(
+                &registry,
+                "foldstream_batch_events",
+                "Events in one batch.",
+                DEPLOYMENT,
+                &sizes,
+            ),
             requests: timer(
                 "foldstream_http_request_duration_seconds",
                 "Duration of HTTP requests; for streams, until they are open.",
@@ -163,7 +194,11 @@ impl Metrics {
                 &["deployment", "kind", "outcome"],
             ),
             door: Door::new(&registry),
-            watches: number(&registry, "foldstream_watches_open", "Open watches and tails."),
+            watches: number(
+                &registry,
+                "foldstream_watches_open",
+                "Open watches and tails.",
+            ),
             watches_ended: count(
                 "foldstream_watches_ended_total",
                 "Watches and tails that the host closed: stalled, or host-memory.",
@@ -174,10 +209,13 @@ impl Metrics {
         }
     }
 
-    /// The handles of a deployment. Its counters start at 0, so that the first event that they count is visible as an
-    /// increase.
+    /// The handles of a deployment. Its counters start at 0, so that the first event that they
+    /// count is visible as an increase.
     pub fn deployment(&self, name: &str) -> DeploymentMetrics {
-        for (kind, outcome) in KINDS.iter().flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome))) {
+        for (kind, outcome) in KINDS
+            .iter()
+            .flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome)))
+        {
             self.cut_overs.with_label_values(&[name, kind, outcome]);
         }
         self.holds.with_label_values(&[name]);
@@ -185,7 +223,8 @@ impl Metrics {
             events_applied: self.events.with_label_values(&[name, "applied"]),
             events_rebuilt: self.events.with_label_values(&[name, "rebuilt"]),
             events_failed: self.events.with_label_values(&[name, "failed"]),
-            apply_failures: FailureClass::ALL.map(|class| self.apply_failures.with_label_values(&[name, class.name()])),
+            apply_failures: FailureClass::ALL
+                .map(|class| self.apply_failures.with_label_values(&[name, class.name()])),
             retries: self.retries.with_label_values(&[name]),
             state_failures: self.state_failures.with_label_values(&[name]),
             outbox_released: self.outbox.released(name),
@@ -204,25 +243,41 @@ impl Metrics {
             let _ = self.events.remove_label_values(&[name, outcome]);
         }
         for class in FailureClass::ALL {
-            let _ = self.apply_failures.remove_label_values(&[name, class.name()]);
+            let _ = self
+                .apply_failures
+                .remove_label_values(&[name, class.name()]);
         }
         let _ = self.retries.remove_label_values(&[name]);
         let _ = self.state_failures.remove_label_values(&[name]);
         self.outbox.forget(name);
-        for vector in [&self.apply, &self.commit, &self.query, &self.batch, &self.holds] {
+        for vector in [
+            &self.apply,
+            &self.commit,
+            &self.query,
+            &self.batch,
+            &self.holds,
+        ] {
             let _ = vector.remove_label_values(&[name]);
         }
-        for (kind, outcome) in KINDS.iter().flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome))) {
+        for (kind, outcome) in KINDS
+            .iter()
+            .flat_map(|kind| OUTCOMES.map(|outcome| (*kind, outcome)))
+        {
             let _ = self.cut_overs.remove_label_values(&[name, kind, outcome]);
         }
     }
 
-    /// Records an attempted cut-over or rollback: how long it held applying, or none if it was missed.
+    /// Records an attempted cut-over or rollback: how long it held applying, or none if it was
+    /// missed.
     pub fn cut_over(&self, deployment: &str, kind: &str, held: Option<Duration>) {
         let outcome = OUTCOMES[usize::from(held.is_none())];
-        self.cut_overs.with_label_values(&[deployment, kind, outcome]).inc();
+        self.cut_overs
+            .with_label_values(&[deployment, kind, outcome])
+            .inc();
         if let Some(held) = held {
-            self.holds.with_label_values(&[deployment]).observe(held.as_secs_f64());
+            self.holds
+                .with_label_values(&[deployment])
+                .observe(held.as_secs_f64());
         }
     }
 
@@ -232,9 +287,12 @@ impl Metrics {
         WatchGuard(self.watches.clone(), self.watches_ended.clone())
     }
 
-    /// Records an HTTP request under the template of its route, never its path; labels come from closed sets.
+    /// Records an HTTP request under the template of its route, never its path; labels come from
+    /// closed sets.
     pub fn request(&self, route: &str, method: &str, status: &str, duration: Duration) {
-        self.requests.with_label_values(&[route, method, status]).observe(duration.as_secs_f64());
+        self.requests
+            .with_label_values(&[route, method, status])
+            .observe(duration.as_secs_f64());
     }
 
     /// Counts a refused request, by reason.
@@ -249,7 +307,8 @@ impl Metrics {
         }
     }
 
-    /// The page for Prometheus, in text exposition format 0.0.4, with the gauges of these deployments and sources.
+    /// The page for Prometheus, in text exposition format 0.0.4, with the gauges of these
+    /// deployments and sources.
     pub fn page(
         &self,
         deployments: &[Deployment],
@@ -263,7 +322,9 @@ impl Metrics {
         gauges.disk.set(usage);
         gauges.memory.set(memory);
         let mut page = Vec::with_capacity(64 << 10);
-        TextEncoder::new().encode(&self.registry.gather(), &mut page).expect("names and labels are valid");
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut page)
+            .expect("names and labels are valid");
         page
     }
 
@@ -375,8 +436,15 @@ impl SourceGauges {
 
 impl Gauges {
     fn new(registry: &Registry) -> Self {
-        let build = gauge(registry, "foldstream_build_info", "The running build.", &["version", "contract"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT]).set(1);
+        let build = gauge(
+            registry,
+            "foldstream_build_info",
+            "The running build.",
+            &["version", "contract"],
+        );
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), CONTRACT])
+            .set(1);
         let perhaps = |name: &str, help: &str| float_gauge(registry, name, help, DEPLOYMENT);
         let of_deployment = |name: &str, help: &str| gauge(registry, name, help, DEPLOYMENT);
         Self {
@@ -392,17 +460,41 @@ impl Gauges {
                 "foldstream_lag_seconds",
                 "Age of the oldest event that is not applied yet, 0 if there is none; NaN while unknown.",
             ),
-            head: perhaps("foldstream_head", "Last sequence in the stream; NaN while unknown."),
-            position: of_deployment("foldstream_position", "Last sequence that the state reflects."),
+            head: perhaps(
+                "foldstream_head",
+                "Last sequence in the stream; NaN while unknown.",
+            ),
+            position: of_deployment(
+                "foldstream_position",
+                "Last sequence that the state reflects.",
+            ),
             checkpoint: of_deployment("foldstream_checkpoint", "Last durable position."),
             state_bytes: of_deployment("foldstream_state_bytes", "Keys and values of the state."),
-            memtable_bytes: of_deployment("foldstream_memtable_bytes", "State that is only in memory, with overhead."),
-            pinned_bytes: of_deployment("foldstream_pinned_bytes", "Memory held only by readers of an older state."),
-            file_bytes: of_deployment("foldstream_state_file_bytes", "Disk space of the active state file."),
-            guest_memory_bytes: of_deployment("foldstream_guest_memory_bytes", "Memory of instances that apply."),
-            instances: of_deployment("foldstream_guest_instances", "Number of instances, including those of queries."),
+            memtable_bytes: of_deployment(
+                "foldstream_memtable_bytes",
+                "State that is only in memory, with overhead.",
+            ),
+            pinned_bytes: of_deployment(
+                "foldstream_pinned_bytes",
+                "Memory held only by readers of an older state.",
+            ),
+            file_bytes: of_deployment(
+                "foldstream_state_file_bytes",
+                "Disk space of the active state file.",
+            ),
+            guest_memory_bytes: of_deployment(
+                "foldstream_guest_memory_bytes",
+                "Memory of instances that apply.",
+            ),
+            instances: of_deployment(
+                "foldstream_guest_instances",
+                "Number of instances, including those of queries.",
+            ),
             generation: of_deployment("foldstream_generation", "Number of the active generation."),
-            skipped: of_deployment("foldstream_events_skipped", "Events that the active state skipped, as decided."),
+            skipped: of_deployment(
+                "foldstream_events_skipped",
+                "Events that the active state skipped, as decided.",
+            ),
             module: gauge(
                 registry,
                 "foldstream_module_info",
@@ -447,9 +539,17 @@ impl Gauges {
     /// Sets all series from scratch, so that no series of a deleted deployment remains.
     fn set(&self, deployments: &[Deployment], sources: &[Reachable]) {
         self.reset();
-        for Reachable { source, stream, is_reachable } in sources {
+        for Reachable {
+            source,
+            stream,
+            is_reachable,
+        } in sources
+        {
             let value = is_reachable.map_or(f64::NAN, |reachable| f64::from(u8::from(reachable)));
-            self.sources.reachable.with_label_values(&[source.as_str(), stream.as_str()]).set(value);
+            self.sources
+                .reachable
+                .with_label_values(&[source.as_str(), stream.as_str()])
+                .set(value);
         }
         for deployment in deployments {
             self.set_numbers(deployment);
@@ -461,17 +561,29 @@ impl Gauges {
 
     /// A deployment without a candidate has no series for rebuilds.
     fn set_rebuild(&self, deployment: &Deployment) {
-        let Some(candidate) = &deployment.candidate else { return };
+        let Some(candidate) = &deployment.candidate else {
+            return;
+        };
         let name = [deployment.name.as_str()];
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.rebuild_progress.with_label_values(&name).set(candidate.progress.unwrap_or(f64::NAN));
-        self.rebuild_remaining.with_label_values(&name).set(candidate.remaining_seconds.unwrap_or(f64::NAN));
-        self.rebuild_lag.with_label_values(&name).set(float(candidate.lag_events));
+        self.rebuild_progress
+            .with_label_values(&name)
+            .set(candidate.progress.unwrap_or(f64::NAN));
+        self.rebuild_remaining
+            .with_label_values(&name)
+            .set(candidate.remaining_seconds.unwrap_or(f64::NAN));
+        self.rebuild_lag
+            .with_label_values(&name)
+            .set(float(candidate.lag_events));
         for state in DeploymentState::ALL {
             let value = i64::from(candidate.state == Some(state));
-            self.candidate_state.with_label_values(&[name[0], state.name()]).set(value);
+            self.candidate_state
+                .with_label_values(&[name[0], state.name()])
+                .set(value);
         }
-        self.rebuild_place.with_label_values(&name).set(number(candidate.queued_behind.unwrap_or(0)));
+        self.rebuild_place
+            .with_label_values(&name)
+            .set(number(candidate.queued_behind.unwrap_or(0)));
     }
 
     fn reset(&self) {
@@ -515,9 +627,15 @@ impl Gauges {
 
     fn set_numbers(&self, deployment: &Deployment) {
         let name = [deployment.name.as_str()];
-        self.lag_seconds.with_label_values(&name).set(deployment.lag_seconds.unwrap_or(f64::NAN));
-        self.lag_events.with_label_values(&name).set(float(deployment.lag_events));
-        self.head.with_label_values(&name).set(float(deployment.head));
+        self.lag_seconds
+            .with_label_values(&name)
+            .set(deployment.lag_seconds.unwrap_or(f64::NAN));
+        self.lag_events
+            .with_label_values(&name)
+            .set(float(deployment.lag_events));
+        self.head
+            .with_label_values(&name)
+            .set(float(deployment.head));
         for (vector, value) in [
             (&self.missing_events, deployment.missing_events),
             (&self.position, deployment.position),
@@ -531,7 +649,9 @@ impl Gauges {
             (&self.generation, deployment.generation),
             (&self.skipped, deployment.skipped),
         ] {
-            vector.with_label_values(&name).set(i64::try_from(value).unwrap_or(i64::MAX));
+            vector
+                .with_label_values(&name)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 
@@ -539,19 +659,46 @@ impl Gauges {
         let (name, source) = (deployment.name.as_str(), deployment.source.as_str());
         let module = &deployment.module;
         let version = module.state_version.to_string();
-        self.module.with_label_values(&[name, module.digest.as_str(), module.name.as_str(), version.as_str()]).set(1);
+        self.module
+            .with_label_values(&[
+                name,
+                module.digest.as_str(),
+                module.name.as_str(),
+                version.as_str(),
+            ])
+            .set(1);
         for state in DeploymentState::ALL {
-            self.state.with_label_values(&[name, state.name()]).set(i64::from(state == deployment.state));
+            self.state
+                .with_label_values(&[name, state.name()])
+                .set(i64::from(state == deployment.state));
         }
         let status = &deployment.source_status;
         for state in SourceState::ALL {
-            self.sources.state.with_label_values(&[name, source, state.name()]).set(i64::from(state == status.state));
+            self.sources
+                .state
+                .with_label_values(&[name, source, state.name()])
+                .set(i64::from(state == status.state));
         }
-        self.sources.reconnects.with_label_values(&[name, source]).inc_by(status.reconnects);
-        self.sources.passed_over.with_label_values(&[name, source]).inc_by(status.passed_over);
-        self.sources.repaired.with_label_values(&[name, source]).inc_by(status.repaired);
-        let heard = status.last_heard.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        self.sources
+            .reconnects
+            .with_label_values(&[name, source])
+            .inc_by(status.reconnects);
+        self.sources
+            .passed_over
+            .with_label_values(&[name, source])
+            .inc_by(status.passed_over);
+        self.sources
+            .repaired
+            .with_label_values(&[name, source])
+            .inc_by(status.repaired);
+        let heard = status
+            .last_heard
+            .as_ref()
+            .and_then(|time| time.parse::<jiff::Timestamp>().ok());
         let heard = heard.map_or(f64::NAN, |time| time.as_millisecond() as f64 / 1e3);
-        self.sources.heard.with_label_values(&[name, source]).set(heard);
+        self.sources
+            .heard
+            .with_label_values(&[name, source])
+            .set(heard);
     }
 }

@@ -43,7 +43,9 @@ impl Outboxes {
     /// Sets all gauges from scratch. One page at a time may do that.
     pub(super) fn set(&self, deployments: &[Deployment]) {
         self.gauges.reset();
-        deployments.iter().for_each(|deployment| self.gauges.set(deployment));
+        deployments
+            .iter()
+            .for_each(|deployment| self.gauges.set(deployment));
     }
 
     pub(super) fn forget(&self, name: &str) {
@@ -67,7 +69,12 @@ impl Gauges {
     fn new(registry: &Registry) -> Self {
         let target = &["deployment", "target"];
         Self {
-            entries: gauge(registry, "foldstream_outbox_entries", "Messages that wait to be published.", DEPLOYMENT),
+            entries: gauge(
+                registry,
+                "foldstream_outbox_entries",
+                "Messages that wait to be published.",
+                DEPLOYMENT,
+            ),
             bytes: gauge(
                 registry,
                 "foldstream_outbox_bytes",
@@ -103,18 +110,30 @@ impl Gauges {
     }
 
     fn set(&self, deployment: &Deployment) {
-        let Some(outbox) = &deployment.outbox else { return };
+        let Some(outbox) = &deployment.outbox else {
+            return;
+        };
         let name = deployment.name.as_str();
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.entries.with_label_values(&[name]).set(number(outbox.entries));
-        self.bytes.with_label_values(&[name]).set(number(outbox.bytes));
-        self.oldest.with_label_values(&[name]).set(outbox.oldest_seconds);
+        self.entries
+            .with_label_values(&[name])
+            .set(number(outbox.entries));
+        self.bytes
+            .with_label_values(&[name])
+            .set(number(outbox.bytes));
+        self.oldest
+            .with_label_values(&[name])
+            .set(outbox.oldest_seconds);
         for target in &outbox.targets {
             let source = target.source.as_str();
-            self.troubled.with_label_values(&[name, source]).set(i64::from(target.trouble.is_some()));
+            self.troubled
+                .with_label_values(&[name, source])
+                .set(i64::from(target.trouble.is_some()));
             for promise in Promise::ALL {
                 let value = i64::from(target.promise == Some(promise));
-                self.promise.with_label_values(&[name, source, promise.name()]).set(value);
+                self.promise
+                    .with_label_values(&[name, source, promise.name()])
+                    .set(value);
             }
         }
     }

@@ -35,13 +35,23 @@ fn page_tells_how_a_deployment_is() {
         r#"foldstream_module_info{deployment="orders",digest="ab",name="totals",state_version="4"} 1"#,
         r#"foldstream_watches_open 1"#,
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing in:\n{text}"
+        );
     }
-    assert!(text.contains("foldstream_build_info{contract=") && text.contains("process_resident_memory_bytes"));
+    assert!(
+        text.contains("foldstream_build_info{contract=")
+            && text.contains("process_resident_memory_bytes")
+    );
     drop(guard);
     let again = page(&metrics, &[deployment("orders")]);
     assert!(again.contains("\nfoldstream_watches_open 0"));
-    assert!(again.contains(r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#));
+    assert!(
+        again.contains(
+            r#"foldstream_source_reconnects_total{deployment="orders",source="events"} 3"#
+        )
+    );
 }
 
 #[test]
@@ -50,8 +60,13 @@ fn what_nobody_knows_is_no_number() {
     drop(metrics.deployment("orders"));
     let mut unknown = deployment("orders");
     (unknown.head, unknown.lag_events, unknown.lag_seconds) = (None, None, None);
-    let away = Reachable { source: "spare".to_owned(), stream: "S".to_owned(), is_reachable: Some(false) };
-    let text = String::from_utf8(metrics.page(&[unknown], &[away], &Usage::default(), &[])).expect("text");
+    let away = Reachable {
+        source: "spare".to_owned(),
+        stream: "S".to_owned(),
+        is_reachable: Some(false),
+    };
+    let text =
+        String::from_utf8(metrics.page(&[unknown], &[away], &Usage::default(), &[])).expect("text");
     for line in [
         r#"foldstream_head{deployment="orders"} NaN"#,
         r#"foldstream_lag_events{deployment="orders"} NaN"#,
@@ -61,7 +76,10 @@ fn what_nobody_knows_is_no_number() {
         r#"foldstream_cut_overs_total{deployment="orders",kind="rollback",outcome="missed"} 0"#,
         r#"foldstream_events_total{deployment="orders",outcome="failed"} 0"#,
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing in:\n{text}"
+        );
     }
 }
 
@@ -76,14 +94,22 @@ fn series_of_a_deleted_deployment_go_away() {
     assert!(page(&metrics, &[deployment("orders"), deployment("other")]).contains("\"orders\""));
     metrics.forget("orders");
     let text = page(&metrics, &[deployment("other")]);
-    assert!(!text.contains("\"orders\"") && text.contains("\"other\""), "{text}");
+    assert!(
+        !text.contains("\"orders\"") && text.contains("\"other\""),
+        "{text}"
+    );
 }
 
 #[test]
 fn the_disk_is_told_for_each_deployment_and_in_all() {
     let metrics = Metrics::new();
     let deployments = [("orders".to_owned(), 8_192)].into();
-    let usage = Usage { deployments, folder_bytes: 12_288, free_bytes: Some(1 << 30), disk_bytes: None };
+    let usage = Usage {
+        deployments,
+        folder_bytes: 12_288,
+        free_bytes: Some(1 << 30),
+        disk_bytes: None,
+    };
     let text = String::from_utf8(metrics.page(&[], &[], &usage, &[])).expect("text");
     for line in [
         r#"foldstream_deployment_disk_bytes{deployment="orders"} 8192"#,
@@ -91,19 +117,30 @@ fn the_disk_is_told_for_each_deployment_and_in_all() {
         "foldstream_disk_free_bytes 1073741824",
         "foldstream_disk_bytes NaN",
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing in:\n{text}"
+        );
     }
     let gone = String::from_utf8(metrics.page(&[], &[], &Usage::default(), &[])).expect("text");
-    assert!(!gone.contains("foldstream_deployment_disk_bytes{"), "{gone}");
+    assert!(
+        !gone.contains("foldstream_deployment_disk_bytes{"),
+        "{gone}"
+    );
 }
 
 #[test]
 fn parts_of_the_memory_budget_are_told_with_what_they_were_refused() {
     let metrics = Metrics::new();
-    let part =
-        |name: &str, used_bytes, refused| MemoryPart { name: name.to_owned(), used_bytes, limit_bytes: 100, refused };
-    let page =
-        |parts: &[MemoryPart]| String::from_utf8(metrics.page(&[], &[], &Usage::default(), parts)).expect("text");
+    let part = |name: &str, used_bytes, refused| MemoryPart {
+        name: name.to_owned(),
+        used_bytes,
+        limit_bytes: 100,
+        refused,
+    };
+    let page = |parts: &[MemoryPart]| {
+        String::from_utf8(metrics.page(&[], &[], &Usage::default(), parts)).expect("text")
+    };
     let text = page(&[part("queries", Some(7), 0), part("caches", None, 0)]);
     for line in [
         r#"foldstream_memory_used_bytes{part="queries"} 7"#,
@@ -116,6 +153,9 @@ fn parts_of_the_memory_budget_are_told_with_what_they_were_refused() {
     }
     for _ in 0..2 {
         let text = page(&[part("queries", Some(0), 3)]);
-        assert!(text.contains(r#"foldstream_memory_refused_total{part="queries"} 3"#), "{text}");
+        assert!(
+            text.contains(r#"foldstream_memory_refused_total{part="queries"} 3"#),
+            "{text}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The answer of the checking process, as bytes. The host parses it as strictly as any untrusted input, because the
-//! process that wrote it has parsed an upload.
+//! The answer of the checking process, as bytes. The host parses it as strictly as any untrusted
+//! input, because the process that wrote it has parsed an upload.
 
 use std::io::{self, Write};
 
@@ -50,8 +50,15 @@ pub struct Walls {
 impl Walls {
     /// What the process can still access; empty if all protections work.
     pub fn gaps(&self) -> Vec<&'static str> {
-        let all = [(self.files, "files"), (self.sockets, "sockets"), (self.processes, "processes")];
-        all.into_iter().filter(|(is_refused, _)| !is_refused).map(|(_, what)| what).collect()
+        let all = [
+            (self.files, "files"),
+            (self.sockets, "sockets"),
+            (self.processes, "processes"),
+        ];
+        all.into_iter()
+            .filter(|(is_refused, _)| !is_refused)
+            .map(|(_, what)| what)
+            .collect()
     }
 }
 
@@ -77,8 +84,17 @@ impl Answer {
                 output.write_all(b"B")?;
                 output.write_all(clipped(words, WORDS_BYTES_MAX).as_bytes())?;
             }
-            Self::Walls(Walls { files, sockets, processes }) => {
-                output.write_all(&[b'W', u8::from(*files), u8::from(*sockets), u8::from(*processes)])?;
+            Self::Walls(Walls {
+                files,
+                sockets,
+                processes,
+            }) => {
+                output.write_all(&[
+                    b'W',
+                    u8::from(*files),
+                    u8::from(*sockets),
+                    u8::from(*processes),
+                ])?;
             }
         }
         output.flush()
@@ -99,16 +115,21 @@ impl Answer {
                 if !has_component && !bytes.is_empty() {
                     return None;
                 }
-                Some(Self::Checked { imports, component: has_component.then_some(bytes) })
+                Some(Self::Checked {
+                    imports,
+                    component: has_component.then_some(bytes),
+                })
             }
             b'C' => {
                 bytes.drain(..=MAGIC.len());
                 Some(Self::Compiled(bytes))
             }
             b'W' => match rest[1..] {
-                [files, sockets, processes] => {
-                    Some(Self::Walls(Walls { files: files == 1, sockets: sockets == 1, processes: processes == 1 }))
-                }
+                [files, sockets, processes] => Some(Self::Walls(Walls {
+                    files: files == 1,
+                    sockets: sockets == 1,
+                    processes: processes == 1,
+                })),
                 _ => None,
             },
             b'R' => Some(Self::Refused(words(&rest[1..])?)),
@@ -120,7 +141,17 @@ impl Answer {
 
 /// Text from the process, without control characters.
 pub(super) fn plain(words: &str) -> String {
-    words.trim().chars().map(|char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char }).collect()
+    words
+        .trim()
+        .chars()
+        .map(|char| {
+            if char.is_control() && char != '\n' {
+                '\u{fffd}'
+            } else {
+                char
+            }
+        })
+        .collect()
 }
 
 fn words(bytes: &[u8]) -> Option<String> {
@@ -132,7 +163,11 @@ fn words(bytes: &[u8]) -> Option<String> {
 
 /// Names of interfaces: their number, then each with its length.
 pub(super) fn imports_to_bytes(imports: &[String]) -> Vec<u8> {
-    let short = |length: usize| u16::try_from(length).expect("the checker limits names and their number").to_be_bytes();
+    let short = |length: usize| {
+        u16::try_from(length)
+            .expect("the checker limits names and their number")
+            .to_be_bytes()
+    };
     let mut bytes = short(imports.len()).to_vec();
     for import in imports {
         bytes.extend(short(import.len()));
@@ -155,7 +190,12 @@ pub(super) fn imports_from_bytes(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
         let length = short(&mut rest).filter(|length| *length <= IMPORT_BYTES_MAX)?;
         let (name, behind) = rest.split_at_checked(length)?;
         rest = behind;
-        imports.push(std::str::from_utf8(name).ok().filter(|name| is_name(name))?.to_owned());
+        imports.push(
+            std::str::from_utf8(name)
+                .ok()
+                .filter(|name| is_name(name))?
+                .to_owned(),
+        );
     }
     Some((imports, bytes.len() - rest.len()))
 }
@@ -176,7 +216,10 @@ mod tests {
     }
 
     fn checked(component: Option<Vec<u8>>) -> Answer {
-        Answer::Checked { imports: vec!["foldstream:module/state@0.1.0".to_owned(), "a".to_owned()], component }
+        Answer::Checked {
+            imports: vec!["foldstream:module/state@0.1.0".to_owned(), "a".to_owned()],
+            component,
+        }
     }
 
     #[test]
@@ -186,7 +229,11 @@ mod tests {
             checked(Some(b"component".to_vec())),
             Answer::Compiled(b"code".to_vec()),
             Answer::Refused("no world".to_owned()),
-            Answer::Walls(Walls { files: true, sockets: false, processes: true }),
+            Answer::Walls(Walls {
+                files: true,
+                sockets: false,
+                processes: true,
+            }),
             Answer::Broken("no memory".to_owned()),
         ] {
             assert_eq!(Answer::parse(bytes(&answer)), Some(answer));
@@ -197,7 +244,11 @@ mod tests {
     fn answer_that_is_cut_or_changed_is_none_or_another() {
         let whole = bytes(&checked(None));
         for length in 0..whole.len() {
-            assert_eq!(Answer::parse(whole[..length].to_vec()), None, "{length} bytes");
+            assert_eq!(
+                Answer::parse(whole[..length].to_vec()),
+                None,
+                "{length} bytes"
+            );
         }
         let more = [whole.as_slice(), b"x"].concat();
         assert_eq!(Answer::parse(more), None, "nothing follows");
@@ -221,6 +272,9 @@ mod tests {
     #[test]
     fn words_move_no_cursor() {
         let answer = Answer::Refused("\x1b[2Jgone\r".to_owned());
-        assert_eq!(Answer::parse(bytes(&answer)), Some(Answer::Refused("\u{fffd}[2Jgone".to_owned())));
+        assert_eq!(
+            Answer::parse(bytes(&answer)),
+            Some(Answer::Refused("\u{fffd}[2Jgone".to_owned()))
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The contract's types as they cross the boundary of the sandbox.
 //!
-//! Towards the guest everything is borrowed: a batch is written into guest memory directly from the host's events,
-//! without intermediate records. From the guest, values are copied once, after their size was charged. The layouts are
-//! those of `wit/`;
-//! the derived types check them against each component when it is linked.
+//! Towards the guest everything is borrowed: a batch is written into guest memory directly from the
+//! host's events, without intermediate records. From the guest, values are copied once, after their
+//! size was charged. The layouts are those of `wit/`; the derived types check them against each
+//! component when it is linked.
 
 // Derived lifting makes the cases of an enum out of numbers, which the compiler does not see.
 #![expect(dead_code, reason = "enum cases are made by derived lifting")]
@@ -44,7 +44,8 @@ impl<'a> From<&'a Payload> for PayloadRef<'a> {
     }
 }
 
-/// `payload` as the result of a call: the guest frees it when the call ends, so it is copied at once.
+/// `payload` as the result of a call: the guest frees it when the call ends, so it is copied at
+/// once.
 #[derive(ComponentType, Lift)]
 #[component(variant)]
 pub(super) enum PayloadCopy {
@@ -64,7 +65,8 @@ impl From<PayloadCopy> for Payload {
     }
 }
 
-/// `payload`, still in the memory of the guest: it is copied once the host knows its size and has memory for it.
+/// `payload`, still in the memory of the guest: it is copied once the host knows its size and has
+/// memory for it.
 #[derive(ComponentType, Lift)]
 #[component(variant)]
 pub(super) enum PayloadThere {
@@ -135,8 +137,8 @@ pub(super) struct Octets(Bytes);
 
 macro_rules! lower_as {
     ($outer:ty => $inner:ty) => {
-        // SAFETY: every item forwards to the implementation for the inner type, so the layout and the type check are
-        // those of the inner type.
+        // SAFETY: every item forwards to the implementation for the inner type, so the layout and
+        // the type check are those of the inner type.
         unsafe impl ComponentType for $outer {
             type Lower = <$inner as ComponentType>::Lower;
             const ABI: CanonicalAbiInfo = <$inner as ComponentType>::ABI;
@@ -146,7 +148,8 @@ macro_rules! lower_as {
             }
         }
 
-        // SAFETY: as above; `destination` is filled by the inner implementation whenever it returns ok.
+        // SAFETY: as above; `destination` is filled by the inner implementation whenever it returns
+        // ok.
         unsafe impl Lower for $outer {
             fn linear_lower_to_flat<T>(
                 &self,
@@ -215,7 +218,11 @@ pub(super) struct Events<'a> {
 }
 
 impl Events<'_> {
-    fn lower_all<T>(&self, cx: &mut LowerContext<'_, T>, ty: InterfaceType) -> wasmtime::Result<(usize, usize)> {
+    fn lower_all<T>(
+        &self,
+        cx: &mut LowerContext<'_, T>,
+        ty: InterfaceType,
+    ) -> wasmtime::Result<(usize, usize)> {
         let data_type = data_type(cx.types, ty);
         let size = self.events.len() * offset::SIZE;
         let start = cx.realloc(0, 0, EVENT_ALIGN, size)?;
@@ -239,7 +246,8 @@ impl Events<'_> {
         if self.with_headers && !event.headers.is_empty() {
             lower_headers(cx, event, at + offset::HEADERS)?;
         } else {
-            // An empty list owns no memory. Asking the guest to allocate nothing would cost as much as a string.
+            // An empty list owns no memory. Asking the guest to allocate nothing would cost as much
+            // as a string.
             lower_pair(cx, HEADER_ALIGN, 0, at + offset::HEADERS);
         }
         PayloadRef::from(&event.data).linear_lower_to_memory(cx, data_type, at + offset::DATA)
@@ -248,9 +256,15 @@ impl Events<'_> {
 
 /// The component's own view of `payload`, found inside that of `list<event>`.
 fn data_type(types: &ComponentTypes, ty: InterfaceType) -> InterfaceType {
-    let InterfaceType::List(list) = ty else { bad_type_info() };
-    let InterfaceType::Record(record) = types[list].element else { bad_type_info() };
-    let Some(data) = types[record].fields.last() else { bad_type_info() };
+    let InterfaceType::List(list) = ty else {
+        bad_type_info()
+    };
+    let InterfaceType::Record(record) = types[list].element else {
+        bad_type_info()
+    };
+    let Some(data) = types[record].fields.last() else {
+        bad_type_info()
+    };
     data.ty
 }
 
@@ -258,7 +272,11 @@ fn lower_text<T>(cx: &mut LowerContext<'_, T>, text: &str, at: usize) -> wasmtim
     text.linear_lower_to_memory(cx, InterfaceType::String, at)
 }
 
-fn lower_headers<T>(cx: &mut LowerContext<'_, T>, event: &Event, at: usize) -> wasmtime::Result<()> {
+fn lower_headers<T>(
+    cx: &mut LowerContext<'_, T>,
+    event: &Event,
+    at: usize,
+) -> wasmtime::Result<()> {
     let count = event.headers.len();
     let start = cx.realloc(0, 0, HEADER_ALIGN, count * HEADER_SIZE)?;
     for (index, (name, value)) in event.headers.iter().enumerate() {
@@ -276,7 +294,8 @@ fn lower_pair<T>(cx: &mut LowerContext<'_, T>, pointer: u32, length: u32, at: us
     *cx.get(at + 4) = length.to_le_bytes();
 }
 
-// SAFETY: layout and type check are those of `[EventShape]`, whose derived implementation describes `event`.
+// SAFETY: layout and type check are those of `[EventShape]`, whose derived implementation describes
+// `event`.
 unsafe impl ComponentType for Events<'_> {
     type Lower = <[EventShape<'static>] as ComponentType>::Lower;
     const ABI: CanonicalAbiInfo = <[EventShape<'static>] as ComponentType>::ABI;
@@ -286,8 +305,8 @@ unsafe impl ComponentType for Events<'_> {
     }
 }
 
-// SAFETY: `lower_all` writes only within memory that the guest's allocator handed out, through `LowerContext::get`,
-// which checks bounds; both words of the destination are written.
+// SAFETY: `lower_all` writes only within memory that the guest's allocator handed out, through
+// `LowerContext::get`, which checks bounds; both words of the destination are written.
 unsafe impl Lower for Events<'_> {
     fn linear_lower_to_flat<T>(
         &self,
@@ -296,7 +315,10 @@ unsafe impl Lower for Events<'_> {
         destination: &mut MaybeUninit<Self::Lower>,
     ) -> wasmtime::Result<()> {
         let (start, count) = self.lower_all(cx, ty)?;
-        destination.write([ValRaw::i64(i64::try_from(start)?), ValRaw::i64(i64::try_from(count)?)]);
+        destination.write([
+            ValRaw::i64(i64::try_from(start)?),
+            ValRaw::i64(i64::try_from(count)?),
+        ]);
         Ok(())
     }
 
@@ -442,8 +464,18 @@ pub(super) struct Page {
 
 impl From<state::Page> for Page {
     fn from(page: state::Page) -> Self {
-        let entries = page.entries.into_iter().map(|(key, value)| Entry { key, value: value.into() }).collect();
-        Self { entries, more: page.more }
+        let entries = page
+            .entries
+            .into_iter()
+            .map(|(key, value)| Entry {
+                key,
+                value: value.into(),
+            })
+            .collect();
+        Self {
+            entries,
+            more: page.more,
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Compiled code, cached on disk by digest and engine settings.
 //!
-//! Loading compiled code means running it, so every file carries a MAC under a random key of this host. A file without
-//! a valid MAC is never loaded: it is removed, and the module is compiled again. Next to the code is what the host
-//! needs to know about the module, so that it need not parse it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over the
-//! file's name and the rest of the file; the imports, the code.
+//! Loading compiled code means running it, so every file carries a MAC under a random key of this
+//! host. A file without a valid MAC is never loaded: it is removed, and the module is compiled
+//! again. Next to the code is what the host needs to know about the module, so that it need not
+//! parse it. Layout of a file: [`MAGIC`], the HMAC-SHA-256 over the file's name and the rest of the
+//! file; the imports, the code.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -61,9 +62,16 @@ impl Cache {
     /// Opens or creates a cache.
     pub(super) fn open(folder: &Path, engine: &wasmtime::Engine) -> Result<Self, Error> {
         let unusable = |error: io::Error| {
-            Error::Engine(format!("cannot use the cache folder {}: {error}; check its permissions", folder.display()))
+            Error::Engine(format!(
+                "cannot use the cache folder {}: {error}; check its permissions",
+                folder.display()
+            ))
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unusable)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(unusable)?;
         check_owner(folder).map_err(unusable)?;
         let key = read_or_make_key(folder).map_err(unusable)?;
         let mut hasher = DefaultHasher::new();
@@ -71,7 +79,11 @@ impl Cache {
         // Another version may check more than the one that accepted a module.
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
         let settings = format!("{:016x}", hasher.finish());
-        let cache = Self { folder: folder.to_owned(), key, settings };
+        let cache = Self {
+            folder: folder.to_owned(),
+            key,
+            settings,
+        };
         cache.evict(CACHE_BYTES_MAX);
         Ok(cache)
     }
@@ -105,13 +117,19 @@ impl Cache {
         };
         // Eviction uses this time; a file system that refuses it only makes eviction less exact.
         let _ = file.set_modified(SystemTime::now());
-        Some(Authentic { content, code, imports })
+        Some(Authentic {
+            content,
+            code,
+            imports,
+        })
     }
 
     /// Stores the code of a module, and its imports.
     pub(super) fn put(&self, digest: &str, imports: &[String], code: &[u8]) -> io::Result<()> {
         let name = self.name(digest);
-        let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.folder)?;
+        let mut file = tempfile::Builder::new()
+            .suffix(&format!(".{UNFINISHED}"))
+            .tempfile_in(&self.folder)?;
         file.write_all(MAGIC)?;
         let imports = imports_to_bytes(imports);
         file.write_all(&self.mac(&name, &[&imports, code]).finalize().into_bytes())?;
@@ -129,7 +147,8 @@ impl Cache {
     }
 
     fn mac(&self, name: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(&(name.len() as u64).to_be_bytes());
         mac.update(name.as_bytes());
         parts.iter().for_each(|part| mac.update(part));
@@ -146,15 +165,23 @@ impl Cache {
 
     /// Removes the least recently used files until the rest fits, and files left by dead processes.
     fn evict(&self, bytes_max: u64) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
         let mut files = Vec::new();
         for entry in entries.flatten() {
             let path = entry.path();
-            let Ok(metadata) = entry.metadata() else { continue };
-            let Ok(modified) = metadata.modified() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let Ok(modified) = metadata.modified() else {
+                continue;
+            };
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some(CODE) => files.push((modified, metadata.len(), path)),
-                Some(UNFINISHED) if modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE_MAX) => {
+                Some(UNFINISHED)
+                    if modified.elapsed().is_ok_and(|age| age > UNFINISHED_AGE_MAX) =>
+                {
                     let _ = fs::remove_file(path);
                 }
                 _ => {}
@@ -173,7 +200,8 @@ impl Cache {
     }
 }
 
-/// Refuses a folder in which somebody else could put a key and code: we would run that code as ours.
+/// Refuses a folder in which somebody else could put a key and code: we would run that code as
+/// ours.
 fn check_owner(folder: &Path) -> io::Result<()> {
     let metadata = fs::metadata(folder)?;
     let user = rustix::process::geteuid().as_raw();
@@ -193,7 +221,8 @@ fn check_owner(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the key, or creates one. Two processes that create one at the same time end up with the same.
+/// Reads the key, or creates one. Two processes that create one at the same time end up with the
+/// same.
 fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let path = folder.join(KEY_FILE);
     match read_key(&path) {
@@ -207,8 +236,11 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     }
     let mut key = [0; KEY_BYTES];
     SysRng.try_fill_bytes(&mut key).map_err(io::Error::other)?;
-    let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(folder)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    let mut file = tempfile::Builder::new()
+        .suffix(&format!(".{UNFINISHED}"))
+        .tempfile_in(folder)?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(&key)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(&path) {
@@ -219,10 +251,14 @@ fn read_or_make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
 
 /// The key; none if it has another length, belongs to somebody else, or others can read it.
 fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
-    let file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(no_follow())
+        .open(path)?;
     let mut content = Vec::new();
     let metadata = file.metadata()?;
-    let private = metadata.mode().trailing_zeros() >= 6 && metadata.uid() == rustix::process::geteuid().as_raw();
+    let private = metadata.mode().trailing_zeros() >= 6
+        && metadata.uid() == rustix::process::geteuid().as_raw();
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut content)?;
     Ok(content.try_into().ok().filter(|_| private))
 }
@@ -244,9 +280,15 @@ mod tests {
     fn key_is_private_and_survives() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = Cache::open(folder.path(), &engine()).expect("opens");
-        let mode = fs::metadata(folder.path().join(KEY_FILE)).expect("exists").permissions().mode();
+        let mode = fs::metadata(folder.path().join(KEY_FILE))
+            .expect("exists")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(first.key, Cache::open(folder.path(), &engine()).expect("opens").key);
+        assert_eq!(
+            first.key,
+            Cache::open(folder.path(), &engine()).expect("opens").key
+        );
     }
 
     #[test]
@@ -255,7 +297,10 @@ mod tests {
         let first = Cache::open(folder.path(), &engine()).expect("opens").key;
         let path = folder.path().join(KEY_FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changes");
-        assert_ne!(first, Cache::open(folder.path(), &engine()).expect("opens").key);
+        assert_ne!(
+            first,
+            Cache::open(folder.path(), &engine()).expect("opens").key
+        );
     }
 
     #[test]
@@ -263,8 +308,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let first = Cache::open(folder.path(), &engine()).expect("opens").key;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("changes");
-        assert_ne!(first, Cache::open(folder.path(), &engine()).expect("opens").key);
-        assert_eq!(fs::metadata(folder.path()).expect("is there").mode() & 0o777, 0o700);
+        assert_ne!(
+            first,
+            Cache::open(folder.path(), &engine()).expect("opens").key
+        );
+        assert_eq!(
+            fs::metadata(folder.path()).expect("is there").mode() & 0o777,
+            0o700
+        );
     }
 
     #[test]
@@ -274,9 +325,19 @@ mod tests {
         let imports = ["foldstream:module/log@0.1.0".to_owned()];
         cache.put("aa", &imports, b"code").expect("is kept");
         let kept = cache.get("aa").expect("is there");
-        assert_eq!((kept.code(), kept.imports.as_slice()), (b"code".as_slice(), imports.as_slice()));
-        fs::copy(folder.path().join(cache.name("aa")), folder.path().join(cache.name("bb"))).expect("copies");
-        assert!(cache.get("bb").is_none(), "the name is part of what is authenticated");
+        assert_eq!(
+            (kept.code(), kept.imports.as_slice()),
+            (b"code".as_slice(), imports.as_slice())
+        );
+        fs::copy(
+            folder.path().join(cache.name("aa")),
+            folder.path().join(cache.name("bb")),
+        )
+        .expect("copies");
+        assert!(
+            cache.get("bb").is_none(),
+            "the name is part of what is authenticated"
+        );
         let path = folder.path().join(cache.name("aa"));
         let mut content = fs::read(&path).expect("reads");
         *content.last_mut().expect("not empty") ^= 1;
@@ -291,10 +352,17 @@ mod tests {
         let cache = Cache::open(folder.path(), &engine()).expect("opens");
         for (age, digest) in [(30, "aa"), (20, "bb"), (10, "cc")] {
             cache.put(digest, &[], &[0; 1_000]).expect("is kept");
-            let file = File::options().write(true).open(folder.path().join(cache.name(digest))).expect("opens");
-            file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("sets the time");
+            let file = File::options()
+                .write(true)
+                .open(folder.path().join(cache.name(digest)))
+                .expect("opens");
+            file.set_modified(SystemTime::now() - Duration::from_secs(age))
+                .expect("sets the time");
         }
-        assert!(cache.get("aa").is_some(), "reading it makes it the youngest");
+        assert!(
+            cache.get("aa").is_some(),
+            "reading it makes it the youngest"
+        );
         cache.evict(2_500);
         assert!(cache.get("bb").is_none());
         assert!(cache.get("aa").is_some() && cache.get("cc").is_some());

@@ -25,20 +25,31 @@ pub(super) enum NoPlace {
 impl Causes {
     pub(super) fn new(events: &[Event], rule: KeyRule) -> Self {
         // Cloning an event shares its memory.
-        Self { events: events.to_vec(), caused: vec![0; events.len()], rule }
+        Self {
+            events: events.to_vec(),
+            caused: vec![0; events.len()],
+            rule,
+        }
     }
 
     /// The place of the next message of an event, and the event.
     pub(super) fn next(&mut self, cause: u32) -> Result<(Place, &Event), NoPlace> {
         let count = self.events.len();
         let index = usize::try_from(cause).unwrap_or(usize::MAX);
-        let (Some(event), Some(caused)) = (self.events.get(index), self.caused.get_mut(index)) else {
+        let (Some(event), Some(caused)) = (self.events.get(index), self.caused.get_mut(index))
+        else {
             return Err(NoPlace::NoEvent { count });
         };
         if *caused >= EFFECTS_PER_EVENT_MAX {
-            return Err(NoPlace::TooMany { sequence: event.sequence });
+            return Err(NoPlace::TooMany {
+                sequence: event.sequence,
+            });
         }
-        let place = Place { sequence: event.sequence, sub: 0, index: *caused };
+        let place = Place {
+            sequence: event.sequence,
+            sub: 0,
+            index: *caused,
+        };
         *caused += 1;
         Ok((place, event))
     }
@@ -58,13 +69,24 @@ mod tests {
     fn event(sequence: u64) -> Event {
         let subject = format!("orders.{sequence}");
         let kind = subject.as_str().into();
-        Event { sequence, time_ns: 1, subject: subject.into(), kind, headers: Vec::new(), data: Payload::from("{}") }
+        Event {
+            sequence,
+            time_ns: 1,
+            subject: subject.into(),
+            kind,
+            headers: Vec::new(),
+            data: Payload::from("{}"),
+        }
     }
 
     #[test]
     fn places_count_the_messages_of_each_event_whatever_their_order() {
         let mut causes = Causes::new(&[event(5), event(9)], KeyRule::SubjectToken(2));
-        let mut place = |cause| causes.next(cause).map(|(place, _)| (place.sequence, place.index));
+        let mut place = |cause| {
+            causes
+                .next(cause)
+                .map(|(place, _)| (place.sequence, place.index))
+        };
         assert_eq!(place(1), Ok((9, 0)));
         assert_eq!(place(0), Ok((5, 0)));
         assert_eq!(place(1), Ok((9, 1)));

@@ -1,7 +1,8 @@
-//! The host's side of the checking process: starts it, feeds it, and trusts nothing but a valid answer.
+//! The host's side of the checking process: starts it, feeds it, and trusts nothing but a valid
+//! answer.
 //!
-//! An upload that makes a parser or a compiler run for hours, use up memory or overflow its stack ends the child, not
-//! the host.
+//! An upload that makes a parser or a compiler run for hours, use up memory or overflow its stack
+//! ends the child, not the host.
 
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
@@ -37,7 +38,11 @@ pub(super) type Checked = (Vec<String>, Option<Vec<u8>>);
 /// The kernel's own link to it survives an upgrade or a removal of the file.
 pub fn this_program() -> io::Result<PathBuf> {
     let link = Path::new("/proc/self/exe");
-    if link.exists() { Ok(link.to_owned()) } else { std::env::current_exe() }
+    if link.exists() {
+        Ok(link.to_owned())
+    } else {
+        std::env::current_exe()
+    }
 }
 
 /// Checks an upload.
@@ -53,7 +58,9 @@ pub(super) fn check(upload: &[u8], options: &Options, wanted: &Wanted) -> Result
     match run.answer(upload, wanted).map_err(Error::Check)? {
         Answer::Checked { imports, component } => Ok((imports, component)),
         Answer::Refused(words) => Err(Error::Refused(words)),
-        _ => Err(Error::Check("the checker answered another question".to_owned())),
+        _ => Err(Error::Check(
+            "the checker answered another question".to_owned(),
+        )),
     }
 }
 
@@ -66,7 +73,9 @@ pub(super) fn compile(
 ) -> Result<Vec<u8>, Error> {
     let run = Run {
         job: Job::Compile,
-        bytes_max: options.code_bytes_max.min(component.len() as u64 * CODE_GROWTH_MAX + CODE_BYTES_MIN),
+        bytes_max: options
+            .code_bytes_max
+            .min(component.len() as u64 * CODE_GROWTH_MAX + CODE_BYTES_MIN),
         time_max: options.compile_time_max,
         time_setting: "modules.compile_time_max",
         address_space,
@@ -75,7 +84,9 @@ pub(super) fn compile(
     match run.answer(component, wanted).map_err(Error::Compile)? {
         Answer::Compiled(code) => Ok(code),
         Answer::Refused(words) => Err(Error::Compile(words)),
-        _ => Err(Error::Compile("the compiler answered another question".to_owned())),
+        _ => Err(Error::Compile(
+            "the compiler answered another question".to_owned(),
+        )),
     }
 }
 
@@ -91,7 +102,9 @@ pub fn walls(options: &Options) -> Result<Walls, Error> {
     };
     match run.answer(&[], &Wanted::always()).map_err(Error::Check)? {
         Answer::Walls(walls) => Ok(walls),
-        _ => Err(Error::Check("the checker answered another question".to_owned())),
+        _ => Err(Error::Check(
+            "the checker answered another question".to_owned(),
+        )),
     }
 }
 
@@ -141,7 +154,10 @@ impl Run<'_> {
                     Some(answer) => Ok(answer),
                     None => {
                         let program = self.options.compiler.display();
-                        Err(format!("the {} {program} gave no answer; is it this program?", self.name()))
+                        Err(format!(
+                            "the {} {program} gave no answer; is it this program?",
+                            self.name()
+                        ))
                     }
                 }
             }
@@ -149,7 +165,11 @@ impl Run<'_> {
     }
 
     fn name(&self) -> &'static str {
-        if self.job == Job::Compile { "compiler" } else { "checker" }
+        if self.job == Job::Compile {
+            "compiler"
+        } else {
+            "checker"
+        }
     }
 
     fn output_bytes_max(&self) -> u64 {
@@ -157,16 +177,28 @@ impl Run<'_> {
     }
 
     fn late(&self) -> String {
-        let Self { time_max, time_setting, .. } = self;
-        format!("it took longer than {time_max:?} ({time_setting}); make the module smaller, or raise the limit")
+        let Self {
+            time_max,
+            time_setting,
+            ..
+        } = self;
+        format!(
+            "it took longer than {time_max:?} ({time_setting}); make the module smaller, or raise the limit"
+        )
     }
 
     fn spawn(&self) -> Result<Child, String> {
         let threads = match self.job {
-            Job::Compile => std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX)),
+            Job::Compile => {
+                std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX))
+            }
             Job::Check | Job::Probe => 1,
         };
-        let seconds = self.time_max.as_secs().saturating_add(1).saturating_mul(threads as u64);
+        let seconds = self
+            .time_max
+            .as_secs()
+            .saturating_add(1)
+            .saturating_mul(threads as u64);
         let job = match self.job {
             Job::Check => "check",
             Job::Compile => "compile",
@@ -176,8 +208,16 @@ impl Run<'_> {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::arg0(&mut command, "foldstream");
         command
-            .args(["check-module", job, "--host-version", env!("CARGO_PKG_VERSION")])
-            .args(["--memory-bytes", &self.options.compile_memory_max.to_string()])
+            .args([
+                "check-module",
+                job,
+                "--host-version",
+                env!("CARGO_PKG_VERSION"),
+            ])
+            .args([
+                "--memory-bytes",
+                &self.options.compile_memory_max.to_string(),
+            ])
             .args(["--cpu-seconds", &seconds.to_string()])
             .args(["--bytes-max", &self.bytes_max.to_string()])
             .env_clear()
@@ -194,13 +234,21 @@ impl Run<'_> {
         }
         command.spawn().map_err(|error| {
             let (program, advice) = (self.options.compiler.display(), advice::of_program(&error));
-            format!("cannot start the {} {program}: {error}; {advice}", self.name())
+            format!(
+                "cannot start the {} {program}: {error}; {advice}",
+                self.name()
+            )
         })
     }
 
-    /// Feeds the child and collects its output until it ends, the deadline passes, or nobody waits; the child never
-    /// outlives this call.
-    fn converse(&self, child: &mut Child, upload: &[u8], wanted: &Wanted) -> io::Result<(Outcome, String)> {
+    /// Feeds the child and collects its output until it ends, the deadline passes, or nobody waits;
+    /// the child never outlives this call.
+    fn converse(
+        &self,
+        child: &mut Child,
+        upload: &[u8],
+        wanted: &Wanted,
+    ) -> io::Result<(Outcome, String)> {
         let deadline = Instant::now() + self.time_max;
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -214,7 +262,10 @@ impl Run<'_> {
             let (sender, receiver) = bounded(1);
             scope.spawn(move || {
                 let mut output = Vec::new();
-                let result = stdout.take(output_bytes_max + 1).read_to_end(&mut output).map(|_| output);
+                let result = stdout
+                    .take(output_bytes_max + 1)
+                    .read_to_end(&mut output)
+                    .map(|_| output);
                 let _ = sender.send(result);
             });
             let (running, ended) = bounded(0);
@@ -233,7 +284,8 @@ impl Run<'_> {
                 recv(wanted.ended()) -> _ => Ok(Outcome::Unwanted),
                 default(deadline.saturating_duration_since(Instant::now())) => Ok(Outcome::Late),
             };
-            // From here on nothing can block for long: the child's ends of the pipes are closed with it.
+            // From here on nothing can block for long: the child's ends of the pipes are closed
+            // with it.
             let _ = child.kill();
             let _ = child.wait();
             let words = words.join().expect("the reader does not panic")?;
@@ -245,7 +297,11 @@ impl Run<'_> {
     fn out_of_memory(&self, words: &str) -> Option<String> {
         use rustix::process::{Resource, getrlimit};
 
-        const SIGNS: [&str; 3] = ["memory allocation of", "Cannot allocate memory", "Resource temporarily unavailable"];
+        const SIGNS: [&str; 3] = [
+            "memory allocation of",
+            "Cannot allocate memory",
+            "Resource temporarily unavailable",
+        ];
         if !SIGNS.iter().any(|sign| words.contains(sign)) {
             return None;
         }
@@ -274,7 +330,9 @@ impl Run<'_> {
             return self.late();
         }
         if is(Signal::KILL) {
-            return format!("the {name} was killed, as happens if the machine is short of memory; try again later");
+            return format!(
+                "the {name} was killed, as happens if the machine is short of memory; try again later"
+            );
         }
         match status.signal() {
             Some(signal) => format!("the {name} was ended by signal {signal}: {words}"),
@@ -287,23 +345,34 @@ fn left() -> String {
     "nobody waits for it any more".to_owned()
 }
 
-/// The first text on standard error. The rest is read and dropped, so that the child never blocks on it.
+/// The first text on standard error. The rest is read and dropped, so that the child never blocks
+/// on it.
 fn words_of(mut stderr: impl Read) -> io::Result<String> {
     let mut words = Vec::new();
-    let result = stderr.by_ref().take(WORDS_BYTES_MAX as u64).read_to_end(&mut words);
+    let result = stderr
+        .by_ref()
+        .take(WORDS_BYTES_MAX as u64)
+        .read_to_end(&mut words);
     let _ = io::copy(&mut stderr, &mut io::sink());
     result.map(|_| plain(&String::from_utf8_lossy(&words)))
 }
 
-/// Waits for the end of a child, and leaves its status to the thread that started it. Dropping `running` is the message.
+/// Waits for the end of a child, and leaves its status to the thread that started it. Dropping
+/// `running` is the message.
 fn wait_for_end(id: Pid, running: Sender<Infallible>) {
-    let look = || waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    let look = || {
+        waitid(
+            WaitId::Pid(id),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        )
+    };
     // An error means that its status was already taken.
     let _ = rustix::io::retry_on_intr(look);
     drop(running);
 }
 
-/// The status of a child that has closed its output, once it has ended; none if that takes too long or nobody waits.
+/// The status of a child that has closed its output, once it has ended; none if that takes too long
+/// or nobody waits.
 fn status_of(
     child: &mut Child,
     ended: &Receiver<Infallible>,

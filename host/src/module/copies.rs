@@ -1,8 +1,9 @@
 //! Copies of what a query returns, charged to the host before they are made.
 //!
-//! The length of an answer is known once the guest has written it, and the guest frees it when the call ends. In between,
-//! the lifting of the result is the only place that can charge it, and it has no access to the store. The room is
-//! therefore passed through the thread, on which the whole call runs.
+//! The length of an answer is known once the guest has written it, and the guest frees it when the
+//! call ends. In between, the lifting of the result is the only place that can charge it, and it
+//! has no access to the store. The room is therefore passed through the thread, on which the whole
+//! call runs.
 
 use std::cell::RefCell;
 
@@ -28,7 +29,8 @@ impl Room {
         Self { memory, bytes_max }
     }
 
-    /// Runs a call whose result is charged to this room. The room holds the memory until it is dropped.
+    /// Runs a call whose result is charged to this room. The room holds the memory until it is
+    /// dropped.
     pub(super) fn charge<T>(self, call: impl FnOnce() -> T) -> (T, Option<Self>) {
         ROOM.set(Some(self));
         let result = call();
@@ -37,16 +39,24 @@ impl Room {
 
     fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         if bytes > self.bytes_max {
-            let message = format!("the answer has {bytes} bytes, {} are allowed; answer in pages", self.bytes_max);
-            return Err(Refusal::Limit { limit: "answer-bytes", message });
+            let message = format!(
+                "the answer has {bytes} bytes, {} are allowed; answer in pages",
+                self.bytes_max
+            );
+            return Err(Refusal::Limit {
+                limit: "answer-bytes",
+                message,
+            });
         }
         let wanted = self.memory.bytes().saturating_add(bytes as u64);
-        self.memory.grow_to(wanted).map_err(|shortage| Refusal::Short(shortage.to_string()))
+        self.memory
+            .grow_to(wanted)
+            .map_err(|shortage| Refusal::Short(shortage.to_string()))
     }
 }
 
-/// Charges a copy of this length, if the call has a room. A length beyond the guest's memory is left to the lifting, which
-/// rejects it.
+/// Charges a copy of this length, if the call has a room. A length beyond the guest's memory is
+/// left to the lifting, which rejects it.
 fn charge(cx: &LiftContext<'_>, bytes: usize) -> wasmtime::Result<()> {
     if bytes > cx.memory().len() {
         return Ok(());
@@ -55,7 +65,8 @@ fn charge(cx: &LiftContext<'_>, bytes: usize) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// A copied `string`. In encodings other than UTF-8, which no known guest uses, the length counts units of two bytes.
+/// A copied `string`. In encodings other than UTF-8, which no known guest uses, the length counts
+/// units of two bytes.
 pub(super) struct CopiedText(pub(super) String);
 
 /// A copied `list<u8>`.
@@ -63,8 +74,8 @@ pub(super) struct CopiedBytes(pub(super) Vec<u8>);
 
 macro_rules! lift_charged {
     ($outer:ident => $inner:ty) => {
-        // SAFETY: every item forwards to the implementation for the inner type, so the layout and the type check are
-        // those of the inner type.
+        // SAFETY: every item forwards to the implementation for the inner type, so the layout and
+        // the type check are those of the inner type.
         unsafe impl ComponentType for $outer {
             type Lower = <$inner as ComponentType>::Lower;
             const ABI: CanonicalAbiInfo = <$inner as ComponentType>::ABI;
@@ -74,7 +85,8 @@ macro_rules! lift_charged {
             }
         }
 
-        // SAFETY: the inner implementation lifts, and checks everything that it reads. The length is only compared.
+        // SAFETY: the inner implementation lifts, and checks everything that it reads. The length
+        // is only compared.
         unsafe impl Lift for $outer {
             fn linear_lift_from_flat(
                 cx: &mut LiftContext<'_>,
@@ -91,7 +103,10 @@ macro_rules! lift_charged {
                 source: &[u8],
             ) -> wasmtime::Result<Self> {
                 // A pointer and a length, each four bytes in little-endian order.
-                let length = source.get(4..8).and_then(|length| length.try_into().ok()).map_or(0, u32::from_le_bytes);
+                let length = source
+                    .get(4..8)
+                    .and_then(|length| length.try_into().ok())
+                    .map_or(0, u32::from_le_bytes);
                 charge(cx, length as usize)?;
                 <$inner as Lift>::linear_lift_from_memory(cx, ty, source).map(Self)
             }
@@ -111,13 +126,26 @@ mod tests {
     fn copies_of_one_call_add_up_and_are_released_with_their_room() {
         let memory = Memory::new(64 << 20);
         let room = Room::new(memory.reservation(Purpose::Query), 8 << 20);
-        let take = |bytes| ROOM.with_borrow_mut(|room| room.as_mut().expect("it is set").take(bytes));
+        let take =
+            |bytes| ROOM.with_borrow_mut(|room| room.as_mut().expect("it is set").take(bytes));
         let (results, room) = room.charge(|| [take(5 << 20), take(4 << 20), take(9 << 20)]);
         assert!(results[0].is_ok() && results[1].is_ok());
-        assert!(matches!(results[2], Err(Refusal::Limit { limit: "answer-bytes", .. })), "{results:?}");
+        assert!(
+            matches!(
+                results[2],
+                Err(Refusal::Limit {
+                    limit: "answer-bytes",
+                    ..
+                })
+            ),
+            "{results:?}"
+        );
         assert_eq!(memory.used(), 9 << 20);
         drop(room);
         assert_eq!(memory.used(), 0);
-        assert!(ROOM.take().is_none(), "a later call has no room of this one");
+        assert!(
+            ROOM.take().is_none(),
+            "a later call has no room of this one"
+        );
     }
 }

@@ -28,7 +28,8 @@ const POOL_MIN: u32 = 16;
 /// Tables of the pool per place; a component with more tables takes several places.
 pub(super) const TABLES_PER_PLACE: u32 = 4;
 /// Most frames that a trap collects.
-const BACKTRACE_FRAMES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("16 is not zero");
+const BACKTRACE_FRAMES: std::num::NonZeroUsize =
+    std::num::NonZeroUsize::new(16).expect("16 is not zero");
 
 /// How much address space linear memories get. Compiled code depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +55,8 @@ pub(super) struct Inner {
     cache: Cache,
     /// Modules in use, by digest.
     loaded: Mutex<HashMap<String, Weak<Module>>>,
-    /// One check or compilation at a time, so that its memory limit is the limit for all. The holder of the token has
-    /// the turn.
+    /// One check or compilation at a time, so that its memory limit is the limit for all. The
+    /// holder of the token has the turn.
     turn: (Sender<()>, Receiver<()>),
     pub(super) places: Arc<Places>,
     pub(super) ticker: Arc<Ticker>,
@@ -72,7 +73,11 @@ struct Code {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, address_space, .. } = self;
+        let Self {
+            options,
+            address_space,
+            ..
+        } = self;
         formatter
             .debug_struct("Engine")
             .field("options", options)
@@ -88,7 +93,8 @@ impl Inner {
         if let Some(flow) = flows.get(deployment) {
             return Arc::clone(flow);
         }
-        // A recently used budget stays without an instance, because after a failure there is none for a moment.
+        // A recently used budget stays without an instance, because after a failure there is none
+        // for a moment.
         flows.retain(|_, flow| Arc::strong_count(flow) > 1 || !flow.is_full());
         let flow = Arc::new(Flow::default());
         flows.insert(deployment.to_owned(), Arc::clone(&flow));
@@ -97,8 +103,8 @@ impl Inner {
 }
 
 impl Engine {
-    /// Creates the engine; with the pooling allocator if there is enough address space, otherwise with on-demand
-    /// memory.
+    /// Creates the engine; with the pooling allocator if there is enough address space, otherwise
+    /// with on-demand memory.
     pub fn new(options: Options) -> Result<Self, Error> {
         let (wasmtime, address_space, instances) = allocate(&options)?;
         let engine = wasmtime.weak();
@@ -125,11 +131,14 @@ impl Engine {
             ticker: Arc::new(ticker),
             flows: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    /// Checks an upload: size, well-formedness, world, imports; encodes a core module. Everything except the size is
-    /// checked in a child process, unless this host has compiled the same component before.
+    /// Checks an upload: size, well-formedness, world, imports; encodes a core module. Everything
+    /// except the size is checked in a child process, unless this host has compiled the same
+    /// component before.
     pub fn accept(&self, upload: bytes::Bytes) -> Result<Accepted, Error> {
         self.accept_while(upload, &Wanted::always())
     }
@@ -147,18 +156,33 @@ impl Engine {
         if kind == Kind::Component {
             let digest = digest(&upload);
             if let Some(imports) = self.known_imports(&digest) {
-                return Ok(Accepted { component: upload, digest, imports });
+                return Ok(Accepted {
+                    component: upload,
+                    digest,
+                    imports,
+                });
             }
         }
-        let (imports, encoded) =
-            self.in_turn(wanted, || child::check(&upload, &self.inner.options, wanted)).map_err(Error::Check)??;
+        let (imports, encoded) = self
+            .in_turn(wanted, || {
+                child::check(&upload, &self.inner.options, wanted)
+            })
+            .map_err(Error::Check)??;
         let component = match (kind, encoded) {
             (Kind::Component, None) => upload,
             (Kind::Core, Some(component)) => component.into(),
-            _ => return Err(Error::Check("the checker took it for something else".to_owned())),
+            _ => {
+                return Err(Error::Check(
+                    "the checker took it for something else".to_owned(),
+                ));
+            }
         };
         let digest = digest(&component);
-        Ok(Accepted { component, digest, imports })
+        Ok(Accepted {
+            component,
+            digest,
+            imports,
+        })
     }
 
     /// The imports of a module that this host has accepted and compiled before.
@@ -191,7 +215,9 @@ impl Engine {
     pub fn log_walls(&self) {
         match child::walls(&self.inner.options).map(|walls| walls.gaps()) {
             Ok(gaps) if gaps.is_empty() => {
-                tracing::info!("the process that checks uploads reaches no files, sockets or other processes");
+                tracing::info!(
+                    "the process that checks uploads reaches no files, sockets or other processes"
+                );
             }
             Ok(gaps) => tracing::warn!(
                 reaches = gaps.join(", "),
@@ -204,7 +230,13 @@ impl Engine {
 
     /// Native code of all modules in use, in bytes.
     pub fn code_bytes(&self) -> u64 {
-        self.inner.loaded.lock().values().filter_map(Weak::upgrade).map(|module| module.code_bytes()).sum()
+        self.inner
+            .loaded
+            .lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .map(|module| module.code_bytes())
+            .sum()
     }
 
     /// The module of a digest, if it is in use.
@@ -212,7 +244,8 @@ impl Engine {
         self.inner.loaded.lock().get(digest).and_then(Weak::upgrade)
     }
 
-    /// Compiles in a child process, or takes the compiled code from the cache; links, and asks for the manifest.
+    /// Compiles in a child process, or takes the compiled code from the cache; links, and asks for
+    /// the manifest.
     pub fn load(&self, accepted: &Accepted) -> Result<Loaded, Error> {
         self.load_while(accepted, &Wanted::always())
     }
@@ -220,59 +253,103 @@ impl Engine {
     /// Like [`Self::load`], but ends when nobody waits for it any more.
     pub fn load_while(&self, accepted: &Accepted, wanted: &Wanted) -> Result<Loaded, Error> {
         if let Some(module) = self.loaded(&accepted.digest) {
-            return Ok(Loaded { module, compile_time: None });
+            return Ok(Loaded {
+                module,
+                compile_time: None,
+            });
         }
         // Before it is read, so that what there is no memory for takes none.
         let mut memory = self.inner.options.memory.reservation(Purpose::Code);
         let short = |shortage: crate::memory::Shortage| Error::Short(shortage.to_string());
-        memory.grow_to(self.inner.cache.length(&accepted.digest)).map_err(short)?;
+        memory
+            .grow_to(self.inner.cache.length(&accepted.digest))
+            .map_err(short)?;
         let (code, compile_time) = match self.cached(&accepted.digest) {
             Some(code) => (code, None),
-            None => self.in_turn(wanted, || self.compiled(accepted, wanted)).map_err(Error::Compile)??,
+            None => self
+                .in_turn(wanted, || self.compiled(accepted, wanted))
+                .map_err(Error::Compile)??,
         };
         memory.shrink_to(code.bytes);
         memory.grow_to(code.bytes).map_err(short)?;
         let linked = self.inner.linker.instantiate_pre(&code.component).map_err(|error| {
             Error::Refused(format!("it does not match this host's contract: {error:#}; build it with a matching SDK"))
         })?;
-        let module = Arc::new(Module::new(Arc::clone(&self.inner), linked, accepted, memory)?);
+        let module = Arc::new(Module::new(
+            Arc::clone(&self.inner),
+            linked,
+            accepted,
+            memory,
+        )?);
         let mut loaded = self.inner.loaded.lock();
         loaded.retain(|_, module| module.strong_count() > 0);
         // Another thread may have loaded it meanwhile; all share one.
         if let Some(module) = loaded.get(&accepted.digest).and_then(Weak::upgrade) {
-            return Ok(Loaded { module, compile_time });
+            return Ok(Loaded {
+                module,
+                compile_time,
+            });
         }
         loaded.insert(accepted.digest.clone(), Arc::downgrade(&module));
-        Ok(Loaded { module, compile_time })
+        Ok(Loaded {
+            module,
+            compile_time,
+        })
     }
 
-    fn compiled(&self, accepted: &Accepted, wanted: &Wanted) -> Result<(Code, Option<Duration>), Error> {
+    fn compiled(
+        &self,
+        accepted: &Accepted,
+        wanted: &Wanted,
+    ) -> Result<(Code, Option<Duration>), Error> {
         // Another thread may have compiled the same module meanwhile.
         if let Some(code) = self.cached(&accepted.digest) {
             return Ok((code, None));
         }
         let begin = Instant::now();
-        let code = child::compile(&accepted.component, &self.inner.options, self.inner.address_space, wanted)?;
+        let code = child::compile(
+            &accepted.component,
+            &self.inner.options,
+            self.inner.address_space,
+            wanted,
+        )?;
         let compile_time = begin.elapsed();
         if wasmtime::Engine::detect_precompiled(&code).is_none() {
             let compiler = self.inner.options.compiler.display();
-            return Err(Error::Engine(format!("the compiler {compiler} wrote no code; is it this program?")));
+            return Err(Error::Engine(format!(
+                "the compiler {compiler} wrote no code; is it this program?"
+            )));
         }
-        // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no other process has.
+        // SAFETY: the code is what this host's own compiler process just wrote to a pipe that no
+        // other process has.
         let component = unsafe { Component::deserialize(&self.inner.wasmtime, &code) }
             .map_err(|error| Error::Refused(format!("it exceeds this host's limits: {error:#}")))?;
-        if let Err(error) = self.inner.cache.put(&accepted.digest, &accepted.imports, &code) {
+        if let Err(error) = self
+            .inner
+            .cache
+            .put(&accepted.digest, &accepted.imports, &code)
+        {
             tracing::warn!(digest = accepted.digest, %error, "cannot cache compiled code; it will be compiled again next time");
         }
-        Ok((Code { component, bytes: code.len() as u64 }, Some(compile_time)))
+        Ok((
+            Code {
+                component,
+                bytes: code.len() as u64,
+            },
+            Some(compile_time),
+        ))
     }
 
     fn cached(&self, digest: &str) -> Option<Code> {
         let code = self.inner.cache.get(digest)?;
-        // SAFETY: the cache returns only what carries a valid MAC under a key that this host made and that only its
-        // user can read, bound to the digest and to these engine settings: it is code that this host compiled.
+        // SAFETY: the cache returns only what carries a valid MAC under a key that this host made
+        // and that only its user can read, bound to the digest and to these engine settings: it is
+        // code that this host compiled.
         match unsafe { Component::deserialize(&self.inner.wasmtime, code.code()) } {
-            Ok(component) => Some(Code { component, bytes: code.code().len() as u64 }),
+            Ok(component) => Some(Code {
+                component,
+                bytes: code.code().len() as u64,
+            }),
             Err(error) => {
                 tracing::warn!(digest, %error, "cannot use cached code; compiling again");
                 None
@@ -288,7 +365,9 @@ fn allocate(options: &Options) -> Result<(wasmtime::Engine, AddressSpace, u32), 
     loop {
         let mut config = config(AddressSpace::Plenty);
         stack(&mut config, options);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options, instances)));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+            options, instances,
+        )));
         match wasmtime::Engine::new(&config) {
             Ok(engine) => {
                 if instances < wanted {
@@ -329,9 +408,10 @@ pub(super) fn config(address_space: AddressSpace) -> Config {
         .wasm_stack_switching(false);
     match address_space {
         AddressSpace::Plenty => config.memory_reservation(RESERVATION),
-        AddressSpace::Scarce => {
-            config.memory_reservation(0).memory_guard_size(64 << 10).memory_reservation_for_growth(1 << 20)
-        }
+        AddressSpace::Scarce => config
+            .memory_reservation(0)
+            .memory_guard_size(64 << 10)
+            .memory_reservation_for_growth(1 << 20),
     };
     config
 }

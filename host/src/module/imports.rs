@@ -1,8 +1,8 @@
-//! The functions that a guest can call: `foldstream:module/state`, `foldstream:module/log` and, for handlers,
-//! `foldstream:module/outbox`.
+//! The functions that a guest can call: `foldstream:module/state`, `foldstream:module/log` and, for
+//! handlers, `foldstream:module/outbox`.
 //!
-//! Keys are read in place in guest memory, values are copied once in each direction, and not before the host has memory
-//! for them.
+//! Keys are read in place in guest memory, values are copied once in each direction, and not before
+//! the host has memory for them.
 
 use std::time::Instant;
 
@@ -40,7 +40,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     state.func_wrap("delete", delete)?;
     state.func_wrap("scan", scan)?;
     linker.instance(LOG)?.func_wrap("write", write)?;
-    linker.instance(OUTBOX)?.func_wrap("publish", super::outbox::publish)
+    linker
+        .instance(OUTBOX)?
+        .func_wrap("publish", super::outbox::publish)
 }
 
 fn get(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<(Option<Value>,)> {
@@ -51,7 +53,10 @@ fn get(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<(Option<Value
     })
 }
 
-fn get_many(mut caller: Caller<'_>, (keys,): (WasmList<WasmStr>,)) -> wasmtime::Result<(Vec<Option<Value>>,)> {
+fn get_many(
+    mut caller: Caller<'_>,
+    (keys,): (WasmList<WasmStr>,),
+) -> wasmtime::Result<(Vec<Option<Value>>,)> {
     let keys = listed(&mut caller, &keys)?;
     with_access_and_list(caller, |store, access, buffer| {
         let mut values = Vec::with_capacity(keys.len());
@@ -109,8 +114,12 @@ fn put_value(
     Ok(access.put(key, value.map(|value| value.copied()))?)
 }
 
-/// The elements of a list of the guest's, whose values stay in its memory. The host's list of them is charged.
-fn listed<T: Lift + 'static>(caller: &mut Caller<'_>, list: &WasmList<T>) -> wasmtime::Result<Vec<T>> {
+/// The elements of a list of the guest's, whose values stay in its memory. The host's list of them
+/// is charged.
+fn listed<T: Lift + 'static>(
+    caller: &mut Caller<'_>,
+    list: &WasmList<T>,
+) -> wasmtime::Result<Vec<T>> {
     check_count(list.len())?;
     caller.data_mut().buffer.begin();
     caller.data_mut().buffer.hold(list.len() * ENTRY_OVERHEAD)?;
@@ -132,16 +141,32 @@ fn delete(caller: Caller<'_>, (key,): (WasmStr,)) -> wasmtime::Result<()> {
 
 type ScanArguments = (Selection, Option<String>, Direction, u32);
 
-fn scan(caller: Caller<'_>, (selection, after, direction, limit): ScanArguments) -> wasmtime::Result<(Page,)> {
+fn scan(
+    caller: Caller<'_>,
+    (selection, after, direction, limit): ScanArguments,
+) -> wasmtime::Result<(Page,)> {
     let wanted = usize::try_from(limit)?.min(SCAN_ENTRIES_MAX);
-    let scan = state::Scan { selection: selection.into(), after, direction: direction.into(), limit: wanted.max(1) };
+    let scan = state::Scan {
+        selection: selection.into(),
+        after,
+        direction: direction.into(),
+        limit: wanted.max(1),
+    };
     check_scan(&scan)?;
     with_access(caller, |store, access, buffer| {
         let mut page = access.scan(&scan, store.data().ends_at())?;
         // A page has a size of its own, so it is charged when it is there.
-        buffer.hold(page.entries.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD).sum())?;
+        buffer.hold(
+            page.entries
+                .iter()
+                .map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD)
+                .sum(),
+        )?;
         if wanted == 0 {
-            page = state::Page { more: !page.entries.is_empty(), entries: Vec::new() };
+            page = state::Page {
+                more: !page.entries.is_empty(),
+                entries: Vec::new(),
+            };
         }
         Ok((page.into(),))
     })
@@ -150,7 +175,10 @@ fn scan(caller: Caller<'_>, (selection, after, direction, limit): ScanArguments)
 fn write(mut caller: Caller<'_>, (level, message): (Level, WasmStr)) -> wasmtime::Result<()> {
     caller.data_mut().count_call()?;
     let message = message.to_str(&caller)?;
-    caller.data().output.write(level, clipped(&message, MESSAGE_BYTES_MAX));
+    caller
+        .data()
+        .output
+        .write(level, clipped(&message, MESSAGE_BYTES_MAX));
     Ok(())
 }
 
@@ -170,7 +198,10 @@ fn with_access_and_list<R>(
 ) -> wasmtime::Result<R> {
     let host = caller.data_mut();
     host.count_call()?;
-    let (mut access, mut buffer) = (std::mem::take(&mut host.access), std::mem::take(&mut host.buffer));
+    let (mut access, mut buffer) = (
+        std::mem::take(&mut host.access),
+        std::mem::take(&mut host.buffer),
+    );
     let result = body(caller.as_context(), &mut access, &mut buffer);
     let host = caller.data_mut();
     (host.access, host.buffer) = (access, buffer);
@@ -193,14 +224,20 @@ fn key_length(length: usize) -> Refusal {
 
 /// Whether there is time left, checked regularly.
 fn check_time(index: usize, ends_at: Instant) -> Result<(), Refusal> {
-    if index % KEYS_PER_LOOK == KEYS_PER_LOOK - 1 && Instant::now() >= ends_at { Err(Refusal::Late) } else { Ok(()) }
+    if index % KEYS_PER_LOOK == KEYS_PER_LOOK - 1 && Instant::now() >= ends_at {
+        Err(Refusal::Late)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {
     if count > KEYS_PER_CALL_MAX {
         return Err(Refusal::Limit {
             limit: "keys-per-call",
-            message: format!("{count} keys in one call; split them into calls of at most {KEYS_PER_CALL_MAX}"),
+            message: format!(
+                "{count} keys in one call; split them into calls of at most {KEYS_PER_CALL_MAX}"
+            ),
         });
     }
     Ok(())
@@ -211,7 +248,9 @@ fn check_transfer(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
     if bytes > bytes_max {
         return Err(Refusal::Limit {
             limit: "transfer-bytes",
-            message: format!("the values of one get-many have more than {bytes_max} bytes; request fewer keys at once"),
+            message: format!(
+                "the values of one get-many have more than {bytes_max} bytes; request fewer keys at once"
+            ),
         });
     }
     Ok(())
@@ -241,6 +280,12 @@ mod tests {
         let looks = |index: usize| check_time(index, late).is_err();
         assert!(looks(KEYS_PER_LOOK - 1) && looks(3 * KEYS_PER_LOOK - 1));
         assert!(!looks(0), "it does not ask for the time at every key");
-        assert!(check_time(KEYS_PER_LOOK - 1, late + std::time::Duration::from_secs(3_600)).is_ok());
+        assert!(
+            check_time(
+                KEYS_PER_LOOK - 1,
+                late + std::time::Duration::from_secs(3_600)
+            )
+            .is_ok()
+        );
     }
 }

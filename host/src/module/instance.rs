@@ -8,7 +8,8 @@ use wasmtime::component::{ComponentExportIndex, Func, InstancePre, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store};
 
 use super::bindings::{
-    Events, Failure, FailureKind, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef, QueryFailure,
+    Events, Failure, FailureKind, HandlerRecord, ManifestRecord, PayloadCopy, PayloadRef,
+    QueryFailure,
 };
 use super::causes::Causes;
 use super::copies::Room;
@@ -21,8 +22,8 @@ use super::places::Purpose;
 use super::sandbox::{Access, Bounds, Host, MEMORIES_MAX, System};
 use super::ticker::TICK;
 use super::{
-    Accepted, ApplyError, Error, HANDLES_MAX, Identity, KeyRule, Kind, MESSAGE_BYTES_MAX, Manifest, Migration,
-    QueryError,
+    Accepted, ApplyError, Error, HANDLES_MAX, Identity, KeyRule, Kind, MESSAGE_BYTES_MAX, Manifest,
+    Migration, QueryError,
 };
 use crate::api::ModuleInfo;
 use crate::event::{Event, Payload};
@@ -65,7 +66,8 @@ enum StartError {
     Failed(ApplyError),
 }
 
-/// Size of the longest list of keys in a call of get-many, in bytes: it counts towards the same limit as an answer.
+/// Size of the longest list of keys in a call of get-many, in bytes: it counts towards the same
+/// limit as an answer.
 const KEYS_BYTES: usize = 3 << 20;
 /// Size of the longest list in a call of put-many, in bytes, before its entries are read.
 const ENTRIES_BYTES: usize = 8 << 20;
@@ -75,7 +77,10 @@ type QueryResult = Result<PayloadCopy, QueryFailure>;
 
 impl fmt::Debug for Module {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Module").field("info", &self.info).finish_non_exhaustive()
+        formatter
+            .debug_struct("Module")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,16 +93,36 @@ impl Module {
         code: Reservation,
     ) -> Result<Self, Error> {
         let exports = Exports::of(&linked)?;
-        let wants_wasi = accepted.imports.iter().any(|name| name.starts_with("wasi:"));
-        let system = if wants_wasi { System::Wasi } else { System::None };
-        let bounds =
-            Bounds { memory_bytes: engine.options.memory_bytes_max, ..manifest::bounds(&engine.options, None) };
+        let wants_wasi = accepted
+            .imports
+            .iter()
+            .any(|name| name.starts_with("wasi:"));
+        let system = if wants_wasi {
+            System::Wasi
+        } else {
+            System::None
+        };
+        let bounds = Bounds {
+            memory_bytes: engine.options.memory_bytes_max,
+            ..manifest::bounds(&engine.options, None)
+        };
         let record = ask(&engine, &linked, &exports, bounds, system)?;
         let manifest = record.checked(&engine.options)?;
         let info = manifest::info(&manifest, accepted, exports.migrate.is_some());
-        let module = Self { engine, linked, exports, system, manifest, info, code };
+        let module = Self {
+            engine,
+            linked,
+            exports,
+            system,
+            manifest,
+            info,
+            code,
+        };
         // It must also start within the limits that it asked for; otherwise every batch would fail.
-        let identity = Identity { deployment: module.manifest.name.clone(), generation: 0 };
+        let identity = Identity {
+            deployment: module.manifest.name.clone(),
+            generation: 0,
+        };
         module.instantiate(&identity)?;
         Ok(module)
     }
@@ -129,7 +154,8 @@ impl Module {
 
     /// Creates an instance for applying.
     pub fn instantiate(&self, identity: &Identity) -> Result<Instance, Error> {
-        self.start(identity, Purpose::Fold, 0).map_err(|error| self.unavailable(error))
+        self.start(identity, Purpose::Fold, 0)
+            .map_err(|error| self.unavailable(error))
     }
 
     /// Creates an instance that migrates a state of version `from_version`, page by page.
@@ -138,19 +164,37 @@ impl Module {
     pub fn migration(&self, identity: &Identity, from_version: u32) -> Result<Migration, Error> {
         let Some(migrate) = self.exports.migrate else {
             return Err(Error::Refused(
-                "it has no export `migrate`; export it, or rebuild the state from the stream".to_owned(),
+                "it has no export `migrate`; export it, or rebuild the state from the stream"
+                    .to_owned(),
             ));
         };
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let made = Made { bounds, identity, system: self.system, purpose: Purpose::Fold, time_ns: 0 };
+        let made = Made {
+            bounds,
+            identity,
+            system: self.system,
+            purpose: Purpose::Fold,
+            time_ns: 0,
+        };
         let (mut store, instance) =
             start(&self.engine, &self.linked, &made).map_err(|error| self.unavailable(error))?;
         // The result of a page is copied at once, however large it is.
-        let mut room = self.engine.options.memory.reservation(memory::Purpose::Fold);
-        room.grow_to(bounds.transfer_bytes_max as u64).map_err(|shortage| Error::Short(shortage.to_string()))?;
+        let mut room = self
+            .engine
+            .options
+            .memory
+            .reservation(memory::Purpose::Fold);
+        room.grow_to(bounds.transfer_bytes_max as u64)
+            .map_err(|shortage| Error::Short(shortage.to_string()))?;
         store.set_hostcall_fuel(bounds.transfer_bytes_max);
         let migrate = function(&mut store, instance, migrate);
-        Ok(Migration::new(store, migrate, from_version, ticks(bounds.deadline), room))
+        Ok(Migration::new(
+            store,
+            migrate,
+            from_version,
+            ticks(bounds.deadline),
+            room,
+        ))
     }
 
     fn unavailable(&self, error: StartError) -> Error {
@@ -164,7 +208,8 @@ impl Module {
 
     /// Answers a query on a fresh instance over a snapshot.
     ///
-    /// The instance's memory is charged as it grows, and the answer before it is copied, when its length is known.
+    /// The instance's memory is charged as it grows, and the answer before it is copied, when its
+    /// length is known.
     pub fn query(
         &self,
         identity: &Identity,
@@ -184,23 +229,39 @@ impl Module {
             instance.store.data().short(String::new());
             return Err(QueryError::Short(shortage.to_string()));
         }
-        instance.store.set_hostcall_fuel(options.answer_bytes_max + KEYS_BYTES);
+        instance
+            .store
+            .set_hostcall_fuel(options.answer_bytes_max + KEYS_BYTES);
         let room = Room::new(room, options.answer_bytes_max);
-        // The room is released when the caller has the answer, which charges it again until it is sent.
+        // The room is released when the caller has the answer, which charges it again until it is
+        // sent.
         let (result, _room) = room.charge(|| instance.query(snapshot, name, args));
         match result {
             Ok(Ok(answer)) => Ok(Payload::from(answer)),
             Ok(Err(QueryFailure::UnknownQuery)) => Err(QueryError::UnknownQuery),
-            Ok(Err(QueryFailure::InvalidArguments(text))) => Err(QueryError::InvalidArguments(message(&text.0))),
+            Ok(Err(QueryFailure::InvalidArguments(text))) => {
+                Err(QueryError::InvalidArguments(message(&text.0)))
+            }
             Ok(Err(QueryFailure::NotFound)) => Err(QueryError::NotFound),
             Ok(Err(QueryFailure::Failed(text))) => Err(QueryError::Failed(message(&text.0))),
             Err(error) => Err(failed(instance.store.data().explain(error))),
         }
     }
 
-    fn start(&self, identity: &Identity, purpose: Purpose, time_ns: u64) -> Result<Instance, StartError> {
+    fn start(
+        &self,
+        identity: &Identity,
+        purpose: Purpose,
+        time_ns: u64,
+    ) -> Result<Instance, StartError> {
         let bounds = manifest::bounds(&self.engine.options, Some(&self.manifest));
-        let made = Made { bounds, identity, system: self.system, purpose, time_ns };
+        let made = Made {
+            bounds,
+            identity,
+            system: self.system,
+            purpose,
+            time_ns,
+        };
         let (mut store, instance) = start(&self.engine, &self.linked, &made)?;
         let apply = function(&mut store, instance, self.exports.apply);
         let query = function(&mut store, instance, self.exports.query);
@@ -223,20 +284,35 @@ impl Exports {
     fn of(linked: &InstancePre<Host>) -> Result<Self, Error> {
         let found = |name: &str| linked.component().get_export_index(None, name);
         let required = |name: &str| {
-            found(name)
-                .ok_or_else(|| Error::Refused(format!("it exports no function `{name}`; build it with a matching SDK")))
+            found(name).ok_or_else(|| {
+                Error::Refused(format!(
+                    "it exports no function `{name}`; build it with a matching SDK"
+                ))
+            })
         };
         let (kind, apply) = match found("handle") {
             Some(handle) => (Kind::Handler, handle),
             None => (Kind::Projection, required("apply")?),
         };
-        Ok(Self { kind, manifest: required("manifest")?, apply, query: required("query")?, migrate: found("migrate") })
+        Ok(Self {
+            kind,
+            manifest: required("manifest")?,
+            apply,
+            query: required("query")?,
+            migrate: found("migrate"),
+        })
     }
 }
 
 /// A function of an instance whose exports [`ask`] found to be functions.
-fn function(store: &mut Store<Host>, instance: wasmtime::component::Instance, index: ComponentExportIndex) -> Func {
-    instance.get_func(store, index).expect("it was a function when the module was linked")
+fn function(
+    store: &mut Store<Host>,
+    instance: wasmtime::component::Instance,
+    index: ComponentExportIndex,
+) -> Func {
+    instance
+        .get_func(store, index)
+        .expect("it was a function when the module was linked")
 }
 
 /// Options for creating an instance.
@@ -252,7 +328,12 @@ struct Made<'a> {
 /// How many places of the pool an instance of a component takes.
 fn places(linked: &InstancePre<Host>) -> u32 {
     let needed = linked.component().resources_required();
-    needed.map_or(MEMORIES_MAX, |needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_PER_PLACE)).max(1))
+    needed.map_or(MEMORIES_MAX, |needed| {
+        needed
+            .num_memories
+            .max(needed.num_tables.div_ceil(TABLES_PER_PLACE))
+            .max(1)
+    })
 }
 
 /// Creates a store, and an instance in it.
@@ -261,13 +342,25 @@ fn start(
     linked: &InstancePre<Host>,
     made: &Made<'_>,
 ) -> Result<(Store<Host>, wasmtime::component::Instance), StartError> {
-    let Made { bounds, identity, system, purpose, time_ns } = *made;
-    let permit = engine.places.take(purpose, places(linked)).ok_or(StartError::Busy)?;
+    let Made {
+        bounds,
+        identity,
+        system,
+        purpose,
+        time_ns,
+    } = *made;
+    let permit = engine
+        .places
+        .take(purpose, places(linked))
+        .ok_or(StartError::Busy)?;
     let memory = engine.options.memory.reservation(match purpose {
         Purpose::Fold => memory::Purpose::Fold,
         Purpose::Query => memory::Purpose::Query,
     });
-    let shared = (engine.flow(&identity.deployment), Arc::clone(&engine.ticker));
+    let shared = (
+        engine.flow(&identity.deployment),
+        Arc::clone(&engine.ticker),
+    );
     let host = Host::new(bounds, identity, system, permit, memory, shared);
     host.clock.advance(time_ns);
     let mut store = Store::new(&engine.wasmtime, host);
@@ -286,8 +379,12 @@ fn start(
             store.data().short(String::new());
             Err(StartError::Short(shortage))
         }
-        Err(error) if store.data().is_of_module(&error) => Err(StartError::Failed(store.data().explain(error))),
-        Err(error) => Err(StartError::Host(format!("cannot create an instance: {error:#}"))),
+        Err(error) if store.data().is_of_module(&error) => {
+            Err(StartError::Failed(store.data().explain(error)))
+        }
+        Err(error) => Err(StartError::Host(format!(
+            "cannot create an instance: {error:#}"
+        ))),
     }
 }
 
@@ -299,21 +396,36 @@ fn ask(
     bounds: Bounds,
     system: System,
 ) -> Result<Described, Error> {
-    let identity = Identity { deployment: "manifest".to_owned(), generation: 0 };
-    let made = Made { bounds, identity: &identity, system, purpose: Purpose::Fold, time_ns: 0 };
+    let identity = Identity {
+        deployment: "manifest".to_owned(),
+        generation: 0,
+    };
+    let made = Made {
+        bounds,
+        identity: &identity,
+        system,
+        purpose: Purpose::Fold,
+        time_ns: 0,
+    };
     let (mut store, instance) = match start(engine, linked, &made) {
         Ok(started) => started,
         Err(StartError::Busy) => return Err(Error::Busy(engine.places.total())),
         Err(StartError::Short(shortage)) => return Err(Error::Short(shortage)),
         Err(StartError::Host(error)) => return Err(Error::Engine(error)),
-        Err(StartError::Failed(error)) => return Err(Error::Refused(format!("it does not start: {error}"))),
+        Err(StartError::Failed(error)) => {
+            return Err(Error::Refused(format!("it does not start: {error}")));
+        }
     };
     let manifest = check_types(&mut store, instance, exports)?;
     store.set_epoch_deadline(ticks(bounds.deadline));
     store.data_mut().begin_call(Access::None);
     let result = match manifest {
-        Describe::Projection(manifest) => manifest.call(&mut store, ()).map(|(record,)| Described::Projection(record)),
-        Describe::Handler(manifest) => manifest.call(&mut store, ()).map(|(record,)| Described::Handler(record)),
+        Describe::Projection(manifest) => manifest
+            .call(&mut store, ())
+            .map(|(record,)| Described::Projection(record)),
+        Describe::Handler(manifest) => manifest
+            .call(&mut store, ())
+            .map(|(record,)| Described::Handler(record)),
     };
     store.data_mut().end_call();
     match result {
@@ -339,18 +451,33 @@ fn check_types(
 ) -> Result<Describe, Error> {
     let mismatch = |name: &'static str| {
         move |error: wasmtime::Error| {
-            Error::Refused(format!("its export `{name}` has another type: {error:#}; build it with a matching SDK"))
+            Error::Refused(format!(
+                "its export `{name}` has another type: {error:#}; build it with a matching SDK"
+            ))
         }
     };
     let mut function = |index| {
         let function = instance.get_func(&mut *store, index);
-        function.ok_or_else(|| Error::Refused("an export of the world is not a function".to_owned()))
+        function
+            .ok_or_else(|| Error::Refused("an export of the world is not a function".to_owned()))
     };
-    let (manifest, apply, query) = (function(exports.manifest)?, function(exports.apply)?, function(exports.query)?);
+    let (manifest, apply, query) = (
+        function(exports.manifest)?,
+        function(exports.apply)?,
+        function(exports.query)?,
+    );
     let migrate = exports.migrate.map(function).transpose()?;
-    let applies = if exports.kind == Kind::Handler { "handle" } else { "apply" };
-    apply.typed::<(Events<'_>,), (ApplyResult,)>(&*store).map_err(mismatch(applies))?;
-    query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store).map_err(mismatch("query"))?;
+    let applies = if exports.kind == Kind::Handler {
+        "handle"
+    } else {
+        "apply"
+    };
+    apply
+        .typed::<(Events<'_>,), (ApplyResult,)>(&*store)
+        .map_err(mismatch(applies))?;
+    query
+        .typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&*store)
+        .map_err(mismatch("query"))?;
     if let Some(migrate) = migrate {
         migration::typed(&migrate, store).map_err(mismatch("migrate"))?;
     }
@@ -382,16 +509,25 @@ struct Handles {
 
 impl fmt::Debug for Instance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Instance").field("host", self.store.data()).field("spent", &self.spent).finish()
+        formatter
+            .debug_struct("Instance")
+            .field("host", self.store.data())
+            .field("spent", &self.spent)
+            .finish()
     }
 }
 
 impl Instance {
-    /// Applies events to the state behind `writer`, and returns the writer. After an error the instance is not used
-    /// again.
-    pub fn apply(&mut self, events: &[Event], writer: state::Writer) -> (state::Writer, Result<(), ApplyError>) {
+    /// Applies events to the state behind `writer`, and returns the writer. After an error the
+    /// instance is not used again.
+    pub fn apply(
+        &mut self,
+        events: &[Event],
+        writer: state::Writer,
+    ) -> (state::Writer, Result<(), ApplyError>) {
         if self.spent {
-            let error = "the instance failed before and was used again; create another one".to_owned();
+            let error =
+                "the instance failed before and was used again; create another one".to_owned();
             return (writer, Err(ApplyError::Trap(error)));
         }
         if let Some(last) = events.last() {
@@ -415,25 +551,48 @@ impl Instance {
 
     fn call_apply(&mut self, events: &[Event], access: Access) -> wasmtime::Result<ApplyResult> {
         // Linking found this type; checking it again costs little compared with a batch.
-        let apply = self.apply.typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
+        let apply = self
+            .apply
+            .typed::<(Events<'_>,), (ApplyResult,)>(&self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
         if let Some(Handles { rule, publishes }) = &self.handles {
             let causes = Causes::new(events, rule.clone());
-            self.store.data_mut().handling = Some(Handling { causes, publishes: Arc::clone(publishes) });
+            self.store.data_mut().handling = Some(Handling {
+                causes,
+                publishes: Arc::clone(publishes),
+            });
         }
-        let (result,) = apply.call(&mut self.store, (Events { events, with_headers: self.with_headers },))?;
+        let (result,) = apply.call(
+            &mut self.store,
+            (Events {
+                events,
+                with_headers: self.with_headers,
+            },),
+        )?;
         Ok(result)
     }
 
-    fn query(&mut self, snapshot: state::Snapshot, name: &str, args: &Payload) -> wasmtime::Result<QueryResult> {
+    fn query(
+        &mut self,
+        snapshot: state::Snapshot,
+        name: &str,
+        args: &Payload,
+    ) -> wasmtime::Result<QueryResult> {
         let result = self.call_query(Access::Query(Box::new(snapshot)), name, args);
         self.store.data_mut().end_call();
         result
     }
 
-    fn call_query(&mut self, access: Access, name: &str, args: &Payload) -> wasmtime::Result<QueryResult> {
-        let query = self.query.typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&self.store)?;
+    fn call_query(
+        &mut self,
+        access: Access,
+        name: &str,
+        args: &Payload,
+    ) -> wasmtime::Result<QueryResult> {
+        let query = self
+            .query
+            .typed::<(&str, PayloadRef<'_>), (QueryResult,)>(&self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(access);
         let (result,) = query.call(&mut self.store, (name, args.into()))?;

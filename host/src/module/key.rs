@@ -11,9 +11,11 @@ impl KeyRule {
         match self {
             Self::None => None,
             Self::Subject => Some(event.subject.to_string()),
-            Self::SubjectToken(number) => {
-                event.subject.split('.').nth((*number as usize).saturating_sub(1)).map(str::to_owned)
-            }
+            Self::SubjectToken(number) => event
+                .subject
+                .split('.')
+                .nth((*number as usize).saturating_sub(1))
+                .map(str::to_owned),
             Self::Header(name) => event.header(name).map(str::to_owned),
             Self::DataPointer(pointer) => {
                 let data: Value = serde_json::from_slice(event.data.as_bytes()).ok()?;

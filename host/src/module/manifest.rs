@@ -46,7 +46,11 @@ impl Described {
             limits: handler.limits,
             queries: handler.queries,
         };
-        Ok(Manifest { kind: Kind::Handler, publishes, ..checked(record, options)? })
+        Ok(Manifest {
+            kind: Kind::Handler,
+            publishes,
+            ..checked(record, options)?
+        })
     }
 }
 
@@ -54,10 +58,13 @@ impl Described {
 fn publishes(patterns: &[String]) -> Result<Vec<Pattern>, Error> {
     if patterns.len() > PATTERNS_MAX {
         let count = patterns.len();
-        return Err(Error::Manifest(format!("publishes has {count} subjects; declare at most {PATTERNS_MAX}")));
+        return Err(Error::Manifest(format!(
+            "publishes has {count} subjects; declare at most {PATTERNS_MAX}"
+        )));
     }
-    let parse =
-        |pattern: &String| Pattern::parse(pattern).map_err(|error| Error::Manifest(format!("publishes: {error}")));
+    let parse = |pattern: &String| {
+        Pattern::parse(pattern).map_err(|error| Error::Manifest(format!("publishes: {error}")))
+    };
     patterns.iter().map(parse).collect()
 }
 
@@ -66,15 +73,30 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
     let bindings::ModuleKind::Projection = record.kind;
     check_name("module", &record.name)?;
     check_description("the module", &record.description)?;
-    let subjects = SubjectSet::parse(&record.subjects).map_err(|error| Error::Manifest(error.to_string()))?;
+    let subjects =
+        SubjectSet::parse(&record.subjects).map_err(|error| Error::Manifest(error.to_string()))?;
     let limits = &record.limits;
-    let deadline = limits.deadline_ms.map(|ms| Duration::from_millis(ms.into()));
-    check_limit("memory-bytes", limits.memory_bytes, options.memory_bytes_max)?;
+    let deadline = limits
+        .deadline_ms
+        .map(|ms| Duration::from_millis(ms.into()));
+    check_limit(
+        "memory-bytes",
+        limits.memory_bytes,
+        options.memory_bytes_max,
+    )?;
     let deadline_max_ms = u64::try_from(options.deadline_max.as_millis()).unwrap_or(u64::MAX);
-    check_limit("deadline-ms", limits.deadline_ms.map(u64::from), deadline_max_ms)?;
+    check_limit(
+        "deadline-ms",
+        limits.deadline_ms.map(u64::from),
+        deadline_max_ms,
+    )?;
     check_limit("batch-events", limits.batch_events.map(u64::from), u64::MAX)?;
     check_limit("state-bytes", limits.state_bytes, u64::MAX)?;
-    check_limit("attempts", record.error_policy.attempts.map(u64::from), u64::MAX)?;
+    check_limit(
+        "attempts",
+        record.error_policy.attempts.map(u64::from),
+        u64::MAX,
+    )?;
     check_backoff(&record.error_policy)?;
     let milliseconds = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
     Ok(Manifest {
@@ -101,10 +123,14 @@ fn checked(record: ManifestRecord, options: &Options) -> Result<Manifest, Error>
 pub(super) fn bounds(options: &Options, manifest: Option<&Manifest>) -> Bounds {
     Bounds {
         host_calls_max: options.host_calls_max,
-        memory_bytes: manifest.and_then(|manifest| manifest.memory_bytes).unwrap_or(options.memory_bytes),
+        memory_bytes: manifest
+            .and_then(|manifest| manifest.memory_bytes)
+            .unwrap_or(options.memory_bytes),
         table_elements_max: options.table_elements_max,
         log_bytes_max: options.log_bytes_max,
-        deadline: manifest.and_then(|manifest| manifest.deadline).unwrap_or(options.deadline),
+        deadline: manifest
+            .and_then(|manifest| manifest.deadline)
+            .unwrap_or(options.deadline),
         transfer_bytes_max: options.transfer_bytes_max(),
         value_bytes_max: options.value_bytes_max,
     }
@@ -130,7 +156,12 @@ pub(super) fn info(manifest: &Manifest, accepted: &Accepted, migrates: bool) -> 
         kind: manifest.kind.name().to_owned(),
         name: manifest.name.clone(),
         description: manifest.description.clone(),
-        subjects: manifest.subjects.patterns().iter().map(ToString::to_string).collect(),
+        subjects: manifest
+            .subjects
+            .patterns()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         wants_headers: manifest.wants_headers,
         key_rule,
         state_version: manifest.state_version,
@@ -213,14 +244,20 @@ pub(super) fn check_drawn(drawn: &DrawnManifest) -> Result<ModuleInfo, String> {
     };
     let options = Options::new("cache".into(), "compiler".into());
     let manifest = checked(record, &options).map_err(|error| error.to_string())?;
-    let accepted = Accepted { component: bytes::Bytes::new(), digest: String::new(), imports: Vec::new() };
+    let accepted = Accepted {
+        component: bytes::Bytes::new(),
+        digest: String::new(),
+        imports: Vec::new(),
+    };
     Ok(info(&manifest, &accepted, false))
 }
 
 fn check_name(of: &str, name: &str) -> Result<(), Error> {
     let sound = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !sound {
         return Err(Error::Manifest(format!(
             "`{}` is not a name for a {of}: use lower-case letters, digits and hyphens, 1 to {NAME_BYTES_MAX} of them, a \
@@ -244,7 +281,9 @@ fn check_description(of: &str, description: &str) -> Result<(), Error> {
 /// Zero never makes sense, and more than the host allows is refused.
 fn check_limit(name: &str, wanted: Option<u64>, max: u64) -> Result<(), Error> {
     match wanted {
-        Some(0) => Err(Error::Manifest(format!("{name} is 0; use at least 1, or leave it out"))),
+        Some(0) => Err(Error::Manifest(format!(
+            "{name} is 0; use at least 1, or leave it out"
+        ))),
         Some(wanted) if wanted > max => Err(Error::Manifest(format!(
             "{name} is {wanted}, but this host allows {max}; ask for less, or raise the host's maximum"
         ))),
@@ -265,17 +304,27 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
     match rule {
         bindings::KeyRule::None => Ok(KeyRule::None),
         bindings::KeyRule::Subject => Ok(KeyRule::Subject),
-        bindings::KeyRule::SubjectToken(token) if (1..=TOKENS_MAX).contains(&token) => Ok(KeyRule::SubjectToken(token)),
+        bindings::KeyRule::SubjectToken(token) if (1..=TOKENS_MAX).contains(&token) => {
+            Ok(KeyRule::SubjectToken(token))
+        }
         bindings::KeyRule::SubjectToken(token) => Err(Error::Manifest(format!(
             "key-rule uses token {token} of the subject; tokens are counted from 1 to at most {TOKENS_MAX}"
         ))),
         bindings::KeyRule::Header(name) => {
             let sound = (1..=KEY_RULE_BYTES_MAX).contains(&name.len())
-                && name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && byte != b':');
-            if sound { Ok(KeyRule::Header(name)) } else { Err(unsound_rule("header name in lower case", &name)) }
+                && name.bytes().all(|byte| {
+                    byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && byte != b':'
+                });
+            if sound {
+                Ok(KeyRule::Header(name))
+            } else {
+                Err(unsound_rule("header name in lower case", &name))
+            }
         }
         bindings::KeyRule::DataPointer(pointer) => {
-            let sound = pointer.len() <= KEY_RULE_BYTES_MAX && pointer.starts_with('/') && escapes_are_sound(&pointer);
+            let sound = pointer.len() <= KEY_RULE_BYTES_MAX
+                && pointer.starts_with('/')
+                && escapes_are_sound(&pointer);
             if sound {
                 Ok(KeyRule::DataPointer(pointer))
             } else {
@@ -290,16 +339,25 @@ fn key_rule(rule: bindings::KeyRule) -> Result<KeyRule, Error> {
 
 /// Whether each `~` of a JSON pointer begins one of its two escapes.
 fn escapes_are_sound(pointer: &str) -> bool {
-    pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
+    pointer
+        .split('~')
+        .skip(1)
+        .all(|rest| rest.starts_with(['0', '1']))
 }
 
 fn unsound_rule(wanted: &str, found: &str) -> Error {
-    Error::Manifest(format!("key-rule uses `{}`, which is not a {wanted}", shown(found)))
+    Error::Manifest(format!(
+        "key-rule uses `{}`, which is not a {wanted}",
+        shown(found)
+    ))
 }
 
 fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, String)>, Error> {
     if described.len() > QUERIES_MAX {
-        return Err(Error::Manifest(format!("{} queries; declare at most {QUERIES_MAX}", described.len())));
+        return Err(Error::Manifest(format!(
+            "{} queries; declare at most {QUERIES_MAX}",
+            described.len()
+        )));
     }
     let mut names = HashSet::new();
     let mut queries = Vec::with_capacity(described.len());
@@ -307,7 +365,9 @@ fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, St
         check_name("query", &name)?;
         check_description(&format!("query {name}"), &description)?;
         if !names.insert(name.clone()) {
-            return Err(Error::Manifest(format!("two queries have the name `{name}`; rename one")));
+            return Err(Error::Manifest(format!(
+                "two queries have the name `{name}`; rename one"
+            )));
         }
         queries.push((name, description));
     }
@@ -317,7 +377,16 @@ fn queries(described: Vec<bindings::QueryDescription>) -> Result<Vec<(String, St
 /// The beginning of a text that may be long, with control characters escaped.
 fn shown(text: &str) -> String {
     let begin = super::output::clipped(text, 128);
-    begin.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    begin
+        .chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -326,7 +395,12 @@ mod tests {
 
     #[test]
     fn pointer_with_an_escape_that_there_is_not_is_no_pointer() {
-        for (pointer, is_sound) in [("/id", true), ("/a~0b/~1", true), ("/a~2", false), ("/a~", false)] {
+        for (pointer, is_sound) in [
+            ("/id", true),
+            ("/a~0b/~1", true),
+            ("/a~2", false),
+            ("/a~", false),
+        ] {
             let made = key_rule(bindings::KeyRule::DataPointer(pointer.to_owned()));
             assert_eq!(made.is_ok(), is_sound, "{pointer}");
         }
@@ -341,8 +415,17 @@ mod tests {
             wants_headers: false,
             key_rule: bindings::KeyRule::None,
             state_version: 1,
-            error_policy: bindings::ErrorPolicy { attempts: None, initial_backoff_ms: None, max_backoff_ms: None },
-            limits: bindings::Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: bindings::ErrorPolicy {
+                attempts: None,
+                initial_backoff_ms: None,
+                max_backoff_ms: None,
+            },
+            limits: bindings::Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
         }
     }
@@ -352,11 +435,16 @@ mod tests {
         let options = Options::new("cache".into(), "compiler".into());
         let mut changed = record();
         change(&mut changed);
-        checked(changed, &options).expect_err("is refused").to_string()
+        checked(changed, &options)
+            .expect_err("is refused")
+            .to_string()
     }
 
     fn query(name: &str) -> bindings::QueryDescription {
-        bindings::QueryDescription { name: name.to_owned(), description: String::new() }
+        bindings::QueryDescription {
+            name: name.to_owned(),
+            description: String::new(),
+        }
     }
 
     #[test]
@@ -368,7 +456,10 @@ mod tests {
         let manifest = checked(record, &options).expect("is sound");
         let bounds = bounds(&options, Some(&manifest));
         assert_eq!(bounds.deadline, Duration::from_millis(250));
-        assert_eq!(bounds.memory_bytes, options.memory_bytes, "what is left out takes the host's setting");
+        assert_eq!(
+            bounds.memory_bytes, options.memory_bytes,
+            "what is left out takes the host's setting"
+        );
         assert_eq!(manifest.queries, [("top".to_owned(), String::new())]);
     }
 
@@ -376,27 +467,52 @@ mod tests {
     fn names_are_checked() {
         let long = "x".repeat(64);
         for name in ["", "Orders", "1st", "-a", "a b", "ümlaut", long.as_str()] {
-            assert!(complaint(|record| record.name = name.to_owned()).contains("is not a name for a module"), "{name}");
-            assert!(complaint(|record| record.queries = vec![query(name)]).contains("for a query"), "{name}");
+            assert!(
+                complaint(|record| record.name = name.to_owned())
+                    .contains("is not a name for a module"),
+                "{name}"
+            );
+            assert!(
+                complaint(|record| record.queries = vec![query(name)]).contains("for a query"),
+                "{name}"
+            );
         }
         let steered = complaint(|record| record.name = "a\u{1b}[2J\n".to_owned());
-        assert!(steered.contains("`a\\u{1b}[2J\\n`") && !steered.contains(char::is_control), "{steered:?}");
-        assert!(complaint(|record| record.queries = vec![query("a"), query("a")]).contains("two queries"));
+        assert!(
+            steered.contains("`a\\u{1b}[2J\\n`") && !steered.contains(char::is_control),
+            "{steered:?}"
+        );
+        assert!(
+            complaint(|record| record.queries = vec![query("a"), query("a")])
+                .contains("two queries")
+        );
     }
 
     #[test]
     fn subjects_are_checked() {
         assert!(complaint(|record| record.subjects.clear()).contains("0 subjects"));
         assert!(complaint(|record| record.subjects = vec!["a..b".to_owned()]).contains("a..b"));
-        assert!(complaint(|record| record.subjects = vec!["a".to_owned(); 65]).contains("65 subjects"));
+        assert!(
+            complaint(|record| record.subjects = vec!["a".to_owned(); 65]).contains("65 subjects")
+        );
     }
 
     #[test]
     fn limits_are_checked_against_the_hosts() {
-        assert!(complaint(|record| record.limits.memory_bytes = Some(2 << 30)).contains("allows 268435456"));
-        assert!(complaint(|record| record.limits.deadline_ms = Some(60_001)).contains("deadline-ms is 60001"));
-        assert!(complaint(|record| record.limits.batch_events = Some(0)).contains("batch-events is 0"));
-        assert!(complaint(|record| record.error_policy.attempts = Some(0)).contains("attempts is 0"));
+        assert!(
+            complaint(|record| record.limits.memory_bytes = Some(2 << 30))
+                .contains("allows 268435456")
+        );
+        assert!(
+            complaint(|record| record.limits.deadline_ms = Some(60_001))
+                .contains("deadline-ms is 60001")
+        );
+        assert!(
+            complaint(|record| record.limits.batch_events = Some(0)).contains("batch-events is 0")
+        );
+        assert!(
+            complaint(|record| record.error_policy.attempts = Some(0)).contains("attempts is 0")
+        );
         let backoff = |record: &mut ManifestRecord| {
             record.error_policy.initial_backoff_ms = Some(2);
             record.error_policy.max_backoff_ms = Some(1);

@@ -38,7 +38,10 @@ pub struct Migration {
 impl fmt::Debug for Migration {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Migration");
-        shown.field("host", self.store.data()).field("from_version", &self.from_version).finish_non_exhaustive()
+        shown
+            .field("host", self.store.data())
+            .field("from_version", &self.from_version)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,19 +53,33 @@ impl Migration {
         deadline_ticks: u64,
         room: Reservation,
     ) -> Self {
-        Self { store, migrate, from_version, deadline_ticks, spent: false, _room: room }
+        Self {
+            store,
+            migrate,
+            from_version,
+            deadline_ticks,
+            spent: false,
+            _room: room,
+        }
     }
 
     /// Converts one page of old entries.
     ///
-    /// Pages come in the order of the keys and contain every old entry once, at most [`MIGRATION_ENTRIES_MAX`] of them
-    /// and about 1 MiB each: a page of a scan of the old state. If a key was given before, the later entry wins. Keys
-    /// and values are as the guest made them: the state checks them when they are written. After an error the migration
-    /// is not used again.
-    pub fn page(&mut self, entries: &[(state::Key, Payload)]) -> Result<Vec<(String, Payload)>, MigrateError> {
-        debug_assert!(entries.len() <= MIGRATION_ENTRIES_MAX, "the contract promises smaller pages to the guest");
+    /// Pages come in the order of the keys and contain every old entry once, at most
+    /// [`MIGRATION_ENTRIES_MAX`] of them and about 1 MiB each: a page of a scan of the old state.
+    /// If a key was given before, the later entry wins. Keys and values are as the guest made them:
+    /// the state checks them when they are written. After an error the migration is not used again.
+    pub fn page(
+        &mut self,
+        entries: &[(state::Key, Payload)],
+    ) -> Result<Vec<(String, Payload)>, MigrateError> {
+        debug_assert!(
+            entries.len() <= MIGRATION_ENTRIES_MAX,
+            "the contract promises smaller pages to the guest"
+        );
         if self.spent {
-            let error = "the migration failed before and was used again; start another one".to_owned();
+            let error =
+                "the migration failed before and was used again; start another one".to_owned();
             return Err(MigrateError::Failed(ApplyError::Trap(error)));
         }
         let result = self.call(entries);
@@ -77,7 +94,13 @@ impl Migration {
     }
 
     fn call(&mut self, entries: &[(state::Key, Payload)]) -> wasmtime::Result<MigrateResult> {
-        let entries: Vec<_> = entries.iter().map(|(key, value)| EntryRef { key, value: value.into() }).collect();
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| EntryRef {
+                key,
+                value: value.into(),
+            })
+            .collect();
         let migrate = typed(&self.migrate, &self.store)?;
         self.store.set_epoch_deadline(self.deadline_ticks);
         self.store.data_mut().begin_call(Access::None);
@@ -96,5 +119,8 @@ fn checked(entries: Vec<EntryCopy>) -> Result<Vec<(String, Payload)>, MigrateErr
             ),
         }));
     }
-    Ok(entries.into_iter().map(|entry| (entry.key, entry.value.into())).collect())
+    Ok(entries
+        .into_iter()
+        .map(|entry| (entry.key, entry.value.into()))
+        .collect())
 }

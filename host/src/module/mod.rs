@@ -45,7 +45,8 @@ use crate::memory::Memory;
 use crate::state;
 use crate::subject::{Pattern, SubjectSet};
 
-/// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the contract promises.
+/// Most entries in one page of a [`Migration`]; a page of a scan has about 1 MiB at most, as the
+/// contract promises.
 pub const MIGRATION_ENTRIES_MAX: usize = 1_000;
 /// Most entries that a module returns for one page of a [`Migration`].
 const MIGRATED_ENTRIES_MAX: usize = 65_536;
@@ -53,8 +54,9 @@ const MIGRATED_ENTRIES_MAX: usize = 65_536;
 const KEYS_PER_CALL_MAX: usize = 65_536;
 /// Longest message of a guest to keep: log, failure, trap.
 const MESSAGE_BYTES_MAX: usize = 4_096;
-/// Most bytes that a guest passes in one put-many, gets from one get-many, or returns for one page of a migration: this
-/// many, or this part of the memory on demand if that is less, but never less than the minimum.
+/// Most bytes that a guest passes in one put-many, gets from one get-many, or returns for one page
+/// of a migration: this many, or this part of the memory on demand if that is less, but never less
+/// than the minimum.
 const TRANSFER_BYTES_MAX: usize = 64 << 20;
 const TRANSFER_PART: u64 = 16;
 const TRANSFER_BYTES_MIN: usize = 8 << 20;
@@ -76,7 +78,8 @@ pub(crate) fn read_answer(bytes: Vec<u8>) -> Option<String> {
 pub struct Options {
     /// Folder of the compiled-code cache.
     pub cache_dir: PathBuf,
-    /// The program that checks and compiles, called with the argument `check-module`; usually [`this_program`].
+    /// The program that checks and compiles, called with the argument `check-module`; usually
+    /// [`this_program`].
     pub compiler: PathBuf,
     /// Largest upload, in bytes.
     pub upload_bytes_max: usize,
@@ -247,7 +250,8 @@ pub enum Error {
     Short(String),
 }
 
-/// Why a batch could not be applied. Drop its writes; unless noted otherwise the instance can't be used again.
+/// Why a batch could not be applied. Drop its writes; unless noted otherwise the instance can't be
+/// used again.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The guest named an event and asked for a retry.
@@ -294,14 +298,19 @@ pub enum ApplyError {
 }
 
 impl Error {
-    /// Whether a retry may succeed without a change of the module. Only for a module that was accepted once.
+    /// Whether a retry may succeed without a change of the module. Only for a module that was
+    /// accepted once.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Short(_) | Self::Engine(_) | Self::Check(_) | Self::Compile(_))
+        matches!(
+            self,
+            Self::Busy(_) | Self::Short(_) | Self::Engine(_) | Self::Check(_) | Self::Compile(_)
+        )
     }
 }
 
 impl ApplyError {
-    /// Whether the same call on the same state gives the same error, whatever else the machine does.
+    /// Whether the same call on the same state gives the same error, whatever else the machine
+    /// does.
     pub fn is_repeatable(&self) -> bool {
         matches!(self, Self::Trap(_) | Self::Limit { .. })
     }
@@ -313,8 +322,14 @@ impl ApplyError {
             Self::Rejected { .. } => FailureClass::Rejected,
             Self::Trap(_) => FailureClass::Trap,
             Self::Deadline(_) => FailureClass::Deadline,
-            Self::Limit { limit: "state-bytes", .. } => FailureClass::StateLimit,
-            Self::Limit { limit: "memory-bytes" | "table-elements" | "stack", .. } => FailureClass::Memory,
+            Self::Limit {
+                limit: "state-bytes",
+                ..
+            } => FailureClass::StateLimit,
+            Self::Limit {
+                limit: "memory-bytes" | "table-elements" | "stack",
+                ..
+            } => FailureClass::Memory,
             Self::Limit { .. } => FailureClass::Refused,
             Self::Busy(_) | Self::Host(_) => FailureClass::Busy,
             Self::State(_) => return None,
@@ -388,7 +403,8 @@ pub struct Identity {
 /// A checked upload.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// The component: the upload, or the result of encoding a core module. The host never parses it.
+    /// The component: the upload, or the result of encoding a core module. The host never parses
+    /// it.
     pub component: bytes::Bytes,
     /// SHA-256 of the component, in lower-case hexadecimal.
     pub digest: String,

@@ -1,7 +1,7 @@
 //! `foldstream:module/outbox`: what a handler publishes.
 //!
-//! A message is checked here, and becomes an effect with its place. The state's writer keeps it with the writes of the
-//! batch if the fold owns its effects.
+//! A message is checked here, and becomes an effect with its place. The state's writer keeps it
+//! with the writes of the batch if the fold owns its effects.
 
 use wasmtime::StoreContextMut;
 
@@ -16,19 +16,33 @@ use crate::subject::Pattern;
 const MESSAGES_PER_CALL_MAX: usize = 65_536;
 
 /// `publish`.
-pub(super) fn publish(mut caller: StoreContextMut<'_, Host>, (messages,): (Vec<Message>,)) -> wasmtime::Result<()> {
+pub(super) fn publish(
+    mut caller: StoreContextMut<'_, Host>,
+    (messages,): (Vec<Message>,),
+) -> wasmtime::Result<()> {
     let host = caller.data_mut();
     host.count_call()?;
     if messages.len() > MESSAGES_PER_CALL_MAX {
-        let message =
-            format!("{} messages in one call; publish at most {MESSAGES_PER_CALL_MAX} at once", messages.len());
-        return Err(Refusal::Limit { limit: "messages-per-call", message }.into());
+        let message = format!(
+            "{} messages in one call; publish at most {MESSAGES_PER_CALL_MAX} at once",
+            messages.len()
+        );
+        return Err(Refusal::Limit {
+            limit: "messages-per-call",
+            message,
+        }
+        .into());
     }
     let (Access::Apply(writer), Some(handling)) = (&mut host.access, &mut host.handling) else {
         return Err(Refusal::NO_OUTBOX.into());
     };
     for message in messages {
-        let row = row(message, &mut handling.causes, &handling.publishes, writer.role())?;
+        let row = row(
+            message,
+            &mut handling.causes,
+            &handling.publishes,
+            writer.role(),
+        )?;
         if let Some(row) = row {
             writer.emit(&row).map_err(Refusal::from)?;
         }
@@ -49,13 +63,27 @@ fn refused(limit: &'static str, message: String) -> Refusal {
 }
 
 /// The row of a message; none if the fold does not own its effects, or had none of the event yet.
-fn row(message: Message, causes: &mut Causes, publishes: &[Pattern], role: &Role) -> Result<Option<Row>, Refusal> {
-    let Message { cause, subject, kind, mut headers, data, key } = message;
+fn row(
+    message: Message,
+    causes: &mut Causes,
+    publishes: &[Pattern],
+    role: &Role,
+) -> Result<Option<Row>, Refusal> {
+    let Message {
+        cause,
+        subject,
+        kind,
+        mut headers,
+        data,
+        key,
+    } = message;
     let data = Payload::from(data);
     effects::check(&subject, kind.as_deref(), key.as_deref(), &headers, &data)
         .map_err(|refusal| refused(refusal.limit, refusal.message))?;
     if !publishes.iter().any(|pattern| pattern.matches(&subject)) {
-        let message = format!("it publishes to {subject}, which its manifest does not declare; add it to `publishes`");
+        let message = format!(
+            "it publishes to {subject}, which its manifest does not declare; add it to `publishes`"
+        );
         return Err(refused("publishes", message));
     }
     let key = key.or_else(|| causes.key_of(cause)).unwrap_or_default();
@@ -69,7 +97,12 @@ fn row(message: Message, causes: &mut Causes, publishes: &[Pattern], role: &Role
             format!("event {sequence} causes more than {} messages; publish fewer", effects::EFFECTS_PER_EVENT_MAX),
         ),
     })?;
-    let Some(owner) = role.owner().filter(|owner| place.sequence > owner.effects_after) else { return Ok(None) };
+    let Some(owner) = role
+        .owner()
+        .filter(|owner| place.sequence > owner.effects_after)
+    else {
+        return Ok(None);
+    };
     let Some(target) = owner.grants.source_of(&subject) else {
         let deployment = &owner.deployment;
         let message = format!(
@@ -87,10 +120,28 @@ fn row(message: Message, causes: &mut Causes, publishes: &[Pattern], role: &Role
         refused("loop", message)
     })?;
     let kind = kind.unwrap_or_else(|| subject.rsplit('.').next().unwrap_or_default().to_owned());
-    headers.extend(effects::outgoing(&owner.deployment, owner.lineage, place, &kind, event, &data));
+    headers.extend(effects::outgoing(
+        &owner.deployment,
+        owner.lineage,
+        place,
+        &kind,
+        event,
+        &data,
+    ));
     headers.push((effects::PATH.to_owned(), path));
-    let effect = Effect { subject, kind, headers, data, key };
-    Ok(Some(Row { target: target.to_owned(), place, made_ns: now_ns(), effect }))
+    let effect = Effect {
+        subject,
+        kind,
+        headers,
+        data,
+        key,
+    };
+    Ok(Some(Row {
+        target: target.to_owned(),
+        place,
+        made_ns: now_ns(),
+        effect,
+    }))
 }
 
 /// When an effect was made, for the age of what waits; nothing else depends on it.

@@ -1,7 +1,7 @@
 //! What a guest writes for people: log messages, standard output and standard error.
 //!
-//! All of it becomes log lines of the host under the deployment's name, within a budget per guest call and another one
-//! per second of the deployment.
+//! All of it becomes log lines of the host under the deployment's name, within a budget per guest
+//! call and another one per second of the deployment.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ const WORDS_BYTES_MAX: usize = 1_024;
 /// Overhead of a message in addition to its text, so that empty messages are not free.
 const MESSAGE_COST: usize = 64;
 
-/// Log lines per second that all instances of one deployment may write, and the burst: as many as one call can write.
+/// Log lines per second that all instances of one deployment may write, and the burst: as many as
+/// one call can write.
 const LINES_PER_SECOND: f64 = 100.0;
 const LINES_AT_ONCE: f64 = 1_024.0;
 /// Bytes of these lines per second, and the burst: more than one call may write.
@@ -65,7 +66,9 @@ impl Flow {
     /// Whether a line may be written now; and how many were dropped, if it is time to say so.
     fn take(&self, bytes: usize, now: Instant) -> (bool, Option<u64>) {
         let mut tokens = self.0.lock();
-        let elapsed = now.saturating_duration_since(tokens.filled_at).as_secs_f64();
+        let elapsed = now
+            .saturating_duration_since(tokens.filled_at)
+            .as_secs_f64();
         tokens.filled_at = now;
         tokens.lines = (tokens.lines + elapsed * LINES_PER_SECOND).min(LINES_AT_ONCE);
         tokens.bytes = (tokens.bytes + elapsed * BYTES_PER_SECOND).min(BYTES_AT_ONCE);
@@ -77,7 +80,9 @@ impl Flow {
         } else {
             tokens.dropped += 1;
         }
-        let is_due = tokens.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL);
+        let is_due = tokens
+            .told_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= TELL);
         if tokens.dropped == 0 || !is_due {
             return (passes, None);
         }
@@ -130,9 +135,9 @@ struct Pending {
     last_words: LastWords,
 }
 
-/// The last message of the guest in this call that may explain why it trapped: its panic message, otherwise an error or
-/// a line of standard error. The budget of the log does not apply here, because the explanation often comes after much
-/// else.
+/// The last message of the guest in this call that may explain why it trapped: its panic message,
+/// otherwise an error or a line of standard error. The budget of the log does not apply here,
+/// because the explanation often comes after much else.
 #[derive(Debug, Default)]
 struct LastWords {
     text: String,
@@ -152,7 +157,10 @@ impl LastWords {
             self.text = format!("{} {message}", self.text);
             return;
         }
-        let begin = ["panicked at ", "panic: ", "fatal error: "].iter().filter_map(|begin| message.find(begin)).min();
+        let begin = ["panicked at ", "panic: ", "fatal error: "]
+            .iter()
+            .filter_map(|begin| message.find(begin))
+            .min();
         match begin {
             Some(begin) => {
                 self.text = one_line(&message[begin..]);
@@ -167,14 +175,26 @@ impl LastWords {
 }
 
 fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     clipped(&lines.join(" "), WORDS_BYTES_MAX).to_owned()
 }
 
 impl Output {
     pub(super) fn new(identity: Identity, bytes_max: usize, flow: Arc<Flow>) -> Self {
-        let pending = Pending { bytes_left: bytes_max, ..Pending::default() };
-        Self { identity, bytes_max, flow, pending: Mutex::new(pending) }
+        let pending = Pending {
+            bytes_left: bytes_max,
+            ..Pending::default()
+        };
+        Self {
+            identity,
+            bytes_max,
+            flow,
+            pending: Mutex::new(pending),
+        }
     }
 
     /// The budget starts again.
@@ -187,7 +207,10 @@ impl Output {
     /// The message of a panic in this call, if there was one.
     pub(super) fn panic(&self) -> Option<String> {
         let pending = self.pending.lock();
-        pending.last_words.is_panic.then(|| pending.last_words.text.clone())
+        pending
+            .last_words
+            .is_panic
+            .then(|| pending.last_words.text.clone())
     }
 
     /// The last error or line of standard error in this call, if there was one.
@@ -255,7 +278,10 @@ impl Output {
                 return;
             }
         }
-        let Identity { deployment, generation } = &self.identity;
+        let Identity {
+            deployment,
+            generation,
+        } = &self.identity;
         // Messages below the log level cost nothing.
         if !is_logged(level) {
             return;
@@ -276,17 +302,28 @@ impl Output {
         // A line break in a message would start a line that looks like the host's own.
         let message = on_one_line(message);
         match level {
-            Level::Debug => tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}"),
-            Level::Info => tracing::info!(target: "foldstream::guest", deployment, generation, "{message}"),
-            Level::Warn => tracing::warn!(target: "foldstream::guest", deployment, generation, "{message}"),
-            Level::Error => tracing::error!(target: "foldstream::guest", deployment, generation, "{message}"),
+            Level::Debug => {
+                tracing::debug!(target: "foldstream::guest", deployment, generation, "{message}")
+            }
+            Level::Info => {
+                tracing::info!(target: "foldstream::guest", deployment, generation, "{message}")
+            }
+            Level::Warn => {
+                tracing::warn!(target: "foldstream::guest", deployment, generation, "{message}")
+            }
+            Level::Error => {
+                tracing::error!(target: "foldstream::guest", deployment, generation, "{message}")
+            }
         }
     }
 }
 
 /// Text with its control characters escaped: it can neither start a line nor control a terminal.
 fn on_one_line(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+    if !text
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+    {
         return Cow::Borrowed(text);
     }
     let escape = |c: char| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
@@ -319,7 +356,10 @@ mod tests {
     fn a_message_of_a_guest_is_one_line_of_the_log() {
         let forged = on_one_line("a\r\n2026-11-26T00:00:00Z ERROR forged\u{2028}\u{1b}[31m");
         assert_eq!(forged.lines().count(), 1, "{forged}");
-        assert!(!forged.chars().any(|c| c.is_control() || c == '\u{2028}'), "{forged}");
+        assert!(
+            !forged.chars().any(|c| c.is_control() || c == '\u{2028}'),
+            "{forged}"
+        );
         assert_eq!(on_one_line("Grüße, \u{1f44b}"), "Grüße, \u{1f44b}");
     }
 
@@ -329,10 +369,17 @@ mod tests {
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let passed = (0..2_000).filter(|_| flow.take(100, at(0)).0).count();
         assert_eq!(passed, 1_024);
-        assert_eq!(flow.take(100, at(1)), (false, None), "it was said a moment ago");
+        assert_eq!(
+            flow.take(100, at(1)),
+            (false, None),
+            "it was said a moment ago"
+        );
         assert!(flow.take(100, at(500)).0, "a line every ten milliseconds");
         let (passes, told) = flow.take(100, at(11_000));
-        assert!(passes && told.is_some_and(|dropped| dropped >= 970), "the rest is told later: {told:?}");
+        assert!(
+            passes && told.is_some_and(|dropped| dropped >= 970),
+            "the rest is told later: {told:?}"
+        );
     }
 
     #[test]
@@ -351,12 +398,37 @@ mod tests {
     #[test]
     fn message_of_a_panic_is_found_in_what_guests_of_any_language_write() {
         let sdk = ["panicked at src/lib.rs:12:9:\na sku has a category"];
-        assert_eq!(words(&sdk), ("panicked at src/lib.rs:12:9: a sku has a category".to_owned(), true));
-        let rust = ["thread 'main' panicked at src/lib.rs:3:5:", "no", "note: run with `RUST_BACKTRACE=1`"];
-        assert_eq!(words(&rust), ("panicked at src/lib.rs:3:5: no".to_owned(), true));
-        let go = ["looking", "panic: index out of range [3]", "", "goroutine 1 [running]:"];
-        assert_eq!(words(&go), ("panic: index out of range [3]".to_owned(), true));
-        let python = ["Traceback (most recent call last):", "  File \"app.py\", line 3", "KeyError: 'sku'"];
+        assert_eq!(
+            words(&sdk),
+            (
+                "panicked at src/lib.rs:12:9: a sku has a category".to_owned(),
+                true
+            )
+        );
+        let rust = [
+            "thread 'main' panicked at src/lib.rs:3:5:",
+            "no",
+            "note: run with `RUST_BACKTRACE=1`",
+        ];
+        assert_eq!(
+            words(&rust),
+            ("panicked at src/lib.rs:3:5: no".to_owned(), true)
+        );
+        let go = [
+            "looking",
+            "panic: index out of range [3]",
+            "",
+            "goroutine 1 [running]:",
+        ];
+        assert_eq!(
+            words(&go),
+            ("panic: index out of range [3]".to_owned(), true)
+        );
+        let python = [
+            "Traceback (most recent call last):",
+            "  File \"app.py\", line 3",
+            "KeyError: 'sku'",
+        ];
         assert_eq!(words(&python), ("KeyError: 'sku'".to_owned(), false));
     }
 }

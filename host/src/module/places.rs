@@ -1,7 +1,7 @@
 //! Places for instances: how many may exist at once, and which are reserved.
 //!
-//! The pool of linear memories has one slot per place, so a module whose instances need several memories takes several
-//! places. Queries and folds cannot take all places from each other.
+//! The pool of linear memories has one slot per place, so a module whose instances need several
+//! memories takes several places. Queries and folds cannot take all places from each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +43,12 @@ pub(super) struct Permit {
 impl Places {
     pub(super) fn new(total: u32) -> Self {
         let (taken, by_queries) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { total: total.max(1), taken, by_queries, wanted: watch::Sender::new(0) }
+        Self {
+            total: total.max(1),
+            taken,
+            by_queries,
+            wanted: watch::Sender::new(0),
+        }
     }
 
     /// The number of places.
@@ -63,7 +68,11 @@ impl Places {
             }
         };
         if add(&self.taken, count, most) {
-            return Some(Permit { places: Arc::clone(self), purpose, count });
+            return Some(Permit {
+                places: Arc::clone(self),
+                purpose,
+                count,
+            });
         }
         if purpose == Purpose::Query {
             self.by_queries.fetch_sub(count, Ordering::AcqRel);
@@ -81,7 +90,9 @@ impl Places {
 /// Adds to a counter, unless it would exceed `most`; returns whether it did.
 fn add(counter: &AtomicU32, count: u32, most: u32) -> bool {
     let sum = |before: u32| before.checked_add(count).filter(|sum| *sum <= most);
-    counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok()
+    counter
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, sum)
+        .is_ok()
 }
 
 impl Permit {
@@ -100,7 +111,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.places.taken.fetch_sub(self.count, Ordering::AcqRel);
         if self.purpose == Purpose::Query {
-            self.places.by_queries.fetch_sub(self.count, Ordering::AcqRel);
+            self.places
+                .by_queries
+                .fetch_sub(self.count, Ordering::AcqRel);
         }
     }
 }
@@ -134,8 +147,15 @@ mod tests {
         let wanted = only.wanted();
         let heavy = only.take(Purpose::Fold, 4).expect("it can run alone");
         assert!(only.take(Purpose::Query, 1).is_none() && only.take(Purpose::Fold, 1).is_none());
-        assert_eq!(only.by_queries.load(Ordering::Relaxed), 0, "a refused query gives its place back");
-        assert!(wanted.has_changed().expect("it is there"), "those without work are told");
+        assert_eq!(
+            only.by_queries.load(Ordering::Relaxed),
+            0,
+            "a refused query gives its place back"
+        );
+        assert!(
+            wanted.has_changed().expect("it is there"),
+            "those without work are told"
+        );
         drop(heavy);
         assert!(only.take(Purpose::Query, 4).is_some());
     }

@@ -1,6 +1,7 @@
 //! The sandbox of one instance: its limits, its counters, and the state that it works on.
 //!
-//! A [`Host`] is the data of one store. It never outlives the instance, and it holds the state only while a call runs.
+//! A [`Host`] is the data of one store. It never outlives the instance, and it holds the state only
+//! while a call runs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,13 +24,14 @@ use crate::state;
 const NAME_BYTES_MAX: usize = 200;
 /// Most frames of a trap's backtrace that are reported.
 const FRAMES_MAX: usize = 16;
-/// Most core instances, memories and tables of one component. Python needs some thirty core instances.
+/// Most core instances, memories and tables of one component. Python needs some thirty core
+/// instances.
 pub(super) const CORE_INSTANCES_MAX: u32 = 128;
 pub(super) const MEMORIES_MAX: u32 = 4;
 pub(super) const TABLES_MAX: u32 = 16;
 
-/// Host memory of an instance in addition to its linear memories and tables, in bytes: its store, its handles, and small
-/// buffers of host calls.
+/// Host memory of an instance in addition to its linear memories and tables, in bytes: its store,
+/// its handles, and small buffers of host calls.
 const INSTANCE_BYTES: u64 = 64 << 10;
 /// Memory for larger buffers of a host call is taken in pieces of this size, in bytes.
 const BUFFER_PIECE: u64 = 256 << 10;
@@ -85,7 +87,10 @@ impl Access {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("{limit}: {message}")]
-    Limit { limit: &'static str, message: String },
+    Limit {
+        limit: &'static str,
+        message: String,
+    },
     #[error(transparent)]
     State(state::Error),
     /// The host is short of memory.
@@ -105,8 +110,9 @@ impl Refusal {
     pub(super) const NO_OUTBOX: Self = Self::Denied(
         "the module published outside of `handle`; publish only there, because `query` and `manifest` have no effects",
     );
-    const READ_ONLY: Self =
-        Self::Denied("the module wrote to its state in `query`; a query can only read, so write in `apply`");
+    const READ_ONLY: Self = Self::Denied(
+        "the module wrote to its state in `query`; a query can only read, so write in `apply`",
+    );
 }
 
 impl From<state::Error> for Refusal {
@@ -128,14 +134,15 @@ pub(super) struct Bounds {
     pub(super) table_elements_max: usize,
     pub(super) log_bytes_max: usize,
     pub(super) deadline: Duration,
-    /// Most bytes that pass in one call of put-many or get-many, or as the result of one page of a migration.
+    /// Most bytes that pass in one call of put-many or get-many, or as the result of one page of a
+    /// migration.
     pub(super) transfer_bytes_max: usize,
     /// Largest value, in bytes.
     pub(super) value_bytes_max: usize,
 }
 
-/// The memory of what one host call collects: a list of the guest, values, a page. The next call releases it, because by
-/// then the guest has a copy.
+/// The memory of what one host call collects: a list of the guest, values, a page. The next call
+/// releases it, because by then the guest has a copy.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     /// Present except while a call has it.
@@ -195,7 +202,10 @@ pub(super) struct Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Host").field("bounds", &self.bounds).finish_non_exhaustive()
+        formatter
+            .debug_struct("Host")
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
     }
 }
 
@@ -217,7 +227,9 @@ impl Host {
         Self {
             access: Access::None,
             handling: None,
-            buffer: Buffer { memory: Some(memory.another()) },
+            buffer: Buffer {
+                memory: Some(memory.another()),
+            },
             growth: Growth::new(&bounds, memory),
             output,
             wasi,
@@ -272,7 +284,8 @@ impl Host {
         Ok(())
     }
 
-    /// When the running call must end. Only guest code checks epochs, so long work of the host checks this.
+    /// When the running call must end. Only guest code checks epochs, so long work of the host
+    /// checks this.
     pub(super) fn ends_at(&self) -> Instant {
         self.ends_at
     }
@@ -311,18 +324,31 @@ impl Host {
             Some(Trap::StackOverflow) => {
                 return ApplyError::Limit {
                     limit: "stack",
-                    message: "the module's calls nest too deeply; replace recursion by a loop".to_owned(),
+                    message: "the module's calls nest too deeply; replace recursion by a loop"
+                        .to_owned(),
                 };
             }
             _ => {}
         }
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
-            let said = self.output.last_words().map(|words| format!(" ({words})")).unwrap_or_default();
-            let message = format!("the module ended itself with exit status {}{said}; return instead", exit.0);
+            let said = self
+                .output
+                .last_words()
+                .map(|words| format!(" ({words})"))
+                .unwrap_or_default();
+            let message = format!(
+                "the module ended itself with exit status {}{said}; return instead",
+                exit.0
+            );
             return ApplyError::Trap(message);
         }
         match &self.growth.refused {
-            Some(Refused::Limit(limit, message)) => return ApplyError::Limit { limit, message: message.clone() },
+            Some(Refused::Limit(limit, message)) => {
+                return ApplyError::Limit {
+                    limit,
+                    message: message.clone(),
+                };
+            }
             Some(Refused::Short(message)) => return self.short(message.clone()),
             Some(Refused::Host(message)) => return ApplyError::Host(message.clone()),
             None => {}
@@ -342,9 +368,13 @@ impl Host {
     }
 }
 
-/// Whether the guest passed more at once than allowed. The error has no type of its own to test for.
+/// Whether the guest passed more at once than allowed. The error has no type of its own to test
+/// for.
 fn is_out_of_fuel(error: &wasmtime::Error) -> bool {
-    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
+    error
+        .root_cause()
+        .to_string()
+        .contains("fuel allocated for hostcalls has been exhausted")
 }
 
 impl Host {
@@ -354,8 +384,9 @@ impl Host {
         ApplyError::Busy(message)
     }
 
-    /// Requests that to make of the module's word that an event failed, if its instance has as much memory as the module declares: the
-    /// limit is named, and the event is tried by an instance that holds nothing.
+    /// Requests that to make of the module's word that an event failed, if its instance has as much
+    /// memory as the module declares: the limit is named, and the event is tried by an instance
+    /// that holds nothing.
     pub(super) fn doubted(&self, failure: &str) -> Option<ApplyError> {
         let mebibytes = self.growth.memory_bytes >> 20;
         self.growth.is_at_own_maximum.then(|| ApplyError::Limit {
@@ -376,15 +407,19 @@ impl Host {
     }
 }
 
-/// Cause and backtrace of a trap, with the module's last message, within the limit of messages. Frames without a name
-/// are useless.
+/// Cause and backtrace of a trap, with the module's last message, within the limit of messages.
+/// Frames without a name are useless.
 fn describe(error: &wasmtime::Error, last_words: Option<String>) -> String {
     let mut text = error.root_cause().to_string();
     if let Some(words) = last_words {
         text.push_str(&format!("; the module said last: {words}"));
     }
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        let names = backtrace.frames().iter().take(FRAMES_MAX).filter_map(|frame| frame.func_name());
+        let names = backtrace
+            .frames()
+            .iter()
+            .take(FRAMES_MAX)
+            .filter_map(|frame| frame.func_name());
         for name in names {
             text.push_str(&format!("\n  at {}", clipped(name, NAME_BYTES_MAX)));
         }
@@ -394,8 +429,14 @@ fn describe(error: &wasmtime::Error, last_words: Option<String>) -> String {
 
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let wasi = self.wasi.as_mut().expect("a component that imports WASI gets it when its store is made");
-        WasiCtxView { ctx: &mut wasi.context, table: &mut wasi.table }
+        let wasi = self
+            .wasi
+            .as_mut()
+            .expect("a component that imports WASI gets it when its store is made");
+        WasiCtxView {
+            ctx: &mut wasi.context,
+            table: &mut wasi.table,
+        }
     }
 }
 
@@ -445,10 +486,11 @@ impl Growth {
         self.table_elements as u64 * size_of::<usize>() as u64
     }
 
-    /// Ends the call. A guest that learns of the failure could behave differently than with more memory, and its result
-    /// would depend on what its instance happens to hold.
+    /// Ends the call. A guest that learns of the failure could behave differently than with more
+    /// memory, and its result would depend on what its instance happens to hold.
     fn refuse(&mut self, refused: Refused) -> wasmtime::Result<bool> {
-        let (Refused::Limit(_, message) | Refused::Short(message) | Refused::Host(message)) = &refused;
+        let (Refused::Limit(_, message) | Refused::Short(message) | Refused::Host(message)) =
+            &refused;
         let error = wasmtime::Error::msg(message.clone());
         self.refused = Some(refused);
         Err(error)
@@ -456,8 +498,16 @@ impl Growth {
 }
 
 impl ResourceLimiter for Growth {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let total = self.memory_bytes.saturating_sub(current).saturating_add(desired);
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self
+            .memory_bytes
+            .saturating_sub(current)
+            .saturating_add(desired);
         if total > self.memory_bytes_max {
             let message = format!(
                 "the module needs {total} bytes of memory, {} are allowed; keep less in memory, or ask for more under \
@@ -467,12 +517,15 @@ impl ResourceLimiter for Growth {
             return self.refuse(Refused::Limit("memory-bytes", message));
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
-            // The module's own maximum: allocators look for it, and have another way. What it says of an event from then
-            // on may be due to what its instance holds.
+            // The module's own maximum: allocators look for it, and have another way. What it says
+            // of an event from then on may be due to what its instance holds.
             self.is_at_own_maximum = true;
             return Ok(false);
         }
-        if let Err(shortage) = self.memory.grow_to(total as u64 + self.table_bytes() + INSTANCE_BYTES) {
+        if let Err(shortage) = self
+            .memory
+            .grow_to(total as u64 + self.table_bytes() + INSTANCE_BYTES)
+        {
             return self.refuse(Refused::Short(shortage.to_string()));
         }
         self.memory_bytes = total;
@@ -480,14 +533,27 @@ impl ResourceLimiter for Growth {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refuse(Refused::Host(format!("no more memory for a module: {error}"))).map(drop)
+        self.refuse(Refused::Host(format!(
+            "no more memory for a module: {error}"
+        )))
+        .map(drop)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let total = self.table_elements.saturating_sub(current).saturating_add(desired);
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self
+            .table_elements
+            .saturating_sub(current)
+            .saturating_add(desired);
         if total > self.table_elements_max {
-            let message =
-                format!("the module needs {total} table elements; this host allows {}", self.table_elements_max);
+            let message = format!(
+                "the module needs {total} table elements; this host allows {}",
+                self.table_elements_max
+            );
             return self.refuse(Refused::Limit("table-elements", message));
         }
         if maximum.is_some_and(|maximum| desired > maximum) {
@@ -495,7 +561,10 @@ impl ResourceLimiter for Growth {
             return Ok(false);
         }
         self.table_elements = total;
-        if let Err(shortage) = self.memory.grow_to(self.memory_bytes as u64 + self.table_bytes() + INSTANCE_BYTES) {
+        if let Err(shortage) = self
+            .memory
+            .grow_to(self.memory_bytes as u64 + self.table_bytes() + INSTANCE_BYTES)
+        {
             return self.refuse(Refused::Short(shortage.to_string()));
         }
         Ok(true)

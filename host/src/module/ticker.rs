@@ -42,10 +42,14 @@ impl Ticker {
     pub(super) fn start(tick: impl Fn() + Send + 'static) -> Result<Self, Error> {
         let inner = Arc::new(Inner::default());
         let shared = Arc::clone(&inner);
-        let thread = std::thread::Builder::new().name("epoch".to_owned()).spawn(move || shared.run(tick));
+        let thread = std::thread::Builder::new()
+            .name("epoch".to_owned())
+            .spawn(move || shared.run(tick));
         match thread {
             Ok(_) => Ok(Self { inner }),
-            Err(error) => Err(Error::Engine(format!("cannot start the thread that watches deadlines: {error}"))),
+            Err(error) => Err(Error::Engine(format!(
+                "cannot start the thread that watches deadlines: {error}"
+            ))),
         }
     }
 
@@ -55,7 +59,9 @@ impl Ticker {
         if self.inner.rests.load(Ordering::SeqCst) {
             self.inner.wake();
         }
-        Running { inner: Arc::clone(&self.inner) }
+        Running {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
@@ -135,7 +141,9 @@ mod tests {
             until("it ticks", || ticks.load(Ordering::SeqCst) > before + 2);
             drop(one);
             let before = ticks.load(Ordering::SeqCst);
-            until("it ticks on", || ticks.load(Ordering::SeqCst) > before + u64::from(IDLE_TICKS) * 2);
+            until("it ticks on", || {
+                ticks.load(Ordering::SeqCst) > before + u64::from(IDLE_TICKS) * 2
+            });
             drop(other);
         }
     }

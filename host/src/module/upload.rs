@@ -28,7 +28,10 @@ pub(super) fn kind(upload: &[u8]) -> Result<Kind, &'static str> {
 
 /// SHA-256 of a component, in lower-case hexadecimal: the name of a module.
 pub fn digest(component: &[u8]) -> String {
-    Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(component)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Describes a file that is not WebAssembly.

@@ -1,7 +1,9 @@
-//! The closed WASI: the interfaces that Python, JavaScript and Go expect, without access to the system.
+//! The closed WASI: the interfaces that Python, JavaScript and Go expect, without access to the
+//! system.
 //!
-//! Clocks show the time of events and advance by sleeping, randomness is seeded, output goes to the log; there are no
-//! files, sockets, arguments or environment. Two instances of one generation that see the same events behave the same.
+//! Clocks show the time of events and advance by sleeping, randomness is seeded, output goes to the
+//! log; there are no files, sockets, arguments or environment. Two instances of one generation that
+//! see the same events behave the same.
 
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
@@ -21,7 +23,9 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
-use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamResult, TcpSocket, UdpSocket, subscribe};
+use wasmtime_wasi::p2::{
+    DynPollable, OutputStream, Pollable, StreamResult, TcpSocket, UdpSocket, subscribe,
+};
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, async_trait};
 
 use super::Identity;
@@ -55,7 +59,8 @@ impl Wasi {
             hash.finalize().into()
         };
         let hash_seed = seed("hash-seed");
-        let hash_seed = u128::from_le_bytes(hash_seed[..16].try_into().expect("a digest has 32 bytes"));
+        let hash_seed =
+            u128::from_le_bytes(hash_seed[..16].try_into().expect("a digest has 32 bytes"));
         let context = WasiCtx::builder()
             .wall_clock(Reader(Arc::clone(clock)))
             .monotonic_clock(Reader(Arc::clone(clock)))
@@ -66,8 +71,14 @@ impl Wasi {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
-            .stdout(LogStream { stream: Stream::Out, output: Arc::clone(output) })
-            .stderr(LogStream { stream: Stream::Err, output: Arc::clone(output) })
+            .stdout(LogStream {
+                stream: Stream::Out,
+                output: Arc::clone(output),
+            })
+            .stderr(LogStream {
+                stream: Stream::Err,
+                output: Arc::clone(output),
+            })
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
@@ -75,31 +86,40 @@ impl Wasi {
     }
 }
 
-/// Defines all WASI 0.2 interfaces that language runtimes import, and closes what wasmtime-wasi leaves open.
+/// Defines all WASI 0.2 interfaces that language runtimes import, and closes what wasmtime-wasi
+/// leaves open.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
     // A sleep must not wait: the guest would block its thread, and its clock would not advance.
     let mut clock = linker.instance(&format!("wasi:clocks/monotonic-clock@{VERSION}"))?;
-    clock.func_wrap("subscribe-duration", |caller: StoreContextMut<'_, Host>, (duration,): (u64,)| {
-        sleep(caller, |now| now.saturating_add(duration))
-    })?;
-    clock.func_wrap("subscribe-instant", |caller: StoreContextMut<'_, Host>, (instant,): (u64,)| {
-        sleep(caller, |_| instant)
-    })?;
+    clock.func_wrap(
+        "subscribe-duration",
+        |caller: StoreContextMut<'_, Host>, (duration,): (u64,)| {
+            sleep(caller, |now| now.saturating_add(duration))
+        },
+    )?;
+    clock.func_wrap(
+        "subscribe-instant",
+        |caller: StoreContextMut<'_, Host>, (instant,): (u64,)| sleep(caller, |_| instant),
+    )?;
     // Sockets could not be connected, but each would cost the host a file descriptor.
-    linker.instance(&format!("wasi:sockets/tcp-create-socket@{VERSION}"))?.func_wrap(
-        "create-tcp-socket",
-        |_: StoreContextMut<'_, Host>, (_,): (IpAddressFamily,)| {
-            Ok((Err::<Resource<TcpSocket>, _>(ErrorCode::AccessDenied),))
-        },
-    )?;
-    linker.instance(&format!("wasi:sockets/udp-create-socket@{VERSION}"))?.func_wrap(
-        "create-udp-socket",
-        |_: StoreContextMut<'_, Host>, (_,): (IpAddressFamily,)| {
-            Ok((Err::<Resource<UdpSocket>, _>(ErrorCode::AccessDenied),))
-        },
-    )?;
+    linker
+        .instance(&format!("wasi:sockets/tcp-create-socket@{VERSION}"))?
+        .func_wrap(
+            "create-tcp-socket",
+            |_: StoreContextMut<'_, Host>, (_,): (IpAddressFamily,)| {
+                Ok((Err::<Resource<TcpSocket>, _>(ErrorCode::AccessDenied),))
+            },
+        )?;
+    linker
+        .instance(&format!("wasi:sockets/udp-create-socket@{VERSION}"))?
+        .func_wrap(
+            "create-udp-socket",
+            |_: StoreContextMut<'_, Host>, (_,): (IpAddressFamily,)| {
+                Ok((Err::<Resource<UdpSocket>, _>(ErrorCode::AccessDenied),))
+            },
+        )?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -112,13 +132,16 @@ fn sleep(
     host.count_call()?;
     let clock = Arc::clone(&host.clock);
     let until = until(clock.now());
-    let wasi = host.wasi.as_mut().expect("a component that imports WASI gets it when its store is made");
+    let wasi = host
+        .wasi
+        .as_mut()
+        .expect("a component that imports WASI gets it when its store is made");
     let timer = wasi.table.push(Timer { clock, until })?;
     Ok((subscribe(&mut wasi.table, timer)?,))
 }
 
-/// The time that a guest sees, in nanoseconds since the Unix epoch. It never goes back, and advances only by events, by
-/// sleeping and, very little, by reading it.
+/// The time that a guest sees, in nanoseconds since the Unix epoch. It never goes back, and
+/// advances only by events, by sleeping and, very little, by reading it.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     now: AtomicU64,
@@ -182,7 +205,8 @@ impl Pollable for Timer {
     }
 }
 
-/// A timer that is being waited for; it is removed when the wait ends, also if another timer ended it.
+/// A timer that is being waited for; it is removed when the wait ends, also if another timer ended
+/// it.
 struct Waiting<'a> {
     clock: &'a Clock,
     until: u64,
@@ -263,7 +287,11 @@ impl Pollable for LogStream {
 }
 
 impl AsyncWrite for LogStream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.output.write_stream(self.stream, bytes);
         Poll::Ready(Ok(bytes.len()))
     }

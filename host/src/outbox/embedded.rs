@@ -1,8 +1,8 @@
 //! Releasing to an embedded log: exactly once.
 //!
-//! The log keeps a cursor for each lineage: the place of the last effect that it stored. It moves in the commit of the
-//! append. Whatever happened before (a crash, an answer that was lost, a state file from a backup), effects up to the
-//! cursor are stored and those after it are not.
+//! The log keeps a cursor for each lineage: the place of the last effect that it stored. It moves
+//! in the commit of the append. Whatever happened before (a crash, an answer that was lost, a state
+//! file from a backup), effects up to the cursor are stored and those after it are not.
 
 use super::Sent;
 use crate::effects::{Lineage, PLACE_BYTES, Row};
@@ -20,17 +20,39 @@ pub(super) fn send(log: &Log, lineage: Lineage, rows: Vec<Row>) -> Sent {
     let again = confirmed.len() as u64;
     let trouble = append(log, &name, cursor, &mut new);
     confirmed.append(&mut new);
-    Sent { confirmed, again, trouble, ..Sent::default() }
+    Sent {
+        confirmed,
+        again,
+        trouble,
+        ..Sent::default()
+    }
 }
 
 /// Appends effects in one commit, and leaves those in `rows` that are stored.
-fn append(log: &Log, name: &str, from: Option<[u8; PLACE_BYTES]>, rows: &mut Vec<Row>) -> Option<String> {
+fn append(
+    log: &Log,
+    name: &str,
+    from: Option<[u8; PLACE_BYTES]>,
+    rows: &mut Vec<Row>,
+) -> Option<String> {
     let mut refused = None;
     loop {
-        let Some(last) = rows.last() else { return refused };
-        let cursor = CursorMove { name: name.to_owned(), from, to: last.place.to_bytes() };
+        let Some(last) = rows.last() else {
+            return refused;
+        };
+        let cursor = CursorMove {
+            name: name.to_owned(),
+            from,
+            to: last.place.to_bytes(),
+        };
         let events: Vec<NewEvent> = rows.iter().map(event).collect();
-        match log.append(&events, &Expectation { cursor: Some(cursor), ..Expectation::default() }) {
+        match log.append(
+            &events,
+            &Expectation {
+                cursor: Some(cursor),
+                ..Expectation::default()
+            },
+        ) {
             Ok(_) => return refused,
             Err(log::Error::Invalid { index, message }) => {
                 // The effects before it are sound, and those after it wait for it.
@@ -45,7 +67,8 @@ fn append(log: &Log, name: &str, from: Option<[u8; PLACE_BYTES]>, rows: &mut Vec
     }
 }
 
-/// Without an id: the cursor tells what is stored, and the id of a stranger's event must not hide an effect.
+/// Without an id: the cursor tells what is stored, and the id of a stranger's event must not hide
+/// an effect.
 fn event(row: &Row) -> NewEvent {
     let effect = &row.effect;
     NewEvent {
@@ -72,12 +95,24 @@ mod tests {
             data: Payload::from("{}"),
             key: String::new(),
         };
-        Row { target: "events".to_owned(), place: Place { sequence, sub: 0, index: 0 }, made_ns: 0, effect }
+        Row {
+            target: "events".to_owned(),
+            place: Place {
+                sequence,
+                sub: 0,
+                index: 0,
+            },
+            made_ns: 0,
+            effect,
+        }
     }
 
     fn subjects(log: &Log) -> Vec<String> {
         let (events, _) = log.read(0, None, 100, usize::MAX).expect("reads");
-        events.into_iter().map(|event| event.subject.to_string()).collect()
+        events
+            .into_iter()
+            .map(|event| event.subject.to_string())
+            .collect()
     }
 
     #[test]
@@ -86,7 +121,10 @@ mod tests {
         let path = folder.path().join("log.redb");
         let log = Log::open(&path, log::Options::default()).expect("opens");
         let sent = send(&log, Lineage(1), vec![row(1), row(2)]);
-        assert_eq!((sent.confirmed.len(), sent.again, sent.trouble), (2, 0, None));
+        assert_eq!(
+            (sent.confirmed.len(), sent.again, sent.trouble),
+            (2, 0, None)
+        );
         drop(log);
         // The answer was lost, and the process was started again.
         let log = Log::open(&path, log::Options::default()).expect("opens");
@@ -101,13 +139,19 @@ mod tests {
     #[test]
     fn effect_that_the_log_refuses_holds_back_those_after_it_and_none_before_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let options = log::Options { event_bytes_max: 100, ..log::Options::default() };
+        let options = log::Options {
+            event_bytes_max: 100,
+            ..log::Options::default()
+        };
         let log = Log::open(&folder.path().join("log.redb"), options).expect("opens");
         let mut large = row(2);
         large.effect.data = Payload::from("x".repeat(200));
         let sent = send(&log, Lineage(1), vec![row(1), large, row(3)]);
         assert_eq!(sent.confirmed, [row(1)]);
-        assert!(sent.trouble.is_some_and(|trouble| trouble.contains("refuses")));
+        assert!(
+            sent.trouble
+                .is_some_and(|trouble| trouble.contains("refuses"))
+        );
         assert_eq!(subjects(&log), ["out.1"]);
     }
 }

@@ -1,12 +1,13 @@
-//! Releasing to a JetStream stream: at least once, and once within the window in which the stream recognises ids.
+//! Releasing to a JetStream stream: at least once, and once within the window in which the stream
+//! recognises ids.
 //!
-//! If the stream keeps its messages, it is not the window that decides. After a start, and whenever an answer stayed out, the
-//! host first reads what the stream has stored since the last moment at which nothing was in doubt (the mark), and sends the
-//! rest. Only a message that is still on its way meanwhile, over a connection that has just been lost, leans on the
-//! window.
+//! If the stream keeps its messages, it is not the window that decides. After a start, and whenever
+//! an answer stayed out, the host first reads what the stream has stored since the last moment at
+//! which nothing was in doubt (the mark), and sends the rest. Only a message that is still on its
+//! way meanwhile, over a connection that has just been lost, leans on the window.
 //!
-//! Effects of one key leave one after the other, each once the one before it is confirmed; different keys leave side by
-//! side. So the order of a key holds even if one message is refused.
+//! Effects of one key leave one after the other, each once the one before it is confirmed;
+//! different keys leave side by side. So the order of a key holds even if one message is refused.
 
 use std::collections::{HashMap, HashSet};
 
@@ -43,27 +44,50 @@ pub(super) async fn look(
     grants: &Grants,
 ) -> Result<Known, String> {
     let description = publisher.describe().await?;
-    let window = Known { promise: Promise::Window, description, stored: HashSet::new() };
+    let window = Known {
+        promise: Promise::Window,
+        description,
+        stored: HashSet::new(),
+    };
     if !description.keeps {
         return Ok(window);
     }
-    let read_back = Known { promise: Promise::ReadBack, ..window };
+    let read_back = Known {
+        promise: Promise::ReadBack,
+        ..window
+    };
     let Some(mark) = store.effect_mark(target) else {
-        // Durable before the first message: a crash after it must not have to search the whole stream.
+        // Durable before the first message: a crash after it must not have to search the whole
+        // stream.
         store.set_effect_mark(target, description.last);
         let store = store.clone();
         let recorded = tokio::task::spawn_blocking(move || store.remove_confirmed_effects()).await;
-        recorded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        recorded
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
         return Ok(read_back);
     };
-    let patterns: Vec<&str> =
-        grants.iter().filter(|grant| grant.source == target).map(|grant| grant.subjects.as_str()).collect();
-    let covering = SubjectSet::parse(&patterns).map_err(|error| error.to_string())?.covering();
+    let patterns: Vec<&str> = grants
+        .iter()
+        .filter(|grant| grant.source == target)
+        .map(|grant| grant.subjects.as_str())
+        .collect();
+    let covering = SubjectSet::parse(&patterns)
+        .map_err(|error| error.to_string())?
+        .covering();
     let is_whole = description.first <= mark + 1 && mark <= description.last;
-    let ids =
-        if is_whole { publisher.ids_after(mark, covering.as_str(), &format!("fs.{lineage}.")).await? } else { None };
+    let ids = if is_whole {
+        publisher
+            .ids_after(mark, covering.as_str(), &format!("fs.{lineage}."))
+            .await?
+    } else {
+        None
+    };
     match ids {
-        Some(stored) => Ok(Known { stored, ..read_back }),
+        Some(stored) => Ok(Known {
+            stored,
+            ..read_back
+        }),
         None => {
             tracing::warn!(
                 target,
@@ -74,7 +98,10 @@ pub(super) async fn look(
                  decides"
             );
             store.set_effect_mark(target, description.last);
-            Ok(Known { promise: Promise::Window, ..read_back })
+            Ok(Known {
+                promise: Promise::Window,
+                ..read_back
+            })
         }
     }
 }
@@ -83,12 +110,18 @@ pub(super) async fn look(
 pub(super) struct Conditions<'a> {
     /// Whether the deployment stops.
     pub(super) stopped: &'a watch::Receiver<bool>,
-    /// Why a message may not be sent now, if so: connecting may take long, and a grant may be withdrawn meanwhile.
+    /// Why a message may not be sent now, if so: connecting may take long, and a grant may be
+    /// withdrawn meanwhile.
     pub(super) denied: &'a (dyn Fn(&Row) -> Option<String> + Send + Sync),
 }
 
 /// Sends effects, in order within each key; ends early once it is asked to stop.
-pub(super) async fn send(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>, conditions: &Conditions<'_>) -> Sent {
+pub(super) async fn send(
+    publisher: &Publisher,
+    lineage: Lineage,
+    rows: Vec<Row>,
+    conditions: &Conditions<'_>,
+) -> Sent {
     let mut chains: HashMap<String, Vec<Row>> = HashMap::new();
     for row in rows {
         chains.entry(row.effect.key.clone()).or_default().push(row);
@@ -100,7 +133,14 @@ pub(super) async fn send(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>
     let sent = futures_util::stream::iter(chains.into_iter().map(send));
     let mut all = Sent::default();
     let mut sent = sent.buffer_unordered(IN_FLIGHT);
-    while let Some(Sent { confirmed, again, sequence, is_in_doubt, trouble }) = sent.next().await {
+    while let Some(Sent {
+        confirmed,
+        again,
+        sequence,
+        is_in_doubt,
+        trouble,
+    }) = sent.next().await
+    {
         all.confirmed.extend(confirmed);
         all.again += again;
         all.sequence = all.sequence.max(sequence);
@@ -111,7 +151,12 @@ pub(super) async fn send(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>
 }
 
 /// Sends the effects of one key until one is not confirmed.
-async fn send_chain(publisher: &Publisher, lineage: Lineage, rows: Vec<Row>, conditions: &Conditions<'_>) -> Sent {
+async fn send_chain(
+    publisher: &Publisher,
+    lineage: Lineage,
+    rows: Vec<Row>,
+    conditions: &Conditions<'_>,
+) -> Sent {
     let mut sent = Sent::default();
     for row in rows {
         if *conditions.stopped.borrow() {
@@ -147,5 +192,10 @@ fn outgoing(row: &Row, lineage: Lineage) -> Outgoing {
         Payload::Bytes(bytes) => bytes.clone(),
         text @ Payload::Text(_) => Bytes::copy_from_slice(text.as_bytes()),
     };
-    Outgoing { id: row.place.id(lineage), subject: effect.subject.clone(), headers: effect.headers.clone(), data }
+    Outgoing {
+        id: row.place.id(lineage),
+        subject: effect.subject.clone(),
+        headers: effect.headers.clone(),
+        data,
+    }
 }

@@ -1,7 +1,7 @@
 //! Releasing effects: sends what waits in the outbox of a state, and confirms what is stored.
 //!
-//! One releaser per owner, alive while its state is open. It reads durable rows only, so nothing leaves before the
-//! commit that has it. It never decides what an effect is; it only moves it.
+//! One releaser per owner, alive while its state is open. It reads durable rows only, so nothing
+//! leaves before the commit that has it. It never decides what an effect is; it only moves it.
 
 mod embedded;
 mod jetstream;
@@ -28,6 +28,9 @@ struct Sent {
 
 impl Sent {
     fn nothing(trouble: impl Into<String>) -> Self {
-        Self { trouble: Some(trouble.into()), ..Self::default() }
+        Self {
+            trouble: Some(trouble.into()),
+            ..Self::default()
+        }
     }
 }

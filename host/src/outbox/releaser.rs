@@ -1,4 +1,5 @@
-//! The tasks of an owner that send its effects: one per source, so that a stream that is away holds back no other.
+//! The tasks of an owner that send its effects: one per source, so that a stream that is away holds
+//! back no other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ const ROWS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 << 20;
 /// Pause after a failure: it doubles up to the longest one, and varies by half.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How long confirmed effects may stay in the file. A crash within that time sends them again, so it is far shorter than
-/// any stream's window.
+/// How long confirmed effects may stay in the file. A crash within that time sends them again, so
+/// it is far shorter than any stream's window.
 const CONFIRMED_MAX: Duration = Duration::from_secs(1);
 /// How long a stop waits for messages on their way.
 const STOP_MAX: Duration = Duration::from_secs(4);
-/// How long a task then waits for confirmations. What is not confirmed is sent again, with the same ids.
+/// How long a task then waits for confirmations. What is not confirmed is sent again, with the same
+/// ids.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a releaser needs.
@@ -58,11 +60,18 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Removes confirmed effects, unless the disk has too little room for a commit: then they are sent again after a
-    /// crash, which is sound.
+    /// Removes confirmed effects, unless the disk has too little room for a commit: then they are
+    /// sent again after a crash, which is sound.
     fn remove_confirmed(&self) -> Result<(), state::Error> {
-        let has_room = self.room.as_ref().is_none_or(|room| room.check(Use::Write, 0).is_ok());
-        if has_room { self.store.remove_confirmed_effects() } else { Ok(()) }
+        let has_room = self
+            .room
+            .as_ref()
+            .is_none_or(|room| room.check(Use::Write, 0).is_ok());
+        if has_room {
+            self.store.remove_confirmed_effects()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -92,17 +101,23 @@ impl Releaser {
             tasks.push(runtime.spawn(task.run()));
         }
         tasks.push(runtime.spawn(report_unknown(Arc::clone(&parts), stopped)));
-        Self { stop, tasks, runtime: runtime.clone(), parts }
+        Self {
+            stop,
+            tasks,
+            runtime: runtime.clone(),
+            parts,
+        }
     }
 
-    /// Ends all tasks and removes what is confirmed. Blocking; not to be called on a thread of the runtime.
+    /// Ends all tasks and removes what is confirmed. Blocking; not to be called on a thread of the
+    /// runtime.
     pub fn stop(mut self) {
         self.stop.send_replace(true);
         let tasks = std::mem::take(&mut self.tasks);
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
-        let ended = self
-            .runtime
-            .block_on(async { tokio::time::timeout(STOP_MAX, futures_util::future::join_all(tasks)).await });
+        let ended = self.runtime.block_on(async {
+            tokio::time::timeout(STOP_MAX, futures_util::future::join_all(tasks)).await
+        });
         if ended.is_err() {
             // Another owner may send the same effects from now on.
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
@@ -156,7 +171,8 @@ struct Task {
     outlet: Outlet,
     stopped: watch::Receiver<bool>,
     changed: watch::Receiver<u64>,
-    /// Effects may be stored without our knowing: after a start, and after an answer that stayed out.
+    /// Effects may be stored without our knowing: after a start, and after an answer that stayed
+    /// out.
     is_in_doubt: AtomicBool,
 }
 
@@ -167,17 +183,25 @@ impl Task {
         while !*self.stopped.borrow() {
             durable.borrow_and_update();
             self.changed.borrow_and_update();
-            let rows = if (self.parts.is_paused)() { Ok(Vec::new()) } else { self.rows().await };
+            let rows = if (self.parts.is_paused)() {
+                Ok(Vec::new())
+            } else {
+                self.rows().await
+            };
             let rows = match rows {
                 Ok(rows) => rows,
                 Err(error) => {
-                    self.parts.status.troubled(&self.name, Some(error.to_string()));
+                    self.parts
+                        .status
+                        .troubled(&self.name, Some(error.to_string()));
                     self.rest(&mut durable, Some(PAUSE.1)).await;
                     continue;
                 }
             };
             if rows.is_empty() {
-                self.parts.status.change(&self.name, |target| target.oldest_ns = None);
+                self.parts
+                    .status
+                    .change(&self.name, |target| target.oldest_ns = None);
                 self.parts.status.troubled(&self.name, None);
                 pause = PAUSE.0;
                 self.rest(&mut durable, None).await;
@@ -188,7 +212,8 @@ impl Task {
                 pause = PAUSE.0;
             }
             if outcome != Outcome::Done {
-                self.rest_after_trouble(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                self.rest_after_trouble(pause.mul_f64(0.5 + fastrand::f64() / 2.0))
+                    .await;
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
@@ -196,7 +221,8 @@ impl Task {
 
     async fn rows(&self) -> Result<Vec<Row>, state::Error> {
         let (store, name) = (self.parts.store.clone(), self.name.clone());
-        let read = tokio::task::spawn_blocking(move || store.effects(&name, ROWS_MAX, BYTES_MAX)).await;
+        let read =
+            tokio::task::spawn_blocking(move || store.effects(&name, ROWS_MAX, BYTES_MAX)).await;
         read.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
     }
 
@@ -207,11 +233,17 @@ impl Task {
         status.change(&self.name, |target| target.oldest_ns = oldest_ns);
         // Checked again: an operator may have withdrawn a grant since the fold had it.
         let grants = (self.parts.grants)();
-        let denied = rows.iter().position(|row| self.denied(&grants, row).is_some());
+        let denied = rows
+            .iter()
+            .position(|row| self.denied(&grants, row).is_some());
         let withdrawn = denied.and_then(|index| self.denied(&grants, &rows[index]));
         // Later ones wait as well: their order is that of their places.
         rows.truncate(denied.unwrap_or(rows.len()));
-        let sent = if rows.is_empty() { Sent::default() } else { self.send_unless_stopped(rows).await };
+        let sent = if rows.is_empty() {
+            Sent::default()
+        } else {
+            self.send_unless_stopped(rows).await
+        };
         if withdrawn.is_some() {
             // One of those that wait may be stored.
             self.is_in_doubt.store(true, Ordering::Relaxed);
@@ -240,7 +272,8 @@ impl Task {
         })
     }
 
-    /// Sends rows; gives up soon after a stop, because a server that is away may take long to say so.
+    /// Sends rows; gives up soon after a stop, because a server that is away may take long to say
+    /// so.
     async fn send_unless_stopped(&self, rows: Vec<Row>) -> Sent {
         let mut stopped = self.stopped.clone();
         let late = async {
@@ -264,7 +297,8 @@ impl Task {
                     Ok(log) => log,
                     Err(error) => return Sent::nothing(error.to_string()),
                 };
-                let sent = tokio::task::spawn_blocking(move || embedded::send(&log, lineage, rows)).await;
+                let sent =
+                    tokio::task::spawn_blocking(move || embedded::send(&log, lineage, rows)).await;
                 sent.unwrap_or_else(|error| Sent::nothing(error.to_string()))
             }
             Outlet::JetStream(publisher) => self.send_to_stream(publisher, rows).await,
@@ -276,20 +310,27 @@ impl Task {
         let (mut found, mut new) = (Vec::new(), rows);
         if self.is_in_doubt.load(Ordering::Relaxed) {
             let place = (&self.parts.store, self.name.as_str());
-            let known = match jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await {
-                Ok(known) => known,
-                Err(error) => return Sent::nothing(error),
-            };
+            let known =
+                match jetstream::look(publisher, place, lineage, &(self.parts.grants)()).await {
+                    Ok(known) => known,
+                    Err(error) => return Sent::nothing(error),
+                };
             self.parts.status.change(&self.name, |target| {
-                (target.window, target.promise) = (Some(known.description.window), Some(known.promise));
+                (target.window, target.promise) =
+                    (Some(known.description.window), Some(known.promise));
             });
-            (found, new) = new.into_iter().partition(|row| known.stored.contains(&row.place.id(lineage)));
+            (found, new) = new
+                .into_iter()
+                .partition(|row| known.stored.contains(&row.place.id(lineage)));
         }
         let again = found.len() as u64;
         // Until it is known what became of each, even if this is dropped half-way.
         self.is_in_doubt.store(true, Ordering::Relaxed);
         let denied = |row: &Row| self.denied(&(self.parts.grants)(), row);
-        let conditions = jetstream::Conditions { stopped: &self.stopped, denied: &denied };
+        let conditions = jetstream::Conditions {
+            stopped: &self.stopped,
+            denied: &denied,
+        };
         let mut sent = jetstream::send(publisher, lineage, new, &conditions).await;
         sent.again += again;
         sent.confirmed.append(&mut found);
@@ -299,8 +340,16 @@ impl Task {
 
     /// Records what is stored, and removes it from the file if that is much.
     async fn confirm(&self, sent: Sent) {
-        let Sent { confirmed, again, sequence, .. } = sent;
-        let (count, waited) = (confirmed.len() as u64, confirmed.iter().map(|row| since_ns(row.made_ns)).max());
+        let Sent {
+            confirmed,
+            again,
+            sequence,
+            ..
+        } = sent;
+        let (count, waited) = (
+            confirmed.len() as u64,
+            confirmed.iter().map(|row| since_ns(row.made_ns)).max(),
+        );
         self.parts.metrics.outbox_released.inc_by(count);
         self.parts.metrics.outbox_resent.inc_by(again);
         self.parts.status.change(&self.name, |target| {
@@ -308,11 +357,16 @@ impl Task {
             target.resent += again;
             target.longest_wait = target.longest_wait.max(waited.unwrap_or_default());
         });
-        let has_many = self.parts.store.confirm_effects(confirmed.iter().map(Row::key));
+        let has_many = self
+            .parts
+            .store
+            .confirm_effects(confirmed.iter().map(Row::key));
         if sequence > 0 && !self.is_in_doubt.load(Ordering::Relaxed) {
             // Nothing that waits is stored, so whatever is stored from now on comes after it.
             let mark = self.parts.store.effect_mark(&self.name).unwrap_or(0);
-            self.parts.store.set_effect_mark(&self.name, mark.max(sequence));
+            self.parts
+                .store
+                .set_effect_mark(&self.name, mark.max(sequence));
         }
         // A handler that waits for room commits nothing that would remove them.
         if has_many || self.parts.store.is_outbox_full(true) {
@@ -329,9 +383,14 @@ impl Task {
         }
     }
 
-    /// Waits for effects or for another request; removes confirmed effects if no commit does. Every arm only observes.
+    /// Waits for effects or for another request; removes confirmed effects if no commit does. Every
+    /// arm only observes.
     async fn rest(&mut self, durable: &mut watch::Receiver<u64>, at_most: Option<Duration>) {
-        let limit = if self.parts.store.has_confirmed_effects() { Some(CONFIRMED_MAX) } else { at_most };
+        let limit = if self.parts.store.has_confirmed_effects() {
+            Some(CONFIRMED_MAX)
+        } else {
+            at_most
+        };
         let over = async {
             match limit {
                 Some(limit) => tokio::time::sleep(limit).await,
@@ -372,8 +431,13 @@ async fn report_unknown(parts: Arc<Parts>, mut stopped: watch::Receiver<bool>) {
     targets.extend((parts.grants)().iter().map(|grant| grant.source.clone()));
     targets.sort_unstable();
     targets.dedup();
-    for target in targets.iter().filter(|target| !parts.sources.contains_key(*target)) {
-        let trouble = format!("the configuration has no source {target} any more; add it again, its messages wait");
+    for target in targets
+        .iter()
+        .filter(|target| !parts.sources.contains_key(*target))
+    {
+        let trouble = format!(
+            "the configuration has no source {target} any more; add it again, its messages wait"
+        );
         tracing::warn!(deployment = parts.deployment, target, "{trouble}");
         parts.status.troubled(target, Some(trouble));
     }

@@ -1,7 +1,7 @@
 //! The queue of batches read ahead, and the memory budget that all such queues of a host share.
 //!
-//! Half of that budget is for queues. Batches over it wait in their stream. Each pipeline may always queue one batch, so that none waits for
-//! another that rests with a full queue.
+//! Half of that budget is for queues. Batches over it wait in their stream. Each pipeline may
+//! always queue one batch, so that none waits for another that rests with a full queue.
 
 use std::sync::Arc;
 
@@ -12,15 +12,24 @@ use crate::memory::read_ahead::{ReadAhead, UNIT};
 use crate::progress::Progress;
 use crate::source::Reader;
 
-/// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit memory to about this
-/// many times the largest batch.
+/// Batches read ahead of the current one: enough to keep both stages busy, and few enough to limit
+/// memory to about this many times the largest batch.
 const QUEUE: usize = 3;
 
 impl ReadAhead {
     /// The queue of one pipeline.
     pub(super) fn queue(&self) -> (Outbox, Inbox) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Outbox { ahead: self.clone(), sender }, Inbox { receiver, held: Vec::new() })
+        (
+            Outbox {
+                ahead: self.clone(),
+                sender,
+            },
+            Inbox {
+                receiver,
+                held: Vec::new(),
+            },
+        )
     }
 }
 
@@ -40,7 +49,9 @@ impl Outbox {
             Input::Batch(batch) => batch.bytes() as u64,
             Input::Failed(_) => 0,
         };
-        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).min(self.ahead.total);
+        let units = u32::try_from(bytes / UNIT)
+            .unwrap_or(u32::MAX)
+            .min(self.ahead.total);
         // Both arms are cancel-safe: what was acquired is released.
         tokio::select! {
             biased;
@@ -88,7 +99,12 @@ impl Inbox {
 }
 
 /// The reading stage: reads ahead until the pipeline ends or the source can't continue.
-pub(super) async fn read(mut reader: Reader, mut is_first: bool, outbox: Outbox, progress: Arc<Progress>) {
+pub(super) async fn read(
+    mut reader: Reader,
+    mut is_first: bool,
+    outbox: Outbox,
+    progress: Arc<Progress>,
+) {
     let run = progress.begins_to_read();
     loop {
         let (input, last) = match reader.next().await {
@@ -122,7 +138,10 @@ mod tests {
             headers: Vec::new(),
             data: Payload::Bytes(vec![0; kibibytes << 10].into()),
         };
-        let stream = Arc::new(StreamIdentity { name: "s".to_owned(), created_ns: 1 });
+        let stream = Arc::new(StreamIdentity {
+            name: "s".to_owned(),
+            created_ns: 1,
+        });
         let (missing, passed_over) = (Vec::new(), Vec::new());
         Input::Batch(Batch {
             events: vec![event],
@@ -141,7 +160,9 @@ mod tests {
     async fn fill(outbox: &Outbox, kibibytes: usize) -> usize {
         let mut sent = 0;
         // The clock stands still unless all wait.
-        while tokio::time::timeout(Duration::from_secs(1), outbox.send(batch(kibibytes))).await == Ok(true) {
+        while tokio::time::timeout(Duration::from_secs(1), outbox.send(batch(kibibytes))).await
+            == Ok(true)
+        {
             sent += 1;
         }
         sent
@@ -161,10 +182,22 @@ mod tests {
         while inbox.take().is_some() {
             rest += 1;
         }
-        assert_eq!(ahead.used(), 900 << 10, "what is being applied is still in memory");
+        assert_eq!(
+            ahead.used(),
+            900 << 10,
+            "what is being applied is still in memory"
+        );
         inbox.applied();
-        assert_eq!((rest, ahead.units.available_permits()), (3, 1_000), "what is taken is given back");
-        assert_eq!(fill(&outbox, 5_000).await, 1, "what is larger than all there is goes alone");
+        assert_eq!(
+            (rest, ahead.units.available_permits()),
+            (3, 1_000),
+            "what is taken is given back"
+        );
+        assert_eq!(
+            fill(&outbox, 5_000).await,
+            1,
+            "what is larger than all there is goes alone"
+        );
         drop(inbox);
         assert!(!outbox.send(batch(1)).await, "nobody takes it any more");
     }

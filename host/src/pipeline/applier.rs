@@ -18,8 +18,8 @@ use crate::progress::{Alive, Cause, NextAttempt, Progress};
 use crate::state::exceptions::Skips;
 use crate::state::{self, Store, Writer};
 
-/// Pause before the next request for a resource that the host lacked, such as an instance; it doubles up to the
-/// maximum.
+/// Pause before the next request for a resource that the host lacked, such as an instance; it
+/// doubles up to the maximum.
 const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How to interrupt a wait for the host.
@@ -43,7 +43,10 @@ impl Interrupt<'_> {
         if *self.control.borrow() != self.wanted {
             return Some(Woken::Control);
         }
-        self.pace.has_changed().unwrap_or(false).then_some(Woken::Pace)
+        self.pace
+            .has_changed()
+            .unwrap_or(false)
+            .then_some(Woken::Pace)
     }
 
     /// Waits. Every arm is cancel-safe: it only observes.
@@ -65,8 +68,8 @@ impl Interrupt<'_> {
 pub(super) enum Processed {
     /// All of it.
     All,
-    /// Only up to this position: the next event failed, and waits for its next attempt or while the pipeline may be
-    /// asked to hold.
+    /// Only up to this position: the next event failed, and waits for its next attempt or while the
+    /// pipeline may be asked to hold.
     Through(u64),
 }
 
@@ -80,8 +83,13 @@ enum Next {
 
 /// Why events were not applied.
 enum Fault {
-    /// A call failed after this time; the flag says whether on an instance that had applied events before.
-    Call { error: ApplyError, on_used: bool, took: Duration },
+    /// A call failed after this time; the flag says whether on an instance that had applied events
+    /// before.
+    Call {
+        error: ApplyError,
+        on_used: bool,
+        took: Duration,
+    },
     /// There was no instance to call.
     NoInstance(module::Error),
 }
@@ -97,7 +105,12 @@ pub(super) struct Living {
 
 impl Living {
     fn new(fold: Box<dyn Fold>, progress: &Arc<Progress>) -> Self {
-        Self { fold, is_used: false, progress: Arc::clone(progress), _alive: progress.instance() }
+        Self {
+            fold,
+            is_used: false,
+            progress: Arc::clone(progress),
+            _alive: progress.instance(),
+        }
     }
 }
 
@@ -146,8 +159,8 @@ pub(super) struct Obstacle {
 }
 
 impl Applier {
-    /// Applies a batch, in parts if an event fails, so that the events before it are kept. Skipped events are no longer
-    /// in the batch, but in `left_out`.
+    /// Applies a batch, in parts if an event fails, so that the events before it are kept. Skipped
+    /// events are no longer in the batch, but in `left_out`.
     pub(super) fn process(
         &mut self,
         batch: &Batch,
@@ -162,22 +175,39 @@ impl Applier {
         let mut done = 0;
         let mut is_first = true;
         while done < batch.events.len() {
-            // The search for a failing event takes many calls: other requests wait for at most one of them.
-            let due = if std::mem::take(&mut is_first) { None } else { interrupt.is_due() };
+            // The search for a failing event takes many calls: other requests wait for at most one
+            // of them.
+            let due = if std::mem::take(&mut is_first) {
+                None
+            } else {
+                interrupt.is_due()
+            };
             match due {
                 Some(Woken::Control) => return Err(Ended::Asked),
                 Some(_) => return Ok(Processed::Through(store.position())),
                 None => {}
             }
-            let end = batch.events.len().min(done.saturating_add(self.portion.next()));
+            let end = batch
+                .events
+                .len()
+                .min(done.saturating_add(self.portion.next()));
             let events = &batch.events[done..end];
             match self.apply(events) {
                 Ok(took) => {
                     self.portion.applied(events.len(), took);
-                    let through =
-                        if end == batch.events.len() { batch.through } else { batch.events[end - 1].sequence };
+                    let through = if end == batch.events.len() {
+                        batch.through
+                    } else {
+                        batch.events[end - 1].sequence
+                    };
                     // The state may have been advanced over events of others meanwhile.
-                    self.publish(batch, events.last(), through.max(store.position()), left_out, store);
+                    self.publish(
+                        batch,
+                        events.last(),
+                        through.max(store.position()),
+                        left_out,
+                        store,
+                    );
                     let counter = if self.progress.serves() {
                         &self.metrics.events_applied
                     } else {
@@ -207,9 +237,15 @@ impl Applier {
     fn apply(&mut self, events: &[Event]) -> Result<Duration, Fault> {
         let mut living = match self.fold.take() {
             Some(living) => living,
-            None => Living::new((self.make_fold)().map_err(Fault::NoInstance)?, &self.progress),
+            None => Living::new(
+                (self.make_fold)().map_err(Fault::NoInstance)?,
+                &self.progress,
+            ),
         };
-        let mut writer = self.writer.take().expect("the writer comes back from every call");
+        let mut writer = self
+            .writer
+            .take()
+            .expect("the writer comes back from every call");
         writer.begin();
         let started = Instant::now();
         let (mut writer, mut result) = living.fold.apply(events, writer);
@@ -221,7 +257,9 @@ impl Applier {
                 other => ApplyError::State(other),
             });
         }
-        if self.waiting.is_some() && !matches!(result, Err(ApplyError::Host(_) | ApplyError::Busy(_))) {
+        if self.waiting.is_some()
+            && !matches!(result, Err(ApplyError::Host(_) | ApplyError::Busy(_)))
+        {
             self.waiting = None;
             if self.ladder.attempts() == 0 {
                 self.progress.recovered();
@@ -238,7 +276,11 @@ impl Applier {
             Err(_) => writer.discard(),
         }
         self.writer = Some(writer);
-        result.map(|()| took).map_err(|error| Fault::Call { error, on_used, took })
+        result.map(|()| took).map_err(|error| Fault::Call {
+            error,
+            on_used,
+            took,
+        })
     }
 
     /// Remembers how many events were too many at once, or that a single event fails.
@@ -256,38 +298,71 @@ impl Applier {
         }
     }
 
-    fn publish(&mut self, batch: &Batch, last: Option<&Event>, through: u64, left_out: &[Event], store: &Store) {
-        // In the same step, so that no crash separates the position from the reason why an event before it is missing.
+    fn publish(
+        &mut self,
+        batch: &Batch,
+        last: Option<&Event>,
+        through: u64,
+        left_out: &[Event],
+        store: &Store,
+    ) {
+        // In the same step, so that no crash separates the position from the reason why an event
+        // before it is missing.
         let passed = self.skips.passed(store.position(), through, left_out);
         let checkpoint = batch.checkpoint(store.published().as_ref(), last, through);
-        self.writer.as_mut().expect("the writer comes back from every call").publish_with(checkpoint, passed);
+        self.writer
+            .as_mut()
+            .expect("the writer comes back from every call")
+            .publish_with(checkpoint, passed);
         if last.is_some() && self.ladder.passed() {
             self.progress.recovered();
         }
     }
 
     /// What to do after a fault: how many events to try next, or why to end.
-    fn after_fault(&mut self, fault: Fault, events: &[Event], interrupt: &Interrupt<'_>) -> Result<Next, Ended> {
+    fn after_fault(
+        &mut self,
+        fault: Fault,
+        events: &[Event],
+        interrupt: &Interrupt<'_>,
+    ) -> Result<Next, Ended> {
         match fault {
             Fault::NoInstance(error) if error.is_passing() => {
-                let kind =
-                    if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) { "busy" } else { "host" };
+                let kind = if matches!(error, module::Error::Busy(_) | module::Error::Short(_)) {
+                    "busy"
+                } else {
+                    "host"
+                };
                 self.wait_for_host(kind, &error.to_string(), events, interrupt)
             }
             // The instance started when the module was accepted. No event is to blame.
-            Fault::NoInstance(error) => {
-                self.retry(Attempt { class: None, sequence: None, message: &error.to_string() }, "module")
-            }
-            Fault::Call { error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)), .. } => {
-                self.wait_for_host(error.kind(), &error.to_string(), events, interrupt)
-            }
-            Fault::Call { error, on_used, took } => {
+            Fault::NoInstance(error) => self.retry(
+                Attempt {
+                    class: None,
+                    sequence: None,
+                    message: &error.to_string(),
+                },
+                "module",
+            ),
+            Fault::Call {
+                error: error @ (ApplyError::Host(_) | ApplyError::Busy(_)),
+                ..
+            } => self.wait_for_host(error.kind(), &error.to_string(), events, interrupt),
+            Fault::Call {
+                error,
+                on_used,
+                took,
+            } => {
                 self.ladder.lose(took, Instant::now());
                 self.metrics.apply_failed(error.class());
                 self.size_up(&error, on_used, events);
                 // The guest's own verdict counts, whatever else it holds in memory.
-                if events.len() == 1 && on_used && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_))) {
-                    // What the instance kept of earlier events may be the cause, such as memory that was never freed.
+                if events.len() == 1
+                    && on_used
+                    && (error.is_repeatable() || matches!(error, ApplyError::Deadline(_)))
+                {
+                    // What the instance kept of earlier events may be the cause, such as memory
+                    // that was never freed.
                     return Ok(Next::Try(1));
                 }
                 self.after_failure(error, events)
@@ -303,7 +378,9 @@ impl Applier {
         events: &[Event],
         interrupt: &Interrupt<'_>,
     ) -> Result<Next, Ended> {
-        let pause = self.waiting.map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
+        let pause = self
+            .waiting
+            .map_or(HOST_PAUSE.0, |last| (last * 2).min(HOST_PAUSE.1));
         self.waiting = Some(pause);
         self.metrics.apply_failed(Some(FailureClass::Busy));
         self.progress.lacks(kind, message);
@@ -334,7 +411,11 @@ impl Applier {
             (Some(_), error) => {
                 self.progress.failing(&events[0]);
                 let message = error.to_string();
-                let attempt = Attempt { class: error.class(), sequence: Some(events[0].sequence), message: &message };
+                let attempt = Attempt {
+                    class: error.class(),
+                    sequence: Some(events[0].sequence),
+                    message: &message,
+                };
                 self.retry(attempt, error.kind())
             }
         }
@@ -342,18 +423,35 @@ impl Applier {
 
     /// Climbs the ladder after a failed attempt.
     fn retry(&mut self, attempt: Attempt<'_>, kind: &'static str) -> Result<Next, Ended> {
-        let Attempt { class, sequence, message } = attempt;
+        let Attempt {
+            class,
+            sequence,
+            message,
+        } = attempt;
         match self.ladder.failed(attempt, self.policy(), Instant::now()) {
             Step::Stop => {
                 if sequence.is_some() {
                     self.metrics.events_failed.inc();
                 }
-                self.obstacle = Some(Obstacle { kind, class, message: message.to_owned(), sequence });
+                self.obstacle = Some(Obstacle {
+                    kind,
+                    class,
+                    message: message.to_owned(),
+                    sequence,
+                });
                 Err(Ended::Failed)
             }
             Step::Retry { pause, is_open } => {
-                let cause = Cause { kind, class, message, sequence };
-                let next = NextAttempt { pause, breaker_open: is_open };
+                let cause = Cause {
+                    kind,
+                    class,
+                    message,
+                    sequence,
+                };
+                let next = NextAttempt {
+                    pause,
+                    breaker_open: is_open,
+                };
                 self.progress.retrying(&cause, self.ladder.attempts(), next);
                 self.metrics.retries.inc();
                 Ok(Next::Yield)
@@ -363,8 +461,21 @@ impl Applier {
 
     /// How often an event is tried now: a generation that answers no reads has a policy of its own.
     fn policy(&self) -> Policy {
-        let Settings { policy, build_attempts, build_backoff, .. } = &self.settings;
-        let policy = if self.progress.serves() { *policy } else { policy.capped(*build_attempts, *build_backoff) };
-        if self.progress.is_on_probation() { policy.on_probation() } else { policy }
+        let Settings {
+            policy,
+            build_attempts,
+            build_backoff,
+            ..
+        } = &self.settings;
+        let policy = if self.progress.serves() {
+            *policy
+        } else {
+            policy.capped(*build_attempts, *build_backoff)
+        };
+        if self.progress.is_on_probation() {
+            policy.on_probation()
+        } else {
+            policy
+        }
     }
 }

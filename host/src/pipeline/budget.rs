@@ -1,9 +1,9 @@
 //! The retry budget of one pipeline, and the breaker that opens when it is used up.
 //!
-//! Each event has a limited number of attempts. The budget limits what many failing events cost together: a module that
-//! needs a second attempt for every other event would spend its thread, and its share of the machine, on failures. An
-//! open breaker delays the next attempt; it never takes an attempt from an event, and never stops a deployment that
-//! still makes progress.
+//! Each event has a limited number of attempts. The budget limits what many failing events cost
+//! together: a module that needs a second attempt for every other event would spend its thread, and
+//! its share of the machine, on failures. An open breaker delays the next attempt; it never takes
+//! an attempt from an event, and never stops a deployment that still makes progress.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,12 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn new(percent: u32, now: Instant) -> Self {
         let share = f64::from(percent.min(100)) / 100.0;
-        Self { share, seconds: share * 60.0, retries: RETRIES_PER_MINUTE, filled_at: now }
+        Self {
+            share,
+            seconds: share * 60.0,
+            retries: RETRIES_PER_MINUTE,
+            filled_at: now,
+        }
     }
 
     fn fill(&mut self, now: Instant) {
@@ -74,7 +79,9 @@ impl Breaker {
     pub(super) fn open(&mut self, now: Instant) -> Duration {
         let (first, longest) = BREAKER_PAUSE;
         let pause = match self.last {
-            Some((pause, ended)) if now.saturating_duration_since(ended) < longest => (pause * 2).min(longest),
+            Some((pause, ended)) if now.saturating_duration_since(ended) < longest => {
+                (pause * 2).min(longest)
+            }
             _ => first,
         };
         self.last = Some((pause, now + pause));
@@ -115,7 +122,10 @@ mod tests {
             budget.take(now)
         });
         let taken = taken.count();
-        assert!((10..25).contains(&taken), "12 seconds, what comes back meanwhile, and 10 in any case: {taken}");
+        assert!(
+            (10..25).contains(&taken),
+            "12 seconds, what comes back meanwhile, and 10 in any case: {taken}"
+        );
         assert!(!budget.take(now));
         now += SECOND;
         assert!(budget.take(now), "a fifth of a second came back");

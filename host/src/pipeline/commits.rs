@@ -9,17 +9,21 @@ use crate::state;
 
 impl Run {
     pub(super) fn join_commit(&mut self) -> Result<(), state::Error> {
-        let Some(commit) = self.commit.take() else { return Ok(()) };
+        let Some(commit) = self.commit.take() else {
+            return Ok(());
+        };
         let joined = self.runtime.block_on(commit);
         self.share.set(self.store.memory_bytes());
-        let committed = joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
+        let committed =
+            joined.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())));
         if committed.is_ok() {
             self.applier.progress.made_durable();
         }
         committed
     }
 
-    /// Commits early if memory requires it, and waits for a commit if there is no memory to continue.
+    /// Commits early if memory requires it, and waits for a commit if there is no memory to
+    /// continue.
     pub(super) fn commit_if_large(&mut self) -> Result<(), Ended> {
         let active = self.store.active_bytes();
         let limit = self.applier.settings.memtable_bytes;
@@ -55,16 +59,17 @@ impl Run {
             seconds.observe(started.elapsed().as_secs_f64());
             committed
         };
-        // On a thread of the runtime: a thread started here would inherit the low priority, and later serve reads with
-        // it.
+        // On a thread of the runtime: a thread started here would inherit the low priority, and
+        // later serve reads with it.
         self.commit = Some(self.runtime.spawn(async move {
             let committed = tokio::task::spawn_blocking(commit).await;
             committed.unwrap_or_else(|error| Err(state::Error::Storage(error.to_string())))
         }));
     }
 
-    /// Makes everything applied durable, whatever ended the run, and only then reports that it can't continue: what
-    /// readers saw next to a failure must not be lost, least of all if the stream that could restore it is gone.
+    /// Makes everything applied durable, whatever ended the run, and only then reports that it
+    /// can't continue: what readers saw next to a failure must not be lost, least of all if the
+    /// stream that could restore it is gone.
     pub(super) fn finish(&mut self, ended: Ended) -> Ended {
         if let Some(writer) = &mut self.applier.writer {
             writer.discard();
@@ -72,12 +77,28 @@ impl Run {
         // Without disk space a flush would fail, and what can be read in memory would be lost.
         let disk = self.applier.settings.disk.as_ref();
         let has_room = disk.is_none_or(|(room, _)| {
-            self.store.is_durable() || room.check(Use::Write, self.store.uncommitted_bytes()).is_ok()
+            self.store.is_durable()
+                || room
+                    .check(Use::Write, self.store.uncommitted_bytes())
+                    .is_ok()
         });
-        let flushed = self.join_commit().and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
+        let flushed = self
+            .join_commit()
+            .and_then(|()| if has_room { self.store.flush() } else { Ok(()) });
         self.share.set(self.store.memory_bytes());
-        if let Some(Obstacle { kind, class, message, sequence }) = self.applier.obstacle.take() {
-            self.applier.progress.stopped_by(&Cause { kind, class, message: &message, sequence });
+        if let Some(Obstacle {
+            kind,
+            class,
+            message,
+            sequence,
+        }) = self.applier.obstacle.take()
+        {
+            self.applier.progress.stopped_by(&Cause {
+                kind,
+                class,
+                message: &message,
+                sequence,
+            });
         }
         match (ended, flushed) {
             (Ended::State(error), _) | (_, Err(error)) => Ended::State(error),
@@ -85,7 +106,8 @@ impl Run {
         }
     }
 
-    /// Whether nothing may be applied because too many effects wait; reports when that begins and when it ends.
+    /// Whether nothing may be applied because too many effects wait; reports when that begins and
+    /// when it ends.
     pub(super) fn is_clogged(&mut self) -> bool {
         // Before the question, so that no change is missed after it.
         self.outbox.borrow_and_update();

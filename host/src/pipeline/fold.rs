@@ -6,9 +6,11 @@ use crate::event::Event;
 use crate::module::{self, ApplyError};
 use crate::state::Writer;
 
-/// Folds events into state. A module's instance implements it, and so does the benchmark's native baseline.
+/// Folds events into state. A module's instance implements it, and so does the benchmark's native
+/// baseline.
 pub trait Fold: Send {
-    /// Applies events to the state behind `writer`, and returns the writer. After an error the fold is not used again.
+    /// Applies events to the state behind `writer`, and returns the writer. After an error the fold
+    /// is not used again.
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>);
 
     /// Memory that it holds, in bytes.

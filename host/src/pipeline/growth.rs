@@ -22,13 +22,22 @@ pub(super) struct Excess {
 }
 
 impl Growth {
-    /// Whether the state may still grow, if this many bytes wait to be committed. `taken` returns its size on disk in
-    /// bytes, and is called only if space is short.
-    pub(super) fn check(&mut self, room: &Room, waiting: u64, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
+    /// Whether the state may still grow, if this many bytes wait to be committed. `taken` returns
+    /// its size on disk in bytes, and is called only if space is short.
+    pub(super) fn check(
+        &mut self,
+        room: &Room,
+        waiting: u64,
+        taken: impl FnOnce() -> u64,
+    ) -> Result<(), Excess> {
         self.judge(room.check(Use::Grow, waiting), || taken() + waiting)
     }
 
-    fn judge(&mut self, room: Result<(), Shortage>, taken: impl FnOnce() -> u64) -> Result<(), Excess> {
+    fn judge(
+        &mut self,
+        room: Result<(), Shortage>,
+        taken: impl FnOnce() -> u64,
+    ) -> Result<(), Excess> {
         let Err(shortage) = room else {
             self.since = None;
             return Ok(());
@@ -38,19 +47,33 @@ impl Growth {
         // Space that it releases, it may use again.
         *since = taken.min(*since);
         let (bytes, allowed) = (taken - *since, shortage.part_of_one());
-        if bytes <= allowed { Ok(()) } else { Err(Excess { bytes, allowed, shortage }) }
+        if bytes <= allowed {
+            Ok(())
+        } else {
+            Err(Excess {
+                bytes,
+                allowed,
+                shortage,
+            })
+        }
     }
 }
 
 impl Run {
-    /// Whether this state used up its share of the remaining space: it then stops before its neighbours have to.
+    /// Whether this state used up its share of the remaining space: it then stops before its
+    /// neighbours have to.
     pub(super) fn took_its_part(&mut self) -> bool {
         if self.is_file_full() {
             return true;
         }
-        let Some((room, _)) = &self.applier.settings.disk else { return false };
+        let Some((room, _)) = &self.applier.settings.disk else {
+            return false;
+        };
         let waiting = self.store.uncommitted_bytes();
-        let Err(excess) = self.growth.check(room, waiting, || self.store.allocated_bytes()) else {
+        let Err(excess) = self
+            .growth
+            .check(room, waiting, || self.store.allocated_bytes())
+        else {
             if self.lacks == Some(Use::Grow) {
                 self.lacks = None;
                 self.applier.progress.has_room();
@@ -61,9 +84,12 @@ impl Run {
         true
     }
 
-    /// Whether the file of this state has all the disk space that it may have, together with what waits to be committed.
+    /// Whether the file of this state has all the disk space that it may have, together with what
+    /// waits to be committed.
     pub(super) fn is_file_full(&mut self) -> bool {
-        let Some(full) = self.store.file_excess() else { return false };
+        let Some(full) = self.store.file_excess() else {
+            return false;
+        };
         self.wait_to_grow(&full);
         true
     }
@@ -90,9 +116,14 @@ mod tests {
         }
         assert!(grows.judge(shortage(), || 10).is_ok());
         assert!(grows.judge(shortage(), || 10 + allowed).is_ok());
-        let excess = grows.judge(shortage(), || 11 + allowed).expect_err("it took its part");
+        let excess = grows
+            .judge(shortage(), || 11 + allowed)
+            .expect_err("it took its part");
         assert!(excess.to_string().starts_with("disk: "), "{excess}");
         assert!(grows.judge(Ok(()), || 0).is_ok());
-        assert!(grows.judge(shortage(), || 11 + allowed).is_ok(), "it begins again once there was room");
+        assert!(
+            grows.judge(shortage(), || 11 + allowed).is_ok(),
+            "it begins again once there was room"
+        );
     }
 }

@@ -8,15 +8,16 @@
 //! | `state-limit` | the deployment | 1 |
 //! | `busy` | nobody | no end: the pipeline waits, and never asks here |
 //!
-//! After the last attempt the deployment stops at the event. A deadline depends on the load of the machine, so nothing
-//! else may ever follow from one.
+//! After the last attempt the deployment stops at the event. A deadline depends on the load of the
+//! machine, so nothing else may ever follow from one.
 
 use std::time::{Duration, Instant};
 
 use super::budget::{Breaker, Budget};
 use crate::api::FailureClass;
 
-/// Attempts at an event that fails with the same message each time, for a reason that does not depend on load.
+/// Attempts at an event that fails with the same message each time, for a reason that does not
+/// depend on load.
 const ATTEMPTS_ALIKE: u32 = 3;
 /// Attempts for a module on probation before the previous module is restored.
 const ATTEMPTS_ON_PROBATION: u32 = 3;
@@ -36,7 +37,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy while a generation answers no reads: at most this many attempts, and no longer pauses.
+    /// The policy while a generation answers no reads: at most this many attempts, and no longer
+    /// pauses.
     pub fn capped(self, attempts: u32, max_backoff: Duration) -> Self {
         Self {
             attempts: self.attempts.min(attempts),
@@ -47,13 +49,18 @@ impl Policy {
 
     /// The policy for a module on probation.
     pub(super) fn on_probation(self) -> Self {
-        Self { attempts: self.attempts.min(ATTEMPTS_ON_PROBATION), ..self }
+        Self {
+            attempts: self.attempts.min(ATTEMPTS_ON_PROBATION),
+            ..self
+        }
     }
 
-    /// Doubles with each attempt up to the maximum, and varies by half, so that deployments that failed together do not
-    /// retry together.
+    /// Doubles with each attempt up to the maximum, and varies by half, so that deployments that
+    /// failed together do not retry together.
     fn backoff(&self, attempts: u32) -> Duration {
-        let doubled = self.initial_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+        let doubled = self
+            .initial_backoff
+            .saturating_mul(1 << attempts.saturating_sub(1).min(20));
         varied(doubled.min(self.max_backoff).min(PAUSE_MAX))
     }
 }
@@ -94,7 +101,11 @@ impl Alike {
         if self.sequence == sequence && self.message == message {
             self.count += 1;
         } else {
-            *self = Self { sequence, message: message.to_owned(), count: 1 };
+            *self = Self {
+                sequence,
+                message: message.to_owned(),
+                count: 1,
+            };
         }
         self.count
     }
@@ -142,7 +153,11 @@ impl Ladder {
     /// An attempt has failed: what follows. Counts it.
     pub(super) fn failed(&mut self, attempt: Attempt<'_>, policy: Policy, now: Instant) -> Step {
         self.attempts += 1;
-        let Attempt { class, sequence, message } = attempt;
+        let Attempt {
+            class,
+            sequence,
+            message,
+        } = attempt;
         let is_last = match class {
             Some(FailureClass::Rejected | FailureClass::StateLimit) => true,
             Some(FailureClass::Trap | FailureClass::Memory | FailureClass::Refused) => {
@@ -154,7 +169,11 @@ impl Ladder {
             return Step::Stop;
         }
         let is_open = !self.budget.take(now) || self.breaker.is_trying();
-        let pause = if is_open { varied(self.breaker.open(now)) } else { policy.backoff(self.attempts) };
+        let pause = if is_open {
+            varied(self.breaker.open(now))
+        } else {
+            policy.backoff(self.attempts)
+        };
         self.rests_until = Some(now + pause);
         Step::Retry { pause, is_open }
     }
@@ -172,18 +191,26 @@ impl Ladder {
 mod tests {
     use super::*;
 
-    const POLICY: Policy =
-        Policy { attempts: 6, initial_backoff: Duration::from_millis(100), max_backoff: Duration::from_millis(400) };
+    const POLICY: Policy = Policy {
+        attempts: 6,
+        initial_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_millis(400),
+    };
 
     fn attempt(class: FailureClass, message: &str) -> Attempt<'_> {
-        Attempt { class: Some(class), sequence: Some(7), message }
+        Attempt {
+            class: Some(class),
+            sequence: Some(7),
+            message,
+        }
     }
 
     /// How often an event that always fails like this is tried.
     fn attempts(class: FailureClass, message: impl Fn(u32) -> String) -> u32 {
         let mut ladder = Ladder::new(100, Instant::now());
         for count in 1..100 {
-            if ladder.failed(attempt(class, &message(count)), POLICY, Instant::now()) == Step::Stop {
+            if ladder.failed(attempt(class, &message(count)), POLICY, Instant::now()) == Step::Stop
+            {
                 return count;
             }
         }
@@ -202,8 +229,16 @@ mod tests {
             (Retry, 6, 6),
             (Deadline, 6, 6),
         ] {
-            assert_eq!(attempts(class, |_| "the same".to_owned()), alike, "{class:?}");
-            assert_eq!(attempts(class, |count| format!("words {count}")), differing, "{class:?}");
+            assert_eq!(
+                attempts(class, |_| "the same".to_owned()),
+                alike,
+                "{class:?}"
+            );
+            assert_eq!(
+                attempts(class, |count| format!("words {count}")),
+                differing,
+                "{class:?}"
+            );
         }
     }
 
@@ -214,8 +249,17 @@ mod tests {
             let mut ladder = Ladder::new(100, Instant::now());
             for longest in [100, 200, 400, 400, 400] {
                 let step = ladder.failed(attempt(FailureClass::Retry, ""), POLICY, Instant::now());
-                let Step::Retry { pause, is_open: false } = step else { panic!("{step:?}") };
-                assert!((longest / 2..=longest).contains(&pause.as_millis()), "{pause:?} of {longest} ms");
+                let Step::Retry {
+                    pause,
+                    is_open: false,
+                } = step
+                else {
+                    panic!("{step:?}")
+                };
+                assert!(
+                    (longest / 2..=longest).contains(&pause.as_millis()),
+                    "{pause:?} of {longest} ms"
+                );
                 all.push(pause);
             }
         }
@@ -226,9 +270,16 @@ mod tests {
 
     #[test]
     fn no_number_of_attempts_and_no_setting_makes_a_pause_overflow() {
-        let most = Policy { attempts: u32::MAX, initial_backoff: Duration::MAX, max_backoff: Duration::MAX };
+        let most = Policy {
+            attempts: u32::MAX,
+            initial_backoff: Duration::MAX,
+            max_backoff: Duration::MAX,
+        };
         for attempts in [1, 2, 64, u32::MAX] {
-            assert!((PAUSE_MAX / 2..=PAUSE_MAX).contains(&most.backoff(attempts)), "{attempts}");
+            assert!(
+                (PAUSE_MAX / 2..=PAUSE_MAX).contains(&most.backoff(attempts)),
+                "{attempts}"
+            );
         }
         assert!(POLICY.backoff(u32::MAX) >= POLICY.max_backoff / 2);
     }
@@ -237,27 +288,59 @@ mod tests {
     fn a_build_has_no_more_attempts_and_no_longer_pauses_than_its_caps() {
         let capped = POLICY.capped(2, Duration::from_millis(50));
         let ms = Duration::from_millis;
-        assert_eq!(capped, Policy { attempts: 2, initial_backoff: ms(50), max_backoff: ms(50) });
+        assert_eq!(
+            capped,
+            Policy {
+                attempts: 2,
+                initial_backoff: ms(50),
+                max_backoff: ms(50)
+            }
+        );
         assert_eq!(POLICY.capped(9, ms(900)), POLICY);
     }
 
     #[test]
     fn a_used_up_budget_opens_the_breaker_and_the_event_keeps_its_attempts() {
-        let (mut now, policy) = (Instant::now(), Policy { attempts: 1_000, ..POLICY });
+        let (mut now, policy) = (
+            Instant::now(),
+            Policy {
+                attempts: 1_000,
+                ..POLICY
+            },
+        );
         let mut ladder = Ladder::new(0, now);
-        let fail = |ladder: &mut Ladder, now| ladder.failed(attempt(FailureClass::Retry, ""), policy, now);
+        let fail =
+            |ladder: &mut Ladder, now| ladder.failed(attempt(FailureClass::Retry, ""), policy, now);
         for _ in 0..10 {
-            assert!(matches!(fail(&mut ladder, now), Step::Retry { is_open: false, .. }));
+            assert!(matches!(
+                fail(&mut ladder, now),
+                Step::Retry { is_open: false, .. }
+            ));
             assert!(ladder.passed());
         }
-        let Step::Retry { pause, is_open: true } = fail(&mut ladder, now) else { panic!("the breaker stays closed") };
+        let Step::Retry {
+            pause,
+            is_open: true,
+        } = fail(&mut ladder, now)
+        else {
+            panic!("the breaker stays closed")
+        };
         assert!((15..=30).contains(&pause.as_secs()), "{pause:?}");
         now += pause;
-        let Step::Retry { pause, is_open: true } = fail(&mut ladder, now) else { panic!("one attempt, no more") };
+        let Step::Retry {
+            pause,
+            is_open: true,
+        } = fail(&mut ladder, now)
+        else {
+            panic!("one attempt, no more")
+        };
         assert!((30..=60).contains(&pause.as_secs()), "{pause:?}");
         assert_eq!(ladder.attempts(), 2);
         now += pause;
         assert!(ladder.passed());
-        assert!(matches!(fail(&mut ladder, now), Step::Retry { is_open: false, .. }), "some of the budget came back");
+        assert!(
+            matches!(fail(&mut ladder, now), Step::Retry { is_open: false, .. }),
+            "some of the budget came back"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! The leash of a mute fold: the position that the owner of the deployment's effects has durably reached.
+//! The leash of a mute fold: the position that the owner of the deployment's effects has durably
+//! reached.
 //!
-//! A mute fold never passes it. So when the fold becomes the owner, the owner before it has decided about every event
-//! that the fold has applied, and no effect falls between the two: not if the owner stands still at an event that it
-//! cannot apply, and not if a crash takes it back to its last commit.
+//! A mute fold never passes it. So when the fold becomes the owner, the owner before it has decided
+//! about every event that the fold has applied, and no effect falls between the two: not if the
+//! owner stands still at an event that it cannot apply, and not if a crash takes it back to its
+//! last commit.
 
 use tokio::sync::watch;
 

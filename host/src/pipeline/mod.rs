@@ -57,8 +57,8 @@ use shuffle::Shuffle;
 /// How often a pipeline checks for room on a full disk.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
-/// How many times less often a state that answers no reads is committed: a commit writes every page it touches once,
-/// and a crash costs only a little more folding.
+/// How many times less often a state that answers no reads is committed: a commit writes every page
+/// it touches once, and a crash costs only a little more folding.
 const UNREAD_FLUSH_FACTOR: u32 = 10;
 
 /// How many times less often a checkpoint is committed that only moved over events of others.
@@ -68,7 +68,8 @@ const IDLE_FLUSH_FACTOR: u32 = 30;
 pub struct Pipeline {
     /// Where events come from.
     pub source: Source,
-    /// What to read; `resume` comes from the store, `limits` from the settings, and `skips` from the decisions.
+    /// What to read; `resume` comes from the store, `limits` from the settings, and `skips` from
+    /// the decisions.
     pub request: Request,
     /// Which events to skip.
     pub skips: Skips,
@@ -124,8 +125,8 @@ enum Wake {
 }
 
 impl Pipeline {
-    /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own outside the runtime.
-    /// Returns the writer for the next run.
+    /// Runs until it is asked to end, or can't continue. Blocking; needs a thread of its own
+    /// outside the runtime. Returns the writer for the next run.
     pub fn run(mut self) -> (Writer, Ended) {
         let wanted = self.wanted;
         // A newer request may have brought another program, which this run does not have.
@@ -145,7 +146,10 @@ impl Pipeline {
             let _guard = self.runtime.enter();
             let progress = Arc::clone(&self.progress);
             let reader = self.source.read_within(request, self.source_status, &ahead);
-            AbortOnDrop(self.runtime.spawn(ahead::read(reader, is_first, outbox, progress)))
+            AbortOnDrop(
+                self.runtime
+                    .spawn(ahead::read(reader, is_first, outbox, progress)),
+            )
         };
         let share = Share::of(&self.settings.budget);
         let ladder = Ladder::new(self.settings.retry_percent, Instant::now());
@@ -189,7 +193,13 @@ impl Pipeline {
         drop(reading);
         run.applier.progress.reads_no_more();
         let ended = run.finish(ended);
-        (run.applier.writer.take().expect("the writer comes back from every call"), ended)
+        (
+            run.applier
+                .writer
+                .take()
+                .expect("the writer comes back from every call"),
+            ended,
+        )
     }
 }
 
@@ -215,8 +225,8 @@ struct Run {
     runtime: Handle,
     metrics: DeploymentMetrics,
     inbox: Inbox,
-    /// Batches from the inbox that can't be applied yet, in order: they did not fit into the previous batch, or are
-    /// beyond the ceiling.
+    /// Batches from the inbox that can't be applied yet, in order: they did not fit into the
+    /// previous batch, or are beyond the ceiling.
     stashed: VecDeque<Input>,
     commit: Option<JoinHandle<Result<(), state::Error>>>,
     /// When to commit at the latest.
@@ -251,8 +261,14 @@ impl Run {
                 }
                 Wake::Input(Input::Batch(batch)) => self.apply(batch),
                 Wake::Input(Input::Failed(error)) => {
-                    let (kind, message, sequence) = (error.kind(), error.to_string(), error.sequence());
-                    self.applier.obstacle = Some(Obstacle { kind, class: None, message, sequence });
+                    let (kind, message, sequence) =
+                        (error.kind(), error.to_string(), error.sequence());
+                    self.applier.obstacle = Some(Obstacle {
+                        kind,
+                        class: None,
+                        message,
+                        sequence,
+                    });
                     Err(Ended::Failed)
                 }
                 Wake::FlushDue => {
@@ -279,9 +295,14 @@ impl Run {
             return Ok(());
         }
         self.flush_at = None;
-        self.join_commit().and_then(|()| self.store.flush()).map_err(Ended::State)?;
+        self.join_commit()
+            .and_then(|()| self.store.flush())
+            .map_err(Ended::State)?;
         if let Some(writer) = &mut self.applier.writer
-            && self.patches.apply(writer, &self.store).map_err(Ended::State)?
+            && self
+                .patches
+                .apply(writer, &self.store)
+                .map_err(Ended::State)?
         {
             // The instance may remember what it read before.
             self.applier.fold = None;
@@ -289,13 +310,18 @@ impl Run {
         self.share.set(self.store.memory_bytes());
         self.pacing.is_standing = true;
         let position = self.store.position();
-        self.pacing.standing.send_replace(Some(Standing { position, epoch: self.pacing.pace.epoch }));
+        self.pacing.standing.send_replace(Some(Standing {
+            position,
+            epoch: self.pacing.pace.epoch,
+        }));
         Ok(())
     }
 
     fn apply(&mut self, batch: Batch) -> Result<(), Ended> {
         let batch = self.merge(batch);
-        let Some(mut batch) = self.cut(batch) else { return Ok(()) };
+        let Some(mut batch) = self.cut(batch) else {
+            return Ok(());
+        };
         if self.must_put_off()? {
             self.stashed.push_front(Input::Batch(batch));
             return Ok(());
@@ -320,17 +346,29 @@ impl Run {
         let processed = match self.applier.skips.leave_out(&batch.events) {
             None => self.applier.process(&batch, &[], &self.store, &interrupt)?,
             Some((events, left_out)) => {
-                let without = Batch { events, ..batch.clone() };
-                self.applier.process(&without, &left_out, &self.store, &interrupt)?
+                let without = Batch {
+                    events,
+                    ..batch.clone()
+                };
+                self.applier
+                    .process(&without, &left_out, &self.store, &interrupt)?
             }
         };
-        if self.shuffle.as_mut().is_some_and(|shuffle| shuffle.restarts_after(count)) {
+        if self
+            .shuffle
+            .as_mut()
+            .is_some_and(|shuffle| shuffle.restarts_after(count))
+        {
             self.applier.fold = None;
             self.applier.progress.shuffled();
         }
         let wait = self.applier.settings.flush_interval * self.flush_factor(count);
         // Effects leave when they are durable, so they wait for no more than the commit that runs.
-        let due = if self.store.has_new_effects() { begun } else { Instant::now() + wait };
+        let due = if self.store.has_new_effects() {
+            begun
+        } else {
+            Instant::now() + wait
+        };
         self.flush_at = Some(self.flush_at.map_or(due, |earlier| earlier.min(due)));
         self.share.set(self.store.memory_bytes());
         match processed {
@@ -339,13 +377,19 @@ impl Run {
                 if self.lacks.is_none() && self.store.is_durable() {
                     self.applier.progress.has_room();
                 }
-                self.pacing.rests_until = self.pacing.pace.throttle.next(begun, count, begun.elapsed());
+                self.pacing.rests_until =
+                    self.pacing
+                        .pace
+                        .throttle
+                        .next(begun, count, begun.elapsed());
             }
             Processed::Through(position) => {
-                // The position of the state, not of its last event: missing events in between still have to be counted.
+                // The position of the state, not of its last event: missing events in between still
+                // have to be counted.
                 let done = position.max(batch.after);
                 if done < batch.through {
-                    self.stashed.push_front(Input::Batch(batch.split_behind(done)));
+                    self.stashed
+                        .push_front(Input::Batch(batch.split_behind(done)));
                 }
             }
         }
@@ -360,7 +404,12 @@ impl Run {
             self.wait_for_room();
             return Ok(true);
         }
-        let when_full = self.applier.settings.disk.as_ref().map(|(_, when_full)| *when_full);
+        let when_full = self
+            .applier
+            .settings
+            .disk
+            .as_ref()
+            .map(|(_, when_full)| *when_full);
         match when_full {
             None => Ok(false),
             Some(WhenFull::Wait) if self.applier.progress.serves() => Ok(self.took_its_part()),
@@ -372,8 +421,14 @@ impl Run {
             }
             Some(WhenFull::GiveUp) => {
                 let failure = self.applier.progress.now().failure;
-                let message = failure.map_or_else(|| "the disk is full".to_owned(), |failure| failure.message);
-                self.applier.obstacle = Some(Obstacle { kind: "state", class: None, message, sequence: None });
+                let message = failure
+                    .map_or_else(|| "the disk is full".to_owned(), |failure| failure.message);
+                self.applier.obstacle = Some(Obstacle {
+                    kind: "state",
+                    class: None,
+                    message,
+                    sequence: None,
+                });
                 Err(Ended::Failed)
             }
         }
@@ -381,9 +436,15 @@ impl Run {
 
     /// Whether the disk has room; reports when the room ends and when it returns.
     fn has_room(&mut self, purpose: Use) -> bool {
-        let Some((room, _)) = &self.applier.settings.disk else { return true };
+        let Some((room, _)) = &self.applier.settings.disk else {
+            return true;
+        };
         // A large commit must not take what smaller ones need.
-        let bytes = if purpose == Use::Write { self.store.uncommitted_bytes() } else { 0 };
+        let bytes = if purpose == Use::Write {
+            self.store.uncommitted_bytes()
+        } else {
+            0
+        };
         match room.check(purpose, bytes) {
             Ok(()) => {
                 if self.lacks == Some(purpose) {
@@ -393,7 +454,9 @@ impl Run {
                 true
             }
             Err(shortage) => {
-                self.applier.progress.waiting("state", &shortage.to_string());
+                self.applier
+                    .progress
+                    .waiting("state", &shortage.to_string());
                 self.lacks.get_or_insert(purpose);
                 false
             }
@@ -416,21 +479,31 @@ impl Run {
 
     /// Whether the next batch may be applied.
     fn may_apply(&mut self) -> bool {
-        let is_resting = self.rests_until().is_some_and(|until| until > Instant::now());
+        let is_resting = self
+            .rests_until()
+            .is_some_and(|until| until > Instant::now());
         let is_at_leash = self.leash.is_at_end(self.store.position());
-        !self.is_full && !is_resting && !is_at_leash && !self.pacing.is_standing && !self.is_clogged()
+        !self.is_full
+            && !is_resting
+            && !is_at_leash
+            && !self.pacing.is_standing
+            && !self.is_clogged()
     }
 
-    /// Until when nothing is applied: the throttle and a pause after a failure both have to be over.
+    /// Until when nothing is applied: the throttle and a pause after a failure both have to be
+    /// over.
     fn rests_until(&self) -> Option<Instant> {
-        self.pacing.rests_until.max(self.applier.ladder.rests_until())
+        self.pacing
+            .rests_until
+            .max(self.applier.ladder.rests_until())
     }
 
     /// Adds other ready events to a batch, up to the limits.
     fn merge(&mut self, mut batch: Batch) -> Batch {
         let limits = self.applier.settings.batch;
         let mut bytes = batch.bytes();
-        while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes {
+        while self.stashed.is_empty() && batch.events.len() < limits.events && bytes < limits.bytes
+        {
             match self.inbox.take() {
                 Some(Input::Batch(next))
                     if batch.events.len() + next.events.len() <= limits.events
@@ -463,7 +536,8 @@ impl Run {
             count = count.min(shuffle.count(batch.events.len()));
         }
         if count < batch.events.len() {
-            self.stashed.push_front(Input::Batch(batch.split_off(count)));
+            self.stashed
+                .push_front(Input::Batch(batch.split_off(count)));
         }
         Some(batch)
     }
@@ -499,13 +573,26 @@ impl Run {
         self.commit.is_none() && self.flush_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Every arm is cancel-safe: an interrupted receive takes nothing, and a commit continues on its own.
+    /// Every arm is cancel-safe: an interrupted receive takes nothing, and a commit continues on
+    /// its own.
     fn wait_long(&mut self) -> Wake {
         let may_apply = self.may_apply();
         let wanted_elsewhere = self.applier.fold.as_ref().and_then(Living::wanted);
         let is_at_leash = self.leash.is_at_end(self.store.position());
-        let (is_full, is_clogged, rests_until) = (self.is_full, self.is_clogged, self.rests_until());
-        let Self { control, inbox, commit, flush_at, wanted, runtime, pacing, leash, outbox, .. } = self;
+        let (is_full, is_clogged, rests_until) =
+            (self.is_full, self.is_clogged, self.rests_until());
+        let Self {
+            control,
+            inbox,
+            commit,
+            flush_at,
+            wanted,
+            runtime,
+            pacing,
+            leash,
+            outbox,
+            ..
+        } = self;
         let committing = commit.is_some();
         let is_kept = pacing.is_standing || is_full || is_clogged || is_at_leash;
         let rests_until = rests_until.filter(|_| !may_apply && !is_kept);
@@ -559,8 +646,8 @@ impl Run {
             }
             self.share.set(self.store.memory_bytes());
         }
-        // The reading task sends its error before it ends, so an empty, closed inbox means that the runtime is shutting
-        // down.
+        // The reading task sends its error before it ends, so an empty, closed inbox means that the
+        // runtime is shutting down.
         woken.unwrap_or(Wake::Control)
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::batch::Batch;
 use crate::state::{self, Patch, Store, Writer};
 
-/// A throttled pipeline applies at most the events of this fraction of a second at once, so that it progresses evenly.
+/// A throttled pipeline applies at most the events of this fraction of a second at once, so that it
+/// progresses evenly.
 const SLICES_PER_SECOND: u64 = 20;
 
 /// How far a pipeline may go.
@@ -17,13 +18,14 @@ pub enum Ceiling {
     None,
     /// Through this sequence. A pipeline that is already beyond it stays at its position.
     Position(u64),
-    /// Through the last event stored at or before this time, in nanoseconds since the Unix epoch; through all events if
-    /// no later event exists.
+    /// Through the last event stored at or before this time, in nanoseconds since the Unix epoch;
+    /// through all events if no later event exists.
     Time(u64),
 }
 
 impl Ceiling {
-    /// Splits off the part of a batch beyond the ceiling; the first part is none if nothing may be applied.
+    /// Splits off the part of a batch beyond the ceiling; the first part is none if nothing may be
+    /// applied.
     pub(super) fn cut(self, mut batch: Batch) -> (Option<Batch>, Option<Batch>) {
         match self {
             Self::None => (Some(batch), None),
@@ -47,7 +49,11 @@ impl Ceiling {
 
 /// How many events of a batch come before the first younger one.
 fn first_younger(batch: &Batch, time_ns: u64) -> usize {
-    batch.events.iter().position(|event| event.time_ns > time_ns).unwrap_or(batch.events.len())
+    batch
+        .events
+        .iter()
+        .position(|event| event.time_ns > time_ns)
+        .unwrap_or(batch.events.len())
 }
 
 /// How fast a pipeline may go. Without limits, as fast as it can.
@@ -62,14 +68,22 @@ pub struct Throttle {
 impl Throttle {
     /// Most events in one batch, so that the pauses between batches stay short.
     pub(super) fn batch_events(&self) -> usize {
-        let slice = self.events_per_second.map(|rate| (rate / SLICES_PER_SECOND).max(1));
-        slice.map_or(usize::MAX, |slice| usize::try_from(slice).unwrap_or(usize::MAX))
+        let slice = self
+            .events_per_second
+            .map(|rate| (rate / SLICES_PER_SECOND).max(1));
+        slice.map_or(usize::MAX, |slice| {
+            usize::try_from(slice).unwrap_or(usize::MAX)
+        })
     }
 
     /// When the next batch may be applied, after a batch of this many events that took this long.
     pub(super) fn next(&self, begun: Instant, events: usize, took: Duration) -> Option<Instant> {
-        let by_rate = self.events_per_second.map(|rate| begun + Duration::from_secs_f64(events as f64 / rate as f64));
-        let by_share = self.cpu_percent.map(|percent| begun + took.mul_f64(100.0 / f64::from(percent.clamp(1, 100))));
+        let by_rate = self
+            .events_per_second
+            .map(|rate| begun + Duration::from_secs_f64(events as f64 / rate as f64));
+        let by_share = self
+            .cpu_percent
+            .map(|percent| begun + took.mul_f64(100.0 / f64::from(percent.clamp(1, 100))));
         by_rate.max(by_share)
     }
 }
@@ -94,8 +108,8 @@ pub struct Standing {
     pub epoch: u64,
 }
 
-/// A change of a state by other means than folding, carried out by the owner of the writer: while the pipeline is held
-/// at its ceiling, or does not run.
+/// A change of a state by other means than folding, carried out by the owner of the writer: while
+/// the pipeline is held at its ceiling, or does not run.
 #[derive(Debug, Default)]
 pub struct Patches(parking_lot::Mutex<Option<Pending>>);
 
@@ -116,7 +130,8 @@ pub enum RepairError {
     Closed,
 }
 
-/// A requested repair. Dropping it before it begins withdraws it, because its premises may no longer hold.
+/// A requested repair. Dropping it before it begins withdraws it, because its premises may no
+/// longer hold.
 #[derive(Debug)]
 pub struct HandedOver {
     patches: Arc<Patches>,
@@ -124,7 +139,8 @@ pub struct HandedOver {
 }
 
 impl HandedOver {
-    /// Waits until it is done, or the state was closed before. Cancel-safe: a received value is not lost.
+    /// Waits until it is done, or the state was closed before. Cancel-safe: a received value is not
+    /// lost.
     pub async fn done(&mut self) -> Result<(), RepairError> {
         (&mut self.done).await.unwrap_or(Err(RepairError::Closed))
     }
@@ -134,7 +150,12 @@ impl Drop for HandedOver {
     fn drop(&mut self) {
         // Closed first: whoever finds a repair after this sees that nobody wants it.
         self.done.close();
-        drop(self.patches.0.lock().take_if(|pending| pending.done.is_closed()));
+        drop(
+            self.patches
+                .0
+                .lock()
+                .take_if(|pending| pending.done.is_closed()),
+        );
     }
 }
 
@@ -159,7 +180,10 @@ impl Patches {
     pub fn hand_over(self: &Arc<Self>, repair: Repair) -> HandedOver {
         let (done, receiver) = tokio::sync::oneshot::channel();
         *self.0.lock() = Some(Pending { repair, done });
-        HandedOver { patches: Arc::clone(self), done: receiver }
+        HandedOver {
+            patches: Arc::clone(self),
+            done: receiver,
+        }
     }
 
     /// Whether a repair is requested and not done yet.
@@ -172,10 +196,15 @@ impl Patches {
         self.0.lock().take().is_some()
     }
 
-    /// Carries out the requested repair, durably; returns whether it changed entries. Errors of the state are also
-    /// returned to the caller.
+    /// Carries out the requested repair, durably; returns whether it changed entries. Errors of the
+    /// state are also returned to the caller.
     pub fn apply(&self, writer: &mut Writer, store: &Store) -> Result<bool, state::Error> {
-        let Some(Pending { repair, done }) = self.0.lock().take().filter(|pending| !pending.done.is_closed()) else {
+        let Some(Pending { repair, done }) = self
+            .0
+            .lock()
+            .take()
+            .filter(|pending| !pending.done.is_closed())
+        else {
             return Ok(false);
         };
         let repaired = match &repair {
@@ -218,7 +247,10 @@ mod tests {
             through: 7,
             head: 9,
             pending: 2,
-            stream: Arc::new(StreamIdentity { name: "S".to_owned(), created_ns: 1 }),
+            stream: Arc::new(StreamIdentity {
+                name: "S".to_owned(),
+                created_ns: 1,
+            }),
             after: 0,
             last_seen: None,
             missing: vec![1..=1, 3..=3, 5..=5],
@@ -227,7 +259,11 @@ mod tests {
     }
 
     fn shape(batch: &Batch) -> (Vec<u64>, u64, u64) {
-        (batch.events.iter().map(|event| event.sequence).collect(), batch.through, batch.pending)
+        (
+            batch.events.iter().map(|event| event.sequence).collect(),
+            batch.through,
+            batch.pending,
+        )
     }
 
     #[test]
@@ -267,9 +303,13 @@ mod tests {
 
     /// A state at position 5.
     fn state(path: &std::path::Path) -> (Store, Writer) {
-        let (store, mut writer) = Store::open(path, state::Options::default(), |_| ()).expect("the state opens");
+        let (store, mut writer) =
+            Store::open(path, state::Options::default(), |_| ()).expect("the state opens");
         writer.begin();
-        let stream = StreamIdentity { name: "S".to_owned(), created_ns: 1 };
+        let stream = StreamIdentity {
+            name: "S".to_owned(),
+            created_ns: 1,
+        };
         writer.publish(crate::position::Checkpoint::at(5, stream));
         store.flush().expect("it is durable");
         (store, writer)
@@ -293,28 +333,51 @@ mod tests {
         for withdraw in withdrawals {
             let kept = withdraw(patches.hand_over(Repair::Advance(9)));
             assert!(!patches.is_waiting());
-            patches.apply(&mut writer, &store).expect("there is nothing to do");
+            patches
+                .apply(&mut writer, &store)
+                .expect("there is nothing to do");
             assert_eq!(store.position(), 5);
             if let Some(mut kept) = kept {
-                assert!(kept.done.try_recv().is_err(), "the requester hears that it was not done");
+                assert!(
+                    kept.done.try_recv().is_err(),
+                    "the requester hears that it was not done"
+                );
             }
         }
         let mut handed_over = patches.hand_over(Repair::Advance(9));
-        patches.apply(&mut writer, &store).expect("it is carried out");
+        patches
+            .apply(&mut writer, &store)
+            .expect("it is carried out");
         assert_eq!(store.position(), 9);
-        assert!(matches!(handed_over.done.try_recv(), Ok(Ok(()))), "the requester hears that it was done");
+        assert!(
+            matches!(handed_over.done.try_recv(), Ok(Ok(()))),
+            "the requester hears that it was done"
+        );
     }
 
     #[test]
     fn a_throttle_spreads_batches_over_time() {
         let begun = Instant::now();
         let ms = Duration::from_millis;
-        let rate = Throttle { events_per_second: Some(1_000), cpu_percent: None };
+        let rate = Throttle {
+            events_per_second: Some(1_000),
+            cpu_percent: None,
+        };
         assert_eq!(rate.batch_events(), 50);
         assert_eq!(rate.next(begun, 50, ms(1)), Some(begun + ms(50)));
-        let share = Throttle { events_per_second: None, cpu_percent: Some(25) };
+        let share = Throttle {
+            events_per_second: None,
+            cpu_percent: Some(25),
+        };
         assert_eq!(share.next(begun, 50, ms(2)), Some(begun + ms(8)));
         assert_eq!(Throttle::default().next(begun, 50, ms(2)), None);
-        assert_eq!(Throttle { events_per_second: Some(3), cpu_percent: None }.batch_events(), 1);
+        assert_eq!(
+            Throttle {
+                events_per_second: Some(3),
+                cpu_percent: None
+            }
+            .batch_events(),
+            1
+        );
     }
 }

@@ -21,9 +21,20 @@ pub(super) struct Pacing {
 }
 
 impl Pacing {
-    pub(super) fn new(mut receiver: watch::Receiver<Pace>, standing: watch::Sender<Option<Standing>>) -> Self {
+    pub(super) fn new(
+        mut receiver: watch::Receiver<Pace>,
+        standing: watch::Sender<Option<Standing>>,
+    ) -> Self {
         let pace = *receiver.borrow_and_update();
-        Self { receiver, pace, standing, is_standing: false, is_beyond: false, pending: None, rests_until: None }
+        Self {
+            receiver,
+            pace,
+            standing,
+            is_standing: false,
+            is_beyond: false,
+            pending: None,
+            rests_until: None,
+        }
     }
 
     /// Sees a new pace, before anything else is applied.

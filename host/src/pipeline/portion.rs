@@ -7,9 +7,9 @@ const PATIENCE_MAX: u32 = 1_024;
 
 /// How many events are applied at once.
 ///
-/// It tracks two things separately. The search for a failing event halves the portion, which grows back quickly. The
-/// number of events that a module can apply within its limits is remembered; otherwise each batch would find it out
-/// again at the cost of a whole deadline.
+/// It tracks two things separately. The search for a failing event halves the portion, which grows
+/// back quickly. The number of events that a module can apply within its limits is remembered;
+/// otherwise each batch would find it out again at the cost of a whole deadline.
 #[derive(Debug)]
 pub(super) struct Portion {
     /// During the search for a failing event.
@@ -26,7 +26,13 @@ pub(super) struct Portion {
 
 impl Default for Portion {
     fn default() -> Self {
-        Self { search: usize::MAX, most: usize::MAX, managed: 0, deadline: None, patience: (1, 1) }
+        Self {
+            search: usize::MAX,
+            most: usize::MAX,
+            managed: 0,
+            deadline: None,
+            patience: (1, 1),
+        }
     }
 }
 
@@ -74,7 +80,10 @@ impl Portion {
 
     /// A single event fails: the number of events was not the cause.
     pub(super) fn one_fails(&mut self) {
-        *self = Self { search: self.search, ..Self::default() };
+        *self = Self {
+            search: self.search,
+            ..Self::default()
+        };
     }
 }
 
@@ -84,7 +93,8 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    /// Applies so many events in batches of 2,048, each of which takes this long; how many calls met their deadline.
+    /// Applies so many events in batches of 2,048, each of which takes this long; how many calls
+    /// met their deadline.
     fn wasted(portion: &mut Portion, events: usize, each: Duration) -> usize {
         let (mut left, mut wasted) = (events, 0);
         while left > 0 {

@@ -12,8 +12,8 @@ use crate::state;
 /// What a pipeline does when others need the little space left on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It stops applying until there is room again. If it answers reads, it stops only when commits lack room as well
-    /// and its memtable is full.
+    /// It stops applying until there is room again. If it answers reads, it stops only when commits
+    /// lack room as well and its memtable is full.
     Wait,
     /// It ends: its result can be built later.
     GiveUp,
@@ -40,8 +40,8 @@ pub struct Settings {
     pub budget: Arc<Budget>,
     /// The disk on which the state grows; none is never checked.
     pub disk: Option<(Room, WhenFull)>,
-    /// Seed for random batch boundaries, and for restarts of the module between batches. `verify` uses it to prove that
-    /// results do not depend on them.
+    /// Seed for random batch boundaries, and for restarts of the module between batches. `verify`
+    /// uses it to prove that results do not depend on them.
     pub shuffle: Option<u64>,
 }
 

@@ -1,10 +1,11 @@
 //! Random batch boundaries and restarts, to prove that the result does not depend on them.
 
-/// Events that a shuffled run applies one by one, each in a new instance: most mistakes that show at all show here.
+/// Events that a shuffled run applies one by one, each in a new instance: most mistakes that show
+/// at all show here.
 pub const SINGLES: u64 = 1_000;
 
-/// Chooses batch boundaries, and the batches after which the module gets a new instance: what it remembers must not
-/// matter.
+/// Chooses batch boundaries, and the batches after which the module gets a new instance: what it
+/// remembers must not matter.
 pub(super) struct Shuffle {
     random: fastrand::Rng,
     /// Events still to apply one by one.
@@ -13,12 +14,19 @@ pub(super) struct Shuffle {
 
 impl Shuffle {
     pub(super) fn new(seed: u64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), singles: SINGLES }
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            singles: SINGLES,
+        }
     }
 
     /// How many of this many events go into a batch.
     pub(super) fn count(&mut self, events: usize) -> usize {
-        if self.singles > 0 { 1 } else { self.random.usize(1..=events.max(1)) }
+        if self.singles > 0 {
+            1
+        } else {
+            self.random.usize(1..=events.max(1))
+        }
     }
 
     /// Whether the module gets a new instance after a batch of this many events.

@@ -40,8 +40,15 @@ impl Fold for Counting {
             let before: u64 = writer
                 .get(&event.subject)
                 .expect("reads")
-                .map_or(0, |value| value.as_str().expect("text").parse().expect("a count"));
-            writer.put(&event.subject, Some(Payload::from((before + 1).to_string()))).expect("within limits");
+                .map_or(0, |value| {
+                    value.as_str().expect("text").parse().expect("a count")
+                });
+            writer
+                .put(
+                    &event.subject,
+                    Some(Payload::from((before + 1).to_string())),
+                )
+                .expect("within limits");
         }
         (writer, Ok(()))
     }
@@ -70,7 +77,8 @@ struct Stage {
 impl Stage {
     fn with_events(count: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let log = Log::open(&folder.path().join("log.redb"), Options::default()).expect("the log opens");
+        let log =
+            Log::open(&folder.path().join("log.redb"), Options::default()).expect("the log opens");
         let stage = Self {
             runtime: Runtime::new().expect("a runtime"),
             folder,
@@ -104,7 +112,9 @@ impl Stage {
             })
             .collect();
         if !events.is_empty() {
-            self.log.append(&events, &Expectation::default()).expect("appends");
+            self.log
+                .append(&events, &Expectation::default())
+                .expect("appends");
         }
     }
 
@@ -113,11 +123,17 @@ impl Stage {
     }
 
     fn start(&self, mischief: Mischief) -> std::thread::JoinHandle<Ended> {
-        let (store, writer) = Store::open(&self.state(), state::Options::default(), |_| ()).expect("the state opens");
+        let (store, writer) =
+            Store::open(&self.state(), state::Options::default(), |_| ()).expect("the state opens");
         self.start_over(store, writer, mischief)
     }
 
-    fn start_over(&self, store: Store, writer: Writer, mischief: Mischief) -> std::thread::JoinHandle<Ended> {
+    fn start_over(
+        &self,
+        store: Store,
+        writer: Writer,
+        mischief: Mischief,
+    ) -> std::thread::JoinHandle<Ended> {
         self.progress.started(1);
         let (batches, busy) = (Arc::clone(&self.batches), Arc::clone(&self.busy));
         let pipeline = Pipeline {
@@ -134,10 +150,18 @@ impl Stage {
             skips: Skips::default(),
             source_status: watch::Sender::new(source::initial_status()),
             make_fold: Box::new(move || {
-                if busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                if busy
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    })
+                    .is_ok()
+                {
                     return Err(module::Error::Busy(1));
                 }
-                Ok(Box::new(Counting { mischief: Arc::clone(&mischief), batches: Arc::clone(&batches) }))
+                Ok(Box::new(Counting {
+                    mischief: Arc::clone(&mischief),
+                    batches: Arc::clone(&batches),
+                }))
             }),
             store,
             writer,
@@ -176,7 +200,11 @@ impl Stage {
         let running = self.start(mischief);
         let deadline = Instant::now() + Duration::from_secs(20);
         while !running.is_finished() && self.progress.now().state != DeploymentState::Live {
-            assert!(Instant::now() < deadline, "the pipeline is stuck: {:?}", self.progress.now());
+            assert!(
+                Instant::now() < deadline,
+                "the pipeline is stuck: {:?}",
+                self.progress.now()
+            );
             std::thread::yield_now();
         }
         self.control.send_replace(Desired::Stop);
@@ -197,14 +225,24 @@ impl Stage {
 
 /// What is durable in a state file: counts by subject, and the position.
 fn durable(path: &Path) -> (BTreeMap<String, u64>, u64) {
-    let (store, _writer) = Store::open(path, state::Options::default(), |_| ()).expect("the state opens");
-    let scan =
-        Scan { selection: Selection::Prefix(String::new()), after: None, direction: Direction::Forwards, limit: 1_000 };
+    let (store, _writer) =
+        Store::open(path, state::Options::default(), |_| ()).expect("the state opens");
+    let scan = Scan {
+        selection: Selection::Prefix(String::new()),
+        after: None,
+        direction: Direction::Forwards,
+        limit: 1_000,
+    };
     let page = store.snapshot().scan(&scan).expect("scans");
     let counts = page
         .entries
         .iter()
-        .map(|(key, value)| (key.to_string(), value.as_str().expect("text").parse().expect("a count")))
+        .map(|(key, value)| {
+            (
+                key.to_string(),
+                value.as_str().expect("text").parse().expect("a count"),
+            )
+        })
         .collect();
     (counts, store.position())
 }
@@ -220,7 +258,10 @@ fn peaceful() -> Mischief {
 }
 
 fn rejected(index: usize) -> ApplyError {
-    ApplyError::Rejected { index, message: "no".to_owned() }
+    ApplyError::Rejected {
+        index,
+        message: "no".to_owned(),
+    }
 }
 
 #[test]
@@ -234,7 +275,8 @@ fn what_was_applied_is_durable_once_the_pipeline_was_asked_to_end() {
 fn fold_on_a_leash_stops_at_exactly_its_end_and_continues_when_it_moves() {
     let stage = Stage::with_events(1_000);
     stage.leash.send_replace(40);
-    let (store, writer) = Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
+    let (store, writer) =
+        Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
     let running = stage.start_over(store.clone(), writer, peaceful());
     let await_position = |position| {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -253,7 +295,10 @@ fn fold_on_a_leash_stops_at_exactly_its_end_and_continues_when_it_moves() {
     stage.leash.send_replace(NO_LEASH);
     await_position(1_010);
     stage.control.send_replace(Desired::Stop);
-    assert!(matches!(running.join().expect("the pipeline does not panic"), Ended::Asked));
+    assert!(matches!(
+        running.join().expect("the pipeline does not panic"),
+        Ended::Asked
+    ));
     drop(store);
     assert_eq!(durable(&stage.state()), (fold_of(1_010), 1_010));
 }
@@ -261,11 +306,16 @@ fn fold_on_a_leash_stops_at_exactly_its_end_and_continues_when_it_moves() {
 #[test]
 fn events_before_a_rejected_one_are_kept_and_no_later_one_is_applied() {
     let stage = Stage::with_events(100);
-    let ended = stage.run(Arc::new(|event, index| (event.sequence == 42).then(|| rejected(index))));
+    let ended = stage.run(Arc::new(|event, index| {
+        (event.sequence == 42).then(|| rejected(index))
+    }));
     assert!(matches!(ended, Ended::Failed));
     assert_eq!(durable(&stage.state()), (fold_of(41), 41));
     let failure = stage.progress.now().failure.expect("the failure is kept");
-    assert_eq!((failure.kind.as_str(), failure.sequence, failure.attempts), ("rejected", Some(42), 1));
+    assert_eq!(
+        (failure.kind.as_str(), failure.sequence, failure.attempts),
+        ("rejected", Some(42), 1)
+    );
 }
 
 #[test]
@@ -284,19 +334,32 @@ fn a_trap_is_narrowed_down_to_its_event_and_tried_as_often_as_allowed() {
     assert!(matches!(ended, Ended::Failed));
     assert_eq!(durable(&stage.state()), (fold_of(776), 776));
     let failure = stage.progress.now().failure.expect("the failure is kept");
-    assert_eq!((failure.kind.as_str(), failure.sequence, failure.attempts), ("trap", Some(777), 3));
+    assert_eq!(
+        (failure.kind.as_str(), failure.sequence, failure.attempts),
+        ("trap", Some(777), 3)
+    );
     assert!(alone.load(Ordering::Relaxed) >= 3);
     let calls = stage.batches.lock().len();
-    assert!(calls < 60, "halving takes logarithmically many calls, found {calls}");
+    assert!(
+        calls < 60,
+        "halving takes logarithmically many calls, found {calls}"
+    );
 }
 
 #[test]
 fn a_module_that_is_too_slow_for_its_deadline_finds_out_once_how_many_events_it_manages() {
     let stage = Stage::with_events(10_000);
-    let ended = stage.run(Arc::new(|_, index| (index == 900).then_some(ApplyError::Deadline(Duration::ZERO))));
+    let ended = stage.run(Arc::new(|_, index| {
+        (index == 900).then_some(ApplyError::Deadline(Duration::ZERO))
+    }));
     assert!(matches!(ended, Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(10_000), 10_000));
-    let too_large = stage.batches.lock().iter().filter(|events| **events > 900).count();
+    let too_large = stage
+        .batches
+        .lock()
+        .iter()
+        .filter(|events| **events > 900)
+        .count();
     assert!((1..=2).contains(&too_large), "{too_large} calls in vain");
 }
 
@@ -312,12 +375,19 @@ fn a_free_instance_is_waited_for_and_no_event_is_to_blame() {
     }
     let now = stage.progress.now();
     let failure = now.failure.expect("it was just there");
-    assert_eq!((now.state, failure.kind.as_str()), (DeploymentState::Retrying, "busy"));
+    assert_eq!(
+        (now.state, failure.kind.as_str()),
+        (DeploymentState::Retrying, "busy")
+    );
     assert_eq!((failure.sequence, failure.attempts), (None, 0));
     // More often than an event may be tried.
     stage.busy.store(5, Ordering::Relaxed);
     while stage.progress.now().state != DeploymentState::Live {
-        assert!(!running.is_finished() && Instant::now() < deadline, "{:?}", stage.progress.now());
+        assert!(
+            !running.is_finished() && Instant::now() < deadline,
+            "{:?}",
+            stage.progress.now()
+        );
         std::thread::yield_now();
     }
     assert_eq!(stage.progress.now().failure, None);
@@ -365,9 +435,19 @@ fn a_search_that_was_interrupted_goes_on_where_it_was() {
 #[test]
 fn the_same_trap_three_times_is_enough_and_a_deadline_gets_all_its_attempts() {
     for (error, attempts) in [
-        (Box::new(|_| ApplyError::Trap("unreachable".to_owned())) as Box<dyn Fn(u32) -> ApplyError + Send + Sync>, 3),
-        (Box::new(|count| ApplyError::Trap(format!("other words {count}"))), 6),
-        (Box::new(|_| ApplyError::Deadline(Duration::from_secs(1))), 6),
+        (
+            Box::new(|_| ApplyError::Trap("unreachable".to_owned()))
+                as Box<dyn Fn(u32) -> ApplyError + Send + Sync>,
+            3,
+        ),
+        (
+            Box::new(|count| ApplyError::Trap(format!("other words {count}"))),
+            6,
+        ),
+        (
+            Box::new(|_| ApplyError::Deadline(Duration::from_secs(1))),
+            6,
+        ),
     ] {
         let mut stage = Stage::with_events(10);
         stage.attempts = 6;
@@ -378,7 +458,11 @@ fn the_same_trap_three_times_is_enough_and_a_deadline_gets_all_its_attempts() {
         }));
         assert!(matches!(ended, Ended::Failed));
         let failure = stage.progress.now().failure.expect("the failure is kept");
-        assert_eq!((failure.sequence, failure.attempts), (Some(7), attempts), "{failure:?}");
+        assert_eq!(
+            (failure.sequence, failure.attempts),
+            (Some(7), attempts),
+            "{failure:?}"
+        );
     }
 }
 
@@ -388,8 +472,15 @@ fn a_passing_failure_is_tried_again_and_leaves_no_trace() {
     let left = Arc::new(AtomicU32::new(2));
     let mischief: Mischief = Arc::new(move |event, index| {
         let fails = event.sequence == 200
-            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
-        fails.then(|| ApplyError::Retry { index, message: "later".to_owned() })
+            && left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok();
+        fails.then(|| ApplyError::Retry {
+            index,
+            message: "later".to_owned(),
+        })
     });
     assert!(matches!(stage.run(mischief), Ended::Asked));
     assert_eq!(durable(&stage.state()), (fold_of(300), 300));
@@ -400,7 +491,9 @@ fn a_passing_failure_is_tried_again_and_leaves_no_trace() {
 fn a_failed_pipeline_goes_on_at_the_event_that_failed() {
     let mut stage = Stage::with_events(100);
     assert!(matches!(
-        stage.run(Arc::new(|event, index| (event.sequence == 42).then(|| rejected(index)))),
+        stage.run(Arc::new(
+            |event, index| (event.sequence == 42).then(|| rejected(index))
+        )),
         Ended::Failed
     ));
     stage.restart();
@@ -421,7 +514,10 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
             let random = Mutex::new(fastrand::Rng::with_seed(seed * 100 + round));
             let ended = stage.run(Arc::new(move |_, index| match random.lock().u32(..2_000) {
                 0 => Some(ApplyError::Trap("chance".to_owned())),
-                1 => Some(ApplyError::Retry { index, message: "chance".to_owned() }),
+                1 => Some(ApplyError::Retry {
+                    index,
+                    message: "chance".to_owned(),
+                }),
                 2 => Some(rejected(index)),
                 _ => None,
             }));
@@ -444,13 +540,19 @@ fn stands(stage: &Stage, epoch: u64) -> u64 {
         {
             return standing.position;
         }
-        assert!(Instant::now() < deadline, "the pipeline does not stand: {:?}", stage.progress.now());
+        assert!(
+            Instant::now() < deadline,
+            "the pipeline does not stand: {:?}",
+            stage.progress.now()
+        );
         std::thread::yield_now();
     }
 }
 
 fn set_ceiling(stage: &Stage, ceiling: Ceiling, epoch: u64) {
-    stage.pace.send_modify(|pace| (pace.ceiling, pace.epoch) = (ceiling, epoch));
+    stage
+        .pace
+        .send_modify(|pace| (pace.ceiling, pace.epoch) = (ceiling, epoch));
 }
 
 #[test]
@@ -460,9 +562,20 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
     let running = stage.start(peaceful());
     assert_eq!(stands(&stage, 1), 1_234);
     stage.append(5_001..=5_100);
-    assert_eq!(*stage.standing.borrow(), Some(Standing { position: 1_234, epoch: 1 }), "it stands still");
+    assert_eq!(
+        *stage.standing.borrow(),
+        Some(Standing {
+            position: 1_234,
+            epoch: 1
+        }),
+        "it stands still"
+    );
     set_ceiling(&stage, Ceiling::Position(0), 2);
-    assert_eq!(stands(&stage, 2), 1_234, "a ceiling below it does not move it");
+    assert_eq!(
+        stands(&stage, 2),
+        1_234,
+        "a ceiling below it does not move it"
+    );
     set_ceiling(&stage, Ceiling::Position(2_000), 3);
     assert_eq!(stands(&stage, 3), 2_000);
     set_ceiling(&stage, Ceiling::None, 4);
@@ -517,21 +630,42 @@ fn an_event_that_fails_does_not_keep_the_pipeline_from_standing() {
         if fails && index == 0 {
             counted.fetch_add(1, Ordering::Relaxed);
         }
-        fails.then(|| ApplyError::Retry { index, message: "later".to_owned() })
+        fails.then(|| ApplyError::Retry {
+            index,
+            message: "later".to_owned(),
+        })
     }));
     // Once it fails as the first of its batch, the events before it are applied.
     let deadline = Instant::now() + Duration::from_secs(20);
     while failed_alone.load(Ordering::Relaxed) == 0 {
-        assert!(Instant::now() < deadline, "it is never alone: {:?}", stage.progress.now());
+        assert!(
+            Instant::now() < deadline,
+            "it is never alone: {:?}",
+            stage.progress.now()
+        );
         std::thread::yield_now();
     }
     set_ceiling(&stage, Ceiling::Position(0), 1);
-    assert_eq!(stands(&stage, 1), 41, "before the event that fails, with all before it");
-    assert_eq!(*stage.standing.borrow(), Some(Standing { position: 41, epoch: 1 }));
+    assert_eq!(
+        stands(&stage, 1),
+        41,
+        "before the event that fails, with all before it"
+    );
+    assert_eq!(
+        *stage.standing.borrow(),
+        Some(Standing {
+            position: 41,
+            epoch: 1
+        })
+    );
     fails.store(false, Ordering::Relaxed);
     set_ceiling(&stage, Ceiling::None, 2);
     while stage.progress.now().state != DeploymentState::Live {
-        assert!(Instant::now() < deadline, "it does not continue: {:?}", stage.progress.now());
+        assert!(
+            Instant::now() < deadline,
+            "it does not continue: {:?}",
+            stage.progress.now()
+        );
         std::thread::yield_now();
     }
     stage.control.send_replace(Desired::Stop);
@@ -549,7 +683,11 @@ fn where_batches_end_changes_nothing() {
         stage.batches.lock().clear();
         assert!(matches!(stage.run(peaceful()), Ended::Asked));
         assert_eq!(durable(&stage.state()), (fold_of(4_000), 4_000));
-        assert!(stage.batches.lock().len() > 4, "batches were cut: {:?}", stage.batches.lock());
+        assert!(
+            stage.batches.lock().len() > 4,
+            "batches were cut: {:?}",
+            stage.batches.lock()
+        );
     }
 }
 
@@ -566,9 +704,13 @@ fn age_makes_a_replay_durable_also_while_it_always_has_more_to_apply() {
     };
     for part in 0..20 {
         let events: Vec<_> = (1..=500).map(|number| event(part * 500 + number)).collect();
-        stage.log.append(&events, &Expectation::default()).expect("appends");
+        stage
+            .log
+            .append(&events, &Expectation::default())
+            .expect("appends");
     }
-    let (store, writer) = Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
+    let (store, writer) =
+        Store::open(&stage.state(), state::Options::default(), |_| ()).expect("the state opens");
     let slow: Mischief = Arc::new(|event, _| {
         if event.sequence % 50 == 0 {
             std::thread::sleep(Duration::from_millis(1));
@@ -578,11 +720,16 @@ fn age_makes_a_replay_durable_also_while_it_always_has_more_to_apply() {
     let running = stage.start_over(store.clone(), writer, slow);
     let mut moved_before_the_end = false;
     while stage.progress.now().state != DeploymentState::Live {
-        let checkpoint = store.checkpoint().map_or(0, |checkpoint| checkpoint.position);
+        let checkpoint = store
+            .checkpoint()
+            .map_or(0, |checkpoint| checkpoint.position);
         moved_before_the_end |= (1..9_000).contains(&checkpoint);
         std::thread::yield_now();
     }
     stage.control.send_replace(Desired::Stop);
     running.join().expect("no panic");
-    assert!(moved_before_the_end, "the checkpoint moves while events are applied");
+    assert!(
+        moved_before_the_end,
+        "the checkpoint moves while events are applied"
+    );
 }

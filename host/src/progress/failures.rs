@@ -34,7 +34,12 @@ pub struct NextAttempt {
 impl<'a> Cause<'a> {
     /// A failure that is not one of applying events.
     fn other(kind: &'a str, message: &'a str, sequence: Option<u64>) -> Self {
-        Self { kind, class: None, message, sequence }
+        Self {
+            kind,
+            class: None,
+            message,
+            sequence,
+        }
     }
 }
 
@@ -48,7 +53,10 @@ impl Progress {
 
     /// The host lacks what it takes to apply. No attempt counts, and no event is blamed.
     pub fn lacks(&self, kind: &str, message: &str) {
-        self.wait_for(&Cause { class: Some(FailureClass::Busy), ..Cause::other(kind, message, None) });
+        self.wait_for(&Cause {
+            class: Some(FailureClass::Busy),
+            ..Cause::other(kind, message, None)
+        });
     }
 
     /// It waits for something else that passes. No attempt counts, and no event is blamed.
@@ -59,7 +67,11 @@ impl Progress {
     fn wait_for(&self, cause: &Cause<'_>) {
         let mut inner = self.change();
         inner.now.state = DeploymentState::Retrying;
-        let attempts = inner.now.failure.as_ref().map_or(0, |failure| failure.attempts);
+        let attempts = inner
+            .now
+            .failure
+            .as_ref()
+            .map_or(0, |failure| failure.attempts);
         inner.note(cause, attempts, None);
     }
 
@@ -81,7 +93,11 @@ impl Progress {
     /// It can't continue without an operator.
     pub fn stopped_by(&self, cause: &Cause<'_>) {
         let mut inner = self.change();
-        let attempts = inner.now.failure.as_ref().map_or(1, |failure| failure.attempts + 1);
+        let attempts = inner
+            .now
+            .failure
+            .as_ref()
+            .map_or(1, |failure| failure.attempts + 1);
         inner.now.state = DeploymentState::Failed;
         inner.note(cause, attempts, None);
     }
@@ -89,18 +105,34 @@ impl Progress {
     /// The disk has room again: a failure that said otherwise is over.
     pub fn has_room(&self) {
         self.made_durable();
-        if self.inner.lock().now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
+        if self
+            .inner
+            .lock()
+            .now
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.kind == "state")
+        {
             self.recovered();
         }
     }
 
-    /// The state could not be read or written, for example because the disk is full. It is reopened until that
-    /// succeeds; the count is the number of failures in a row.
+    /// The state could not be read or written, for example because the disk is full. It is reopened
+    /// until that succeeds; the count is the number of failures in a row.
     pub fn state_failed(&self, message: &str) -> u32 {
         let inner = &mut *self.change();
-        let attempts = inner.state_failure.as_ref().map_or(0, |failure| failure.attempts) + 1;
+        let attempts = inner
+            .state_failure
+            .as_ref()
+            .map_or(0, |failure| failure.attempts)
+            + 1;
         inner.now.failure = inner.state_failure.take();
-        note(&mut inner.now, &Cause::other("state", message, None), attempts, None);
+        note(
+            &mut inner.now,
+            &Cause::other("state", message, None),
+            attempts,
+            None,
+        );
         inner.state_failure.clone_from(&inner.now.failure);
         inner.now.state = DeploymentState::Retrying;
         attempts
@@ -112,47 +144,79 @@ impl Progress {
         if inner.state_failure.take().is_none() {
             return;
         }
-        if inner.now.failure.as_ref().is_some_and(|failure| failure.kind == "state") {
+        if inner
+            .now
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.kind == "state")
+        {
             inner.now.failure = None;
             if inner.now.state == DeploymentState::Retrying {
                 let is_behind = inner.now.pending > 0;
-                inner.now.state = if is_behind { DeploymentState::CatchingUp } else { DeploymentState::Live };
+                inner.now.state = if is_behind {
+                    DeploymentState::CatchingUp
+                } else {
+                    DeploymentState::Live
+                };
             }
         }
     }
 
     /// The streak of failures is over.
     pub fn recovered(&self) {
-        let Inner { now, state_failure, .. } = &mut *self.change();
+        let Inner {
+            now, state_failure, ..
+        } = &mut *self.change();
         now.failure.clone_from(state_failure);
         if now.state == DeploymentState::Retrying && state_failure.is_none() {
             let is_done = now.pending == 0 && now.stream.is_some() && !now.awaits_start;
-            now.state = if is_done { DeploymentState::Live } else { DeploymentState::CatchingUp };
+            now.state = if is_done {
+                DeploymentState::Live
+            } else {
+                DeploymentState::CatchingUp
+            };
         }
     }
 
-    /// Whether it stopped at an event that its module can't pass, so that readers saw nothing beyond it. Code that
-    /// inherited a state may stop at an event that the previous code, or the code before the process started, did pass.
+    /// Whether it stopped at an event that its module can't pass, so that readers saw nothing
+    /// beyond it. Code that inherited a state may stop at an event that the previous code, or the
+    /// code before the process started, did pass.
     pub fn stopped_at_event(&self) -> bool {
-        let Inner { now, first_generation, .. } = &*self.inner.lock();
+        let Inner {
+            now,
+            first_generation,
+            ..
+        } = &*self.inner.lock();
         if *first_generation != Some(now.generation) {
             return false;
         }
         let is_final = |failure: &Failure| {
-            failure.sequence.is_some() && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
+            failure.sequence.is_some()
+                && matches!(failure.kind.as_str(), "rejected" | "retry" | "trap")
         };
-        let failed = now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);
+        let failed =
+            now.state == DeploymentState::Failed && now.failure.as_ref().is_some_and(is_final);
         failed && !self.is_on_probation()
     }
 }
 
 fn note(now: &mut Now, cause: &Cause<'_>, attempts: u32, next: Option<NextAttempt>) {
-    let Cause { kind, class, message, sequence } = *cause;
+    let Cause {
+        kind,
+        class,
+        message,
+        sequence,
+    } = *cause;
     // The kind is a separate field.
-    let message = message.strip_prefix(kind).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
+    let message = message
+        .strip_prefix(kind)
+        .and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(message);
     match &mut now.failure {
         // A temporary lack of host resources is not a failure of an event or a stream.
-        Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => first.attempts = attempts,
+        Some(first) if first.kind == kind || !OF_HOST.contains(&first.kind.as_str()) => {
+            first.attempts = attempts
+        }
         none => {
             let first_at = jiff::Timestamp::now().to_string();
             *none = Some(Failure {
@@ -180,13 +244,19 @@ fn time_after(pause: Duration) -> Option<String> {
 }
 
 impl Inner {
-    /// Records a failure. A failure at the same event as before the last start has lasted since then.
+    /// Records a failure. A failure at the same event as before the last start has lasted since
+    /// then.
     fn note(&mut self, cause: &Cause<'_>, attempts: u32, next: Option<NextAttempt>) {
         let is_new = self.now.failure.is_none();
         note(&mut self.now, cause, attempts, next);
         let Cause { kind, sequence, .. } = *cause;
-        let is_same = |before: &&Failure| before.kind == kind && before.sequence == sequence && sequence.is_some();
-        if let Some(before) = self.failed_before.as_ref().filter(|before| is_new && is_same(before))
+        let is_same = |before: &&Failure| {
+            before.kind == kind && before.sequence == sequence && sequence.is_some()
+        };
+        if let Some(before) = self
+            .failed_before
+            .as_ref()
+            .filter(|before| is_new && is_same(before))
             && let Some(failure) = &mut self.now.failure
         {
             failure.first_at.clone_from(&before.first_at);

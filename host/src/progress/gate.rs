@@ -1,5 +1,5 @@
-//! Decides from which position reads are answered: never from an earlier position than clients saw, no matter which
-//! process showed it.
+//! Decides from which position reads are answered: never from an earlier position than clients saw,
+//! no matter which process showed it.
 
 use super::{Now, Progress};
 use crate::api::DeploymentState;
@@ -17,8 +17,9 @@ impl Progress {
         now.floor = now.floor.max(position);
     }
 
-    /// This generation replaces another, of which clients saw `position` or more, at that position: whatever the other
-    /// one may have shown before the process started, this one may have shown as well.
+    /// This generation replaces another, of which clients saw `position` or more, at that position:
+    /// whatever the other one may have shown before the process started, this one may have shown as
+    /// well.
     pub fn succeeds(&self, before: &Now, position: u64) {
         let now = &mut self.change().now;
         now.floor = now.floor.max(before.floor).max(position);
@@ -30,8 +31,8 @@ impl Progress {
         };
     }
 
-    /// It stopped at an event that nothing passes, so readers cannot have seen anything beyond. Reads are answered from
-    /// now on, unless clients are known to have seen more.
+    /// It stopped at an event that nothing passes, so readers cannot have seen anything beyond.
+    /// Reads are answered from now on, unless clients are known to have seen more.
     pub fn answers_now(&self) {
         self.change().now.catches_up_to = Some(0);
     }
@@ -48,7 +49,8 @@ impl Now {
         self.failure.as_ref().and_then(|failure| failure.sequence)
     }
 
-    /// Whether the stream does not have what the state was built from: its end says nothing about the state.
+    /// Whether the stream does not have what the state was built from: its end says nothing about
+    /// the state.
     pub fn is_of_another_history(&self) -> bool {
         let kind = self.failure.as_ref().map(|failure| failure.kind.as_str());
         matches!(kind, Some("source-diverged" | "source-truncated"))

@@ -1,6 +1,7 @@
 //! Wakes those who wait for a milestone: a change in kind, such as another state or a failure.
 //!
-//! A batch that only raises figures wakes nobody. The position of the store has a channel of its own.
+//! A batch that only raises figures wakes nobody. The position of the store has a channel of its
+//! own.
 
 use std::ops::{Deref, DerefMut};
 
@@ -33,13 +34,14 @@ impl Milestone {
             awaits_start: now.awaits_start,
             has_pending: now.pending > 0,
             catches_up_to: now.catches_up_to,
-            failure: failure.map(|failure| (failure.kind.clone(), failure.sequence, failure.attempts)),
+            failure: failure
+                .map(|failure| (failure.kind.clone(), failure.sequence, failure.attempts)),
         }
     }
 }
 
-/// The locked progress while it changes. Dropping it unlocks the progress, and wakes those who wait if a milestone was
-/// passed.
+/// The locked progress while it changes. Dropping it unlocks the progress, and wakes those who wait
+/// if a milestone was passed.
 pub(super) struct Change<'a> {
     // Fields are dropped in this order: those who are woken find the lock free.
     inner: MutexGuard<'a, Inner>,
@@ -85,7 +87,14 @@ impl Progress {
     pub(super) fn change(&self) -> Change<'_> {
         let inner = self.inner.lock();
         let before = Milestone::of(&inner.now);
-        Change { inner, before, wake: Wake { passed: &self.passed, is_due: false } }
+        Change {
+            inner,
+            before,
+            wake: Wake {
+                passed: &self.passed,
+                is_due: false,
+            },
+        }
     }
 
     /// Becomes ready at the first milestone after this call, even if it was not polled before.

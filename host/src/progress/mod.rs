@@ -40,10 +40,11 @@ pub struct Now {
     pub head: u64,
     /// Events that may match and are not applied yet, as last seen.
     pub pending: u64,
-    /// Time of the oldest event that is not applied yet, in nanoseconds since the Unix epoch; none if there is none, or
-    /// it was not read yet.
+    /// Time of the oldest event that is not applied yet, in nanoseconds since the Unix epoch; none
+    /// if there is none, or it was not read yet.
     pub oldest_ns: Option<u64>,
-    /// Whether anything was read since the module began to fold; before that, the figures are older.
+    /// Whether anything was read since the module began to fold; before that, the figures are
+    /// older.
     pub has_read: bool,
     /// When the end of the stream was last checked outside the reader.
     pub looked_at: Option<Instant>,
@@ -69,7 +70,8 @@ pub struct Now {
     pub repair_percent: Option<f64>,
     /// The position that readers may have seen before the process started; none while unknown.
     pub catches_up_to: Option<u64>,
-    /// Where the stream ended when it was first reached since the process started: readers saw nothing beyond that.
+    /// Where the stream ended when it was first reached since the process started: readers saw
+    /// nothing beyond that.
     pub first_head: Option<u64>,
     /// The position that clients are known to have seen: no earlier one is ever shown.
     pub floor: u64,
@@ -79,11 +81,11 @@ pub struct Now {
     pub starts: u64,
     /// How often the module's instance was dropped on purpose.
     pub restarts: u64,
-    /// Whether the latest module has applied an event since it began, or found, with the source connected, that there
-    /// is nothing to apply.
+    /// Whether the latest module has applied an event since it began, or found, with the source
+    /// connected, that there is nothing to apply.
     pub begun: bool,
-    /// Another module, or another attempt, is requested and has not begun: the state of the previous one says nothing
-    /// about it.
+    /// Another module, or another attempt, is requested and has not begun: the state of the
+    /// previous one says nothing about it.
     awaits_start: bool,
 }
 
@@ -146,8 +148,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The progress before anything was opened. `catches_up_to` is known for a new deployment, and none after a
-    /// restart; no position before `floor` is shown.
+    /// The progress before anything was opened. `catches_up_to` is known for a new deployment, and
+    /// none after a restart; no position before `floor` is shown.
     pub fn new(catches_up_to: Option<u64>, floor: u64) -> Self {
         let now = Now {
             state: DeploymentState::Opening,
@@ -223,7 +225,10 @@ impl Progress {
     pub fn now(&self) -> Now {
         let mut inner = self.inner.lock();
         inner.measure();
-        Now { oldest_ns: inner.oldest_ns(), ..inner.now.clone() }
+        Now {
+            oldest_ns: inner.oldest_ns(),
+            ..inner.now.clone()
+        }
     }
 
     /// Sets its state.
@@ -236,7 +241,8 @@ impl Progress {
         self.inner.lock().now.repair_percent = percent;
     }
 
-    /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond that.
+    /// Its state was opened at a checkpoint; `is_settled` says that readers saw nothing beyond
+    /// that.
     pub fn opened(&self, checkpoint: Option<&Checkpoint>, is_settled: bool) {
         let last_event = checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref());
         let inner = &mut *self.change();
@@ -249,25 +255,39 @@ impl Progress {
             // What kept its thread from starting is over.
             drop(inner.now.failure.take_if(|failure| failure.kind == "host"));
         }
-        inner.now.opened_at.get_or_insert(checkpoint.map_or(0, |checkpoint| checkpoint.position));
+        inner
+            .now
+            .opened_at
+            .get_or_insert(checkpoint.map_or(0, |checkpoint| checkpoint.position));
     }
 
-    /// A check outside the reader found that the stream reaches from `first` to `head`; the state reflects `position`.
+    /// A check outside the reader found that the stream reaches from `first` to `head`; the state
+    /// reflects `position`.
     pub fn seen(&self, first: u64, head: u64, position: u64) {
         let inner = &mut *self.change();
         inner.now.looked_at = Some(Instant::now());
         inner.now.stream_first = Some(first);
-        // A stream that ends before the state, or that the reader refused, may be another one: its end means nothing.
-        let is_refused = inner.now.failure.as_ref().is_some_and(|failure| failure.kind.starts_with("source-"));
+        // A stream that ends before the state, or that the reader refused, may be another one: its
+        // end means nothing.
+        let is_refused = inner
+            .now
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.kind.starts_with("source-"));
         if head >= position && !is_refused {
             inner.now.reached(head);
         }
         if head <= inner.now.head {
             return;
         }
-        // Which of the new events match is known when they are read; of older ones it is, unless nothing was read yet.
+        // Which of the new events match is known when they are read; of older ones it is, unless
+        // nothing was read yet.
         let known = inner.now.head;
-        let grown = if known == 0 { head } else { inner.now.pending.saturating_add(head - known) };
+        let grown = if known == 0 {
+            head
+        } else {
+            inner.now.pending.saturating_add(head - known)
+        };
         let pending = grown.min(head.saturating_sub(position));
         let waiting: u64 = inner.read.iter().map(|read| read.events).sum();
         inner.beyond = pending.saturating_sub(waiting);
@@ -296,8 +316,8 @@ impl Progress {
         inner.run
     }
 
-    /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first one ever read for
-    /// this state.
+    /// A run has read a batch, which waits to be applied. `is_first` says whether it is the first
+    /// one ever read for this state.
     pub fn read(&self, run: u64, batch: &Batch, is_first: bool) {
         let inner = &mut *self.change();
         if run != inner.run {
@@ -314,7 +334,12 @@ impl Progress {
         inner.beyond_ns = None;
         if let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) {
             let (first, first_ns, last) = (first.sequence, first.time_ns, last.sequence);
-            inner.read.push_back(Read { first, first_ns, last, events: batch.events.len() as u64 });
+            inner.read.push_back(Read {
+                first,
+                first_ns,
+                last,
+                events: batch.events.len() as u64,
+            });
         }
         inner.count();
     }
@@ -334,8 +359,8 @@ impl Progress {
         if now.stream.is_none() {
             now.stream = Some(batch.stream.name.clone());
         }
-        // Record the head even if no event is pending: if the server filters for the reader, the position also moves
-        // over events of others, and readers saw that.
+        // Record the head even if no event is pending: if the server filters for the reader, the
+        // position also moves over events of others, and readers saw that.
         now.reached(batch.head.max(batch.through));
         if now.pending > LIVE_LAG_MAX && now.state == DeploymentState::Live {
             now.state = DeploymentState::CatchingUp;
@@ -363,7 +388,10 @@ impl Progress {
             inner.read.pop_front();
         }
         if let Some(read) = inner.read.front_mut().filter(|read| read.first <= through) {
-            let left_out = events.iter().filter(|event| event.sequence >= read.first).count() as u64;
+            let left_out = events
+                .iter()
+                .filter(|event| event.sequence >= read.first)
+                .count() as u64;
             read.events = read.events.saturating_sub(left_out);
         }
         inner.count();
@@ -390,12 +418,20 @@ impl Progress {
     /// Counts an instance until the guard is dropped.
     pub fn instance(self: &Arc<Self>) -> Alive {
         self.inner.lock().now.instances += 1;
-        Alive { progress: Arc::clone(self) }
+        Alive {
+            progress: Arc::clone(self),
+        }
     }
 
     /// The module of a generation begins to fold: the old failure is over.
     pub fn started(&self, generation: u64) {
-        let Inner { now, state_failure, failed_before, first_generation, .. } = &mut *self.change();
+        let Inner {
+            now,
+            state_failure,
+            failed_before,
+            first_generation,
+            ..
+        } = &mut *self.change();
         if let Some(failure) = now.failure.take() {
             *failed_before = Some(failure);
         }
@@ -406,12 +442,16 @@ impl Progress {
         // A state that failed has to prove first that it can be written again.
         let is_state_failing = state_failure.is_some();
         now.failure.clone_from(state_failure);
-        now.state = if is_state_failing { DeploymentState::Retrying } else { DeploymentState::CatchingUp };
+        now.state = if is_state_failing {
+            DeploymentState::Retrying
+        } else {
+            DeploymentState::CatchingUp
+        };
         (now.begun, now.awaits_start) = (false, false);
     }
 
-    /// The state was closed at this position. Its events in memory have to be read again, so earlier knowledge about
-    /// the rest of the stream no longer counts.
+    /// The state was closed at this position. Its events in memory have to be read again, so
+    /// earlier knowledge about the rest of the stream no longer counts.
     pub fn closed(&self, position: u64) {
         let inner = &mut *self.change();
         inner.now.last_position = position;
@@ -428,9 +468,14 @@ impl Progress {
 
     /// A module is about to begin to fold, again or in place of another: its progress is unknown.
     pub fn awaits_start(&self) {
-        let Inner { now, failed_before, .. } = &mut *self.change();
+        let Inner {
+            now, failed_before, ..
+        } = &mut *self.change();
         (now.begun, now.awaits_start) = (false, true);
-        if matches!(now.state, DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed) {
+        if matches!(
+            now.state,
+            DeploymentState::Live | DeploymentState::Retrying | DeploymentState::Failed
+        ) {
             if let Some(failure) = now.failure.take() {
                 *failed_before = Some(failure);
             }
@@ -465,7 +510,9 @@ impl Inner {
     fn oldest_ns(&self) -> Option<u64> {
         match self.read.front() {
             // In a batch that is half applied, the next event follows the last applied one.
-            Some(read) if read.first <= self.applied_through => Some(self.now.last_event_ns.max(read.first_ns)),
+            Some(read) if read.first <= self.applied_through => {
+                Some(self.now.last_event_ns.max(read.first_ns))
+            }
             Some(read) => Some(read.first_ns),
             None if self.beyond > 0 => self.beyond_ns,
             None => None,
@@ -475,7 +522,8 @@ impl Inner {
     fn measure(&mut self) {
         let elapsed = self.measured_at.elapsed();
         if elapsed >= RATE_WINDOW {
-            self.now.rate = (self.now.applied - self.measured_applied) as f64 / elapsed.as_secs_f64();
+            self.now.rate =
+                (self.now.applied - self.measured_applied) as f64 / elapsed.as_secs_f64();
             self.measured_applied = self.now.applied;
             self.measured_at = Instant::now();
         }

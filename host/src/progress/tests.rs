@@ -16,8 +16,12 @@ fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
         headers: Vec::new(),
         data: crate::event::Payload::from("{}"),
     };
-    let (events, through): (Vec<Event>, u64) = (sequences.clone().map(event).collect(), *sequences.end());
-    let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
+    let (events, through): (Vec<Event>, u64) =
+        (sequences.clone().map(event).collect(), *sequences.end());
+    let stream = Arc::new(crate::position::StreamIdentity {
+        name: "S".to_owned(),
+        created_ns: 1,
+    });
     let (after, pending) = (sequences.start() - 1, head - through);
     Batch {
         events,
@@ -36,7 +40,11 @@ fn batch(sequences: std::ops::RangeInclusive<u64>, head: u64) -> Batch {
 fn lag_grows_with_the_stream_while_nothing_is_read() {
     let progress = Progress::new(None, 0);
     progress.seen(1, 10, 4);
-    assert_eq!(lag(&progress), (10, 6), "nothing is known but where the stream ends");
+    assert_eq!(
+        lag(&progress),
+        (10, 6),
+        "nothing is known but where the stream ends"
+    );
     assert!(progress.asks_for_age(), "and not how old those events are");
     progress.seen(1, 15, 4);
     assert_eq!(lag(&progress), (15, 11), "each of the new ones may match");
@@ -53,14 +61,28 @@ fn lag_counts_what_was_read_and_not_applied_and_is_as_old_as_the_first_of_it() {
     let run = progress.begins_to_read();
     progress.read(run, &one, true);
     progress.read(run, &other, false);
-    assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 9), Some(10)));
+    assert_eq!(
+        (lag(&progress), progress.now().oldest_ns),
+        ((9, 9), Some(10))
+    );
     progress.applied(&one.events[..1]);
-    assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 8), Some(10)), "the next one is at least as young");
+    assert_eq!(
+        (lag(&progress), progress.now().oldest_ns),
+        ((9, 8), Some(10)),
+        "the next one is at least as young"
+    );
     progress.applied(&one.events[1..]);
-    assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 5), Some(50)));
+    assert_eq!(
+        (lag(&progress), progress.now().oldest_ns),
+        ((9, 5), Some(50))
+    );
     progress.reads_no_more();
     progress.read(run, &other, false);
-    assert_eq!((lag(&progress), progress.now().oldest_ns), ((9, 5), Some(50)), "what was read is still to be applied");
+    assert_eq!(
+        (lag(&progress), progress.now().oldest_ns),
+        ((9, 5), Some(50)),
+        "what was read is still to be applied"
+    );
 }
 
 #[test]
@@ -78,7 +100,10 @@ fn state_that_failed_is_retrying_until_something_is_durable_again() {
         (DeploymentState::Retrying, 2, "no space left")
     );
     progress.made_durable();
-    assert_eq!((progress.now().state, progress.now().failure), (DeploymentState::Live, None));
+    assert_eq!(
+        (progress.now().state, progress.now().failure),
+        (DeploymentState::Live, None)
+    );
 }
 
 #[test]
@@ -86,7 +111,11 @@ fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached(
     let progress = Progress::new(None, 3);
     assert_eq!(progress.answers_from(), None);
     progress.seen(1, 2, 4);
-    assert_eq!(progress.answers_from(), None, "another stream ends before the state");
+    assert_eq!(
+        progress.answers_from(),
+        None,
+        "another stream ends before the state"
+    );
     progress.seen(1, 9, 4);
     progress.seen(1, 12, 4);
     assert_eq!(progress.answers_from(), Some(9));
@@ -99,7 +128,10 @@ fn what_may_have_been_shown_ends_where_the_stream_did_when_it_was_first_reached(
 #[test]
 fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
     let progress = Progress::new(Some(0), 0);
-    let stream = Arc::new(crate::position::StreamIdentity { name: "S".to_owned(), created_ns: 1 });
+    let stream = Arc::new(crate::position::StreamIdentity {
+        name: "S".to_owned(),
+        created_ns: 1,
+    });
     let nothing = |pending| Batch {
         events: Vec::new(),
         after: 5,
@@ -113,15 +145,27 @@ fn nothing_is_live_before_the_module_that_was_asked_for_last_has_begun() {
     };
     progress.started(1);
     progress.finished(&nothing(2));
-    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::CatchingUp, false));
+    assert_eq!(
+        (progress.now().state, progress.now().begun),
+        (DeploymentState::CatchingUp, false)
+    );
     progress.finished(&nothing(0));
-    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::Live, true));
+    assert_eq!(
+        (progress.now().state, progress.now().begun),
+        (DeploymentState::Live, true)
+    );
     progress.awaits_start();
     progress.finished(&nothing(0));
-    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::CatchingUp, false));
+    assert_eq!(
+        (progress.now().state, progress.now().begun),
+        (DeploymentState::CatchingUp, false)
+    );
     progress.started(2);
     progress.finished(&nothing(0));
-    assert_eq!((progress.now().state, progress.now().begun), (DeploymentState::Live, true));
+    assert_eq!(
+        (progress.now().state, progress.now().begun),
+        (DeploymentState::Live, true)
+    );
 }
 
 #[test]
@@ -150,7 +194,11 @@ fn who_takes_over_answers_from_no_earlier_than_the_one_before() {
     successor.succeeds(&unknowing, 5);
     assert_eq!(successor.answers_from(), None);
     successor.seen(1, 4, 0);
-    assert_eq!(successor.answers_from(), Some(5), "what it took over at was shown");
+    assert_eq!(
+        successor.answers_from(),
+        Some(5),
+        "what it took over at was shown"
+    );
 }
 
 #[tokio::test]
@@ -165,10 +213,16 @@ async fn a_milestone_wakes_those_who_wait_and_a_batch_that_only_raises_figures_d
     let mut milestone = std::pin::pin!(progress.milestone());
     progress.applied(&batch(1..=4, 9).events[1..]);
     progress.memory(7);
-    assert!(milestone.as_mut().now_or_never().is_none(), "it only got further");
+    assert!(
+        milestone.as_mut().now_or_never().is_none(),
+        "it only got further"
+    );
     progress.stopped("trap", "it divided by zero", Some(5));
     assert!(milestone.now_or_never().is_some(), "it failed");
     let milestone = progress.milestone();
     progress.started(1);
-    assert!(milestone.now_or_never().is_some(), "a change before the first poll counts");
+    assert!(
+        milestone.now_or_never().is_some(),
+        "a change before the first poll counts"
+    );
 }

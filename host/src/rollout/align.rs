@@ -1,7 +1,8 @@
 //! Aligning two runners: holding them at one position.
 //!
-//! The active runner stops at a batch boundary, and the other one continues to exactly that position. If the other one
-//! is already ahead, it stops where it is, and the active one catches up. Both are durable when they stop.
+//! The active runner stops at a batch boundary, and the other one continues to exactly that
+//! position. If the other one is already ahead, it stops where it is, and the active one catches
+//! up. Both are durable when they stop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use tokio::time::timeout_at;
 use crate::pipeline::Ceiling;
 use crate::runner::Runner;
 
-/// How long both may take to flush before anything is held, so that little is left to flush during the hold.
+/// How long both may take to flush before anything is held, so that little is left to flush during
+/// the hold.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// Two runners that are held. Dropping it releases both.
@@ -19,7 +21,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 pub struct Aligned {
     /// The position of the runner that should take over.
     pub position: u64,
-    /// The position of the active runner; it differs only if that runner can't move, because it is paused or failed.
+    /// The position of the active runner; it differs only if that runner can't move, because it is
+    /// paused or failed.
     pub serving: u64,
     began: Instant,
     runners: [Arc<Runner>; 2],
@@ -56,11 +59,23 @@ impl Drop for Aligned {
 }
 
 /// Holds both runners at one position, for at most `at_most`.
-pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Duration) -> Result<Aligned, Missed> {
-    tokio::join!(serving.flush_soon(FLUSH_MAX), candidate.flush_soon(FLUSH_MAX));
+pub async fn align(
+    serving: &Arc<Runner>,
+    candidate: &Arc<Runner>,
+    at_most: Duration,
+) -> Result<Aligned, Missed> {
+    tokio::join!(
+        serving.flush_soon(FLUSH_MAX),
+        candidate.flush_soon(FLUSH_MAX)
+    );
     let began = Instant::now();
     // From here on, both are released no matter what happens.
-    let mut aligned = Aligned { position: 0, serving: 0, began, runners: [Arc::clone(serving), Arc::clone(candidate)] };
+    let mut aligned = Aligned {
+        position: 0,
+        serving: 0,
+        began,
+        runners: [Arc::clone(serving), Arc::clone(candidate)],
+    };
     let deadline = tokio::time::Instant::from_std(began + at_most);
     let meet = async {
         let epoch = serving.set_ceiling(Ceiling::Position(0));
@@ -78,17 +93,20 @@ pub async fn align(serving: &Arc<Runner>, candidate: &Arc<Runner>, at_most: Dura
     };
     match timeout_at(deadline, meet).await {
         Ok(true) => Ok(aligned),
-        Ok(false) | Err(_) => {
-            Err(Missed { serving: serving.position(), candidate: candidate.position(), held: began.elapsed() })
-        }
+        Ok(false) | Err(_) => Err(Missed {
+            serving: serving.position(),
+            candidate: candidate.position(),
+            held: began.elapsed(),
+        }),
     }
 }
 
-/// Brings a candidate to the position of the active runner, or finds that it is already past it; returns the position.
+/// Brings a candidate to the position of the active runner, or finds that it is already past it;
+/// returns the position.
 ///
-/// If the server filters for a reader, the reader learns only once per second how far it has passed the events of
-/// others. If the active runner has applied nothing after the candidate's position, the candidate need not wait for
-/// that.
+/// If the server filters for a reader, the reader learns only once per second how far it has passed
+/// the events of others. If the active runner has applied nothing after the candidate's position,
+/// the candidate need not wait for that.
 async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) -> u64 {
     if candidate.position() < position && has_nothing_between(candidate, serving) {
         let epoch = candidate.set_ceiling(Ceiling::Position(0));
@@ -97,7 +115,8 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
             return stands_at;
         }
         // A state without anything applied has nothing to commit a position with.
-        let advanced = has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
+        let advanced =
+            has_nothing_between(candidate, serving) && candidate.advance(position).await.is_ok();
         if advanced && candidate.position() >= position {
             return position;
         }
@@ -106,9 +125,10 @@ async fn come_up(candidate: &Arc<Runner>, serving: &Arc<Runner>, position: u64) 
     candidate.held_at(epoch).await
 }
 
-/// Whether the candidate lacks nothing although its position is lower: both apply the same events of the same stream,
-/// and the active one has applied none that the candidate has not. If the active one inherited a state with other
-/// subjects, it never saw earlier events of its own subjects, and proves nothing about those.
+/// Whether the candidate lacks nothing although its position is lower: both apply the same events
+/// of the same stream, and the active one has applied none that the candidate has not. If the
+/// active one inherited a state with other subjects, it never saw earlier events of its own
+/// subjects, and proves nothing about those.
 fn has_nothing_between(behind: &Runner, ahead: &Runner) -> bool {
     let position = behind.position();
     behind.applies_same_events(ahead)

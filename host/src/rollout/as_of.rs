@@ -1,8 +1,8 @@
 //! As-of reads: what a deployment would have answered at an earlier sequence or time.
 //!
-//! The stream is folded up to that point in a separate runner, starting from the nearest snapshot. The result is kept
-//! for a while, because a second as-of read often follows the first. The number of results and their disk space are
-//! limited.
+//! The stream is folded up to that point in a separate runner, starting from the nearest snapshot.
+//! The result is kept for a while, because a second as-of read often follows the first. The number
+//! of results and their disk space are limited.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,8 @@ use crate::state::catalogue::Generation;
 pub enum Moment {
     /// Right after this sequence.
     Sequence(u64),
-    /// Right after the last event that was stored at or before this time, in nanoseconds since the Unix epoch.
+    /// Right after the last event that was stored at or before this time, in nanoseconds since the
+    /// Unix epoch.
     Time(u64),
 }
 
@@ -75,7 +76,10 @@ pub struct Preparing {
 }
 
 fn waits(obstacle: &Option<String>) -> String {
-    obstacle.as_ref().map(|obstacle| format!(", trying again ({obstacle})")).unwrap_or_default()
+    obstacle
+        .as_ref()
+        .map(|obstacle| format!(", trying again ({obstacle})"))
+        .unwrap_or_default()
 }
 
 /// Why there is no view of the past.
@@ -85,7 +89,9 @@ pub enum AsOfError {
     #[error(transparent)]
     Host(#[from] Error),
     /// The maximum number is already being built.
-    #[error("{0} past states are already being built, as many as rollout.as_of_max allows; try again later")]
+    #[error(
+        "{0} past states are already being built, as many as rollout.as_of_max allows; try again later"
+    )]
     Busy(usize),
     /// The deployment can't be read at the moment.
     #[error(transparent)]
@@ -98,7 +104,8 @@ pub enum AsOfError {
 impl Rollouts {
     /// A view of a deployment as of a moment; waits at most `timeout` for it.
     ///
-    /// If the stream has lost events that were applied, the view is refused unless `accept_missing` is set.
+    /// If the stream has lost events that were applied, the view is refused unless `accept_missing`
+    /// is set.
     pub async fn view_as_of(
         &self,
         deployment: &Arc<Deployment>,
@@ -121,15 +128,30 @@ impl Rollouts {
         }
         let now_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(u64::MAX);
         if matches!(moment, Moment::Time(time_ns) if time_ns > now_ns) {
-            return Err(Error::Refused("that time is in the future; use a time in the past".to_owned()).into());
+            return Err(Error::Refused(
+                "that time is in the future; use a time in the past".to_owned(),
+            )
+            .into());
         }
-        let scratch = self.past(deployment, generation, moment, accept_missing).await?;
+        let scratch = self
+            .past(deployment, generation, moment, accept_missing)
+            .await?;
         match tokio::time::timeout(timeout, scratch.arrives(0)).await {
             Ok(arrived) => arrived?,
             Err(_) => {
                 let (now, position) = (scratch.runner.now(), scratch.runner.position());
-                let target = if let Moment::Sequence(sequence) = moment { sequence } else { head };
-                return Err(Preparing { position, target, rate: now.rate, obstacle: scratch.obstacle() }.into());
+                let target = if let Moment::Sequence(sequence) = moment {
+                    sequence
+                } else {
+                    head
+                };
+                return Err(Preparing {
+                    position,
+                    target,
+                    rate: now.rate,
+                    obstacle: scratch.obstacle(),
+                }
+                .into());
             }
         };
         let gone = || Error::Conflict("the past state was closed; try again".to_owned());
@@ -152,20 +174,35 @@ impl Rollouts {
         }
         let rollout = &self.inner.config.rollout;
         let most = rollout.as_of_max.max(1);
-        if !self.inner.past_states.make_room(most, rollout.as_of_bytes_max) {
+        if !self
+            .inner
+            .past_states
+            .make_room(most, rollout.as_of_bytes_max)
+        {
             return Err(AsOfError::Busy(most));
         }
         let shortage = self.inner.room.check(Use::Grow, 0);
-        shortage.map_err(|shortage| Error::NoRoom(format!("a past state can't be built: {shortage}")))?;
+        shortage.map_err(|shortage| {
+            Error::NoRoom(format!("a past state can't be built: {shortage}"))
+        })?;
         let module = self.module_of(generation).await?;
         let folder = self.inner.folder.snapshots(deployment.name());
         let from = snapshots::nearest(&folder, generation.state_file, moment);
         let skips = deployment.skips_as_folded()?;
         let mut generation = generation.clone();
-        generation.accepts_missing_through =
-            self.may_look_back(deployment, moment, from.is_some(), accept_missing).await?;
-        let options = ScratchOptions { ceiling: moment.ceiling(), from, skips, ..ScratchOptions::default() };
-        let scratch = Arc::new(self.start_scratch(&deployment.record(), &generation, module, options).await?);
+        generation.accepts_missing_through = self
+            .may_look_back(deployment, moment, from.is_some(), accept_missing)
+            .await?;
+        let options = ScratchOptions {
+            ceiling: moment.ceiling(),
+            from,
+            skips,
+            ..ScratchOptions::default()
+        };
+        let scratch = Arc::new(
+            self.start_scratch(&deployment.record(), &generation, module, options)
+                .await?,
+        );
         let past = PastState {
             deployment: deployment.name().to_owned(),
             generation: generation.number,
@@ -184,21 +221,32 @@ impl PastStates {
         // A failed one is started from scratch.
         kept.retain(|past| past.scratch.runner.now().state != DeploymentState::Failed);
         let is_wanted = |past: &&mut PastState| {
-            (past.deployment.as_str(), past.generation, past.moment, past.accept_missing) == wanted
+            (
+                past.deployment.as_str(),
+                past.generation,
+                past.moment,
+                past.accept_missing,
+            ) == wanted
         };
         let past = kept.iter_mut().find(is_wanted)?;
         past.used_at = Instant::now();
         Some(Arc::clone(&past.scratch))
     }
 
-    /// Removes the least recently used states until there is room for one more; returns whether there is. States that
-    /// are still being built stay, because somebody waits for them.
+    /// Removes the least recently used states until there is room for one more; returns whether
+    /// there is. States that are still being built stay, because somebody waits for them.
     fn make_room(&self, most: usize, bytes_max: u64) -> bool {
         let mut kept = self.kept.lock();
         kept.sort_by_key(|past| past.used_at);
-        let bytes = |past: &PastState| std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len());
-        while kept.len() >= most || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max) {
-            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_held()) else { return false };
+        let bytes = |past: &PastState| {
+            std::fs::metadata(past.scratch.path()).map_or(0, |metadata| metadata.len())
+        };
+        while kept.len() >= most
+            || (!kept.is_empty() && kept.iter().map(bytes).sum::<u64>() > bytes_max)
+        {
+            let Some(done) = kept.iter().position(|past| past.scratch.runner.is_held()) else {
+                return false;
+            };
             kept.remove(done);
         }
         true
@@ -212,14 +260,17 @@ impl PastStates {
 
     /// Removes all past states of a deployment.
     pub(super) fn forget(&self, deployment: &str) {
-        self.kept.lock().retain(|past| past.deployment != deployment);
+        self.kept
+            .lock()
+            .retain(|past| past.deployment != deployment);
     }
 
     /// Removes past states that were not used for this long.
     pub(crate) fn expire(&self, unused: Duration) {
         // A failed one is useless and takes up room.
         let is_kept = |past: &PastState| {
-            past.used_at.elapsed() < unused && past.scratch.runner.now().state != DeploymentState::Failed
+            past.used_at.elapsed() < unused
+                && past.scratch.runner.now().state != DeploymentState::Failed
         };
         self.kept.lock().retain(is_kept);
     }

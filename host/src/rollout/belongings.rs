@@ -1,5 +1,5 @@
-//! Finds the entries of a state that belong to some keys, and the other entries on which a fold of their events
-//! depends.
+//! Finds the entries of a state that belong to some keys, and the other entries on which a fold of
+//! their events depends.
 
 use std::collections::BTreeSet;
 
@@ -20,13 +20,18 @@ pub(super) struct Ahead {
     pub(super) position: u64,
 }
 
-/// Examines the tables in which a key's entries are not adjacent. Blocking, and slow if these tables are large.
+/// Examines the tables in which a key's entries are not adjacent. Blocking, and slow if these
+/// tables are large.
 pub(super) fn look_ahead(
     snapshot: &Snapshot,
     owned: &Ownership,
     limit: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Ahead, state::Error> {
-    let mut ahead = Ahead { tables: BTreeSet::new(), keys: Vec::new(), position: snapshot.position() };
+    let mut ahead = Ahead {
+        tables: BTreeSet::new(),
+        keys: Vec::new(),
+        position: snapshot.position(),
+    };
     for (table, _) in owned.tables().filter(|(_, place)| *place > 1) {
         each(snapshot, Selection::Prefix(format!("{table}/")), |key| {
             if owned.has(&key) {
@@ -39,8 +44,8 @@ pub(super) fn look_ahead(
     Ok(ahead)
 }
 
-/// All keys of a state that belong to the keys. `known` has those from tables that were examined before, and those that
-/// changed since; without it, all tables are examined now.
+/// All keys of a state that belong to the keys. `known` has those from tables that were examined
+/// before, and those that changed since; without it, all tables are examined now.
 pub(super) fn find(
     snapshot: &Snapshot,
     owned: &Ownership,
@@ -49,7 +54,11 @@ pub(super) fn find(
 ) -> Result<BTreeSet<Key>, state::Error> {
     let mut found: BTreeSet<Key> = BTreeSet::new();
     for (table, place) in owned.tables() {
-        if place > 1 && known.as_ref().is_some_and(|(ahead, _)| ahead.tables.contains(table)) {
+        if place > 1
+            && known
+                .as_ref()
+                .is_some_and(|(ahead, _)| ahead.tables.contains(table))
+        {
             continue;
         }
         for selection in selections(table, place, owned) {
@@ -68,30 +77,43 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// The ranges of a table in which entries of the keys can be: few ranges if the key follows the table's name, otherwise
-/// the whole table.
+/// The ranges of a table in which entries of the keys can be: few ranges if the key follows the
+/// table's name, otherwise the whole table.
 fn selections(table: &str, place: usize, owned: &Ownership) -> Vec<Selection> {
     if place > 1 {
         return vec![Selection::Prefix(format!("{table}/"))];
     }
     let beginnings = owned.beginnings().into_iter();
     if !owned.is_of_one() {
-        return beginnings.map(|beginning| Selection::Prefix(format!("{table}/{beginning}"))).collect();
+        return beginnings
+            .map(|beginning| Selection::Prefix(format!("{table}/{beginning}")))
+            .collect();
     }
     let of_key = |segment: String| {
         let key = format!("{table}/{segment}");
         // The entry with exactly that name, and the entries below it.
-        let alone = Selection::Range { start: Some(key.clone()), end: Some(format!("{key}\0")) };
+        let alone = Selection::Range {
+            start: Some(key.clone()),
+            end: Some(format!("{key}\0")),
+        };
         [alone, Selection::Prefix(format!("{key}/"))]
     };
     beginnings.flat_map(of_key).collect()
 }
 
-/// The entries and scans on which the fold of the keys' events depended, and that other events may have written;
-/// `serving` is the complete state.
-pub(super) fn foreign(noted: &Noted, owned: &Ownership, serving: &Snapshot) -> Result<Vec<String>, state::Error> {
+/// The entries and scans on which the fold of the keys' events depended, and that other events may
+/// have written; `serving` is the complete state.
+pub(super) fn foreign(
+    noted: &Noted,
+    owned: &Ownership,
+    serving: &Snapshot,
+) -> Result<Vec<String>, state::Error> {
     let mut found = Vec::new();
-    for key in noted.keys.iter().filter(|key| !noted.written.contains(*key)) {
+    for key in noted
+        .keys
+        .iter()
+        .filter(|key| !noted.written.contains(*key))
+    {
         // An entry that exists and that the keys' events never write: other events wrote it.
         let may_be_own = owned.has(key) || (!owned.knows(key) && owned.names(key));
         if !may_be_own || serving.get(key)?.is_some() {
@@ -115,29 +137,53 @@ pub(super) fn foreign(noted: &Noted, owned: &Ownership, serving: &Snapshot) -> R
 }
 
 fn names_complete(owned: &Ownership, prefix: &str) -> bool {
-    prefix.rsplit_once('/').is_some_and(|(complete, _)| owned.names(complete))
+    prefix
+        .rsplit_once('/')
+        .is_some_and(|(complete, _)| owned.names(complete))
 }
 
 /// The common prefix of all keys in a range.
 fn common(start: Option<&str>, end: Option<&str>) -> String {
-    let (Some(start), Some(end)) = (start, end) else { return String::new() };
-    start.chars().zip(end.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one).collect()
+    let (Some(start), Some(end)) = (start, end) else {
+        return String::new();
+    };
+    start
+        .chars()
+        .zip(end.chars())
+        .take_while(|(one, other)| one == other)
+        .map(|(one, _)| one)
+        .collect()
 }
 
 fn is_empty(snapshot: &Snapshot, selection: &Selection) -> Result<bool, state::Error> {
-    let scan = Scan { selection: selection.clone(), after: None, direction: Direction::Forwards, limit: 1 };
+    let scan = Scan {
+        selection: selection.clone(),
+        after: None,
+        direction: Direction::Forwards,
+        limit: 1,
+    };
     Ok(snapshot.scan(&scan)?.entries.is_empty())
 }
 
-/// Entries that name the key in tables that its events did not write. They may be leftovers of the key or entries of
-/// others.
+/// Entries that name the key in tables that its events did not write. They may be leftovers of the
+/// key or entries of others.
 pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<String>, state::Error> {
     let mut found = Vec::new();
     let mut start = String::new();
     for _ in 0..TABLES_MAX {
-        let selection = Selection::Range { start: Some(start), end: None };
-        let page = snapshot.scan(&Scan { selection, after: None, direction: Direction::Forwards, limit: 1 })?;
-        let Some((key, _)) = page.entries.into_iter().next() else { return Ok(found) };
+        let selection = Selection::Range {
+            start: Some(start),
+            end: None,
+        };
+        let page = snapshot.scan(&Scan {
+            selection,
+            after: None,
+            direction: Direction::Forwards,
+            limit: 1,
+        })?;
+        let Some((key, _)) = page.entries.into_iter().next() else {
+            return Ok(found);
+        };
         let Some((table, _)) = key.split_once('/') else {
             start = format!("{key}\0");
             continue;
@@ -163,11 +209,19 @@ pub(super) fn unclear(snapshot: &Snapshot, owned: &Ownership) -> Result<Vec<Stri
 }
 
 /// Visits keys in order until the end, or until `visit` says stop.
-fn each(snapshot: &Snapshot, selection: Selection, mut visit: impl FnMut(Key) -> bool) -> Result<(), state::Error> {
+fn each(
+    snapshot: &Snapshot,
+    selection: Selection,
+    mut visit: impl FnMut(Key) -> bool,
+) -> Result<(), state::Error> {
     let mut after = None;
     loop {
-        let scan =
-            Scan { selection: selection.clone(), after, direction: Direction::Forwards, limit: SCAN_ENTRIES_MAX };
+        let scan = Scan {
+            selection: selection.clone(),
+            after,
+            direction: Direction::Forwards,
+            limit: SCAN_ENTRIES_MAX,
+        };
         let page = snapshot.scan(&scan)?;
         after = page.entries.last().map(|(key, _)| key.to_string());
         for (key, _) in page.entries {

@@ -1,7 +1,7 @@
 //! Builds a candidate alongside the active generation, until it can take over.
 //!
-//! One task drives a candidate: it waits for its turn, starts the runner, and checks its progress. It records each step
-//! in the catalogue, so that a restarted host continues from there.
+//! One task drives a candidate: it waits for its turn, starts the runner, and checks its progress.
+//! It records each step in the catalogue, so that a restarted host continues from there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,8 @@ const RECHECK_PAUSE: Duration = Duration::from_secs(3);
 const LIFTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl Rollouts {
-    /// Records a candidate with its module, and starts to build it. The caller holds the deployment's lock.
+    /// Records a candidate with its module, and starts to build it. The caller holds the
+    /// deployment's lock.
     pub(super) async fn begin_candidate(
         &self,
         deployment: &Arc<Deployment>,
@@ -36,10 +37,16 @@ impl Rollouts {
         self.check_room(deployment).await?;
         let naming = self.inner.naming.read().await;
         let (inner, accepted) = (Arc::clone(&self.inner), accepted.clone());
-        blocking(move || inner.folder.store_module(&accepted.digest, &accepted.component)).await?;
+        blocking(move || {
+            inner
+                .folder
+                .store_module(&accepted.digest, &accepted.component)
+        })
+        .await?;
         crash_points::reached("deploy-module-stored");
         let number = generation.number;
-        self.note_candidate(deployment, generation, "deploy").await?;
+        self.note_candidate(deployment, generation, "deploy")
+            .await?;
         drop(naming);
         self.end_unused(deployment).await;
         self.drive(deployment, number);
@@ -75,11 +82,20 @@ impl Rollouts {
         let (number, reason) = (generation.number, generation.reason.clone());
         for other in &mut record.generations {
             if other.status.is_candidate() || other.status == GenerationStatus::Failed {
-                other.enter(GenerationStatus::Retired, format!("replaced by generation {number}"));
+                other.enter(
+                    GenerationStatus::Retired,
+                    format!("replaced by generation {number}"),
+                );
             }
         }
         record.add(generation);
-        self.commit(deployment, record, action, format!("generation {number}: {reason}")).await?;
+        self.commit(
+            deployment,
+            record,
+            action,
+            format!("generation {number}: {reason}"),
+        )
+        .await?;
         crash_points::reached("deploy-recorded");
         Ok(())
     }
@@ -91,7 +107,10 @@ impl Rollouts {
             match host.build(&deployment, number).await {
                 Built::Ready => match host.check_origin(&deployment, number).await {
                     Ok(()) => host.bring_in(&deployment, number).await,
-                    Err(error) => host.give_up(&deployment, number, &Stopped::because(&error)).await,
+                    Err(error) => {
+                        host.give_up(&deployment, number, &Stopped::because(&error))
+                            .await
+                    }
                 },
                 Built::Failed(stopped) => host.give_up(&deployment, number, &stopped).await,
                 Built::Paused | Built::Gone => {}
@@ -99,16 +118,20 @@ impl Rollouts {
         });
     }
 
-    /// Refuses a candidate that was folded from another stream than the active generation, unless that was accepted: the
-    /// stream may have been replaced since it was allowed.
+    /// Refuses a candidate that was folded from another stream than the active generation, unless
+    /// that was accepted: the stream may have been replaced since it was allowed.
     async fn check_origin(&self, deployment: &Deployment, number: u64) -> Result<(), Error> {
-        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        let Some(candidate) = self.candidate(deployment, number) else {
+            return Ok(());
+        };
         let is_of_one = candidate.source == deployment.record().active().source;
-        let may_differ = candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
+        let may_differ =
+            candidate.strategy != Strategy::Rebuild || candidate.build.accept_missing || !is_of_one;
         if may_differ || self.check_history(deployment).await.is_ok() {
             return Ok(());
         }
-        // Once more, as a reader does: a server that has just started may not have the whole stream yet.
+        // Once more, as a reader does: a server that has just started may not have the whole stream
+        // yet.
         tokio::time::sleep(RECHECK_PAUSE).await;
         self.check_history(deployment).await
     }
@@ -120,14 +143,25 @@ impl Rollouts {
         }
         // This is called often, so it copies only this generation.
         deployment.with_record(|record| {
-            record.generation(number).filter(|generation| generation.status.is_candidate()).cloned()
+            record
+                .generation(number)
+                .filter(|generation| generation.status.is_candidate())
+                .cloned()
         })
     }
 
-    /// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only observes.
-    async fn candidate_until(&self, deployment: &Deployment, number: u64, is_wanted: impl Fn(&Generation) -> bool) {
+    /// Waits until a candidate is as wanted, or no longer a candidate. Cancel-safe: it only
+    /// observes.
+    async fn candidate_until(
+        &self,
+        deployment: &Deployment,
+        number: u64,
+        is_wanted: impl Fn(&Generation) -> bool,
+    ) {
         let is_over = |record: &Record| {
-            let candidate = record.generation(number).filter(|generation| generation.status.is_candidate());
+            let candidate = record
+                .generation(number)
+                .filter(|generation| generation.status.is_candidate());
             candidate.is_none_or(&is_wanted).then_some(())
         };
         deployment.until(is_over).await;
@@ -135,19 +169,27 @@ impl Rollouts {
 
     async fn build(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
         loop {
-            let Some(generation) = self.candidate(deployment, number) else { return Built::Gone };
+            let Some(generation) = self.candidate(deployment, number) else {
+                return Built::Gone;
+            };
             if generation.paused {
                 // Without a place in the queue: others need not wait for an operator.
-                self.candidate_until(deployment, number, |candidate| !candidate.paused).await;
+                self.candidate_until(deployment, number, |candidate| !candidate.paused)
+                    .await;
                 continue;
             }
             let ticket = self.inner.rebuilds.enter();
-            let turn = ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
+            let turn =
+                ticket.turn(|place| deployment.set_place(generation.state_file, Some(place)));
             let has_turn = tokio::select! {
                 () = turn => true,
                 () = self.candidate_until(deployment, number, |candidate| candidate.paused) => false,
             };
-            let built = if has_turn { self.build_now(deployment, number).await } else { Built::Paused };
+            let built = if has_turn {
+                self.build_now(deployment, number).await
+            } else {
+                Built::Paused
+            };
             deployment.set_place(generation.state_file, None);
             drop(ticket);
             if !matches!(built, Built::Paused) {
@@ -157,7 +199,10 @@ impl Rollouts {
     }
 
     async fn build_now(&self, deployment: &Arc<Deployment>, number: u64) -> Built {
-        let runner = match self.candidate(deployment, number).and_then(|known| deployment.runner(known.state_file)) {
+        let runner = match self
+            .candidate(deployment, number)
+            .and_then(|known| deployment.runner(known.state_file))
+        {
             Some(paused) => {
                 paused.resume();
                 paused
@@ -174,14 +219,17 @@ impl Rollouts {
                 return Some(Built::Failed(stopped));
             }
             let is_automatic = || {
-                self.candidate(deployment, number).is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
+                self.candidate(deployment, number)
+                    .is_some_and(|candidate| candidate.build.promote == Promotion::Auto)
             };
             let is_ready = match now.state {
                 DeploymentState::Live => now.begun,
-                // Before a manual promotion, a candidate is reported as ready only after it has applied all events.
-                // One that must not pass the active generation has caught up once it is where that is.
+                // Before a manual promotion, a candidate is reported as ready only after it has
+                // applied all events. One that must not pass the active generation has caught up
+                // once it is where that is.
                 DeploymentState::CatchingUp => {
-                    (pace.is_within_reach(&now, hold) && is_automatic()) || is_with_lead(deployment, runner)
+                    (pace.is_within_reach(&now, hold) && is_automatic())
+                        || is_with_lead(deployment, runner)
                 }
                 _ => false,
             };
@@ -204,7 +252,8 @@ impl Rollouts {
         Ok(runner)
     }
 
-    /// Waits until the disk has room for a candidate: earlier rebuilds have used some since the deploy.
+    /// Waits until the disk has room for a candidate: earlier rebuilds have used some since the
+    /// deploy.
     async fn wait_for_room(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
         let mut is_told = false;
         while let Err(error) = self.check_room(deployment).await {
@@ -225,18 +274,32 @@ impl Rollouts {
 
     /// Creates the file of a candidate that does not start with an empty one.
     async fn prepare_file(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Built> {
-        let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
+        let Some(generation) = self.candidate(deployment, number) else {
+            return Err(Built::Gone);
+        };
         if generation.strategy != Strategy::Migrate {
             return Ok(());
         }
-        let made =
-            self.migrate(deployment, &generation).await.map_err(|error| Built::Failed(Stopped::because(&error)))?;
+        let made = self
+            .migrate(deployment, &generation)
+            .await
+            .map_err(|error| Built::Failed(Stopped::because(&error)))?;
         if let Some(position) = made.filter(|_| generation.subjects_from == u64::MAX) {
             let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
             let mut record = deployment.record();
-            if let Some(candidate) = record.generation_mut(number).filter(|known| known.status.is_candidate()) {
+            if let Some(candidate) = record
+                .generation_mut(number)
+                .filter(|known| known.status.is_candidate())
+            {
                 candidate.subjects_from = position;
-                let noted = self.commit(deployment, record, "migrated", format!("generation {number}")).await;
+                let noted = self
+                    .commit(
+                        deployment,
+                        record,
+                        "migrated",
+                        format!("generation {number}"),
+                    )
+                    .await;
                 noted.map_err(|error| Built::Failed(Stopped::because(&error)))?;
             }
         }
@@ -244,9 +307,15 @@ impl Rollouts {
     }
 
     /// Starts the runner, unless the candidate was removed meanwhile.
-    async fn start_candidate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<Arc<Runner>, Built> {
+    async fn start_candidate(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+    ) -> Result<Arc<Runner>, Built> {
         let _changing = self.lock(deployment).await.map_err(|_| Built::Gone)?;
-        let Some(generation) = self.candidate(deployment, number) else { return Err(Built::Gone) };
+        let Some(generation) = self.candidate(deployment, number) else {
+            return Err(Built::Gone);
+        };
         let runner = self.start_runner(&deployment.record(), &generation, Role::Build);
         deployment.add_runner(generation.state_file, Arc::clone(&runner));
         Ok(runner)
@@ -264,9 +333,14 @@ impl Rollouts {
         crash_points::reached("build-ready");
         pause = RETRY_PAUSE.0;
         loop {
-            let Some(generation) = self.candidate(deployment, number) else { return };
+            let Some(generation) = self.candidate(deployment, number) else {
+                return;
+            };
             let runner = deployment.runner(generation.state_file);
-            if let Some(stopped) = runner.as_ref().and_then(|runner| Stopped::of(&runner.now(), deployment.name())) {
+            if let Some(stopped) = runner
+                .as_ref()
+                .and_then(|runner| Stopped::of(&runner.now(), deployment.name()))
+            {
                 return self.give_up(deployment, number, &stopped).await;
             }
             let stops = async {
@@ -301,54 +375,86 @@ impl Rollouts {
     }
 
     async fn note_ready(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
-        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        let Ok(_changing) = self.lock(deployment).await else {
+            return Ok(());
+        };
+        let Some(candidate) = self.candidate(deployment, number) else {
+            return Ok(());
+        };
         if candidate.status == GenerationStatus::Ready {
             // It was ready before the host restarted, and the reason why it waits still applies.
             return Ok(());
         }
         let mut record = deployment.record();
-        let generation = record.generation_mut(number).expect("it was just looked at");
+        let generation = record
+            .generation_mut(number)
+            .expect("it was just looked at");
         let has_caught_up = deployment
             .runner(generation.state_file)
-            .is_some_and(|runner| runner.now().state == DeploymentState::Live || is_with_lead(deployment, &runner));
-        let mut reason = if has_caught_up { "caught up" } else { "close enough to the head to take over" }.to_owned();
+            .is_some_and(|runner| {
+                runner.now().state == DeploymentState::Live || is_with_lead(deployment, &runner)
+            });
+        let mut reason = if has_caught_up {
+            "caught up"
+        } else {
+            "close enough to the head to take over"
+        }
+        .to_owned();
         if generation.build.promote == Promotion::Manual {
             reason.push_str("; waits to be promoted");
         }
         generation.enter(GenerationStatus::Ready, reason);
-        self.commit(deployment, record, "ready", format!("generation {number}")).await
+        self.commit(deployment, record, "ready", format!("generation {number}"))
+            .await
     }
 
     /// One attempt to take over.
-    async fn try_to_take_over(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
-        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+    async fn try_to_take_over(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+    ) -> Result<(), Error> {
+        let Some(candidate) = self.candidate(deployment, number) else {
+            return Ok(());
+        };
         let must_pass = |candidate: &Generation, active: u64| {
             let passed = candidate.comparison.as_ref();
             candidate.build.gate.is_some()
-                && !passed.is_some_and(|comparison| comparison.refused == 0 && comparison.against == active)
+                && !passed.is_some_and(|comparison| {
+                    comparison.refused == 0 && comparison.against == active
+                })
         };
         self.check_moving(deployment, &candidate)?;
         if must_pass(&candidate, deployment.record().active) {
             self.pass_gate(deployment, number).await?;
         }
         let _changing = self.lock(deployment).await?;
-        let Some(candidate) = self.candidate(deployment, number) else { return Ok(()) };
+        let Some(candidate) = self.candidate(deployment, number) else {
+            return Ok(());
+        };
         self.check_moving(deployment, &candidate)?;
         if must_pass(&candidate, deployment.record().active) {
-            return Err(Error::Conflict("another generation became active since the comparison".to_owned()));
+            return Err(Error::Conflict(
+                "another generation became active since the comparison".to_owned(),
+            ));
         }
-        self.switch(deployment, number, Switch::CutOver).await.map(drop)
+        self.switch(deployment, number, Switch::CutOver)
+            .await
+            .map(drop)
     }
 
     /// A candidate does not take over if it or the deployment is paused.
     fn check_moving(&self, deployment: &Deployment, candidate: &Generation) -> Result<(), Error> {
         if deployment.record().active().paused {
-            return Err(Error::Conflict("the deployment is paused; resume or promote it".to_owned()));
+            return Err(Error::Conflict(
+                "the deployment is paused; resume or promote it".to_owned(),
+            ));
         }
         match deployment.runner(candidate.state_file) {
             Some(runner) if runner.is_running() => check_ahead(&deployment.active(), &runner),
-            _ => Err(Error::Conflict("the candidate is paused or failed; resume or abort it".to_owned())),
+            _ => Err(Error::Conflict(
+                "the candidate is paused or failed; resume or abort it".to_owned(),
+            )),
         }
     }
 
@@ -368,20 +474,38 @@ impl Rollouts {
         }
     }
 
-    async fn note_failed(&self, deployment: &Arc<Deployment>, number: u64, stopped: &Stopped) -> Result<(), Error> {
+    async fn note_failed(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+        stopped: &Stopped,
+    ) -> Result<(), Error> {
         let reason = stopped.reason.as_str();
-        let Ok(_changing) = self.lock(deployment).await else { return Ok(()) };
+        let Ok(_changing) = self.lock(deployment).await else {
+            return Ok(());
+        };
         if self.candidate(deployment, number).is_none() {
             return Ok(());
         }
         let mut record = deployment.record();
-        let generation = record.generation_mut(number).expect("it was just looked at");
+        let generation = record
+            .generation_mut(number)
+            .expect("it was just looked at");
         generation.enter(GenerationStatus::Failed, reason);
-        // Its file is removed if no event stopped it: nothing will continue it, and it may fill the disk.
+        // Its file is removed if no event stopped it: nothing will continue it, and it may fill the
+        // disk.
         generation.failed_at = stopped.sequence;
-        generation.failure = deployment.runner(generation.state_file).and_then(|runner| runner.now().failure);
+        generation.failure = deployment
+            .runner(generation.state_file)
+            .and_then(|runner| runner.now().failure);
         let (is_stopped, state_file) = (generation.is_stopped_candidate(), generation.state_file);
-        self.commit(deployment, record, "candidate-failed", format!("generation {number}: {reason}")).await?;
+        self.commit(
+            deployment,
+            record,
+            "candidate-failed",
+            format!("generation {number}: {reason}"),
+        )
+        .await?;
         if is_stopped && let Some(runner) = deployment.take_runner(state_file) {
             self.end(runner).await;
         }
@@ -389,20 +513,31 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Continues a candidate that an event stopped, from its state. The caller holds the deployment's lock.
-    pub(super) async fn revive(&self, deployment: &Arc<Deployment>, number: u64) -> Result<api::Deployment, Error> {
+    /// Continues a candidate that an event stopped, from its state. The caller holds the
+    /// deployment's lock.
+    pub(super) async fn revive(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+    ) -> Result<api::Deployment, Error> {
         let mut record = deployment.record();
-        let generation = record.generation_mut(number).expect("the caller took it from the record");
+        let generation = record
+            .generation_mut(number)
+            .expect("the caller took it from the record");
         (generation.failure, generation.failed_at) = (None, None);
         generation.paused = false;
-        generation.enter(GenerationStatus::Building, "continues at the event that stopped it");
-        self.commit(deployment, record, "resume", format!("generation {number}")).await?;
+        generation.enter(
+            GenerationStatus::Building,
+            "continues at the event that stopped it",
+        );
+        self.commit(deployment, record, "resume", format!("generation {number}"))
+            .await?;
         self.drive(deployment, number);
         Ok(deployment.info())
     }
 
-    /// If the same module is deployed again with another gate, gives the candidate that gate and compares it again;
-    /// otherwise returns why nothing changes.
+    /// If the same module is deployed again with another gate, gives the candidate that gate and
+    /// compares it again; otherwise returns why nothing changes.
     pub(super) async fn ask_candidate_again(
         &self,
         deployment: &Arc<Deployment>,
@@ -411,13 +546,23 @@ impl Rollouts {
         mut reason: String,
     ) -> Result<String, Error> {
         let mut record = deployment.record();
-        let candidate = record.generation_mut(number).filter(|generation| generation.status.is_candidate());
-        let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else { return Ok(reason) };
+        let candidate = record
+            .generation_mut(number)
+            .filter(|generation| generation.status.is_candidate());
+        let Some(candidate) = candidate.filter(|_| build.gate.is_some()) else {
+            return Ok(reason);
+        };
         candidate.build.gate = build.gate;
         candidate.build.promote = build.promote;
         candidate.comparison = None;
         reason.push_str("; it will be compared again with the new gate");
-        self.commit(deployment, record, "compare-again", format!("generation {number}")).await?;
+        self.commit(
+            deployment,
+            record,
+            "compare-again",
+            format!("generation {number}"),
+        )
+        .await?;
         Ok(reason)
     }
 
@@ -429,13 +574,18 @@ impl Rollouts {
         let number = self.candidate_of(&record)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.enter(GenerationStatus::Retired, "aborted by an operator");
-        self.commit(&deployment, record, "abort", format!("generation {number}")).await?;
+        self.commit(&deployment, record, "abort", format!("generation {number}"))
+            .await?;
         self.end_unused(&deployment).await;
         Ok(deployment.info())
     }
 
     /// Rebuilds the state of the active module alongside the active generation.
-    pub async fn rebuild(&self, name: &str, build: api::BuildSettings) -> Result<api::Deployed, Error> {
+    pub async fn rebuild(
+        &self,
+        name: &str,
+        build: api::BuildSettings,
+    ) -> Result<api::Deployed, Error> {
         let deployment = self.deployment(name)?;
         if let Some(gate) = &build.gate {
             super::check_gate(gate)?;
@@ -443,13 +593,29 @@ impl Rollouts {
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
-        let accepted = self.may_refold(&deployment, &record.active().source, build.accept_missing, advice).await?;
+        let accepted = self
+            .may_refold(
+                &deployment,
+                &record.active().source,
+                build.accept_missing,
+                advice,
+            )
+            .await?;
         let number = record.next;
         let reason = accepted.explain("a rebuild was requested".to_owned());
         let mut generation = record.active().to_rebuild(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
-        self.add_candidate(&deployment, generation, "rebuild").await?;
-        Ok(self.deployed(&deployment, api::DeployOutcome::Rebuilding, number, reason, 0).await)
+        self.add_candidate(&deployment, generation, "rebuild")
+            .await?;
+        Ok(self
+            .deployed(
+                &deployment,
+                api::DeployOutcome::Rebuilding,
+                number,
+                reason,
+                0,
+            )
+            .await)
     }
 
     /// Changes the limits on the speed of a candidate.
@@ -466,8 +632,17 @@ impl Rollouts {
         let generation = record.generation_mut(number).expect("it was just found");
         generation.build.max_rate = max_rate;
         generation.build.cpu_percent = cpu_percent;
-        let (throttle, state_file) = (super::rollouts::throttle(&generation.build), generation.state_file);
-        self.commit(&deployment, record, "throttle", format!("generation {number}")).await?;
+        let (throttle, state_file) = (
+            super::rollouts::throttle(&generation.build),
+            generation.state_file,
+        );
+        self.commit(
+            &deployment,
+            record,
+            "throttle",
+            format!("generation {number}"),
+        )
+        .await?;
         if let Some(runner) = deployment.runner(state_file) {
             runner.set_throttle(throttle);
         }
@@ -479,7 +654,8 @@ impl Rollouts {
         self.throttle(name, None, None).await?;
         let deployment = self.deployment(name)?;
         let built = deployment.until(|record| {
-            let is_building = |candidate: &Generation| candidate.status == GenerationStatus::Building;
+            let is_building =
+                |candidate: &Generation| candidate.status == GenerationStatus::Building;
             (!record.candidate().is_some_and(is_building)).then_some(())
         });
         // It only observes.
@@ -489,13 +665,23 @@ impl Rollouts {
 
     /// All rebuilds: running ones first, then waiting ones in order.
     pub fn rebuilds(&self) -> api::RebuildList {
-        let mut rebuilds: Vec<_> = self.deployments().iter().filter_map(|deployment| rebuild_of(deployment)).collect();
-        rebuilds.sort_by(|one, other| (one.place, &one.deployment).cmp(&(other.place, &other.deployment)));
-        api::RebuildList { rebuilds, at_once: self.inner.rebuilds.at_once() as u64 }
+        let mut rebuilds: Vec<_> = self
+            .deployments()
+            .iter()
+            .filter_map(|deployment| rebuild_of(deployment))
+            .collect();
+        rebuilds.sort_by(|one, other| {
+            (one.place, &one.deployment).cmp(&(other.place, &other.deployment))
+        });
+        api::RebuildList {
+            rebuilds,
+            at_once: self.inner.rebuilds.at_once() as u64,
+        }
     }
 }
 
-/// Whether a candidate has applied everything that the active generation has made durable, if it may not go further.
+/// Whether a candidate has applied everything that the active generation has made durable, if it
+/// may not go further.
 fn is_with_lead(deployment: &Deployment, runner: &Runner) -> bool {
     runner.is_on_leash() && runner.now().has_started() && runner.is_as_far_as(&deployment.active())
 }
@@ -534,15 +720,25 @@ pub(super) fn new_generation(
     }
 }
 
-/// Returns the state that a new generation starts with, and the position from which it has the events of its subjects.
-pub(super) fn set_beginning(generation: &mut Generation, record: &Record, continued: Option<&Generation>) {
+/// Returns the state that a new generation starts with, and the position from which it has the
+/// events of its subjects.
+pub(super) fn set_beginning(
+    generation: &mut Generation,
+    record: &Record,
+    continued: Option<&Generation>,
+) {
     let active = record.active();
     if let Some(stopped) = continued {
-        (generation.state_file, generation.subjects_from) = (stopped.state_file, stopped.subjects_from);
+        (generation.state_file, generation.subjects_from) =
+            (stopped.state_file, stopped.subjects_from);
     } else if generation.strategy == Strategy::Migrate {
         // Until the entries are migrated, the position from which it has other events is unknown.
         let is_same = generation.module.subjects == active.module.subjects;
-        generation.subjects_from = if is_same { active.subjects_from } else { u64::MAX };
+        generation.subjects_from = if is_same {
+            active.subjects_from
+        } else {
+            u64::MAX
+        };
     }
 }
 
@@ -555,9 +751,18 @@ fn rebuild_of(deployment: &Deployment) -> Option<api::Rebuild> {
         _ if place > 0 => format!("{place} rebuilds ahead of it"),
         (GenerationStatus::Ready, Promotion::Manual) => generation.reason.clone(),
         (GenerationStatus::Ready, Promotion::Auto) => "its turn to take over".to_owned(),
-        _ if generation.state == Some(DeploymentState::Paused) => "`foldstream resume --candidate`".to_owned(),
-        _ if info.outbox.is_some() => "the end of what the active generation has handled".to_owned(),
+        _ if generation.state == Some(DeploymentState::Paused) => {
+            "`foldstream resume --candidate`".to_owned()
+        }
+        _ if info.outbox.is_some() => {
+            "the end of what the active generation has handled".to_owned()
+        }
         _ => "the end of the stream".to_owned(),
     };
-    Some(api::Rebuild { deployment: info.name, place, generation, waits_for })
+    Some(api::Rebuild {
+        deployment: info.name,
+        place,
+        generation,
+        waits_for,
+    })
 }

@@ -29,7 +29,10 @@ pub(super) struct Stopped {
 
 impl Stopped {
     pub(super) fn because(error: &Error) -> Self {
-        Self { reason: error.to_string(), sequence: None }
+        Self {
+            reason: error.to_string(),
+            sequence: None,
+        }
     }
 
     /// Why a runner can't continue; none if it can. A runner reopens a failed state on its own.
@@ -37,12 +40,21 @@ impl Stopped {
         if !now.has_stopped() {
             return None;
         }
-        let failure = now.failure.clone().map(|failure| failure.with_way_past(name, true));
+        let failure = now
+            .failure
+            .clone()
+            .map(|failure| failure.with_way_past(name, true));
         let reason = failure.map(|failure| {
-            let at = failure.sequence.map(|sequence| format!(" (sequence {sequence})")).unwrap_or_default();
+            let at = failure
+                .sequence
+                .map(|sequence| format!(" (sequence {sequence})"))
+                .unwrap_or_default();
             format!("{}: {}{at}", failure.kind, failure.message)
         });
-        Some(Self { reason: reason.unwrap_or_else(|| "it failed".to_owned()), sequence: now.failing_at() })
+        Some(Self {
+            reason: reason.unwrap_or_else(|| "it failed".to_owned()),
+            sequence: now.failing_at(),
+        })
     }
 }
 
@@ -54,29 +66,35 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn of(now: &Now) -> Self {
-        Self { since: Instant::now(), applied: now.applied }
+        Self {
+            since: Instant::now(),
+            applied: now.applied,
+        }
     }
 
     /// Whether the rest can be applied within the hold of a cut-over, at the measured rate.
     pub(super) fn is_within_reach(&self, now: &Now, hold: Duration) -> bool {
-        let average = now.applied.saturating_sub(self.applied) as f64 / self.since.elapsed().as_secs_f64().max(1e-3);
+        let average = now.applied.saturating_sub(self.applied) as f64
+            / self.since.elapsed().as_secs_f64().max(1e-3);
         now.begun && now.pending as f64 <= average.max(now.rate) * hold.as_secs_f64()
     }
 }
 
-/// Whether nothing happens to a ready candidate before an operator promotes it. An operator wants to see the comparison
-/// first.
+/// Whether nothing happens to a ready candidate before an operator promotes it. An operator wants
+/// to see the comparison first.
 pub(super) fn waits_for_operator(candidate: &Generation) -> bool {
     let must_compare = candidate.build.gate.is_some() && candidate.comparison.is_none();
     candidate.build.promote == Promotion::Manual && !must_compare
 }
 
-/// If the active generation stopped at an event, a candidate must have passed that event, or have applied all events:
-/// the event that stopped one may stop the other too.
+/// If the active generation stopped at an event, a candidate must have passed that event, or have
+/// applied all events: the event that stopped one may stop the other too.
 pub(super) fn check_ahead(serving: &Runner, runner: &Runner) -> Result<(), Error> {
     let now = runner.now();
     // One on a leash never gets ahead; it meets that event as the owner of its effects.
-    let is_ahead = runner.is_on_leash() || runner.position() > serving.position() || (now.begun && now.pending == 0);
+    let is_ahead = runner.is_on_leash()
+        || runner.position() > serving.position()
+        || (now.begun && now.pending == 0);
     if is_ahead || !serving.now().has_stopped() {
         return Ok(());
     }

@@ -6,7 +6,12 @@ use super::Rollouts;
 
 impl Rollouts {
     /// Runs work in a separate task, unless the same work is already running for that name.
-    pub(crate) fn chore(&self, kind: &'static str, name: &str, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn chore(
+        &self,
+        kind: &'static str,
+        name: &str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let chore = (kind, name.to_owned());
         if !self.inner.chores.lock().insert(chore.clone()) {
             return;

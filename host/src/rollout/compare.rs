@@ -1,7 +1,7 @@
 //! Compares two states, entry by entry.
 //!
-//! Both are read in key order, page by page, so that memory use does not grow with them. A gate says which differences
-//! are allowed.
+//! Both are read in key order, page by page, so that memory use does not grow with them. A gate
+//! says which differences are allowed.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -17,11 +17,19 @@ const VALUE_CHARS_MAX: usize = 200;
 /// Most rules of a gate.
 pub const RULES_MAX: usize = 100;
 
-/// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. A sample saves comparing,
-/// not reading: which keys belong to it is known only from the keys. Blocking.
-pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<Comparison, state::Error> {
-    let mut found =
-        Comparison { at: jiff::Timestamp::now().to_string(), position: candidate.position(), ..Comparison::default() };
+/// Compares all entries, or a sample of about `gate.sample`, at the position of both snapshots. A
+/// sample saves comparing, not reading: which keys belong to it is known only from the keys.
+/// Blocking.
+pub fn compare(
+    active: &Snapshot,
+    candidate: &Snapshot,
+    gate: &Gate,
+) -> Result<Comparison, state::Error> {
+    let mut found = Comparison {
+        at: jiff::Timestamp::now().to_string(),
+        position: candidate.position(),
+        ..Comparison::default()
+    };
     let threshold = match gate.sample {
         None => u64::MAX,
         Some(sample) => threshold(sample, active.entries_about()?),
@@ -42,7 +50,14 @@ pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<C
     }
     // A sample of a small state can be empty, and would prove nothing.
     if found.compared == 0 && found.entries > 0 {
-        return compare(active, candidate, &Gate { sample: None, ..gate.clone() });
+        return compare(
+            active,
+            candidate,
+            &Gate {
+                sample: None,
+                ..gate.clone()
+            },
+        );
     }
     found.examples.sort_by_key(|example| example.allowed);
     found.conclusion = conclusion(&found);
@@ -52,7 +67,11 @@ pub fn compare(active: &Snapshot, candidate: &Snapshot, gate: &Gate) -> Result<C
 /// The largest hash of a key in a sample of about this many out of this many.
 fn threshold(sample: u64, entries: u64) -> u64 {
     let part = sample as f64 / entries.max(1) as f64;
-    if part >= 1.0 { u64::MAX } else { (part * u64::MAX as f64) as u64 }
+    if part >= 1.0 {
+        u64::MAX
+    } else {
+        (part * u64::MAX as f64) as u64
+    }
 }
 
 /// Spreads keys evenly, and in the same way on every machine.
@@ -72,7 +91,13 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, page: Vec::new().into_iter(), next: None, after: None, more: true }
+        Self {
+            snapshot,
+            page: Vec::new().into_iter(),
+            next: None,
+            after: None,
+            more: true,
+        }
     }
 
     /// The next key; none at the end.
@@ -97,7 +122,9 @@ impl<'a> Walk<'a> {
 
     /// Takes the next entry if it has this key.
     fn take(&mut self, key: &Key) -> Option<Payload> {
-        self.next.take_if(|(found, _)| found == key).map(|(_, value)| value)
+        self.next
+            .take_if(|(found, _)| found == key)
+            .map(|(_, value)| value)
     }
 }
 
@@ -119,11 +146,17 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
         Difference::Removed => found.removed += 1,
         Difference::Changed => found.changed += 1,
     }
-    let allowed = rule.map_or(&gate.allow, |rule| &rule.allow).contains(&difference);
+    let allowed = rule
+        .map_or(&gate.allow, |rule| &rule.allow)
+        .contains(&difference);
     found.refused += u64::from(!allowed);
     // Differences that are not allowed come first.
     let room = found.examples.len() < EXAMPLES_MAX;
-    let replaceable = found.examples.iter().rposition(|example| example.allowed).filter(|_| !allowed);
+    let replaceable = found
+        .examples
+        .iter()
+        .rposition(|example| example.allowed)
+        .filter(|_| !allowed);
     if !room && replaceable.is_none() {
         return;
     }
@@ -143,15 +176,22 @@ fn judge(key: &Key, pair: (Option<Payload>, Option<Payload>), gate: &Gate, found
 
 /// The rule with the longest prefix that the key has.
 fn rule_for<'a>(key: &str, gate: &'a Gate) -> Option<&'a Rule> {
-    gate.rules.iter().filter(|rule| key.starts_with(&rule.prefix)).max_by_key(|rule| rule.prefix.len())
+    gate.rules
+        .iter()
+        .filter(|rule| key.starts_with(&rule.prefix))
+        .max_by_key(|rule| rule.prefix.len())
 }
 
 /// Whether two values differ only in parts that a rule ignores.
 fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool {
-    let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else { return false };
+    let Some(rule) = rule.filter(|rule| !rule.ignore.is_empty()) else {
+        return false;
+    };
     let without = |payload: &Payload| {
         let mut value: Value = serde_json::from_slice(payload.as_bytes()).ok()?;
-        rule.ignore.iter().for_each(|pointer| remove(&mut value, pointer));
+        rule.ignore
+            .iter()
+            .for_each(|pointer| remove(&mut value, pointer));
         Some(value)
     };
     matches!((without(one), without(other)), (Some(one), Some(other)) if one == other)
@@ -159,14 +199,20 @@ fn is_equal_but_for(one: &Payload, other: &Payload, rule: Option<&Rule>) -> bool
 
 /// Removes the part that a JSON pointer names, if it exists.
 fn remove(value: &mut Value, pointer: &str) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else { return };
+    let Some((parent, last)) = pointer.rsplit_once('/') else {
+        return;
+    };
     let name = last.replace("~1", "/").replace("~0", "~");
     match value.pointer_mut(parent) {
         Some(Value::Object(members)) => {
             members.remove(&name);
         }
         Some(Value::Array(items)) => {
-            if let Some(item) = name.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
+            if let Some(item) = name
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| items.get_mut(index))
+            {
                 // Null keeps the places of the other elements.
                 *item = Value::Null;
             }
@@ -197,9 +243,12 @@ fn conclusion(found: &Comparison) -> String {
                 found.entries, found.position
             )
         }
-        (0, true) => format!("all {} entries are the same at position {}", found.entries, found.position),
-        // The rule of three: if something did not happen in n independent trials, its rate is at most 3/n, with 95 %
-        // confidence.
+        (0, true) => format!(
+            "all {} entries are the same at position {}",
+            found.entries, found.position
+        ),
+        // The rule of three: if something did not happen in n independent trials, its rate is at
+        // most 3/n, with 95 % confidence.
         (0, false) => format!(
             "none of {} sampled entries differs at position {}, so with 95 % confidence at most {:.3} % of all {} do",
             found.compared,
@@ -210,12 +259,20 @@ fn conclusion(found: &Comparison) -> String {
         _ => format!(
             "{differing} of {} compared entries differ at position {}: {} added, {} removed, {} changed; {} of them are \
              not allowed",
-            found.compared, found.position, found.added, found.removed, found.changed, found.refused
+            found.compared,
+            found.position,
+            found.added,
+            found.removed,
+            found.changed,
+            found.refused
         ),
     };
     match (differing, all) {
         (0, _) => text + &ignored,
-        _ if found.ignored > 0 => format!("{text}; {} more differ only in parts that the gate ignores", found.ignored),
+        _ if found.ignored > 0 => format!(
+            "{text}; {} more differ only in parts that the gate ignores",
+            found.ignored
+        ),
         _ => text,
     }
 }
@@ -243,7 +300,10 @@ pub fn check(gate: &Gate) -> Result<(), InvalidGate> {
         return Err(InvalidGate::TooManyRules(gate.rules.len()));
     }
     let pointers = gate.rules.iter().flat_map(|rule| &rule.ignore);
-    match pointers.into_iter().find(|pointer| !pointer.starts_with('/')) {
+    match pointers
+        .into_iter()
+        .find(|pointer| !pointer.starts_with('/'))
+    {
         Some(pointer) => Err(InvalidGate::NotAPointer(pointer.clone())),
         None => Ok(()),
     }

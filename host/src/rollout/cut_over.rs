@@ -1,8 +1,9 @@
 //! Cut-over: reads move from one generation to another, at one position, in one commit.
 //!
-//! Both runners are held at one position, with everything durable; the catalogue changes the active generation in one
-//! commit; then the handle switches to the other runner, and both continue, the previous one as a follower. A crash
-//! before the commit leaves everything unchanged; after a crash after the commit, the new generation is active.
+//! Both runners are held at one position, with everything durable; the catalogue changes the active
+//! generation in one commit; then the handle switches to the other runner, and both continue, the
+//! previous one as a follower. A crash before the commit leaves everything unchanged; after a crash
+//! after the commit, the new generation is active.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,12 @@ struct Flip<'a> {
 
 impl Rollouts {
     /// Makes the candidate active now.
-    pub async fn promote(&self, name: &str, demand: Demand, speed: BuildSpeed) -> Result<api::CutOver, Error> {
+    pub async fn promote(
+        &self,
+        name: &str,
+        demand: Demand,
+        speed: BuildSpeed,
+    ) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         if speed == BuildSpeed::Unthrottled {
             self.lift_throttle(name).await?;
@@ -93,9 +99,15 @@ impl Rollouts {
             return Err(Error::Conflict(format!(
                 "generation {} is still being built: {}, {}{}; it {}",
                 candidate.number,
-                info.progress.map_or("progress unknown".to_owned(), |part| format!("{:.0} % done", part * 100.0)),
-                info.lag_events
-                    .map_or("because its source can't be reached".to_owned(), |lag| format!("{lag} events to go")),
+                info.progress
+                    .map_or("progress unknown".to_owned(), |part| format!(
+                        "{:.0} % done",
+                        part * 100.0
+                    )),
+                info.lag_events.map_or(
+                    "because its source can't be reached".to_owned(),
+                    |lag| format!("{lag} events to go")
+                ),
                 throttled(name, &candidate),
                 if candidate.build.promote == Promotion::Auto {
                     "takes over on its own when it has caught up"
@@ -111,13 +123,23 @@ impl Rollouts {
         let _changing = self.lock(&deployment).await?;
         match deployment.record().candidate() {
             Some(still) if still.number == candidate.number => {}
-            _ => return Err(Error::Conflict(format!("generation {} was replaced meanwhile", candidate.number))),
+            _ => {
+                return Err(Error::Conflict(format!(
+                    "generation {} was replaced meanwhile",
+                    candidate.number
+                )));
+            }
         }
-        self.switch(&deployment, candidate.number, Switch::CutOver).await
+        self.switch(&deployment, candidate.number, Switch::CutOver)
+            .await
     }
 
     /// Makes the previous generation active again.
-    pub async fn rollback(&self, name: &str, options: RollbackOptions) -> Result<api::CutOver, Error> {
+    pub async fn rollback(
+        &self,
+        name: &str,
+        options: RollbackOptions,
+    ) -> Result<api::CutOver, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let record = deployment.record();
@@ -125,13 +147,20 @@ impl Rollouts {
             Some(previous) if previous.state_file == record.active().state_file => {
                 self.hand_back(&deployment, previous).await
             }
-            Some(previous) => self.switch(&deployment, previous.number, Switch::Rollback).await,
+            Some(previous) => {
+                self.switch(&deployment, previous.number, Switch::Rollback)
+                    .await
+            }
             None => self.rebuild_previous(&deployment, options).await,
         }
     }
 
     /// The same, and waits briefly until the active generation has shown that it works.
-    pub async fn rollback_and_look(&self, name: &str, options: RollbackOptions) -> Result<api::CutOver, Error> {
+    pub async fn rollback_and_look(
+        &self,
+        name: &str,
+        options: RollbackOptions,
+    ) -> Result<api::CutOver, Error> {
         let mut cut_over = self.rollback(name, options).await?;
         let deployment = self.deployment(name)?;
         if cut_over.position.is_some() {
@@ -141,22 +170,37 @@ impl Rollouts {
         Ok(cut_over)
     }
 
-    /// A rollback of code that inherited its state: the previous code continues with the current state.
-    async fn hand_back(&self, deployment: &Arc<Deployment>, previous: Generation) -> Result<api::CutOver, Error> {
+    /// A rollback of code that inherited its state: the previous code continues with the current
+    /// state.
+    async fn hand_back(
+        &self,
+        deployment: &Arc<Deployment>,
+        previous: Generation,
+    ) -> Result<api::CutOver, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), previous.module.digest.clone());
         let module = blocking(move || inner.load(&digest)).await?;
         let runner = deployment.active();
         let mut record = deployment.record();
         let differs = record.active().module.subjects != previous.module.subjects;
         // The previous code did not see events of its own subjects meanwhile.
-        let held = if differs { Some(Held::at(&runner).await?) } else { None };
+        let held = if differs {
+            Some(Held::at(&runner).await?)
+        } else {
+            None
+        };
         let position = runner.position();
         let from = record.active;
         record.active_mut().on_probation = false;
-        record.active_mut().enter(GenerationStatus::Previous, format!("rolled back to generation {}", previous.number));
+        record.active_mut().enter(
+            GenerationStatus::Previous,
+            format!("rolled back to generation {}", previous.number),
+        );
         record.active = previous.number;
         let mut reason = format!("rolled back from generation {from}, whose state it inherited");
-        if let Some(failed_at) = previous.failed_at.filter(|failed_at| *failed_at <= position) {
+        if let Some(failed_at) = previous
+            .failed_at
+            .filter(|failed_at| *failed_at <= position)
+        {
             reason.push_str(&format!(
                 "; its code stopped at event {failed_at}, which the state now contains, so it can't rebuild that state"
             ));
@@ -166,8 +210,16 @@ impl Rollouts {
             serving.subjects_from = held.position;
         }
         serving.enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(&record, record.active(), Ok(module), Role::TAKES_OVER);
-        self.commit(deployment, record, Switch::Rollback.action(), reason.clone()).await?;
+        let program = self
+            .inner
+            .program(&record, record.active(), Ok(module), Role::TAKES_OVER);
+        self.commit(
+            deployment,
+            record,
+            Switch::Rollback.action(),
+            reason.clone(),
+        )
+        .await?;
         crash_points::reached("hand-back-recorded");
         runner.take_over(program);
         drop(held);
@@ -185,18 +237,31 @@ impl Rollouts {
     async fn rebuild_previous(
         &self,
         deployment: &Arc<Deployment>,
-        RollbackOptions { may_rebuild, accept_missing }: RollbackOptions,
+        RollbackOptions {
+            may_rebuild,
+            accept_missing,
+        }: RollbackOptions,
     ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
-        let served = |generation: &&Generation| generation.status == GenerationStatus::Retired && generation.has_served;
-        let Some(last) =
-            record.generations.iter().filter(served).max_by(|one, other| one.status_since.cmp(&other.status_since))
+        let served = |generation: &&Generation| {
+            generation.status == GenerationStatus::Retired && generation.has_served
+        };
+        let Some(last) = record
+            .generations
+            .iter()
+            .filter(served)
+            .max_by(|one, other| one.status_since.cmp(&other.status_since))
         else {
-            return Err(Error::Conflict(format!("{} has no previous generation", deployment.name())));
+            return Err(Error::Conflict(format!(
+                "{} has no previous generation",
+                deployment.name()
+            )));
         };
         if !may_rebuild {
             let head = deployment.info().head;
-            let up_to = head.map(|head| format!(" (up to {head} events)")).unwrap_or_default();
+            let up_to = head
+                .map(|head| format!(" (up to {head} events)"))
+                .unwrap_or_default();
             return Err(Error::Conflict(format!(
                 "the state of generation {} was removed at {} ({}); `foldstream rollback {} --rebuild` rebuilds it from \
                  the stream{up_to} and then lets it serve",
@@ -206,14 +271,24 @@ impl Rollouts {
                 deployment.name()
             )));
         }
-        let advice = "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
-        let accepted = self.may_refold(deployment, &last.source, accept_missing, advice).await?;
+        let advice =
+            "accept the loss with --accept-missing, or deploy with --strategy inherit or migrate";
+        let accepted = self
+            .may_refold(deployment, &last.source, accept_missing, advice)
+            .await?;
         let number = record.next;
-        let reason = accepted.explain(format!("rolling back: generation {} is rebuilt", last.number));
-        let build = api::BuildSettings { accept_missing, ..api::BuildSettings::default() };
+        let reason = accepted.explain(format!(
+            "rolling back: generation {} is rebuilt",
+            last.number
+        ));
+        let build = api::BuildSettings {
+            accept_missing,
+            ..api::BuildSettings::default()
+        };
         let mut generation = last.to_rebuild(number, build, reason.clone());
         generation.accepts_missing_through = accepted.through;
-        self.add_candidate(deployment, generation, "rollback").await?;
+        self.add_candidate(deployment, generation, "rollback")
+            .await?;
         Ok(api::CutOver {
             deployment: deployment.info(),
             from: record.active,
@@ -224,7 +299,8 @@ impl Rollouts {
         })
     }
 
-    /// Makes another generation active whose runner follows the stream. The caller holds the deployment's lock.
+    /// Makes another generation active whose runner follows the stream. The caller holds the
+    /// deployment's lock.
     pub(super) async fn switch(
         &self,
         deployment: &Arc<Deployment>,
@@ -232,41 +308,70 @@ impl Rollouts {
         switch: Switch,
     ) -> Result<api::CutOver, Error> {
         let record = deployment.record();
-        let next = record.generation(to).expect("the caller took it from the record");
-        let gone = || Error::Conflict(format!("generation {to} does not run; deploy its module again"));
+        let next = record
+            .generation(to)
+            .expect("the caller took it from the record");
+        let gone = || {
+            Error::Conflict(format!(
+                "generation {to} does not run; deploy its module again"
+            ))
+        };
         let runner = deployment.runner(next.state_file).ok_or_else(gone)?;
         let serving = deployment.active();
         let is_lost = self.check_certain(deployment, &serving, &runner).await?;
         let of_another_history = is_of_another_history(&serving, &runner)?;
-        // If the stream was deleted and created again, and the candidate was built from the new one, the two positions
-        // cannot be compared. The same holds if the active state cannot be opened; no read is answered from it either.
+        // If the stream was deleted and created again, and the candidate was built from the new
+        // one, the two positions cannot be compared. The same holds if the active state cannot be
+        // opened; no read is answered from it either.
         let can_align = !of_another_history && !is_lost;
         if can_align {
-            self.come_together(deployment, &serving, &runner, switch).await?;
+            self.come_together(deployment, &serving, &runner, switch)
+                .await?;
         }
         let state_file = next.state_file;
-        let mut hand_over = self.begin_hand_over(deployment, &serving, &runner, state_file).await?;
-        let aligned = if can_align { Some(self.hold(deployment, &serving, &runner, switch).await?) } else { None };
-        // Not one event may be applied between the last one of a mute fold and the first one of the owner.
-        let alone = if hand_over.is_some() && !can_align { Some(Held::at(&runner).await?) } else { None };
+        let mut hand_over = self
+            .begin_hand_over(deployment, &serving, &runner, state_file)
+            .await?;
+        let aligned = if can_align {
+            Some(self.hold(deployment, &serving, &runner, switch).await?)
+        } else {
+            None
+        };
+        // Not one event may be applied between the last one of a mute fold and the first one of the
+        // owner.
+        let alone = if hand_over.is_some() && !can_align {
+            Some(Held::at(&runner).await?)
+        } else {
+            None
+        };
         crash_points::reached("cut-over-held");
-        let position = aligned.as_ref().map_or_else(|| runner.position(), |aligned| aligned.position);
+        let position = aligned
+            .as_ref()
+            .map_or_else(|| runner.position(), |aligned| aligned.position);
         let from = record.active;
         let mut changed = after_switch(record, to, switch, position);
         if is_lost && let Some(before) = changed.generation_mut(from) {
             before.enter(GenerationStatus::Retired, "its state could not be opened");
         }
         if !of_another_history {
-            // In the first moments after a restart, readers may have seen a later position than the one at which the
-            // two were aligned.
+            // In the first moments after a restart, readers may have seen a later position than the
+            // one at which the two were aligned.
             runner.succeeds(&serving, position);
         }
-        let flip = Flip { runner: &runner, serving: &serving, switch, position, hand_over: hand_over.as_mut() };
+        let flip = Flip {
+            runner: &runner,
+            serving: &serving,
+            switch,
+            position,
+            hand_over: hand_over.as_mut(),
+        };
         self.flip(deployment, changed, flip).await?;
         let held = aligned.as_ref().map(Aligned::held).unwrap_or_default();
         drop((aligned, alone));
         crash_points::reached("cut-over-released");
-        self.inner.metrics.cut_over(deployment.name(), switch.action(), Some(held));
+        self.inner
+            .metrics
+            .cut_over(deployment.name(), switch.action(), Some(held));
         if let Some(hand_over) = hand_over {
             hand_over.complete().await;
         }
@@ -275,12 +380,26 @@ impl Rollouts {
         let message = format!(
             "generation {to} took over from generation {from} at position {position}; applying was held for {hold_ms:.1} ms"
         );
-        tracing::info!(deployment = deployment.name(), from, to, position, hold_ms, "cut over");
-        Ok(api::CutOver { deployment: deployment.info(), from, to, position: Some(position), hold_ms, message })
+        tracing::info!(
+            deployment = deployment.name(),
+            from,
+            to,
+            position,
+            hold_ms,
+            "cut over"
+        );
+        Ok(api::CutOver {
+            deployment: deployment.info(),
+            from,
+            to,
+            position: Some(position),
+            hold_ms,
+            message,
+        })
     }
 
-    /// Waits until it is known which position the active generation has shown; returns whether its state cannot be
-    /// opened, so that only a candidate that has caught up may replace it.
+    /// Waits until it is known which position the active generation has shown; returns whether its
+    /// state cannot be opened, so that only a candidate that has caught up may replace it.
     async fn check_certain(
         &self,
         deployment: &Deployment,
@@ -288,7 +407,8 @@ impl Rollouts {
         runner: &Arc<Runner>,
     ) -> Result<bool, Error> {
         // Right after a start this takes as long as it takes to reach the source.
-        let is_known = |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
+        let is_known =
+            |serving: &Runner| (!serving.is_uncertain() || serving.is_lost()).then_some(());
         let _ = tokio::time::timeout(CERTAIN_MAX, serving.until(is_known)).await;
         let is_lost = serving.is_lost();
         if is_lost {
@@ -316,7 +436,10 @@ impl Rollouts {
         }
         let now = runner.now();
         if !runner.is_running() && runner.position() < serving.position() {
-            let failure = now.failure.map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+            let failure = now
+                .failure
+                .map(|failure| format!(": {}", failure.message))
+                .unwrap_or_default();
             return Err(Error::Conflict(format!(
                 "generation {} does not progress at {}, behind {} at {} ({}{failure}); resume it, or deploy a corrected module",
                 runner.program().generation,
@@ -352,39 +475,60 @@ impl Rollouts {
         runner: &Arc<Runner>,
         switch: Switch,
     ) -> Result<Aligned, Error> {
-        align(serving, runner, self.inner.config.rollout.hold_max).await.map_err(|missed| {
-            self.inner.metrics.cut_over(deployment.name(), switch.action(), None);
-            let record = deployment.record();
-            match record
-                .generation(runner.program().generation)
-                .map(|next| throttled(deployment.name(), next))
-                .filter(|text| !text.is_empty())
-            {
-                Some(throttled) => Error::Conflict(format!("{missed}{throttled}")),
-                None => Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max")),
-            }
-        })
+        align(serving, runner, self.inner.config.rollout.hold_max)
+            .await
+            .map_err(|missed| {
+                self.inner
+                    .metrics
+                    .cut_over(deployment.name(), switch.action(), None);
+                let record = deployment.record();
+                match record
+                    .generation(runner.program().generation)
+                    .map(|next| throttled(deployment.name(), next))
+                    .filter(|text| !text.is_empty())
+                {
+                    Some(throttled) => Error::Conflict(format!("{missed}{throttled}")),
+                    None => {
+                        Error::Conflict(format!("{missed}; try again, or raise rollout.hold_max"))
+                    }
+                }
+            })
     }
 
-    /// Waits until a runner is close to the active one, so that the hold is short; returns whether it is.
+    /// Waits until a runner is close to the active one, so that the hold is short; returns whether
+    /// it is.
     async fn come_near(&self, serving: &Arc<Runner>, runner: &Arc<Runner>) -> bool {
         let batch = self.inner.config.pipeline.batch_events as u64;
         let at_most = self.inner.config.rollout.hold_max.max(NEAR_MAX);
         let is_near = |runner: &Runner| {
             let now = runner.now();
-            // One on a leash gets no closer before the active one is durable, which aligning begins with.
+            // One on a leash gets no closer before the active one is durable, which aligning begins
+            // with.
             let is_near = (runner.is_on_leash() && runner.is_as_far_as(serving))
                 || runner.position().saturating_add(batch) >= serving.position()
                 || (now.pending <= batch && now.applied > 0)
                 || runner.last_event() >= serving.last_event();
             is_near.then_some(())
         };
-        tokio::time::timeout(at_most, runner.until_figures(is_near)).await.is_ok()
+        tokio::time::timeout(at_most, runner.until_figures(is_near))
+            .await
+            .is_ok()
     }
 
     /// The commit, and the switch of the handle.
-    async fn flip(&self, deployment: &Arc<Deployment>, mut record: Record, flip: Flip<'_>) -> Result<(), Error> {
-        let Flip { runner, serving, switch, position, mut hand_over } = flip;
+    async fn flip(
+        &self,
+        deployment: &Arc<Deployment>,
+        mut record: Record,
+        flip: Flip<'_>,
+    ) -> Result<(), Error> {
+        let Flip {
+            runner,
+            serving,
+            switch,
+            position,
+            mut hand_over,
+        } = flip;
         if let Some(hand_over) = &mut hand_over {
             hand_over.prepare(position).await?;
             hand_over.name_owner(&mut record);
@@ -392,10 +536,17 @@ impl Rollouts {
         let (catalogue, noted) = (Arc::clone(&self.inner.catalogue), record.clone());
         let detail = format!("generation {} at position {position}", record.active);
         let audit = crate::audit::entry(switch.action(), deployment.name(), detail);
-        match (blocking(move || catalogue.put(&noted, &audit)).await, &hand_over) {
+        match (
+            blocking(move || catalogue.put(&noted, &audit)).await,
+            &hand_over,
+        ) {
             (Ok(()), _) => {}
             (Err(error), None) => return Err(error.into()),
-            (Err(error), Some(hand_over)) => hand_over.look_up(Arc::clone(&self.inner.catalogue), error).await?,
+            (Err(error), Some(hand_over)) => {
+                hand_over
+                    .look_up(Arc::clone(&self.inner.catalogue), error)
+                    .await?
+            }
         }
         crash_points::reached("cut-over-recorded");
         if let Some(hand_over) = &mut hand_over {
@@ -407,8 +558,14 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Work that need not be done during the hold. The switch is done: a failure here is made up for later.
-    async fn after_flip(&self, deployment: &Arc<Deployment>, runner: &Arc<Runner>, before: &Arc<Runner>) {
+    /// Work that need not be done during the hold. The switch is done: a failure here is made up
+    /// for later.
+    async fn after_flip(
+        &self,
+        deployment: &Arc<Deployment>,
+        runner: &Arc<Runner>,
+        before: &Arc<Runner>,
+    ) {
         runner.set_throttle(crate::pipeline::Throttle::default());
         // A paused generation follows from now on, like any previous generation.
         if before.now().state == api::DeploymentState::Paused {
@@ -425,29 +582,51 @@ impl Rollouts {
         self.end_unused(deployment).await;
     }
 
-    /// Compares a candidate with the active generation, and records the result; an error if its gate does not allow the
-    /// differences. The deployment's lock is held only at the beginning and at the end, because comparing a large state
-    /// takes long.
-    pub(super) async fn pass_gate(&self, deployment: &Arc<Deployment>, number: u64) -> Result<(), Error> {
+    /// Compares a candidate with the active generation, and records the result; an error if its
+    /// gate does not allow the differences. The deployment's lock is held only at the beginning and
+    /// at the end, because comparing a large state takes long.
+    pub(super) async fn pass_gate(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+    ) -> Result<(), Error> {
         let (ours, theirs, gate, against) = self.take_snapshots(deployment, number).await?;
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
-        let comparison = api::Comparison { against, ..comparison };
+        let comparison = api::Comparison {
+            against,
+            ..comparison
+        };
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
         let active = record.active;
-        let candidate = record.generation_mut(number).filter(|candidate| candidate.status.is_candidate());
+        let candidate = record
+            .generation_mut(number)
+            .filter(|candidate| candidate.status.is_candidate());
         let Some(generation) = candidate.filter(|_| active == against) else {
-            return Err(Error::Conflict(format!("{} changed while it was compared; try again", deployment.name())));
+            return Err(Error::Conflict(format!(
+                "{} changed while it was compared; try again",
+                deployment.name()
+            )));
         };
         let passed = comparison.refused == 0;
-        let verdict = if passed { "passed the gate" } else { "held back by its gate" };
+        let verdict = if passed {
+            "passed the gate"
+        } else {
+            "held back by its gate"
+        };
         let reason = format!("{verdict}: {}", comparison.conclusion);
         if !passed {
             generation.build.promote = Promotion::Manual;
         }
         generation.comparison = Some(comparison);
         generation.enter(GenerationStatus::Ready, reason.clone());
-        self.commit(deployment, record, "compare", format!("generation {number} {reason}")).await?;
+        self.commit(
+            deployment,
+            record,
+            "compare",
+            format!("generation {number} {reason}"),
+        )
+        .await?;
         if passed {
             return Ok(());
         }
@@ -458,8 +637,8 @@ impl Rollouts {
         )))
     }
 
-    /// Both states at one position, with the gate and the number of the active generation. Applying is held only until
-    /// the snapshots are taken.
+    /// Both states at one position, with the gate and the number of the active generation. Applying
+    /// is held only until the snapshots are taken.
     async fn take_snapshots(
         &self,
         deployment: &Arc<Deployment>,
@@ -470,7 +649,10 @@ impl Rollouts {
         let gone = || Error::Conflict(format!("generation {number} does not run"));
         let generation = record.generation(number).ok_or_else(gone)?;
         let gate = generation.build.gate.clone().unwrap_or_default();
-        let (serving, runner) = (deployment.active(), deployment.runner(generation.state_file).ok_or_else(gone)?);
+        let (serving, runner) = (
+            deployment.active(),
+            deployment.runner(generation.state_file).ok_or_else(gone)?,
+        );
         if !runner.is_of_same_stream(&serving) {
             return Err(Error::Conflict(
                 "cannot compare: the stream was deleted and created again since the active generation was built; promote with --force"
@@ -488,7 +670,11 @@ impl Rollouts {
 
 /// Says that a candidate is throttled, and how to lift that; empty if it is not.
 fn throttled(name: &str, candidate: &Generation) -> String {
-    let BuildSettings { max_rate, cpu_percent, .. } = &candidate.build;
+    let BuildSettings {
+        max_rate,
+        cpu_percent,
+        ..
+    } = &candidate.build;
     let limits: Vec<String> = max_rate
         .map(|rate| format!("{rate} events per second"))
         .into_iter()
@@ -504,16 +690,18 @@ fn throttled(name: &str, candidate: &Generation) -> String {
     )
 }
 
-/// Whether a candidate was built from another history than the active generation, which its own reader has noticed.
-/// Nothing less may let positions go back: views of a stream may differ for a moment, for example if one of the two was
-/// not connected yet.
+/// Whether a candidate was built from another history than the active generation, which its own
+/// reader has noticed. Nothing less may let positions go back: views of a stream may differ for a
+/// moment, for example if one of the two was not connected yet.
 fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Error> {
     if runner.is_of_same_stream(serving) {
         return Ok(false);
     }
     let now = serving.now();
     let has_noticed = now.state == api::DeploymentState::Failed
-        && now.failure.is_some_and(|failure| failure.kind == "source-diverged");
+        && now
+            .failure
+            .is_some_and(|failure| failure.kind == "source-diverged");
     if has_noticed {
         return Ok(true);
     }
@@ -524,7 +712,8 @@ fn is_of_another_history(serving: &Runner, runner: &Runner) -> Result<bool, Erro
     )))
 }
 
-/// Whether a candidate has read all events: it replaces a state that cannot be opened, whose position is unknown.
+/// Whether a candidate has read all events: it replaces a state that cannot be opened, whose
+/// position is unknown.
 fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error> {
     let now = runner.now();
     if now.begun && now.pending == 0 {
@@ -538,7 +727,11 @@ fn check_caught_up(deployment: &Deployment, runner: &Runner) -> Result<(), Error
 }
 
 /// Both states at one position.
-pub(super) fn snapshots(aligned: &Aligned, serving: &Runner, runner: &Runner) -> Result<(Snapshot, Snapshot), Error> {
+pub(super) fn snapshots(
+    aligned: &Aligned,
+    serving: &Runner,
+    runner: &Runner,
+) -> Result<(Snapshot, Snapshot), Error> {
     if aligned.serving != aligned.position {
         return Err(Error::Conflict(format!(
             "cannot compare: the active generation does not progress at {}, the candidate is at {}; resume the deployment first",
@@ -547,7 +740,9 @@ pub(super) fn snapshots(aligned: &Aligned, serving: &Runner, runner: &Runner) ->
     }
     match (serving.store(), runner.store()) {
         (Some(ours), Some(theirs)) => Ok((ours.snapshot(), theirs.snapshot())),
-        _ => Err(Error::Conflict("cannot compare: a state is still opening; try again".to_owned())),
+        _ => Err(Error::Conflict(
+            "cannot compare: a state is still opening; try again".to_owned(),
+        )),
     }
 }
 
@@ -569,7 +764,9 @@ fn after_switch(mut record: Record, to: u64, switch: Switch, position: u64) -> R
         GenerationStatus::Active,
         match switch {
             Switch::CutOver => format!("took over from generation {from} at position {position}"),
-            Switch::Rollback => format!("rolled back from generation {from} at position {position}"),
+            Switch::Rollback => {
+                format!("rolled back from generation {from} at position {position}")
+            }
         },
     );
     record

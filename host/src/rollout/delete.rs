@@ -10,11 +10,12 @@ use crate::deployment::Deployment;
 use crate::runner::Runner;
 
 impl Rollouts {
-    /// Stops a deployment and removes its state. Messages that wait to be published are lost with it, so they keep it
-    /// from being deleted unless `drop_effects` is set.
+    /// Stops a deployment and removes its state. Messages that wait to be published are lost with
+    /// it, so they keep it from being deleted unless `drop_effects` is set.
     pub async fn delete(&self, name: &str, drop_effects: bool) -> Result<(), Error> {
         let deployment = self.deployment(name)?;
-        // In this order: work on the deployment may take a while, and other deployments need not wait for it.
+        // In this order: work on the deployment may take a while, and other deployments need not
+        // wait for it.
         let _changing = self.lock(&deployment).await?;
         let dropped = check_effects(&deployment, drop_effects)?;
         let all = self.inner.changing.lock().await;
@@ -51,11 +52,16 @@ fn check_effects(deployment: &Deployment, drop: bool) -> Result<String, Error> {
         return Ok(String::new());
     }
     let name = deployment.name();
-    let waiting = deployment.active().store().map(|store| store.waiting_effects().entries);
+    let waiting = deployment
+        .active()
+        .store()
+        .map(|store| store.waiting_effects().entries);
     match (waiting, drop) {
         (Some(0), _) => Ok(String::new()),
         (Some(count), true) => Ok(format!("{count} messages were not published")),
-        (None, true) => Ok("its state was not open; messages may not have been published".to_owned()),
+        (None, true) => {
+            Ok("its state was not open; messages may not have been published".to_owned())
+        }
         (Some(count), false) => Err(Error::Conflict(format!(
             "{count} messages of {name} are not published yet and would be lost; wait until they are (`foldstream show \
              {name}`), or delete it with --drop-effects"

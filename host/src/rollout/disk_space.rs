@@ -8,8 +8,8 @@ use crate::api::GenerationStatus;
 use crate::deployment::Deployment;
 use crate::room::Use;
 
-/// How much more space a new state is expected to need than the existing one, in percent: files grow in steps, and
-/// versions of a module differ.
+/// How much more space a new state is expected to need than the existing one, in percent: files
+/// grow in steps, and versions of a module differ.
 const HEADROOM_PERCENT: u64 = 25;
 
 impl Rollouts {
@@ -38,8 +38,12 @@ impl Rollouts {
 /// How much more space the candidate of a deployment is expected to take.
 fn still_to_come(deployment: &Deployment) -> u64 {
     let info = deployment.info();
-    let candidate = info.candidate.filter(|candidate| candidate.status == GenerationStatus::Building);
-    candidate.map_or(0, |candidate| with_headroom(info.file_bytes).saturating_sub(candidate.file_bytes))
+    let candidate = info
+        .candidate
+        .filter(|candidate| candidate.status == GenerationStatus::Building);
+    candidate.map_or(0, |candidate| {
+        with_headroom(info.file_bytes).saturating_sub(candidate.file_bytes)
+    })
 }
 
 /// How much space a copy or a new state of this many bytes may take.

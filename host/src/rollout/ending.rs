@@ -9,14 +9,21 @@ pub(super) struct Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
-    pub(super) fn begin(names: &'a tokio::sync::watch::Sender<BTreeSet<String>>, name: &str) -> Self {
+    pub(super) fn begin(
+        names: &'a tokio::sync::watch::Sender<BTreeSet<String>>,
+        name: &str,
+    ) -> Self {
         names.send_if_modified(|names| names.insert(name.to_owned()));
-        Self { names, name: name.to_owned() }
+        Self {
+            names,
+            name: name.to_owned(),
+        }
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.names.send_if_modified(|names| names.remove(&self.name));
+        self.names
+            .send_if_modified(|names| names.remove(&self.name));
     }
 }

@@ -1,9 +1,11 @@
-//! Hand-over: in a cut-over or a rollback of a handler, its effects pass to the state file of the other generation.
+//! Hand-over: in a cut-over or a rollback of a handler, its effects pass to the state file of the
+//! other generation.
 //!
-//! The new owner's file is prepared with everything that waits, while both generations are held at one position. The
-//! commit of the catalogue that changes the active generation also names the new owner. Only after that the old owner's
-//! file lets go. Until the commit the old owner sends as if nothing had been begun, and after it the new one does: at no
-//! moment both, and none only while the hand-over runs.
+//! The new owner's file is prepared with everything that waits, while both generations are held at
+//! one position. The commit of the catalogue that changes the active generation also names the new
+//! owner. Only after that the old owner's file lets go. Until the commit the old owner sends as if
+//! nothing had been begun, and after it the new one does: at no moment both, and none only while
+//! the hand-over runs.
 
 use std::sync::Arc;
 
@@ -23,7 +25,8 @@ const LEFT_MAX: usize = 1_000;
 /// How often the outbox is copied before that, if it changes a lot meanwhile.
 const WALKS_MAX: usize = 3;
 
-/// A hand-over that has begun. Dropping it before the commit of the catalogue leaves everything to the old owner.
+/// A hand-over that has begun. Dropping it before the commit of the catalogue leaves everything to
+/// the old owner.
 pub(super) struct HandOver {
     deployment: String,
     from: Arc<Runner>,
@@ -45,8 +48,8 @@ impl Drop for HandOver {
 }
 
 impl Rollouts {
-    /// Begins to hand effects over, if there are any: copies most of what waits, and stops sending. The caller holds the
-    /// deployment's lock.
+    /// Begins to hand effects over, if there are any: copies most of what waits, and stops sending.
+    /// The caller holds the deployment's lock.
     pub(super) async fn begin_hand_over(
         &self,
         deployment: &Deployment,
@@ -54,7 +57,9 @@ impl Rollouts {
         to: &Arc<Runner>,
         state_file: u64,
     ) -> Result<Option<HandOver>, Error> {
-        let Some(handler) = deployment.record().handler else { return Ok(None) };
+        let Some(handler) = deployment.record().handler else {
+            return Ok(None);
+        };
         let name = deployment.name().to_owned();
         let (ours, theirs) = stores(&name, from, to)?;
         if ours.ownership() != Some(owners::ownership(&handler)) {
@@ -65,10 +70,24 @@ impl Rollouts {
         }
         let is_same_history = to.is_of_same_stream(from);
         // Places in another stream are other places: an id must not mean two effects.
-        let lineage = if is_same_history { handler.lineage } else { Lineage(rand::random()) };
-        let effects_after = if is_same_history { handler.effects_after } else { 0 };
+        let lineage = if is_same_history {
+            handler.lineage
+        } else {
+            Lineage(rand::random())
+        };
+        let effects_after = if is_same_history {
+            handler.effects_after
+        } else {
+            0
+        };
         let epoch = handler.epoch + 1;
-        let next = HandlerRecord { lineage, state_file, epoch, effects_after, ..handler };
+        let next = HandlerRecord {
+            lineage,
+            state_file,
+            epoch,
+            effects_after,
+            ..handler
+        };
         let owner = owners::ownership(&next);
         let hand_over = HandOver {
             deployment: name.clone(),
@@ -82,10 +101,13 @@ impl Rollouts {
         let (room, waiting) = (self.inner.room.clone(), ours.waiting_effects());
         let (source, target) = (ours.clone(), theirs.clone());
         blocking(move || {
-            room.check(Use::Write, with_headroom(waiting.bytes)).map_err(|shortage| {
-                let state::Waiting { entries, bytes } = waiting;
-                Error::NoRoom(format!("{entries} messages of {bytes} bytes wait and must be copied: {shortage}"))
-            })?;
+            room.check(Use::Write, with_headroom(waiting.bytes))
+                .map_err(|shortage| {
+                    let state::Waiting { entries, bytes } = waiting;
+                    Error::NoRoom(format!(
+                        "{entries} messages of {bytes} bytes wait and must be copied: {shortage}"
+                    ))
+                })?;
             Ok::<_, Error>(copy_ahead(&source, &target, owner)?)
         })
         .await?;
@@ -127,9 +149,9 @@ fn copy_ahead(from: &Store, to: &Store, owner: state::Ownership) -> Result<(), s
 fn stores(name: &str, from: &Runner, to: &Runner) -> Result<(Store, Store), Error> {
     match (from.store(), to.store()) {
         (Some(from), Some(to)) => Ok((from, to)),
-        _ => {
-            Err(Error::Conflict(format!("a state of {name} is not open, so its effects can't change hands; try again")))
-        }
+        _ => Err(Error::Conflict(format!(
+            "a state of {name} is not open, so its effects can't change hands; try again"
+        ))),
     }
 }
 
@@ -137,7 +159,11 @@ impl HandOver {
     /// Prepares the new owner's file. Both are held at a position.
     pub(super) async fn prepare(&mut self, position: u64) -> Result<(), Error> {
         let (from, to) = stores(&self.deployment, &self.from, &self.to)?;
-        let durable = |store: &Store| store.checkpoint().map_or(0, |checkpoint| checkpoint.position);
+        let durable = |store: &Store| {
+            store
+                .checkpoint()
+                .map_or(0, |checkpoint| checkpoint.position)
+        };
         let positions = (durable(&from), durable(&to));
         if self.is_same_history && positions != (position, position) {
             return Err(Error::Conflict(format!(
@@ -160,8 +186,13 @@ impl HandOver {
         record.handler = Some(self.next.clone());
     }
 
-    /// Finds out what the catalogue says after its commit failed: an error if it still names the old owner.
-    pub(super) async fn look_up(&self, catalogue: Arc<Catalogue>, error: state::Error) -> Result<(), Error> {
+    /// Finds out what the catalogue says after its commit failed: an error if it still names the
+    /// old owner.
+    pub(super) async fn look_up(
+        &self,
+        catalogue: Arc<Catalogue>,
+        error: state::Error,
+    ) -> Result<(), Error> {
         let name = self.deployment.clone();
         let found = blocking(move || catalogue.deployments()).await;
         let found = found.map(|records| records.into_iter().find(|record| record.name == name));
@@ -184,7 +215,10 @@ impl HandOver {
 
     /// Passes the effects on in memory, after the commit of the catalogue. Both are still held.
     pub(super) fn pass(&mut self, record: &Record, position: u64) {
-        let (store, prepared) = self.prepared.take().expect("it was prepared before the commit");
+        let (store, prepared) = self
+            .prepared
+            .take()
+            .expect("it was prepared before the commit");
         let ownership = Some(owners::ownership(&self.next));
         let mut mute = self.from.program();
         (mute.role, mute.ownership) = (Ok(effects::Role::Mute), ownership);
@@ -192,13 +226,17 @@ impl HandOver {
         self.from.set_leash(position);
         self.from.take_over(mute);
         let mut owning = self.to.program();
-        (owning.role, owning.ownership) = (owners::role(record, record.active(), Role::TAKES_OVER), ownership);
+        (owning.role, owning.ownership) = (
+            owners::role(record, record.active(), Role::TAKES_OVER),
+            ownership,
+        );
         self.to.outbox().continues(self.from.outbox());
         self.to.own_effects(owning, &store, prepared);
         self.to.set_leash(NO_LEASH);
     }
 
-    /// Records in both files what the catalogue says. What fails here is made up for when the files are opened again.
+    /// Records in both files what the catalogue says. What fails here is made up for when the files
+    /// are opened again.
     pub(super) async fn complete(&self) {
         let (from, to) = (self.from.store(), self.to.store());
         let recorded = blocking(move || {

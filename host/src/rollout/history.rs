@@ -1,7 +1,8 @@
-//! Determines which applied events a stream has lost, and whether a fold from the beginning may do without them.
+//! Determines which applied events a stream has lost, and whether a fold from the beginning may do
+//! without them.
 //!
-//! A state knows how many missing events it passed over when it was built. Any further events that the stream lacks
-//! were applied, and a new fold would not have them.
+//! A state knows how many missing events it passed over when it was built. Any further events that
+//! the stream lacks were applied, and a new fold would not have them.
 
 use super::as_of::Moment;
 use super::{Error, Rollouts};
@@ -17,13 +18,18 @@ use crate::subject::SubjectSet;
 pub(super) struct Accepted {
     /// Events up to this sequence may be missing.
     pub(super) through: u64,
-    /// A description of the applied events that it will lack, and who accepts that; none if it lacks nothing.
+    /// A description of the applied events that it will lack, and who accepts that; none if it
+    /// lacks nothing.
     pub(super) lacks: Option<String>,
 }
 
 /// Who accepts that events are missing: the source's settings, or the request.
 fn acceptance(counts: bool) -> &'static str {
-    if counts { "the source counts them (missing = \"count\")" } else { "as accepted" }
+    if counts {
+        "the source counts them (missing = \"count\")"
+    } else {
+        "as accepted"
+    }
 }
 
 impl Accepted {
@@ -37,8 +43,9 @@ impl Accepted {
 }
 
 impl Rollouts {
-    /// Which events a fold from the beginning may do without, if it replaces the active generation; refused if the
-    /// stream has lost applied events, or is another one, unless `accept` is set. `source` is that of the new fold.
+    /// Which events a fold from the beginning may do without, if it replaces the active generation;
+    /// refused if the stream has lost applied events, or is another one, unless `accept` is set.
+    /// `source` is that of the new fold.
     pub(super) async fn may_refold(
         &self,
         deployment: &Deployment,
@@ -49,7 +56,13 @@ impl Rollouts {
         let record = deployment.record();
         let active = record.active();
         if active.source != source {
-            return self.accepts_from(source, accept).await.map(|through| Accepted { through, lacks: None });
+            return self
+                .accepts_from(source, accept)
+                .await
+                .map(|through| Accepted {
+                    through,
+                    lacks: None,
+                });
         }
         if let Some(other) = self.other_history(deployment).await {
             if !accept {
@@ -57,33 +70,68 @@ impl Rollouts {
             }
             let lacks =
                 "nothing that was applied before is in the stream, which is another one, as accepted".to_owned();
-            tracing::warn!(deployment = deployment.name(), lacks, "building a state from another stream");
+            tracing::warn!(
+                deployment = deployment.name(),
+                lacks,
+                "building a state from another stream"
+            );
             let through = self.accepts_from(source, true).await?;
-            return Ok(Accepted { through, lacks: Some(lacks) });
+            return Ok(Accepted {
+                through,
+                lacks: Some(lacks),
+            });
         }
         let Some(lost) = self.lost(deployment, active, None).await else {
-            // The missing events are unknown: what was accepted for the old state may be wrong for a new one.
+            // The missing events are unknown: what was accepted for the old state may be wrong for
+            // a new one.
             let through = self.accepts_from(source, accept).await?;
-            return Ok(Accepted { through, lacks: None });
+            return Ok(Accepted {
+                through,
+                lacks: None,
+            });
         };
-        let through = self.accepts_from(source, accept).await?.max(active.accepts_missing_through);
+        let through = self
+            .accepts_from(source, accept)
+            .await?
+            .max(active.accepts_missing_through);
         let Some(lacks) = lost else {
-            // Nothing that is gone up to there was an event, or the active generation does not have it either.
-            let checkpoint = deployment.active().store().and_then(|store| store.published());
-            let passed = checkpoint.and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
-            return Ok(Accepted { through: through.max(passed.unwrap_or(0)), lacks: None });
+            // Nothing that is gone up to there was an event, or the active generation does not have
+            // it either.
+            let checkpoint = deployment
+                .active()
+                .store()
+                .and_then(|store| store.published());
+            let passed = checkpoint
+                .and_then(|checkpoint| checkpoint.passed_over.last().map(|(_, last)| *last));
+            return Ok(Accepted {
+                through: through.max(passed.unwrap_or(0)),
+                lacks: None,
+            });
         };
-        let counts = self.inner.sources.get(source).is_some_and(|source| source.on_missing().is_count());
+        let counts = self
+            .inner
+            .sources
+            .get(source)
+            .is_some_and(|source| source.on_missing().is_count());
         if accept || counts {
             let lacks = format!("{lacks}, {}", acceptance(counts && !accept));
-            tracing::warn!(deployment = deployment.name(), lacks, "building a state without missing events");
-            return Ok(Accepted { through, lacks: Some(lacks) });
+            tracing::warn!(
+                deployment = deployment.name(),
+                lacks,
+                "building a state without missing events"
+            );
+            return Ok(Accepted {
+                through,
+                lacks: Some(lacks),
+            });
         }
-        Err(Error::Refused(format!("{lacks}, so a fold from the beginning would lack them; {advice}")))
+        Err(Error::Refused(format!(
+            "{lacks}, so a fold from the beginning would lack them; {advice}"
+        )))
     }
 
-    /// Refused if the stream is not the one that the active generation was built from: a fold of another history would
-    /// say nothing about this state. Passes while that is unknown.
+    /// Refused if the stream is not the one that the active generation was built from: a fold of
+    /// another history would say nothing about this state. Passes while that is unknown.
     pub(super) async fn check_history(&self, deployment: &Deployment) -> Result<(), Error> {
         match self.other_history(deployment).await {
             Some(other) => Err(Error::Refused(format!("{}: {other}", other.kind()))),
@@ -99,8 +147,8 @@ impl Rollouts {
         source.contradiction(&checkpoint).await.ok()?
     }
 
-    /// The same for an as-of read. `begins_later` says that it need not start at the beginning: what was accepted
-    /// before is then checked again.
+    /// The same for an as-of read. `begins_later` says that it need not start at the beginning:
+    /// what was accepted before is then checked again.
     pub(super) async fn may_look_back(
         &self,
         deployment: &Deployment,
@@ -114,35 +162,79 @@ impl Rollouts {
         let active = record.active();
         if let Moment::Sequence(sequence) = moment
             && !accept
-            && matches!(self.lost(deployment, active, Some(sequence)).await, Some(None))
+            && matches!(
+                self.lost(deployment, active, Some(sequence)).await,
+                Some(None)
+            )
         {
             // Nothing is gone up to the point where the fold ends; later losses do not matter.
             return Ok(u64::MAX);
         }
         let advice = "add accept-missing (--accept-missing) to read without them";
-        match self.may_refold(deployment, &active.source, accept, advice).await {
+        match self
+            .may_refold(deployment, &active.source, accept, advice)
+            .await
+        {
             Ok(accepted) => Ok(accepted.through),
             Err(Error::Refused(_)) if begins_later => Ok(0),
             Err(error) => Err(error),
         }
     }
 
-    /// Adds to the reason of a new deployment what its stream has already lost, if that is accepted.
-    pub(super) async fn explain_new(&self, name: &str, generation: &Generation, reason: String) -> String {
-        let Some(source) = self.inner.sources.get(&generation.source) else { return reason };
-        let (counts, through) = (source.on_missing().is_count(), generation.accepts_missing_through);
-        let through = if counts { source.info().await.last_sequence.unwrap_or(0) } else { through };
-        let subjects: Vec<&str> = generation.module.subjects.iter().map(String::as_str).collect();
-        let Ok(subjects) = SubjectSet::parse(&subjects) else { return reason };
+    /// Adds to the reason of a new deployment what its stream has already lost, if that is
+    /// accepted.
+    pub(super) async fn explain_new(
+        &self,
+        name: &str,
+        generation: &Generation,
+        reason: String,
+    ) -> String {
+        let Some(source) = self.inner.sources.get(&generation.source) else {
+            return reason;
+        };
+        let (counts, through) = (
+            source.on_missing().is_count(),
+            generation.accepts_missing_through,
+        );
+        let through = if counts {
+            source.info().await.last_sequence.unwrap_or(0)
+        } else {
+            through
+        };
+        let subjects: Vec<&str> = generation
+            .module
+            .subjects
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let Ok(subjects) = SubjectSet::parse(&subjects) else {
+            return reason;
+        };
         if through == 0 || generation.start != Start::Beginning {
             return reason;
         }
-        let Ok(Some(Lost { stream, missing, may_be_of_others })) = source.lost(0, through, &[], &subjects).await else {
+        let Ok(Some(Lost {
+            stream,
+            missing,
+            may_be_of_others,
+        })) = source.lost(0, through, &[], &subjects).await
+        else {
             return reason;
         };
-        let gone = if may_be_of_others { "gone (some perhaps of other subjects)" } else { "gone" };
-        let lacks = format!("{missing} {gone} from stream {stream}, {}", acceptance(counts));
-        tracing::warn!(deployment = name, lacks, "building a state without missing events");
+        let gone = if may_be_of_others {
+            "gone (some perhaps of other subjects)"
+        } else {
+            "gone"
+        };
+        let lacks = format!(
+            "{missing} {gone} from stream {stream}, {}",
+            acceptance(counts)
+        );
+        tracing::warn!(
+            deployment = name,
+            lacks,
+            "building a state without missing events"
+        );
         format!("{reason}; {lacks}")
     }
 
@@ -151,7 +243,9 @@ impl Rollouts {
         if !accept {
             return Ok(0);
         }
-        let Some(known) = self.inner.sources.get(source) else { return Err(self.inner.no_source(source).into()) };
+        let Some(known) = self.inner.sources.get(source) else {
+            return Err(self.inner.no_source(source).into());
+        };
         known.info().await.last_sequence.ok_or_else(|| {
             Error::Conflict(format!(
                 "source {source} can't be reached, so the end of the accepted range is unknown; try again when it \
@@ -160,31 +254,66 @@ impl Rollouts {
         })
     }
 
-    /// A description of the applied events of the active generation that the stream has lost: `Some(None)` if it has
-    /// lost none, `None` if unknown. With a sequence, whether anything up to there is gone.
-    async fn lost(&self, deployment: &Deployment, active: &Generation, up_to: Option<u64>) -> Option<Option<String>> {
+    /// A description of the applied events of the active generation that the stream has lost:
+    /// `Some(None)` if it has lost none, `None` if unknown. With a sequence, whether anything up to
+    /// there is gone.
+    async fn lost(
+        &self,
+        deployment: &Deployment,
+        active: &Generation,
+        up_to: Option<u64>,
+    ) -> Option<Option<String>> {
         let source = self.inner.sources.get(&active.source)?;
-        let Some(checkpoint) = deployment.active().store().and_then(|store| store.published()) else {
+        let Some(checkpoint) = deployment
+            .active()
+            .store()
+            .and_then(|store| store.published())
+        else {
             return Some(None);
         };
-        let (after, through) = (began_after(active, &checkpoint), checkpoint.position.min(up_to.unwrap_or(u64::MAX)));
+        let (after, through) = (
+            began_after(active, &checkpoint),
+            checkpoint.position.min(up_to.unwrap_or(u64::MAX)),
+        );
         let subjects: Vec<&str> = active.module.subjects.iter().map(String::as_str).collect();
         let subjects = SubjectSet::parse(&subjects).ok()?;
-        let lost = source.lost(after, through, &checkpoint.passed_over, &subjects).await.ok()?;
-        let Some(Lost { missing, stream, may_be_of_others }) = lost else { return Some(None) };
+        let lost = source
+            .lost(after, through, &checkpoint.passed_over, &subjects)
+            .await
+            .ok()?;
+        let Some(Lost {
+            missing,
+            stream,
+            may_be_of_others,
+        }) = lost
+        else {
+            return Some(None);
+        };
         // Events that were already missing when the state passed them were not lost since.
-        let passed = if up_to.is_some() { 0 } else { checkpoint.missing };
+        let passed = if up_to.is_some() {
+            0
+        } else {
+            checkpoint.missing
+        };
         let count = missing.count.map(|count| count.saturating_sub(passed));
         if count == Some(0) {
             return Some(None);
         }
-        Some(Some(describe(Missing { count, ..missing }, may_be_of_others, &stream)))
+        Some(Some(describe(
+            Missing { count, ..missing },
+            may_be_of_others,
+            &stream,
+        )))
     }
 }
 
-/// The sequence after which a state began. Format 1 did not record it; such a state may have had all events.
+/// The sequence after which a state began. Format 1 did not record it; such a state may have had
+/// all events.
 fn began_after(active: &Generation, checkpoint: &Checkpoint) -> u64 {
-    debug_assert!(matches!(active.start, Start::Beginning | Start::FirstAvailable));
+    debug_assert!(matches!(
+        active.start,
+        Start::Beginning | Start::FirstAvailable
+    ));
     checkpoint.begins_after.unwrap_or(0)
 }
 
@@ -194,11 +323,22 @@ fn describe(missing: Missing, may_be_of_others: bool, stream: &str) -> String {
         None => "an unknown number of events".to_owned(),
         Some(count) => {
             let at_most = if may_be_of_others { "up to " } else { "" };
-            format!("{at_most}{count} event{}", if count == 1 { "" } else { "s" })
+            format!(
+                "{at_most}{count} event{}",
+                if count == 1 { "" } else { "s" }
+            )
         }
     };
-    let (was, is) = if count == Some(1) { ("was", "is") } else { ("were", "are") };
-    let place = if from == to { format!("({from})") } else { format!("(between {from} and {to})") };
+    let (was, is) = if count == Some(1) {
+        ("was", "is")
+    } else {
+        ("were", "are")
+    };
+    let place = if from == to {
+        format!("({from})")
+    } else {
+        format!("(between {from} and {to})")
+    };
     format!("{events} that {was} applied {is} gone from stream {stream} {place}")
 }
 
@@ -216,12 +356,19 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_told_as_exactly_as_it_is_known() {
-        let told = |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
-        assert_eq!(told(7, 7, Some(1), false), "1 event that was applied is gone from stream ORDERS (7)");
+        let told =
+            |from, to, count, others| describe(Missing { from, to, count }, others, "ORDERS");
+        assert_eq!(
+            told(7, 7, Some(1), false),
+            "1 event that was applied is gone from stream ORDERS (7)"
+        );
         assert_eq!(
             told(1, 90, Some(20), false),
             "20 events that were applied are gone from stream ORDERS (between 1 and 90)"
         );
-        assert_eq!(told(7, 7, Some(1), true), "up to 1 event that was applied is gone from stream ORDERS (7)");
+        assert_eq!(
+            told(7, 7, Some(1), true),
+            "up to 1 event that was applied is gone from stream ORDERS (7)"
+        );
     }
 }

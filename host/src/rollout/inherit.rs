@@ -1,7 +1,8 @@
 //! Inheriting: new code continues the existing state.
 //!
-//! The new module takes over at a batch boundary, in one commit of the catalogue, and is on probation for its first
-//! batches. If it fails in them, the previous code is restored, and continues at the event at which the new one failed.
+//! The new module takes over at a batch boundary, in one commit of the catalogue, and is on
+//! probation for its first batches. If it fails in them, the previous code is restored, and
+//! continues at the event at which the new one failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::pipeline::Ceiling;
 use crate::runner::{NotLoaded, Runner};
 use crate::state::catalogue::{Generation, Record};
 
-/// Events that end a probation: more than the largest batch, so that the module has applied more than one.
+/// Events that end a probation: more than the largest batch, so that the module has applied more
+/// than one.
 const PROBATION_EVENTS: u64 = 10_000;
 /// A probation also ends after this many events if no more are waiting.
 const PROBATION_EVENTS_LIVE: u64 = 100;
@@ -32,10 +34,17 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) async fn at(runner: &Arc<Runner>) -> Result<Self, Error> {
-        let mut held = Self { runner: Arc::clone(runner), position: 0 };
+        let mut held = Self {
+            runner: Arc::clone(runner),
+            position: 0,
+        };
         let epoch = runner.set_ceiling(Ceiling::Position(0));
         let stands = tokio::time::timeout(HOLD_MAX, runner.held_at(epoch)).await;
-        let busy = |_| Error::Conflict("the active generation did not finish its batch in time; try again".to_owned());
+        let busy = |_| {
+            Error::Conflict(
+                "the active generation did not finish its batch in time; try again".to_owned(),
+            )
+        };
         held.position = stands.map_err(busy)?;
         Ok(held)
     }
@@ -59,27 +68,50 @@ impl Rollouts {
         let runner = deployment.active();
         let failing_at = runner.now().failing_at();
         let differs = deployment.record().active().module.subjects != generation.module.subjects;
-        // If the subjects differ, the state has all their events from the position at which the code changes.
-        let held = if differs { Some(Held::at(&runner).await?) } else { None };
+        // If the subjects differ, the state has all their events from the position at which the
+        // code changes.
+        let held = if differs {
+            Some(Held::at(&runner).await?)
+        } else {
+            None
+        };
         let mut record = deployment.record();
-        for other in record.generations.iter_mut().filter(|other| other.status.is_candidate()) {
-            other.enter(GenerationStatus::Retired, format!("replaced by generation {}", generation.number));
+        for other in record
+            .generations
+            .iter_mut()
+            .filter(|other| other.status.is_candidate())
+        {
+            other.enter(
+                GenerationStatus::Retired,
+                format!("replaced by generation {}", generation.number),
+            );
         }
         let active = record.active_mut();
         let reason = generation.reason.clone();
         // Code that has not finished its probation is nothing to roll back to.
         let was_doubted = std::mem::take(&mut active.on_probation);
         active.failed_at = failing_at.or(active.failed_at);
-        let left = if was_doubted { GenerationStatus::Retired } else { GenerationStatus::Previous };
-        active.enter(left, format!("generation {} inherited its state", generation.number));
+        let left = if was_doubted {
+            GenerationStatus::Retired
+        } else {
+            GenerationStatus::Previous
+        };
+        active.enter(
+            left,
+            format!("generation {} inherited its state", generation.number),
+        );
         generation.state_file = active.state_file;
         generation.serves_from = active.serves_from;
         generation.paused = active.paused;
-        generation.subjects_from = held.as_ref().map_or(active.subjects_from, |held| held.position);
+        generation.subjects_from = held
+            .as_ref()
+            .map_or(active.subjects_from, |held| held.position);
         generation.on_probation = true;
         generation.enter(GenerationStatus::Active, reason.clone());
         let number = generation.number;
-        let program = self.inner.program(&record, &generation, Ok(module), Role::TAKES_OVER);
+        let program = self
+            .inner
+            .program(&record, &generation, Ok(module), Role::TAKES_OVER);
         record.add(generation);
         record.active = number;
         self.limit_previous(&mut record);
@@ -129,14 +161,25 @@ impl Rollouts {
         }
         record.active_mut().on_probation = false;
         self.limit_previous(&mut record);
-        self.commit(deployment, record, "inherit-passed", format!("generation {number}")).await?;
+        self.commit(
+            deployment,
+            record,
+            "inherit-passed",
+            format!("generation {number}"),
+        )
+        .await?;
         deployment.active().pass_probation();
         self.end_unused(deployment).await;
         Ok(())
     }
 
     /// Restores the previous code.
-    async fn put_back(&self, deployment: &Arc<Deployment>, number: u64, failure: &str) -> Result<(), Error> {
+    async fn put_back(
+        &self,
+        deployment: &Arc<Deployment>,
+        number: u64,
+        failure: &str,
+    ) -> Result<(), Error> {
         let _changing = self.lock(deployment).await?;
         let mut record = deployment.record();
         if record.active != number {
@@ -151,24 +194,43 @@ impl Rollouts {
                 "failed on the state that it inherited, and there is no previous code to restore; deploy a corrected module"
             );
             record.active_mut().on_probation = false;
-            self.commit(deployment, record, "inherit-kept", format!("generation {number}: {failure}")).await?;
+            self.commit(
+                deployment,
+                record,
+                "inherit-kept",
+                format!("generation {number}: {failure}"),
+            )
+            .await?;
             deployment.active().pass_probation();
             return Ok(());
         };
         let (inner, digest) = (Arc::clone(&self.inner), before.module.digest.clone());
-        let module = crate::actor::blocking(move || inner.load(&digest)).await.map_err(NotLoaded::Failed);
+        let module = crate::actor::blocking(move || inner.load(&digest))
+            .await
+            .map_err(NotLoaded::Failed);
         let failed = record.active_mut();
         failed.on_probation = false;
         failed.failed_at = deployment.active().now().failing_at();
-        failed.enter(GenerationStatus::Failed, format!("generation {} was restored: {failure}", before.number));
+        failed.enter(
+            GenerationStatus::Failed,
+            format!("generation {} was restored: {failure}", before.number),
+        );
         record.active = before.number;
-        let reason = format!("restored, because generation {number} failed on its state: {failure}");
-        if record.generation(number).is_some_and(|failed| failed.module.subjects != before.module.subjects) {
+        let reason =
+            format!("restored, because generation {number} failed on its state: {failure}");
+        if record
+            .generation(number)
+            .is_some_and(|failed| failed.module.subjects != before.module.subjects)
+        {
             // It did not see events of its own subjects meanwhile.
             record.active_mut().subjects_from = deployment.active().position();
         }
-        record.active_mut().enter(GenerationStatus::Active, reason.clone());
-        let program = self.inner.program(&record, record.active(), module, Role::TAKES_OVER);
+        record
+            .active_mut()
+            .enter(GenerationStatus::Active, reason.clone());
+        let program = self
+            .inner
+            .program(&record, record.active(), module, Role::TAKES_OVER);
         self.commit(deployment, record, "put-back", reason).await?;
         crash_points::reached("inherit-put-back");
         let runner = deployment.active();
@@ -190,29 +252,42 @@ enum Verdict {
     Failed(String),
 }
 
-/// The verdict on a generation on probation, if there is one yet; `begun` is what its runner had applied before.
+/// The verdict on a generation on probation, if there is one yet; `begun` is what its runner had
+/// applied before.
 fn verdict(deployment: &Deployment, runner: &Runner, number: u64, begun: u64) -> Option<Verdict> {
     let now = runner.now();
-    // Without a run of its own there is nothing to judge yet: the failure may be the one this version fixes.
+    // Without a run of its own there is nothing to judge yet: the failure may be the one this
+    // version fixes.
     if now.generation != number || !now.has_started() {
         return None;
     }
     let (position, applied) = (runner.position(), now.applied - begun);
-    // The new code applied an event that the previous code could not: restoring that would undo the fix.
+    // The new code applied an event that the previous code could not: restoring that would undo the
+    // fix.
     let is_fix = deployment.with_record(|record| has_mended(record, position));
-    let has_applied = applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
+    let has_applied =
+        applied >= PROBATION_EVENTS || (applied >= PROBATION_EVENTS_LIVE && now.pending == 0);
     if is_fix || (has_applied && now.failure.is_none()) {
         return Some(Verdict::Passed);
     }
     // A failing disk or stream says nothing about the code.
     let has_failed = now.has_stopped() && now.failing_at().is_some();
-    has_failed.then(|| Verdict::Failed(now.failure.map(|failure| failure.message).unwrap_or_default()))
+    has_failed.then(|| {
+        Verdict::Failed(
+            now.failure
+                .map(|failure| failure.message)
+                .unwrap_or_default(),
+        )
+    })
 }
 
 /// Whether the code on probation applied the event at which the previous code had stopped.
 fn has_mended(record: &Record, position: u64) -> bool {
     // A skipped event was not fixed by anybody.
     let is_folded = |at: &u64| record.skips.iter().all(|skip| skip.sequence != *at);
-    let before = record.to_put_back().and_then(|before| before.failed_at).filter(is_folded);
+    let before = record
+        .to_put_back()
+        .and_then(|before| before.failed_at)
+        .filter(is_folded);
     before.is_some_and(|failed_at| position >= failed_at)
 }

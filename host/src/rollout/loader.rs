@@ -10,7 +10,8 @@ use crate::data_dir::DataDir;
 use crate::module::{self, Engine, Module};
 use crate::runner::LoadError;
 
-/// Modules loaded at once: checking and compiling them takes processors and memory that others need as well.
+/// Modules loaded at once: checking and compiling them takes processors and memory that others need
+/// as well.
 const AT_ONCE: usize = 4;
 
 /// The modules of a data folder.
@@ -37,8 +38,15 @@ impl Drop for Turn<'_> {
 impl Loader {
     /// The modules of a folder.
     pub fn new(folder: DataDir, engine: Engine) -> Self {
-        let (turns, freed, is_stopping) = (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
-        Self { folder, engine, turns, freed, is_stopping }
+        let (turns, freed, is_stopping) =
+            (Mutex::new(AT_ONCE), Condvar::new(), AtomicBool::new(false));
+        Self {
+            folder,
+            engine,
+            turns,
+            freed,
+            is_stopping,
+        }
     }
 
     /// Makes all callers stop waiting for a turn.
@@ -63,13 +71,22 @@ impl Loader {
         })?;
         if module::digest(&component) != digest {
             let message = format!("module {digest} is damaged on disk; deploy it again");
-            return Err(LoadError { message, is_passing: false });
+            return Err(LoadError {
+                message,
+                is_passing: false,
+            });
         }
         let accepted = self.engine.accept(component.into());
-        accepted.and_then(|accepted| self.engine.load(&accepted)).map(|loaded| loaded.module).map_err(|error| {
-            let is_passing = error.is_passing();
-            LoadError { message: error.to_string(), is_passing }
-        })
+        accepted
+            .and_then(|accepted| self.engine.load(&accepted))
+            .map(|loaded| loaded.module)
+            .map_err(|error| {
+                let is_passing = error.is_passing();
+                LoadError {
+                    message: error.to_string(),
+                    is_passing,
+                }
+            })
     }
 
     fn turn(&self) -> Result<Turn<'_>, LoadError> {
@@ -78,7 +95,10 @@ impl Loader {
             self.freed.wait(&mut free);
         }
         if self.is_stopping.load(Ordering::Acquire) {
-            return Err(LoadError { message: "the host is stopping".to_owned(), is_passing: true });
+            return Err(LoadError {
+                message: "the host is stopping".to_owned(),
+                is_passing: true,
+            });
         }
         *free -= 1;
         Ok(Turn(self))

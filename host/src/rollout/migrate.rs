@@ -1,7 +1,8 @@
 //! Migrating: the new module converts the entries of the active state into a new file.
 //!
-//! The entries come from one snapshot; the active state continues meanwhile. The new file reflects the snapshot's
-//! position, so the candidate continues from there. The old file stays unchanged: a rollback remains possible.
+//! The entries come from one snapshot; the active state continues meanwhile. The new file reflects
+//! the snapshot's position, so the candidate continues from there. The old file stays unchanged: a
+//! rollback remains possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +24,17 @@ const DURABLE_MAX: Duration = Duration::from_secs(30);
 const OPEN_MAX: Duration = Duration::from_secs(600);
 
 impl Rollouts {
-    /// Creates the state file of a generation, unless it exists; returns the position that it reflects if it was
-    /// created now.
+    /// Creates the state file of a generation, unless it exists; returns the position that it
+    /// reflects if it was created now.
     pub(super) async fn migrate(
         &self,
         deployment: &Arc<Deployment>,
         generation: &Generation,
     ) -> Result<Option<u64>, Error> {
-        let path = self.inner.folder.state(deployment.name(), generation.state_file);
+        let path = self
+            .inner
+            .folder
+            .state(deployment.name(), generation.state_file);
         if path.exists() {
             return Ok(None);
         }
@@ -39,7 +43,8 @@ impl Rollouts {
         let refused = |error: String| Error::Conflict(format!("cannot migrate: {error}"));
         let serving = deployment.active();
         let opened = tokio::time::timeout(OPEN_MAX, serving.opened()).await;
-        let store = opened.map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
+        let store = opened
+            .map_err(|_| refused("the state can't be opened; see `foldstream show`".to_owned()))?;
         let snapshot = store.snapshot();
         if snapshot.checkpoint().is_none() {
             return Err(refused("there is no state yet; rebuild instead".to_owned()));
@@ -48,17 +53,23 @@ impl Rollouts {
         if record.handler.is_some() && !is_durable(&serving, position).await {
             // After a crash the owner would handle events again that the new state already has.
             return Err(refused(
-                "the state could not be made durable; see `foldstream show`, and try again".to_owned(),
+                "the state could not be made durable; see `foldstream show`, and try again"
+                    .to_owned(),
             ));
         }
         let (inner, digest) = (Arc::clone(&self.inner), generation.module.digest.clone());
-        let identity = Identity { deployment: deployment.name().to_owned(), generation: generation.number };
+        let identity = Identity {
+            deployment: deployment.name().to_owned(),
+            generation: generation.number,
+        };
         // Only its limits matter: the new file is written through a separate cache, and closed.
         let options = self.inner.config.state_options(0, &self.inner.memory);
         let (host, watched, number) = (self.clone(), Arc::clone(deployment), generation.number);
         let is_wanted = move || {
             let record = watched.record();
-            let is_candidate = record.generation(number).is_some_and(|generation| generation.status.is_candidate());
+            let is_candidate = record
+                .generation(number)
+                .is_some_and(|generation| generation.status.is_candidate());
             is_candidate && !host.is_stopping()
         };
         blocking(move || {
@@ -66,15 +77,21 @@ impl Rollouts {
             let mut migration = loop {
                 match module.migration(&identity, from_version) {
                     // Others use what it needs at the moment; the module is not at fault.
-                    Err(error) if error.is_passing() && is_wanted() => std::thread::sleep(HOST_PAUSE),
+                    Err(error) if error.is_passing() && is_wanted() => {
+                        std::thread::sleep(HOST_PAUSE)
+                    }
                     made => break made?,
                 }
             };
             let mut map = |page: &[(state::Key, crate::event::Payload)]| {
                 if !is_wanted() {
-                    return Err(state::Error::Refused("the candidate was discarded meanwhile".to_owned()));
+                    return Err(state::Error::Refused(
+                        "the candidate was discarded meanwhile".to_owned(),
+                    ));
                 }
-                let entries = migration.page(page).map_err(|error| state::Error::Refused(error.to_string()));
+                let entries = migration
+                    .page(page)
+                    .map_err(|error| state::Error::Refused(error.to_string()));
                 crash_points::reached("migrate-half");
                 entries
             };

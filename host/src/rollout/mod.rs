@@ -1,10 +1,12 @@
 //! Rollouts: how generations are created, take over from each other, and are removed.
 //!
-//! A deploy is planned (`plan`). It then either inherits the existing state (`inherit`), or builds a candidate
-//! alongside it (`build`), from the stream or from migrated entries (`migrate`). A cut-over (`cut_over`) holds both at
-//! one position (`align`) and changes the active generation in one commit of the catalogue; a rollback is the same in
-//! the other direction. A handler's effects change hands in that commit (`hand_over`). A lock per deployment serialises changes; reads never take it. Scratch runners (`scratch`) fold
-//! the same stream for an as-of read (`as_of`), a verification (`verify`) or a partial rebuild (`partial`).
+//! A deploy is planned (`plan`). It then either inherits the existing state (`inherit`), or builds
+//! a candidate alongside it (`build`), from the stream or from migrated entries (`migrate`). A
+//! cut-over (`cut_over`) holds both at one position (`align`) and changes the active generation in
+//! one commit of the catalogue; a rollback is the same in the other direction. A handler's effects
+//! change hands in that commit (`hand_over`). A lock per deployment serialises changes; reads never
+//! take it. Scratch runners (`scratch`) fold the same stream for an as-of read (`as_of`), a
+//! verification (`verify`) or a partial rebuild (`partial`).
 
 mod align;
 mod as_of;
@@ -71,8 +73,9 @@ use crate::state::catalogue::{Generation, Record};
 use build::{new_generation, set_beginning};
 use plan::{Plan, Requested};
 
-/// How long two runners may be held for a comparison or a partial rebuild, which need not be as quick as a cut-over: if
-/// the server filters for a reader, the reader learns only once per second that it has passed the events of others.
+/// How long two runners may be held for a comparison or a partial rebuild, which need not be as
+/// quick as a cut-over: if the server filters for a reader, the reader learns only once per second
+/// that it has passed the events of others.
 const FILTERED_HOLD_MAX: Duration = Duration::from_secs(5);
 /// How often, and at what interval, a deploy asks for an instance to try its module.
 const BUSY_TRIES: u32 = 20;
@@ -111,8 +114,8 @@ pub struct DeployRequest {
 }
 
 impl Rollouts {
-    /// Starts all deployments of the catalogue in their last state. A module that can't be loaded does not keep the
-    /// others from starting.
+    /// Starts all deployments of the catalogue in their last state. A module that can't be loaded
+    /// does not keep the others from starting.
     pub(crate) async fn resume_deployments(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         let records = blocking(move || {
@@ -128,12 +131,28 @@ impl Rollouts {
 
     fn resume_deployment(&self, record: Record) {
         let active = record.active().clone();
-        let serve = self.start_runner(&record, &active, Role::Serve { catches_up_to: None });
+        let serve = self.start_runner(
+            &record,
+            &active,
+            Role::Serve {
+                catches_up_to: None,
+            },
+        );
         let deployment = Deployment::new(record, serve, self.inner.stopping.child_token());
         let record = deployment.record();
-        self.inner.deployments.write().insert(record.name.clone(), Arc::clone(&deployment));
-        let files: BTreeSet<u64> = record.generations.iter().map(|generation| generation.state_file).collect();
-        for state_file in files.into_iter().filter(|state_file| *state_file != active.state_file) {
+        self.inner
+            .deployments
+            .write()
+            .insert(record.name.clone(), Arc::clone(&deployment));
+        let files: BTreeSet<u64> = record
+            .generations
+            .iter()
+            .map(|generation| generation.state_file)
+            .collect();
+        for state_file in files
+            .into_iter()
+            .filter(|state_file| *state_file != active.state_file)
+        {
             if let Some(follower) = record.follower(state_file) {
                 let runner = self.start_runner(&record, follower, Role::Follow);
                 deployment.add_runner(state_file, runner);
@@ -147,9 +166,14 @@ impl Rollouts {
         }
     }
 
-    /// Starts a runner for a generation. The runner loads the module from the data folder itself, so that nobody waits
-    /// for a slow one.
-    pub(crate) fn start_runner(&self, record: &Record, generation: &Generation, role: Role) -> Arc<Runner> {
+    /// Starts a runner for a generation. The runner loads the module from the data folder itself,
+    /// so that nobody waits for a slow one.
+    pub(crate) fn start_runner(
+        &self,
+        record: &Record,
+        generation: &Generation,
+        role: Role,
+    ) -> Arc<Runner> {
         let module = Err(NotLoaded::Yet);
         let runner = Runner::start(self.inner.runner_options(record, generation, module, role));
         match role {
@@ -160,12 +184,20 @@ impl Rollouts {
     }
 
     /// Deploys a module. Its check and its compilation end when the caller no longer waits.
-    pub async fn deploy(&self, upload: Bytes, request: DeployRequest, wanted: Wanted) -> Result<api::Deployed, Error> {
+    pub async fn deploy(
+        &self,
+        upload: Bytes,
+        request: DeployRequest,
+        wanted: Wanted,
+    ) -> Result<api::Deployed, Error> {
         if let Some(gate) = &request.build.gate {
             check_gate(gate)?;
         }
         // Before the module is written into a folder that is not there.
-        self.inner.catalogue.check_place().map_err(crate::state::Error::Displaced)?;
+        self.inner
+            .catalogue
+            .check_place()
+            .map_err(crate::state::Error::Displaced)?;
         let inner = Arc::clone(&self.inner);
         let (accepted, loaded) = blocking(move || {
             let accepted = inner.engine.accept_while(upload, &wanted)?;
@@ -183,7 +215,10 @@ impl Rollouts {
             Ok::<_, Error>((accepted, loaded))
         })
         .await?;
-        let name = request.name.clone().unwrap_or_else(|| loaded.module.manifest().name.clone());
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| loaded.module.manifest().name.clone());
         names::check(&name)?;
         if self.is_stopping() {
             return Err(Error::Stopping);
@@ -216,21 +251,51 @@ impl Rollouts {
         }
         let handler = self.first_owner(&loaded.module, &source, &request).await?;
         let start = request.start.unwrap_or_default();
-        let accepts_missing_through = self.accepts_from(&source, request.build.accept_missing).await?;
-        let mut generation = new_generation(1, &loaded.module, source, start, Strategy::Rebuild, request.build);
+        let accepts_missing_through = self
+            .accepts_from(&source, request.build.accept_missing)
+            .await?;
+        let mut generation = new_generation(
+            1,
+            &loaded.module,
+            source,
+            start,
+            Strategy::Rebuild,
+            request.build,
+        );
         generation.accepts_missing_through = accepts_missing_through;
-        let reason = self.explain_new(&name, &generation, "the name is new".to_owned()).await;
+        let reason = self
+            .explain_new(&name, &generation, "the name is new".to_owned())
+            .await;
         generation.enter(GenerationStatus::Active, reason.clone());
         let generations = vec![generation.clone()];
-        let record = Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new(), handler };
+        let record = Record {
+            name,
+            active: 1,
+            next: 2,
+            generations,
+            repairs: 0,
+            skips: Vec::new(),
+            handler,
+        };
         self.store(&accepted, &record, "deploy", &reason).await?;
-        let role = Role::Serve { catches_up_to: Some(0) };
-        let runner = Runner::start(self.inner.runner_options(&record, &generation, Ok(loaded.module), role));
+        let role = Role::Serve {
+            catches_up_to: Some(0),
+        };
+        let runner =
+            Runner::start(
+                self.inner
+                    .runner_options(&record, &generation, Ok(loaded.module), role),
+            );
         runner.start_serving();
         let deployment = Deployment::new(record, runner, self.inner.stopping.child_token());
-        self.inner.deployments.write().insert(deployment.name().to_owned(), Arc::clone(&deployment));
+        self.inner
+            .deployments
+            .write()
+            .insert(deployment.name().to_owned(), Arc::clone(&deployment));
         tracing::info!(deployment = deployment.name(), generation = 1, "deployed");
-        Ok(self.deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms).await)
+        Ok(self
+            .deployed(&deployment, DeployOutcome::Created, 1, reason, compile_ms)
+            .await)
     }
 
     /// The lock to create a deployment, once nothing is left of an earlier one with its name.
@@ -261,20 +326,36 @@ impl Rollouts {
             None => record.active().source.clone(),
         };
         let start = request.start.unwrap_or(record.active().start);
-        let needs_own_state = request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
+        let needs_own_state =
+            request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
         let module = loaded.module.info();
-        let requested = Requested { module, source: &source, start, strategy: request.strategy, needs_own_state };
+        let requested = Requested {
+            module,
+            source: &source,
+            start,
+            strategy: request.strategy,
+            needs_own_state,
+        };
         let (strategy, continued, reason) = match plan::decide(&record, &requested)? {
             Plan::Unchanged { generation, reason } => {
-                self.restore_module(&deployment, &accepted, &loaded.module).await?;
-                let reason = self.regrant(&deployment, &loaded.module, &request, reason).await?;
-                let reason = self.unchanged(&deployment, changing, generation, request.build, reason).await?;
+                self.restore_module(&deployment, &accepted, &loaded.module)
+                    .await?;
+                let reason = self
+                    .regrant(&deployment, &loaded.module, &request, reason)
+                    .await?;
+                let reason = self
+                    .unchanged(&deployment, changing, generation, request.build, reason)
+                    .await?;
                 let outcome = DeployOutcome::Unchanged;
-                return Ok(self.deployed(&deployment, outcome, generation, reason, compile_ms).await);
+                return Ok(self
+                    .deployed(&deployment, outcome, generation, reason, compile_ms)
+                    .await);
             }
             Plan::New { strategy, reason } => (strategy, None, reason),
             Plan::Continue { generation, reason } => {
-                let stopped = record.generation(generation).expect("it is one of the record's");
+                let stopped = record
+                    .generation(generation)
+                    .expect("it is one of the record's");
                 (stopped.strategy, Some(stopped), reason)
             }
         };
@@ -283,27 +364,54 @@ impl Rollouts {
         let advice = "keep the existing state with --strategy inherit or migrate, or accept the loss with \
                       --accept-missing";
         let (accepts_missing_through, reason) = match continued {
-            Some(stopped) => (self.accepts_from(&source, accept).await?.max(stopped.accepts_missing_through), reason),
+            Some(stopped) => (
+                self.accepts_from(&source, accept)
+                    .await?
+                    .max(stopped.accepts_missing_through),
+                reason,
+            ),
             None if strategy == Strategy::Rebuild => {
-                let accepted = self.may_refold(&deployment, &source, accept, advice).await?;
+                let accepted = self
+                    .may_refold(&deployment, &source, accept, advice)
+                    .await?;
                 (accepted.through, accepted.explain(reason))
             }
-            None => (self.accepts_from(&source, accept).await?.max(record.active().accepts_missing_through), reason),
+            None => (
+                self.accepts_from(&source, accept)
+                    .await?
+                    .max(record.active().accepts_missing_through),
+                reason,
+            ),
         };
-        let reason = self.regrant(&deployment, &loaded.module, &request, reason).await?;
+        let reason = self
+            .regrant(&deployment, &loaded.module, &request, reason)
+            .await?;
         let number = record.next;
-        let mut generation = new_generation(number, &loaded.module, source, start, strategy, request.build);
+        let mut generation = new_generation(
+            number,
+            &loaded.module,
+            source,
+            start,
+            strategy,
+            request.build,
+        );
         generation.reason.clone_from(&reason);
         generation.accepts_missing_through = accepts_missing_through;
         set_beginning(&mut generation, &record, continued);
         let outcome = match strategy {
             Strategy::Inherit => {
-                self.inherit(&deployment, &accepted, loaded.module, generation).await?;
+                self.inherit(&deployment, &accepted, loaded.module, generation)
+                    .await?;
                 DeployOutcome::Inherited
             }
             Strategy::Rebuild | Strategy::Migrate => {
-                self.begin_candidate(&deployment, &accepted, generation).await?;
-                if strategy == Strategy::Rebuild { DeployOutcome::Rebuilding } else { DeployOutcome::Migrating }
+                self.begin_candidate(&deployment, &accepted, generation)
+                    .await?;
+                if strategy == Strategy::Rebuild {
+                    DeployOutcome::Rebuilding
+                } else {
+                    DeployOutcome::Migrating
+                }
             }
         };
         tracing::info!(
@@ -313,11 +421,13 @@ impl Rollouts {
             reason,
             "deployed"
         );
-        Ok(self.deployed(&deployment, outcome, number, reason, compile_ms).await)
+        Ok(self
+            .deployed(&deployment, outcome, number, reason, compile_ms)
+            .await)
     }
 
-    /// Handles the options of a deploy whose module is already deployed: another gate for a candidate, or continuing
-    /// without missing events. Returns the reason with what was done.
+    /// Handles the options of a deploy whose module is already deployed: another gate for a
+    /// candidate, or continuing without missing events. Returns the reason with what was done.
     async fn unchanged(
         &self,
         deployment: &Arc<Deployment>,
@@ -327,17 +437,22 @@ impl Rollouts {
         reason: String,
     ) -> Result<String, Error> {
         let accept = build.accept_missing && generation == deployment.record().active;
-        let mut reason = self.ask_candidate_again(deployment, generation, build, reason).await?;
+        let mut reason = self
+            .ask_candidate_again(deployment, generation, build, reason)
+            .await?;
         drop(changing);
         if accept && deployment.active().now().state == api::DeploymentState::Failed {
-            self.accept_missing(deployment.name(), GenerationChoice::Active).await?;
-            self.resume(deployment.name(), GenerationChoice::Active, None).await?;
+            self.accept_missing(deployment.name(), GenerationChoice::Active)
+                .await?;
+            self.resume(deployment.name(), GenerationChoice::Active, None)
+                .await?;
             reason.push_str("; events missing from its stream are accepted");
         }
         Ok(reason)
     }
 
-    /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing is built yet.
+    /// The outcome of a deploy, with a warning if its source can't be reached, because then nothing
+    /// is built yet.
     pub(super) async fn deployed(
         &self,
         deployment: &Deployment,
@@ -347,23 +462,36 @@ impl Rollouts {
         compile_ms: u64,
     ) -> api::Deployed {
         let record = deployment.record();
-        let name = record.generation(generation).map_or(&record.active().source, |generation| &generation.source);
+        let name = record
+            .generation(generation)
+            .map_or(&record.active().source, |generation| &generation.source);
         let mut warnings: Vec<_> = match self.inner.sources.get(name) {
             Some(source) => source.info().await.unreachable().into_iter().collect(),
             None => Vec::new(),
         };
         warnings.extend(owners::not_granted_warning(&record, generation));
-        api::Deployed { deployment: deployment.info(), outcome, generation, reason, compile_ms, warnings }
+        api::Deployed {
+            deployment: deployment.info(),
+            outcome,
+            generation,
+            reason,
+            compile_ms,
+            warnings,
+        }
     }
 
     /// Refuses a source whose stream loses events by its kind, before anything is changed.
     async fn check_readable(&self, source: &str) -> Result<(), Error> {
-        let Some(source) = self.inner.sources.get(source) else { return Ok(()) };
-        let refused = |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
+        let Some(source) = self.inner.sources.get(source) else {
+            return Ok(());
+        };
+        let refused =
+            |error: crate::source::Error| Error::Refused(format!("{}: {error}", error.kind()));
         source.check_readable().await.map_err(refused)
     }
 
-    /// Stores a module again that is already deployed: its file may be missing or damaged, and runners may lack it.
+    /// Stores a module again that is already deployed: its file may be missing or damaged, and
+    /// runners may lack it.
     async fn restore_module(
         &self,
         deployment: &Deployment,
@@ -375,11 +503,21 @@ impl Rollouts {
         blocking(move || {
             let path = inner.folder.module(&accepted.digest);
             let is_there = std::fs::read(path).is_ok_and(|found| found == accepted.component);
-            if is_there { Ok(()) } else { inner.folder.store_module(&accepted.digest, &accepted.component) }
+            if is_there {
+                Ok(())
+            } else {
+                inner
+                    .folder
+                    .store_module(&accepted.digest, &accepted.component)
+            }
         })
         .await?;
         let record = deployment.record();
-        for generation in record.generations.iter().filter(|known| known.has_file() && known.module.digest == digest) {
+        for generation in record
+            .generations
+            .iter()
+            .filter(|known| known.has_file() && known.module.digest == digest)
+        {
             let runner = deployment.runner(generation.state_file);
             let runner = runner.filter(|runner| runner.program().generation == generation.number);
             if runner.is_some_and(|runner| runner.give_module(module)) {
@@ -411,14 +549,31 @@ impl Rollouts {
     }
 
     /// Writes a module and a record that names it.
-    async fn store(&self, accepted: &Accepted, record: &Record, action: &str, reason: &str) -> Result<(), Error> {
+    async fn store(
+        &self,
+        accepted: &Accepted,
+        record: &Record,
+        action: &str,
+        reason: &str,
+    ) -> Result<(), Error> {
         let (inner, accepted, record) = (Arc::clone(&self.inner), accepted.clone(), record.clone());
-        let newest = record.generations.last().map_or(0, |generation| generation.number);
-        let audit =
-            audit::entry(action, &record.name, format!("generation {newest} of module {}: {reason}", accepted.digest));
+        let newest = record
+            .generations
+            .last()
+            .map_or(0, |generation| generation.number);
+        let audit = audit::entry(
+            action,
+            &record.name,
+            format!(
+                "generation {newest} of module {}: {reason}",
+                accepted.digest
+            ),
+        );
         let _naming = self.inner.naming.read().await;
         blocking(move || {
-            inner.folder.store_module(&accepted.digest, &accepted.component)?;
+            inner
+                .folder
+                .store_module(&accepted.digest, &accepted.component)?;
             inner.folder.prepare_state(&record.name)?;
             owners::create_file(&inner.folder, &record)?;
             crash_points::reached("deploy-module-stored");
@@ -445,7 +600,11 @@ impl Rollouts {
         Ok(())
     }
 
-    fn chosen<'a>(&self, record: &'a Record, choice: GenerationChoice) -> Result<&'a Generation, Error> {
+    fn chosen<'a>(
+        &self,
+        record: &'a Record,
+        choice: GenerationChoice,
+    ) -> Result<&'a Generation, Error> {
         match choice {
             GenerationChoice::Active => Ok(record.active()),
             GenerationChoice::Candidate => self.candidate_of(record),
@@ -453,7 +612,12 @@ impl Rollouts {
     }
 
     fn candidate_of<'a>(&self, record: &'a Record) -> Result<&'a Generation, Error> {
-        let none = || Error::Conflict(format!("{} has no candidate; `foldstream deploy` creates one", record.name));
+        let none = || {
+            Error::Conflict(format!(
+                "{} has no candidate; `foldstream deploy` creates one",
+                record.name
+            ))
+        };
         record.candidate().ok_or_else(none)
     }
 
@@ -474,9 +638,15 @@ impl Rollouts {
     ) -> Result<View, ViewError> {
         let record = deployment.record();
         let Some(known) = record.generation(generation) else {
-            return Err(Error::Missing(format!("{} has no generation {generation}", deployment.name())).into());
+            return Err(Error::Missing(format!(
+                "{} has no generation {generation}",
+                deployment.name()
+            ))
+            .into());
         };
-        let runner = deployment.runner(known.state_file).filter(|_| known.has_file());
+        let runner = deployment
+            .runner(known.state_file)
+            .filter(|_| known.has_file());
         let Some(runner) = runner.filter(|runner| runner.program().generation == generation) else {
             return Err(Error::Conflict(format!(
                 "generation {generation} of {} no longer runs ({}: {}); generation {} is active, start again with it",
@@ -494,11 +664,17 @@ impl Rollouts {
     pub fn generations(&self, name: &str) -> Result<api::GenerationList, Error> {
         let deployment = self.deployment(name)?;
         let record = deployment.record();
-        let generations = record.generations.iter().map(|generation| deployment.generation_info(generation)).collect();
+        let generations = record
+            .generations
+            .iter()
+            .map(|generation| deployment.generation_info(generation))
+            .collect();
         Ok(api::GenerationList { generations })
     }
 }
 
 fn compile_ms(loaded: &Loaded) -> u64 {
-    loaded.compile_time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    loaded.compile_time.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
 }

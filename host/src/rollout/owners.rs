@@ -1,7 +1,8 @@
 //! Handlers: who owns the effects of a deployment, and what it may publish.
 //!
-//! A handler's effects belong to one state file, that of its active generation; a cut-over passes them to another
-//! (`hand_over.rs`). Every other fold (candidate, previous generation, scratch, partial rebuild) is mute.
+//! A handler's effects belong to one state file, that of its active generation; a cut-over passes
+//! them to another (`hand_over.rs`). Every other fold (candidate, previous generation, scratch,
+//! partial rebuild) is mute.
 
 use std::sync::Arc;
 
@@ -20,7 +21,11 @@ use crate::subject::Pattern;
 const FIRST_EPOCH: u64 = 1;
 
 /// Whether the effects of a fold are sent. Only the catalogue makes an owner.
-pub(super) fn role(record: &Record, generation: &Generation, role: Role) -> Result<effects::Role, String> {
+pub(super) fn role(
+    record: &Record,
+    generation: &Generation,
+    role: Role,
+) -> Result<effects::Role, String> {
     let serves = matches!(role, Role::Serve { .. });
     if generation.module.kind != Kind::Handler.name() || !serves {
         return Ok(effects::Role::Mute);
@@ -49,13 +54,20 @@ pub(super) fn role(record: &Record, generation: &Generation, role: Role) -> Resu
 
 /// The owner that a row of the catalogue names.
 pub(super) fn ownership(handler: &HandlerRecord) -> Ownership {
-    Ownership { lineage: handler.lineage, epoch: handler.epoch }
+    Ownership {
+        lineage: handler.lineage,
+        epoch: handler.epoch,
+    }
 }
 
-/// Creates the state file of a new handler with its owner, before the catalogue names it: a file that is created later,
-/// because this one was lost, has no owner and is refused.
+/// Creates the state file of a new handler with its owner, before the catalogue names it: a file
+/// that is created later, because this one was lost, has no owner and is refused.
 pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error> {
-    let Some(handler) = record.handler.as_ref().filter(|_| record.next == 2 && record.generations.len() == 1) else {
+    let Some(handler) = record
+        .handler
+        .as_ref()
+        .filter(|_| record.next == 2 && record.generations.len() == 1)
+    else {
         return Ok(());
     };
     let path = folder.state(&record.name, handler.state_file);
@@ -68,7 +80,8 @@ pub(super) fn create_file(folder: &DataDir, record: &Record) -> Result<(), Error
     Ok(state::create_owned(&path, ownership(handler))?)
 }
 
-/// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and nobody knows what was sent.
+/// Refuses to replace an owner whose state cannot be opened: what waits in it would be lost, and
+/// nobody knows what was sent.
 pub(super) fn refuse_lost(record: &Record) -> Result<(), Error> {
     if record.handler.is_none() {
         return Ok(());
@@ -81,14 +94,28 @@ pub(super) fn refuse_lost(record: &Record) -> Result<(), Error> {
 
 /// What a module wants to publish and may not.
 pub(crate) fn not_granted(record: &Record) -> Vec<String> {
-    let Some(handler) = &record.handler else { return Vec::new() };
-    let is_covered = |wanted: &&String| Pattern::parse(wanted).is_ok_and(|wanted| handler.grants.cover(&wanted));
-    record.active().module.publishes.iter().filter(|wanted| !is_covered(wanted)).cloned().collect()
+    let Some(handler) = &record.handler else {
+        return Vec::new();
+    };
+    let is_covered =
+        |wanted: &&String| Pattern::parse(wanted).is_ok_and(|wanted| handler.grants.cover(&wanted));
+    record
+        .active()
+        .module
+        .publishes
+        .iter()
+        .filter(|wanted| !is_covered(wanted))
+        .cloned()
+        .collect()
 }
 
 /// A warning about that, after a deploy.
 pub(super) fn not_granted_warning(record: &Record, generation: u64) -> Option<String> {
-    let missing = if record.active == generation { not_granted(record) } else { Vec::new() };
+    let missing = if record.active == generation {
+        not_granted(record)
+    } else {
+        Vec::new()
+    };
     if missing.is_empty() {
         return None;
     }
@@ -120,7 +147,14 @@ impl Rollouts {
             EffectsFrom::Now => self.head_of(source).await?,
         };
         let lineage = Lineage(rand::random());
-        Ok(Some(HandlerRecord { lineage, state_file: 1, epoch: FIRST_EPOCH, effects_after, owned_after: 0, grants }))
+        Ok(Some(HandlerRecord {
+            lineage,
+            state_file: 1,
+            epoch: FIRST_EPOCH,
+            effects_after,
+            owned_after: 0,
+            grants,
+        }))
     }
 
     /// The end of a stream. Without it, nobody knows from where on a handler may act.
@@ -138,8 +172,8 @@ impl Rollouts {
         })
     }
 
-    /// Replaces the grants of a handler, if the deploy has some. Returns the reason with the difference. The caller
-    /// holds the deployment's lock.
+    /// Replaces the grants of a handler, if the deploy has some. Returns the reason with the
+    /// difference. The caller holds the deployment's lock.
     pub(super) async fn regrant(
         &self,
         deployment: &Arc<Deployment>,
@@ -160,8 +194,12 @@ impl Rollouts {
                 handler.effects_after
             )));
         }
-        let grants = request.grants.clone().unwrap_or_else(|| handler.grants.clone());
-        // Also without a change of grants: the module may read other subjects than the one before it.
+        let grants = request
+            .grants
+            .clone()
+            .unwrap_or_else(|| handler.grants.clone());
+        // Also without a change of grants: the module may read other subjects than the one before
+        // it.
         self.check_grants(&grants, module, &source)?;
         if grants == handler.grants {
             return Ok(reason);
@@ -169,7 +207,8 @@ impl Rollouts {
         let difference = difference(&handler.grants, &grants);
         handler.grants = grants;
         let role = role(&record, record.active(), Role::TAKES_OVER);
-        self.commit(deployment, record, "grant", difference.clone()).await?;
+        self.commit(deployment, record, "grant", difference.clone())
+            .await?;
         let runner = deployment.active();
         let mut program = runner.program();
         program.role = role;
@@ -178,7 +217,8 @@ impl Rollouts {
         Ok(reason)
     }
 
-    /// Refuses grants for sources that do not exist, and those with which a handler would feed itself.
+    /// Refuses grants for sources that do not exist, and those with which a handler would feed
+    /// itself.
     fn check_grants(&self, grants: &Grants, module: &Module, source: &str) -> Result<(), Error> {
         let own = self.inner.sources.get(source);
         for grant in grants.iter() {
@@ -187,7 +227,9 @@ impl Rollouts {
             };
             let is_own = grant.source == source || own.is_some_and(|own| is_same(own, target));
             let subjects = module.manifest().subjects.patterns();
-            let read = subjects.iter().find(|pattern| is_own && overlap(pattern, &grant.subjects));
+            let read = subjects
+                .iter()
+                .find(|pattern| is_own && overlap(pattern, &grant.subjects));
             if let Some(read) = read {
                 return Err(Error::Refused(format!(
                     "grant `{grant}` would let it publish to {read}, which it reads itself, so it could cause events without \
@@ -213,16 +255,24 @@ fn refuse_options(request: &DeployRequest) -> Result<(), Error> {
         (Some(_), _) => "--allow-publish",
         (None, Some(_)) => "--effects-from",
     };
-    Err(Error::Refused(format!("{option} is for handlers, and the module is a projection, which publishes nothing")))
+    Err(Error::Refused(format!(
+        "{option} is for handlers, and the module is a projection, which publishes nothing"
+    )))
 }
 
 /// What changes, in words.
 fn difference(before: &Grants, after: &Grants) -> String {
     let (before, after) = (before.texts(), after.texts());
     let only = |these: &[String], those: &[String], mark: char| -> Vec<String> {
-        these.iter().filter(|grant| !those.contains(grant)).map(|grant| format!("{mark}{grant}")).collect()
+        these
+            .iter()
+            .filter(|grant| !those.contains(grant))
+            .map(|grant| format!("{mark}{grant}"))
+            .collect()
     };
-    [only(&after, &before, '+'), only(&before, &after, '-')].concat().join(", ")
+    [only(&after, &before, '+'), only(&before, &after, '-')]
+        .concat()
+        .join(", ")
 }
 
 #[cfg(test)]

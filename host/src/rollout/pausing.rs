@@ -27,11 +27,17 @@ enum PauseChange {
 }
 
 impl Rollouts {
-    /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across restarts.
-    pub async fn pause(&self, name: &str, choice: GenerationChoice) -> Result<api::Deployment, Error> {
+    /// Pauses the deployment, or its candidate. It keeps answering reads, and stays paused across
+    /// restarts.
+    pub async fn pause(
+        &self,
+        name: &str,
+        choice: GenerationChoice,
+    ) -> Result<api::Deployment, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        self.note_pause(&deployment, choice, PauseChange::Pause).await
+        self.note_pause(&deployment, choice, PauseChange::Pause)
+            .await
     }
 
     /// Continues after a pause or a failure, and skips the given events, if any.
@@ -53,7 +59,8 @@ impl Rollouts {
         if is_candidate && let Some(stopped) = deployment.record().stopped_candidate() {
             return self.revive(&deployment, stopped.number).await;
         }
-        self.note_pause(&deployment, choice, PauseChange::Resume).await?;
+        self.note_pause(&deployment, choice, PauseChange::Resume)
+            .await?;
         drop(changing);
         if !is_candidate {
             deployment.active().begins(BEGIN_MAX).await;
@@ -68,11 +75,15 @@ impl Rollouts {
         let mut record = deployment.record();
         let number = self.chosen(&record, choice)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
-        let through = self.accepts_from(&generation.source, true).await?.max(generation.accepts_missing_through);
+        let through = self
+            .accepts_from(&generation.source, true)
+            .await?
+            .max(generation.accepts_missing_through);
         generation.accepts_missing_through = through;
         let state_file = generation.state_file;
         let detail = format!("generation {number}: events up to {through} may be missing");
-        self.commit(&deployment, record, "accept-missing", detail).await?;
+        self.commit(&deployment, record, "accept-missing", detail)
+            .await?;
         if let Some(runner) = deployment.runner(state_file) {
             runner.accept_missing(through);
         }
@@ -91,17 +102,23 @@ impl Rollouts {
         let number = self.chosen(&record, choice)?.number;
         let generation = record.generation_mut(number).expect("it was just found");
         generation.paused = paused;
-        // A candidate continues when its turn in the queue comes; the task that drives it takes care of that.
+        // A candidate continues when its turn in the queue comes; the task that drives it takes
+        // care of that.
         let has_driver = !paused && generation.status == GenerationStatus::Building;
-        let runner = deployment.runner(generation.state_file).filter(|_| !has_driver);
+        let runner = deployment
+            .runner(generation.state_file)
+            .filter(|_| !has_driver);
         let action = if paused { "pause" } else { "resume" };
         let before = runner.as_ref().map(|runner| runner.now());
-        // What readers saw is made durable before the pause is: a restart finds no older state to rest at.
+        // What readers saw is made durable before the pause is: a restart finds no older state to
+        // rest at.
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()).filter(|_| paused) {
             runner.pause();
             runner.settles(before, SETTLE_MAX).await;
         }
-        let committed = self.commit(deployment, record, action, format!("generation {number}")).await;
+        let committed = self
+            .commit(deployment, record, action, format!("generation {number}"))
+            .await;
         if let Some((runner, before)) = runner.as_ref().zip(before.as_ref()) {
             // A pause that could not be recorded is not a pause.
             if committed.is_ok() != paused {

@@ -61,7 +61,9 @@ pub enum Impossible {
         wanted: String,
     },
     /// To inherit leaves no state to compare with.
-    #[error("cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it")]
+    #[error(
+        "cannot inherit: an inherited state cannot be compared or promoted by hand; rebuild it"
+    )]
     NothingToCompare,
     /// To inherit a state with another version.
     #[error(
@@ -75,7 +77,9 @@ pub enum Impossible {
         wanted: u32,
     },
     /// A projection cannot become a handler, nor the other way around.
-    #[error("{name} is a {current}, and the module is a {wanted}; deploy it under another name with --name")]
+    #[error(
+        "{name} is a {current}, and the module is a {wanted}; deploy it under another name with --name"
+    )]
     OtherKind {
         /// The deployment.
         name: String,
@@ -85,7 +89,9 @@ pub enum Impossible {
         wanted: String,
     },
     /// To migrate without code for it.
-    #[error("cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild")]
+    #[error(
+        "cannot migrate: the module exports no `migrate`; add it (guest-sdk/rust has an example), or rebuild"
+    )]
     NoMigration,
 }
 
@@ -93,13 +99,25 @@ pub enum Impossible {
 pub fn decide(record: &Record, requested: &Requested<'_>) -> Result<Plan, Impossible> {
     let source = &record.active().source;
     if source != requested.source {
-        let (name, current, wanted) = (record.name.clone(), source.clone(), requested.source.to_owned());
-        return Err(Impossible::OtherSource { name, current, wanted });
+        let (name, current, wanted) = (
+            record.name.clone(),
+            source.clone(),
+            requested.source.to_owned(),
+        );
+        return Err(Impossible::OtherSource {
+            name,
+            current,
+            wanted,
+        });
     }
     let (current, wanted) = (&record.active().module.kind, &requested.module.kind);
     if current != wanted {
         let (name, current, wanted) = (record.name.clone(), current.clone(), wanted.clone());
-        return Err(Impossible::OtherKind { name, current, wanted });
+        return Err(Impossible::OtherKind {
+            name,
+            current,
+            wanted,
+        });
     }
     match requested.strategy {
         Some(strategy) => as_requested(record, requested, strategy),
@@ -115,16 +133,28 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
             && generation.start == requested.start
     };
     if let Some(candidate) = record.candidate().filter(has) {
-        let reason = format!("generation {} has this module, and is being built", candidate.number);
-        return Plan::Unchanged { generation: candidate.number, reason };
+        let reason = format!(
+            "generation {} has this module, and is being built",
+            candidate.number
+        );
+        return Plan::Unchanged {
+            generation: candidate.number,
+            reason,
+        };
     }
     if has(&active) {
-        let mut reason = format!("generation {} has this module, and is active", active.number);
+        let mut reason = format!(
+            "generation {} has this module, and is active",
+            active.number
+        );
         if let Some(candidate) = record.candidate() {
             let note = "still takes over when it has caught up; `foldstream abort` discards it";
             reason.push_str(&format!("; generation {} {note}", candidate.number));
         }
-        return Plan::Unchanged { generation: active.number, reason };
+        return Plan::Unchanged {
+            generation: active.number,
+            reason,
+        };
     }
     match why_not_inherit(active, requested) {
         None => {
@@ -132,22 +162,34 @@ fn as_fits(record: &Record, requested: &Requested<'_>) -> Plan {
                 "both modules have state version {}; --strategy rebuild builds it from scratch",
                 requested.module.state_version
             );
-            Plan::New { strategy: Strategy::Inherit, reason }
+            Plan::New {
+                strategy: Strategy::Inherit,
+                reason,
+            }
         }
         Some(mut reason) => {
-            if let Some(stopped) = record.stopped_candidate().filter(|stopped| continues(stopped, requested)) {
+            if let Some(stopped) = record
+                .stopped_candidate()
+                .filter(|stopped| continues(stopped, requested))
+            {
                 let at = stopped.failed_at.unwrap_or_default();
                 let reason = format!(
                     "{reason}; it has the same state version as generation {}, which stopped at event {at}, and continues there; \
                      --strategy rebuild begins from the first event",
                     stopped.number
                 );
-                return Plan::Continue { generation: stopped.number, reason };
+                return Plan::Continue {
+                    generation: stopped.number,
+                    reason,
+                };
             }
             if requested.module.migrates {
                 reason.push_str("; --strategy migrate would convert the entries instead of folding all events again");
             }
-            Plan::New { strategy: Strategy::Rebuild, reason }
+            Plan::New {
+                strategy: Strategy::Rebuild,
+                reason,
+            }
         }
     }
 }
@@ -167,11 +209,17 @@ fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<Str
         return Some("it starts at another place in the stream".to_owned());
     }
     if old.state_version != new.state_version {
-        return Some(format!("state version {} instead of {}", new.state_version, old.state_version));
+        return Some(format!(
+            "state version {} instead of {}",
+            new.state_version, old.state_version
+        ));
     }
     if old.subjects != new.subjects {
         let subjects = (new.subjects.join(", "), old.subjects.join(", "));
-        return Some(format!("it reads other subjects ({} instead of {})", subjects.0, subjects.1));
+        return Some(format!(
+            "it reads other subjects ({} instead of {})",
+            subjects.0, subjects.1
+        ));
     }
     if requested.needs_own_state {
         return Some("a comparison or a manual promotion needs a state of its own".to_owned());
@@ -179,22 +227,40 @@ fn why_not_inherit(active: &Generation, requested: &Requested<'_>) -> Option<Str
     None
 }
 
-fn as_requested(record: &Record, requested: &Requested<'_>, strategy: Strategy) -> Result<Plan, Impossible> {
+fn as_requested(
+    record: &Record,
+    requested: &Requested<'_>,
+    strategy: Strategy,
+) -> Result<Plan, Impossible> {
     let active = record.active();
     match strategy {
-        Strategy::Rebuild => Ok(Plan::New { strategy, reason: "a rebuild was requested".to_owned() }),
+        Strategy::Rebuild => Ok(Plan::New {
+            strategy,
+            reason: "a rebuild was requested".to_owned(),
+        }),
         Strategy::Inherit if requested.needs_own_state => Err(Impossible::NothingToCompare),
         Strategy::Inherit if active.module.state_version != requested.module.state_version => {
             let (current, wanted) = (active.module.state_version, requested.module.state_version);
             Err(Impossible::OtherVersion { current, wanted })
         }
-        Strategy::Inherit if active.module.digest == requested.module.digest => Ok(Plan::Unchanged {
-            generation: active.number,
-            reason: format!("generation {} has this module, and is active", active.number),
+        Strategy::Inherit if active.module.digest == requested.module.digest => {
+            Ok(Plan::Unchanged {
+                generation: active.number,
+                reason: format!(
+                    "generation {} has this module, and is active",
+                    active.number
+                ),
+            })
+        }
+        Strategy::Inherit => Ok(Plan::New {
+            strategy,
+            reason: reason_of("to inherit", active, requested),
         }),
-        Strategy::Inherit => Ok(Plan::New { strategy, reason: reason_of("to inherit", active, requested) }),
         Strategy::Migrate if !requested.module.migrates => Err(Impossible::NoMigration),
-        Strategy::Migrate => Ok(Plan::New { strategy, reason: reason_of("to migrate", active, requested) }),
+        Strategy::Migrate => Ok(Plan::New {
+            strategy,
+            reason: reason_of("to migrate", active, requested),
+        }),
     }
 }
 
@@ -260,18 +326,40 @@ mod tests {
     fn record() -> Record {
         let active = generation(1, module("one", 1), GenerationStatus::Active);
         let (name, generations) = ("totals".to_owned(), vec![active]);
-        Record { name, active: 1, next: 2, generations, repairs: 0, skips: Vec::new(), handler: None }
+        Record {
+            name,
+            active: 1,
+            next: 2,
+            generations,
+            repairs: 0,
+            skips: Vec::new(),
+            handler: None,
+        }
     }
 
-    fn decided(record: &Record, module: &ModuleInfo, strategy: Option<Strategy>) -> Result<Plan, Impossible> {
+    fn decided(
+        record: &Record,
+        module: &ModuleInfo,
+        strategy: Option<Strategy>,
+    ) -> Result<Plan, Impossible> {
         decide(
             record,
-            &Requested { module, source: "events", start: Start::Beginning, strategy, needs_own_state: false },
+            &Requested {
+                module,
+                source: "events",
+                start: Start::Beginning,
+                strategy,
+                needs_own_state: false,
+            },
         )
     }
 
     fn strategy(plan: &Plan) -> Option<Strategy> {
-        if let Plan::New { strategy, .. } = plan { Some(*strategy) } else { None }
+        if let Plan::New { strategy, .. } = plan {
+            Some(*strategy)
+        } else {
+            None
+        }
     }
 
     #[test]
@@ -279,14 +367,17 @@ mod tests {
         let mut record = record();
         let plan = decided(&record, &module("one", 1), None).expect("sound");
         assert!(matches!(plan, Plan::Unchanged { generation: 1, .. }));
-        record.generations.push(generation(2, module("two", 2), GenerationStatus::Building));
+        record
+            .generations
+            .push(generation(2, module("two", 2), GenerationStatus::Building));
         let plan = decided(&record, &module("two", 2), None).expect("sound");
         assert!(matches!(plan, Plan::Unchanged { generation: 2, .. }));
     }
 
     #[test]
     fn what_stores_the_same_inherits_and_anything_else_is_rebuilt() {
-        let plan = |module: &ModuleInfo| strategy(&decided(&record(), module, None).expect("sound"));
+        let plan =
+            |module: &ModuleInfo| strategy(&decided(&record(), module, None).expect("sound"));
         assert_eq!(plan(&module("two", 1)), Some(Strategy::Inherit));
         assert_eq!(plan(&module("two", 2)), Some(Strategy::Rebuild));
         let mut wider = module("two", 1);
@@ -294,8 +385,19 @@ mod tests {
         assert_eq!(plan(&wider), Some(Strategy::Rebuild));
         let module = module("two", 1);
         let start = Start::Beginning;
-        let requested = Requested { module: &module, source: "other", start, strategy: None, needs_own_state: false };
-        assert!(decide(&record(), &requested).expect_err("refused").to_string().contains("under another name"));
+        let requested = Requested {
+            module: &module,
+            source: "other",
+            start,
+            strategy: None,
+            needs_own_state: false,
+        };
+        assert!(
+            decide(&record(), &requested)
+                .expect_err("refused")
+                .to_string()
+                .contains("under another name")
+        );
     }
 
     #[test]
@@ -305,42 +407,77 @@ mod tests {
         stopped.failed_at = Some(7);
         record.generations.push(stopped);
         let plan = decided(&record, &module("three", 2), None).expect("sound");
-        assert!(matches!(plan, Plan::Continue { generation: 2, .. }), "{plan:?}");
-        for (module, wanted) in
-            [(module("two", 2), None), (module("three", 3), None), (module("three", 2), Some(Strategy::Rebuild))]
-        {
+        assert!(
+            matches!(plan, Plan::Continue { generation: 2, .. }),
+            "{plan:?}"
+        );
+        for (module, wanted) in [
+            (module("two", 2), None),
+            (module("three", 3), None),
+            (module("three", 2), Some(Strategy::Rebuild)),
+        ] {
             let plan = decided(&record, &module, wanted).expect("sound");
             assert_eq!(strategy(&plan), Some(Strategy::Rebuild), "{module:?}");
         }
         record.generations[1].failed_at = None;
         let plan = decided(&record, &module("three", 2), None).expect("sound");
-        assert_eq!(strategy(&plan), Some(Strategy::Rebuild), "no event stopped it");
+        assert_eq!(
+            strategy(&plan),
+            Some(Strategy::Rebuild),
+            "no event stopped it"
+        );
     }
 
     #[test]
     fn what_is_to_be_compared_or_promoted_by_hand_is_never_handed_on() {
         let decided = |module: &ModuleInfo, strategy| {
-            let requested =
-                Requested { module, source: "events", start: Start::Beginning, strategy, needs_own_state: true };
+            let requested = Requested {
+                module,
+                source: "events",
+                start: Start::Beginning,
+                strategy,
+                needs_own_state: true,
+            };
             decide(&record(), &requested)
         };
-        assert_eq!(strategy(&decided(&module("two", 1), None).expect("sound")), Some(Strategy::Rebuild));
-        assert!(matches!(decided(&module("one", 1), None).expect("sound"), Plan::Unchanged { .. }));
+        assert_eq!(
+            strategy(&decided(&module("two", 1), None).expect("sound")),
+            Some(Strategy::Rebuild)
+        );
+        assert!(matches!(
+            decided(&module("one", 1), None).expect("sound"),
+            Plan::Unchanged { .. }
+        ));
         let refused = decided(&module("two", 1), Some(Strategy::Inherit)).expect_err("is refused");
-        assert!(refused.to_string().contains("cannot be compared"), "{refused}");
+        assert!(
+            refused.to_string().contains("cannot be compared"),
+            "{refused}"
+        );
     }
 
     #[test]
     fn handler_inherits_by_default_and_is_rebuilt_like_a_projection() {
-        let handler = |digest, version| ModuleInfo { kind: "handler".to_owned(), ..module(digest, version) };
+        let handler = |digest, version| ModuleInfo {
+            kind: "handler".to_owned(),
+            ..module(digest, version)
+        };
         let mut record = record();
         let refused = decided(&record, &handler("two", 1), None).expect_err("is of another kind");
-        assert!(refused.to_string().contains("is a projection, and the module is a handler"), "{refused}");
+        assert!(
+            refused
+                .to_string()
+                .contains("is a projection, and the module is a handler"),
+            "{refused}"
+        );
         record.generations[0].module = handler("one", 1);
         for (module, wanted, expected) in [
             (handler("two", 1), None, Strategy::Inherit),
             (handler("two", 2), None, Strategy::Rebuild),
-            (handler("two", 1), Some(Strategy::Rebuild), Strategy::Rebuild),
+            (
+                handler("two", 1),
+                Some(Strategy::Rebuild),
+                Strategy::Rebuild,
+            ),
         ] {
             let plan = decided(&record, &module, wanted).expect("sound");
             assert_eq!(strategy(&plan), Some(expected), "{module:?}");
@@ -350,13 +487,19 @@ mod tests {
     #[test]
     fn what_is_wanted_is_done_or_refused_with_a_reason() {
         let refused = |module: &ModuleInfo, strategy| {
-            decided(&record(), module, Some(strategy)).expect_err("refused").to_string()
+            decided(&record(), module, Some(strategy))
+                .expect_err("refused")
+                .to_string()
         };
         assert!(refused(&module("two", 2), Strategy::Inherit).contains("state version 2 is not 1"));
         assert!(refused(&module("two", 2), Strategy::Migrate).contains("exports no `migrate`"));
-        let rebuilt = decided(&record(), &module("one", 1), Some(Strategy::Rebuild)).expect("sound");
+        let rebuilt =
+            decided(&record(), &module("one", 1), Some(Strategy::Rebuild)).expect("sound");
         assert_eq!(strategy(&rebuilt), Some(Strategy::Rebuild));
-        let migrating = ModuleInfo { migrates: true, ..module("two", 2) };
+        let migrating = ModuleInfo {
+            migrates: true,
+            ..module("two", 2)
+        };
         let migrated = decided(&record(), &migrating, Some(Strategy::Migrate)).expect("sound");
         assert_eq!(strategy(&migrated), Some(Strategy::Migrate));
     }

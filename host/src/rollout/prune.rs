@@ -10,20 +10,26 @@ use crate::deployment::Deployment;
 use crate::state::catalogue::{Generation, Record};
 
 impl Rollouts {
-    /// Retires previous generations beyond the number that is kept; returns whether anything changed.
+    /// Retires previous generations beyond the number that is kept; returns whether anything
+    /// changed.
     pub(super) fn limit_previous(&self, record: &mut Record) -> bool {
         let keep = self.inner.config.rollout.keep_previous_generations;
         let mut previous: Vec<(String, u64)> = record
             .generations
             .iter()
-            .filter(|generation| generation.status == GenerationStatus::Previous && !is_needed(record, generation))
+            .filter(|generation| {
+                generation.status == GenerationStatus::Previous && !is_needed(record, generation)
+            })
             .map(|generation| (generation.status_since.clone(), generation.number))
             .collect();
         previous.sort();
         let surplus = previous.len().saturating_sub(keep);
         for (_, number) in &previous[..surplus] {
             let generation = record.generation_mut(*number).expect("it was just found");
-            generation.enter(GenerationStatus::Retired, format!("{keep} generations are kept for a rollback"));
+            generation.enter(
+                GenerationStatus::Retired,
+                format!("{keep} generations are kept for a rollback"),
+            );
         }
         surplus > 0
     }
@@ -31,8 +37,11 @@ impl Rollouts {
     /// Ends runners whose files no generation uses any more, and removes those files.
     pub(super) async fn end_unused(&self, deployment: &Arc<Deployment>) {
         let record = deployment.record();
-        let unused: Vec<u64> =
-            deployment.running_files().into_iter().filter(|state_file| !record.uses_file(*state_file)).collect();
+        let unused: Vec<u64> = deployment
+            .running_files()
+            .into_iter()
+            .filter(|state_file| !record.uses_file(*state_file))
+            .collect();
         for state_file in unused {
             if let Some(runner) = deployment.take_runner(state_file) {
                 self.end(runner).await;
@@ -51,12 +60,16 @@ impl Rollouts {
             let host = self.clone();
             // The lock of the deployment may take long to get.
             let name = deployment.name().to_owned();
-            self.chore("retire", &name, async move { host.retire(&deployment, keep).await });
+            self.chore("retire", &name, async move {
+                host.retire(&deployment, keep).await
+            });
         }
     }
 
     async fn retire(&self, deployment: &Arc<Deployment>, keep: Duration) {
-        let Ok(_changing) = self.lock(deployment).await else { return };
+        let Ok(_changing) = self.lock(deployment).await else {
+            return;
+        };
         let mut record = deployment.record();
         let over = over(&record, keep);
         if over.is_empty() {
@@ -65,17 +78,35 @@ impl Rollouts {
         for number in over {
             let kept = humantime::format_duration(keep);
             let generation = record.generation_mut(number).expect("it was just found");
-            generation.enter(GenerationStatus::Retired, format!("was kept for a rollback for {kept}"));
+            generation.enter(
+                GenerationStatus::Retired,
+                format!("was kept for a rollback for {kept}"),
+            );
         }
-        match self.commit(deployment, record, "retire", "rollout.keep_previous has passed".to_owned()).await {
+        match self
+            .commit(
+                deployment,
+                record,
+                "retire",
+                "rollout.keep_previous has passed".to_owned(),
+            )
+            .await
+        {
             Ok(()) => crash_points::reached("retire-recorded"),
-            Err(error) => tracing::error!(deployment = deployment.name(), %error, "could not retire a generation"),
+            Err(error) => {
+                tracing::error!(deployment = deployment.name(), %error, "could not retire a generation")
+            }
         }
         self.end_unused(deployment).await;
     }
 
     /// Removes all but the newest `keep` inactive generations, and their files. A candidate stays.
-    pub async fn prune(&self, name: &str, keep: usize, dry_run: bool) -> Result<api::Pruned, Error> {
+    pub async fn prune(
+        &self,
+        name: &str,
+        keep: usize,
+        dry_run: bool,
+    ) -> Result<api::Pruned, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
         let mut record = deployment.record();
@@ -92,38 +123,62 @@ impl Rollouts {
         gone.truncate(gone.len().saturating_sub(keep));
         let goes = |generation: &Generation| gone.contains(&generation.number);
         let stays = |state_file: u64| {
-            let mut others = record.generations.iter().filter(|generation| !goes(generation));
+            let mut others = record
+                .generations
+                .iter()
+                .filter(|generation| !goes(generation));
             others.any(|other| other.has_file() && other.state_file == state_file)
         };
         let mut files: Vec<u64> = record
             .generations
             .iter()
-            .filter(|generation| goes(generation) && generation.has_file() && !stays(generation.state_file))
+            .filter(|generation| {
+                goes(generation) && generation.has_file() && !stays(generation.state_file)
+            })
             .map(|generation| generation.state_file)
             .collect();
         files.sort_unstable();
         files.dedup();
-        let bytes = files.iter().map(|file| size(&self.inner.folder.state(name, *file))).sum();
+        let bytes = files
+            .iter()
+            .map(|file| size(&self.inner.folder.state(name, *file)))
+            .sum();
         if !dry_run && !gone.is_empty() {
-            record.generations.retain(|generation| !gone.contains(&generation.number));
-            self.commit(&deployment, record, "prune", format!("generations {gone:?}")).await?;
+            record
+                .generations
+                .retain(|generation| !gone.contains(&generation.number));
+            self.commit(
+                &deployment,
+                record,
+                "prune",
+                format!("generations {gone:?}"),
+            )
+            .await?;
             crash_points::reached("prune-recorded");
             self.end_unused(&deployment).await;
         }
-        Ok(api::Pruned { generations: gone, bytes, dry_run })
+        Ok(api::Pruned {
+            generations: gone,
+            bytes,
+            dry_run,
+        })
     }
 }
 
 /// Previous generations that were kept for long enough.
 fn over(record: &Record, keep: Duration) -> Vec<u64> {
-    let over =
-        record.generations.iter().filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
+    let over = record
+        .generations
+        .iter()
+        .filter(|generation| is_over(generation, keep) && !is_needed(record, generation));
     over.map(|generation| generation.number).collect()
 }
 
 /// Whether a generation would be restored if the one on probation failed.
 fn is_needed(record: &Record, generation: &Generation) -> bool {
-    record.to_put_back().is_some_and(|needed| needed.number == generation.number)
+    record
+        .to_put_back()
+        .is_some_and(|needed| needed.number == generation.number)
 }
 
 fn is_over(generation: &Generation, keep: Duration) -> bool {

@@ -30,7 +30,13 @@ impl Queue {
     /// A queue with this many running at once.
     pub fn new(at_once: usize) -> Self {
         let order = watch::Sender::new(Vec::new());
-        Self { inner: Arc::new(Inner { at_once: at_once.max(1), next: AtomicU64::new(0), order }) }
+        Self {
+            inner: Arc::new(Inner {
+                at_once: at_once.max(1),
+                next: AtomicU64::new(0),
+                order,
+            }),
+        }
     }
 
     /// How many run at once.
@@ -42,13 +48,16 @@ impl Queue {
     pub fn enter(&self) -> Ticket {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.order.send_modify(|order| order.push(number));
-        Ticket { number, inner: Arc::clone(&self.inner) }
+        Ticket {
+            number,
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
 impl Ticket {
-    /// Waits for the turn, and reports each new place: how many must end first. Cancel-safe: the ticket keeps the
-    /// place.
+    /// Waits for the turn, and reports each new place: how many must end first. Cancel-safe: the
+    /// ticket keeps the place.
     pub async fn turn(&self, mut tell: impl FnMut(u64)) {
         let mut order = self.inner.order.subscribe();
         loop {
@@ -61,14 +70,19 @@ impl Ticket {
     }
 
     fn place(&self, order: &[u64]) -> u64 {
-        let index = order.iter().position(|number| *number == self.number).unwrap_or(0);
+        let index = order
+            .iter()
+            .position(|number| *number == self.number)
+            .unwrap_or(0);
         (index + 1).saturating_sub(self.inner.at_once) as u64
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.inner.order.send_modify(|order| order.retain(|number| *number != self.number));
+        self.inner
+            .order
+            .send_modify(|order| order.retain(|number| *number != self.number));
     }
 }
 
@@ -79,7 +93,9 @@ mod tests {
     use super::*;
 
     async fn has_turn(ticket: &Ticket) -> bool {
-        tokio::time::timeout(Duration::from_millis(20), ticket.turn(|_| ())).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(20), ticket.turn(|_| ()))
+            .await
+            .is_ok()
     }
 
     #[tokio::test]

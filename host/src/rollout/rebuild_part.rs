@@ -1,8 +1,9 @@
-//! Partial rebuilds: folds the entries of one key, or of a prefix of keys, again without touching the others.
+//! Partial rebuilds: folds the entries of one key, or of a prefix of keys, again without touching
+//! the others.
 //!
-//! A scratch runner folds the key's events. When it is at the position of the active generation, its entries replace
-//! the entries of the key in the active state, in one step. This is refused if the fold depended on what other events
-//! wrote, because the scratch state does not have that.
+//! A scratch runner folds the key's events. When it is at the position of the active generation,
+//! its entries replace the entries of the key in the active state, in one step. This is refused if
+//! the fold depended on what other events wrote, because the scratch state does not have that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,9 +20,12 @@ use crate::deployment::Deployment;
 use crate::event::Payload;
 use crate::runner::Runner;
 use crate::state::catalogue::Generation;
-use crate::state::{self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot};
+use crate::state::{
+    self, Direction, Key, Noted, Patch, Reads, SCAN_ENTRIES_MAX, Scan, Selection, Snapshot,
+};
 
-/// Most entries that one partial rebuild may write or remove: they are replaced in one step, in memory.
+/// Most entries that one partial rebuild may write or remove: they are replaced in one step, in
+/// memory.
 const ENTRIES_MAX: usize = 100_000;
 /// Events that may remain when the two are aligned.
 const NEAR_EVENTS: u64 = 2_048;
@@ -29,7 +33,8 @@ const NEAR_EVENTS: u64 = 2_048;
 impl Rollouts {
     /// Folds the events of some keys again, and replaces their entries with the result.
     ///
-    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is set.
+    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is
+    /// set.
     pub async fn rebuild_part(
         &self,
         name: &str,
@@ -40,23 +45,43 @@ impl Rollouts {
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "accept the loss with --accept-missing, or keep the existing state";
-        let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
+        let accepted = self
+            .may_refold(&deployment, &generation.source, accept_missing, advice)
+            .await?;
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let manifest = module.manifest();
-        let refused = |why: NoPart| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
-        let part = KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
-        let (filtered_by_server, folded, reads) = (part.is_narrower(), part.counter(), part.reads());
+        let refused =
+            |why: NoPart| Error::Refused(format!("cannot rebuild a part of {name}: {why}"));
+        let part =
+            KeyPart::new(keys.clone(), &manifest.key_rule, &manifest.subjects).map_err(refused)?;
+        let (filtered_by_server, folded, reads) =
+            (part.is_narrower(), part.counter(), part.reads());
         let skips = deployment.skips_as_folded()?;
-        let options = ScratchOptions { part: Some(Arc::new(part)), skips, ..ScratchOptions::default() };
+        let options = ScratchOptions {
+            part: Some(Arc::new(part)),
+            skips,
+            ..ScratchOptions::default()
+        };
         // It costs as much as a rebuild, and waits for its turn like one.
         let ticket = self.inner.rebuilds.enter();
         ticket.turn(|_| ()).await;
-        let scratch = self.start_scratch(&deployment.record(), &generation, module, options).await?;
-        scratch.unless_stuck(scratch.comes_near(NEAR_EVENTS)).await?;
+        let scratch = self
+            .start_scratch(&deployment.record(), &generation, module, options)
+            .await?;
+        scratch
+            .unless_stuck(scratch.comes_near(NEAR_EVENTS))
+            .await?;
         // Slow work is done before anything is held.
         let ahead = look_ahead(&deployment.active(), &reads, &keys, name).await?;
-        let done = self.put_in_place(&deployment, &generation, &scratch, Chosen { keys, reads, ahead }).await?;
+        let done = self
+            .put_in_place(
+                &deployment,
+                &generation,
+                &scratch,
+                Chosen { keys, reads, ahead },
+            )
+            .await?;
         // Past states that were built before would show the old entries.
         self.inner.past_states.forget(name);
         let (folder, state_file) = (self.inner.folder.snapshots(name), generation.state_file);
@@ -80,33 +105,46 @@ impl Rollouts {
         let name = deployment.name();
         let _changing = self.lock(deployment).await?;
         if deployment.record().active != generation.number {
-            return Err(Error::Conflict(format!("another generation of {name} became active meanwhile; try again")));
+            return Err(Error::Conflict(format!(
+                "another generation of {name} became active meanwhile; try again"
+            )));
         }
         let serving = deployment.active();
-        // If the server filters for a reader, the reader learns only now and then that it has passed the events of
-        // others.
-        let at_most = self.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
+        // If the server filters for a reader, the reader learns only now and then that it has
+        // passed the events of others.
+        let at_most = self
+            .inner
+            .config
+            .rollout
+            .hold_max
+            .max(super::FILTERED_HOLD_MAX);
         let aligned = align(&serving, &scratch.runner, at_most).await;
         let aligned = aligned.map_err(|missed| Error::Conflict(format!("{missed}; try again")))?;
         let (ours, theirs) = cut_over::snapshots(&aligned, &serving, &scratch.runner)?;
         let skipped = theirs.exceptions().into_keys().collect();
         let changed = match ours.position() {
             position if position == chosen.ahead.position => Some(Vec::new()),
-            // None if more changed than is remembered: everything is then examined again, during the hold.
+            // None if more changed than is remembered: everything is then examined again, during
+            // the hold.
             _ => ours.changed_since(chosen.ahead.position, ""),
         };
         let selection = chosen.keys.text();
         let made = blocking(move || make_patch(&ours, &theirs, &chosen, changed));
         let (patch, left) = made.await.map_err(|error| error.into_error(name))?;
-        let (written, removed) = patch.values().fold((0, 0), |(written, removed), value| match value {
-            Some(_) => (written + 1, removed),
-            None => (written, removed + 1),
-        });
+        let (written, removed) =
+            patch
+                .values()
+                .fold((0, 0), |(written, removed), value| match value {
+                    Some(_) => (written + 1, removed),
+                    None => (written, removed + 1),
+                });
         let position = aligned.position;
-        let detail = format!("{selection} at position {position}: {written} written, {removed} removed");
+        let detail =
+            format!("{selection} at position {position}: {written} written, {removed} removed");
         if !patch.is_empty() {
             // Before and after: a reader in between may have read the old entries.
-            self.note_repair(deployment, "rebuild-part-begun", detail.clone()).await?;
+            self.note_repair(deployment, "rebuild-part-begun", detail.clone())
+                .await?;
             serving.patch(patch).await?;
         }
         drop(aligned);
@@ -126,7 +164,12 @@ impl Rollouts {
     }
 
     /// Records that earlier reads no longer match their position.
-    async fn note_repair(&self, deployment: &Deployment, action: &str, detail: String) -> Result<(), Error> {
+    async fn note_repair(
+        &self,
+        deployment: &Deployment,
+        action: &str,
+        detail: String,
+    ) -> Result<(), Error> {
         let mut record = deployment.record();
         record.repairs += 1;
         self.commit(deployment, record, action, detail).await
@@ -142,7 +185,12 @@ struct Chosen {
 }
 
 /// Examines the large tables of the active state for entries of the keys.
-async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &str) -> Result<Ahead, Error> {
+async fn look_ahead(
+    serving: &Runner,
+    reads: &Arc<Reads>,
+    keys: &Keys,
+    name: &str,
+) -> Result<Ahead, Error> {
     let opening = || Error::Conflict("a state is still opening; try again".to_owned());
     let ours = serving.store().ok_or_else(opening)?.snapshot();
     // From this call on, changes are remembered until the next call, when both states are held.
@@ -154,7 +202,9 @@ async fn look_ahead(serving: &Runner, reads: &Arc<Reads>, keys: &Keys, name: &st
         within_limit(ahead.keys.len())?;
         Ok(ahead)
     });
-    found.await.map_err(|error: PatchError| error.into_error(name))
+    found
+        .await
+        .map_err(|error: PatchError| error.into_error(name))
 }
 
 /// Why there is no replacement.
@@ -178,9 +228,9 @@ impl From<state::Error> for PatchError {
     }
 }
 
-/// What to write and remove so that the keys' entries equal those of the scratch fold, and which entries stay because
-/// nobody knows to which key they belong. `changed` has the keys that changed since the examination, if known.
-/// Blocking.
+/// What to write and remove so that the keys' entries equal those of the scratch fold, and which
+/// entries stay because nobody knows to which key they belong. `changed` has the keys that changed
+/// since the examination, if known. Blocking.
 fn make_patch(
     serving: &Snapshot,
     rebuilt: &Snapshot,
@@ -218,7 +268,9 @@ fn make_patch(
 
 fn learn(noted: &Noted, keys: &Keys) -> Result<Ownership, PatchError> {
     if noted.is_cut {
-        return Err(PatchError::Refused("its events read or write too many entries; rebuild all of it".to_owned()));
+        return Err(PatchError::Refused(
+            "its events read or write too many entries; rebuild all of it".to_owned(),
+        ));
     }
     Ownership::learn(noted.written.iter().map(|key| &**key), keys).map_err(|shared| {
         PatchError::Refused(format!(
@@ -247,7 +299,10 @@ fn within_limit(entries: usize) -> Result<(), PatchError> {
     )))
 }
 
-fn each(snapshot: &Snapshot, mut visit: impl FnMut(Key, Payload) -> Result<(), PatchError>) -> Result<(), PatchError> {
+fn each(
+    snapshot: &Snapshot,
+    mut visit: impl FnMut(Key, Payload) -> Result<(), PatchError>,
+) -> Result<(), PatchError> {
     let mut after = None;
     loop {
         let page = snapshot.scan(&Scan {
@@ -257,7 +312,9 @@ fn each(snapshot: &Snapshot, mut visit: impl FnMut(Key, Payload) -> Result<(), P
             limit: SCAN_ENTRIES_MAX,
         })?;
         after = page.entries.last().map(|(key, _)| key.to_string());
-        page.entries.into_iter().try_for_each(|(key, value)| visit(key, value))?;
+        page.entries
+            .into_iter()
+            .try_for_each(|(key, value)| visit(key, value))?;
         if !page.more {
             return Ok(());
         }

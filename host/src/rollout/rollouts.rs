@@ -38,7 +38,8 @@ pub(super) type LoadedOrNot = Result<Arc<Module>, NotLoaded>;
 pub(crate) enum Role {
     /// To answer reads.
     Serve {
-        /// The position that readers may have seen before; none if only the state or the end of the stream can tell.
+        /// The position that readers may have seen before; none if only the state or the end of the
+        /// stream can tell.
         catches_up_to: Option<u64>,
     },
     /// To follow the stream, so that it can become active again.
@@ -49,12 +50,14 @@ pub(crate) enum Role {
 
 /// What rollouts share with the host that they belong to.
 ///
-/// The locks are taken in this order: `changing` of a deployment, `changing` of all, `naming`, `deployments`. A task that
-/// has one of them never waits for an earlier one; the last is never held across an await.
+/// The locks are taken in this order: `changing` of a deployment, `changing` of all, `naming`,
+/// `deployments`. A task that has one of them never waits for an earlier one; the last is never
+/// held across an await.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
-    /// Reads streams and sends effects. Requests have a runtime of their own, on which no runner may land.
+    /// Reads streams and sends effects. Requests have a runtime of their own, on which no runner
+    /// may land.
     pub(crate) runtime: Handle,
     pub(crate) folder: DataDir,
     /// The disk space of the data folder.
@@ -67,9 +70,11 @@ pub(crate) struct Shared {
     pub(crate) deployments: RwLock<BTreeMap<String, Arc<Deployment>>>,
     /// Serialises changes to the set of deployments; reads don't wait for it.
     pub(crate) changing: tokio::sync::Mutex<()>,
-    /// Names of deleted deployments whose runners have not ended yet. They cannot be created again before that.
+    /// Names of deleted deployments whose runners have not ended yet. They cannot be created again
+    /// before that.
     pub(crate) ending: tokio::sync::watch::Sender<BTreeSet<String>>,
-    /// Held while a file exists that no record names yet; code that removes unnamed files waits for it.
+    /// Held while a file exists that no record names yet; code that removes unnamed files waits for
+    /// it.
     pub(crate) naming: tokio::sync::RwLock<()>,
     pub(crate) metrics: Metrics,
     pub(crate) rebuilds: Queue,
@@ -86,7 +91,9 @@ pub(crate) struct Shared {
 
 impl Role {
     /// To answer reads in place of the runner that does so now.
-    pub(crate) const TAKES_OVER: Self = Self::Serve { catches_up_to: None };
+    pub(crate) const TAKES_OVER: Self = Self::Serve {
+        catches_up_to: None,
+    };
 }
 
 impl Rollouts {
@@ -97,7 +104,12 @@ impl Rollouts {
 
     /// One deployment.
     pub fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
-        self.inner.deployments.read().get(name).cloned().ok_or_else(|| Error::NotFound(name.to_owned()))
+        self.inner
+            .deployments
+            .read()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NotFound(name.to_owned()))
     }
 
     /// Whether the host is stopping.
@@ -124,7 +136,10 @@ impl Shared {
         let (pipeline, state) = (&self.config.pipeline, &self.config.state);
         let (memtable_bytes, throttle) = match role {
             Role::Serve { .. } | Role::Follow => (state.memtable_bytes, Throttle::default()),
-            Role::Build => (self.config.rollout.memtable_bytes.max(state.memtable_bytes), throttle(&generation.build)),
+            Role::Build => (
+                self.config.rollout.memtable_bytes.max(state.memtable_bytes),
+                throttle(&generation.build),
+            ),
         };
         let path = self.folder.state(name, generation.state_file);
         let cache = self.caches.share(u64::MAX);
@@ -136,7 +151,11 @@ impl Shared {
             path: path.clone(),
             state: state_options,
             cache,
-            outlets: if record.handler.is_some() { Arc::new(self.sources.clone()) } else { Arc::default() },
+            outlets: if record.handler.is_some() {
+                Arc::new(self.sources.clone())
+            } else {
+                Arc::default()
+            },
             settings: Settings {
                 batch: self.config.batch_limits(),
                 policy: Policy {
@@ -163,7 +182,8 @@ impl Shared {
             },
             catches_up_to: match role {
                 Role::Serve { catches_up_to } => catches_up_to,
-                // A generation without a file has shown nothing. Pages that are pinned to it must not go back either.
+                // A generation without a file has shown nothing. Pages that are pinned to it must
+                // not go back either.
                 Role::Follow | Role::Build => (!path.exists()).then_some(0),
             },
             floor: match role {
@@ -175,7 +195,13 @@ impl Shared {
     }
 
     /// The module of a generation.
-    pub(crate) fn program(&self, record: &Record, generation: &Generation, module: LoadedOrNot, role: Role) -> Program {
+    pub(crate) fn program(
+        &self,
+        record: &Record,
+        generation: &Generation,
+        module: LoadedOrNot,
+        role: Role,
+    ) -> Program {
         let source = self.sources.get(&generation.source).cloned();
         let (loader, digest) = (Arc::clone(&self.loader), generation.module.digest.clone());
         Program {
@@ -199,7 +225,9 @@ impl Shared {
         match name {
             Some(name) if self.sources.contains_key(name) => Ok(name.to_owned()),
             Some(name) => Err(self.no_source(name).into()),
-            None if self.sources.len() == 1 => Ok(self.sources.keys().next().expect("there is one").clone()),
+            None if self.sources.len() == 1 => {
+                Ok(self.sources.keys().next().expect("there is one").clone())
+            }
             None => Err(Error::Source(format!(
                 "this host has several sources; choose one with --source: {}",
                 self.source_names()
@@ -208,14 +236,18 @@ impl Shared {
     }
 
     pub(crate) fn no_source(&self, name: &str) -> Unknown {
-        Unknown { name: name.to_owned(), configured: self.source_names() }
+        Unknown {
+            name: name.to_owned(),
+            configured: self.source_names(),
+        }
     }
 
     fn source_names(&self) -> String {
         self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 
-    /// Removes files that no generation uses: after a delete, a retirement, or a crash during one of them.
+    /// Removes files that no generation uses: after a delete, a retirement, or a crash during one
+    /// of them.
     pub(crate) fn remove_leftovers(&self) {
         match self.catalogue.deployments() {
             Ok(records) => self.folder.keep_only(&records),
@@ -226,5 +258,8 @@ impl Shared {
 
 /// How fast a generation may be built.
 pub(crate) fn throttle(build: &api::BuildSettings) -> Throttle {
-    Throttle { events_per_second: build.max_rate, cpu_percent: build.cpu_percent }
+    Throttle {
+        events_per_second: build.max_rate,
+        cpu_percent: build.cpu_percent,
+    }
 }

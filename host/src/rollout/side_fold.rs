@@ -1,5 +1,5 @@
-//! Scratch runners: they fold the stream of a deployment into a temporary file, for an as-of read, a verification or a
-//! partial rebuild.
+//! Scratch runners: they fold the stream of a deployment into a temporary file, for an as-of read,
+//! a verification or a partial rebuild.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +63,10 @@ impl Rollouts {
     /// A path for a file that nobody else uses.
     pub(super) fn scratch_path(&self) -> PathBuf {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        self.inner.folder.scratch().join(format!("{}.redb", NEXT.fetch_add(1, Ordering::Relaxed)))
+        self.inner
+            .folder
+            .scratch()
+            .join(format!("{}.redb", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Starts a scratch runner with a generation's module.
@@ -79,12 +82,17 @@ impl Rollouts {
             let (to, room) = (path.clone(), self.inner.room.clone());
             blocking(move || copy(&from, &to, &room)).await?;
         }
-        let mut parts = self.inner.runner_options(record, generation, Ok(module), Role::Build);
+        let mut parts = self
+            .inner
+            .runner_options(record, generation, Ok(module), Role::Build);
         parts.path.clone_from(&path);
         parts.catches_up_to = Some(0);
         parts.pace = (options.ceiling, options.throttle);
         parts.settings.shuffle = options.shuffle;
-        parts.settings.disk = parts.settings.disk.map(|(room, _)| (room, WhenFull::GiveUp));
+        parts.settings.disk = parts
+            .settings
+            .disk
+            .map(|(room, _)| (room, WhenFull::GiveUp));
         parts.program.part = options.part;
         parts.program.skips = options.skips;
         parts.program.on_probation = false;
@@ -108,7 +116,8 @@ impl Rollouts {
 /// Copies a snapshot to start from. A partial copy is removed.
 fn copy(from: &Path, to: &Path, room: &Room) -> Result<(), Error> {
     let bytes = std::fs::metadata(from).map_or(0, |metadata| metadata.len());
-    room.check(Use::Grow, bytes).map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
+    room.check(Use::Grow, bytes)
+        .map_err(|shortage| Error::NoRoom(format!("cannot copy a snapshot: {shortage}")))?;
     std::fs::copy(from, to).map(drop).map_err(|error| {
         let _ = std::fs::remove_file(to);
         Error::Conflict(format!("cannot copy a snapshot: {error}"))
@@ -128,8 +137,15 @@ impl Scratch {
                 }
             }
         }
-        let failure = self.runner.now().failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
-        Err(Error::Conflict(format!("folding the stream again failed: {}", failure.unwrap_or_default())))
+        let failure = self
+            .runner
+            .now()
+            .failure
+            .map(|failure| format!("{}: {}", failure.kind, failure.message));
+        Err(Error::Conflict(format!(
+            "folding the stream again failed: {}",
+            failure.unwrap_or_default()
+        )))
     }
 
     /// Waits until it is close to the end of the stream.
@@ -138,32 +154,48 @@ impl Scratch {
             let now = runner.now();
             match now.state {
                 DeploymentState::Live => Some(true),
-                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => Some(true),
+                DeploymentState::CatchingUp if now.applied > 0 && now.pending <= within => {
+                    Some(true)
+                }
                 DeploymentState::Failed => Some(false),
                 _ => None,
             }
         };
-        if self.runner.until_figures(is_near).await { Ok(()) } else { self.arrives(0).await.map(drop) }
+        if self.runner.until_figures(is_near).await {
+            Ok(())
+        } else {
+            self.arrives(0).await.map(drop)
+        }
     }
 
     /// What keeps it from getting on just now, in words, if anything does.
     pub(super) fn obstacle(&self) -> Option<String> {
         let now = self.runner.now();
-        if let Some(failure) = now.failure.filter(|_| now.state == DeploymentState::Retrying) {
+        if let Some(failure) = now
+            .failure
+            .filter(|_| now.state == DeploymentState::Retrying)
+        {
             return Some(format!("{}: {}", failure.kind, failure.message));
         }
         let source = self.runner.source_status();
         let state = || "the source can't be read".to_owned();
-        source.is_trouble().then(|| source.message.clone().unwrap_or_else(state))
+        source
+            .is_trouble()
+            .then(|| source.message.clone().unwrap_or_else(state))
     }
 
-    /// Waits for a result of it; an error if an obstacle keeps it from folding for longer than a moment, so that the
-    /// caller gets an answer.
-    pub(super) async fn unless_stuck<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Waits for a result of it; an error if an obstacle keeps it from folding for longer than a
+    /// moment, so that the caller gets an answer.
+    pub(super) async fn unless_stuck<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let stuck = async {
             loop {
                 let obstacle = self.runner.until(|_| self.obstacle()).await;
-                let passed = self.runner.until(|_| self.obstacle().is_none().then_some(()));
+                let passed = self
+                    .runner
+                    .until(|_| self.obstacle().is_none().then_some(()));
                 if tokio::time::timeout(STUCK_MAX, passed).await.is_err() {
                     return self.obstacle().unwrap_or(obstacle);
                 }
@@ -178,7 +210,8 @@ impl Scratch {
         }
     }
 
-    /// Ends it, with everything durable, and leaves its file to the next runner that starts from it.
+    /// Ends it, with everything durable, and leaves its file to the next runner that starts from
+    /// it.
     pub(super) async fn close(&self) {
         self.runner.ask_to_stop();
         let runner = Arc::clone(&self.runner);

@@ -1,8 +1,8 @@
 //! Decisions to skip events: making, withdrawing and listing them.
 //!
-//! A decision is one commit of the catalogue, made while all runners of the deployment are held with everything
-//! durable. Each of their states has therefore either passed the event, and does not change, or has not, and will skip
-//! it. A crash at any point finds one or the other.
+//! A decision is one commit of the catalogue, made while all runners of the deployment are held
+//! with everything durable. Each of their states has therefore either passed the event, and does
+//! not change, or has not, and will skip it. A crash at any point finds one or the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,7 +59,12 @@ pub enum InvalidSkips {
 impl Wanted {
     /// Parses a request, which may contain none.
     pub fn of(request: api::Resume) -> Result<Option<Self>, InvalidSkips> {
-        let reason = request.reason.as_deref().unwrap_or_default().trim().to_owned();
+        let reason = request
+            .reason
+            .as_deref()
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
         match (request.skip.len(), reason.len()) {
             (0, _) if request.reason.is_none() => Ok(None),
             (0, _) => Err(InvalidSkips::NoEvent),
@@ -97,36 +102,58 @@ struct Target {
 
 impl Target {
     fn new(deployment: &Deployment, generation: &Generation) -> Self {
-        let runner = deployment.runner(generation.state_file).filter(|_| generation.failure.is_none());
-        let failure = runner.as_ref().map_or_else(|| generation.failure.clone(), |runner| runner.now().failure);
-        Self { generation: generation.clone(), runner, failure }
+        let runner = deployment
+            .runner(generation.state_file)
+            .filter(|_| generation.failure.is_none());
+        let failure = runner
+            .as_ref()
+            .map_or_else(|| generation.failure.clone(), |runner| runner.now().failure);
+        Self {
+            generation: generation.clone(),
+            runner,
+            failure,
+        }
     }
 
     /// The last sequence that its state has passed.
     fn position(&self) -> u64 {
-        let stopped_before = || self.failure.as_ref().and_then(|failure| failure.sequence).map_or(0, |at| at - 1);
-        self.runner.as_ref().map_or_else(stopped_before, |runner| runner.position())
+        let stopped_before = || {
+            self.failure
+                .as_ref()
+                .and_then(|failure| failure.sequence)
+                .map_or(0, |at| at - 1)
+        };
+        self.runner
+            .as_ref()
+            .map_or_else(stopped_before, |runner| runner.position())
     }
 
     /// The failure of an event, if it is the one that fails.
     fn failure_at(&self, sequence: u64) -> Option<&api::Failure> {
-        self.failure.as_ref().filter(|failure| failure.sequence == Some(sequence))
+        self.failure
+            .as_ref()
+            .filter(|failure| failure.sequence == Some(sequence))
     }
 
     /// The event, if it is the one that fails.
     fn failing_event(&self, sequence: u64) -> Option<Event> {
-        self.runner.as_ref()?.failing_event().filter(|event| event.sequence == sequence)
+        self.runner
+            .as_ref()?
+            .failing_event()
+            .filter(|event| event.sequence == sequence)
     }
 }
 
 /// How long recording the failure of a candidate may take.
 const NOTED_MAX: Duration = Duration::from_secs(5);
 
-/// Waits until the failure of a candidate that has just stopped is recorded. Recorded after a resume, it would end the
-/// candidate.
+/// Waits until the failure of a candidate that has just stopped is recorded. Recorded after a
+/// resume, it would end the candidate.
 pub(super) async fn failure_noted(deployment: &Deployment) {
     let noted = deployment.until(|record| {
-        let runner = record.candidate().and_then(|candidate| deployment.runner(candidate.state_file));
+        let runner = record
+            .candidate()
+            .and_then(|candidate| deployment.runner(candidate.state_file));
         (!runner.is_some_and(|runner| runner.now().has_stopped())).then_some(())
     });
     // It only observes.
@@ -134,8 +161,8 @@ pub(super) async fn failure_noted(deployment: &Deployment) {
 }
 
 impl Rollouts {
-    /// Decides that events are skipped from now on. Events that are already skipped stay so. The caller holds the
-    /// deployment's lock.
+    /// Decides that events are skipped from now on. Events that are already skipped stay so. The
+    /// caller holds the deployment's lock.
     pub(super) async fn decide(
         &self,
         deployment: &Arc<Deployment>,
@@ -150,11 +177,16 @@ impl Rollouts {
         let target = Target::new(deployment, generation);
         let known = record.skips();
         let mut decided = Vec::new();
-        // If it fails there in spite of a decision, the decision was about another event, or about the same event
-        // parsed differently.
-        let is_open = |sequence: &u64| known.get(*sequence).is_none() || target.failure_at(*sequence).is_some();
+        // If it fails there in spite of a decision, the decision was about another event, or about
+        // the same event parsed differently.
+        let is_open = |sequence: &u64| {
+            known.get(*sequence).is_none() || target.failure_at(*sequence).is_some()
+        };
         for sequence in wanted.sequences.iter().copied().filter(is_open) {
-            decided.push(self.decision(deployment.name(), &target, sequence, &wanted.reason).await?);
+            decided.push(
+                self.decision(deployment.name(), &target, sequence, &wanted.reason)
+                    .await?,
+            );
         }
         if decided.is_empty() {
             return Ok(());
@@ -164,7 +196,9 @@ impl Rollouts {
         for skip in &decided {
             check_ahead(deployment.name(), &target, skip.sequence)?;
         }
-        record.skips.retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
+        record
+            .skips
+            .retain(|known| decided.iter().all(|skip| skip.sequence != known.sequence));
         if record.skips.len() + decided.len() > SKIPS_MAX {
             let message = format!(
                 "{} skips {} events, and {SKIPS_MAX} are allowed; correct the module instead, and withdraw decisions \
@@ -172,21 +206,39 @@ impl Rollouts {
                 deployment.name(),
                 record.skips.len()
             );
-            return Err(state::Error::Limit { limit: "skips", message }.into());
+            return Err(state::Error::Limit {
+                limit: "skips",
+                message,
+            }
+            .into());
         }
         let detail = decided.iter().map(detail).collect::<Vec<_>>().join("; ");
         record.skips.extend(decided);
         record.skips.sort_by_key(|skip| skip.sequence);
         let skips = record.skips();
-        self.commit(deployment, record, "skip", detail.clone()).await?;
+        self.commit(deployment, record, "skip", detail.clone())
+            .await?;
         crash_points::reached("skip-recorded");
-        tracing::warn!(deployment = deployment.name(), detail, "events will be skipped");
-        deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
+        tracing::warn!(
+            deployment = deployment.name(),
+            detail,
+            "events will be skipped"
+        );
+        deployment
+            .runners()
+            .iter()
+            .for_each(|runner| runner.leave_out(skips.clone()));
         Ok(())
     }
 
     /// The decision about one event, once it has been checked.
-    async fn decision(&self, name: &str, target: &Target, sequence: u64, reason: &str) -> Result<Skip, Error> {
+    async fn decision(
+        &self,
+        name: &str,
+        target: &Target,
+        sequence: u64,
+        reason: &str,
+    ) -> Result<Skip, Error> {
         check_ahead(name, target, sequence)?;
         let failure = target.failure_at(sequence);
         let error = failure.map(|failure| format!("{}: {}", failure.kind, failure.message));
@@ -205,8 +257,9 @@ impl Rollouts {
         let module = &target.generation.module;
         let source = self.inner.sources.get(&target.generation.source);
         let source = source.ok_or_else(|| self.inner.no_source(&target.generation.source))?;
-        let unknown =
-            |why: source::LookError| Error::Conflict(format!("cannot read event {sequence}: {why}; try again"));
+        let unknown = |why: source::LookError| {
+            Error::Conflict(format!("cannot read event {sequence}: {why}; try again"))
+        };
         let found = Source::event(source, sequence).await.map_err(unknown)?;
         let event = match found {
             Ok(event) => event,
@@ -222,7 +275,8 @@ impl Rollouts {
                 )));
             }
         };
-        let wants = SubjectSet::parse(&module.subjects).is_ok_and(|subjects| subjects.matches(&event.subject));
+        let wants = SubjectSet::parse(&module.subjects)
+            .is_ok_and(|subjects| subjects.matches(&event.subject));
         if !wants {
             return Err(Error::Refused(format!(
                 "event {sequence} has subject {}, which {name} does not read, so there is nothing to skip",
@@ -236,7 +290,8 @@ impl Rollouts {
     pub async fn withdraw_skip(&self, name: &str, sequence: u64) -> Result<api::SkipList, Error> {
         let deployment = self.deployment(name)?;
         let _changing = self.lock(&deployment).await?;
-        let is_decided = |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
+        let is_decided =
+            |record: &Record| record.skips.iter().any(|skip| skip.sequence == sequence);
         if !is_decided(&deployment.record()) {
             return Err(Error::Missing(format!(
                 "{name} has no decision to skip event {sequence}; `foldstream skips {name}` lists its decisions"
@@ -246,20 +301,37 @@ impl Rollouts {
         let mut record = deployment.record();
         record.skips.retain(|skip| skip.sequence != sequence);
         let skips = record.skips();
-        self.commit(&deployment, record, "skip-withdrawn", format!("event {sequence}")).await?;
-        deployment.runners().iter().for_each(|runner| runner.leave_out(skips.clone()));
-        Ok(api::SkipList { skips: deployment.skips() })
+        self.commit(
+            &deployment,
+            record,
+            "skip-withdrawn",
+            format!("event {sequence}"),
+        )
+        .await?;
+        deployment
+            .runners()
+            .iter()
+            .for_each(|runner| runner.leave_out(skips.clone()));
+        Ok(api::SkipList {
+            skips: deployment.skips(),
+        })
     }
 
     /// The skipped events of a deployment.
     pub fn skips(&self, name: &str) -> Result<api::SkipList, Error> {
-        Ok(api::SkipList { skips: self.deployment(name)?.skips() })
+        Ok(api::SkipList {
+            skips: self.deployment(name)?.skips(),
+        })
     }
 }
 
 /// A decision as text for the audit log.
 fn detail(skip: &Skip) -> String {
-    let failed = skip.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+    let failed = skip
+        .error
+        .as_ref()
+        .map(|error| format!(" ({error})"))
+        .unwrap_or_default();
     format!("event {}: {}{failed}", skip.sequence, skip.reason)
 }
 
@@ -269,7 +341,9 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
         return Ok(());
     }
     if sequence == 0 {
-        return Err(Error::Refused("there is no event 0: sequences begin with 1".to_owned()));
+        return Err(Error::Refused(
+            "there is no event 0: sequences begin with 1".to_owned(),
+        ));
     }
     let number = target.generation.number;
     Err(Error::Refused(format!(
@@ -281,7 +355,11 @@ fn check_ahead(name: &str, target: &Target, sequence: u64) -> Result<(), Error> 
 /// Holds all runners of a deployment, with everything durable.
 async fn hold(deployment: &Deployment) -> Result<Held, Error> {
     let held = Held(deployment.runners());
-    let epochs: Vec<u64> = held.0.iter().map(|runner| runner.set_ceiling(Ceiling::Position(0))).collect();
+    let epochs: Vec<u64> = held
+        .0
+        .iter()
+        .map(|runner| runner.set_ceiling(Ceiling::Position(0)))
+        .collect();
     let stand = async {
         for (runner, epoch) in held.0.iter().zip(epochs) {
             runner.held_at(epoch).await;
@@ -304,20 +382,40 @@ pub(super) fn remark(skipped: &[u64]) -> String {
         return String::new();
     }
     let named: Vec<String> = skipped.iter().take(NAMED_MAX).map(u64::to_string).collect();
-    let more = if skipped.len() > NAMED_MAX { ", …" } else { "" };
-    format!("; without {} skipped: {}{more}", events(skipped.len()), named.join(", "))
+    let more = if skipped.len() > NAMED_MAX {
+        ", …"
+    } else {
+        ""
+    };
+    format!(
+        "; without {} skipped: {}{more}",
+        events(skipped.len()),
+        named.join(", ")
+    )
 }
 
 fn events(count: usize) -> String {
-    if count == 1 { "1 event that was".to_owned() } else { format!("{count} events that were") }
+    if count == 1 {
+        "1 event that was".to_owned()
+    } else {
+        format!("{count} events that were")
+    }
 }
 
 impl Deployment {
     /// The events that a fold must skip to reproduce the active state.
     pub(super) fn skips_as_folded(&self) -> Result<Skips, Error> {
-        let opening = || Error::Conflict(format!("the state of {} is still opening; try again", self.name()));
+        let opening = || {
+            Error::Conflict(format!(
+                "the state of {} is still opening; try again",
+                self.name()
+            ))
+        };
         let snapshot = self.active().store().ok_or_else(opening)?.snapshot();
-        Ok(self.record().skips().as_folded(&snapshot.exceptions(), snapshot.position()))
+        Ok(self
+            .record()
+            .skips()
+            .as_folded(&snapshot.exceptions(), snapshot.position()))
     }
 
     /// The skipped events, by rising sequence.
@@ -336,15 +434,32 @@ impl Deployment {
     }
 }
 
-fn listed(decided: &[Skip], exceptions: &BTreeMap<u64, Exception>, position: u64) -> Vec<api::Skip> {
+fn listed(
+    decided: &[Skip],
+    exceptions: &BTreeMap<u64, Exception>,
+    position: u64,
+) -> Vec<api::Skip> {
     let mut listed: BTreeMap<u64, api::Skip> = BTreeMap::new();
     for (sequence, Exception::Skipped(skipped)) in exceptions {
-        let (reason, at, error) = (skipped.reason.clone(), skipped.at.clone(), skipped.error.clone());
-        let done = Skip { sequence: *sequence, reason, at, error, event: skipped.event.clone() };
+        let (reason, at, error) = (
+            skipped.reason.clone(),
+            skipped.at.clone(),
+            skipped.error.clone(),
+        );
+        let done = Skip {
+            sequence: *sequence,
+            reason,
+            at,
+            error,
+            event: skipped.event.clone(),
+        };
         listed.insert(*sequence, shown(&done, SkipState::Withdrawn));
     }
     for skip in decided {
-        let state = match (listed.contains_key(&skip.sequence), skip.sequence > position) {
+        let state = match (
+            listed.contains_key(&skip.sequence),
+            skip.sequence > position,
+        ) {
             (true, _) => SkipState::Skipped,
             (false, true) => SkipState::Ahead,
             (false, false) => SkipState::Folded,
@@ -355,7 +470,13 @@ fn listed(decided: &[Skip], exceptions: &BTreeMap<u64, Exception>, position: u64
 }
 
 fn shown(skip: &Skip, state: SkipState) -> api::Skip {
-    let Skip { sequence, reason, at, error, event } = skip.clone();
+    let Skip {
+        sequence,
+        reason,
+        at,
+        error,
+        event,
+    } = skip.clone();
     let event = event.as_ref();
     api::Skip {
         sequence,

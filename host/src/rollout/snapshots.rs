@@ -1,5 +1,5 @@
-//! Snapshots: copies of a state at some positions, made while it continues, so that an as-of read need not start at the
-//! first event.
+//! Snapshots: copies of a state at some positions, made while it continues, so that an as-of read
+//! need not start at the first event.
 //!
 //! A snapshot is a state file named `<state file>-<position>-<time of its last event in ns>.redb`.
 
@@ -34,14 +34,20 @@ pub(crate) struct Snapshots {
 
 impl Default for Snapshots {
     fn default() -> Self {
-        Self { turns: tokio::sync::Semaphore::new(AT_ONCE), failed: Mutex::default() }
+        Self {
+            turns: tokio::sync::Semaphore::new(AT_ONCE),
+            failed: Mutex::default(),
+        }
     }
 }
 
 impl Snapshots {
     /// Whether the pause after a failure is over.
     fn may_try(&self, deployment: &str) -> bool {
-        self.failed.lock().get(deployment).is_none_or(|(due, _)| *due <= Instant::now())
+        self.failed
+            .lock()
+            .get(deployment)
+            .is_none_or(|(due, _)| *due <= Instant::now())
     }
 
     fn succeeded(&self, deployment: &str) {
@@ -51,7 +57,9 @@ impl Snapshots {
     /// Records a failure; returns how long to wait.
     fn failed(&self, deployment: &str) -> Duration {
         let mut failed = self.failed.lock();
-        let pause = failed.get(deployment).map_or(RETRY_PAUSE.0, |(_, pause)| (*pause * 2).min(RETRY_PAUSE.1));
+        let pause = failed
+            .get(deployment)
+            .map_or(RETRY_PAUSE.0, |(_, pause)| (*pause * 2).min(RETRY_PAUSE.1));
         failed.insert(deployment.to_owned(), (Instant::now() + pause, pause));
         pause
     }
@@ -72,14 +80,24 @@ impl Named {
         let mut numbers = name.split('-').map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
         let (state_file, position, time_ns) = (next()?, next()?, next()?);
-        Some(Self { state_file, position, time_ns, path })
+        Some(Self {
+            state_file,
+            position,
+            time_ns,
+            path,
+        })
     }
 }
 
 /// All snapshots in a folder, by state file and position.
 fn list(folder: &Path) -> Vec<Named> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<Named> = entries.flatten().filter_map(|entry| Named::parse(entry.path())).collect();
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut found: Vec<Named> = entries
+        .flatten()
+        .filter_map(|entry| Named::parse(entry.path()))
+        .collect();
     found.sort();
     found
 }
@@ -90,9 +108,15 @@ pub(super) fn nearest(folder: &Path, state_file: u64, moment: Moment) -> Option<
         Moment::Sequence(sequence) => named.position <= sequence,
         Moment::Time(time_ns) => named.time_ns <= time_ns,
     };
-    // Times may go back: a snapshot after one with a later time may reflect events after the moment.
-    let of_state = list(folder).into_iter().filter(|named| named.state_file == state_file);
-    of_state.take_while(is_before).last().map(|named| named.path)
+    // Times may go back: a snapshot after one with a later time may reflect events after the
+    // moment.
+    let of_state = list(folder)
+        .into_iter()
+        .filter(|named| named.state_file == state_file);
+    of_state
+        .take_while(is_before)
+        .last()
+        .map(|named| named.path)
 }
 
 impl Rollouts {
@@ -123,21 +147,35 @@ impl Rollouts {
     async fn snapshot_if_due(&self, deployment: &Arc<Deployment>) -> Result<(), state::Error> {
         let rollout = &self.inner.config.rollout;
         let state_file = deployment.record().active().state_file;
-        let Some(store) = deployment.active().store() else { return Ok(()) };
+        let Some(store) = deployment.active().store() else {
+            return Ok(());
+        };
         let folder = self.inner.folder.snapshots(deployment.name());
         let looked_in = folder.clone();
         let known = blocking(move || list(&looked_in)).await;
-        let last = known.iter().rev().find(|named| named.state_file == state_file);
+        let last = known
+            .iter()
+            .rev()
+            .find(|named| named.state_file == state_file);
         let last_position = last.map_or(0, |named| named.position);
         let behind = store.position().saturating_sub(last_position);
         let by_events = rollout.snapshot_events > 0 && behind >= rollout.snapshot_events;
-        let age = last.and_then(|named| std::fs::metadata(&named.path).ok()?.modified().ok()?.elapsed().ok());
+        let age = last.and_then(|named| {
+            std::fs::metadata(&named.path)
+                .ok()?
+                .modified()
+                .ok()?
+                .elapsed()
+                .ok()
+        });
         let is_old = age.is_none_or(|age| age >= rollout.snapshot_interval);
         let by_age = !rollout.snapshot_interval.is_zero() && behind > 0 && is_old;
         if !(by_events || by_age) {
             return Ok(());
         }
-        let Ok(_turn) = self.inner.snapshots.turns.acquire().await else { return Ok(()) };
+        let Ok(_turn) = self.inner.snapshots.turns.acquire().await else {
+            return Ok(());
+        };
         let needed = with_headroom(store.sizes().file_bytes);
         let shortage = self.inner.room.check(Use::Grow, needed);
         shortage.map_err(|shortage| state::Error::Full(shortage.to_string()))?;
@@ -147,7 +185,8 @@ impl Rollouts {
         let begun = Instant::now();
         let position = snapshot.position();
         blocking(move || {
-            create_private(&folder).map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
+            create_private(&folder)
+                .map_err(|error| state::Error::Storage(format!("{}: {error}", folder.display())))?;
             let name = format!("{state_file}-{position}-{}.redb", snapshot.time_ns());
             state::copy(&snapshot, &folder.join(name))?;
             remove_surplus(&folder, keep, |state_file| record.uses_file(state_file));
@@ -155,11 +194,19 @@ impl Rollouts {
         })
         .await?;
         // The deployment may have been deleted meanwhile.
-        if !self.deployment(deployment.name()).is_ok_and(|known| Arc::ptr_eq(&known, deployment)) {
+        if !self
+            .deployment(deployment.name())
+            .is_ok_and(|known| Arc::ptr_eq(&known, deployment))
+        {
             self.remove_leftovers().await;
         }
         let seconds = begun.elapsed().as_secs_f64();
-        tracing::info!(deployment = deployment.name(), position, seconds, "made a snapshot");
+        tracing::info!(
+            deployment = deployment.name(),
+            position,
+            seconds,
+            "made a snapshot"
+        );
         Ok(())
     }
 }
@@ -173,7 +220,9 @@ pub(super) fn remove_all_of(folder: &Path, state_file: u64) {
 fn remove_surplus(folder: &Path, keep: usize, is_used: impl Fn(u64) -> bool) {
     let all = list(folder);
     for named in &all {
-        let newer = all.iter().filter(|other| other.state_file == named.state_file && other.position > named.position);
+        let newer = all.iter().filter(|other| {
+            other.state_file == named.state_file && other.position > named.position
+        });
         if (newer.count() >= keep || !is_used(named.state_file))
             && let Err(error) = std::fs::remove_file(&named.path)
         {
@@ -188,37 +237,72 @@ mod tests {
 
     fn folder(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        names.iter().for_each(|name| std::fs::write(folder.path().join(name), "").expect("written"));
+        names
+            .iter()
+            .for_each(|name| std::fs::write(folder.path().join(name), "").expect("written"));
         folder
     }
 
     fn names(folder: &Path) -> Vec<String> {
         list(folder)
             .iter()
-            .map(|named| named.path.file_name().expect("it has one").to_string_lossy().into_owned())
+            .map(|named| {
+                named
+                    .path
+                    .file_name()
+                    .expect("it has one")
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect()
     }
 
     #[test]
     fn the_nearest_snapshot_is_the_last_one_before_the_moment() {
-        let folder = folder(&["1-10-100.redb", "1-20-200.redb", "1-9-90.redb", "2-15-150.redb", "1-30.redb", "x"]);
+        let folder = folder(&[
+            "1-10-100.redb",
+            "1-20-200.redb",
+            "1-9-90.redb",
+            "2-15-150.redb",
+            "1-30.redb",
+            "x",
+        ]);
         let found = |moment| {
             let path = nearest(folder.path(), 1, moment)?;
-            path.file_name().map(|name| name.to_string_lossy().into_owned())
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
         };
-        assert_eq!(found(Moment::Sequence(19)).as_deref(), Some("1-10-100.redb"));
-        assert_eq!(found(Moment::Sequence(20)).as_deref(), Some("1-20-200.redb"));
+        assert_eq!(
+            found(Moment::Sequence(19)).as_deref(),
+            Some("1-10-100.redb")
+        );
+        assert_eq!(
+            found(Moment::Sequence(20)).as_deref(),
+            Some("1-20-200.redb")
+        );
         assert_eq!(found(Moment::Sequence(8)), None);
         assert_eq!(found(Moment::Time(99)).as_deref(), Some("1-9-90.redb"));
         let back = self::folder(&["1-10-100.redb", "1-20-300.redb", "1-30-200.redb"]);
         let nearest = nearest(back.path(), 1, Moment::Time(250)).expect("there is one before");
-        assert!(nearest.ends_with("1-10-100.redb"), "what is behind a younger one may reflect that: {nearest:?}");
+        assert!(
+            nearest.ends_with("1-10-100.redb"),
+            "what is behind a younger one may reflect that: {nearest:?}"
+        );
     }
 
     #[test]
     fn so_many_of_each_state_in_use_are_kept() {
-        let folder = folder(&["1-10-1.redb", "1-20-2.redb", "1-30-3.redb", "2-5-1.redb", "3-1-1.redb"]);
+        let folder = folder(&[
+            "1-10-1.redb",
+            "1-20-2.redb",
+            "1-30-3.redb",
+            "2-5-1.redb",
+            "3-1-1.redb",
+        ]);
         remove_surplus(folder.path(), 2, |state_file| state_file != 3);
-        assert_eq!(names(folder.path()), ["1-20-2.redb", "1-30-3.redb", "2-5-1.redb"]);
+        assert_eq!(
+            names(folder.path()),
+            ["1-20-2.redb", "1-30-3.redb", "2-5-1.redb"]
+        );
     }
 }

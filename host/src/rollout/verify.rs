@@ -1,4 +1,5 @@
-//! Verification: folding the stream again, with other batch boundaries and restarts, must give the same bytes.
+//! Verification: folding the stream again, with other batch boundaries and restarts, must give the
+//! same bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,15 +22,18 @@ use crate::state::exceptions::Skips;
 const RESTARTS: u64 = 3;
 /// Events that may remain when the two are aligned.
 const NEAR_EVENTS: u64 = 2_048;
-/// Above this many events, the diverging event is not searched for: each step of the search folds the stream twice.
+/// Above this many events, the diverging event is not searched for: each step of the search folds
+/// the stream twice.
 const SEARCH_EVENTS_MAX: u64 = 1_000_000;
 /// How often progress is reported.
 const TELL: Duration = Duration::from_millis(100);
 
 impl Rollouts {
-    /// Starts to verify the active generation, unless a verification is running; returns its progress.
+    /// Starts to verify the active generation, unless a verification is running; returns its
+    /// progress.
     ///
-    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is set.
+    /// If the stream has lost events that were applied, this is refused unless `accept_missing` is
+    /// set.
     pub async fn verify(
         &self,
         name: &str,
@@ -41,12 +45,17 @@ impl Rollouts {
         self.check_history(&deployment).await?;
         let mut generation = deployment.record().active().clone();
         let advice = "the state has them, so keep it; use --accept-missing to verify the rest";
-        let accepted = self.may_refold(&deployment, &generation.source, accept_missing, advice).await?;
+        let accepted = self
+            .may_refold(&deployment, &generation.source, accept_missing, advice)
+            .await?;
         generation.accepts_missing_through = accepted.through;
         let module = self.module_of(&generation).await?;
         let skips = deployment.skips_as_folded()?;
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
-        let gate = Gate { sample, ..Gate::default() };
+        let gate = Gate {
+            sample,
+            ..Gate::default()
+        };
         super::check_gate(&gate)?;
         let begun = api::Verification {
             state: WorkState::Queued,
@@ -69,7 +78,17 @@ impl Rollouts {
         }
         let lacks = accepted.lacks;
         let restarts = AtomicU64::new(0);
-        let work = Verifying { host: self.clone(), deployment, generation, module, gate, seed, skips, lacks, restarts };
+        let work = Verifying {
+            host: self.clone(),
+            deployment,
+            generation,
+            module,
+            gate,
+            seed,
+            skips,
+            lacks,
+            restarts,
+        };
         tokio::spawn(work.run());
         Ok(begun)
     }
@@ -78,7 +97,9 @@ impl Rollouts {
     pub fn verification(&self, name: &str) -> Result<api::Verification, Error> {
         let deployment = self.deployment(name)?;
         deployment.verification().ok_or_else(|| {
-            Error::Missing(format!("{name} was not verified since the host started; run `foldstream verify {name}`"))
+            Error::Missing(format!(
+                "{name} was not verified since the host started; run `foldstream verify {name}`"
+            ))
         })
     }
 }
@@ -112,8 +133,14 @@ impl Rest {
         let (now, position) = (runner.now(), runner.position());
         let because = match now.failure {
             Some(failure) => {
-                let at = failure.sequence.map(|sequence| format!(" at event {sequence}")).unwrap_or_default();
-                format!("{name} is stopped at position {position}{at}: {}: {}", failure.kind, failure.message)
+                let at = failure
+                    .sequence
+                    .map(|sequence| format!(" at event {sequence}"))
+                    .unwrap_or_default();
+                format!(
+                    "{name} is stopped at position {position}{at}: {}: {}",
+                    failure.kind, failure.message
+                )
             }
             None => format!("{name} is paused at position {position}"),
         };
@@ -154,15 +181,27 @@ impl Verifying {
         let gate = self.gate.clone();
         let comparison = blocking(move || compare::compare(&ours, &theirs, &gate)).await?;
         let equal = comparison.refused == 0;
-        let divergence = match comparison.examples.first().filter(|_| !equal && self.lacks.is_none()) {
+        let divergence = match comparison
+            .examples
+            .first()
+            .filter(|_| !equal && self.lacks.is_none())
+        {
             Some(first) => Some(self.search(&first.key, position).await?),
             None => None,
         };
         let mut message = match &divergence {
-            None if !equal => history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison),
+            None if !equal => {
+                history::unequal(self.lacks.as_deref().unwrap_or("events"), &comparison)
+            }
             None => {
-                let further = self.restarts.load(Ordering::Relaxed).saturating_sub(SINGLES);
-                let until = rests.as_ref().map(|rest| format!("; {}", rest.because)).unwrap_or_default();
+                let further = self
+                    .restarts
+                    .load(Ordering::Relaxed)
+                    .saturating_sub(SINGLES);
+                let until = rests
+                    .as_ref()
+                    .map(|rest| format!("; {}", rest.because))
+                    .unwrap_or_default();
                 format!(
                     "the second fold gives the same result: {}; the first {} events were applied one by one, each by a new \
                      instance, and later ones in random batches with {further} more restarts; a module that \
@@ -171,11 +210,17 @@ impl Verifying {
                     SINGLES.min(position)
                 )
             }
-            Some(api::Divergence { key, sequence: Some(sequence) }) => format!(
+            Some(api::Divergence {
+                key,
+                sequence: Some(sequence),
+            }) => format!(
                 "not deterministic: two folds of the same events differ in `{key}` from event {sequence} on; the module \
                  depends on batch boundaries, on restarts, or on something other than its events"
             ),
-            Some(api::Divergence { key, sequence: None }) => format!(
+            Some(api::Divergence {
+                key,
+                sequence: None,
+            }) => format!(
                 "the active state differs from a new fold, first in `{key}`, but new folds agree with each other: other code \
                  built a part of it (inherited or migrated), or it was damaged; rebuild it"
             ),
@@ -193,17 +238,31 @@ impl Verifying {
     }
 
     /// Both states at one position.
-    async fn take_snapshots(&self, scratch: &Scratch, rests: Option<&Rest>) -> Result<(Snapshot, Snapshot), Error> {
+    async fn take_snapshots(
+        &self,
+        scratch: &Scratch,
+        rests: Option<&Rest>,
+    ) -> Result<(Snapshot, Snapshot), Error> {
         let serving = self.deployment.active();
-        let at_most = self.host.inner.config.rollout.hold_max.max(super::FILTERED_HOLD_MAX);
+        let at_most = self
+            .host
+            .inner
+            .config
+            .rollout
+            .hold_max
+            .max(super::FILTERED_HOLD_MAX);
         let _changing = self.host.lock(&self.deployment).await?;
         if self.deployment.record().active != self.generation.number {
-            return Err(Error::Conflict("another generation became active meanwhile; verify again".to_owned()));
+            return Err(Error::Conflict(
+                "another generation became active meanwhile; verify again".to_owned(),
+            ));
         }
         let Some(rest) = rests else {
             let aligned = align(&serving, &scratch.runner, at_most).await;
             let aligned = aligned.map_err(|missed| {
-                let now = Rest::of(&self.deployment).map(|rest| format!(": {}", rest.because)).unwrap_or_default();
+                let now = Rest::of(&self.deployment)
+                    .map(|rest| format!(": {}", rest.because))
+                    .unwrap_or_default();
                 Error::Conflict(format!("{missed}{now}; verify again"))
             })?;
             return cut_over::snapshots(&aligned, &serving, &scratch.runner);
@@ -222,19 +281,28 @@ impl Verifying {
         Ok((ours, theirs))
     }
 
-    /// Folds the stream in scratch runners up to near its end, or to where the active generation rests, restarted on
-    /// the way, each time with other boundaries.
+    /// Folds the stream in scratch runners up to near its end, or to where the active generation
+    /// rests, restarted on the way, each time with other boundaries.
     async fn refold(&self, rests: Option<&Rest>) -> Result<Scratch, Error> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let end = self.deployment.active().position();
         // There is nowhere to stop before the beginning of the state.
-        let published = self.deployment.active().store().and_then(|store| store.published());
-        let begun = published.and_then(|checkpoint| checkpoint.begins_after).unwrap_or(0).min(end);
+        let published = self
+            .deployment
+            .active()
+            .store()
+            .and_then(|store| store.published());
+        let begun = published
+            .and_then(|checkpoint| checkpoint.begins_after)
+            .unwrap_or(0)
+            .min(end);
         let mut stops: Vec<u64> = (0..RESTARTS).map(|_| random.u64(begun..=end)).collect();
         stops.sort_unstable();
         let mut from: Option<Scratch> = None;
         for stop in stops {
-            let scratch = self.start(random.u64(..), Ceiling::Position(stop), from.as_ref()).await?;
+            let scratch = self
+                .start(random.u64(..), Ceiling::Position(stop), from.as_ref())
+                .await?;
             self.told(&scratch, end, scratch.arrives(0)).await?;
             scratch.close().await;
             self.count_restarts(&scratch, 1);
@@ -246,7 +314,10 @@ impl Verifying {
             Some(_) => {
                 self.told(&scratch, end, scratch.arrives(0)).await?;
             }
-            None => self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS)).await?,
+            None => {
+                self.told(&scratch, end, scratch.comes_near(NEAR_EVENTS))
+                    .await?
+            }
         }
         self.count_restarts(&scratch, 0);
         Ok(scratch)
@@ -256,10 +327,16 @@ impl Verifying {
     fn count_restarts(&self, scratch: &Scratch, between: u64) {
         let restarts = scratch.runner.now().restarts + between;
         self.restarts.fetch_add(restarts, Ordering::Relaxed);
-        self.deployment.update_verification(|verification| verification.restarts += restarts);
+        self.deployment
+            .update_verification(|verification| verification.restarts += restarts);
     }
 
-    async fn start(&self, seed: u64, ceiling: Ceiling, from: Option<&Scratch>) -> Result<Scratch, Error> {
+    async fn start(
+        &self,
+        seed: u64,
+        ceiling: Ceiling,
+        from: Option<&Scratch>,
+    ) -> Result<Scratch, Error> {
         let from = from.map(|from| from.path().to_owned());
         let options = ScratchOptions {
             ceiling,
@@ -268,7 +345,14 @@ impl Verifying {
             skips: self.skips.clone(),
             ..ScratchOptions::default()
         };
-        self.host.start_scratch(&self.deployment.record(), &self.generation, Arc::clone(&self.module), options).await
+        self.host
+            .start_scratch(
+                &self.deployment.record(),
+                &self.generation,
+                Arc::clone(&self.module),
+                options,
+            )
+            .await
     }
 
     /// Reports the progress of a fold until `work` is done.
@@ -298,15 +382,19 @@ impl Verifying {
         }
     }
 
-    /// Finds the first event after which two folds, one with random boundaries and one with ours, differ in a key. Each
-    /// step halves the range.
+    /// Finds the first event after which two folds, one with random boundaries and one with ours,
+    /// differ in a key. Each step halves the range.
     async fn search(&self, key: &str, position: u64) -> Result<api::Divergence, Error> {
-        let unknown = api::Divergence { key: key.to_owned(), sequence: None };
+        let unknown = api::Divergence {
+            key: key.to_owned(),
+            sequence: None,
+        };
         if position > SEARCH_EVENTS_MAX {
             return Ok(unknown);
         }
         self.deployment.update_verification(|verification| {
-            verification.message = format!("they differ; looking for the event after which `{key}` does");
+            verification.message =
+                format!("they differ; looking for the event after which `{key}` does");
         });
         if !self.differs(key, position).await? {
             return Ok(unknown);
@@ -314,9 +402,16 @@ impl Verifying {
         let (mut same, mut differs) = (0, position);
         while differs - same > 1 {
             let middle = same + (differs - same) / 2;
-            if self.differs(key, middle).await? { differs = middle } else { same = middle }
+            if self.differs(key, middle).await? {
+                differs = middle
+            } else {
+                same = middle
+            }
         }
-        Ok(api::Divergence { key: key.to_owned(), sequence: Some(differs) })
+        Ok(api::Divergence {
+            key: key.to_owned(),
+            sequence: Some(differs),
+        })
     }
 
     async fn differs(&self, key: &str, position: u64) -> Result<bool, Error> {
@@ -328,11 +423,20 @@ impl Verifying {
 
     async fn folded_to(&self, shuffle: Option<u64>, position: u64) -> Result<Snapshot, Error> {
         let skips = self.skips.clone();
-        let options =
-            ScratchOptions { ceiling: Ceiling::Position(position), shuffle, skips, ..ScratchOptions::default() };
+        let options = ScratchOptions {
+            ceiling: Ceiling::Position(position),
+            shuffle,
+            skips,
+            ..ScratchOptions::default()
+        };
         let scratch = self
             .host
-            .start_scratch(&self.deployment.record(), &self.generation, Arc::clone(&self.module), options)
+            .start_scratch(
+                &self.deployment.record(),
+                &self.generation,
+                Arc::clone(&self.module),
+                options,
+            )
             .await?;
         scratch.arrives(0).await?;
         let closed = || Error::Conflict("a scratch state was closed; verify again".to_owned());

@@ -47,13 +47,24 @@ impl Rollouts {
         let deployment = self.deployment(name)?;
         let (store, lineage) = outbox(&deployment)?;
         let after = after.map(|after| key_of_page(after, lineage)).transpose()?;
-        let (rows, has_more) = blocking(move || store.waiting_rows(after.as_ref(), limit, PAGE_BYTES)).await?;
-        let next = rows.last().filter(|_| has_more).map(|row| page_after(row, lineage));
-        Ok(api::WaitingMessages { messages: rows.iter().map(|row| shown(row, lineage)).collect(), next })
+        let (rows, has_more) =
+            blocking(move || store.waiting_rows(after.as_ref(), limit, PAGE_BYTES)).await?;
+        let next = rows
+            .last()
+            .filter(|_| has_more)
+            .map(|row| page_after(row, lineage));
+        Ok(api::WaitingMessages {
+            messages: rows.iter().map(|row| shown(row, lineage)).collect(),
+            next,
+        })
     }
 
     /// Drops messages that wait, all or none of them.
-    pub async fn drop_messages(&self, name: &str, wanted: api::DropMessages) -> Result<api::DroppedMessages, Error> {
+    pub async fn drop_messages(
+        &self,
+        name: &str,
+        wanted: api::DropMessages,
+    ) -> Result<api::DroppedMessages, Error> {
         let deployment = self.deployment(name)?;
         check(&wanted)?;
         let _changing = self.lock(&deployment).await?;
@@ -61,7 +72,11 @@ impl Rollouts {
         // What is dropped must not be on its way.
         let _quiet = Quiet::of(deployment.active()).await;
         let (store, _) = outbox(&deployment)?;
-        let ids = wanted.ids.iter().map(|id| place_of(id, lineage)).collect::<Result<BTreeSet<_>, _>>()?;
+        let ids = wanted
+            .ids
+            .iter()
+            .map(|id| place_of(id, lineage))
+            .collect::<Result<BTreeSet<_>, _>>()?;
         let found = store.clone();
         let rows = blocking(move || found.rows_at(&ids)).await?;
         let ids: BTreeSet<String> = rows.iter().map(|row| row.place.id(lineage)).collect();
@@ -71,10 +86,17 @@ impl Rollouts {
                  shows what waits"
             )));
         }
-        let dropped: Vec<api::WaitingMessage> = rows.iter().map(|row| shown(row, lineage)).collect();
-        let named: Vec<String> =
-            dropped.iter().map(|message| format!("{} to {}@{}", message.id, message.subject, message.source)).collect();
-        let audit = audit::entry("drop-messages", name, format!("{}: {}", wanted.reason, named.join(", ")));
+        let dropped: Vec<api::WaitingMessage> =
+            rows.iter().map(|row| shown(row, lineage)).collect();
+        let named: Vec<String> = dropped
+            .iter()
+            .map(|message| format!("{} to {}@{}", message.id, message.subject, message.source))
+            .collect();
+        let audit = audit::entry(
+            "drop-messages",
+            name,
+            format!("{}: {}", wanted.reason, named.join(", ")),
+        );
         let (catalogue, writer) = (Arc::clone(&self.inner.catalogue), store.clone());
         let keys: Vec<RowKey> = rows.iter().map(Row::key).collect();
         blocking(move || {
@@ -83,8 +105,16 @@ impl Rollouts {
             writer.drop_effects(keys)
         })
         .await?;
-        tracing::warn!(deployment = name, count = dropped.len(), reason = wanted.reason, "messages were dropped");
-        Ok(api::DroppedMessages { dropped, left: store.waiting_effects().entries })
+        tracing::warn!(
+            deployment = name,
+            count = dropped.len(),
+            reason = wanted.reason,
+            "messages were dropped"
+        );
+        Ok(api::DroppedMessages {
+            dropped,
+            left: store.waiting_effects().entries,
+        })
     }
 
     /// Tries at once to send what waits.
@@ -105,7 +135,9 @@ fn check(wanted: &api::DropMessages) -> Result<(), Error> {
     }
     let count = wanted.ids.len();
     if !(1..=DROPPED_MAX).contains(&count) {
-        return Err(Error::Refused(format!("{count} messages to drop; name 1 to {DROPPED_MAX} at once")));
+        return Err(Error::Refused(format!(
+            "{count} messages to drop; name 1 to {DROPPED_MAX} at once"
+        )));
     }
     Ok(())
 }
@@ -114,10 +146,13 @@ fn check(wanted: &api::DropMessages) -> Result<(), Error> {
 fn outbox(deployment: &Deployment) -> Result<(Store, Lineage), Error> {
     let name = deployment.name();
     let Some(handler) = deployment.with_record(|record| record.handler.clone()) else {
-        return Err(Error::Refused(format!("{name} is a projection, which publishes nothing")));
+        return Err(Error::Refused(format!(
+            "{name} is a projection, which publishes nothing"
+        )));
     };
     let store = deployment.active().store();
-    let store = store.ok_or_else(|| Error::Conflict(format!("the state of {name} is not open; try again")))?;
+    let store = store
+        .ok_or_else(|| Error::Conflict(format!("the state of {name} is not open; try again")))?;
     Ok((store, handler.lineage))
 }
 
@@ -137,7 +172,9 @@ fn shown(row: &Row, lineage: Lineage) -> api::WaitingMessage {
 
 fn place_of(id: &str, lineage: Lineage) -> Result<crate::effects::Place, Error> {
     crate::effects::Place::of_id(id, lineage).ok_or_else(|| {
-        Error::Refused(format!("`{id}` is no id of a message of this deployment; ids begin with fs.{lineage}."))
+        Error::Refused(format!(
+            "`{id}` is no id of a message of this deployment; ids begin with fs.{lineage}."
+        ))
     })
 }
 
@@ -147,7 +184,11 @@ fn page_after(row: &Row, lineage: Lineage) -> String {
 }
 
 fn key_of_page(after: &str, lineage: Lineage) -> Result<RowKey, Error> {
-    let refused = || Error::Refused(format!("`{after}` is not what an earlier page returned as `next`"));
+    let refused = || {
+        Error::Refused(format!(
+            "`{after}` is not what an earlier page returned as `next`"
+        ))
+    };
     let (target, id) = after.rsplit_once('/').ok_or_else(refused)?;
     Ok(key_of_row(target, place_of(id, lineage)?))
 }

@@ -1,4 +1,5 @@
-//! A mute runner follows the owner of its deployment's effects, and never passes what the owner has made durable.
+//! A mute runner follows the owner of its deployment's effects, and never passes what the owner has
+//! made durable.
 
 use std::sync::{Arc, Weak};
 
@@ -9,7 +10,8 @@ use super::waiting::advanced;
 use crate::pipeline::NO_LEASH;
 
 impl Runner {
-    /// Never passes the active runner from now on, whichever that is. Must be called within a runtime.
+    /// Never passes the active runner from now on, whichever that is. Must be called within a
+    /// runtime.
     pub fn follow_lead(self: &Arc<Self>, mut active: watch::Receiver<Arc<Self>>) {
         let follower = Arc::downgrade(self);
         let task = tokio::spawn(async move {
@@ -41,9 +43,16 @@ impl Runner {
         *self.shared.leash.borrow() != NO_LEASH
     }
 
-    /// Whether it has applied everything that another runner has made durable; false while that is unknown.
+    /// Whether it has applied everything that another runner has made durable; false while that is
+    /// unknown.
     pub fn is_as_far_as(&self, lead: &Self) -> bool {
-        let durable = |lead: &Self| Some(lead.store()?.checkpoint().map_or(0, |checkpoint| checkpoint.position));
+        let durable = |lead: &Self| {
+            Some(
+                lead.store()?
+                    .checkpoint()
+                    .map_or(0, |checkpoint| checkpoint.position),
+            )
+        };
         match (self.store(), durable(lead)) {
             (Some(store), Some(durable)) => store.position() >= durable,
             _ => false,
@@ -52,8 +61,13 @@ impl Runner {
 
     /// Lets it go as far as the lead has durably come; returns whether it still exists.
     fn lengthen_leash(&self, lead: &Self, position: u64) {
-        // Positions in another stream are no measure, and nobody has decided about the events in this one.
-        let end = if self.is_of_same_stream(lead) { position } else { NO_LEASH };
+        // Positions in another stream are no measure, and nobody has decided about the events in
+        // this one.
+        let end = if self.is_of_same_stream(lead) {
+            position
+        } else {
+            NO_LEASH
+        };
         self.shared.leash.send_if_modified(|leash| {
             let is_longer = end > *leash;
             *leash = end.max(*leash);
@@ -77,8 +91,13 @@ async fn lead_by(lead: &Arc<Runner>, follower: &Weak<Runner>) {
         // Kept open by nobody here.
         drop(store);
         loop {
-            let position = checkpoints.borrow_and_update().as_ref().map_or(0, |checkpoint| checkpoint.position);
-            let Some(known) = follower.upgrade() else { return };
+            let position = checkpoints
+                .borrow_and_update()
+                .as_ref()
+                .map_or(0, |checkpoint| checkpoint.position);
+            let Some(known) = follower.upgrade() else {
+                return;
+            };
             known.lengthen_leash(lead, position);
             // Its first batch tells which stream it reads.
             let (its_stores, has_read) = (known.stores(), known.position() > 0);

@@ -1,7 +1,8 @@
 //! A runner: one state file, the module that folds into it, and the thread on which that happens.
 //!
-//! The thread opens the state, runs the pipeline, and waits for an operator if the pipeline can't continue. A runner
-//! knows nothing of its neighbours: `deployment.rs` decides which runner answers reads.
+//! The thread opens the state, runs the pipeline, and waits for an operator if the pipeline can't
+//! continue. A runner knows nothing of its neighbours: `deployment.rs` decides which runner answers
+//! reads.
 
 mod lead;
 mod options;
@@ -136,7 +137,10 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Runner").field("path", &self.shared.path).finish_non_exhaustive()
+        formatter
+            .debug_struct("Runner")
+            .field("path", &self.shared.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,7 +157,11 @@ impl Runner {
     /// Starts a runner.
     pub fn start(options: Options) -> Arc<Self> {
         let progress = Arc::new(Progress::new(options.catches_up_to, options.floor));
-        let desired = if options.paused { Desired::Pause } else { Desired::Run(0) };
+        let desired = if options.paused {
+            Desired::Pause
+        } else {
+            Desired::Run(0)
+        };
         let (ceiling, throttle) = options.pace;
         let shared = Arc::new(Shared {
             deployment: options.deployment,
@@ -162,7 +170,11 @@ impl Runner {
             progress,
             store: watch::Sender::new(None),
             control: watch::Sender::new(desired),
-            pace: watch::Sender::new(Pace { ceiling, throttle, epoch: 0 }),
+            pace: watch::Sender::new(Pace {
+                ceiling,
+                throttle,
+                epoch: 0,
+            }),
             standing: watch::Sender::new(None),
             patches: Arc::default(),
             outbox: Arc::default(),
@@ -189,7 +201,12 @@ impl Runner {
             loading: None,
         };
         let worker = Arc::new(Mutex::new(Some(worker)));
-        let runner = Arc::new(Self { shared, thread: Mutex::new(None), worker, lead: Mutex::default() });
+        let runner = Arc::new(Self {
+            shared,
+            thread: Mutex::new(None),
+            worker,
+            lead: Mutex::default(),
+        });
         if !runner.start_thread() {
             options.runtime.spawn(start_later(Arc::downgrade(&runner)));
         }
@@ -202,7 +219,10 @@ impl Runner {
         if thread.is_some() || self.worker.lock().is_none() {
             return true;
         }
-        let (name, worker) = (format!("fold-{}", self.shared.deployment), Arc::clone(&self.worker));
+        let (name, worker) = (
+            format!("fold-{}", self.shared.deployment),
+            Arc::clone(&self.worker),
+        );
         // Passed through a shared slot, which keeps the work if the thread cannot start.
         let begin = move || {
             let worker = worker.lock().take();
@@ -237,7 +257,11 @@ impl Runner {
     pub fn state(&self) -> DeploymentState {
         let state = self.now().state;
         let would_read = matches!(state, DeploymentState::CatchingUp | DeploymentState::Live);
-        if would_read && self.source_status().is_trouble() { DeploymentState::Disconnected } else { state }
+        if would_read && self.source_status().is_trouble() {
+            DeploymentState::Disconnected
+        } else {
+            state
+        }
     }
 
     /// How far it is behind the end of its stream, as far as known.
@@ -249,9 +273,19 @@ impl Runner {
             return Lag::default();
         }
         // Events on their way to us follow the last applied event.
-        let next_ns = now.oldest_ns.or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
-        let seconds = if now.pending == 0 { Some(0.0) } else { next_ns.map(age_seconds) };
-        Lag { head: Some(now.head.max(self.last_position())), events: Some(now.pending), seconds }
+        let next_ns = now
+            .oldest_ns
+            .or_else(|| (reads && now.last_event_ns > 0).then_some(now.last_event_ns));
+        let seconds = if now.pending == 0 {
+            Some(0.0)
+        } else {
+            next_ns.map(age_seconds)
+        };
+        Lag {
+            head: Some(now.head.max(self.last_position())),
+            events: Some(now.pending),
+            seconds,
+        }
     }
 
     /// Its state, once it is open.
@@ -262,7 +296,11 @@ impl Runner {
     /// Its state, as soon as it is open. Cancel-safe: it only observes.
     pub async fn opened(&self) -> Store {
         let mut stores = self.stores();
-        let found = stores.wait_for(Option::is_some).await.ok().and_then(|store| store.clone());
+        let found = stores
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|store| store.clone());
         match found {
             Some(store) => store,
             None => std::future::pending().await,
@@ -279,20 +317,28 @@ impl Runner {
         &self.shared.path
     }
 
-    /// The last sequence that its state reflects, or reflected when it was last open; 0 before it was opened.
+    /// The last sequence that its state reflects, or reflected when it was last open; 0 before it
+    /// was opened.
     pub fn last_position(&self) -> u64 {
-        self.store().map_or_else(|| self.now().last_position, |store| store.position())
+        self.store()
+            .map_or_else(|| self.now().last_position, |store| store.position())
     }
 
     /// The last sequence that its state reflects; 0 while it is not open.
     pub fn position(&self) -> u64 {
-        self.shared.store.borrow().as_ref().map_or(0, Store::position)
+        self.shared
+            .store
+            .borrow()
+            .as_ref()
+            .map_or(0, Store::position)
     }
 
     /// The last event that its state reflects; 0 if none.
     pub fn last_event(&self) -> u64 {
         let published = self.store().and_then(|store| store.published());
-        published.and_then(|checkpoint| checkpoint.last_event).map_or(0, |event| event.sequence)
+        published
+            .and_then(|checkpoint| checkpoint.last_event)
+            .map_or(0, |event| event.sequence)
     }
 
     /// Whether it reads the same stream as another runner, as far as both know.
@@ -324,16 +370,23 @@ impl Runner {
         self.shared.program.read().clone()
     }
 
-    /// A view that reflects at least a sequence, if available now, otherwise the reason. Does not wait.
+    /// A view that reflects at least a sequence, if available now, otherwise the reason. Does not
+    /// wait.
     pub fn try_snapshot(&self, at_least: Option<u64>) -> Result<Snapshot, ReadError> {
-        let Some(store) = self.store() else { return Err(ReadError::NotReady(self.why_not_ready())) };
+        let Some(store) = self.store() else {
+            return Err(ReadError::NotReady(self.why_not_ready()));
+        };
         let Some(gate) = self.shared.progress.answers_from() else {
             return Err(ReadError::NotReady(self.why_not_ready()));
         };
         let wanted = gate.max(at_least.unwrap_or(0));
         let snapshot = store.snapshot();
         let position = snapshot.position();
-        if position >= wanted { Ok(snapshot) } else { Err(Behind { wanted, position }.into()) }
+        if position >= wanted {
+            Ok(snapshot)
+        } else {
+            Err(Behind { wanted, position }.into())
+        }
     }
 
     /// It answers reads from now on.
@@ -351,8 +404,8 @@ impl Runner {
         self.now().catches_up_to.is_none() && self.is_running()
     }
 
-    /// Replaces another runner: rejects reads until this runner reaches the highest position that the other has (or may
-    /// have) served.
+    /// Replaces another runner: rejects reads until this runner reaches the highest position that
+    /// the other has (or may have) served.
     pub fn succeeds(&self, other: &Self, position: u64) {
         self.shared.progress.succeeds(&other.now(), position);
     }
@@ -362,10 +415,16 @@ impl Runner {
         match (now.failure, now.repair_percent) {
             (Some(failure), _) => format!("{name} can't be read: {}", failure.message),
             (None, Some(percent)) => {
-                format!("the state of {name} is being repaired after an unclean stop: {percent:.0} %; try again later")
+                format!(
+                    "the state of {name} is being repaired after an unclean stop: {percent:.0} %; try again later"
+                )
             }
             (None, None) => {
-                let source = self.source_status().message.map(|message| format!(" ({message})")).unwrap_or_default();
+                let source = self
+                    .source_status()
+                    .message
+                    .map(|message| format!(" ({message})"))
+                    .unwrap_or_default();
                 format!(
                     "{name} was not stopped cleanly, and only the end of its stream shows which positions it may have answered \
                      from; its source is not connected yet{source}; try again"
@@ -375,15 +434,27 @@ impl Runner {
     }
 
     /// Answers a query over a snapshot, on a blocking thread.
-    pub async fn query(&self, snapshot: Snapshot, name: String, args: Payload) -> Result<Payload, QueryError> {
+    pub async fn query(
+        &self,
+        snapshot: Snapshot,
+        name: String,
+        args: Payload,
+    ) -> Result<Payload, QueryError> {
         let program = self.program();
         let may_come = self.is_running() || matches!(program.module, Err(NotLoaded::Yet));
         let not_loaded = |why: NotLoaded| {
             let why = why.to_string();
-            if may_come { QueryError::NotReady(why) } else { QueryError::Failed(why) }
+            if may_come {
+                QueryError::NotReady(why)
+            } else {
+                QueryError::Failed(why)
+            }
         };
         let module = program.module.map_err(not_loaded)?;
-        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
+        let identity = Identity {
+            deployment: self.shared.deployment.clone(),
+            generation: program.generation,
+        };
         let seconds = self.shared.metrics.query_seconds.clone();
         let progress = Arc::clone(&self.shared.progress);
         let answered = tokio::task::spawn_blocking(move || {
@@ -393,11 +464,15 @@ impl Runner {
             seconds.observe(started.elapsed().as_secs_f64());
             answer
         });
-        answered.await.unwrap_or_else(|error| Err(QueryError::Failed(format!("the query ended unexpectedly: {error}"))))
+        answered.await.unwrap_or_else(|error| {
+            Err(QueryError::Failed(format!(
+                "the query ended unexpectedly: {error}"
+            )))
+        })
     }
 
-    /// The position up to which nothing under a prefix changed since another position; none if something changed, or if
-    /// that is unknown or can't be read.
+    /// The position up to which nothing under a prefix changed since another position; none if
+    /// something changed, or if that is unknown or can't be read.
     pub fn untouched_through(&self, after: u64, prefix: &str) -> Option<u64> {
         let gate = self.shared.progress.answers_from()?;
         // All from one store, because a reopened store counts its changes from its last checkpoint.
@@ -406,12 +481,16 @@ impl Runner {
         if through < gate {
             return None;
         }
-        store.changed_between(after, through, prefix).is_some_and(|keys| keys.is_empty()).then_some(through)
+        store
+            .changed_between(after, through, prefix)
+            .is_some_and(|keys| keys.is_empty())
+            .then_some(through)
     }
 
     /// Whether a part of the state was replaced at a position, as far as known.
     pub fn was_patched_at(&self, position: u64) -> bool {
-        self.store().is_none_or(|store| store.changed_between(position, position, "").is_none())
+        self.store()
+            .is_none_or(|store| store.changed_between(position, position, "").is_none())
     }
 
     /// Stops applying. Reads continue.
@@ -425,7 +504,11 @@ impl Runner {
         self.start_thread();
         self.shared.progress.awaits_start();
         self.shared.control.send_modify(|desired| {
-            let number = if let Desired::Run(number) = desired { *number + 1 } else { 1 };
+            let number = if let Desired::Run(number) = desired {
+                *number + 1
+            } else {
+                1
+            };
             *desired = Desired::Run(number);
         });
         self.shared.wake_outbox();
@@ -433,25 +516,33 @@ impl Runner {
 
     /// Whether it folds, or would fold if its state were open.
     pub fn is_running(&self) -> bool {
-        !matches!(self.now().state, DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping)
+        !matches!(
+            self.now().state,
+            DeploymentState::Paused | DeploymentState::Failed | DeploymentState::Stopping
+        )
     }
 
-    /// Whether the end of the stream is out of date, because the stream is not read at the moment or read events are
-    /// waiting.
+    /// Whether the end of the stream is out of date, because the stream is not read at the moment
+    /// or read events are waiting.
     pub fn asks_for_head(&self) -> bool {
         !self.source_status().is_heard_within(HEARD_FOR)
     }
 
-    /// The position after which somebody must look up the next event: it is not read, so its age is unknown.
+    /// The position after which somebody must look up the next event: it is not read, so its age is
+    /// unknown.
     pub fn asks_for_age(&self) -> Option<u64> {
         let position = self.store()?.position();
         self.shared.progress.asks_for_age().then_some(position)
     }
 
-    /// Records what its source reported outside the reader, which a runner that does not read would not learn.
+    /// Records what its source reported outside the reader, which a runner that does not read would
+    /// not learn.
     pub fn source_says(&self, info: &api::SourceInfo) {
         let is_stopped = self.source_status().state == SourceState::Stopped;
-        let rests = !matches!(self.now().state, DeploymentState::CatchingUp | DeploymentState::Live);
+        let rests = !matches!(
+            self.now().state,
+            DeploymentState::CatchingUp | DeploymentState::Live
+        );
         let status = &self.shared.source_status;
         match (info.first_sequence, info.last_sequence) {
             (Some(first), Some(last)) if info.reachable => {
@@ -462,7 +553,11 @@ impl Runner {
                 self.stream_reaches(first.max(1), last);
             }
             _ if rests && !is_stopped => {
-                source::tell(status, info.state.unwrap_or(SourceState::Reconnecting), info.message.clone());
+                source::tell(
+                    status,
+                    info.state.unwrap_or(SourceState::Reconnecting),
+                    info.message.clone(),
+                );
             }
             _ => {}
         }
@@ -480,7 +575,8 @@ impl Runner {
         self.shared.progress.oldest_is_of(time_ns);
     }
 
-    /// Passes it a module that could not be loaded before, if that is why it does not fold; returns whether it was.
+    /// Passes it a module that could not be loaded before, if that is why it does not fold; returns
+    /// whether it was.
     pub fn give_module(&self, module: &Arc<Module>) -> bool {
         let mut program = self.program();
         if program.module.is_ok() {
@@ -500,8 +596,8 @@ impl Runner {
         }
     }
 
-    /// Skips other events from the next batch on. The caller holds it at a ceiling, so that nothing is applied in
-    /// between.
+    /// Skips other events from the next batch on. The caller holds it at a ceiling, so that nothing
+    /// is applied in between.
     pub fn leave_out(&self, skips: Skips) {
         let now = self.now();
         let failed_at = now.failure.as_ref().and_then(|failure| failure.sequence);
@@ -527,7 +623,8 @@ impl Runner {
         }
     }
 
-    /// Sets how far it may go; returns the number of the change, by which [`Runner::held_at`] recognises it.
+    /// Sets how far it may go; returns the number of the change, by which [`Runner::held_at`]
+    /// recognises it.
     pub fn set_ceiling(&self, ceiling: Ceiling) -> u64 {
         self.change_pace(|pace| pace.ceiling = ceiling)
     }
@@ -552,11 +649,17 @@ impl Runner {
         self.shared.standing.borrow().is_some()
     }
 
-    /// Waits until it is held after a change of pace, with everything durable; returns its position. Cancel-safe.
+    /// Waits until it is held after a change of pace, with everything durable; returns its
+    /// position. Cancel-safe.
     pub async fn held_at(&self, epoch: u64) -> u64 {
         let mut standing = self.shared.standing.subscribe();
-        let has_seen = |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
-        let found = standing.wait_for(has_seen).await.ok().and_then(|standing| *standing);
+        let has_seen =
+            |standing: &Option<Standing>| standing.is_some_and(|standing| standing.epoch >= epoch);
+        let found = standing
+            .wait_for(has_seen)
+            .await
+            .ok()
+            .and_then(|standing| *standing);
         match found {
             Some(standing) => standing.position,
             None => std::future::pending().await,

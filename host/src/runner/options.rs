@@ -44,7 +44,8 @@ pub type Load = Arc<dyn Fn() -> Result<Arc<Module>, LoadError> + Send + Sync>;
 /// The module that folds, and what it reads.
 #[derive(Clone)]
 pub struct Program {
-    /// Number of the generation: it seeds the guest's randomness, and identifies the module in logs.
+    /// Number of the generation: it seeds the guest's randomness, and identifies the module in
+    /// logs.
     pub generation: u64,
     /// The module, or why it is not loaded.
     pub module: Result<Arc<Module>, NotLoaded>,
@@ -60,8 +61,8 @@ pub struct Program {
     pub accepts_missing_through: u64,
     /// It inherited a state, and gets few attempts.
     pub on_probation: bool,
-    /// Position from which the state has the events of all its subjects; more than 0 if it was inherited from code with
-    /// other subjects.
+    /// Position from which the state has the events of all its subjects; more than 0 if it was
+    /// inherited from code with other subjects.
     pub subjects_from: u64,
     /// Fold only a part of the events that the module reads.
     pub part: Option<Arc<dyn Part>>,
@@ -69,8 +70,8 @@ pub struct Program {
     pub skips: Skips,
     /// Whether its effects are sent, or why nobody knows.
     pub role: Result<Role, String>,
-    /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and for a fold that can
-    /// never become the owner.
+    /// Who owns the effects of the deployment, according to the catalogue; none if nobody does, and
+    /// for a fold that can never become the owner.
     pub ownership: Option<Ownership>,
 }
 
@@ -112,8 +113,8 @@ pub struct Options {
     pub pace: (Ceiling, Throttle),
     /// The position that it must not pass, at first.
     pub leash: u64,
-    /// The position that readers may have seen before the process started, and that it must therefore reach; none if
-    /// only the end of the stream, or a cleanly closed state, can tell.
+    /// The position that readers may have seen before the process started, and that it must
+    /// therefore reach; none if only the end of the stream, or a cleanly closed state, can tell.
     pub catches_up_to: Option<u64>,
     /// The position that clients are known to have seen of the deployment: no earlier one is shown.
     pub floor: u64,

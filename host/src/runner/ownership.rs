@@ -39,8 +39,8 @@ pub(super) struct Slot {
 }
 
 impl Shared {
-    /// The state is open: sends effects if this runner owns them. A failed fold does not end that: what was decided is
-    /// sent.
+    /// The state is open: sends effects if this runner owns them. A failed fold does not end that:
+    /// what was decided is sent.
     pub(super) fn opened_outbox(self: &Arc<Self>, store: &Store) {
         let mut slot = self.releasing.slot.lock();
         slot.store = Some(store.clone());
@@ -65,7 +65,9 @@ impl Shared {
         }
         let Some(store) = &slot.store else { return };
         let program = self.program.read().clone();
-        let Ok(Role::Owner(owner)) = checked_role(&program, store) else { return };
+        let Ok(Role::Owner(owner)) = checked_role(&program, store) else {
+            return;
+        };
         let (grants, paused) = (Arc::clone(self), Arc::clone(self));
         let parts = Parts {
             deployment: owner.deployment.clone(),
@@ -87,8 +89,8 @@ impl Shared {
 }
 
 impl Runner {
-    /// Sends nothing from now on, until [`Runner::send_effects`]; returns once nothing is on its way. What may be on its
-    /// way still, over a connection that hangs, counts as not sent.
+    /// Sends nothing from now on, until [`Runner::send_effects`]; returns once nothing is on its
+    /// way. What may be on its way still, over a connection that hangs, counts as not sent.
     pub async fn hold_effects(&self) {
         let releaser = {
             let mut slot = self.shared.releasing.slot.lock();
@@ -120,7 +122,8 @@ impl Runner {
         self.shared.releasing.slot.lock().is_preparing = is_preparing;
     }
 
-    /// Owns effects from now on, and runs as a program that says so. The file of `store` is prepared for that.
+    /// Owns effects from now on, and runs as a program that says so. The file of `store` is
+    /// prepared for that.
     pub fn own_effects(&self, program: Program, store: &Store, prepared: Prepared) {
         {
             let slot = self.shared.releasing.slot.lock();
@@ -136,14 +139,24 @@ impl Runner {
 }
 
 impl Worker {
-    /// Brings the file in line with the catalogue, before anything is folded or sent: a hand-over may have ended half-way.
+    /// Brings the file in line with the catalogue, before anything is folded or sent: a hand-over
+    /// may have ended half-way.
     pub(super) fn settle_ownership(&self, store: &Store) -> Result<(), state::Error> {
-        // Before the program: whoever prepares ends that only after the program says that it owns the effects.
+        // Before the program: whoever prepares ends that only after the program says that it owns
+        // the effects.
         let is_preparing = self.shared.releasing.slot.lock().is_preparing;
         let program = self.shared.program.read().clone();
-        let has_room = || self.shared.releasing.room.as_ref().is_none_or(|room| room.check(Use::Write, 0).is_ok());
+        let has_room = || {
+            self.shared
+                .releasing
+                .room
+                .as_ref()
+                .is_none_or(|room| room.check(Use::Write, 0).is_ok())
+        };
         match &program.role {
-            Ok(Role::Owner(owner)) if check_owner(owner, store).is_ok() && has_room() => store.confirm_ownership(),
+            Ok(Role::Owner(owner)) if check_owner(owner, store).is_ok() && has_room() => {
+                store.confirm_ownership()
+            }
             Ok(Role::Owner(_)) | Err(_) => Ok(()),
             Ok(Role::Mute) => {
                 if is_preparing || !store.has_effects() || check_mute(&program, store).is_err() {
@@ -170,9 +183,13 @@ pub(super) fn checked_role(program: &Program, store: &Store) -> Result<Role, Str
     Ok(role)
 }
 
-/// The file must say that it belongs to this owner: with another file, effects would be lost or sent again.
+/// The file must say that it belongs to this owner: with another file, effects would be lost or
+/// sent again.
 fn check_owner(owner: &Owner, store: &Store) -> Result<(), String> {
-    let wanted = Ownership { lineage: owner.lineage, epoch: owner.epoch };
+    let wanted = Ownership {
+        lineage: owner.lineage,
+        epoch: owner.epoch,
+    };
     let name = &owner.deployment;
     match store.ownership() {
         Some(found) if found == wanted => Ok(()),
@@ -186,10 +203,13 @@ fn check_owner(owner: &Owner, store: &Store) -> Result<(), String> {
     }
 }
 
-/// A file that does not own the effects of its deployment may have been prepared to, or may have owned them before. If
-/// it knows of a later owner than the catalogue does, the catalogue is an older copy.
+/// A file that does not own the effects of its deployment may have been prepared to, or may have
+/// owned them before. If it knows of a later owner than the catalogue does, the catalogue is an
+/// older copy.
 fn check_mute(program: &Program, store: &Store) -> Result<(), String> {
-    let (Some(found), Some(current)) = (store.ownership(), program.ownership) else { return Ok(()) };
+    let (Some(found), Some(current)) = (store.ownership(), program.ownership) else {
+        return Ok(());
+    };
     if store.is_prepared_to_own() || found.epoch < current.epoch {
         return Ok(());
     }

@@ -15,8 +15,8 @@ impl Runner {
         self.repair(Repair::Patch(patch)).await
     }
 
-    /// Records, durably, that nothing up to a position would have changed the state. The caller has the proof, and
-    /// holds it at a ceiling.
+    /// Records, durably, that nothing up to a position would have changed the state. The caller has
+    /// the proof, and holds it at a ceiling.
     pub async fn advance(&self, position: u64) -> Result<(), RepairError> {
         self.repair(Repair::Advance(position)).await
     }

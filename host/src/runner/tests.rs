@@ -1,5 +1,5 @@
-//! Claims about when a state answers reads, over real state files. What a runner folds is shown by the pipeline's tests
-//! and the suite.
+//! Claims about when a state answers reads, over real state files. What a runner folds is shown by
+//! the pipeline's tests and the suite.
 
 use tempfile::TempDir;
 
@@ -18,10 +18,16 @@ use crate::state;
 fn state_at_five() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("1.redb");
-    let (store, mut writer) = Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
+    let (store, mut writer) =
+        Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
     writer.begin();
-    writer.put("key", Some(Payload::from("value"))).expect("within limits");
-    let stream = StreamIdentity { name: "events".to_owned(), created_ns: 1 };
+    writer
+        .put("key", Some(Payload::from("value")))
+        .expect("within limits");
+    let stream = StreamIdentity {
+        name: "events".to_owned(),
+        created_ns: 1,
+    };
     writer.publish(Checkpoint::at(5, stream));
     store.flush().expect("it is durable");
     (folder, path)
@@ -30,7 +36,8 @@ fn state_at_five() -> (TempDir, PathBuf) {
 /// The same, as a stop in good order leaves it.
 fn settled_at_five() -> (TempDir, PathBuf) {
     let (folder, path) = state_at_five();
-    let (store, _writer) = Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
+    let (store, _writer) =
+        Store::open(&path, state::Options::default(), |_| ()).expect("the state opens");
     store.settle().expect("it is noted");
     (folder, path)
 }
@@ -44,9 +51,17 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         program: Program {
             generation: 1,
             module: Err(NotLoaded::Yet),
-            load: Arc::new(|| Err(LoadError { message: "there is none".to_owned(), is_passing: false })),
+            load: Arc::new(|| {
+                Err(LoadError {
+                    message: "there is none".to_owned(),
+                    is_passing: false,
+                })
+            }),
             source_name: "events".to_owned(),
-            source: Err(source::Unknown { name: "events".to_owned(), configured: String::new() }),
+            source: Err(source::Unknown {
+                name: "events".to_owned(),
+                configured: String::new(),
+            }),
             start: Start::Beginning,
             accepts_missing_through: 0,
             on_probation: false,
@@ -62,7 +77,11 @@ fn parts(path: PathBuf, paused: bool) -> Options {
         outlets: Arc::default(),
         settings: Settings {
             batch: Limits::default(),
-            policy: Policy { attempts: 1, initial_backoff: Duration::ZERO, max_backoff: Duration::ZERO },
+            policy: Policy {
+                attempts: 1,
+                initial_backoff: Duration::ZERO,
+                max_backoff: Duration::ZERO,
+            },
             build_attempts: 1,
             build_backoff: Duration::ZERO,
             retry_percent: 20,
@@ -84,16 +103,26 @@ fn parts(path: PathBuf, paused: bool) -> Options {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "waited in vain for {what}"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 /// Starts a runner and waits until it stands still, without a module to fold or paused.
 async fn resting(parts: Options) -> Arc<Runner> {
-    let state = if parts.paused { DeploymentState::Paused } else { DeploymentState::Failed };
+    let state = if parts.paused {
+        DeploymentState::Paused
+    } else {
+        DeploymentState::Failed
+    };
     let runner = Runner::start(parts);
-    until("the state to rest", || runner.now().state == state && runner.is_held()).await;
+    until("the state to rest", || {
+        runner.now().state == state && runner.is_held()
+    })
+    .await;
     runner
 }
 
@@ -117,17 +146,37 @@ async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known
     for paused in [true, false] {
         let (_folder, path) = state_at_five();
         let runner = resting(parts(path.clone(), paused)).await;
-        let refused = runner.try_snapshot(None).expect_err("it may have shown more");
-        assert!(matches!(&refused, ReadError::NotReady(message) if !message.is_empty()), "{refused}");
+        let refused = runner
+            .try_snapshot(None)
+            .expect_err("it may have shown more");
+        assert!(
+            matches!(&refused, ReadError::NotReady(message) if !message.is_empty()),
+            "{refused}"
+        );
         runner.stream_reaches(1, 7);
         let refused = runner.try_snapshot(None).expect_err("it may have shown 7");
-        assert!(matches!(refused, ReadError::Behind(Behind { wanted: 7, position: 5 })), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                ReadError::Behind(Behind {
+                    wanted: 7,
+                    position: 5
+                })
+            ),
+            "{refused}"
+        );
         // A stop in good order doesn't make it any better.
         end(&runner);
         let runner = resting(parts(path.clone(), paused)).await;
         assert!(runner.try_snapshot(None).is_err());
         runner.stream_reaches(1, 5);
-        assert_eq!(runner.try_snapshot(None).expect("all that there is").position(), 5);
+        assert_eq!(
+            runner
+                .try_snapshot(None)
+                .expect("all that there is")
+                .position(),
+            5
+        );
         drop(runner);
     }
 }
@@ -136,11 +185,21 @@ async fn after_a_crash_nothing_is_answered_before_the_end_of_the_stream_is_known
 async fn nothing_is_shown_from_before_what_clients_have_seen() {
     let (_folder, path) = settled_at_five();
     for (floor, answers) in [(5, true), (7, false)] {
-        let runner = resting(Options { floor, ..parts(path.clone(), true) }).await;
+        let runner = resting(Options {
+            floor,
+            ..parts(path.clone(), true)
+        })
+        .await;
         match runner.try_snapshot(None) {
             Ok(snapshot) => assert!(answers && snapshot.position() == 5, "floor {floor}"),
             Err(error) => {
-                let is_behind = matches!(error, ReadError::Behind(Behind { wanted: 7, position: 5 }));
+                let is_behind = matches!(
+                    error,
+                    ReadError::Behind(Behind {
+                        wanted: 7,
+                        position: 5
+                    })
+                );
                 assert!(!answers && is_behind, "floor {floor}: {error}");
             }
         }
@@ -160,7 +219,10 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
                 // An error says that the test has let go.
                 let _ = held_back.lock().recv();
             }
-            Err(LoadError { message: "there is no room for it".to_owned(), is_passing: true })
+            Err(LoadError {
+                message: "there is no room for it".to_owned(),
+                is_passing: true,
+            })
         });
         let runner = Runner::start(parts);
         let stands = async {
@@ -168,13 +230,26 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
             runner.held_at(epoch).await
         };
         let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
-        assert_eq!(position.expect("it stands still while it waits"), 5, "takes long: {takes_long}");
-        runner.advance(7).await.expect("it is repaired while it waits");
+        assert_eq!(
+            position.expect("it stands still while it waits"),
+            5,
+            "takes long: {takes_long}"
+        );
+        runner
+            .advance(7)
+            .await
+            .expect("it is repaired while it waits");
         assert_eq!(runner.position(), 7);
         runner.pause();
-        until("it to be paused", || runner.now().state == DeploymentState::Paused).await;
+        until("it to be paused", || {
+            runner.now().state == DeploymentState::Paused
+        })
+        .await;
         runner.resume();
-        until("it to wait again", || runner.now().state != DeploymentState::Paused).await;
+        until("it to wait again", || {
+            runner.now().state != DeploymentState::Paused
+        })
+        .await;
         drop(let_go);
         end(&runner);
     }
@@ -193,14 +268,20 @@ fn a_state_is_settled_until_more_is_shown() {
     store.unsettle().expect("it is noted");
     drop((store, writer));
     let (store, writer) = open();
-    assert!(!store.is_settled(), "it was taken back before anything else was shown");
+    assert!(
+        !store.is_settled(),
+        "it was taken back before anything else was shown"
+    );
     drop((store, writer));
     let (store, mut again) = open();
     store.settle().expect("it is noted");
     again.advance(6);
     assert!(store.is_dirty());
     store.flush().expect("it is durable");
-    assert!(!store.is_settled(), "another checkpoint is not what was noted");
+    assert!(
+        !store.is_settled(),
+        "another checkpoint is not what was noted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,12 +292,20 @@ async fn a_wait_ends_as_soon_as_a_request_takes_effect() {
     let runner = resting(parts(path, true)).await;
     let before = runner.now();
     runner.resume();
-    tokio::time::timeout(in_time, runner.stopped()).await.expect("it stops without a module");
-    tokio::time::timeout(in_time, runner.begins(longer)).await.expect("its failure is known");
+    tokio::time::timeout(in_time, runner.stopped())
+        .await
+        .expect("it stops without a module");
+    tokio::time::timeout(in_time, runner.begins(longer))
+        .await
+        .expect("its failure is known");
     runner.pause();
-    tokio::time::timeout(in_time, runner.settles(&before, longer)).await.expect("it pauses");
+    tokio::time::timeout(in_time, runner.settles(&before, longer))
+        .await
+        .expect("it pauses");
     assert_eq!(runner.now().state, DeploymentState::Paused);
-    tokio::time::timeout(in_time, runner.flush_soon(longer)).await.expect("everything is durable");
+    tokio::time::timeout(in_time, runner.flush_soon(longer))
+        .await
+        .expect("everything is durable");
     let closed = runner.until(|runner| runner.store().is_none().then_some(()));
     let stop = async { runner.ask_to_stop() };
     let ended = tokio::time::timeout(in_time, async { tokio::join!(closed, stop) }).await;
@@ -229,10 +318,19 @@ async fn a_runner_whose_thread_cannot_start_says_so_and_starts_later_by_itself()
     let (_folder, path) = settled_at_five();
     let deployment = "without-threads";
     threads::refusals::refuse(&format!("fold-{deployment}"), 2);
-    let runner = Runner::start(Options { deployment: deployment.to_owned(), ..parts(path, true) });
+    let runner = Runner::start(Options {
+        deployment: deployment.to_owned(),
+        ..parts(path, true)
+    });
     let failure = runner.now().failure.expect("it says why it does nothing");
-    assert_eq!((runner.now().state, failure.kind.as_str()), (DeploymentState::Retrying, "host"));
-    assert!(failure.message.contains("cannot start a thread"), "{failure:?}");
+    assert_eq!(
+        (runner.now().state, failure.kind.as_str()),
+        (DeploymentState::Retrying, "host")
+    );
+    assert!(
+        failure.message.contains("cannot start a thread"),
+        "{failure:?}"
+    );
     until("the thread to start", || {
         runner.now().state == DeploymentState::Paused && runner.shared.standing.borrow().is_some()
     })
@@ -280,19 +378,28 @@ async fn what_a_manifest_asks_for_is_kept_within_limits() {
     );
     let greedy = overridden(|manifest| {
         (manifest.attempts, manifest.batch_events) = (Some(u32::MAX), Some(u32::MAX));
-        (manifest.initial_backoff, manifest.max_backoff) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        (manifest.initial_backoff, manifest.max_backoff) =
+            (Some(Duration::ZERO), Some(Duration::ZERO));
     });
     assert_eq!(
-        (greedy.policy.attempts, greedy.policy.initial_backoff, greedy.policy.max_backoff),
+        (
+            greedy.policy.attempts,
+            greedy.policy.initial_backoff,
+            greedy.policy.max_backoff
+        ),
         (1_000, ms(10), ms(10))
     );
     assert_eq!(greedy.batch.events, settings.batch.events);
-    let none = overridden(|manifest| (manifest.attempts, manifest.batch_events) = (Some(0), Some(0)));
+    let none =
+        overridden(|manifest| (manifest.attempts, manifest.batch_events) = (Some(0), Some(0)));
     assert_eq!((none.policy.attempts, none.batch.events), (1, 1));
     let usual = overridden(|manifest| {
         (manifest.attempts, manifest.initial_backoff) = (Some(7), Some(Duration::from_secs(1)));
         manifest.max_backoff = Some(Duration::from_secs(9));
     });
     let pauses = (usual.policy.initial_backoff, usual.policy.max_backoff);
-    assert_eq!((usual.policy.attempts, pauses), (7, (Duration::from_secs(1), Duration::from_secs(9))));
+    assert_eq!(
+        (usual.policy.attempts, pauses),
+        (7, (Duration::from_secs(1), Duration::from_secs(9)))
+    );
 }

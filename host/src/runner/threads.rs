@@ -4,7 +4,10 @@ use std::io;
 use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread; an error says that the system refused it.
-pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(super) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     #[cfg(test)]
     if refusals::is_refused(&name) {
         return Err(io::Error::from(io::ErrorKind::WouldBlock));
@@ -21,7 +24,9 @@ pub(super) mod refusals {
 
     /// Refuses a thread this often.
     pub(crate) fn refuse(name: &str, times: usize) {
-        REFUSED.lock().extend(std::iter::repeat_n(name.to_owned(), times));
+        REFUSED
+            .lock()
+            .extend(std::iter::repeat_n(name.to_owned(), times));
     }
 
     pub(super) fn is_refused(name: &str) -> bool {

@@ -19,7 +19,8 @@ const FIGURES_INTERVAL: Duration = Duration::from_millis(20);
 impl Runner {
     /// Whether its state cannot be opened, so that it can neither be read nor held at a position.
     pub fn is_lost(&self) -> bool {
-        let is_lost = |failure: Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
+        let is_lost =
+            |failure: Failure| failure.kind == "state" && failure.attempts >= LOST_ATTEMPTS;
         self.store().is_none() && self.now().failure.is_some_and(is_lost)
     }
 
@@ -28,8 +29,8 @@ impl Runner {
         advanced(self.stores(), after).await;
     }
 
-    /// Waits until a check finds something. It is made at once, and again at each milestone of the progress and each
-    /// change of the source or the open state. Cancel-safe: it only observes.
+    /// Waits until a check finds something. It is made at once, and again at each milestone of the
+    /// progress and each change of the source or the open state. Cancel-safe: it only observes.
     pub async fn until<T>(&self, mut find: impl FnMut(&Self) -> Option<T>) -> T {
         let (mut stores, mut source) = (self.stores(), self.shared.source_status.subscribe());
         loop {
@@ -48,12 +49,17 @@ impl Runner {
         }
     }
 
-    /// The same for a check of figures that change with each batch: it is also made after batches, but not after each
-    /// of them. Cancel-safe: it only observes.
+    /// The same for a check of figures that change with each batch: it is also made after batches,
+    /// but not after each of them. Cancel-safe: it only observes.
     pub async fn until_figures<T>(&self, mut find: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
             let position = self.position();
-            let batch = async { tokio::join!(self.advanced(position), tokio::time::sleep(FIGURES_INTERVAL)) };
+            let batch = async {
+                tokio::join!(
+                    self.advanced(position),
+                    tokio::time::sleep(FIGURES_INTERVAL)
+                )
+            };
             tokio::select! {
                 biased;
                 found = self.until(&mut find) => return found,
@@ -76,11 +82,12 @@ impl Runner {
 
     /// Waits until its module can't continue on its own. Cancel-safe: it only observes.
     pub async fn stopped(&self) {
-        self.until(|runner| runner.now().has_stopped().then_some(())).await;
+        self.until(|runner| runner.now().has_stopped().then_some(()))
+            .await;
     }
 
-    /// Waits briefly until the last request has taken effect; `before` is the progress before the request. A running
-    /// guest call ends first. Cancel-safe: it only observes.
+    /// Waits briefly until the last request has taken effect; `before` is the progress before the
+    /// request. A running guest call ends first. Cancel-safe: it only observes.
     pub async fn settles(&self, before: &Now, at_most: Duration) {
         let settled = self.until(|runner| {
             let now = runner.now();
@@ -94,16 +101,19 @@ impl Runner {
         let _ = tokio::time::timeout(at_most, settled).await;
     }
 
-    /// Waits briefly until the last requested module has applied an event, found nothing to apply, or failed. Ends
-    /// early if its source turns out to be unreachable, and waits for the confirmation of a second check. Cancel-safe:
-    /// it only observes.
+    /// Waits briefly until the last requested module has applied an event, found nothing to apply,
+    /// or failed. Ends early if its source turns out to be unreachable, and waits for the
+    /// confirmation of a second check. Cancel-safe: it only observes.
     pub async fn begins(&self, at_most: Duration) {
         let begun = self.until(|runner| {
             let now = runner.now();
             let source = runner.source_status();
             let is_away = source.is_trouble() && !source.in_doubt;
             let is_known = now.begun
-                || matches!(now.state, DeploymentState::Failed | DeploymentState::Paused | DeploymentState::Stopping)
+                || matches!(
+                    now.state,
+                    DeploymentState::Failed | DeploymentState::Paused | DeploymentState::Stopping
+                )
                 || now.failure.is_some()
                 || (now.has_started() && is_away);
             is_known.then_some(())
@@ -118,13 +128,18 @@ impl Runner {
         // It may have to be reopened, which ends the wait.
         drop(store);
         self.change_pace(|_| ());
-        let is_durable =
-            |checkpoint: &Option<Checkpoint>| checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position) >= wanted;
+        let is_durable = |checkpoint: &Option<Checkpoint>| {
+            checkpoint
+                .as_ref()
+                .map_or(0, |checkpoint| checkpoint.position)
+                >= wanted
+        };
         let _ = tokio::time::timeout(at_most, checkpoints.wait_for(is_durable)).await;
     }
 }
 
-/// Waits until the position of a state passes `after`, as the state opens and closes. Cancel-safe: it only observes.
+/// Waits until the position of a state passes `after`, as the state opens and closes. Cancel-safe:
+/// it only observes.
 pub(super) async fn advanced(mut stores: watch::Receiver<Option<Store>>, after: u64) {
     loop {
         let store = stores.borrow_and_update().clone();
@@ -137,7 +152,12 @@ pub(super) async fn advanced(mut stores: watch::Receiver<Option<Store>>, after: 
         let mut positions = store.positions();
         // The file may be closed and opened again meanwhile.
         drop(store);
-        let passed = async { positions.wait_for(|position| *position > after).await.is_ok() };
+        let passed = async {
+            positions
+                .wait_for(|position| *position > after)
+                .await
+                .is_ok()
+        };
         // Both arms only observe: dropping one loses nothing.
         let (has_passed, has_ended) = tokio::select! {
             passed = passed => (passed, false),

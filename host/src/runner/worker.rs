@@ -20,29 +20,32 @@ use crate::source::{self, Request};
 use crate::state::{self, Store};
 use crate::subject::SubjectSet;
 
-/// Niceness of a thread that folds: threads that answer reads go first. With a higher one, modules would miss their deadlines
-/// whenever the machine is busy with something else.
+/// Niceness of a thread that folds: threads that answer reads go first. With a higher one, modules
+/// would miss their deadlines whenever the machine is busy with something else.
 const NICENESS: i32 = 3;
 /// Most attempts that a manifest may ask for.
 const ATTEMPTS_MAX: u32 = 1_000;
-/// Shortest pause before the second attempt that a manifest may ask for: each attempt costs an instance and log lines.
+/// Shortest pause before the second attempt that a manifest may ask for: each attempt costs an
+/// instance and log lines.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// While a state keeps failing, one in this many failures is logged.
 const FAILURES_TOLD_EVERY: u32 = 60;
 /// Pause before a failed state is reopened.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-/// How often a damaged state is reopened before the runner waits for an operator. If only memory was damaged, reading
-/// the file again helps.
+/// How often a damaged state is reopened before the runner waits for an operator. If only memory
+/// was damaged, reading the file again helps.
 const DAMAGED_TRIES: u32 = 3;
-/// Pause before the next attempt to load a module that failed for a passing reason; it doubles up to the maximum.
+/// Pause before the next attempt to load a module that failed for a passing reason; it doubles up
+/// to the maximum.
 const LOAD_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
-/// How long a runner that is paused before its module is loaded waits for that before it reports the pause.
+/// How long a runner that is paused before its module is loaded waits for that before it reports
+/// the pause.
 const LOAD_BRIEF: Duration = Duration::from_secs(1);
 /// Why a module is not loaded, after a defect.
-const LOADING_BROKE_OFF: &str = "loading stopped because of a defect in the host; see its log, and please report it";
+const LOADING_BROKE_OFF: &str =
+    "loading stopped because of a defect in the host; see its log, and please report it";
 /// Why nothing is applied, after a defect in a reader.
-const BROKE_OFF: &str =
-    "reading stopped because of a defect in the host and starts again; see its log, and please report it";
+const BROKE_OFF: &str = "reading stopped because of a defect in the host and starts again; see its log, and please report it";
 /// How often a resting state checks for the disk space that a flush needs.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
@@ -89,13 +92,22 @@ impl Loading {
         };
         let thread = threads::spawn(format!("load-{deployment}"), begin);
         let message = |error| format!("cannot start a thread: {error}; raise the limit of tasks");
-        thread.map_err(|error| LoadError { message: message(error), is_passing: true })?;
-        Ok(Self { generation: program.generation, done })
+        thread.map_err(|error| LoadError {
+            message: message(error),
+            is_passing: true,
+        })?;
+        Ok(Self {
+            generation: program.generation,
+            done,
+        })
     }
 
     /// Waits until it is loaded. Cancel-safe: the result stays until it is received.
     async fn done(&mut self) -> Result<Arc<Module>, LoadError> {
-        let broken = || LoadError { message: LOADING_BROKE_OFF.to_owned(), is_passing: true };
+        let broken = || LoadError {
+            message: LOADING_BROKE_OFF.to_owned(),
+            is_passing: true,
+        };
         (&mut self.done).await.unwrap_or_else(|_| Err(broken()))
     }
 }
@@ -111,14 +123,22 @@ impl Worker {
             self.shared.standing.send_replace(None);
             self.shared.close_outbox();
             if let Some(store) = self.shared.store.send_replace(None) {
-                // Events that readers saw may be lost, and will come again: until then, nothing older is shown.
+                // Events that readers saw may be lost, and will come again: until then, nothing
+                // older is shown.
                 self.shared.progress.shown(store.position());
                 self.shared.progress.closed(store.position());
             }
             let (message, may_pass) = match lived {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => (error.to_string(), !matches!(error, state::Error::Damaged(_))),
-                Err(_) => ("a defect in the host ended the fold; see its log, and please report it".to_owned(), false),
+                Ok(Err(error)) => (
+                    error.to_string(),
+                    !matches!(error, state::Error::Damaged(_)),
+                ),
+                Err(_) => (
+                    "a defect in the host ended the fold; see its log, and please report it"
+                        .to_owned(),
+                    false,
+                ),
             };
             let position = self.shared.progress.now().last_position;
             // If it has come further since, what happened before is over.
@@ -126,7 +146,8 @@ impl Worker {
             (damaged, damaged_at) = (if may_pass { 0 } else { before + 1 }, position);
             self.halted = (damaged >= DAMAGED_TRIES).then(|| message.clone());
             if self.halted.is_some() {
-                // The file is opened for reads only; an operator may restart applying, with as many attempts again.
+                // The file is opened for reads only; an operator may restart applying, with as many
+                // attempts again.
                 damaged = 0;
                 continue;
             }
@@ -136,8 +157,8 @@ impl Worker {
         self.shared.progress.set_state(DeploymentState::Stopping);
     }
 
-    /// Logs that the state failed, and what happens next: at the first failure of a streak, and now and then while it
-    /// lasts.
+    /// Logs that the state failed, and what happens next: at the first failure of a streak, and now
+    /// and then while it lasts.
     fn note_state_failure(&self, message: &str) {
         let (deployment, progress) = (&self.shared.deployment, &self.shared.progress);
         self.shared.metrics.state_failures.inc();
@@ -161,13 +182,17 @@ impl Worker {
     /// Opens the state and runs the pipeline when requested; an error asks to reopen the state.
     fn live(&mut self) -> Result<(), state::Error> {
         let progress = Arc::clone(&self.shared.progress);
-        let opened =
-            Store::open(&self.shared.path, self.state.clone(), move |percent| progress.repairing(Some(percent)));
+        let opened = Store::open(&self.shared.path, self.state.clone(), move |percent| {
+            progress.repairing(Some(percent))
+        });
         self.shared.progress.repairing(None);
         let (store, writer) = opened?;
         self.settle_ownership(&store)?;
         let was_paused = store.is_of_format_1() && *self.control.borrow() == Desired::Pause;
-        self.shared.progress.opened(store.checkpoint().as_ref(), store.is_settled() || was_paused);
+        self.shared.progress.opened(
+            store.checkpoint().as_ref(),
+            store.is_settled() || was_paused,
+        );
         self.shared.store.send_replace(Some(store.clone()));
         if store.position() >= self.shared.progress.now().last_position {
             // No event is lost that was there before.
@@ -226,21 +251,36 @@ impl Worker {
         }
     }
 
-    /// Records in the state that readers saw nothing beyond it, if that is so: after a restart it answers at once. A
-    /// state that has not yet reached an earlier position records nothing.
+    /// Records in the state that readers saw nothing beyond it, if that is so: after a restart it
+    /// answers at once. A state that has not yet reached an earlier position records nothing.
     fn settle(&self, store: &Store) -> Result<(), state::Error> {
-        let is_as_far = self.shared.progress.answers_from().is_some_and(|from| store.position() >= from);
-        // Without room the record is not written, which costs a check of the stream after a restart.
-        if is_as_far && self.has_room() { store.settle() } else { Ok(()) }
+        let is_as_far = self
+            .shared
+            .progress
+            .answers_from()
+            .is_some_and(|from| store.position() >= from);
+        // Without room the record is not written, which costs a check of the stream after a
+        // restart.
+        if is_as_far && self.has_room() {
+            store.settle()
+        } else {
+            Ok(())
+        }
     }
 
     fn tell_failure(&self, position: u64) {
         let deployment = &self.shared.deployment;
         let failure = self.shared.progress.now().failure;
         let is_candidate = !self.shared.progress.serves();
-        let failure =
-            failure.map(|failure| failure.with_way_past(deployment, is_candidate).message).unwrap_or_default();
-        tracing::error!(deployment, position, error = failure, "stopped; `foldstream resume` tries again");
+        let failure = failure
+            .map(|failure| failure.with_way_past(deployment, is_candidate).message)
+            .unwrap_or_default();
+        tracing::error!(
+            deployment,
+            position,
+            error = failure,
+            "stopped; `foldstream resume` tries again"
+        );
     }
 
     /// Rests until something else is requested; returns whether handles still exist.
@@ -251,9 +291,9 @@ impl Worker {
         }
     }
 
-    /// Waits until something else is requested or an event happens. Meanwhile it publishes the position, and carries
-    /// out repairs. Everything is durable, because a pipeline flushes at its end. `done` loses nothing: it is polled
-    /// again until it has a result.
+    /// Waits until something else is requested or an event happens. Meanwhile it publishes the
+    /// position, and carries out repairs. Everything is durable, because a pipeline flushes at its
+    /// end. `done` loses nothing: it is polled again until it has a result.
     fn rest_until<T>(
         &mut self,
         store: &Store,
@@ -267,9 +307,17 @@ impl Worker {
             if is_durable {
                 self.shared.patches.apply(writer, store)?;
                 self.settle(store)?;
-                self.shared.standing.send_replace(Some(Standing { position: store.position(), epoch }));
+                self.shared.standing.send_replace(Some(Standing {
+                    position: store.position(),
+                    epoch,
+                }));
             }
-            let Self { control, pace, runtime, .. } = self;
+            let Self {
+                control,
+                pace,
+                runtime,
+                ..
+            } = self;
             let woken = runtime.block_on(async {
                 let look = async {
                     if is_durable {
@@ -293,7 +341,8 @@ impl Worker {
         }
     }
 
-    /// Makes durable what the pipeline could not for lack of disk space, if there is space now; returns whether it did.
+    /// Makes durable what the pipeline could not for lack of disk space, if there is space now;
+    /// returns whether it did.
     fn flush_if_possible(&self, store: &Store) -> Result<bool, state::Error> {
         if !self.has_room() {
             return Ok(false);
@@ -304,16 +353,21 @@ impl Worker {
     }
 
     fn has_room(&self) -> bool {
-        self.settings.disk.as_ref().is_none_or(|(room, _)| room.check(Use::Write, 0).is_ok())
+        self.settings
+            .disk
+            .as_ref()
+            .is_none_or(|(room, _)| room.check(Use::Write, 0).is_ok())
     }
 
     fn pause_before_reopening(&mut self) {
         let changed = self.control.changed();
-        let _ = self.runtime.block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
+        let _ = self
+            .runtime
+            .block_on(async { tokio::time::timeout(REOPEN_PAUSE, changed).await });
     }
 
-    /// Loads the module if that has not happened or failed, because the cause may be over. While it loads, the runner
-    /// rests, so that it can be paused, held and repaired.
+    /// Loads the module if that has not happened or failed, because the cause may be over. While it
+    /// loads, the runner rests, so that it can be paused, held and repaired.
     fn load_module(
         &mut self,
         store: &Store,
@@ -335,13 +389,16 @@ impl Worker {
                 Some((_, Err(error))) => self.shared.progress.waiting("module", &error.message),
                 None => {}
             }
-            self.rest_unless(store, writer, wanted, async { tokio::time::sleep(pause).await })?;
+            self.rest_unless(store, writer, wanted, async {
+                tokio::time::sleep(pause).await
+            })?;
             pause = (pause * 2).min(LOAD_PAUSE.1);
         }
     }
 
-    /// The program with its module, once it is loaded; none if that takes longer than `at_most`. The runner rests
-    /// meanwhile. The result is recorded unless another program took over, which starts at the next request.
+    /// The program with its module, once it is loaded; none if that takes longer than `at_most`.
+    /// The runner rests meanwhile. The result is recorded unless another program took over, which
+    /// starts at the next request.
     fn loaded(
         &mut self,
         store: &Store,
@@ -354,7 +411,10 @@ impl Worker {
             let module = Arc::clone(module);
             return Ok(Some((program, Ok(module))));
         }
-        let before = self.loading.take().filter(|loading| loading.generation == program.generation);
+        let before = self
+            .loading
+            .take()
+            .filter(|loading| loading.generation == program.generation);
         let begun = before.map_or_else(|| Loading::begin(&self.shared.deployment, &program), Ok);
         let mut loading = match begun {
             Ok(loading) => loading,
@@ -387,9 +447,14 @@ impl Worker {
     ) -> Result<T, Ended> {
         let mut done = std::pin::pin!(done);
         loop {
-            match self.rest_until(store, writer, &mut done).map_err(Ended::State)? {
+            match self
+                .rest_until(store, writer, &mut done)
+                .map_err(Ended::State)?
+            {
                 Woken::Done(done) => return Ok(done),
-                Woken::Asked { .. } if *self.control.borrow() != wanted => return Err(Ended::Asked),
+                Woken::Asked { .. } if *self.control.borrow() != wanted => {
+                    return Err(Ended::Asked);
+                }
                 Woken::Asked { has_handles: true } => {}
                 // No handle exists any more, which means stop.
                 Woken::Asked { has_handles: false } => return Err(Ended::Asked),
@@ -397,8 +462,8 @@ impl Worker {
         }
     }
 
-    /// Reports the pause. Queries are answered during the rest, so the module is loaded if it was not, but slow loading
-    /// is not waited for. If it can't be loaded, queries say why.
+    /// Reports the pause. Queries are answered during the rest, so the module is loaded if it was
+    /// not, but slow loading is not waited for. If it can't be loaded, queries say why.
     fn pause(&mut self, store: &Store, writer: &mut state::Writer) -> Result<(), Ended> {
         self.loaded(store, writer, Desired::Pause, LOAD_BRIEF)?;
         self.shared.progress.set_state(DeploymentState::Paused);
@@ -408,7 +473,12 @@ impl Worker {
         Ok(())
     }
 
-    fn run_pipeline(&mut self, store: Store, mut writer: state::Writer, wanted: Desired) -> (state::Writer, Ended) {
+    fn run_pipeline(
+        &mut self,
+        store: Store,
+        mut writer: state::Writer,
+        wanted: Desired,
+    ) -> (state::Writer, Ended) {
         let (program, module) = match self.load_module(&store, &mut writer, wanted) {
             Ok(loaded) => loaded,
             Err(ended) => return (writer, ended),
@@ -420,27 +490,38 @@ impl Worker {
             Err(unknown) => {
                 let message = unknown.to_string();
                 self.shared.progress.stopped("source", &message, None);
-                source::tell(&self.shared.source_status, SourceState::Stopped, Some(message));
+                source::tell(
+                    &self.shared.source_status,
+                    SourceState::Stopped,
+                    Some(message),
+                );
                 return (writer, Ended::Failed);
             }
         };
         let role = match checked_role(&program, &store) {
             Ok(role) => role,
             Err(message) => {
-                self.shared.progress.stopped("owner-mismatch", &message, None);
+                self.shared
+                    .progress
+                    .stopped("owner-mismatch", &message, None);
                 return (writer, Ended::Failed);
             }
         };
         let manifest = module.manifest();
         writer.limit_state_bytes(manifest.state_bytes.unwrap_or(u64::MAX));
         let subjects = program.part.as_ref().map(|part| part.subjects());
-        let needs_headers = program.part.as_ref().is_some_and(|part| part.needs_headers());
+        let needs_headers = program
+            .part
+            .as_ref()
+            .is_some_and(|part| part.needs_headers());
         let request = Request {
             resume: None,
             start: program.start,
             subjects: subjects.unwrap_or_else(|| SubjectSet::clone(&manifest.subjects)),
             // Effects continue the correlation of their causes.
-            wants_headers: manifest.wants_headers || needs_headers || module.kind() == Kind::Handler,
+            wants_headers: manifest.wants_headers
+                || needs_headers
+                || module.kind() == Kind::Handler,
             limits: self.settings.batch,
             accepts_missing_through: program.accepts_missing_through,
             skips: Arc::default(),
@@ -474,7 +555,10 @@ impl Worker {
 
     fn make_fold(&self, program: &Program, module: &Arc<Module>) -> MakeFold {
         let (module, part) = (Arc::clone(module), program.part.clone());
-        let identity = Identity { deployment: self.shared.deployment.clone(), generation: program.generation };
+        let identity = Identity {
+            deployment: self.shared.deployment.clone(),
+            generation: program.generation,
+        };
         Box::new(move || {
             let fold: Box<dyn Fold> = Box::new(module.instantiate(&identity)?);
             Ok(match &part {
@@ -494,19 +578,24 @@ impl Worker {
 pub(super) fn overridden(settings: &Settings, manifest: &Manifest) -> Settings {
     let mut settings = settings.clone();
     let policy = &mut settings.policy;
-    let wanted = manifest.attempts.map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
+    let wanted = manifest
+        .attempts
+        .map(|attempts| attempts.clamp(1, ATTEMPTS_MAX));
     policy.attempts = wanted.unwrap_or(policy.attempts);
     let wanted = manifest.initial_backoff.map(|pause| pause.max(BACKOFF_MIN));
     policy.initial_backoff = wanted.unwrap_or(policy.initial_backoff);
-    policy.max_backoff = manifest.max_backoff.unwrap_or(policy.max_backoff).max(policy.initial_backoff);
+    policy.max_backoff = manifest
+        .max_backoff
+        .unwrap_or(policy.max_backoff)
+        .max(policy.initial_backoff);
     if let Some(events) = manifest.batch_events {
         settings.batch.events = settings.batch.events.min(events.max(1) as usize);
     }
     settings
 }
 
-/// Nobody reads the source any more; the host checks it outside the reader. Trouble stays until that check, because nothing
-/// has shown that it is over.
+/// Nobody reads the source any more; the host checks it outside the reader. Trouble stays until
+/// that check, because nothing has shown that it is over.
 fn reading_ended(status: &source::StatusSender) {
     let is_over = {
         let status = status.borrow();
@@ -517,8 +606,9 @@ fn reading_ended(status: &source::StatusSender) {
     }
 }
 
-/// Gives threads that answer reads precedence if there are too few cores. Threads that this thread starts inherit the
-/// priority and can't raise it without privileges, so it must not start threads that answer reads.
+/// Gives threads that answer reads precedence if there are too few cores. Threads that this thread
+/// starts inherit the priority and can't raise it without privileges, so it must not start threads
+/// that answer reads.
 fn give_way() {
     // On other systems the call changes the whole process.
     if cfg!(target_os = "linux")

@@ -1,5 +1,6 @@
-//! Turns CloudEvents into events to append, in JSON or with their attributes in headers of the request. Source for the
-//! headers: `bindings/http-protocol-binding.md` of <https://github.com/cloudevents/spec>, 3.1.
+//! Turns CloudEvents into events to append, in JSON or with their attributes in headers of the
+//! request. Source for the headers: `bindings/http-protocol-binding.md` of
+//! <https://github.com/cloudevents/spec>, 3.1.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,8 @@ use super::json;
 use super::problem::Problem;
 use crate::api::Times;
 use crate::cloudevents::{
-    self, Envelope, Error, HEADER_PREFIX, HEADERS_ATTRIBUTE, MEDIA_TYPE, SubjectTemplate, TIME_ATTRIBUTE, message_id,
-    percent,
+    self, Envelope, Error, HEADER_PREFIX, HEADERS_ATTRIBUTE, MEDIA_TYPE, SubjectTemplate,
+    TIME_ATTRIBUTE, message_id, percent,
 };
 use crate::event::Payload;
 use crate::log::NewEvent;
@@ -37,9 +38,13 @@ impl Attributes {
     }
 }
 
-/// The event to append for an envelope. It is stored as written; reading the log parses it, as for an event from
-/// JetStream.
-pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], options: &AppendOptions) -> Result<NewEvent, Error> {
+/// The event to append for an envelope. It is stored as written; reading the log parses it, as for
+/// an event from JetStream.
+pub(super) fn of_envelope(
+    envelope: &Envelope<'_>,
+    text: &[u8],
+    options: &AppendOptions,
+) -> Result<NewEvent, Error> {
     let mut headers = vec![("content-type".to_owned(), MEDIA_TYPE.to_owned())];
     if let Some(others) = envelope.get(HEADERS_ATTRIBUTE) {
         headers.extend(other_headers(others)?);
@@ -47,7 +52,10 @@ pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], options: &Append
     Ok(NewEvent {
         subject: SubjectTemplate::subject(options.template.as_ref(), envelope)?,
         kind: None,
-        id: Some(message_id(envelope.required("source"), envelope.required("id"))),
+        id: Some(message_id(
+            envelope.required("source"),
+            envelope.required("id"),
+        )),
         time_ns: time_of(|name| envelope.get(name), options.times)?,
         headers,
         data: Payload::detect(Bytes::copy_from_slice(text.trim_ascii())),
@@ -55,12 +63,22 @@ pub(super) fn of_envelope(envelope: &Envelope<'_>, text: &[u8], options: &Append
 }
 
 /// The event to append for a body whose attributes are in headers.
-pub(super) fn of_binary(attributes: &Attributes, body: &[u8], options: &AppendOptions) -> Result<NewEvent, Error> {
-    let stored = attributes.0.iter().filter(|(name, _)| !cloudevents::is_ours(name));
+pub(super) fn of_binary(
+    attributes: &Attributes,
+    body: &[u8],
+    options: &AppendOptions,
+) -> Result<NewEvent, Error> {
+    let stored = attributes
+        .0
+        .iter()
+        .filter(|(name, _)| !cloudevents::is_ours(name));
     let mut headers: Vec<_> = stored
         .map(|(name, value)| match name.as_str() {
             "datacontenttype" => ("content-type".to_owned(), value.clone()),
-            name => (format!("{HEADER_PREFIX}{name}"), percent::encode(value).into_owned()),
+            name => (
+                format!("{HEADER_PREFIX}{name}"),
+                percent::encode(value).into_owned(),
+            ),
         })
         .collect();
     if let Some(others) = attributes.get(HEADERS_ATTRIBUTE) {
@@ -70,7 +88,10 @@ pub(super) fn of_binary(attributes: &Attributes, body: &[u8], options: &AppendOp
     Ok(NewEvent {
         subject: SubjectTemplate::of(options.template.as_ref(), get)?,
         kind: None,
-        id: Some(message_id(get("source").unwrap_or_default(), get("id").unwrap_or_default())),
+        id: Some(message_id(
+            get("source").unwrap_or_default(),
+            get("id").unwrap_or_default(),
+        )),
         time_ns: time_of(get, options.times)?,
         headers,
         data: Payload::detect(Bytes::copy_from_slice(body)),
@@ -81,15 +102,24 @@ pub(super) fn of_binary(attributes: &Attributes, body: &[u8], options: &AppendOp
 pub(super) fn attributes(headers: &HeaderMap) -> Result<Option<Attributes>, Problem> {
     let mut attributes = BTreeMap::new();
     for (header, value) in headers {
-        let Some(name) = header.as_str().strip_prefix(HEADER_PREFIX) else { continue };
+        let Some(name) = header.as_str().strip_prefix(HEADER_PREFIX) else {
+            continue;
+        };
         let refused = |reason: &str| Problem::invalid(format!("header {header:.70} {reason}"));
         if name == "datacontenttype" {
-            return Err(refused("is not allowed over HTTP: use content-type for the type of the data"));
+            return Err(refused(
+                "is not allowed over HTTP: use content-type for the type of the data",
+            ));
         }
-        let raw = std::str::from_utf8(value.as_bytes()).map_err(|_| refused("is not UTF-8; percent-encode it"))?;
-        let text = percent::decode(raw).ok_or_else(|| refused("is not UTF-8 once it is percent-decoded"))?;
+        let raw = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| refused("is not UTF-8; percent-encode it"))?;
+        let text = percent::decode(raw)
+            .ok_or_else(|| refused("is not UTF-8 once it is percent-decoded"))?;
         check(name, &text)?;
-        if attributes.insert(name.to_owned(), text.into_owned()).is_some() {
+        if attributes
+            .insert(name.to_owned(), text.into_owned())
+            .is_some()
+        {
             return Err(refused("occurs twice; send it once"));
         }
     }
@@ -97,7 +127,9 @@ pub(super) fn attributes(headers: &HeaderMap) -> Result<Option<Attributes>, Prob
         return Ok(None);
     }
     if let Some(value) = headers.get(header::CONTENT_TYPE) {
-        let text = value.to_str().map_err(|_| Problem::invalid("header content-type is not ASCII; correct it"))?;
+        let text = value
+            .to_str()
+            .map_err(|_| Problem::invalid("header content-type is not ASCII; correct it"))?;
         check("datacontenttype", text)?;
         attributes.insert("datacontenttype".to_owned(), text.to_owned());
     }
@@ -117,31 +149,51 @@ fn check(name: &str, text: &str) -> Result<(), Problem> {
 
 /// Whether the client asks for a batch of CloudEvents.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-    let mut forms = accepted.flat_map(|value| value.split(',')).filter_map(cloudevents::form);
+    let accepted = headers
+        .get_all(header::ACCEPT)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut forms = accepted
+        .flat_map(|value| value.split(','))
+        .filter_map(cloudevents::form);
     forms.any(|form| form == cloudevents::Form::Batch)
 }
 
 /// Refuses JSON in any character set but UTF-8.
 pub(super) fn check_charset(headers: &HeaderMap) -> Result<(), Problem> {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let charset =
-        value.split(';').skip(1).filter_map(|parameter| parameter.split_once('=')).find_map(|(name, value)| {
-            name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_ascii_lowercase())
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let charset = value
+        .split(';')
+        .skip(1)
+        .filter_map(|parameter| parameter.split_once('='))
+        .find_map(|(name, value)| {
+            name.trim()
+                .eq_ignore_ascii_case("charset")
+                .then(|| value.trim().trim_matches('"').to_ascii_lowercase())
         });
     match charset.as_deref() {
         None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
         Some(other) => {
             let found = format!("of charset {other:.64}");
-            Err(extract::unsupported(Some(&found), &format!("{MEDIA_TYPE} in UTF-8")))
+            Err(extract::unsupported(
+                Some(&found),
+                &format!("{MEDIA_TYPE} in UTF-8"),
+            ))
         }
     }
 }
 
 /// The time under which to store an event: the time with which it was exported, otherwise its own.
 fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Option<u64>, Error> {
-    let said = [TIME_ATTRIBUTE, "time"].into_iter().find_map(|name| Some((name, get(name)?)));
-    let Some((name, text)) = said.filter(|_| times != Times::Ignore) else { return Ok(None) };
+    let said = [TIME_ATTRIBUTE, "time"]
+        .into_iter()
+        .find_map(|name| Some((name, get(name)?)));
+    let Some((name, text)) = said.filter(|_| times != Times::Ignore) else {
+        return Ok(None);
+    };
     timestamp::parse_ns(text).map(Some).map_err(|error| Error::Attribute {
         name: format!("attribute {name}"),
         reason: format!("is {text:.64}, which {error}; use times=ignore to store it with the time of the append"),
@@ -150,15 +202,26 @@ fn time_of<'a>(get: impl Fn(&str) -> Option<&'a str>, times: Times) -> Result<Op
 
 /// The headers with which an event was exported.
 fn other_headers(text: &str) -> Result<Vec<(String, String)>, Error> {
-    let refused = |reason: String| Error::Attribute { name: format!("attribute {HEADERS_ATTRIBUTE}"), reason };
-    let json::Texts(others) = serde_json::from_str(text)
-        .map_err(|error| refused(format!("is not a JSON object of strings in a string: {error}")))?;
+    let refused = |reason: String| Error::Attribute {
+        name: format!("attribute {HEADERS_ATTRIBUTE}"),
+        reason,
+    };
+    let json::Texts(others) = serde_json::from_str(text).map_err(|error| {
+        refused(format!(
+            "is not a JSON object of strings in a string: {error}"
+        ))
+    })?;
     let is_taken = |name: &str| {
         let name = name.to_ascii_lowercase();
-        name == "content-type" || [HEADER_PREFIX, "nats-", "foldstream-"].iter().any(|prefix| name.starts_with(prefix))
+        name == "content-type"
+            || [HEADER_PREFIX, "nats-", "foldstream-"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
     };
     if let Some(name) = others.keys().find(|name| is_taken(name)) {
-        return Err(refused(format!("has a header {name:.64}, which a sender must not set; remove it")));
+        return Err(refused(format!(
+            "has a header {name:.64}, which a sender must not set; remove it"
+        )));
     }
     Ok(others.into_iter().collect())
 }
@@ -170,19 +233,29 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, axum::http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+            headers.append(
+                *name,
+                axum::http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+            );
         }
         headers
     }
 
-    const MINIMAL: [(&str, &str); 4] =
-        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "made")];
+    const MINIMAL: [(&str, &str); 4] = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/s"),
+        ("ce-type", "made"),
+    ];
 
     fn refused(more: &[(&'static str, &'static str)]) -> String {
         let mut pairs = MINIMAL.to_vec();
         pairs.retain(|(name, _)| more.iter().all(|(other, _)| name != other));
         pairs.extend(more.iter().filter(|(_, value)| *value != "-"));
-        attributes(&headers(&pairs)).expect_err("invalid").detail().to_owned()
+        attributes(&headers(&pairs))
+            .expect_err("invalid")
+            .detail()
+            .to_owned()
     }
 
     #[test]
@@ -193,32 +266,71 @@ mod tests {
             ("ce-quoted", "\"two words\""),
             ("content-type", "text/plain"),
         ]);
-        let found = attributes(&headers(&pairs)).expect("sound").expect("there are some");
+        let found = attributes(&headers(&pairs))
+            .expect("sound")
+            .expect("there are some");
         assert_eq!(found.get("subject"), Some("Euro €%20"));
         assert_eq!(found.get("quoted"), Some("two words"));
         let event = of_binary(&found, b"\xff\0", &AppendOptions::default()).expect("sound");
-        assert_eq!((event.subject.as_str(), event.id.as_deref()), ("made", Some("/s 1")));
-        assert!(event.headers.contains(&("ce-subject".to_owned(), "Euro%20%E2%82%AC%2520".to_owned())));
-        assert!(event.headers.contains(&("content-type".to_owned(), "text/plain".to_owned())));
+        assert_eq!(
+            (event.subject.as_str(), event.id.as_deref()),
+            ("made", Some("/s 1"))
+        );
+        assert!(
+            event
+                .headers
+                .contains(&("ce-subject".to_owned(), "Euro%20%E2%82%AC%2520".to_owned()))
+        );
+        assert!(
+            event
+                .headers
+                .contains(&("content-type".to_owned(), "text/plain".to_owned()))
+        );
         assert_eq!(event.data.as_bytes(), b"\xff\0");
-        assert!(attributes(&headers(&[("content-type", "text/plain")])).expect("sound").is_none());
+        assert!(
+            attributes(&headers(&[("content-type", "text/plain")]))
+                .expect("sound")
+                .is_none()
+        );
     }
 
     #[test]
     fn own_attributes_are_accepted_in_headers_as_in_json() {
         let mut pairs = MINIMAL.to_vec();
-        pairs.extend([("ce-foldstreamsubject", "orders.1"), ("ce-foldstreamheaders", "{%22x-two%22:%222%22}")]);
-        let found = attributes(&headers(&pairs)).expect("sound").expect("there are some");
+        pairs.extend([
+            ("ce-foldstreamsubject", "orders.1"),
+            ("ce-foldstreamheaders", "{%22x-two%22:%222%22}"),
+        ]);
+        let found = attributes(&headers(&pairs))
+            .expect("sound")
+            .expect("there are some");
         let event = of_binary(&found, b"1", &AppendOptions::default()).expect("sound");
         assert_eq!(event.subject, "orders.1");
-        assert!(event.headers.contains(&("x-two".to_owned(), "2".to_owned())), "{:?}", event.headers);
-        assert!(event.headers.iter().all(|(name, _)| !name.contains("foldstream")), "{:?}", event.headers);
+        assert!(
+            event
+                .headers
+                .contains(&("x-two".to_owned(), "2".to_owned())),
+            "{:?}",
+            event.headers
+        );
+        assert!(
+            event
+                .headers
+                .iter()
+                .all(|(name, _)| !name.contains("foldstream")),
+            "{:?}",
+            event.headers
+        );
     }
 
     #[test]
     fn invalid_attributes_in_headers_are_named() {
         for name in ["specversion", "id", "source", "type"] {
-            let header = MINIMAL.iter().find(|(header, _)| header.ends_with(name)).expect("one of them").0;
+            let header = MINIMAL
+                .iter()
+                .find(|(header, _)| header.ends_with(name))
+                .expect("one of them")
+                .0;
             assert!(refused(&[(header, "-")]).contains(&format!("attribute {name} is missing")));
             assert!(refused(&[(header, "")]).contains(&format!("attribute {name} is empty")));
         }
@@ -232,27 +344,54 @@ mod tests {
             ("ce-my-extension", "x", "attribute my-extension has a name"),
             ("ce-data", "x", "attribute data is the name"),
             ("ce-", "x", "has a name"),
-            ("ce-datacontenttype", "text/plain", "use content-type for the type of the data"),
+            (
+                "ce-datacontenttype",
+                "text/plain",
+                "use content-type for the type of the data",
+            ),
             ("content-type", "xyz", "attribute datacontenttype"),
         ] {
-            assert!(refused(&[(header, value)]).contains(said), "{header}: {}", refused(&[(header, value)]));
+            assert!(
+                refused(&[(header, value)]).contains(said),
+                "{header}: {}",
+                refused(&[(header, value)])
+            );
         }
         assert!(refused(&[("ce-subject", "a"), ("ce-subject", "b")]).contains("occurs twice"));
     }
 
     #[test]
     fn headers_of_an_exported_event_come_back_unless_they_are_not_its_own() {
-        assert_eq!(other_headers(r#"{"x-two":"2"}"#).expect("sound"), [("x-two".to_owned(), "2".to_owned())]);
-        for wrong in ["", "[]", "{\"a\":1}", r#"{"Nats-Msg-Id":"1"}"#, r#"{"ce-id":"1"}"#, r#"{"content-type":"a/b"}"#]
-        {
-            assert!(other_headers(wrong).expect_err(wrong).to_string().contains(HEADERS_ATTRIBUTE));
+        assert_eq!(
+            other_headers(r#"{"x-two":"2"}"#).expect("sound"),
+            [("x-two".to_owned(), "2".to_owned())]
+        );
+        for wrong in [
+            "",
+            "[]",
+            "{\"a\":1}",
+            r#"{"Nats-Msg-Id":"1"}"#,
+            r#"{"ce-id":"1"}"#,
+            r#"{"content-type":"a/b"}"#,
+        ] {
+            assert!(
+                other_headers(wrong)
+                    .expect_err(wrong)
+                    .to_string()
+                    .contains(HEADERS_ATTRIBUTE)
+            );
         }
     }
 
     #[test]
     fn an_event_from_before_all_logs_says_what_to_do() {
         let get = |name: &str| (name == "time").then_some("1945-01-01T00:00:00Z");
-        assert!(time_of(get, Times::Raise).expect_err("too early").to_string().contains("times=ignore"));
+        assert!(
+            time_of(get, Times::Raise)
+                .expect_err("too early")
+                .to_string()
+                .contains("times=ignore")
+        );
         assert_eq!(time_of(get, Times::Ignore), Ok(None));
     }
 }

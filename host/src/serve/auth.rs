@@ -22,12 +22,14 @@ use crate::actor::{self, Actor};
 use crate::config::{self, Anonymous};
 use crate::scope::Scope;
 
-/// The query parameter in which a browser's `EventSource` sends its token, because it cannot send headers.
+/// The query parameter in which a browser's `EventSource` sends its token, because it cannot send
+/// headers.
 const TOKEN_PARAMETER: &str = "access_token";
 /// Shortest time between two log lines about refused requests.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Refuses settings that expose the host: any address but loopback needs TLS and a token, or `insecure`.
+/// Refuses settings that expose the host: any address but loopback needs TLS and a token, or
+/// `insecure`.
 pub fn check_exposure(config: &config::Serve) -> Result<(), Error> {
     check_address(config, config.listen)
 }
@@ -35,7 +37,9 @@ pub fn check_exposure(config: &config::Serve) -> Result<(), Error> {
 /// The same for the address on which the host actually listens.
 pub(super) fn check_address(config: &config::Serve, address: SocketAddr) -> Result<(), Error> {
     if config.tls_cert.is_some() != config.tls_key.is_some() {
-        return Err(Error::Tls("serve.tls_cert and serve.tls_key belong together; set both or neither".to_owned()));
+        return Err(Error::Tls(
+            "serve.tls_cert and serve.tls_key belong together; set both or neither".to_owned(),
+        ));
     }
     if is_loopback(address.ip()) || config.insecure {
         return Ok(());
@@ -88,19 +92,23 @@ impl Refusals {
     }
 }
 
-/// Lets a request through, or answers 401 or 403. Probes need no token: they reveal no secrets and change nothing.
+/// Lets a request through, or answers 401 or 403. Probes need no token: they reveal no secrets and
+/// change nothing.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if health::PROBES.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| peer.ip());
     let parameter = take_parameter(&mut request);
     let given = bearer(request.headers()).map(str::to_owned).or(parameter);
     let Admission { tokens, anonymous } = app.secrets.admission();
     let verdict = match (&tokens, given) {
-        (Some(tokens), Some(given)) => {
-            check_token(tokens, &given, &mut request).await.map(|grant| Some(grant.name.clone()))
-        }
+        (Some(tokens), Some(given)) => check_token(tokens, &given, &mut request)
+            .await
+            .map(|grant| Some(grant.name.clone())),
         _ => check_anonymous(&app, anonymous, &request).map(|()| None),
     };
     match verdict {
@@ -117,12 +125,21 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 }
 
 /// What the token of a request is for, if it covers what the route requires.
-async fn check_token(tokens: &Tokens, given: &str, request: &mut Request) -> Result<Arc<Grant>, (Reason, Problem)> {
-    let grant = tokens
-        .grant(given)
-        .map_err(|refusal| (Reason::TokenWrong, Problem::new(Kind::Unauthorized, refusal.to_string())))?;
+async fn check_token(
+    tokens: &Tokens,
+    given: &str,
+    request: &mut Request,
+) -> Result<Arc<Grant>, (Reason, Problem)> {
+    let grant = tokens.grant(given).map_err(|refusal| {
+        (
+            Reason::TokenWrong,
+            Problem::new(Kind::Unauthorized, refusal.to_string()),
+        )
+    })?;
     // Everyone with a token gets 404 for a path without a route.
-    let Some(route) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(grant) };
+    let Some(route) = request.extensions().get::<MatchedPath>().cloned() else {
+        return Ok(grant);
+    };
     let demand = scopes::demand(request.method().as_str(), route.as_str());
     let names = match demand.reach {
         Reach::Path => name_in_path(request).await,
@@ -131,13 +148,25 @@ async fn check_token(tokens: &Tokens, given: &str, request: &mut Request) -> Res
     };
     match grant.covers(demand, &names) {
         Ok(()) => Ok(grant),
-        Err(lack) => Err((Reason::NotAllowed, Problem::new(Kind::NotAllowed, lack.to_string()))),
+        Err(lack) => Err((
+            Reason::NotAllowed,
+            Problem::new(Kind::NotAllowed, lack.to_string()),
+        )),
     }
 }
 
 /// Whether a request without a token, or at a host that has none, may do what it asks for.
-fn check_anonymous(app: &App, anonymous: Anonymous, request: &Request) -> Result<(), (Reason, Problem)> {
-    let missing = |detail: &str| Err((Reason::TokenMissing, Problem::new(Kind::Unauthorized, detail)));
+fn check_anonymous(
+    app: &App,
+    anonymous: Anonymous,
+    request: &Request,
+) -> Result<(), (Reason, Problem)> {
+    let missing = |detail: &str| {
+        Err((
+            Reason::TokenMissing,
+            Problem::new(Kind::Unauthorized, detail),
+        ))
+    };
     if anonymous == Anonymous::Nothing {
         return missing(
             "send a token of the host as `Authorization: Bearer <token>` (FOLDSTREAM_TOKEN or --token on the command \
@@ -145,9 +174,14 @@ fn check_anonymous(app: &App, anonymous: Anonymous, request: &Request) -> Result
         );
     }
     let rules = Rules::new(&app.config, app.address.ip());
-    rules.check(request.uri(), request.headers()).map_err(|problem| (Reason::Origin, problem))?;
-    let Some(route) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
-    let is_read = || scopes::demand(request.method().as_str(), route.as_str()).scope == Some(Scope::Read);
+    rules
+        .check(request.uri(), request.headers())
+        .map_err(|problem| (Reason::Origin, problem))?;
+    let Some(route) = request.extensions().get::<MatchedPath>() else {
+        return Ok(());
+    };
+    let is_read =
+        || scopes::demand(request.method().as_str(), route.as_str()).scope == Some(Scope::Read);
     if anonymous == Anonymous::Everything || is_read() {
         return Ok(());
     }
@@ -163,20 +197,38 @@ pub(super) fn is_known(tokens: &Tokens, headers: &HeaderMap) -> bool {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, given) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| given.trim()).filter(|given| !given.is_empty())
+    let (scheme, given) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| given.trim())
+        .filter(|given| !given.is_empty())
 }
 
-/// Takes the token out of the query of a stream, so that nothing after this sees it. On other routes it is an unknown
-/// parameter like any other.
+/// Takes the token out of the query of a stream, so that nothing after this sees it. On other
+/// routes it is an unknown parameter like any other.
 fn take_parameter(request: &mut Request) -> Option<String> {
-    let is_stream = request.extensions().get::<MatchedPath>().is_some_and(|route| STREAMS.contains(&route.as_str()));
+    let is_stream = request
+        .extensions()
+        .get::<MatchedPath>()
+        .is_some_and(|route| STREAMS.contains(&route.as_str()));
     let query = request.uri().query().filter(|_| is_stream)?;
     let is_token = |pair: &&str| pair.split('=').next() == Some(TOKEN_PARAMETER);
-    let token = query.split('&').find(is_token)?.split_once('=').map(|(_, token)| token.to_owned());
+    let token = query
+        .split('&')
+        .find(is_token)?
+        .split_once('=')
+        .map(|(_, token)| token.to_owned());
     let rest: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
     let path = request.uri().path();
-    let path = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
+    let path = if rest.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", rest.join("&"))
+    };
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = path.parse().ok();
     if let Ok(uri) = Uri::from_parts(parts) {
@@ -184,18 +236,34 @@ fn take_parameter(request: &mut Request) -> Option<String> {
     }
     // Tokens from `token new` need no escaping; others are decoded like any parameter.
     let probe: Uri = format!("/?t={}", token?).parse().ok()?;
-    Query::<Vec<(String, String)>>::try_from_uri(&probe).ok()?.0.pop().map(|(_, token)| token)
+    Query::<Vec<(String, String)>>::try_from_uri(&probe)
+        .ok()?
+        .0
+        .pop()
+        .map(|(_, token)| token)
 }
 
 /// The deployment in the path, decoded as the route decodes it.
 async fn name_in_path(request: &mut Request) -> Vec<String> {
-    let Ok(parameters) = request.extract_parts::<RawPathParams>().await else { return Vec::new() };
-    parameters.iter().filter(|(key, _)| *key == "name").map(|(_, value)| value.to_owned()).collect()
+    let Ok(parameters) = request.extract_parts::<RawPathParams>().await else {
+        return Vec::new();
+    };
+    parameters
+        .iter()
+        .filter(|(key, _)| *key == "name")
+        .map(|(_, value)| value.to_owned())
+        .collect()
 }
 
 fn names_in_query(uri: &Uri) -> Vec<String> {
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
-    pairs.into_iter().filter(|(key, _)| key == "name").map(|(_, value)| value).collect()
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map(|Query(pairs)| pairs)
+        .unwrap_or_default();
+    pairs
+        .into_iter()
+        .filter(|(key, _)| key == "name")
+        .map(|(_, value)| value)
+        .collect()
 }
 
 #[cfg(test)]
@@ -203,12 +271,20 @@ mod tests {
     use super::*;
 
     fn serve(listen: &str) -> config::Serve {
-        config::Serve { listen: listen.parse().expect("an address"), ..config::Serve::default() }
+        config::Serve {
+            listen: listen.parse().expect("an address"),
+            ..config::Serve::default()
+        }
     }
 
     #[test]
     fn loopback_needs_nothing() {
-        for listen in ["127.0.0.1:7575", "127.9.9.9:0", "[::1]:7575", "[::ffff:127.0.0.1]:7575"] {
+        for listen in [
+            "127.0.0.1:7575",
+            "127.9.9.9:0",
+            "[::1]:7575",
+            "[::ffff:127.0.0.1]:7575",
+        ] {
             check_exposure(&serve(listen)).expect(listen);
         }
     }
@@ -218,27 +294,54 @@ mod tests {
         for listen in ["0.0.0.0:7575", "[::]:7575", "192.168.1.5:7575"] {
             let bare = serve(listen);
             let text = check_exposure(&bare).expect_err(listen).to_string();
-            assert!(text.contains("TLS and a token") && text.contains("insecure"), "{text}");
-            let token = config::Serve { token: Some("x".into()), ..bare.clone() };
+            assert!(
+                text.contains("TLS and a token") && text.contains("insecure"),
+                "{text}"
+            );
+            let token = config::Serve {
+                token: Some("x".into()),
+                ..bare.clone()
+            };
             assert!(check_exposure(&token).is_err());
-            let tls = config::Serve { tls_cert: Some("c".into()), tls_key: Some("k".into()), ..bare.clone() };
+            let tls = config::Serve {
+                tls_cert: Some("c".into()),
+                tls_key: Some("k".into()),
+                ..bare.clone()
+            };
             assert!(check_exposure(&tls).is_err());
-            check_exposure(&config::Serve { token_file: Some("t".into()), ..tls.clone() }).expect("both");
-            check_exposure(&config::Serve { tokens_file: Some("t".into()), ..tls }).expect("both");
-            check_exposure(&config::Serve { insecure: true, ..bare }).expect("insecure");
+            check_exposure(&config::Serve {
+                token_file: Some("t".into()),
+                ..tls.clone()
+            })
+            .expect("both");
+            check_exposure(&config::Serve {
+                tokens_file: Some("t".into()),
+                ..tls
+            })
+            .expect("both");
+            check_exposure(&config::Serve {
+                insecure: true,
+                ..bare
+            })
+            .expect("insecure");
         }
     }
 
     #[test]
     fn certificate_without_key_is_refused() {
-        let half = config::Serve { tls_cert: Some("c".into()), ..serve("127.0.0.1:0") };
+        let half = config::Serve {
+            tls_cert: Some("c".into()),
+            ..serve("127.0.0.1:0")
+        };
         assert!(check_exposure(&half).is_err());
     }
 
     #[test]
     fn a_bearer_token_is_read_from_its_header_alone() {
         let read = |value: &str| {
-            let headers: HeaderMap = [(header::AUTHORIZATION, value.parse().expect("a value"))].into_iter().collect();
+            let headers: HeaderMap = [(header::AUTHORIZATION, value.parse().expect("a value"))]
+                .into_iter()
+                .collect();
             bearer(&headers).map(str::to_owned)
         };
         assert_eq!(read("Bearer s3cret").as_deref(), Some("s3cret"));

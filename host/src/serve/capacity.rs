@@ -20,27 +20,29 @@ use crate::memory::{Memory, Purpose, Reservation, Shortage};
 
 /// How long a request waits for a place: bursts pass, overload does not pile up.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long a deploy waits: a whole fleet may be deployed at once, and every deploy should get its turn.
+/// How long a deploy waits: a whole fleet may be deployed at once, and every deploy should get its
+/// turn.
 const DEPLOY_WAIT: Duration = Duration::from_secs(30);
 /// Concurrent scans and pages of events; each is short and occupies one blocking thread.
 const SCANS_MAX: usize = 64;
 /// Concurrent appends; many share one commit.
 const APPENDS_MAX: usize = 256;
-/// Concurrent deploys, from the check of an upload to the end. Only one is compiled at a time, and the others wait on
-/// separate threads; checking a module takes several times its size in memory.
+/// Concurrent deploys, from the check of an upload to the end. Only one is compiled at a time, and
+/// the others wait on separate threads; checking a module takes several times its size in memory.
 const DEPLOYS_MAX: usize = 4;
 /// Memory for the body of a request is taken in pieces of this size, in bytes.
 const BODY_PIECE: u64 = 64 << 10;
 /// How often a request that waits for memory checks whether there is some.
 const LOOK: Duration = Duration::from_millis(50);
-/// Answers up to this size are not charged, in bytes: a connection has one of them at a time, and is charged itself.
+/// Answers up to this size are not charged, in bytes: a connection has one of them at a time, and
+/// is charged itself.
 const SMALL_ANSWER_BYTES: usize = 16 << 10;
 /// What a request takes in addition to its answer on a connection that has many of them, in bytes.
 const STREAM_BYTES: usize = 4 << 10;
 /// Memory for the text of an answer is taken in pieces of this size, in bytes.
 const TEXT_PIECE: u64 = 64 << 10;
-/// A page of events or entries takes at most one of this many parts of the memory of all requests, so that a small host
-/// can answer several of them.
+/// A page of events or entries takes at most one of this many parts of the memory of all requests,
+/// so that a small host can answer several of them.
 const PAGE_PART: u64 = 8;
 /// Smallest limit of such a page, in bytes.
 const PAGE_BYTES_MIN: u64 = 64 << 10;
@@ -49,8 +51,8 @@ const PAGE_BYTES_MIN: u64 = 64 << 10;
 pub(super) struct Capacity {
     watches_max: usize,
     queries: Arc<Semaphore>,
-    /// Queries that one deployment may run at once: half of all, so that a module whose queries do not end leaves places
-    /// to its neighbours.
+    /// Queries that one deployment may run at once: half of all, so that a module whose queries do
+    /// not end leaves places to its neighbours.
     queries_each: usize,
     /// The places of deployments with queries.
     queries_of: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -72,7 +74,9 @@ pub(super) struct BodyRoom {
 impl BodyRoom {
     /// Takes the missing memory for a body of this many bytes; waits a moment for it.
     pub(super) async fn hold(&mut self, bytes: usize) -> Result<(), Problem> {
-        let wanted = (bytes as u64).saturating_mul(self.copies).next_multiple_of(BODY_PIECE);
+        let wanted = (bytes as u64)
+            .saturating_mul(self.copies)
+            .next_multiple_of(BODY_PIECE);
         let most = self.memory.most();
         if wanted > most {
             // It would be refused for ever.
@@ -110,9 +114,14 @@ pub(super) struct PageRoom {
 }
 
 impl PageRoom {
-    /// Writes the page as JSON, into memory that is taken as the text grows. The memory that remains is that of the text.
+    /// Writes the page as JSON, into memory that is taken as the text grows. The memory that
+    /// remains is that of the text.
     pub(super) fn json(mut self, page: &impl Serialize) -> Result<(Bytes, Held), Problem> {
-        let mut writer = Writer { text: Vec::new(), memory: &mut self.text, shortage: None };
+        let mut writer = Writer {
+            text: Vec::new(),
+            memory: &mut self.text,
+            shortage: None,
+        };
         let written = serde_json::to_writer(&mut writer, page);
         let (text, shortage) = (writer.text, writer.shortage);
         if let Some(shortage) = shortage {
@@ -177,7 +186,11 @@ impl Capacity {
         Self {
             watches_max: config.serve.watches_max.min(Semaphore::MAX_PERMITS),
             queries: places(config.serve.queries_max),
-            queries_each: config.serve.queries_max.div_ceil(2).clamp(1, Semaphore::MAX_PERMITS),
+            queries_each: config
+                .serve
+                .queries_max
+                .div_ceil(2)
+                .clamp(1, Semaphore::MAX_PERMITS),
             queries_of: Mutex::default(),
             scans: places(SCANS_MAX),
             appends: places(APPENDS_MAX),
@@ -189,41 +202,77 @@ impl Capacity {
 
     /// Room for a body that is in memory this many times while it is processed.
     pub(super) fn body(&self, copies: u64) -> BodyRoom {
-        BodyRoom { memory: self.memory.reservation(Purpose::Request), copies }
+        BodyRoom {
+            memory: self.memory.reservation(Purpose::Request),
+            copies,
+        }
     }
 
     /// Waits for room for a page of at most `bytes_max` bytes, of what is read and of its text.
     pub(super) async fn page(&self, bytes_max: usize) -> Result<PageRoom, Problem> {
         let part = (self.memory.most_for(Purpose::Request) / PAGE_PART).max(PAGE_BYTES_MIN);
         let bytes = part.min(bytes_max as u64);
-        let (mut memory, mut text) =
-            (self.memory.reservation(Purpose::Request), self.memory.reservation(Purpose::Request));
+        let (mut memory, mut text) = (
+            self.memory.reservation(Purpose::Request),
+            self.memory.reservation(Purpose::Request),
+        );
         grow(&mut memory, bytes).await?;
         grow(&mut text, bytes).await?;
-        Ok(PageRoom { memory, text, bytes_max: usize::try_from(bytes).unwrap_or(bytes_max) })
+        Ok(PageRoom {
+            memory,
+            text,
+            bytes_max: usize::try_from(bytes).unwrap_or(bytes_max),
+        })
     }
 
-    /// Charges the body of a response until it is sent: a client may take its time. A stream charges itself. If the
-    /// connection is multiplexed, many answers may wait on it, so small ones are charged as well.
+    /// Charges the body of a response until it is sent: a client may take its time. A stream
+    /// charges itself. If the connection is multiplexed, many answers may wait on it, so small ones
+    /// are charged as well.
     pub(super) async fn charge(&self, mut response: Response, is_multiplexed: bool) -> Response {
-        let (uncharged, more) = if is_multiplexed { (0, STREAM_BYTES) } else { (SMALL_ANSWER_BYTES, 0) };
-        let held = response.extensions_mut().remove::<Held>().and_then(|held| held.0.lock().take());
-        let length = response.body().size_hint().exact().and_then(|length| usize::try_from(length).ok());
-        let Some(length) = length.filter(|length| *length > uncharged) else { return response };
+        let (uncharged, more) = if is_multiplexed {
+            (0, STREAM_BYTES)
+        } else {
+            (SMALL_ANSWER_BYTES, 0)
+        };
+        let held = response
+            .extensions_mut()
+            .remove::<Held>()
+            .and_then(|held| held.0.lock().take());
+        let length = response
+            .body()
+            .size_hint()
+            .exact()
+            .and_then(|length| usize::try_from(length).ok());
+        let Some(length) = length.filter(|length| *length > uncharged) else {
+            return response;
+        };
         let (parts, body) = response.into_parts();
-        match axum::body::to_bytes(body, length).await.map(|answer| self.answer(answer, more, held)) {
+        match axum::body::to_bytes(body, length)
+            .await
+            .map(|answer| self.answer(answer, more, held))
+        {
             Ok(Ok(answer)) => Response::from_parts(parts, Body::from(answer)),
             Ok(Err(problem)) => problem.into_response(),
-            Err(error) => Problem::internal(format!("the answer can't be read: {error}")).into_response(),
+            Err(error) => {
+                Problem::internal(format!("the answer can't be read: {error}")).into_response()
+            }
         }
     }
 
-    fn answer(&self, answer: Bytes, more: usize, held: Option<Reservation>) -> Result<Bytes, Problem> {
+    fn answer(
+        &self,
+        answer: Bytes,
+        more: usize,
+        held: Option<Reservation>,
+    ) -> Result<Bytes, Problem> {
         let bytes = (answer.len() + more) as u64;
         let mut memory = held.unwrap_or_else(|| self.memory.reservation(Purpose::Request));
         memory.shrink_to(bytes);
         memory.grow_to(bytes).map_err(|shortage| short(&shortage))?;
-        Ok(Bytes::from_owner(Charged { bytes: answer, _memory: memory }))
+        Ok(Bytes::from_owner(Charged {
+            bytes: answer,
+            _memory: memory,
+        }))
     }
 
     /// Memory for what a stream holds until its client reads it.
@@ -241,8 +290,13 @@ impl Capacity {
         &self,
         deployment: &str,
     ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Problem> {
-        // First its own, so that queries of one deployment wait for each other, not in the line of all.
-        let own = acquire(&self.queries_of(deployment), &format!("queries of {deployment}")).await?;
+        // First its own, so that queries of one deployment wait for each other, not in the line of
+        // all.
+        let own = acquire(
+            &self.queries_of(deployment),
+            &format!("queries of {deployment}"),
+        )
+        .await?;
         Ok((own, acquire(&self.queries, "queries").await?))
     }
 
@@ -265,15 +319,21 @@ impl Capacity {
 
     /// A place for a watch: granted at once or not at all, because watches stay open.
     pub(super) fn watch(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.watches.clone().try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => busy("watches"),
-            TryAcquireError::Closed => unreachable!("the semaphores are never closed"),
-        })
+        self.watches
+            .clone()
+            .try_acquire_owned()
+            .map_err(|error| match error {
+                TryAcquireError::NoPermits => busy("watches"),
+                TryAcquireError::Closed => unreachable!("the semaphores are never closed"),
+            })
     }
 }
 
 /// A place for one piece of work.
-pub(super) async fn acquire(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Problem> {
+pub(super) async fn acquire(
+    places: &Arc<Semaphore>,
+    what: &str,
+) -> Result<OwnedSemaphorePermit, Problem> {
     acquire_many(places, 1, what, WAIT).await
 }
 
@@ -294,7 +354,10 @@ fn short(shortage: &Shortage) -> Problem {
 }
 
 fn busy(what: &str) -> Problem {
-    Problem::new(Kind::Busy, format!("the host already runs as many {what} as it allows; try again in a moment"))
+    Problem::new(
+        Kind::Busy,
+        format!("the host already runs as many {what} as it allows; try again in a moment"),
+    )
 }
 
 #[cfg(test)]
@@ -312,20 +375,35 @@ mod tests {
         first.hold(1).await.expect("there is enough");
         assert_eq!(capacity.memory.used_for(Purpose::Request), BODY_PIECE);
         first.hold(3 << 20).await.expect("there is enough");
-        assert_eq!(capacity.memory.used_for(Purpose::Request), 6 << 20, "it is there twice");
+        assert_eq!(
+            capacity.memory.used_for(Purpose::Request),
+            6 << 20,
+            "it is there twice"
+        );
         let mut second = capacity.body(1);
         let problem = second.hold(3 << 20).await.expect_err("half is for others");
-        assert!(problem.kind() == Kind::Busy && problem.detail().starts_with("host-memory: "), "{problem:?}");
+        assert!(
+            problem.kind() == Kind::Busy && problem.detail().starts_with("host-memory: "),
+            "{problem:?}"
+        );
         drop(first);
         second.hold(3 << 20).await.expect("there is some again");
-        let problem = second.hold(7 << 20).await.expect_err("more than it can ever get");
-        assert!(problem.kind() == Kind::TooLarge && problem.detail().contains("limits.memory_bytes"), "{problem:?}");
+        let problem = second
+            .hold(7 << 20)
+            .await
+            .expect_err("more than it can ever get");
+        assert!(
+            problem.kind() == Kind::TooLarge && problem.detail().contains("limits.memory_bytes"),
+            "{problem:?}"
+        );
         drop(second);
         assert_eq!(capacity.memory.used(), 0);
     }
 
     async fn body_of(response: Response) -> Bytes {
-        axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("it is in memory")
+        axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .expect("it is in memory")
     }
 
     #[tokio::test]
@@ -333,17 +411,36 @@ mod tests {
         let capacity = capacity(16 << 20);
         let small = capacity.charge("few".into_response(), false).await;
         assert_eq!(capacity.memory.used(), 0);
-        let sent = body_of(capacity.charge(vec![7; 1 << 20].into_response(), false).await).await;
+        let sent = body_of(
+            capacity
+                .charge(vec![7; 1 << 20].into_response(), false)
+                .await,
+        )
+        .await;
         let rest = sent.slice(1_000..);
         drop((small, sent));
-        assert_eq!(capacity.memory.used(), 1 << 20, "a part of it is still to be sent");
+        assert_eq!(
+            capacity.memory.used(),
+            1 << 20,
+            "a part of it is still to be sent"
+        );
         drop(rest);
         assert_eq!(capacity.memory.used(), 0);
         let small = capacity.charge("few".into_response(), true).await;
-        assert_eq!(capacity.memory.used(), 3 + STREAM_BYTES as u64, "there may be many of them");
+        assert_eq!(
+            capacity.memory.used(),
+            3 + STREAM_BYTES as u64,
+            "there may be many of them"
+        );
         drop(small);
-        let refused = capacity.charge(vec![7; 9 << 20].into_response(), false).await;
-        assert_eq!(refused.status(), axum::http::StatusCode::SERVICE_UNAVAILABLE, "too much");
+        let refused = capacity
+            .charge(vec![7; 9 << 20].into_response(), false)
+            .await;
+        assert_eq!(
+            refused.status(),
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            "too much"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,10 +449,17 @@ mod tests {
         let room = capacity.page(4 << 20).await.expect("there is enough");
         assert_eq!((room.bytes_max, capacity.memory.used()), (4 << 20, 8 << 20));
         let others = [capacity.page(4 << 20).await, capacity.page(4 << 20).await];
-        let problem = capacity.page(4 << 20).await.expect_err("large ones leave a quarter to small ones");
+        let problem = capacity
+            .page(4 << 20)
+            .await
+            .expect_err("large ones leave a quarter to small ones");
         assert_eq!(problem.kind(), Kind::Busy);
         assert!(
-            capacity.charge(vec![7; 1 << 20].into_response(), false).await.status().is_success(),
+            capacity
+                .charge(vec![7; 1 << 20].into_response(), false)
+                .await
+                .status()
+                .is_success(),
             "a small one is sent"
         );
         let (text, held) = room.json(&"x".repeat(1 << 20)).expect("there is enough");
@@ -365,8 +469,13 @@ mod tests {
         let sent = body_of(capacity.charge(response, false).await).await;
         assert_eq!(capacity.memory.used(), sent.len() as u64);
         let room = capacity.page(4 << 20).await.expect("there is enough");
-        let problem = room.json(&"\u{1}".repeat(5 << 20)).expect_err("its text is six times as long");
-        assert!(problem.kind() == Kind::Busy && capacity.memory.used() == sent.len() as u64, "{problem:?}");
+        let problem = room
+            .json(&"\u{1}".repeat(5 << 20))
+            .expect_err("its text is six times as long");
+        assert!(
+            problem.kind() == Kind::Busy && capacity.memory.used() == sent.len() as u64,
+            "{problem:?}"
+        );
         drop(sent);
         assert_eq!(capacity.memory.used(), 0);
     }
@@ -375,7 +484,10 @@ mod tests {
     async fn request_beyond_the_places_is_told_to_come_back() {
         let places = Arc::new(Semaphore::new(1));
         let first = acquire(&places, "queries").await.expect("a place");
-        assert_eq!(acquire(&places, "queries").await.expect_err("full").kind(), Kind::Busy);
+        assert_eq!(
+            acquire(&places, "queries").await.expect_err("full").kind(),
+            Kind::Busy
+        );
         drop(first);
         drop(acquire(&places, "queries").await.expect("a place again"));
     }
@@ -385,16 +497,24 @@ mod tests {
         let mut config = Config::default();
         config.serve.queries_max = 4;
         let capacity = Capacity::new(&config, Memory::unlimited());
-        let stuck =
-            [capacity.query("greedy").await.expect("a place"), capacity.query("greedy").await.expect("a place")];
+        let stuck = [
+            capacity.query("greedy").await.expect("a place"),
+            capacity.query("greedy").await.expect("a place"),
+        ];
         let refused = capacity.query("greedy").await.expect_err("it has its half");
         assert_eq!(refused.kind(), Kind::Busy);
-        let neighbours =
-            [capacity.query("calm").await.expect("a place"), capacity.query("calm").await.expect("a place")];
+        let neighbours = [
+            capacity.query("calm").await.expect("a place"),
+            capacity.query("calm").await.expect("a place"),
+        ];
         drop(stuck);
         drop(capacity.query("greedy").await.expect("a place again"));
         drop(neighbours);
         drop(capacity.query("third").await.expect("a place"));
-        assert_eq!(capacity.queries_of.lock().len(), 1, "nothing is kept for deployments without queries");
+        assert_eq!(
+            capacity.queries_of.lock().len(),
+            1,
+            "nothing is kept for deployments without queries"
+        );
     }
 }

@@ -30,17 +30,27 @@ pub struct Validity {
 
 /// Reads certificate and key, if configured.
 pub(super) fn read(config: &config::Serve) -> Result<Option<Certificate>, Error> {
-    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else {
+        return Ok(None);
+    };
     let chain = chain(cert)?;
     let validity = validity(&chain).map_err(|error| unreadable("serve.tls_cert", cert, &error))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("serve.tls_key", key, &error))?;
+    let key_der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| unreadable("serve.tls_key", key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut settings = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, key_der)
+        })
         .map_err(|error| Error::Tls(format!("certificate and key do not match: {error}")))?;
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Certificate { settings: Arc::new(settings), validity }))
+    Ok(Some(Certificate {
+        settings: Arc::new(settings),
+        validity,
+    }))
 }
 
 /// The validity of the certificate in a file.
@@ -53,20 +63,29 @@ fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unreadable("serve.tls_cert", cert, &error))?;
     if chain.is_empty() {
-        return Err(unreadable("serve.tls_cert", cert, &"there is no certificate in it"));
+        return Err(unreadable(
+            "serve.tls_cert",
+            cert,
+            &"there is no certificate in it",
+        ));
     }
     Ok(chain)
 }
 
 fn unreadable(name: &str, file: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::Tls(format!("{name} {}: {error}; it must be a PEM file", file.display()))
+    Error::Tls(format!(
+        "{name} {}: {error}; it must be a PEM file",
+        file.display()
+    ))
 }
 
-/// The intersection of the validities of a chain: clients refuse a certificate if one on which it depends has expired.
+/// The intersection of the validities of a chain: clients refuse a certificate if one on which it
+/// depends has expired.
 fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, String> {
     let mut whole: Option<Validity> = None;
     for certificate in chain {
-        let (begin, end) = times(certificate).map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        let (begin, end) =
+            times(certificate).map_err(|error| format!("not an X.509 certificate: {error}"))?;
         let time = |seconds: Duration| {
             let seconds = i64::try_from(seconds.as_secs()).map_err(|error| error.to_string())?;
             Timestamp::from_second(seconds).map_err(|error| error.to_string())
@@ -74,7 +93,13 @@ fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, String> {
         let (begin, end) = (time(begin)?, time(end)?);
         whole = Some(match whole {
             None => Validity { begin, end },
-            Some(Validity { begin: latest, end: first }) => Validity { begin: begin.max(latest), end: end.min(first) },
+            Some(Validity {
+                begin: latest,
+                end: first,
+            }) => Validity {
+                begin: begin.max(latest),
+                end: end.min(first),
+            },
         });
     }
     whole.ok_or_else(|| "there is no certificate in it".to_owned())
@@ -87,7 +112,11 @@ fn times(certificate: &[u8]) -> der::Result<(Duration, Duration)> {
     let mut fields = SliceReader::new(signed.value())?;
     // The version is optional; serial number, algorithm and issuer follow.
     let first = AnyRef::decode(&mut fields)?;
-    let skipped = if first.tag().is_context_specific() { 3 } else { 2 };
+    let skipped = if first.tag().is_context_specific() {
+        3
+    } else {
+        2
+    };
     for _ in 0..skipped {
         AnyRef::decode(&mut fields)?;
     }
@@ -109,11 +138,16 @@ mod tests {
     use super::*;
 
     fn certificate(begin: i32, end: i32) -> CertificateDer<'static> {
-        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("sound");
+        let mut parameters =
+            rcgen::CertificateParams::new(["localhost".to_owned()]).expect("sound");
         parameters.not_before = rcgen::date_time_ymd(begin, 1, 2);
         parameters.not_after = rcgen::date_time_ymd(end, 3, 4);
         let key = rcgen::KeyPair::generate().expect("a key");
-        parameters.self_signed(&key).expect("a certificate").der().clone()
+        parameters
+            .self_signed(&key)
+            .expect("a certificate")
+            .der()
+            .clone()
     }
 
     #[test]
@@ -123,9 +157,21 @@ mod tests {
             (begin.to_string(), end.to_string())
         };
         let one = shown(&[certificate(2020, 2060)]);
-        assert_eq!(one, ("2020-01-02T00:00:00Z".to_owned(), "2060-03-04T00:00:00Z".to_owned()));
+        assert_eq!(
+            one,
+            (
+                "2020-01-02T00:00:00Z".to_owned(),
+                "2060-03-04T00:00:00Z".to_owned()
+            )
+        );
         let chain = shown(&[certificate(2020, 2060), certificate(2021, 2030)]);
-        assert_eq!(chain, ("2021-01-02T00:00:00Z".to_owned(), "2030-03-04T00:00:00Z".to_owned()));
+        assert_eq!(
+            chain,
+            (
+                "2021-01-02T00:00:00Z".to_owned(),
+                "2030-03-04T00:00:00Z".to_owned()
+            )
+        );
         assert!(validity(&[CertificateDer::from(b"no certificate".as_slice())]).is_err());
     }
 }

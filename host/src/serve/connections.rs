@@ -1,10 +1,11 @@
-//! The connections of the server: how many there are, the memory of their buffers, and which ones are closed if there
-//! are too many.
+//! The connections of the server: how many there are, the memory of their buffers, and which ones
+//! are closed if there are too many.
 //!
-//! A connection without a running request never keeps out another one: if places or memory are used up, those that have
-//! been without a request for longest are closed. A head that is not complete is no request yet. What a connection holds
-//! is free once its buffers are, not when it is chosen to be closed: until then, new connections wait, and so do those
-//! whose buffers must grow. This bounds the memory however late a busy machine gets to the closing ones.
+//! A connection without a running request never keeps out another one: if places or memory are used
+//! up, those that have been without a request for longest are closed. A head that is not complete
+//! is no request yet. What a connection holds is free once its buffers are, not when it is chosen
+//! to be closed: until then, new connections wait, and so do those whose buffers must grow. This
+//! bounds the memory however late a busy machine gets to the closing ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
@@ -29,24 +30,26 @@ pub(super) const CONNECTION_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 8 << 10;
 /// No buffer becomes larger than this, whatever arrives without a request, such as pings for days.
 const HEAD_BYTES_MAX: usize = 128 << 10;
-/// One address may hold this share of the connections, and at least this many, so that no single address takes every
-/// place.
+/// One address may hold this share of the connections, and at least this many, so that no single
+/// address takes every place.
 const PEER_SHARE: usize = 8;
 const PEER_CONNECTIONS_MIN: usize = 32;
-/// How many connections to close at a time: one of this many places, so that the search for them costs little, and at
-/// least two, so that their number falls.
+/// How many connections to close at a time: one of this many places, so that the search for them
+/// costs little, and at least two, so that their number falls.
 const CLOSED_SHARE: usize = 64;
 const CLOSED_MIN: usize = 2;
-/// New connections that wait for a place: one for this many places, and at most this many. Each takes one descriptor and
-/// about a kilobyte that nobody is charged for.
+/// New connections that wait for a place: one for this many places, and at most this many. Each
+/// takes one descriptor and about a kilobyte that nobody is charged for.
 const WAITING_SHARE: usize = 2;
 const WAITING_MAX: usize = 1_024;
 /// How long one waits for its place.
 const WAIT_MAX: Duration = Duration::from_secs(15);
-/// A connection that waits for this long to write to its client may be closed if there are no idle ones.
+/// A connection that waits for this long to write to its client may be closed if there are no idle
+/// ones.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// How long a client may leave a part of an answer, and how many bytes it takes per second at least, where the
-/// connection itself shows nothing of that: HTTP/2 answers in streams, each of which the client may hold up.
+/// How long a client may leave a part of an answer, and how many bytes it takes per second at
+/// least, where the connection itself shows nothing of that: HTTP/2 answers in streams, each of
+/// which the client may hold up.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
 const UNREAD_BYTES_PER_SECOND: u64 = 4 << 10;
 /// How long a new connection has for its first request before it counts as one that has none.
@@ -110,7 +113,8 @@ pub(super) struct Line {
     served: AtomicU32,
     /// Since when it waits to write, in milliseconds; 0 if it does not.
     writing_since: AtomicU64,
-    /// What clients have been given of answers and not taken yet, on connections with many requests at a time.
+    /// What clients have been given of answers and not taken yet, on connections with many requests
+    /// at a time.
     unread: Mutex<BTreeMap<u64, Unread>>,
     /// Whether it was chosen to be closed in spite of running requests.
     is_broken: AtomicBool,
@@ -159,7 +163,13 @@ impl Connections {
 
     fn since(begun: Instant, max: usize, memory: Box<dyn Fn() -> Memory + Send + Sync>) -> Self {
         let max_of_peer = (max / PEER_SHARE).max(PEER_CONNECTIONS_MIN);
-        Self(Arc::new(Shared { max, max_of_peer, memory, begun, table: Mutex::default() }))
+        Self(Arc::new(Shared {
+            max,
+            max_of_peer,
+            memory,
+            begun,
+            table: Mutex::default(),
+        }))
     }
 
     /// A place for a connection, if need be that of an idle one, once that has ended.
@@ -170,8 +180,14 @@ impl Connections {
         }
         let peer = stream.peer_addr()?.ip().to_canonical();
         let mut turn = Turn::new(self.clone());
-        let admitted = tokio::time::timeout(WAIT_MAX, poll_fn(|context| self.poll_admit(peer, &mut turn, context)));
-        admitted.await.map_err(|_| full("no connection ended in time to make room"))?.map_err(full)
+        let admitted = tokio::time::timeout(
+            WAIT_MAX,
+            poll_fn(|context| self.poll_admit(peer, &mut turn, context)),
+        );
+        admitted
+            .await
+            .map_err(|_| full("no connection ended in time to make room"))?
+            .map_err(full)
     }
 
     /// Whether any connections are about to end, or can be made to.
@@ -180,7 +196,12 @@ impl Connections {
         self.close_some(&mut table, Among::All, |_| false) || !table.closing.is_empty()
     }
 
-    fn poll_admit(&self, peer: IpAddr, turn: &mut Turn, context: &Context<'_>) -> Poll<Result<Place, &'static str>> {
+    fn poll_admit(
+        &self,
+        peer: IpAddr,
+        turn: &mut Turn,
+        context: &Context<'_>,
+    ) -> Poll<Result<Place, &'static str>> {
         let mut memory = (self.0.memory)().reservation(Purpose::Connection);
         let mut table = self.0.table.lock();
         table.remove_waiting(turn);
@@ -198,18 +219,30 @@ impl Connections {
             drop(table);
             turn.end();
             let turn = Turn::new(self.clone());
-            return Poll::Ready(Ok(Place { line, head: 0, served: 0, charged: CONNECTION_BYTES, turn }));
+            return Poll::Ready(Ok(Place {
+                line,
+                head: 0,
+                served: 0,
+                charged: CONNECTION_BYTES,
+                turn,
+            }));
         }
         let queue_max = (self.0.max / WAITING_SHARE).clamp(1, WAITING_MAX);
-        let wanted = Wanted { is_place: true, bytes: CONNECTION_BYTES as u64 };
+        let wanted = Wanted {
+            is_place: true,
+            bytes: CONNECTION_BYTES as u64,
+        };
         let may_wait = turn.number.is_some() || table.waiting_places < queue_max;
         if may_wait && self.wait(&mut table, turn, wanted, context) {
             return Poll::Pending;
         }
         drop(table);
         turn.end();
-        let reason =
-            if has_place { "there is no memory for more connections" } else { "there are too many connections" };
+        let reason = if has_place {
+            "there is no memory for more connections"
+        } else {
+            "there are too many connections"
+        };
         Poll::Ready(Err(reason))
     }
 
@@ -233,20 +266,36 @@ impl Connections {
         line
     }
 
-    /// Joins the queue, and closes others until enough of them end. Returns false, and leaves the queue, if none will.
-    fn wait(&self, table: &mut Table, turn: &mut Turn, wanted: Wanted, context: &Context<'_>) -> bool {
+    /// Joins the queue, and closes others until enough of them end. Returns false, and leaves the
+    /// queue, if none will.
+    fn wait(
+        &self,
+        table: &mut Table,
+        turn: &mut Turn,
+        wanted: Wanted,
+        context: &Context<'_>,
+    ) -> bool {
         let number = *turn.number.get_or_insert_with(|| {
             table.next += 1;
             table.next
         });
-        table.insert_waiting(number, Waiting { wanted, waker: context.waker().clone() });
-        let is_place_short = wanted.is_place && table.open.len() + table.closing.len() >= self.0.max;
+        table.insert_waiting(
+            number,
+            Waiting {
+                wanted,
+                waker: context.waker().clone(),
+            },
+        );
+        let is_place_short =
+            wanted.is_place && table.open.len() + table.closing.len() >= self.0.max;
         if is_place_short && table.closing.len() < table.waiting_places {
             self.close_some(table, Among::All, |_| false);
         }
         let is_enough = |table: &Table| table.closing_bytes >= table.waiting_bytes;
         while !is_enough(table) {
-            if !self.close_some(table, Among::Grown, is_enough) && !self.close_some(table, Among::All, is_enough) {
+            if !self.close_some(table, Among::Grown, is_enough)
+                && !self.close_some(table, Among::All, is_enough)
+            {
                 break;
             }
         }
@@ -258,9 +307,15 @@ impl Connections {
         true
     }
 
-    /// Closes those that have been idle for longest; if none is, those whose clients have read nothing for longest; one
-    /// after the other until it is enough, or there are many of them. Returns whether there were any.
-    fn close_some(&self, table: &mut Table, among: Among, is_enough: impl Fn(&Table) -> bool) -> bool {
+    /// Closes those that have been idle for longest; if none is, those whose clients have read
+    /// nothing for longest; one after the other until it is enough, or there are many of them.
+    /// Returns whether there were any.
+    fn close_some(
+        &self,
+        table: &mut Table,
+        among: Among,
+        is_enough: impl Fn(&Table) -> bool,
+    ) -> bool {
         let is_meant = |line: &&Arc<Line>| match among {
             Among::All => true,
             Among::Peer(peer) => line.peer == peer,
@@ -268,9 +323,13 @@ impl Connections {
         };
         let count = (self.0.max / CLOSED_SHARE).max(CLOSED_MIN);
         let meant = || table.open.values().filter(is_meant);
-        let mut found: Vec<((bool, u64), u64)> = meant().filter_map(|line| Some((line.idle()?, line.number))).collect();
+        let mut found: Vec<((bool, u64), u64)> = meant()
+            .filter_map(|line| Some((line.idle()?, line.number)))
+            .collect();
         if found.is_empty() {
-            found = meant().filter_map(|line| Some(((true, line.stalled()?), line.number))).collect();
+            found = meant()
+                .filter_map(|line| Some(((true, line.stalled()?), line.number)))
+                .collect();
         }
         if found.len() > count {
             found.select_nth_unstable(count);
@@ -296,7 +355,9 @@ impl Connections {
         let next = {
             let mut table = self.0.table.lock();
             let was_chosen = line.requests.fetch_and(!CHOSEN, Ordering::AcqRel) & CHOSEN != 0;
-            let Some(line) = was_chosen.then(|| table.end_closing(line.number)).flatten() else { return };
+            let Some(line) = was_chosen.then(|| table.end_closing(line.number)).flatten() else {
+                return;
+            };
             table.insert(line);
             table.next_waiting()
         };
@@ -324,7 +385,9 @@ impl Table {
 
     /// Lets a connection that was chosen end at its next step, which is now.
     fn close(&mut self, number: u64) {
-        let Some(line) = self.remove(number) else { return };
+        let Some(line) = self.remove(number) else {
+            return;
+        };
         let bytes = line.memory.lock().bytes();
         self.closing_bytes += bytes;
         line.waker.wake();
@@ -370,10 +433,14 @@ fn wake(waker: Option<Waker>) {
 
 impl Turn {
     fn new(connections: Connections) -> Self {
-        Self { connections, number: None }
+        Self {
+            connections,
+            number: None,
+        }
     }
 
-    /// Leaves the queue, and lets the next one look whether there is enough for it: it may have been this one's turn.
+    /// Leaves the queue, and lets the next one look whether there is enough for it: it may have
+    /// been this one's turn.
     fn end(&mut self) {
         if self.number.is_none() {
             return;
@@ -397,13 +464,16 @@ impl Drop for Turn {
 impl Line {
     /// Milliseconds since the start of the server, and never 0.
     fn now(&self) -> u64 {
-        u64::try_from(self.connections.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.connections.0.begun.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 
-    /// Since when it has been idle, if it is; in the order in which to close connections. First come those that never
-    /// completed a request: one that did is more likely to be used again.
+    /// Since when it has been idle, if it is; in the order in which to close connections. First
+    /// come those that never completed a request: one that did is more likely to be used again.
     fn idle(&self) -> Option<(bool, u64)> {
-        let is_writing = self.writing_since.load(Ordering::Relaxed) > 0 || !self.unread.lock().is_empty();
+        let is_writing =
+            self.writing_since.load(Ordering::Relaxed) > 0 || !self.unread.lock().is_empty();
         let is_idle = self.requests.load(Ordering::Acquire) == 0 && !is_writing;
         let since = self.idle_since.load(Ordering::Relaxed);
         let is_new = self.now().saturating_sub(since) < NEW_FOR.as_millis() as u64;
@@ -412,16 +482,25 @@ impl Line {
 
     /// Since when it has waited to write, or for its client to take an answer, if that is long ago.
     fn stalled(&self) -> Option<u64> {
-        let unread = self.unread.lock().first_key_value().map_or(0, |(_, unread)| unread.since);
+        let unread = self
+            .unread
+            .lock()
+            .first_key_value()
+            .map_or(0, |(_, unread)| unread.since);
         let writing = self.writing_since.load(Ordering::Relaxed);
         let since = if writing > 0 { writing } else { unread };
-        let is_stalled = since > 0 && self.now().saturating_sub(since) >= STALLED_AFTER.as_millis() as u64;
+        let is_stalled =
+            since > 0 && self.now().saturating_sub(since) >= STALLED_AFTER.as_millis() as u64;
         is_stalled.then_some(since)
     }
 
     /// Marks it as one to be closed; returns false if it is neither idle nor stalled any more.
     fn choose(&self) -> bool {
-        if self.requests.compare_exchange(0, CHOSEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if self
+            .requests
+            .compare_exchange(0, CHOSEN, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
             return true;
         }
         let is_stalled = self.stalled().is_some();
@@ -447,7 +526,9 @@ impl Line {
     /// Notes that this many bytes of an answer wait for the client; a number to end that with.
     pub(super) fn begin_unread(&self, bytes: usize) -> u64 {
         let since = self.now();
-        let until = since + UNREAD_TIME_MAX.as_millis() as u64 + bytes as u64 * 1_000 / UNREAD_BYTES_PER_SECOND;
+        let until = since
+            + UNREAD_TIME_MAX.as_millis() as u64
+            + bytes as u64 * 1_000 / UNREAD_BYTES_PER_SECOND;
         let mut unread = self.unread.lock();
         let number = unread.last_key_value().map_or(0, |(number, _)| number + 1);
         unread.insert(number, Unread { since, until });
@@ -499,9 +580,14 @@ impl Line {
 }
 
 impl Place {
-    /// How many bytes may be read into a buffer with this much space, of which the memory is charged first: 0 if the
-    /// connection ends. It waits until there is memory, and fails if there will be none.
-    pub(super) fn poll_room(&mut self, space: usize, context: &Context<'_>) -> Poll<io::Result<usize>> {
+    /// How many bytes may be read into a buffer with this much space, of which the memory is
+    /// charged first: 0 if the connection ends. It waits until there is memory, and fails if there
+    /// will be none.
+    pub(super) fn poll_room(
+        &mut self,
+        space: usize,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         self.forget_head();
         let wanted = (CONNECTION_BYTES + self.head + space).saturating_sub(BUFFER_BYTES);
         if wanted <= self.charged {
@@ -515,9 +601,15 @@ impl Place {
         // The buffer may keep its size for as long as the connection lives.
         let has_grown = self.line.memory.lock().try_grow_to(wanted as u64);
         // A body is passed on as it arrives, so a part of the buffer does for it.
-        let rest = (self.charged - CONNECTION_BYTES + BUFFER_BYTES).saturating_sub(self.head).min(space);
-        let more = Wanted { is_place: false, bytes: (wanted - self.charged) as u64 };
-        let waits = !has_grown && rest == 0 && connections.wait(&mut table, &mut self.turn, more, context);
+        let rest = (self.charged - CONNECTION_BYTES + BUFFER_BYTES)
+            .saturating_sub(self.head)
+            .min(space);
+        let more = Wanted {
+            is_place: false,
+            bytes: (wanted - self.charged) as u64,
+        };
+        let waits =
+            !has_grown && rest == 0 && connections.wait(&mut table, &mut self.turn, more, context);
         drop(table);
         // To make room, it may have chosen itself.
         let must_end = self.line.must_end();

@@ -48,7 +48,14 @@ where
             let response = response.await?;
             // Until it is polled, it waits for the client.
             let unread = is_multiplexed.then(|| Unread::new(&running.0, 0));
-            Ok(response.map(|body| Body::new(RunningBody { body, running, is_multiplexed, unread })))
+            Ok(response.map(|body| {
+                Body::new(RunningBody {
+                    body,
+                    running,
+                    is_multiplexed,
+                    unread,
+                })
+            }))
         })
     }
 }
@@ -86,7 +93,10 @@ struct Unread {
 
 impl Unread {
     fn new(line: &Arc<Line>, bytes: usize) -> Self {
-        Self { line: Arc::clone(line), number: line.begin_unread(bytes) }
+        Self {
+            line: Arc::clone(line),
+            number: line.begin_unread(bytes),
+        }
     }
 }
 
@@ -130,7 +140,10 @@ impl HttpBody for RunningBody {
         polled.map_ok(|frame| match frame.into_data() {
             Ok(data) => {
                 let unread = Unread::new(&line, data.len());
-                Frame::data(Bytes::from_owner(Sent { data, _unread: unread }))
+                Frame::data(Bytes::from_owner(Sent {
+                    data,
+                    _unread: unread,
+                }))
             }
             Err(frame) => frame,
         })

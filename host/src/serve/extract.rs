@@ -26,7 +26,8 @@ const BODY_RATE_MIN: u64 = 4 << 10;
 /// Longest query string, in bytes; percent-encoding triples keys of 1,024 bytes.
 const QUERY_BYTES_MAX: usize = 32 << 10;
 
-/// Query parameters. An unknown one is refused: ignoring a misspelt `at-leest` would give a stale answer.
+/// Query parameters. An unknown one is refused: ignoring a misspelt `at-leest` would give a stale
+/// answer.
 pub(super) struct Parameters<T>(pub(super) T);
 
 /// For routes without parameters.
@@ -47,8 +48,13 @@ where
 }
 
 fn parameters<T: DeserializeOwned + IntoParams>(uri: &Uri) -> Result<T, Problem> {
-    if uri.query().is_some_and(|query| query.len() > QUERY_BYTES_MAX) {
-        return Err(Problem::invalid(format!("the query string is longer than {QUERY_BYTES_MAX} bytes; shorten it")));
+    if uri
+        .query()
+        .is_some_and(|query| query.len() > QUERY_BYTES_MAX)
+    {
+        return Err(Problem::invalid(format!(
+            "the query string is longer than {QUERY_BYTES_MAX} bytes; shorten it"
+        )));
     }
     match Query::<T>::try_from_uri(uri) {
         Ok(Query(parameters)) => Ok(parameters),
@@ -57,13 +63,25 @@ fn parameters<T: DeserializeOwned + IntoParams>(uri: &Uri) -> Result<T, Problem>
 }
 
 fn explain<T: IntoParams>(uri: &Uri, rejection: &QueryRejection) -> Problem {
-    let known: Vec<String> = T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
-    let given = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
+    let known: Vec<String> = T::into_params(|| None)
+        .into_iter()
+        .map(|parameter| parameter.name)
+        .collect();
+    let given = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map(|Query(pairs)| pairs)
+        .unwrap_or_default();
     if let Some((name, _)) = given.iter().find(|(name, _)| !known.contains(name)) {
-        return Problem::invalid(format!("there is no query parameter {name}{}", suggestion(name, &known)));
+        return Problem::invalid(format!(
+            "there is no query parameter {name}{}",
+            suggestion(name, &known)
+        ));
     }
     let text = rejection.body_text();
-    Problem::invalid(text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned())
+    Problem::invalid(
+        text.strip_prefix("Failed to deserialize query string: ")
+            .unwrap_or(&text)
+            .to_owned(),
+    )
 }
 
 /// The end of a message, with the name that was probably meant, or all known names.
@@ -100,7 +118,14 @@ where
 /// The content type of a request: its essence in lower case, without parameters.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    Some(
+        value
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
 }
 
 /// The content type that curl sends with a body by default.
@@ -110,15 +135,25 @@ const FORM: &str = "application/x-www-form-urlencoded";
 pub(super) fn unsupported(found: Option<&str>, wanted: &str) -> Problem {
     let found = match found {
         None => "there is no content-type".to_owned(),
-        Some(FORM) => format!("content-type is {FORM}, which curl sends unless it is given -H 'content-type: …'"),
+        Some(FORM) => format!(
+            "content-type is {FORM}, which curl sends unless it is given -H 'content-type: …'"
+        ),
         Some(found) => format!("content-type is {found}"),
     };
-    Problem::new(Kind::UnsupportedMediaType, format!("{found}; send {wanted}"))
+    Problem::new(
+        Kind::UnsupportedMediaType,
+        format!("{found}; send {wanted}"),
+    )
 }
 
 /// The length that the client announces.
 pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// When the next part of a body is due, if this many bytes have arrived.
@@ -132,7 +167,12 @@ fn due(begun: Instant, seen: usize) -> Instant {
 /// For a longer body, it reads and discards up to that much again: closing the
 /// connection while the client still sends would hide the response. A body that
 /// arrives too slowly is given up, so that it does not hold its memory.
-pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize, room: &mut BodyRoom) -> Result<Bytes, Problem> {
+pub(super) async fn body(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    room: &mut BodyRoom,
+) -> Result<Bytes, Problem> {
     let announced = announced(headers).unwrap_or(0);
     let mut chunks = body.into_data_stream();
     let mut collected = BytesMut::new();
@@ -153,7 +193,9 @@ pub(super) async fn body(headers: &HeaderMap, body: Body, limit: usize, room: &m
             ));
         };
         let Some(chunk) = next else { break };
-        let chunk = chunk.map_err(|error| Problem::invalid(format!("cannot read the body: {error}; send it again")))?;
+        let chunk = chunk.map_err(|error| {
+            Problem::invalid(format!("cannot read the body: {error}; send it again"))
+        })?;
         seen = seen.saturating_add(chunk.len());
         if seen > limit.saturating_mul(2) {
             break;
@@ -197,29 +239,45 @@ mod tests {
     #[test]
     fn parameters_are_decoded() {
         let example = read("at-least=7&prefix=a%2Fb+c").expect("sound");
-        assert_eq!((example.at_least, example.prefix.as_deref()), (Some(7), Some("a/b c")));
+        assert_eq!(
+            (example.at_least, example.prefix.as_deref()),
+            (Some(7), Some("a/b c"))
+        );
     }
 
     #[test]
     fn misspelt_parameter_is_refused_with_a_suggestion() {
         let problem = read("prefix=a&at-leest=7").expect_err("unknown");
         assert_eq!(problem.kind(), Kind::Invalid);
-        assert_eq!(problem.detail(), "there is no query parameter at-leest; did you mean at-least?");
+        assert_eq!(
+            problem.detail(),
+            "there is no query parameter at-leest; did you mean at-least?"
+        );
         let problem = read("zzz").expect_err("unknown");
-        assert_eq!(problem.detail(), "there is no query parameter zzz; known: at-least, prefix");
+        assert_eq!(
+            problem.detail(),
+            "there is no query parameter zzz; known: at-least, prefix"
+        );
     }
 
     #[test]
     fn unreadable_parameter_is_named() {
         let problem = read("at-least=soon").expect_err("no number");
-        assert!(problem.detail().starts_with("at-least: "), "{}", problem.detail());
+        assert!(
+            problem.detail().starts_with("at-least: "),
+            "{}",
+            problem.detail()
+        );
         assert!(read("at-least=1&at-least=2").is_err(), "given twice");
     }
 
     #[test]
     fn content_type_is_compared_without_parameters_and_case() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, "Application/JSON; charset=utf-8".parse().expect("a value"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            "Application/JSON; charset=utf-8".parse().expect("a value"),
+        );
         assert_eq!(content_type(&headers).as_deref(), Some("application/json"));
     }
 
@@ -227,8 +285,15 @@ mod tests {
     async fn body_beyond_the_limit_is_refused_and_one_at_the_limit_is_not() {
         let none = HeaderMap::new();
         let mut room = Capacity::new(&Config::default(), Memory::unlimited()).body(1);
-        assert_eq!(body(&none, Body::from("12345"), 5, &mut room).await.expect("fits"), "12345");
-        let problem = body(&none, Body::from("123456"), 5, &mut room).await.expect_err("too large");
+        assert_eq!(
+            body(&none, Body::from("12345"), 5, &mut room)
+                .await
+                .expect("fits"),
+            "12345"
+        );
+        let problem = body(&none, Body::from("123456"), 5, &mut room)
+            .await
+            .expect_err("too large");
         assert_eq!(problem.kind(), Kind::TooLarge);
     }
 
@@ -247,7 +312,9 @@ mod tests {
             Ok::<_, std::convert::Infallible>(Bytes::from(vec![7; bytes]))
         };
         let parts = |parts: Timed| {
-            Body::from_stream(futures_util::stream::iter(parts).then(move |(bytes, after)| part(*bytes, *after)))
+            Body::from_stream(
+                futures_util::stream::iter(parts).then(move |(bytes, after)| part(*bytes, *after)),
+            )
         };
         let read = async |parts| body(&none, parts, 1 << 20, &mut capacity.body(1)).await;
         let steady = read(parts(STEADY)).await.expect("slow, but steady");

@@ -34,7 +34,8 @@ pub(super) fn octets(payload: Payload) -> Bytes {
     }
 }
 
-/// Strings by name. Each name may occur only once, because with two values nobody could tell which one was meant.
+/// Strings by name. Each name may occur only once, because with two values nobody could tell which
+/// one was meant.
 #[derive(Debug, Default)]
 pub(super) struct Texts(pub(super) BTreeMap<String, String>);
 
@@ -57,12 +58,17 @@ impl<'de> Visitor<'de> for TextsVisitor {
         let mut texts = BTreeMap::new();
         while let Some((name, text)) = members.next_entry::<String, String>()? {
             if texts.len() == TEXTS_MAX {
-                return Err(M::Error::custom(format!("there are more than {TEXTS_MAX} members")));
+                return Err(M::Error::custom(format!(
+                    "there are more than {TEXTS_MAX} members"
+                )));
             }
             match texts.entry(name) {
                 Place::Vacant(vacant) => vacant.insert(text),
                 Place::Occupied(there) => {
-                    return Err(M::Error::custom(format!("`{:.64}` occurs twice", there.key().as_str())));
+                    return Err(M::Error::custom(format!(
+                        "`{:.64}` occurs twice",
+                        there.key().as_str()
+                    )));
                 }
             };
         }
@@ -73,7 +79,8 @@ impl<'de> Visitor<'de> for TextsVisitor {
 /// Most members of such an object: more than any message may have headers.
 const TEXTS_MAX: usize = 1_024;
 
-/// A payload as a JSON value: JSON text as it is, other text as a string, bytes as `{"$bytes": "<base64>"}`.
+/// A payload as a JSON value: JSON text as it is, other text as a string, bytes as `{"$bytes":
+/// "<base64>"}`.
 pub(super) struct Value<'a>(pub(super) &'a Payload);
 
 impl Serialize for Value<'_> {
@@ -104,12 +111,15 @@ struct Base64<'a> {
 pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
     let text = value.get();
     if text.starts_with('"') {
-        return serde_json::from_str::<String>(text).map(Payload::from).map_err(|error| error.to_string());
+        return serde_json::from_str::<String>(text)
+            .map(Payload::from)
+            .map_err(|error| error.to_string());
     }
     if text.starts_with('{')
         && let Ok(Base64 { bytes }) = serde_json::from_str(text)
     {
-        let encoded: String = serde_json::from_str(bytes.get()).map_err(|_| "its $bytes is not a string".to_owned())?;
+        let encoded: String = serde_json::from_str(bytes.get())
+            .map_err(|_| "its $bytes is not a string".to_owned())?;
         return base64(&encoded);
     }
     Ok(Payload::Text(ByteString::from(text)))
@@ -117,13 +127,16 @@ pub(super) fn payload(value: &RawValue) -> Result<Payload, String> {
 
 /// Bytes from base64.
 pub(super) fn base64(text: &str) -> Result<Payload, String> {
-    let bytes = BASE64_STANDARD.decode(text).map_err(|error| format!("its data is not base64: {error}"))?;
+    let bytes = BASE64_STANDARD
+        .decode(text)
+        .map_err(|error| format!("its data is not base64: {error}"))?;
     Ok(Payload::Bytes(Bytes::from(bytes)))
 }
 
 /// A time in RFC 3339, in UTC, with nanoseconds.
 pub(super) fn time(time_ns: u64) -> String {
-    let time = Timestamp::from_nanosecond(i128::from(time_ns)).expect("2^64 nanoseconds end in the year 2554");
+    let time = Timestamp::from_nanosecond(i128::from(time_ns))
+        .expect("2^64 nanoseconds end in the year 2554");
     format!("{time:.9}")
 }
 
@@ -158,9 +171,13 @@ struct Headers<'a>(&'a [Header]);
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // They are sorted by name, so headers with one name are adjacent; only the first of them is shown.
+        // They are sorted by name, so headers with one name are adjacent; only the first of them is
+        // shown.
         let mut shown: Option<&str> = None;
-        let first_of_name = self.0.iter().filter(|(name, _)| shown.replace(name) != Some(name));
+        let first_of_name = self
+            .0
+            .iter()
+            .filter(|(name, _)| shown.replace(name) != Some(name));
         serializer.collect_map(first_of_name.map(|(name, value)| (&**name, &**value)))
     }
 }
@@ -229,21 +246,35 @@ mod tests {
     fn json_that_lies_too_deep_is_passed_on_as_text() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let within = Payload::from(nested(120));
-        assert_eq!((written(&within), content_type(&within)), (nested(120), "application/json"));
+        assert_eq!(
+            (written(&within), content_type(&within)),
+            (nested(120), "application/json")
+        );
         let beyond = Payload::from(nested(121));
         assert_eq!(written(&beyond), format!("\"{}\"", nested(121)));
         assert_eq!(content_type(&beyond), "text/plain; charset=utf-8");
         assert_eq!(read(&written(&beyond)), beyond, "and comes back as it was");
         let quoted = Payload::from(format!("{{\"a\":\"{}\\\"[\"}}", "[".repeat(1_000)));
-        assert_eq!(content_type(&quoted), "application/json", "brackets in a string are text");
+        assert_eq!(
+            content_type(&quoted),
+            "application/json",
+            "brackets in a string are text"
+        );
     }
 
     #[test]
     fn name_that_is_there_twice_is_refused() {
         let read = |text: &str| serde_json::from_str::<Texts>(text);
         assert_eq!(read(r#"{"a":"1","b":"2"}"#).expect("sound").0.len(), 2);
-        assert!(read(r#"{"a":"1","a":"2"}"#).expect_err("twice").to_string().contains("`a` occurs twice"));
-        let many: Vec<_> = (0..=TEXTS_MAX).map(|name| format!("\"{name}\":\"\"")).collect();
+        assert!(
+            read(r#"{"a":"1","a":"2"}"#)
+                .expect_err("twice")
+                .to_string()
+                .contains("`a` occurs twice")
+        );
+        let many: Vec<_> = (0..=TEXTS_MAX)
+            .map(|name| format!("\"{name}\":\"\""))
+            .collect();
         assert!(read(&format!("{{{}}}", many.join(","))).is_err());
     }
 
@@ -251,7 +282,12 @@ mod tests {
     fn every_payload_survives_the_way_there_and_back() {
         let bytes = Payload::Bytes(Bytes::from_static(&[0, 255, 128]));
         assert_eq!(written(&bytes), r#"{"$bytes":"AP+A"}"#);
-        for payload in [bytes, Payload::from("plain text"), Payload::from("{broken"), Payload::from("[1, 2]")] {
+        for payload in [
+            bytes,
+            Payload::from("plain text"),
+            Payload::from("{broken"),
+            Payload::from("[1, 2]"),
+        ] {
             assert_eq!(read(&written(&payload)), payload);
         }
     }
@@ -259,17 +295,32 @@ mod tests {
     #[test]
     fn bytes_that_are_no_base64_are_refused() {
         for text in [r#"{"$bytes":"?"}"#, r#"{"$bytes":1}"#] {
-            assert!(payload(&RawValue::from_string(text.to_owned()).expect("JSON")).is_err(), "{text}");
+            assert!(
+                payload(&RawValue::from_string(text.to_owned()).expect("JSON")).is_err(),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn both_ways_agree_with_those_of_the_payload_itself() {
-        for text in ["1", "null", "\"text\"", "{\"a\":[true]}", "{\"$bytes\":\"AP8B\"}", "\"\"", "[]"] {
+        for text in [
+            "1",
+            "null",
+            "\"text\"",
+            "{\"a\":[true]}",
+            "{\"$bytes\":\"AP8B\"}",
+            "\"\"",
+            "[]",
+        ] {
             let read = read(text);
             let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
             assert_eq!(read, Payload::from_json(value).expect("sound"), "{text}");
-            assert_eq!(serde_json::to_value(Value(&read)).expect("plain data"), read.to_json(), "{text}");
+            assert_eq!(
+                serde_json::to_value(Value(&read)).expect("plain data"),
+                read.to_json(),
+                "{text}"
+            );
         }
     }
 
@@ -277,7 +328,10 @@ mod tests {
     fn headers_of_one_name_are_shown_once() {
         let header = |name: &'static str, value: &'static str| (name.into(), value.into());
         let headers = [header("a", "1"), header("a", "2"), header("b", "3")];
-        assert_eq!(serde_json::to_string(&Headers(&headers)).expect("plain data"), r#"{"a":"1","b":"3"}"#);
+        assert_eq!(
+            serde_json::to_string(&Headers(&headers)).expect("plain data"),
+            r#"{"a":"1","b":"3"}"#
+        );
     }
 
     #[test]
@@ -288,15 +342,30 @@ mod tests {
 
     #[test]
     fn content_type_follows_the_payload() {
-        assert_eq!(content_type(&Payload::from("{\"a\":1}")), "application/json");
-        assert_eq!(content_type(&Payload::from("hello")), "text/plain; charset=utf-8");
-        assert_eq!(content_type(&Payload::from("")), "text/plain; charset=utf-8");
-        assert_eq!(content_type(&Payload::Bytes(Bytes::from_static(&[255]))), "application/octet-stream");
+        assert_eq!(
+            content_type(&Payload::from("{\"a\":1}")),
+            "application/json"
+        );
+        assert_eq!(
+            content_type(&Payload::from("hello")),
+            "text/plain; charset=utf-8"
+        );
+        assert_eq!(
+            content_type(&Payload::from("")),
+            "text/plain; charset=utf-8"
+        );
+        assert_eq!(
+            content_type(&Payload::Bytes(Bytes::from_static(&[255]))),
+            "application/octet-stream"
+        );
     }
 
     #[test]
     fn times_have_nanoseconds() {
-        assert_eq!(time(1_500_000_000_000_000_001), "2017-07-14T02:40:00.000000001Z");
+        assert_eq!(
+            time(1_500_000_000_000_000_001),
+            "2017-07-14T02:40:00.000000001Z"
+        );
         assert_eq!(time(0), "1970-01-01T00:00:00.000000000Z");
         assert!(time(u64::MAX).starts_with("2554-"));
     }

@@ -24,17 +24,19 @@ use super::counted::Counted;
 
 /// Most concurrent connections; fewer if the process may open fewer than twice as many files.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Connections that the system may hold for us until they are accepted; it may have a lower limit of its own.
+/// Connections that the system may hold for us until they are accepted; it may have a lower limit
+/// of its own.
 const QUEUE: i32 = 4_096;
-/// Size of request line and headers together, in bytes; the buffer may grow to twice that, and is charged to the host.
-/// Keys in URLs may need 3 KiB, tokens 1 KiB.
+/// Size of request line and headers together, in bytes; the buffer may grow to twice that, and is
+/// charged to the host. Keys in URLs may need 3 KiB, tokens 1 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
 /// How long a client may take to send the head of its first request, and for the TLS handshake.
 const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(15);
-/// The same for later requests, which limits how long a connection may be idle. Longer than most clients keep theirs:
-/// if one side closes an idle connection just as the other side uses it, a request fails.
+/// The same for later requests, which limits how long a connection may be idle. Longer than most
+/// clients keep theirs: if one side closes an idle connection just as the other side uses it, a
+/// request fails.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(100);
 /// Most concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -45,7 +47,8 @@ const PING_TIME_MAX: Duration = Duration::from_secs(20);
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often to look whether a client takes its answers, while there are any.
 const UNREAD_LOOK: Duration = Duration::from_secs(5);
-/// What the system may hold for a client of what was written to it, in bytes; it doubles this for its own needs.
+/// What the system may hold for a client of what was written to it, in bytes; it doubles this for
+/// its own needs.
 const SEND_BUFFER: usize = 128 << 10;
 /// Silence after which the system probes the other side, and how long that may stay silent.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -72,12 +75,15 @@ pub(super) async fn serve(
             future::pending::<()>().await;
         }
     };
-    // The standard library asks for a short queue. If it overflows, clients wait for seconds before they try again.
+    // The standard library asks for a short queue. If it overflows, clients wait for seconds before
+    // they try again.
     socket2::SockRef::from(&listener).listen(QUEUE)?;
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle)
         .first_request_timeout(FIRST_HEAD_TIME_MAX)
-        .accept_error_handler(|address, error| tracing::debug!(?address, %error, "a connection was not accepted"));
+        .accept_error_handler(
+            |address, error| tracing::debug!(?address, %error, "a connection was not accepted"),
+        );
     limit_heads(&mut server);
     if tls.is_none() {
         // Without TLS a client can use another version only by guessing.
@@ -91,7 +97,9 @@ pub(super) async fn serve(
             () = stop => {}
         },
         Some(tls) => {
-            let acceptor = RustlsAcceptor::new(tls).handshake_timeout(FIRST_HEAD_TIME_MAX).acceptor(gate);
+            let acceptor = RustlsAcceptor::new(tls)
+                .handshake_timeout(FIRST_HEAD_TIME_MAX)
+                .acceptor(gate);
             tokio::select! {
                 ended = server.acceptor(acceptor).serve(app) => ended?,
                 () = stop => {}
@@ -120,7 +128,11 @@ fn limit_heads<A>(server: &mut Server<SocketAddr, A>) {
 /// Most connections that this process may have.
 pub(super) fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    files.map_or(CONNECTIONS_MAX, |files| CONNECTIONS_MAX.min(usize::try_from(files / 2).unwrap_or(usize::MAX)).max(1))
+    files.map_or(CONNECTIONS_MAX, |files| {
+        CONNECTIONS_MAX
+            .min(usize::try_from(files / 2).unwrap_or(usize::MAX))
+            .max(1)
+    })
 }
 
 /// Accepts connections while there are places for them, and closes any further one.
@@ -152,15 +164,25 @@ async fn admit(connections: &Connections, stream: TcpStream) -> io::Result<Seate
     watch_over(&stream)?;
     let stalled = Box::pin(tokio::time::sleep(WRITE_TIME_MAX));
     let look = Box::pin(tokio::time::sleep(UNREAD_LOOK));
-    Ok(Seated { stream, stalled, is_waiting: false, look, place })
+    Ok(Seated {
+        stream,
+        stalled,
+        is_waiting: false,
+        look,
+        place,
+    })
 }
 
-/// Lets the system close a connection whose other side has disappeared, or acknowledges nothing, and hold little of what
-/// a client does not read: that memory is charged to nobody.
+/// Lets the system close a connection whose other side has disappeared, or acknowledges nothing,
+/// and hold little of what a client does not read: that memory is charged to nobody.
 fn watch_over(stream: &TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_PAUSE))?;
+    socket.set_tcp_keepalive(
+        &socket2::TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_PAUSE),
+    )?;
     socket.set_tcp_user_timeout(Some(WRITE_TIME_MAX))
 }
 
@@ -177,13 +199,21 @@ struct Seated {
 }
 
 impl Seated {
-    /// Handles the result of a write: the timer runs while a write waits, and stops when it completes.
-    fn clocked<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Handles the result of a write: the timer runs while a write waits, and stops when it
+    /// completes.
+    fn clocked<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         // Before the checks, so that no wake-up is missed.
         self.place.line.wake(context.waker());
         if self.place.line.is_broken() || written.is_pending() && self.place.line.must_end() {
             let message = "the place of a client that read nothing was needed";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, message)));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                message,
+            )));
         }
         if written.is_ready() {
             if self.is_waiting {
@@ -213,7 +243,12 @@ impl AsyncRead for Seated {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Seated { stream, place, look, .. } = &mut *self;
+        let Seated {
+            stream,
+            place,
+            look,
+            ..
+        } = &mut *self;
         // Before the check, so that no wake-up is missed.
         place.line.wake(context.waker());
         if place.line.must_end() {
@@ -248,7 +283,11 @@ impl AsyncRead for Seated {
 }
 
 impl AsyncWrite for Seated {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.clocked(context, written)
     }

@@ -126,7 +126,12 @@ pub fn check_secrets(config: &config::Serve) -> Result<(), Error> {
 ///
 /// The caller passes the listener, so that it knows the address even with port
 /// 0.
-pub async fn run(listener: TcpListener, host: Host, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    listener: TcpListener,
+    host: Host,
+    config: &Config,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let entrance = Entrance::new(&listener, Arc::new(config.clone()), shutdown)?;
     entrance.open(host);
     entrance.serve(listener).await
@@ -140,7 +145,10 @@ impl App {
         secrets: secrets::Secrets,
         shutdown: CancellationToken,
     ) -> Self {
-        let streams = config.sources.iter().filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
+        let streams = config
+            .sources
+            .iter()
+            .filter(|(_, source)| matches!(source, config::Source::Jetstream(_)));
         let streams: BTreeSet<String> = streams.map(|(name, _)| name.clone()).collect();
         let document = serde_json::to_vec(&document()).expect("the description is plain data");
         Self(Arc::new(Shared {
@@ -151,7 +159,8 @@ impl App {
             secrets,
             refusals: auth::Refusals::default(),
             upload_bytes_max: config.modules.upload_bytes_max,
-            check_and_compile_time_max: config.modules.check_time_max + config.modules.compile_time_max,
+            check_and_compile_time_max: config.modules.check_time_max
+                + config.modules.compile_time_max,
             only_streams: !streams.is_empty() && streams.len() == config.sources.len(),
             streams,
             document: document.into(),
@@ -168,7 +177,8 @@ fn router(app: App) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(app.clone(), observe::charge))
         .layer(from_fn_with_state(app.clone(), auth::guard));
-    // Before the guard: a browser asks for permission without a token, and must be able to read refusals.
+    // Before the guard: a browser asks for permission without a token, and must be able to read
+    // refusals.
     let router = match origin::cors(&app.config) {
         Some(cors) => router.layer(cors),
         None => router,
@@ -181,19 +191,29 @@ fn router(app: App) -> Router {
 }
 
 async fn no_route(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is nothing at {}; /openapi.json lists all paths", uri.path()))
+    Problem::not_found(format!(
+        "there is nothing at {}; /openapi.json lists all paths",
+        uri.path()
+    ))
 }
 
 async fn no_method(method: Method, uri: Uri) -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,
-        format!("{} does not support {method}; the Allow header lists what it supports", uri.path()),
+        format!(
+            "{} does not support {method}; the Allow header lists what it supports",
+            uri.path()
+        ),
     )
 }
 
 /// Runs blocking work on its own thread.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| lost(&error))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| lost(&error))
 }
 
 /// Our own work panicked; the panic hook has logged its message and location.
@@ -204,6 +224,9 @@ fn lost(error: &JoinError) -> Problem {
 
 fn json_response(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }

@@ -22,17 +22,27 @@ pub(super) async fn record(State(app): State<App>, request: Request, next: Next)
     let is_http1 = request.version() < Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
-    // A refused body may not have been read completely. The rest of it cannot be told from a next request on the
-    // connection, so the client must know that there can be no next request.
-    // HTTP/2 separates requests itself, and has no such header.
+    // A refused body may not have been read completely. The rest of it cannot be told from a next
+    // request on the connection, so the client must know that there can be no next request. HTTP/2
+    // separates requests itself, and has no such header.
     if is_http1 && has_body && !response.status().is_success() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let route = route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
     let status = response.status();
     let duration = begun.elapsed();
-    app.host.metrics().request(route, method, status_label(status.as_u16()), duration);
-    tracing::debug!(method, route, status = status.as_u16(), duration_us = duration.as_micros() as u64, "answered");
+    app.host
+        .metrics()
+        .request(route, method, status_label(status.as_u16()), duration);
+    tracing::debug!(
+        method,
+        route,
+        status = status.as_u16(),
+        duration_us = duration.as_micros() as u64,
+        "answered"
+    );
     response
 }
 
@@ -72,8 +82,9 @@ pub(super) async fn limit(State(app): State<App>, request: Request, next: Next) 
     match tokio::time::timeout(longest, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let detail =
-                format!("the request took longer than {longest:?} (serve.request_timeout); request less at once");
+            let detail = format!(
+                "the request took longer than {longest:?} (serve.request_timeout); request less at once"
+            );
             Problem::new(Kind::Timeout, detail).into_response()
         }
     }

@@ -11,8 +11,15 @@ use super::problem::{Kind, Problem};
 use crate::config;
 
 /// Headers with which proxies mark a forwarded request.
-const PROXIED: [&str; 7] =
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip"];
+const PROXIED: [&str; 7] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
 /// How long a browser may cache which pages are allowed.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
@@ -30,22 +37,34 @@ pub(super) struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// The rules of the settings for an address.
     pub(super) fn new(config: &'a config::Serve, address: IpAddr) -> Self {
-        Self { loopback: is_loopback(address), hosts: &config.hosts, origins: &config.origins }
+        Self {
+            loopback: is_loopback(address),
+            hosts: &config.hosts,
+            origins: &config.origins,
+        }
     }
 
-    /// Without a token, anyone who reaches the address may do everything. A page in a browser on the same machine must
-    /// not: neither through a host name that it points here (`Host`), nor through a form, an image or a script
-    /// (`Origin`, `Sec-Fetch-Site`). The same applies to a proxy that exposes the host by accident.
+    /// Without a token, anyone who reaches the address may do everything. A page in a browser on
+    /// the same machine must not: neither through a host name that it points here (`Host`), nor
+    /// through a form, an image or a script (`Origin`, `Sec-Fetch-Site`). The same applies to a
+    /// proxy that exposes the host by accident.
     pub(super) fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-        let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or_default());
-        let named = host.into_iter().chain(uri.authority().map(Authority::as_str));
+        let host = headers
+            .get(header::HOST)
+            .map(|value| value.to_str().unwrap_or_default());
+        let named = host
+            .into_iter()
+            .chain(uri.authority().map(Authority::as_str));
         if let Some(foreign) = named.clone().find(|name| !self.answers_for(name)) {
             let hint = if self.loopback {
                 "use 127.0.0.1 or localhost, add the name to serve.hosts, or configure a token"
             } else {
                 "use its IP address, add the name to serve.hosts, or configure a token"
             };
-            return Err(forbidden(format!("`{}` is not a name of this host; {hint}", clipped(foreign))));
+            return Err(forbidden(format!(
+                "`{}` is not a name of this host; {hint}",
+                clipped(foreign)
+            )));
         }
         if let Some(name) = PROXIED.into_iter().find(|name| headers.contains_key(*name)) {
             return Err(forbidden(format!(
@@ -53,35 +72,54 @@ impl<'a> Rules<'a> {
                  everything; configure serve.tokens_file, and let the proxy or its clients send a token"
             )));
         }
-        let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or_default());
+        let origin = headers
+            .get(header::ORIGIN)
+            .map(|value| value.to_str().unwrap_or_default());
         if origin.is_some_and(|origin| self.is_listed(origin)) {
             return Ok(());
         }
         let hint = "without a token this host accepts no requests from web pages of other origins; list allowed origins in \
                     serve.origins";
-        let site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or_default());
+        let site = headers
+            .get("sec-fetch-site")
+            .map(|value| value.to_str().unwrap_or_default());
         if let Some(site @ ("cross-site" | "same-site")) = site {
             return Err(forbidden(format!("a {site} request is refused: {hint}")));
         }
         let Some(origin) = origin else { return Ok(()) };
-        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-        let is_same = named.into_iter().any(|name| name.eq_ignore_ascii_case(authority));
+        let authority = origin
+            .split_once("://")
+            .map_or("", |(_, authority)| authority);
+        let is_same = named
+            .into_iter()
+            .any(|name| name.eq_ignore_ascii_case(authority));
         if is_same || (self.loopback && names_loopback(authority)) {
             return Ok(());
         }
-        Err(forbidden(format!("origin `{}` is refused: {hint}", clipped(origin))))
+        Err(forbidden(format!(
+            "origin `{}` is refused: {hint}",
+            clipped(origin)
+        )))
     }
 
-    /// Whether a name (`name:port`) belongs to this host, or is an IP address: a name can be made to point anywhere.
+    /// Whether a name (`name:port`) belongs to this host, or is an IP address: a name can be made
+    /// to point anywhere.
     fn answers_for(self, authority: &str) -> bool {
-        let Ok(parsed) = authority.parse::<Authority>() else { return false };
+        let Ok(parsed) = authority.parse::<Authority>() else {
+            return false;
+        };
         let name = bare(&parsed);
-        let is_ours = self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
+        let is_ours = self
+            .hosts
+            .iter()
+            .any(|host| host.eq_ignore_ascii_case(name));
         is_ours || names_loopback(authority) || (!self.loopback && name.parse::<IpAddr>().is_ok())
     }
 
     fn is_listed(self, origin: &str) -> bool {
-        self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin))
+        self.origins
+            .iter()
+            .any(|listed| listed.eq_ignore_ascii_case(origin))
     }
 }
 
@@ -100,23 +138,39 @@ pub(super) fn is_loopback(address: IpAddr) -> bool {
 }
 
 fn bare(authority: &Authority) -> &str {
-    authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.')
+    authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.')
 }
 
 /// Whether an authority (`name:port`) can only mean this machine.
 fn names_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<Authority>() else { return false };
+    let Ok(authority) = authority.parse::<Authority>() else {
+        return false;
+    };
     let name = bare(&authority);
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(is_loopback)
 }
 
 /// Tells browsers which pages are allowed; none if no page is.
 pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
-    let origins: Vec<HeaderValue> = config.origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let origins: Vec<HeaderValue> = config
+        .origins
+        .iter()
+        .filter_map(|origin| origin.parse().ok())
+        .collect();
     if origins.is_empty() {
         return None;
     }
-    let asked = ["authorization", "content-type", "if-none-match", "last-event-id"].map(HeaderName::from_static);
+    let asked = [
+        "authorization",
+        "content-type",
+        "if-none-match",
+        "last-event-id",
+    ]
+    .map(HeaderName::from_static);
     let told = ["etag", "retry-after", POSITION].map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
@@ -131,28 +185,67 @@ pub(super) fn cors(config: &config::Serve) -> Option<CorsLayer> {
 mod tests {
     use super::*;
 
-    const LOOPBACK: Rules<'static> = Rules { loopback: true, hosts: &[], origins: &[] };
-    const OPEN: Rules<'static> = Rules { loopback: false, hosts: &[], origins: &[] };
+    const LOOPBACK: Rules<'static> = Rules {
+        loopback: true,
+        hosts: &[],
+        origins: &[],
+    };
+    const OPEN: Rules<'static> = Rules {
+        loopback: false,
+        hosts: &[],
+        origins: &[],
+    };
 
     fn admits(rules: Rules<'_>, uri: &str, headers: &[(&str, &str)]) -> bool {
         let pair = |(name, value): &(&str, &str)| {
-            (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
+            (
+                name.parse::<HeaderName>().expect("a name"),
+                value.parse().expect("a value"),
+            )
         };
-        rules.check(&uri.parse().expect("an address"), &headers.iter().map(pair).collect()).is_ok()
+        rules
+            .check(
+                &uri.parse().expect("an address"),
+                &headers.iter().map(pair).collect(),
+            )
+            .is_ok()
     }
 
     #[test]
     fn rebound_host_name_is_refused_on_loopback() {
-        for host in ["127.0.0.1:7575", "localhost:7575", "LOCALHOST", "[::1]:7575", "localhost."] {
+        for host in [
+            "127.0.0.1:7575",
+            "localhost:7575",
+            "LOCALHOST",
+            "[::1]:7575",
+            "localhost.",
+        ] {
             assert!(admits(LOOPBACK, "/", &[("host", host)]), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:7575", "10.0.0.1", ""] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:7575",
+            "10.0.0.1",
+            "",
+        ] {
             assert!(!admits(LOOPBACK, "/", &[("host", host)]), "{host}");
         }
-        assert!(!admits(LOOPBACK, "http://evil.example/", &[("host", "localhost")]));
+        assert!(!admits(
+            LOOPBACK,
+            "http://evil.example/",
+            &[("host", "localhost")]
+        ));
         assert!(admits(LOOPBACK, "/", &[]), "no browser leaves the host out");
         let hosts = ["box.internal".to_owned()];
-        assert!(admits(Rules { hosts: &hosts, ..LOOPBACK }, "/", &[("host", "Box.internal:80")]));
+        assert!(admits(
+            Rules {
+                hosts: &hosts,
+                ..LOOPBACK
+            },
+            "/",
+            &[("host", "Box.internal:80")]
+        ));
     }
 
     #[test]
@@ -162,40 +255,90 @@ mod tests {
         }
         assert!(!admits(OPEN, "/", &[("host", "node-7:7575")]));
         let hosts = ["node-7".to_owned()];
-        let listed = Rules { hosts: &hosts, ..OPEN };
+        let listed = Rules {
+            hosts: &hosts,
+            ..OPEN
+        };
         assert!(admits(listed, "/", &[("host", "node-7:7575")]));
-        assert!(admits(listed, "/", &[("host", "node-7:7575"), ("origin", "http://node-7:7575")]));
-        assert!(!admits(listed, "/", &[("host", "node-7:7575"), ("origin", "https://evil.example")]));
+        assert!(admits(
+            listed,
+            "/",
+            &[("host", "node-7:7575"), ("origin", "http://node-7:7575")]
+        ));
+        assert!(!admits(
+            listed,
+            "/",
+            &[("host", "node-7:7575"), ("origin", "https://evil.example")]
+        ));
     }
 
     #[test]
     fn foreign_pages_are_refused_unless_they_are_listed() {
         let local = ("host", "localhost:7575");
-        assert!(admits(LOOPBACK, "/", &[local, ("origin", "http://localhost:3000")]));
+        assert!(admits(
+            LOOPBACK,
+            "/",
+            &[local, ("origin", "http://localhost:3000")]
+        ));
         for foreign in ["https://evil.example", "null", ""] {
-            assert!(!admits(LOOPBACK, "/", &[local, ("origin", foreign)]), "{foreign}");
+            assert!(
+                !admits(LOOPBACK, "/", &[local, ("origin", foreign)]),
+                "{foreign}"
+            );
         }
         for site in ["cross-site", "same-site"] {
-            assert!(!admits(LOOPBACK, "/", &[local, ("sec-fetch-site", site)]), "{site}");
+            assert!(
+                !admits(LOOPBACK, "/", &[local, ("sec-fetch-site", site)]),
+                "{site}"
+            );
         }
         for site in ["same-origin", "none"] {
-            assert!(admits(LOOPBACK, "/", &[local, ("sec-fetch-site", site)]), "{site}");
+            assert!(
+                admits(LOOPBACK, "/", &[local, ("sec-fetch-site", site)]),
+                "{site}"
+            );
         }
         let origins = ["https://app.example".to_owned()];
-        let listed = Rules { origins: &origins, ..LOOPBACK };
-        assert!(admits(listed, "/", &[local, ("origin", "https://app.example"), ("sec-fetch-site", "cross-site")]));
+        let listed = Rules {
+            origins: &origins,
+            ..LOOPBACK
+        };
+        assert!(admits(
+            listed,
+            "/",
+            &[
+                local,
+                ("origin", "https://app.example"),
+                ("sec-fetch-site", "cross-site")
+            ]
+        ));
         assert!(!admits(
             listed,
             "/",
-            &[local, ("origin", "https://app.example.evil"), ("sec-fetch-site", "cross-site")]
+            &[
+                local,
+                ("origin", "https://app.example.evil"),
+                ("sec-fetch-site", "cross-site")
+            ]
         ));
-        assert!(!admits(listed, "/", &[local, ("sec-fetch-site", "cross-site")]));
+        assert!(!admits(
+            listed,
+            "/",
+            &[local, ("sec-fetch-site", "cross-site")]
+        ));
     }
 
     #[test]
     fn what_a_proxy_passes_on_is_refused() {
         for name in PROXIED {
-            assert!(!admits(LOOPBACK, "/", &[("host", "127.0.0.1:7575"), (name, "203.0.113.9")]), "{name}");
+            assert!(
+                !admits(
+                    LOOPBACK,
+                    "/",
+                    &[("host", "127.0.0.1:7575"), (name, "203.0.113.9")]
+                ),
+                "{name}"
+            );
         }
     }
 }

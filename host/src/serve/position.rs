@@ -26,8 +26,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parses `timeout`: digits and one of `ms`, `s`, `m`; capped at `longest`.
 pub(super) fn timeout(text: Option<&str>, longest: Duration) -> Result<Duration, Problem> {
-    let Some(text) = text else { return Ok(TIMEOUT.min(longest)) };
-    let refused = || Problem::invalid(format!("timeout `{text}` is refused; write it like 500ms, 5s or 1m"));
+    let Some(text) = text else {
+        return Ok(TIMEOUT.min(longest));
+    };
+    let refused = || {
+        Problem::invalid(format!(
+            "timeout `{text}` is refused; write it like 500ms, 5s or 1m"
+        ))
+    };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     if digits == 0 || digits > 6 {
         return Err(refused());
@@ -58,7 +64,13 @@ impl Answer {
     /// A payload as the response. Hashes all of it.
     pub(super) fn of(payload: Payload, position: u64, generation: u64, skipped: u64) -> Self {
         let (content_type, body) = (json::content_type(&payload), json::octets(payload));
-        Self { content_type, body, position, generation, skipped }
+        Self {
+            content_type,
+            body,
+            position,
+            generation,
+            skipped,
+        }
     }
 
     /// The response: 304 without a body if the client already has it.
@@ -69,17 +81,35 @@ impl Answer {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             let mut response = Response::new(Body::from(self.body));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static(self.content_type),
+            );
             response
         };
         let headers = response.headers_mut();
-        headers.insert(header::ETAG, HeaderValue::try_from(etag).expect("hexadecimal in quotes"));
+        headers.insert(
+            header::ETAG,
+            HeaderValue::try_from(etag).expect("hexadecimal in quotes"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(HeaderName::from_static(POSITION), HeaderValue::from(self.position));
-        headers.insert(HeaderName::from_static(GENERATION), HeaderValue::from(self.generation));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        headers.insert(
+            HeaderName::from_static(POSITION),
+            HeaderValue::from(self.position),
+        );
+        headers.insert(
+            HeaderName::from_static(GENERATION),
+            HeaderValue::from(self.generation),
+        );
         if self.skipped > 0 {
-            headers.insert(HeaderName::from_static(SKIPPED), HeaderValue::from(self.skipped));
+            headers.insert(
+                HeaderName::from_static(SKIPPED),
+                HeaderValue::from(self.skipped),
+            );
         }
         response
     }
@@ -110,7 +140,9 @@ fn matches(request: &HeaderMap, etag: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
-        .any(|candidate| candidate == "*" || candidate.strip_prefix("W/").unwrap_or(candidate) == etag)
+        .any(|candidate| {
+            candidate == "*" || candidate.strip_prefix("W/").unwrap_or(candidate) == etag
+        })
 }
 
 #[cfg(test)]
@@ -129,16 +161,28 @@ mod tests {
 
     fn respond(body: &'static str, if_none_match: &str) -> Response {
         let mut headers = HeaderMap::new();
-        headers.insert(header::IF_NONE_MATCH, HeaderValue::from_str(if_none_match).expect("a value"));
+        headers.insert(
+            header::IF_NONE_MATCH,
+            HeaderValue::from_str(if_none_match).expect("a value"),
+        );
         answer(body).respond(&Method::GET, &headers)
     }
 
     #[test]
     fn timeouts_are_read_and_capped() {
         let longest = Duration::from_secs(30);
-        assert_eq!(timeout(None, longest).expect("default"), Duration::from_secs(5));
-        assert_eq!(timeout(None, Duration::from_secs(1)).expect("default"), Duration::from_secs(1));
-        assert_eq!(timeout(Some("500ms"), longest).expect("sound"), Duration::from_millis(500));
+        assert_eq!(
+            timeout(None, longest).expect("default"),
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            timeout(None, Duration::from_secs(1)).expect("default"),
+            Duration::from_secs(1)
+        );
+        assert_eq!(
+            timeout(Some("500ms"), longest).expect("sound"),
+            Duration::from_millis(500)
+        );
         assert_eq!(timeout(Some("0s"), longest).expect("sound"), Duration::ZERO);
         assert_eq!(timeout(Some("2m"), longest).expect("sound"), longest);
         for text in ["", "5", "s", "5h", "-1s", "5 s", "1.5s", "9999999s"] {
@@ -156,9 +200,18 @@ mod tests {
     #[test]
     fn known_validator_is_answered_without_a_body() {
         let etag = etag("text/plain", b"one");
-        for if_none_match in [etag.clone(), format!("W/{etag}"), format!("\"x\", {etag}"), "*".to_owned()] {
+        for if_none_match in [
+            etag.clone(),
+            format!("W/{etag}"),
+            format!("\"x\", {etag}"),
+            "*".to_owned(),
+        ] {
             let response = respond("one", &if_none_match);
-            assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{if_none_match}");
+            assert_eq!(
+                response.status(),
+                StatusCode::NOT_MODIFIED,
+                "{if_none_match}"
+            );
             assert_eq!(response.headers()[POSITION], "7");
             assert_eq!(response.headers()[GENERATION], "2");
             assert_eq!(response.headers()[header::ETAG], etag);
@@ -170,6 +223,9 @@ mod tests {
     fn validators_do_not_spare_a_post() {
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
-        assert_eq!(answer("one").respond(&Method::POST, &headers).status(), StatusCode::OK);
+        assert_eq!(
+            answer("one").respond(&Method::POST, &headers).status(),
+            StatusCode::OK
+        );
     }
 }

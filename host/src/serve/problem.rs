@@ -25,8 +25,16 @@ fn clipped(detail: String) -> String {
         return detail;
     }
     let half = DETAIL_BYTES_MAX / 2;
-    let (begin, end) = (detail.floor_char_boundary(half), detail.ceil_char_boundary(detail.len() - half));
-    format!("{} … {} bytes … {}", &detail[..begin], end - begin, &detail[end..])
+    let (begin, end) = (
+        detail.floor_char_boundary(half),
+        detail.ceil_char_boundary(detail.len() - half),
+    );
+    format!(
+        "{} … {} bytes … {}",
+        &detail[..begin],
+        end - begin,
+        &detail[end..]
+    )
 }
 
 /// All kinds of problems.
@@ -59,29 +67,93 @@ impl Kind {
     fn describe(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Not found"),
-            Self::Invalid => ("invalid", StatusCode::BAD_REQUEST, "The request is not valid"),
-            Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::Conflict => ("conflict", StatusCode::CONFLICT, "Conflicts with the current state"),
+            Self::Invalid => (
+                "invalid",
+                StatusCode::BAD_REQUEST,
+                "The request is not valid",
+            ),
+            Self::TooLarge => (
+                "too-large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large",
+            ),
+            Self::Conflict => (
+                "conflict",
+                StatusCode::CONFLICT,
+                "Conflicts with the current state",
+            ),
             Self::Refused => ("refused", StatusCode::UNPROCESSABLE_ENTITY, "Refused"),
-            Self::Limit => ("limit", StatusCode::UNPROCESSABLE_ENTITY, "A limit was reached"),
-            Self::NoRoom => ("no-room", StatusCode::INSUFFICIENT_STORAGE, "There is no room on disk"),
-            Self::QueryFailed => ("query-failed", StatusCode::UNPROCESSABLE_ENTITY, "The module failed to answer"),
-            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is required"),
+            Self::Limit => (
+                "limit",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "A limit was reached",
+            ),
+            Self::NoRoom => (
+                "no-room",
+                StatusCode::INSUFFICIENT_STORAGE,
+                "There is no room on disk",
+            ),
+            Self::QueryFailed => (
+                "query-failed",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The module failed to answer",
+            ),
+            Self::Unauthorized => (
+                "unauthorized",
+                StatusCode::UNAUTHORIZED,
+                "A token is required",
+            ),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Origin not allowed"),
-            Self::NotAllowed => ("not-allowed", StatusCode::FORBIDDEN, "The token does not allow it"),
-            Self::MethodNotAllowed => {
-                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The path does not support this method")
-            }
-            Self::UnsupportedMediaType => {
-                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
-            }
-            Self::Behind => ("behind", StatusCode::GATEWAY_TIMEOUT, "The position was not reached in time"),
-            Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT, "The request took too long"),
-            Self::Slow => ("slow", StatusCode::REQUEST_TIMEOUT, "The body arrived too slowly"),
-            Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
-            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "The host is at capacity"),
-            Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The host is stopping"),
-            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The host failed"),
+            Self::NotAllowed => (
+                "not-allowed",
+                StatusCode::FORBIDDEN,
+                "The token does not allow it",
+            ),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "The path does not support this method",
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Unsupported content type",
+            ),
+            Self::Behind => (
+                "behind",
+                StatusCode::GATEWAY_TIMEOUT,
+                "The position was not reached in time",
+            ),
+            Self::Timeout => (
+                "timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                "The request took too long",
+            ),
+            Self::Slow => (
+                "slow",
+                StatusCode::REQUEST_TIMEOUT,
+                "The body arrived too slowly",
+            ),
+            Self::NotReady => (
+                "not-ready",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Not ready yet",
+            ),
+            Self::Busy => (
+                "busy",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The host is at capacity",
+            ),
+            Self::Stopping => (
+                "stopping",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The host is stopping",
+            ),
+            Self::Internal => (
+                "internal",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The host failed",
+            ),
         }
     }
 }
@@ -92,14 +164,20 @@ pub(super) struct Problem {
     kind: Kind,
     /// What the client gets.
     detail: String,
-    /// What the log gets; without it, the detail. It may name files and what the system said of them.
+    /// What the log gets; without it, the detail. It may name files and what the system said of
+    /// them.
     internal: Option<String>,
     position: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: clipped(detail.into()), internal: None, position: None }
+        Self {
+            kind,
+            detail: clipped(detail.into()),
+            internal: None,
+            position: None,
+        }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
@@ -118,15 +196,22 @@ impl Problem {
     /// A failure of the host: what failed, for the client, and why, for the log.
     fn failed(what: &str, why: &dyn Display) -> Self {
         let detail = format!("{what}; the log of the host has the details");
-        Self { internal: Some(why.to_string()), ..Self::new(Kind::Internal, detail) }
+        Self {
+            internal: Some(why.to_string()),
+            ..Self::new(Kind::Internal, detail)
+        }
     }
 
-    /// A disk, quota or limit that is exhausted: what takes no more, for the client, and why, for the log.
+    /// A disk, quota or limit that is exhausted: what takes no more, for the client, and why, for
+    /// the log.
     fn no_room(what: &str, why: &dyn Display) -> Self {
         let detail = format!(
             "{what} takes no more: the disk is full, or a limit of the system is reached; free some space on the host and try again"
         );
-        Self { internal: Some(why.to_string()), ..Self::new(Kind::NoRoom, detail) }
+        Self {
+            internal: Some(why.to_string()),
+            ..Self::new(Kind::NoRoom, detail)
+        }
     }
 
     /// The position of the deployment.
@@ -151,7 +236,10 @@ impl IntoResponse for Problem {
         let (name, status, title) = self.kind.describe();
         let internal = self.internal.as_ref();
         if self.kind == Kind::Internal {
-            tracing::error!(detail = internal.unwrap_or(&self.detail), "a request failed inside the host");
+            tracing::error!(
+                detail = internal.unwrap_or(&self.detail),
+                "a request failed inside the host"
+            );
         } else if let Some(detail) = internal {
             tracing::warn!(detail, "a request could not be done");
         }
@@ -166,10 +254,16 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(position) = self.position {
-            headers.insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
+            headers.insert(
+                HeaderName::from_static(POSITION),
+                HeaderValue::from(position),
+            );
         }
         match self.kind {
             Kind::Busy | Kind::NotReady | Kind::Stopping => {
@@ -186,7 +280,8 @@ impl IntoResponse for Problem {
 
 /// The problem for a panic of a handler. The panic hook has logged its message and location.
 pub(super) fn from_panic(_panic: Box<dyn Any + Send>) -> Response {
-    Problem::internal("the host failed while it processed the request; its log has the details").into_response()
+    Problem::internal("the host failed while it processed the request; its log has the details")
+        .into_response()
 }
 
 impl From<host::Error> for Problem {
@@ -201,7 +296,9 @@ impl From<host::Error> for Problem {
             Error::DataDir(error @ data_dir::Error::Unusable { .. }) => {
                 return Self::failed("the data folder can't be used", &error);
             }
-            Error::DataDir(error @ data_dir::Error::NoRoom { .. }) => return Self::no_room("the data folder", &error),
+            Error::DataDir(error @ data_dir::Error::NoRoom { .. }) => {
+                return Self::no_room("the data folder", &error);
+            }
             Error::TooMany(_) => Kind::Limit,
             Error::Conflict(_) | Error::Load(_) | Error::Repair(_) => Kind::Conflict,
             Error::Refused(_) | Error::Gate(_) | Error::Plan(_) => Kind::Refused,
@@ -216,7 +313,9 @@ impl From<module::Error> for Problem {
     fn from(error: module::Error) -> Self {
         use module::Error;
         let kind = match error {
-            Error::Refused(_) | Error::Manifest(_) | Error::Check(_) | Error::Compile(_) => Kind::Refused,
+            Error::Refused(_) | Error::Manifest(_) | Error::Check(_) | Error::Compile(_) => {
+                Kind::Refused
+            }
             Error::Engine(_) => return Self::failed("the engine that runs modules failed", &error),
             Error::Busy(_) | Error::Short(_) => Kind::Busy,
         };
@@ -224,10 +323,12 @@ impl From<module::Error> for Problem {
     }
 }
 
-/// Whether a write failed because of a disk, a quota or a limit of the process, by the system's error codes: EFBIG,
-/// ENOSPC and EDQUOT.
+/// Whether a write failed because of a disk, a quota or a limit of the process, by the system's
+/// error codes: EFBIG, ENOSPC and EDQUOT.
 fn is_out_of_room(text: &str) -> bool {
-    ["(os error 27)", "(os error 28)", "(os error 122)"].iter().any(|error| text.contains(error))
+    ["(os error 27)", "(os error 28)", "(os error 122)"]
+        .iter()
+        .any(|error| text.contains(error))
 }
 
 impl From<state::Error> for Problem {
@@ -245,8 +346,12 @@ impl From<state::Error> for Problem {
             state::Error::Open(_) | state::Error::InUse(_) => {
                 return Self::failed("a file of the host can't be opened", &error);
             }
-            state::Error::Damaged(_) => return Self::failed("a file of the host is damaged", &error),
-            state::Error::Storage(_) => return Self::failed("a file of the host can't be read or written", &error),
+            state::Error::Damaged(_) => {
+                return Self::failed("a file of the host is damaged", &error);
+            }
+            state::Error::Storage(_) => {
+                return Self::failed("a file of the host can't be read or written", &error);
+            }
         };
         Self::new(kind, error.to_string())
     }
@@ -255,13 +360,19 @@ impl From<state::Error> for Problem {
 impl From<log::Error> for Problem {
     fn from(error: log::Error) -> Self {
         let kind = match error {
-            log::Error::Conflict { .. } | log::Error::CursorMoved(_) | log::Error::Time { .. } => Kind::Conflict,
+            log::Error::Conflict { .. } | log::Error::CursorMoved(_) | log::Error::Time { .. } => {
+                Kind::Conflict
+            }
             log::Error::Invalid { .. } => Kind::Invalid,
             log::Error::Full(_) => Kind::NoRoom,
-            log::Error::Storage(ref text) if is_out_of_room(text) => return Self::no_room("the embedded log", &error),
+            log::Error::Storage(ref text) if is_out_of_room(text) => {
+                return Self::no_room("the embedded log", &error);
+            }
             log::Error::NotOpen(_) | log::Error::Displaced(_) => Kind::NotReady,
             log::Error::Open(_) => return Self::failed("the embedded log can't be opened", &error),
-            log::Error::Storage(_) => return Self::failed("the embedded log can't be read or written", &error),
+            log::Error::Storage(_) => {
+                return Self::failed("the embedded log can't be read or written", &error);
+            }
         };
         Self::new(kind, error.to_string())
     }
@@ -294,9 +405,11 @@ impl From<runner::ReadError> for Problem {
     fn from(error: runner::ReadError) -> Self {
         match error {
             runner::ReadError::NotReady(reason) => Self::new(Kind::NotReady, reason),
-            runner::ReadError::Behind(behind) => {
-                Self::new(Kind::Behind, format!("{behind}; retry, or wait longer with timeout")).at(behind.position)
-            }
+            runner::ReadError::Behind(behind) => Self::new(
+                Kind::Behind,
+                format!("{behind}; retry, or wait longer with timeout"),
+            )
+            .at(behind.position),
         }
     }
 }
@@ -312,12 +425,15 @@ pub(super) fn from_query(error: &module::QueryError, name: &str, known: &[String
     use module::QueryError;
     let detail = error.to_string();
     match error {
-        QueryError::UnknownQuery => {
-            Problem::not_found(format!("there is no query {name}{}", super::extract::suggestion(name, known)))
-        }
+        QueryError::UnknownQuery => Problem::not_found(format!(
+            "there is no query {name}{}",
+            super::extract::suggestion(name, known)
+        )),
         QueryError::InvalidArguments(_) => Problem::invalid(detail),
         QueryError::NotFound => Problem::not_found(format!("query {name}: {detail}")),
-        QueryError::Failed(_) => Problem::new(Kind::QueryFailed, format!("query {name} failed: {detail}")),
+        QueryError::Failed(_) => {
+            Problem::new(Kind::QueryFailed, format!("query {name} failed: {detail}"))
+        }
         QueryError::Deadline(_) => Problem::new(Kind::Timeout, detail),
         QueryError::NotReady(_) => Problem::new(Kind::NotReady, detail),
         QueryError::Busy | QueryError::Short(_) => Problem::new(Kind::Busy, detail),
@@ -334,17 +450,28 @@ mod tests {
     use super::*;
 
     async fn body(response: Response) -> api::Problem {
-        let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("in memory");
+        let bytes = to_bytes(response.into_body(), 1 << 20)
+            .await
+            .expect("in memory");
         serde_json::from_slice(&bytes).expect("a problem")
     }
 
     #[tokio::test]
     async fn problem_carries_what_a_client_needs_to_go_on() {
-        let behind = runner::ReadError::from(runner::Behind { wanted: 9, position: 7 });
+        let behind = runner::ReadError::from(runner::Behind {
+            wanted: 9,
+            position: 7,
+        });
         let response = Problem::from(behind).into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()[POSITION]), (504, &HeaderValue::from(7)));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[POSITION]),
+            (504, &HeaderValue::from(7))
+        );
         let problem = body(response).await;
-        assert_eq!((problem.kind.as_str(), problem.status, problem.position), ("behind", 504, Some(7)));
+        assert_eq!(
+            (problem.kind.as_str(), problem.status, problem.position),
+            ("behind", 504, Some(7))
+        );
         let busy = Problem::new(Kind::Busy, "later").into_response();
         assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
     }
@@ -354,17 +481,31 @@ mod tests {
         async fn panics() {
             panic!("secret");
         }
-        let router = Router::new().route("/", get(panics)).layer(CatchPanicLayer::custom(from_panic));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let router = Router::new()
+            .route("/", get(panics))
+            .layer(CatchPanicLayer::custom(from_panic));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         // Another test may have been first; one provider is as good as the other.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let answer = client.get(format!("http://{address}/")).send().await.expect("an answer");
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client");
+        let answer = client
+            .get(format!("http://{address}/"))
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(answer.status().as_u16(), 500);
         let text = answer.text().await.expect("a body");
-        assert!(text.contains("\"internal\"") && !text.contains("secret"), "{text}");
+        assert!(
+            text.contains("\"internal\"") && !text.contains("secret"),
+            "{text}"
+        );
         server.abort();
     }
 
@@ -374,12 +515,27 @@ mod tests {
         let failed = || format!("{path}: Input/output error (os error 5)");
         let full = || format!("{path}: No space left on device (os error 28)");
         let folder = || "/srv/data".to_owned();
-        let unusable = data_dir::Error::Unusable { folder: folder(), message: "make it writable".to_owned() };
+        let unusable = data_dir::Error::Unusable {
+            folder: folder(),
+            message: "make it writable".to_owned(),
+        };
         let problems = [
             (500, Problem::from(host::Error::from(unusable))),
-            (507, Problem::from(host::Error::from(data_dir::Error::NoRoom { folder: folder(), error: full() }))),
-            (500, Problem::from(host::Error::from(state::Error::Open(failed())))),
-            (500, Problem::from(host::Error::from(state::Error::InUse(failed())))),
+            (
+                507,
+                Problem::from(host::Error::from(data_dir::Error::NoRoom {
+                    folder: folder(),
+                    error: full(),
+                })),
+            ),
+            (
+                500,
+                Problem::from(host::Error::from(state::Error::Open(failed()))),
+            ),
+            (
+                500,
+                Problem::from(host::Error::from(state::Error::InUse(failed()))),
+            ),
             (500, Problem::from(state::Error::Damaged(failed()))),
             (500, Problem::from(state::Error::Storage(failed()))),
             (507, Problem::from(state::Error::Storage(full()))),
@@ -392,16 +548,30 @@ mod tests {
             let internal = problem.internal.clone().expect("the log has the details");
             assert!(internal.contains("/srv/data"), "{internal}");
             let answer = body(problem.into_response()).await;
-            let (text, next) = (&answer.detail, if status == 500 { "log of the host" } else { "free some space" });
+            let (text, next) = (
+                &answer.detail,
+                if status == 500 {
+                    "log of the host"
+                } else {
+                    "free some space"
+                },
+            );
             assert_eq!(answer.status, status, "{text}");
-            assert!(!text.contains("/srv") && !text.contains("os error") && text.contains(next), "{text}");
+            assert!(
+                !text.contains("/srv") && !text.contains("os error") && text.contains(next),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_detail_is_clipped_however_long_the_request_was() {
         let problem = Problem::invalid("ü".repeat(1 << 20));
-        assert!(problem.detail.len() < 16 << 10, "{} bytes", problem.detail.len());
+        assert!(
+            problem.detail.len() < 16 << 10,
+            "{} bytes",
+            problem.detail.len()
+        );
         assert!(problem.detail.starts_with("üü"));
     }
 
@@ -409,11 +579,34 @@ mod tests {
     fn each_failure_of_the_host_has_its_status() {
         let kind = |error: host::Error| Problem::from(error).kind();
         assert_eq!(kind(host::Error::NotFound("a".to_owned())), Kind::NotFound);
-        assert_eq!(kind(host::Error::from(crate::names::check("A").expect_err("a capital"))), Kind::Invalid);
-        assert_eq!(kind(module::Error::Refused("no".to_owned()).into()), Kind::Refused);
-        assert_eq!(kind(module::Error::Engine("no".to_owned()).into()), Kind::Internal);
-        assert_eq!(kind(log::Error::Conflict { expected: 1, found: 2 }.into()), Kind::Conflict);
-        assert_eq!(kind(log::Error::NotOpen("it is being repaired".to_owned()).into()), Kind::NotReady);
+        assert_eq!(
+            kind(host::Error::from(
+                crate::names::check("A").expect_err("a capital")
+            )),
+            Kind::Invalid
+        );
+        assert_eq!(
+            kind(module::Error::Refused("no".to_owned()).into()),
+            Kind::Refused
+        );
+        assert_eq!(
+            kind(module::Error::Engine("no".to_owned()).into()),
+            Kind::Internal
+        );
+        assert_eq!(
+            kind(
+                log::Error::Conflict {
+                    expected: 1,
+                    found: 2
+                }
+                .into()
+            ),
+            Kind::Conflict
+        );
+        assert_eq!(
+            kind(log::Error::NotOpen("it is being repaired".to_owned()).into()),
+            Kind::NotReady
+        );
         assert_eq!(kind(host::Error::TooMany(1)), Kind::Limit);
         assert_eq!(kind(host::Error::Stopping), Kind::Stopping);
     }

@@ -41,7 +41,12 @@ const ROUTES: &[(&str, &str, Scope, Reach)] = &[
     ("POST", "/v1/deployments/{name}/pause", Operate, Path),
     ("POST", "/v1/deployments/{name}/resume", Operate, Path),
     ("GET", "/v1/deployments/{name}/skips", Read, Path),
-    ("DELETE", "/v1/deployments/{name}/skips/{sequence}", Operate, Path),
+    (
+        "DELETE",
+        "/v1/deployments/{name}/skips/{sequence}",
+        Operate,
+        Path,
+    ),
     ("GET", "/v1/deployments/{name}/outbox", Read, Path),
     ("POST", "/v1/deployments/{name}/outbox/drop", Operate, Path),
     ("POST", "/v1/deployments/{name}/outbox/retry", Operate, Path),
@@ -78,13 +83,23 @@ pub(super) const STREAMS: [&str; 2] = ["/v1/deployments/{name}/changes", "/v1/ev
 /// What a route requires of a token.
 pub(super) fn demand(method: &str, route: &str) -> Demand {
     let method = if method == "HEAD" { "GET" } else { method };
-    let found = ROUTES.iter().find(|(known, path, _, _)| *known == method && *path == route);
+    let found = ROUTES
+        .iter()
+        .find(|(known, path, _, _)| *known == method && *path == route);
     match found {
         Some((_, _, scope, reach)) => {
             // It shows everything that can be read, and is more work than a reader may ask for.
-            Demand { scope: Some(*scope), also: (route == BACKUP).then_some(Read), reach: *reach }
+            Demand {
+                scope: Some(*scope),
+                also: (route == BACKUP).then_some(Read),
+                reach: *reach,
+            }
         }
-        None => Demand { scope: None, also: None, reach: Host },
+        None => Demand {
+            scope: None,
+            also: None,
+            reach: Host,
+        },
     }
 }
 
@@ -104,8 +119,10 @@ mod tests {
                 }
             }
         }
-        let mut known: Vec<(String, String)> =
-            ROUTES.iter().map(|(method, path, _, _)| ((*method).to_owned(), path.replace("{*", "{"))).collect();
+        let mut known: Vec<(String, String)> = ROUTES
+            .iter()
+            .map(|(method, path, _, _)| ((*method).to_owned(), path.replace("{*", "{")))
+            .collect();
         known.sort();
         described.sort();
         assert_eq!(known, described);
@@ -113,7 +130,14 @@ mod tests {
 
     #[test]
     fn a_route_without_a_scope_asks_for_all() {
-        assert_eq!(demand("PUT", "/v1/deployments"), Demand { scope: None, also: None, reach: Host });
+        assert_eq!(
+            demand("PUT", "/v1/deployments"),
+            Demand {
+                scope: None,
+                also: None,
+                reach: Host
+            }
+        );
         assert_eq!(demand("HEAD", "/v1/host"), demand("GET", "/v1/host"));
     }
 }

@@ -1,4 +1,5 @@
-//! Tokens and certificate of a running server, and how they are reloaded: on SIGHUP, and when their files change.
+//! Tokens and certificate of a running server, and how they are reloaded: on SIGHUP, and when their
+//! files change.
 //!
 //! If new ones can't be used, the old tokens and certificate stay in use, and the log says why.
 
@@ -17,8 +18,8 @@ use super::tokens::Tokens;
 use super::{Error, auth};
 use crate::config::{self, Anonymous};
 
-/// How often to check whether a file changed. Watching folders would miss files that are replaced through links, as
-/// orchestrators do.
+/// How often to check whether a file changed. Watching folders would miss files that are replaced
+/// through links, as orchestrators do.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Who is let in.
@@ -55,17 +56,28 @@ impl fmt::Debug for Secrets {
 }
 
 impl Admission {
-    /// A server that nobody gave a token, as one within a test, lets everyone do everything unless it is told otherwise.
+    /// A server that nobody gave a token, as one within a test, lets everyone do everything unless
+    /// it is told otherwise.
     fn new(config: &config::Serve) -> Result<Self, Error> {
         let tokens = Tokens::configured(config)?.map(Arc::new);
-        let usual = if tokens.is_some() { Anonymous::Nothing } else { Anonymous::Everything };
-        Ok(Self { tokens, anonymous: config.anonymous.unwrap_or(usual) })
+        let usual = if tokens.is_some() {
+            Anonymous::Nothing
+        } else {
+            Anonymous::Everything
+        };
+        Ok(Self {
+            tokens,
+            anonymous: config.anonymous.unwrap_or(usual),
+        })
     }
 }
 
 impl Secrets {
     /// Loads them for the first time.
-    pub(super) fn new(config: &config::Serve, address: std::net::SocketAddr) -> Result<Self, Error> {
+    pub(super) fn new(
+        config: &config::Serve,
+        address: std::net::SocketAddr,
+    ) -> Result<Self, Error> {
         // The metadata is taken before the files are read, so that a change in between is noticed.
         let seen = look(config);
         let admission = Admission::new(config)?;
@@ -112,8 +124,7 @@ impl Secrets {
         auth::check_address(config, self.0.address)?;
         let admission = Admission::new(config)?;
         if admission.tokens.is_none() && self.0.admission.read().tokens.is_some() {
-            let detail =
-                "the settings no longer have one, which would let everyone in; restart the host if you want that";
+            let detail = "the settings no longer have one, which would let everyone in; restart the host if you want that";
             return Err(Error::Token(detail.to_owned()));
         }
         let count = admission.tokens.as_ref().map_or(0, |tokens| tokens.count());
@@ -126,12 +137,16 @@ impl Secrets {
         let (Some(tls), Some(new)) = (&self.0.tls, certificate::read(config)?) else {
             return match (&self.0.tls, config.tls_cert.is_some()) {
                 (None, false) => Ok(()),
-                _ => Err(Error::Tls("restart the host to enable or disable TLS".to_owned())),
+                _ => Err(Error::Tls(
+                    "restart the host to enable or disable TLS".to_owned(),
+                )),
             };
         };
         let Validity { begin, end } = new.validity;
         if end < jiff::Timestamp::now() {
-            return Err(Error::Tls(format!("the new certificate expired at {end}; renew it")));
+            return Err(Error::Tls(format!(
+                "the new certificate expired at {end}; renew it"
+            )));
         }
         tls.reload_from_config(new.settings);
         *self.0.validity.lock() = Some(new.validity);
@@ -141,7 +156,11 @@ impl Secrets {
 
     /// Reloads whenever a file changes, until the shutdown.
     pub(super) async fn follow(self, shutdown: CancellationToken) {
-        while shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while shutdown
+            .run_until_cancelled(tokio::time::sleep(LOOK))
+            .await
+            .is_some()
+        {
             let secrets = self.clone();
             let work = move || {
                 let config = secrets.0.config.lock().clone();
@@ -159,10 +178,16 @@ impl Secrets {
 
 /// The current state of the files in the settings.
 fn look(config: &config::Serve) -> Vec<FileStamp> {
-    let files = [&config.token_file, &config.tokens_file, &config.tls_cert, &config.tls_key];
+    let files = [
+        &config.token_file,
+        &config.tokens_file,
+        &config.tls_cert,
+        &config.tls_key,
+    ];
     let sight = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok();
-        let seen = metadata.map(|found| (found.ino(), found.len(), found.mtime(), found.mtime_nsec()));
+        let seen =
+            metadata.map(|found| (found.ino(), found.len(), found.mtime(), found.mtime_nsec()));
         (path.clone(), seen)
     };
     files.into_iter().flatten().map(sight).collect()

@@ -35,10 +35,11 @@ const CHUNKS_IN_MEMORY: usize = 3;
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a browser waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a client may read nothing before its stream ends. Its connection stays open a little longer, so that a client
-/// that reads again still gets the reason.
+/// How long a client may read nothing before its stream ends. Its connection stays open a little
+/// longer, so that a client that reads again still gets the reason.
 const STALL_MAX: Duration = Duration::from_secs(20);
-/// Reasons of the end of a stream: its client reads nothing, or the host has no memory for what it sends.
+/// Reasons of the end of a stream: its client reads nothing, or the host has no memory for what it
+/// sends.
 const STALLED: &str = "stalled";
 const SHORT: &str = "host-memory";
 
@@ -82,19 +83,48 @@ struct Rest {
 pub(super) fn open(seat: Seat, shutdown: CancellationToken) -> (Sender, Response) {
     // One chunk waits while the connection writes another; more chunks would only be older news.
     let (chunks, receiver) = mpsc::channel(1);
-    let Seat { permit, gauge, memory } = seat;
-    let tail = Arc::new(Mutex::new(Rest { _permit: permit, memory, last: None }));
+    let Seat {
+        permit,
+        gauge,
+        memory,
+    } = seat;
+    let tail = Arc::new(Mutex::new(Rest {
+        _permit: permit,
+        memory,
+        last: None,
+    }));
     let rest = Arc::clone(&tail);
     let end = stream::once(async move { rest.lock().last.take() }).filter_map(std::future::ready);
-    let body = Body::from_stream(ReceiverStream::new(receiver).chain(end).map(Ok::<_, Infallible>));
+    let body = Body::from_stream(
+        ReceiverStream::new(receiver)
+            .chain(end)
+            .map(Ok::<_, Infallible>),
+    );
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies such as nginx would otherwise buffer events.
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
     let buffer = format!("retry: {}\n\n", RETRY.as_millis()).into_bytes();
-    (Sender { chunks, buffer, shutdown, gauge, tail, handed: [0; CHUNKS_IN_MEMORY], held: 0 }, response)
+    (
+        Sender {
+            chunks,
+            buffer,
+            shutdown,
+            gauge,
+            tail,
+            handed: [0; CHUNKS_IN_MEMORY],
+            held: 0,
+        },
+        response,
+    )
 }
 
 impl Sender {
@@ -129,8 +159,8 @@ impl Sender {
         self.charge()?;
         tokio::select! {
             biased;
-            // What was taken from the buffer is lost with the stream; its client resumes from the last id that it
-            // received.
+            // What was taken from the buffer is lost with the stream; its client resumes from the
+            // last id that it received.
             () = self.shutdown.cancelled() => Err(Ended),
             sent = tokio::time::timeout(STALL_MAX, self.chunks.send(chunk)) => match sent {
                 Ok(Ok(())) => Ok(()),
@@ -146,12 +176,16 @@ impl Sender {
         self.charge()
     }
 
-    /// Ends the stream for a reason that its client should know. It resumes from the last id that it received.
+    /// Ends the stream for a reason that its client should know. It resumes from the last id that
+    /// it received.
     fn end(&mut self, reason: &'static str) -> Ended {
         tracing::debug!(reason, "a stream ended");
         self.gauge.ended(reason);
         let mut last = Vec::new();
-        let data = serde_json::to_string(&EndMark { reason: reason.to_owned() }).expect("plain data");
+        let data = serde_json::to_string(&EndMark {
+            reason: reason.to_owned(),
+        })
+        .expect("plain data");
         write!(last, "event: end\ndata: {data}\n\n").expect("memory takes all");
         self.tail.lock().last = Some(last.into());
         Ended
@@ -180,8 +214,14 @@ impl Sender {
     }
 }
 
-/// Writes one event. Line breaks in JSON text can only be white space between tokens, and become spaces.
-pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: impl Display, data: &impl Serialize) {
+/// Writes one event. Line breaks in JSON text can only be white space between tokens, and become
+/// spaces.
+pub(super) fn write_event(
+    buffer: &mut Vec<u8>,
+    name: &str,
+    id: impl Display,
+    data: &impl Serialize,
+) {
     write!(buffer, "event: {name}\nid: {id}\ndata: ").expect("memory takes all");
     let begin = buffer.len();
     serde_json::to_writer(&mut *buffer, data).expect("plain data");
@@ -193,8 +233,8 @@ pub(super) fn write_event(buffer: &mut Vec<u8>, name: &str, id: impl Display, da
     buffer.extend_from_slice(b"\n\n");
 }
 
-/// The id of an event: a position, and the state to which it belongs if there may be several. As text:
-/// `<position>.<state in hexadecimal>`, or the position alone.
+/// The id of an event: a position, and the state to which it belongs if there may be several. As
+/// text: `<position>.<state in hexadecimal>`, or the position alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) position: u64,
@@ -204,7 +244,10 @@ pub(super) struct Mark {
 
 impl From<u64> for Mark {
     fn from(position: u64) -> Self {
-        Self { position, state: None }
+        Self {
+            position,
+            state: None,
+        }
     }
 }
 
@@ -219,11 +262,19 @@ impl Display for Mark {
 
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
-        let Some((position, state)) = text.split_once('.') else { return text.parse::<u64>().ok().map(Self::from) };
+        let Some((position, state)) = text.split_once('.') else {
+            return text.parse::<u64>().ok().map(Self::from);
+        };
         // The number parser would accept a sign as well.
-        let is_hexadecimal = state.len() == 16 && state.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let state = u64::from_str_radix(state, 16).ok().filter(|_| is_hexadecimal)?;
-        Some(Self { position: position.parse().ok()?, state: Some(state) })
+        let is_hexadecimal =
+            state.len() == 16 && state.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let state = u64::from_str_radix(state, 16)
+            .ok()
+            .filter(|_| is_hexadecimal)?;
+        Some(Self {
+            position: position.parse().ok()?,
+            state: Some(state),
+        })
     }
 }
 
@@ -231,9 +282,13 @@ impl Mark {
 /// takes precedence over the `after` of its first request, which a browser
 /// repeats unchanged.
 pub(super) fn resume(headers: &HeaderMap, after: Option<u64>) -> Result<Option<Mark>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(after.map(Mark::from)) };
+    let Some(value) = headers.get("last-event-id") else {
+        return Ok(after.map(Mark::from));
+    };
     let id = value.to_str().ok().and_then(Mark::parse);
-    id.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID is not a position; send the id of an earlier event"))
+    id.map(Some).ok_or_else(|| {
+        Problem::invalid("Last-Event-ID is not a position; send the id of an earlier event")
+    })
 }
 
 #[cfg(test)]
@@ -248,19 +303,42 @@ mod tests {
         let data = RawValue::from_string("{\n  \"a\": \"x\\ny\"\r\n}".to_owned()).expect("JSON");
         write_event(&mut buffer, "change", 7, &data);
         let text = String::from_utf8(buffer).expect("text");
-        assert_eq!(text, "event: change\nid: 7\ndata: {   \"a\": \"x\\ny\"  }\n\n");
+        assert_eq!(
+            text,
+            "event: change\nid: 7\ndata: {   \"a\": \"x\\ny\"  }\n\n"
+        );
     }
 
     #[test]
     fn last_event_id_stands_above_after() {
         let mut headers = HeaderMap::new();
-        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(Mark::from(3)));
+        assert_eq!(
+            resume(&headers, Some(3)).expect("sound"),
+            Some(Mark::from(3))
+        );
         headers.insert("last-event-id", HeaderValue::from_static("9"));
-        assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(Mark::from(9)));
-        let mark = Mark { position: 9, state: Some(0xab) };
-        headers.insert("last-event-id", HeaderValue::try_from(mark.to_string()).expect("text"));
+        assert_eq!(
+            resume(&headers, Some(3)).expect("sound"),
+            Some(Mark::from(9))
+        );
+        let mark = Mark {
+            position: 9,
+            state: Some(0xab),
+        };
+        headers.insert(
+            "last-event-id",
+            HeaderValue::try_from(mark.to_string()).expect("text"),
+        );
         assert_eq!(resume(&headers, Some(3)).expect("sound"), Some(mark));
-        for wrong in ["x", "9.", ".ab", "9.xy", "9.+1", "9.0123456789abcdef0", "9.1.1"] {
+        for wrong in [
+            "x",
+            "9.",
+            ".ab",
+            "9.xy",
+            "9.+1",
+            "9.0123456789abcdef0",
+            "9.1.1",
+        ] {
             headers.insert("last-event-id", HeaderValue::from_static(wrong));
             assert!(resume(&headers, None).is_err(), "{wrong}");
         }

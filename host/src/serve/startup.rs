@@ -1,7 +1,8 @@
-//! The server during start-up: while the host opens its files, it answers probes and asks all other clients to retry.
+//! The server during start-up: while the host opens its files, it answers probes and asks all other
+//! clients to retry.
 //!
-//! Opening a data folder may take minutes, because a large file is repaired after an unclean stop. A process supervisor
-//! must be able to tell that from a process that hangs.
+//! Opening a data folder may take minutes, because a large file is repaired after an unclean stop.
+//! A process supervisor must be able to tell that from a process that hangs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +25,8 @@ use crate::config::{self, Config};
 use crate::host::Host;
 use crate::memory::Memory;
 
-/// How long a request waits for the host: it usually takes milliseconds, and clients need not notice.
+/// How long a request waits for the host: it usually takes milliseconds, and clients need not
+/// notice.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How many requests may wait for that; others are asked to retry at once.
 const HELD_MAX: usize = 1_024;
@@ -46,17 +48,28 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// A server at a listener, without a host yet. Its existence means that all files that the configuration names were
-    /// read.
-    pub fn new(listener: &TcpListener, config: Arc<Config>, shutdown: CancellationToken) -> Result<Self, Error> {
+    /// A server at a listener, without a host yet. Its existence means that all files that the
+    /// configuration names were read.
+    pub fn new(
+        listener: &TcpListener,
+        config: Arc<Config>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
         let address = listener.local_addr()?;
         auth::check_address(&config.serve, address)?;
         let secrets = Secrets::new(&config.serve, address)?;
-        Ok(Self { config, address, secrets, shutdown, routes: Arc::default(), memory: Arc::default() })
+        Ok(Self {
+            config,
+            address,
+            secrets,
+            shutdown,
+            routes: Arc::default(),
+            memory: Arc::default(),
+        })
     }
 
-    /// Reloads tokens and certificate from the files of these settings. If they can't be used, the old ones stay in use
-    /// and the log says why. Blocking.
+    /// Reloads tokens and certificate from the files of these settings. If they can't be used, the
+    /// old ones stay in use and the log says why. Blocking.
     pub fn reload(&self, config: &config::Serve) {
         self.secrets.reload(config);
     }
@@ -64,27 +77,47 @@ impl Entrance {
     /// Lets requests through to a host.
     pub fn open(&self, host: Host) {
         self.memory.get_or_init(|| host.memory().clone());
-        let app = App::new(host, &self.config, self.address, self.secrets.clone(), self.shutdown.clone());
+        let app = App::new(
+            host,
+            &self.config,
+            self.address,
+            self.secrets.clone(),
+            self.shutdown.clone(),
+        );
         // The first host stays.
         let _ = self.routes.set(super::router(app));
     }
 
     /// Serves until the shutdown, then gives running requests some seconds to end.
     pub async fn serve(self, listener: TcpListener) -> Result<(), Error> {
-        let door =
-            Door { routes: self.routes, places: Arc::new(Semaphore::new(HELD_MAX)), shutdown: self.shutdown.clone() };
+        let door = Door {
+            routes: self.routes,
+            places: Arc::new(Semaphore::new(HELD_MAX)),
+            shutdown: self.shutdown.clone(),
+        };
         let router = Router::new().fallback(pass).with_state(door);
         let grace = listen::GRACE_MAX.min(self.config.pipeline.stop_budget);
         tokio::spawn(self.secrets.clone().follow(self.shutdown.clone()));
         let connections = connections(&self.config, self.memory);
-        listen::serve(listener, router, self.secrets.tls(), connections, grace, self.shutdown).await
+        listen::serve(
+            listener,
+            router,
+            self.secrets.tls(),
+            connections,
+            grace,
+            self.shutdown,
+        )
+        .await
     }
 }
 
-/// The connections, whose buffers take memory from the host; before it is ready, from a budget of the same size.
+/// The connections, whose buffers take memory from the host; before it is ready, from a budget of
+/// the same size.
 fn connections(config: &Config, of_host: Arc<OnceLock<Memory>>) -> Connections {
     let before = Memory::new(config.shares().modules);
-    Connections::new(listen::connections_max(), move || of_host.get().unwrap_or(&before).clone())
+    Connections::new(listen::connections_max(), move || {
+        of_host.get().unwrap_or(&before).clone()
+    })
 }
 
 /// Handles a request.
@@ -106,28 +139,40 @@ async fn pass(State(door): State<Door>, request: Request) -> Response {
         "/readyz" | "/startupz" if is_read => health::probe(vec![REASON.to_owned()]),
         path => {
             // A browser never retries a watch that was refused.
-            let hold_max = if is_read && path.ends_with("/changes") { None } else { Some(HOLD_MAX) };
+            let hold_max = if is_read && path.ends_with("/changes") {
+                None
+            } else {
+                Some(HOLD_MAX)
+            };
             match door.opened(hold_max).await {
                 Some(routes) => {
                     let Ok(response) = routes.oneshot(request).await;
                     response
                 }
-                None => Problem::new(Kind::NotReady, format!("{REASON}; try again later")).into_response(),
+                None => Problem::new(Kind::NotReady, format!("{REASON}; try again later"))
+                    .into_response(),
             }
         }
     }
 }
 
 impl Door {
-    /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only observes.
+    /// The routes, as soon as the host is ready; none if that takes too long. Cancel-safe: it only
+    /// observes.
     async fn opened(&self, hold_max: Option<Duration>) -> Option<Router> {
         let _place = self.places.try_acquire().ok()?;
         let opened = async {
             match hold_max {
-                Some(hold_max) => tokio::time::timeout(hold_max, self.routes.wait()).await.ok(),
+                Some(hold_max) => tokio::time::timeout(hold_max, self.routes.wait())
+                    .await
+                    .ok(),
                 None => Some(self.routes.wait().await),
             }
         };
-        self.shutdown.run_until_cancelled(opened).await.flatten().cloned()
+        self.shutdown
+            .run_until_cancelled(opened)
+            .await
+            .flatten()
+            .cloned()
     }
 }

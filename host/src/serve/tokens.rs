@@ -37,7 +37,11 @@ pub(super) struct Grant {
 pub(super) enum NotCovered {
     /// A scope.
     #[error("token {token} lacks the scope {scope}; it has {has}")]
-    Scope { token: String, scope: Scope, has: String },
+    Scope {
+        token: String,
+        scope: Scope,
+        has: String,
+    },
     /// The deployments of the request.
     #[error("token {token} is only for the deployments {allowed}")]
     Deployment { token: String, allowed: String },
@@ -50,29 +54,52 @@ pub(super) enum NotCovered {
 }
 
 impl Grant {
-    /// Checks whether the token covers what a route requires. `names` are the deployments that the request names.
+    /// Checks whether the token covers what a route requires. `names` are the deployments that the
+    /// request names.
     pub(super) fn covers(&self, demand: Demand, names: &[String]) -> Result<(), NotCovered> {
         let token = || self.name.clone();
         let missing = match demand.scope {
             Some(scope) if self.scopes.contains(&scope) => None,
             Some(scope) => Some(scope),
-            None => Scope::ALL.into_iter().find(|scope| !self.scopes.contains(scope)),
+            None => Scope::ALL
+                .into_iter()
+                .find(|scope| !self.scopes.contains(scope)),
         };
         let also = demand.also.filter(|scope| !self.scopes.contains(scope));
         if let Some(scope) = missing.or(also) {
-            let has = self.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(", ");
-            return Err(NotCovered::Scope { token: token(), scope, has });
+            let has = self
+                .scopes
+                .iter()
+                .map(|scope| scope.name())
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(NotCovered::Scope {
+                token: token(),
+                scope,
+                has,
+            });
         }
-        let Some(allowed) = &self.deployments else { return Ok(()) };
+        let Some(allowed) = &self.deployments else {
+            return Ok(());
+        };
         let is_allowed = |name: &String| allowed.contains(name);
         let has_all = !names.is_empty() && names.iter().all(is_allowed);
         let list = || allowed.iter().cloned().collect::<Vec<_>>().join(", ");
         match demand.reach {
             Reach::Nothing => Ok(()),
-            Reach::Host => Err(NotCovered::AllDeployments { token: token(), allowed: list() }),
-            Reach::Parameter if names.is_empty() => Err(NotCovered::NoName { token: token(), allowed: list() }),
+            Reach::Host => Err(NotCovered::AllDeployments {
+                token: token(),
+                allowed: list(),
+            }),
+            Reach::Parameter if names.is_empty() => Err(NotCovered::NoName {
+                token: token(),
+                allowed: list(),
+            }),
             Reach::Path | Reach::Parameter if has_all => Ok(()),
-            Reach::Path | Reach::Parameter => Err(NotCovered::Deployment { token: token(), allowed: list() }),
+            Reach::Path | Reach::Parameter => Err(NotCovered::Deployment {
+                token: token(),
+                allowed: list(),
+            }),
         }
     }
 }
@@ -81,7 +108,9 @@ impl Grant {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// Nobody made it.
-    #[error("the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's")]
+    #[error(
+        "the token that was sent is none of this host's: it is misspelt, was withdrawn, or is another host's"
+    )]
     Unknown,
     /// Its entry was made of the token with the end of a line, as `echo` writes it.
     #[error(
@@ -122,25 +151,37 @@ struct Entry {
 impl Tokens {
     /// The configured tokens; none if everyone who reaches the address may do everything.
     pub(super) fn configured(config: &config::Serve) -> Result<Option<Self>, Error> {
-        let text = config.bearer_token().map_err(|error| Error::Token(error.to_string()))?;
+        let text = config
+            .bearer_token()
+            .map_err(|error| Error::Token(error.to_string()))?;
         if text.is_none() && config.tokens_file.is_none() {
             return Ok(None);
         }
-        let mut tokens = Self { key: rand::random(), grants: HashMap::new() };
+        let mut tokens = Self {
+            key: rand::random(),
+            grants: HashMap::new(),
+        };
         if let Some(text) = text {
             let token = text.trim();
             check(token)?;
-            let all = Grant { name: CONFIGURED.to_owned(), scopes: Scope::ALL.into(), deployments: None };
+            let all = Grant {
+                name: CONFIGURED.to_owned(),
+                scopes: Scope::ALL.into(),
+                deployments: None,
+            };
             tokens.add(&digest(token), all);
         }
         if let Some(path) = &config.tokens_file {
-            tokens.add_file(path).map_err(|detail| Error::TokensFile(format!("{}: {detail}", path.display())))?;
+            tokens
+                .add_file(path)
+                .map_err(|detail| Error::TokensFile(format!("{}: {detail}", path.display())))?;
         }
         Ok(Some(tokens))
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), String> {
-        let text = crate::small_file::read_text(path).map_err(|error| format!("cannot be read: {error}"))?;
+        let text = crate::small_file::read_text(path)
+            .map_err(|error| format!("cannot be read: {error}"))?;
         let file: File = toml::from_str(&text).map_err(|error| error.to_string())?;
         let Some(entries) = file.tokens else {
             return Err(
@@ -156,10 +197,23 @@ impl Tokens {
             tracing::warn!(file = %path.display(), "serve.tokens_file lets nobody in: its list is empty");
         }
         let mut names = BTreeSet::new();
-        for Entry { name, sha256, scopes, deployments } in entries {
-            let named = |detail: &str| format!("token {}: {detail}", name.escape_debug().take(64).collect::<String>());
+        for Entry {
+            name,
+            sha256,
+            scopes,
+            deployments,
+        } in entries
+        {
+            let named = |detail: &str| {
+                format!(
+                    "token {}: {detail}",
+                    name.escape_debug().take(64).collect::<String>()
+                )
+            };
             if !is_token_name(&name) {
-                return Err(named("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first"));
+                return Err(named(
+                    "a name has 1 to 63 lower-case letters, digits and hyphens, a letter first",
+                ));
             }
             if !names.insert(name.clone()) {
                 return Err(named("the name occurs twice; give each token its own name"));
@@ -168,10 +222,14 @@ impl Tokens {
                 named("sha256 is not 64 hexadecimal digits; `foldstream token new` prints the right value")
             })?;
             if scopes.is_empty() {
-                return Err(named("has no scopes; give it some of read, append, operate and deploy"));
+                return Err(named(
+                    "has no scopes; give it some of read, append, operate and deploy",
+                ));
             }
             if deployments.as_ref().is_some_and(Vec::is_empty) {
-                return Err(named("deployments is empty; remove it to allow all, or name some"));
+                return Err(named(
+                    "deployments is empty; remove it to allow all, or name some",
+                ));
             }
             let grant = Grant {
                 scopes: scopes.into_iter().collect(),
@@ -179,7 +237,9 @@ impl Tokens {
                 name: name.clone(),
             };
             if self.add(&digest, grant) {
-                return Err(named("is the same token as another one; create a new one with `foldstream token new`"));
+                return Err(named(
+                    "is the same token as another one; create a new one with `foldstream token new`",
+                ));
             }
         }
         Ok(())
@@ -187,22 +247,28 @@ impl Tokens {
 
     /// Adds a token by its SHA-256; returns whether it was there already.
     fn add(&mut self, digest: &[u8; 32], grant: Grant) -> bool {
-        self.grants.insert(self.keyed(digest), Arc::new(grant)).is_some()
+        self.grants
+            .insert(self.keyed(digest), Arc::new(grant))
+            .is_some()
     }
 
-    /// What a token is for. Looking up what only this process can compute tells nothing by the time it takes.
+    /// What a token is for. Looking up what only this process can compute tells nothing by the time
+    /// it takes.
     pub(super) fn grant(&self, token: &str) -> Result<Arc<Grant>, Refusal> {
         let look = |text: &str| self.grants.get(&self.keyed(&digest(text))).cloned();
         let Some(grant) = look(token) else {
             // Who gets this has the token.
             let with_end = look(&format!("{token}\n")).filter(|_| token.len() >= TOKEN_BYTES_MIN);
-            let refusal = with_end.map(|grant| Refusal::HashedWithLineEnd { name: grant.name.clone() });
+            let refusal = with_end.map(|grant| Refusal::HashedWithLineEnd {
+                name: grant.name.clone(),
+            });
             return Err(refusal.unwrap_or(Refusal::Unknown));
         };
         if token.len() >= TOKEN_BYTES_MIN {
             return Ok(grant);
         }
-        // A file has hashes alone, so this shows only now. A client that may be guessing learns nothing.
+        // A file has hashes alone, so this shows only now. A client that may be guessing learns
+        // nothing.
         tracing::warn!(
             token = grant.name,
             "a token of fewer than {TOKEN_BYTES_MIN} bytes may be guessed and lets nobody in; make one with `foldstream token new`"
@@ -216,7 +282,8 @@ impl Tokens {
     }
 
     fn keyed(&self, digest: &[u8; 32]) -> [u8; 32] {
-        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut mac: Hmac<Sha256> =
+            Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(digest);
         mac.finalize().into_bytes().into()
     }
@@ -241,7 +308,9 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
         let pair = std::str::from_utf8(pair).ok()?;
-        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16)
+            .ok()
+            .filter(|_| !pair.starts_with('+'))?;
     }
     Some(bytes)
 }
@@ -253,45 +322,90 @@ mod tests {
     fn from_file(text: &str) -> Result<Tokens, Error> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
-        let config = config::Serve { tokens_file: Some(file.path().to_owned()), ..config::Serve::default() };
+        let config = config::Serve {
+            tokens_file: Some(file.path().to_owned()),
+            ..config::Serve::default()
+        };
         Tokens::configured(&config).map(|tokens| tokens.expect("a file is named"))
     }
 
     fn entry(name: &str, token: &str, rest: &str) -> String {
-        let digest: String = digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = digest(token)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("[[tokens]]\nname = \"{name}\"\nsha256 = \"{digest}\"\n{rest}\n")
     }
 
     #[test]
     fn a_token_of_the_configuration_may_do_everything() {
-        let config = config::Serve { token: Some("s3cret-s3cret-s3cret".into()), ..config::Serve::default() };
-        let tokens = Tokens::configured(&config).expect("sound").expect("there is one");
+        let config = config::Serve {
+            token: Some("s3cret-s3cret-s3cret".into()),
+            ..config::Serve::default()
+        };
+        let tokens = Tokens::configured(&config)
+            .expect("sound")
+            .expect("there is one");
         let grant = tokens.grant("s3cret-s3cret-s3cret").expect("it is known");
         for scope in Scope::ALL {
-            grant.covers(Demand { scope: Some(scope), also: None, reach: Reach::Host }, &[]).expect("all scopes");
+            grant
+                .covers(
+                    Demand {
+                        scope: Some(scope),
+                        also: None,
+                        reach: Reach::Host,
+                    },
+                    &[],
+                )
+                .expect("all scopes");
         }
         for wrong in ["", "s3cret-s3cret-s3cre", "s3cret-s3cret-s3cret2"] {
-            assert_eq!(tokens.grant(wrong).map(drop), Err(Refusal::Unknown), "{wrong}");
+            assert_eq!(
+                tokens.grant(wrong).map(drop),
+                Err(Refusal::Unknown),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn unusable_tokens_are_refused() {
-        for token in ["", "short", "0123456789 abcdef", "äääääääääääää", &"x".repeat(TOKEN_BYTES_MAX + 1)]
-        {
-            let config = config::Serve { token: Some(token.into()), ..config::Serve::default() };
+        for token in [
+            "",
+            "short",
+            "0123456789 abcdef",
+            "äääääääääääää",
+            &"x".repeat(TOKEN_BYTES_MAX + 1),
+        ] {
+            let config = config::Serve {
+                token: Some(token.into()),
+                ..config::Serve::default()
+            };
             assert!(Tokens::configured(&config).is_err(), "{token}");
         }
     }
 
     #[test]
     fn a_token_covers_its_scopes_and_deployments_alone() {
-        let text =
-            entry("dashboard", "0123456789abcdef", "scopes = [\"read\", \"deploy\"]\ndeployments = [\"totals\"]");
-        let grant = from_file(&text).expect("sound").grant("0123456789abcdef").expect("it is known");
+        let text = entry(
+            "dashboard",
+            "0123456789abcdef",
+            "scopes = [\"read\", \"deploy\"]\ndeployments = [\"totals\"]",
+        );
+        let grant = from_file(&text)
+            .expect("sound")
+            .grant("0123456789abcdef")
+            .expect("it is known");
         let ask = |scope, reach, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            grant.covers(Demand { scope, also: None, reach }, &names)
+            grant.covers(
+                Demand {
+                    scope,
+                    also: None,
+                    reach,
+                },
+                &names,
+            )
         };
         ask(Some(Scope::Read), Reach::Path, &["totals"]).expect("its own");
         ask(Some(Scope::Deploy), Reach::Parameter, &["totals"]).expect("its own");
@@ -310,11 +424,17 @@ mod tests {
             (Reach::Host, &["totals"]),
         ] {
             assert!(
-                ask(Some(Scope::Read), reach, names).expect_err("refused").to_string().contains("totals"),
+                ask(Some(Scope::Read), reach, names)
+                    .expect_err("refused")
+                    .to_string()
+                    .contains("totals"),
                 "{reach:?} {names:?}"
             );
         }
-        assert!(ask(None, Reach::Nothing, &[]).is_err(), "an unknown route asks for every scope");
+        assert!(
+            ask(None, Reach::Nothing, &[]).is_err(),
+            "an unknown route asks for every scope"
+        );
     }
 
     #[test]
@@ -325,30 +445,66 @@ mod tests {
             (entry("A", "one", "scopes = [\"read\"]"), "lower-case"),
             (entry("a", "one", "scopes = [\"write\"]"), "write"),
             (entry("a", "one", "scopes = []"), "no scopes"),
-            (entry("a", "one", "scopes = [\"read\"]\ndeployments = []"), "deployments is empty"),
-            (entry("a", "one", "scopes = [\"read\"]\ndeployment = \"x\""), "deployment"),
-            (format!("{sound}{}", entry("a", "two", "scopes = [\"read\"]")), "twice"),
-            (format!("{sound}{}", entry("b", "one", "scopes = [\"read\"]")), "same token"),
-            (sound.replace("sha256 = \"", "sha256 = \"zz"), "64 hexadecimal digits"),
+            (
+                entry("a", "one", "scopes = [\"read\"]\ndeployments = []"),
+                "deployments is empty",
+            ),
+            (
+                entry("a", "one", "scopes = [\"read\"]\ndeployment = \"x\""),
+                "deployment",
+            ),
+            (
+                format!("{sound}{}", entry("a", "two", "scopes = [\"read\"]")),
+                "twice",
+            ),
+            (
+                format!("{sound}{}", entry("b", "one", "scopes = [\"read\"]")),
+                "same token",
+            ),
+            (
+                sound.replace("sha256 = \"", "sha256 = \"zz"),
+                "64 hexadecimal digits",
+            ),
         ] {
             let error = from_file(&text).map(drop).expect_err(&text).to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
         for empty in ["", "# soon\n"] {
             let error = from_file(empty).map(drop).expect_err("no list").to_string();
-            assert!(error.contains("has no tokens") && error.contains("token new"), "{error}");
+            assert!(
+                error.contains("has no tokens") && error.contains("token new"),
+                "{error}"
+            );
         }
-        assert_eq!(from_file("tokens = []").expect("nobody is let in, as it says").count(), 0);
+        assert_eq!(
+            from_file("tokens = []")
+                .expect("nobody is let in, as it says")
+                .count(),
+            0
+        );
     }
 
     #[test]
     fn tokens_that_were_hashed_by_hand_are_told_apart() {
         let (short, long) = ("0123456789", "0123456789abcdef");
-        let text =
-            [entry("short", short, "scopes = [\"read\"]"), entry("ended", &format!("{long}\n"), "scopes = [\"read\"]")];
+        let text = [
+            entry("short", short, "scopes = [\"read\"]"),
+            entry("ended", &format!("{long}\n"), "scopes = [\"read\"]"),
+        ];
         let tokens = from_file(&text.concat()).expect("hashes of any text are sound");
-        assert_eq!(tokens.grant(short).map(drop), Err(Refusal::Unknown), "it may be guessed");
-        let said = tokens.grant(long).map(drop).expect_err("its hash is of another text").to_string();
-        assert!(said.contains("token ended") && said.contains("printf"), "{said}");
+        assert_eq!(
+            tokens.grant(short).map(drop),
+            Err(Refusal::Unknown),
+            "it may be guessed"
+        );
+        let said = tokens
+            .grant(long)
+            .map(drop)
+            .expect_err("its hash is of another text")
+            .to_string();
+        assert!(
+            said.contains("token ended") && said.contains("printf"),
+            "{said}"
+        );
     }
 }

@@ -16,8 +16,8 @@ use crate::log::{self, Cursor, Headers, Log, Opening, Run, Wanted};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::subject::SubjectSet;
 
-/// How many events to scan per event that a batch can hold. If matches are rare, the reader stops after this many and
-/// returns an empty batch that only advances the position.
+/// How many events to scan per event that a batch can hold. If matches are rare, the reader stops
+/// after this many and returns an empty batch that only advances the position.
 const LOOKED_PER_EVENT: usize = 16;
 /// First and longest pause before a failed log is read again.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -37,7 +37,10 @@ impl Embedded {
 
     /// The source of a log that may still be opening.
     pub fn over(opening: Opening) -> Self {
-        Self { opening, on_missing: OnMissing::Stop }
+        Self {
+            opening,
+            on_missing: OnMissing::Stop,
+        }
     }
 
     /// What to do if events are gone that were not applied.
@@ -51,8 +54,8 @@ impl Embedded {
         self.on_missing
     }
 
-    /// The sequences in a range that the log no longer has: the first ones, because of retention, and the last ones, if
-    /// it was restored from an older copy.
+    /// The sequences in a range that the log no longer has: the first ones, because of retention,
+    /// and the last ones, if it was restored from an older copy.
     pub fn lost(&self, after: u64, through: u64) -> Result<Option<Lost>, log::Error> {
         let log = self.log()?;
         let (first, last) = (log.first_available(), log.info().last_sequence);
@@ -61,12 +64,21 @@ impl Embedded {
         let count = front + tail;
         let from = if front > 0 { after + 1 } else { last + 1 };
         let to = if tail > 0 { through } else { after + front };
-        let missing = Missing { from, to, count: Some(count) };
-        let lost = Lost { stream: log.identity().name, missing, may_be_of_others: false };
+        let missing = Missing {
+            from,
+            to,
+            count: Some(count),
+        };
+        let lost = Lost {
+            stream: log.identity().name,
+            missing,
+            may_be_of_others: false,
+        };
         Ok((count > 0).then_some(lost))
     }
 
-    /// Why it is not the log to which a checkpoint belongs; see [`super::Source::contradiction`]. Blocking.
+    /// Why it is not the log to which a checkpoint belongs; see [`super::Source::contradiction`].
+    /// Blocking.
     pub fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, log::Error> {
         let log = self.log()?;
         match resume(&log, checkpoint, &log.identity()) {
@@ -83,16 +95,25 @@ impl Embedded {
 
     /// Name of its stream.
     pub fn stream(&self) -> String {
-        self.log().map_or_else(|_| self.opening.name().to_owned(), |log| log.identity().name)
+        self.log().map_or_else(
+            |_| self.opening.name().to_owned(),
+            |log| log.identity().name,
+        )
     }
 
     /// Makes a reader.
     pub fn read(&self, request: Request, status: StatusSender) -> Reader {
         let accepts_through = self.on_missing.accepts_through(&request);
-        Reader(Stage::Waiting { opening: self.opening.clone(), request: Arc::new(request), status, accepts_through })
+        Reader(Stage::Waiting {
+            opening: self.opening.clone(),
+            request: Arc::new(request),
+            status,
+            accepts_through,
+        })
     }
 
-    /// Time of the next event after a position with a matching subject, in nanoseconds since the Unix epoch. Blocking.
+    /// Time of the next event after a position with a matching subject, in nanoseconds since the
+    /// Unix epoch. Blocking.
     pub fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
         let wanted = Wanted {
             after: position,
@@ -116,11 +137,20 @@ impl Embedded {
 
     /// A page of events. Blocking.
     pub fn page(&self, wanted: &super::Wanted) -> Result<super::Page, log::Error> {
-        let super::Wanted { after, subjects, limit, bytes_max } = wanted;
+        let super::Wanted {
+            after,
+            subjects,
+            limit,
+            bytes_max,
+        } = wanted;
         let log = self.log()?;
         let (events, through) = log.read(*after, subjects.as_ref(), *limit, *bytes_max)?;
         let head = *log.head().borrow();
-        Ok(super::Page { events, through, head })
+        Ok(super::Page {
+            events,
+            through,
+            head,
+        })
     }
 
     /// The current state of the log.
@@ -177,7 +207,12 @@ pub struct Reader(Stage);
 #[derive(Debug)]
 enum Stage {
     /// It waits until the log is open.
-    Waiting { opening: Opening, request: Arc<Request>, status: StatusSender, accepts_through: u64 },
+    Waiting {
+        opening: Opening,
+        request: Arc<Request>,
+        status: StatusSender,
+        accepts_through: u64,
+    },
     /// It reads.
     Reading(Box<Reading>),
 }
@@ -188,10 +223,18 @@ impl Reader {
         loop {
             match &mut self.0 {
                 Stage::Reading(reading) => return reading.next().await,
-                Stage::Waiting { opening, request, status, accepts_through } => {
+                Stage::Waiting {
+                    opening,
+                    request,
+                    status,
+                    accepts_through,
+                } => {
                     // Cancel-safe: it only observes.
-                    let log = opening.opened(|why| tell(status, SourceState::Connecting, Some(why))).await;
-                    let reading = Reading::new(log, Arc::clone(request), status.clone(), *accepts_through);
+                    let log = opening
+                        .opened(|why| tell(status, SourceState::Connecting, Some(why)))
+                        .await;
+                    let reading =
+                        Reading::new(log, Arc::clone(request), status.clone(), *accepts_through);
                     self.0 = Stage::Reading(Box::new(reading));
                 }
             }
@@ -269,7 +312,11 @@ impl Reading {
             self.fetch = None;
             let fetched = match outcome {
                 Ok(fetched) => fetched,
-                Err(error) => return Err(log::Error::Storage(format!("reading was interrupted: {error}")).into()),
+                Err(error) => {
+                    return Err(
+                        log::Error::Storage(format!("reading was interrupted: {error}")).into(),
+                    );
+                }
             };
             self.place = fetched.place;
             match fetched.run {
@@ -290,18 +337,31 @@ impl Reading {
         }
     }
 
-    /// Waits until there is something after the position. It does not wait for the first batch, which proves that the
-    /// log can be continued.
+    /// Waits until there is something after the position. It does not wait for the first batch,
+    /// which proves that the log can be continued.
     async fn wait_for_more(&mut self) {
         // Missing sequences still have to be reported.
-        let Some(position) = self.position.filter(|position| self.handed == Some(*position)) else { return };
+        let Some(position) = self
+            .position
+            .filter(|position| self.handed == Some(*position))
+        else {
+            return;
+        };
         // Cancel-safe: checks the value itself, not whether it was seen.
-        let more = self.head.wait_for(|head| *head > position).await.map(|_| ());
+        let more = self
+            .head
+            .wait_for(|head| *head > position)
+            .await
+            .map(|_| ());
         more.expect("the log, which this reader holds, keeps the sender");
     }
 
     fn start_fetch(&mut self) {
-        let (log, request, stream) = (self.log.clone(), Arc::clone(&self.request), Arc::clone(&self.stream));
+        let (log, request, stream) = (
+            self.log.clone(),
+            Arc::clone(&self.request),
+            Arc::clone(&self.stream),
+        );
         let (position, place, accepts) = (self.position, self.place.take(), self.accepts_through);
         self.fetch = Some(tokio::task::spawn_blocking(move || {
             let after = match position {
@@ -313,7 +373,12 @@ impl Reading {
     }
 
     /// Builds a batch from a run, if it has anything, and starts the next read.
-    fn accept(&mut self, after: u64, run: Run, last_seen: Option<EventMark>) -> Result<Option<Batch>, Error> {
+    fn accept(
+        &mut self,
+        after: u64,
+        run: Run,
+        last_seen: Option<EventMark>,
+    ) -> Result<Option<Batch>, Error> {
         if run.first > after + 1 {
             return self.pass_gap(after + 1..=run.first - 1).map(|()| None);
         }
@@ -324,7 +389,9 @@ impl Reading {
         }
         self.position = Some(run.through);
         let missing = std::mem::take(&mut self.missing);
-        let after = self.handed.unwrap_or_else(|| missing.first().map_or(after, |range| range.start() - 1));
+        let after = self
+            .handed
+            .unwrap_or_else(|| missing.first().map_or(after, |range| range.start() - 1));
         self.handed = self.position;
         if run.through < run.head {
             self.start_fetch();
@@ -349,10 +416,20 @@ impl Reading {
             // Retention was faster than the first read, which now starts at the new beginning.
             return Ok(());
         }
-        let (from, to) = ((*gone.start()).max(self.accepts_through.saturating_add(1)), *gone.end());
+        let (from, to) = (
+            (*gone.start()).max(self.accepts_through.saturating_add(1)),
+            *gone.end(),
+        );
         if from <= to {
-            let missing = Missing { from, to, count: Some(to - from + 1) };
-            return Err(self.stop(Error::Gap { stream: self.stream.name.clone(), missing }));
+            let missing = Missing {
+                from,
+                to,
+                count: Some(to - from + 1),
+            };
+            return Err(self.stop(Error::Gap {
+                stream: self.stream.name.clone(),
+                missing,
+            }));
         }
         self.position = Some(to);
         self.missing.push(gone);
@@ -360,7 +437,10 @@ impl Reading {
     }
 
     fn stop(&self, error: Error) -> Error {
-        self.tell(SourceState::Stopped, Some(format!("{}: {error}", error.kind())));
+        self.tell(
+            SourceState::Stopped,
+            Some(format!("{}: {error}", error.kind())),
+        );
         error
     }
 
@@ -373,7 +453,12 @@ impl Reading {
 }
 
 /// Reads the run after a position.
-fn fetch(log: &Log, request: &Request, after: Result<u64, Error>, mut place: Option<Cursor>) -> Fetched {
+fn fetch(
+    log: &Log,
+    request: &Request,
+    after: Result<u64, Error>,
+    mut place: Option<Cursor>,
+) -> Fetched {
     let mut last_seen = None;
     let (after, run) = match after {
         Ok(after) => {
@@ -381,9 +466,17 @@ fn fetch(log: &Log, request: &Request, after: Result<u64, Error>, mut place: Opt
                 after,
                 subjects: Some(&request.subjects),
                 events_max: request.limits.events.max(1),
-                looked_max: request.limits.events.max(1).saturating_mul(LOOKED_PER_EVENT),
+                looked_max: request
+                    .limits
+                    .events
+                    .max(1)
+                    .saturating_mul(LOOKED_PER_EVENT),
                 bytes_max: request.limits.bytes.max(1),
-                headers: if request.wants_headers { Headers::Wanted } else { Headers::Left },
+                headers: if request.wants_headers {
+                    Headers::Wanted
+                } else {
+                    Headers::Left
+                },
             };
             let run = log.run(&wanted, &mut place).and_then(|run| {
                 let applied = run.events.last().map_or(after, |event| event.sequence);
@@ -397,7 +490,13 @@ fn fetch(log: &Log, request: &Request, after: Result<u64, Error>, mut place: Opt
         Err(error) => (0, Err(error)),
     };
     let passes = matches!(run, Err(Error::Log(log::Error::Storage(_)))) && log.is_failed();
-    Fetched { after, run, last_seen, place, passes }
+    Fetched {
+        after,
+        run,
+        last_seen,
+        place,
+        passes,
+    }
 }
 
 /// The mark of an event, if it exists.
@@ -411,11 +510,19 @@ fn mark(log: &Log, sequence: u64) -> Result<Option<EventMark>, log::Error> {
         headers: Headers::Left,
     };
     let found = log.run(&wanted, &mut None)?.events.into_iter().next();
-    Ok(found.filter(|event| event.sequence == sequence).as_ref().map(EventMark::of))
+    Ok(found
+        .filter(|event| event.sequence == sequence)
+        .as_ref()
+        .map(EventMark::of))
 }
 
 /// The position after which to read, with the proof that it belongs to this log.
-fn begin(log: &Log, request: &Request, stream: &StreamIdentity, accepts_through: u64) -> Result<u64, Error> {
+fn begin(
+    log: &Log,
+    request: &Request,
+    stream: &StreamIdentity,
+    accepts_through: u64,
+) -> Result<u64, Error> {
     if let Some(checkpoint) = &request.resume {
         resume(log, checkpoint, stream)?;
         return Ok(checkpoint.position);
@@ -424,8 +531,15 @@ fn begin(log: &Log, request: &Request, stream: &StreamIdentity, accepts_through:
     match request.start {
         Start::Beginning if first > 1 && accepts_through < first - 1 => {
             let from = accepts_through + 1;
-            let missing = Missing { from, to: first - 1, count: Some(first - from) };
-            Err(Error::Incomplete { stream: stream.name.clone(), missing })
+            let missing = Missing {
+                from,
+                to: first - 1,
+                count: Some(first - from),
+            };
+            Err(Error::Incomplete {
+                stream: stream.name.clone(),
+                missing,
+            })
         }
         Start::Beginning => Ok(0),
         Start::FirstAvailable => Ok(first - 1),
@@ -456,7 +570,10 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
         if !is_proved {
             return Err(Error::Diverged(format!(
                 "the state was built from stream {} created at {} ns, this is {} created at {} ns, and nothing that was read is in it; restore the right log, or delete and deploy again",
-                checkpoint.stream.name, checkpoint.stream.created_ns, stream.name, stream.created_ns
+                checkpoint.stream.name,
+                checkpoint.stream.created_ns,
+                stream.name,
+                stream.created_ns
             )));
         }
         warn!(
@@ -468,7 +585,11 @@ fn resume(log: &Log, checkpoint: &Checkpoint, stream: &StreamIdentity) -> Result
     }
     let last = log.info().last_sequence;
     if last < checkpoint.position {
-        return Err(Error::Truncated { stream: stream.name.clone(), last, position: checkpoint.position });
+        return Err(Error::Truncated {
+            stream: stream.name.clone(),
+            last,
+            position: checkpoint.position,
+        });
     }
     Ok(())
 }

@@ -39,10 +39,11 @@ pub struct Request {
     pub wants_headers: bool,
     /// The largest batch that one call of [`Reader::next`] may return.
     pub limits: Limits,
-    /// Events up to this sequence may be missing from the stream, and are then counted. 0 accepts none.
+    /// Events up to this sequence may be missing from the stream, and are then counted. 0 accepts
+    /// none.
     pub accepts_missing_through: u64,
-    /// Sequences, in rising order, of events that the caller skips: a reader that can't read one of them passes it,
-    /// with `through` after it, instead of stopping.
+    /// Sequences, in rising order, of events that the caller skips: a reader that can't read one of
+    /// them passes it, with `through` after it, instead of stopping.
     pub skips: Arc<[u64]>,
 }
 
@@ -88,9 +89,14 @@ impl fmt::Display for Missing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from, to, count } = *self;
         match count {
-            None => write!(formatter, "an unknown number of events between {from} and {to} are"),
+            None => write!(
+                formatter,
+                "an unknown number of events between {from} and {to} are"
+            ),
             Some(1) => write!(formatter, "1 event ({from}) is"),
-            Some(count) if count == to - from + 1 => write!(formatter, "{count} events ({from} to {to}) are"),
+            Some(count) if count == to - from + 1 => {
+                write!(formatter, "{count} events ({from} to {to}) are")
+            }
             Some(count) => write!(formatter, "{count} events (between {from} and {to}) are"),
         }
     }
@@ -107,7 +113,8 @@ pub struct Lost {
     pub may_be_of_others: bool,
 }
 
-/// Why a reader stopped for good. Conditions that may pass are states of the source instead ([`Status`]).
+/// Why a reader stopped for good. Conditions that may pass are states of the source instead
+/// ([`Status`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The stream is not the one to which the checkpoint belongs.
@@ -162,7 +169,8 @@ pub enum Error {
     Unreadable {
         /// Name of the stream.
         stream: String,
-        /// The sequence of the message; if the answer does not name it, that of the first requested one.
+        /// The sequence of the message; if the answer does not name it, that of the first requested
+        /// one.
         sequence: u64,
         /// What is wrong with it.
         reason: String,
@@ -173,13 +181,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// How many checks, some seconds apart, must show the same before it stops a reader. A server that has just started,
-    /// or a newly elected leader, may not have the whole stream yet; and an answer that cannot be parsed may have been
-    /// damaged on its way.
+    /// How many checks, some seconds apart, must show the same before it stops a reader. A server
+    /// that has just started, or a newly elected leader, may not have the whole stream yet; and an
+    /// answer that cannot be parsed may have been damaged on its way.
     pub(crate) fn checks(&self) -> u32 {
         match self {
             Self::Unsupported { .. } | Self::Log(_) => 1,
-            Self::Diverged(_) | Self::Truncated { .. } | Self::Gap { .. } | Self::Incomplete { .. } => 2,
+            Self::Diverged(_)
+            | Self::Truncated { .. }
+            | Self::Gap { .. }
+            | Self::Incomplete { .. } => 2,
             Self::Unreadable { .. } => 3,
         }
     }
@@ -257,7 +268,8 @@ pub struct Page {
     pub head: u64,
 }
 
-/// Logs missing events that were passed over: once at first, and then whenever their number has doubled.
+/// Logs missing events that were passed over: once at first, and then whenever their number has
+/// doubled.
 #[derive(Debug, Default)]
 struct Passed {
     count: u64,
@@ -297,18 +309,29 @@ impl Source {
         }
     }
 
-    /// The same within a budget: what a server may send unasked is bounded by the reader's part of it. The embedded log
-    /// is read only when a batch is wanted.
-    pub(crate) fn read_within(&self, request: Request, status: StatusSender, ahead: &ReadAhead) -> Reader {
+    /// The same within a budget: what a server may send unasked is bounded by the reader's part of
+    /// it. The embedded log is read only when a batch is wanted.
+    pub(crate) fn read_within(
+        &self,
+        request: Request,
+        status: StatusSender,
+        ahead: &ReadAhead,
+    ) -> Reader {
         match self {
-            Self::JetStream(source) => Reader::JetStream(Box::new(source.read(request, status).within(ahead))),
+            Self::JetStream(source) => {
+                Reader::JetStream(Box::new(source.read(request, status).within(ahead)))
+            }
             Self::Embedded(source) => Reader::Embedded(Box::new(source.read(request, status))),
         }
     }
 
     /// The embedded log as a source, if it is one.
     pub fn embedded(&self) -> Option<&embedded::Embedded> {
-        if let Self::Embedded(source) = self { Some(source) } else { None }
+        if let Self::Embedded(source) = self {
+            Some(source)
+        } else {
+            None
+        }
     }
 
     /// Its location, for messages: the servers, or the log itself.
@@ -327,13 +350,21 @@ impl Source {
         }
     }
 
-    /// Time of the next event after a position that may match, in nanoseconds since the Unix epoch, if available.
+    /// Time of the next event after a position that may match, in nanoseconds since the Unix epoch,
+    /// if available.
     pub async fn time_behind(&self, position: u64, subjects: &SubjectSet) -> Option<u64> {
         match self {
-            Self::JetStream(source) => source.time_behind(position, subjects.covering().as_str()).await,
+            Self::JetStream(source) => {
+                source
+                    .time_behind(position, subjects.covering().as_str())
+                    .await
+            }
             Self::Embedded(source) => {
                 let (source, subjects) = (source.clone(), subjects.clone());
-                tokio::task::spawn_blocking(move || source.time_behind(position, &subjects)).await.ok().flatten()
+                tokio::task::spawn_blocking(move || source.time_behind(position, &subjects))
+                    .await
+                    .ok()
+                    .flatten()
             }
         }
     }
@@ -346,8 +377,8 @@ impl Source {
         }
     }
 
-    /// The sequences in a range that the stream no longer has, for a fold of some subjects; none if it has all. An
-    /// error says why that is unknown at the moment.
+    /// The sequences in a range that the stream no longer has, for a fold of some subjects; none if
+    /// it has all. An error says why that is unknown at the moment.
     pub async fn lost(
         &self,
         after: u64,
@@ -361,14 +392,18 @@ impl Source {
         }
     }
 
-    /// Why the stream is not the one to which a checkpoint belongs; none if it is, or as far as anybody can tell. A tail
-    /// that was lost contradicts nothing. An error says why that is unknown at the moment.
+    /// Why the stream is not the one to which a checkpoint belongs; none if it is, or as far as
+    /// anybody can tell. A tail that was lost contradicts nothing. An error says why that is
+    /// unknown at the moment.
     pub async fn contradiction(&self, checkpoint: &Checkpoint) -> Result<Option<Error>, LookError> {
         match self {
             Self::JetStream(source) => source.contradiction(checkpoint).await,
             Self::Embedded(source) => {
                 let (source, checkpoint) = (source.clone(), checkpoint.clone());
-                Ok(tokio::task::spawn_blocking(move || source.contradiction(&checkpoint)).await??)
+                Ok(
+                    tokio::task::spawn_blocking(move || source.contradiction(&checkpoint))
+                        .await??,
+                )
             }
         }
     }
@@ -381,8 +416,8 @@ impl Source {
         }
     }
 
-    /// One event of the stream; if it does not exist, the last sequence. An error says why that is unknown at the
-    /// moment.
+    /// One event of the stream; if it does not exist, the last sequence. An error says why that is
+    /// unknown at the moment.
     pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, LookError> {
         match self {
             Self::JetStream(source) => source.event(sequence).await,

@@ -1,4 +1,5 @@
-//! The state of a source, as its reader reports it: the current state, since when, and when the source last answered.
+//! The state of a source, as its reader reports it: the current state, since when, and when the
+//! source last answered.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,8 @@ use tokio::sync::watch;
 
 use crate::api::{SourceState, SourceStatus};
 
-/// Shortest time between two records of an answer: often enough to be current, seldom enough to cost nothing.
+/// Shortest time between two records of an answer: often enough to be current, seldom enough to
+/// cost nothing.
 const HEARD_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A reader reports its state here.
@@ -29,7 +31,8 @@ pub struct Status {
     pub passed_over: u64,
     /// Messages that were delivered without their unusable parts.
     pub repaired: u64,
-    /// Whether a problem was seen that would stop the reader, and awaits confirmation by a second check.
+    /// Whether a problem was seen that would stop the reader, and awaits confirmation by a second
+    /// check.
     pub in_doubt: bool,
 }
 
@@ -59,7 +62,8 @@ impl Status {
             && self.heard.is_some_and(|heard| heard.elapsed() <= age)
     }
 
-    /// Whether events can't arrive, for a reason that may pass. A source that was never reached has tried and said why.
+    /// Whether events can't arrive, for a reason that may pass. A source that was never reached has
+    /// tried and said why.
     pub fn is_trouble(&self) -> bool {
         self.state.is_trouble() || (self.state == SourceState::Connecting && self.message.is_some())
     }
@@ -116,7 +120,10 @@ pub fn doubt(sender: &StatusSender, message: String) {
 
 /// Records that the source answered at a time. Nobody is woken for that.
 pub fn heard(sender: &StatusSender, at: Instant) {
-    let is_news = sender.borrow().heard.is_none_or(|heard| heard + HEARD_INTERVAL <= at);
+    let is_news = sender
+        .borrow()
+        .heard
+        .is_none_or(|heard| heard + HEARD_INTERVAL <= at);
     if is_news {
         sender.send_if_modified(|status| {
             status.heard = Some(at);

@@ -13,7 +13,9 @@ use super::Error;
 use super::exceptions::{Skip, Skips};
 use super::file::{FORMAT, check_format, guarded, open_database, storage};
 use super::tables::Frozen;
-use crate::api::{BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy};
+use crate::api::{
+    BuildSettings, Comparison, Failure, GenerationStatus, ModuleInfo, Start, Strategy,
+};
 use crate::atomic_file::{Displaced, Held};
 use crate::damage;
 use crate::effects::{Grants, Lineage};
@@ -41,7 +43,8 @@ pub struct Record {
     pub next: u64,
     /// Its generations, by rising number. Files of generations that are not listed are leftovers.
     pub generations: Vec<Generation>,
-    /// Raised before and after each partial rebuild: earlier reads then no longer match their position.
+    /// Raised before and after each partial rebuild: earlier reads then no longer match their
+    /// position.
     #[serde(default)]
     pub repairs: u64,
     /// The skipped events, by rising sequence. They apply to every state that has not passed them.
@@ -63,8 +66,8 @@ pub struct HandlerRecord {
     pub epoch: u64,
     /// Effects of events up to this sequence are dropped: they were there before the first deploy.
     pub effects_after: u64,
-    /// The position at which the state file took over the effects of another one, which decided about all events up to
-    /// there; 0 for the first owner.
+    /// The position at which the state file took over the effects of another one, which decided
+    /// about all events up to there; 0 for the first owner.
     #[serde(default)]
     pub owned_after: u64,
     /// What it may publish.
@@ -78,7 +81,10 @@ impl Record {
     /// Checks that a row is consistent, because all users of it rely on that.
     fn check(&self, name: &str) -> Result<(), Error> {
         let numbers = || self.generations.iter().map(|generation| generation.number);
-        if self.name == name && numbers().any(|number| number == self.active) && numbers().all(|it| it < self.next) {
+        if self.name == name
+            && numbers().any(|number| number == self.active)
+            && numbers().all(|it| it < self.next)
+        {
             return Ok(());
         }
         Err(Error::Open(format!(
@@ -88,28 +94,36 @@ impl Record {
 
     /// A generation, by number.
     pub fn generation(&self, number: u64) -> Option<&Generation> {
-        self.generations.iter().find(|generation| generation.number == number)
+        self.generations
+            .iter()
+            .find(|generation| generation.number == number)
     }
 
     /// A generation to change, by number.
     pub fn generation_mut(&mut self, number: u64) -> Option<&mut Generation> {
-        self.generations.iter_mut().find(|generation| generation.number == number)
+        self.generations
+            .iter_mut()
+            .find(|generation| generation.number == number)
     }
 
     /// The active generation.
     pub fn active(&self) -> &Generation {
-        self.generation(self.active).expect("the active generation is one of the record's")
+        self.generation(self.active)
+            .expect("the active generation is one of the record's")
     }
 
     /// The same, to change it.
     pub fn active_mut(&mut self) -> &mut Generation {
         let active = self.active;
-        self.generation_mut(active).expect("the active generation is one of the record's")
+        self.generation_mut(active)
+            .expect("the active generation is one of the record's")
     }
 
     /// The candidate; there is at most one.
     pub fn candidate(&self) -> Option<&Generation> {
-        self.generations.iter().find(|generation| generation.status.is_candidate())
+        self.generations
+            .iter()
+            .find(|generation| generation.status.is_candidate())
     }
 
     /// The previous generation, while it is kept.
@@ -119,20 +133,28 @@ impl Record {
 
     /// The latest previous generation that is kept and meets a condition.
     fn last_kept(&self, fits: impl Fn(&Generation) -> bool) -> Option<&Generation> {
-        let kept = self.generations.iter().filter(|generation| generation.status == GenerationStatus::Previous);
+        let kept = self
+            .generations
+            .iter()
+            .filter(|generation| generation.status == GenerationStatus::Previous);
         kept.filter(|generation| fits(generation))
             .max_by_key(|generation| (&generation.status_since, generation.number))
     }
 
-    /// The generation whose code would be restored if the active one failed on the state that it inherited.
+    /// The generation whose code would be restored if the active one failed on the state that it
+    /// inherited.
     pub fn to_put_back(&self) -> Option<&Generation> {
         let active = self.active();
         let shared = |generation: &Generation| generation.state_file == active.state_file;
-        if active.on_probation { self.last_kept(shared) } else { None }
+        if active.on_probation {
+            self.last_kept(shared)
+        } else {
+            None
+        }
     }
 
-    /// The generation whose code follows the stream in an inactive state file: the latest active one of those that
-    /// share the file.
+    /// The generation whose code follows the stream in an inactive state file: the latest active
+    /// one of those that share the file.
     pub fn follower(&self, state_file: u64) -> Option<&Generation> {
         self.last_kept(|generation| generation.state_file == state_file)
     }
@@ -142,9 +164,14 @@ impl Record {
         Skips::new(self.skips.iter().cloned())
     }
 
-    /// The latest candidate that an event stopped, while its state is kept: without that event it can continue.
+    /// The latest candidate that an event stopped, while its state is kept: without that event it
+    /// can continue.
     pub fn stopped_candidate(&self) -> Option<&Generation> {
-        let stopped = self.generations.iter().rev().find(|generation| generation.is_stopped_candidate());
+        let stopped = self
+            .generations
+            .iter()
+            .rev()
+            .find(|generation| generation.is_stopped_candidate());
         stopped.filter(|_| self.candidate().is_none())
     }
 
@@ -157,7 +184,11 @@ impl Record {
 
     /// Drops the oldest history beyond the limit.
     pub fn trim(&mut self) {
-        let history = self.generations.iter().filter(|generation| !generation.has_file()).count();
+        let history = self
+            .generations
+            .iter()
+            .filter(|generation| !generation.has_file())
+            .count();
         let mut surplus = history.saturating_sub(HISTORY_MAX);
         self.generations.retain(|generation| {
             let goes = surplus > 0 && !generation.has_file();
@@ -168,13 +199,20 @@ impl Record {
 
     /// Numbers of the state files that its generations keep.
     pub fn files(&self) -> usize {
-        let kept = self.generations.iter().filter(|generation| generation.has_file());
-        kept.map(|generation| generation.state_file).collect::<std::collections::BTreeSet<_>>().len()
+        let kept = self
+            .generations
+            .iter()
+            .filter(|generation| generation.has_file());
+        kept.map(|generation| generation.state_file)
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
     }
 
     /// Whether a generation that is not retired uses a state file.
     pub fn uses_file(&self, state_file: u64) -> bool {
-        self.generations.iter().any(|generation| generation.has_file() && generation.state_file == state_file)
+        self.generations
+            .iter()
+            .any(|generation| generation.has_file() && generation.state_file == state_file)
     }
 }
 
@@ -189,7 +227,8 @@ pub struct Generation {
     pub source: String,
     /// Where a new state begins.
     pub start: Start,
-    /// Number in the name of its state file: its own, or that of the generation whose state it inherited.
+    /// Number in the name of its state file: its own, or that of the generation whose state it
+    /// inherited.
     pub state_file: u64,
     /// How its state was created.
     pub strategy: Strategy,
@@ -209,19 +248,20 @@ pub struct Generation {
     pub has_served: bool,
     /// It inherited a state file and is on probation: if it fails, the previous code is restored.
     pub on_probation: bool,
-    /// The event that its code could not apply, if it failed or was replaced because of that. It is never restored
-    /// automatically after that event.
+    /// The event that its code could not apply, if it failed or was replaced because of that. It is
+    /// never restored automatically after that event.
     #[serde(default)]
     pub failed_at: Option<u64>,
-    /// Position from which its state has the events of all its subjects; not 0 if it inherited a state that was built
-    /// from other subjects.
+    /// Position from which its state has the events of all its subjects; not 0 if it inherited a
+    /// state that was built from other subjects.
     #[serde(default)]
     pub subjects_from: u64,
     /// The options with which it was built.
     pub build: BuildSettings,
     /// The result of the last comparison with the active generation.
     pub comparison: Option<Comparison>,
-    /// Events up to this sequence may be missing from the stream, as an operator accepted; 0 accepts none.
+    /// Events up to this sequence may be missing from the stream, as an operator accepted; 0
+    /// accepts none.
     // Format 1 has no such field.
     #[serde(default)]
     pub accepts_missing_through: u64,
@@ -267,15 +307,18 @@ impl Generation {
         rebuilt
     }
 
-    /// Whether an event stopped it while it was built: without that event it can continue from its state.
+    /// Whether an event stopped it while it was built: without that event it can continue from its
+    /// state.
     pub fn is_stopped_candidate(&self) -> bool {
-        // Its file is its own, or that of a candidate that it continued; a generation that inherited has the file of
-        // another.
-        self.status == GenerationStatus::Failed && self.strategy != Strategy::Inherit && self.failed_at.is_some()
+        // Its file is its own, or that of a candidate that it continued; a generation that
+        // inherited has the file of another.
+        self.status == GenerationStatus::Failed
+            && self.strategy != Strategy::Inherit
+            && self.failed_at.is_some()
     }
 
-    /// Whether its state file is kept for it: not for history, and not for a failed generation unless an event stopped
-    /// it, because nothing reads or continues it.
+    /// Whether its state file is kept for it: not for history, and not for a failed generation
+    /// unless an event stopped it, because nothing reads or continues it.
     pub fn has_file(&self) -> bool {
         match self.status {
             GenerationStatus::Retired => false,
@@ -290,7 +333,8 @@ impl Generation {
 pub struct Audit {
     /// When, in RFC 3339.
     pub at: String,
-    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`, ….
+    /// The action: `deploy`, `cut-over`, `rollback`, `abort`, `prune`, `pause`, `resume`, `delete`,
+    /// ….
     pub action: String,
     /// The deployment.
     pub deployment: String,
@@ -316,16 +360,22 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Opens or creates the catalogue; refuses one that is older than the last one that was open here. Writes only to a
-    /// new one, so that a host on a full disk can start. Blocking.
+    /// Opens or creates the catalogue; refuses one that is older than the last one that was open
+    /// here. Writes only to a new one, so that a host on a full disk can start. Blocking.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let newest = Newest::of(path);
         let database = Self::open_file(path, &newest)?;
         let held = Held::of(path).map_err(storage)?;
-        Ok(Self { path: path.into(), held, newest, database: RwLock::new(Some(database)) })
+        Ok(Self {
+            path: path.into(),
+            held,
+            newest,
+            database: RwLock::new(Some(database)),
+        })
     }
 
-    /// Whether the file is still where it was opened: what is written to one that is not is lost with the process.
+    /// Whether the file is still where it was opened: what is written to one that is not is lost
+    /// with the process.
     pub fn check_place(&self) -> Result<(), Displaced> {
         self.held.check()
     }
@@ -335,7 +385,9 @@ impl Catalogue {
         guarded(|| Self::prepare(path, &database))?;
         let changes = guarded(|| Self::read_changes(&database))?;
         newest.check("change", changes).map_err(|fell_back| {
-            Error::Open(format!("{fell_back}; states and modules that this catalogue does not name are then removed"))
+            Error::Open(format!(
+                "{fell_back}; states and modules that this catalogue does not name are then removed"
+            ))
         })?;
         newest.note(changes);
         Ok(database)
@@ -356,7 +408,10 @@ impl Catalogue {
             let tables = transaction.list_tables().map_err(storage)?.count();
             if tables > 0 {
                 let meta = transaction.open_table(META).map_err(storage)?;
-                let format = meta.get("format").map_err(storage)?.map(|value| value.value().to_vec());
+                let format = meta
+                    .get("format")
+                    .map_err(storage)?
+                    .map(|value| value.value().to_vec());
                 check_format(path, format.as_deref())?;
             }
             tables == 0
@@ -367,14 +422,16 @@ impl Catalogue {
                 transaction.open_table(DEPLOYMENTS).map_err(storage)?;
                 transaction.open_table(AUDIT).map_err(storage)?;
                 let mut meta = transaction.open_table(META).map_err(storage)?;
-                meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+                meta.insert("format", FORMAT.to_be_bytes().as_slice())
+                    .map_err(storage)?;
             }
             transaction.commit().map_err(storage)?;
         }
         Ok(())
     }
 
-    /// Works on the open file. After a disk failure the next call reopens it: the failed change is not in it.
+    /// Works on the open file. After a disk failure the next call reopens it: the failed change is
+    /// not in it.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let mut open = self.database.read();
         if open.is_none() {
@@ -422,7 +479,9 @@ impl Catalogue {
     pub fn put(&self, record: &Record, audit: &Audit) -> Result<(), Error> {
         self.change(audit, |table| {
             let row = serde_json::to_vec(record).expect("a record is plain data");
-            table.insert(record.name.as_str(), row.as_slice()).map(|_| ())
+            table
+                .insert(record.name.as_str(), row.as_slice())
+                .map(|_| ())
         })
     }
 
@@ -443,11 +502,19 @@ impl Catalogue {
     ) -> Result<(), Error> {
         // Refused before anything has begun, so that the file stays open and readable.
         self.held.check()?;
-        Room::of(&self.path).check(Use::Write, 0).map_err(|shortage| Error::Full(shortage.to_string()))?;
+        Room::of(&self.path)
+            .check(Use::Write, 0)
+            .map_err(|shortage| Error::Full(shortage.to_string()))?;
         let changes = self.with(|database| Self::write(database, audit, change))?;
         self.newest.note(changes);
         // Without the detail, which may contain a customer's subjects.
-        let Audit { action, deployment, actor, peer, .. } = audit;
+        let Audit {
+            action,
+            deployment,
+            actor,
+            peer,
+            ..
+        } = audit;
         tracing::info!(action, deployment, actor, peer, "deployment changed");
         Ok(())
     }
@@ -460,15 +527,24 @@ impl Catalogue {
         let transaction = database.begin_write().map_err(storage)?;
         let changes = {
             let mut meta = transaction.open_table(META).map_err(storage)?;
-            let changes = meta.get(CHANGES).map_err(storage)?.map_or(0, |value| count(value.value())) + 1;
-            meta.insert(CHANGES, changes.to_be_bytes().as_slice()).map_err(storage)?;
+            let changes = meta
+                .get(CHANGES)
+                .map_err(storage)?
+                .map_or(0, |value| count(value.value()))
+                + 1;
+            meta.insert(CHANGES, changes.to_be_bytes().as_slice())
+                .map_err(storage)?;
             let mut table = transaction.open_table(DEPLOYMENTS).map_err(storage)?;
             change(&mut table).map_err(storage)?;
             let mut log = transaction.open_table(AUDIT).map_err(storage)?;
-            let number = log.last().map_err(storage)?.map_or(1, |(number, _)| number.value() + 1);
+            let number = log
+                .last()
+                .map_err(storage)?
+                .map_or(1, |(number, _)| number.value() + 1);
             let row = serde_json::to_vec(audit).expect("an audit entry is plain data");
             log.insert(number, row.as_slice()).map_err(storage)?;
-            log.retain_in(..number.saturating_sub(AUDIT_MAX - 1), |_, _| false).map_err(storage)?;
+            log.retain_in(..number.saturating_sub(AUDIT_MAX - 1), |_, _| false)
+                .map_err(storage)?;
             changes
         };
         transaction.commit().map_err(storage)?;
@@ -480,7 +556,11 @@ impl Catalogue {
         self.with(|database| Self::read_audit(database, limit, deployment))
     }
 
-    fn read_audit(database: &Database, limit: usize, deployment: Option<&str>) -> Result<Vec<Audit>, Error> {
+    fn read_audit(
+        database: &Database,
+        limit: usize,
+        deployment: Option<&str>,
+    ) -> Result<Vec<Audit>, Error> {
         let transaction = database.begin_read().map_err(storage)?;
         let table = transaction.open_table(AUDIT).map_err(storage)?;
         let entries = table.iter().map_err(storage)?.rev();
@@ -500,7 +580,9 @@ fn count(bytes: &[u8]) -> u64 {
 
 fn parse<T: for<'a> Deserialize<'a>>(row: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(row).map_err(|error| {
-        Error::Open(format!("catalogue: a row is unreadable: {error}; restore catalog.redb from a backup"))
+        Error::Open(format!(
+            "catalogue: a row is unreadable: {error}; restore catalog.redb from a backup"
+        ))
     })
 }
 
@@ -524,8 +606,15 @@ mod tests {
             drop(table);
             transaction.commit().expect("commits");
             drop(database);
-            let error = Catalogue::open(&path).expect("opens").deployments().expect_err(row).to_string();
-            assert!(error.contains("orders is inconsistent") && error.contains("backup"), "{error}");
+            let error = Catalogue::open(&path)
+                .expect("opens")
+                .deployments()
+                .expect_err(row)
+                .to_string();
+            assert!(
+                error.contains("orders is inconsistent") && error.contains("backup"),
+                "{error}"
+            );
         }
     }
 }

@@ -12,7 +12,8 @@ use std::sync::{Arc, OnceLock};
 use super::Key;
 use crate::memory::Reservation;
 
-/// Most memory of the history while somebody uses it, in bytes; beyond it the oldest batches are dropped.
+/// Most memory of the history while somebody uses it, in bytes; beyond it the oldest batches are
+/// dropped.
 const BYTES_MAX: usize = 8 << 20;
 /// The same while nobody uses it: enough for a watch that reconnects.
 const BYTES_MAX_UNASKED: usize = 256 << 10;
@@ -37,7 +38,12 @@ pub(super) struct Batch {
 impl Batch {
     /// Its approximate memory, in bytes.
     fn bytes(&self) -> usize {
-        BATCH_OVERHEAD + self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>()
+        BATCH_OVERHEAD
+            + self
+                .keys
+                .iter()
+                .map(|key| key.len() + KEY_OVERHEAD)
+                .sum::<usize>()
     }
 
     /// Its keys under a prefix.
@@ -49,7 +55,10 @@ impl Batch {
             places
         });
         let begin = sorted.partition_point(|place| &**key_at(*place) < prefix);
-        sorted[begin..].iter().map(move |place| key_at(*place)).take_while(move |key| key.starts_with(prefix))
+        sorted[begin..]
+            .iter()
+            .map(move |place| key_at(*place))
+            .take_while(move |key| key.starts_with(prefix))
     }
 }
 
@@ -57,13 +66,16 @@ impl Batch {
 pub(super) fn under(batches: &[Arc<Batch>], prefix: &str) -> Vec<Key> {
     let mut seen = HashSet::new();
     let newest_first = batches.iter().rev().flat_map(|batch| batch.under(prefix));
-    let mut keys: Vec<Key> = newest_first.filter(|key| seen.insert(Key::clone(key))).cloned().collect();
+    let mut keys: Vec<Key> = newest_first
+        .filter(|key| seen.insert(Key::clone(key)))
+        .cloned()
+        .collect();
     keys.reverse();
     keys
 }
 
-/// A bounded history of changed keys, batch by batch. There is no registration: a watch asks for changes before more
-/// has changed than is remembered.
+/// A bounded history of changed keys, batch by batch. There is no registration: a watch asks for
+/// changes before more has changed than is remembered.
 #[derive(Debug)]
 pub(super) struct Changes {
     batches: VecDeque<Arc<Batch>>,
@@ -79,17 +91,31 @@ pub(super) struct Changes {
 impl Changes {
     /// A history that starts at a position.
     pub(super) fn new(floor: u64, memory: Reservation) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, unasked: usize::MAX, floor, memory }
+        Self {
+            batches: VecDeque::new(),
+            bytes: 0,
+            unasked: usize::MAX,
+            floor,
+            memory,
+        }
     }
 
     /// Records the keys of a batch that moves the state to `position`.
     pub(super) fn push(&mut self, position: u64, keys: Box<[Key]>) {
-        let batch = Batch { position, keys, sorted: OnceLock::new() };
+        let batch = Batch {
+            position,
+            keys,
+            sorted: OnceLock::new(),
+        };
         let bytes = batch.bytes();
         self.unasked = self.unasked.saturating_add(bytes);
         self.bytes += bytes;
         self.batches.push_back(Arc::new(batch));
-        let bytes_max = if self.unasked > BYTES_MAX { BYTES_MAX_UNASKED } else { BYTES_MAX };
+        let bytes_max = if self.unasked > BYTES_MAX {
+            BYTES_MAX_UNASKED
+        } else {
+            BYTES_MAX
+        };
         while self.bytes > bytes_max {
             self.forget_oldest();
         }
@@ -100,19 +126,24 @@ impl Changes {
                 self.forget_oldest();
             }
         }
-        if self.batches.capacity() > CAPACITY_KEPT && self.batches.len() < self.batches.capacity() / 4 {
+        if self.batches.capacity() > CAPACITY_KEPT
+            && self.batches.len() < self.batches.capacity() / 4
+        {
             self.batches.shrink_to_fit();
         }
     }
 
     fn forget_oldest(&mut self) {
-        let forgotten = self.batches.pop_front().expect("bytes are counted by batch");
+        let forgotten = self
+            .batches
+            .pop_front()
+            .expect("bytes are counted by batch");
         self.bytes -= forgotten.bytes();
         self.floor = forgotten.position;
     }
 
-    /// Drops everything up to a position that no longer identifies its state: a client at an earlier position must read
-    /// everything again.
+    /// Drops everything up to a position that no longer identifies its state: a client at an
+    /// earlier position must read everything again.
     pub(super) fn forget(&mut self, position: u64) {
         self.batches = VecDeque::new();
         self.bytes = 0;
@@ -120,15 +151,19 @@ impl Changes {
         self.floor = position + 1;
     }
 
-    /// The batches between two positions, oldest first; none if the first position is older than the history. The call
-    /// also makes the history remember more from now on.
+    /// The batches between two positions, oldest first; none if the first position is older than
+    /// the history. The call also makes the history remember more from now on.
     pub(super) fn between(&mut self, position: u64, through: u64) -> Option<Vec<Arc<Batch>>> {
         self.unasked = 0;
         if position < self.floor {
             return None;
         }
-        let begin = self.batches.partition_point(|batch| batch.position <= position);
-        let end = self.batches.partition_point(|batch| batch.position <= through);
+        let begin = self
+            .batches
+            .partition_point(|batch| batch.position <= position);
+        let end = self
+            .batches
+            .partition_point(|batch| batch.position <= through);
         Some(self.batches.range(begin..end.max(begin)).cloned().collect())
     }
 }
@@ -154,7 +189,10 @@ mod tests {
         changes.push(20, keys(&["b/1", "c/1", "b/2", "b"]));
         let mut since = |position, through, prefix: &str| {
             let batches = changes.between(position, through)?;
-            let mut found: Vec<_> = under(&batches, prefix).iter().map(|key| key.to_string()).collect();
+            let mut found: Vec<_> = under(&batches, prefix)
+                .iter()
+                .map(|key| key.to_string())
+                .collect();
             if batches.len() == 1 {
                 found.sort();
             }
@@ -165,11 +203,18 @@ mod tests {
         assert_eq!(since(12, 15, ""), Some("a/1 a/2".to_owned()));
         assert_eq!(since(15, u64::MAX, "b"), Some("b b/1 b/2".to_owned()));
         assert_eq!(since(15, u64::MAX, "d"), Some(String::new()));
-        assert_eq!(since(12, 12, ""), Some(String::new()), "what comes after is not visible yet");
+        assert_eq!(
+            since(12, 12, ""),
+            Some(String::new()),
+            "what comes after is not visible yet"
+        );
         assert_eq!(since(20, 15, ""), Some(String::new()));
         assert_eq!(since(9, 20, ""), None);
         let all = since(10, 20, "").expect("it is remembered");
-        assert!(all.starts_with("a/") && all.split(' ').count() == 6, "{all}");
+        assert!(
+            all.starts_with("a/") && all.split(' ').count() == 6,
+            "{all}"
+        );
     }
 
     #[test]
@@ -192,11 +237,18 @@ mod tests {
         changes.forget(5);
         assert!(changes.between(5, 9).is_none() && changes.between(0, 9).is_none());
         changes.push(7, keys(&["b"]));
-        assert_eq!(changes.between(6, 9).map(|batches| under(&batches, "").len()), Some(1));
+        assert_eq!(
+            changes
+                .between(6, 9)
+                .map(|batches| under(&batches, "").len()),
+            Some(1)
+        );
     }
 
     fn many(count: usize) -> Box<[Key]> {
-        (0..count).map(|index| Key::from(format!("{index:036}"))).collect()
+        (0..count)
+            .map(|index| Key::from(format!("{index:036}")))
+            .collect()
     }
 
     #[test]
@@ -224,7 +276,9 @@ mod tests {
             changes.push(position, many(1_000));
         }
         assert!(
-            changes.between(100, u64::MAX).is_some_and(|batches| under(&batches, "").len() == 1_000),
+            changes
+                .between(100, u64::MAX)
+                .is_some_and(|batches| under(&batches, "").len() == 1_000),
             "what came since then is there"
         );
         for position in 151..=400 {
@@ -238,9 +292,15 @@ mod tests {
         let memory = Memory::new(4 << 20);
         let mut changes = Changes::new(0, memory.reservation(Purpose::Watch));
         for position in 1..=100 {
-            assert!(changes.between(position - 1, u64::MAX).is_some(), "what is new is known to who asks");
+            assert!(
+                changes.between(position - 1, u64::MAX).is_some(),
+                "what is new is known to who asks"
+            );
             changes.push(position, many(1_000));
-            assert!(changes.bytes as u64 <= memory.used(), "all of it is charged");
+            assert!(
+                changes.bytes as u64 <= memory.used(),
+                "all of it is charged"
+            );
         }
         assert!((1..=1 << 20).contains(&memory.used()), "{}", memory.used());
         assert!(changes.between(0, u64::MAX).is_none() && changes.between(97, u64::MAX).is_some());
@@ -255,6 +315,8 @@ mod tests {
         for position in 1..=100_000 {
             changes.push(position, keys(&["a"]));
         }
-        assert!(changes.bytes <= BYTES_MAX_UNASKED && changes.batches.capacity() <= 4 * CAPACITY_KEPT);
+        assert!(
+            changes.bytes <= BYTES_MAX_UNASKED && changes.batches.capacity() <= 4 * CAPACITY_KEPT
+        );
     }
 }

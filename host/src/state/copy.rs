@@ -12,11 +12,12 @@ use crate::event::Payload;
 /// Converts a page of old entries to new ones; later entries of one key win.
 pub type Map<'a> = &'a mut dyn FnMut(&[(Key, Payload)]) -> Result<Vec<(String, Payload)>, Error>;
 
-/// Writes a snapshot, with its checkpoint, to a new state file. The file appears complete or not at all. Blocking, and
-/// slow for a large state; the state itself continues meanwhile.
+/// Writes a snapshot, with its checkpoint, to a new state file. The file appears complete or not at
+/// all. Blocking, and slow for a large state; the state itself continues meanwhile.
 pub fn copy(snapshot: &Snapshot, path: &Path) -> Result<(), Error> {
     write(snapshot, path, SCAN_ENTRIES_MAX, &mut |page, writer| {
-        page.iter().try_for_each(|(key, value)| writer.write(key, Some(value)))
+        page.iter()
+            .try_for_each(|(key, value)| writer.write(key, Some(value)))
     })
 }
 
@@ -39,9 +40,15 @@ pub fn map(
     })
 }
 
-type WritePage<'a> = &'a mut dyn FnMut(&[(Key, Payload)], &mut EntryWriter<'_>) -> Result<(), Error>;
+type WritePage<'a> =
+    &'a mut dyn FnMut(&[(Key, Payload)], &mut EntryWriter<'_>) -> Result<(), Error>;
 
-fn write(snapshot: &Snapshot, path: &Path, page_entries: usize, page: WritePage<'_>) -> Result<(), Error> {
+fn write(
+    snapshot: &Snapshot,
+    path: &Path,
+    page_entries: usize,
+    page: WritePage<'_>,
+) -> Result<(), Error> {
     let mut failure = None;
     let made = atomic_file::create(path, |path| {
         make(snapshot, path, page_entries, page).map_err(|error| {
@@ -57,24 +64,37 @@ fn write(snapshot: &Snapshot, path: &Path, page_entries: usize, page: WritePage<
     }
 }
 
-fn make(snapshot: &Snapshot, path: &Path, page_entries: usize, write_page: WritePage<'_>) -> Result<(), Error> {
+fn make(
+    snapshot: &Snapshot,
+    path: &Path,
+    page_entries: usize,
+    write_page: WritePage<'_>,
+) -> Result<(), Error> {
     let Some(checkpoint) = snapshot.checkpoint() else {
-        return Err(Error::Storage("the state is still empty, so there is nothing to copy".to_owned()));
+        return Err(Error::Storage(
+            "the state is still empty, so there is nothing to copy".to_owned(),
+        ));
     };
-    file::make(path, Options::default().cache_bytes, checkpoint, &snapshot.exceptions(), |writer| {
-        let mut after = None;
-        loop {
-            let page = snapshot.scan(&Scan {
-                selection: Selection::Prefix(String::new()),
-                after,
-                direction: Direction::Forwards,
-                limit: page_entries,
-            })?;
-            write_page(&page.entries, writer)?;
-            after = page.entries.last().map(|(key, _)| key.to_string());
-            if !page.more {
-                return Ok(());
+    file::make(
+        path,
+        Options::default().cache_bytes,
+        checkpoint,
+        &snapshot.exceptions(),
+        |writer| {
+            let mut after = None;
+            loop {
+                let page = snapshot.scan(&Scan {
+                    selection: Selection::Prefix(String::new()),
+                    after,
+                    direction: Direction::Forwards,
+                    limit: page_entries,
+                })?;
+                write_page(&page.entries, writer)?;
+                after = page.entries.last().map(|(key, _)| key.to_string());
+                if !page.more {
+                    return Ok(());
+                }
             }
-        }
-    })
+        },
+    )
 }

@@ -8,9 +8,9 @@
 //! `exceptions` records what happened to events that were not folded: a
 //! sequence, and the JSON of an [`Exception`].
 //!
-//! Format 1 has no exceptions, and its checkpoint does not record what was last
-//! seen, where the state began and what was missing. Opening a file makes it
-//! format 2. Format 3 adds the owner of effects and their table (`outbox.rs`); only files with an owner have it.
+//! Format 1 has no exceptions, and its checkpoint does not record what was last seen, where the
+//! state began and what was missing. Opening a file makes it format 2. Format 3 adds the owner of
+//! effects and their table (`outbox.rs`); only files with an owner have it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -45,8 +45,9 @@ pub const SETTLED: &str = "settled";
 const TEXT: u8 = 1;
 const BYTES: u8 = 2;
 
-/// From this size on, a commit also writes data with which an unclean stop can be repaired without reading the whole
-/// file; below it, reading everything is faster than writing more at every commit.
+/// From this size on, a commit also writes data with which an unclean stop can be repaired without
+/// reading the whole file; below it, reading everything is faster than writing more at every
+/// commit.
 const QUICK_REPAIR_BYTES: u64 = 128 << 20;
 
 /// A consistent view of the file.
@@ -84,7 +85,8 @@ struct Noted {
 }
 
 /// What to do with a file if no other advice helps.
-const REPLACE: &str = "restore the file from a backup, or remove it to build the state again from the stream";
+const REPLACE: &str =
+    "restore the file from a backup, or remove it to build the state again from the stream";
 /// What to do if the system refused something and no other advice helps.
 const MAY_BE_SOUND: &str = "the file itself may be sound: correct that, and it can be opened again";
 /// What redb says if the data that it reads is inconsistent.
@@ -92,17 +94,23 @@ const CORRUPTED: &str = "corrupted";
 
 /// Runs work on the file. A panic of redb at damage is an error like any other damage.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    let damaged = |error: damage::Inconsistent| Error::Damaged(format!("{error}; check the disk, and rebuild"));
+    let damaged = |error: damage::Inconsistent| {
+        Error::Damaged(format!("{error}; check the disk, and rebuild"))
+    };
     damage::guarded(work).unwrap_or_else(|error| Err(damaged(error)))
 }
 
 pub(super) fn storage(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
-    if text.contains(CORRUPTED) { Error::Damaged(text) } else { Error::Storage(text) }
+    if text.contains(CORRUPTED) {
+        Error::Damaged(text)
+    } else {
+        Error::Storage(text)
+    }
 }
 
-/// Whether the system refused to read or write, which says nothing against the file: no room, too many open files, no
-/// permission.
+/// Whether the system refused to read or write, which says nothing against the file: no room, too
+/// many open files, no permission.
 fn is_refused_by_system(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
     !matches!(error.kind(), InvalidData | UnexpectedEof)
@@ -117,7 +125,11 @@ pub(super) fn open_database(
     let refused = |error: redb::DatabaseError| {
         let advice = match &error {
             redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
-                let otherwise = if is_refused_by_system(error) { MAY_BE_SOUND } else { REPLACE };
+                let otherwise = if is_refused_by_system(error) {
+                    MAY_BE_SOUND
+                } else {
+                    REPLACE
+                };
                 advice::of_file(error).unwrap_or(otherwise)
             }
             redb::DatabaseError::DatabaseAlreadyOpen => {
@@ -135,12 +147,15 @@ pub(super) fn open_database(
         }
     };
     let mut builder = Database::builder();
-    builder.set_cache_size(cache_bytes).set_repair_callback(move |session| progress(session.progress() * 100.0));
+    builder
+        .set_cache_size(cache_bytes)
+        .set_repair_callback(move |session| progress(session.progress() * 100.0));
     let make = |path: &Path| builder.create(path).map(drop).map_err(not_made);
     let refused_by_system = |error: io::Error| refused(redb::StorageError::Io(error).into());
     descriptors::check_spare().map_err(refused_by_system)?;
     atomic_file::create(path, make).map_err(refused_by_system)?;
-    let opened = damage::guarded(|| builder.create(path)).unwrap_or_else(|error| Err(inconsistent(error)));
+    let opened =
+        damage::guarded(|| builder.create(path)).unwrap_or_else(|error| Err(inconsistent(error)));
     let database = damage::Open::new(opened.map_err(refused)?);
     // Many are opened at once at a start, and all of them may have found some left.
     descriptors::check_spare().map_err(refused_by_system)?;
@@ -175,16 +190,38 @@ pub(super) fn check_format(path: &Path, found: Option<&[u8]>) -> Result<(), Erro
 
 impl File {
     /// Opens or creates the file.
-    pub(super) fn open(path: &Path, cache_bytes: usize, progress: impl Fn(f64) + 'static) -> Result<Opened, Error> {
+    pub(super) fn open(
+        path: &Path,
+        cache_bytes: usize,
+        progress: impl Fn(f64) + 'static,
+    ) -> Result<Opened, Error> {
         let database = open_database(path, cache_bytes, progress)?;
-        let file = Self { database, path: path.into() };
-        let Noted { checkpoint, bytes, settled, is_of_format_1 } = guarded(|| file.prepare())?;
+        let file = Self {
+            database,
+            path: path.into(),
+        };
+        let Noted {
+            checkpoint,
+            bytes,
+            settled,
+            is_of_format_1,
+        } = guarded(|| file.prepare())?;
         let (base, exceptions) = (file.base()?, guarded(|| file.exceptions())?);
         let outbox = guarded(|| outbox::found(&file.database))?;
-        Ok(Opened { file, base, checkpoint, bytes, settled, exceptions, outbox, is_of_format_1 })
+        Ok(Opened {
+            file,
+            base,
+            checkpoint,
+            bytes,
+            settled,
+            exceptions,
+            outbox,
+            is_of_format_1,
+        })
     }
 
-    /// Reads the metadata of the file. Writes only to a new one: a state on a full disk can be opened and read.
+    /// Reads the metadata of the file. Writes only to a new one: a state on a full disk can be
+    /// opened and read.
     fn prepare(&self) -> Result<Noted, Error> {
         let transaction = self.database.begin_read().map_err(storage)?;
         if transaction.list_tables().map_err(storage)?.next().is_none() {
@@ -192,20 +229,35 @@ impl File {
             return Ok(Noted::default());
         }
         let meta = transaction.open_table(META).map_err(storage)?;
-        let read = |name: &str| meta.get(name).map(|value| value.map(|value| value.value().to_vec())).map_err(storage);
+        let read = |name: &str| {
+            meta.get(name)
+                .map(|value| value.map(|value| value.value().to_vec()))
+                .map_err(storage)
+        };
         let format = read("format")?;
         check_format(&self.path, format.as_deref())?;
         let is_of_format_1 = format.is_some_and(|format| format == 1_u32.to_be_bytes());
-        let checkpoint =
-            read("checkpoint")?.map(|json| serde_json::from_slice(&json)).transpose().map_err(|error| {
+        let checkpoint = read("checkpoint")?
+            .map(|json| serde_json::from_slice(&json))
+            .transpose()
+            .map_err(|error| {
                 Error::Open(format!(
                     "{}: checkpoint is unreadable: {error}; remove the file to rebuild the state",
                     self.path.display()
                 ))
             })?;
-        let number = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+        let number = |bytes: Option<Vec<u8>>| {
+            bytes
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_be_bytes)
+        };
         let (bytes, settled) = (number(read("bytes")?).unwrap_or(0), number(read(SETTLED)?));
-        Ok(Noted { checkpoint, bytes, settled, is_of_format_1 })
+        Ok(Noted {
+            checkpoint,
+            bytes,
+            settled,
+            is_of_format_1,
+        })
     }
 
     /// Creates the tables of a new file.
@@ -215,7 +267,8 @@ impl File {
             transaction.open_table(ENTRIES).map_err(storage)?;
             transaction.open_table(EXCEPTIONS).map_err(storage)?;
             let mut meta = transaction.open_table(META).map_err(storage)?;
-            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+            meta.insert("format", FORMAT.to_be_bytes().as_slice())
+                .map_err(storage)?;
         }
         transaction.commit().map_err(storage)
     }
@@ -230,7 +283,10 @@ impl File {
         {
             let mut meta = transaction.open_table(META).map_err(storage)?;
             match position {
-                Some(position) => drop(meta.insert(SETTLED, position.to_be_bytes().as_slice()).map_err(storage)?),
+                Some(position) => drop(
+                    meta.insert(SETTLED, position.to_be_bytes().as_slice())
+                        .map_err(storage)?,
+                ),
                 None => drop(meta.remove(SETTLED).map_err(storage)?),
             }
         }
@@ -288,8 +344,8 @@ impl File {
         self.database.begin_read().map_err(storage)
     }
 
-    /// Commits a memtable and its checkpoint durably, and removes confirmed effects; returns the sum of keys and values,
-    /// and what was removed.
+    /// Commits a memtable and its checkpoint durably, and removes confirmed effects; returns the
+    /// sum of keys and values, and what was removed.
     pub(super) fn commit(
         &self,
         table: &Memtable,
@@ -329,7 +385,10 @@ impl File {
     }
 }
 
-fn write_exceptions(transaction: &redb::WriteTransaction, exceptions: &BTreeMap<u64, Exception>) -> Result<(), Error> {
+fn write_exceptions(
+    transaction: &redb::WriteTransaction,
+    exceptions: &BTreeMap<u64, Exception>,
+) -> Result<(), Error> {
     if exceptions.is_empty() {
         return Ok(());
     }
@@ -349,7 +408,10 @@ pub(super) fn make(
     exceptions: &BTreeMap<u64, Exception>,
     fill: impl FnOnce(&mut EntryWriter<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let database = Database::builder().set_cache_size(cache_bytes).create(path).map_err(storage)?;
+    let database = Database::builder()
+        .set_cache_size(cache_bytes)
+        .create(path)
+        .map_err(storage)?;
     let transaction = database.begin_write().map_err(storage)?;
     let mut writer = EntryWriter::new(&transaction, 0)?;
     fill(&mut writer)?;
@@ -367,7 +429,11 @@ pub(super) struct EntryWriter<'t> {
 
 impl<'t> EntryWriter<'t> {
     fn new(transaction: &'t redb::WriteTransaction, bytes: u64) -> Result<Self, Error> {
-        Ok(Self { entries: transaction.open_table(ENTRIES).map_err(storage)?, envelope: Vec::new(), bytes })
+        Ok(Self {
+            entries: transaction.open_table(ENTRIES).map_err(storage)?,
+            envelope: Vec::new(),
+            bytes,
+        })
     }
 
     /// The sum of keys and values, in bytes.
@@ -385,37 +451,55 @@ impl<'t> EntryWriter<'t> {
             }
             None => self.entries.remove(key),
         };
-        let replaced = replaced.map_err(storage)?.map_or(0, |old| (key.len() + old.value().len()).saturating_sub(1));
+        let replaced = replaced
+            .map_err(storage)?
+            .map_or(0, |old| (key.len() + old.value().len()).saturating_sub(1));
         self.bytes = self.bytes.saturating_sub(replaced as u64);
         Ok(())
     }
 
     /// Sets the checkpoint; returns the sum of keys and values.
-    fn finish(self, transaction: &redb::WriteTransaction, checkpoint: &Checkpoint) -> Result<u64, Error> {
+    fn finish(
+        self,
+        transaction: &redb::WriteTransaction,
+        checkpoint: &Checkpoint,
+    ) -> Result<u64, Error> {
         let mut meta = transaction.open_table(META).map_err(storage)?;
         let json = serde_json::to_vec(checkpoint).expect("a checkpoint is plain data");
-        meta.insert("checkpoint", json.as_slice()).map_err(storage)?;
-        // An older file gets this format with the first data that only this format has, and not before: opening writes
-        // nothing.
-        let format = if meta.get(outbox::OWNER).map_err(storage)?.is_some() { FORMAT_OWNED } else { FORMAT };
-        meta.insert("format", format.to_be_bytes().as_slice()).map_err(storage)?;
-        meta.insert("bytes", self.bytes.to_be_bytes().as_slice()).map_err(storage)?;
+        meta.insert("checkpoint", json.as_slice())
+            .map_err(storage)?;
+        // An older file gets this format with the first data that only this format has, and not
+        // before: opening writes nothing.
+        let format = if meta.get(outbox::OWNER).map_err(storage)?.is_some() {
+            FORMAT_OWNED
+        } else {
+            FORMAT
+        };
+        meta.insert("format", format.to_be_bytes().as_slice())
+            .map_err(storage)?;
+        meta.insert("bytes", self.bytes.to_be_bytes().as_slice())
+            .map_err(storage)?;
         Ok(self.bytes)
     }
 }
 
 fn wrap(value: &Payload, envelope: &mut Vec<u8>) {
     envelope.clear();
-    envelope.push(if value.as_str().is_some() { TEXT } else { BYTES });
+    envelope.push(if value.as_str().is_some() {
+        TEXT
+    } else {
+        BYTES
+    });
     envelope.extend_from_slice(value.as_bytes());
 }
 
 fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
-    let damaged = || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
+    let damaged =
+        || Error::Damaged("a stored value is damaged; check the disk, and rebuild".to_owned());
     match envelope.split_first() {
-        Some((&TEXT, text)) => {
-            ByteString::try_from(Bytes::copy_from_slice(text)).map(Payload::Text).map_err(|_| damaged())
-        }
+        Some((&TEXT, text)) => ByteString::try_from(Bytes::copy_from_slice(text))
+            .map(Payload::Text)
+            .map_err(|_| damaged()),
         Some((&BYTES, bytes)) => Ok(Payload::Bytes(Bytes::copy_from_slice(bytes))),
         _ => Err(damaged()),
     }
@@ -423,12 +507,19 @@ fn unwrap(envelope: &[u8]) -> Result<Payload, Error> {
 
 /// The value of a key in the file.
 pub(super) fn get(base: &Base, key: &str) -> Result<Option<Payload>, Error> {
-    guarded(|| base.get(key).map_err(storage)?.map(|value| unwrap(value.value())).transpose())
+    guarded(|| {
+        base.get(key)
+            .map_err(storage)?
+            .map(|value| unwrap(value.value()))
+            .transpose()
+    })
 }
 
 /// The stored size of a key and its value; 0 if absent.
 pub(super) fn size_of(base: &Base, key: &str) -> Result<u64, Error> {
-    let stored = |value: redb::AccessGuard<'_, &[u8]>| (key.len() + value.value().len()).saturating_sub(1) as u64;
+    let stored = |value: redb::AccessGuard<'_, &[u8]>| {
+        (key.len() + value.value().len()).saturating_sub(1) as u64
+    };
     guarded(|| Ok(base.get(key).map_err(storage)?.map_or(0, stored)))
 }
 
@@ -440,20 +531,23 @@ pub(super) fn entries(base: &Base) -> Result<u64, Error> {
 
 /// One entry of the file.
 pub(super) fn entry(
-    (key, value): (redb::AccessGuard<'_, &'static str>, redb::AccessGuard<'_, &'static [u8]>),
+    (key, value): (
+        redb::AccessGuard<'_, &'static str>,
+        redb::AccessGuard<'_, &'static [u8]>,
+    ),
 ) -> Result<(Key, Payload), Error> {
     Ok((Key::from(key.value()), unwrap(value.value())?))
 }
 
-/// Checks a state file or the catalogue: reads every page and verifies every checksum. A damaged file that has an
-/// intact older commit goes back to that. Blocking, and slow for a large file.
+/// Checks a state file or the catalogue: reads every page and verifies every checksum. A damaged
+/// file that has an intact older commit goes back to that. Blocking, and slow for a large file.
 pub fn check(path: &Path) -> Result<bool, Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     guarded(|| database.check_integrity().map_err(storage))
 }
 
-/// Gives back to the disk what a state file, an embedded log or the catalogue does not use. Blocking and long on a large
-/// file. Each step is a commit, so that it may be interrupted.
+/// Gives back to the disk what a state file, an embedded log or the catalogue does not use.
+/// Blocking and long on a large file. Each step is a commit, so that it may be interrupted.
 pub fn compact(path: &Path) -> Result<(), Error> {
     let mut database = open_database(path, 16 << 20, |_| ())?;
     guarded(|| {

@@ -1,9 +1,9 @@
 //! Handing effects over: the rows of one state file pass to another, which becomes their owner.
 //!
-//! The file that takes over gets the rows first, and says that it is *prepared*. The catalogue then names it as the
-//! owner, or does not. Only after that the other file lets go. So whatever a crash leaves behind, the file that the
-//! catalogue names has all rows; a file that is prepared, and that the catalogue does not name, is emptied when it is
-//! opened.
+//! The file that takes over gets the rows first, and says that it is *prepared*. The catalogue then
+//! names it as the owner, or does not. Only after that the other file lets go. So whatever a crash
+//! leaves behind, the file that the catalogue names has all rows; a file that is prepared, and that
+//! the catalogue does not name, is emptied when it is opened.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -47,8 +47,9 @@ struct Difference {
     last: Option<RowKey>,
 }
 
-/// Compares the rows of two files after a key, until about `bytes_max` are missing; rows of `sent` count as absent from
-/// the other. A row never changes while it waits, so equal keys mean equal rows.
+/// Compares the rows of two files after a key, until about `bytes_max` are missing; rows of `sent`
+/// count as absent from the other. A row never changes while it waits, so equal keys mean equal
+/// rows.
 fn difference(
     ours: &File,
     theirs: &File,
@@ -63,7 +64,12 @@ fn difference(
     let transaction = theirs.begin_read()?;
     let table = match transaction.open_table(OUTBOX) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Difference { gone: own.collect(), ..found }),
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            return Ok(Difference {
+                gone: own.collect(),
+                ..found
+            });
+        }
         Err(error) => return Err(storage(error)),
     };
     let mut bytes = 0;
@@ -104,11 +110,15 @@ impl File {
             Err(error) => return Err(storage(error)),
         };
         let rows = table.range::<&[u8]>(range).map_err(storage)?;
-        rows.map(|row| row.map(|(key, _)| key.value().into()).map_err(storage)).collect()
+        rows.map(|row| row.map(|(key, _)| key.value().into()).map_err(storage))
+            .collect()
     }
 
     /// Changes what concerns effects, in a commit of its own.
-    fn change_effects(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), Error>) -> Result<(), Error> {
+    fn change_effects(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         guarded(|| {
             let transaction = self.begin_write()?;
             change(&transaction)?;
@@ -118,11 +128,16 @@ impl File {
 }
 
 /// Names the owner of a file, and sets its marks.
-fn write_owner(transaction: &WriteTransaction, owned: Owned, marks: Option<&Marks>) -> Result<(), Error> {
+fn write_owner(
+    transaction: &WriteTransaction,
+    owned: Owned,
+    marks: Option<&Marks>,
+) -> Result<(), Error> {
     let mut meta = transaction.open_table(META).map_err(storage)?;
     let json = serde_json::to_vec(&owned).expect("an owner is plain data");
     meta.insert(OWNER, json.as_slice()).map_err(storage)?;
-    meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice()).map_err(storage)?;
+    meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice())
+        .map_err(storage)?;
     if let Some(marks) = marks {
         let json = serde_json::to_vec(marks).expect("marks are plain data");
         meta.insert(MARKS, json.as_slice()).map_err(storage)?;
@@ -131,19 +146,38 @@ fn write_owner(transaction: &WriteTransaction, owned: Owned, marks: Option<&Mark
 }
 
 impl Store {
-    /// Makes the next part of the rows in this file equal to those that wait in another, which keeps them; begins after
-    /// a row. The file counts as prepared from then on. Blocking. After an error the store must be reopened.
-    pub fn copy_effects(&self, from: &Self, owner: Ownership, after: Option<&RowKey>) -> Result<Copied, Error> {
+    /// Makes the next part of the rows in this file equal to those that wait in another, which
+    /// keeps them; begins after a row. The file counts as prepared from then on. Blocking. After an
+    /// error the store must be reopened.
+    pub fn copy_effects(
+        &self,
+        from: &Self,
+        owner: Ownership,
+        after: Option<&RowKey>,
+    ) -> Result<Copied, Error> {
         if self.has_failed() {
-            return Err(Error::Storage("an earlier commit failed; the state must be reopened".to_owned()));
+            return Err(Error::Storage(
+                "an earlier commit failed; the state must be reopened".to_owned(),
+            ));
         }
         let pending = from.inner.outbox.pending();
         let (ours, theirs) = (&self.inner.file, &from.inner.file);
-        let Difference { missing, gone, waiting, last } =
-            guarded(|| difference(ours, theirs, &pending.confirmed, after, COPY_BYTES))?;
+        let Difference {
+            missing,
+            gone,
+            waiting,
+            last,
+        } = guarded(|| difference(ours, theirs, &pending.confirmed, after, COPY_BYTES))?;
         let changed = missing.len() + gone.len();
         let written = ours.change_effects(|transaction| {
-            write_owner(transaction, Owned { owner, is_prepared: true }, Some(&pending.marks))?;
+            write_owner(
+                transaction,
+                Owned {
+                    owner,
+                    is_prepared: true,
+                },
+                Some(&pending.marks),
+            )?;
             let mut table = transaction.open_table(OUTBOX).map_err(storage)?;
             for (key, value) in &missing {
                 table.insert(&**key, value.as_slice()).map_err(storage)?;
@@ -154,10 +188,15 @@ impl Store {
             Ok(())
         });
         written.inspect_err(|_| self.set_failed())?;
-        Ok(Copied { last, changed, waiting })
+        Ok(Copied {
+            last,
+            changed,
+            waiting,
+        })
     }
 
-    /// Prepares this file to own exactly what waits in another, of which nothing may be sent or made meanwhile. Blocking.
+    /// Prepares this file to own exactly what waits in another, of which nothing may be sent or
+    /// made meanwhile. Blocking.
     pub fn prepare_to_own(&self, from: &Self, owner: Ownership) -> Result<Prepared, Error> {
         let (mut waiting, mut after) = (Waiting::default(), None);
         loop {
@@ -170,7 +209,14 @@ impl Store {
             }
         }
         let marks = from.inner.outbox.pending().marks;
-        Ok(Prepared(Found { owner: Some(Owned { owner, is_prepared: true }), waiting, marks }))
+        Ok(Prepared(Found {
+            owner: Some(Owned {
+                owner,
+                is_prepared: true,
+            }),
+            waiting,
+            marks,
+        }))
     }
 
     /// Whether both are the same open file.
@@ -185,15 +231,24 @@ impl Store {
 
     /// Records that it owns its effects, and not only is prepared to. Blocking.
     pub fn confirm_ownership(&self) -> Result<(), Error> {
-        let Some(owned) = self.inner.outbox.owned().filter(|owned| owned.is_prepared) else { return Ok(()) };
-        let confirmed = Owned { is_prepared: false, ..owned };
-        let written = self.inner.file.change_effects(|transaction| write_owner(transaction, confirmed, None));
+        let Some(owned) = self.inner.outbox.owned().filter(|owned| owned.is_prepared) else {
+            return Ok(());
+        };
+        let confirmed = Owned {
+            is_prepared: false,
+            ..owned
+        };
+        let written = self
+            .inner
+            .file
+            .change_effects(|transaction| write_owner(transaction, confirmed, None));
         written.inspect_err(|_| self.set_failed())?;
         self.inner.outbox.confirmed();
         Ok(())
     }
 
-    /// Owns no effects and has none, from now on and without a record of it: its effects belong to another file.
+    /// Owns no effects and has none, from now on and without a record of it: its effects belong to
+    /// another file.
     pub fn disown(&self) {
         self.inner.outbox.replace(Found::default());
     }
@@ -206,7 +261,8 @@ impl Store {
             let mut meta = transaction.open_table(META).map_err(storage)?;
             meta.remove(OWNER).map_err(storage)?;
             meta.remove(MARKS).map_err(storage)?;
-            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(storage)?;
+            meta.insert("format", FORMAT.to_be_bytes().as_slice())
+                .map_err(storage)?;
             Ok(())
         });
         written.inspect_err(|_| self.set_failed())
@@ -228,11 +284,18 @@ mod tests {
     use crate::position::{Checkpoint, StreamIdentity};
     use crate::state::{Options, Writer, create_owned};
 
-    const FIRST: Ownership = Ownership { lineage: Lineage(7), epoch: 1 };
-    const SECOND: Ownership = Ownership { lineage: Lineage(7), epoch: 2 };
+    const FIRST: Ownership = Ownership {
+        lineage: Lineage(7),
+        epoch: 1,
+    };
+    const SECOND: Ownership = Ownership {
+        lineage: Lineage(7),
+        epoch: 2,
+    };
 
     fn open(path: &Path) -> (Store, Writer) {
-        let (store, mut writer) = Store::open(path, Options::default(), |_| ()).expect("the state opens");
+        let (store, mut writer) =
+            Store::open(path, Options::default(), |_| ()).expect("the state opens");
         writer.set_role(Role::Owner(Arc::new(Owner {
             deployment: "test".to_owned(),
             lineage: FIRST.lineage,
@@ -259,13 +322,25 @@ mod tests {
             data: Payload::from("x".repeat(bytes)),
             key: String::new(),
         };
-        Row { target: "a".to_owned(), place: Place { sequence, sub: 0, index: 0 }, made_ns: 1, effect }
+        Row {
+            target: "a".to_owned(),
+            place: Place {
+                sequence,
+                sub: 0,
+                index: 0,
+            },
+            made_ns: 1,
+            effect,
+        }
     }
 
     fn step(writer: &mut Writer, position: u64, bytes: usize) {
         writer.begin();
         writer.emit(&row(position, bytes)).expect("within limits");
-        let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
+        let stream = StreamIdentity {
+            name: "s".to_owned(),
+            created_ns: 1,
+        };
         writer.publish(Checkpoint::at(position, stream));
     }
 
@@ -284,8 +359,14 @@ mod tests {
         from.flush().expect("commits");
         // Copied in parts, while some are sent and others come.
         let copied = to.copy_effects(&from, SECOND, None).expect("copies");
-        assert_eq!(copied.last, Some(row(2, 0).key()), "4 MiB are enough for one commit");
-        let copied = to.copy_effects(&from, SECOND, copied.last.as_ref()).expect("copies");
+        assert_eq!(
+            copied.last,
+            Some(row(2, 0).key()),
+            "4 MiB are enough for one commit"
+        );
+        let copied = to
+            .copy_effects(&from, SECOND, copied.last.as_ref())
+            .expect("copies");
         assert_eq!(copied.changed, 2);
         from.confirm_effects([row(1, 0).key(), row(4, 0).key()]);
         from.set_effect_mark("a", 9);
@@ -293,19 +374,35 @@ mod tests {
         from.flush().expect("commits");
         from.confirm_effects([row(2, 0).key()]);
         let prepared = to.prepare_to_own(&from, SECOND).expect("prepares");
-        assert_eq!((to.waiting_effects().entries, to.ownership()), (0, None), "it does not own them yet");
+        assert_eq!(
+            (to.waiting_effects().entries, to.ownership()),
+            (0, None),
+            "it does not own them yet"
+        );
         to.own(prepared);
-        assert_eq!((sequences(&to), to.effect_mark("a")), (vec![3, 5, 6], Some(9)));
-        assert_eq!((to.waiting_effects().entries, to.ownership()), (3, Some(SECOND)));
+        assert_eq!(
+            (sequences(&to), to.effect_mark("a")),
+            (vec![3, 5, 6], Some(9))
+        );
+        assert_eq!(
+            (to.waiting_effects().entries, to.ownership()),
+            (3, Some(SECOND))
+        );
         assert!(to.waiting_effects().bytes > 4 << 20 && to.is_prepared_to_own());
-        assert_eq!((sequences(&from), from.ownership()), (vec![3, 5, 6], Some(FIRST)));
+        assert_eq!(
+            (sequences(&from), from.ownership()),
+            (vec![3, 5, 6], Some(FIRST))
+        );
         to.confirm_ownership().expect("commits");
         from.let_go().expect("commits");
         assert!(!from.has_effects() && sequences(&from).is_empty());
         drop((from, writer, to, _writer));
         let ((from, _w), (to, _writer)) = (open(&one), open(&other));
         assert!(!from.has_effects());
-        assert_eq!((sequences(&to), to.ownership(), to.is_prepared_to_own()), (vec![3, 5, 6], Some(SECOND), false));
+        assert_eq!(
+            (sequences(&to), to.ownership(), to.is_prepared_to_own()),
+            (vec![3, 5, 6], Some(SECOND), false)
+        );
         assert_eq!(to.waiting_effects().entries, 3);
     }
 

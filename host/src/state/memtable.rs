@@ -38,7 +38,8 @@ struct Version {
 #[derive(Debug)]
 struct Slot {
     newest: Version,
-    /// Older versions, oldest first: at most one per live snapshot, plus the one that was visible when it was replaced.
+    /// Older versions, oldest first: at most one per live snapshot, plus the one that was visible
+    /// when it was replaced.
     older: Vec<Version>,
 }
 
@@ -47,7 +48,11 @@ impl Slot {
         if self.newest.number <= version {
             return Some(&self.newest.value);
         }
-        self.older.iter().rev().find(|older| older.number <= version).map(|older| &older.value)
+        self.older
+            .iter()
+            .rev()
+            .find(|older| older.number <= version)
+            .map(|older| &older.value)
     }
 }
 
@@ -97,13 +102,16 @@ impl Memtable {
 
     /// Adds exceptions.
     pub(super) fn except(&self, exceptions: &BTreeMap<u64, Exception>) {
-        let cloned = exceptions.iter().map(|(sequence, exception)| (*sequence, exception.clone()));
+        let cloned = exceptions
+            .iter()
+            .map(|(sequence, exception)| (*sequence, exception.clone()));
         self.exceptions.write().extend(cloned);
     }
 
     /// Adds effects.
     pub(super) fn add_rows(&self, rows: Vec<(RowKey, Bytes)>) {
-        self.bytes.fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
+        self.bytes
+            .fetch_add(outbox::memory_of(&rows), Ordering::Relaxed);
         self.rows.write().extend(rows);
     }
 
@@ -130,10 +138,19 @@ impl Memtable {
         }
     }
 
-    /// Writes a batch as one version. `live` are the versions that may be seen until it is done, in order; values that
-    /// none of them sees are dropped. Readers interleave, so `number` must be one that none of them asks for yet.
-    pub(super) fn write(&self, writes: impl Iterator<Item = (Key, Option<Payload>)>, number: u64, live: &[u64]) {
-        debug_assert!(live.last().is_none_or(|newest| *newest < number), "nobody sees what is being written");
+    /// Writes a batch as one version. `live` are the versions that may be seen until it is done, in
+    /// order; values that none of them sees are dropped. Readers interleave, so `number` must be
+    /// one that none of them asks for yet.
+    pub(super) fn write(
+        &self,
+        writes: impl Iterator<Item = (Key, Option<Payload>)>,
+        number: u64,
+        live: &[u64],
+    ) {
+        debug_assert!(
+            live.last().is_none_or(|newest| *newest < number),
+            "nobody sees what is being written"
+        );
         let mut map = self.map.write();
         let (mut bytes, mut payload_bytes) = (self.bytes(), self.payload_bytes());
         for (index, (key, value)) in writes.enumerate() {
@@ -142,18 +159,26 @@ impl Memtable {
                 RwLockWriteGuard::bump(&mut map);
             }
             let key_bytes = key.len() as u64;
-            payload_bytes += value.as_ref().map_or(0, |value| key_bytes + value.len() as u64);
+            payload_bytes += value
+                .as_ref()
+                .map_or(0, |value| key_bytes + value.len() as u64);
             bytes += value_bytes(&value);
             let version = Version { number, value };
             match map.entry(key) {
                 Entry::Vacant(slot) => {
                     bytes += key_bytes + ENTRY_OVERHEAD;
-                    slot.insert(Slot { newest: version, older: Vec::new() });
+                    slot.insert(Slot {
+                        newest: version,
+                        older: Vec::new(),
+                    });
                 }
                 Entry::Occupied(mut slot) => {
                     let slot = slot.get_mut();
                     let replaced = std::mem::replace(&mut slot.newest, version);
-                    payload_bytes -= replaced.value.as_ref().map_or(0, |value| key_bytes + value.len() as u64);
+                    payload_bytes -= replaced
+                        .value
+                        .as_ref()
+                        .map_or(0, |value| key_bytes + value.len() as u64);
                     bytes += VERSION_OVERHEAD;
                     bytes -= set_aside(&mut slot.older, replaced, number, live);
                 }
@@ -173,7 +198,10 @@ impl Memtable {
         limit: usize,
     ) -> (Vec<(Key, Option<Payload>)>, bool) {
         let map = self.map.read();
-        let visible = |(key, slot): (&Key, &Slot)| slot.at(version).map(|value| (Key::clone(key), value.clone()));
+        let visible = |(key, slot): (&Key, &Slot)| {
+            slot.at(version)
+                .map(|value| (Key::clone(key), value.clone()))
+        };
         let range = map.range::<str, _>(bounds);
         let entries: Vec<_> = match direction {
             Direction::Forwards => range.filter_map(visible).take(limit).collect(),
@@ -184,8 +212,14 @@ impl Memtable {
     }
 
     /// Calls `visit` with the newest version of each key, in key order.
-    pub(super) fn for_each<E>(&self, mut visit: impl FnMut(&Key, &Option<Payload>) -> Result<(), E>) -> Result<(), E> {
-        self.map.read().iter().try_for_each(|(key, slot)| visit(key, &slot.newest.value))
+    pub(super) fn for_each<E>(
+        &self,
+        mut visit: impl FnMut(&Key, &Option<Payload>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.map
+            .read()
+            .iter()
+            .try_for_each(|(key, slot)| visit(key, &slot.newest.value))
     }
 }
 
@@ -193,10 +227,11 @@ fn value_bytes(value: &Option<Payload>) -> u64 {
     value.as_ref().map_or(0, |value| value.len() as u64)
 }
 
-/// Keeps a replaced version, and drops those that no live version sees any more; returns the bytes that they took.
+/// Keeps a replaced version, and drops those that no live version sees any more; returns the bytes
+/// that they took.
 fn set_aside(older: &mut Vec<Version>, replaced: Version, replaced_by: u64, live: &[u64]) -> u64 {
-    // Most keys have one older version: the four slots that a vector allocates by default would cost more than the
-    // value.
+    // Most keys have one older version: the four slots that a vector allocates by default would
+    // cost more than the value.
     if older.is_empty() {
         older.reserve_exact(1);
     }
@@ -211,7 +246,9 @@ fn set_aside(older: &mut Vec<Version>, replaced: Version, replaced_by: u64, live
         }
     }
     let forgotten = older.drain(kept..);
-    forgotten.map(|version| value_bytes(&version.value) + VERSION_OVERHEAD).sum()
+    forgotten
+        .map(|version| value_bytes(&version.value) + VERSION_OVERHEAD)
+        .sum()
 }
 
 #[cfg(test)]
@@ -219,7 +256,11 @@ mod tests {
     use super::*;
 
     fn write(table: &Memtable, number: u64, key: &str, value: Option<&str>, live: &[u64]) {
-        table.write(std::iter::once((Key::from(key), value.map(Payload::from))), number, live);
+        table.write(
+            std::iter::once((Key::from(key), value.map(Payload::from))),
+            number,
+            live,
+        );
     }
 
     fn here(value: Option<&str>) -> Found {
@@ -238,23 +279,40 @@ mod tests {
         assert_eq!(table.get("a", 3), here(None));
         write(&table, 4, "a", Some("four"), &[3]);
         assert_eq!(table.get("a", 3), here(None));
-        assert_eq!(table.map.read()["a"].older.len(), 1, "versions 1 and 2 are out of reach");
+        assert_eq!(
+            table.map.read()["a"].older.len(),
+            1,
+            "versions 1 and 2 are out of reach"
+        );
         for number in 5..100 {
             write(&table, number, "a", Some("more"), &[3, number - 1]);
         }
         assert_eq!(table.get("a", 3), here(None));
-        assert_eq!(table.map.read()["a"].older.len(), 2, "an old snapshot does not keep what came after it");
+        assert_eq!(
+            table.map.read()["a"].older.len(),
+            2,
+            "an old snapshot does not keep what came after it"
+        );
     }
 
     #[test]
     fn sizes_count_every_version_and_payload_the_newest() {
         let table = Memtable::default();
         write(&table, 1, "key", Some("12345"), &[0]);
-        assert_eq!((table.payload_bytes(), table.bytes()), (8, 8 + ENTRY_OVERHEAD));
+        assert_eq!(
+            (table.payload_bytes(), table.bytes()),
+            (8, 8 + ENTRY_OVERHEAD)
+        );
         write(&table, 2, "key", Some("1"), &[1]);
-        assert_eq!((table.payload_bytes(), table.bytes()), (4, 9 + ENTRY_OVERHEAD + VERSION_OVERHEAD));
+        assert_eq!(
+            (table.payload_bytes(), table.bytes()),
+            (4, 9 + ENTRY_OVERHEAD + VERSION_OVERHEAD)
+        );
         write(&table, 3, "key", None, &[2]);
-        assert_eq!((table.payload_bytes(), table.bytes()), (0, 4 + ENTRY_OVERHEAD + VERSION_OVERHEAD));
+        assert_eq!(
+            (table.payload_bytes(), table.bytes()),
+            (0, 4 + ENTRY_OVERHEAD + VERSION_OVERHEAD)
+        );
         write(&table, 4, "key", None, &[2, 3]);
         assert_eq!(table.bytes(), 4 + ENTRY_OVERHEAD + 2 * VERSION_OVERHEAD);
         write(&table, 5, "key", None, &[]);
@@ -270,7 +328,13 @@ mod tests {
         let keys = |direction, limit| {
             let bounds = (Bound::Included("b"), Bound::Unbounded);
             let (entries, more) = table.chunk(bounds, direction, 1, limit);
-            (entries.into_iter().map(|(key, _)| key.to_string()).collect::<String>(), more)
+            (
+                entries
+                    .into_iter()
+                    .map(|(key, _)| key.to_string())
+                    .collect::<String>(),
+                more,
+            )
         };
         assert_eq!(keys(Direction::Forwards, 2), ("bc".to_owned(), true));
         assert_eq!(keys(Direction::Backwards, 10), ("dcb".to_owned(), false));
@@ -288,11 +352,20 @@ mod tests {
         let mut answered = None;
         let batch = (0..5_000_000).map_while(|index| {
             answered = answers.try_recv().ok();
-            let key = if index == 0 { "key".to_owned() } else { (index % 1_000).to_string() };
-            answered.is_none().then(|| (Key::from(key), Some(Payload::from("after"))))
+            let key = if index == 0 {
+                "key".to_owned()
+            } else {
+                (index % 1_000).to_string()
+            };
+            answered
+                .is_none()
+                .then(|| (Key::from(key), Some(Payload::from("after"))))
         });
         table.write(batch, 2, &[1]);
         assert_eq!(answered, Some(here(Some("before"))));
-        reader.join().expect("it does not panic").expect("the answer is waited for");
+        reader
+            .join()
+            .expect("it does not panic")
+            .expect("the answer is waited for");
     }
 }

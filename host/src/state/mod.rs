@@ -98,7 +98,8 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Largest sum of keys and values, in bytes.
     pub state_bytes_max: u64,
-    /// Largest file, in bytes; it is not enforced here, as a file only grows by commits ([`Store::file_excess`]).
+    /// Largest file, in bytes; it is not enforced here, as a file only grows by commits
+    /// ([`Store::file_excess`]).
     pub file_bytes_max: u64,
     /// Most effects that wait in the outbox before nothing more is applied.
     pub outbox_entries_max: u64,

@@ -1,9 +1,10 @@
 //! The outbox of a state: effects that wait to be sent, in a table of their own.
 //!
-//! Rows become durable in the commit that makes the entries and the checkpoint durable, and are read from the file
-//! only, so nothing is sent that a crash could take back. Whoever sends them confirms them; the next commit removes
-//! them, or [`Store::remove_confirmed_effects`] if none comes. Scans, copies, comparisons and quotas do not see this
-//! table. `hand_over.rs` passes it to another file.
+//! Rows become durable in the commit that makes the entries and the checkpoint durable, and are
+//! read from the file only, so nothing is sent that a crash could take back. Whoever sends them
+//! confirms them; the next commit removes them, or [`Store::remove_confirmed_effects`] if none
+//! comes. Scans, copies, comparisons and quotas do not see this table. `hand_over.rs` passes it to
+//! another file.
 //!
 //! A file with an owner has format 3, so that a release that knows no owners refuses it.
 
@@ -110,7 +111,9 @@ pub(super) fn size(key: &[u8], value: &[u8]) -> u64 {
 
 /// Memory that rows take, in bytes.
 pub(super) fn memory_of(rows: &[(RowKey, Bytes)]) -> u64 {
-    rows.iter().map(|(key, value)| size(key, value) + ROW_OVERHEAD).sum()
+    rows.iter()
+        .map(|(key, value)| size(key, value) + ROW_OVERHEAD)
+        .sum()
 }
 
 impl Outbox {
@@ -119,7 +122,10 @@ impl Outbox {
             owner: Mutex::new(found.owner),
             entries: AtomicU64::new(found.waiting.entries),
             bytes: AtomicU64::new(found.waiting.bytes),
-            pending: Mutex::new(Pending { marks: found.marks, ..Pending::default() }),
+            pending: Mutex::new(Pending {
+                marks: found.marks,
+                ..Pending::default()
+            }),
             changes: watch::Sender::new(0),
         }
     }
@@ -127,11 +133,14 @@ impl Outbox {
     /// Counts rows that were published.
     pub(super) fn published(&self, rows: &[(RowKey, Bytes)]) {
         self.entries.fetch_add(rows.len() as u64, Ordering::AcqRel);
-        self.bytes.fetch_add(rows.iter().map(|(key, value)| size(key, value)).sum(), Ordering::AcqRel);
+        self.bytes.fetch_add(
+            rows.iter().map(|(key, value)| size(key, value)).sum(),
+            Ordering::AcqRel,
+        );
     }
 
-    /// What the next commit removes and records. Both as of one moment: a mark is never ahead of a row that it says is
-    /// confirmed.
+    /// What the next commit removes and records. Both as of one moment: a mark is never ahead of a
+    /// row that it says is confirmed.
     pub(super) fn pending(&self) -> Pending {
         self.pending.lock().clone()
     }
@@ -140,7 +149,9 @@ impl Outbox {
     pub(super) fn committed(&self, has_new: bool, asked: &Pending, removed: Waiting) {
         {
             let mut pending = self.pending.lock();
-            pending.confirmed.retain(|key| !asked.confirmed.contains(key));
+            pending
+                .confirmed
+                .retain(|key| !asked.confirmed.contains(key));
             pending.has_new_marks &= pending.marks != asked.marks;
         }
         self.entries.fetch_sub(removed.entries, Ordering::AcqRel);
@@ -156,9 +167,19 @@ impl Outbox {
     }
 
     /// Has another owner from now on, whose rows and marks these are.
-    pub(super) fn replace(&self, Found { owner, waiting, marks }: Found) {
+    pub(super) fn replace(
+        &self,
+        Found {
+            owner,
+            waiting,
+            marks,
+        }: Found,
+    ) {
         *self.owner.lock() = owner;
-        *self.pending.lock() = Pending { marks, ..Pending::default() };
+        *self.pending.lock() = Pending {
+            marks,
+            ..Pending::default()
+        };
         self.entries.store(waiting.entries, Ordering::Release);
         self.bytes.store(waiting.bytes, Ordering::Release);
         self.changes.send_modify(|number| *number += 1);
@@ -172,13 +193,20 @@ impl Outbox {
     }
 
     fn waiting(&self) -> Waiting {
-        let (entries, bytes) = (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire));
+        let (entries, bytes) = (
+            self.entries.load(Ordering::Acquire),
+            self.bytes.load(Ordering::Acquire),
+        );
         Waiting { entries, bytes }
     }
 }
 
 /// Adds and removes rows in a transaction, and records marks; returns what was removed.
-pub(super) fn write(transaction: &WriteTransaction, rows: &Rows, pending: &Pending) -> Result<Waiting, Error> {
+pub(super) fn write(
+    transaction: &WriteTransaction,
+    rows: &Rows,
+    pending: &Pending,
+) -> Result<Waiting, Error> {
     let mut removed = Waiting::default();
     if rows.is_empty() && pending.is_empty() {
         return Ok(removed);
@@ -205,15 +233,37 @@ pub(super) fn write(transaction: &WriteTransaction, rows: &Rows, pending: &Pendi
 pub(super) fn found(database: &Database) -> Result<Found, Error> {
     let transaction = database.begin_read().map_err(storage)?;
     let meta = transaction.open_table(META).map_err(storage)?;
-    let owner = meta.get(OWNER).map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
-    let owner = owner.map_err(|error| Error::Open(format!("its owner is unreadable: {error}; restore a backup")))?;
-    let marks = meta.get(MARKS).map_err(storage)?.map(|json| serde_json::from_slice(json.value())).transpose();
-    let marks = marks.map_err(|error| Error::Open(format!("its marks are unreadable: {error}; restore a backup")))?;
+    let owner = meta
+        .get(OWNER)
+        .map_err(storage)?
+        .map(|json| serde_json::from_slice(json.value()))
+        .transpose();
+    let owner = owner.map_err(|error| {
+        Error::Open(format!(
+            "its owner is unreadable: {error}; restore a backup"
+        ))
+    })?;
+    let marks = meta
+        .get(MARKS)
+        .map_err(storage)?
+        .map(|json| serde_json::from_slice(json.value()))
+        .transpose();
+    let marks = marks.map_err(|error| {
+        Error::Open(format!(
+            "its marks are unreadable: {error}; restore a backup"
+        ))
+    })?;
     let marks: Marks = marks.unwrap_or_default();
     let mut waiting = Waiting::default();
     let table = match transaction.open_table(OUTBOX) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Found { owner, waiting, marks }),
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            return Ok(Found {
+                owner,
+                waiting,
+                marks,
+            });
+        }
         Err(error) => return Err(storage(error)),
     };
     for row in table.iter().map_err(storage)? {
@@ -221,7 +271,11 @@ pub(super) fn found(database: &Database) -> Result<Found, Error> {
         waiting.entries += 1;
         waiting.bytes += size(key.value(), value.value());
     }
-    Ok(Found { owner, waiting, marks })
+    Ok(Found {
+        owner,
+        waiting,
+        marks,
+    })
 }
 
 /// Creates an empty state file with an owner. The file appears complete or not at all. Blocking.
@@ -237,13 +291,15 @@ pub fn create_owned(path: &Path, owner: Ownership) -> Result<(), Error> {
                 let mut meta = transaction.open_table(META).map_err(storage)?;
                 let json = serde_json::to_vec(&owner).expect("an owner is plain data");
                 meta.insert(OWNER, json.as_slice()).map_err(storage)?;
-                meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice()).map_err(storage)?;
+                meta.insert("format", FORMAT_OWNED.to_be_bytes().as_slice())
+                    .map_err(storage)?;
             }
             transaction.commit().map_err(storage)
         };
         made().map_err(|error: Error| std::io::Error::other(error.to_string()))
     };
-    atomic_file::create(path, make).map_err(|error| Error::Storage(format!("{}: {error}", path.display())))
+    atomic_file::create(path, make)
+        .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))
 }
 
 impl File {
@@ -255,7 +311,8 @@ impl File {
         Ok(removed)
     }
 
-    /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a size.
+    /// Durable rows of a target in order, without those of `leave_out`, up to a number and about a
+    /// size.
     fn rows(
         &self,
         target: &str,
@@ -279,7 +336,11 @@ impl File {
             }
             bytes += key.value().len() + value.value().len();
             let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
-            let damaged = || Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned());
+            let damaged = || {
+                Error::Damaged(
+                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
+                )
+            };
             rows.push(read.ok_or_else(damaged)?);
             if rows.len() >= entries_max || bytes >= bytes_max {
                 break;
@@ -298,14 +359,21 @@ impl File {
         };
         let mut targets: Vec<String> = Vec::new();
         loop {
-            let from = targets.last().map_or_else(|| vec![0].into(), |target| last_key(target));
-            let Some(row) = table.range::<&[u8]>((Bound::Excluded(&*from), Bound::Unbounded)).map_err(storage)?.next()
+            let from = targets
+                .last()
+                .map_or_else(|| vec![0].into(), |target| last_key(target));
+            let Some(row) = table
+                .range::<&[u8]>((Bound::Excluded(&*from), Bound::Unbounded))
+                .map_err(storage)?
+                .next()
             else {
                 return Ok(targets);
             };
             let (key, value) = row.map_err(storage)?;
             let Some(row) = Row::read(key.value(), Bytes::copy_from_slice(value.value())) else {
-                return Err(Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned()));
+                return Err(Error::Damaged(
+                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
+                ));
             };
             targets.push(row.target);
         }
@@ -320,7 +388,10 @@ impl Store {
 
     /// Whether the file is prepared to become the owner, or was when it was opened.
     pub fn is_prepared_to_own(&self) -> bool {
-        self.inner.outbox.owned().is_some_and(|owned| owned.is_prepared)
+        self.inner
+            .outbox
+            .owned()
+            .is_some_and(|owned| owned.is_prepared)
     }
 
     /// How much waits, durable or not.
@@ -333,9 +404,14 @@ impl Store {
         self.inner.view.read().active.has_rows()
     }
 
-    /// Whether the outbox has reached one of its limits; once it has, a tenth must be free before it has not.
+    /// Whether the outbox has reached one of its limits; once it has, a tenth must be free before
+    /// it has not.
     pub fn is_outbox_full(&self, was_full: bool) -> bool {
-        let Options { outbox_entries_max, outbox_bytes_max, .. } = self.inner.options;
+        let Options {
+            outbox_entries_max,
+            outbox_bytes_max,
+            ..
+        } = self.inner.options;
         let most = |most: u64| if was_full { most - most / 10 } else { most };
         let Waiting { entries, bytes } = self.inner.outbox.waiting();
         entries >= most(outbox_entries_max).max(1) || bytes >= most(outbox_bytes_max).max(1)
@@ -346,10 +422,18 @@ impl Store {
         self.inner.outbox.changes.subscribe()
     }
 
-    /// Durable effects of a target in order, without confirmed ones, up to a number and about a size. Blocking.
-    pub fn effects(&self, target: &str, entries_max: usize, bytes_max: usize) -> Result<Vec<Row>, Error> {
+    /// Durable effects of a target in order, without confirmed ones, up to a number and about a
+    /// size. Blocking.
+    pub fn effects(
+        &self,
+        target: &str,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, Error> {
         let confirmed = self.inner.outbox.pending.lock().confirmed.clone();
-        self.inner.file.rows(target, &confirmed, entries_max, bytes_max)
+        self.inner
+            .file
+            .rows(target, &confirmed, entries_max, bytes_max)
     }
 
     /// Names of the targets that durable effects wait for. Blocking.
@@ -357,16 +441,16 @@ impl Store {
         self.inner.file.targets()
     }
 
-    /// Records that effects are stored in their target; a commit removes them later. Returns whether many wait for
-    /// that.
+    /// Records that effects are stored in their target; a commit removes them later. Returns
+    /// whether many wait for that.
     pub fn confirm_effects(&self, keys: impl IntoIterator<Item = RowKey>) -> bool {
         let mut pending = self.inner.outbox.pending.lock();
         pending.confirmed.extend(keys);
         pending.confirmed.len() >= CONFIRMED_MANY
     }
 
-    /// The mark of a target: effects that its stream has and that are not confirmed came after this sequence. None if
-    /// nothing was ever sent to it.
+    /// The mark of a target: effects that its stream has and that are not confirmed came after this
+    /// sequence. None if nothing was ever sent to it.
     pub fn effect_mark(&self, target: &str) -> Option<u64> {
         self.inner.outbox.pending.lock().marks.get(target).copied()
     }
@@ -384,17 +468,20 @@ impl Store {
         !self.inner.outbox.pending.lock().is_empty()
     }
 
-    /// Removes effects that must not leave, in a commit of their own; an error says that they may still be there. Blocking.
-    /// After an error the store must be reopened.
+    /// Removes effects that must not leave, in a commit of their own; an error says that they may
+    /// still be there. Blocking. After an error the store must be reopened.
     pub fn drop_effects(&self, keys: Vec<RowKey>) -> Result<(), Error> {
         if self.has_failed() {
-            return Err(Error::Storage("an earlier commit failed; try again when the file is open again".to_owned()));
+            return Err(Error::Storage(
+                "an earlier commit failed; try again when the file is open again".to_owned(),
+            ));
         }
         self.confirm_effects(keys);
         self.remove_confirmed_effects()
     }
 
-    /// Removes confirmed effects and records marks in a commit of their own. Blocking. After an error the store must be reopened.
+    /// Removes confirmed effects and records marks in a commit of their own. Blocking. After an
+    /// error the store must be reopened.
     pub fn remove_confirmed_effects(&self) -> Result<(), Error> {
         let pending = self.inner.outbox.pending();
         if pending.is_empty() || self.has_failed() {
@@ -423,10 +510,16 @@ mod tests {
     use crate::position::{Checkpoint, StreamIdentity};
     use crate::state::{FORMAT, Writer, copy};
 
-    const OWNERSHIP: Ownership = Ownership { lineage: Lineage(7), epoch: 1 };
+    const OWNERSHIP: Ownership = Ownership {
+        lineage: Lineage(7),
+        epoch: 1,
+    };
 
     fn open(path: &Path) -> (Store, Writer) {
-        let options = Options { outbox_entries_max: 10, ..Options::default() };
+        let options = Options {
+            outbox_entries_max: 10,
+            ..Options::default()
+        };
         let (store, mut writer) = Store::open(path, options, |_| ()).expect("the state opens");
         writer.set_role(Role::Owner(Arc::new(Owner {
             deployment: "test".to_owned(),
@@ -453,17 +546,31 @@ mod tests {
             data: Payload::from("{}"),
             key: String::new(),
         };
-        Row { target: target.to_owned(), place: Place { sequence, sub: 0, index: 0 }, made_ns: 1, effect }
+        Row {
+            target: target.to_owned(),
+            place: Place {
+                sequence,
+                sub: 0,
+                index: 0,
+            },
+            made_ns: 1,
+            effect,
+        }
     }
 
     /// One batch: an entry, and an effect for each target.
     fn step(writer: &mut Writer, position: u64, targets: &[&str]) {
         writer.begin();
-        writer.put("last", Some(Payload::from(position.to_string()))).expect("within limits");
+        writer
+            .put("last", Some(Payload::from(position.to_string())))
+            .expect("within limits");
         for target in targets {
             writer.emit(&row(target, position)).expect("within limits");
         }
-        let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
+        let stream = StreamIdentity {
+            name: "s".to_owned(),
+            created_ns: 1,
+        };
         writer.publish(Checkpoint::at(position, stream));
     }
 
@@ -480,13 +587,27 @@ mod tests {
         store.flush().expect("commits");
         step(&mut writer, 2, &["a"]);
         assert!(store.has_new_effects());
-        assert_eq!(sequences(&store, "a"), [1], "what is not durable is not there to be sent");
+        assert_eq!(
+            sequences(&store, "a"),
+            [1],
+            "what is not durable is not there to be sent"
+        );
         assert_eq!(store.waiting_effects().entries, 3);
         drop((store, writer));
         // A crash: the second step is gone, whole.
         let (store, _writer) = open(&path);
-        assert_eq!((store.position(), sequences(&store, "a"), sequences(&store, "b")), (1, vec![1], vec![1]));
-        assert_eq!((store.waiting_effects().entries, store.ownership()), (2, Some(OWNERSHIP)));
+        assert_eq!(
+            (
+                store.position(),
+                sequences(&store, "a"),
+                sequences(&store, "b")
+            ),
+            (1, vec![1], vec![1])
+        );
+        assert_eq!(
+            (store.waiting_effects().entries, store.ownership()),
+            (2, Some(OWNERSHIP))
+        );
         assert_eq!(store.effect_targets().expect("reads"), ["a", "b"]);
     }
 
@@ -503,7 +624,10 @@ mod tests {
         store.set_effect_mark("a", 99);
         assert_eq!(sequences(&store, "a"), (3..=10).collect::<Vec<_>>());
         store.remove_confirmed_effects().expect("commits");
-        assert!(!store.is_outbox_full(true), "more than a tenth is free again");
+        assert!(
+            !store.is_outbox_full(true),
+            "more than a tenth is free again"
+        );
         step(&mut writer, 11, &["a"]);
         store.confirm_effects([row("a", 3).key()]);
         store.flush().expect("commits");
@@ -511,7 +635,10 @@ mod tests {
         drop((store, writer));
         let (store, _writer) = open(&path);
         assert_eq!(sequences(&store, "a"), (4..=11).collect::<Vec<_>>());
-        assert_eq!((store.waiting_effects().entries, store.effect_mark("a")), (8, Some(99)));
+        assert_eq!(
+            (store.waiting_effects().entries, store.effect_mark("a")),
+            (8, Some(99))
+        );
     }
 
     #[test]
@@ -527,16 +654,31 @@ mod tests {
         let copied = folder.path().join("copy.redb");
         copy(&store.snapshot(), &copied).expect("copies");
         let (copied, _writer) = Store::open(&copied, Options::default(), |_| ()).expect("opens");
-        assert_eq!((copied.ownership(), copied.waiting_effects().entries), (None, 0));
-        assert_eq!(copied.snapshot().get("last").expect("reads"), Some(Payload::from("2")));
+        assert_eq!(
+            (copied.ownership(), copied.waiting_effects().entries),
+            (None, 0)
+        );
+        assert_eq!(
+            copied.snapshot().get("last").expect("reads"),
+            Some(Payload::from("2"))
+        );
     }
 
     #[test]
     fn only_a_file_with_an_owner_has_the_format_that_older_releases_refuse() {
         let format = |path: &Path| {
             let database = Database::open(path).expect("opens");
-            let meta = database.begin_read().expect("begins").open_table(META).expect("is there");
-            let format = meta.get("format").expect("reads").expect("is there").value().to_vec();
+            let meta = database
+                .begin_read()
+                .expect("begins")
+                .open_table(META)
+                .expect("is there");
+            let format = meta
+                .get("format")
+                .expect("reads")
+                .expect("is there")
+                .value()
+                .to_vec();
             u32::from_be_bytes(format.try_into().expect("four bytes"))
         };
         let (folder, path) = owned();

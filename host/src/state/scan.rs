@@ -11,7 +11,8 @@ use super::writer::Writes;
 use super::{Direction, Error, Key, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
 use crate::event::Payload;
 
-/// Keys taken from a memtable under one lock: enough to pay for the lock, few enough not to delay the applying thread.
+/// Keys taken from a memtable under one lock: enough to pay for the lock, few enough not to delay
+/// the applying thread.
 const CHUNK: usize = 256;
 /// Keys between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
@@ -36,8 +37,12 @@ impl Range {
         };
         if let Some(after) = &scan.after {
             match scan.direction {
-                Direction::Forwards if is_before(&start, after) => start = Bound::Excluded(after.clone()),
-                Direction::Backwards if is_behind(&end, after) => end = Bound::Excluded(after.clone()),
+                Direction::Forwards if is_before(&start, after) => {
+                    start = Bound::Excluded(after.clone())
+                }
+                Direction::Backwards if is_behind(&end, after) => {
+                    end = Bound::Excluded(after.clone())
+                }
                 _ => {}
             }
         }
@@ -45,13 +50,20 @@ impl Range {
     }
 
     fn is_empty(&self) -> bool {
-        let (Bound::Included(start) | Bound::Excluded(start)) = &self.start else { return false };
-        let Bound::Excluded(end) = &self.end else { return false };
+        let (Bound::Included(start) | Bound::Excluded(start)) = &self.start else {
+            return false;
+        };
+        let Bound::Excluded(end) = &self.end else {
+            return false;
+        };
         start >= end
     }
 
     fn as_ref(&self) -> (Bound<&str>, Bound<&str>) {
-        (self.start.as_ref().map(String::as_str), self.end.as_ref().map(String::as_str))
+        (
+            self.start.as_ref().map(String::as_str),
+            self.end.as_ref().map(String::as_str),
+        )
     }
 
     /// What remains after a key.
@@ -94,11 +106,24 @@ fn prefix_end(prefix: &str) -> Bound<String> {
 /// One layer of a scan, newest first in [`page`].
 pub(super) enum Layer<'a> {
     /// The unpublished writes of a batch, and its remaining keys.
-    Batch { keys: Keys<'a, Key>, writes: &'a Writes, next: Option<Written> },
+    Batch {
+        keys: Keys<'a, Key>,
+        writes: &'a Writes,
+        next: Option<Written>,
+    },
     /// A version of a memtable, read in chunks.
-    Memtable { table: &'a Memtable, version: u64, rest: Option<RestOf>, chunk: usize, ready: VecDeque<Written> },
+    Memtable {
+        table: &'a Memtable,
+        version: u64,
+        rest: Option<RestOf>,
+        chunk: usize,
+        ready: VecDeque<Written>,
+    },
     /// The file.
-    File { entries: Box<redb::Range<'static, &'static str, &'static [u8]>>, next: Option<Written> },
+    File {
+        entries: Box<redb::Range<'static, &'static str, &'static [u8]>>,
+        next: Option<Written>,
+    },
 }
 
 /// The unread part of a chunked layer.
@@ -107,7 +132,11 @@ pub(super) struct RestOf(Range);
 impl<'a> Layer<'a> {
     pub(super) fn batch(order: &'a BTreeSet<Key>, writes: &'a Writes, scan: &Scan) -> Option<Self> {
         let range = Range::of(scan);
-        (!range.is_empty()).then(|| Self::Batch { keys: order.range::<str, _>(range.as_ref()), writes, next: None })
+        (!range.is_empty()).then(|| Self::Batch {
+            keys: order.range::<str, _>(range.as_ref()),
+            writes,
+            next: None,
+        })
     }
 
     pub(super) fn memtable(table: &'a Memtable, version: u64, scan: &Scan) -> Self {
@@ -115,7 +144,13 @@ impl<'a> Layer<'a> {
         let rest = (!range.is_empty()).then_some(RestOf(range));
         // One more than requested shows whether there is more.
         let chunk = scan.limit.saturating_add(1).min(CHUNK);
-        Self::Memtable { table, version, rest, chunk, ready: VecDeque::new() }
+        Self::Memtable {
+            table,
+            version,
+            rest,
+            chunk,
+            ready: VecDeque::new(),
+        }
     }
 
     pub(super) fn file(base: &Base, scan: &Scan) -> Result<Option<Self>, Error> {
@@ -124,7 +159,10 @@ impl<'a> Layer<'a> {
             return Ok(None);
         }
         let entries = file::guarded(|| base.range::<&str>(range.as_ref()).map_err(file::storage))?;
-        Ok(Some(Self::File { entries: Box::new(entries), next: None }))
+        Ok(Some(Self::File {
+            entries: Box::new(entries),
+            next: None,
+        }))
     }
 
     /// The next entry, without taking it.
@@ -139,7 +177,13 @@ impl<'a> Layer<'a> {
                     *next = key.map(|key| (Key::clone(key), writes.get(key).cloned().flatten()));
                 }
             }
-            Self::Memtable { table, version, rest, chunk, ready } => {
+            Self::Memtable {
+                table,
+                version,
+                rest,
+                chunk,
+                ready,
+            } => {
                 if ready.is_empty()
                     && let Some(RestOf(mut range)) = rest.take()
                 {
@@ -160,7 +204,11 @@ impl<'a> Layer<'a> {
                             Direction::Forwards => entries.next(),
                             Direction::Backwards => entries.next_back(),
                         };
-                        found.transpose().map_err(file::storage)?.map(file::entry).transpose()
+                        found
+                            .transpose()
+                            .map_err(file::storage)?
+                            .map(file::entry)
+                            .transpose()
                     })?;
                     *next = found.map(|(key, value)| (key, Some(value)));
                 }
@@ -189,8 +237,13 @@ fn in_order(one: &str, other: &str, direction: Direction) -> std::cmp::Ordering 
 
 /// Merges layers, newest first, into a page.
 ///
-/// Deleted entries do not count for the page, however many there are, so the time is checked regularly.
-pub(super) fn page(mut layers: Vec<Layer<'_>>, scan: &Scan, until: Option<Instant>) -> Result<Page, Error> {
+/// Deleted entries do not count for the page, however many there are, so the time is checked
+/// regularly.
+pub(super) fn page(
+    mut layers: Vec<Layer<'_>>,
+    scan: &Scan,
+    until: Option<Instant>,
+) -> Result<Page, Error> {
     let limit = scan.limit.min(SCAN_ENTRIES_MAX);
     let mut page = Page::default();
     let mut bytes = 0;
@@ -216,7 +269,9 @@ fn next(layers: &mut [Layer<'_>], direction: Direction) -> Result<Option<Written
     let mut first: Option<Key> = None;
     for layer in layers.iter_mut() {
         if let Some(key) = layer.peek(direction)?
-            && first.as_ref().is_none_or(|first| in_order(key, first, direction).is_lt())
+            && first
+                .as_ref()
+                .is_none_or(|first| in_order(key, first, direction).is_lt())
         {
             first = Some(Key::clone(key));
         }
@@ -238,9 +293,18 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_behind_the_last_key_that_begins_with_it() {
-        assert_eq!(prefix_end("customer/"), Bound::Excluded("customer0".to_owned()));
-        assert_eq!(prefix_end("a\u{D7FF}"), Bound::Excluded("a\u{E000}".to_owned()));
-        assert_eq!(prefix_end(&format!("a{}", char::MAX)), Bound::Excluded("b".to_owned()));
+        assert_eq!(
+            prefix_end("customer/"),
+            Bound::Excluded("customer0".to_owned())
+        );
+        assert_eq!(
+            prefix_end("a\u{D7FF}"),
+            Bound::Excluded("a\u{E000}".to_owned())
+        );
+        assert_eq!(
+            prefix_end(&format!("a{}", char::MAX)),
+            Bound::Excluded("b".to_owned())
+        );
         assert_eq!(prefix_end(""), Bound::Unbounded);
     }
 
@@ -252,9 +316,15 @@ mod tests {
             direction,
             limit: 10,
         };
-        assert_eq!(Range::of(&scan("a", Direction::Forwards)).start, Bound::Included("b".to_owned()));
+        assert_eq!(
+            Range::of(&scan("a", Direction::Forwards)).start,
+            Bound::Included("b".to_owned())
+        );
         assert!(Range::of(&scan("c", Direction::Forwards)).is_empty());
-        assert_eq!(Range::of(&scan("d", Direction::Backwards)).end, Bound::Excluded("c".to_owned()));
+        assert_eq!(
+            Range::of(&scan("d", Direction::Backwards)).end,
+            Bound::Excluded("c".to_owned())
+        );
         assert!(Range::of(&scan("a", Direction::Backwards)).is_empty());
     }
 }

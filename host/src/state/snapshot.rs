@@ -27,7 +27,9 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut live = self.inner.live.lock();
-        let holders = live.get_mut(&self.view.version).expect("a snapshot registers its version");
+        let holders = live
+            .get_mut(&self.view.version)
+            .expect("a snapshot registers its version");
         *holders -= 1;
         if *holders == 0 {
             live.remove(&self.view.version);
@@ -37,13 +39,18 @@ impl Drop for Held {
 
 impl Snapshot {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
-        // The version is registered before the lock is released, so that no batch published in between drops what this
-        // snapshot sees.
+        // The version is registered before the lock is released, so that no batch published in
+        // between drops what this snapshot sees.
         let guard = inner.view.read();
         let view = guard.clone();
         *inner.live.lock().entry(view.version).or_insert(0) += 1;
         drop(guard);
-        Self { held: Arc::new(Held { inner: Arc::clone(inner), view }) }
+        Self {
+            held: Arc::new(Held {
+                inner: Arc::clone(inner),
+                view,
+            }),
+        }
     }
 
     /// The position that it reflects.
@@ -59,7 +66,9 @@ impl Snapshot {
     /// Time of the last event that it reflects, in nanoseconds since the Unix epoch; 0 if none.
     pub fn time_ns(&self) -> u64 {
         let checkpoint = self.held.view.checkpoint.as_ref();
-        checkpoint.and_then(|checkpoint| checkpoint.last_event.as_ref()).map_or(0, |event| event.time_ns)
+        checkpoint
+            .and_then(|checkpoint| checkpoint.last_event.as_ref())
+            .map_or(0, |event| event.time_ns)
     }
 
     /// The exceptions up to its position.
@@ -77,22 +86,33 @@ impl Snapshot {
         get(&self.held.view, key)
     }
 
-    /// The value of a key if it was written recently and is in memory; the inner value is none if it was deleted. Never
-    /// waits for the disk.
+    /// The value of a key if it was written recently and is in memory; the inner value is none if
+    /// it was deleted. Never waits for the disk.
     pub fn get_recent(&self, key: &str) -> Option<Option<Payload>> {
         recent(&self.held.view, key)
     }
 
-    /// The keys under a prefix that changed after a position, newest last, without duplicates; none if no longer known.
+    /// The keys under a prefix that changed after a position, newest last, without duplicates; none
+    /// if no longer known.
     pub fn changed_since(&self, position: u64, prefix: &str) -> Option<Vec<Key>> {
-        self.held.inner.changed_between(position, self.position(), prefix)
+        self.held
+            .inner
+            .changed_between(position, self.position(), prefix)
     }
 
-    /// About how many entries it has, without reading them: exact if everything is durable, otherwise usually too few.
+    /// About how many entries it has, without reading them: exact if everything is durable,
+    /// otherwise usually too few.
     pub fn entries_about(&self) -> Result<u64, Error> {
-        let View { active, frozen, base, .. } = &self.held.view;
+        let View {
+            active,
+            frozen,
+            base,
+            ..
+        } = &self.held.view;
         // Recent writes may be new entries or replace others.
-        let recent = active.keys().max(frozen.as_ref().map_or(0, |(frozen, _)| frozen.keys()));
+        let recent = active
+            .keys()
+            .max(frozen.as_ref().map_or(0, |(frozen, _)| frozen.keys()));
         Ok(file::entries(base)?.max(recent))
     }
 
@@ -129,7 +149,11 @@ fn recent(view: &View, key: &str) -> Option<Option<Payload>> {
 /// The layers of a view, newest first.
 pub(super) fn layers<'a>(view: &'a View, scan: &Scan) -> Result<Vec<Layer<'a>>, Error> {
     let mut layers = vec![Layer::memtable(&view.active, view.version, scan)];
-    layers.extend(view.frozen.as_ref().map(|(frozen, _)| Layer::memtable(frozen, view.version, scan)));
+    layers.extend(
+        view.frozen
+            .as_ref()
+            .map(|(frozen, _)| Layer::memtable(frozen, view.version, scan)),
+    );
     layers.extend(Layer::file(&view.base, scan)?);
     Ok(layers)
 }

@@ -41,20 +41,23 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn position(&self) -> u64 {
-        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position)
+        self.checkpoint
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.position)
     }
 }
 
-/// The locks are taken in this order: `writing`, `view`, and then one of the others at a time. Nobody waits for the disk
-/// under `view`, because every read takes it.
+/// The locks are taken in this order: `writing`, `view`, and then one of the others at a time.
+/// Nobody waits for the disk under `view`, because every read takes it.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) options: Options,
     pub(super) view: RwLock<View>,
-    /// Held while a batch is written or the active memtable is frozen: half a batch must never be committed.
+    /// Held while a batch is written or the active memtable is frozen: half a batch must never be
+    /// committed.
     writing: Mutex<()>,
-    /// Versions that snapshots hold, and by how many. A snapshot registers while it holds `view`, so that its version
-    /// is still the newest, which writers always treat as in use.
+    /// Versions that snapshots hold, and by how many. A snapshot registers while it holds `view`,
+    /// so that its version is still the newest, which writers always treat as in use.
     pub(super) live: Mutex<BTreeMap<u64, usize>>,
     pub(super) changes: Mutex<Changes>,
     /// Memtables that are already in the file, and that snapshots may still hold.
@@ -80,7 +83,10 @@ impl Inner {
     /// The exceptions up to a position.
     pub(super) fn exceptions_through(&self, position: u64) -> BTreeMap<u64, Exception> {
         let exceptions = self.exceptions.lock();
-        exceptions.range(..=position).map(|(sequence, exception)| (*sequence, exception.clone())).collect()
+        exceptions
+            .range(..=position)
+            .map(|(sequence, exception)| (*sequence, exception.clone()))
+            .collect()
     }
 
     /// The number of exceptions.
@@ -89,7 +95,12 @@ impl Inner {
     }
 
     /// The keys under a prefix that changed between two positions.
-    pub(super) fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
+    pub(super) fn changed_between(
+        &self,
+        position: u64,
+        through: u64,
+        prefix: &str,
+    ) -> Option<Vec<Key>> {
         let batches = self.changes.lock().between(position, through)?;
         Some(changes::under(&batches, prefix))
     }
@@ -97,31 +108,41 @@ impl Inner {
     /// The versions that somebody may see before `newest` is replaced, in order.
     fn live_versions(&self, newest: u64) -> Vec<u64> {
         let live = self.live.lock();
-        live.keys().copied().take_while(|version| *version < newest).chain([newest]).collect()
+        live.keys()
+            .copied()
+            .take_while(|version| *version < newest)
+            .chain([newest])
+            .collect()
     }
 
     /// Keys and values, in bytes; too high by the values that keys in memory replace in the file.
     pub(super) fn state_bytes(&self) -> u64 {
         let view = self.view.read();
-        let frozen = view.frozen.as_ref().map_or(0, |(table, _)| table.payload_bytes());
+        let frozen = view
+            .frozen
+            .as_ref()
+            .map_or(0, |(table, _)| table.payload_bytes());
         self.durable_bytes.load(Ordering::Relaxed) + view.active.payload_bytes() + frozen
     }
 
     /// Makes a batch visible in one step.
     ///
-    /// Its writes go into the active memtable under a number that no snapshot has, while readers come and go; the lock
-    /// of the view is taken only to raise the number. This is correct because:
+    /// Its writes go into the active memtable under a number that no snapshot has, while readers
+    /// come and go; the lock of the view is taken only to raise the number. This is correct
+    /// because:
     ///
-    /// - There is one [`Writer`], so until the number is raised all new snapshots have the previous number, and ignore
-    ///   newer values. The values that they see instead are kept, because that number counts as in use from the
-    ///   beginning.
-    /// - Older snapshots are registered before the number that they hold is raised (see `live`), so the writer knows
-    ///   all of them. Snapshots that end meanwhile only make it keep too much.
-    /// - A reader that sees the raised number through the view's lock also sees everything written before that lock was
-    ///   taken: the lock orders memory, and the memtable's own lock orders each entry.
-    /// - `writing` keeps the active memtable in place until the number is raised, so that a commit has whole batches.
-    /// - If a writer panics half-way, its thread closes the store and reopens it from the file, which cannot contain
-    ///   any of the batch.
+    /// - There is one [`Writer`], so until the number is raised all new snapshots have the previous
+    ///   number, and ignore newer values. The values that they see instead are kept, because that
+    ///   number counts as in use from the beginning.
+    /// - Older snapshots are registered before the number that they hold is raised (see `live`), so
+    ///   the writer knows all of them. Snapshots that end meanwhile only make it keep too much.
+    /// - A reader that sees the raised number through the view's lock also sees everything written
+    ///   before that lock was taken: the lock orders memory, and the memtable's own lock orders
+    ///   each entry.
+    /// - `writing` keeps the active memtable in place until the number is raised, so that a commit
+    ///   has whole batches.
+    /// - If a writer panics half-way, its thread closes the store and reopens it from the file,
+    ///   which cannot contain any of the batch.
     pub(super) fn publish(
         &self,
         writes: Vec<super::writer::Write>,
@@ -137,9 +158,14 @@ impl Inner {
             (Arc::clone(&view.active), view.version)
         };
         if !writes.is_empty() {
-            // Watchers ask for changes up to a position that they saw, so they don't take these for visible.
+            // Watchers ask for changes up to a position that they saw, so they don't take these for
+            // visible.
             let keys: Box<[Key]> = writes.iter().map(|(key, _)| Key::clone(key)).collect();
-            active.write(writes.into_iter(), version + 1, &self.live_versions(version));
+            active.write(
+                writes.into_iter(),
+                version + 1,
+                &self.live_versions(version),
+            );
             self.changes.lock().push(position, keys);
         }
         if !effects.is_empty() {
@@ -169,8 +195,9 @@ impl Inner {
     fn let_go(&self) {
         let free: Vec<_> = {
             let mut retired = self.retired.lock();
-            let (free, held) =
-                std::mem::take(&mut *retired).into_iter().partition(|table| Arc::strong_count(table) == 1);
+            let (free, held) = std::mem::take(&mut *retired)
+                .into_iter()
+                .partition(|table| Arc::strong_count(table) == 1);
             *retired = held;
             free
         };
@@ -198,7 +225,10 @@ impl Store {
         progress: impl Fn(f64) + Send + 'static,
     ) -> Result<(Self, Writer), Error> {
         let opened = File::open(path, options.cache_bytes, progress)?;
-        let position = opened.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let position = opened
+            .checkpoint
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.position);
         let view = View {
             active: Arc::default(),
             frozen: None,
@@ -224,7 +254,12 @@ impl Store {
             positions: watch::Sender::new(position),
             exceptions: Mutex::new(opened.exceptions),
         });
-        Ok((Self { inner: Arc::clone(&inner) }, Writer::new(inner)))
+        Ok((
+            Self {
+                inner: Arc::clone(&inner),
+            },
+            Writer::new(inner),
+        ))
     }
 
     /// The last durable checkpoint.
@@ -257,7 +292,8 @@ impl Store {
         self.inner.positions.subscribe()
     }
 
-    /// The keys that changed between two positions, newest last, without duplicates; none if no longer known.
+    /// The keys that changed between two positions, newest last, without duplicates; none if no
+    /// longer known.
     pub fn changed_between(&self, position: u64, through: u64, prefix: &str) -> Option<Vec<Key>> {
         self.inner.changed_between(position, through, prefix)
     }
@@ -290,7 +326,11 @@ impl Store {
     /// Why the file may not grow, if it is as large as it may be with what is not durable yet.
     pub fn file_excess(&self) -> Option<String> {
         let allowed = self.inner.options.file_bytes_max;
-        let bytes = if allowed < u64::MAX { self.allocated_bytes() + self.uncommitted_bytes() } else { 0 };
+        let bytes = if allowed < u64::MAX {
+            self.allocated_bytes() + self.uncommitted_bytes()
+        } else {
+            0
+        };
         (bytes >= allowed).then(|| {
             format!(
                 "disk: the state file has {bytes} bytes with what waits to be committed, {allowed} are allowed \
@@ -299,8 +339,8 @@ impl Store {
         })
     }
 
-    /// What the writes that are not durable yet may add to the file, in bytes: redb gives a large value a page of up to
-    /// twice its size.
+    /// What the writes that are not durable yet may add to the file, in bytes: redb gives a large
+    /// value a page of up to twice its size.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.memtable_bytes().saturating_mul(2)
     }
@@ -317,8 +357,8 @@ impl Store {
         self.inner.pinned_bytes()
     }
 
-    /// Memory that counts against the budget of the host: writes that are not durable yet, and memory held by readers,
-    /// in bytes.
+    /// Memory that counts against the budget of the host: writes that are not durable yet, and
+    /// memory held by readers, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.memtable_bytes() + self.pinned_bytes()
     }
@@ -331,26 +371,41 @@ impl Store {
     /// Whether something published is neither durable nor being committed.
     pub fn is_dirty(&self) -> bool {
         let view = self.inner.view.read();
-        let on_its_way = view.frozen.as_ref().map(|(_, checkpoint)| checkpoint.position);
-        let durable = self.inner.durable.borrow().as_ref().map(|checkpoint| checkpoint.position);
-        view.checkpoint.as_ref().map(|checkpoint| checkpoint.position) > on_its_way.max(durable)
+        let on_its_way = view
+            .frozen
+            .as_ref()
+            .map(|(_, checkpoint)| checkpoint.position);
+        let durable = self
+            .inner
+            .durable
+            .borrow()
+            .as_ref()
+            .map(|checkpoint| checkpoint.position);
+        view.checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.position)
+            > on_its_way.max(durable)
     }
 
     /// Whether everything published is in the file.
     pub fn is_durable(&self) -> bool {
         let view = self.inner.view.read();
-        view.frozen.is_none() && view.active.is_empty() && *self.inner.durable.borrow() == view.checkpoint
+        view.frozen.is_none()
+            && view.active.is_empty()
+            && *self.inner.durable.borrow() == view.checkpoint
     }
 
-    /// Freezes the active memtable for [`Store::commit`], and starts a new one. Does nothing if one is already frozen,
-    /// or if there is nothing new; returns whether there is one to commit.
+    /// Freezes the active memtable for [`Store::commit`], and starts a new one. Does nothing if one
+    /// is already frozen, or if there is nothing new; returns whether there is one to commit.
     pub fn freeze(&self) -> bool {
         let _writing = self.inner.writing.lock();
         let mut view = self.inner.view.write();
         if view.frozen.is_some() {
             return true;
         }
-        let Some(checkpoint) = view.checkpoint.clone() else { return false };
+        let Some(checkpoint) = view.checkpoint.clone() else {
+            return false;
+        };
         if view.active.is_empty() && self.inner.durable.borrow().as_ref() == Some(&checkpoint) {
             return false;
         }
@@ -359,20 +414,24 @@ impl Store {
         true
     }
 
-    /// Commits the frozen memtable durably. Blocking. After an error the store can still be read but not committed: it
-    /// must be reopened, which goes back to the last durable checkpoint.
+    /// Commits the frozen memtable durably. Blocking. After an error the store can still be read
+    /// but not committed: it must be reopened, which goes back to the last durable checkpoint.
     pub fn commit(&self) -> Result<(), Error> {
         if self.inner.failed.load(Ordering::Acquire) {
-            return Err(Error::Storage("an earlier commit failed; the state must be reopened".to_owned()));
+            return Err(Error::Storage(
+                "an earlier commit failed; the state must be reopened".to_owned(),
+            ));
         }
-        let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else { return Ok(()) };
+        let Some((table, checkpoint)) = self.inner.view.read().frozen.clone() else {
+            return Ok(());
+        };
         let committed = self.commit_table(&table, &checkpoint);
         if committed.is_err() {
             self.inner.failed.store(true, Ordering::Release);
         }
         let (bytes, base) = committed?;
-        // Memory that the view releases is freed after its lock: a memtable takes milliseconds, and the last reader of
-        // a file may free its pages.
+        // Memory that the view releases is freed after its lock: a memtable takes milliseconds, and
+        // the last reader of a file may free its pages.
         let let_go = {
             let mut view = self.inner.view.write();
             let old = (std::mem::replace(&mut view.base, base), view.frozen.take());
@@ -396,11 +455,17 @@ impl Store {
         self.inner.failed.store(true, Ordering::Release);
     }
 
-    fn commit_table(&self, table: &Memtable, checkpoint: &Checkpoint) -> Result<(u64, Base), Error> {
+    fn commit_table(
+        &self,
+        table: &Memtable,
+        checkpoint: &Checkpoint,
+    ) -> Result<(u64, Base), Error> {
         let before = self.inner.durable_bytes.load(Ordering::Relaxed);
         let sent = self.inner.outbox.pending();
         let (bytes, removed) = self.inner.file.commit(table, checkpoint, before, &sent)?;
-        self.inner.outbox.committed(table.has_rows(), &sent, removed);
+        self.inner
+            .outbox
+            .committed(table.has_rows(), &sent, removed);
         Ok((bytes, self.inner.file.base()?))
     }
 
@@ -409,25 +474,36 @@ impl Store {
         self.inner.file.frozen()
     }
 
-    /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came to rest, cleanly.
+    /// Whether the file says that readers saw nothing beyond its checkpoint: it was closed, or came
+    /// to rest, cleanly.
     pub fn is_settled(&self) -> bool {
-        let durable = self.inner.durable.borrow().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let durable = self
+            .inner
+            .durable
+            .borrow()
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.position);
         *self.inner.settled.lock() == Some(durable)
     }
 
-    /// Whether it was opened as an earlier release had left it, which did not record this and made everything durable
-    /// at a pause.
+    /// Whether it was opened as an earlier release had left it, which did not record this and made
+    /// everything durable at a pause.
     pub fn is_of_format_1(&self) -> bool {
         self.inner.is_of_format_1
     }
 
-    /// Records in the file that readers saw nothing beyond its checkpoint, unless something published is not durable.
-    /// Blocking.
+    /// Records in the file that readers saw nothing beyond its checkpoint, unless something
+    /// published is not durable. Blocking.
     pub fn settle(&self) -> Result<(), Error> {
         if self.is_settled() || self.is_dirty() || self.inner.failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let durable = self.inner.durable.borrow().as_ref().map_or(0, |checkpoint| checkpoint.position);
+        let durable = self
+            .inner
+            .durable
+            .borrow()
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.position);
         self.note_settled(Some(durable))
     }
 
@@ -438,7 +514,11 @@ impl Store {
 
     /// Withdraws that record, before anything beyond the checkpoint is shown. Blocking.
     pub fn unsettle(&self) -> Result<(), Error> {
-        if self.inner.settled.lock().is_none() { Ok(()) } else { self.note_settled(None) }
+        if self.inner.settled.lock().is_none() {
+            Ok(())
+        } else {
+            self.note_settled(None)
+        }
     }
 
     fn note_settled(&self, position: Option<u64>) -> Result<(), Error> {
@@ -454,8 +534,8 @@ impl Store {
     }
 }
 
-/// The exact sum of keys and values; the running figure may be too high because it counts every key in memory as new.
-/// Slow: it looks up each of them in the file.
+/// The exact sum of keys and values; the running figure may be too high because it counts every key
+/// in memory as new. Slow: it looks up each of them in the file.
 pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
     // Under one lock, because a commit in between would count its entries twice.
     let (view, mut bytes) = {
@@ -468,7 +548,9 @@ pub(super) fn exact_bytes(inner: &Inner) -> Result<u64, Error> {
     for table in layers {
         table.for_each(|key, value| {
             if seen.insert(Key::clone(key)) {
-                bytes += value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
+                bytes += value
+                    .as_ref()
+                    .map_or(0, |value| (key.len() + value.len()) as u64);
                 bytes = bytes.saturating_sub(file::size_of(&view.base, key)?);
             }
             Ok::<_, Error>(())

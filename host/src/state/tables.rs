@@ -1,12 +1,14 @@
 //! Whole files, row by row: how a backup reads one that is open, and makes a copy of it.
 //!
-//! A copy has the last commit of the file, whatever is written meanwhile. Rows are bytes here: the code that copies them
-//! does not interpret them, so a copy has every table of the file, in the same format.
+//! A copy has the last commit of the file, whatever is written meanwhile. Rows are bytes here: the
+//! code that copies them does not interpret them, so a copy has every table of the file, in the
+//! same format.
 
 use std::path::Path;
 
 use redb::{
-    Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle as _,
+    Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableHandle as _,
 };
 
 use super::Error;
@@ -26,7 +28,8 @@ enum Shape {
     BytesBytes,
 }
 
-/// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in their shapes.
+/// All tables of state files, embedded logs and the catalogue, by name: no two of them differ in
+/// their shapes.
 const TABLES: [(&str, Shape); 10] = [
     ("entries", Shape::TextBytes),
     ("meta", Shape::TextBytes),
@@ -77,19 +80,31 @@ impl std::fmt::Debug for Frozen {
 impl Frozen {
     /// What a transaction sees.
     pub fn of(transaction: ReadTransaction) -> Self {
-        Self { transaction, _database: None }
+        Self {
+            transaction,
+            _database: None,
+        }
     }
 
     /// A file that nobody has open, and that was closed cleanly. Nothing is written to it.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).open_read_only(path);
-        let database = database.map_err(|error| Error::Open(format!("{}: {error}", path.display())))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .open_read_only(path);
+        let database =
+            database.map_err(|error| Error::Open(format!("{}: {error}", path.display())))?;
         let transaction = database.begin_read().map_err(storage)?;
-        Ok(Self { transaction, _database: Some(database) })
+        Ok(Self {
+            transaction,
+            _database: Some(database),
+        })
     }
 
     /// Calls `visit` with every table and row. Blocking, for as long as it takes to read all of it.
-    pub fn each<E: From<Error>>(&self, visit: &mut dyn FnMut(Item<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn each<E: From<Error>>(
+        &self,
+        visit: &mut dyn FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let tables = self.transaction.list_tables().map_err(storage)?;
         let mut names: Vec<String> = tables.map(|table| table.name().to_owned()).collect();
         names.sort();
@@ -97,28 +112,39 @@ impl Frozen {
             visit(Item::Table(name))?;
             match shape(name)? {
                 Shape::TextBytes => {
-                    let table = self.transaction.open_table(TableDefinition::<&str, &[u8]>::new(name));
+                    let table = self
+                        .transaction
+                        .open_table(TableDefinition::<&str, &[u8]>::new(name));
                     for row in table.map_err(storage)?.iter().map_err(storage)? {
                         let (key, value) = row.map_err(storage)?;
                         visit(Item::Row(key.value().as_bytes(), value.value()))?;
                     }
                 }
                 Shape::NumberBytes => {
-                    let table = self.transaction.open_table(TableDefinition::<u64, &[u8]>::new(name));
+                    let table = self
+                        .transaction
+                        .open_table(TableDefinition::<u64, &[u8]>::new(name));
                     for row in table.map_err(storage)?.iter().map_err(storage)? {
                         let (key, value) = row.map_err(storage)?;
                         visit(Item::Row(&key.value().to_be_bytes(), value.value()))?;
                     }
                 }
                 Shape::TextNumber => {
-                    let table = self.transaction.open_table(TableDefinition::<&str, u64>::new(name));
+                    let table = self
+                        .transaction
+                        .open_table(TableDefinition::<&str, u64>::new(name));
                     for row in table.map_err(storage)?.iter().map_err(storage)? {
                         let (key, value) = row.map_err(storage)?;
-                        visit(Item::Row(key.value().as_bytes(), &value.value().to_be_bytes()))?;
+                        visit(Item::Row(
+                            key.value().as_bytes(),
+                            &value.value().to_be_bytes(),
+                        ))?;
                     }
                 }
                 Shape::BytesBytes => {
-                    let table = self.transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(name));
+                    let table = self
+                        .transaction
+                        .open_table(TableDefinition::<&[u8], &[u8]>::new(name));
                     for row in table.map_err(storage)?.iter().map_err(storage)? {
                         let (key, value) = row.map_err(storage)?;
                         visit(Item::Row(key.value(), value.value()))?;
@@ -145,27 +171,53 @@ impl Copy {
     /// Starts; the file is empty or absent.
     pub fn begin(path: &Path) -> Result<Self, Error> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        Ok(Self { database: database.map_err(|error| Error::Storage(format!("{}: {error}", path.display())))? })
+        Ok(Self {
+            database: database
+                .map_err(|error| Error::Storage(format!("{}: {error}", path.display())))?,
+        })
     }
 
     /// Writes a table with all rows that `next` returns. Durable when it returns.
-    pub fn table<E: From<Error>>(&self, name: &str, next: &mut dyn FnMut() -> Result<Option<Row>, E>) -> Result<(), E> {
+    pub fn table<E: From<Error>>(
+        &self,
+        name: &str,
+        next: &mut dyn FnMut() -> Result<Option<Row>, E>,
+    ) -> Result<(), E> {
         match shape(name)? {
             Shape::TextBytes => self.fill(next, |transaction, next| {
-                let mut table = transaction.open_table(TableDefinition::<&str, &[u8]>::new(name)).map_err(storage)?;
-                part(next, |key, value| table.insert(text(key)?, value).map(drop).map_err(storage))
+                let mut table = transaction
+                    .open_table(TableDefinition::<&str, &[u8]>::new(name))
+                    .map_err(storage)?;
+                part(next, |key, value| {
+                    table.insert(text(key)?, value).map(drop).map_err(storage)
+                })
             }),
             Shape::NumberBytes => self.fill(next, |transaction, next| {
-                let mut table = transaction.open_table(TableDefinition::<u64, &[u8]>::new(name)).map_err(storage)?;
-                part(next, |key, value| table.insert(number(key)?, value).map(drop).map_err(storage))
+                let mut table = transaction
+                    .open_table(TableDefinition::<u64, &[u8]>::new(name))
+                    .map_err(storage)?;
+                part(next, |key, value| {
+                    table.insert(number(key)?, value).map(drop).map_err(storage)
+                })
             }),
             Shape::TextNumber => self.fill(next, |transaction, next| {
-                let mut table = transaction.open_table(TableDefinition::<&str, u64>::new(name)).map_err(storage)?;
-                part(next, |key, value| table.insert(text(key)?, number(value)?).map(drop).map_err(storage))
+                let mut table = transaction
+                    .open_table(TableDefinition::<&str, u64>::new(name))
+                    .map_err(storage)?;
+                part(next, |key, value| {
+                    table
+                        .insert(text(key)?, number(value)?)
+                        .map(drop)
+                        .map_err(storage)
+                })
             }),
             Shape::BytesBytes => self.fill(next, |transaction, next| {
-                let mut table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(name)).map_err(storage)?;
-                part(next, |key, value| table.insert(key, value).map(drop).map_err(storage))
+                let mut table = transaction
+                    .open_table(TableDefinition::<&[u8], &[u8]>::new(name))
+                    .map_err(storage)?;
+                part(next, |key, value| {
+                    table.insert(key, value).map(drop).map_err(storage)
+                })
             }),
         }
     }
@@ -174,7 +226,10 @@ impl Copy {
     fn fill<E: From<Error>>(
         &self,
         next: &mut dyn FnMut() -> Result<Option<Row>, E>,
-        write: impl Fn(&redb::WriteTransaction, &mut dyn FnMut() -> Result<Option<Row>, E>) -> Result<bool, E>,
+        write: impl Fn(
+            &redb::WriteTransaction,
+            &mut dyn FnMut() -> Result<Option<Row>, E>,
+        ) -> Result<bool, E>,
     ) -> Result<(), E> {
         loop {
             let transaction = self.database.begin_write().map_err(storage)?;
@@ -194,7 +249,9 @@ fn part<E: From<Error>>(
 ) -> Result<bool, E> {
     let mut bytes = 0;
     while bytes < COMMIT_BYTES {
-        let Some((key, value)) = next()? else { return Ok(false) };
+        let Some((key, value)) = next()? else {
+            return Ok(false);
+        };
         insert(&key, &value)?;
         bytes += key.len() + value.len();
     }
@@ -202,11 +259,14 @@ fn part<E: From<Error>>(
 }
 
 fn text(octets: &[u8]) -> Result<&str, Error> {
-    std::str::from_utf8(octets).map_err(|_| Error::Damaged("a key that has to be text is none".to_owned()))
+    std::str::from_utf8(octets)
+        .map_err(|_| Error::Damaged("a key that has to be text is none".to_owned()))
 }
 
 fn number(octets: &[u8]) -> Result<u64, Error> {
-    let octets = octets.try_into().map_err(|_| Error::Damaged("a number has other than 8 bytes".to_owned()))?;
+    let octets = octets
+        .try_into()
+        .map_err(|_| Error::Damaged("a number has other than 8 bytes".to_owned()))?;
     Ok(u64::from_be_bytes(octets))
 }
 
@@ -221,7 +281,9 @@ mod tests {
             .each(&mut |item| {
                 match item {
                     Item::Table(name) => name.clone_into(&mut table),
-                    Item::Row(key, value) => found.push((table.clone(), key.to_vec(), value.to_vec())),
+                    Item::Row(key, value) => {
+                        found.push((table.clone(), key.to_vec(), value.to_vec()))
+                    }
                 }
                 Ok::<_, Error>(())
             })
@@ -232,8 +294,12 @@ mod tests {
     fn copy(rows: &[(&str, Row)], path: &Path) {
         let copy = Copy::begin(path).expect("a new file");
         for name in ["entries", "chunks", "subjects", "outbox"] {
-            let mut rows = rows.iter().filter(|(table, _)| *table == name).map(|(_, row)| row.clone());
-            copy.table(name, &mut || Ok::<_, Error>(rows.next())).expect("rows of that shape");
+            let mut rows = rows
+                .iter()
+                .filter(|(table, _)| *table == name)
+                .map(|(_, row)| row.clone());
+            copy.table(name, &mut || Ok::<_, Error>(rows.next()))
+                .expect("rows of that shape");
         }
     }
 
@@ -242,12 +308,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("1.redb");
         let number = |number: u64| number.to_be_bytes().to_vec();
-        let mut rows: Vec<(&str, Row)> = (0..40).map(|key| ("chunks", (number(key), vec![7; 2 << 20]))).collect();
+        let mut rows: Vec<(&str, Row)> = (0..40)
+            .map(|key| ("chunks", (number(key), vec![7; 2 << 20])))
+            .collect();
         rows.push(("entries", (b"key".to_vec(), b"\x01value".to_vec())));
         rows.push(("outbox", (b"orders\0\xff".to_vec(), b"\x01effect".to_vec())));
         rows.push(("subjects", (b"orders.1".to_vec(), number(9))));
         copy(&rows, &path);
-        let wanted: Vec<_> = rows.into_iter().map(|(table, (key, value))| (table.to_owned(), key, value)).collect();
+        let wanted: Vec<_> = rows
+            .into_iter()
+            .map(|(table, (key, value))| (table.to_owned(), key, value))
+            .collect();
         let frozen = Frozen::open(&path).expect("it was closed");
         assert!(items(&frozen) == wanted, "all rows, table by table");
     }
@@ -259,7 +330,8 @@ mod tests {
         let copy = Copy::begin(&path).expect("a new file");
         let write = |key: &str| {
             let mut row = Some((key.as_bytes().to_vec(), vec![1]));
-            copy.table("entries", &mut || Ok::<_, Error>(row.take())).expect("it is written");
+            copy.table("entries", &mut || Ok::<_, Error>(row.take()))
+                .expect("it is written");
         };
         write("before");
         let frozen = Frozen::of(copy.database.begin_read().expect("it is open"));
@@ -273,9 +345,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let copy = Copy::begin(&folder.path().join("1.redb")).expect("a new file");
         let mut row = Some((vec![0xff, 0xfe], vec![1]));
-        let refused = copy.table("entries", &mut || Ok::<_, Error>(row.take())).expect_err("it is no text");
+        let refused = copy
+            .table("entries", &mut || Ok::<_, Error>(row.take()))
+            .expect_err("it is no text");
         assert!(matches!(refused, Error::Damaged(_)), "{refused}");
-        let refused = copy.table("later", &mut || Ok::<_, Error>(None)).expect_err("it is unknown");
+        let refused = copy
+            .table("later", &mut || Ok::<_, Error>(None))
+            .expect_err("it is unknown");
         assert!(refused.to_string().contains("later"), "{refused}");
     }
 }

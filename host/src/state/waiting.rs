@@ -11,7 +11,8 @@ use super::{Error, Store};
 use crate::effects::{Place, Row, RowKey, key_of_row};
 
 impl File {
-    /// Rows in a range for which a check holds, up to a number and about a size, and whether a limit ended the search.
+    /// Rows in a range for which a check holds, up to a number and about a size, and whether a
+    /// limit ended the search.
     fn rows_in(
         &self,
         range: (Bound<&[u8]>, Bound<&[u8]>),
@@ -32,7 +33,11 @@ impl File {
             }
             bytes += key.value().len() + value.value().len();
             let read = Row::read(key.value(), Bytes::copy_from_slice(value.value()));
-            let damaged = || Error::Damaged("a waiting effect is damaged; check the disk, restore a backup".to_owned());
+            let damaged = || {
+                Error::Damaged(
+                    "a waiting effect is damaged; check the disk, restore a backup".to_owned(),
+                )
+            };
             rows.push(read.ok_or_else(damaged)?);
             if rows.len() >= entries_max || bytes >= bytes_max {
                 return Ok((rows, true));
@@ -43,8 +48,8 @@ impl File {
 }
 
 impl Store {
-    /// Durable effects after a row, in the order in which they leave, target by target, without confirmed ones; and whether
-    /// there may be more. Blocking.
+    /// Durable effects after a row, in the order in which they leave, target by target, without
+    /// confirmed ones; and whether there may be more. Blocking.
     pub fn waiting_rows(
         &self,
         after: Option<&RowKey>,
@@ -54,7 +59,13 @@ impl Store {
         let confirmed = self.inner.outbox.pending().confirmed;
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&**key));
         let is_wanted = |key: &[u8]| !confirmed.contains(key);
-        guarded(|| self.inner.file.rows_in((from, Bound::Unbounded), is_wanted, (entries_max, bytes_max)))
+        guarded(|| {
+            self.inner.file.rows_in(
+                (from, Bound::Unbounded),
+                is_wanted,
+                (entries_max, bytes_max),
+            )
+        })
     }
 
     /// Durable effects at some places, without confirmed ones. Blocking.
@@ -66,7 +77,9 @@ impl Store {
                 let key = key_of_row(&target, *place);
                 let range = (Bound::Included(&*key), Bound::Included(&*key));
                 let is_wanted = |key: &[u8]| !confirmed.contains(key);
-                rows.extend(guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?.0);
+                rows.extend(
+                    guarded(|| self.inner.file.rows_in(range, is_wanted, (1, usize::MAX)))?.0,
+                );
             }
         }
         Ok(rows)

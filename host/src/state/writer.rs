@@ -19,8 +19,8 @@ use crate::position::Checkpoint;
 const BATCH_BYTES_MAX: u64 = 128 << 20;
 /// Most entries that one batch may write. Even a small entry costs time in many places.
 const BATCH_ENTRIES_MAX: usize = 500_000;
-/// Overhead of an entry of a batch in addition to key and value, in bytes: its place in the map and in the order,
-/// reference counts, and, once published, its place in the memtable.
+/// Overhead of an entry of a batch in addition to key and value, in bytes: its place in the map and
+/// in the order, reference counts, and, once published, its place in the memtable.
 const ENTRY_OVERHEAD: u64 = 160;
 /// Memory of the host is reserved in pieces of this size, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -40,8 +40,8 @@ pub type Patch = std::collections::BTreeMap<Key, Option<Payload>>;
 #[derive(Debug)]
 pub struct Writer {
     inner: Arc<Inner>,
-    /// The published state. Nobody else publishes, so it is valid for a whole batch, and for later ones until a commit
-    /// replaces the file below; it is taken again with each batch.
+    /// The published state. Nobody else publishes, so it is valid for a whole batch, and for later
+    /// ones until a commit replaces the file below; it is taken again with each batch.
     view: Option<View>,
     batch: Writes,
     /// The keys of `batch` in order, since the first scan.
@@ -79,13 +79,16 @@ impl Writer {
         }
     }
 
-    /// Prepares for a batch. A view that was kept while nothing is applied would become stale, and hold memory.
+    /// Prepares for a batch. A view that was kept while nothing is applied would become stale, and
+    /// hold memory.
     pub fn begin(&mut self) {
         self.view = Some(self.inner.view.read().clone());
     }
 
     fn view(&self) -> View {
-        self.view.clone().unwrap_or_else(|| self.inner.view.read().clone())
+        self.view
+            .clone()
+            .unwrap_or_else(|| self.inner.view.read().clone())
     }
 
     /// The value of a key, including the batch so far.
@@ -136,44 +139,60 @@ impl Writer {
             let message = format!(
                 "one batch writes more than {BATCH_ENTRIES_MAX} entries; ask for smaller batches in the manifest"
             );
-            return Err(Error::Limit { limit: "batch-entries", message });
+            return Err(Error::Limit {
+                limit: "batch-entries",
+                message,
+            });
         }
         let bytes = self.batch_bytes + entries as u64 * ENTRY_OVERHEAD;
         if bytes <= self.memory.bytes() {
             return Ok(());
         }
-        // The maximum of a batch does not depend on what others use at the moment; otherwise the limit would not be its
-        // own.
+        // The maximum of a batch does not depend on what others use at the moment; otherwise the
+        // limit would not be its own.
         let most = BATCH_BYTES_MAX.min(self.inner.options.memory.most_of_one() / 2);
         if bytes > most {
             let message = format!(
                 "the writes of one batch take more than {most} bytes of memory, {ENTRY_OVERHEAD} of them for each entry; ask \
                  for smaller batches in the manifest"
             );
-            return Err(Error::Limit { limit: "batch-bytes", message });
+            return Err(Error::Limit {
+                limit: "batch-bytes",
+                message,
+            });
         }
         let wanted = bytes.next_multiple_of(PIECE).min(most);
-        self.memory.grow_to(wanted).map_err(|shortage| Error::Busy(shortage.to_string()))
+        self.memory
+            .grow_to(wanted)
+            .map_err(|shortage| Error::Busy(shortage.to_string()))
     }
 
     /// Whether the state stays within its limit after the batch is published.
     pub fn check_size(&mut self) -> Result<(), Error> {
         self.size.change = None;
         // With the effects of the batch, which do not count: too high, and computed exactly below.
-        if self.inner.state_bytes() + self.batch_bytes <= self.state_bytes_max && self.size.published.is_none() {
+        if self.inner.state_bytes() + self.batch_bytes <= self.state_bytes_max
+            && self.size.published.is_none()
+        {
             return Ok(());
         }
-        // The running sum counts every key in memory as new: compute it exactly before refusing. Keys in memory are
-        // looked up once; after that, only keys that each batch replaces.
+        // The running sum counts every key in memory as new: compute it exactly before refusing.
+        // Keys in memory are looked up once; after that, only keys that each batch replaces.
         let published = match self.size.published {
             Some(published) => published,
             None => store::exact_bytes(&self.inner)?,
         };
         let replaced = self.batch_replaces()?;
-        let stored = self.batch.iter().filter_map(|(key, value)| Some((key.len() + value.as_ref()?.len()) as u64));
+        let stored = self
+            .batch
+            .iter()
+            .filter_map(|(key, value)| Some((key.len() + value.as_ref()?.len()) as u64));
         let exact = (published + stored.sum::<u64>()).saturating_sub(replaced);
         // Far below the limit the running sum is good enough again.
-        self.size = Size { published: (exact > self.state_bytes_max / 2).then_some(published), change: Some(exact) };
+        self.size = Size {
+            published: (exact > self.state_bytes_max / 2).then_some(published),
+            change: Some(exact),
+        };
         check_state(exact, self.state_bytes_max)
     }
 
@@ -181,7 +200,8 @@ impl Writer {
     fn batch_replaces(&self) -> Result<u64, Error> {
         let view = self.view();
         self.batch.keys().try_fold(0, |sum, key| {
-            let replaced = snapshot::get(&view, key)?.map_or(0, |value| (key.len() + value.len()) as u64);
+            let replaced =
+                snapshot::get(&view, key)?.map_or(0, |value| (key.len() + value.len()) as u64);
             Ok(sum + replaced)
         })
     }
@@ -201,7 +221,9 @@ impl Writer {
             reads.scan(&scan.selection);
         }
         let view = self.view();
-        let order = self.order.get_or_init(|| self.batch.keys().cloned().collect());
+        let order = self
+            .order
+            .get_or_init(|| self.batch.keys().cloned().collect());
         let mut layers = Vec::from_iter(Layer::batch(order, &self.batch, scan));
         layers.extend(snapshot::layers(&view, scan)?);
         scan::page(layers, scan, until)
@@ -255,13 +277,17 @@ impl Writer {
         self.view = None;
     }
 
-    /// Replaces entries at the last published position, visible in one step; none removes an entry. Watchers read
-    /// everything again, because the position does not tell them.
+    /// Replaces entries at the last published position, visible in one step; none removes an entry.
+    /// Watchers read everything again, because the position does not tell them.
     pub fn patch(&mut self, patch: &Patch) -> Result<(), Error> {
         let checkpoint = self.inner.view.read().checkpoint.clone();
-        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        let Some(checkpoint) = checkpoint else {
+            return Ok(());
+        };
         self.begin();
-        let written = patch.iter().try_for_each(|(key, value)| self.put(key, value.clone()));
+        let written = patch
+            .iter()
+            .try_for_each(|(key, value)| self.put(key, value.clone()));
         if let Err(error) = written.and_then(|()| self.check_size()) {
             self.discard();
             return Err(error);
@@ -276,7 +302,10 @@ impl Writer {
     pub fn advance(&mut self, position: u64) {
         let checkpoint = self.inner.view.read().checkpoint.clone();
         if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.position < position) {
-            self.publish(Checkpoint { position, ..checkpoint });
+            self.publish(Checkpoint {
+                position,
+                ..checkpoint
+            });
         }
     }
 
@@ -292,7 +321,12 @@ impl Writer {
             self.size.published = self.size.change;
         }
         let effects = std::mem::take(&mut self.effects);
-        self.inner.publish(self.batch.drain().collect(), checkpoint, exceptions, effects);
+        self.inner.publish(
+            self.batch.drain().collect(),
+            checkpoint,
+            exceptions,
+            effects,
+        );
         self.end_batch();
     }
 }
@@ -314,15 +348,23 @@ pub(super) fn check_key(key: &str) -> Result<(), Error> {
         "a key has {} bytes, 1 to {KEY_BYTES_MAX} are allowed; shorten it, or move its contents into the value",
         key.len()
     );
-    Err(Error::Limit { limit: "key-bytes", message })
+    Err(Error::Limit {
+        limit: "key-bytes",
+        message,
+    })
 }
 
 pub(super) fn check_value(key: &str, length: usize, allowed: usize) -> Result<(), Error> {
     if length <= allowed {
         return Ok(());
     }
-    let message = format!("the value of {key} has {length} bytes, {allowed} are allowed; split it over several keys");
-    Err(Error::Limit { limit: "value-bytes", message })
+    let message = format!(
+        "the value of {key} has {length} bytes, {allowed} are allowed; split it over several keys"
+    );
+    Err(Error::Limit {
+        limit: "value-bytes",
+        message,
+    })
 }
 
 pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
@@ -333,7 +375,10 @@ pub(super) fn check_state(bytes: u64, allowed: u64) -> Result<(), Error> {
         "the state would grow to {bytes} bytes, {allowed} are allowed; delete old entries, or raise \
          state.state_bytes_max"
     );
-    Err(Error::Limit { limit: "state-bytes", message })
+    Err(Error::Limit {
+        limit: "state-bytes",
+        message,
+    })
 }
 
 #[cfg(test)]
@@ -344,9 +389,17 @@ mod tests {
     #[test]
     fn scans_of_a_batch_sort_its_keys_once() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let opened = Store::open(&folder.path().join("state.redb"), Options::default(), |_| ());
+        let opened = Store::open(
+            &folder.path().join("state.redb"),
+            Options::default(),
+            |_| (),
+        );
         let (_store, mut writer) = opened.expect("the state opens");
-        let put = |writer: &mut Writer, key: &str| writer.put(key, Some(Payload::from("1"))).expect("within limits");
+        let put = |writer: &mut Writer, key: &str| {
+            writer
+                .put(key, Some(Payload::from("1")))
+                .expect("within limits")
+        };
         writer.begin();
         (0..100).for_each(|number| put(&mut writer, &format!("a/{number}")));
         let scan = Scan {
@@ -356,7 +409,10 @@ mod tests {
             limit: 1_000,
         };
         for number in 0..10 {
-            assert_eq!(writer.scan(&scan).expect("readable").entries.len(), 100 + number);
+            assert_eq!(
+                writer.scan(&scan).expect("readable").entries.len(),
+                100 + number
+            );
             // A write between two scans is added to the order, which is not made again.
             put(&mut writer, &format!("a/new/{number}"));
             assert_eq!(writer.order.get().map(BTreeSet::len), Some(101 + number));

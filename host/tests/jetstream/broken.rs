@@ -1,4 +1,5 @@
-//! Messages that the client cannot read: published over a raw socket, as client libraries refuse to send them.
+//! Messages that the client cannot read: published over a raw socket, as client libraries refuse to
+//! send them.
 
 use foldstream::api::{SourceState, Start};
 use foldstream::batch::Limits;
@@ -18,7 +19,10 @@ struct Raw {
 }
 
 const fn headers(headers: &'static [u8]) -> Raw {
-    Raw { subject: b"orders.x.placed", headers }
+    Raw {
+        subject: b"orders.x.placed",
+        headers,
+    }
 }
 
 /// Everything that the client is known to drop its connection for.
@@ -31,9 +35,18 @@ const BROKEN: &[Raw] = &[
     headers(b"NATS/2.0\r\nok: yes\r\n\r\n"),
     headers(b"ok: yes\r\n\r\n"),
     headers(b"\0\0\0\0\r\nok: yes\r\n\r\n"),
-    Raw { subject: b"orders.\xff.placed", headers: b"" },
-    Raw { subject: b"orders.\xff.placed", headers: b"NATS/1.0\r\nok: yes\r\n\r\n" },
-    Raw { subject: "orders.a\u{a0}b.placed".as_bytes(), headers: b"NATS/1.0\r\nok: yes\r\n\r\n" },
+    Raw {
+        subject: b"orders.\xff.placed",
+        headers: b"",
+    },
+    Raw {
+        subject: b"orders.\xff.placed",
+        headers: b"NATS/1.0\r\nok: yes\r\n\r\n",
+    },
+    Raw {
+        subject: "orders.a\u{a0}b.placed".as_bytes(),
+        headers: b"NATS/1.0\r\nok: yes\r\n\r\n",
+    },
 ];
 
 /// A publisher that checks nothing.
@@ -43,7 +56,9 @@ struct Publisher {
 
 impl Publisher {
     async fn connect(server: &Server) -> Self {
-        let mut socket = TcpStream::connect(("127.0.0.1", server.port())).await.expect("the server listens");
+        let mut socket = TcpStream::connect(("127.0.0.1", server.port()))
+            .await
+            .expect("the server listens");
         let hello = b"CONNECT {\"headers\":true,\"verbose\":false,\"pedantic\":false}\r\n";
         socket.write_all(hello).await.expect("the server reads");
         Self { socket }
@@ -61,13 +76,32 @@ impl Publisher {
             _ => format!(" {length} {total}\r\n"),
         };
         let verb: &[u8] = if length == 0 { b"PUB " } else { b"HPUB " };
-        let message = [verb, raw.subject, line.as_bytes(), raw.headers, data, b"\r\nPING\r\n"].concat();
-        self.socket.write_all(&message).await.expect("the server reads");
+        let message = [
+            verb,
+            raw.subject,
+            line.as_bytes(),
+            raw.headers,
+            data,
+            b"\r\nPING\r\n",
+        ]
+        .concat();
+        self.socket
+            .write_all(&message)
+            .await
+            .expect("the server reads");
         let mut answer = Vec::new();
         within("the server takes a message", async {
             while !answer.ends_with(b"PONG\r\n") {
-                let count = self.socket.read_buf(&mut answer).await.expect("the server writes");
-                assert!(count > 0, "the server hung up: {}", String::from_utf8_lossy(&answer));
+                let count = self
+                    .socket
+                    .read_buf(&mut answer)
+                    .await
+                    .expect("the server writes");
+                assert!(
+                    count > 0,
+                    "the server hung up: {}",
+                    String::from_utf8_lossy(&answer)
+                );
             }
         })
         .await;
@@ -85,7 +119,12 @@ async fn stream_with(server: &Server, count: u64) {
 async fn stored(server: &Server, count: u64) {
     let jetstream = server.jetstream().await;
     until("the stream has taken all", async || {
-        let info = jetstream.get_stream("ORDERS").await.expect("stream").cached_info().clone();
+        let info = jetstream
+            .get_stream("ORDERS")
+            .await
+            .expect("stream")
+            .cached_info()
+            .clone();
         (info.state.messages == count).then_some(())
     })
     .await;
@@ -97,10 +136,25 @@ fn sequences(events: &[Event]) -> Vec<u64> {
 
 /// Readers of all kinds: without a filter, with the server's, with the host's, in small batches.
 fn requests() -> Vec<Request> {
-    let all = Request { wants_headers: true, ..request(&[">"]) };
-    let filtered = Request { wants_headers: true, ..request(&["orders.*.placed"]) };
-    let matched = Request { wants_headers: true, ..request(&["orders.*.placed", "none.>"]) };
-    let small = Request { limits: Limits { events: 3, bytes: 1 << 20 }, ..all.clone() };
+    let all = Request {
+        wants_headers: true,
+        ..request(&[">"])
+    };
+    let filtered = Request {
+        wants_headers: true,
+        ..request(&["orders.*.placed"])
+    };
+    let matched = Request {
+        wants_headers: true,
+        ..request(&["orders.*.placed", "none.>"])
+    };
+    let small = Request {
+        limits: Limits {
+            events: 3,
+            bytes: 1 << 20,
+        },
+        ..all.clone()
+    };
     vec![all, filtered, matched, small]
 }
 
@@ -126,12 +180,18 @@ async fn each_broken_message_is_read_in_its_place_in_a_replay() {
             let event = &events[5 + 3 * index];
             let told = event.header("foldstream-header-error");
             assert!(told.is_some(), "{index}: {event:?}");
-            assert_eq!(event.header("ok"), (!raw.headers.is_empty()).then_some("yes"), "{index}: {event:?}");
+            assert_eq!(
+                event.header("ok"),
+                (!raw.headers.is_empty()).then_some("yes"),
+                "{index}: {event:?}"
+            );
             assert_eq!(event.kind, "placed", "{index}");
         }
         assert_eq!(reading.status.borrow().repaired, BROKEN.len() as u64);
         assert_eq!(reading.status.borrow().state, SourceState::Reading);
-        let told = events.iter().filter(|event| event.header("foldstream-header-error").is_some());
+        let told = events
+            .iter()
+            .filter(|event| event.header("foldstream-header-error").is_some());
         assert_eq!(told.count(), BROKEN.len());
     }
 }
@@ -141,8 +201,10 @@ async fn broken_messages_are_read_live_and_at_the_very_beginning() {
     let server = Server::start().await;
     stream_with(&server, 0).await;
     let mut publisher = Publisher::connect(&server).await;
-    let mut readings: Vec<Reading> =
-        requests().into_iter().map(|request| Reading::begin(options(&server), request)).collect();
+    let mut readings: Vec<Reading> = requests()
+        .into_iter()
+        .map(|request| Reading::begin(options(&server), request))
+        .collect();
     for reading in &mut readings {
         reading.state(SourceState::Reading).await;
     }
@@ -162,7 +224,10 @@ async fn broken_messages_are_read_live_and_at_the_very_beginning() {
         }
     }
     for reading in &mut readings {
-        assert_eq!(reading.status.borrow().repaired, sequence - BROKEN.len() as u64 / 2);
+        assert_eq!(
+            reading.status.borrow().repaired,
+            sequence - BROKEN.len() as u64 / 2
+        );
     }
 }
 
@@ -177,9 +242,19 @@ async fn event_with_two_content_types_is_recognised_after_a_restart() {
     let mut reading = Reading::begin(options(&server), request(&[">"]));
     let (events, last) = reading.events(1).await;
     assert_eq!(events[0].kind, "order.placed");
-    let resumed = Request { resume: Some(checkpoint(&last)), ..request(&[">"]) };
+    let resumed = Request {
+        resume: Some(checkpoint(&last)),
+        ..request(&[">"])
+    };
     let mut reading = Reading::begin(options(&server), resumed);
-    assert_eq!(reading.next().await.expect("the stream is the same").through, 1);
+    assert_eq!(
+        reading
+            .next()
+            .await
+            .expect("the stream is the same")
+            .through,
+        1
+    );
 }
 
 #[tokio::test]
@@ -191,11 +266,19 @@ async fn broken_message_behind_a_deleted_one_is_read() {
         publisher.publish(raw).await;
     }
     stored(&server, 10).await;
-    let stream = server.jetstream().await.get_stream("ORDERS").await.expect("stream");
+    let stream = server
+        .jetstream()
+        .await
+        .get_stream("ORDERS")
+        .await
+        .expect("stream");
     for deleted in [5, 8] {
         stream.delete_message(deleted).await.expect("deletion");
         for request in requests() {
-            let accepting = Request { accepts_missing_through: 10, ..request };
+            let accepting = Request {
+                accepts_missing_through: 10,
+                ..request
+            };
             let mut reading = Reading::begin(options(&server), accepting);
             let events = reading.through(10).await;
             assert_eq!(events.len(), if deleted == 5 { 9 } else { 8 });
@@ -226,7 +309,13 @@ async fn checkpoint_at_a_broken_message_is_recognised_and_its_neighbour_never_no
     config.subjects.push("calm.>".to_owned());
     jetstream.update_stream(config).await.expect("update");
     let mut publisher = Publisher::connect(&server).await;
-    let mut calm = Reading::begin(options(&server), Request { start: Start::Beginning, ..request(&["calm.>"]) });
+    let mut calm = Reading::begin(
+        options(&server),
+        Request {
+            start: Start::Beginning,
+            ..request(&["calm.>"])
+        },
+    );
     calm.state(SourceState::Reading).await;
 
     let mut sequence = 2;
@@ -237,9 +326,19 @@ async fn checkpoint_at_a_broken_message_is_recognised_and_its_neighbour_never_no
         let (events, last) = reading.events(sequence).await;
         assert_eq!(sequences(&events[events.len() - 1..]), [sequence as u64]);
         // The proof of the stream meets the broken message.
-        let resumed = Request { resume: Some(checkpoint(&last)), ..request(&[">"]) };
+        let resumed = Request {
+            resume: Some(checkpoint(&last)),
+            ..request(&[">"])
+        };
         let mut reading = Reading::begin(options(&server), resumed);
-        assert_eq!(reading.next().await.expect("the stream is the same").through, sequence as u64);
+        assert_eq!(
+            reading
+                .next()
+                .await
+                .expect("the stream is the same")
+                .through,
+            sequence as u64
+        );
     }
     publish(&jetstream, [("calm.1".to_owned(), "{}".to_owned())]).await;
     assert_eq!(sequences(&calm.events(1).await.0), [sequence as u64 + 1]);
@@ -249,7 +348,11 @@ async fn checkpoint_at_a_broken_message_is_recognised_and_its_neighbour_never_no
 /// Makes answers about a message unreadable, in one of some ways, this often.
 async fn garble(server: &Server, sequence: u64, way: usize, times: usize) -> Relay {
     let judge = |subject: &str, body: &[u8]| {
-        if subject.contains("STREAM.MSG.GET") && !body.is_empty() { Fate::Garble } else { Fate::Pass }
+        if subject.contains("STREAM.MSG.GET") && !body.is_empty() {
+            Fate::Garble
+        } else {
+            Fate::Pass
+        }
     };
     let mut left = times;
     Relay::start(server, judge, move |answer| {
@@ -274,7 +377,11 @@ async fn broken_behind_others(server: &Server) {
     config.subjects.push("calm.>".to_owned());
     jetstream.create_stream(config).await.expect("stream");
     publish(&jetstream, numbered(0..3)).await;
-    publish(&jetstream, ["1", "2"].map(|number| (format!("calm.{number}"), "{}".to_owned()))).await;
+    publish(
+        &jetstream,
+        ["1", "2"].map(|number| (format!("calm.{number}"), "{}".to_owned())),
+    )
+    .await;
     Publisher::connect(server).await.publish(&BROKEN[0]).await;
     publish(&jetstream, numbered(1..2)).await;
 }
@@ -289,12 +396,28 @@ async fn a_message_that_cannot_be_read_at_all_is_named_and_can_be_skipped() {
             let hits = relay.hits();
             let mut reading = Reading::begin(Relay::options(&server), request(subjects));
             let (events, error) = reading.error().await;
-            assert_eq!(events.len(), before, "all that precedes it is read: {subjects:?}");
-            assert!(matches!(error, Error::Unreadable { sequence: 6, .. }), "{subjects:?}: {error}");
-            assert_eq!((error.kind(), error.sequence()), ("source-unreadable", Some(6)));
-            assert!(relay.hits() >= hits + 3, "a single bad answer stops nothing");
+            assert_eq!(
+                events.len(),
+                before,
+                "all that precedes it is read: {subjects:?}"
+            );
+            assert!(
+                matches!(error, Error::Unreadable { sequence: 6, .. }),
+                "{subjects:?}: {error}"
+            );
+            assert_eq!(
+                (error.kind(), error.sequence()),
+                ("source-unreadable", Some(6))
+            );
+            assert!(
+                relay.hits() >= hits + 3,
+                "a single bad answer stops nothing"
+            );
 
-            let skipping = Request { skips: [6].into(), ..request(subjects) };
+            let skipping = Request {
+                skips: [6].into(),
+                ..request(subjects)
+            };
             let mut reading = Reading::begin(Relay::options(&server), skipping);
             let events = reading.through(7).await;
             assert_eq!(sequences(&events[before..]), [7], "{subjects:?}");

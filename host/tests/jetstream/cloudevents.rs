@@ -10,27 +10,47 @@ use foldstream::source::jetstream::{JetStream, Options};
 use crate::reading::{Reading, checkpoint, options, request};
 use crate::server::{Server, orders, within};
 
-const ENVELOPE: &str =
-    r#"{"specversion":"1.0","id":"1","source":"/shop","type":"made","subject":"cart","data":{"n":1.10}}"#;
+const ENVELOPE: &str = r#"{"specversion":"1.0","id":"1","source":"/shop","type":"made","subject":"cart","data":{"n":1.10}}"#;
 
 async fn publish_one(server: &Server, headers: &[(&str, &str)], body: &str) {
     let mut map = async_nats::HeaderMap::new();
-    headers.iter().for_each(|(name, value)| map.append(*name, *value));
+    headers
+        .iter()
+        .for_each(|(name, value)| map.append(*name, *value));
     let jetstream = server.jetstream().await;
-    let sent = jetstream.publish_with_headers("orders.ada.x", map, body.to_owned().into()).await.expect("published");
-    within("the event is stored", async { sent.await }).await.expect("the stream takes events");
+    let sent = jetstream
+        .publish_with_headers("orders.ada.x", map, body.to_owned().into())
+        .await
+        .expect("published");
+    within("the event is stored", async { sent.await })
+        .await
+        .expect("the stream takes events");
 }
 
 async fn stream() -> Server {
     let server = Server::start().await;
-    server.jetstream().await.create_stream(orders()).await.expect("stream");
+    server
+        .jetstream()
+        .await
+        .create_stream(orders())
+        .await
+        .expect("stream");
     server
 }
 
 async fn checkpoint_behind(server: &Server, count: usize) -> Checkpoint {
     // One event a batch: a batch that is cut by what has arrived would reach past the place.
-    let limits = Limits { events: 1, bytes: 64 << 20 };
-    let mut reading = Reading::begin(options(server), Request { limits, ..request(&[">"]) });
+    let limits = Limits {
+        events: 1,
+        bytes: 64 << 20,
+    };
+    let mut reading = Reading::begin(
+        options(server),
+        Request {
+            limits,
+            ..request(&[">"])
+        },
+    );
     let (mut events, mut last) = (0, None);
     while events < count {
         let batch = reading.next().await.expect("the stream is sound");
@@ -40,9 +60,23 @@ async fn checkpoint_behind(server: &Server, count: usize) -> Checkpoint {
     last.expect("there are events")
 }
 
-async fn read(server: &Server, recognition: Recognition, wants_headers: bool, count: usize) -> Vec<Event> {
-    let options = Options { cloudevents: recognition, ..options(server) };
-    let mut reading = Reading::begin(options, Request { wants_headers, ..request(&[">"]) });
+async fn read(
+    server: &Server,
+    recognition: Recognition,
+    wants_headers: bool,
+    count: usize,
+) -> Vec<Event> {
+    let options = Options {
+        cloudevents: recognition,
+        ..options(server)
+    };
+    let mut reading = Reading::begin(
+        options,
+        Request {
+            wants_headers,
+            ..request(&[">"])
+        },
+    );
     reading.events(count).await.0
 }
 
@@ -58,18 +92,41 @@ async fn an_envelope_is_read_alike_however_it_is_announced() {
         ("ce-datacontenttype", "application/json"),
     ];
     let kafka = binary.map(|(name, value)| (name.replace("ce-", "ce_"), value.replace("%63", "c")));
-    let kafka: Vec<(&str, &str)> = kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let kafka: Vec<(&str, &str)> = kafka
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     publish_one(&server, &[], ENVELOPE).await;
-    publish_one(&server, &[("Content-Type", "application/cloudevents+json; charset=utf-8")], ENVELOPE).await;
-    publish_one(&server, &[("content-type", "application/cloudevents")], ENVELOPE).await;
+    publish_one(
+        &server,
+        &[(
+            "Content-Type",
+            "application/cloudevents+json; charset=utf-8",
+        )],
+        ENVELOPE,
+    )
+    .await;
+    publish_one(
+        &server,
+        &[("content-type", "application/cloudevents")],
+        ENVELOPE,
+    )
+    .await;
     publish_one(&server, &binary, r#"{"n":1.10}"#).await;
     publish_one(&server, &kafka, r#"{"n":1.10}"#).await;
     for wants_headers in [true, false] {
         for event in read(&server, Recognition::Auto, wants_headers, 5).await {
-            assert_eq!((event.kind.as_ref(), event.data.as_str()), ("made", Some(r#"{"n":1.10}"#)), "{event:?}");
+            assert_eq!(
+                (event.kind.as_ref(), event.data.as_str()),
+                ("made", Some(r#"{"n":1.10}"#)),
+                "{event:?}"
+            );
             let expected = wants_headers.then_some("cart");
             assert_eq!(
-                (event.header("ce-subject"), event.header("foldstream-cloudevent-error")),
+                (
+                    event.header("ce-subject"),
+                    event.header("foldstream-cloudevent-error")
+                ),
                 (expected, None),
                 "{event:?}"
             );
@@ -91,39 +148,90 @@ async fn what_is_malformed_never_stops_a_reader_and_carries_a_note() {
         publish_one(&server, &[], body).await;
     }
     publish_one(&server, &[("ce-type", "made"), ("ce-id", "%ff")], "{}").await;
-    publish_one(&server, &[("content-type", "application/cloudevents+avro")], "{}").await;
+    publish_one(
+        &server,
+        &[("content-type", "application/cloudevents+avro")],
+        "{}",
+    )
+    .await;
     publish_one(&server, &[], "{\"specversion\": \"of another kind\"}").await;
     let events = read(&server, Recognition::Auto, true, 8).await;
-    let note = |event: &Event| event.header("foldstream-cloudevent-error").map(str::to_owned);
+    let note = |event: &Event| {
+        event
+            .header("foldstream-cloudevent-error")
+            .map(str::to_owned)
+    };
     for (event, (body, said)) in
-        events.iter().zip(bodies.iter().zip(["specversion", "source", "id", "time", "Subject"]))
+        events.iter().zip(
+            bodies
+                .iter()
+                .zip(["specversion", "source", "id", "time", "Subject"]),
+        )
     {
-        assert_eq!((event.kind.as_ref(), event.data.as_str()), ("x", Some(body.as_str())));
-        assert!(note(event).is_some_and(|note| note.contains(&format!("attribute {said}"))), "{event:?}");
+        assert_eq!(
+            (event.kind.as_ref(), event.data.as_str()),
+            ("x", Some(body.as_str()))
+        );
+        assert!(
+            note(event).is_some_and(|note| note.contains(&format!("attribute {said}"))),
+            "{event:?}"
+        );
     }
-    assert_eq!((events[5].kind.as_ref(), note(&events[5]).is_some()), ("made", true));
-    assert_eq!((events[6].kind.as_ref(), note(&events[6]).is_some()), ("x", true));
-    assert_eq!(note(&events[7]), None, "it has none of the other attributes");
+    assert_eq!(
+        (events[5].kind.as_ref(), note(&events[5]).is_some()),
+        ("made", true)
+    );
+    assert_eq!(
+        (events[6].kind.as_ref(), note(&events[6]).is_some()),
+        ("x", true)
+    );
+    assert_eq!(
+        note(&events[7]),
+        None,
+        "it has none of the other attributes"
+    );
     let without = read(&server, Recognition::Auto, false, 8).await;
-    assert!(without.iter().zip(&events).all(|(one, other)| (&one.kind, &one.data) == (&other.kind, &other.data)));
+    assert!(
+        without
+            .iter()
+            .zip(&events)
+            .all(|(one, other)| (&one.kind, &one.data) == (&other.kind, &other.data))
+    );
 }
 
 #[tokio::test]
 async fn a_source_may_be_told_not_to_look_and_changing_that_loses_no_position() {
     let server = stream().await;
-    publish_one(&server, &[("content-type", "application/cloudevents+json")], ENVELOPE).await;
+    publish_one(
+        &server,
+        &[("content-type", "application/cloudevents+json")],
+        ENVELOPE,
+    )
+    .await;
     publish_one(&server, &[], ENVELOPE).await;
-    for (recognition, kinds) in
-        [(Recognition::Auto, ["made", "made"]), (Recognition::Headers, ["made", "x"]), (Recognition::Off, ["x", "x"])]
-    {
+    for (recognition, kinds) in [
+        (Recognition::Auto, ["made", "made"]),
+        (Recognition::Headers, ["made", "x"]),
+        (Recognition::Off, ["x", "x"]),
+    ] {
         let events = read(&server, recognition, false, 2).await;
-        assert_eq!([&*events[0].kind, &*events[1].kind], kinds, "{recognition:?}");
+        assert_eq!(
+            [&*events[0].kind, &*events[1].kind],
+            kinds,
+            "{recognition:?}"
+        );
     }
     let applied = checkpoint_behind(&server, 2).await;
     publish_one(&server, &[], "{}").await;
     for recognition in [Recognition::Off, Recognition::Headers] {
-        let options = Options { cloudevents: recognition, ..options(&server) };
-        let resume = Request { resume: Some(applied.clone()), ..request(&[">"]) };
+        let options = Options {
+            cloudevents: recognition,
+            ..options(&server)
+        };
+        let resume = Request {
+            resume: Some(applied.clone()),
+            ..request(&[">"])
+        };
         let (events, _) = Reading::begin(options, resume).events(1).await;
         assert_eq!(events[0].sequence, 3, "{recognition:?}");
     }
@@ -133,11 +241,18 @@ async fn a_source_may_be_told_not_to_look_and_changing_that_loses_no_position() 
 async fn an_operator_is_told_how_the_first_events_are_read() {
     let server = stream().await;
     let source = |recognition| {
-        let options = Options { cloudevents: recognition, ..options(&server) };
+        let options = Options {
+            cloudevents: recognition,
+            ..options(&server)
+        };
         JetStream::new(options).expect("the settings are sound")
     };
     let told = async |recognition| source(recognition).info().await;
-    assert_eq!(told(Recognition::Auto).await.first_events, None, "there are none");
+    assert_eq!(
+        told(Recognition::Auto).await.first_events,
+        None,
+        "there are none"
+    );
     let kept = source(Recognition::Auto);
     publish_one(&server, &[], ENVELOPE).await;
     let one = "the first one is read as CloudEvents in JSON, recognised by their attributes";
@@ -150,9 +265,17 @@ async fn an_operator_is_told_how_the_first_events_are_read() {
     );
     for info in [kept.info().await, told(Recognition::Auto).await] {
         assert_eq!(info.first_events.as_deref(), Some(mixed.as_str()));
-        let noted = |warning: &String| warning.contains("event 3 was meant") && warning.contains("specversion is 0.3");
+        let noted = |warning: &String| {
+            warning.contains("event 3 was meant") && warning.contains("specversion is 0.3")
+        };
         assert!(info.warnings.iter().any(noted), "{:?}", info.warnings);
     }
-    let plain = told(Recognition::Headers).await.first_events.expect("there are events");
-    assert!(plain.contains("though their JSON looks like CloudEvents"), "{plain}");
+    let plain = told(Recognition::Headers)
+        .await
+        .first_events
+        .expect("there are events");
+    assert!(
+        plain.contains("though their JSON looks like CloudEvents"),
+        "{plain}"
+    );
 }

@@ -8,7 +8,9 @@ use foldstream::source::Request;
 use foldstream::source::jetstream::Options;
 
 use crate::reading::{Reading, checkpoint, numbers, options, request};
-use crate::server::{Server, Version, free_port, numbered, on_both_versions, orders, publish, until, within};
+use crate::server::{
+    Server, Version, free_port, numbered, on_both_versions, orders, publish, until, within,
+};
 
 /// How long servers of a cluster may take to agree before they are restarted.
 const AGREE_WITHIN: Duration = Duration::from_secs(25);
@@ -24,7 +26,10 @@ on_both_versions! {
 /// Three servers, each with the name of its index.
 async fn cluster(version: Version) -> Vec<Server> {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
-    let routes: Vec<String> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
+    let routes: Vec<String> = ports
+        .iter()
+        .map(|port| format!("nats-route://127.0.0.1:{port}"))
+        .collect();
     let mut servers: Vec<Server> = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let configuration = format!(
@@ -41,13 +46,25 @@ async fn cluster(version: Version) -> Vec<Server> {
 
 /// A stream of this many orders on all servers, and how to read it.
 async fn replicated(servers: &mut [Server], count: u64) -> Options {
-    let config = Config { num_replicas: 3, ..orders() };
+    let config = Config {
+        num_replicas: 3,
+        ..orders()
+    };
     restarting(servers, async |servers: &[Server]| {
-        servers[0].jetstream().await.create_stream(config.clone()).await.ok().map(drop)
+        servers[0]
+            .jetstream()
+            .await
+            .create_stream(config.clone())
+            .await
+            .ok()
+            .map(drop)
     })
     .await;
     publish(&servers[0].jetstream().await, numbered(0..count)).await;
-    Options { servers: servers.iter().map(Server::url).collect(), ..options(&servers[0]) }
+    Options {
+        servers: servers.iter().map(Server::url).collect(),
+        ..options(&servers[0])
+    }
 }
 
 async fn a_leader_that_took_over_is_the_same_stream_to_who_comes_back(version: Version) {
@@ -63,17 +80,37 @@ async fn a_leader_that_took_over_is_the_same_stream_to_who_comes_back(version: V
         let other = &servers[(index + 1) % 3];
         let has_changed = async || {
             let jetstream = other.jetstream().await;
-            let found = jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?.leader?;
+            let found = jetstream
+                .get_stream("ORDERS")
+                .await
+                .ok()?
+                .cached_info()
+                .cluster
+                .clone()?
+                .leader?;
             (found != leader).then_some(())
         };
         Box::pin(until("another leader", has_changed)).await;
         let number = 100 + round;
         publish(&other.jetstream().await, numbered(number..number + 1)).await;
-        assert_eq!(numbers(&live.events(1).await.0), [number], "who was there all the time");
+        assert_eq!(
+            numbers(&live.events(1).await.0),
+            [number],
+            "who was there all the time"
+        );
         for subjects in [&["orders.*.placed"][..], &[">"]] {
-            let request = Request { resume: resume.clone(), ..request(subjects) };
-            let (events, last) = Reading::begin(options.clone(), request).events(1 + round as usize).await;
-            assert_eq!((numbers(&events)[0], last.through), (100, 101 + round), "who comes back");
+            let request = Request {
+                resume: resume.clone(),
+                ..request(subjects)
+            };
+            let (events, last) = Reading::begin(options.clone(), request)
+                .events(1 + round as usize)
+                .await;
+            assert_eq!(
+                (numbers(&events)[0], last.through),
+                (100, 101 + round),
+                "who comes back"
+            );
         }
         servers[index].run().await;
         all_replicas(&mut servers[index]).await;
@@ -84,23 +121,41 @@ async fn a_leader_that_took_over_is_the_same_stream_to_who_comes_back(version: V
 async fn leader(server: &Server) -> String {
     let leads = async || {
         let jetstream = server.jetstream().await;
-        jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?.leader
+        jetstream
+            .get_stream("ORDERS")
+            .await
+            .ok()?
+            .cached_info()
+            .cluster
+            .clone()?
+            .leader
     };
     Box::pin(until("a leader", leads)).await
 }
 
 /// Waits until all replicas are up to date.
 async fn all_replicas(server: &mut Server) {
-    restarting(std::slice::from_mut(server), async |servers: &[Server]| {
-        let jetstream = servers[0].jetstream().await;
-        let info = jetstream.get_stream("ORDERS").await.ok()?.cached_info().cluster.clone()?;
-        (info.leader.is_some() && info.replicas.iter().all(|replica| replica.current)).then_some(())
-    })
+    restarting(
+        std::slice::from_mut(server),
+        async |servers: &[Server]| {
+            let jetstream = servers[0].jetstream().await;
+            let info = jetstream
+                .get_stream("ORDERS")
+                .await
+                .ok()?
+                .cached_info()
+                .cluster
+                .clone()?;
+            (info.leader.is_some() && info.replicas.iter().all(|replica| replica.current))
+                .then_some(())
+        },
+    )
     .await;
 }
 
-/// Waits for something that these servers must agree about. Servers of 2.10 that meet on a busy machine close each other's
-/// connections as duplicates, and may then not know one of them for minutes. As an operator would, this restarts them.
+/// Waits for something that these servers must agree about. Servers of 2.10 that meet on a busy
+/// machine close each other's connections as duplicates, and may then not know one of them for
+/// minutes. As an operator would, this restarts them.
 async fn restarting(servers: &mut [Server], agreed: impl AsyncFn(&[Server]) -> Option<()>) {
     within("the servers agree", async {
         loop {
@@ -123,8 +178,17 @@ async fn restarting(servers: &mut [Server], agreed: impl AsyncFn(&[Server]) -> O
 async fn servers_of_a_cluster_come_and_go_without_loss(version: Version) {
     let mut servers = cluster(version).await;
     let options = replicated(&mut servers, 20_000).await;
-    let limits = Limits { events: 50, bytes: 1 << 20 };
-    let mut reading = Reading::begin(options, Request { limits, ..request(&["orders.*.placed"]) });
+    let limits = Limits {
+        events: 50,
+        bytes: 1 << 20,
+    };
+    let mut reading = Reading::begin(
+        options,
+        Request {
+            limits,
+            ..request(&["orders.*.placed"])
+        },
+    );
     let (mut events, _) = reading.events(1_000).await;
 
     for server in &mut servers {
@@ -135,6 +199,12 @@ async fn servers_of_a_cluster_come_and_go_without_loss(version: Version) {
         all_replicas(server).await;
     }
     events.extend(reading.events(20_000 - events.len()).await.0);
-    assert!(numbers(&events).into_iter().eq(0..20_000), "events are lost, doubled or out of order");
-    assert!(reading.status.borrow().reconnects >= 1, "no server was lost that mattered");
+    assert!(
+        numbers(&events).into_iter().eq(0..20_000),
+        "events are lost, doubled or out of order"
+    );
+    assert!(
+        reading.status.borrow().reconnects >= 1,
+        "no server was lost that mattered"
+    );
 }

@@ -35,7 +35,9 @@ fn administrator() -> ConnectOptions {
 
 /// The message with which settings are refused.
 fn refusal(options: Options) -> String {
-    JetStream::new(options).expect_err("the settings are unusable").to_string()
+    JetStream::new(options)
+        .expect_err("the settings are unusable")
+        .to_string()
 }
 
 fn text(value: &str) -> Option<String> {
@@ -46,13 +48,30 @@ fn text(value: &str) -> Option<String> {
 async fn user_and_password_are_presented() {
     let server = Server::start_with("authorization { user: admin, password: secret }").await;
     fill(&server, administrator()).await;
-    let named = Options { user: text("admin"), password: text("secret"), ..options(&server) };
+    let named = Options {
+        user: text("admin"),
+        password: text("secret"),
+        ..options(&server)
+    };
     reads(named.clone()).await;
-    reads(Options { servers: vec![server.url().replace("//", "//admin:secret@")], ..options(&server) }).await;
+    reads(Options {
+        servers: vec![server.url().replace("//", "//admin:secret@")],
+        ..options(&server)
+    })
+    .await;
 
-    let mut wrong = Reading::begin(Options { password: text("wrong"), ..named }, request(&[">"]));
+    let mut wrong = Reading::begin(
+        Options {
+            password: text("wrong"),
+            ..named
+        },
+        request(&[">"]),
+    );
     let message = wrong.state(SourceState::Unauthorized).await;
-    assert!(message.to_lowercase().contains("authorization violation"), "{message}");
+    assert!(
+        message.to_lowercase().contains("authorization violation"),
+        "{message}"
+    );
     assert!(!message.contains("wrong"), "a secret is told: {message}");
 }
 
@@ -60,8 +79,16 @@ async fn user_and_password_are_presented() {
 async fn token_is_presented() {
     let server = Server::start_with("authorization { token: t0ken }").await;
     fill(&server, ConnectOptions::with_token("t0ken".to_owned())).await;
-    reads(Options { token: text("t0ken"), ..options(&server) }).await;
-    reads(Options { servers: vec![server.url().replace("//", "//t0ken@")], ..options(&server) }).await;
+    reads(Options {
+        token: text("t0ken"),
+        ..options(&server)
+    })
+    .await;
+    reads(Options {
+        servers: vec![server.url().replace("//", "//t0ken@")],
+        ..options(&server)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -76,7 +103,13 @@ async fn replaced_key_file_is_read_again() {
     let seed = |pair: &KeyPair| pair.seed().expect("the pair is whole");
     let nkey = server.write("user.nk", &seed(&wrong));
 
-    let mut reading = Reading::begin(Options { nkey: Some(nkey), ..options(&server) }, request(&[">"]));
+    let mut reading = Reading::begin(
+        Options {
+            nkey: Some(nkey),
+            ..options(&server)
+        },
+        request(&[">"]),
+    );
     reading.state(SourceState::Unauthorized).await;
     server.write("user.nk", &format!("{}\n", seed(&right)));
     assert_eq!(numbers(&reading.events(3).await.0), [0, 1, 2]);
@@ -85,8 +118,14 @@ async fn replaced_key_file_is_read_again() {
 #[tokio::test]
 async fn replaced_password_and_token_files_are_read_again() {
     let ways = [
-        ("authorization { user: admin, password: secret }", administrator()),
-        ("authorization { token: secret }", ConnectOptions::with_token("secret".to_owned())),
+        (
+            "authorization { user: admin, password: secret }",
+            administrator(),
+        ),
+        (
+            "authorization { token: secret }",
+            ConnectOptions::with_token("secret".to_owned()),
+        ),
     ];
     for (configuration, filler) in ways {
         let mut server = Server::start_with(configuration).await;
@@ -95,9 +134,18 @@ async fn replaced_password_and_token_files_are_read_again() {
         // What the configuration read at the start.
         let read = text("secret");
         let options = if configuration.contains("user") {
-            Options { user: text("admin"), password: read, password_file: file, ..options(&server) }
+            Options {
+                user: text("admin"),
+                password: read,
+                password_file: file,
+                ..options(&server)
+            }
         } else {
-            Options { token: read, token_file: file, ..options(&server) }
+            Options {
+                token: read,
+                token_file: file,
+                ..options(&server)
+            }
         };
         let mut reading = Reading::begin(options, request(&[">"]));
         reading.events(3).await;
@@ -126,8 +174,12 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String 
 
 /// Configuration of a server with an operator, and a user of its account: JWT and seed.
 fn operator_mode() -> (String, String, String) {
-    let (operator, account, system, user) =
-        (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account(), KeyPair::new_user());
+    let (operator, account, system, user) = (
+        KeyPair::new_operator(),
+        KeyPair::new_account(),
+        KeyPair::new_account(),
+        KeyPair::new_user(),
+    );
     let limits = serde_json::json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
         "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
@@ -136,11 +188,23 @@ fn operator_mode() -> (String, String, String) {
     for name in ["mem_storage", "disk_storage", "streams", "consumer"] {
         plain[name] = 0.into();
     }
-    let operator_jwt = jwt(&operator, &operator, &serde_json::json!({ "type": "operator", "version": 2 }));
-    let account_jwt =
-        jwt(&operator, &account, &serde_json::json!({ "type": "account", "version": 2, "limits": limits }));
-    let system_jwt = jwt(&operator, &system, &serde_json::json!({ "type": "account", "version": 2, "limits": plain }));
-    let user_claims = serde_json::json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
+    let operator_jwt = jwt(
+        &operator,
+        &operator,
+        &serde_json::json!({ "type": "operator", "version": 2 }),
+    );
+    let account_jwt = jwt(
+        &operator,
+        &account,
+        &serde_json::json!({ "type": "account", "version": 2, "limits": limits }),
+    );
+    let system_jwt = jwt(
+        &operator,
+        &system,
+        &serde_json::json!({ "type": "account", "version": 2, "limits": plain }),
+    );
+    let user_claims =
+        serde_json::json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
     let user_jwt = jwt(&account, &user, &user_claims);
     let configuration = format!(
         "operator: {operator_jwt}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt}, {}: \
@@ -149,7 +213,11 @@ fn operator_mode() -> (String, String, String) {
         account.public_key(),
         system.public_key(),
     );
-    (configuration, user_jwt, user.seed().expect("the pair is whole"))
+    (
+        configuration,
+        user_jwt,
+        user.seed().expect("the pair is whole"),
+    )
 }
 
 #[tokio::test]
@@ -160,15 +228,36 @@ async fn credentials_file_and_jwt_with_nkey_are_presented() {
         "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
          SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     );
-    fill(&server, ConnectOptions::with_credentials(&creds).expect("the credentials are sound")).await;
+    fill(
+        &server,
+        ConnectOptions::with_credentials(&creds).expect("the credentials are sound"),
+    )
+    .await;
 
-    reads(Options { creds: Some(server.write("user.creds", &creds)), ..options(&server) }).await;
-    let (jwt_file, seed_file) = (server.write("user.jwt", &jwt), server.write("user.nk", &seed));
-    reads(Options { jwt: Some(jwt_file), nkey: Some(seed_file.clone()), ..options(&server) }).await;
+    reads(Options {
+        creds: Some(server.write("user.creds", &creds)),
+        ..options(&server)
+    })
+    .await;
+    let (jwt_file, seed_file) = (
+        server.write("user.jwt", &jwt),
+        server.write("user.nk", &seed),
+    );
+    reads(Options {
+        jwt: Some(jwt_file),
+        nkey: Some(seed_file.clone()),
+        ..options(&server)
+    })
+    .await;
 
     let context = serde_json::json!({ "url": server.url(), "user_jwt": jwt, "nkey": seed_file });
     let context = server.write("edge.json", &context.to_string());
-    reads(Options { servers: Vec::new(), context: text(&context.display().to_string()), ..options(&server) }).await;
+    reads(Options {
+        servers: Vec::new(),
+        context: text(&context.display().to_string()),
+        ..options(&server)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -181,7 +270,11 @@ async fn missing_permission_is_told_in_the_servers_words() {
     };
     let mut server = Server::start_with(&users("never")).await;
     fill(&server, administrator()).await;
-    let reader = Options { user: text("reader"), password: text("secret"), ..options(&server) };
+    let reader = Options {
+        user: text("reader"),
+        password: text("secret"),
+        ..options(&server)
+    };
     for denied in [
         "$JS.API.STREAM.INFO.>",
         "$JS.API.STREAM.MSG.GET.>",
@@ -193,7 +286,10 @@ async fn missing_permission_is_told_in_the_servers_words() {
         server.run().await;
         let mut reading = Reading::begin(reader.clone(), request(&[">"]));
         let message = reading.state(SourceState::Unauthorized).await;
-        assert!(message.contains("Permissions Violation"), "{denied}: {message}");
+        assert!(
+            message.contains("Permissions Violation"),
+            "{denied}: {message}"
+        );
 
         // Once it is granted, the reader goes on by itself.
         server.kill();
@@ -213,14 +309,34 @@ async fn least_privilege_with_an_inbox_prefix_is_enough() {
     )
     .await;
     fill(&server, administrator()).await;
-    let reader = Options { user: text("reader"), password: text("secret"), ..options(&server) };
-    let granted = Options { inbox_prefix: text("_FOLD"), ..reader.clone() };
+    let reader = Options {
+        user: text("reader"),
+        password: text("secret"),
+        ..options(&server)
+    };
+    let granted = Options {
+        inbox_prefix: text("_FOLD"),
+        ..reader.clone()
+    };
     let mut first = Reading::begin(granted.clone(), request(&[">"]));
     let (_, last) = first.events(3).await;
     // Resuming looks at the last event too.
     let resume = Some(crate::reading::checkpoint(&last));
-    let mut resumed = Reading::begin(granted, foldstream::source::Request { resume, ..request(&[">"]) });
-    assert_eq!(resumed.next().await.expect("the history is the same").through, 3);
+    let mut resumed = Reading::begin(
+        granted,
+        foldstream::source::Request {
+            resume,
+            ..request(&[">"])
+        },
+    );
+    assert_eq!(
+        resumed
+            .next()
+            .await
+            .expect("the history is the same")
+            .through,
+        3
+    );
 
     let mut refused = Reading::begin(reader, request(&[">"]));
     let message = refused.state(SourceState::Unauthorized).await;
@@ -229,12 +345,27 @@ async fn least_privilege_with_an_inbox_prefix_is_enough() {
 
 #[tokio::test]
 async fn domain_and_api_prefix_lead_to_their_jetstream() {
-    let server = Server::start_with("jetstream { store_dir: \"$FOLDER/store\", domain: edge }").await;
+    let server =
+        Server::start_with("jetstream { store_dir: \"$FOLDER/store\", domain: edge }").await;
     fill(&server, ConnectOptions::new()).await;
-    reads(Options { domain: text("edge"), ..options(&server) }).await;
-    reads(Options { api_prefix: text("$JS.edge.API"), ..options(&server) }).await;
+    reads(Options {
+        domain: text("edge"),
+        ..options(&server)
+    })
+    .await;
+    reads(Options {
+        api_prefix: text("$JS.edge.API"),
+        ..options(&server)
+    })
+    .await;
 
-    let mut lost = Reading::begin(Options { domain: text("hub"), ..options(&server) }, request(&[">"]));
+    let mut lost = Reading::begin(
+        Options {
+            domain: text("hub"),
+            ..options(&server)
+        },
+        request(&[">"]),
+    );
     let message = lost.state(SourceState::Reconnecting).await;
     assert!(message.contains("no JetStream at $JS.hub.API"), "{message}");
 }
@@ -255,14 +386,25 @@ fn certify(server: &Server) -> Certificates {
     let issuer = rcgen::Issuer::new(parameters, key);
     let issue = |name: &str| {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]);
-        let certificate = parameters.expect("parameters").signed_by(&key, &issuer).expect("a certificate");
+        let parameters =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]);
+        let certificate = parameters
+            .expect("parameters")
+            .signed_by(&key, &issuer)
+            .expect("a certificate");
         let path = server.write(&format!("{name}.pem"), &certificate.pem());
-        (path, server.write(&format!("{name}.key"), &key.serialize_pem()))
+        (
+            path,
+            server.write(&format!("{name}.key"), &key.serialize_pem()),
+        )
     };
     issue("server");
     let (client, client_key) = issue("client");
-    Certificates { authority: server.write("ca.pem", &authority.pem()), client, client_key }
+    Certificates {
+        authority: server.write("ca.pem", &authority.pem()),
+        client,
+        client_key,
+    }
 }
 
 const TLS: &str = "tls { cert_file: \"$FOLDER/server.pem\", key_file: \"$FOLDER/server.key\"";
@@ -276,15 +418,27 @@ async fn tls_is_spoken_and_the_server_is_verified() {
     let trusting = || ConnectOptions::new().add_root_certificates(files.authority.clone());
     drop(rustls::crypto::ring::default_provider().install_default());
     fill(&server, trusting()).await;
-    let tls = Options { tls_ca: Some(files.authority.clone()), ..options(&server) };
+    let tls = Options {
+        tls_ca: Some(files.authority.clone()),
+        ..options(&server)
+    };
     reads(tls.clone()).await;
     let named = vec![format!("tls://localhost:{}", server.port())];
-    reads(Options { servers: named, ..tls.clone() }).await;
+    reads(Options {
+        servers: named,
+        ..tls.clone()
+    })
+    .await;
 
     let other = Server::prepare("");
-    let stranger = Options { tls_ca: Some(certify(&other).authority), ..options(&server) };
+    let stranger = Options {
+        tls_ca: Some(certify(&other).authority),
+        ..options(&server)
+    };
     let mut distrusting = Reading::begin(stranger, request(&[">"]));
-    let refused = distrusting.status.wait_for(|status| status.message.is_some());
+    let refused = distrusting
+        .status
+        .wait_for(|status| status.message.is_some());
     let message = crate::server::within("the reader tells of its trouble", async {
         tokio::select! {
             status = refused => status.expect("the reader lives").message.clone().unwrap_or_default(),
@@ -302,10 +456,23 @@ async fn certificate_that_changed_is_told_and_its_new_authority_is_read() {
     server.configure(&format!("{TLS} }}"));
     server.run().await;
     drop(rustls::crypto::ring::default_provider().install_default());
-    fill(&server, ConnectOptions::new().add_root_certificates(authority.clone())).await;
+    fill(
+        &server,
+        ConnectOptions::new().add_root_certificates(authority.clone()),
+    )
+    .await;
     // The reader's own copy, as it is on another machine.
-    let trusted = server.write("trusted.pem", &std::fs::read_to_string(&authority).expect("it was written"));
-    let mut reading = Reading::begin(Options { tls_ca: Some(trusted.clone()), ..options(&server) }, request(&[">"]));
+    let trusted = server.write(
+        "trusted.pem",
+        &std::fs::read_to_string(&authority).expect("it was written"),
+    );
+    let mut reading = Reading::begin(
+        Options {
+            tls_ca: Some(trusted.clone()),
+            ..options(&server)
+        },
+        request(&[">"]),
+    );
     reading.events(3).await;
 
     server.kill();
@@ -332,7 +499,13 @@ async fn certificate_that_changed_is_told_and_its_new_authority_is_read() {
 async fn clear_text_is_refused_where_tls_is_required() {
     let server = Server::start().await;
     fill(&server, ConnectOptions::new()).await;
-    let mut reading = Reading::begin(Options { tls_required: true, ..options(&server) }, request(&[">"]));
+    let mut reading = Reading::begin(
+        Options {
+            tls_required: true,
+            ..options(&server)
+        },
+        request(&[">"]),
+    );
     let refused = reading.status.wait_for(|status| status.message.is_some());
     crate::server::within("the reader tells of its trouble", async {
         tokio::select! {
@@ -347,7 +520,9 @@ async fn clear_text_is_refused_where_tls_is_required() {
 async fn client_certificate_and_early_tls_are_presented() {
     let mut server = Server::prepare("");
     let files = certify(&server);
-    server.configure(&format!("{TLS}, ca_file: \"$FOLDER/ca.pem\", verify: true, handshake_first: true }}"));
+    server.configure(&format!(
+        "{TLS}, ca_file: \"$FOLDER/ca.pem\", verify: true, handshake_first: true }}"
+    ));
     server.run().await;
     drop(rustls::crypto::ring::default_provider().install_default());
     let administrator = ConnectOptions::new()
@@ -367,7 +542,12 @@ async fn client_certificate_and_early_tls_are_presented() {
         "url": server.url(), "ca": files.authority, "cert": files.client, "key": files.client_key, "tls_first": true,
     });
     let context = server.write("tls.json", &context.to_string());
-    reads(Options { servers: Vec::new(), context: text(&context.display().to_string()), ..options(&server) }).await;
+    reads(Options {
+        servers: Vec::new(),
+        context: text(&context.display().to_string()),
+        ..options(&server)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -375,12 +555,29 @@ async fn context_fills_in_what_is_not_set() {
     let server = Server::start_with("authorization { user: admin, password: secret }").await;
     fill(&server, administrator()).await;
     let context = serde_json::json!({ "url": server.url(), "user": "admin", "password": "secret" });
-    let context = server.write("good.json", &context.to_string()).display().to_string();
-    reads(Options { servers: Vec::new(), context: text(&context), ..options(&server) }).await;
+    let context = server
+        .write("good.json", &context.to_string())
+        .display()
+        .to_string();
+    reads(Options {
+        servers: Vec::new(),
+        context: text(&context),
+        ..options(&server)
+    })
+    .await;
 
-    let context = serde_json::json!({ "url": "nats://127.0.0.1:1", "user": "admin", "password": "old" });
-    let context = server.write("stale.json", &context.to_string()).display().to_string();
-    let own = Options { user: text("admin"), password: text("secret"), context: text(&context), ..options(&server) };
+    let context =
+        serde_json::json!({ "url": "nats://127.0.0.1:1", "user": "admin", "password": "old" });
+    let context = server
+        .write("stale.json", &context.to_string())
+        .display()
+        .to_string();
+    let own = Options {
+        user: text("admin"),
+        password: text("secret"),
+        context: text(&context),
+        ..options(&server)
+    };
     reads(own).await;
 }
 
@@ -392,39 +589,189 @@ fn unusable_settings_are_refused_with_what_to_do() {
         std::fs::write(&path, content).expect("folder is writable");
         Some(path)
     };
-    let base = || Options { name: "orders".to_owned(), stream: "ORDERS".to_owned(), ..Options::default() };
+    let base = || Options {
+        name: "orders".to_owned(),
+        stream: "ORDERS".to_owned(),
+        ..Options::default()
+    };
     let absent = Some(folder.path().join("absent"));
     let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
     let table = [
-        (Options { stream: String::new(), ..base() }, "nats stream ls"),
-        (Options { stream: "a.b".to_owned(), ..base() }, "nats stream ls"),
-        (Options { servers: vec!["http://x".to_owned()], ..base() }, "write it like"),
-        (Options { servers: vec!["ws://x".to_owned()], ..base() }, "WebSockets"),
-        (Options { servers: vec!["nats://:pass word@".to_owned()], ..base() }, "write it like"),
-        (Options { user: text("u"), ..base() }, "without `password`"),
-        (Options { password: text("p"), ..base() }, "without `user`"),
-        (Options { token: text("t"), user: text("u"), password: text("p"), ..base() }, "keep one"),
-        (Options { token: text("t"), creds: file("x.creds", ""), ..base() }, "keep one"),
-        (Options { jwt: file("x.jwt", "e30"), ..base() }, "without `nkey`"),
-        (Options { creds: absent.clone(), ..base() }, "cannot read `creds`"),
-        (Options { creds: file("y.creds", "nothing"), ..base() }, "not a credentials file"),
-        (Options { nkey: file("x.nk", "SUNOTASEED"), ..base() }, "nk -gen user"),
-        (Options { tls_ca: absent, ..base() }, "`tls_ca`"),
-        (Options { tls_ca: file("ca.pem", "nothing"), ..base() }, "no certificate"),
-        (Options { tls_cert: file("c.pem", "x"), ..base() }, "without `tls_key`"),
-        (Options { tls_key: file("k.pem", &key), ..base() }, "without `tls_cert`"),
-        (Options { domain: text("hub"), api_prefix: text("$JS.hub.API"), ..base() }, "keep one"),
-        (Options { domain: text("a.b"), ..base() }, "not a JetStream domain"),
-        (Options { api_prefix: text("a b"), ..base() }, "`api_prefix` is not valid"),
-        (Options { inbox_prefix: text("_IN.>"), ..base() }, "`inbox_prefix` is not valid"),
-        (Options { context: text("/nowhere/context.json"), ..base() }, "nats context ls"),
+        (
+            Options {
+                stream: String::new(),
+                ..base()
+            },
+            "nats stream ls",
+        ),
+        (
+            Options {
+                stream: "a.b".to_owned(),
+                ..base()
+            },
+            "nats stream ls",
+        ),
+        (
+            Options {
+                servers: vec!["http://x".to_owned()],
+                ..base()
+            },
+            "write it like",
+        ),
+        (
+            Options {
+                servers: vec!["ws://x".to_owned()],
+                ..base()
+            },
+            "WebSockets",
+        ),
+        (
+            Options {
+                servers: vec!["nats://:pass word@".to_owned()],
+                ..base()
+            },
+            "write it like",
+        ),
+        (
+            Options {
+                user: text("u"),
+                ..base()
+            },
+            "without `password`",
+        ),
+        (
+            Options {
+                password: text("p"),
+                ..base()
+            },
+            "without `user`",
+        ),
+        (
+            Options {
+                token: text("t"),
+                user: text("u"),
+                password: text("p"),
+                ..base()
+            },
+            "keep one",
+        ),
+        (
+            Options {
+                token: text("t"),
+                creds: file("x.creds", ""),
+                ..base()
+            },
+            "keep one",
+        ),
+        (
+            Options {
+                jwt: file("x.jwt", "e30"),
+                ..base()
+            },
+            "without `nkey`",
+        ),
+        (
+            Options {
+                creds: absent.clone(),
+                ..base()
+            },
+            "cannot read `creds`",
+        ),
+        (
+            Options {
+                creds: file("y.creds", "nothing"),
+                ..base()
+            },
+            "not a credentials file",
+        ),
+        (
+            Options {
+                nkey: file("x.nk", "SUNOTASEED"),
+                ..base()
+            },
+            "nk -gen user",
+        ),
+        (
+            Options {
+                tls_ca: absent,
+                ..base()
+            },
+            "`tls_ca`",
+        ),
+        (
+            Options {
+                tls_ca: file("ca.pem", "nothing"),
+                ..base()
+            },
+            "no certificate",
+        ),
+        (
+            Options {
+                tls_cert: file("c.pem", "x"),
+                ..base()
+            },
+            "without `tls_key`",
+        ),
+        (
+            Options {
+                tls_key: file("k.pem", &key),
+                ..base()
+            },
+            "without `tls_cert`",
+        ),
+        (
+            Options {
+                domain: text("hub"),
+                api_prefix: text("$JS.hub.API"),
+                ..base()
+            },
+            "keep one",
+        ),
+        (
+            Options {
+                domain: text("a.b"),
+                ..base()
+            },
+            "not a JetStream domain",
+        ),
+        (
+            Options {
+                api_prefix: text("a b"),
+                ..base()
+            },
+            "`api_prefix` is not valid",
+        ),
+        (
+            Options {
+                inbox_prefix: text("_IN.>"),
+                ..base()
+            },
+            "`inbox_prefix` is not valid",
+        ),
+        (
+            Options {
+                context: text("/nowhere/context.json"),
+                ..base()
+            },
+            "nats context ls",
+        ),
     ];
     for (options, expected) in table {
         let message = refusal(options);
-        assert!(message.contains("source orders: ") && message.contains(expected), "{expected}: {message}");
-        assert!(!message.contains("pass word"), "a secret is told: {message}");
+        assert!(
+            message.contains("source orders: ") && message.contains(expected),
+            "{expected}: {message}"
+        );
+        assert!(
+            !message.contains("pass word"),
+            "a secret is told: {message}"
+        );
     }
-    let secret = Options { password: text("hidden"), token: text("hidden"), ..base() };
+    let secret = Options {
+        password: text("hidden"),
+        token: text("hidden"),
+        ..base()
+    };
     assert!(!format!("{secret:?}").contains("hidden"));
 }
 
@@ -440,8 +787,8 @@ fn counted(listener: TcpListener) -> Arc<AtomicUsize> {
     count
 }
 
-/// Stands before a server as the one member of a cluster that advertises another; its address, and how many connections it
-/// was asked for.
+/// Stands before a server as the one member of a cluster that advertises another; its address, and
+/// how many connections it was asked for.
 async fn advertising(server: SocketAddr, other: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -456,13 +803,23 @@ async fn advertising(server: SocketAddr, other: SocketAddr) -> (SocketAddr, Arc<
     (address, count)
 }
 
-async fn pass_on(mut client: TcpStream, server: SocketAddr, other: SocketAddr) -> std::io::Result<()> {
+async fn pass_on(
+    mut client: TcpStream,
+    server: SocketAddr,
+    other: SocketAddr,
+) -> std::io::Result<()> {
     let mut server = BufReader::new(TcpStream::connect(server).await?);
     let mut first = String::new();
     server.read_line(&mut first).await?;
-    let first = first.replacen("INFO {", &format!("INFO {{\"connect_urls\":[\"{other}\"],"), 1);
+    let first = first.replacen(
+        "INFO {",
+        &format!("INFO {{\"connect_urls\":[\"{other}\"],"),
+        1,
+    );
     client.write_all(first.as_bytes()).await?;
-    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
+    tokio::io::copy_bidirectional(&mut client, &mut server)
+        .await
+        .map(drop)
 }
 
 #[tokio::test]
@@ -475,17 +832,27 @@ async fn servers_that_a_server_advertises_are_left_alone_if_that_is_set() {
         let (before, asked) = advertising(address, other.local_addr().expect("an address")).await;
         let other = counted(other);
         let servers = vec![format!("nats://{before}")];
-        let settings = Options { ignore_discovered_servers: ignores, servers, ..options(&server) };
+        let settings = Options {
+            ignore_discovered_servers: ignores,
+            servers,
+            ..options(&server)
+        };
         let mut reading = Reading::begin(settings, request(&[">"]));
         assert_eq!(numbers(&reading.events(3).await.0), [0, 1, 2]);
         let at = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         let before_loss = at(&asked);
         server.kill();
-        until("several attempts", async || (at(&asked) >= before_loss + 4).then_some(())).await;
+        until("several attempts", async || {
+            (at(&asked) >= before_loss + 4).then_some(())
+        })
+        .await;
         if ignores {
             assert_eq!(at(&other), 0, "it connected to where the server sent it");
         } else {
-            until("an attempt at the other server", async || (at(&other) > 0).then_some(())).await;
+            until("an attempt at the other server", async || {
+                (at(&other) > 0).then_some(())
+            })
+            .await;
         }
     }
 }

@@ -12,7 +12,11 @@ use crate::server::{Server, numbered, orders, publish, until, within};
 #[tokio::test]
 async fn server_that_limits_requests_is_read_to_its_end_and_live() {
     let count = 3_000;
-    for limits in ["max_request_batch: 7", "max_request_batch: 1000", "max_request_batch: 1"] {
+    for limits in [
+        "max_request_batch: 7",
+        "max_request_batch: 1000",
+        "max_request_batch: 1",
+    ] {
         let server = Server::start_with(&format!(
             "jetstream {{ store_dir: \"$FOLDER/store\", limits {{ {limits}, max_ack_pending: 5 }} }}"
         ))
@@ -28,7 +32,11 @@ async fn server_that_limits_requests_is_read_to_its_end_and_live() {
         }
         let mut reading = Reading::begin(options(&server), request(&["orders.none.*"]));
         assert_eq!(reading.through(count).await.len(), 0);
-        publish(&jetstream, [("orders.none.1".to_owned(), "{\"number\":1}".to_owned())]).await;
+        publish(
+            &jetstream,
+            [("orders.none.1".to_owned(), "{\"number\":1}".to_owned())],
+        )
+        .await;
         assert_eq!(numbers(&reading.events(1).await.0), [1]);
     }
 }
@@ -37,13 +45,22 @@ async fn server_that_limits_requests_is_read_to_its_end_and_live() {
 async fn stream_without_room_for_a_consumer_says_what_to_do_and_is_read_once_there_is_room() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    jetstream.create_stream(Config { max_consumers: 1, ..orders() }).await.expect("stream");
+    jetstream
+        .create_stream(Config {
+            max_consumers: 1,
+            ..orders()
+        })
+        .await
+        .expect("stream");
     publish(&jetstream, numbered(0..3)).await;
     let mut first = Reading::begin(options(&server), request(&[">"]));
     first.events(3).await;
     let mut second = Reading::begin(options(&server), request(&[">"]));
     let message = second.state(SourceState::Reconnecting).await;
-    assert!(message.contains("no room for another consumer") && message.contains("max_consumers"), "{message}");
+    assert!(
+        message.contains("no room for another consumer") && message.contains("max_consumers"),
+        "{message}"
+    );
     drop(first);
     assert_eq!(second.events(3).await.0.len(), 3);
 }
@@ -52,14 +69,23 @@ async fn stream_without_room_for_a_consumer_says_what_to_do_and_is_read_once_the
 async fn streams_that_drop_what_others_acknowledge_are_refused_for_good() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    for (retention, word) in [(RetentionPolicy::Interest, "interest"), (RetentionPolicy::WorkQueue, "workqueue")] {
-        let stream = Config { retention, ..orders() };
+    for (retention, word) in [
+        (RetentionPolicy::Interest, "interest"),
+        (RetentionPolicy::WorkQueue, "workqueue"),
+    ] {
+        let stream = Config {
+            retention,
+            ..orders()
+        };
         jetstream.create_stream(stream).await.expect("stream");
         publish(&jetstream, numbered(0..3)).await;
         let mut reading = Reading::begin(options(&server), request(&[">"]));
         let (events, error) = reading.error().await;
         assert!(events.is_empty());
-        assert!(matches!(&error, Error::Unsupported { .. }) && error.to_string().contains(word), "{error}");
+        assert!(
+            matches!(&error, Error::Unsupported { .. }) && error.to_string().contains(word),
+            "{error}"
+        );
         assert_eq!(error.kind(), "source-unsupported");
         assert_eq!(reading.status.borrow().state, SourceState::Stopped);
         let source = JetStream::new(options(&server)).expect("the settings are sound");
@@ -79,7 +105,10 @@ async fn stream_that_is_edited_to_drop_events_stops_its_reader() {
     publish(&jetstream, numbered(0..3)).await;
     let mut reading = Reading::begin(options(&server), request(&["orders.1.*"]));
     reading.through(3).await;
-    let edited = Config { retention: RetentionPolicy::Interest, ..orders() };
+    let edited = Config {
+        retention: RetentionPolicy::Interest,
+        ..orders()
+    };
     jetstream.update_stream(edited).await.expect("update");
     publish(&jetstream, numbered(3..9)).await;
     let (_, error) = reading.error().await;
@@ -91,23 +120,41 @@ async fn account_without_room_for_a_consumer_says_what_to_do() {
     let account = "jetstream { store_dir: \"$FOLDER/store\" }
         accounts { A { jetstream { max_file: 100MB, max_consumers: 1 }, users: [ { user: a, password: p } ] } }";
     let server = Server::start_with(account).await;
-    let administrator = async_nats::ConnectOptions::with_user_and_password("a".to_owned(), "p".to_owned());
+    let administrator =
+        async_nats::ConnectOptions::with_user_and_password("a".to_owned(), "p".to_owned());
     let jetstream = server.jetstream_as(administrator).await;
-    jetstream.create_stream(Config { max_bytes: 1 << 20, ..orders() }).await.expect("stream");
+    jetstream
+        .create_stream(Config {
+            max_bytes: 1 << 20,
+            ..orders()
+        })
+        .await
+        .expect("stream");
     publish(&jetstream, numbered(0..3)).await;
-    let granted = Options { user: Some("a".to_owned()), password: Some("p".to_owned()), ..options(&server) };
+    let granted = Options {
+        user: Some("a".to_owned()),
+        password: Some("p".to_owned()),
+        ..options(&server)
+    };
     let mut first = Reading::begin(granted.clone(), request(&[">"]));
     first.events(3).await;
     let mut second = Reading::begin(granted, request(&[">"]));
     let message = second.state(SourceState::Reconnecting).await;
-    assert!(message.contains("no room for another consumer") && message.contains("the account"), "{message}");
+    assert!(
+        message.contains("no room for another consumer") && message.contains("the account"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn bookkeeping_of_the_broker_is_passed_over_and_counted() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let stream = Config { allow_message_ttl: true, allow_message_schedules: true, ..orders() };
+    let stream = Config {
+        allow_message_ttl: true,
+        allow_message_schedules: true,
+        ..orders()
+    };
     jetstream.create_stream(stream).await.expect("stream");
     let send = async |subject: &str, headers: &[(&str, &str)]| {
         let mut map = HeaderMap::new();
@@ -115,15 +162,27 @@ async fn bookkeeping_of_the_broker_is_passed_over_and_counted() {
             map.insert(*name, *value);
         }
         let subject = subject.to_owned();
-        let sent = jetstream.publish_with_headers(subject, map, "{\"number\":9}".into()).await.expect("publishing");
-        within("an answer", async { sent.await }).await.expect("the stream takes it");
+        let sent = jetstream
+            .publish_with_headers(subject, map, "{\"number\":9}".into())
+            .await
+            .expect("publishing");
+        within("an answer", async { sent.await })
+            .await
+            .expect("the stream takes it");
     };
     publish(&jetstream, numbered(0..1)).await;
     send("orders.a.deleted", &[("KV-Operation", "DEL")]).await;
     send("orders.a.purged", &[("KV-Operation", "PURGE")]).await;
     send("orders.a.placed", &[("KV-Operation", "PUT")]).await;
     let later = "@at 2100-01-01T00:00:00Z";
-    send("orders.a.later", &[("Nats-Schedule", later), ("Nats-Schedule-Target", "orders.b.placed")]).await;
+    send(
+        "orders.a.later",
+        &[
+            ("Nats-Schedule", later),
+            ("Nats-Schedule-Target", "orders.b.placed"),
+        ],
+    )
+    .await;
     send("orders.a.marked", &[("Nats-Marker-Reason", "MaxAge")]).await;
     publish(&jetstream, numbered(2..3)).await;
     for subjects in [&[">"][..], &["orders.*.*"], &["orders.*.*", "none.>"]] {
@@ -139,7 +198,10 @@ async fn bookkeeping_of_the_broker_is_passed_over_and_counted() {
     reading.events(3).await;
     send("orders.a.deleted", &[("KV-Operation", "DEL")]).await;
     assert_eq!(reading.through(8).await.len(), 0);
-    until("it is counted", async || (reading.status.borrow().passed_over == 5).then_some(())).await;
+    until("it is counted", async || {
+        (reading.status.borrow().passed_over == 5).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! - `faults`: server and consumer lost; stream missing, recreated, purged, truncated, replaced
 //! - `broken`: messages that the client cannot read
 //! - `cluster`: servers of a cluster come and go
-//! - `connecting`: each way to prove who we are, TLS, contexts, domains, settings that contradict each other
+//! - `connecting`: each way to prove who we are, TLS, contexts, domains, settings that contradict
+//!   each other
 //! - `forged`: what others publish to our inbox
 //! - `history`: what proves that a stream is the same, and what it has lost
 //! - `inspecting`: what an operator is told about a stream

@@ -9,10 +9,18 @@ use crate::server::{Server, numbered, orders, publish, until, within};
 
 /// The file that we hand out, with another user who may do everything.
 fn handed_out(without: &str) -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/nats-permissions.conf");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/nats-permissions.conf"
+    );
     let text = std::fs::read_to_string(path).expect("the file is part of the project");
-    let kept: Vec<&str> = text.lines().filter(|line| without.is_empty() || !line.contains(without)).collect();
-    let users = kept.join("\n").replace("users = [", "users = [ { user: admin, password: secret }");
+    let kept: Vec<&str> = text
+        .lines()
+        .filter(|line| without.is_empty() || !line.contains(without))
+        .collect();
+    let users = kept
+        .join("\n")
+        .replace("users = [", "users = [ { user: admin, password: secret }");
     users.replace("$FOLDSTREAM_PASSWORD", "secret")
 }
 
@@ -26,7 +34,8 @@ fn granted(server: &Server) -> Options {
 }
 
 async fn administrator(server: &Server) -> async_nats::jetstream::Context {
-    let options = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "secret".to_owned());
+    let options =
+        async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "secret".to_owned());
     server.jetstream_as(options).await
 }
 
@@ -40,15 +49,42 @@ async fn fill(server: &Server) {
 async fn permissions_that_we_hand_out_are_enough_for_every_path() {
     let server = Server::start_with(&handed_out("")).await;
     fill(&server).await;
-    for subjects in [&[">"][..], &["orders.1.placed"], &["orders.1.placed", "orders.2.*"]] {
+    for subjects in [
+        &[">"][..],
+        &["orders.1.placed"],
+        &["orders.1.placed", "orders.2.*"],
+    ] {
         let mut reading = Reading::begin(granted(&server), request(subjects));
         let (_, last) = reading.events(1).await;
         let resume = Some(checkpoint(&last));
-        let mut resumed = Reading::begin(granted(&server), Request { resume, ..request(subjects) });
-        assert_eq!(resumed.next().await.expect("the history is the same").through, last.through);
+        let mut resumed = Reading::begin(
+            granted(&server),
+            Request {
+                resume,
+                ..request(subjects)
+            },
+        );
+        assert_eq!(
+            resumed
+                .next()
+                .await
+                .expect("the history is the same")
+                .through,
+            last.through
+        );
     }
-    let info = JetStream::new(granted(&server)).expect("the settings are sound").info().await;
-    assert!(info.reachable && !info.warnings.iter().any(|warning| warning.contains("publish to")), "{info:?}");
+    let info = JetStream::new(granted(&server))
+        .expect("the settings are sound")
+        .info()
+        .await;
+    assert!(
+        info.reachable
+            && !info
+                .warnings
+                .iter()
+                .any(|warning| warning.contains("publish to")),
+        "{info:?}"
+    );
 }
 
 #[tokio::test]
@@ -57,11 +93,22 @@ async fn everything_that_is_refused_is_named_at_the_first_open_and_by_an_examina
     fill(&server).await;
     let mut reading = Reading::begin(granted(&server), request(&[">"]));
     let message = reading.state(SourceState::Unauthorized).await;
-    for subject in ["$JS.API.STREAM.MSG.GET.ORDERS", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.>"] {
+    for subject in [
+        "$JS.API.STREAM.MSG.GET.ORDERS",
+        "$JS.API.CONSUMER.MSG.NEXT.ORDERS.>",
+    ] {
         assert!(message.contains(subject), "{message}");
     }
-    let info = JetStream::new(granted(&server)).expect("the settings are sound").info().await;
-    assert!(info.obstacle.as_ref().is_some_and(|obstacle| obstacle.contains("STREAM.MSG.GET")), "{info:?}");
+    let info = JetStream::new(granted(&server))
+        .expect("the settings are sound")
+        .info()
+        .await;
+    assert!(
+        info.obstacle
+            .as_ref()
+            .is_some_and(|obstacle| obstacle.contains("STREAM.MSG.GET")),
+        "{info:?}"
+    );
 }
 
 #[tokio::test]
@@ -73,8 +120,17 @@ async fn user_who_may_not_delete_consumers_reads_and_is_told() {
         assert_eq!(reading.events(10).await.0.len(), 10);
         assert_eq!(reading.status.borrow().state, SourceState::Reading);
     }
-    let info = JetStream::new(granted(&server)).expect("the settings are sound").info().await;
-    assert!(info.warnings.iter().any(|warning| warning.contains("CONSUMER.DELETE")), "{:?}", info.warnings);
+    let info = JetStream::new(granted(&server))
+        .expect("the settings are sound")
+        .info()
+        .await;
+    assert!(
+        info.warnings
+            .iter()
+            .any(|warning| warning.contains("CONSUMER.DELETE")),
+        "{:?}",
+        info.warnings
+    );
 }
 
 /// Waits until a refusal is told that names something.
@@ -106,7 +162,8 @@ async fn permissions_taken_away_while_reading_are_named_and_given_back_are_used(
         ("_INBOX", "_INBOX"),
     ];
     for (count, (taken, named)) in (10..).zip(cases) {
-        // A line of the file is taken out; of subscriptions there is one only, so that another one takes its place.
+        // A line of the file is taken out; of subscriptions there is one only, so that another one
+        // takes its place.
         let text = match taken {
             "_INBOX" => handed_out("").replace("_INBOX_FOLDSTREAM.>", "nothing"),
             taken => handed_out(taken),
@@ -124,9 +181,16 @@ async fn permissions_taken_away_while_reading_are_named_and_given_back_are_used(
         server.configure(&handed_out(""));
         server.reload();
         let again = until("the server takes requests again", async || {
-            let options = async_nats::ConnectOptions::with_user_and_password("admin".to_owned(), "secret".to_owned());
+            let options = async_nats::ConnectOptions::with_user_and_password(
+                "admin".to_owned(),
+                "secret".to_owned(),
+            );
             let jetstream = async_nats::jetstream::new(options.connect(server.url()).await.ok()?);
-            jetstream.get_stream("ORDERS").await.is_ok().then_some(jetstream)
+            jetstream
+                .get_stream("ORDERS")
+                .await
+                .is_ok()
+                .then_some(jetstream)
         });
         let jetstream = Box::pin(again).await;
         publish(&jetstream, numbered(count..count + 1)).await;

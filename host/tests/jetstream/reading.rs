@@ -13,7 +13,12 @@ use tokio::sync::watch;
 use crate::server::{DEADLINE, Server, numbered, orders, publish, until, within};
 
 pub fn options(server: &Server) -> Options {
-    Options { name: "test".to_owned(), stream: "ORDERS".to_owned(), servers: vec![server.url()], ..Options::default() }
+    Options {
+        name: "test".to_owned(),
+        stream: "ORDERS".to_owned(),
+        servers: vec![server.url()],
+        ..Options::default()
+    }
 }
 
 pub fn request(subjects: &[&str]) -> Request {
@@ -38,7 +43,10 @@ impl Reading {
     pub fn begin(options: Options, request: Request) -> Self {
         let (sender, status) = watch::channel(initial_status());
         let source = JetStream::new(options).expect("the settings are sound");
-        Self { reader: source.read(request, sender), status }
+        Self {
+            reader: source.read(request, sender),
+            status,
+        }
     }
 
     pub async fn next(&mut self) -> Result<Batch, Error> {
@@ -56,7 +64,10 @@ impl Reading {
             let batch = self.next().await.expect("the stream is sound");
             assert!(batch.through >= last, "positions never fall");
             for event in &batch.events {
-                assert!(event.sequence > last && event.sequence <= batch.through, "events come in order");
+                assert!(
+                    event.sequence > last && event.sequence <= batch.through,
+                    "events come in order"
+                );
                 last = event.sequence;
             }
             last = batch.through;
@@ -90,7 +101,8 @@ impl Reading {
         }
     }
 
-    /// Lets the reader go on until it tells of a state. The reader must have nothing to hand out meanwhile.
+    /// Lets the reader go on until it tells of a state. The reader must have nothing to hand out
+    /// meanwhile.
     pub async fn state(&mut self, state: SourceState) -> String {
         let Self { reader, status } = self;
         within("a state", async {
@@ -111,7 +123,8 @@ pub fn checkpoint(batch: &Batch) -> Checkpoint {
 
 pub fn numbers(events: &[Event]) -> Vec<u64> {
     let number = |event: &Event| {
-        let value: serde_json::Value = serde_json::from_slice(event.data.as_bytes()).expect("data is JSON");
+        let value: serde_json::Value =
+            serde_json::from_slice(event.data.as_bytes()).expect("data is JSON");
         value["number"].as_u64().expect("data has a number")
     };
     events.iter().map(number).collect()
@@ -142,13 +155,37 @@ async fn batches_keep_to_their_limits() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
     publish(&jetstream, numbered(0..1_000)).await;
-    for limits in [Limits { events: 10, bytes: 1 << 20 }, Limits { events: 1_000, bytes: 600 }] {
-        let mut reading = Reading::begin(options(&server), Request { limits, ..request(&[">"]) });
+    for limits in [
+        Limits {
+            events: 10,
+            bytes: 1 << 20,
+        },
+        Limits {
+            events: 1_000,
+            bytes: 600,
+        },
+    ] {
+        let mut reading = Reading::begin(
+            options(&server),
+            Request {
+                limits,
+                ..request(&[">"])
+            },
+        );
         let mut events = Vec::new();
         while events.len() < 1_000 {
             let batch = reading.next().await.expect("the stream is sound");
-            assert!(batch.events.len() <= limits.events && batch.bytes() <= limits.bytes, "{limits:?}");
-            assert_eq!(batch.through, batch.events.last().map_or(batch.through, |event| event.sequence));
+            assert!(
+                batch.events.len() <= limits.events && batch.bytes() <= limits.bytes,
+                "{limits:?}"
+            );
+            assert_eq!(
+                batch.through,
+                batch
+                    .events
+                    .last()
+                    .map_or(batch.through, |event| event.sequence)
+            );
             events.extend(batch.events);
         }
         assert_eq!(numbers(&events), (0..1_000).collect::<Vec<_>>());
@@ -161,17 +198,36 @@ async fn reader_resumes_behind_its_checkpoint() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
     publish(&jetstream, numbered(0..3_000)).await;
-    let limits = Limits { events: 700, bytes: 1 << 20 };
-    let mut reading = Reading::begin(options(&server), Request { limits, ..request(&[">"]) });
+    let limits = Limits {
+        events: 700,
+        bytes: 1 << 20,
+    };
+    let mut reading = Reading::begin(
+        options(&server),
+        Request {
+            limits,
+            ..request(&[">"])
+        },
+    );
     let mut expected = 0;
     // Each round resumes where the one before stopped, through a new reader.
     while expected < 3_000 {
         let (events, batch) = reading.events(1).await;
         let count = events.len() as u64;
-        assert_eq!(numbers(&events), (expected..expected + count).collect::<Vec<_>>());
+        assert_eq!(
+            numbers(&events),
+            (expected..expected + count).collect::<Vec<_>>()
+        );
         expected += count;
         let resume = Some(checkpoint(&batch));
-        reading = Reading::begin(options(&server), Request { resume, limits, ..request(&[">"]) });
+        reading = Reading::begin(
+            options(&server),
+            Request {
+                resume,
+                limits,
+                ..request(&[">"])
+            },
+        );
     }
 }
 
@@ -183,28 +239,58 @@ async fn caught_up_reader_says_so_and_passes_on_single_events() {
 
     let mut reading = Reading::begin(options(&server), request(&[">"]));
     let first = reading.next().await.expect("the stream is sound");
-    assert_eq!((first.events.len(), first.through, first.head, first.pending), (0, 0, 0, 0));
+    assert_eq!(
+        (first.events.len(), first.through, first.head, first.pending),
+        (0, 0, 0, 0)
+    );
 
     for number in 0..20 {
         publish(&jetstream, numbered(number..number + 1)).await;
         let batch = reading.next().await.expect("the stream is sound");
         assert_eq!(numbers(&batch.events), [number]);
-        assert_eq!((batch.through, batch.head, batch.pending), (number + 1, number + 1, 0));
+        assert_eq!(
+            (batch.through, batch.head, batch.pending),
+            (number + 1, number + 1, 0)
+        );
     }
     let resume = Some(Checkpoint::at(20, (*first.stream).clone()));
-    let mut resumed = Reading::begin(options(&server), Request { resume, ..request(&[">"]) });
+    let mut resumed = Reading::begin(
+        options(&server),
+        Request {
+            resume,
+            ..request(&[">"])
+        },
+    );
     let batch = resumed.next().await.expect("the stream is sound");
-    assert_eq!((batch.events.len(), batch.through, batch.head, batch.pending), (0, 20, 20, 0));
+    assert_eq!(
+        (batch.events.len(), batch.through, batch.head, batch.pending),
+        (0, 20, 20, 0)
+    );
 }
 
 #[tokio::test]
 async fn several_patterns_match_exactly_what_they_say() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let config = Config { subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()], ..orders() };
+    let config = Config {
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        ..orders()
+    };
     jetstream.create_stream(config).await.expect("stream");
-    let subjects = ["orders.1.placed", "orders.1.paid", "orders.1.lost", "audit.1.paid", "orders.1.paid.twice"];
-    publish(&jetstream, subjects.iter().map(|subject| ((*subject).to_owned(), String::new()))).await;
+    let subjects = [
+        "orders.1.placed",
+        "orders.1.paid",
+        "orders.1.lost",
+        "audit.1.paid",
+        "orders.1.paid.twice",
+    ];
+    publish(
+        &jetstream,
+        subjects
+            .iter()
+            .map(|subject| ((*subject).to_owned(), String::new())),
+    )
+    .await;
 
     for (patterns, expected) in [
         (&["orders.*.placed", "orders.*.paid"][..], vec![1, 2]),
@@ -225,17 +311,27 @@ async fn several_patterns_match_exactly_what_they_say() {
 async fn idle_filtered_reader_moves_over_events_for_others() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let config = Config { subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()], ..orders() };
+    let config = Config {
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        ..orders()
+    };
     jetstream.create_stream(config).await.expect("stream");
     publish(&jetstream, numbered(0..3)).await;
     let mut reading = Reading::begin(options(&server), request(&["orders.>"]));
     assert_eq!(reading.events(3).await.1.through, 3);
 
-    publish(&jetstream, (0..500).map(|_| ("audit.noise".to_owned(), "{}".to_owned()))).await;
+    publish(
+        &jetstream,
+        (0..500).map(|_| ("audit.noise".to_owned(), "{}".to_owned())),
+    )
+    .await;
     assert!(reading.through(503).await.is_empty());
     publish(&jetstream, numbered(3..4)).await;
     let batch = reading.next().await.expect("the stream is sound");
-    assert_eq!((numbers(&batch.events), batch.through, batch.head), (vec![3], 504, 504));
+    assert_eq!(
+        (numbers(&batch.events), batch.through, batch.head),
+        (vec![3], 504, 504)
+    );
 }
 
 #[tokio::test]
@@ -244,15 +340,46 @@ async fn events_of_any_size_arrive_whole() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
     // The largest are larger than what one request may take.
-    let sizes = [1 << 20, 10, 0, 5 << 20, 7 << 20, 100, 3 << 20, 6 << 20, 1 << 20, 1];
-    publish(&jetstream, sizes.iter().map(|size| ("orders.large".to_owned(), "x".repeat(*size)))).await;
+    let sizes = [
+        1 << 20,
+        10,
+        0,
+        5 << 20,
+        7 << 20,
+        100,
+        3 << 20,
+        6 << 20,
+        1 << 20,
+        1,
+    ];
+    publish(
+        &jetstream,
+        sizes
+            .iter()
+            .map(|size| ("orders.large".to_owned(), "x".repeat(*size))),
+    )
+    .await;
 
     let mut reading = Reading::begin(options(&server), request(&[">"]));
     let (events, _) = reading.events(sizes.len()).await;
 
-    assert_eq!(events.iter().map(|event| event.data.len()).collect::<Vec<_>>(), sizes);
-    assert!(events.iter().all(|event| event.data.as_bytes().iter().all(|byte| *byte == b'x')));
-    assert_eq!(reading.status.borrow().reconnects, 0, "no consumer was lost on the way");
+    assert_eq!(
+        events
+            .iter()
+            .map(|event| event.data.len())
+            .collect::<Vec<_>>(),
+        sizes
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event.data.as_bytes().iter().all(|byte| *byte == b'x'))
+    );
+    assert_eq!(
+        reading.status.borrow().reconnects,
+        0,
+        "no consumer was lost on the way"
+    );
 }
 
 #[tokio::test]
@@ -261,15 +388,28 @@ async fn slow_caller_loses_nothing() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
     publish(&jetstream, numbered(0..40_000)).await;
-    let limits = Limits { events: 100, bytes: 1 << 20 };
-    let mut reading = Reading::begin(options(&server), Request { limits, ..request(&[">"]) });
+    let limits = Limits {
+        events: 100,
+        bytes: 1 << 20,
+    };
+    let mut reading = Reading::begin(
+        options(&server),
+        Request {
+            limits,
+            ..request(&[">"])
+        },
+    );
     let (mut events, _) = reading.events(100).await;
 
     // The caller is away until the server has sent all that it was asked for.
     let stream = jetstream.get_stream("ORDERS").await.expect("stream");
     let names: Vec<String> = {
         use futures_util::TryStreamExt;
-        stream.consumer_names().try_collect().await.expect("consumers")
+        stream
+            .consumer_names()
+            .try_collect()
+            .await
+            .expect("consumers")
     };
     until("all is sent that was asked for", async || {
         let info = stream.consumer_info(&names[0]).await.expect("consumer");
@@ -288,8 +428,17 @@ async fn cancelled_calls_lose_nothing() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(orders()).await.expect("stream");
     publish(&jetstream, numbered(0..2_000)).await;
-    let limits = Limits { events: 10, bytes: 1 << 20 };
-    let mut reading = Reading::begin(options(&server), Request { limits, ..request(&[">"]) });
+    let limits = Limits {
+        events: 10,
+        bytes: 1 << 20,
+    };
+    let mut reading = Reading::begin(
+        options(&server),
+        Request {
+            limits,
+            ..request(&[">"])
+        },
+    );
     let mut events = Vec::new();
     within("all events", async {
         while events.len() < 2_000 {
@@ -313,11 +462,22 @@ async fn headers_come_when_asked_for() {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Trace-Id", "abc");
     headers.insert("Event-Type", "order-placed");
-    let sent = jetstream.publish_with_headers("orders.1", headers, "{}".into()).await.expect("published");
-    within("the event is stored", async { sent.await }).await.expect("the stream takes events");
+    let sent = jetstream
+        .publish_with_headers("orders.1", headers, "{}".into())
+        .await
+        .expect("published");
+    within("the event is stored", async { sent.await })
+        .await
+        .expect("the stream takes events");
 
     for (wants_headers, expected) in [(true, Some("abc")), (false, None)] {
-        let mut reading = Reading::begin(options(&server), Request { wants_headers, ..request(&[">"]) });
+        let mut reading = Reading::begin(
+            options(&server),
+            Request {
+                wants_headers,
+                ..request(&[">"])
+            },
+        );
         let (events, _) = reading.events(1).await;
         assert_eq!(events[0].header("trace-id"), expected);
         assert_eq!(&*events[0].kind, "order-placed");
@@ -331,12 +491,20 @@ async fn deleted_events_stop_a_reader_unless_they_are_accepted() {
     let stream = jetstream.create_stream(orders()).await.expect("stream");
     publish(&jetstream, numbered(0..100)).await;
     for sequence in [10, 11, 12, 50, 99, 100] {
-        assert!(stream.delete_message(sequence).await.expect("deletion"), "{sequence}");
+        assert!(
+            stream.delete_message(sequence).await.expect("deletion"),
+            "{sequence}"
+        );
     }
     for subjects in [&[">"], &["*.*.placed"]] {
-        let (_, error) = Reading::begin(options(&server), request(subjects)).error().await;
+        let (_, error) = Reading::begin(options(&server), request(subjects))
+            .error()
+            .await;
         assert!(matches!(error, Error::Incomplete { .. }), "{error}");
-        let accepting = Request { accepts_missing_through: 100, ..request(subjects) };
+        let accepting = Request {
+            accepts_missing_through: 100,
+            ..request(subjects)
+        };
         let mut reading = Reading::begin(options(&server), accepting);
         // The last two leave no later event that would tell of them; the server does.
         assert_eq!(reading.through(100).await.len(), 94, "{subjects:?}");
@@ -347,10 +515,16 @@ async fn deleted_events_stop_a_reader_unless_they_are_accepted() {
 async fn stream_that_begins_later_by_design_is_complete() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let config = Config { first_sequence: Some(1_000), ..orders() };
+    let config = Config {
+        first_sequence: Some(1_000),
+        ..orders()
+    };
     jetstream.create_stream(config).await.expect("stream");
     let mut reading = Reading::begin(options(&server), request(&[">"]));
-    assert_eq!(reading.next().await.expect("the stream is sound").through, 999);
+    assert_eq!(
+        reading.next().await.expect("the stream is sound").through,
+        999
+    );
     publish(&jetstream, numbered(0..5)).await;
     assert_eq!(reading.events(5).await.1.through, 1_004);
 }
@@ -359,7 +533,11 @@ async fn stream_that_begins_later_by_design_is_complete() {
 async fn short_lived_events_for_others_are_no_gap() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let config = Config { subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()], max_messages: 50, ..orders() };
+    let config = Config {
+        subjects: vec!["orders.>".to_owned(), "audit.>".to_owned()],
+        max_messages: 50,
+        ..orders()
+    };
     jetstream.create_stream(config).await.expect("stream");
     let mut reading = Reading::begin(options(&server), request(&["orders.>"]));
     reading.next().await.expect("the stream is sound");
@@ -368,7 +546,11 @@ async fn short_lived_events_for_others_are_no_gap() {
         publish(&jetstream, numbered(round..round + 1)).await;
         // Read before the others push it out of the stream.
         assert_eq!(numbers(&reading.events(1).await.0), [round]);
-        publish(&jetstream, (0..500).map(|_| ("audit.noise".to_owned(), "{}".to_owned()))).await;
+        publish(
+            &jetstream,
+            (0..500).map(|_| ("audit.noise".to_owned(), "{}".to_owned())),
+        )
+        .await;
         last += 501;
         assert!(reading.through(last).await.is_empty());
     }
@@ -378,15 +560,25 @@ async fn short_lived_events_for_others_are_no_gap() {
 async fn latest_values_of_a_compacting_stream_can_be_read() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let config = Config { max_messages_per_subject: 1, ..orders() };
+    let config = Config {
+        max_messages_per_subject: 1,
+        ..orders()
+    };
     jetstream.create_stream(config).await.expect("stream");
     publish(&jetstream, numbered(0..100)).await;
-    let options = Options { on_missing: OnMissing::Count, ..options(&server) };
+    let options = Options {
+        on_missing: OnMissing::Count,
+        ..options(&server)
+    };
     for subjects in [&[">"], &["orders.*.placed"]] {
         let mut reading = Reading::begin(options.clone(), request(subjects));
         let (events, last) = reading.events(10).await;
         assert_eq!(numbers(&events), (90..100).collect::<Vec<_>>());
-        assert_eq!(last.missing_between(0, 100), 90, "{subjects:?}: what is gone is counted");
+        assert_eq!(
+            last.missing_between(0, 100),
+            90,
+            "{subjects:?}: what is gone is counted"
+        );
     }
 }
 
@@ -398,8 +590,17 @@ async fn first_available_begins_where_the_stream_begins() {
     publish(&jetstream, numbered(0..100)).await;
     stream.purge().sequence(41).await.expect("purge");
     let start = Start::FirstAvailable;
-    let mut reading = Reading::begin(options(&server), Request { start, ..request(&[">"]) });
-    assert_eq!(numbers(&reading.events(60).await.0), (40..100).collect::<Vec<_>>());
+    let mut reading = Reading::begin(
+        options(&server),
+        Request {
+            start,
+            ..request(&[">"])
+        },
+    );
+    assert_eq!(
+        numbers(&reading.events(60).await.0),
+        (40..100).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -412,7 +613,12 @@ async fn dropped_reader_leaves_no_consumer_behind() {
     assert_eq!(stream.info().await.expect("info").state.consumer_count, 1);
     drop(reading);
     until("the consumer is gone", async || {
-        let info = jetstream.get_stream("ORDERS").await.expect("stream").cached_info().clone();
+        let info = jetstream
+            .get_stream("ORDERS")
+            .await
+            .expect("stream")
+            .cached_info()
+            .clone();
         (info.state.consumer_count == 0).then_some(())
     })
     .await;

@@ -1,5 +1,5 @@
-//! What a reader does when requests to the JetStream API, or their answers, do not come through whole: as through a server
-//! on the way, a leaf node for one, that loses or garbles them.
+//! What a reader does when requests to the JetStream API, or their answers, do not come through
+//! whole: as through a server on the way, a leaf node for one, that loses or garbles them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,14 +39,16 @@ impl Drop for Relay {
 }
 
 impl Relay {
-    /// Starts one. `judge` decides about each request by its subject and its body, which is empty for the trial of a
-    /// permission; `garble` changes an answer, and says whether it did.
+    /// Starts one. `judge` decides about each request by its subject and its body, which is empty
+    /// for the trial of a permission; `garble` changes an answer, and says whether it did.
     pub async fn start(
         server: &Server,
         mut judge: impl FnMut(&str, &[u8]) -> Fate + Send + 'static,
         mut garble: impl FnMut(&mut serde_json::Value) -> bool + Send + 'static,
     ) -> Self {
-        let client = within("a client connects", async_nats::connect(server.url())).await.expect("the server is there");
+        let client = within("a client connects", async_nats::connect(server.url()))
+            .await
+            .expect("the server is there");
         let mut requests = client.subscribe("relay.API.>").await.expect("subscribed");
         client.flush().await.expect("the server is there");
         let hits = Arc::new(AtomicUsize::new(0));
@@ -55,16 +57,24 @@ impl Relay {
             while let Some(request) = requests.next().await {
                 let subject = request.subject.replace("relay.", "$JS.");
                 let Some(reply) = request.reply else {
-                    // What was sent without a wish for an answer, such as the removal of a consumer.
+                    // What was sent without a wish for an answer, such as the removal of a
+                    // consumer.
                     drop(client.publish(subject, request.payload).await);
                     continue;
                 };
                 match judge(&subject, &request.payload) {
-                    Fate::Pass => drop(client.publish_with_reply(subject, reply, request.payload).await),
+                    Fate::Pass => drop(
+                        client
+                            .publish_with_reply(subject, reply, request.payload)
+                            .await,
+                    ),
                     Fate::Lose => drop(counted.fetch_add(1, Ordering::SeqCst)),
                     Fate::Garble => {
-                        let Ok(answer) = client.request(subject, request.payload).await else { continue };
-                        let mut answer = serde_json::from_slice(&answer.payload).expect("answers are JSON");
+                        let Ok(answer) = client.request(subject, request.payload).await else {
+                            continue;
+                        };
+                        let mut answer =
+                            serde_json::from_slice(&answer.payload).expect("answers are JSON");
                         counted.fetch_add(usize::from(garble(&mut answer)), Ordering::SeqCst);
                         drop(client.publish(reply, answer.to_string().into()).await);
                     }
@@ -81,7 +91,10 @@ impl Relay {
 
     /// The settings of a source behind it.
     pub fn options(server: &Server) -> Options {
-        Options { api_prefix: Some("relay.API".to_owned()), ..options(server) }
+        Options {
+            api_prefix: Some("relay.API".to_owned()),
+            ..options(server)
+        }
     }
 }
 
@@ -93,14 +106,20 @@ async fn consumer_whose_request_was_lost_on_the_way_is_asked_for_again() {
     publish(&jetstream, numbered(0..10)).await;
     let mut has_lost = false;
     let lose_the_first = move |subject: &str, body: &[u8]| {
-        if subject.contains("CONSUMER.CREATE") && !body.is_empty() && !std::mem::replace(&mut has_lost, true) {
+        if subject.contains("CONSUMER.CREATE")
+            && !body.is_empty()
+            && !std::mem::replace(&mut has_lost, true)
+        {
             return Fate::Lose;
         }
         Fate::Pass
     };
     let relay = Relay::start(&server, lose_the_first, |_| false).await;
     let mut reading = Reading::begin(Relay::options(&server), request(&[">"]));
-    assert_eq!(numbers(&reading.events(10).await.0), (0..10).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&reading.events(10).await.0),
+        (0..10).collect::<Vec<_>>()
+    );
     assert_eq!(relay.hits(), 1);
 }
 
@@ -110,7 +129,11 @@ async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
     let switch = Arc::clone(&is_on);
     let judge = move |subject: &str, body: &[u8]| {
         let is_state = subject.contains("STREAM.INFO") && !body.is_empty();
-        if is_state && is_on.load(Ordering::SeqCst) { Fate::Lose } else { Fate::Pass }
+        if is_state && is_on.load(Ordering::SeqCst) {
+            Fate::Lose
+        } else {
+            Fate::Pass
+        }
     };
     (Relay::start(server, judge, |_| false).await, switch)
 }
@@ -119,7 +142,13 @@ async fn lose_states(server: &Server) -> (Relay, Arc<AtomicBool>) {
 async fn mixed(server: &Server) -> jetstream::Context {
     let jetstream = server.jetstream().await;
     let subjects = vec!["orders.>".to_owned(), "audit.>".to_owned()];
-    jetstream.create_stream(Config { subjects, ..orders() }).await.expect("stream");
+    jetstream
+        .create_stream(Config {
+            subjects,
+            ..orders()
+        })
+        .await
+        .expect("stream");
     jetstream
 }
 
@@ -139,11 +168,19 @@ async fn a_live_reader_reads_on_while_the_state_of_the_stream_is_not_answered() 
     // The second one is asked for when the first one was given up.
     let mut count = 1;
     while relay.hits() < 2 {
-        publish(&jetstream, [other()].into_iter().chain(numbered(count..count + 1))).await;
+        publish(
+            &jetstream,
+            [other()].into_iter().chain(numbered(count..count + 1)),
+        )
+        .await;
         assert_eq!(numbers(&reading.events(1).await.0), [count]);
         count += 1;
     }
-    assert_eq!(reading.status.borrow().reconnects, 0, "another connection would not help");
+    assert_eq!(
+        reading.status.borrow().reconnects,
+        0,
+        "another connection would not help"
+    );
 }
 
 #[tokio::test]
@@ -178,14 +215,31 @@ async fn a_jump_is_asked_about_again_if_no_answer_comes() {
     let server = Server::start().await;
     let jetstream = mixed(&server).await;
     let (relay, lose) = lose_states(&server).await;
-    publish(&jetstream, numbered(0..20_000).flat_map(|order| [order, other()])).await;
-    let limits = Limits { events: 50, bytes: 1 << 20 };
-    let mut reading = Reading::begin(Relay::options(&server), Request { limits, ..request(&["orders.>"]) });
+    publish(
+        &jetstream,
+        numbered(0..20_000).flat_map(|order| [order, other()]),
+    )
+    .await;
+    let limits = Limits {
+        events: 50,
+        bytes: 1 << 20,
+    };
+    let mut reading = Reading::begin(
+        Relay::options(&server),
+        Request {
+            limits,
+            ..request(&["orders.>"])
+        },
+    );
     let (mut events, _) = reading.events(50).await;
     lose.store(true, Ordering::SeqCst);
     while relay.hits() < 1 {
-        let next = tokio::time::timeout(std::time::Duration::from_millis(20), reading.reader.next()).await;
-        events.extend(next.into_iter().flat_map(|batch| batch.expect("the stream is sound").events));
+        let next =
+            tokio::time::timeout(std::time::Duration::from_millis(20), reading.reader.next()).await;
+        events.extend(
+            next.into_iter()
+                .flat_map(|batch| batch.expect("the stream is sound").events),
+        );
     }
     lose.store(false, Ordering::SeqCst);
     events.extend(reading.events(20_000 - events.len()).await.0);

@@ -102,7 +102,12 @@ impl Server {
     /// The same of a version.
     pub fn prepare_of(version: Version, configuration: &str) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let server = Self { version, folder, port: free_port(), child: None };
+        let server = Self {
+            version,
+            folder,
+            port: free_port(),
+            child: None,
+        };
         server.configure(configuration);
         server
     }
@@ -125,7 +130,8 @@ impl Server {
 
     /// Starts it and waits until it takes connections.
     pub async fn run(&mut self) {
-        let log = std::fs::File::create(self.folder.path().join("server.log")).expect("folder is writable");
+        let log = std::fs::File::create(self.folder.path().join("server.log"))
+            .expect("folder is writable");
         let child = Command::new(self.version.program())
             .arg("-c")
             .arg(self.folder.path().join("server.conf"))
@@ -138,7 +144,10 @@ impl Server {
         let address = ("127.0.0.1", self.port);
         let connected = async || tokio::net::TcpStream::connect(address).await.ok();
         until("the server takes connections", connected).await;
-        let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("the server can be asked"));
+        let ended = self
+            .child
+            .as_mut()
+            .and_then(|child| child.try_wait().expect("the server can be asked"));
         assert!(ended.is_none(), "nats-server ended: {}", self.log());
     }
 
@@ -158,7 +167,11 @@ impl Server {
     /// Lets it read its configuration again.
     pub fn reload(&self) {
         let child = self.child.as_ref().expect("the server runs");
-        let done = Command::new("kill").arg("-HUP").arg(child.id().to_string()).status().expect("kill is there");
+        let done = Command::new("kill")
+            .arg("-HUP")
+            .arg(child.id().to_string())
+            .status()
+            .expect("kill is there");
         assert!(done.success(), "the server takes signals");
     }
 
@@ -192,7 +205,9 @@ impl Server {
 
     /// JetStream as somebody sees it.
     pub async fn jetstream_as(&self, options: async_nats::ConnectOptions) -> jetstream::Context {
-        let client = within("a client connects", options.connect(self.url())).await.expect("the server is there");
+        let client = within("a client connects", options.connect(self.url()))
+            .await
+            .expect("the server is there");
         jetstream::new(client)
     }
 }
@@ -221,22 +236,39 @@ fn program(name: &str, variable: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin").join(name);
-    let is_on_path = std::env::var_os("PATH")
-        .is_some_and(|paths| std::env::split_paths(&paths).any(|folder| folder.join(name).is_file()));
-    if !is_on_path && local.is_file() { local } else { name.into() }
+    let local = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../.cache/bin")
+        .join(name);
+    let is_on_path = std::env::var_os("PATH").is_some_and(|paths| {
+        std::env::split_paths(&paths).any(|folder| folder.join(name).is_file())
+    });
+    if !is_on_path && local.is_file() {
+        local
+    } else {
+        name.into()
+    }
 }
 
 /// The settings of the stream that most tests use.
 pub fn orders() -> Config {
-    Config { name: "ORDERS".to_owned(), subjects: vec!["orders.>".to_owned()], ..Config::default() }
+    Config {
+        name: "ORDERS".to_owned(),
+        subjects: vec!["orders.>".to_owned()],
+        ..Config::default()
+    }
 }
 
 /// Publishes events and waits until the stream has them all.
-pub async fn publish(jetstream: &jetstream::Context, events: impl IntoIterator<Item = (String, String)>) {
+pub async fn publish(
+    jetstream: &jetstream::Context,
+    events: impl IntoIterator<Item = (String, String)>,
+) {
     let mut acknowledgements = Vec::new();
     for (subject, data) in events {
-        let sent = jetstream.publish(subject, data.into()).await.expect("events can be published");
+        let sent = jetstream
+            .publish(subject, data.into())
+            .await
+            .expect("events can be published");
         acknowledgements.push(sent);
         if acknowledgements.len() == 1_000 {
             confirm(&mut acknowledgements).await;
@@ -247,11 +279,18 @@ pub async fn publish(jetstream: &jetstream::Context, events: impl IntoIterator<I
 
 async fn confirm(acknowledgements: &mut Vec<jetstream::context::PublishAckFuture>) {
     for acknowledgement in acknowledgements.drain(..) {
-        within("an event is stored", async { acknowledgement.await }).await.expect("the stream takes events");
+        within("an event is stored", async { acknowledgement.await })
+            .await
+            .expect("the stream takes events");
     }
 }
 
 /// Events `from..to` under `orders.<n mod 10>.placed`, with their number as data.
 pub fn numbered(numbers: std::ops::Range<u64>) -> impl Iterator<Item = (String, String)> {
-    numbers.map(|number| (format!("orders.{}.placed", number % 10), format!("{{\"number\":{number}}}")))
+    numbers.map(|number| {
+        (
+            format!("orders.{}.placed", number % 10),
+            format!("{{\"number\":{number}}}"),
+        )
+    })
 }

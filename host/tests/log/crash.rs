@@ -20,8 +20,13 @@ fn role() -> Option<String> {
 fn child(test: &str, place: &Place, shell: &str) -> Command {
     let binary = std::env::current_exe().expect("the test binary has a path");
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("{shell}exec \"$0\" --exact {test} --nocapture"));
-    command.arg(binary).env(CHILD, place.path()).stdout(Stdio::piped());
+    command
+        .arg("-c")
+        .arg(format!("{shell}exec \"$0\" --exact {test} --nocapture"));
+    command
+        .arg(binary)
+        .env(CHILD, place.path())
+        .stdout(Stdio::piped());
     command
 }
 
@@ -34,8 +39,13 @@ fn acknowledged_events_survive_a_killed_process() {
     let mut random = fastrand::Rng::with_seed(17);
     let mut before = 0;
     for _ in 0..8 {
-        let mut child =
-            child("crash::acknowledged_events_survive_a_killed_process", &place, "").spawn().expect("starts");
+        let mut child = child(
+            "crash::acknowledged_events_survive_a_killed_process",
+            &place,
+            "",
+        )
+        .spawn()
+        .expect("starts");
         let acknowledged = kill_after(&mut child, random.usize(1..60));
         let log = place.open();
         let events = read_all(&log);
@@ -47,7 +57,14 @@ fn acknowledged_events_survive_a_killed_process() {
             assert_eq!(event.data.as_str(), Some(data.as_str()), "event {sequence}");
         }
         // Ids that were acknowledged before the crash are known behind it.
-        let again = append(&log, &[with_id(events[events.len() - 1].header("nats-msg-id").expect("has an id"))]);
+        let again = append(
+            &log,
+            &[with_id(
+                events[events.len() - 1]
+                    .header("nats-msg-id")
+                    .expect("has an id"),
+            )],
+        );
         assert_eq!(again.duplicates, 1);
         before = last;
     }
@@ -61,13 +78,15 @@ fn append_until_killed(log: &Log) -> ! {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(3, Ordering::Relaxed);
-                    let events: Vec<_> =
-                        (number..number + 3).map(|one| with_id(&format!("{one}-{}", std::process::id()))).collect();
+                    let events: Vec<_> = (number..number + 3)
+                        .map(|one| with_id(&format!("{one}-{}", std::process::id())))
+                        .collect();
                     let appended = append(log, &events);
                     let mut output = std::io::stdout().lock();
                     for (event, sequence) in events.iter().zip(appended.sequences) {
                         let data = event.data.as_str().expect("text");
-                        writeln!(output, "acknowledged {data} {sequence}").expect("the parent reads");
+                        writeln!(output, "acknowledged {data} {sequence}")
+                            .expect("the parent reads");
                     }
                 }
             });
@@ -83,7 +102,10 @@ fn kill_after(child: &mut Child, count: usize) -> Vec<(String, u64)> {
     for line in output.lines() {
         let line = line.expect("the child writes text");
         // A line that the kill cut off has no newline and may lack its end: it does not count.
-        let Some((data, sequence)) = line.strip_prefix("acknowledged ").and_then(|rest| rest.split_once(' ')) else {
+        let Some((data, sequence)) = line
+            .strip_prefix("acknowledged ")
+            .and_then(|rest| rest.split_once(' '))
+        else {
             continue;
         };
         acknowledged.push((data.to_owned(), sequence.parse().expect("a number")));
@@ -93,7 +115,11 @@ fn kill_after(child: &mut Child, count: usize) -> Vec<(String, u64)> {
         }
     }
     child.wait().expect("it ends");
-    assert_eq!(acknowledged.len(), count, "the child appended until it was killed");
+    assert_eq!(
+        acknowledged.len(),
+        count,
+        "the child appended until it was killed"
+    );
     acknowledged
 }
 
@@ -105,10 +131,14 @@ fn full_disk_loses_nothing_acknowledged_and_passes() {
     let place = Place::new();
     // Files end at 4 MiB, and writing beyond is an error instead of a signal. The hard limit stays.
     let limits = "trap '' XFSZ; ulimit -S -f 4096; ";
-    let output = child("crash::full_disk_loses_nothing_acknowledged_and_passes", &place, limits)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("starts");
+    let output = child(
+        "crash::full_disk_loses_nothing_acknowledged_and_passes",
+        &place,
+        limits,
+    )
+    .stderr(Stdio::piped())
+    .output()
+    .expect("starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let log = place.open();
@@ -131,16 +161,33 @@ fn fill_and_free() {
     assert!(matches!(failure, Error::Storage(_)), "{failure}");
     assert!(acknowledged > 10, "some events fit");
     assert!(log.info().last_sequence >= acknowledged);
-    until(|| log.read(0, None, 10_000, 64 << 20).is_ok_and(|(events, _)| events.len() as u64 >= acknowledged));
+    until(|| {
+        log.read(0, None, 10_000, 64 << 20)
+            .is_ok_and(|(events, _)| events.len() as u64 >= acknowledged)
+    });
 
     let current = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: current.maximum, maximum: current.maximum })
-        .expect("the hard limit is higher");
-    until(|| log.append(&[event("a.b", "after")], &Expectation::default()).is_ok());
+    setrlimit(
+        Resource::Fsize,
+        Rlimit {
+            current: current.maximum,
+            maximum: current.maximum,
+        },
+    )
+    .expect("the hard limit is higher");
+    until(|| {
+        log.append(&[event("a.b", "after")], &Expectation::default())
+            .is_ok()
+    });
     append_numbered(&log, 100);
     let events = read_all(&log);
     assert!(events.len() as u64 > acknowledged + 100);
-    let whole = |sequence: u64| events[usize::try_from(sequence).expect("small") - 1].data.len() == 10_000;
+    let whole = |sequence: u64| {
+        events[usize::try_from(sequence).expect("small") - 1]
+            .data
+            .len()
+            == 10_000
+    };
     assert!((1..=acknowledged).all(whole));
 }
 

@@ -32,7 +32,10 @@ impl Place {
     }
 
     fn with(options: Options) -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder"), options }
+        Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            options,
+        }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -60,7 +63,10 @@ impl std::ops::Deref for Fresh {
 
 fn fresh() -> Fresh {
     let place = Place::new();
-    Fresh { log: place.open(), _place: place }
+    Fresh {
+        log: place.open(),
+        _place: place,
+    }
 }
 
 fn event(subject: &str, data: &str) -> NewEvent {
@@ -75,22 +81,31 @@ fn event(subject: &str, data: &str) -> NewEvent {
 }
 
 fn with_id(id: &str) -> NewEvent {
-    NewEvent { id: Some(id.to_owned()), ..event("orders.1.placed", id) }
+    NewEvent {
+        id: Some(id.to_owned()),
+        ..event("orders.1.placed", id)
+    }
 }
 
 fn append(log: &Log, events: &[NewEvent]) -> Appended {
-    log.append(events, &Expectation::default()).expect("the append succeeds")
+    log.append(events, &Expectation::default())
+        .expect("the append succeeds")
 }
 
 /// Appends `count` events, whose data is the sequence that they get.
 fn append_numbered(log: &Log, count: u64) {
     let next = log.info().last_sequence + 1;
-    let events: Vec<_> = (next..next + count).map(|number| event("numbers.all", &number.to_string())).collect();
+    let events: Vec<_> = (next..next + count)
+        .map(|number| event("numbers.all", &number.to_string()))
+        .collect();
     append(log, &events);
 }
 
 fn expecting(pattern: &str, sequence: u64) -> Expectation {
-    Expectation { last_subject_sequence: Some((parse(pattern), sequence)), ..Expectation::default() }
+    Expectation {
+        last_subject_sequence: Some((parse(pattern), sequence)),
+        ..Expectation::default()
+    }
 }
 
 fn parse(pattern: &str) -> Pattern {
@@ -101,7 +116,9 @@ fn parse(pattern: &str) -> Pattern {
 fn read_all(log: &Log) -> Vec<Event> {
     let (mut events, mut after) = (Vec::new(), 0);
     while after < log.info().last_sequence {
-        let (mut page, through) = log.read(after, None, 1_000, 1 << 20).expect("the log reads");
+        let (mut page, through) = log
+            .read(after, None, 1_000, 1 << 20)
+            .expect("the log reads");
         assert!(through > after, "reading moves on");
         events.append(&mut page);
         after = through;
@@ -110,7 +127,10 @@ fn read_all(log: &Log) -> Vec<Event> {
 }
 
 fn texts(events: &[Event]) -> Vec<&str> {
-    events.iter().map(|event| event.data.as_str().expect("data is text")).collect()
+    events
+        .iter()
+        .map(|event| event.data.as_str().expect("data is text"))
+        .collect()
 }
 
 /// Tries again until it holds.

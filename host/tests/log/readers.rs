@@ -32,23 +32,38 @@ fn request(subjects: &[&str]) -> Request {
 }
 
 fn resuming(checkpoint: &Checkpoint) -> Request {
-    Request { resume: Some(checkpoint.clone()), ..request(&[">"]) }
+    Request {
+        resume: Some(checkpoint.clone()),
+        ..request(&[">"])
+    }
 }
 
 fn read(log: &Log, request: Request) -> Reading {
     let (sender, status) = watch::channel(initial_status());
-    Reading { reader: Embedded::new(log.clone()).read(request, sender), status }
+    Reading {
+        reader: Embedded::new(log.clone()).read(request, sender),
+        status,
+    }
 }
 
 impl Reading {
     async fn batch(&mut self) -> Batch {
-        timeout(DEADLINE, self.reader.next()).await.expect("a batch in time").expect("no error")
+        timeout(DEADLINE, self.reader.next())
+            .await
+            .expect("a batch in time")
+            .expect("no error")
     }
 
     async fn error(&mut self) -> Error {
-        let error = timeout(DEADLINE, self.reader.next()).await.expect("an outcome in time").expect_err("an error");
+        let error = timeout(DEADLINE, self.reader.next())
+            .await
+            .expect("an outcome in time")
+            .expect_err("an error");
         assert_eq!(self.status.borrow().state, SourceState::Stopped);
-        assert_eq!(self.status.borrow().message.as_deref(), Some(format!("{}: {error}", error.kind()).as_str()));
+        assert_eq!(
+            self.status.borrow().message.as_deref(),
+            Some(format!("{}: {error}", error.kind()).as_str())
+        );
         error
     }
 
@@ -59,7 +74,12 @@ impl Reading {
             let batch = self.batch().await;
             assert!(batch.through >= through && batch.head >= batch.through);
             assert_eq!(batch.pending, batch.head - batch.through);
-            assert!(batch.events.iter().all(|event| event.sequence > through && event.sequence <= batch.through));
+            assert!(
+                batch
+                    .events
+                    .iter()
+                    .all(|event| event.sequence > through && event.sequence <= batch.through)
+            );
             through = batch.through;
             events.extend(batch.events);
         }
@@ -68,34 +88,59 @@ impl Reading {
 }
 
 fn checkpoint(log: &Log, position: u64) -> Checkpoint {
-    let event = read_all(log).into_iter().find(|event| event.sequence == position);
-    Checkpoint { last_event: event.as_ref().map(EventMark::of), ..Checkpoint::at(position, log.identity()) }
+    let event = read_all(log)
+        .into_iter()
+        .find(|event| event.sequence == position);
+    Checkpoint {
+        last_event: event.as_ref().map(EventMark::of),
+        ..Checkpoint::at(position, log.identity())
+    }
 }
 
 /// Ten events, of which retention has removed the first five.
 fn trimmed(place: &Place) -> Log {
     let log = place.open();
-    append(&log, &(0..10).map(|number| event("a.b", &format!("{number:097}"))).collect::<Vec<_>>());
+    append(
+        &log,
+        &(0..10)
+            .map(|number| event("a.b", &format!("{number:097}")))
+            .collect::<Vec<_>>(),
+    );
     assert_eq!(log.enforce_retention().expect("trims"), 5);
     log
 }
 
 fn small() -> Place {
-    Place::with(Options { max_bytes: Some(500), ..Options::default() })
+    Place::with(Options {
+        max_bytes: Some(500),
+        ..Options::default()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reader_hands_out_all_events_in_order_within_limits() {
     let log = fresh();
     append_numbered(&log, 5_000);
-    let limits = Limits { events: 300, bytes: 20_000 };
-    let mut reading = read(&log, Request { limits, ..request(&[">"]) });
+    let limits = Limits {
+        events: 300,
+        bytes: 20_000,
+    };
+    let mut reading = read(
+        &log,
+        Request {
+            limits,
+            ..request(&[">"])
+        },
+    );
     let (mut next, mut batches) = (1, 0);
     while next <= 5_000 {
         let batch = reading.batch().await;
         assert!(batch.events.len() <= 300 && batch.bytes() <= 20_000);
         for event in &batch.events {
-            assert_eq!((event.sequence, event.data.as_str()), (next, Some(next.to_string().as_str())));
+            assert_eq!(
+                (event.sequence, event.data.as_str()),
+                (next, Some(next.to_string().as_str()))
+            );
             next += 1;
         }
         assert_eq!((batch.head, &*batch.stream), (5_000, &log.identity()));
@@ -108,8 +153,24 @@ async fn reader_hands_out_all_events_in_order_within_limits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn event_larger_than_the_limit_comes_alone() {
     let log = fresh();
-    append(&log, &[event("a", "1"), event("a", &"x".repeat(100_000)), event("a", "3")]);
-    let mut reading = read(&log, Request { limits: Limits { events: 10, bytes: 1_000 }, ..request(&[">"]) });
+    append(
+        &log,
+        &[
+            event("a", "1"),
+            event("a", &"x".repeat(100_000)),
+            event("a", "3"),
+        ],
+    );
+    let mut reading = read(
+        &log,
+        Request {
+            limits: Limits {
+                events: 10,
+                bytes: 1_000,
+            },
+            ..request(&[">"])
+        },
+    );
     let mut sizes = Vec::new();
     while sizes.iter().sum::<usize>() < 3 {
         sizes.push(reading.batch().await.events.len());
@@ -123,12 +184,30 @@ async fn position_passes_events_that_do_not_match() {
     append_numbered(&log, 9_999);
     append(&log, &[event("rare.one", "x")]);
     append_numbered(&log, 50);
-    let limits = Limits { events: 10, bytes: 1 << 20 };
-    let mut reading = read(&log, Request { limits, ..request(&["rare.>", "none.*"]) });
+    let limits = Limits {
+        events: 10,
+        bytes: 1 << 20,
+    };
+    let mut reading = read(
+        &log,
+        Request {
+            limits,
+            ..request(&["rare.>", "none.*"])
+        },
+    );
     let first = reading.batch().await;
-    assert_eq!((first.events.len(), first.through, first.pending), (0, 160, 10_050 - 160));
+    assert_eq!(
+        (first.events.len(), first.through, first.pending),
+        (0, 160, 10_050 - 160)
+    );
     let events = reading.through(10_050).await;
-    assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [10_000]);
+    assert_eq!(
+        events
+            .iter()
+            .map(|event| event.sequence)
+            .collect::<Vec<_>>(),
+        [10_000]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,11 +215,17 @@ async fn reader_follows_live_appends() {
     let log = fresh();
     let mut reading = read(&log, request(&[">"]));
     let empty = reading.batch().await;
-    assert_eq!((empty.events.len(), empty.through, empty.head, empty.pending), (0, 0, 0, 0));
+    assert_eq!(
+        (empty.events.len(), empty.through, empty.head, empty.pending),
+        (0, 0, 0, 0)
+    );
     for number in 1..=50 {
         append_numbered(&log, 1);
         let batch = reading.batch().await;
-        assert_eq!((batch.events.len(), batch.through, batch.pending), (1, number, 0));
+        assert_eq!(
+            (batch.events.len(), batch.through, batch.pending),
+            (1, number, 0)
+        );
     }
     let writer = {
         let log = log.clone();
@@ -151,13 +236,24 @@ async fn reader_follows_live_appends() {
     writer.await.expect("appends");
     assert!(events.iter().map(|event| event.sequence).eq(51..=1_450));
     // Nothing more is there, so the reader waits.
-    timeout(Duration::from_millis(20), reading.reader.next()).await.expect_err("waits");
+    timeout(Duration::from_millis(20), reading.reader.next())
+        .await
+        .expect_err("waits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_calls_lose_nothing() {
     let log = fresh();
-    let mut reading = read(&log, Request { limits: Limits { events: 7, bytes: 1 << 20 }, ..request(&[">"]) });
+    let mut reading = read(
+        &log,
+        Request {
+            limits: Limits {
+                events: 7,
+                bytes: 1 << 20,
+            },
+            ..request(&[">"])
+        },
+    );
     let writer = {
         let log = log.clone();
         move || (0..300).for_each(|_| append_numbered(&log, 5))
@@ -229,8 +325,21 @@ async fn other_event_under_the_same_sequence_is_diverged() {
     let log = place.open();
 
     let error = read(&log, resuming(&checkpoint)).error().await;
-    assert!(matches!(error, Error::Truncated { last: 5, position: 8, .. }), "{error}");
-    append(&log, &(0..5).map(|_| event("a", "other")).collect::<Vec<_>>());
+    assert!(
+        matches!(
+            error,
+            Error::Truncated {
+                last: 5,
+                position: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    append(
+        &log,
+        &(0..5).map(|_| event("a", "other")).collect::<Vec<_>>(),
+    );
     let error = read(&log, resuming(&checkpoint)).error().await;
     assert_eq!(error.kind(), "source-diverged");
 }
@@ -240,8 +349,20 @@ async fn missing_beginning_is_incomplete_unless_accepted() {
     let place = small();
     let log = trimmed(&place);
     let error = read(&log, request(&[">"])).error().await;
-    assert!(matches!(error, Error::Incomplete { missing: Missing { from: 1, to: 5, .. }, .. }), "{error}");
-    let accepted = Request { start: Start::FirstAvailable, ..request(&[">"]) };
+    assert!(
+        matches!(
+            error,
+            Error::Incomplete {
+                missing: Missing { from: 1, to: 5, .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let accepted = Request {
+        start: Start::FirstAvailable,
+        ..request(&[">"])
+    };
     let events = read(&log, accepted).through(10).await;
     assert!(events.iter().map(|event| event.sequence).eq(6..=10));
 }
@@ -252,7 +373,16 @@ async fn events_gone_behind_a_checkpoint_are_a_gap() {
     let log = trimmed(&place);
     let at = |position| Checkpoint::at(position, log.identity());
     let error = read(&log, resuming(&at(3))).error().await;
-    assert!(matches!(error, Error::Gap { missing: Missing { from: 4, to: 5, .. }, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Gap {
+                missing: Missing { from: 4, to: 5, .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
     // Behind position 5 nothing is missing.
     let events = read(&log, resuming(&at(5))).through(10).await;
     assert!(events.iter().map(|event| event.sequence).eq(6..=10));
@@ -260,31 +390,81 @@ async fn events_gone_behind_a_checkpoint_are_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_was_emptied_is_a_gap_for_who_is_behind() {
-    let place = Place::with(Options { max_age: Some(Duration::from_secs(60)), ..Options::default() });
+    let place = Place::with(Options {
+        max_age: Some(Duration::from_secs(60)),
+        ..Options::default()
+    });
     let log = place.open();
-    append(&log, &[NewEvent { time_ns: Some(1), ..event("a", "") }, NewEvent { time_ns: Some(1), ..event("a", "") }]);
+    append(
+        &log,
+        &[
+            NewEvent {
+                time_ns: Some(1),
+                ..event("a", "")
+            },
+            NewEvent {
+                time_ns: Some(1),
+                ..event("a", "")
+            },
+        ],
+    );
     let (behind, done) = (checkpoint(&log, 1), checkpoint(&log, 2));
     assert_eq!(log.enforce_retention().expect("trims"), 2);
     let error = read(&log, resuming(&behind)).error().await;
-    assert!(matches!(error, Error::Gap { missing: Missing { from: 2, to: 2, .. }, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Gap {
+                missing: Missing { from: 2, to: 2, .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(read(&log, resuming(&done)).batch().await.through, 2);
     let error = read(&log, request(&[">"])).error().await;
-    assert!(matches!(error, Error::Incomplete { missing: Missing { from: 1, to: 2, .. }, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Incomplete {
+                missing: Missing { from: 1, to: 2, .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_that_overtakes_a_reader_is_a_gap() {
-    let place = Place::with(Options { max_bytes: Some(50_000), ..Options::default() });
+    let place = Place::with(Options {
+        max_bytes: Some(50_000),
+        ..Options::default()
+    });
     let log = place.open();
-    let events: Vec<_> = (0..10_000).map(|number| event("a.b", &format!("{number:097}"))).collect();
+    let events: Vec<_> = (0..10_000)
+        .map(|number| event("a.b", &format!("{number:097}")))
+        .collect();
     append(&log, &events);
-    let mut reading = read(&log, Request { limits: Limits { events: 10, bytes: 1 << 20 }, ..request(&[">"]) });
+    let mut reading = read(
+        &log,
+        Request {
+            limits: Limits {
+                events: 10,
+                bytes: 1 << 20,
+            },
+            ..request(&[">"])
+        },
+    );
     assert_eq!(reading.batch().await.through, 10);
     assert_eq!(log.enforce_retention().expect("trims"), 9_500);
     // What was read ahead may still come; then the gap is told, with its exact bounds.
     let mut through = 10;
     let error = loop {
-        match timeout(DEADLINE, reading.reader.next()).await.expect("in time") {
+        match timeout(DEADLINE, reading.reader.next())
+            .await
+            .expect("in time")
+        {
             Ok(batch) => through = batch.through,
             Err(error) => break error,
         }
@@ -301,16 +481,36 @@ async fn accepted_events_that_retention_removed_are_counted() {
     let place = small();
     let log = trimmed(&place);
     for (resume, gone) in [(None, 5), (Some(Checkpoint::at(3, log.identity())), 2)] {
-        let request = Request { resume, ..request(&[">"]) };
+        let request = Request {
+            resume,
+            ..request(&[">"])
+        };
         // Up to 4 is not up to 5.
-        let error = read(&log, Request { accepts_missing_through: 4, ..request.clone() }).error().await;
+        let error = read(
+            &log,
+            Request {
+                accepts_missing_through: 4,
+                ..request.clone()
+            },
+        )
+        .error()
+        .await;
         assert!(error.to_string().contains("1 event (5) is gone"), "{error}");
-        let accepted = Request { accepts_missing_through: 5, ..request.clone() };
+        let accepted = Request {
+            accepts_missing_through: 5,
+            ..request.clone()
+        };
         let batch = read(&log, accepted).batch().await;
-        assert_eq!((batch.after, batch.through, batch.missing_between(0, 10)), (5 - gone, 10, gone));
+        assert_eq!(
+            (batch.after, batch.through, batch.missing_between(0, 10)),
+            (5 - gone, 10, gone)
+        );
         let (sender, _status) = watch::channel(initial_status());
         let counting = Embedded::new(log.clone()).on_missing(OnMissing::Count);
-        let batch = timeout(DEADLINE, counting.read(request, sender).next()).await.expect("in time").expect("counts");
+        let batch = timeout(DEADLINE, counting.read(request, sender).next())
+            .await
+            .expect("in time")
+            .expect("counts");
         assert_eq!(batch.missing_between(0, 10), gone);
     }
 }
@@ -319,9 +519,13 @@ async fn accepted_events_that_retention_removed_are_counted() {
 async fn folded(log: &Log, subject: &str, sequence: u64) -> Checkpoint {
     let mut reading = read(log, request(&[subject]));
     let mut checkpoint: Option<Checkpoint> = None;
-    while checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.position < sequence) {
+    while checkpoint
+        .as_ref()
+        .is_none_or(|checkpoint| checkpoint.position < sequence)
+    {
         let batch = reading.batch().await;
-        checkpoint = Some(batch.checkpoint(checkpoint.as_ref(), batch.events.last(), batch.through));
+        checkpoint =
+            Some(batch.checkpoint(checkpoint.as_ref(), batch.events.last(), batch.through));
     }
     checkpoint.expect("something was read")
 }
@@ -337,16 +541,31 @@ async fn a_log_that_lost_events_of_others_and_grew_again_is_another_history() {
     let log = place.open();
     append(&log, &[event("others", "3"), event("others", "4")]);
     let checkpoint = folded(&log, "mine", 4).await;
-    assert_eq!(checkpoint.last_event.as_ref().map(|mark| mark.sequence), Some(1));
-    assert_eq!(checkpoint.last_seen.as_ref().map(|mark| mark.sequence), Some(4));
+    assert_eq!(
+        checkpoint.last_event.as_ref().map(|mark| mark.sequence),
+        Some(1)
+    );
+    assert_eq!(
+        checkpoint.last_seen.as_ref().map(|mark| mark.sequence),
+        Some(4)
+    );
     drop(log);
     std::fs::copy(&backup, place.path()).expect("copies");
     let log = place.open();
-    append(&log, &[event("mine", "5"), event("mine", "6"), event("mine", "7")]);
+    append(
+        &log,
+        &[event("mine", "5"), event("mine", "6"), event("mine", "7")],
+    );
 
-    let resumed = Request { resume: Some(checkpoint), ..request(&["mine"]) };
+    let resumed = Request {
+        resume: Some(checkpoint),
+        ..request(&["mine"])
+    };
     let error = read(&log, resumed).error().await;
-    assert!(matches!(&error, Error::Diverged(message) if message.contains("event 4")), "{error}");
+    assert!(
+        matches!(&error, Error::Diverged(message) if message.contains("event 4")),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,22 +575,50 @@ async fn a_log_with_another_creation_time_is_the_same_while_it_has_what_was_read
     let mut moved = checkpoint(&log, 8);
     moved.stream.created_ns += 1;
     let batch = read(&log, resuming(&moved)).batch().await;
-    assert_eq!((batch.through, &*batch.stream), (10, &log.identity()), "its identity is the new one");
+    assert_eq!(
+        (batch.through, &*batch.stream),
+        (10, &log.identity()),
+        "its identity is the new one"
+    );
     moved.last_event = None;
     let error = read(&log, resuming(&moved)).error().await;
-    assert!(error.to_string().contains("nothing that was read is in it"), "{error}");
+    assert!(
+        error.to_string().contains("nothing that was read is in it"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_come_only_when_wanted() {
     let log = fresh();
-    let headers = vec![("Event-Type".to_owned(), "Placed".to_owned()), ("X".to_owned(), "1".to_owned())];
-    append(&log, &[NewEvent { headers, ..event("orders.1.a", "{}") }]);
+    let headers = vec![
+        ("Event-Type".to_owned(), "Placed".to_owned()),
+        ("X".to_owned(), "1".to_owned()),
+    ];
+    append(
+        &log,
+        &[NewEvent {
+            headers,
+            ..event("orders.1.a", "{}")
+        }],
+    );
     let without = read(&log, request(&[">"])).through(1).await;
-    let with = read(&log, Request { wants_headers: true, ..request(&[">"]) }).through(1).await;
+    let with = read(
+        &log,
+        Request {
+            wants_headers: true,
+            ..request(&[">"])
+        },
+    )
+    .through(1)
+    .await;
     assert_eq!((&*without[0].kind, without[0].headers.len()), ("Placed", 0));
     assert_eq!(
-        (&*with[0].kind, with[0].header("x"), with[0].header("event-type")),
+        (
+            &*with[0].kind,
+            with[0].header("x"),
+            with[0].header("event-type")
+        ),
         ("Placed", Some("1"), Some("Placed"))
     );
     assert_eq!(EventMark::of(&with[0]), EventMark::of(&without[0]));
@@ -380,8 +627,12 @@ async fn headers_come_only_when_wanted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cloudevents_are_the_same_in_both_forms() {
     let log = fresh();
-    let pairs =
-        |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
     let binary = NewEvent {
         headers: pairs(&[
             ("ce-specversion", "1.0"),
@@ -402,11 +653,22 @@ async fn cloudevents_are_the_same_in_both_forms() {
     };
     append(&log, &[binary, structured]);
     for wants_headers in [true, false] {
-        let events = read(&log, Request { wants_headers, ..request(&[">"]) }).through(2).await;
+        let events = read(
+            &log,
+            Request {
+                wants_headers,
+                ..request(&[">"])
+            },
+        )
+        .through(2)
+        .await;
         assert_eq!(events[0].headers, events[1].headers);
         assert_eq!(events[0].headers.is_empty(), !wants_headers);
         assert_eq!(events[0].data, events[1].data);
-        assert_eq!((&*events[0].kind, &*events[1].kind), ("shop.placed", "shop.placed"));
+        assert_eq!(
+            (&*events[0].kind, &*events[1].kind),
+            ("shop.placed", "shop.placed")
+        );
     }
 }
 
@@ -415,26 +677,48 @@ async fn info_names_the_stream() {
     let log = fresh();
     append_numbered(&log, 3);
     let info = Embedded::new(log.clone()).info();
-    assert_eq!((info.kind.as_str(), info.stream.as_str()), ("embedded", "events"));
-    assert_eq!((info.first_sequence, info.last_sequence, info.events), (Some(1), Some(3), Some(3)));
+    assert_eq!(
+        (info.kind.as_str(), info.stream.as_str()),
+        ("embedded", "events")
+    );
+    assert_eq!(
+        (info.first_sequence, info.last_sequence, info.events),
+        (Some(1), Some(3), Some(3))
+    );
     assert!(info.reachable && info.warnings.is_empty() && info.bytes > Some(0));
 }
 
-/// Cuts off the end of the first run of events in a file, and notes that all subjects are known, as they are after many
-/// more events, so that opening does not read it. Returns the first sequence after it.
+/// Cuts off the end of the first run of events in a file, and notes that all subjects are known, as
+/// they are after many more events, so that opening does not read it. Returns the first sequence
+/// after it.
 fn damage_first_run(place: &Place, last: u64) -> u64 {
     const RUNS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("chunks");
-    const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("log");
+    const SETTINGS: TableDefinition<'static, &'static str, &'static [u8]> =
+        TableDefinition::new("log");
     let database = redb::Database::open(place.path()).expect("nobody has it open");
     let transaction = database.begin_write().expect("it can be written");
     let second = {
         let mut runs = transaction.open_table(RUNS).expect("it is there");
-        let whole = runs.get(1).expect("it can be read").expect("it begins at 1").value().to_vec();
-        runs.insert(1, &whole[..whole.len() - 10]).expect("it can be written");
-        runs.iter().expect("it can be read").nth(1).expect("there is another").expect("it can be read").0.value()
+        let whole = runs
+            .get(1)
+            .expect("it can be read")
+            .expect("it begins at 1")
+            .value()
+            .to_vec();
+        runs.insert(1, &whole[..whole.len() - 10])
+            .expect("it can be written");
+        runs.iter()
+            .expect("it can be read")
+            .nth(1)
+            .expect("there is another")
+            .expect("it can be read")
+            .0
+            .value()
     };
     let mut settings = transaction.open_table(SETTINGS).expect("it is there");
-    settings.insert("indexed_through", last.to_le_bytes().as_slice()).expect("it can be written");
+    settings
+        .insert("indexed_through", last.to_le_bytes().as_slice())
+        .expect("it can be written");
     drop(settings);
     transaction.commit().expect("it is written");
     second
@@ -445,7 +729,12 @@ async fn a_damaged_event_stops_the_readers_that_reach_it_and_no_others() {
     let place = Place::new();
     let log = place.open();
     for _ in 0..10 {
-        append(&log, &(0..100).map(|_| event("a.b", &"x".repeat(1_000))).collect::<Vec<_>>());
+        append(
+            &log,
+            &(0..100)
+                .map(|_| event("a.b", &"x".repeat(1_000)))
+                .collect::<Vec<_>>(),
+        );
     }
     let behind = checkpoint(&log, 900);
     drop(log);
@@ -456,12 +745,19 @@ async fn a_damaged_event_stops_the_readers_that_reach_it_and_no_others() {
     let mut reading = read(&log, request(&[">"]));
     let mut events = 0;
     let error = loop {
-        match timeout(DEADLINE, reading.reader.next()).await.expect("an outcome in time") {
+        match timeout(DEADLINE, reading.reader.next())
+            .await
+            .expect("an outcome in time")
+        {
             Ok(batch) => events += batch.events.len() as u64,
             Err(error) => break error,
         }
     };
-    assert!(events < second - 1, "none is handed out that is damaged: {events} of {}", second - 1);
+    assert!(
+        events < second - 1,
+        "none is handed out that is damaged: {events} of {}",
+        second - 1
+    );
     assert_eq!(error.kind(), "source-log");
     assert!(error.to_string().contains("is damaged"), "{error}");
     assert_eq!(reading.status.borrow().state, SourceState::Stopped);

@@ -1,4 +1,5 @@
-//! What the claims need: guests that are built once, an engine, and a bed on which one instance runs.
+//! What the claims need: guests that are built once, an engine, and a bed on which one instance
+//! runs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,14 @@ pub fn guest(features: &str) -> Bytes {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/probe/Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--locked", "--target", "wasm32-unknown-unknown"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--target",
+            "wasm32-unknown-unknown",
+        ])
         .args(["--features", features])
         .arg("--manifest-path")
         .arg(manifest)
@@ -32,7 +40,10 @@ pub fn guest(features: &str) -> Bytes {
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "the probe builds with features `{features}`");
+    assert!(
+        status.success(),
+        "the probe builds with features `{features}`"
+    );
     let file = target.join("wasm32-unknown-unknown/release/probe.wasm");
     let bytes = Bytes::from(std::fs::read(file).expect("cargo wrote it"));
     built.insert(features.to_owned(), bytes.clone());
@@ -41,11 +52,23 @@ pub fn guest(features: &str) -> Bytes {
 
 /// A guest of the suite, built as any user builds one.
 pub fn suite_guest(name: &str) -> Bytes {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/guests")
+        .join(name);
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.wasm"));
     let mut build = Command::new(compiler());
-    let output = build.arg("build").arg(folder).arg("--out").arg(&file).output().expect("foldstream runs");
-    assert!(output.status.success(), "{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    let output = build
+        .arg("build")
+        .arg(folder)
+        .arg("--out")
+        .arg(&file)
+        .output()
+        .expect("foldstream runs");
+    assert!(
+        output.status.success(),
+        "{name} does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Bytes::from(std::fs::read(file).expect("it was just written"))
 }
 
@@ -55,7 +78,10 @@ pub fn compiler() -> PathBuf {
 
 pub fn options(cache: &Path) -> Options {
     // Each engine reserves address space for all its instances, and the tests run side by side.
-    Options { instances_max: 64, ..Options::new(cache.to_owned(), compiler()) }
+    Options {
+        instances_max: 64,
+        ..Options::new(cache.to_owned(), compiler())
+    }
 }
 
 pub fn engine(change: impl FnOnce(&mut Options)) -> (Engine, TempDir) {
@@ -81,7 +107,10 @@ pub fn load_upload(engine: &Engine, upload: Bytes) -> Arc<Module> {
 }
 
 pub fn identity() -> Identity {
-    Identity { deployment: "probe".to_owned(), generation: 1 }
+    Identity {
+        deployment: "probe".to_owned(),
+        generation: 1,
+    }
 }
 
 pub fn event(sequence: u64, kind: &str, data: &str) -> Event {
@@ -107,10 +136,20 @@ pub struct Bed {
 impl Bed {
     pub fn new(module: Arc<Module>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (store, writer) =
-            Store::open(&folder.path().join("state.redb"), state::Options::default(), |_| {}).expect("state opens");
+        let (store, writer) = Store::open(
+            &folder.path().join("state.redb"),
+            state::Options::default(),
+            |_| {},
+        )
+        .expect("state opens");
         let instance = module.instantiate(&identity()).expect("an instance");
-        Self { module, instance, store, writer: Some(writer), _folder: folder }
+        Self {
+            module,
+            instance,
+            store,
+            writer: Some(writer),
+            _folder: folder,
+        }
     }
 
     pub fn probe() -> Self {
@@ -119,16 +158,24 @@ impl Bed {
 
     /// Applies a batch and publishes it, or drops it.
     pub fn apply(&mut self, events: &[Event]) -> Result<(), ApplyError> {
-        let mut writer = self.writer.take().expect("the writer is here between calls");
+        let mut writer = self
+            .writer
+            .take()
+            .expect("the writer is here between calls");
         writer.begin();
         let (mut writer, result) = self.instance.apply(events, writer);
         match &result {
             Ok(()) => {
                 let last = events.last().expect("a batch has events");
-                let stream = StreamIdentity { name: "s".to_owned(), created_ns: 1 };
+                let stream = StreamIdentity {
+                    name: "s".to_owned(),
+                    created_ns: 1,
+                };
                 let position = last.sequence.max(self.store.position());
-                writer
-                    .publish(Checkpoint { last_event: Some(EventMark::of(last)), ..Checkpoint::at(position, stream) });
+                writer.publish(Checkpoint {
+                    last_event: Some(EventMark::of(last)),
+                    ..Checkpoint::at(position, stream)
+                });
             }
             Err(_) => writer.discard(),
         }
@@ -146,13 +193,17 @@ impl Bed {
     }
 
     pub fn query(&self, name: &str, args: &str) -> Result<Payload, QueryError> {
-        self.module.query(&identity(), self.store.snapshot(), name, &args.into())
+        self.module
+            .query(&identity(), self.store.snapshot(), name, &args.into())
     }
 
-    /// The name of the limit that a batch reaches; afterwards a new instance goes on as if nothing had been.
+    /// The name of the limit that a batch reaches; afterwards a new instance goes on as if nothing
+    /// had been.
     pub fn limit(&mut self, events: &[Event]) -> &'static str {
         let error = self.apply(events).expect_err("a limit is reached");
-        let ApplyError::Limit { limit, message } = error else { panic!("another error: {error:?}") };
+        let ApplyError::Limit { limit, message } = error else {
+            panic!("another error: {error:?}")
+        };
         assert!(!message.is_empty());
         self.works_again();
         limit
@@ -160,8 +211,11 @@ impl Bed {
 
     pub fn works_again(&mut self) {
         self.renew();
-        let before = self.value("count").map_or(0, |value| value.parse::<u64>().expect("a number"));
-        self.apply(&[event(before + 1_000, "count", "")]).expect("a new instance works");
+        let before = self
+            .value("count")
+            .map_or(0, |value| value.parse::<u64>().expect("a number"));
+        self.apply(&[event(before + 1_000, "count", "")])
+            .expect("a new instance works");
         assert_eq!(self.value("count"), Some((before + 1).to_string()));
     }
 }
@@ -172,7 +226,10 @@ pub fn logged(body: impl FnOnce()) -> String {
     struct Lines(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            self.0
+                .lock()
+                .expect("not poisoned")
+                .extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -182,7 +239,10 @@ pub fn logged(body: impl FnOnce()) -> String {
     }
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
     tracing::subscriber::with_default(subscriber, body);
     let bytes = lines.0.lock().expect("not poisoned").clone();
     String::from_utf8(bytes).expect("log lines are text")

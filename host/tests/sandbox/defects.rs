@@ -35,9 +35,16 @@ fn parts(path: std::path::PathBuf) -> Options {
         program: Program {
             generation: 1,
             module: Ok(load(shared(), "")),
-            load: Arc::new(|| Err(LoadError { message: "it is loaded".to_owned(), is_passing: false })),
+            load: Arc::new(|| {
+                Err(LoadError {
+                    message: "it is loaded".to_owned(),
+                    is_passing: false,
+                })
+            }),
             source_name: "orders".to_owned(),
-            source: Ok(Source::JetStream(JetStream::new(options).expect("the settings are sound"))),
+            source: Ok(Source::JetStream(
+                JetStream::new(options).expect("the settings are sound"),
+            )),
             start: Start::Beginning,
             accepts_missing_through: 0,
             on_probation: false,
@@ -52,7 +59,11 @@ fn parts(path: std::path::PathBuf) -> Options {
         cache: Caches::new(1 << 20, 0).share(u64::MAX),
         settings: Settings {
             batch: Limits::default(),
-            policy: Policy { attempts: 1, initial_backoff: Duration::ZERO, max_backoff: Duration::ZERO },
+            policy: Policy {
+                attempts: 1,
+                initial_backoff: Duration::ZERO,
+                max_backoff: Duration::ZERO,
+            },
             build_attempts: 1,
             build_backoff: Duration::ZERO,
             retry_percent: 100,
@@ -76,8 +87,11 @@ fn parts(path: std::path::PathBuf) -> Options {
 fn a_reader_that_panics_is_told_and_started_again_not_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     // A runtime without network: the reader panics at its first connection.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .expect("a runtime");
     let runner = {
         let _guard = runtime.enter();
         Runner::start(parts(folder.path().join("1.redb")))
@@ -86,14 +100,30 @@ fn a_reader_that_panics_is_told_and_started_again_not_at_once() {
     let mut seen = Vec::new();
     // Each start resets the failure that the last one left.
     while runner.now().starts < 3 {
-        assert!(begin.elapsed() < Duration::from_secs(60), "it is not started again: {:?}", runner.now());
-        seen.extend(runner.now().failure.filter(|failure| failure.message.contains("a defect in the host")));
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "it is not started again: {:?}",
+            runner.now()
+        );
+        seen.extend(
+            runner
+                .now()
+                .failure
+                .filter(|failure| failure.message.contains("a defect in the host")),
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     let failure = seen.last().expect("it says what happened");
     assert_eq!(failure.kind, "host", "{failure:?}");
-    assert!(matches!(runner.now().state, DeploymentState::Retrying | DeploymentState::CatchingUp));
-    assert!(begin.elapsed() >= Duration::from_secs(2), "three starts within {:?}", begin.elapsed());
+    assert!(matches!(
+        runner.now().state,
+        DeploymentState::Retrying | DeploymentState::CatchingUp
+    ));
+    assert!(
+        begin.elapsed() >= Duration::from_secs(2),
+        "three starts within {:?}",
+        begin.elapsed()
+    );
     runner.ask_to_stop();
     runner.join();
 }
@@ -118,7 +148,13 @@ impl Part for Brittle {
 
 impl Fold for Brittle {
     fn apply(&mut self, events: &[Event], writer: Writer) -> (Writer, Result<(), ApplyError>) {
-        let met = |event: &Event| !self.0.lock().expect("nobody panics with it").insert(event.sequence);
+        let met = |event: &Event| {
+            !self
+                .0
+                .lock()
+                .expect("nobody panics with it")
+                .insert(event.sequence)
+        };
         assert!(events.iter().all(met), "as ordered");
         (writer, Ok(()))
     }
@@ -127,9 +163,13 @@ impl Fold for Brittle {
 #[test]
 fn a_fold_that_panics_now_and_then_is_started_again_and_never_stops_for_good() {
     let folder = tempfile::tempdir().expect("a folder");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let log = Log::open(&folder.path().join("log.redb"), log::Options::default()).expect("the log opens");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let log =
+        Log::open(&folder.path().join("log.redb"), log::Options::default()).expect("the log opens");
     let runner = {
         let _guard = runtime.enter();
         let mut parts = parts(folder.path().join("1.redb"));
@@ -148,18 +188,30 @@ fn a_fold_that_panics_now_and_then_is_started_again_and_never_stops_for_good() {
     let begin = Instant::now();
     // More often than a state may be damaged in a row.
     for sequence in 1..=5 {
-        log.append(std::slice::from_ref(&event), &Expectation::default()).expect("it is appended");
+        log.append(std::slice::from_ref(&event), &Expectation::default())
+            .expect("it is appended");
         let mut seen = None;
         while runner.position() < sequence {
             let now = runner.now();
-            assert!(now.state != DeploymentState::Failed, "it stops at {sequence}: {now:?}");
-            assert!(begin.elapsed() < Duration::from_secs(60), "it is not started again: {now:?}");
+            assert!(
+                now.state != DeploymentState::Failed,
+                "it stops at {sequence}: {now:?}"
+            );
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "it is not started again: {now:?}"
+            );
             seen = now.failure.or(seen);
             std::thread::sleep(Duration::from_millis(5));
         }
         let failure = seen.expect("it says what happened");
         assert_eq!(failure.kind, "state", "{failure:?}");
-        assert!(failure.message.contains("a defect in the host ended the fold"), "{failure:?}");
+        assert!(
+            failure
+                .message
+                .contains("a defect in the host ended the fold"),
+            "{failure:?}"
+        );
     }
     runner.ask_to_stop();
     runner.join();

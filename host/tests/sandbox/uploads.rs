@@ -1,5 +1,5 @@
-//! Uploads: what is let in and what is refused with which words, the process that looks inside them, and the cache of
-//! what it compiled.
+//! Uploads: what is let in and what is refused with which words, the process that looks inside
+//! them, and the cache of what it compiled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,10 @@ fn garbage_is_refused_with_words_that_help() {
     let probe = guest("");
     for length in [9, 100, probe.len() / 2, probe.len() - 1] {
         let error = refusal(probe.slice(..length));
-        assert!(error.contains("malformed") || error.contains("does not match"), "{length} bytes: {error}");
+        assert!(
+            error.contains("malformed") || error.contains("does not match"),
+            "{length} bytes: {error}"
+        );
     }
 }
 
@@ -40,7 +43,10 @@ fn garbage_is_refused_with_words_that_help() {
 fn truncated_component_is_refused() {
     let component = shared().accept(guest("")).expect("accepted").component;
     for length in [9, 1_000, component.len() / 2, component.len() - 1] {
-        assert!(refusal(component.slice(..length)).contains("malformed at byte"), "{length} bytes");
+        assert!(
+            refusal(component.slice(..length)).contains("malformed at byte"),
+            "{length} bytes"
+        );
     }
     // A changed byte anywhere is refused, or changes only what the code does; the host stays whole.
     for index in (8..component.len()).step_by(component.len() / 50) {
@@ -60,7 +66,10 @@ fn oversized_upload_is_refused() {
 #[test]
 fn core_module_without_exports_is_refused() {
     let error = refusal(wat("(module)"));
-    assert!(error.contains("core module without a `component-type` section"), "{error}");
+    assert!(
+        error.contains("core module without a `component-type` section"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -71,7 +80,10 @@ fn component_of_another_world_is_refused_with_what_is_missing() {
             (core module $m (func (export "apply")))
             (core instance $i (instantiate $m))
             (func (export "apply") (canon lift (core func $i "apply"))))"#));
-    assert!(error.contains("`apply` differs") && error.contains("0 parameters instead of 1"), "{error}");
+    assert!(
+        error.contains("`apply` differs") && error.contains("0 parameters instead of 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -80,7 +92,10 @@ fn migrate_of_another_type_is_refused() {
             (core module $m (func (export "migrate")))
             (core instance $i (instantiate $m))
             (func (export "migrate") (canon lift (core func $i "migrate"))))"#));
-    assert!(error.contains("export `migrate` differs") && error.contains("0 parameters instead of 2"), "{error}");
+    assert!(
+        error.contains("export `migrate` differs") && error.contains("0 parameters instead of 2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -93,7 +108,10 @@ fn forbidden_imports_are_listed() {
             (import "evil" (func)))"#));
     let named = "wasi:http/outgoing-handler@0.2.0, foldstream:module/state@0.2.0, wasi:cli/run@0.3.0, evil;";
     assert!(error.contains(named), "{error}");
-    assert!(error.contains("allowed are foldstream:module 0.1.0 and WASI 0.2 io, clocks"), "{error}");
+    assert!(
+        error.contains("allowed are foldstream:module 0.1.0 and WASI 0.2 io, clocks"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -115,9 +133,19 @@ fn compiled_code_is_cached_and_shared() {
     let loaded = first.load(&accepted).expect("loads");
     assert!(loaded.compile_time.is_some(), "compiled");
     let again = first.load(&accepted).expect("loads");
-    assert!(again.compile_time.is_none() && Arc::ptr_eq(&loaded.module, &again.module), "shared");
+    assert!(
+        again.compile_time.is_none() && Arc::ptr_eq(&loaded.module, &again.module),
+        "shared"
+    );
     let second = Engine::new(options(folder.path())).expect("starts");
-    assert!(second.load(&accepted).expect("loads").compile_time.is_none(), "from the cache");
+    assert!(
+        second
+            .load(&accepted)
+            .expect("loads")
+            .compile_time
+            .is_none(),
+        "from the cache"
+    );
 }
 
 #[test]
@@ -125,9 +153,19 @@ fn tampered_cache_is_never_loaded() {
     let (first, folder) = engine(|_| {});
     let accepted = first.accept(guest("")).expect("accepted");
     first.load(&accepted).expect("loads");
-    let files = std::fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.path());
-    let code = files.filter(|path| path.extension().is_some_and(|extension| extension == "code")).collect::<Vec<_>>();
-    let [code] = code.as_slice() else { panic!("one file of code: {code:?}") };
+    let files = std::fs::read_dir(folder.path())
+        .expect("lists")
+        .flatten()
+        .map(|entry| entry.path());
+    let code = files
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "code")
+        })
+        .collect::<Vec<_>>();
+    let [code] = code.as_slice() else {
+        panic!("one file of code: {code:?}")
+    };
     let whole = std::fs::read(code).expect("reads");
     let mut changed = whole.clone();
     *changed.last_mut().expect("not empty") ^= 1;
@@ -139,14 +177,21 @@ fn tampered_cache_is_never_loaded() {
             assert!(loaded.compile_time.is_some(), "compiled again");
         });
         assert!(log.contains("damaged or not ours"), "{log}");
-        assert_eq!(std::fs::read(code).expect("reads").len(), whole.len(), "the file is whole again");
+        assert_eq!(
+            std::fs::read(code).expect("reads").len(),
+            whole.len(),
+            "the file is whole again"
+        );
     }
 }
 
 fn compile_error(change: impl FnOnce(&mut Options)) -> String {
     let accepted = shared().accept(guest("")).expect("accepted");
     let (engine, _folder) = engine(change);
-    engine.load(&accepted).expect_err("does not compile").to_string()
+    engine
+        .load(&accepted)
+        .expect_err("does not compile")
+        .to_string()
 }
 
 #[test]
@@ -159,20 +204,46 @@ fn process_that_looks_inside_uploads_reaches_no_files_sockets_or_processes() {
 #[test]
 fn checker_of_another_version_is_not_asked() {
     let folder = tempfile::tempdir().expect("a folder");
-    let order = ["check-module", "check", "--host-version", "0.0.1", "--memory-bytes", "1000000000"];
+    let order = [
+        "check-module",
+        "check",
+        "--host-version",
+        "0.0.1",
+        "--memory-bytes",
+        "1000000000",
+    ];
     let mut command = std::process::Command::new(compiler());
-    let output = command.args(order).args(["--cpu-seconds", "9", "--bytes-max", "9"]).current_dir(folder.path());
-    let output = output.stdin(std::process::Stdio::null()).output().expect("it runs");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("the host has version 0.0.1"), "{output:?}");
-    let other = Options { compiler: "/bin/true".into(), ..options(folder.path()) };
-    let error = Engine::new(other).expect("starts").accept(guest("")).expect_err("nobody answers").to_string();
+    let output = command
+        .args(order)
+        .args(["--cpu-seconds", "9", "--bytes-max", "9"])
+        .current_dir(folder.path());
+    let output = output
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("it runs");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("the host has version 0.0.1"),
+        "{output:?}"
+    );
+    let other = Options {
+        compiler: "/bin/true".into(),
+        ..options(folder.path())
+    };
+    let error = Engine::new(other)
+        .expect("starts")
+        .accept(guest(""))
+        .expect_err("nobody answers")
+        .to_string();
     assert!(error.contains("is it this program?"), "{error}");
 }
 
 #[test]
 fn native_code_has_a_limit() {
     let error = compile_error(|options| options.code_bytes_max = 1_000);
-    assert!(error.contains("1000 are allowed") && error.contains("modules.code_bytes_max"), "{error}");
+    assert!(
+        error.contains("1000 are allowed") && error.contains("modules.code_bytes_max"),
+        "{error}"
+    );
     let module = load(shared(), "");
     assert!(module.code_bytes() > 1_000 && shared().code_bytes() >= module.code_bytes());
 }
@@ -199,8 +270,15 @@ fn native_code_of_all_modules_has_a_limit() {
         }
     }
     let (number, error) = refused.expect("there is no memory for all of them");
-    assert!(matches!(error, Error::Short(_)) && error.is_passing(), "{error:?}");
-    assert!(loaded.len() > 1 && engine.code_bytes() <= TOTAL / 2, "{} bytes", engine.code_bytes());
+    assert!(
+        matches!(error, Error::Short(_)) && error.is_passing(),
+        "{error:?}"
+    );
+    assert!(
+        loaded.len() > 1 && engine.code_bytes() <= TOTAL / 2,
+        "{} bytes",
+        engine.code_bytes()
+    );
     loaded.clear();
     load(number).expect("there is memory again");
 }
@@ -214,7 +292,10 @@ fn slow_compilation_is_ended() {
 #[test]
 fn greedy_compilation_is_ended() {
     let error = compile_error(|options| options.compile_memory_max = 16 << 20);
-    assert!(error.contains("more than 16777216 bytes of memory"), "{error}");
+    assert!(
+        error.contains("more than 16777216 bytes of memory"),
+        "{error}"
+    );
 }
 
 #[test]

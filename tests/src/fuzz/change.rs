@@ -7,7 +7,8 @@ const CHANGES_MAX: usize = 12;
 /// Most that a text grows by one change.
 const GROWTH_MAX: usize = 20_000;
 
-/// A text with some changes: bytes flipped, cut, repeated, moved, or replaced by one of these words.
+/// A text with some changes: bytes flipped, cut, repeated, moved, or replaced by one of these
+/// words.
 pub fn changed(rng: &mut Rng, sound: &[u8], words: &[&str]) -> Vec<u8> {
     let mut bytes = sound.to_vec();
     let most = if rng.u8(0..4) == 0 { CHANGES_MAX } else { 2 };
@@ -27,12 +28,20 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>, words: &[&str]) {
     let length = rng.usize(0..=16).min(bytes.len() - at);
     match rng.u8(0..10) {
         0 if at < bytes.len() => bytes[at] ^= 1 << rng.u8(0..8),
-        1 if at < bytes.len() => bytes[at] = *rng.choice(b"\0\n\r\t \"\\{}[]:,.0%\x7f\x80\xff").expect("some"),
+        1 if at < bytes.len() => {
+            bytes[at] = *rng
+                .choice(b"\0\n\r\t \"\\{}[]:,.0%\x7f\x80\xff")
+                .expect("some")
+        }
         2 => drop(bytes.drain(at..at + length)),
         3 if rng.u8(0..4) == 0 => bytes.truncate(at),
         4 => {
             let part = bytes[at..at + length].to_vec();
-            let times = if rng.u8(0..8) == 0 { GROWTH_MAX / part.len().max(1) } else { rng.usize(1..4) };
+            let times = if rng.u8(0..8) == 0 {
+                GROWTH_MAX / part.len().max(1)
+            } else {
+                rng.usize(1..4)
+            };
             bytes.splice(at..at, part.repeat(times));
         }
         5 => {

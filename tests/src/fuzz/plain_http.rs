@@ -1,4 +1,5 @@
-//! HTTP/1.1 byte for byte, as no client library would send it: targets and headers are written as they are.
+//! HTTP/1.1 byte for byte, as no client library would send it: targets and headers are written as
+//! they are.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -30,7 +31,10 @@ pub struct Response {
 impl Response {
     /// The value of a header.
     pub fn header(&self, wanted: &str) -> Option<&str> {
-        self.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -42,12 +46,18 @@ impl Response {
 impl Connection {
     /// A connection to the host at a URL.
     pub fn new(url: &str) -> Self {
-        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Self { address, stream: None }
+        let address = url
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned();
+        Self {
+            address,
+            stream: None,
+        }
     }
 
-    /// Sends a request: method, target and headers as they are, and the length of the body. None if the host closed the
-    /// connection without an answer.
+    /// Sends a request: method, target and headers as they are, and the length of the body. None if
+    /// the host closed the connection without an answer.
     ///
     /// # Panics
     ///
@@ -59,7 +69,14 @@ impl Connection {
         headers: &[(String, Vec<u8>)],
         body: &[u8],
     ) -> Option<Response> {
-        let mut request = [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nhost: ", self.address.as_bytes()].concat();
+        let mut request = [
+            method.as_bytes(),
+            b" ",
+            target,
+            b" HTTP/1.1\r\nhost: ",
+            self.address.as_bytes(),
+        ]
+        .concat();
         for (name, value) in headers {
             request.extend([&b"\r\n"[..], name.as_bytes(), b": ", value].concat());
         }
@@ -92,9 +109,14 @@ impl Connection {
                 break;
             }
             let (name, value) = header.split_once(':').expect("a header has a colon");
-            response.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            response
+                .headers
+                .push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        if response.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        if response
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/event-stream"))
+        {
             return Some(response);
         }
         if method != "HEAD" && !matches!(response.status, 204 | 304) {
@@ -135,9 +157,13 @@ fn body(response: &Response, stream: &mut BufReader<TcpStream>) -> Option<Vec<u8
         return Some(body);
     }
     loop {
-        let length = usize::from_str_radix(line(stream)?.split(';').next()?, 16).expect("a length is a number");
+        let length = usize::from_str_radix(line(stream)?.split(';').next()?, 16)
+            .expect("a length is a number");
         let from = body.len();
-        assert!(from + length <= BODY_MAX, "a body of more than {BODY_MAX} bytes");
+        assert!(
+            from + length <= BODY_MAX,
+            "a body of more than {BODY_MAX} bytes"
+        );
         body.resize(from + length, 0);
         stream.read_exact(&mut body[from..]).ok()?;
         line(stream)?;

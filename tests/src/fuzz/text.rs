@@ -1,4 +1,5 @@
-//! Texts of all kinds: most are as they should be, some are what a careless or hostile sender writes.
+//! Texts of all kinds: most are as they should be, some are what a careless or hostile sender
+//! writes.
 
 use std::fmt::Write as _;
 
@@ -54,7 +55,9 @@ const PIECES: &[&str] = &[
 
 /// A short plain word.
 pub fn word(rng: &mut Rng) -> String {
-    (0..rng.usize(1..8)).map(|_| char::from(rng.u8(b'a'..=b'z'))).collect()
+    (0..rng.usize(1..8))
+        .map(|_| char::from(rng.u8(b'a'..=b'z')))
+        .collect()
 }
 
 /// Mostly a plain word, sometimes any text.
@@ -62,10 +65,17 @@ pub fn any(rng: &mut Rng) -> String {
     match rng.u8(0..6) {
         0..=2 => word(rng),
         3 => format!("{}{}", word(rng), rng.choice(PIECES).expect("some")),
-        4 => (0..rng.usize(0..6)).map(|_| *rng.choice(PIECES).expect("some")).collect(),
+        4 => (0..rng.usize(0..6))
+            .map(|_| *rng.choice(PIECES).expect("some"))
+            .collect(),
         _ if rng.u8(0..8) == 0 => {
-            let piece = *rng.choice(&["a", "a.", "é", "%41", "{a}", "\""]).expect("some");
-            piece.repeat(*rng.choice(&[63, 64, 128, 255, 256, 600, 1_024, 1_025, 9_000]).expect("some"))
+            let piece = *rng
+                .choice(&["a", "a.", "é", "%41", "{a}", "\""])
+                .expect("some");
+            piece.repeat(
+                *rng.choice(&[63, 64, 128, 255, 256, 600, 1_024, 1_025, 9_000])
+                    .expect("some"),
+            )
         }
         _ => (0..rng.usize(0..12)).map(|_| rng.char(..)).collect(),
     }
@@ -73,7 +83,10 @@ pub fn any(rng: &mut Rng) -> String {
 
 /// A number as text, near a limit as often as not.
 pub fn number(rng: &mut Rng) -> String {
-    let limit = 1_i128 << *rng.choice(&[0, 7, 8, 15, 16, 31, 32, 53, 63, 64]).expect("some");
+    let limit = 1_i128
+        << *rng
+            .choice(&[0, 7, 8, 15, 16, 31, 32, 53, 63, 64])
+            .expect("some");
     match rng.u8(0..8) {
         0 => (limit - 1).to_string(),
         1 => limit.to_string(),
@@ -92,7 +105,9 @@ pub fn json(rng: &mut Rng, depth: usize) -> String {
         2 => number(rng),
         3..=5 => quoted(rng),
         6 => {
-            let bytes = *rng.choice(&["", "AP8=", "YQ==", "YQ", "?", "/w=="]).expect("some");
+            let bytes = *rng
+                .choice(&["", "AP8=", "YQ==", "YQ", "?", "/w=="])
+                .expect("some");
             format!("{{\"$bytes\":\"{bytes}\"}}")
         }
         7 => {
@@ -100,12 +115,15 @@ pub fn json(rng: &mut Rng, depth: usize) -> String {
             format!("[{}]", members.join(space(rng, ",")))
         }
         8 if rng.u8(0..16) == 0 => {
-            let levels = *rng.choice(&[100, 120, 121, 127, 128, 129, 2_000]).expect("some");
+            let levels = *rng
+                .choice(&[100, 120, 121, 127, 128, 129, 2_000])
+                .expect("some");
             format!("{}{}", "[".repeat(levels), "]".repeat(levels))
         }
         _ => {
-            let members: Vec<_> =
-                (0..rng.usize(0..4)).map(|_| format!("{}:{}", quoted(rng), json(rng, depth - 1))).collect();
+            let members: Vec<_> = (0..rng.usize(0..4))
+                .map(|_| format!("{}:{}", quoted(rng), json(rng, depth - 1)))
+                .collect();
             format!("{{{}}}", members.join(space(rng, ",")))
         }
     }
@@ -128,16 +146,29 @@ pub fn quoted(rng: &mut Rng) -> String {
 }
 
 fn space(rng: &mut Rng, separator: &'static str) -> &'static str {
-    if rng.u8(0..4) == 0 { rng.choice(&[" ,", ", ", ",\t", ",\n"]).expect("some") } else { separator }
+    if rng.u8(0..4) == 0 {
+        rng.choice(&[" ,", ", ", ",\t", ",\n"]).expect("some")
+    } else {
+        separator
+    }
 }
 
 /// A time, mostly one in RFC 3339.
 pub fn time(rng: &mut Rng) -> String {
     let second = rng.choice(&["00", "59", "60", "61"]).expect("some");
-    let fraction = rng.choice(&["", ".5", ".000000001", ".9999999999999", ".", ",5"]).expect("some");
-    let offset = rng.choice(&["Z", "z", "+00:00", "-23:59", "+24:00", "", "+0100", "Z[UTC]", "+01:0é"]).expect("some");
-    let year =
-        rng.choice(&["1969", "1970", "2018", "2026", "2554", "2555", "9999", "0000", "+2018", "20é8"]).expect("some");
+    let fraction = rng
+        .choice(&["", ".5", ".000000001", ".9999999999999", ".", ",5"])
+        .expect("some");
+    let offset = rng
+        .choice(&[
+            "Z", "z", "+00:00", "-23:59", "+24:00", "", "+0100", "Z[UTC]", "+01:0é",
+        ])
+        .expect("some");
+    let year = rng
+        .choice(&[
+            "1969", "1970", "2018", "2026", "2554", "2555", "9999", "0000", "+2018", "20é8",
+        ])
+        .expect("some");
     match rng.u8(0..6) {
         0 => any(rng),
         1 => format!(

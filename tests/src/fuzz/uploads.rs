@@ -1,4 +1,5 @@
-//! Uploads drawn by a seed: the same number gives the same bytes, so that each failure can be seen again.
+//! Uploads drawn by a seed: the same number gives the same bytes, so that each failure can be seen
+//! again.
 
 use fastrand::Rng;
 
@@ -8,18 +9,28 @@ use crate::hostile;
 const RANDOM_BYTES: usize = 4_096;
 /// Most changes to a sound module.
 const CHANGES_MAX: usize = 16;
-/// Deepest nesting and most members of a shape: most of them are small, so that many can be checked in a minute.
+/// Deepest nesting and most members of a shape: most of them are small, so that many can be checked
+/// in a minute.
 const SHAPE_MAX: usize = 200_000;
 
 /// One upload, and what kind of upload it is.
 pub fn upload(seed: u64, sound: &[Vec<u8>]) -> (&'static str, Vec<u8>) {
     let mut rng = Rng::with_seed(seed);
     match rng.u8(0..8) {
-        0 | 1 => ("random sections of a component", sections(&mut rng, hostile::COMPONENT, 12)),
-        2 => ("random sections of a core module", sections(&mut rng, hostile::CORE, 13)),
+        0 | 1 => (
+            "random sections of a component",
+            sections(&mut rng, hostile::COMPONENT, 12),
+        ),
+        2 => (
+            "random sections of a core module",
+            sections(&mut rng, hostile::CORE, 13),
+        ),
         3 | 4 => ("a sound module with changes", changed(&mut rng, sound)),
         5 => ("random bytes", noise(&mut rng, sound)),
-        6 => ("a random core module that names its world", described(&mut rng, sound)),
+        6 => (
+            "a random core module that names its world",
+            described(&mut rng, sound),
+        ),
         _ => ("a hostile shape", shape(&mut rng)),
     }
 }
@@ -52,14 +63,18 @@ fn plausible(rng: &mut Rng) -> u8 {
 /// A core module with a random component as the description of its world.
 fn described(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
     let mut module = sections(rng, hostile::CORE, 13);
-    module.extend(hostile::custom_section("component-type:fuzz", &changed(rng, sound)));
+    module.extend(hostile::custom_section(
+        "component-type:fuzz",
+        &changed(rng, sound),
+    ));
     module
 }
 
 /// A sound module with bytes changed, moved, left out or repeated.
 fn changed(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = sound[rng.usize(..sound.len())].clone();
-    // The first bytes say what it is; most of what is looked at is in the first and the last kilobytes.
+    // The first bytes say what it is; most of what is looked at is in the first and the last
+    // kilobytes.
     for _ in 0..rng.usize(1..=CHANGES_MAX) {
         let end = bytes.len();
         let at = match rng.u8(0..3) {
@@ -71,7 +86,11 @@ fn changed(rng: &mut Rng, sound: &[Vec<u8>]) -> Vec<u8> {
         match rng.u8(0..6) {
             0 => bytes[at] ^= 1 << rng.u8(0..8),
             1 => bytes[at] = rng.u8(..),
-            2 => bytes[at] = *rng.choice(&[0, 1, 0x40, 0x41, 0x42, 0x7f, 0x80, 0xff]).expect("there are some"),
+            2 => {
+                bytes[at] = *rng
+                    .choice(&[0, 1, 0x40, 0x41, 0x42, 0x7f, 0x80, 0xff])
+                    .expect("there are some")
+            }
             3 => drop(bytes.drain(at..at + length)),
             4 => {
                 let part = bytes[at..at + length].to_vec();
@@ -96,7 +115,11 @@ fn shape(rng: &mut Rng) -> Vec<u8> {
     // As many small ones as large ones.
     let most = 1 << rng.u32(0..=SHAPE_MAX.ilog2());
     let count = rng.usize(1..=most);
-    let tag = if rng.bool() { hostile::COMPONENT_TYPE } else { hostile::INSTANCE_TYPE };
+    let tag = if rng.bool() {
+        hostile::COMPONENT_TYPE
+    } else {
+        hostile::INSTANCE_TYPE
+    };
     match rng.u8(0..8) {
         0 => hostile::nested_types(tag, count),
         1 => hostile::nested_types_in_core(tag, count),

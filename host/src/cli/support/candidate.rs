@@ -7,7 +7,8 @@ use super::gate::GateArgs;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Options for building a new generation alongside the active one")]
 pub struct CandidateArgs {
-    /// Let the candidate take over as soon as it has caught up and passed its gate, if it has one (the default).
+    /// Let the candidate take over as soon as it has caught up and passed its gate, if it has one
+    /// (the default).
     #[arg(long, conflicts_with = "manual")]
     auto: bool,
     /// Let the candidate take over only on `foldstream promote`.
@@ -61,16 +62,33 @@ mod tests {
 
     fn parameters(typed: &[&str]) -> Vec<(&'static str, String)> {
         let command = CandidateArgs::augment_args(clap::Command::new("test"));
-        let matches = command.try_get_matches_from([&["test"], typed].concat()).expect("is accepted");
-        CandidateArgs::from_arg_matches(&matches).expect("is whole").parameters().expect("are sound")
+        let matches = command
+            .try_get_matches_from([&["test"], typed].concat())
+            .expect("is accepted");
+        CandidateArgs::from_arg_matches(&matches)
+            .expect("is whole")
+            .parameters()
+            .expect("are sound")
     }
 
     #[test]
     fn only_what_was_asked_for_is_sent() {
         assert_eq!(parameters(&[]), []);
         assert_eq!(parameters(&["--auto"]), []);
-        let all = parameters(&["--manual", "--require-equal", "--max-rate", "5000", "--cpu", "20"]);
-        let wanted = [("promote", "manual"), ("gate", "{\"allow\":[]}"), ("max-rate", "5000"), ("cpu-percent", "20")];
+        let all = parameters(&[
+            "--manual",
+            "--require-equal",
+            "--max-rate",
+            "5000",
+            "--cpu",
+            "20",
+        ]);
+        let wanted = [
+            ("promote", "manual"),
+            ("gate", "{\"allow\":[]}"),
+            ("max-rate", "5000"),
+            ("cpu-percent", "20"),
+        ];
         assert_eq!(all, wanted.map(|(name, value)| (name, value.to_owned())));
     }
 }

@@ -15,7 +15,8 @@ use crate::api::{Deployment, Problem};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for a response beyond the wait that the caller asked for: more than the host's own limit for a request.
+/// Longest time for a response beyond the wait that the caller asked for: more than the host's own
+/// limit for a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Longest time for the upload and compilation of a module.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -73,7 +74,9 @@ pub enum Error {
 
 fn position(problem: &Problem) -> String {
     match problem.position {
-        Some(position) if !problem.detail.contains(&position.to_string()) => format!(" (position {position})"),
+        Some(position) if !problem.detail.contains(&position.to_string()) => {
+            format!(" (position {position})")
+        }
         _ => String::new(),
     }
 }
@@ -110,7 +113,9 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
-            Self::Problem(problem) => matches!(problem.kind.as_str(), "not-ready" | "busy" | "stopping"),
+            Self::Problem(problem) => {
+                matches!(problem.kind.as_str(), "not-ready" | "busy" | "stopping")
+            }
             Self::Foreign { .. } | Self::Setup(_) => false,
         }
     }
@@ -141,10 +146,14 @@ impl Client {
     pub fn new(connection: &Connection, ca: Option<&Path>, output: Output) -> Result<Self, Error> {
         let url = &connection.url;
         let base = Url::parse(url).map_err(|error| {
-            Error::Setup(format!("--url `{url}` is not an address ({error}); write http://HOST:PORT"))
+            Error::Setup(format!(
+                "--url `{url}` is not an address ({error}); write http://HOST:PORT"
+            ))
         })?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
-            return Err(Error::Setup(format!("--url `{url}` is not a web address; write http://HOST:PORT")));
+            return Err(Error::Setup(format!(
+                "--url `{url}` is not a web address; write http://HOST:PORT"
+            )));
         }
         let token = connection.token.as_deref().map(bearer).transpose()?;
         // A provider may be installed already, which works just as well.
@@ -161,11 +170,20 @@ impl Client {
         if is_this_machine(&base) {
             builder = builder.no_proxy();
         }
-        let http = builder
-            .build()
-            .map_err(|error| Error::Setup(format!("cannot set up TLS: {}; give a file with --ca", causes(&error))))?;
+        let http = builder.build().map_err(|error| {
+            Error::Setup(format!(
+                "cannot set up TLS: {}; give a file with --ca",
+                causes(&error)
+            ))
+        })?;
         let shown = without_password(&base).trim_end_matches('/').to_owned();
-        Ok(Self { http, base, shown, token, output })
+        Ok(Self {
+            http,
+            base,
+            shown,
+            token,
+            output,
+        })
     }
 
     /// The address of the host, for messages.
@@ -176,7 +194,10 @@ impl Client {
     /// Starts a request to a path. Each segment may contain any text.
     pub fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
-        url.path_segments_mut().expect("checked to be a base").pop_if_empty().extend(segments);
+        url.path_segments_mut()
+            .expect("checked to be a base")
+            .pop_if_empty()
+            .extend(segments);
         let request = self.http.request(method, url);
         match &self.token {
             Some(token) => request.header(AUTHORIZATION, token.clone()),
@@ -185,7 +206,11 @@ impl Client {
     }
 
     /// Sends a request and returns any response that is not an error.
-    pub async fn send(&self, request: RequestBuilder, timeout: Duration) -> Result<Response, Error> {
+    pub async fn send(
+        &self,
+        request: RequestBuilder,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
         self.answer(request.timeout(timeout), Some(timeout)).await
     }
 
@@ -194,14 +219,20 @@ impl Client {
         self.answer(request, None).await
     }
 
-    /// Sends a request, and repeats it for a while if the host says that it is not ready yet: such a host has done
-    /// nothing.
-    async fn answer(&self, mut request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
+    /// Sends a request, and repeats it for a while if the host says that it is not ready yet: such
+    /// a host has done nothing.
+    async fn answer(
+        &self,
+        mut request: RequestBuilder,
+        timeout: Option<Duration>,
+    ) -> Result<Response, Error> {
         let until = Instant::now() + timeout.unwrap_or(READY_MAX).min(READY_MAX);
         loop {
             let again = request.try_clone();
             let (error, again) = match (self.answer_once(request, timeout).await, again) {
-                (Err(error), Some(again)) if error.is_not_ready() && Instant::now() < until => (error, again),
+                (Err(error), Some(again)) if error.is_not_ready() && Instant::now() < until => {
+                    (error, again)
+                }
                 (answer, _) => return answer,
             };
             self.output.detail(&error.to_string());
@@ -211,13 +242,26 @@ impl Client {
         }
     }
 
-    async fn answer_once(&self, request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, Error> {
+    async fn answer_once(
+        &self,
+        request: RequestBuilder,
+        timeout: Option<Duration>,
+    ) -> Result<Response, Error> {
         let begun = Instant::now();
-        let request = request.build().map_err(|error| Error::Setup(causes(&error)))?;
+        let request = request
+            .build()
+            .map_err(|error| Error::Setup(causes(&error)))?;
         let (method, url) = (request.method().clone(), request.url().clone());
-        let response = self.http.execute(request).await.map_err(|error| self.failed(&error, timeout))?;
+        let response = self
+            .http
+            .execute(request)
+            .await
+            .map_err(|error| self.failed(&error, timeout))?;
         let status = response.status();
-        self.output.detail(&format!("{method} {url}: {status} after {} ms", begun.elapsed().as_millis()));
+        self.output.detail(&format!(
+            "{method} {url}: {status} after {} ms",
+            begun.elapsed().as_millis()
+        ));
         if status.is_success() {
             self.tell_of_skips(&url, &response);
             return Ok(response);
@@ -229,20 +273,34 @@ impl Client {
     fn tell_of_skips(&self, url: &Url, response: &Response) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
         let is_past = url.query_pairs().any(|(name, _)| name == "as-of");
-        let skipped = response.headers().get("foldstream-skipped").and_then(|count| count.to_str().ok());
+        let skipped = response
+            .headers()
+            .get("foldstream-skipped")
+            .and_then(|count| count.to_str().ok());
         if let Some(count) = skipped.filter(|_| is_past && !IS_TOLD.swap(true, Ordering::Relaxed)) {
-            self.output.note(&format!("without {count} skipped events; `foldstream skips` lists them"));
+            self.output.note(&format!(
+                "without {count} skipped events; `foldstream skips` lists them"
+            ));
         }
     }
 
     fn failed(&self, error: &reqwest::Error, timeout: Option<Duration>) -> Error {
         let url = self.url().to_owned();
         if error.is_connect() {
-            return Error::Unreachable { url, message: causes(error) };
+            return Error::Unreachable {
+                url,
+                message: causes(error),
+            };
         }
         match timeout {
-            Some(timeout) if error.is_timeout() => Error::TimedOut { url, seconds: timeout.as_secs() },
-            _ => Error::Broken { url, message: causes(error) },
+            Some(timeout) if error.is_timeout() => Error::TimedOut {
+                url,
+                seconds: timeout.as_secs(),
+            },
+            _ => Error::Broken {
+                url,
+                message: causes(error),
+            },
         }
     }
 
@@ -253,12 +311,18 @@ impl Client {
         }
         let shown = &body[..body.len().min(FOREIGN_ERROR_BYTES_MAX)];
         let text = super::output::printable(String::from_utf8_lossy(shown).trim());
-        Error::Foreign { url: self.url().to_owned(), message: format!("{status} {text}").trim_end().to_owned() }
+        Error::Foreign {
+            url: self.url().to_owned(),
+            message: format!("{status} {text}").trim_end().to_owned(),
+        }
     }
 
     /// The body of an answer.
     pub async fn body(&self, response: Response) -> Result<Bytes, Error> {
-        response.bytes().await.map_err(|error| self.failed(&error, Some(ANSWER_TIMEOUT)))
+        response
+            .bytes()
+            .await
+            .map_err(|error| self.failed(&error, Some(ANSWER_TIMEOUT)))
     }
 
     async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
@@ -270,7 +334,11 @@ impl Client {
     }
 
     /// Gets a JSON document.
-    pub async fn get<T: DeserializeOwned>(&self, segments: &[&str], query: &[(&str, String)]) -> Result<T, Error> {
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Error> {
         let request = self.request(Method::GET, segments).query(query);
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
@@ -284,19 +352,30 @@ impl Client {
         content: (&'static str, Bytes),
         timeout: Duration,
     ) -> Result<T, Error> {
-        let request = self.request(Method::POST, segments).query(query).header(CONTENT_TYPE, content.0).body(content.1);
+        let request = self
+            .request(Method::POST, segments)
+            .query(query)
+            .header(CONTENT_TYPE, content.0)
+            .body(content.1);
         let response = self.send(request, timeout).await?;
         self.json(response).await
     }
 
     /// Sends a request and returns a JSON document.
-    pub async fn answer_of<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+    pub async fn answer_of<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, Error> {
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
     }
 
     /// Posts without a body.
-    pub async fn act<T: DeserializeOwned>(&self, segments: &[&str], query: &[(&str, String)]) -> Result<T, Error> {
+    pub async fn act<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Error> {
         let request = self.request(Method::POST, segments).query(query);
         let response = self.send(request, ANSWER_TIMEOUT).await?;
         self.json(response).await
@@ -305,18 +384,36 @@ impl Client {
     /// A value as it is stored, or as a query answers it.
     pub async fn value(&self, request: RequestBuilder) -> Result<Value, Error> {
         let response = self.send(request, ANSWER_TIMEOUT).await?;
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
         let media_type = header("content-type").unwrap_or_default();
         let position = header("foldstream-position").and_then(|position| position.parse().ok());
         let body = self.body(response).await?;
-        Ok(Value { media_type, position, body })
+        Ok(Value {
+            media_type,
+            position,
+            body,
+        })
     }
 
-    /// By how many seconds the host's clock is ahead of the local one; none if the host does not say.
+    /// By how many seconds the host's clock is ahead of the local one; none if the host does not
+    /// say.
     pub async fn clock_skew(&self) -> Result<Option<i64>, Error> {
-        let response = self.send(self.request(Method::GET, &["v1", "host"]), ANSWER_TIMEOUT).await?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let response = self
+            .send(self.request(Method::GET, &["v1", "host"]), ANSWER_TIMEOUT)
+            .await?;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let date = response
+            .headers()
+            .get(DATE)
+            .and_then(|date| date.to_str().ok());
         let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         let ours = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         Ok(theirs.map(|theirs| theirs.timestamp().as_second() - ours))
@@ -349,8 +446,13 @@ impl Value {
 /// Whether no proxy could lead there.
 fn is_this_machine(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let address = host.parse::<std::net::IpAddr>().map(|address| address.to_canonical());
-    address.map_or_else(|_| host == "localhost" || host.ends_with(".localhost"), |address| address.is_loopback())
+    let address = host
+        .parse::<std::net::IpAddr>()
+        .map(|address| address.to_canonical());
+    address.map_or_else(
+        |_| host == "localhost" || host.ends_with(".localhost"),
+        |address| address.is_loopback(),
+    )
 }
 
 fn without_password(url: &Url) -> String {
@@ -364,7 +466,9 @@ fn without_password(url: &Url) -> String {
 
 fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-        Error::Setup("the token has characters that a header cannot carry; use printable ASCII".to_owned())
+        Error::Setup(
+            "the token has characters that a header cannot carry; use printable ASCII".to_owned(),
+        )
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -375,9 +479,13 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
     let pem = crate::small_file::read_text(path)
         .map_err(|error| Error::Setup(format!("cannot read --ca {shown}: {error}")))?
         .into_bytes();
-    let unusable = |why: String| Error::Setup(format!("--ca {shown} {why}; give a PEM file with certificates"));
-    let found =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(format!("cannot be used: {error}")))?;
+    let unusable = |why: String| {
+        Error::Setup(format!(
+            "--ca {shown} {why}; give a PEM file with certificates"
+        ))
+    };
+    let found = reqwest::Certificate::from_pem_bundle(&pem)
+        .map_err(|error| unusable(format!("cannot be used: {error}")))?;
     if found.is_empty() {
         return Err(unusable("contains no certificate".to_owned()));
     }
@@ -403,21 +511,31 @@ mod tests {
 
     #[test]
     fn no_proxy_is_asked_for_this_machine() {
-        for here in
-            ["http://127.0.0.1:7575", "http://127.8.9.1", "http://[::1]:1", "https://localhost", "http://LOCALHOST"]
-        {
+        for here in [
+            "http://127.0.0.1:7575",
+            "http://127.8.9.1",
+            "http://[::1]:1",
+            "https://localhost",
+            "http://LOCALHOST",
+        ] {
             assert!(is_this_machine(&url(here)), "{here}");
         }
-        for elsewhere in
-            ["http://10.0.0.1", "http://127.0.0.1.example", "http://localhost.example", "http://[2001:db8::1]"]
-        {
+        for elsewhere in [
+            "http://10.0.0.1",
+            "http://127.0.0.1.example",
+            "http://localhost.example",
+            "http://[2001:db8::1]",
+        ] {
             assert!(!is_this_machine(&url(elsewhere)), "{elsewhere}");
         }
     }
 
     #[test]
     fn messages_name_the_address_without_its_password() {
-        assert_eq!(without_password(&url("http://ada:secret@host:1/")), "http://ada:…@host:1/");
+        assert_eq!(
+            without_password(&url("http://ada:secret@host:1/")),
+            "http://ada:…@host:1/"
+        );
         assert_eq!(without_password(&url("http://host:1/")), "http://host:1/");
     }
 }

@@ -16,7 +16,8 @@ pub struct Settings {
     /// Configuration file; default: ./foldstream.toml, if it exists.
     #[arg(long, env = "FOLDSTREAM_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A setting that overrides file and environment, such as `serve.wait_max=10s`; may be repeated.
+    /// A setting that overrides file and environment, such as `serve.wait_max=10s`; may be
+    /// repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -25,23 +26,35 @@ impl Settings {
     /// The file to read, if any.
     pub fn file(&self) -> Option<PathBuf> {
         let usual = Path::new(FILE_DEFAULT);
-        self.config.clone().or_else(|| usual.is_file().then(|| usual.to_owned()))
+        self.config
+            .clone()
+            .or_else(|| usual.is_file().then(|| usual.to_owned()))
     }
 
-    /// Reads the configuration. `flags` are settings that have their own options, and override `--set`.
+    /// Reads the configuration. `flags` are settings that have their own options, and override
+    /// `--set`.
     pub fn load(&self, flags: Vec<Override>) -> anyhow::Result<Config> {
         let mut overrides = Vec::new();
         for setting in &self.set {
             let Some((key, value)) = setting.split_once('=') else {
-                let message =
-                    format!("--set `{setting}` lacks a value; write --set KEY=VALUE, such as --set serve.wait_max=10s");
+                let message = format!(
+                    "--set `{setting}` lacks a value; write --set KEY=VALUE, such as --set serve.wait_max=10s"
+                );
                 return Err(Failure::new(Exit::Usage, message).into());
             };
             let flag = format!("--set {}", key.trim());
-            overrides.push(Override { flag, key: key.trim().to_owned(), value: value.to_owned() });
+            overrides.push(Override {
+                flag,
+                key: key.trim().to_owned(),
+                value: value.to_owned(),
+            });
         }
         overrides.extend(flags);
-        Ok(config::load(&Origins { file: self.file(), environment: environment()?, overrides })?)
+        Ok(config::load(&Origins {
+            file: self.file(),
+            environment: environment()?,
+            overrides,
+        })?)
     }
 
     /// Reads the configuration and refuses an invalid one.
@@ -56,11 +69,14 @@ impl Settings {
 fn environment() -> anyhow::Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for (name, value) in std::env::vars_os() {
-        let Ok(name) = name.into_string() else { continue };
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
         match value.into_string() {
             Ok(value) => texts.push((name, value)),
             Err(_) if name.starts_with("FOLDSTREAM_") => {
-                let message = format!("{name} in the environment is no UTF-8; give it a value that is");
+                let message =
+                    format!("{name} in the environment is no UTF-8; give it a value that is");
                 return Err(Failure::new(Exit::Usage, message).into());
             }
             Err(_) => {}
@@ -71,8 +87,13 @@ fn environment() -> anyhow::Result<Vec<(String, String)>> {
 
 /// The configuration file that commands find on their own, and its contents; none if there is none.
 pub fn nearby() -> Option<(PathBuf, anyhow::Result<Config>)> {
-    let named = std::env::var_os("FOLDSTREAM_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
-    let settings = Settings { config: named, set: Vec::new() };
+    let named = std::env::var_os("FOLDSTREAM_CONFIG")
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from);
+    let settings = Settings {
+        config: named,
+        set: Vec::new(),
+    };
     let file = settings.file()?;
     Some((file, settings.load(Vec::new())))
 }
@@ -94,7 +115,11 @@ pub fn check(config: &Config, warn: impl Fn(&str)) -> anyhow::Result<()> {
 
 /// A flag that sets a key.
 pub fn flag(name: &str, key: &str, value: &impl ToString) -> Override {
-    Override { flag: name.to_owned(), key: key.to_owned(), value: value.to_string() }
+    Override {
+        flag: name.to_owned(),
+        key: key.to_owned(),
+        value: value.to_string(),
+    }
 }
 
 /// A temporary folder that is removed with its owner.

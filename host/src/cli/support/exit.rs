@@ -58,7 +58,10 @@ pub struct Failure {
 impl Failure {
     /// A failure with its message.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self {
+            exit,
+            message: message.into(),
+        }
     }
 
     /// The end by Ctrl-C, which needs no message.
@@ -69,7 +72,10 @@ impl Failure {
 
 /// The exit code of an error.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
-    error.chain().find_map(exit_of_cause).unwrap_or(Exit::Failed)
+    error
+        .chain()
+        .find_map(exit_of_cause)
+        .unwrap_or(Exit::Failed)
 }
 
 fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
@@ -87,7 +93,9 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         | module::Error::Manifest(_)
         | module::Error::Check(_)
         | module::Error::Compile(_) => Some(Exit::Refused),
-        module::Error::Engine(_) | module::Error::Busy(_) | module::Error::Short(_) => Some(Exit::Failed),
+        module::Error::Engine(_) | module::Error::Busy(_) | module::Error::Short(_) => {
+            Some(Exit::Failed)
+        }
     }
 }
 
@@ -109,9 +117,11 @@ pub fn message_of(error: &anyhow::Error) -> String {
 
 /// Whether the reader of our output went away, which is not an error.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
 }
 
 #[cfg(test)]
@@ -153,21 +163,30 @@ mod tests {
             ("internal", Exit::Failed),
         ] {
             assert_eq!(exit_of(&problem(kind)), exit, "{kind}");
-            assert_eq!(exit_of(&problem(kind).context("while deploying")), exit, "{kind} with context");
+            assert_eq!(
+                exit_of(&problem(kind).context("while deploying")),
+                exit,
+                "{kind} with context"
+            );
         }
     }
 
     #[test]
     fn unknown_errors_are_failures() {
         assert_eq!(exit_of(&anyhow::anyhow!("something")), Exit::Failed);
-        assert_eq!(exit_of(&module::Error::Refused("no world".to_owned()).into()), Exit::Refused);
+        assert_eq!(
+            exit_of(&module::Error::Refused("no world".to_owned()).into()),
+            Exit::Refused
+        );
     }
 
     #[test]
     fn causes_are_told_once() {
         let inner = std::io::Error::other("the disk is full");
         let outer = Failure::new(Exit::Failed, "cannot write: the disk is full");
-        let error = Err::<(), _>(inner).context("cannot write").expect_err("an error");
+        let error = Err::<(), _>(inner)
+            .context("cannot write")
+            .expect_err("an error");
         assert_eq!(message_of(&error), "cannot write: the disk is full");
         assert_eq!(message_of(&outer.into()), "cannot write: the disk is full");
     }
@@ -175,7 +194,9 @@ mod tests {
     #[test]
     fn broken_pipes_are_recognised_below_other_errors() {
         let pipe = std::io::Error::from(io::ErrorKind::BrokenPipe);
-        let error = Err::<(), _>(pipe).context("cannot print").expect_err("an error");
+        let error = Err::<(), _>(pipe)
+            .context("cannot print")
+            .expect_err("an error");
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&anyhow::anyhow!("something")));
     }

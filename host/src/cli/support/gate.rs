@@ -8,8 +8,8 @@ use super::exit::{Exit, Failure};
 use crate::api::{Difference, Gate};
 use crate::small_file::read_within;
 
-/// Largest gate, in bytes of its JSON. It is part of a request's URL, of which servers accept 64 KiB, and escaping may
-/// triple each byte.
+/// Largest gate, in bytes of its JSON. It is part of a request's URL, of which servers accept 64
+/// KiB, and escaping may triple each byte.
 const GATE_BYTES_MAX: usize = 16 << 10;
 /// Largest file of rules to read, in bytes: far more than a gate without comments needs.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -17,19 +17,27 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Which differences from the active generation are allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct GateArgs {
-    /// Compare the candidate with the active generation before it takes over and show the differences; all are allowed.
+    /// Compare the candidate with the active generation before it takes over and show the
+    /// differences; all are allowed.
     #[arg(long)]
     compare: bool,
     /// Compare, and hold the candidate back if anything differs.
     #[arg(long, conflicts_with_all = ["allow", "rules"])]
     require_equal: bool,
     /// Compare, and allow only these differences.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "DIFFERENCES", conflicts_with = "rules")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "DIFFERENCES",
+        conflicts_with = "rules"
+    )]
     allow: Vec<Differing>,
     /// Compare about this many entries instead of all, and say what that proves.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
-    /// Compare by the rules in a TOML file: `allow`, `sample`, and [[rules]] with `prefix`, `allow`, `ignore`.
+    /// Compare by the rules in a TOML file: `allow`, `sample`, and [[rules]] with `prefix`,
+    /// `allow`, `ignore`.
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
 }
@@ -61,13 +69,15 @@ impl GateArgs {
         let is_wanted = self.compare || self.require_equal || self.sample.is_some();
         let mut gate = match &self.rules {
             Some(file) => read(file)?,
-            None if !self.allow.is_empty() => {
-                Gate { allow: self.allow.iter().map(|&one| one.into()).collect(), ..Gate::default() }
-            }
+            None if !self.allow.is_empty() => Gate {
+                allow: self.allow.iter().map(|&one| one.into()).collect(),
+                ..Gate::default()
+            },
             None if self.require_equal => Gate::default(),
-            None if is_wanted => {
-                Gate { allow: vec![Difference::Added, Difference::Removed, Difference::Changed], ..Gate::default() }
-            }
+            None if is_wanted => Gate {
+                allow: vec![Difference::Added, Difference::Removed, Difference::Changed],
+                ..Gate::default()
+            },
             None => return Ok(None),
         };
         gate.sample = self.sample.or(gate.sample);
@@ -76,7 +86,9 @@ impl GateArgs {
 
     /// The gate as an API parameter.
     pub fn parameter(&self) -> Result<Option<String>, Failure> {
-        let Some(gate) = self.gate()? else { return Ok(None) };
+        let Some(gate) = self.gate()? else {
+            return Ok(None);
+        };
         let text = super::output::compact(&gate);
         if text.len() > GATE_BYTES_MAX {
             let message = format!(
@@ -91,9 +103,12 @@ impl GateArgs {
 
 fn read(file: &Path) -> Result<Gate, Failure> {
     let shown = file.display();
-    let unreadable = |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read --rules {shown}: {error}"));
+    let unreadable = |error: std::io::Error| {
+        Failure::new(Exit::Usage, format!("cannot read --rules {shown}: {error}"))
+    };
     let content = read_within(file, FILE_BYTES_MAX).map_err(unreadable)?;
-    let text = String::from_utf8(content).map_err(|error| unreadable(std::io::Error::other(error)))?;
+    let text =
+        String::from_utf8(content).map_err(|error| unreadable(std::io::Error::other(error)))?;
     toml::from_str(&text).map_err(|error| {
         let error = error.to_string();
         let message = format!(
@@ -113,7 +128,9 @@ mod tests {
 
     fn parsed(typed: &[&str]) -> GateArgs {
         let command = GateArgs::augment_args(clap::Command::new("test"));
-        let matches = command.try_get_matches_from([&["test"], typed].concat()).expect("is accepted");
+        let matches = command
+            .try_get_matches_from([&["test"], typed].concat())
+            .expect("is accepted");
         GateArgs::from_arg_matches(&matches).expect("is whole")
     }
 
@@ -135,44 +152,104 @@ mod tests {
     #[test]
     fn compare_allows_all_and_equality_nothing_and_a_list_what_it_names() {
         let all = vec![Difference::Added, Difference::Removed, Difference::Changed];
-        assert_eq!(gate(&["--compare"]), Some(Gate { allow: all.clone(), ..Gate::default() }));
+        assert_eq!(
+            gate(&["--compare"]),
+            Some(Gate {
+                allow: all.clone(),
+                ..Gate::default()
+            })
+        );
         assert_eq!(gate(&["--require-equal"]), Some(Gate::default()));
-        assert_eq!(gate(&["--compare", "--require-equal"]), Some(Gate::default()));
+        assert_eq!(
+            gate(&["--compare", "--require-equal"]),
+            Some(Gate::default())
+        );
         let some = vec![Difference::Added, Difference::Changed];
-        assert_eq!(gate(&["--allow", "added,changed"]), Some(Gate { allow: some, ..Gate::default() }));
-        assert_eq!(gate(&["--sample", "9"]), Some(Gate { allow: all, sample: Some(9), ..Gate::default() }));
-        let sampled = Gate { sample: Some(9), ..Gate::default() };
+        assert_eq!(
+            gate(&["--allow", "added,changed"]),
+            Some(Gate {
+                allow: some,
+                ..Gate::default()
+            })
+        );
+        assert_eq!(
+            gate(&["--sample", "9"]),
+            Some(Gate {
+                allow: all,
+                sample: Some(9),
+                ..Gate::default()
+            })
+        );
+        let sampled = Gate {
+            sample: Some(9),
+            ..Gate::default()
+        };
         assert_eq!(gate(&["--require-equal", "--sample", "9"]), Some(sampled));
     }
 
     #[test]
     fn rules_come_from_a_file_and_a_sample_of_the_command_line_wins() {
         let text = "allow = [\"added\"]\nsample = 100\n[[rules]]\nprefix = \"day/\"\nallow = [\"removed\"]\nignore = [\"/at\"]\n";
-        let rule = Rule { prefix: "day/".to_owned(), allow: vec![Difference::Removed], ignore: vec!["/at".to_owned()] };
-        let wanted = Gate { allow: vec![Difference::Added], sample: Some(100), rules: vec![rule] };
+        let rule = Rule {
+            prefix: "day/".to_owned(),
+            allow: vec![Difference::Removed],
+            ignore: vec!["/at".to_owned()],
+        };
+        let wanted = Gate {
+            allow: vec![Difference::Added],
+            sample: Some(100),
+            rules: vec![rule],
+        };
         assert_eq!(of_file(text).expect("is a gate"), Some(wanted.clone()));
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
-        let found = gate(&["--rules", &file.path().display().to_string(), "--sample", "5"]);
-        assert_eq!(found, Some(Gate { sample: Some(5), ..wanted }));
-        assert_eq!(of_file("").expect("nothing is allowed"), Some(Gate::default()));
+        let found = gate(&[
+            "--rules",
+            &file.path().display().to_string(),
+            "--sample",
+            "5",
+        ]);
+        assert_eq!(
+            found,
+            Some(Gate {
+                sample: Some(5),
+                ..wanted
+            })
+        );
+        assert_eq!(
+            of_file("").expect("nothing is allowed"),
+            Some(Gate::default())
+        );
     }
 
     #[test]
     fn mistakes_in_a_file_are_named_with_their_place() {
         for (text, said) in [
             ("alow = []", "unknown field `alow`"),
-            ("[[rules]]\nprefix = \"a\"\nignored = []", "unknown field `ignored`"),
+            (
+                "[[rules]]\nprefix = \"a\"\nignored = []",
+                "unknown field `ignored`",
+            ),
             ("[[rules]]\nallow = []", "missing field `prefix`"),
             ("allow = [\"new\"]", "unknown variant `new`"),
             ("allow = ", "line 1"),
         ] {
             let failure = of_file(text).expect_err("is no gate");
             assert_eq!(failure.exit, Exit::Usage);
-            assert!(failure.message.contains(said) && failure.message.contains("--rules"), "{failure}");
+            assert!(
+                failure.message.contains(said) && failure.message.contains("--rules"),
+                "{failure}"
+            );
         }
-        let failure = parsed(&["--rules", "/nonexistent.toml"]).gate().expect_err("is not there");
-        assert!(failure.message.starts_with("cannot read --rules /nonexistent.toml: "), "{failure}");
+        let failure = parsed(&["--rules", "/nonexistent.toml"])
+            .gate()
+            .expect_err("is not there");
+        assert!(
+            failure
+                .message
+                .starts_with("cannot read --rules /nonexistent.toml: "),
+            "{failure}"
+        );
     }
 
     #[test]
@@ -180,7 +257,12 @@ mod tests {
         let rule = |number: u32| format!("[[rules]]\nprefix = \"{number:0300}\"\n");
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), (0..60).map(rule).collect::<String>()).expect("written");
-        let failure = parsed(&["--rules", &file.path().display().to_string()]).parameter().expect_err("is too large");
-        assert!(failure.message.contains("at most 16384 can be sent"), "{failure}");
+        let failure = parsed(&["--rules", &file.path().display().to_string()])
+            .parameter()
+            .expect_err("is too large");
+        assert!(
+            failure.message.contains("at most 16384 can be sent"),
+            "{failure}"
+        );
     }
 }

@@ -94,8 +94,14 @@ pub enum Ordered {
 impl Ordered {
     /// A member as a cell of a table.
     pub fn cell(&self, column: &str) -> String {
-        let Self::Object(members) = self else { return String::new() };
-        match members.iter().find(|(name, _)| name == column).map(|(_, value)| value) {
+        let Self::Object(members) = self else {
+            return String::new();
+        };
+        match members
+            .iter()
+            .find(|(name, _)| name == column)
+            .map(|(_, value)| value)
+        {
             Some(Self::Scalar(serde_json::Value::String(text))) => text.clone(),
             Some(Self::Scalar(serde_json::Value::Null)) | None => String::new(),
             Some(Self::Scalar(other)) => other.to_string(),
@@ -166,13 +172,18 @@ mod tests {
 
     #[test]
     fn lines_are_joined_outside_of_texts_only() {
-        assert_eq!(one_line("{ \"a\" :\n [ 1 , \"b  \\\" c\" ] }\n"), "{\"a\":[1,\"b  \\\" c\"]}");
+        assert_eq!(
+            one_line("{ \"a\" :\n [ 1 , \"b  \\\" c\" ] }\n"),
+            "{\"a\":[1,\"b  \\\" c\"]}"
+        );
     }
 
     #[test]
     fn indentation_keeps_order_and_digits() {
         assert_eq!(
-            indented(r#"{"b":12345678901234567890123,"a":[true,null,{}],"c":[],"d":"x, {y}: [z]"}"#),
+            indented(
+                r#"{"b":12345678901234567890123,"a":[true,null,{}],"c":[],"d":"x, {y}: [z]"}"#
+            ),
             r#"{
   "b": 12345678901234567890123,
   "a": [

@@ -22,7 +22,8 @@ use crate::config::{Config, LogFormat};
 use crate::host::Host;
 use crate::serve;
 
-/// How much longer than the host's own budget a stop may take before we give up: running requests have 5 s to end.
+/// How much longer than the host's own budget a stop may take before we give up: running requests
+/// have 5 s to end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running host.
@@ -48,11 +49,17 @@ impl Server {
         let made_token = access::complete(&mut config)?;
         let listener = bind(config.serve.listen)?;
         let address = listener.local_addr().context("cannot tell the address")?;
-        let scheme = if config.serve.tls_cert.is_some() { "https" } else { "http" };
+        let scheme = if config.serve.tls_cert.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let config = Arc::new(config);
         let shutdown = CancellationToken::new();
         let entrance = serve::Entrance::new(&listener, Arc::clone(&config), shutdown.clone())?;
-        let note = made_token.as_ref().and_then(|file| access::announce(address, file));
+        let note = made_token
+            .as_ref()
+            .and_then(|file| access::announce(address, file));
         // From here on it answers probes, however long opening the files takes.
         let threads = Threads::new()?;
         let serving = threads.spawn(entrance.clone().serve(listener));
@@ -91,25 +98,39 @@ impl Server {
         self.deployments
     }
 
-    /// Reloads tokens and certificate at each SIGHUP, and those parts of the configuration that can change while it
-    /// runs. A configuration that can't be read changes nothing.
-    pub fn reload_on(&self, mut hangups: Hangups, reread: impl Fn() -> anyhow::Result<Config> + Send + 'static) {
+    /// Reloads tokens and certificate at each SIGHUP, and those parts of the configuration that can
+    /// change while it runs. A configuration that can't be read changes nothing.
+    pub fn reload_on(
+        &self,
+        mut hangups: Hangups,
+        reread: impl Fn() -> anyhow::Result<Config> + Send + 'static,
+    ) {
         let (entrance, shutdown) = (self.entrance.clone(), self.shutdown.clone());
         let (level, makes_token) = (self.config.log.level.clone(), self.made_token.is_some());
         tokio::spawn(async move {
             let mut level = level;
-            while shutdown.run_until_cancelled(hangups.0.recv()).await.flatten().is_some() {
+            while shutdown
+                .run_until_cancelled(hangups.0.recv())
+                .await
+                .flatten()
+                .is_some()
+            {
                 tracing::info!("SIGHUP: reloading the configuration, tokens and certificate");
                 let complete = |mut config| {
                     // A host whose tokens were configured is not opened by a file that lacks them.
-                    makes_token.then(|| access::complete(&mut config)).transpose()?;
+                    makes_token
+                        .then(|| access::complete(&mut config))
+                        .transpose()?;
                     Ok(config)
                 };
                 let config = match reread().and_then(complete) {
                     Ok(config) => config,
                     Err(error) => {
                         let error = super::exit::message_of(&error);
-                        tracing::error!(error, "cannot reload the configuration; the old one stays in use");
+                        tracing::error!(
+                            error,
+                            "cannot reload the configuration; the old one stays in use"
+                        );
                         continue;
                     }
                 };
@@ -135,12 +156,22 @@ impl Server {
     pub fn client(&self, output: Output) -> anyhow::Result<Client> {
         let token = self.config.serve.bearer_token()?;
         let ca = self.config.serve.tls_cert.as_deref();
-        Ok(Client::new(&Connection { url: self.url.clone(), token }, ca, output)?)
+        Ok(Client::new(
+            &Connection {
+                url: self.url.clone(),
+                token,
+            },
+            ca,
+            output,
+        )?)
     }
 
     /// Waits until the host ends on its own, which happens only if it fails.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
-        (&mut self.task).await.context("the server ended in a panic; please report it")?.map_err(Into::into)
+        (&mut self.task)
+            .await
+            .context("the server ended in a panic; please report it")?
+            .map_err(Into::into)
     }
 
     /// Stops it gracefully: finishes batches and flushes state.
@@ -157,8 +188,8 @@ impl Server {
     }
 }
 
-/// The threads that answer requests. They do nothing else, so that the system's scheduler, which is fair, lets them run at
-/// once even if reading and folding a stream takes all cores.
+/// The threads that answer requests. They do nothing else, so that the system's scheduler, which is
+/// fair, lets them run at once even if reading and folding a stream takes all cores.
 #[derive(Debug)]
 struct Threads(Option<Runtime>);
 
@@ -173,8 +204,14 @@ impl Threads {
         Ok(Self(Some(runtime)))
     }
 
-    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.0.as_ref().expect("they end with their owner only").spawn(task)
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.0
+            .as_ref()
+            .expect("they end with their owner only")
+            .spawn(task)
     }
 }
 
@@ -187,8 +224,8 @@ impl Drop for Threads {
     }
 }
 
-/// Serves until the end, and then lets the host finish its work. Both begin to stop at once: requests and batches do
-/// not wait for each other.
+/// Serves until the end, and then lets the host finish its work. Both begin to stop at once:
+/// requests and batches do not wait for each other.
 async fn run(
     serving: JoinHandle<Result<(), serve::Error>>,
     host: Host,
@@ -208,25 +245,33 @@ async fn run(
     result
 }
 
-/// Makes everything that this process writes from now on readable by this user only. Not for `dev`, whose builds write
-/// into a crate.
+/// Makes everything that this process writes from now on readable by this user only. Not for `dev`,
+/// whose builds write into a crate.
 pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let bound = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     bound.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "is another host running there? stop it, or choose another with --listen",
+            std::io::ErrorKind::AddrInUse => {
+                "is another host running there? stop it, or choose another with --listen"
+            }
             std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with --listen",
             _ => "choose another with --listen",
         };
-        Failure::new(Exit::Failed, format!("cannot listen on {address}: {error}; {hint}")).into()
+        Failure::new(
+            Exit::Failed,
+            format!("cannot listen on {address}: {error}; {hint}"),
+        )
+        .into()
     })
 }
 
-/// The configured address if it is free, otherwise any free port: for users who only want to try something.
+/// The configured address if it is free, otherwise any free port: for users who only want to try
+/// something.
 pub fn free_address(wanted: SocketAddr) -> SocketAddr {
     match TcpListener::bind(wanted) {
         Ok(_) => wanted,
@@ -248,7 +293,9 @@ fn set_level(level: &str) {
                 tracing::info!(level, "log level changed");
             }
         }
-        Err(error) => tracing::error!(%error, "log.level is not a valid filter; the old one stays in use"),
+        Err(error) => {
+            tracing::error!(%error, "log.level is not a valid filter; the old one stays in use")
+        }
     }
 }
 
@@ -259,10 +306,13 @@ pub struct Hangups(Signal);
 impl Hangups {
     /// Catches SIGHUP. Call it before anything else, because an earlier SIGHUP ends the process.
     pub fn catch() -> anyhow::Result<Self> {
-        // A limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends a process that has no handler of its signal. With
-        // one, the write fails as on a full disk. The handler stays when this is dropped.
+        // A limit on the size of files (`ulimit -f`, `LimitFSIZE=`) ends a process that has no
+        // handler of its signal. With one, the write fails as on a full disk. The handler stays
+        // when this is dropped.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?);
-        Ok(Self(signal(SignalKind::hangup()).context("cannot handle SIGHUP")?))
+        Ok(Self(
+            signal(SignalKind::hangup()).context("cannot handle SIGHUP")?,
+        ))
     }
 }
 
@@ -279,34 +329,56 @@ impl Drop for LogEnd {
 
 /// Sends our own log to standard error. Keep the returned value for as long as anything is logged.
 pub fn start_log(config: &Config, output: Output) -> anyhow::Result<LogEnd> {
-    let level = if output.verbose { "debug" } else { &config.log.level };
+    let level = if output.verbose {
+        "debug"
+    } else {
+        &config.log.level
+    };
     let filter = EnvFilter::try_new(quieted(level)).context("log.level is not a valid filter")?;
-    let writer = LogWriter::start(std::io::stderr()).context("cannot start the thread that writes the log")?;
+    let writer = LogWriter::start(std::io::stderr())
+        .context("cannot start the thread that writes the log")?;
     let writer = LOG.get_or_init(|| writer);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer.clone());
     // Each format has its own type of handle.
     let started = match config.log.format {
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
-            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| handle.reload(filter).is_ok()));
+            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| {
+                handle.reload(filter).is_ok()
+            }));
             builder.try_init()
         }
         LogFormat::Text => {
-            let builder = builder.with_ansi(output.paints()).with_target(false).with_filter_reloading();
+            let builder = builder
+                .with_ansi(output.paints())
+                .with_target(false)
+                .with_filter_reloading();
             let handle = builder.reload_handle();
-            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| handle.reload(filter).is_ok()));
+            let _ = SET_FILTER.set(Box::new(move |filter: EnvFilter| {
+                handle.reload(filter).is_ok()
+            }));
             builder.try_init()
         }
     };
-    started.map(|()| LogEnd).map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    started
+        .map(|()| LogEnd)
+        .map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
-/// A filter that hides the client library's messages about each attempt to connect, unless the user asks for them: the
-/// host itself reports a lost source, once and by name.
+/// A filter that hides the client library's messages about each attempt to connect, unless the user
+/// asks for them: the host itself reports a lost source, once and by name.
 fn quieted(level: &str) -> String {
-    let is_plain = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
-    if is_plain && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
+    let is_plain = level
+        .split(',')
+        .any(|directive| directive.trim().eq_ignore_ascii_case("info"));
+    if is_plain && !level.contains("async_nats") {
+        format!("{level},async_nats=warn")
+    } else {
+        level.to_owned()
+    }
 }
 
 /// Resolves at the first SIGINT or SIGTERM; a second one ends the process at once.
@@ -323,12 +395,15 @@ pub struct Stops {
 }
 
 impl Stops {
-    /// Catches them. To be made before anything that takes its time: the first process of a container never gets one
-    /// that it does not catch.
+    /// Catches them. To be made before anything that takes its time: the first process of a
+    /// container never gets one that it does not catch.
     pub fn catch() -> anyhow::Result<Self> {
         let interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        Ok(Self { interrupt, terminate })
+        Ok(Self {
+            interrupt,
+            terminate,
+        })
     }
 
     /// Does something unless a signal comes first; nothing if one does.
@@ -368,7 +443,10 @@ mod tests {
     #[test]
     fn client_library_is_quiet_unless_more_is_asked_for() {
         assert_eq!(quieted("info"), "info,async_nats=warn");
-        assert_eq!(quieted("info,foldstream=debug"), "info,foldstream=debug,async_nats=warn");
+        assert_eq!(
+            quieted("info,foldstream=debug"),
+            "info,foldstream=debug,async_nats=warn"
+        );
         for asked in ["debug", "trace", "info,async_nats=info", "foldstream=debug"] {
             assert_eq!(quieted(asked), asked);
         }

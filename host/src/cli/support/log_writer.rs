@@ -1,7 +1,7 @@
 //! Writes log lines to standard error on a separate thread.
 //!
-//! A reader of standard error may stop reading. Lines then wait here, and are finally dropped and counted: no thread
-//! that logs ever waits for the reader.
+//! A reader of standard error may stop reading. Lines then wait here, and are finally dropped and
+//! counted: no thread that logs ever waits for the reader.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most lines that wait. With the longest lines of modules these take about 40 MiB, with usual ones 2 MiB.
+/// Most lines that wait. With the longest lines of modules these take about 40 MiB, with usual ones
+/// 2 MiB.
 const LINES_MAX: usize = 8_192;
 /// How long the end of the process waits until the lines are written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
@@ -39,7 +40,9 @@ impl LogWriter {
         let (messages, received) = bounded(LINES_MAX);
         let dropped = Arc::<AtomicU64>::default();
         let known = Arc::clone(&dropped);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&received, &known, target))?;
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write(&received, &known, target))?;
         Ok(Self { messages, dropped })
     }
 
@@ -47,7 +50,11 @@ impl LogWriter {
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_MAX;
         let (mark, passed) = bounded(0);
-        if self.messages.send_deadline(Message::Mark(mark), deadline).is_ok() {
+        if self
+            .messages
+            .send_deadline(Message::Mark(mark), deadline)
+            .is_ok()
+        {
             let _ = passed.recv_deadline(deadline);
         }
     }
@@ -61,12 +68,17 @@ impl Drop for LogWriter {
 
 fn write(messages: &Receiver<Message>, dropped: &AtomicU64, mut target: impl Write) {
     for message in messages {
-        let Message::Line(line) = message else { continue };
+        let Message::Line(line) = message else {
+            continue;
+        };
         // Nobody could be told about a failure.
         let _ = target.write_all(&line);
         let dropped = dropped.swap(0, Ordering::AcqRel);
         if dropped > 0 {
-            tracing::warn!(dropped, "log lines were dropped because standard error accepted none");
+            tracing::warn!(
+                dropped,
+                "log lines were dropped because standard error accepted none"
+            );
         }
     }
 }
@@ -75,7 +87,10 @@ impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { bytes: Vec::new(), writer: self }
+        Line {
+            bytes: Vec::new(),
+            writer: self,
+        }
     }
 }
 
@@ -104,7 +119,8 @@ impl Drop for Line<'_> {
         }
         let LogWriter { messages, dropped } = self.writer;
         let line = Message::Line(std::mem::take(&mut self.bytes));
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = messages.try_send(line) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = messages.try_send(line)
+        {
             dropped.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -126,7 +142,10 @@ mod tests {
     impl Write for Stuck {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _open = self.gate.lock().expect("not poisoned");
-            self.taken.lock().expect("not poisoned").extend_from_slice(bytes);
+            self.taken
+                .lock()
+                .expect("not poisoned")
+                .extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -143,10 +162,14 @@ mod tests {
         for number in 0..LINES_MAX + 100 {
             writeln!(writer.make_writer(), "line {number}").expect("takes it");
         }
-        assert!(writer.dropped.load(Ordering::Acquire) >= 99, "the rest found no room");
+        assert!(
+            writer.dropped.load(Ordering::Acquire) >= 99,
+            "the rest found no room"
+        );
         drop(closed);
         writer.flush();
-        let taken = String::from_utf8(stuck.taken.lock().expect("not poisoned").clone()).expect("text");
+        let taken =
+            String::from_utf8(stuck.taken.lock().expect("not poisoned").clone()).expect("text");
         assert!(taken.starts_with("line 0\nline 1\n") && taken.contains("line 8000\n"));
     }
 }

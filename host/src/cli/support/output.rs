@@ -62,7 +62,11 @@ impl Output {
     }
 
     /// Prints one item; `people` formats it as text.
-    pub fn one<T: Serialize>(&self, thing: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
+    pub fn one<T: Serialize>(
+        &self,
+        thing: &T,
+        people: impl FnOnce(&T) -> String,
+    ) -> io::Result<()> {
         match self.format {
             Format::Table => self.line(&people(thing)),
             Format::Json => self.line(&pretty(thing)),
@@ -80,7 +84,9 @@ impl Output {
         match self.format {
             Format::Table => self.line(&people(things)),
             Format::Json => self.line(&pretty(whole)),
-            Format::Ndjson => things.iter().try_for_each(|thing| self.line(&compact(thing))),
+            Format::Ndjson => things
+                .iter()
+                .try_for_each(|thing| self.line(&compact(thing))),
         }
     }
 
@@ -112,10 +118,18 @@ impl Output {
 
     fn marked(&self, level: &str, color: &str, mark: &str, text: &str) {
         if JSON_MESSAGES.load(Ordering::Relaxed) || !self.paints() {
-            let mark = if JSON_MESSAGES.load(Ordering::Relaxed) { String::new() } else { format!("{mark} ") };
+            let mark = if JSON_MESSAGES.load(Ordering::Relaxed) {
+                String::new()
+            } else {
+                format!("{mark} ")
+            };
             return say_as(level, &format!("{mark}{text}"));
         }
-        let _ = writeln!(io::stderr().lock(), "\u{1b}[{color}m{mark}\u{1b}[0m {}", harmless(text));
+        let _ = writeln!(
+            io::stderr().lock(),
+            "\u{1b}[{color}m{mark}\u{1b}[0m {}",
+            harmless(text)
+        );
     }
 
     /// Whether a progress bar can be drawn.
@@ -133,7 +147,10 @@ impl Output {
         match self.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+            Color::Auto => {
+                io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+            }
         }
     }
 }
@@ -176,7 +193,15 @@ fn harmless(text: &str) -> String {
     if !text.chars().any(is_harmful) {
         return text.to_owned();
     }
-    text.chars().map(|c| if is_harmful(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| {
+            if is_harmful(c) {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 fn is_harmful(c: char) -> bool {
@@ -196,9 +221,17 @@ pub fn compact(thing: &impl Serialize) -> String {
 /// A table without borders: two spaces between columns, and a last column of any width.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
     if !header.is_empty() {
-        table.set_header(header.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        table.set_header(
+            header
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>(),
+        );
     }
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
@@ -209,12 +242,21 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.trim_fmt()
 }
 
-/// Text without the characters with which a key or a value could take over a terminal, or pretend to be another.
+/// Text without the characters with which a key or a value could take over a terminal, or pretend
+/// to be another.
 pub fn printable(text: &str) -> String {
     if !text.chars().any(takes_over) {
         return text.to_owned();
     }
-    text.chars().map(|c| if takes_over(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| {
+            if takes_over(c) {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 /// Control characters, and those that turn the direction of what follows or end a line.
@@ -223,7 +265,11 @@ fn takes_over(c: char) -> bool {
     const EMBEDDINGS: std::ops::RangeInclusive<char> = '\u{202a}'..='\u{202e}';
     const ISOLATES: std::ops::RangeInclusive<char> = '\u{2066}'..='\u{2069}';
     const MARKS: [char; 3] = ['\u{200e}', '\u{200f}', '\u{61c}'];
-    c.is_control() || LINE_ENDS.contains(&c) || EMBEDDINGS.contains(&c) || ISOLATES.contains(&c) || MARKS.contains(&c)
+    c.is_control()
+        || LINE_ENDS.contains(&c)
+        || EMBEDDINGS.contains(&c)
+        || ISOLATES.contains(&c)
+        || MARKS.contains(&c)
 }
 
 /// A figure, or `unknown`.
@@ -283,8 +329,14 @@ mod tests {
 
     #[test]
     fn tables_are_columns_two_spaces_apart() {
-        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["longer".to_owned(), "b".to_owned()]];
-        assert_eq!(table(&["ONE", "TWO"], rows), "ONE     TWO\na       long cell\nlonger  b");
+        let rows = vec![
+            vec!["a".to_owned(), "long cell".to_owned()],
+            vec!["longer".to_owned(), "b".to_owned()],
+        ];
+        assert_eq!(
+            table(&["ONE", "TWO"], rows),
+            "ONE     TWO\na       long cell\nlonger  b"
+        );
     }
 
     #[test]
@@ -294,7 +346,10 @@ mod tests {
 
     #[test]
     fn wide_characters_keep_columns_straight() {
-        let rows = vec![vec!["日本".to_owned(), "x".to_owned()], vec!["abcd".to_owned(), "y".to_owned()]];
+        let rows = vec![
+            vec!["日本".to_owned(), "x".to_owned()],
+            vec!["abcd".to_owned(), "y".to_owned()],
+        ];
         assert_eq!(table(&[], rows), "日本  x\nabcd  y");
     }
 
@@ -302,8 +357,14 @@ mod tests {
     fn control_characters_never_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
-        assert_eq!(printable("paid\u{202e}001\u{2028}x"), "paid\\u{202e}001\\u{2028}x");
-        assert_eq!(table(&[], vec![vec!["a\nb".to_owned(), "c".to_owned()]]), "a\\nb  c");
+        assert_eq!(
+            printable("paid\u{202e}001\u{2028}x"),
+            "paid\\u{202e}001\\u{2028}x"
+        );
+        assert_eq!(
+            table(&[], vec![vec!["a\nb".to_owned(), "c".to_owned()]]),
+            "a\\nb  c"
+        );
     }
 
     #[test]

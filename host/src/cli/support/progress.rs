@@ -40,12 +40,21 @@ impl Progress {
     /// Starts; `subject` names the work.
     pub fn new(subject: &str, output: Output) -> Self {
         let bar = output.draws().then(|| {
-            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}").expect("the template is constant");
+            let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}")
+                .expect("the template is constant");
             let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
-            bar.with_style(style.progress_chars("=> ")).with_prefix(subject.to_owned())
+            bar.with_style(style.progress_chars("=> "))
+                .with_prefix(subject.to_owned())
         });
         let now = Instant::now();
-        Self { output, subject: subject.to_owned(), bar, last_line: now, last_text: String::new(), begun: now }
+        Self {
+            output,
+            subject: subject.to_owned(),
+            bar,
+            last_line: now,
+            last_text: String::new(),
+            begun: now,
+        }
     }
 
     /// Shows a step.
@@ -125,9 +134,20 @@ mod tests {
 
     #[test]
     fn steps_are_told_with_what_is_known() {
-        let step = Step { done: 12, ..Step::default() };
+        let step = Step {
+            done: 12,
+            ..Step::default()
+        };
         assert_eq!(describe(&step), "12 events");
-        let step = Step { done: 340_000, total: Some(1_000_000), rate: 212_345.6, remaining_seconds: Some(3.1) };
-        assert_eq!(describe(&step), "340,000 of 1,000,000 events, 212,345/s, 3.1 s left");
+        let step = Step {
+            done: 340_000,
+            total: Some(1_000_000),
+            rate: 212_345.6,
+            remaining_seconds: Some(3.1),
+        };
+        assert_eq!(
+            describe(&step),
+            "340,000 of 1,000,000 events, 212,345/s, 3.1 s left"
+        );
     }
 }

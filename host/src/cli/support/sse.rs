@@ -32,7 +32,10 @@ pub struct Subscription<'a> {
 
 impl Subscription<'_> {
     /// Passes each event to `handle`, until an error that waiting cannot cure.
-    pub async fn follow(self, mut handle: impl FnMut(&Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub async fn follow(
+        self,
+        mut handle: impl FnMut(&Event) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let mut last = None;
         let mut response = self.connect(last.as_deref()).await?;
         loop {
@@ -44,7 +47,10 @@ impl Subscription<'_> {
     }
 
     async fn connect(&self, last: Option<&str>) -> Result<Response, Error> {
-        let mut request = self.client.request(Method::GET, &self.path).query(&self.parameters);
+        let mut request = self
+            .client
+            .request(Method::GET, &self.path)
+            .query(&self.parameters);
         if let Some(after) = self.after {
             request = request.query(&[("after", after)]);
         }
@@ -82,7 +88,12 @@ impl Subscription<'_> {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => return Ok(format!("the connection broke ({error})")),
                 Ok(None) => return Ok("the host closed the connection".to_owned()),
-                Err(_) => return Ok(format!("the host was silent for {} s", SILENCE_MAX.as_secs())),
+                Err(_) => {
+                    return Ok(format!(
+                        "the host was silent for {} s",
+                        SILENCE_MAX.as_secs()
+                    ));
+                }
             };
             handle(&event)?;
             if !event.id.is_empty() {

@@ -1,4 +1,5 @@
-//! Waits until a candidate takes over, or is ready if it does not take over on its own, and shows its progress.
+//! Waits until a candidate takes over, or is ready if it does not take over on its own, and shows
+//! its progress.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +8,15 @@ use super::exit::{Exit, Failure, exit_of};
 use super::output::{Output, grouped, known};
 use super::progress::{Progress, Step};
 use super::wait_until_live::{self, Patience};
-use crate::api::{Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy};
+use crate::api::{
+    Deployment, DeploymentState, Generation, GenerationList, GenerationStatus, Promotion, Strategy,
+};
 use crate::cli::commands::rollouts::generations::{examples, outlook};
 
 /// Differences to show when a gate holds a candidate back.
 const EXAMPLES_MAX: usize = 5;
-/// How long the host may take to start new code, or to restore the previous code after the new code failed on its
-/// state.
+/// How long the host may take to start new code, or to restore the previous code after the new code
+/// failed on its state.
 const PUT_BACK_MAX: Duration = Duration::from_secs(2);
 
 /// A deployment, and one of its generations.
@@ -47,8 +50,9 @@ pub async fn wait(
             }
             Err(LookError::Error(error)) => return Err(error.into()),
             Err(LookError::Gone) => {
-                let message =
-                    format!("{name} no longer has generation {number}; `foldstream generations {name}` lists them");
+                let message = format!(
+                    "{name} no longer has generation {number}; `foldstream generations {name}` lists them"
+                );
                 return Err(Failure::new(Exit::Failed, message).into());
             }
         }
@@ -56,8 +60,8 @@ pub async fn wait(
     }
 }
 
-/// Waits until a generation that inherited its state has caught up. If its code fails on that state, the host restores
-/// the previous code, and this returns the reason.
+/// Waits until a generation that inherited its state has caught up. If its code fails on that
+/// state, the host restores the previous code, and this returns the reason.
 pub async fn wait_inherited(
     client: &Client,
     (name, number): (&str, u64),
@@ -81,7 +85,8 @@ pub async fn wait_inherited(
         {
             return Err(ended(name, &generation).into());
         }
-        // The failure may be that of the previous code, which the new code should fix, or may still be undecided.
+        // The failure may be that of the previous code, which the new code should fix, or may still
+        // be undecided.
         if grace.is_over() {
             return caught_up;
         }
@@ -105,11 +110,22 @@ impl From<Error> for LookError {
 
 async fn look(client: &Client, name: &str, number: u64) -> Result<Look, LookError> {
     let deployment = client.deployment(name).await?;
-    if let Some(candidate) = deployment.candidate.as_deref().filter(|candidate| candidate.number == number).cloned() {
+    if let Some(candidate) = deployment
+        .candidate
+        .as_deref()
+        .filter(|candidate| candidate.number == number)
+        .cloned()
+    {
         return Ok((deployment, candidate));
     }
-    let list: GenerationList = client.get(&["v1", "deployments", name, "generations"], &[]).await?;
-    match list.generations.into_iter().find(|generation| generation.number == number) {
+    let list: GenerationList = client
+        .get(&["v1", "deployments", name, "generations"], &[])
+        .await?;
+    match list
+        .generations
+        .into_iter()
+        .find(|generation| generation.number == number)
+    {
         Some(generation) => Ok((deployment, generation)),
         None => Err(LookError::Gone),
     }
@@ -145,12 +161,18 @@ fn is_settled(deployment: &Deployment, generation: &Generation) -> Result<bool, 
 
 /// Whether its gate holds it back.
 fn is_kept(generation: &Generation) -> bool {
-    generation.comparison.as_ref().is_some_and(|comparison| comparison.refused > 0)
+    generation
+        .comparison
+        .as_ref()
+        .is_some_and(|comparison| comparison.refused > 0)
 }
 
 fn ended(name: &str, generation: &Generation) -> Failure {
     let (number, status) = (generation.number, generation.status.name());
-    let mut message = format!("generation {number} of {name} is {status}: {}", generation.reason);
+    let mut message = format!(
+        "generation {number} of {name} is {status}: {}",
+        generation.reason
+    );
     if generation.failed_at.is_some() && generation.strategy != Strategy::Inherit {
         message.push_str(&format!(
             "; deploy corrected code to continue there, or try again with `foldstream resume {name} --candidate`"
@@ -161,7 +183,11 @@ fn ended(name: &str, generation: &Generation) -> Failure {
 
 fn kept(name: &str, generation: &Generation) -> Failure {
     let number = generation.number;
-    let shown = generation.comparison.as_ref().map(|comparison| examples(comparison, EXAMPLES_MAX)).unwrap_or_default();
+    let shown = generation
+        .comparison
+        .as_ref()
+        .map(|comparison| examples(comparison, EXAMPLES_MAX))
+        .unwrap_or_default();
     let message = format!(
         "generation {number} of {name} is {}\n{shown}\ninspect it with `foldstream scan {name} --generation {number}`, then \
          `foldstream promote {name} --force` to accept it or `foldstream abort {name}` to discard it",
@@ -184,7 +210,9 @@ fn too_late(name: &str, generation: &Generation) -> Failure {
 }
 
 fn show(generation: &Generation, progress: &mut Progress) {
-    let is_folding = generation.state.is_some_and(|state| state != DeploymentState::Opening);
+    let is_folding = generation
+        .state
+        .is_some_and(|state| state != DeploymentState::Opening);
     let is_built = generation.status == GenerationStatus::Ready && generation.lag_events == Some(0);
     if is_folding && !is_built {
         progress.show(&Step {
@@ -213,7 +241,12 @@ fn tell_trouble(generation: &Generation, told: &mut Option<String>, progress: &P
     let failure = generation.failure.as_ref();
     let source = generation.source_status.as_ref();
     let trouble = failure
-        .map(|failure| format!("generation {number}: {}, trying again: {}", failure.kind, failure.message))
+        .map(|failure| {
+            format!(
+                "generation {number}: {}, trying again: {}",
+                failure.kind, failure.message
+            )
+        })
         .or_else(|| {
             let trouble = source.and_then(wait_until_live::source_trouble)?;
             Some(format!("generation {number}: {trouble}"))
@@ -228,13 +261,19 @@ mod tests {
     use crate::cli::commands::rollouts::generations::tests::{comparison, generation};
 
     fn with(status: GenerationStatus, promote: Promotion) -> Generation {
-        let mut generation = Generation { status, ..generation() };
+        let mut generation = Generation {
+            status,
+            ..generation()
+        };
         generation.build.promote = promote;
         generation
     }
 
     fn settled(generation: &Generation) -> Result<bool, Failure> {
-        let deployment = Deployment { state: DeploymentState::Live, ..deployment() };
+        let deployment = Deployment {
+            state: DeploymentState::Live,
+            ..deployment()
+        };
         is_settled(&deployment, generation)
     }
 
@@ -242,8 +281,12 @@ mod tests {
     fn waiting_ends_when_it_serves_or_is_ready_for_a_hand() {
         assert!(settled(&with(GenerationStatus::Active, Promotion::Auto)).expect("is fine"));
         assert!(settled(&with(GenerationStatus::Ready, Promotion::Manual)).expect("is fine"));
-        assert!(!settled(&with(GenerationStatus::Ready, Promotion::Auto)).expect("it takes over soon"));
-        assert!(!settled(&with(GenerationStatus::Building, Promotion::Manual)).expect("is being built"));
+        assert!(
+            !settled(&with(GenerationStatus::Ready, Promotion::Auto)).expect("it takes over soon")
+        );
+        assert!(
+            !settled(&with(GenerationStatus::Building, Promotion::Manual)).expect("is being built")
+        );
     }
 
     #[test]
@@ -251,23 +294,52 @@ mod tests {
         for (status, reason) in [
             (GenerationStatus::Failed, "trap: unreachable"),
             (GenerationStatus::Retired, "aborted by an operator"),
-            (GenerationStatus::Previous, "generation 4 took over at position 9"),
+            (
+                GenerationStatus::Previous,
+                "generation 4 took over at position 9",
+            ),
         ] {
-            let generation = Generation { reason: reason.to_owned(), ..with(status, Promotion::Auto) };
+            let generation = Generation {
+                reason: reason.to_owned(),
+                ..with(status, Promotion::Auto)
+            };
             let failure = settled(&generation).expect_err("it ended");
             assert_eq!(failure.exit, Exit::Failed);
-            assert_eq!(failure.message, format!("generation 3 of order-totals is {}: {reason}", status.name()));
+            assert_eq!(
+                failure.message,
+                format!(
+                    "generation 3 of order-totals is {}: {reason}",
+                    status.name()
+                )
+            );
         }
-        let paused = Generation { state: Some(DeploymentState::Paused), ..generation() };
+        let paused = Generation {
+            state: Some(DeploymentState::Paused),
+            ..generation()
+        };
         let failure = settled(&paused).expect_err("nobody goes on by itself");
-        assert!(failure.message.ends_with("`foldstream resume order-totals --candidate`"), "{failure}");
+        assert!(
+            failure
+                .message
+                .ends_with("`foldstream resume order-totals --candidate`"),
+            "{failure}"
+        );
     }
 
     #[test]
     fn waiting_ends_when_what_serves_is_paused_and_so_can_not_be_met() {
-        let paused = Deployment { state: DeploymentState::Paused, ..deployment() };
-        let failure = is_settled(&paused, &with(GenerationStatus::Ready, Promotion::Auto)).expect_err("it waits");
-        assert!(failure.message.contains("is ready, but order-totals is paused"), "{failure}");
+        let paused = Deployment {
+            state: DeploymentState::Paused,
+            ..deployment()
+        };
+        let failure = is_settled(&paused, &with(GenerationStatus::Ready, Promotion::Auto))
+            .expect_err("it waits");
+        assert!(
+            failure
+                .message
+                .contains("is ready, but order-totals is paused"),
+            "{failure}"
+        );
         assert!(!is_settled(&paused, &generation()).expect("it is being built all the same"));
     }
 

@@ -12,7 +12,8 @@ use crate::api::{Deployment, DeploymentState, SourceState, SourceStatus};
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// Waits until the deployment is live, or has passed the head that the stream had when the wait began.
+/// Waits until the deployment is live, or has passed the head that the stream had when the wait
+/// began.
 pub async fn wait(
     client: &Client,
     name: &str,
@@ -57,12 +58,16 @@ pub struct Patience {
 impl Patience {
     /// Starts the clock; without a limit it waits for as long as it takes.
     pub fn new(timeout: Option<Duration>) -> Self {
-        Self { deadline: timeout.map(|timeout| Instant::now() + timeout), pause: PAUSE_FIRST }
+        Self {
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            pause: PAUSE_FIRST,
+        }
     }
 
     /// Whether the time is up.
     pub fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Waits until the next check.
@@ -78,13 +83,21 @@ fn finished(deployment: &Deployment, target: u64) -> Result<bool, Failure> {
         DeploymentState::Failed => Err(Failure::new(Exit::Failed, failure_text(deployment))),
         DeploymentState::Paused => {
             let name = &deployment.name;
-            Err(Failure::new(Exit::Failed, format!("{name} is paused; continue with `foldstream resume {name}`")))
+            Err(Failure::new(
+                Exit::Failed,
+                format!("{name} is paused; continue with `foldstream resume {name}`"),
+            ))
         }
-        DeploymentState::Stopping => Err(Failure::new(Exit::Unreachable, "the host is stopping; try again later")),
+        DeploymentState::Stopping => Err(Failure::new(
+            Exit::Unreachable,
+            "the host is stopping; try again later",
+        )),
         DeploymentState::Opening
         | DeploymentState::CatchingUp
         | DeploymentState::Retrying
-        | DeploymentState::Disconnected => Ok(deployment.begun && target > 0 && deployment.position >= target),
+        | DeploymentState::Disconnected => {
+            Ok(deployment.begun && target > 0 && deployment.position >= target)
+        }
     }
 }
 
@@ -94,7 +107,10 @@ pub fn failure_text(deployment: &Deployment) -> String {
     let Some(failure) = &deployment.failure else {
         return format!("{name} failed; `foldstream show {name}` may say more");
     };
-    let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
+    let at = failure
+        .sequence
+        .map(|sequence| format!(" at sequence {sequence}"))
+        .unwrap_or_default();
     format!("{name} failed{at}: {}: {}", failure.kind, failure.message)
 }
 
@@ -114,7 +130,9 @@ pub fn outcome(deployment: &Deployment) -> Result<String, Failure> {
         (None, Some(message)) => format!("its source was not reached: {message}"),
         (None, None) => "the first batch is still running".to_owned(),
     };
-    Ok(format!("{line}, nothing applied yet ({because}); see `foldstream show {name}`"))
+    Ok(format!(
+        "{line}, nothing applied yet ({because}); see `foldstream show {name}`"
+    ))
 }
 
 fn too_late(deployment: &Deployment) -> Failure {
@@ -136,7 +154,9 @@ fn too_late(deployment: &Deployment) -> Failure {
 fn step(deployment: &Deployment) -> Step {
     Step {
         done: deployment.events_applied,
-        total: deployment.lag_events.map(|lag| deployment.events_applied + lag),
+        total: deployment
+            .lag_events
+            .map(|lag| deployment.events_applied + lag),
         rate: deployment.rate,
         remaining_seconds: deployment.remaining_seconds,
     }
@@ -147,16 +167,23 @@ fn tell_trouble(deployment: &Deployment, told: &mut Option<String>, progress: &P
     let name = &deployment.name;
     let failure = deployment.failure.as_ref();
     let trouble = failure
-        .map(|failure| format!("{name}: {}, trying again: {}", failure.kind, failure.message))
-        .or_else(|| source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}")));
+        .map(|failure| {
+            format!(
+                "{name}: {}, trying again: {}",
+                failure.kind, failure.message
+            )
+        })
+        .or_else(|| {
+            source_trouble(&deployment.source_status).map(|trouble| format!("{name}: {trouble}"))
+        });
     tell_once(trouble, told, progress);
 }
 
 /// Why a source can't be read, if it can't.
 pub fn source_trouble(status: &SourceStatus) -> Option<String> {
     let message = status.message.as_ref()?;
-    let is_trouble =
-        status.state.is_trouble() || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
+    let is_trouble = status.state.is_trouble()
+        || matches!(status.state, SourceState::Connecting | SourceState::Stopped);
     is_trouble.then(|| format!("source {}: {message}", status.state.name()))
 }
 
@@ -178,7 +205,10 @@ mod tests {
     use crate::api;
 
     fn deployment(state: DeploymentState) -> Deployment {
-        Deployment { state, ..crate::cli::commands::deployments::show::tests::deployment() }
+        Deployment {
+            state,
+            ..crate::cli::commands::deployments::show::tests::deployment()
+        }
     }
 
     #[test]
@@ -186,9 +216,15 @@ mod tests {
         assert!(finished(&deployment(DeploymentState::Live), 0).expect("is fine"));
         assert!(!finished(&deployment(DeploymentState::CatchingUp), 1_000_000).expect("is fine"));
         assert!(finished(&deployment(DeploymentState::CatchingUp), 400_000).expect("is fine"));
-        assert!(!finished(&deployment(DeploymentState::CatchingUp), 0).expect("the head is not known yet"));
+        assert!(
+            !finished(&deployment(DeploymentState::CatchingUp), 0)
+                .expect("the head is not known yet")
+        );
         for state in [DeploymentState::Live, DeploymentState::CatchingUp] {
-            let unproved = Deployment { begun: false, ..deployment(state) };
+            let unproved = Deployment {
+                begun: false,
+                ..deployment(state)
+            };
             assert!(!finished(&unproved, 400_000).expect("it has yet to apply something"));
         }
     }
@@ -197,10 +233,16 @@ mod tests {
     fn what_has_yet_to_apply_something_is_not_called_live_without_a_word() {
         let told = outcome(&deployment(DeploymentState::Live)).expect("is fine");
         assert_eq!(told, "order-totals: live at position 400,000");
-        let mut away = Deployment { begun: false, ..deployment(DeploymentState::CatchingUp) };
+        let mut away = Deployment {
+            begun: false,
+            ..deployment(DeploymentState::CatchingUp)
+        };
         away.source_status.message = Some("connection refused".to_owned());
         let told = outcome(&away).expect("is no failure");
-        assert!(told.contains("nothing applied yet (its source was not reached: connection refused)"), "{told}");
+        assert!(
+            told.contains("nothing applied yet (its source was not reached: connection refused)"),
+            "{told}"
+        );
         let failure = outcome(&deployment(DeploymentState::Failed)).expect_err("it failed");
         assert_eq!(failure.exit, Exit::Failed);
     }
@@ -220,8 +262,14 @@ mod tests {
         });
         let failure = finished(&failed, 0).expect_err("it failed");
         assert_eq!(failure.exit, Exit::Failed);
-        assert_eq!(failure.message, "order-totals failed at sequence 17: trap: unreachable");
+        assert_eq!(
+            failure.message,
+            "order-totals failed at sequence 17: trap: unreachable"
+        );
         let failure = finished(&deployment(DeploymentState::Paused), 0).expect_err("it is paused");
-        assert_eq!(failure.message, "order-totals is paused; continue with `foldstream resume order-totals`");
+        assert_eq!(
+            failure.message,
+            "order-totals is paused; continue with `foldstream resume order-totals`"
+        );
     }
 }

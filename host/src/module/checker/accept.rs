@@ -1,7 +1,8 @@
 //! What an upload must be: a well-formed component of our world.
 
 use wasmparser::{
-    CanonicalFunction, CanonicalOption, ComponentCanonicalSectionReader, Parser, Payload, Validator, WasmFeatures,
+    CanonicalFunction, CanonicalOption, ComponentCanonicalSectionReader, Parser, Payload,
+    Validator, WasmFeatures,
 };
 use wit_component::DecodedWasm;
 
@@ -9,7 +10,8 @@ use super::{contract, encode};
 use crate::module::answer::{Answer, IMPORTS_MAX, is_name};
 use crate::module::upload;
 
-/// Deepest nesting of components. What composers make has two or three levels; the time to check grows with the square.
+/// Deepest nesting of components. What composers make has two or three levels; the time to check
+/// grows with the square.
 const DEPTH_MAX: usize = 32;
 /// Most components and core modules in an upload; composed ones have some dozens.
 const PARTS_MAX: usize = 1_000;
@@ -30,7 +32,10 @@ pub(super) fn accept(upload: &[u8], bytes_max: u64) -> Answer {
 fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u8>>), String> {
     let component = encode::component(module)?;
     if component.len() as u64 > bytes_max {
-        return Err(format!("as a component it has {} bytes, {bytes_max} are allowed", component.len()));
+        return Err(format!(
+            "as a component it has {} bytes, {bytes_max} are allowed",
+            component.len()
+        ));
     }
     Ok((imports(&component)?, Some(component)))
 }
@@ -38,20 +43,28 @@ fn from_core(module: &[u8], bytes_max: u64) -> Result<(Vec<String>, Option<Vec<u
 /// Checks a component; returns the interfaces that it imports.
 fn imports(component: &[u8]) -> Result<Vec<String>, String> {
     look_through(component)?;
-    Validator::new_with_features(WasmFeatures::default()).validate_all(component).map_err(malformed)?;
+    Validator::new_with_features(WasmFeatures::default())
+        .validate_all(component)
+        .map_err(malformed)?;
     let (resolve, world) = match wit_component::decode(component) {
         Ok(DecodedWasm::Component(resolve, world)) => (resolve, world),
-        Ok(DecodedWasm::WitPackage(..)) => return Err("it is a WIT package in binary form, without code".to_owned()),
+        Ok(DecodedWasm::WitPackage(..)) => {
+            return Err("it is a WIT package in binary form, without code".to_owned());
+        }
         Err(error) => return Err(format!("its types cannot be read: {error:#}")),
     };
     let imports = contract::check(&resolve, world)?;
     if imports.len() > IMPORTS_MAX || !imports.iter().all(|name| is_name(name)) {
-        return Err(format!("it imports {} interfaces; import at most {IMPORTS_MAX}, of usual names", imports.len()));
+        return Err(format!(
+            "it imports {} interfaces; import at most {IMPORTS_MAX}, of usual names",
+            imports.len()
+        ));
     }
     Ok(imports)
 }
 
-/// Refuses what the parsers behind this would be at for long, and what they refuse in words that do not help.
+/// Refuses what the parsers behind this would be at for long, and what they refuse in words that do
+/// not help.
 fn look_through(component: &[u8]) -> Result<(), String> {
     let (mut depth, mut parts) = (0_usize, 0_usize);
     for payload in Parser::new(0).parse_all(component) {
@@ -65,7 +78,9 @@ fn look_through(component: &[u8]) -> Result<(), String> {
             _ => {}
         }
         if depth > DEPTH_MAX {
-            return Err(format!("it has components inside components, deeper than {DEPTH_MAX}; compose it flatter"));
+            return Err(format!(
+                "it has components inside components, deeper than {DEPTH_MAX}; compose it flatter"
+            ));
         }
         if parts > PARTS_MAX {
             return Err(format!(
@@ -80,10 +95,17 @@ fn look_through(component: &[u8]) -> Result<(), String> {
 fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), String> {
     for function in section {
         let options = match function.map_err(malformed)? {
-            CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => options,
+            CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+                options
+            }
             _ => continue,
         };
-        if options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_))) {
+        if options.iter().any(|option| {
+            matches!(
+                option,
+                CanonicalOption::Async | CanonicalOption::Callback(_)
+            )
+        }) {
             return Err(
                 "it is built for asynchronous calls, which this host does not support; build it for synchronous ones \
                         (componentize-qjs: `--sync`, jco: `--backend-qjs-disable-async`)"
@@ -97,5 +119,9 @@ fn refuse_async(section: ComponentCanonicalSectionReader<'_>) -> Result<(), Stri
 /// The message about bytes that are not well formed.
 #[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> String {
-    format!("it is malformed at byte {}: {}; upload it again, or build it again", error.offset(), error.message())
+    format!(
+        "it is malformed at byte {}: {}; upload it again, or build it again",
+        error.offset(),
+        error.message()
+    )
 }

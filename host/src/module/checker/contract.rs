@@ -2,11 +2,16 @@
 
 use std::sync::LazyLock;
 
-use wit_parser::{Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey};
+use wit_parser::{
+    Function, FunctionKind, Resolve, Type, TypeDefKind, WorldId, WorldItem, WorldKey,
+};
 
 /// The contract as text, compiled into this program; core modules are encoded against it.
-const TEXT: &str =
-    concat!(include_str!("../../../../wit/foldstream.wit"), "\n", include_str!("../../../../wit/handler.wit"));
+const TEXT: &str = concat!(
+    include_str!("../../../../wit/foldstream.wit"),
+    "\n",
+    include_str!("../../../../wit/handler.wit")
+);
 /// Our package, without its version.
 pub(super) const PACKAGE: &str = "foldstream:module";
 /// The world of projections, which every module exports.
@@ -20,8 +25,14 @@ const MIGRATING_WORLD: &str = "migrating-projection";
 /// The same for handlers.
 const MIGRATING_HANDLER_WORLD: &str = "migrating-handler";
 /// The WASI interfaces that a component may import, in versions 0.2.
-const WASI_PACKAGES: [&str; 6] =
-    ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+const WASI_PACKAGES: [&str; 6] = [
+    "wasi:io/",
+    "wasi:clocks/",
+    "wasi:random/",
+    "wasi:cli/",
+    "wasi:filesystem/",
+    "wasi:sockets/",
+];
 /// Deepest nesting of types to compare; the contract's own are far shallower.
 const DEPTH_MAX: usize = 32;
 
@@ -37,11 +48,33 @@ pub(super) struct Contract {
 /// The contract, parsed once.
 pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
     let mut resolve = Resolve::default();
-    let package = resolve.push_source("foldstream.wit", TEXT).expect("the contract is valid: a test parses it");
-    let world = |name| resolve.select_world(&[package], Some(name)).expect("the contract has the world");
-    let [world, migrating_world, handler_world, migrating_handler_world] =
-        [WORLD, MIGRATING_WORLD, HANDLER_WORLD, MIGRATING_HANDLER_WORLD].map(world);
-    Contract { resolve, world, migrating_world, handler_world, migrating_handler_world }
+    let package = resolve
+        .push_source("foldstream.wit", TEXT)
+        .expect("the contract is valid: a test parses it");
+    let world = |name| {
+        resolve
+            .select_world(&[package], Some(name))
+            .expect("the contract has the world")
+    };
+    let [
+        world,
+        migrating_world,
+        handler_world,
+        migrating_handler_world,
+    ] = [
+        WORLD,
+        MIGRATING_WORLD,
+        HANDLER_WORLD,
+        MIGRATING_HANDLER_WORLD,
+    ]
+    .map(world);
+    Contract {
+        resolve,
+        world,
+        migrating_world,
+        handler_world,
+        migrating_handler_world,
+    }
 });
 
 /// Checks the imports and exports of a component's world; returns the interfaces that it imports.
@@ -62,8 +95,14 @@ enum Kind {
 impl Kind {
     fn of(resolve: &Resolve, world: WorldId) -> Self {
         let exports = &resolve.worlds[world].exports;
-        let handles = exports.keys().any(|key| resolve.name_world_key(key) == HANDLE);
-        if handles { Self::Handler } else { Self::Projection }
+        let handles = exports
+            .keys()
+            .any(|key| resolve.name_world_key(key) == HANDLE);
+        if handles {
+            Self::Handler
+        } else {
+            Self::Projection
+        }
     }
 
     fn name(self) -> &'static str {
@@ -106,8 +145,9 @@ fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<St
                                 "it imports `{function}` of {name}, which does not exist; build it with a matching SDK"
                             )
                         })?;
-                        same_function(resolve, theirs, ours)
-                            .map_err(|difference| differs(&format!("{name} `{function}`"), &difference))?;
+                        same_function(resolve, theirs, ours).map_err(|difference| {
+                            differs(&format!("{name} `{function}`"), &difference)
+                        })?;
                     }
                 }
                 allowed.push(name);
@@ -121,32 +161,49 @@ fn check_imports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<Vec<St
             kind.name(),
             offending.join(", "),
             our_version(),
-            WASI_PACKAGES.map(|package| package.trim_start_matches("wasi:").trim_end_matches('/')).join(", ")
+            WASI_PACKAGES
+                .map(|package| package.trim_start_matches("wasi:").trim_end_matches('/'))
+                .join(", ")
         ));
     }
     Ok(allowed)
 }
 
 fn is_allowed(name: &str, kind: Kind) -> bool {
-    let is_wasi = WASI_PACKAGES.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
+    let is_wasi = WASI_PACKAGES
+        .iter()
+        .any(|package| name.starts_with(package))
+        && name.contains("@0.2.");
     is_wasi || our_interface(name, kind).is_some()
 }
 
 /// The functions of an interface that a module of this kind may import.
 fn our_interface(name: &str, kind: Kind) -> Option<Vec<&'static Function>> {
     let resolve = &CONTRACT.resolve;
-    resolve.worlds[kind.required()].imports.iter().find_map(|(key, item)| match (key, item) {
-        (WorldKey::Interface(_), WorldItem::Interface { id, .. }) if resolve.name_world_key(key) == name => {
-            Some(resolve.interfaces[*id].functions.values().collect())
-        }
-        _ => None,
-    })
+    resolve.worlds[kind.required()]
+        .imports
+        .iter()
+        .find_map(|(key, item)| match (key, item) {
+            (WorldKey::Interface(_), WorldItem::Interface { id, .. })
+                if resolve.name_world_key(key) == name =>
+            {
+                Some(resolve.interfaces[*id].functions.values().collect())
+            }
+            _ => None,
+        })
 }
 
 fn our_version() -> String {
     let Contract { resolve, world, .. } = &*CONTRACT;
-    let package = resolve.worlds[*world].package.expect("a parsed world has a package");
-    resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default()
+    let package = resolve.worlds[*world]
+        .package
+        .expect("a parsed world has a package");
+    resolve.packages[package]
+        .name
+        .version
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), String> {
@@ -155,12 +212,18 @@ fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), St
     let mut missing = Vec::new();
     // The larger world has the exports of the smaller one, plus those that a module may leave out.
     for (key, item) in &contract.resolve.worlds[kind.largest()].exports {
-        let WorldItem::Function(ours) = item else { continue };
-        let found = resolve.worlds[world].exports.iter().find(|(other, _)| resolve.name_world_key(other) == ours.name);
+        let WorldItem::Function(ours) = item else {
+            continue;
+        };
+        let found = resolve.worlds[world]
+            .exports
+            .iter()
+            .find(|(other, _)| resolve.name_world_key(other) == ours.name);
         let export = format!("export `{}`", ours.name);
         match found {
             Some((_, WorldItem::Function(theirs))) => {
-                same_function(resolve, theirs, ours).map_err(|difference| differs(&export, &difference))?;
+                same_function(resolve, theirs, ours)
+                    .map_err(|difference| differs(&export, &difference))?;
             }
             Some(_) => return Err(differs(&export, "it is not a function")),
             None if required.contains_key(key) => missing.push(format!("`{}`", ours.name)),
@@ -178,7 +241,10 @@ fn check_exports(resolve: &Resolve, world: WorldId, kind: Kind) -> Result<(), St
 }
 
 fn differs(what: &str, difference: &str) -> String {
-    format!("its {what} differs from the contract {}: {difference}; build it with a matching SDK", our_version())
+    format!(
+        "its {what} differs from the contract {}: {difference}; build it with a matching SDK",
+        our_version()
+    )
 }
 
 /// Compares a function with the contract's.
@@ -187,11 +253,20 @@ fn same_function(resolve: &Resolve, theirs: &Function, ours: &Function) -> Resul
         return Err("it is asynchronous or a method; this host calls plain functions".to_owned());
     }
     if theirs.params.len() != ours.params.len() {
-        return Err(format!("{} parameters instead of {}", theirs.params.len(), ours.params.len()));
+        return Err(format!(
+            "{} parameters instead of {}",
+            theirs.params.len(),
+            ours.params.len()
+        ));
     }
-    let compare = Compare { theirs: resolve, ours: &CONTRACT.resolve };
+    let compare = Compare {
+        theirs: resolve,
+        ours: &CONTRACT.resolve,
+    };
     for (their, our) in theirs.params.iter().zip(&ours.params) {
-        compare.types(&their.ty, &our.ty, 0).map_err(|difference| format!("parameter `{}`: {difference}", our.name))?;
+        compare
+            .types(&their.ty, &our.ty, 0)
+            .map_err(|difference| format!("parameter `{}`: {difference}", our.name))?;
     }
     compare
         .optional(theirs.result.as_ref(), ours.result.as_ref(), 0)
@@ -212,21 +287,40 @@ impl Compare<'_> {
         let (theirs, ours) = (resolved(self.theirs, theirs), resolved(self.ours, ours));
         let (Type::Id(their_id), Type::Id(our_id)) = (theirs, ours) else {
             let same = theirs == ours && !matches!(theirs, Type::Id(_));
-            return if same { Ok(()) } else { Err(self.other_kind(theirs, ours)) };
+            return if same {
+                Ok(())
+            } else {
+                Err(self.other_kind(theirs, ours))
+            };
         };
         let depth = depth + 1;
-        match (&self.theirs.types[their_id].kind, &self.ours.types[our_id].kind) {
+        match (
+            &self.theirs.types[their_id].kind,
+            &self.ours.types[our_id].kind,
+        ) {
             (TypeDefKind::Record(their), TypeDefKind::Record(our)) => {
                 let field = |field: &wit_parser::Field| (field.name.clone(), Some(field.ty));
-                self.members(their.fields.iter().map(field), our.fields.iter().map(field), depth)
+                self.members(
+                    their.fields.iter().map(field),
+                    our.fields.iter().map(field),
+                    depth,
+                )
             }
             (TypeDefKind::Variant(their), TypeDefKind::Variant(our)) => {
                 let case = |case: &wit_parser::Case| (case.name.clone(), case.ty);
-                self.members(their.cases.iter().map(case), our.cases.iter().map(case), depth)
+                self.members(
+                    their.cases.iter().map(case),
+                    our.cases.iter().map(case),
+                    depth,
+                )
             }
             (TypeDefKind::Enum(their), TypeDefKind::Enum(our)) => {
                 let case = |case: &wit_parser::EnumCase| (case.name.clone(), None);
-                self.members(their.cases.iter().map(case), our.cases.iter().map(case), depth)
+                self.members(
+                    their.cases.iter().map(case),
+                    our.cases.iter().map(case),
+                    depth,
+                )
             }
             (TypeDefKind::Tuple(their), TypeDefKind::Tuple(our)) => {
                 let element = |(index, ty): (usize, &Type)| (index.to_string(), Some(*ty));
@@ -243,7 +337,12 @@ impl Compare<'_> {
         }
     }
 
-    fn optional(&self, theirs: Option<&Type>, ours: Option<&Type>, depth: usize) -> Result<(), String> {
+    fn optional(
+        &self,
+        theirs: Option<&Type>,
+        ours: Option<&Type>,
+        depth: usize,
+    ) -> Result<(), String> {
         match (theirs, ours) {
             (None, None) => Ok(()),
             (Some(theirs), Some(ours)) => self.types(theirs, ours, depth),
@@ -260,7 +359,11 @@ impl Compare<'_> {
         depth: usize,
     ) -> Result<(), String> {
         if theirs.len() != ours.len() {
-            return Err(format!("{} members instead of {}", theirs.len(), ours.len()));
+            return Err(format!(
+                "{} members instead of {}",
+                theirs.len(),
+                ours.len()
+            ));
         }
         for ((their_name, their_type), (our_name, our_type)) in theirs.zip(ours) {
             if their_name != our_name {
@@ -273,7 +376,11 @@ impl Compare<'_> {
     }
 
     fn other_kind(&self, theirs: Type, ours: Type) -> String {
-        format!("{} instead of {}", kind(self.theirs, theirs), kind(self.ours, ours))
+        format!(
+            "{} instead of {}",
+            kind(self.theirs, theirs),
+            kind(self.ours, ours)
+        )
     }
 }
 
@@ -306,16 +413,28 @@ mod tests {
     fn verdict_on(wit: &str, world: &str) -> Result<Vec<String>, String> {
         let mut resolve = Resolve::default();
         let package = resolve.push_source("test.wit", wit).expect("valid");
-        let world = resolve.select_world(&[package], Some(world)).expect("has the world");
+        let world = resolve
+            .select_world(&[package], Some(world))
+            .expect("has the world");
         check(&resolve, world)
     }
 
     #[test]
     fn contract_keeps_to_itself() {
         let imports = verdict(TEXT).expect("is the same");
-        assert!(imports.contains(&crate::module::imports::STATE.to_owned()), "{imports:?}");
-        assert!(imports.contains(&crate::module::imports::LOG.to_owned()), "{imports:?}");
-        assert_eq!(verdict_on(TEXT, MIGRATING_WORLD).expect("is the same"), imports, "migrating needs no more");
+        assert!(
+            imports.contains(&crate::module::imports::STATE.to_owned()),
+            "{imports:?}"
+        );
+        assert!(
+            imports.contains(&crate::module::imports::LOG.to_owned()),
+            "{imports:?}"
+        );
+        assert_eq!(
+            verdict_on(TEXT, MIGRATING_WORLD).expect("is the same"),
+            imports,
+            "migrating needs no more"
+        );
     }
 
     #[test]
@@ -323,53 +442,103 @@ mod tests {
         let migrate = "export migrate: func(from-version: u32, entries: list<entry>) -> result<list<entry>, string>;";
         assert!(TEXT.contains(migrate));
         verdict_on(&TEXT.replace(migrate, ""), MIGRATING_WORLD).expect("is a plain projection");
-        verdict_on(&TEXT.replace(migrate, ""), MIGRATING_HANDLER_WORLD).expect("is a plain handler");
+        verdict_on(&TEXT.replace(migrate, ""), MIGRATING_HANDLER_WORLD)
+            .expect("is a plain handler");
         verdict_on(TEXT, MIGRATING_HANDLER_WORLD).expect("is the same");
         for (other, difference) in [
-            ("export migrate: func(entries: list<entry>);", "1 parameters instead of 2"),
-            (&*migrate.replace("u32", "u64"), "parameter `from-version`: u64 instead of u32"),
-            (&*migrate.replace("result<list<entry>, string>", "list<entry>"), "result: list instead of result"),
-            (&*migrate.replace("entries: list<entry>", "entries: list<string>"), "parameter `entries`: string instead"),
-            ("export migrate: interface { run: func(); }", "it is not a function"),
+            (
+                "export migrate: func(entries: list<entry>);",
+                "1 parameters instead of 2",
+            ),
+            (
+                &*migrate.replace("u32", "u64"),
+                "parameter `from-version`: u64 instead of u32",
+            ),
+            (
+                &*migrate.replace("result<list<entry>, string>", "list<entry>"),
+                "result: list instead of result",
+            ),
+            (
+                &*migrate.replace("entries: list<entry>", "entries: list<string>"),
+                "parameter `entries`: string instead",
+            ),
+            (
+                "export migrate: interface { run: func(); }",
+                "it is not a function",
+            ),
         ] {
-            let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
-            assert!(error.contains("export `migrate` differs") && error.contains(difference), "{other}: {error}");
-            let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_HANDLER_WORLD).expect_err("is another");
-            assert!(error.contains("export `migrate` differs"), "{other}: {error}");
+            let error =
+                verdict_on(&TEXT.replace(migrate, other), MIGRATING_WORLD).expect_err("is another");
+            assert!(
+                error.contains("export `migrate` differs") && error.contains(difference),
+                "{other}: {error}"
+            );
+            let error = verdict_on(&TEXT.replace(migrate, other), MIGRATING_HANDLER_WORLD)
+                .expect_err("is another");
+            assert!(
+                error.contains("export `migrate` differs"),
+                "{other}: {error}"
+            );
         }
     }
 
     #[test]
     fn only_handlers_may_publish() {
         let imports = verdict_on(TEXT, HANDLER_WORLD).expect("is the same");
-        assert!(imports.contains(&crate::module::imports::OUTBOX.to_owned()), "{imports:?}");
+        assert!(
+            imports.contains(&crate::module::imports::OUTBOX.to_owned()),
+            "{imports:?}"
+        );
         let smuggled = TEXT.replace("world projection {", "world projection {\n  import outbox;");
         let error = verdict(&smuggled).expect_err("a projection has no effects");
-        assert!(error.contains("a projection must not use") && error.contains("/outbox@0.1.0"), "{error}");
-        let error = verdict_on(&TEXT.replace("key: option<string>,\n  }", "key: string,\n  }"), HANDLER_WORLD);
-        assert!(error.as_ref().is_err_and(|error| error.contains("`publish`")), "{error:?}");
+        assert!(
+            error.contains("a projection must not use") && error.contains("/outbox@0.1.0"),
+            "{error}"
+        );
+        let error = verdict_on(
+            &TEXT.replace("key: option<string>,\n  }", "key: string,\n  }"),
+            HANDLER_WORLD,
+        );
+        assert!(
+            error
+                .as_ref()
+                .is_err_and(|error| error.contains("`publish`")),
+            "{error:?}"
+        );
     }
 
     #[test]
     fn missing_export_is_named() {
-        let error = verdict(&TEXT.replace("export apply:", "export applied:")).expect_err("lacks apply");
+        let error =
+            verdict(&TEXT.replace("export apply:", "export applied:")).expect_err("lacks apply");
         assert!(error.contains("`apply`"), "{error}");
     }
 
     #[test]
     fn difference_in_a_type_is_named() {
         let error = verdict(&TEXT.replace("time-ns: u64", "time-ms: u64")).expect_err("differs");
-        assert!(error.contains("`apply`") && error.contains("`time-ms` instead of `time-ns`"), "{error}");
+        assert!(
+            error.contains("`apply`") && error.contains("`time-ms` instead of `time-ns`"),
+            "{error}"
+        );
         let error = verdict(&TEXT.replace("sequence: u64", "sequence: u32")).expect_err("differs");
         assert!(error.contains("u32 instead of u64"), "{error}");
-        let error = verdict(&TEXT.replace("put: func(key: string, value", "put: func(value")).expect_err("differs");
-        assert!(error.contains("`put`") && error.contains("1 parameters instead of 2"), "{error}");
+        let error = verdict(&TEXT.replace("put: func(key: string, value", "put: func(value"))
+            .expect_err("differs");
+        assert!(
+            error.contains("`put`") && error.contains("1 parameters instead of 2"),
+            "{error}"
+        );
     }
 
     #[test]
     fn forbidden_import_is_named_with_what_is_allowed() {
         let forbidden = "interface evil { steal: func(); }\nworld projection {\n  import evil;";
-        let error = verdict(&TEXT.replace("world projection {", forbidden)).expect_err("is forbidden");
-        assert!(error.contains("foldstream:module/evil@0.1.0") && error.contains("allowed are"), "{error}");
+        let error =
+            verdict(&TEXT.replace("world projection {", forbidden)).expect_err("is forbidden");
+        assert!(
+            error.contains("foldstream:module/evil@0.1.0") && error.contains("allowed are"),
+            "{error}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Encodes core modules as components, so that nobody needs a further tool.
 //!
-//! A core module from a contract-aware tool has a custom section that says which world it implements. A module without
-//! it is assumed to implement one of ours, which its exports tell. A stub inside the
-//! component implements WASI preview 1, which Go and older C libraries use.
+//! A core module from a contract-aware tool has a custom section that says which world it
+//! implements. A module without it is assumed to implement one of ours, which its exports tell. A
+//! stub inside the component implements WASI preview 1, which Go and older C libraries use.
 
 use std::sync::LazyLock;
 
@@ -19,15 +19,22 @@ const TYPE_SECTION: &str = "component-type";
 /// The export that distinguishes a module that migrates.
 const MIGRATE: &str = "migrate";
 /// The world of the stub, which needs only the log.
-const STUB_WORLD: &str = "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
+const STUB_WORLD: &str =
+    "package foldstream:preview1-stub; world stub { import foldstream:module/log@0.1.0; }";
 
 /// The stub, with the section that names its world.
 static STUB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut resolve = CONTRACT.resolve.clone();
-    let package = resolve.push_source("stub.wit", STUB_WORLD).expect("the stub's world is valid: a test parses it");
-    let world = resolve.select_world(&[package], None).expect("the package has one world");
-    let mut module = wat::parse_str(include_str!("preview1.wat")).expect("the stub is valid: a test parses it");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world can be embedded");
+    let package = resolve
+        .push_source("stub.wit", STUB_WORLD)
+        .expect("the stub's world is valid: a test parses it");
+    let world = resolve
+        .select_world(&[package], None)
+        .expect("the package has one world");
+    let mut module =
+        wat::parse_str(include_str!("preview1.wat")).expect("the stub is valid: a test parses it");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("the world can be embedded");
     module
 });
 
@@ -45,7 +52,13 @@ pub(super) fn component(module: &[u8]) -> Result<Vec<u8>, String> {
     let outline = outline(module)?;
     let mut module = module.to_vec();
     if !outline.names_its_world {
-        let Contract { resolve, world, migrating_world, handler_world, migrating_handler_world } = &*CONTRACT;
+        let Contract {
+            resolve,
+            world,
+            migrating_world,
+            handler_world,
+            migrating_handler_world,
+        } = &*CONTRACT;
         let world = match (outline.handles, outline.migrates) {
             (true, true) => *migrating_handler_world,
             (true, false) => *handler_world,
@@ -95,7 +108,10 @@ fn outline(module: &[u8]) -> Result<Outline, String> {
 
 fn encode(module: &[u8], with_stub: bool) -> Result<Vec<u8>, String> {
     let text = |error| format!("{error:#}");
-    let mut encoder = ComponentEncoder::default().validate(true).module(module).map_err(text)?;
+    let mut encoder = ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .map_err(text)?;
     if with_stub {
         encoder = encoder.adapter(PREVIEW1, &STUB).map_err(text)?;
     }
@@ -115,7 +131,10 @@ mod tests {
     fn core_module_without_exports_is_refused_with_reasons() {
         let module = wat::parse_str("(module)").expect("valid");
         let error = component(&module).expect_err("has no exports");
-        assert!(error.contains("component-type") && error.contains("manifest"), "{error}");
+        assert!(
+            error.contains("component-type") && error.contains("manifest"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -132,14 +151,21 @@ mod tests {
             )
         };
         let encoded = |migrate: &str| component(&wat::parse_str(module(migrate)).expect("valid"));
-        let exports = |component: &[u8]| match wit_component::decode(component).expect("is a component") {
-            wit_component::DecodedWasm::Component(resolve, world) => resolve.worlds[world].exports.len(),
-            wit_component::DecodedWasm::WitPackage(..) => panic!("no component"),
-        };
+        let exports =
+            |component: &[u8]| match wit_component::decode(component).expect("is a component") {
+                wit_component::DecodedWasm::Component(resolve, world) => {
+                    resolve.worlds[world].exports.len()
+                }
+                wit_component::DecodedWasm::WitPackage(..) => panic!("no component"),
+            };
         assert_eq!(exports(&encoded("").expect("is a projection")), 3);
         let migrate = r#"(func (export "migrate") (param i32 i32 i32) (result i32) unreachable)"#;
-        assert_eq!(exports(&encoded(migrate).expect("is a migrating projection")), 4);
-        let error = encoded(r#"(func (export "migrate") (param i64))"#).expect_err("has another type");
+        assert_eq!(
+            exports(&encoded(migrate).expect("is a migrating projection")),
+            4
+        );
+        let error =
+            encoded(r#"(func (export "migrate") (param i64))"#).expect_err("has another type");
         assert!(error.contains("migrate"), "{error}");
     }
 }

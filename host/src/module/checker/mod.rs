@@ -1,8 +1,8 @@
 //! The checking process: everything that parses an upload.
 //!
-//! Parsers, validators and compilers are large programs that read untrusted input. Here they may run out of stack,
-//! memory or time, and may even be taken over, without harm: the host sees an answer, or none. Nothing outside this
-//! folder may parse an upload.
+//! Parsers, validators and compilers are large programs that read untrusted input. Here they may
+//! run out of stack, memory or time, and may even be taken over, without harm: the host sees an
+//! answer, or none. Nothing outside this folder may parse an upload.
 
 mod accept;
 mod contract;
@@ -21,13 +21,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::answer::Answer;
 use super::engine::{AddressSpace, config};
 
-/// Stack of the worker thread. A valid module needs a small part of it; one whose types nest without end exhausts it
-/// early.
+/// Stack of the worker thread. A valid module needs a small part of it; one whose types nest
+/// without end exhausts it early.
 const STACK_BYTES: usize = 16 << 20;
 /// Stack of the main thread, which only waits.
 const MAIN_STACK_BYTES: u64 = 8 << 20;
-/// Niceness of the process, that of folds: its time is limited by the clock, so a higher one would let uploads miss their
-/// time whenever the machine is busy.
+/// Niceness of the process, that of folds: its time is limited by the clock, so a higher one would
+/// let uploads miss their time whenever the machine is busy.
 const NICENESS: i32 = 3;
 
 /// The job of the process.
@@ -58,7 +58,8 @@ pub struct Order {
     pub is_scarce: bool,
 }
 
-/// Does a job for the host: reads the upload from standard input, and writes the answer to standard output.
+/// Does a job for the host: reads the upload from standard input, and writes the answer to standard
+/// output.
 pub fn run(order: Order) -> ExitCode {
     let answer = match prepare(&order) {
         Ok(compiler) => work(order, compiler),
@@ -71,8 +72,9 @@ pub fn run(order: Order) -> ExitCode {
     }
 }
 
-/// Gives up the privileges that the job does not need; the upload is read only afterwards. Returns the compiler if
-/// there is something to compile: it inspects the machine when it is created, which would fail later.
+/// Gives up the privileges that the job does not need; the upload is read only afterwards. Returns
+/// the compiler if there is something to compile: it inspects the machine when it is created, which
+/// would fail later.
 fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     let own = env!("CARGO_PKG_VERSION");
     if order.version != own {
@@ -85,24 +87,42 @@ fn prepare(order: &Order) -> Result<Option<wasmtime::Engine>, String> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| format!("cannot bind the checker to its host: {error}"))?;
-    // Threads of the host that answer reads get a core first, no matter which thread started this process.
+    // Threads of the host that answer reads get a core first, no matter which thread started this
+    // process.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     // If the machine runs short of memory, it should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::Core, 0, "")?;
     limit(Resource::Fsize, 0, "")?;
     limit(Resource::Stack, MAIN_STACK_BYTES, "")?;
-    limit(Resource::As, order.memory_bytes, "; lower modules.compile_memory_max")?;
-    let time = if order.job == Job::Compile { "modules.compile_time_max" } else { "modules.check_time_max" };
+    limit(
+        Resource::As,
+        order.memory_bytes,
+        "; lower modules.compile_memory_max",
+    )?;
+    let time = if order.job == Job::Compile {
+        "modules.compile_time_max"
+    } else {
+        "modules.check_time_max"
+    };
     limit(Resource::Cpu, order.cpu_seconds, &format!("; lower {time}"))?;
-    let compiler = if order.job == Job::Compile { Some(compiler(order)?) } else { None };
+    let compiler = if order.job == Job::Compile {
+        Some(compiler(order)?)
+    } else {
+        None
+    };
     walls::raise();
     Ok(compiler)
 }
 
 fn compiler(order: &Order) -> Result<wasmtime::Engine, String> {
-    let space = if order.is_scarce { AddressSpace::Scarce } else { AddressSpace::Plenty };
-    wasmtime::Engine::new(&config(space)).map_err(|error| format!("cannot set up the compiler: {error:#}"))
+    let space = if order.is_scarce {
+        AddressSpace::Scarce
+    } else {
+        AddressSpace::Plenty
+    };
+    wasmtime::Engine::new(&config(space))
+        .map_err(|error| format!("cannot set up the compiler: {error:#}"))
 }
 
 /// Lowers a limit. A lower one stays.
@@ -110,17 +130,29 @@ fn limit(resource: Resource, wanted: u64, advice: &str) -> Result<(), String> {
     let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let max = wanted.min(hard);
     // The processor limit sends a signal that identifies it, and kills a second later.
-    let maximum = if matches!(resource, Resource::Cpu) { max.saturating_add(1).min(hard) } else { max };
-    setrlimit(resource, Rlimit { current: Some(max), maximum: Some(maximum) })
-        .map_err(|error| format!("cannot limit {resource:?} to {max}: {error}{advice}"))
+    let maximum = if matches!(resource, Resource::Cpu) {
+        max.saturating_add(1).min(hard)
+    } else {
+        max
+    };
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(max),
+            maximum: Some(maximum),
+        },
+    )
+    .map_err(|error| format!("cannot limit {resource:?} to {max}: {error}{advice}"))
 }
 
 fn work(order: Order, compiler: Option<wasmtime::Engine>) -> Answer {
-    let thread = std::thread::Builder::new().name("checker".to_owned()).stack_size(STACK_BYTES);
+    let thread = std::thread::Builder::new()
+        .name("checker".to_owned())
+        .stack_size(STACK_BYTES);
     match thread.spawn(move || answer(&order, compiler.as_ref())) {
-        Ok(thread) => {
-            thread.join().unwrap_or_else(|_| Answer::Refused("it makes the checker fail; build it again".to_owned()))
-        }
+        Ok(thread) => thread.join().unwrap_or_else(|_| {
+            Answer::Refused("it makes the checker fail; build it again".to_owned())
+        }),
         Err(error) => Answer::Broken(format!("cannot start its thread: {error}")),
     }
 }

@@ -18,22 +18,27 @@ use crate::serve::App;
 use crate::serve::extract::{NoParameters, Parameters};
 use crate::serve::problem::Problem;
 
-/// How long a client may read nothing before its backup ends: until then all files keep the frozen pages.
+/// How long a client may read nothing before its backup ends: until then all files keep the frozen
+/// pages.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// The data folder of this host, as of one moment.
 ///
-/// Catalogue, modules, states and embedded logs, row by row, for `foldstream backup`, which makes a data folder of it.
-/// One at a time. It needs the scopes `operate` and `read`.
+/// Catalogue, modules, states and embedded logs, row by row, for `foldstream backup`, which makes a
+/// data folder of it. One at a time. It needs the scopes `operate` and `read`.
 #[utoipa::path(get, path = "/v1/backup", tag = "host", responses(
     (status = 200, description = "Frames; the last one says whether all of them came", body = Vec<u8>,
         content_type = "application/vnd.foldstream.backup"),
     (status = 409, description = "Another backup is being taken, or deployments are being changed all the time"),
 ))]
-pub(super) async fn backup(State(app): State<App>, _: Parameters<NoParameters>) -> Result<Response, Problem> {
+pub(super) async fn backup(
+    State(app): State<App>,
+    _: Parameters<NoParameters>,
+) -> Result<Response, Problem> {
     let rollouts = app.rollouts.clone();
     let backup = crate::serve::blocking(move || rollouts.begin_backup()).await??;
-    // One part waits while the connection writes another; files are read no faster than the client reads.
+    // One part waits while the connection writes another; files are read no faster than the client
+    // reads.
     let (sender, receiver) = mpsc::channel(1);
     let (runtime, shutdown) = (Handle::current(), app.shutdown.clone());
     tokio::task::spawn_blocking(move || {
@@ -41,14 +46,24 @@ pub(super) async fn backup(State(app): State<App>, _: Parameters<NoParameters>) 
             if shutdown.is_cancelled() {
                 return Err(Error::Host("it is stopping".to_owned()));
             }
-            let sent = runtime.block_on(tokio::time::timeout(STALL_MAX, sender.send(Bytes::from(octets))));
-            sent.map_err(|_| Error::Unwanted)?.map_err(|_| Error::Unwanted)
+            let sent = runtime.block_on(tokio::time::timeout(
+                STALL_MAX,
+                sender.send(Bytes::from(octets)),
+            ));
+            sent.map_err(|_| Error::Unwanted)?
+                .map_err(|_| Error::Unwanted)
         };
         // Both the log and the client show how it ended.
         let _ = backup.send(&mut send);
     });
-    let mut response = Response::new(Body::from_stream(ReceiverStream::new(receiver).map(Ok::<Bytes, Infallible>)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = Response::new(Body::from_stream(
+        ReceiverStream::new(receiver).map(Ok::<Bytes, Infallible>),
+    ));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

@@ -32,7 +32,8 @@ pub(super) struct DeployParameters {
     name: Option<String>,
     /// Source to read; default: that of the existing deployment, or the only one.
     source: Option<String>,
-    /// Where a new state begins; default: where that of the existing deployment began, or at the beginning.
+    /// Where a new state begins; default: where that of the existing deployment began, or at the
+    /// beginning.
     #[param(inline)]
     start: Option<api::Start>,
     /// How to create the state; by default the host decides and says why.
@@ -42,7 +43,8 @@ pub(super) struct DeployParameters {
     #[serde(default)]
     #[param(inline, required = false)]
     promote: api::Promotion,
-    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}` allows none.
+    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}`
+    /// allows none.
     gate: Option<String>,
     /// Most events per second while the candidate is built.
     #[param(minimum = 1)]
@@ -50,17 +52,18 @@ pub(super) struct DeployParameters {
     /// Share of one core that the candidate may use while it is built, in percent.
     #[param(minimum = 1, maximum = 100)]
     cpu_percent: Option<u8>,
-    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
+    /// Continue without events that are gone from the stream, up to its current end; the host
+    /// counts them.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
-    /// What a handler may publish, as `SUBJECTS@SOURCE`, separated by commas; it replaces earlier grants, and an empty
-    /// value withdraws them. Default: what it may already, at first nothing.
+    /// What a handler may publish, as `SUBJECTS@SOURCE`, separated by commas; it replaces earlier
+    /// grants, and an empty value withdraws them. Default: what it may already, at first nothing.
     #[serde(rename = "allow-publish")]
     #[param(rename = "allow-publish", example = "shipping.*.cmd@orders")]
     allow_publish: Option<String>,
-    /// From which event on a new handler publishes: `now` (the default) for events after the deploy, `beginning`, or a
-    /// sequence.
+    /// From which event on a new handler publishes: `now` (the default) for events after the
+    /// deploy, `beginning`, or a sequence.
     #[serde(rename = "effects-from")]
     #[param(rename = "effects-from", pattern = "^(now|beginning|[0-9]{1,19})$")]
     effects_from: Option<String>,
@@ -68,17 +71,47 @@ pub(super) struct DeployParameters {
 
 impl DeployParameters {
     fn request(self) -> Result<DeployRequest, Problem> {
-        let build = build_settings(self.promote, self.gate.as_deref(), self.max_rate, self.cpu_percent)?;
-        let build = api::BuildSettings { accept_missing: self.accept_missing, ..build };
-        let Self { name, source, start, strategy, allow_publish, effects_from, .. } = self;
+        let build = build_settings(
+            self.promote,
+            self.gate.as_deref(),
+            self.max_rate,
+            self.cpu_percent,
+        )?;
+        let build = api::BuildSettings {
+            accept_missing: self.accept_missing,
+            ..build
+        };
+        let Self {
+            name,
+            source,
+            start,
+            strategy,
+            allow_publish,
+            effects_from,
+            ..
+        } = self;
         let grants = allow_publish.map(|texts| {
-            let texts: Vec<&str> = texts.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+            let texts: Vec<&str> = texts
+                .split(',')
+                .map(str::trim)
+                .filter(|text| !text.is_empty())
+                .collect();
             Grants::parse(&texts)
         });
         let grants = grants.transpose().map_err(Problem::invalid)?;
-        let effects_from =
-            effects_from.map(|text| text.parse()).transpose().map_err(|error: String| Problem::invalid(error))?;
-        Ok(DeployRequest { name, source, start, strategy, build, grants, effects_from })
+        let effects_from = effects_from
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error: String| Problem::invalid(error))?;
+        Ok(DeployRequest {
+            name,
+            source,
+            start,
+            strategy,
+            build,
+            grants,
+            effects_from,
+        })
     }
 }
 
@@ -90,20 +123,33 @@ pub(super) fn build_settings(
     cpu_percent: Option<u8>,
 ) -> Result<api::BuildSettings, Problem> {
     let gate = gate.map(serde_json::from_str::<api::Gate>).transpose();
-    let gate = gate.map_err(|error| Problem::invalid(format!("gate does not match the schema Gate: {error}")))?;
+    let gate = gate.map_err(|error| {
+        Problem::invalid(format!("gate does not match the schema Gate: {error}"))
+    })?;
     check_throttle(max_rate, cpu_percent)?;
-    Ok(api::BuildSettings { promote, gate, max_rate, cpu_percent, accept_missing: false })
+    Ok(api::BuildSettings {
+        promote,
+        gate,
+        max_rate,
+        cpu_percent,
+        accept_missing: false,
+    })
 }
 
 /// Checks the limits on the speed of a build.
-pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> Result<(), Problem> {
+pub(super) fn check_throttle(
+    max_rate: Option<u64>,
+    cpu_percent: Option<u8>,
+) -> Result<(), Problem> {
     if max_rate == Some(0) {
-        return Err(Problem::invalid("max-rate 0 would build nothing; pause the candidate instead"));
+        return Err(Problem::invalid(
+            "max-rate 0 would build nothing; pause the candidate instead",
+        ));
     }
     match cpu_percent {
-        Some(percent) if !(1..=100).contains(&percent) => {
-            Err(Problem::invalid(format!("cpu-percent {percent} is refused; give 1 to 100")))
-        }
+        Some(percent) if !(1..=100).contains(&percent) => Err(Problem::invalid(format!(
+            "cpu-percent {percent} is refused; give 1 to 100"
+        ))),
         _ => Ok(()),
     }
 }
@@ -112,17 +158,26 @@ pub(super) fn check_throttle(max_rate: Option<u64>, cpu_percent: Option<u8>) -> 
 #[utoipa::path(get, path = "/v1/deployments", tag = "deployments", responses(
     (status = 200, description = "Ordered by name", body = api::DeploymentList),
 ))]
-pub(super) async fn list(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::DeploymentList> {
-    let mut deployments: Vec<_> = app.rollouts.deployments().iter().map(|deployment| deployment.info()).collect();
+pub(super) async fn list(
+    State(app): State<App>,
+    _: Parameters<NoParameters>,
+) -> Json<api::DeploymentList> {
+    let mut deployments: Vec<_> = app
+        .rollouts
+        .deployments()
+        .iter()
+        .map(|deployment| deployment.info())
+        .collect();
     deployments.sort_by(|one, other| one.name.cmp(&other.name));
     Json(api::DeploymentList { deployments })
 }
 
 /// Deploys a module.
 ///
-/// The body is the component, or a core module that uses the contract. If the name is in use, another module makes a
-/// new generation: it inherits the state if both have the same state version and subjects; otherwise its state is built
-/// alongside the active generation, which keeps serving until the new one has caught up.
+/// The body is the component, or a core module that uses the contract. If the name is in use,
+/// another module makes a new generation: it inherits the state if both have the same state version
+/// and subjects; otherwise its state is built alongside the active generation, which keeps serving
+/// until the new one has caught up.
 #[utoipa::path(post, path = "/v1/deployments", tag = "deployments", params(DeployParameters),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The module"),
     responses(
@@ -144,7 +199,12 @@ pub(super) async fn deploy(
     let (parts, body) = request.into_parts();
     match extract::content_type(&parts.headers).as_deref() {
         Some("application/wasm" | "application/octet-stream") => {}
-        found => return Err(extract::unsupported(found, "the module as application/wasm")),
+        found => {
+            return Err(extract::unsupported(
+                found,
+                "the module as application/wasm",
+            ));
+        }
     }
     let request = parameters.request()?;
     let limit = app.upload_bytes_max;
@@ -156,7 +216,8 @@ pub(super) async fn deploy(
     // Only after the body has arrived, so that a slow client keeps nobody else from deploying.
     let place = app.capacity.deploy().await?;
     let rollouts = app.rollouts.clone();
-    // Dropped with this request: the check or compilation of the module ends when the client disconnects.
+    // Dropped with this request: the check or compilation of the module ends when the client
+    // disconnects.
     let (_waiting, wanted) = Wanted::while_waiting();
     let deployed = finish(async move {
         let deployed = rollouts.deploy(upload, request, wanted).await;
@@ -167,7 +228,12 @@ pub(super) async fn deploy(
     let location = format!("/v1/deployments/{}", deployed.deployment.name);
     match deployed.outcome {
         api::DeployOutcome::Unchanged => Ok(Json(deployed).into_response()),
-        _ => Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(deployed)).into_response()),
+        _ => Ok((
+            StatusCode::CREATED,
+            [(header::LOCATION, location)],
+            Json(deployed),
+        )
+            .into_response()),
     }
 }
 
@@ -237,7 +303,8 @@ pub(super) struct ResumeParameters {
     #[serde(default)]
     #[param(required = false)]
     candidate: bool,
-    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
+    /// Continue without events that are gone from the stream, up to its current end; the host
+    /// counts them.
     #[serde(default)]
     #[param(required = false)]
     accept_missing: bool,
@@ -256,13 +323,17 @@ pub(super) async fn pause(
     Segments(name): Segments<String>,
     Parameters(which): Parameters<WhichParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    change(&app, |rollouts| async move { rollouts.pause(&name, choice(which.candidate)).await }).await
+    change(&app, |rollouts| async move {
+        rollouts.pause(&name, choice(which.candidate)).await
+    })
+    .await
 }
 
 /// Continues after a pause or a failure, and skips the events that the body names.
 ///
-/// A skip is a decision for the whole deployment: it applies to each of its states that has not passed the event, and
-/// is recorded in the audit log. A candidate that an event stopped continues from its own state.
+/// A skip is a decision for the whole deployment: it applies to each of its states that has not
+/// passed the event, and is recorded in the audit log. A candidate that an event stopped continues
+/// from its own state.
 #[utoipa::path(post, path = "/v1/deployments/{name}/resume", tag = "deployments",
     params(("name" = String, Path, description = "Name of the deployment"), ResumeParameters),
     request_body(content = Option<api::Resume>, description = "Which events to skip, and why; default: none"),
@@ -282,8 +353,18 @@ pub(super) async fn resume(
     request: Request,
 ) -> Result<Json<api::Deployment>, Problem> {
     let (parts, body) = request.into_parts();
-    let body = extract::body(&parts.headers, body, RESUME_BYTES_MAX, &mut app.capacity.body(1)).await?;
-    let wanted = if body.is_empty() { api::Resume::default() } else { resume_of(&parts.headers, &body)? };
+    let body = extract::body(
+        &parts.headers,
+        body,
+        RESUME_BYTES_MAX,
+        &mut app.capacity.body(1),
+    )
+    .await?;
+    let wanted = if body.is_empty() {
+        api::Resume::default()
+    } else {
+        resume_of(&parts.headers, &body)?
+    };
     let skips = WantedSkips::of(wanted).map_err(|error| Problem::invalid(error.to_string()))?;
     let (choice, accept_missing) = (choice(parameters.candidate), parameters.accept_missing);
     change(&app, |rollouts| async move {
@@ -296,21 +377,33 @@ pub(super) async fn resume(
 }
 
 fn choice(candidate: bool) -> GenerationChoice {
-    if candidate { GenerationChoice::Candidate } else { GenerationChoice::Active }
+    if candidate {
+        GenerationChoice::Candidate
+    } else {
+        GenerationChoice::Active
+    }
 }
 
 fn resume_of(headers: &HeaderMap, body: &[u8]) -> Result<api::Resume, Problem> {
     match extract::content_type(headers).as_deref() {
         Some("application/json") => {}
-        found => return Err(extract::unsupported(found, "which events to skip as application/json")),
+        found => {
+            return Err(extract::unsupported(
+                found,
+                "which events to skip as application/json",
+            ));
+        }
     }
-    let invalid = |why: String| Problem::invalid(format!("the body does not match the schema Resume: {why}"));
-    let body: serde_json::Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
+    let invalid =
+        |why: String| Problem::invalid(format!("the body does not match the schema Resume: {why}"));
+    let body: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
     // The JSON parser would accept an array for an object.
     if !(body.is_object() || body.is_null()) {
         return Err(invalid("it is not an object".to_owned()));
     }
-    let wanted: Option<api::Resume> = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
+    let wanted: Option<api::Resume> =
+        serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
     Ok(wanted.unwrap_or_default())
 }
 
@@ -347,11 +440,17 @@ pub(super) async fn withdraw_skip(
     Segments((name, sequence)): Segments<(String, u64)>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::SkipList>, Problem> {
-    change(&app, |rollouts| async move { rollouts.withdraw_skip(&name, sequence).await }).await
+    change(&app, |rollouts| async move {
+        rollouts.withdraw_skip(&name, sequence).await
+    })
+    .await
 }
 
 /// Makes a change of deployments, and answers with its result.
-pub(super) async fn change<T, F>(app: &App, make: impl FnOnce(Rollouts) -> F) -> Result<Json<T>, Problem>
+pub(super) async fn change<T, F>(
+    app: &App,
+    make: impl FnOnce(Rollouts) -> F,
+) -> Result<Json<T>, Problem>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, rollout::Error>> + Send + 'static,
@@ -360,6 +459,10 @@ where
 }
 
 /// Completes a change even if its client disconnects, because a half-finished deploy helps no one.
-pub(super) async fn finish<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(actor::scope(actor::current(), change)).await.map_err(|error| crate::serve::lost(&error))
+pub(super) async fn finish<T: Send + 'static>(
+    change: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(actor::scope(actor::current(), change))
+        .await
+        .map_err(|error| crate::serve::lost(&error))
 }

@@ -29,11 +29,13 @@ use crate::view::{EventView, LookError, Wanted};
 
 /// Size at which a page of events ends, in bytes.
 const PAGE_BYTES: usize = 4 << 20;
-/// How many times a body of events is in memory while it is appended: as received, parsed, and as stored.
+/// How many times a body of events is in memory while it is appended: as received, parsed, and as
+/// stored.
 const APPEND_COPIES: u64 = 3;
 /// Events that a tail reads at a time.
 const TAIL_EVENTS: usize = 256;
-/// Size at which a tail's read ends, in bytes: what was read waits in memory for a client that reads slowly.
+/// Size at which a tail's read ends, in bytes: what was read waits in memory for a client that
+/// reads slowly.
 const TAIL_BYTES: usize = 256 << 10;
 /// How often a tail checks a stream that had no more events.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -45,8 +47,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct AppendParameters {
     /// Source to append to; default: the only one.
     source: Option<String>,
-    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
-    /// separate tokens. Default: `{type:tokens}`, or the subject that an event was exported with.
+    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}`
+    /// for one whose dots separate tokens. Default: `{type:tokens}`, or the subject that an event
+    /// was exported with.
     subject: Option<String>,
     /// What to do with an event whose time is earlier than that of the previous event.
     #[serde(default)]
@@ -56,9 +59,16 @@ pub(super) struct AppendParameters {
 
 impl AppendParameters {
     fn options(&self) -> Result<AppendOptions, Problem> {
-        let template = self.subject.as_deref().map(SubjectTemplate::parse).transpose();
+        let template = self
+            .subject
+            .as_deref()
+            .map(SubjectTemplate::parse)
+            .transpose();
         let template = template.map_err(|error| Problem::invalid(error.to_string()))?;
-        Ok(AppendOptions { template, times: self.times })
+        Ok(AppendOptions {
+            template,
+            times: self.times,
+        })
     }
 }
 
@@ -96,9 +106,9 @@ pub(super) struct TailParameters {
 
 /// Appends events to the embedded log, all or none.
 ///
-/// CloudEvents 1.0 may be JSON (one, a batch, or one per line), or in binary mode, with attributes in `ce-` headers of
-/// the request and data of any content type as the body. A CloudEvent whose source and id were appended recently is not
-/// stored again.
+/// CloudEvents 1.0 may be JSON (one, a batch, or one per line), or in binary mode, with attributes
+/// in `ce-` headers of the request and data of any content type as the body. A CloudEvent whose
+/// source and id were appended recently is not stored again.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(AppendParameters,
         ("ce-specversion" = Option<String>, Header, description = "Binary mode of CloudEvents: `1.0`"),
         ("ce-id" = Option<String>, Header, description = "Binary mode of CloudEvents: attribute `id`, percent-encoded"),
@@ -150,15 +160,31 @@ fn append_now(
     let (events, expectation) = form.read(body, options)?;
     if events.is_empty() {
         let last_sequence = *log.head().borrow();
-        return Ok(api::Appended { sequences: Vec::new(), duplicates: 0, times_raised: 0, last_sequence });
+        return Ok(api::Appended {
+            sequences: Vec::new(),
+            duplicates: 0,
+            times_raised: 0,
+            last_sequence,
+        });
     }
-    let log::Appended { sequences, duplicates, times_raised, last_sequence } = log.append(&events, &expectation)?;
-    Ok(api::Appended { sequences, duplicates, times_raised, last_sequence })
+    let log::Appended {
+        sequences,
+        duplicates,
+        times_raised,
+        last_sequence,
+    } = log.append(&events, &expectation)?;
+    Ok(api::Appended {
+        sequences,
+        duplicates,
+        times_raised,
+        last_sequence,
+    })
 }
 
 /// A page of the events of a source.
 ///
-/// A stream is read without a consumer. If it is slow to answer, the page may end early, with `next`.
+/// A stream is read without a consumer. If it is slow to answer, the page may end early, with
+/// `next`.
 ///
 /// With `accept: application/cloudevents-batch+json` the events are
 /// CloudEvents; `next` and `last_sequence` are then the headers
@@ -184,10 +210,19 @@ pub(super) async fn read(
     let _place = acquire(&app.capacity.scans, "scans").await?;
     let (after, limit) = (parameters.after, parameters.limit);
     let room = app.capacity.page(PAGE_BYTES).await?;
-    let wanted = Wanted { after, subjects, limit, bytes_max: room.bytes_max };
+    let wanted = Wanted {
+        after,
+        subjects,
+        limit,
+        bytes_max: room.bytes_max,
+    };
     let found = source.page(wanted).await.map_err(unreachable)?;
     let next = (found.through < found.head).then_some(found.through);
-    let page = Page { events: found.events, next, last_sequence: found.head };
+    let page = Page {
+        events: found.events,
+        next,
+        last_sequence: found.head,
+    };
     if append_cloudevents::is_wanted(&headers) {
         return page.into_batch(&source.stream(), room);
     }
@@ -196,7 +231,10 @@ pub(super) async fn read(
 
 /// The source can't be read at the moment.
 fn unreachable(why: LookError) -> Problem {
-    Problem::new(Kind::NotReady, format!("cannot read the events: {why}; try again"))
+    Problem::new(
+        Kind::NotReady,
+        format!("cannot read the events: {why}; try again"),
+    )
 }
 
 /// Some events of a stream.
@@ -210,7 +248,11 @@ struct Page {
 impl Page {
     fn into_json(self, room: PageRoom) -> Result<Response, Problem> {
         let events = self.events.iter().map(json::StoredEvent::of).collect();
-        let page = json::EventPage { events, next: self.next, last_sequence: self.last_sequence };
+        let page = json::EventPage {
+            events,
+            next: self.next,
+            last_sequence: self.last_sequence,
+        };
         let (body, held) = room.json(&page)?;
         let mut response = crate::serve::json_response(body);
         response.extensions_mut().insert(held);
@@ -218,14 +260,24 @@ impl Page {
     }
 
     fn into_batch(self, stream: &str, room: PageRoom) -> Result<Response, Problem> {
-        let events: Vec<Written<'_>> = self.events.iter().map(|event| Written::of(event, stream)).collect();
+        let events: Vec<Written<'_>> = self
+            .events
+            .iter()
+            .map(|event| Written::of(event, stream))
+            .collect();
         let (body, held) = room.json(&events)?;
         let mut response = crate::serve::json_response(body);
         response.extensions_mut().insert(held);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(BATCH_MEDIA_TYPE));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(BATCH_MEDIA_TYPE),
+        );
         headers.insert("foldstream-last-sequence", self.last_sequence.into());
-        headers.extend(self.next.map(|next| (HeaderName::from_static("foldstream-next"), next.into())));
+        headers.extend(
+            self.next
+                .map(|next| (HeaderName::from_static("foldstream-next"), next.into())),
+        );
         Ok(response)
     }
 }
@@ -257,13 +309,29 @@ pub(super) async fn tail(
         (Some(after), _) => after.position,
         (None, Some(head)) => *head.borrow(),
         (None, None) => {
-            let none = Wanted { after: u64::MAX, subjects: None, limit: 1, bytes_max: 1 };
+            let none = Wanted {
+                after: u64::MAX,
+                subjects: None,
+                limit: 1,
+                bytes_max: 1,
+            };
             source.page(none).await.map_err(unreachable)?.head
         }
     };
     let (sender, response) = sse::open(super::watch::seat(&app)?, app.shutdown.clone());
     let heartbeat = Instant::now() + HEARTBEAT;
-    tokio::spawn(Tail { source, log_head, subjects, seen, has_more: true, heartbeat, sender }.run());
+    tokio::spawn(
+        Tail {
+            source,
+            log_head,
+            subjects,
+            seen,
+            has_more: true,
+            heartbeat,
+            sender,
+        }
+        .run(),
+    );
     Ok(response)
 }
 
@@ -283,7 +351,13 @@ struct Tail {
 
 impl Tail {
     async fn run(mut self) {
-        self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+        self.sender.event(
+            "position",
+            self.seen,
+            &PositionMark {
+                position: self.seen,
+            },
+        );
         while self.step().await.is_ok() {}
     }
 
@@ -295,7 +369,11 @@ impl Tail {
             match log_head {
                 _ if has_more => Ok(()),
                 // The log is gone if nobody can report its head any more.
-                Some(head) => head.wait_for(|head| *head > seen).await.map(drop).map_err(|_| Ended),
+                Some(head) => head
+                    .wait_for(|head| *head > seen)
+                    .await
+                    .map(drop)
+                    .map_err(|_| Ended),
                 // A stream notifies only its consumers, and this reader creates none.
                 None => {
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -314,7 +392,8 @@ impl Tail {
         let events = self.read().await?;
         self.sender.hold(events.iter().map(Event::size).sum())?;
         for event in events {
-            self.sender.event("event", event.sequence, &json::StoredEvent::of(&event));
+            self.sender
+                .event("event", event.sequence, &json::StoredEvent::of(&event));
             if self.sender.is_full() {
                 self.sender.flush().await?;
             }
@@ -322,14 +401,25 @@ impl Tail {
         self.sender.hold(0)?;
         if self.heartbeat <= Instant::now() {
             self.heartbeat = Instant::now() + HEARTBEAT;
-            self.sender.event("position", self.seen, &PositionMark { position: self.seen });
+            self.sender.event(
+                "position",
+                self.seen,
+                &PositionMark {
+                    position: self.seen,
+                },
+            );
         }
         Ok(())
     }
 
     async fn read(&mut self) -> Result<Vec<Event>, Ended> {
         let subjects = self.subjects.clone();
-        let wanted = Wanted { after: self.seen, subjects, limit: TAIL_EVENTS, bytes_max: TAIL_BYTES };
+        let wanted = Wanted {
+            after: self.seen,
+            subjects,
+            limit: TAIL_EVENTS,
+            bytes_max: TAIL_BYTES,
+        };
         match self.source.page(wanted).await {
             Ok(page) => {
                 self.seen = page.through.max(self.seen);
@@ -351,16 +441,19 @@ impl Tail {
 }
 
 fn subjects(pattern: Option<&str>) -> Result<Option<SubjectSet>, Problem> {
-    Ok(pattern.map(|pattern| SubjectSet::parse(&[pattern])).transpose()?)
+    Ok(pattern
+        .map(|pattern| SubjectSet::parse(&[pattern]))
+        .transpose()?)
 }
 
 /// The embedded log of a source.
 fn embedded(app: &App, source: Option<&str>) -> Result<Log, Problem> {
     let is_stream = source.map_or(app.only_streams, |name| app.streams.contains(name));
     app.host.log(source).map_err(|error| match error {
-        error @ host::Error::Source(_) if is_stream => {
-            Problem::new(Kind::Refused, format!("{error}; events are appended to embedded logs only"))
-        }
+        error @ host::Error::Source(_) if is_stream => Problem::new(
+            Kind::Refused,
+            format!("{error}; events are appended to embedded logs only"),
+        ),
         error => error.into(),
     })
 }

@@ -1,4 +1,5 @@
-//! Generations: list, promote, roll back, abort, rebuild, throttle, prune; and the queue of rebuilds.
+//! Generations: list, promote, roll back, abort, rebuild, throttle, prune; and the queue of
+//! rebuilds.
 
 use axum::Json;
 use axum::extract::State;
@@ -44,9 +45,9 @@ pub(super) struct PromoteParameters {
 
 /// Makes the candidate active now.
 ///
-/// The host holds both generations at one position, changes the active generation in one commit of the catalogue, and
-/// lets both continue; reads never wait. The previous generation follows the stream, so that a rollback is just as
-/// quick.
+/// The host holds both generations at one position, changes the active generation in one commit of
+/// the catalogue, and lets both continue; reads never wait. The previous generation follows the
+/// stream, so that a rollback is just as quick.
 #[utoipa::path(post, path = "/v1/deployments/{name}/promote", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), PromoteParameters),
     responses(
@@ -59,9 +60,20 @@ pub(super) async fn promote(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<PromoteParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let demand = if parameters.force { Demand::Nothing } else { Demand::Gate };
-    let speed = if parameters.lift_throttle { BuildSpeed::Unthrottled } else { BuildSpeed::Unchanged };
-    change(&app, |rollouts| async move { rollouts.promote(&name, demand, speed).await }).await
+    let demand = if parameters.force {
+        Demand::Nothing
+    } else {
+        Demand::Gate
+    };
+    let speed = if parameters.lift_throttle {
+        BuildSpeed::Unthrottled
+    } else {
+        BuildSpeed::Unchanged
+    };
+    change(&app, |rollouts| async move {
+        rollouts.promote(&name, demand, speed).await
+    })
+    .await
 }
 
 /// Parameters of a rollback.
@@ -94,8 +106,14 @@ pub(super) async fn rollback(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<RollbackParameters>,
 ) -> Result<Json<api::CutOver>, Problem> {
-    let options = RollbackOptions { may_rebuild: parameters.rebuild, accept_missing: parameters.accept_missing };
-    change(&app, |rollouts| async move { rollouts.rollback_and_look(&name, options).await }).await
+    let options = RollbackOptions {
+        may_rebuild: parameters.rebuild,
+        accept_missing: parameters.accept_missing,
+    };
+    change(&app, |rollouts| async move {
+        rollouts.rollback_and_look(&name, options).await
+    })
+    .await
 }
 
 /// Discards the candidate. The active generation keeps serving.
@@ -123,7 +141,8 @@ pub(super) struct RebuildParameters {
     #[serde(default)]
     #[param(inline, required = false)]
     promote: api::Promotion,
-    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}` allows none.
+    /// Which differences from the active generation are allowed, as JSON (Gate); `{"allow":[]}`
+    /// allows none.
     gate: Option<String>,
     /// Most events per second.
     #[param(minimum = 1)]
@@ -137,7 +156,8 @@ pub(super) struct RebuildParameters {
     accept_missing: bool,
 }
 
-/// Rebuilds the state of the active module from scratch, alongside the active generation, and lets it take over.
+/// Rebuilds the state of the active module from scratch, alongside the active generation, and lets
+/// it take over.
 #[utoipa::path(post, path = "/v1/deployments/{name}/rebuild", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), RebuildParameters),
     responses(
@@ -152,10 +172,22 @@ pub(super) async fn rebuild(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<RebuildParameters>,
 ) -> Result<Json<api::Deployed>, Problem> {
-    let RebuildParameters { promote, gate, max_rate, cpu_percent, accept_missing } = parameters;
+    let RebuildParameters {
+        promote,
+        gate,
+        max_rate,
+        cpu_percent,
+        accept_missing,
+    } = parameters;
     let build = build_settings(promote, gate.as_deref(), max_rate, cpu_percent)?;
-    let build = api::BuildSettings { accept_missing, ..build };
-    change(&app, |rollouts| async move { rollouts.rebuild(&name, build).await }).await
+    let build = api::BuildSettings {
+        accept_missing,
+        ..build
+    };
+    change(&app, |rollouts| async move {
+        rollouts.rebuild(&name, build).await
+    })
+    .await
 }
 
 /// Limits on the speed of a build.
@@ -186,10 +218,12 @@ pub(super) struct PartParameters {
     accept_missing: bool,
 }
 
-/// Folds the events of one key, or of a prefix of keys, again, and replaces the entries of these keys with the result.
+/// Folds the events of one key, or of a prefix of keys, again, and replaces the entries of these
+/// keys with the result.
 ///
-/// Other entries do not change. Reads continue; applying is held only for the last step. Refused if the module declares
-/// no key rule, or if the events also change entries that do not belong to these keys.
+/// Other entries do not change. Reads continue; applying is held only for the last step. Refused if
+/// the module declares no key rule, or if the events also change entries that do not belong to
+/// these keys.
 #[utoipa::path(post, path = "/v1/deployments/{name}/rebuild-part", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), PartParameters),
     responses(
@@ -206,9 +240,18 @@ pub(super) async fn rebuild_part(
     let keys = match (parameters.key, parameters.prefix) {
         (Some(key), None) if !key.is_empty() => Keys::One(key),
         (None, Some(prefix)) if !prefix.is_empty() => Keys::Prefix(prefix),
-        _ => return Err(Problem::invalid("give either key or prefix; `rebuild` rebuilds everything")),
+        _ => {
+            return Err(Problem::invalid(
+                "give either key or prefix; `rebuild` rebuilds everything",
+            ));
+        }
     };
-    change(&app, |rollouts| async move { rollouts.rebuild_part(&name, keys, parameters.accept_missing).await }).await
+    change(&app, |rollouts| async move {
+        rollouts
+            .rebuild_part(&name, keys, parameters.accept_missing)
+            .await
+    })
+    .await
 }
 
 /// Parameters of a verification.
@@ -227,10 +270,11 @@ pub(super) struct VerifyParameters {
     accept_missing: bool,
 }
 
-/// Folds the active generation's stream again, with other batch boundaries and restarts, and compares the two states.
+/// Folds the active generation's stream again, with other batch boundaries and restarts, and
+/// compares the two states.
 ///
-/// It runs in the background: use GET for its progress. If a verification is already running, the response describes
-/// that one.
+/// It runs in the background: use GET for its progress. If a verification is already running, the
+/// response describes that one.
 #[utoipa::path(post, path = "/v1/deployments/{name}/verification", tag = "generations",
     params(("name" = String, Path, description = "Name of the deployment"), VerifyParameters),
     responses(
@@ -244,7 +288,16 @@ pub(super) async fn verify(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<VerifyParameters>,
 ) -> Result<Json<api::Verification>, Problem> {
-    Ok(Json(app.rollouts.verify(&name, parameters.sample, parameters.seed, parameters.accept_missing).await?))
+    Ok(Json(
+        app.rollouts
+            .verify(
+                &name,
+                parameters.sample,
+                parameters.seed,
+                parameters.accept_missing,
+            )
+            .await?,
+    ))
 }
 
 /// The progress of the last verification, and its result.
@@ -275,9 +328,15 @@ pub(super) async fn throttle(
     Segments(name): Segments<String>,
     Parameters(parameters): Parameters<ThrottleParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    let ThrottleParameters { max_rate, cpu_percent } = parameters;
+    let ThrottleParameters {
+        max_rate,
+        cpu_percent,
+    } = parameters;
     check_throttle(max_rate, cpu_percent)?;
-    change(&app, |rollouts| async move { rollouts.throttle(&name, max_rate, cpu_percent).await }).await
+    change(&app, |rollouts| async move {
+        rollouts.throttle(&name, max_rate, cpu_percent).await
+    })
+    .await
 }
 
 /// Parameters of a prune.
@@ -306,13 +365,19 @@ pub(super) async fn prune(
     Parameters(parameters): Parameters<PruneParameters>,
 ) -> Result<Json<api::Pruned>, Problem> {
     let PruneParameters { keep, dry_run } = parameters;
-    change(&app, |rollouts| async move { rollouts.prune(&name, keep as usize, dry_run).await }).await
+    change(&app, |rollouts| async move {
+        rollouts.prune(&name, keep as usize, dry_run).await
+    })
+    .await
 }
 
 /// All rebuilds of the host: running ones first, then waiting ones in order.
 #[utoipa::path(get, path = "/v1/rebuilds", tag = "generations", responses(
     (status = 200, description = "In the order of the queue", body = api::RebuildList),
 ))]
-pub(super) async fn rebuilds(State(app): State<App>, _: Parameters<NoParameters>) -> Json<api::RebuildList> {
+pub(super) async fn rebuilds(
+    State(app): State<App>,
+    _: Parameters<NoParameters>,
+) -> Json<api::RebuildList> {
     Json(app.rollouts.rebuilds())
 }

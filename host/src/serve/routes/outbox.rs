@@ -47,10 +47,16 @@ pub(super) async fn list(
 ) -> Result<Json<api::WaitingMessages>, Problem> {
     let PageParameters { after, limit } = parameters;
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit {limit} is refused; give 1 to {PAGE_MAX}")));
+        return Err(Problem::invalid(format!(
+            "limit {limit} is refused; give 1 to {PAGE_MAX}"
+        )));
     }
     let _place = acquire(&app.capacity.scans, "scans").await?;
-    Ok(Json(app.rollouts.waiting_messages(&name, after.as_deref(), limit).await?))
+    Ok(Json(
+        app.rollouts
+            .waiting_messages(&name, after.as_deref(), limit)
+            .await?,
+    ))
 }
 
 /// Drops messages that wait, all or none of them.
@@ -75,19 +81,39 @@ pub(super) async fn drop(
     request: Request,
 ) -> Result<Json<api::DroppedMessages>, Problem> {
     let (parts, body) = request.into_parts();
-    let body = extract::body(&parts.headers, body, DROP_BYTES_MAX, &mut app.capacity.body(1)).await?;
+    let body = extract::body(
+        &parts.headers,
+        body,
+        DROP_BYTES_MAX,
+        &mut app.capacity.body(1),
+    )
+    .await?;
     match extract::content_type(&parts.headers).as_deref() {
         Some("application/json") => {}
-        found => return Err(extract::unsupported(found, "which messages to drop as application/json")),
+        found => {
+            return Err(extract::unsupported(
+                found,
+                "which messages to drop as application/json",
+            ));
+        }
     }
-    let invalid = |why: String| Problem::invalid(format!("the body does not match the schema DropMessages: {why}"));
-    let body: serde_json::Value = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+    let invalid = |why: String| {
+        Problem::invalid(format!(
+            "the body does not match the schema DropMessages: {why}"
+        ))
+    };
+    let body: serde_json::Value =
+        serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     // The JSON parser would accept an array for an object.
     if !body.is_object() {
         return Err(invalid("it is not an object".to_owned()));
     }
-    let wanted: api::DropMessages = serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
-    change(&app, |rollouts| async move { rollouts.drop_messages(&name, wanted).await }).await
+    let wanted: api::DropMessages =
+        serde_json::from_value(body).map_err(|error| invalid(error.to_string()))?;
+    change(&app, |rollouts| async move {
+        rollouts.drop_messages(&name, wanted).await
+    })
+    .await
 }
 
 /// Tries at once to send what waits for another attempt.
@@ -104,5 +130,9 @@ pub(super) async fn retry(
     Segments(name): Segments<String>,
     _: Parameters<NoParameters>,
 ) -> Result<Json<api::Deployment>, Problem> {
-    change(&app, |rollouts| async move { rollouts.retry_messages(&name) }).await
+    change(
+        &app,
+        |rollouts| async move { rollouts.retry_messages(&name) },
+    )
+    .await
 }

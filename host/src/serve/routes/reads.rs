@@ -18,9 +18,12 @@ use crate::serve::extract::{self, Parameters, Segments};
 use crate::serve::json;
 use crate::serve::position::{self, Answer};
 use crate::serve::problem::{self, Problem};
-use crate::state::{Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection};
+use crate::state::{
+    Direction, KEY_BYTES_MAX, Page, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX, Scan, Selection,
+};
 
-/// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of microseconds.
+/// Most bytes of a value to hash and parse on a thread of the runtime, which takes some tens of
+/// microseconds.
 const AT_ONCE_BYTES: usize = 64 << 10;
 
 /// Which state to read.
@@ -32,8 +35,8 @@ struct Read {
     accept_missing: bool,
 }
 
-/// Declares query parameters that select a state, in addition to parameters of their own. `serde` can't flatten numbers
-/// in a query.
+/// Declares query parameters that select a state, in addition to parameters of their own. `serde`
+/// can't flatten numbers in a query.
 macro_rules! read_parameters {
     ($(#[$attribute:meta])* $name:ident { $($own:tt)* }) => {
         $(#[$attribute])*
@@ -47,7 +50,8 @@ macro_rules! read_parameters {
             /// How long to wait for it: like 500ms, 5s or 1m.
             #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
             timeout: Option<String>,
-            /// Read this generation, even if it is not the active one: a candidate, or the previous one.
+            /// Read this generation, even if it is not the active one: a candidate, or the previous
+            /// one.
             generation: Option<u64>,
             /// Read the state right after this sequence, or at this time (RFC 3339).
             as_of: Option<String>,
@@ -119,7 +123,9 @@ pub(super) fn check_limit(limit: usize) -> Result<(), Problem> {
     if (1..=SCAN_ENTRIES_MAX).contains(&limit) {
         return Ok(());
     }
-    Err(Problem::invalid(format!("limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page")))
+    Err(Problem::invalid(format!(
+        "limit {limit} is refused; ask for 1 to {SCAN_ENTRIES_MAX} a page"
+    )))
 }
 
 read_parameters! {
@@ -136,11 +142,22 @@ async fn view(app: &App, name: &str, read: &Read) -> Result<View, Problem> {
     let deployment = app.rollouts.deployment(name)?;
     match (read.generation, &read.as_of) {
         (None, None) => Ok(deployment.view(read.at_least, timeout).await?),
-        (Some(generation), None) => Ok(app.rollouts.view_of(&deployment, generation, read.at_least, timeout).await?),
-        (None, Some(moment)) if read.at_least.is_none() => {
-            Ok(app.rollouts.view_as_of(&deployment, moment_of(moment)?, read.accept_missing, timeout).await?)
-        }
-        _ => Err(Problem::invalid("as-of cannot be combined with generation or at-least; remove them")),
+        (Some(generation), None) => Ok(app
+            .rollouts
+            .view_of(&deployment, generation, read.at_least, timeout)
+            .await?),
+        (None, Some(moment)) if read.at_least.is_none() => Ok(app
+            .rollouts
+            .view_as_of(
+                &deployment,
+                moment_of(moment)?,
+                read.accept_missing,
+                timeout,
+            )
+            .await?),
+        _ => Err(Problem::invalid(
+            "as-of cannot be combined with generation or at-least; remove them",
+        )),
     }
 }
 
@@ -149,9 +166,14 @@ fn moment_of(text: &str) -> Result<Moment, Problem> {
     if let Ok(sequence) = text.parse() {
         return Ok(Moment::Sequence(sequence));
     }
-    let time = text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_nanosecond()).ok());
+    let time = text
+        .parse::<jiff::Timestamp>()
+        .ok()
+        .and_then(|time| u64::try_from(time.as_nanosecond()).ok());
     time.map(Moment::Time).ok_or_else(|| {
-        Problem::invalid(format!("as-of `{text}` is refused; give a sequence, or a time like 2026-11-24T10:00:00Z"))
+        Problem::invalid(format!(
+            "as-of `{text}` is refused; give a sequence, or a time like 2026-11-24T10:00:00Z"
+        ))
     })
 }
 
@@ -182,7 +204,11 @@ pub(super) async fn entry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let view = view(&app, &name, &parameters.read()).await?;
-    let found = if key.len() > KEY_BYTES_MAX { Some(None) } else { view.snapshot.get_recent(&key) };
+    let found = if key.len() > KEY_BYTES_MAX {
+        Some(None)
+    } else {
+        view.snapshot.get_recent(&key)
+    };
     let (snapshot, wanted) = (view.snapshot.clone(), key.clone());
     let answer = move |found: Option<Payload>| {
         let position = view.snapshot.position();
@@ -193,7 +219,13 @@ pub(super) async fn entry(
         Ok(Answer::of(value, position, generation, skipped).respond(&method, &headers))
     };
     match found {
-        Some(found) if found.as_ref().is_none_or(|value| value.len() <= AT_ONCE_BYTES) => answer(found),
+        Some(found)
+            if found
+                .as_ref()
+                .is_none_or(|value| value.len() <= AT_ONCE_BYTES) =>
+        {
+            answer(found)
+        }
         // The threads of the runtime must not wait for a disk, nor process megabytes.
         Some(found) => crate::serve::blocking(move || answer(found)).await?,
         None => crate::serve::blocking(move || answer(snapshot.get(&wanted)?)).await?,
@@ -235,7 +267,13 @@ pub(super) async fn scan(
         let page = view.snapshot.scan(&scan)?;
         let (body, held) = room.json(&page_of(&page, position, generation))?;
         let skipped = view.snapshot.exceptions_count();
-        let answer = Answer { content_type: "application/json", body, position, generation, skipped };
+        let answer = Answer {
+            content_type: "application/json",
+            body,
+            position,
+            generation,
+            skipped,
+        };
         let mut response = answer.respond(&method, &headers);
         response.extensions_mut().insert(held);
         Ok(response)
@@ -244,18 +282,36 @@ pub(super) async fn scan(
 }
 
 fn page_of(page: &Page, position: u64, generation: u64) -> json::EntryPage<'_> {
-    let entries = page.entries.iter().map(|(key, value)| json::Entry { key, value: json::Value(value) }).collect();
+    let entries = page
+        .entries
+        .iter()
+        .map(|(key, value)| json::Entry {
+            key,
+            value: json::Value(value),
+        })
+        .collect();
     let last = page.entries.last().map(|(key, _)| &**key);
     let next = if page.more { last } else { None };
-    json::EntryPage { entries, next, position, generation }
+    json::EntryPage {
+        entries,
+        next,
+        position,
+        generation,
+    }
 }
 
 /// The keys that a scan covers.
-fn selection(prefix: Option<String>, start: Option<String>, end: Option<String>) -> Result<Selection, Problem> {
+fn selection(
+    prefix: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+) -> Result<Selection, Problem> {
     match (prefix, start, end) {
         (Some(prefix), None, None) => Ok(Selection::Prefix(prefix)),
         (None, start, end) => Ok(Selection::Range { start, end }),
-        (Some(_), _, _) => Err(Problem::invalid("prefix cannot be combined with start or end; use one or the other")),
+        (Some(_), _, _) => Err(Problem::invalid(
+            "prefix cannot be combined with start or end; use one or the other",
+        )),
     }
 }
 
@@ -287,7 +343,11 @@ pub(super) async fn query(
         // A URL is too short to take long.
         check_json(args.as_bytes(), "args")?;
     }
-    let question = Question { query, args: Payload::from(args), room: None };
+    let question = Question {
+        query,
+        args: Payload::from(args),
+        room: None,
+    };
     ask(&app, &name, question, read, (method, headers)).await
 }
 
@@ -320,10 +380,25 @@ pub(super) async fn query_with_body(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let (args, room) = arguments(&app, &parts.headers, body).await?;
-    ask(&app, &name, Question { query, args, room: Some(room) }, parameters.read(), (Method::POST, parts.headers)).await
+    ask(
+        &app,
+        &name,
+        Question {
+            query,
+            args,
+            room: Some(room),
+        },
+        parameters.read(),
+        (Method::POST, parts.headers),
+    )
+    .await
 }
 
-async fn arguments(app: &App, headers: &HeaderMap, body: Body) -> Result<(Payload, BodyRoom), Problem> {
+async fn arguments(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Payload, BodyRoom), Problem> {
     let limit = app.config.body_bytes_max;
     let mut room = app.capacity.body(1);
     let body = extract::body(headers, body, limit, &mut room).await?;
@@ -354,7 +429,11 @@ async fn at_once_or_aside<T: Send + 'static>(
     bytes: usize,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    if bytes <= AT_ONCE_BYTES { Ok(look()) } else { crate::serve::blocking(look).await }
+    if bytes <= AT_ONCE_BYTES {
+        Ok(look())
+    } else {
+        crate::serve::blocking(look).await
+    }
 }
 
 fn check_json(text: &[u8], what: &str) -> Result<(), Problem> {
@@ -387,15 +466,17 @@ async fn ask(
     let answer = to_its_end((place, room), async move { view.query(asked, args).await }).await?;
     match answer {
         Ok(answer) => {
-            let respond = move |answer| Answer::of(answer, position, generation, skipped).respond(&method, &headers);
+            let respond = move |answer| {
+                Answer::of(answer, position, generation, skipped).respond(&method, &headers)
+            };
             at_once_or_aside(answer.len(), move || respond(answer)).await
         }
         Err(error) => Err(problem::from_query(&error, &query, &known).at(position)),
     }
 }
 
-/// Runs work that nothing can interrupt, and keeps its places until the end even if its client disconnects, because an
-/// abandoned query still occupies a thread.
+/// Runs work that nothing can interrupt, and keeps its places until the end even if its client
+/// disconnects, because an abandoned query still occupies a thread.
 async fn to_its_end<T: Send + 'static>(
     places: impl Send + 'static,
     work: impl Future<Output = T> + Send + 'static,
@@ -418,23 +499,47 @@ mod tests {
 
     #[test]
     fn scan_covers_a_prefix_or_a_range() {
-        assert_eq!(selection(some("a/"), None, None).expect("sound"), Selection::Prefix("a/".to_owned()));
+        assert_eq!(
+            selection(some("a/"), None, None).expect("sound"),
+            Selection::Prefix("a/".to_owned())
+        );
         let range = |start, end| Selection::Range { start, end };
-        assert_eq!(selection(None, some("a"), None).expect("sound"), range(some("a"), None));
-        assert_eq!(selection(None, None, None).expect("sound"), range(None, None));
-        assert!(selection(some("a/"), some("a/5"), None).is_err() && selection(some("a"), None, some("b")).is_err());
+        assert_eq!(
+            selection(None, some("a"), None).expect("sound"),
+            range(some("a"), None)
+        );
+        assert_eq!(
+            selection(None, None, None).expect("sound"),
+            range(None, None)
+        );
+        assert!(
+            selection(some("a/"), some("a/5"), None).is_err()
+                && selection(some("a"), None, some("b")).is_err()
+        );
     }
 
     #[test]
     fn page_that_goes_on_names_its_last_key() {
-        let entries = vec![("a".into(), Payload::from("1")), ("b".into(), Payload::from("two"))];
+        let entries = vec![
+            ("a".into(), Payload::from("1")),
+            ("b".into(), Payload::from("two")),
+        ];
         let text = |more| {
-            let page = Page { entries: entries.clone(), more };
+            let page = Page {
+                entries: entries.clone(),
+                more,
+            };
             serde_json::to_string(&page_of(&page, 9, 2)).expect("plain data")
         };
         let all = r#"{"entries":[{"key":"a","value":1},{"key":"b","value":"two"}]"#;
-        assert_eq!(text(true), format!(r#"{all},"next":"b","position":9,"generation":2}}"#));
-        assert_eq!(text(false), format!(r#"{all},"position":9,"generation":2}}"#));
+        assert_eq!(
+            text(true),
+            format!(r#"{all},"next":"b","position":9,"generation":2}}"#)
+        );
+        assert_eq!(
+            text(false),
+            format!(r#"{all},"position":9,"generation":2}}"#)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -443,9 +548,20 @@ mod tests {
         let place = acquire(&places, "queries").await.expect("a place");
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let mut asked = Box::pin(to_its_end(place, ended));
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut asked).await.is_err(), "it goes on");
+        assert!(
+            tokio::time::timeout(std::time::Duration::ZERO, &mut asked)
+                .await
+                .is_err(),
+            "it goes on"
+        );
         drop(asked);
-        assert_eq!(acquire(&places, "queries").await.expect_err("it runs on").kind(), problem::Kind::Busy);
+        assert_eq!(
+            acquire(&places, "queries")
+                .await
+                .expect_err("it runs on")
+                .kind(),
+            problem::Kind::Busy
+        );
         end.send(()).expect("the work waits for it");
         drop(acquire(&places, "queries").await.expect("the work ended"));
     }
@@ -453,7 +569,10 @@ mod tests {
     #[test]
     fn moments_are_sequences_or_times() {
         assert_eq!(moment_of("42").expect("sound"), Moment::Sequence(42));
-        assert_eq!(moment_of("1970-01-01T00:00:01Z").expect("sound"), Moment::Time(1_000_000_000));
+        assert_eq!(
+            moment_of("1970-01-01T00:00:01Z").expect("sound"),
+            Moment::Time(1_000_000_000)
+        );
         for text in ["", "-1", "yesterday", "1969-12-31T00:00:00Z"] {
             assert!(moment_of(text).is_err(), "{text}");
         }

@@ -32,8 +32,8 @@ use crate::serve::sse::{self, CHUNK_BYTES, Ended, HEARTBEAT, Mark, Seat, Sender}
 use crate::state::catalogue::Record;
 use crate::state::{self, Key, Snapshot};
 
-/// Shortest time between two rounds: a replay commits hundreds of batches per second, and a thousand watches must not
-/// check each of them. The first change after a pause is sent at once.
+/// Shortest time between two rounds: a replay commits hundreds of batches per second, and a
+/// thousand watches must not check each of them. The first change after a pause is sent at once.
 const ROUND_INTERVAL: Duration = Duration::from_millis(5);
 /// How often a watch checks whether the deployment of that name is still the same.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,15 +41,16 @@ const TICK: Duration = Duration::from_secs(1);
 const NOT_READY_PAUSE: Duration = Duration::from_millis(200);
 /// How long a round may use its snapshot; an older one would keep old values in memory.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
-/// How long the response to a watch waits for a deployment that can't be read at the moment, so that it can include the
-/// position.
+/// How long the response to a watch waits for a deployment that can't be read at the moment, so
+/// that it can include the position.
 const HOLD: Duration = Duration::from_secs(1);
 /// Keys of a round that are looked up without switching threads, if they are in memory.
 const KEYS_AT_ONCE: usize = 32;
 /// Largest of their values, in bytes.
 const VALUE_AT_ONCE_BYTES: usize = 4 << 10;
-/// What each watch of the host adds to the time between two of its rounds, so that all of them together run at most
-/// 20,000 rounds per second, no matter how many there are and how fast batches are published.
+/// What each watch of the host adds to the time between two of its rounds, so that all of them
+/// together run at most 20,000 rounds per second, no matter how many there are and how fast batches
+/// are published.
 const ROUND_INTERVAL_PER_WATCH: Duration = Duration::from_micros(50);
 
 /// What to watch.
@@ -67,7 +68,8 @@ pub(super) struct WatchParameters {
 
 /// The changes under a prefix, as server-sent events.
 ///
-/// The host holds a watch open if its deployment can't be read yet because the host has just started.
+/// The host holds a watch open if its deployment can't be read yet because the host has just
+/// started.
 ///
 /// `change` carries a key and its value; `position`, every few seconds, the
 /// progress of the watch; `reset` says that the host no longer knows the
@@ -102,11 +104,19 @@ pub(super) async fn changes(
     let deployment = app.rollouts.deployment(&name)?;
     let view = deployment.view(None, HOLD).await.ok();
     let (sender, mut response) = sse::open(seat(&app)?, app.shutdown.clone());
-    let request = Asked { app, prefix: parameters.prefix, after, sender };
+    let request = Asked {
+        app,
+        prefix: parameters.prefix,
+        after,
+        sender,
+    };
     match view {
         Some(view) => {
             let position = view.snapshot.position();
-            response.headers_mut().insert(HeaderName::from_static(POSITION), HeaderValue::from(position));
+            response.headers_mut().insert(
+                HeaderName::from_static(POSITION),
+                HeaderValue::from(position),
+            );
             tokio::spawn(request.begin(deployment, position).run());
         }
         // A browser never retries a watch that was refused, so the watch waits with an open stream.
@@ -124,11 +134,14 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits until the deployment can be read, and then watches it. Ends with the client, the host or the deployment.
+    /// Waits until the deployment can be read, and then watches it. Ends with the client, the host
+    /// or the deployment.
     async fn wait(mut self, name: String) {
         let mut comment_at = Instant::now();
         loop {
-            let Ok(deployment) = self.app.rollouts.deployment(&name) else { return };
+            let Ok(deployment) = self.app.rollouts.deployment(&name) else {
+                return;
+            };
             if comment_at <= Instant::now() {
                 comment_at = Instant::now() + HEARTBEAT;
                 self.sender.comment("the deployment can't be read yet");
@@ -151,16 +164,23 @@ impl Asked {
 
     /// Starts from the state that can be read now.
     fn begin(self, deployment: Arc<Deployment>, position: u64) -> Watch {
-        let Self { app, prefix, after, sender } = self;
+        let Self {
+            app,
+            prefix,
+            after,
+            sender,
+        } = self;
         let record = deployment.record();
         let (generation_begins, state) = (record.active().serves_from, state_of(&record));
         let runner = deployment.active();
-        // A position alone does not say whether it was read before a part of the state was repaired at it; the identity
-        // of the state does. This call also tells the store that somebody watches, so that it remembers more from now
-        // on.
+        // A position alone does not say whether it was read before a part of the state was repaired
+        // at it; the identity of the state does. This call also tells the store that somebody
+        // watches, so that it remembers more from now on.
         let was_patched = runner.was_patched_at(position);
-        let was_repaired =
-            was_patched && after.as_ref().is_some_and(|after| after.state.is_none() && after.position == position);
+        let was_repaired = was_patched
+            && after
+                .as_ref()
+                .is_some_and(|after| after.state.is_none() && after.position == position);
         Watch {
             app,
             runner,
@@ -171,7 +191,8 @@ impl Asked {
             seen: after.map_or(position, |after| after.position),
             is_of_same_stream: after.is_none_or(|after| after.position <= position),
             must_reset: was_repaired
-                || after.is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
+                || after
+                    .is_some_and(|after| !is_resumable(after, state, position, generation_begins)),
             next_round: Instant::now(),
             heartbeat: Instant::now() + HEARTBEAT,
             sender,
@@ -179,23 +200,30 @@ impl Asked {
     }
 }
 
-/// Whether a watch may continue after a position. A future position belongs to another state. A position from before
-/// the active generation took over counted values of its predecessor, any of which may differ. The position of the
-/// cut-over itself may belong to either, unless the mark says which.
+/// Whether a watch may continue after a position. A future position belongs to another state. A
+/// position from before the active generation took over counted values of its predecessor, any of
+/// which may differ. The position of the cut-over itself may belong to either, unless the mark says
+/// which.
 fn is_resumable(after: Mark, state: u64, position: u64, generation_begins: u64) -> bool {
     let of_this_state = after.state.is_none_or(|of| of == state);
     let is_at_its_beginning = after.state.is_some() && after.position == generation_begins;
-    let of_this_generation = generation_begins == 0 || after.position > generation_begins || is_at_its_beginning;
+    let of_this_generation =
+        generation_begins == 0 || after.position > generation_begins || is_at_its_beginning;
     of_this_state && of_this_generation && after.position <= position
 }
 
-/// The identity of the active state among those that had or will have the same name: when the deployment was created
-/// (as far as its record goes back), the number of the state file, which is never reused under one deployment, and how
-/// often parts of it were repaired. Once the oldest rows of the record are forgotten, watches get an unnecessary
-/// `reset`.
+/// The identity of the active state among those that had or will have the same name: when the
+/// deployment was created (as far as its record goes back), the number of the state file, which is
+/// never reused under one deployment, and how often parts of it were repaired. Once the oldest rows
+/// of the record are forgotten, watches get an unnecessary `reset`.
 fn state_of(record: &Record) -> u64 {
     let mut hash = Sha256::new();
-    hash.update(record.generations.first().map_or("", |oldest| oldest.created_at.as_str()));
+    hash.update(
+        record
+            .generations
+            .first()
+            .map_or("", |oldest| oldest.created_at.as_str()),
+    );
     hash.update([0]);
     hash.update(record.active().source.as_str());
     hash.update(record.active().state_file.to_be_bytes());
@@ -210,7 +238,11 @@ pub(super) fn seat(app: &App) -> Result<Seat, Problem> {
         return Err(Problem::new(Kind::Stopping, "the host is stopping"));
     }
     let (permit, memory) = (app.capacity.watch()?, app.capacity.stream());
-    Ok(Seat { permit, gauge: app.host.metrics().watch(), memory })
+    Ok(Seat {
+        permit,
+        gauge: app.host.metrics().watch(),
+        memory,
+    })
 }
 
 struct Watch {
@@ -244,11 +276,20 @@ impl Watch {
     }
 
     fn mark(&self, position: u64) -> Mark {
-        Mark { position, state: Some(self.state) }
+        Mark {
+            position,
+            state: Some(self.state),
+        }
     }
 
     fn tell_position(&mut self) {
-        self.sender.event("position", self.mark(self.seen), &PositionMark { position: self.seen });
+        self.sender.event(
+            "position",
+            self.mark(self.seen),
+            &PositionMark {
+                position: self.seen,
+            },
+        );
     }
 
     async fn step(&mut self) -> Result<(), Ended> {
@@ -275,7 +316,11 @@ impl Watch {
 
     /// Ends the watch if its deployment was deleted; continues with a generation that took over.
     fn follow(&mut self) -> Result<(), Ended> {
-        let current = self.app.rollouts.deployment(self.deployment.name()).map_err(|_| Ended)?;
+        let current = self
+            .app
+            .rollouts
+            .deployment(self.deployment.name())
+            .map_err(|_| Ended)?;
         if !Arc::ptr_eq(&current, &self.deployment) {
             self.deployment = current;
         }
@@ -312,13 +357,19 @@ impl Watch {
     fn reset(&mut self, position: u64) {
         self.seen = position;
         self.must_reset = false;
-        self.sender.event("reset", self.mark(position), &PositionMark { position });
+        self.sender
+            .event("reset", self.mark(position), &PositionMark { position });
     }
 
-    /// Whether nothing under the prefix changed since the last round, in which case the round is over. That needs no
-    /// snapshot: changes up to a position are recorded before the position becomes visible.
+    /// Whether nothing under the prefix changed since the last round, in which case the round is
+    /// over. That needs no snapshot: changes up to a position are recorded before the position
+    /// becomes visible.
     fn is_untouched(&mut self) -> bool {
-        let through = if self.must_reset { None } else { self.runner.untouched_through(self.seen, &self.prefix) };
+        let through = if self.must_reset {
+            None
+        } else {
+            self.runner.untouched_through(self.seen, &self.prefix)
+        };
         // A reopened state is behind for a moment.
         let is_untouched = through.is_some_and(|through| through >= self.seen);
         self.seen = self.seen.max(through.unwrap_or(0));
@@ -330,16 +381,20 @@ impl Watch {
         if self.is_untouched() {
             return Ok(());
         }
-        let Some(mut snapshot) = self.snapshot() else { return Ok(()) };
+        let Some(mut snapshot) = self.snapshot() else {
+            return Ok(());
+        };
         let position = snapshot.position();
         if self.must_reset {
-            // A generation that took over may be slightly behind what its predecessor, which still follows, has shown.
+            // A generation that took over may be slightly behind what its predecessor, which still
+            // follows, has shown.
             if position < self.seen && self.is_of_same_stream {
                 return Ok(());
             }
             self.reset(position);
         }
-        // A state that was reopened after a disk failure is behind for a moment, and folds the same events again.
+        // A state that was reopened after a disk failure is behind for a moment, and folds the same
+        // events again.
         if position <= self.seen {
             return Ok(());
         }
@@ -352,13 +407,20 @@ impl Watch {
         let mut taken = Instant::now();
         while !keys.is_empty() {
             if taken.elapsed() > SNAPSHOT_AGE_MAX {
-                // If the state cannot be read now, the rest is sent later, from the beginning of the round.
-                let Some(newer) = self.snapshot().filter(|newer| newer.position() >= position) else {
+                // If the state cannot be read now, the rest is sent later, from the beginning of
+                // the round.
+                let Some(newer) = self.snapshot().filter(|newer| newer.position() >= position)
+                else {
                     return Ok(());
                 };
                 (snapshot, taken) = (newer, Instant::now());
             }
-            let part = Part { keys, snapshot, resume: self.mark(self.seen), through: self.mark(position) };
+            let part = Part {
+                keys,
+                snapshot,
+                resume: self.mark(self.seen),
+                through: self.mark(position),
+            };
             let (part, events) = part.write().await?;
             (keys, snapshot) = (part.keys, part.snapshot);
             self.sender.extend(&events);
@@ -385,11 +447,15 @@ struct Part {
 impl Part {
     /// Writes one chunk of changes and removes their keys.
     async fn write(mut self) -> Result<(Self, Vec<u8>), Ended> {
-        if self.keys.len() <= KEYS_AT_ONCE && self.keys.iter().all(|key| is_at_hand(&self.snapshot, key)) {
+        if self.keys.len() <= KEYS_AT_ONCE
+            && self.keys.iter().all(|key| is_at_hand(&self.snapshot, key))
+        {
             let events = self.write_now().map_err(|error| failed(&error))?;
             return Ok((self, events));
         }
-        let written = tokio::task::spawn_blocking(move || self.write_now().map(|events| (self, events))).await;
+        let written =
+            tokio::task::spawn_blocking(move || self.write_now().map(|events| (self, events)))
+                .await;
         written.map_err(|_| Ended)?.map_err(|error| failed(&error))
     }
 
@@ -400,9 +466,18 @@ impl Part {
             && let Some(key) = self.keys.pop()
         {
             let value = self.snapshot.get(&key)?;
-            let id = if self.keys.is_empty() { self.through } else { self.resume };
+            let id = if self.keys.is_empty() {
+                self.through
+            } else {
+                self.resume
+            };
             let deleted = value.is_none();
-            let change = json::Change { key: &key, value: value.as_ref().map(json::Value), deleted, position };
+            let change = json::Change {
+                key: &key,
+                value: value.as_ref().map(json::Value),
+                deleted,
+                position,
+            };
             sse::write_event(&mut events, "change", id, &change);
         }
         Ok(events)
@@ -427,28 +502,50 @@ mod tests {
 
     #[test]
     fn position_of_this_generation_can_be_resumed() {
-        let is_resumable = |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
+        let is_resumable =
+            |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
         assert!(is_resumable(0, 0, 0) && is_resumable(0, 9, 0) && is_resumable(9, 9, 0));
         assert!(is_resumable(8, 9, 7));
     }
 
     #[test]
     fn position_ahead_or_of_a_predecessor_can_not() {
-        let is_resumable = |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
+        let is_resumable =
+            |after: u64, position, begins| is_resumable(after.into(), 1, position, begins);
         assert!(!is_resumable(10, 9, 0));
         assert!(!is_resumable(7, 9, 7) && !is_resumable(0, 9, 7));
     }
 
     #[test]
     fn position_at_which_a_generation_took_over_can_be_resumed_if_it_is_known_to_be_its_own() {
-        let own = Mark { position: 7, state: Some(1) };
-        assert!(is_resumable(own, 1, 7, 7), "a reset at it is not followed by another one");
-        assert!(!is_resumable(7.into(), 1, 7, 7) && !is_resumable(Mark { position: 7, state: Some(2) }, 1, 7, 7));
+        let own = Mark {
+            position: 7,
+            state: Some(1),
+        };
+        assert!(
+            is_resumable(own, 1, 7, 7),
+            "a reset at it is not followed by another one"
+        );
+        assert!(
+            !is_resumable(7.into(), 1, 7, 7)
+                && !is_resumable(
+                    Mark {
+                        position: 7,
+                        state: Some(2)
+                    },
+                    1,
+                    7,
+                    7
+                )
+        );
     }
 
     #[test]
     fn position_of_another_state_can_not() {
-        let of = |state| Mark { position: 5, state: Some(state) };
+        let of = |state| Mark {
+            position: 5,
+            state: Some(state),
+        };
         assert!(is_resumable(of(1), 1, 9, 0) && !is_resumable(of(2), 1, 9, 0));
     }
 }

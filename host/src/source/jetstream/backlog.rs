@@ -1,7 +1,9 @@
-//! Whether events for a reader may be unsent in the stream, where they can be removed before it sees them.
+//! Whether events for a reader may be unsent in the stream, where they can be removed before it
+//! sees them.
 
-/// What is known of it. A reader for which the server filters relies on this: while it has nothing unsent, the server
-/// sends it each event the moment it is stored, so that a jump over sequences skips only messages for others.
+/// What is known of it. A reader for which the server filters relies on this: while it has nothing
+/// unsent, the server sends it each event the moment it is stored, so that a jump over sequences
+/// skips only messages for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backlog {
     is_behind: bool,
@@ -10,7 +12,9 @@ pub(super) struct Backlog {
 impl Backlog {
     /// At the creation of a consumer that has this many matching events.
     pub(super) fn new(pending: u64) -> Self {
-        Self { is_behind: pending > 0 }
+        Self {
+            is_behind: pending > 0,
+        }
     }
 
     /// Whether events may be unsent.
@@ -18,8 +22,8 @@ impl Backlog {
         self.is_behind
     }
 
-    /// An event arrived, with the number of matching ones after it. `requested` events may still arrive: without an open
-    /// request, new events wait in the stream.
+    /// An event arrived, with the number of matching ones after it. `requested` events may still
+    /// arrive: without an open request, new events wait in the stream.
     pub(super) fn arrived(&mut self, pending: u64, requested: u64) {
         self.is_behind = pending > 0 || requested == 0;
     }
@@ -54,7 +58,10 @@ mod tests {
         backlog.arrived(0, 1);
         assert!(!backlog.is_behind(), "another one would be sent");
         backlog.arrived(0, 0);
-        assert!(backlog.is_behind(), "another one would wait for the next request");
+        assert!(
+            backlog.is_behind(),
+            "another one would wait for the next request"
+        );
         // The next request alone proves nothing: something may have come and gone in between.
         backlog.request_ended(5_000);
         assert!(backlog.is_behind());
@@ -87,6 +94,9 @@ mod tests {
         assert!(!backlog.heartbeat(10, 10, 100));
         assert!(!backlog.is_behind(), "all was looked through");
         assert!(!backlog.heartbeat(10, 10, 0));
-        assert!(backlog.is_behind(), "but without a request, the next one waits");
+        assert!(
+            backlog.is_behind(),
+            "but without a request, the next one waits"
+        );
     }
 }

@@ -98,7 +98,12 @@ pub(super) struct Settings {
 impl fmt::Debug for Settings {
     /// Leaves out everything that may be secret.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, stream, api_prefix, .. } = self;
+        let Self {
+            name,
+            stream,
+            api_prefix,
+            ..
+        } = self;
         formatter
             .debug_struct("Settings")
             .field("name", name)
@@ -111,7 +116,11 @@ impl fmt::Debug for Settings {
 impl Settings {
     /// Checks the settings, and completes them from the context. Errors are messages for people.
     pub(super) fn new(options: Options) -> Result<Self, String> {
-        if options.stream.is_empty() || options.stream.contains(['.', '*', '>', '/', '\\', ' ', '\t', '\r', '\n']) {
+        if options.stream.is_empty()
+            || options
+                .stream
+                .contains(['.', '*', '>', '/', '\\', ' ', '\t', '\r', '\n'])
+        {
             return Err(format!(
                 "`{}` is not the name of a stream; set `stream` to one that `nats stream ls` shows",
                 options.stream
@@ -155,7 +164,11 @@ impl Settings {
             .subscription_capacity(SUBSCRIPTION_CAPACITY);
         let options = self.auth.apply(options)?;
         let options = self.tls.apply(options)?;
-        let options = if self.ignore_discovered_servers { options.ignore_discovered_servers() } else { options };
+        let options = if self.ignore_discovered_servers {
+            options.ignore_discovered_servers()
+        } else {
+            options
+        };
         Ok(match &self.inbox_prefix {
             Some(prefix) => options.custom_inbox_prefix(prefix),
             None => options,
@@ -167,11 +180,17 @@ impl Settings {
 /// it is random, so that many hosts don't reconnect in step.
 pub(super) fn delay(attempt: usize, longest: Duration) -> Duration {
     let doubled = Duration::from_millis(50).saturating_mul(1 << attempt.min(16));
-    doubled.min(longest).mul_f64(fastrand::f64().mul_add(0.5, 0.5))
+    doubled
+        .min(longest)
+        .mul_f64(fastrand::f64().mul_add(0.5, 0.5))
 }
 
 fn servers(written: &[String], context_url: &str) -> Result<Vec<ServerAddr>, String> {
-    let mut texts: Vec<&str> = written.iter().flat_map(|entry| entry.split(',')).map(str::trim).collect();
+    let mut texts: Vec<&str> = written
+        .iter()
+        .flat_map(|entry| entry.split(','))
+        .map(str::trim)
+        .collect();
     if texts.iter().all(|text| text.is_empty()) {
         texts = context_url.split(',').map(str::trim).collect();
     }
@@ -180,15 +199,22 @@ fn servers(written: &[String], context_url: &str) -> Result<Vec<ServerAddr>, Str
         texts.push(DEFAULT_SERVER);
     }
     if texts.len() > SERVERS_MAX {
-        return Err(format!("{} servers are configured; use up to {SERVERS_MAX}", texts.len()));
+        return Err(format!(
+            "{} servers are configured; use up to {SERVERS_MAX}",
+            texts.len()
+        ));
     }
     texts.into_iter().map(server).collect()
 }
 
 fn server(text: &str) -> Result<ServerAddr, String> {
     // The text may hold a password, so it is not repeated.
-    let wrong = |why: String| format!("a server address is not valid ({why}); write it like {DEFAULT_SERVER}");
-    let server: ServerAddr = text.parse().map_err(|error: std::io::Error| wrong(error.to_string()))?;
+    let wrong = |why: String| {
+        format!("a server address is not valid ({why}); write it like {DEFAULT_SERVER}")
+    };
+    let server: ServerAddr = text
+        .parse()
+        .map_err(|error: std::io::Error| wrong(error.to_string()))?;
     if server.is_websocket() {
         return Err(wrong("WebSockets are not supported".to_owned()));
     }
@@ -201,15 +227,22 @@ fn server(text: &str) -> Result<ServerAddr, String> {
 fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
     let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     let (domain, prefix) = match (set(&options.domain), set(&options.api_prefix)) {
-        (None, None) => {
-            (set(&Some(context.jetstream_domain.clone())), set(&Some(context.jetstream_api_prefix.clone())))
-        }
+        (None, None) => (
+            set(&Some(context.jetstream_domain.clone())),
+            set(&Some(context.jetstream_api_prefix.clone())),
+        ),
         pair => pair,
     };
     match (domain, prefix) {
-        (Some(_), Some(_)) => Err("`domain` and `api_prefix` are both set; keep one of them".to_owned()),
-        (Some(domain), None) if domain.contains(['.', '*', '>']) || domain.contains(char::is_whitespace) => {
-            Err(format!("`{domain}` is not a JetStream domain; write the one word that the server has as `domain`"))
+        (Some(_), Some(_)) => {
+            Err("`domain` and `api_prefix` are both set; keep one of them".to_owned())
+        }
+        (Some(domain), None)
+            if domain.contains(['.', '*', '>']) || domain.contains(char::is_whitespace) =>
+        {
+            Err(format!(
+                "`{domain}` is not a JetStream domain; write the one word that the server has as `domain`"
+            ))
         }
         (Some(domain), None) => Ok(format!("$JS.{domain}.API")),
         (None, Some(prefix)) => subject_prefix("api_prefix", &prefix),
@@ -218,7 +251,10 @@ fn api_prefix(options: &Options, context: &Context) -> Result<String, String> {
 }
 
 fn inbox_prefix(options: &Options, context: &Context) -> Result<Option<String>, String> {
-    let written = options.inbox_prefix.clone().unwrap_or_else(|| context.inbox_prefix.clone());
+    let written = options
+        .inbox_prefix
+        .clone()
+        .unwrap_or_else(|| context.inbox_prefix.clone());
     if written.is_empty() {
         return Ok(None);
     }
@@ -227,7 +263,8 @@ fn inbox_prefix(options: &Options, context: &Context) -> Result<Option<String>, 
 
 fn subject_prefix(setting: &str, prefix: &str) -> Result<String, String> {
     let trimmed = prefix.strip_suffix('.').unwrap_or(prefix);
-    crate::subject::validate(trimmed).map_err(|error| format!("`{setting}` is not valid: {error}"))?;
+    crate::subject::validate(trimmed)
+        .map_err(|error| format!("`{setting}` is not valid: {error}"))?;
     Ok(trimmed.to_owned())
 }
 
@@ -237,7 +274,10 @@ impl Auth {
             options.creds.clone(),
             options.nkey.clone(),
             options.jwt.clone().map(Secret::File),
-            (options.user.clone(), Secret::of(&options.password, &options.password_file)),
+            (
+                options.user.clone(),
+                Secret::of(&options.password, &options.password_file),
+            ),
             Secret::of(&options.token, &options.token_file),
         )
     }
@@ -246,7 +286,11 @@ impl Auth {
         let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
         let path = |value: &String| set(value).map(|value| context::home_expanded(&value));
         // The nats command line treats a user without a password as a token.
-        let (user, token) = match (set(&context.user), set(&context.password), set(&context.token)) {
+        let (user, token) = match (
+            set(&context.user),
+            set(&context.password),
+            set(&context.token),
+        ) {
             (Some(user), None, None) => (None, Some(user)),
             (user, _, token) => (user, token),
         };
@@ -262,13 +306,15 @@ impl Auth {
 
     fn of_url(server: &ServerAddr) -> Result<Self, String> {
         let decoded = |text: &str| {
-            percent_decoded(text).ok_or_else(|| "user or password in the server address is not UTF-8".to_owned())
+            percent_decoded(text)
+                .ok_or_else(|| "user or password in the server address is not UTF-8".to_owned())
         };
         Ok(match (server.username(), server.password()) {
             (None, _) => Self::None,
-            (Some(user), Some(password)) => {
-                Self::Password { user: decoded(user)?, password: Secret::Inline(decoded(password)?) }
-            }
+            (Some(user), Some(password)) => Self::Password {
+                user: decoded(user)?,
+                password: Secret::Inline(decoded(password)?),
+            },
             (Some(token), None) => Self::Token(Secret::Inline(decoded(token)?)),
         })
     }
@@ -280,8 +326,12 @@ impl Auth {
         (user, password): (Option<String>, Option<Secret>),
         token: Option<Secret>,
     ) -> Result<Self, String> {
-        let ways =
-            [creds.is_some(), nkey.is_some() || jwt.is_some(), user.is_some() || password.is_some(), token.is_some()];
+        let ways = [
+            creds.is_some(),
+            nkey.is_some() || jwt.is_some(),
+            user.is_some() || password.is_some(),
+            token.is_some(),
+        ];
         if ways.into_iter().filter(|set| *set).count() > 1 {
             return Err(
                 "more than one of `creds`, `nkey` (with `jwt`), `user` (with `password`) and `token` is set; keep one"
@@ -292,10 +342,16 @@ impl Auth {
             (Some(creds), ..) => Ok(Self::Creds(creds)),
             (_, Some(nkey), Some(jwt), ..) => Ok(Self::Jwt { jwt, nkey }),
             (_, Some(nkey), ..) => Ok(Self::Nkey(nkey)),
-            (_, _, Some(_), ..) => Err("`jwt` is set without `nkey`; set `nkey` to the file with its seed".to_owned()),
+            (_, _, Some(_), ..) => {
+                Err("`jwt` is set without `nkey`; set `nkey` to the file with its seed".to_owned())
+            }
             (_, _, _, Some(user), Some(password), _) => Ok(Self::Password { user, password }),
-            (_, _, _, Some(_), None, _) => Err("`user` is set without `password`; set both".to_owned()),
-            (_, _, _, None, Some(_), _) => Err("`password` is set without `user`; set both".to_owned()),
+            (_, _, _, Some(_), None, _) => {
+                Err("`user` is set without `password`; set both".to_owned())
+            }
+            (_, _, _, None, Some(_), _) => {
+                Err("`password` is set without `user`; set both".to_owned())
+            }
             (.., Some(token)) => Ok(Self::Token(token)),
             (.., None) => Ok(Self::None),
         }
@@ -305,13 +361,18 @@ impl Auth {
         match self {
             Self::None => Ok(options),
             Self::Creds(path) => options.credentials(&read("creds", path)?).map_err(|error| {
-                format!("`creds` {} is not a credentials file: {error}; generate it with `nsc`", path.display())
+                format!(
+                    "`creds` {} is not a credentials file: {error}; generate it with `nsc`",
+                    path.display()
+                )
             }),
             Self::Nkey(path) => Ok(options.nkey(seed(path)?)),
             Self::Jwt { jwt, nkey } => {
                 let jwt = undecorated(&jwt.text("jwt")?);
                 let seed = seed(nkey)?;
-                options.credentials(&credentials(&jwt, &seed)).map_err(|error| format!("`jwt` is not valid: {error}"))
+                options
+                    .credentials(&credentials(&jwt, &seed))
+                    .map_err(|error| format!("`jwt` is not valid: {error}"))
             }
             Self::Password { user, password } => {
                 Ok(options.user_and_password(user.clone(), password.text("password_file")?))
@@ -332,20 +393,33 @@ fn credentials(jwt: &str, seed: &str) -> String {
 fn seed(path: &Path) -> Result<String, String> {
     let seed = undecorated(&read("nkey", path)?);
     // The client checks seeds only as part of credentials.
-    ConnectOptions::new().credentials(&credentials("e30", &seed)).map_err(|error| {
-        format!("`nkey` {} contains no seed: {error}; write one with `nk -gen user`", path.display())
-    })?;
+    ConnectOptions::new()
+        .credentials(&credentials("e30", &seed))
+        .map_err(|error| {
+            format!(
+                "`nkey` {} contains no seed: {error}; write one with `nk -gen user`",
+                path.display()
+            )
+        })?;
     Ok(seed)
 }
 
 /// The first line that is neither empty nor a `-----BEGIN …-----` around it.
 fn undecorated(text: &str) -> String {
-    text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("---")).unwrap_or_default().to_owned()
+    text.lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("---"))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn read(setting: &str, path: &Path) -> Result<String, String> {
-    let unusable =
-        |why: String| format!("cannot read `{setting}` {}: {why}; correct the path or its permissions", path.display());
+    let unusable = |why: String| {
+        format!(
+            "cannot read `{setting}` {}: {why}; correct the path or its permissions",
+            path.display()
+        )
+    };
     let content = read_within(path, FILE_BYTES_MAX).map_err(|error| unusable(error.to_string()))?;
     String::from_utf8(content).map_err(|_| unusable("it is no UTF-8 text".to_owned()))
 }
@@ -355,7 +429,8 @@ fn percent_decoded(text: &str) -> Option<String> {
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         let escaped = (*first == b'%').then(|| tail.get(..2)).flatten();
-        let decoded = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let decoded = escaped
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         bytes.push(decoded.unwrap_or(*first));
         rest = if decoded.is_some() { &tail[2..] } else { tail };
     }
@@ -365,7 +440,8 @@ fn percent_decoded(text: &str) -> Option<String> {
 impl Tls {
     fn new(options: &Options, context: &Context) -> Result<Self, String> {
         let path = |own: &Option<PathBuf>, theirs: &String| {
-            own.clone().or_else(|| (!theirs.is_empty()).then(|| context::home_expanded(theirs)))
+            own.clone()
+                .or_else(|| (!theirs.is_empty()).then(|| context::home_expanded(theirs)))
         };
         let tls = Self {
             ca: path(&options.tls_ca, &context.ca),
@@ -388,8 +464,12 @@ impl Tls {
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             certificates("tls_cert", cert)?;
-            PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("`tls_key` {} is not a key in PEM: {error}; correct it", key.display()))?;
+            PrivateKeyDer::from_pem_file(key).map_err(|error| {
+                format!(
+                    "`tls_key` {} is not a key in PEM: {error}; correct it",
+                    key.display()
+                )
+            })?;
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         if self.first {
@@ -402,10 +482,16 @@ impl Tls {
 }
 
 fn certificates(setting: &str, path: &Path) -> Result<(), String> {
-    let unusable =
-        |why: String| format!("`{setting}` {} contains no certificate in PEM: {why}; correct it", path.display());
+    let unusable = |why: String| {
+        format!(
+            "`{setting}` {} contains no certificate in PEM: {why}; correct it",
+            path.display()
+        )
+    };
     let mut count = 0;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {
+    for certificate in
+        CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?
+    {
         certificate.map_err(|error| unusable(error.to_string()))?;
         count += 1;
     }
@@ -424,14 +510,20 @@ mod tests {
         let longest = Duration::from_secs(4);
         for attempt in 0..100 {
             let pause = delay(attempt, longest);
-            assert!(pause >= Duration::from_millis(25) && pause <= longest, "{attempt}: {pause:?}");
+            assert!(
+                pause >= Duration::from_millis(25) && pause <= longest,
+                "{attempt}: {pause:?}"
+            );
         }
         assert!(delay(50, longest) >= longest / 2);
     }
 
     #[test]
     fn secrets_in_addresses_are_decoded() {
-        assert_eq!(percent_decoded("p%40ss%2Fw%c3%B6rd").as_deref(), Some("p@ss/wörd"));
+        assert_eq!(
+            percent_decoded("p%40ss%2Fw%c3%B6rd").as_deref(),
+            Some("p@ss/wörd")
+        );
         assert_eq!(percent_decoded("100%").as_deref(), Some("100%"));
         assert_eq!(percent_decoded("%zz%4").as_deref(), Some("%zz%4"));
         assert_eq!(percent_decoded("%ff"), None);

@@ -53,11 +53,16 @@ pub(super) fn home_expanded(path: &str) -> PathBuf {
 }
 
 fn nats_folder() -> Result<PathBuf, String> {
-    let absolute = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     absolute
         .or_else(|| std::env::home_dir().map(|home| home.join(".config")))
         .map(|config| config.join("nats"))
-        .ok_or_else(|| "there is neither XDG_CONFIG_HOME nor a home folder; give the context as a path".to_owned())
+        .ok_or_else(|| {
+            "there is neither XDG_CONFIG_HOME nor a home folder; give the context as a path"
+                .to_owned()
+        })
 }
 
 fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
@@ -66,7 +71,9 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
         name => name.to_owned(),
     };
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(format!("`{name}` is not the name of a context; use one that `nats context ls` shows"));
+        return Err(format!(
+            "`{name}` is not the name of a context; use one that `nats context ls` shows"
+        ));
     }
     Ok(folder.join("context").join(format!("{name}.json")))
 }
@@ -74,16 +81,27 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, String> {
 fn selected(folder: &Path) -> Result<String, String> {
     let path = folder.join("context.txt");
     let text = read_text(&path).map_err(|error| {
-        format!("no context is selected ({}: {error}); run `nats context select`, or give a name", path.display())
+        format!(
+            "no context is selected ({}: {error}); run `nats context select`, or give a name",
+            path.display()
+        )
     })?;
     Ok(text.trim().to_owned())
 }
 
 fn read(path: &Path) -> Result<Context, String> {
-    let text = read_text(path)
-        .map_err(|error| format!("cannot read context {}: {error}; see `nats context ls`", path.display()))?;
-    let context: Context = serde_json::from_str(&text)
-        .map_err(|error| format!("context {} is not valid JSON: {error}; run `nats context edit`", path.display()))?;
+    let text = read_text(path).map_err(|error| {
+        format!(
+            "cannot read context {}: {error}; see `nats context ls`",
+            path.display()
+        )
+    })?;
+    let context: Context = serde_json::from_str(&text).map_err(|error| {
+        format!(
+            "context {} is not valid JSON: {error}; run `nats context edit`",
+            path.display()
+        )
+    })?;
     if !context.nsc.is_empty() {
         return Err(format!(
             "context {} takes its credentials from nsc; run `nsc generate creds` and set `creds` to the file",
@@ -91,7 +109,10 @@ fn read(path: &Path) -> Result<Context, String> {
         ));
     }
     if !context.socks_proxy.is_empty() {
-        return Err(format!("context {} asks for a SOCKS proxy, which is not supported; remove it", path.display()));
+        return Err(format!(
+            "context {} asks for a SOCKS proxy, which is not supported; remove it",
+            path.display()
+        ));
     }
     Ok(context)
 }
@@ -113,11 +134,18 @@ mod tests {
     #[test]
     fn context_is_found_by_name_and_by_selection() {
         let folder = folder();
-        write(&folder, "context/edge.json", r#"{"url":"nats://edge:4222","description":"x","color_scheme":""}"#);
+        write(
+            &folder,
+            "context/edge.json",
+            r#"{"url":"nats://edge:4222","description":"x","color_scheme":""}"#,
+        );
         write(&folder, "context.txt", "edge\n");
         for name in ["edge", SELECTED] {
             let path = find(folder.path(), name).expect("context is there");
-            assert_eq!(read(&path).expect("context is sound").url, "nats://edge:4222");
+            assert_eq!(
+                read(&path).expect("context is sound").url,
+                "nats://edge:4222"
+            );
         }
     }
 
@@ -125,8 +153,16 @@ mod tests {
     fn unusable_contexts_say_what_to_do() {
         let folder = folder();
         write(&folder, "context/broken.json", "{");
-        write(&folder, "context/nsc.json", r#"{"nsc":"nsc://operator/account/user"}"#);
-        write(&folder, "context/socks.json", r#"{"socks_proxy":"socks5://127.0.0.1:1080"}"#);
+        write(
+            &folder,
+            "context/nsc.json",
+            r#"{"nsc":"nsc://operator/account/user"}"#,
+        );
+        write(
+            &folder,
+            "context/socks.json",
+            r#"{"socks_proxy":"socks5://127.0.0.1:1080"}"#,
+        );
         let message = |name: &str| match find(folder.path(), name).and_then(|path| read(&path)) {
             Ok(_) => panic!("context {name} is unusable"),
             Err(message) => message,

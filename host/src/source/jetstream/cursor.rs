@@ -39,7 +39,8 @@ pub(super) struct Cursor {
     /// `through` of the last batch, and when that was.
     handed: u64,
     handed_at: Instant,
-    /// Whether the stream was opened since the reader was created: earlier knowledge comes from the checkpoint only.
+    /// Whether the stream was opened since the reader was created: earlier knowledge comes from the
+    /// checkpoint only.
     is_placed: bool,
     /// Whether the caller knows the head of the stream.
     is_told: bool,
@@ -81,9 +82,12 @@ impl Seen {
     fn mark(self) -> EventMark {
         match self {
             Self::Mark(mark) => mark,
-            Self::Message { sequence, time_ns, subject, data } => {
-                EventMark::of_message(sequence, time_ns, subject.as_bytes(), &data)
-            }
+            Self::Message {
+                sequence,
+                time_ns,
+                subject,
+                data,
+            } => EventMark::of_message(sequence, time_ns, subject.as_bytes(), &data),
         }
     }
 }
@@ -130,8 +134,13 @@ impl Cursor {
             handed_seen: resume.and_then(|checkpoint| checkpoint.last_seen.clone()),
             missing: Vec::new(),
             passed_over: Vec::new(),
-            last: resume.and_then(|checkpoint| checkpoint.last_event.clone()).map_or(Last::None, Last::Mark),
-            limits: Limits { events: limits.events.max(1), bytes: limits.bytes },
+            last: resume
+                .and_then(|checkpoint| checkpoint.last_event.clone())
+                .map_or(Last::None, Last::Mark),
+            limits: Limits {
+                events: limits.events.max(1),
+                bytes: limits.bytes,
+            },
         }
     }
 
@@ -140,7 +149,8 @@ impl Cursor {
         self.is_settled.then_some(self.through)
     }
 
-    /// The mark of the last returned event. Events that are still here are read again from a proved stream.
+    /// The mark of the last returned event. Events that are still here are read again from a proved
+    /// stream.
     pub(super) fn mark(&self) -> Option<EventMark> {
         match &self.last {
             Last::None => None,
@@ -156,7 +166,12 @@ impl Cursor {
 
     /// Records a message that was read and is not an event for us.
     pub(super) fn pass(&mut self, sequence: u64, time_ns: u64, subject: Subject, data: Bytes) {
-        self.seen = Some(Seen::Message { sequence, time_ns, subject, data });
+        self.seen = Some(Seen::Message {
+            sequence,
+            time_ns,
+            subject,
+            data,
+        });
     }
 
     /// Records a message of the stream that was fetched alone.
@@ -166,17 +181,31 @@ impl Cursor {
 
     /// Records sequences that the stream no longer has and that may be passed over.
     pub(super) fn miss(&mut self, range: RangeInclusive<u64>) {
-        debug_assert!(self.missing.last().is_none_or(|last| last.end() < range.start()), "ranges rise");
+        debug_assert!(
+            self.missing
+                .last()
+                .is_none_or(|last| last.end() < range.start()),
+            "ranges rise"
+        );
         self.missing.push(range);
     }
 
     /// The sequences of the events that wait to be returned.
     pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
-        self.events.iter().chain(&self.held).map(|event| event.sequence)
+        self.events
+            .iter()
+            .chain(&self.held)
+            .map(|event| event.sequence)
     }
 
     /// Places it at the position at which a stream was opened.
-    pub(super) fn place(&mut self, stream: Arc<StreamIdentity>, through: u64, head: u64, pending: u64) {
+    pub(super) fn place(
+        &mut self,
+        stream: Arc<StreamIdentity>,
+        through: u64,
+        head: u64,
+        pending: u64,
+    ) {
         if !self.is_settled {
             self.handed = through;
             // It is read again from there.
@@ -224,8 +253,8 @@ impl Cursor {
         }
     }
 
-    /// Counts and logs a message that the client could not parse. A stream may be full of them: after the first few,
-    /// they are logged less and less often.
+    /// Counts and logs a message that the client could not parse. A stream may be full of them:
+    /// after the first few, they are logged less and less often.
     pub(super) fn note_fault(&mut self, sequence: u64, fault: &str, stream: &str) {
         if sequence <= self.oddities.through {
             return;
@@ -250,7 +279,10 @@ impl Cursor {
             return;
         }
         self.held = self.held.take().filter(|held| held.sequence <= through);
-        self.events.truncate(self.events.partition_point(|event| event.sequence <= through));
+        self.events.truncate(
+            self.events
+                .partition_point(|event| event.sequence <= through),
+        );
         self.bytes = self.events.iter().map(Event::size).sum();
         self.through = through;
         self.seen = self.seen.take().filter(|seen| seen.sequence() <= through);
@@ -265,8 +297,8 @@ impl Cursor {
 
     /// When a batch without events may be returned.
     pub(super) fn empty_at(&self) -> Option<Instant> {
-        // The first batch tells the caller where the stream ends, and so whether it has caught up. A checkpoint can't
-        // tell.
+        // The first batch tells the caller where the stream ends, and so whether it has caught up.
+        // A checkpoint can't tell.
         if !self.is_told {
             return self.is_placed.then_some(self.handed_at);
         }
@@ -281,7 +313,10 @@ impl Cursor {
         self.bytes = 0;
         self.is_told = true;
         self.is_settled |= !events.is_empty() || self.through > self.handed;
-        let through = self.held.as_ref().map_or(self.through, |held| held.sequence - 1);
+        let through = self
+            .held
+            .as_ref()
+            .map_or(self.through, |held| held.sequence - 1);
         let after = self.handed;
         if let Some(last) = events.last() {
             self.last = Last::Event(last.clone());
@@ -292,17 +327,36 @@ impl Cursor {
         self.handed = through;
         self.handed_at = Instant::now();
         let applied = events.last().map_or(0, |event| event.sequence);
-        let last_seen = self.seen.take().filter(|seen| seen.sequence() > applied).map(Seen::mark);
+        let last_seen = self
+            .seen
+            .take()
+            .filter(|seen| seen.sequence() > applied)
+            .map(Seen::mark);
         if last_seen.is_some() || applied > 0 {
             self.handed_seen.clone_from(&last_seen);
         }
-        let rest = self.missing.partition_point(|range| *range.start() <= through);
+        let rest = self
+            .missing
+            .partition_point(|range| *range.start() <= through);
         let later = self.missing.split_off(rest);
         let missing = std::mem::replace(&mut self.missing, later);
-        let later = self.passed_over.split_off(self.passed_over.partition_point(|sequence| *sequence <= through));
+        let later = self.passed_over.split_off(
+            self.passed_over
+                .partition_point(|sequence| *sequence <= through),
+        );
         let passed_over = std::mem::replace(&mut self.passed_over, later);
         let pending = self.pending + self.events.len() as u64;
         let head = self.head.max(through);
-        Some(Batch { events, after, through, head, pending, stream, last_seen, missing, passed_over })
+        Some(Batch {
+            events,
+            after,
+            through,
+            head,
+            pending,
+            stream,
+            last_seen,
+            missing,
+            passed_over,
+        })
     }
 }

@@ -28,8 +28,8 @@ const FIRST_EVENTS: u64 = 3;
 const FIRST_MESSAGES_MAX: usize = 16;
 /// The oldest supported server.
 const SERVER_OLDEST: (i64, i64, i64) = (2, 10, 0);
-/// Servers allow 1,000 consumers by default if the stream sets no limit; beyond half of them, readers may fail to start
-/// after a crash.
+/// Servers allow 1,000 consumers by default if the stream sets no limit; beyond half of them,
+/// readers may fail to start after a crash.
 const CONSUMERS_MANY: u64 = 500;
 /// Each remembered message id costs the server about 150 bytes.
 const DUPLICATE_WINDOW_LONG: Duration = Duration::from_secs(30 * 60);
@@ -42,7 +42,8 @@ pub(super) struct Inspection {
     first_events: parking_lot::Mutex<Option<(Beginning, FirstEvents)>>,
 }
 
-/// Identifies the beginning of a stream: its creation, its first sequence, and the last sequence that was read.
+/// Identifies the beginning of a stream: its creation, its first sequence, and the last sequence
+/// that was read.
 type Beginning = (String, u64, u64);
 
 /// How the first events of a stream are interpreted.
@@ -57,9 +58,13 @@ impl Inspection {
     /// The current state of the stream.
     pub(super) async fn examine(&self, settings: &Arc<Settings>) -> SourceInfo {
         let seconds = EXAMINATION_MAX.as_secs();
-        let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings)).await.unwrap_or_else(|_| {
-            Err(Trouble::lost(format!("no answer within {seconds} s; check the servers and the network")))
-        });
+        let found = tokio::time::timeout(EXAMINATION_MAX, self.look(settings))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Trouble::lost(format!(
+                    "no answer within {seconds} s; check the servers and the network"
+                )))
+            });
         let mut result = SourceInfo {
             name: settings.name.clone(),
             kind: "jetstream".to_owned(),
@@ -78,12 +83,21 @@ impl Inspection {
         };
         match found {
             Err(Trouble { state, message }) => {
-                // For a check outside the reader, a server that was never reached is just unreachable.
-                result.state = Some(if state.is_trouble() { state } else { SourceState::Reconnecting });
+                // For a check outside the reader, a server that was never reached is just
+                // unreachable.
+                result.state = Some(if state.is_trouble() {
+                    state
+                } else {
+                    SourceState::Reconnecting
+                });
                 result.message = Some(message);
             }
             Ok((info, refused, server)) => {
-                result.first_sequence = Some(if info.state.messages == 0 { 0 } else { info.state.first_seq });
+                result.first_sequence = Some(if info.state.messages == 0 {
+                    0
+                } else {
+                    info.state.first_seq
+                });
                 let origin = info.config.first_seq.max(1);
                 let is_whole = info.state.num_deleted == 0 || has_gaps_by_design(&info.config);
                 result.is_complete = Some(info.first() <= origin && is_whole);
@@ -134,7 +148,8 @@ impl Inspection {
         };
         let found = tokio::time::timeout(EXAMINATION_MAX, look).await;
         let (info, holes) = found.map_err(|_| LookError::Late(EXAMINATION_MAX))??;
-        Ok(missing::lost(&info, &holes, (after, through), passed_over).map(|missing| (missing, info.config)))
+        Ok(missing::lost(&info, &holes, (after, through), passed_over)
+            .map(|missing| (missing, info.config)))
     }
 
     /// Why the stream is not the one to which a checkpoint belongs, if it is not.
@@ -150,7 +165,11 @@ impl Inspection {
                 _ => Link::connect(settings).await?,
             };
             let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
-            let api = Api { client, prefix, stream: settings.stream.clone() };
+            let api = Api {
+                client,
+                prefix,
+                stream: settings.stream.clone(),
+            };
             let found = proof::contradiction(&mut link, &api, checkpoint).await?;
             *slot = Some(link);
             Ok::<_, Trouble>(found)
@@ -168,26 +187,57 @@ impl Inspection {
         }
     }
 
-    /// Time of the next message after a position with a matching subject, in nanoseconds since the Unix epoch.
-    pub(super) async fn time_behind(&self, settings: &Settings, position: u64, subject: &str) -> Option<u64> {
-        let client = self.link.lock().await.as_ref().filter(|link| link.is_up())?.client().clone();
-        let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+    /// Time of the next message after a position with a matching subject, in nanoseconds since the
+    /// Unix epoch.
+    pub(super) async fn time_behind(
+        &self,
+        settings: &Settings,
+        position: u64,
+        subject: &str,
+    ) -> Option<u64> {
+        let client = self
+            .link
+            .lock()
+            .await
+            .as_ref()
+            .filter(|link| link.is_up())?
+            .client()
+            .clone();
+        let api = Api {
+            client,
+            prefix: settings.api_prefix.clone(),
+            stream: settings.stream.clone(),
+        };
         api.time_of_next(position + 1, subject).await.ok().flatten()
     }
 
     /// How the first events are interpreted. They are fetched once, because they do not change.
     async fn first_events(&self, settings: &Settings, info: &StreamInfo) -> FirstEvents {
         let (first, last) = (info.state.first_seq, info.state.last_seq);
-        let known_by = (info.created.clone(), first, last.min(first.saturating_add(FIRST_EVENTS)));
+        let known_by = (
+            info.created.clone(),
+            first,
+            last.min(first.saturating_add(FIRST_EVENTS)),
+        );
         if let Some((state, known)) = &*self.first_events.lock()
             && *state == known_by
         {
             return known.clone();
         }
-        let Some(client) = self.link.lock().await.as_ref().map(|link| link.client().clone()) else {
+        let Some(client) = self
+            .link
+            .lock()
+            .await
+            .as_ref()
+            .map(|link| link.client().clone())
+        else {
             return FirstEvents::default();
         };
-        let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+        let api = Api {
+            client,
+            prefix: settings.api_prefix.clone(),
+            stream: settings.stream.clone(),
+        };
         match tokio::time::timeout(SURVEY_MAX, fetch_first(&api, settings, info)).await {
             Ok(found) => {
                 *self.first_events.lock() = Some((known_by, found.clone()));
@@ -198,7 +248,10 @@ impl Inspection {
     }
 
     /// The stream, the permissions that the server refuses, and a warning if there is one.
-    async fn look(&self, settings: &Arc<Settings>) -> Result<(StreamInfo, Refused, Vec<String>), Trouble> {
+    async fn look(
+        &self,
+        settings: &Arc<Settings>,
+    ) -> Result<(StreamInfo, Refused, Vec<String>), Trouble> {
         let mut slot = self.link.lock().await;
         let mut link = match slot.take() {
             Some(link) if link.is_up() => link,
@@ -206,7 +259,11 @@ impl Inspection {
         };
         let client = link.client().clone();
         let prefix = settings.api_prefix.clone();
-        let api = Api { client: client.clone(), prefix, stream: settings.stream.clone() };
+        let api = Api {
+            client: client.clone(),
+            prefix,
+            stream: settings.stream.clone(),
+        };
         let info = link
             .permitted(api.stream_info())
             .await
@@ -244,7 +301,9 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
         if count == FIRST_EVENTS || next > info.state.last_seq {
             break;
         }
-        let Ok(Some(stored)) = api.next_message(next, ">").await else { break };
+        let Ok(Some(stored)) = api.next_message(next, ">").await else {
+            break;
+        };
         next = stored.sequence + 1;
         if rescue::is_bookkeeping(&stored) {
             continue;
@@ -260,7 +319,11 @@ async fn fetch_first(api: &Api, settings: &Settings, info: &StreamInfo) -> First
         }
     }
     if !ways.is_empty() {
-        let which = if count == 1 { "the first one is".to_owned() } else { format!("the first {count} are") };
+        let which = if count == 1 {
+            "the first one is".to_owned()
+        } else {
+            format!("the first {count} are")
+        };
         found.read_as = Some(format!("{which} read as {}", ways.join("; and as ")));
     }
     found
@@ -281,7 +344,10 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
     let removes_oldest = config.discard != "new";
     let mut limits = Vec::new();
     if config.max_age > 0 {
-        limits.push(format!("max_age {}", humantime::format_duration(Duration::from_nanos(config.max_age))));
+        limits.push(format!(
+            "max_age {}",
+            humantime::format_duration(Duration::from_nanos(config.max_age))
+        ));
     }
     if config.max_msgs > 0 && removes_oldest {
         limits.push(format!("max_msgs {}", config.max_msgs));
@@ -304,20 +370,32 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
         ));
     }
     if config.allow_msg_ttl {
-        warnings.push("allow_msg_ttl lets publishers make events that expire; a rebuild lacks them".to_owned());
+        warnings.push(
+            "allow_msg_ttl lets publishers make events that expire; a rebuild lacks them"
+                .to_owned(),
+        );
     }
     if is_mirror {
         return;
     }
     if config.allow_rollup_hdrs {
-        warnings.push("allow_rollup_hdrs lets publishers replace a subject's history with one message".to_owned());
+        warnings.push(
+            "allow_rollup_hdrs lets publishers replace a subject's history with one message"
+                .to_owned(),
+        );
     }
     match (config.deny_delete, config.deny_purge) {
         (true, true) => {}
         (delete, purge) => {
-            let open = [(!delete).then_some("deleted (deny_delete)"), (!purge).then_some("purged (deny_purge)")];
+            let open = [
+                (!delete).then_some("deleted (deny_delete)"),
+                (!purge).then_some("purged (deny_purge)"),
+            ];
             let open: Vec<&str> = open.into_iter().flatten().collect();
-            warnings.push(format!("events can be {}; set it for an event store", open.join(" and ")));
+            warnings.push(format!(
+                "events can be {}; set it for an event store",
+                open.join(" and ")
+            ));
         }
     }
 }
@@ -325,7 +403,9 @@ fn removal(config: &StreamConfig, warnings: &mut Vec<String>) {
 /// Settings by which acknowledged events can be lost with a machine.
 fn durability(config: &StreamConfig, warnings: &mut Vec<String>) {
     if config.storage == "memory" {
-        warnings.push("storage is memory: the stream is lost when its server stops; use file".to_owned());
+        warnings.push(
+            "storage is memory: the stream is lost when its server stops; use file".to_owned(),
+        );
     }
     if config.num_replicas <= 1 {
         warnings.push(
@@ -334,7 +414,10 @@ fn durability(config: &StreamConfig, warnings: &mut Vec<String>) {
         );
     }
     if config.persist_mode == "async" {
-        warnings.push("persist_mode is async: events are acknowledged before they are stored; use default".to_owned());
+        warnings.push(
+            "persist_mode is async: events are acknowledged before they are stored; use default"
+                .to_owned(),
+        );
     }
 }
 
@@ -366,10 +449,17 @@ fn replay(info: &StreamInfo, warnings: &mut Vec<String>) {
         ));
     }
     if info.state.num_deleted > 0 && !has_gaps_by_design(&info.config) {
-        warnings.push(format!("{} events were deleted from within the stream", info.state.num_deleted));
+        warnings.push(format!(
+            "{} events were deleted from within the stream",
+            info.state.num_deleted
+        ));
     }
     if let Some(mirror) = info.mirror.as_ref().filter(|_| config.mirror.is_some()) {
-        let lag = if mirror.lag > 0 { format!(", {} events behind just now", mirror.lag) } else { String::new() };
+        let lag = if mirror.lag > 0 {
+            format!(", {} events behind just now", mirror.lag)
+        } else {
+            String::new()
+        };
         warnings.push(format!(
             "the stream is a mirror of {}{lag}: its head is what it copied so far, not that of its origin",
             mirror.name
@@ -399,7 +489,10 @@ mod tests {
 
     #[test]
     fn an_event_store_gives_no_warning() {
-        assert_eq!(warnings(&stream(&serde_json::json!({}))), Vec::<String>::new());
+        assert_eq!(
+            warnings(&stream(&serde_json::json!({}))),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -413,14 +506,28 @@ mod tests {
             ("deny_purge", serde_json::json!(false)),
             ("storage", serde_json::json!("memory")),
             ("persist_mode", serde_json::json!("async")),
-            ("duplicate_window", serde_json::json!(86_400_000_000_000_u64)),
+            (
+                "duplicate_window",
+                serde_json::json!(86_400_000_000_000_u64),
+            ),
         ] {
             let found = warnings(&stream(&serde_json::json!({ name: value })));
-            assert!(matches!(found.as_slice(), [one] if one.contains(name)), "{name}: {found:?}");
+            assert!(
+                matches!(found.as_slice(), [one] if one.contains(name)),
+                "{name}: {found:?}"
+            );
         }
-        let bounded = warnings(&stream(&serde_json::json!({ "max_msgs": 10, "discard": "old" })));
-        assert!(matches!(bounded.as_slice(), [one] if one.contains("max_msgs 10")), "{bounded:?}");
+        let bounded = warnings(&stream(
+            &serde_json::json!({ "max_msgs": 10, "discard": "old" }),
+        ));
+        assert!(
+            matches!(bounded.as_slice(), [one] if one.contains("max_msgs 10")),
+            "{bounded:?}"
+        );
         let single = warnings(&stream(&serde_json::json!({ "num_replicas": 1 })));
-        assert!(matches!(single.as_slice(), [one] if one.contains("one replica")), "{single:?}");
+        assert!(
+            matches!(single.as_slice(), [one] if one.contains("one replica")),
+            "{single:?}"
+        );
     }
 }

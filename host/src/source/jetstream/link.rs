@@ -16,8 +16,8 @@ use crate::{advice, descriptors};
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 /// The same for a client that is no longer used: it ends only once it is connected again.
 const UNUSED_DELAY: Duration = Duration::from_secs(60);
-/// A client that fails to connect again for this long gives way to a new one. That one says in full why it fails; one
-/// that was connected before only says that it did.
+/// A client that fails to connect again for this long gives way to a new one. That one says in full
+/// why it fails; one that was connected before only says that it did.
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Why a reader can't continue at the moment, though it will try again.
@@ -30,12 +30,18 @@ pub(super) struct Trouble {
 impl Trouble {
     /// The connection or the consumer is lost.
     pub(super) fn lost(message: impl Into<String>) -> Self {
-        Self { state: SourceState::Reconnecting, message: message.into() }
+        Self {
+            state: SourceState::Reconnecting,
+            message: message.into(),
+        }
     }
 
     /// The server refuses us.
     pub(super) fn refused(message: impl Into<String>) -> Self {
-        Self { state: SourceState::Unauthorized, message: message.into() }
+        Self {
+            state: SourceState::Unauthorized,
+            message: message.into(),
+        }
     }
 }
 
@@ -85,20 +91,38 @@ impl Link {
             });
         descriptors::check_spare().map_err(|error| Trouble {
             state: SourceState::Connecting,
-            message: format!("cannot connect: {error}; {}", advice::of_file(&error).unwrap_or_default()),
+            message: format!(
+                "cannot connect: {error}; {}",
+                advice::of_file(&error).unwrap_or_default()
+            ),
         })?;
-        let client = options.connect(settings.servers.clone()).await.map_err(|error| match error.kind() {
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                Trouble::refused(format!("the server refuses the credentials: {error}"))
-            }
-            _ => {
-                let message = error.to_string();
-                let state =
-                    if names_authorization(&message) { SourceState::Unauthorized } else { SourceState::Connecting };
-                Trouble { state, message: format!("cannot connect: {message}") }
-            }
-        })?;
-        Ok(Self { client, report, is_tried: Arc::default(), _in_use: in_use })
+        let client =
+            options
+                .connect(settings.servers.clone())
+                .await
+                .map_err(|error| match error.kind() {
+                    ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                        Trouble::refused(format!("the server refuses the credentials: {error}"))
+                    }
+                    _ => {
+                        let message = error.to_string();
+                        let state = if names_authorization(&message) {
+                            SourceState::Unauthorized
+                        } else {
+                            SourceState::Connecting
+                        };
+                        Trouble {
+                            state,
+                            message: format!("cannot connect: {message}"),
+                        }
+                    }
+                })?;
+        Ok(Self {
+            client,
+            report,
+            is_tried: Arc::default(),
+            _in_use: in_use,
+        })
     }
 
     /// The client of this connection.
@@ -116,8 +140,8 @@ impl Link {
         self.client.connection_state() == State::Connected && !self.is_gone()
     }
 
-    /// Whether the client has ended, and with it its callback. It never reconnects, even if the last state that it
-    /// reported was connected: some messages kill it (`rescue`).
+    /// Whether the client has ended, and with it its callback. It never reconnects, even if the
+    /// last state that it reported was connected: some messages kill it (`rescue`).
     pub(super) fn is_gone(&self) -> bool {
         self.report.has_changed().is_err()
     }
@@ -141,13 +165,18 @@ impl Link {
             {
                 let report = self.report.borrow_and_update();
                 if let Some(message) = &report.refused {
-                    return Err(Trouble::refused(format!("the server refuses the credentials: {message}")));
+                    return Err(Trouble::refused(format!(
+                        "the server refuses the credentials: {message}"
+                    )));
                 }
                 if let Some(message) = &report.failure {
                     tell(Trouble::lost(format!("cannot connect: {message}")));
                 }
             }
-            if tokio::time::timeout_at(until.into(), self.changed()).await.is_err() {
+            if tokio::time::timeout_at(until.into(), self.changed())
+                .await
+                .is_err()
+            {
                 let failure = self.report.borrow().failure.clone();
                 return Err(Trouble::lost(match failure {
                     Some(message) => format!("cannot connect: {message}"),
@@ -193,13 +222,21 @@ impl Link {
     /// The latest permission refused since there were `denials` of them.
     pub(super) fn denied_since(&self, denials: u64) -> Option<Trouble> {
         let report = self.report.borrow();
-        let message = report.denied.as_ref().filter(|_| report.denials > denials)?;
-        Some(Trouble::refused(format!("the server refuses a permission: {message}; grant it to this user")))
+        let message = report
+            .denied
+            .as_ref()
+            .filter(|_| report.denials > denials)?;
+        Some(Trouble::refused(format!(
+            "the server refuses a permission: {message}; grant it to this user"
+        )))
     }
 
     /// Runs a call to its end, or until the server refuses a permission: it
     /// doesn't answer such a call, it only reports the refusal.
-    pub(super) async fn permitted<T>(&mut self, call: impl Future<Output = T>) -> Result<T, Trouble> {
+    pub(super) async fn permitted<T>(
+        &mut self,
+        call: impl Future<Output = T>,
+    ) -> Result<T, Trouble> {
         let denials = self.denials();
         let generation = self.generation();
         tokio::pin!(call);
@@ -228,7 +265,9 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
             report.failure = None;
             report.refused = None;
         }
-        Event::ServerError(ServerError::AuthorizationViolation) => report.refused = Some(event.to_string()),
+        Event::ServerError(ServerError::AuthorizationViolation) => {
+            report.refused = Some(event.to_string())
+        }
         // Deleting our own consumer is optional; the server would remove it on its own.
         Event::ServerError(ServerError::Other(message))
             if is_denial(message) && message.contains(".CONSUMER.DELETE.") =>
@@ -254,12 +293,16 @@ fn note(sender: &watch::Sender<Report>, event: &Event) {
 }
 
 fn is_denial(message: &str) -> bool {
-    message.to_ascii_lowercase().starts_with("permissions violation")
+    message
+        .to_ascii_lowercase()
+        .starts_with("permissions violation")
 }
 
-/// Whether a message of the server or the client is about credentials, such as `Authorization Violation`, `User
-/// Authentication Expired` or `failed signing nonce`.
+/// Whether a message of the server or the client is about credentials, such as `Authorization
+/// Violation`, `User Authentication Expired` or `failed signing nonce`.
 fn names_authorization(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    ["authorization", "authentication", "signing nonce"].iter().any(|word| message.contains(word))
+    ["authorization", "authentication", "signing nonce"]
+        .iter()
+        .any(|word| message.contains(word))
 }

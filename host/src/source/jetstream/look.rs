@@ -1,7 +1,9 @@
-//! Reads events of a stream for people, without a consumer, so that nothing of it stays on the server.
+//! Reads events of a stream for people, without a consumer, so that nothing of it stays on the
+//! server.
 //!
-//! Messages are fetched one by one from the leader in a form that the client can always parse, so that a message that
-//! breaks client readers is shown like any other. A page is limited in events, bytes and time.
+//! Messages are fetched one by one from the leader in a form that the client can always parse, so
+//! that a message that breaks client readers is shown like any other. A page is limited in events,
+//! bytes and time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +35,11 @@ pub(super) struct Looks {
 
 impl Looks {
     /// One event; if it does not exist, the last sequence of the stream.
-    pub(super) async fn event(&self, settings: &Arc<Settings>, sequence: u64) -> Result<Result<Event, u64>, LookError> {
+    pub(super) async fn event(
+        &self,
+        settings: &Arc<Settings>,
+        sequence: u64,
+    ) -> Result<Result<Event, u64>, LookError> {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
             match permitted(&mut link, &api, api.message(sequence)).await? {
@@ -46,14 +52,25 @@ impl Looks {
     }
 
     /// A page of events.
-    pub(super) async fn page(&self, settings: &Arc<Settings>, wanted: &Wanted) -> Result<Page, LookError> {
+    pub(super) async fn page(
+        &self,
+        settings: &Arc<Settings>,
+        wanted: &Wanted,
+    ) -> Result<Page, LookError> {
         within_time(async {
             let (mut link, api) = self.api(settings).await?;
             let head = head(&mut link, &api).await?;
-            let mut page = Page { events: Vec::new(), through: wanted.after.min(head), head };
+            let mut page = Page {
+                events: Vec::new(),
+                through: wanted.after.min(head),
+                head,
+            };
             let until = Instant::now() + LOOK_MAX / 2;
             let mut bytes = 0;
-            while page.through < head && page.events.len() < wanted.limit && bytes < wanted.bytes_max {
+            while page.through < head
+                && page.events.len() < wanted.limit
+                && bytes < wanted.bytes_max
+            {
                 let more = next(&mut link, &api, settings.recognition, wanted, &mut page).await?;
                 bytes += more.iter().map(Event::size).sum::<usize>();
                 page.events.extend(more);
@@ -74,7 +91,14 @@ impl Looks {
         };
         *slot = Some(link.clone());
         let (client, prefix) = (link.client().clone(), settings.api_prefix.clone());
-        Ok((link, Api { client, prefix, stream: settings.stream.clone() }))
+        Ok((
+            link,
+            Api {
+                client,
+                prefix,
+                stream: settings.stream.clone(),
+            },
+        ))
     }
 }
 
@@ -91,13 +115,19 @@ async fn next(
         let covering = subjects.covering();
         let fetched = permitted(link, api, api.next_message(from, covering.as_str())).await?;
         let found = readable(from, fetched, recognition);
-        page.through = found.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
-        let is_wanted = |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
+        page.through = found
+            .as_ref()
+            .map_or(page.head, |event| event.sequence)
+            .min(page.head);
+        let is_wanted =
+            |event: &Event| &*event.kind == UNREADABLE || subjects.matches(&event.subject);
         return Ok(found.into_iter().filter(is_wanted).collect());
     }
     let room = u64::try_from(wanted.limit - page.events.len()).unwrap_or(u64::MAX);
     let to = page.head.min(page.through + AT_ONCE.min(room));
-    let fetch = async { futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await };
+    let fetch = async {
+        futures_util::future::join_all((from..=to).map(|sequence| api.message(sequence))).await
+    };
     let fetched = link.permitted(fetch).await?;
     let mut found = Vec::new();
     for (sequence, answer) in (from..=to).zip(fetched) {
@@ -108,13 +138,17 @@ async fn next(
         // Many may have been removed at once.
         let fetched = permitted(link, api, api.next_message(to + 1, ">")).await?;
         let later = readable(to + 1, fetched, recognition);
-        page.through = later.as_ref().map_or(page.head, |event| event.sequence).min(page.head);
+        page.through = later
+            .as_ref()
+            .map_or(page.head, |event| event.sequence)
+            .min(page.head);
         found.extend(later);
     }
     Ok(found)
 }
 
-/// The result of a fetch: a message, none, or a message that can't be read, with its sequence, if known, and the reason.
+/// The result of a fetch: a message, none, or a message that can't be read, with its sequence, if
+/// known, and the reason.
 type Fetched = Result<Option<Stored>, (Option<u64>, String)>;
 
 async fn permitted(
@@ -150,11 +184,21 @@ fn readable(sequence: u64, fetched: Fetched, recognition: Recognition) -> Option
 
 fn event(stored: &Stored, recognition: Recognition) -> Event {
     let fault = rescue::fault(stored);
-    rescue::into_event(stored, fault.as_deref(), Reading { recognition, wants_headers: true })
+    rescue::into_event(
+        stored,
+        fault.as_deref(),
+        Reading {
+            recognition,
+            wants_headers: true,
+        },
+    )
 }
 
 async fn head(link: &mut Link, api: &Api) -> Result<u64, Trouble> {
-    let info = link.permitted(api.stream_info()).await?.map_err(|error| trouble(&api.stream, &error))?;
+    let info = link
+        .permitted(api.stream_info())
+        .await?
+        .map_err(|error| trouble(&api.stream, &error))?;
     Ok(info.state.last_seq)
 }
 

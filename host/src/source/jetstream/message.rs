@@ -31,15 +31,18 @@ const TOKENS_DOMAIN: usize = 6;
 #[derive(Debug)]
 pub(super) struct MetadataReader {
     prefix: Vec<u8>,
-    /// The end of the prefix of our own consumer. Others who may publish to our inbox don't know the name of the
-    /// consumer.
+    /// The end of the prefix of our own consumer. Others who may publish to our inbox don't know
+    /// the name of the consumer.
     own: String,
 }
 
 impl MetadataReader {
     /// A reader for one consumer of a stream.
     pub(super) fn new(stream: &str, consumer: &str) -> Self {
-        Self { prefix: Vec::new(), own: format!(".{stream}.{consumer}.") }
+        Self {
+            prefix: Vec::new(),
+            own: format!(".{stream}.{consumer}."),
+        }
     }
 
     /// Parses one; none if it is not such a subject, or belongs to another consumer.
@@ -60,7 +63,13 @@ fn prefix_of(reply: &[u8]) -> Option<&[u8]> {
     if !reply.starts_with(b"$JS.ACK.") {
         return None;
     }
-    let dots = || reply.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(index, _)| index);
+    let dots = || {
+        reply
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'.')
+            .map(|(index, _)| index)
+    };
     let tokens = match dots().count() + 1 {
         9 => TOKENS_PLAIN,
         count if count >= 11 => TOKENS_DOMAIN,
@@ -76,7 +85,9 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
     for byte in text {
         match byte {
             b'0'..=b'9' => {
-                values[index] = values[index].checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+                values[index] = values[index]
+                    .checked_mul(10)?
+                    .checked_add(u64::from(byte - b'0'))?;
                 digits += 1;
             }
             b'.' if digits > 0 => {
@@ -91,11 +102,23 @@ fn numbers(text: &[u8]) -> Option<Metadata> {
         }
     }
     let complete = index == values.len() || (index + 1 == values.len() && digits > 0);
-    let [_delivered, stream_sequence, consumer_sequence, time_ns, pending] = values;
-    complete.then_some(Metadata { stream_sequence, consumer_sequence, time_ns, pending })
+    let [
+        _delivered,
+        stream_sequence,
+        consumer_sequence,
+        time_ns,
+        pending,
+    ] = values;
+    complete.then_some(Metadata {
+        stream_sequence,
+        consumer_sequence,
+        time_ns,
+        pending,
+    })
 }
 
-/// Creates an event. Without headers nothing is copied; none means one of the broker's own messages.
+/// Creates an event. Without headers nothing is copied; none means one of the broker's own
+/// messages.
 pub(super) fn into_event(
     metadata: &Metadata,
     subject: Subject,
@@ -110,7 +133,13 @@ pub(super) fn into_event(
     };
     // A subject that is the only holder of its memory becomes a string without being copied.
     let subject = ByteString::from(subject.into_string());
-    let message = Message { sequence: metadata.stream_sequence, time_ns: metadata.time_ns, subject, headers, data };
+    let message = Message {
+        sequence: metadata.stream_sequence,
+        time_ns: metadata.time_ns,
+        subject,
+        headers,
+        data,
+    };
     Some(message::into_event(message, reading))
 }
 
@@ -140,9 +169,23 @@ mod tests {
     #[test]
     fn reader_follows_a_change_of_prefix_but_not_to_another_consumer() {
         let mut reader = MetadataReader::new("S", "C");
-        assert_eq!(reader.read("$JS.ACK.S.C.1.5.1.9.0").map(|read| read.stream_sequence), Some(5));
-        assert_eq!(reader.read("$JS.ACK.hub.abc.S.C.1.6.1.9.0").map(|read| read.stream_sequence), Some(6));
-        for other in ["$JS.ACK.S.D.1.7.1.9.0", "$JS.ACK.T.C.1.7.1.9.0", "$JS.ACK.S.C.x.y.1.7.1.9.0"] {
+        assert_eq!(
+            reader
+                .read("$JS.ACK.S.C.1.5.1.9.0")
+                .map(|read| read.stream_sequence),
+            Some(5)
+        );
+        assert_eq!(
+            reader
+                .read("$JS.ACK.hub.abc.S.C.1.6.1.9.0")
+                .map(|read| read.stream_sequence),
+            Some(6)
+        );
+        for other in [
+            "$JS.ACK.S.D.1.7.1.9.0",
+            "$JS.ACK.T.C.1.7.1.9.0",
+            "$JS.ACK.S.C.x.y.1.7.1.9.0",
+        ] {
             assert_eq!(reader.read(other), None, "{other}");
         }
     }

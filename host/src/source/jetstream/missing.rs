@@ -1,7 +1,8 @@
 //! Missing sequences: those that a stream assigned, and whose messages are gone.
 //!
-//! If the server does not filter for a reader, the reader sees them itself, as jumps. If it filters, the reader cannot
-//! tell them from messages for others, so it asks the server for the deleted sequences.
+//! If the server does not filter for a reader, the reader sees them itself, as jumps. If it
+//! filters, the reader cannot tell them from messages for others, so it asks the server for the
+//! deleted sequences.
 
 use std::ops::RangeInclusive;
 
@@ -13,12 +14,12 @@ use crate::source::Missing;
 /// Most deleted sequences that the server is asked to list: it lists all of them in one message.
 const LISTED_MAX: u64 = 100_000;
 
-/// Whether the stream leaves out sequences by design: a mirror of some subjects keeps the numbers of its origin.
+/// Whether the stream leaves out sequences by design: a mirror of some subjects keeps the numbers
+/// of its origin.
 pub(super) fn has_gaps_by_design(config: &StreamConfig) -> bool {
-    config
-        .mirror
-        .as_ref()
-        .is_some_and(|mirror| !mirror.filter_subject.is_empty() || !mirror.subject_transforms.is_empty())
+    config.mirror.as_ref().is_some_and(|mirror| {
+        !mirror.filter_subject.is_empty() || !mirror.subject_transforms.is_empty()
+    })
 }
 
 /// The sequences after a position that a stream no longer has.
@@ -32,7 +33,8 @@ pub(super) struct Holes {
     seen: Seen,
 }
 
-/// Values that change whenever messages are removed: the first sequence, and the number of deleted ones after it.
+/// Values that change whenever messages are removed: the first sequence, and the number of deleted
+/// ones after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     first: u64,
@@ -41,7 +43,10 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn of(info: &StreamInfo) -> Self {
-        Self { first: info.first(), deleted: info.state.num_deleted }
+        Self {
+            first: info.first(),
+            deleted: info.state.num_deleted,
+        }
     }
 }
 
@@ -54,7 +59,8 @@ impl Holes {
     /// The part between two sequences, both inclusive.
     pub(super) fn within(&self, from: u64, to: u64) -> impl Iterator<Item = RangeInclusive<u64>> {
         let first = self.ranges.partition_point(|range| *range.end() < from);
-        let cut = move |range: &RangeInclusive<u64>| *range.start().max(&from)..=*range.end().min(&to);
+        let cut =
+            move |range: &RangeInclusive<u64>| *range.start().max(&from)..=*range.end().min(&to);
         self.ranges[first..]
             .iter()
             .take_while(move |range| *range.start() <= to)
@@ -62,10 +68,15 @@ impl Holes {
             .filter(|range| !range.is_empty())
     }
 
-    /// What the description of a stream shows; `state.deleted` is filled in unless there are too many.
+    /// What the description of a stream shows; `state.deleted` is filled in unless there are too
+    /// many.
     fn read(info: &StreamInfo, after: u64) -> Self {
         let seen = Seen::of(info);
-        let mut holes = Self { seen, is_unlisted: info.state.num_deleted > LISTED_MAX, ..Self::default() };
+        let mut holes = Self {
+            seen,
+            is_unlisted: info.state.num_deleted > LISTED_MAX,
+            ..Self::default()
+        };
         if has_gaps_by_design(&info.config) {
             holes.is_unlisted = false;
             return holes;
@@ -73,7 +84,13 @@ impl Holes {
         if seen.first > after + 1 {
             holes.ranges.push(after + 1..=seen.first - 1);
         }
-        for sequence in info.state.deleted.iter().copied().filter(|sequence| *sequence > after) {
+        for sequence in info
+            .state
+            .deleted
+            .iter()
+            .copied()
+            .filter(|sequence| *sequence > after)
+        {
             match holes.ranges.last_mut() {
                 Some(last) if *last.end() >= sequence => {}
                 Some(last) if *last.end() + 1 == sequence => *last = *last.start()..=sequence,
@@ -85,8 +102,13 @@ impl Holes {
 }
 
 /// Looks up what a stream lacks after a sequence; `info` is up to date.
-pub(super) async fn look_up(api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, wire::Error> {
-    let is_listed = (1..=LISTED_MAX).contains(&info.state.num_deleted) && info.state.last_seq > after;
+pub(super) async fn look_up(
+    api: &Api,
+    info: &StreamInfo,
+    after: u64,
+) -> Result<Holes, wire::Error> {
+    let is_listed =
+        (1..=LISTED_MAX).contains(&info.state.num_deleted) && info.state.last_seq > after;
     if !is_listed || has_gaps_by_design(&info.config) {
         return Ok(Holes::read(info, after));
     }
@@ -94,22 +116,43 @@ pub(super) async fn look_up(api: &Api, info: &StreamInfo, after: u64) -> Result<
 }
 
 /// The same while a stream is opened.
-pub(super) async fn look_up_now(link: &mut Link, api: &Api, info: &StreamInfo, after: u64) -> Result<Holes, Trouble> {
-    link.permitted(look_up(api, info, after)).await?.map_err(|error| trouble(&api.stream, &error))
+pub(super) async fn look_up_now(
+    link: &mut Link,
+    api: &Api,
+    info: &StreamInfo,
+    after: u64,
+) -> Result<Holes, Trouble> {
+    link.permitted(look_up(api, info, after))
+        .await?
+        .map_err(|error| trouble(&api.stream, &error))
 }
 
 /// The part of some ranges that is not accepted, if any.
-pub(super) fn refused(ranges: impl Iterator<Item = RangeInclusive<u64>>, accepted_through: u64) -> Option<Missing> {
-    let beyond = ranges.map(|range| (*range.start()).max(accepted_through.saturating_add(1))..=*range.end());
-    beyond.filter(|range| !range.is_empty()).fold(None, |sum: Option<Missing>, range| {
-        let (from, to) = range.into_inner();
-        let sum = sum.unwrap_or(Missing { from, to, count: Some(0) });
-        Some(Missing { to, count: sum.count.map(|count| count + (to - from + 1)), ..sum })
-    })
+pub(super) fn refused(
+    ranges: impl Iterator<Item = RangeInclusive<u64>>,
+    accepted_through: u64,
+) -> Option<Missing> {
+    let beyond =
+        ranges.map(|range| (*range.start()).max(accepted_through.saturating_add(1))..=*range.end());
+    beyond
+        .filter(|range| !range.is_empty())
+        .fold(None, |sum: Option<Missing>, range| {
+            let (from, to) = range.into_inner();
+            let sum = sum.unwrap_or(Missing {
+                from,
+                to,
+                count: Some(0),
+            });
+            Some(Missing {
+                to,
+                count: sum.count.map(|count| count + (to - from + 1)),
+                ..sum
+            })
+        })
 }
 
-/// What a stream lacks in a range, including its lost tail, but without the messages that were passed over because they
-/// are not events.
+/// What a stream lacks in a range, including its lost tail, but without the messages that were
+/// passed over because they are not events.
 pub(super) fn lost(
     info: &StreamInfo,
     holes: &Holes,
@@ -120,7 +163,11 @@ pub(super) fn lost(
     let after = after.max(info.config.first_seq.saturating_sub(1));
     let last = info.state.last_seq;
     if holes.is_unlisted && after < through {
-        return Some(Missing { from: after + 1, to: through, count: None });
+        return Some(Missing {
+            from: after + 1,
+            to: through,
+            count: None,
+        });
     }
     let tail = (through > last && after < through).then(|| after.max(last) + 1..=through);
     let gone = holes.within(after + 1, through.min(last)).chain(tail);
@@ -171,7 +218,12 @@ mod tests {
         let found = |from, to| holes.within(from, to).collect::<Vec<_>>();
         assert_eq!(found(0, 100), [2..=3, 5..=6, 9..=9, 20..=20]);
         assert_eq!(found(3, 5), [3..=3, 5..=5]);
-        assert_eq!(Holes::read(&stream(1, 20, &[5, 6, 9, 20]), 6).within(0, 100).collect::<Vec<_>>(), [9..=9, 20..=20]);
+        assert_eq!(
+            Holes::read(&stream(1, 20, &[5, 6, 9, 20]), 6)
+                .within(0, 100)
+                .collect::<Vec<_>>(),
+            [9..=9, 20..=20]
+        );
         assert_eq!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20])));
         assert_ne!(holes.seen(), Seen::of(&stream(4, 30, &[5, 6, 9, 20, 21])));
     }
@@ -181,23 +233,52 @@ mod tests {
         let info = stream(2, 20, &[5, 6, 9, 20]);
         let holes = Holes::read(&info, 0);
         let found = |passed_over: &[(u64, u64)]| lost(&info, &holes, (0, 22), passed_over);
-        assert_eq!(found(&[]), Some(Missing { from: 1, to: 22, count: Some(7) }));
-        assert_eq!(found(&[(1, 1), (3, 3), (6, 9)]), Some(Missing { from: 5, to: 22, count: Some(4) }));
+        assert_eq!(
+            found(&[]),
+            Some(Missing {
+                from: 1,
+                to: 22,
+                count: Some(7)
+            })
+        );
+        assert_eq!(
+            found(&[(1, 1), (3, 3), (6, 9)]),
+            Some(Missing {
+                from: 5,
+                to: 22,
+                count: Some(4)
+            })
+        );
         assert_eq!(found(&[(1, 22)]), None);
     }
 
     #[test]
     fn what_is_beyond_the_accepted_is_refused() {
         let ranges = || [2..=3, 5..=6, 9..=9].into_iter();
-        assert_eq!(refused(ranges(), 0), Some(Missing { from: 2, to: 9, count: Some(5) }));
-        assert_eq!(refused(ranges(), 5), Some(Missing { from: 6, to: 9, count: Some(2) }));
+        assert_eq!(
+            refused(ranges(), 0),
+            Some(Missing {
+                from: 2,
+                to: 9,
+                count: Some(5)
+            })
+        );
+        assert_eq!(
+            refused(ranges(), 5),
+            Some(Missing {
+                from: 6,
+                to: 9,
+                count: Some(2)
+            })
+        );
         assert_eq!(refused(ranges(), 9), None);
         assert_eq!(refused(ranges(), u64::MAX), None);
     }
 
     #[test]
     fn what_was_delivered_before_it_went_is_not_missing() {
-        let rest = |delivered: &[u64]| undelivered([2..=6, 9..=9].into_iter(), delivered.iter().copied());
+        let rest =
+            |delivered: &[u64]| undelivered([2..=6, 9..=9].into_iter(), delivered.iter().copied());
         assert_eq!(rest(&[]), [2..=6, 9..=9]);
         assert_eq!(rest(&[1, 4, 7, 9, 12]), [2..=3, 5..=6]);
         assert_eq!(rest(&[2, 3, 4, 5, 6, 8]), [9..=9]);

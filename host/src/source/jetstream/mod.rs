@@ -43,7 +43,8 @@ use connect::Settings;
 pub use publish::{Confirmed, Description, Outgoing, PublishError, Publisher};
 pub use reader::Reader;
 
-/// Reads a header block: the usable headers, and the fault that stops the client from parsing the block, if any.
+/// Reads a header block: the usable headers, and the fault that stops the client from parsing the
+/// block, if any.
 pub(crate) fn header_block(block: &[u8]) -> (Vec<(String, String)>, Option<String>) {
     let headers::Block { headers, fault } = headers::Block::read(block);
     (headers, fault)
@@ -58,8 +59,8 @@ pub struct Options {
     pub stream: String,
     /// Servers, such as `nats://127.0.0.1:4222`; empty takes the context's, or that default.
     pub servers: Vec<String>,
-    /// A context of the `nats` command line: its name, `selected` for the selected one, or the path of its file.
-    /// Settings here override it.
+    /// A context of the `nats` command line: its name, `selected` for the selected one, or the path
+    /// of its file. Settings here override it.
     pub context: Option<String>,
     /// Credentials file.
     pub creds: Option<PathBuf>,
@@ -71,11 +72,13 @@ pub struct Options {
     pub user: Option<String>,
     /// Password.
     pub password: Option<String>,
-    /// File that `password` was read from: it is read again for each connection, as it may have been replaced.
+    /// File that `password` was read from: it is read again for each connection, as it may have
+    /// been replaced.
     pub password_file: Option<PathBuf>,
     /// Token.
     pub token: Option<String>,
-    /// File that `token` was read from: it is read again for each connection, as it may have been replaced.
+    /// File that `token` was read from: it is read again for each connection, as it may have been
+    /// replaced.
     pub token_file: Option<PathBuf>,
     /// File with root certificates (PEM).
     pub tls_ca: Option<PathBuf>,
@@ -104,7 +107,13 @@ pub struct Options {
 impl fmt::Debug for Options {
     /// Leaves out everything that may be secret.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, stream, context, domain, .. } = self;
+        let Self {
+            name,
+            stream,
+            context,
+            domain,
+            ..
+        } = self;
         formatter
             .debug_struct("Options")
             .field("name", name)
@@ -145,10 +154,15 @@ impl JetStream {
             Ok(settings)
         });
         match settings {
-            Ok(settings) => {
-                Ok(Self { settings: Arc::new(settings), inspection: Arc::default(), looks: Arc::default() })
-            }
-            Err(message) => Err(SetupError::Setting { source_name, message }),
+            Ok(settings) => Ok(Self {
+                settings: Arc::new(settings),
+                inspection: Arc::default(),
+                looks: Arc::default(),
+            }),
+            Err(message) => Err(SetupError::Setting {
+                source_name,
+                message,
+            }),
         }
     }
 
@@ -159,8 +173,12 @@ impl JetStream {
 
     /// Addresses of the servers, without what may be secret in them.
     pub fn servers(&self) -> String {
-        let shown: Vec<String> =
-            self.settings.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+        let shown: Vec<String> = self
+            .settings
+            .servers
+            .iter()
+            .map(|server| format!("{}:{}", server.host(), server.port()))
+            .collect();
         shown.join(", ")
     }
 
@@ -181,7 +199,10 @@ impl JetStream {
         passed_over: &[(u64, u64)],
         subjects: &SubjectSet,
     ) -> Result<Option<super::Lost>, super::LookError> {
-        let lost = self.inspection.lost(&self.settings, between, passed_over).await?;
+        let lost = self
+            .inspection
+            .lost(&self.settings, between, passed_over)
+            .await?;
         Ok(lost.map(|(missing, config)| super::Lost {
             stream: self.settings.stream.clone(),
             missing,
@@ -189,7 +210,8 @@ impl JetStream {
         }))
     }
 
-    /// Why it is not the stream to which a checkpoint belongs; see [`super::Source::contradiction`].
+    /// Why it is not the stream to which a checkpoint belongs; see
+    /// [`super::Source::contradiction`].
     pub(crate) async fn contradiction(
         &self,
         checkpoint: &Checkpoint,
@@ -203,14 +225,16 @@ impl JetStream {
         self.inspection.check_readable(&self.settings).await
     }
 
-    /// Time of the next event after a position with a matching subject, in nanoseconds since the Unix epoch, if
-    /// available.
+    /// Time of the next event after a position with a matching subject, in nanoseconds since the
+    /// Unix epoch, if available.
     pub async fn time_behind(&self, position: u64, subject: &str) -> Option<u64> {
-        self.inspection.time_behind(&self.settings, position, subject).await
+        self.inspection
+            .time_behind(&self.settings, position, subject)
+            .await
     }
 
-    /// One event, from the leader of the stream; if it does not exist, the last sequence. An error says why that is
-    /// unknown at the moment.
+    /// One event, from the leader of the stream; if it does not exist, the last sequence. An error
+    /// says why that is unknown at the moment.
     pub async fn event(&self, sequence: u64) -> Result<Result<Event, u64>, super::LookError> {
         Box::pin(self.looks.event(&self.settings, sequence)).await
     }
@@ -220,7 +244,8 @@ impl JetStream {
         Box::pin(self.looks.page(&self.settings, wanted)).await
     }
 
-    /// The current state of the stream, with warnings about settings that lose data or slow down replay.
+    /// The current state of the stream, with warnings about settings that lose data or slow down
+    /// replay.
     pub async fn info(&self) -> SourceInfo {
         self.inspection.examine(&self.settings).await
     }

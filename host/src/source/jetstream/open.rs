@@ -14,19 +14,23 @@ use super::link::{Link, Trouble};
 use super::missing::{self, Holes, has_gaps_by_design};
 use super::proof::prove;
 use super::rescue::{Rescued, Search, rescue};
-use super::wire::{self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo};
+use super::wire::{
+    self, Api, ConsumerConfig, ConsumerInfo, RequestLimits, StreamConfig, StreamInfo,
+};
 use crate::api::{SourceState, Start};
 use crate::position::{Checkpoint, EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::Pattern;
 
-/// How long the server keeps a consumer that nobody reads from. After a crash each reader has two of them for this
-/// long, and a stream has room for a limited number; a reader whose consumer is gone creates another one.
+/// How long the server keeps a consumer that nobody reads from. After a crash each reader has two
+/// of them for this long, and a stream has room for a limited number; a reader whose consumer is
+/// gone creates another one.
 pub(super) const INACTIVE_THRESHOLD: Duration = Duration::from_secs(15);
 /// A cluster that has not made a consumer after this long is asked again, then after twice as long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for a server by itself. It loses a request only if it is reached through another one, as over a leaf node: a
-/// lost connection of our own is noticed. Asked again, it counts again what matches the filter.
+/// The same for a server by itself. It loses a request only if it is reached through another one,
+/// as over a leaf node: a lost connection of our own is noticed. Asked again, it counts again what
+/// matches the filter.
 const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 
 /// The position of a reader.
@@ -44,7 +48,8 @@ pub(super) struct Standing {
     pub(super) accepts_through: u64,
     /// Where to start from scratch.
     pub(super) start: Start,
-    /// How many connections were lost at this position, perhaps by a message that the client cannot read.
+    /// How many connections were lost at this position, perhaps by a message that the client cannot
+    /// read.
     pub(super) doubts: u32,
     /// Sequences that are skipped.
     pub(super) skips: Arc<[u64]>,
@@ -106,7 +111,8 @@ pub(super) struct Opened {
     pub(super) is_filtered: bool,
     /// The subjects that the consumer delivers.
     pub(super) filter: String,
-    /// What the stream lacks after the position, if the server filters events: all of it is accepted.
+    /// What the stream lacks after the position, if the server filters events: all of it is
+    /// accepted.
     pub(super) holes: Holes,
     /// The sequence up to which messages may be missing.
     pub(super) accepts_through: u64,
@@ -125,7 +131,11 @@ pub(super) async fn open(
 ) -> Result<Opened, Failure> {
     let client = link.client().clone();
     let prefix = settings.api_prefix.clone();
-    let api = Arc::new(Api { client, prefix, stream: settings.stream.clone() });
+    let api = Arc::new(Api {
+        client,
+        prefix,
+        stream: settings.stream.clone(),
+    });
     let generation = link.generation();
     let info = stream_info(&mut link, &api).await?;
     check_readable(&api.stream, &info.config).map_err(Failure::Stop)?;
@@ -144,25 +154,35 @@ pub(super) async fn open(
     let rescued = if standing.doubts == 0 {
         VecDeque::new()
     } else {
-        let search =
-            Search { position, filter: filter.unwrap_or(">"), doubts: standing.doubts, skips: &standing.skips };
+        let search = Search {
+            position,
+            filter: filter.unwrap_or(">"),
+            doubts: standing.doubts,
+            skips: &standing.skips,
+        };
         rescue(&mut link, &api, &search).await?
     };
     let behind = rescued.back().map_or(position, Rescued::sequence);
     let made = create_consumer(&mut link, &api, &info, filter, behind).await?;
 
-    // Between the check of the stream and the creation of the consumer, the stream may have been replaced, or have lost
-    // events; this second check sees both.
+    // Between the check of the stream and the creation of the consumer, the stream may have been
+    // replaced, or have lost events; this second check sees both.
     let before = info;
     let info = stream_info(&mut link, &api).await?;
     if identity(&api, &info)? != stream {
-        return Err(Trouble::lost(format!("stream {} was replaced while it was being opened", api.stream)).into());
+        return Err(Trouble::lost(format!(
+            "stream {} was replaced while it was being opened",
+            api.stream
+        ))
+        .into());
     }
     let is_anchored = standing.position.is_some() || standing.start == Start::Beginning;
     if !is_anchored {
         position = position.max(info.first() - 1);
     }
-    if (made.is_filtered && holes.seen() != missing::Seen::of(&info)) || info.first() > before.first() {
+    if (made.is_filtered && holes.seen() != missing::Seen::of(&info))
+        || info.first() > before.first()
+    {
         holes = missing(&mut link, &api, &info, standing, position, made.is_filtered).await?;
     }
     Ok(Opened {
@@ -178,7 +198,10 @@ pub(super) async fn open(
         limits: made.info.config,
         pending: made.info.num_pending + rescued.len() as u64,
         rescued,
-        filter: filter.filter(|_| made.is_filtered).unwrap_or(">").to_owned(),
+        filter: filter
+            .filter(|_| made.is_filtered)
+            .unwrap_or(">")
+            .to_owned(),
         is_filtered: made.is_filtered,
         holes,
         accepts_through: standing.accepts_through,
@@ -188,7 +211,8 @@ pub(super) async fn open(
     })
 }
 
-/// Whether the kind of stream can be read at all: only if it keeps its events no matter who else reads them.
+/// Whether the kind of stream can be read at all: only if it keeps its events no matter who else
+/// reads them.
 pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), Error> {
     let consequence = match config.retention.as_str() {
         "" | "limits" => return Ok(()),
@@ -197,20 +221,34 @@ pub(super) fn check_readable(stream: &str, config: &StreamConfig) -> Result<(), 
         _ => "how long it keeps events is not known",
     };
     let reason = format!("its retention is {}, so {consequence}", config.retention);
-    Err(Error::Unsupported { stream: stream.to_owned(), reason })
+    Err(Error::Unsupported {
+        stream: stream.to_owned(),
+        reason,
+    })
 }
 
 /// What went wrong with a call, for the status of the source.
 pub(super) fn trouble(stream: &str, error: &wire::Error) -> Trouble {
     match error {
-        wire::Error::Refused { code: wire::STREAM_NOT_FOUND, .. } => Trouble {
+        wire::Error::Refused {
+            code: wire::STREAM_NOT_FOUND,
+            ..
+        } => Trouble {
             state: SourceState::StreamMissing,
-            message: format!("stream {stream} does not exist; create it, or correct `stream` of this source"),
+            message: format!(
+                "stream {stream} does not exist; create it, or correct `stream` of this source"
+            ),
         },
-        wire::Error::Refused { code: wire::NOT_ENABLED_FOR_ACCOUNT, .. } => {
-            Trouble::refused("JetStream is not enabled for this account; enable it, or use another account")
-        }
-        wire::Error::Refused { code: wire::CONSUMERS_MAX, description } => Trouble::lost(format!(
+        wire::Error::Refused {
+            code: wire::NOT_ENABLED_FOR_ACCOUNT,
+            ..
+        } => Trouble::refused(
+            "JetStream is not enabled for this account; enable it, or use another account",
+        ),
+        wire::Error::Refused {
+            code: wire::CONSUMERS_MAX,
+            description,
+        } => Trouble::lost(format!(
             "stream {stream} has no room for another consumer ({description}): each generation that reads needs one, and \
              after a crash another one for {} s; delete consumers that nobody uses (`nats consumer ls {stream}`), or raise \
              max_consumers of the stream or the limit of the account",
@@ -221,12 +259,19 @@ pub(super) fn trouble(stream: &str, error: &wire::Error) -> Trouble {
 }
 
 async fn stream_info(link: &mut Link, api: &Api) -> Result<StreamInfo, Trouble> {
-    link.permitted(api.stream_info()).await?.map_err(|error| trouble(&api.stream, &error))
+    link.permitted(api.stream_info())
+        .await?
+        .map_err(|error| trouble(&api.stream, &error))
 }
 
 fn identity(api: &Api, info: &StreamInfo) -> Result<Arc<StreamIdentity>, Trouble> {
-    let created_ns = info.created_ns().map_err(|error| trouble(&api.stream, &error))?;
-    Ok(Arc::new(StreamIdentity { name: api.stream.clone(), created_ns }))
+    let created_ns = info
+        .created_ns()
+        .map_err(|error| trouble(&api.stream, &error))?;
+    Ok(Arc::new(StreamIdentity {
+        name: api.stream.clone(),
+        created_ns,
+    }))
 }
 
 /// The sequence after which to read.
@@ -241,7 +286,8 @@ fn begin(info: &StreamInfo, standing: &Standing) -> u64 {
     }
 }
 
-/// What the stream lacks after a position, if that must be known; an error if it may not be passed over.
+/// What the stream lacks after a position, if that must be known; an error if it may not be passed
+/// over.
 async fn missing(
     link: &mut Link,
     api: &Api,
@@ -250,8 +296,8 @@ async fn missing(
     position: u64,
     is_filtered: bool,
 ) -> Result<Holes, Failure> {
-    // If the server does not filter for a reader, the reader sees each gap itself, so they are only looked up to refuse
-    // them at once.
+    // If the server does not filter for a reader, the reader sees each gap itself, so they are only
+    // looked up to refuse them at once.
     if !is_filtered && standing.accepts_through >= info.state.last_seq {
         return Ok(Holes::default());
     }
@@ -259,11 +305,17 @@ async fn missing(
     let (stream, last) = (api.stream.clone(), info.state.last_seq);
     let mut refused = missing::refused(holes.within(0, u64::MAX), standing.accepts_through);
     if is_filtered && holes.is_unlisted && standing.accepts_through < last && position < last {
-        refused = Some(Missing { from: position + 1, to: last, count: None });
+        refused = Some(Missing {
+            from: position + 1,
+            to: last,
+            count: None,
+        });
     }
     match refused {
         None => Ok(holes),
-        Some(missing) if standing.position.is_none() => Err(Failure::Stop(Error::Incomplete { stream, missing })),
+        Some(missing) if standing.position.is_none() => {
+            Err(Failure::Stop(Error::Incomplete { stream, missing }))
+        }
         Some(missing) => Err(Failure::Stop(Error::Gap { stream, missing })),
     }
 }
@@ -271,9 +323,15 @@ async fn missing(
 /// The filter for the server; none if it would filter nothing, because reading
 /// everything is faster and shows each gap.
 fn filter<'a>(covering: &'a Pattern, config: &StreamConfig) -> Option<&'a str> {
-    let takes_others = config.mirror.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
-    let covers = |subject: &String| Pattern::parse(subject).is_ok_and(|pattern| covering.covers(&pattern));
-    let covers_all = !takes_others && !config.subjects.is_empty() && config.subjects.iter().all(covers);
+    let takes_others = config.mirror.is_some()
+        || config
+            .sources
+            .as_ref()
+            .is_some_and(|sources| !sources.is_empty());
+    let covers =
+        |subject: &String| Pattern::parse(subject).is_ok_and(|pattern| covering.covers(&pattern));
+    let covers_all =
+        !takes_others && !config.subjects.is_empty() && config.subjects.iter().all(covers);
     (covering.as_str() != ">" && !covers_all).then_some(covering.as_str())
 }
 
@@ -312,35 +370,58 @@ async fn create_consumer(
         mem_storage: true,
     };
     let is_clustered = info.is_clustered();
-    let mut made = link.permitted(first_consumer(api, &config, is_clustered)).await?;
-    // Some servers refuse a filter that has nothing in common with the stream's subjects; then the host matches.
-    if let Err(wire::Error::Refused { code: wire::FILTER_NOT_SUBSET, .. }) = made {
+    let mut made = link
+        .permitted(first_consumer(api, &config, is_clustered))
+        .await?;
+    // Some servers refuse a filter that has nothing in common with the stream's subjects; then the
+    // host matches.
+    if let Err(wire::Error::Refused {
+        code: wire::FILTER_NOT_SUBSET,
+        ..
+    }) = made
+    {
         config.filter_subject = None;
-        made = link.permitted(first_consumer(api, &config, is_clustered)).await?;
+        made = link
+            .permitted(first_consumer(api, &config, is_clustered))
+            .await?;
     }
     let is_filtered = config.filter_subject.is_some();
     match made {
-        Ok((name, info)) => Ok(Made { info, is_filtered, name }),
+        Ok((name, info)) => Ok(Made {
+            info,
+            is_filtered,
+            name,
+        }),
         Err(error) => Err(trouble(&api.stream, &error)),
     }
 }
 
 /// Makes a consumer.
 ///
-/// A cluster may lose the request, or give the consumer to a server that has just died, and so may a server between us and
-/// the stream. Nothing answers then, so this asks again under another name and takes the consumer that is ready first; the others end because nobody uses them.
+/// A cluster may lose the request, or give the consumer to a server that has just died, and so may
+/// a server between us and the stream. Nothing answers then, so this asks again under another name
+/// and takes the consumer that is ready first; the others end because nobody uses them.
 async fn first_consumer(
     api: &Api,
     config: &ConsumerConfig<'_>,
     is_clustered: bool,
 ) -> Result<(String, ConsumerInfo), wire::Error> {
     let mut requests = FuturesUnordered::new();
-    let mut patience = if is_clustered { PATIENCE } else { PATIENCE_ALONE };
+    let mut patience = if is_clustered {
+        PATIENCE
+    } else {
+        PATIENCE_ALONE
+    };
     loop {
         requests.push(async {
             let name = format!("foldstream-{:016x}", fastrand::u64(..));
-            let config = ConsumerConfig { name, ..config.clone() };
-            api.create_consumer(&config).await.map(|info| (config.name, info))
+            let config = ConsumerConfig {
+                name,
+                ..config.clone()
+            };
+            api.create_consumer(&config)
+                .await
+                .map(|info| (config.name, info))
         });
         tokio::select! {
             biased;

@@ -15,8 +15,8 @@ const TRIAL_MAX: Duration = Duration::from_secs(2);
 /// No consumer of ours has this name.
 const NOBODY: &str = "foldstream-nobody";
 
-/// The API subjects to which a reader publishes, and whether it can work without them. An empty request to them has no
-/// effect.
+/// The API subjects to which a reader publishes, and whether it can work without them. An empty
+/// request to them has no effect.
 fn subjects(api: &Api) -> [(String, bool); 5] {
     let stream = &api.stream;
     [
@@ -84,7 +84,11 @@ pub(super) async fn survey(link: &mut Link, api: &Api) -> Refused {
     for (subject, is_optional) in subjects(api) {
         if link.is_refused(api.trial(&subject, TRIAL_MAX)).await {
             let shown = format!("{}.{}", api.prefix, subject.replace(NOBODY, ">"));
-            if is_optional { refused.optional.push(shown) } else { refused.needed.push(shown) }
+            if is_optional {
+                refused.optional.push(shown)
+            } else {
+                refused.needed.push(shown)
+            }
         }
     }
     refused

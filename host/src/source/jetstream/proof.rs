@@ -1,8 +1,9 @@
 //! The proof that a stream is the one to which a position belongs.
 //!
-//! The proof is what was read from it: the last event that was applied and the last message that was seen. Its name and
-//! its creation time are only hints. Servers change the creation time of a healthy stream (a restart after its settings
-//! were changed, an idempotent create), and a mirror or a restored stream may take the place of another.
+//! The proof is what was read from it: the last event that was applied and the last message that
+//! was seen. Its name and its creation time are only hints. Servers change the creation time of a
+//! healthy stream (a restart after its settings were changed, an idempotent create), and a mirror
+//! or a restored stream may take the place of another.
 
 use tracing::warn;
 
@@ -32,7 +33,9 @@ pub(super) async fn prove(
     standing: &Standing,
 ) -> Result<(), Failure> {
     // An empty state belongs to no history yet.
-    let Some(position) = standing.position.filter(|position| *position > 0) else { return Ok(()) };
+    let Some(position) = standing.position.filter(|position| *position > 0) else {
+        return Ok(());
+    };
     let mut proof = Proof::Unseen;
     if let Some(mark) = &standing.seen {
         proof = compare(link, api, info, mark, |stored| of_message(stored) == *mark).await?;
@@ -42,7 +45,11 @@ pub(super) async fn prove(
     {
         proof = Proof::Found;
     }
-    if let Some(expected) = standing.stream.as_deref().filter(|expected| *expected != stream) {
+    if let Some(expected) = standing
+        .stream
+        .as_deref()
+        .filter(|expected| *expected != stream)
+    {
         if proof == Proof::Unseen {
             return Err(Failure::Stop(another(expected, stream, info)));
         }
@@ -57,12 +64,17 @@ pub(super) async fn prove(
     }
     let last = info.state.last_seq;
     if position > last {
-        return Err(Failure::Stop(Error::Truncated { stream: stream.name.clone(), last, position }));
+        return Err(Failure::Stop(Error::Truncated {
+            stream: stream.name.clone(),
+            last,
+            position,
+        }));
     }
     Ok(())
 }
 
-/// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost contradicts nothing.
+/// Why a stream is not the one to which a checkpoint belongs, if it is not. A tail that was lost
+/// contradicts nothing.
 pub(super) async fn contradiction(
     link: &mut Link,
     api: &Api,
@@ -71,7 +83,10 @@ pub(super) async fn contradiction(
     let unknown = |error: wire::Error| trouble(&api.stream, &error);
     let info = link.permitted(api.stream_info()).await?.map_err(unknown)?;
     let created_ns = info.created_ns().map_err(unknown)?;
-    let stream = StreamIdentity { name: api.stream.clone(), created_ns };
+    let stream = StreamIdentity {
+        name: api.stream.clone(),
+        created_ns,
+    };
     match prove(link, api, &info, &stream, &Standing::at(checkpoint)).await {
         Ok(()) | Err(Failure::Stop(Error::Truncated { .. })) => Ok(None),
         Err(Failure::Stop(error)) => Ok(Some(error)),
@@ -90,7 +105,10 @@ async fn compare(
     if mark.sequence < info.first() || mark.sequence > info.state.last_seq {
         return Ok(Proof::Unseen);
     }
-    let found = link.permitted(api.message(mark.sequence)).await?.map_err(|error| trouble(&api.stream, &error))?;
+    let found = link
+        .permitted(api.message(mark.sequence))
+        .await?
+        .map_err(|error| trouble(&api.stream, &error))?;
     match found {
         None => Ok(Proof::Unseen),
         Some(stored) if is_same(&stored) => Ok(Proof::Found),
@@ -120,13 +138,24 @@ fn another(expected: &StreamIdentity, stream: &StreamIdentity, info: &StreamInfo
 
 /// The mark of a stored message.
 pub(super) fn of_message(stored: &Stored) -> EventMark {
-    EventMark::of_message(stored.sequence, stored.time_ns, stored.subject.as_bytes(), &stored.data)
+    EventMark::of_message(
+        stored.sequence,
+        stored.time_ns,
+        stored.subject.as_bytes(),
+        &stored.data,
+    )
 }
 
-/// Whether a message is the event of a mark, no matter how the source was configured to read CloudEvents at that time.
+/// Whether a message is the event of a mark, no matter how the source was configured to read
+/// CloudEvents at that time.
 fn is_event(mark: &EventMark, stored: &Stored) -> bool {
-    [Recognition::Auto, Recognition::Off].into_iter().any(|recognition| {
-        let reading = Reading { recognition, wants_headers: false };
-        EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
-    })
+    [Recognition::Auto, Recognition::Off]
+        .into_iter()
+        .any(|recognition| {
+            let reading = Reading {
+                recognition,
+                wants_headers: false,
+            };
+            EventMark::of(&rescue::into_event(stored, None, reading)) == *mark
+        })
 }

@@ -1,7 +1,7 @@
 //! Publishing to a stream: one message at a time, confirmed by the stream.
 //!
-//! The only place that publishes. Every message names its stream and its id, so that it is stored nowhere else, and not
-//! twice within the stream's window.
+//! The only place that publishes. Every message names its stream and its id, so that it is stored
+//! nowhere else, and not twice within the stream's window.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -106,14 +106,24 @@ struct Refusal {
 impl JetStream {
     /// A publisher to the stream. It connects when it is used.
     pub fn publisher(&self) -> Publisher {
-        Publisher { settings: Arc::clone(&self.settings), link: Mutex::default() }
+        Publisher {
+            settings: Arc::clone(&self.settings),
+            link: Mutex::default(),
+        }
     }
 }
 
 impl Publisher {
     fn api(&self, link: &Link) -> Api {
-        let (prefix, stream) = (self.settings.api_prefix.clone(), self.settings.stream.clone());
-        Api { client: link.client().clone(), prefix, stream }
+        let (prefix, stream) = (
+            self.settings.api_prefix.clone(),
+            self.settings.stream.clone(),
+        );
+        Api {
+            client: link.client().clone(),
+            prefix,
+            stream,
+        }
     }
 
     /// Connects if it must, and describes the stream. An error says why nothing can be published.
@@ -121,7 +131,8 @@ impl Publisher {
         let mut link = self.link().await?;
         let api = self.api(&link);
         let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.stream_info())).await;
-        let answered = asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
+        let answered =
+            asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
         let info = answered.map_err(|trouble| trouble.message)?;
         let info = info.map_err(|error| trouble(&self.settings.stream, &error).message)?;
         check(&self.settings.stream, &info.config)?;
@@ -133,8 +144,9 @@ impl Publisher {
         })
     }
 
-    /// Ids of messages after a sequence whose subjects match, and that begin with a prefix; none if there are too many
-    /// messages to look at. They are read from the leader, so what is not among them was not stored when this began.
+    /// Ids of messages after a sequence whose subjects match, and that begin with a prefix; none if
+    /// there are too many messages to look at. They are read from the leader, so what is not among
+    /// them was not stored when this began.
     pub async fn ids_after(
         &self,
         sequence: u64,
@@ -145,14 +157,24 @@ impl Publisher {
         let api = self.api(&link);
         let (mut ids, mut from) = (HashSet::new(), sequence + 1);
         for _ in 0..LOOKED_AT_MAX {
-            let asked = tokio::time::timeout(DESCRIPTION_MAX, link.permitted(api.next_message(from, subjects))).await;
-            let answered = asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
+            let asked = tokio::time::timeout(
+                DESCRIPTION_MAX,
+                link.permitted(api.next_message(from, subjects)),
+            )
+            .await;
+            let answered =
+                asked.map_err(|_| format!("stream {} does not answer", self.settings.stream))?;
             let found = answered.map_err(|trouble| trouble.message)?;
             let found = found.map_err(|error| trouble(&self.settings.stream, &error).message)?;
-            let Some(stored) = found else { return Ok(Some(ids)) };
+            let Some(stored) = found else {
+                return Ok(Some(ids));
+            };
             from = stored.sequence + 1;
             let headers = Block::read(&stored.headers).headers;
-            let id = headers.into_iter().find(|(name, _)| name == ID_HEADER).map(|(_, id)| id);
+            let id = headers
+                .into_iter()
+                .find(|(name, _)| name == ID_HEADER)
+                .map(|(_, id)| id);
             ids.extend(id.filter(|id| id.starts_with(prefix)));
         }
         Ok(None)
@@ -167,13 +189,21 @@ impl Publisher {
     pub async fn publish(&self, message: &Outgoing) -> Result<Confirmed, PublishError> {
         let mut link = self.link().await.map_err(PublishError::NotStored)?;
         let headers = self.headers(message).map_err(PublishError::NotStored)?;
-        let request = Request::new().headers(headers).payload(message.data.clone()).timeout(Some(CONFIRMATION_MAX));
+        let request = Request::new()
+            .headers(headers)
+            .payload(message.data.clone())
+            .timeout(Some(CONFIRMATION_MAX));
         let (client, subject) = (link.client().clone(), message.subject.clone());
         let call = async move { client.send_request(subject, request).await };
-        let answer = link.permitted(call).await.map_err(|trouble| PublishError::Unknown(trouble.message))?;
+        let answer = link
+            .permitted(call)
+            .await
+            .map_err(|trouble| PublishError::Unknown(trouble.message))?;
         let stream = &self.settings.stream;
         let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::TimedOut => PublishError::Unknown(format!("stream {stream} did not confirm within 5 s")),
+            RequestErrorKind::TimedOut => {
+                PublishError::Unknown(format!("stream {stream} did not confirm within 5 s"))
+            }
             RequestErrorKind::NoResponders => PublishError::NotStored(format!(
                 "no stream stores subject {}; add it to the subjects of stream {stream}",
                 message.subject
@@ -186,27 +216,52 @@ impl Publisher {
     /// What the answer to a message says.
     fn confirmed(&self, message: &Outgoing, answer: &[u8]) -> Result<Confirmed, PublishError> {
         let (stream, subject) = (&self.settings.stream, &message.subject);
-        let foreign =
-            |_| PublishError::Unknown(format!("subject {subject} is answered by something that is no stream"));
+        let foreign = |_| {
+            PublishError::Unknown(format!(
+                "subject {subject} is answered by something that is no stream"
+            ))
+        };
         match serde_json::from_slice(answer).map_err(foreign)? {
-            Answer { error: Some(Refusal { err_code, description }), .. } => Err(PublishError::NotStored(format!(
+            Answer {
+                error:
+                    Some(Refusal {
+                        err_code,
+                        description,
+                    }),
+                ..
+            } => Err(PublishError::NotStored(format!(
                 "stream {stream} refuses a message to {subject}: {description} (code {err_code})"
             ))),
-            Answer { stream: found, seq, duplicate, .. } if found == *stream && seq > 0 => {
-                Ok(Confirmed { is_duplicate: duplicate, sequence: seq })
-            }
-            Answer { stream: found, .. } => {
-                Err(PublishError::Unknown(format!("subject {subject} is stored by stream {found}, not by {stream}")))
-            }
+            Answer {
+                stream: found,
+                seq,
+                duplicate,
+                ..
+            } if found == *stream && seq > 0 => Ok(Confirmed {
+                is_duplicate: duplicate,
+                sequence: seq,
+            }),
+            Answer { stream: found, .. } => Err(PublishError::Unknown(format!(
+                "subject {subject} is stored by stream {found}, not by {stream}"
+            ))),
         }
     }
 
     fn headers(&self, message: &Outgoing) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
-        let own = [(ID_HEADER, message.id.as_str()), ("Nats-Expected-Stream", self.settings.stream.as_str())];
-        let others = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = [
+            (ID_HEADER, message.id.as_str()),
+            ("Nats-Expected-Stream", self.settings.stream.as_str()),
+        ];
+        let others = message
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in own.into_iter().chain(others) {
-            let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
+            let parsed = name
+                .parse::<HeaderName>()
+                .ok()
+                .zip(value.parse::<HeaderValue>().ok());
             let (name, value) = parsed.ok_or_else(|| format!("header {name} cannot be sent"))?;
             headers.insert(name, value);
         }
@@ -225,7 +280,9 @@ impl Publisher {
         };
         let link = match known {
             Some(link) => link,
-            None => Link::connect(&self.settings).await.map_err(|trouble| trouble.message)?,
+            None => Link::connect(&self.settings)
+                .await
+                .map_err(|trouble| trouble.message)?,
         };
         *slot = Some(link.clone());
         Ok(link)
@@ -236,13 +293,17 @@ impl Publisher {
 fn keeps(config: &StreamConfig) -> bool {
     let age = Duration::from_nanos(config.max_age);
     let is_long = age.is_zero() || age >= KEPT_MIN;
-    (config.retention.is_empty() || config.retention == "limits") && config.max_msgs_per_subject <= 0 && is_long
+    (config.retention.is_empty() || config.retention == "limits")
+        && config.max_msgs_per_subject <= 0
+        && is_long
 }
 
 /// Refuses streams that take no messages, or that would answer to one by mistake.
 fn check(stream: &str, config: &StreamConfig) -> Result<(), String> {
     if config.mirror.is_some() {
-        return Err(format!("stream {stream} is a mirror, which nobody can publish to; publish to its origin"));
+        return Err(format!(
+            "stream {stream} is a mirror, which nobody can publish to; publish to its origin"
+        ));
     }
     if config.duplicate_window == 0 {
         return Err(format!(

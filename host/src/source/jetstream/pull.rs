@@ -1,10 +1,11 @@
 //! The protocol of a pull consumer: requesting events in time, and reading what
 //! arrives, which is events and statuses.
 //!
-//! We request 5,000 events or 4 MiB at a time, and again when half of that has arrived: the knee of the measured curve.
-//! If many readers share the host's memory, we request less: three requests stay within this reader's part of it.
-//! Nothing is acknowledged, so the server sends nothing twice, and each message carries a running number by which a
-//! lost one is noticed. Source: ADR-13 and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
+//! We request 5,000 events or 4 MiB at a time, and again when half of that has arrived: the knee of
+//! the measured curve. If many readers share the host's memory, we request less: three requests
+//! stay within this reader's part of it. Nothing is acknowledged, so the server sends nothing
+//! twice, and each message carries a running number by which a lost one is noticed. Source: ADR-13
+//! and ADR-37 of <https://github.com/nats-io/nats-architecture-and-design>.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -30,26 +31,29 @@ use crate::subject::SubjectSet;
 /// Events and bytes in one request.
 const REQUEST_EVENTS: u64 = 5_000;
 const REQUEST_BYTES: u64 = 4 << 20;
-/// A request is not smaller than this, in bytes, however many readers there are. A larger event is requested alone.
+/// A request is not smaller than this, in bytes, however many readers there are. A larger event is
+/// requested alone.
 const REQUEST_BYTES_MIN: u64 = 256 << 10;
-/// Full requests that may be open at once. The server may therefore send 15,000 events unasked, which is less than half
-/// of what the subscription can hold.
+/// Full requests that may be open at once. The server may therefore send 15,000 events unasked,
+/// which is less than half of what the subscription can hold.
 const REQUESTS_MAX: u64 = 3;
 /// Sizes of requests to remember: those that may be open, and one that the server has just ended.
 const REQUESTS_KNOWN: usize = 4;
-/// How long a request stays open. An idle reader makes the next one after two thirds of it, so that the server always
-/// has one to answer with a new event.
+/// How long a request stays open. An idle reader makes the next one after two thirds of it, so that
+/// the server always has one to answer with a new event.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server sends a heartbeat after this long without an event.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After this long without a heartbeat, the consumer counts as lost.
 const SILENCE: Duration = Duration::from_secs(4);
-/// How long to listen before believing in silence: a busy caller may have kept the client from reading.
+/// How long to listen before believing in silence: a busy caller may have kept the client from
+/// reading.
 const LISTEN: Duration = Duration::from_secs(1);
 /// Events examined at once per event that a batch may have, if the host skips most of them.
 const SCAN_FACTOR: usize = 16;
 
-/// Sequences missing before an event that arrived, which the stream may have lost before it sent them.
+/// Sequences missing before an event that arrived, which the stream may have lost before it sent
+/// them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jump {
     /// First missing sequence.
@@ -63,7 +67,8 @@ pub(super) struct Jump {
 pub(super) struct Claim {
     /// The last sequence that it examined.
     pub(super) through: u64,
-    /// Whether everything for us was sent the moment it was stored, so that it can't have been removed before.
+    /// Whether everything for us was sent the moment it was stored, so that it can't have been
+    /// removed before.
     pub(super) is_live: bool,
 }
 
@@ -117,7 +122,8 @@ pub(super) struct Pull {
     listening_since: Option<Instant>,
     subjects: SubjectSet,
     must_match: bool,
-    /// Whether the server leaves out all that does not match, so that something else shows that the consumer was edited.
+    /// Whether the server leaves out all that does not match, so that something else shows that the
+    /// consumer was edited.
     trusts_filter: bool,
     reading: Reading,
     is_filtered: bool,
@@ -127,9 +133,9 @@ pub(super) struct Pull {
     has_gaps_by_design: bool,
     /// Whether events for us may be unsent in the stream.
     backlog: Backlog,
-    /// Whether connections were lost here, perhaps by a message after the next one. Then nothing more is requested
-    /// until the next one is returned; otherwise the connection would be lost again while a jump before it is in
-    /// question.
+    /// Whether connections were lost here, perhaps by a message after the next one. Then nothing
+    /// more is requested until the next one is returned; otherwise the connection would be lost
+    /// again while a jump before it is in question.
     is_careful: bool,
     /// Messages before those of the consumer, fetched alone.
     rescued: VecDeque<Rescued>,
@@ -146,7 +152,10 @@ impl Pull {
         reading: Reading,
         share: Option<Arc<RequestShare>>,
     ) -> Self {
-        let takes_everything = subjects.patterns().iter().any(|pattern| pattern.as_str() == ">");
+        let takes_everything = subjects
+            .patterns()
+            .iter()
+            .any(|pattern| pattern.as_str() == ">");
         let server_matches = opened.is_filtered && subjects.patterns().len() == 1;
         Self {
             client: opened.link.client().clone(),
@@ -188,7 +197,8 @@ impl Pull {
 
     /// When to check again whether the consumer is lost.
     pub(super) fn silent_at(&self) -> Instant {
-        self.listening_since.map_or(self.heard_at + SILENCE, |time| time + LISTEN)
+        self.listening_since
+            .map_or(self.heard_at + SILENCE, |time| time + LISTEN)
     }
 
     /// Whether nothing arrived for so long that the consumer counts as lost.
@@ -228,13 +238,25 @@ impl Pull {
 
     /// Requests more if that is due. Cancel-safe: a dropped call has requested nothing.
     pub(super) async fn ask(&mut self) -> Result<(), Trouble> {
-        let Some((events, bytes)) = self.due() else { return Ok(()) };
+        let Some((events, bytes)) = self.due() else {
+            return Ok(());
+        };
         let expires = self.size.expires.as_nanos();
         let heartbeat = self.size.heartbeat.as_nanos();
-        let limit = if bytes > 0 { format!(r#","max_bytes":{bytes}"#) } else { String::new() };
-        let body = format!(r#"{{"batch":{events},"expires":{expires},"idle_heartbeat":{heartbeat}{limit}}}"#);
+        let limit = if bytes > 0 {
+            format!(r#","max_bytes":{bytes}"#)
+        } else {
+            String::new()
+        };
+        let body = format!(
+            r#"{{"batch":{events},"expires":{expires},"idle_heartbeat":{heartbeat}{limit}}}"#
+        );
         self.client
-            .publish_with_reply(self.next_subject.clone(), self.inbox.clone(), Bytes::from(body))
+            .publish_with_reply(
+                self.next_subject.clone(),
+                self.inbox.clone(),
+                Bytes::from(body),
+            )
             .await
             .map_err(|error| Trouble::lost(format!("cannot ask for events: {error}")))?;
         self.outstanding_events += events;
@@ -250,7 +272,9 @@ impl Pull {
 
     /// The bytes of the next request.
     fn request_bytes(&self) -> u64 {
-        self.share.as_ref().map_or(self.size.bytes, |share| part_of(self.size.bytes, share.bytes()))
+        self.share.as_ref().map_or(self.size.bytes, |share| {
+            part_of(self.size.bytes, share.bytes())
+        })
     }
 
     /// How many events and bytes to request now; no bytes means no limit.
@@ -259,22 +283,32 @@ impl Pull {
             return Some((1, 0));
         }
         if self.is_careful {
-            let is_busy = self.outstanding_events > 0 || !self.rescued.is_empty() || self.jump.is_some();
+            let is_busy =
+                self.outstanding_events > 0 || !self.rescued.is_empty() || self.jump.is_some();
             return (!is_busy).then_some((1, 0));
         }
-        let RequestSize { events, expires, .. } = self.size;
+        let RequestSize {
+            events, expires, ..
+        } = self.size;
         let bytes = self.request_bytes();
         if self.outstanding_events + events > events * REQUESTS_MAX {
             return None;
         }
         let half = self.outstanding_events <= events / 2 || self.outstanding_bytes <= bytes / 2;
-        let is_old = || self.asked_at.is_none_or(|time| time.elapsed() > expires * 2 / 3);
+        let is_old = || {
+            self.asked_at
+                .is_none_or(|time| time.elapsed() > expires * 2 / 3)
+        };
         (half || (self.outstanding_events <= events && is_old())).then_some((events, bytes))
     }
 
     /// Reads what has arrived until the cursor is full or nothing is left,
     /// without waiting. Pending if nothing at all had arrived.
-    pub(super) fn poll_read(&mut self, context: &mut Context<'_>, cursor: &mut Cursor) -> Poll<Result<(), Trouble>> {
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        cursor: &mut Cursor,
+    ) -> Poll<Result<(), Trouble>> {
         let scan_max = cursor.events_max().saturating_mul(SCAN_FACTOR);
         let mut scanned = 0;
         while scanned < scan_max && !cursor.is_full() {
@@ -285,7 +319,9 @@ impl Pull {
             }
             match Pin::new(&mut self.subscription).poll_next(context) {
                 Poll::Ready(Some(message)) => self.receive(message, cursor)?,
-                Poll::Ready(None) => return Poll::Ready(Err(Trouble::lost("the connection was closed"))),
+                Poll::Ready(None) => {
+                    return Poll::Ready(Err(Trouble::lost("the connection was closed")));
+                }
                 Poll::Pending if scanned == 0 => return Poll::Pending,
                 Poll::Pending => break,
             }
@@ -297,10 +333,16 @@ impl Pull {
     }
 
     fn receive(&mut self, message: Message, cursor: &mut Cursor) -> Result<(), Trouble> {
-        // Only a delivered event has a reply subject; a publisher may have put anything into its headers.
-        let Some(reply) = &message.reply else { return self.status(&message, cursor) };
+        // Only a delivered event has a reply subject; a publisher may have put anything into its
+        // headers.
+        let Some(reply) = &message.reply else {
+            return self.status(&message, cursor);
+        };
         let Some(metadata) = self.metadata.read(reply) else {
-            return Err(Trouble::lost(format!("an event came with the unknown reply subject {:.200}", reply.as_str())));
+            return Err(Trouble::lost(format!(
+                "an event came with the unknown reply subject {:.200}",
+                reply.as_str()
+            )));
         };
         self.consumer_sequence += 1;
         if metadata.consumer_sequence != self.consumer_sequence {
@@ -321,7 +363,12 @@ impl Pull {
         if !self.reach(&metadata, cursor) {
             return Ok(());
         }
-        let Message { subject, headers, payload, .. } = message;
+        let Message {
+            subject,
+            headers,
+            payload,
+            ..
+        } = message;
         if self.must_match && !self.subjects.matches(&subject) {
             cursor.pass(metadata.stream_sequence, metadata.time_ns, subject, payload);
         } else {
@@ -346,7 +393,8 @@ impl Pull {
         cursor.through = sequence;
         cursor.pending = metadata.pending;
         cursor.head = cursor.head.max(sequence.saturating_add(metadata.pending));
-        self.backlog.arrived(metadata.pending, self.outstanding_events);
+        self.backlog
+            .arrived(metadata.pending, self.outstanding_events);
         true
     }
 
@@ -354,11 +402,18 @@ impl Pull {
     fn restore(&mut self, rescued: Rescued, cursor: &mut Cursor) {
         let sequence = rescued.sequence();
         let pending = cursor.pending.saturating_sub(1);
-        let metadata = Metadata { stream_sequence: sequence, consumer_sequence: 0, time_ns: 0, pending };
+        let metadata = Metadata {
+            stream_sequence: sequence,
+            consumer_sequence: 0,
+            time_ns: 0,
+            pending,
+        };
         if !self.reach(&metadata, cursor) {
             return;
         }
-        let Rescued::Message { stored, fault } = rescued else { return };
+        let Rescued::Message { stored, fault } = rescued else {
+            return;
+        };
         if self.must_match && !self.subjects.matches(&stored.subject) {
             return;
         }
@@ -372,10 +427,12 @@ impl Pull {
         }
     }
 
-    /// Sequences did not arrive. If the server does not filter for the reader, it gets all existing ones, so these are
-    /// gone. If it filters, they belong to others, unless events for us may have been removed before they were sent.
+    /// Sequences did not arrive. If the server does not filter for the reader, it gets all existing
+    /// ones, so these are gone. If it filters, they belong to others, unless events for us may have
+    /// been removed before they were sent.
     fn note_jump(&mut self, from: u64, to: u64, cursor: &mut Cursor) {
-        let is_accepted = !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
+        let is_accepted =
+            !self.is_filtered && !self.has_gaps_by_design && to <= self.accepts_through;
         if self.jump.is_some() {
             return;
         }
@@ -398,13 +455,16 @@ impl Pull {
             }
             (409, "Message Size Exceeds MaxBytes") => {
                 // A wrong guess costs one request for a single event.
-                let untouched = number(headers, "Nats-Pending-Bytes").is_some_and(|left| self.asked.contains(&left));
+                let untouched = number(headers, "Nats-Pending-Bytes")
+                    .is_some_and(|left| self.asked.contains(&left));
                 self.settle(headers);
                 self.is_oversize |= untouched;
                 Ok(())
             }
             (503, _) => Err(Trouble::lost("the consumer is gone")),
-            _ => Err(Trouble::lost(format!("the server ended the consumer: {code} {description}"))),
+            _ => Err(Trouble::lost(format!(
+                "the server ended the consumer: {code} {description}"
+            ))),
         }
     }
 
@@ -428,18 +488,27 @@ impl Pull {
             )));
         }
         let looked_through = number(headers, "Nats-Last-Stream").unwrap_or(0);
-        if self.backlog.heartbeat(looked_through, cursor.through, self.outstanding_events) {
+        if self
+            .backlog
+            .heartbeat(looked_through, cursor.through, self.outstanding_events)
+        {
             let is_live = self.is_filtered && !self.backlog.is_behind();
-            self.claim = Some(Claim { through: looked_through, is_live });
+            self.claim = Some(Claim {
+                through: looked_through,
+                is_live,
+            });
         }
         Ok(())
     }
 }
 
 impl Drop for Pull {
-    /// The server would drop the consumer on its own after a minute; a stream has room for a limited number.
+    /// The server would drop the consumer on its own after a minute; a stream has room for a
+    /// limited number.
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         if self.client.connection_state() != async_nats::connection::State::Connected {
             return;
         }
@@ -471,7 +540,11 @@ mod tests {
     #[test]
     fn a_request_is_as_large_as_every_limit_allows() {
         let within = |max_batch, max_expires, max_bytes| {
-            let size = RequestSize::within(RequestLimits { max_batch, max_expires, max_bytes });
+            let size = RequestSize::within(RequestLimits {
+                max_batch,
+                max_expires,
+                max_bytes,
+            });
             (size.events, size.bytes, size.expires, size.heartbeat)
         };
         let ours = (REQUEST_EVENTS, REQUEST_BYTES, EXPIRES, HEARTBEAT);
@@ -490,10 +563,17 @@ mod tests {
         // What a host within 256 MiB has.
         let ahead = ReadAhead::new(24 << 20);
         let readers: Vec<_> = (0..5).map(|_| ahead.reader()).collect();
-        let open: u64 = readers.iter().map(|share| REQUESTS_MAX * part_of(REQUEST_BYTES, share.bytes())).sum();
+        let open: u64 = readers
+            .iter()
+            .map(|share| REQUESTS_MAX * part_of(REQUEST_BYTES, share.bytes()))
+            .sum();
         assert!(open <= 12 << 20, "{open}");
         drop(readers);
-        assert_eq!(part_of(REQUEST_BYTES, ahead.reader().bytes()), REQUEST_BYTES, "one alone requests as much as ever");
+        assert_eq!(
+            part_of(REQUEST_BYTES, ahead.reader().bytes()),
+            REQUEST_BYTES,
+            "one alone requests as much as ever"
+        );
     }
 
     #[test]

@@ -32,8 +32,8 @@ const LONG: Duration = Duration::from_secs(10);
 /// Pause after an error that an operator must decide, if the caller asks again.
 const PAUSE_STOPPED: Duration = Duration::from_secs(1);
 
-/// Pause before another check of a problem that would stop us: a server that has just started, or was just elected,
-/// may not have the whole stream yet.
+/// Pause before another check of a problem that would stop us: a server that has just started, or
+/// was just elected, may not have the whole stream yet.
 const PAUSE_SUSPICIOUS: Duration = Duration::from_secs(3);
 
 /// An older suspicion counts as a separate one.
@@ -50,7 +50,8 @@ pub struct Reader {
     cursor: Cursor,
     /// The connection, kept from one session to the next.
     link: Option<Link>,
-    /// The stream being opened. It is stored here so that a caller who cancels `next` again and again gets there too.
+    /// The stream being opened. It is stored here so that a caller who cancels `next` again and
+    /// again gets there too.
     opening: Option<Opening>,
     session: Option<Session>,
     failures: usize,
@@ -136,7 +137,8 @@ impl Reader {
         // A caller who always finds something would otherwise never let other tasks run.
         tokio::task::consume_budget().await;
         loop {
-            // Before anything is returned, so that the server never has an event without a request for it.
+            // Before anything is returned, so that the server never has an event without a request
+            // for it.
             if let Some(session) = self.session.as_mut().filter(|session| session.is_new())
                 && let Err(trouble) = session.ask().await
             {
@@ -203,7 +205,11 @@ impl Reader {
             seen: self.cursor.seen().cloned(),
             accepts_through: self.settings.on_missing.accepts_through(&self.request),
             start: self.request.start,
-            doubts: if self.doubts.position == self.cursor.through { self.doubts.count } else { 0 },
+            doubts: if self.doubts.position == self.cursor.through {
+                self.doubts.count
+            } else {
+                0
+            },
             skips: Arc::clone(&self.request.skips),
         };
         Box::pin(async move {
@@ -211,18 +217,28 @@ impl Reader {
                 Some(link) => link,
                 None => match Link::connect(&settings).await {
                     Ok(link) => link,
-                    Err(Trouble { state: SourceState::Connecting, message }) if has_read => {
+                    Err(Trouble {
+                        state: SourceState::Connecting,
+                        message,
+                    }) if has_read => {
                         return (None, Err(Trouble::lost(message).into()));
                     }
                     Err(trouble) => return (None, Err(trouble.into())),
                 },
             };
             // A refused connection is made again, with the current credentials.
-            if let Err(trouble) = link.up(|trouble| tell(&status, trouble.state, Some(trouble.message))).await {
+            if let Err(trouble) = link
+                .up(|trouble| tell(&status, trouble.state, Some(trouble.message)))
+                .await
+            {
                 return (None, Err(trouble.into()));
             }
             let client = link.client().clone();
-            let api = Api { client, prefix: settings.api_prefix.clone(), stream: settings.stream.clone() };
+            let api = Api {
+                client,
+                prefix: settings.api_prefix.clone(),
+                stream: settings.stream.clone(),
+            };
             let outcome = match permissions::try_later_needs(&mut link, &api).await {
                 Ok(()) => {
                     let opening = open(link.clone(), &settings, &covering, &standing);
@@ -231,7 +247,8 @@ impl Reader {
                 Err(trouble) => Err(trouble.into()),
             };
             match outcome {
-                // A new connection may have other permissions, and is told again what it may not receive.
+                // A new connection may have other permissions, and is told again what it may not
+                // receive.
                 Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
                     let trouble = permissions::explain(&mut link, &api, trouble).await;
                     (None, Err(trouble.into()))
@@ -251,18 +268,34 @@ impl Reader {
             is_filtered = opened.is_filtered,
             "reading"
         );
-        self.cursor.place(Arc::clone(&opened.stream), opened.position, opened.head, opened.pending);
-        let reading = Reading { recognition: self.settings.recognition, wants_headers: self.request.wants_headers };
-        self.session = Some(Session::new(opened, self.request.subjects.clone(), reading, self.share.clone()));
+        self.cursor.place(
+            Arc::clone(&opened.stream),
+            opened.position,
+            opened.head,
+            opened.pending,
+        );
+        let reading = Reading {
+            recognition: self.settings.recognition,
+            wants_headers: self.request.wants_headers,
+        };
+        self.session = Some(Session::new(
+            opened,
+            self.request.subjects.clone(),
+            reading,
+            self.share.clone(),
+        ));
     }
 
     fn end_session(&mut self, failure: Failure) {
-        let Some(session) = self.session.take() else { return };
+        let Some(session) = self.session.take() else {
+            return;
+        };
         session.abandon(&mut self.cursor);
         if session.has_heard {
             self.failures = 0;
         }
-        if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting) {
+        if matches!(&failure, Failure::Trouble(trouble) if trouble.state == SourceState::Reconnecting)
+        {
             self.doubt();
         }
         source::lost(&self.status);
@@ -272,8 +305,15 @@ impl Reader {
     /// Records that a connection was lost here.
     fn doubt(&mut self) {
         let position = self.cursor.through;
-        let before = if self.doubts.position == position { self.doubts.count } else { 0 };
-        self.doubts = Doubts { position, count: before.saturating_add(1) };
+        let before = if self.doubts.position == position {
+            self.doubts.count
+        } else {
+            0
+        };
+        self.doubts = Doubts {
+            position,
+            count: before.saturating_add(1),
+        };
     }
 
     /// Reports invalid messages, if there are new ones.
@@ -300,7 +340,11 @@ impl Reader {
                 self.retry_at = Some(Instant::now() + PAUSE_SUSPICIOUS);
             }
             Failure::Stop(error) => {
-                tell(&self.status, SourceState::Stopped, Some(format!("{}: {error}", error.kind())));
+                tell(
+                    &self.status,
+                    SourceState::Stopped,
+                    Some(format!("{}: {error}", error.kind())),
+                );
                 self.failed = Some(error);
                 self.retry_at = Some(Instant::now() + PAUSE_STOPPED);
             }
@@ -311,19 +355,36 @@ impl Reader {
     fn suspect(&mut self, kind: &'static str) -> u32 {
         let position = self.cursor.through;
         let is_same = |known: &Suspicion| known.position == position && known.kind == kind;
-        let known = self.suspicion.filter(|known| is_same(known) && known.at.elapsed() < SUSPICION_MAX);
+        let known = self
+            .suspicion
+            .filter(|known| is_same(known) && known.at.elapsed() < SUSPICION_MAX);
         let checks = known.map_or(0, |known| known.checks).saturating_add(1);
-        self.suspicion = Some(Suspicion { position, kind, at: Instant::now(), checks });
+        self.suspicion = Some(Suspicion {
+            position,
+            kind,
+            at: Instant::now(),
+            checks,
+        });
         checks
     }
 
     fn note_trouble(&mut self, trouble: Trouble) {
-        let longest = if trouble.state == SourceState::Unauthorized { PAUSE_REFUSED_MAX } else { PAUSE_MAX };
-        // The first attempt after a working session comes at once: usually only its consumer was lost.
+        let longest = if trouble.state == SourceState::Unauthorized {
+            PAUSE_REFUSED_MAX
+        } else {
+            PAUSE_MAX
+        };
+        // The first attempt after a working session comes at once: usually only its consumer was
+        // lost.
         self.retry_at = (self.failures > 0).then(|| Instant::now() + delay(self.failures, longest));
         self.failures = self.failures.saturating_add(1);
         // If it lasts, the host reports it, once for all that read this source.
-        debug!(source = self.settings.name, position = self.cursor.through, reason = trouble.message, "reading paused");
+        debug!(
+            source = self.settings.name,
+            position = self.cursor.through,
+            reason = trouble.message,
+            "reading paused"
+        );
         tell(&self.status, trouble.state, Some(trouble.message));
     }
 }

@@ -18,7 +18,8 @@ use crate::cloudevents::message::{self, Message, Reading};
 use crate::event::Event;
 use crate::source::Error;
 
-/// Messages and bytes fetched at once; if the next one cannot be parsed either, the connection is lost once more.
+/// Messages and bytes fetched at once; if the next one cannot be parsed either, the connection is
+/// lost once more.
 const MESSAGES_MAX: usize = 256;
 const BYTES_MAX: usize = 16 << 20;
 /// After this many lost connections at one message, it is returned from here in any case.
@@ -28,7 +29,10 @@ const DOUBTS_MANY: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Rescued {
     /// What the client cannot parse, and why, if known.
-    Message { stored: Stored, fault: Option<String> },
+    Message {
+        stored: Stored,
+        fault: Option<String>,
+    },
     /// A message that nobody can parse and that is to be skipped.
     Skipped(u64),
 }
@@ -57,20 +61,32 @@ pub(super) struct Search<'a> {
 }
 
 /// Fetches the messages after the position up to the first one that the client can parse.
-pub(super) async fn rescue(link: &mut Link, api: &Api, search: &Search<'_>) -> Result<VecDeque<Rescued>, Failure> {
+pub(super) async fn rescue(
+    link: &mut Link,
+    api: &Api,
+    search: &Search<'_>,
+) -> Result<VecDeque<Rescued>, Failure> {
     let mut rescued = VecDeque::new();
     let mut bytes = 0;
     let mut next = search.position + 1;
     while rescued.len() < MESSAGES_MAX && bytes < BYTES_MAX {
-        let stored = match link.permitted(api.next_message(next, search.filter)).await? {
+        let stored = match link
+            .permitted(api.next_message(next, search.filter))
+            .await?
+        {
             Ok(Some(stored)) => stored,
             Ok(None) => break,
             Err(wire::Error::Unreadable { sequence, reason }) => {
-                // With a filter, the next message for us may have a higher sequence than the requested one.
+                // With a filter, the next message for us may have a higher sequence than the
+                // requested one.
                 let sequence = sequence.unwrap_or(next).max(next);
                 if search.skips.binary_search(&sequence).is_err() {
                     let stream = api.stream.clone();
-                    return Err(Failure::Stop(Error::Unreadable { stream, sequence, reason }));
+                    return Err(Failure::Stop(Error::Unreadable {
+                        stream,
+                        sequence,
+                        reason,
+                    }));
                 }
                 rescued.push_back(Rescued::Skipped(sequence));
                 next = sequence + 1;
@@ -109,9 +125,21 @@ pub(super) fn is_bookkeeping(stored: &Stored) -> bool {
 /// A fetched message, with all its headers.
 pub(super) fn message_of(stored: &Stored) -> Message {
     let headers = headers::of_event(&Block::read(&stored.headers), true);
-    let Stored { sequence, time_ns, subject, data, .. } = stored;
+    let Stored {
+        sequence,
+        time_ns,
+        subject,
+        data,
+        ..
+    } = stored;
     let (subject, data) = (ByteString::from(subject.as_str()), data.clone());
-    Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }
+    Message {
+        sequence: *sequence,
+        time_ns: *time_ns,
+        subject,
+        headers,
+        data,
+    }
 }
 
 /// Converts a fetched message to an event, whatever it is.
@@ -121,7 +149,22 @@ pub(super) fn into_event(stored: &Stored, fault: Option<&str>, reading: Reading)
     if let Some(fault) = fault.filter(|_| reading.wants_headers) {
         headers::tell_fault(&mut headers, fault);
     }
-    let Stored { sequence, time_ns, subject, data, .. } = stored;
+    let Stored {
+        sequence,
+        time_ns,
+        subject,
+        data,
+        ..
+    } = stored;
     let (subject, data) = (ByteString::from(subject.as_str()), data.clone());
-    message::into_event(Message { sequence: *sequence, time_ns: *time_ns, subject, headers, data }, reading)
+    message::into_event(
+        Message {
+            sequence: *sequence,
+            time_ns: *time_ns,
+            subject,
+            headers,
+            data,
+        },
+        reading,
+    )
 }

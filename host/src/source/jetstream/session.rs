@@ -34,15 +34,18 @@ use crate::position::{EventMark, StreamIdentity};
 use crate::source::{Error, Missing};
 use crate::subject::{Pattern, SubjectSet};
 
-/// How often the end of the stream is checked while a filtered reader reads, because events only show events like them.
+/// How often the end of the stream is checked while a filtered reader reads, because events only
+/// show events like them.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a reader that gets nothing trusts its consumer before it asks whether the stream has anything for it.
+/// How long a reader that gets nothing trusts its consumer before it asks whether the stream has
+/// anything for it.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a consumer may take to deliver what the stream has.
 const DELIVERY_MAX: Duration = Duration::from_secs(2);
 
-/// How often the check of a jump may get no answer before the session ends: everything after the jump waits for it.
+/// How often the check of a jump may get no answer before the session ends: everything after the
+/// jump waits for it.
 const JUMP_ASKED_MAX: u32 = 2;
 
 /// How many sequences to try in order to find the last existing message.
@@ -66,7 +69,8 @@ struct View {
     info: StreamInfo,
     /// What it lacks, if requested and changed.
     holes: Option<Holes>,
-    /// The last message that a consumer looked through, if that was asked for, and whether it should have delivered it.
+    /// The last message that a consumer looked through, if that was asked for, and whether it
+    /// should have delivered it.
     last: Option<(EventMark, bool)>,
     /// The first message for us that was not delivered, if that was asked for.
     next: Option<u64>,
@@ -94,7 +98,8 @@ pub(super) struct Session {
     looked_through: u64,
     /// Where the reader is, and since when it gets nothing there.
     idle: (u64, Instant),
-    /// Where the reader was when the stream had something for it that the consumer had not delivered.
+    /// Where the reader was when the stream had something for it that the consumer had not
+    /// delivered.
     waits_at: Option<u64>,
     has_warned: bool,
     is_filtered: bool,
@@ -109,8 +114,8 @@ pub(super) struct Session {
     counted: u64,
     /// The sequence up to which messages may be missing.
     accepts_through: u64,
-    /// Whether the connection is lost. What arrived before is still read: where it stops shows which message may have
-    /// caused that.
+    /// Whether the connection is lost. What arrived before is still read: where it stops shows
+    /// which message may have caused that.
     is_ending: bool,
     /// Whether anything arrived from the consumer.
     pub(super) has_heard: bool,
@@ -199,11 +204,14 @@ impl Session {
                     self.count(cursor.through, cursor)?;
                 }
                 self.look(cursor);
-                // Before the caller processes what arrived, so that the next events are already on their way.
+                // Before the caller processes what arrived, so that the next events are already on
+                // their way.
                 self.ask_if_up().await?;
             }
             Wake::Looked(answer) => {
-                let Some(look) = self.look.take() else { return Ok(()) };
+                let Some(look) = self.look.take() else {
+                    return Ok(());
+                };
                 match answer {
                     Ok(view) => {
                         self.unanswered = 0;
@@ -220,7 +228,8 @@ impl Session {
             }
             Wake::Time => {}
         }
-        self.is_ending = self.is_ending || self.link.generation() != self.generation || !self.link.is_up();
+        self.is_ending =
+            self.is_ending || self.link.generation() != self.generation || !self.link.is_up();
         if self.is_ending && (!has_read || self.in_question()) {
             return Err(Trouble::lost("the connection was lost").into());
         }
@@ -233,10 +242,15 @@ impl Session {
     /// Continues without the answer to a check of the stream, if that is possible.
     fn bear(&mut self, question: Question, error: &wire::Error) -> Result<(), Failure> {
         let is_unanswered = matches!(error, wire::Error::Unanswered { .. });
-        self.unanswered = if is_unanswered { self.unanswered.saturating_add(1) } else { 0 };
+        self.unanswered = if is_unanswered {
+            self.unanswered.saturating_add(1)
+        } else {
+            0
+        };
         let may_continue = match question {
             Question::Head | Question::Idle => true,
-            // The API may be slow, and another consumer would not help. The next heartbeat makes the claim again.
+            // The API may be slow, and another consumer would not help. The next heartbeat makes
+            // the claim again.
             Question::Claim(_) => is_unanswered,
             Question::Jump(_) => is_unanswered && self.unanswered < JUMP_ASKED_MAX,
         };
@@ -251,11 +265,16 @@ impl Session {
     /// Requests events unless the connection is lost.
     async fn ask_if_up(&mut self) -> Result<(), Trouble> {
         self.is_ending = self.is_ending || self.link.is_gone();
-        if self.is_ending { Ok(()) } else { self.pull.ask().await }
+        if self.is_ending {
+            Ok(())
+        } else {
+            self.pull.ask().await
+        }
     }
 
     async fn wait(&mut self, cursor: &mut Cursor) -> Wake {
-        // While a jump is in question, events stay in the subscription, which has room for all requested ones.
+        // While a jump is in question, events stay in the subscription, which has room for all
+        // requested ones.
         let may_read = !self.in_question();
         let mut until = self.pull.silent_at();
         if !may_read {
@@ -263,11 +282,18 @@ impl Session {
         } else if let Some(time) = cursor.empty_at() {
             until = until.min(time);
         }
-        let Self { link, pull, look, is_ending, .. } = self;
+        let Self {
+            link,
+            pull,
+            look,
+            is_ending,
+            ..
+        } = self;
         let is_ending = *is_ending;
         tokio::select! {
             biased;
-            // One call reads up to a whole batch, which is the limit; yielding every 128 messages would split batches.
+            // One call reads up to a whole batch, which is the limit; yielding every 128 messages
+            // would split batches.
             read = unconstrained(poll_fn(|context| pull.poll_read(context, cursor))), if may_read => Wake::Read(read),
             () = std::future::ready(()), if is_ending => Wake::Time,
             // The check stays in place if another arm wins.
@@ -285,14 +311,24 @@ impl Session {
             self.idle = (cursor.through, Instant::now());
         }
         let waits_for_head = |look: &Look| matches!(look.question, Question::Head | Question::Idle);
-        if self.look.as_ref().is_some_and(|look| !waits_for_head(look) || !self.in_question()) {
+        if self
+            .look
+            .as_ref()
+            .is_some_and(|look| !waits_for_head(look) || !self.in_question())
+        {
             return;
         }
         let question = if let Some(jump) = self.pull.jump() {
             Question::Jump(jump)
-        } else if let Some(claim) = self.pull.take_claim().filter(|claim| claim.through > cursor.through) {
+        } else if let Some(claim) = self
+            .pull
+            .take_claim()
+            .filter(|claim| claim.through > cursor.through)
+        {
             Question::Claim(claim)
-        } else if self.is_filtered && cursor.through > self.looked_through && self.looked_at.elapsed() >= HEAD_INTERVAL
+        } else if self.is_filtered
+            && cursor.through > self.looked_through
+            && self.looked_at.elapsed() >= HEAD_INTERVAL
         {
             Question::Head
         } else if self.is_idle() {
@@ -313,31 +349,50 @@ impl Session {
                 Question::Head | Question::Idle => false,
             };
             let must_list = is_filtered && may_lack && known != missing::Seen::of(&info);
-            let holes = if must_list { Some(missing::look_up(&api, &info, after).await?) } else { None };
+            let holes = if must_list {
+                Some(missing::look_up(&api, &info, after).await?)
+            } else {
+                None
+            };
             let last = match question {
-                Question::Claim(claim) if is_filtered => last_message(&api, claim.through, after, &filter).await,
+                Question::Claim(claim) if is_filtered => {
+                    last_message(&api, claim.through, after, &filter).await
+                }
                 _ => None,
             };
             let next = match question {
-                Question::Idle if info.state.last_seq > through => api.next_message(through + 1, &filter).await?,
+                Question::Idle if info.state.last_seq > through => {
+                    api.next_message(through + 1, &filter).await?
+                }
                 _ => None,
             };
-            Ok(Box::new(View { info, holes, last, next: next.map(|stored| stored.sequence) }))
+            Ok(Box::new(View {
+                info,
+                holes,
+                last,
+                next: next.map(|stored| stored.sequence),
+            }))
         });
         self.look = Some(Look { question, answer });
         self.looked_at = Instant::now();
         self.looked_through = cursor.through;
     }
 
-    /// Whether the consumer has delivered nothing for so long that the stream is asked whether it has anything for us. One
-    /// that an operator paused, or whose server is mistaken about it, sends heartbeats all the same.
+    /// Whether the consumer has delivered nothing for so long that the stream is asked whether it
+    /// has anything for us. One that an operator paused, or whose server is mistaken about it,
+    /// sends heartbeats all the same.
     fn is_idle(&self) -> bool {
         let (through, since) = self.idle;
-        let interval = if self.waits_at == Some(through) { DELIVERY_MAX } else { IDLE_INTERVAL };
+        let interval = if self.waits_at == Some(through) {
+            DELIVERY_MAX
+        } else {
+            IDLE_INTERVAL
+        };
         since.elapsed() >= IDLE_INTERVAL && self.looked_at.elapsed() >= interval
     }
 
-    /// Concludes from what the stream has for a reader that gets nothing; an error if the consumer does not deliver it.
+    /// Concludes from what the stream has for a reader that gets nothing; an error if the consumer
+    /// does not deliver it.
     fn judge_idle(&mut self, next: Option<u64>, through: u64) -> Result<(), Failure> {
         let Some(next) = next.filter(|next| *next > through) else {
             self.waits_at = None;
@@ -347,13 +402,28 @@ impl Session {
             return Ok(());
         }
         let stream = &self.stream.name;
-        Err(Trouble::lost(format!("the consumer does not deliver message {next} of stream {stream}")).into())
+        Err(Trouble::lost(format!(
+            "the consumer does not deliver message {next} of stream {stream}"
+        ))
+        .into())
     }
 
     /// Evaluates a check of the stream.
-    fn judge(&mut self, question: Question, view: View, cursor: &mut Cursor) -> Result<(), Failure> {
-        let View { info, holes, last, next } = view;
-        let created_ns = info.created_ns().map_err(|error| trouble(&self.api.stream, &error))?;
+    fn judge(
+        &mut self,
+        question: Question,
+        view: View,
+        cursor: &mut Cursor,
+    ) -> Result<(), Failure> {
+        let View {
+            info,
+            holes,
+            last,
+            next,
+        } = view;
+        let created_ns = info
+            .created_ns()
+            .map_err(|error| trouble(&self.api.stream, &error))?;
         if created_ns != self.stream.created_ns {
             return Err(Trouble::lost("the stream has another creation time").into());
         }
@@ -379,9 +449,15 @@ impl Session {
             }
             Question::Claim(claim) if claim.through <= cursor.through => Ok(()),
             Question::Claim(claim) => {
-                if let Some((skipped, true)) = last.as_ref().filter(|(last, _)| last.sequence > cursor.through) {
+                if let Some((skipped, true)) = last
+                    .as_ref()
+                    .filter(|(last, _)| last.sequence > cursor.through)
+                {
                     // An operator may have edited it. The next one delivers what this one left out.
-                    let what = format!("the consumer has passed message {} without delivering it", skipped.sequence);
+                    let what = format!(
+                        "the consumer has passed message {} without delivering it",
+                        skipped.sequence
+                    );
                     return Err(Trouble::lost(what).into());
                 }
                 if claim.is_live {
@@ -404,8 +480,8 @@ impl Session {
         }
     }
 
-    /// Counts what the stream lacks up to a sequence, unless it was delivered before it was removed; an error if that
-    /// is not accepted. For a filtered reader.
+    /// Counts what the stream lacks up to a sequence, unless it was delivered before it was
+    /// removed; an error if that is not accepted. For a filtered reader.
     fn count(&mut self, through: u64, cursor: &mut Cursor) -> Result<(), Failure> {
         if !self.is_filtered || through <= self.counted || !self.has_begun(cursor) {
             self.counted = self.counted.max(through);
@@ -439,17 +515,33 @@ impl Session {
             }
             return Ok(());
         }
-        Err(self.gap(Missing { from: self.counted + 1, to: through, count: None }))
+        Err(self.gap(Missing {
+            from: self.counted + 1,
+            to: through,
+            count: None,
+        }))
     }
 
-    /// Passes over sequences that an unfiltered reader did not get; an error if they are gone and that is not accepted.
-    fn pass_gap(&self, info: &StreamInfo, from: u64, to: u64, cursor: &mut Cursor) -> Result<(), Failure> {
+    /// Passes over sequences that an unfiltered reader did not get; an error if they are gone and
+    /// that is not accepted.
+    fn pass_gap(
+        &self,
+        info: &StreamInfo,
+        from: u64,
+        to: u64,
+        cursor: &mut Cursor,
+    ) -> Result<(), Failure> {
         // Checked now, not when the session started: a mirror may have been promoted since.
         if has_gaps_by_design(&info.config) {
             return Ok(());
         }
-        // A reader that starts at the first available event does not miss events removed at the front meanwhile.
-        let from = if self.has_begun(cursor) { from } else { from.max(info.first()) };
+        // A reader that starts at the first available event does not miss events removed at the
+        // front meanwhile.
+        let from = if self.has_begun(cursor) {
+            from
+        } else {
+            from.max(info.first())
+        };
         if from > to {
             return Ok(());
         }
@@ -465,7 +557,10 @@ impl Session {
     }
 
     fn gap(&self, missing: Missing) -> Failure {
-        Failure::Stop(Error::Gap { stream: self.stream.name.clone(), missing })
+        Failure::Stop(Error::Gap {
+            stream: self.stream.name.clone(),
+            missing,
+        })
     }
 
     /// Warns once if the stream removes events that the server has just examined.
@@ -481,14 +576,20 @@ impl Session {
     }
 }
 
-/// The mark of the last message up to a sequence, and whether the filter takes it: what was looked through may have gone
-/// since. Best effort: without it, an earlier mark stays.
-async fn last_message(api: &Api, through: u64, after: u64, filter: &str) -> Option<(EventMark, bool)> {
+/// The mark of the last message up to a sequence, and whether the filter takes it: what was looked
+/// through may have gone since. Best effort: without it, an earlier mark stays.
+async fn last_message(
+    api: &Api,
+    through: u64,
+    after: u64,
+    filter: &str,
+) -> Option<(EventMark, bool)> {
     let earliest = through.saturating_sub(LAST_TRIED).max(after);
     for sequence in (earliest + 1..=through).rev() {
         match api.message(sequence).await {
             Ok(Some(stored)) => {
-                let is_ours = Pattern::parse(filter).is_ok_and(|filter| filter.matches(&stored.subject));
+                let is_ours =
+                    Pattern::parse(filter).is_ok_and(|filter| filter.matches(&stored.subject));
                 return Some((proof::of_message(&stored), is_ours));
             }
             Ok(None) => {}

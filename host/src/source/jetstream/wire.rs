@@ -1,7 +1,8 @@
 //! The few calls of the JetStream API that a reader needs.
 //!
-//! Written against the wire format, so that every reader needs only one connection and two tasks, and fields added by
-//! newer servers do no harm. Source: <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
+//! Written against the wire format, so that every reader needs only one connection and two tasks,
+//! and fields added by newer servers do no harm. Source:
+//! <https://docs.nats.io/reference/reference-protocols/nats_api_reference>.
 
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long the API may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long it may take to create a consumer: on a stream of hundreds of millions of events the server takes minutes to
-/// count what matches a filter, and would start again for each repeated request.
+/// How long it may take to create a consumer: on a stream of hundreds of millions of events the
+/// server takes minutes to count what matches a filter, and would start again for each repeated
+/// request.
 const CREATION_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Codes of the API that are distinguished.
@@ -33,7 +35,9 @@ pub(super) enum Error {
     #[error("{description} (code {code})")]
     Refused { code: u64, description: String },
     /// No API at this subject.
-    #[error("no JetStream at {0}; enable JetStream on the server, or correct the domain or the API prefix")]
+    #[error(
+        "no JetStream at {0}; enable JetStream on the server, or correct the domain or the API prefix"
+    )]
     NoJetStream(String),
     /// The call failed on its way.
     #[error("{0}")]
@@ -158,12 +162,18 @@ impl StreamInfo {
 
     /// Whether a cluster holds the stream.
     pub(super) fn is_clustered(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| !cluster.name.is_empty())
+        self.cluster
+            .as_ref()
+            .is_some_and(|cluster| !cluster.name.is_empty())
     }
 
     /// First existing sequence, or the next one if the stream is empty.
     pub(super) fn first(&self) -> u64 {
-        if self.state.messages == 0 { self.state.last_seq + 1 } else { self.state.first_seq }
+        if self.state.messages == 0 {
+            self.state.last_seq + 1
+        } else {
+            self.state.first_seq
+        }
     }
 }
 
@@ -256,8 +266,17 @@ struct StoredMessage {
 impl StoredMessage {
     /// The message itself; an error names its sequence.
     fn stored(self) -> Result<Stored, Error> {
-        let Self { seq: sequence, subject, time, hdrs, data } = self;
-        let unreadable = |reason| Error::Unreadable { sequence: Some(sequence), reason };
+        let Self {
+            seq: sequence,
+            subject,
+            time,
+            hdrs,
+            data,
+        } = self;
+        let unreadable = |reason| Error::Unreadable {
+            sequence: Some(sequence),
+            reason,
+        };
         Ok(Stored {
             sequence,
             subject,
@@ -277,28 +296,46 @@ fn sequence_in(answer: &[u8]) -> Option<u64> {
 impl Api {
     /// The current state of the stream.
     pub(super) async fn stream_info(&self) -> Result<StreamInfo, Error> {
-        self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({})).await
+        self.call(
+            &format!("STREAM.INFO.{}", self.stream),
+            &serde_json::json!({}),
+        )
+        .await
     }
 
     /// The same with all deleted sequences.
     pub(super) async fn stream_info_with_deleted(&self) -> Result<StreamInfo, Error> {
-        self.call(&format!("STREAM.INFO.{}", self.stream), &serde_json::json!({ "deleted_details": true })).await
+        self.call(
+            &format!("STREAM.INFO.{}", self.stream),
+            &serde_json::json!({ "deleted_details": true }),
+        )
+        .await
     }
 
     /// Creates a consumer.
-    pub(super) async fn create_consumer(&self, config: &ConsumerConfig<'_>) -> Result<ConsumerInfo, Error> {
+    pub(super) async fn create_consumer(
+        &self,
+        config: &ConsumerConfig<'_>,
+    ) -> Result<ConsumerInfo, Error> {
         let mut subject = format!("CONSUMER.CREATE.{}.{}", self.stream, config.name);
         if let Some(filter) = config.filter_subject {
             subject.push('.');
             subject.push_str(filter);
         }
-        let request = CreateConsumer { stream_name: &self.stream, config, action: "create" };
+        let request = CreateConsumer {
+            stream_name: &self.stream,
+            config,
+            action: "create",
+        };
         self.call_within(CREATION_MAX, &subject, &request).await
     }
 
     /// The subject under which a consumer takes requests for events.
     pub(super) fn next_subject(&self, consumer: &str) -> String {
-        format!("{}.CONSUMER.MSG.NEXT.{}.{consumer}", self.prefix, self.stream)
+        format!(
+            "{}.CONSUMER.MSG.NEXT.{}.{consumer}",
+            self.prefix, self.stream
+        )
     }
 
     /// The subject under which a consumer can be deleted.
@@ -308,21 +345,32 @@ impl Api {
 
     /// One message, from the leader of the stream.
     ///
-    /// Not a direct get: that returns headers unchanged, and the client drops the connection on a block that it cannot
-    /// parse.
+    /// Not a direct get: that returns headers unchanged, and the client drops the connection on a
+    /// block that it cannot parse.
     pub(super) async fn message(&self, sequence: u64) -> Result<Option<Stored>, Error> {
         self.get(&serde_json::json!({ "seq": sequence })).await
     }
 
     /// The first message from a sequence on with a matching subject.
-    pub(super) async fn next_message(&self, from: u64, filter: &str) -> Result<Option<Stored>, Error> {
-        self.get(&serde_json::json!({ "seq": from, "next_by_subj": filter })).await
+    pub(super) async fn next_message(
+        &self,
+        from: u64,
+        filter: &str,
+    ) -> Result<Option<Stored>, Error> {
+        self.get(&serde_json::json!({ "seq": from, "next_by_subj": filter }))
+            .await
     }
 
     async fn get(&self, body: &serde_json::Value) -> Result<Option<Stored>, Error> {
-        let answer: MessageGet = match self.call(&format!("STREAM.MSG.GET.{}", self.stream), body).await {
+        let answer: MessageGet = match self
+            .call(&format!("STREAM.MSG.GET.{}", self.stream), body)
+            .await
+        {
             Ok(answer) => answer,
-            Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => return Ok(None),
+            Err(Error::Refused {
+                code: MESSAGE_NOT_FOUND,
+                ..
+            }) => return Ok(None),
             Err(error) => return Err(error),
         };
         answer.message.stored().map(Some)
@@ -330,22 +378,44 @@ impl Api {
 
     /// An empty request that only shows whether it is allowed; the answer does not matter.
     pub(super) async fn trial(&self, subject: &str, within: Duration) {
-        let request = Request::new().payload(bytes::Bytes::new()).timeout(Some(within));
-        drop(self.client.send_request(format!("{}.{subject}", self.prefix), request).await);
+        let request = Request::new()
+            .payload(bytes::Bytes::new())
+            .timeout(Some(within));
+        drop(
+            self.client
+                .send_request(format!("{}.{subject}", self.prefix), request)
+                .await,
+        );
     }
 
-    /// Time of the first message from a sequence on with a matching subject, in nanoseconds since the Unix epoch; none
-    /// if there is none.
-    pub(super) async fn time_of_next(&self, sequence: u64, subject: &str) -> Result<Option<u64>, Error> {
+    /// Time of the first message from a sequence on with a matching subject, in nanoseconds since
+    /// the Unix epoch; none if there is none.
+    pub(super) async fn time_of_next(
+        &self,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<u64>, Error> {
         let body = serde_json::json!({ "seq": sequence, "next_by_subj": subject });
-        match self.call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body).await {
-            Ok(answer) => nanoseconds(&answer.message.time).map(Some).map_err(unreadable),
-            Err(Error::Refused { code: MESSAGE_NOT_FOUND, .. }) => Ok(None),
+        match self
+            .call::<_, MessageGet>(&format!("STREAM.MSG.GET.{}", self.stream), &body)
+            .await
+        {
+            Ok(answer) => nanoseconds(&answer.message.time)
+                .map(Some)
+                .map_err(unreadable),
+            Err(Error::Refused {
+                code: MESSAGE_NOT_FOUND,
+                ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn call<B: Serialize + Sync, T: DeserializeOwned>(&self, subject: &str, body: &B) -> Result<T, Error> {
+    async fn call<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &B,
+    ) -> Result<T, Error> {
         self.call_within(ANSWER_MAX, subject, body).await
     }
 
@@ -362,29 +432,48 @@ impl Api {
         };
         let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
         if let Some(error) = envelope.error {
-            return Err(Error::Refused { code: error.err_code, description: error.description });
+            return Err(Error::Refused {
+                code: error.err_code,
+                description: error.description,
+            });
         }
         serde_json::from_slice(&message.payload).map_err(unreadable)
     }
 
-    async fn ask<B: Serialize + Sync>(&self, within: Duration, subject: &str, body: &B) -> Result<Message, Error> {
+    async fn ask<B: Serialize + Sync>(
+        &self,
+        within: Duration,
+        subject: &str,
+        body: &B,
+    ) -> Result<Message, Error> {
         let body = serde_json::to_vec(body).expect("requests are plain JSON");
         let request = Request::new().payload(body.into()).timeout(Some(within));
         let full = format!("{}.{subject}", self.prefix);
-        self.client.send_request(full, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Error::NoJetStream(self.prefix.clone()),
-            RequestErrorKind::TimedOut => Error::Unanswered { subject: subject.to_owned(), within },
-            _ => Error::Failed(format!("{subject}: {error}")),
-        })
+        self.client
+            .send_request(full, request)
+            .await
+            .map_err(|error| match error.kind() {
+                RequestErrorKind::NoResponders => Error::NoJetStream(self.prefix.clone()),
+                RequestErrorKind::TimedOut => Error::Unanswered {
+                    subject: subject.to_owned(),
+                    within,
+                },
+                _ => Error::Failed(format!("{subject}: {error}")),
+            })
     }
 }
 
 fn unreadable(reason: String) -> Error {
-    Error::Unreadable { sequence: None, reason }
+    Error::Unreadable {
+        sequence: None,
+        reason,
+    }
 }
 
 fn nanoseconds(time: &str) -> Result<u64, String> {
-    let time: jiff::Timestamp = time.parse().map_err(|error| format!("the server gave a time of `{time}`: {error}"))?;
+    let time: jiff::Timestamp = time
+        .parse()
+        .map_err(|error| format!("the server gave a time of `{time}`: {error}"))?;
     u64::try_from(time.as_nanosecond()).map_err(|_| format!("the server gave a time of {time}"))
 }
 
@@ -407,14 +496,37 @@ mod tests {
             change(&mut message);
             serde_json::from_value::<StoredMessage>(message).map(StoredMessage::stored)
         };
-        assert_eq!(read(|_| ()).expect("it is whole").expect("it is sound").sequence, 7);
-        let changes: [fn(&mut serde_json::Value); 3] =
-            [|it| it["hdrs"] = "!".into(), |it| it["data"] = "!".into(), |it| it["time"] = "noon".into()];
+        assert_eq!(
+            read(|_| ())
+                .expect("it is whole")
+                .expect("it is sound")
+                .sequence,
+            7
+        );
+        let changes: [fn(&mut serde_json::Value); 3] = [
+            |it| it["hdrs"] = "!".into(),
+            |it| it["data"] = "!".into(),
+            |it| it["time"] = "noon".into(),
+        ];
         for change in changes {
-            let error = read(change).expect("it is whole").expect_err("it is broken");
-            assert!(matches!(error, Error::Unreadable { sequence: Some(7), .. }), "{error:?}");
+            let error = read(change)
+                .expect("it is whole")
+                .expect_err("it is broken");
+            assert!(
+                matches!(
+                    error,
+                    Error::Unreadable {
+                        sequence: Some(7),
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
         }
-        assert_eq!(sequence_in(br#"{"message":{"seq":7,"subject":[]}}"#), Some(7));
+        assert_eq!(
+            sequence_in(br#"{"message":{"seq":7,"subject":[]}}"#),
+            Some(7)
+        );
         assert_eq!(sequence_in(br#"{"message":{"seq":7"#), None);
     }
 }

@@ -111,22 +111,31 @@ impl Projection for CustomerTotals {
             .description("One aggregate per customer, for the benchmark")
             .subjects(["orders.>"])
             .key(KeyRule::SubjectToken(2))
-            .query("customer", "The aggregate of one customer, by its name", Self::customer)
+            .query(
+                "customer",
+                "The aggregate of one customer, by its name",
+                Self::customer,
+            )
     }
 
     fn open(state: &State) -> Self {
-        Self { customers: state.table("customer") }
+        Self {
+            customers: state.table("customer"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
         let order: OrderEvent<'_> = event.json()?;
         let customer = order.customer;
-        self.customers.update(customer, |aggregate| fold(aggregate, event.kind(), event.sequence(), &order))?;
+        self.customers.update(customer, |aggregate| {
+            fold(aggregate, event.kind(), event.sequence(), &order)
+        })?;
         Ok(())
     }
 
     fn prefetch(&self, events: &[Event<'_>]) {
-        self.customers.prefetch(events.iter().filter_map(|event| event.token(2).ok()));
+        self.customers
+            .prefetch(events.iter().filter_map(|event| event.token(2).ok()));
     }
 }
 
@@ -149,17 +158,34 @@ mod tests {
         let mut totals = Harness::<CustomerTotals>::new();
         let mut expected = std::collections::BTreeMap::<String, Aggregate>::new();
         let samples: Vec<_> = (0..1_000).map(|number| sample(number, 20)).collect();
-        totals.given(samples.iter().map(|(subject, data)| event(subject, json!(data))));
+        totals.given(
+            samples
+                .iter()
+                .map(|(subject, data)| event(subject, json!(data))),
+        );
 
         for (sequence, (subject, data)) in (1..).zip(&samples) {
             assert!((150..250).contains(&data.len()), "{data}");
-            let (customer, kind) = subject["orders.".len()..].split_once('.').expect("three tokens");
-            let order = foldstream_sdk::Payload::Text(data).json().expect("an order");
-            fold(expected.entry(customer.to_owned()).or_default(), kind, sequence, &order);
+            let (customer, kind) = subject["orders.".len()..]
+                .split_once('.')
+                .expect("three tokens");
+            let order = foldstream_sdk::Payload::Text(data)
+                .json()
+                .expect("an order");
+            fold(
+                expected.entry(customer.to_owned()).or_default(),
+                kind,
+                sequence,
+                &order,
+            );
         }
         assert_eq!(totals.entries("").len(), expected.len());
         for (customer, aggregate) in &expected {
-            assert_eq!(totals.query("customer", json!(customer)), Ok(json!(aggregate)), "{customer}");
+            assert_eq!(
+                totals.query("customer", json!(customer)),
+                Ok(json!(aggregate)),
+                "{customer}"
+            );
         }
         totals.assert_same_for_any_batching();
     }

@@ -1,4 +1,5 @@
-//! A handler that asks the guest `reactor` again for each of its answers: together they never come to an end.
+//! A handler that asks the guest `reactor` again for each of its answers: together they never come
+//! to an end.
 
 use foldstream_sdk::prelude::*;
 
@@ -6,7 +7,10 @@ struct Echo;
 
 impl Handler for Echo {
     fn manifest() -> Manifest<Self> {
-        Manifest::new("echo").subjects(["out.*.*"]).publishes(["in.>"]).key(KeyRule::SubjectToken(2))
+        Manifest::new("echo")
+            .subjects(["out.*.*"])
+            .publishes(["in.>"])
+            .key(KeyRule::SubjectToken(2))
     }
 
     fn open(_: &State) -> Self {

@@ -1,5 +1,5 @@
-//! A projection that breaks a rule of the contract where it hardly shows: what it stores of a few events depends on what it
-//! remembers of the event before, which is lost when it begins again.
+//! A projection that breaks a rule of the contract where it hardly shows: what it stores of a few
+//! events depends on what it remembers of the event before, which is lost when it begins again.
 
 use std::cell::Cell;
 
@@ -25,8 +25,17 @@ impl Guest for Forgetful {
             wants_headers: false,
             key_rule: KeyRule::None,
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: None, initial_backoff_ms: None, max_backoff_ms: None },
-            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: ErrorPolicy {
+                attempts: None,
+                initial_backoff_ms: None,
+                max_backoff_ms: None,
+            },
+            limits: Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
         }
     }
@@ -35,7 +44,10 @@ impl Guest for Forgetful {
         for event in &events {
             let before = BEFORE.with(|before| before.replace(event.sequence));
             if event.sequence % 100 == 50 {
-                put(&format!("before/{}", event.sequence), &Payload::Text(before.to_string()));
+                put(
+                    &format!("before/{}", event.sequence),
+                    &Payload::Text(before.to_string()),
+                );
             }
         }
         Ok(())

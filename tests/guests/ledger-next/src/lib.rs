@@ -1,7 +1,8 @@
-//! The next version of the guest `ledger`: it stores the same facts in another shape, and migrates those of version 1.
+//! The next version of the guest `ledger`: it stores the same facts in another shape, and migrates
+//! those of version 1.
 //!
-//! What it folds from a stream and what it makes of version 1's state are the same entries. Written with the SDK, so
-//! that a migration through the SDK is tried on a real component.
+//! What it folds from a stream and what it makes of version 1's state are the same entries. Written
+//! with the SDK, so that a migration through the SDK is tried on a real component.
 
 use foldstream_sdk::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -74,16 +75,29 @@ impl Projection for Ledger {
             .subjects(["orders.>"])
             .key(KeyRule::SubjectToken(2))
             .state_version(2)
-            .query("pair", "The two keys that are always written together", |ledger: &Self, (): ()| {
-                Ok(Pair { left: ledger.pair.get_or_default("left")?, right: ledger.pair.get_or_default("right")? })
-            })
-            .query("audit", "Sums over all customers, beside what the head says", |ledger: &Self, (): ()| {
-                ledger.audit()
-            })
+            .query(
+                "pair",
+                "The two keys that are always written together",
+                |ledger: &Self, (): ()| {
+                    Ok(Pair {
+                        left: ledger.pair.get_or_default("left")?,
+                        right: ledger.pair.get_or_default("right")?,
+                    })
+                },
+            )
+            .query(
+                "audit",
+                "Sums over all customers, beside what the head says",
+                |ledger: &Self, (): ()| ledger.audit(),
+            )
     }
 
     fn open(state: &State) -> Self {
-        Self { head: state.value("head"), accounts: state.table("account"), pair: state.table("pair") }
+        Self {
+            head: state.value("head"),
+            accounts: state.table("account"),
+            pair: state.table("pair"),
+        }
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Failure> {
@@ -91,9 +105,16 @@ impl Projection for Ledger {
         let sequence = event.sequence();
         self.head.update(|head| {
             if sequence <= head.last {
-                return Err(Failure::reject(format_args!("event {sequence} arrived behind {}", head.last)));
+                return Err(Failure::reject(format_args!(
+                    "event {sequence} arrived behind {}",
+                    head.last
+                )));
             }
-            *head = Head { events: head.events + 1, chain: link(head.chain, event, &order), last: sequence };
+            *head = Head {
+                events: head.events + 1,
+                chain: link(head.chain, event, &order),
+                last: sequence,
+            };
             Ok(())
         })??;
         self.accounts.update(event.token(2)?, |account| {
@@ -107,18 +128,41 @@ impl Projection for Ledger {
 }
 
 impl Migrate for Ledger {
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError> {
         if from_version != 1 {
             return Err(MigrateError::unknown_version(from_version));
         }
         // Version 1 was written without the SDK and did not escape names.
         if let Some(name) = old.key().strip_prefix("customer/") {
-            let OldCustomer { count, amount, last } = old.json()?;
-            return new.put::<String>("account", name, &Account { orders: count, balance: amount, last });
+            let OldCustomer {
+                count,
+                amount,
+                last,
+            } = old.json()?;
+            return new.put::<String>(
+                "account",
+                name,
+                &Account {
+                    orders: count,
+                    balance: amount,
+                    last,
+                },
+            );
         }
         if let Some(OldHead { count, chain, last }) = old.of_value("head")? {
             let chain = u64::from_str_radix(&chain, 16)?;
-            return new.put_value("head", &Head { events: count, chain, last });
+            return new.put_value(
+                "head",
+                &Head {
+                    events: count,
+                    chain,
+                    last,
+                },
+            );
         }
         // `pair` has kept its form.
         new.keep(old);
@@ -128,7 +172,10 @@ impl Migrate for Ledger {
 
 impl Ledger {
     fn audit(&self) -> Result<Audit, QueryError> {
-        let mut audit = Audit { head: self.head.get_or_default()?, ..Audit::default() };
+        let mut audit = Audit {
+            head: self.head.get_or_default()?,
+            ..Audit::default()
+        };
         for (_, account) in self.accounts.scan().entries()? {
             audit.customers += 1;
             audit.count += account.orders;
@@ -140,8 +187,16 @@ impl Ledger {
 
 /// FNV-1a over the chain so far and one event, as in version 1.
 fn link(chain: u64, event: &Event<'_>, order: &Order) -> u64 {
-    let fact = format!("{chain:x} {} {} {} {}", event.sequence(), event.subject(), order.order, order.amount);
-    fact.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let fact = format!(
+        "{chain:x} {} {} {} {}",
+        event.sequence(),
+        event.subject(),
+        order.order,
+        order.amount
+    );
+    fact.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 projection!(Ledger, migrate);

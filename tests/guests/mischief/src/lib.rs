@@ -1,7 +1,8 @@
 //! A module that does whatever an event tells it to: everything that a sandbox must survive.
 //!
-//! The data of an event is a verb and an argument, such as `loop` or `put 1000`. `note TEXT` is the harmless one: it
-//! keeps the text under `note/<sequence>`, so that a test sees which events were applied.
+//! The data of an event is a verb and an argument, such as `loop` or `put 1000`. `note TEXT` is the
+//! harmless one: it keeps the text under `note/<sequence>`, so that a test sees which events were
+//! applied.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,9 @@ wit_bindgen::generate!({ world: "projection", path: "../../../wit" });
 
 use foldstream::module::log::{self, Level};
 use foldstream::module::state::{Direction, Selection, get, get_many, put, put_many, scan};
-use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits, ModuleKind, QueryDescription};
+use foldstream::module::types::{
+    ErrorPolicy, FailureKind, KeyRule, Limits, ModuleKind, QueryDescription,
+};
 
 struct Mischief;
 
@@ -27,7 +30,11 @@ impl Guest for Mischief {
             wants_headers: true,
             key_rule: KeyRule::Subject,
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: Some(3), initial_backoff_ms: Some(10), max_backoff_ms: Some(50) },
+            error_policy: ErrorPolicy {
+                attempts: Some(3),
+                initial_backoff_ms: Some(10),
+                max_backoff_ms: Some(50),
+            },
             limits: Limits {
                 memory_bytes: Some(32 << 20),
                 deadline_ms: None,
@@ -35,15 +42,25 @@ impl Guest for Mischief {
                 // The other one may fill a disk.
                 state_bytes: (!cfg!(feature = "fixed")).then_some(4 << 20),
             },
-            queries: ["loop", "trap", "write", "grow", "big", "args", "notes", "fail", "missing", "invalid"]
-                .map(|name| QueryDescription { name: name.to_owned(), description: format!("Does {name}") })
-                .to_vec(),
+            queries: [
+                "loop", "trap", "write", "grow", "big", "args", "notes", "fail", "missing",
+                "invalid",
+            ]
+            .map(|name| QueryDescription {
+                name: name.to_owned(),
+                description: format!("Does {name}"),
+            })
+            .to_vec(),
         }
     }
 
     fn apply(events: Vec<Event>) -> Result<(), Failure> {
         for (index, event) in (0u32..).zip(&events) {
-            act(event).map_err(|(kind, message)| Failure { index, kind, message })?;
+            act(event).map_err(|(kind, message)| Failure {
+                index,
+                kind,
+                message,
+            })?;
         }
         Ok(())
     }
@@ -74,16 +91,30 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
     let (verb, argument) = data.split_once(' ').unwrap_or((&data, ""));
     let is_used = IS_USED.swap(true, Ordering::Relaxed);
     match verb {
-        "note" => put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned())),
+        "note" => put(
+            &format!("note/{:08}", event.sequence),
+            &Payload::Text(argument.to_owned()),
+        ),
         // What a mistake in the code makes of a harmless event, until it is corrected.
         "ill" if cfg!(feature = "fixed") => {
-            put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned()));
+            put(
+                &format!("note/{:08}", event.sequence),
+                &Payload::Text(argument.to_owned()),
+            );
         }
         "ill" => return Err((FailureKind::Reject, "a mistake in the code".to_owned())),
         // Needs a second attempt each time, which passes.
-        "fresh" if is_used => return Err((FailureKind::Retry, "only on a fresh instance".to_owned())),
-        "fresh" => put(&format!("note/{:08}", event.sequence), &Payload::Text(argument.to_owned())),
-        "headers" => put("headers", &Payload::Text(format!("{} {:?}", event.kind, event.headers))),
+        "fresh" if is_used => {
+            return Err((FailureKind::Retry, "only on a fresh instance".to_owned()));
+        }
+        "fresh" => put(
+            &format!("note/{:08}", event.sequence),
+            &Payload::Text(argument.to_owned()),
+        ),
+        "headers" => put(
+            "headers",
+            &Payload::Text(format!("{} {:?}", event.kind, event.headers)),
+        ),
         "reject" => return Err((FailureKind::Reject, argument.to_owned())),
         "retry" => return Err((FailureKind::Retry, argument.to_owned())),
         // Writes and fails: none of it may ever be seen.
@@ -97,7 +128,9 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         "keep" => keep(number(argument))?,
         "recurse" => drop(black_box(recurse(1))),
         "recurse-in-memory" => drop(black_box(recurse_in_memory(1))),
-        "log-storm" => (0..number(argument)).for_each(|line| log::write(Level::Info, &format!("{line:01000}"))),
+        "log-storm" => {
+            (0..number(argument)).for_each(|line| log::write(Level::Info, &format!("{line:01000}")))
+        }
         "call-storm" => loop {
             black_box(get("nothing"));
         },
@@ -111,12 +144,23 @@ fn act(event: &Event) -> Result<(), (FailureKind, String)> {
         // What it stores depends on an entry that another event wrote.
         "owe" => {
             let rate = get("rate/EUR").map_or(0, |rate| number(&text(&rate)));
-            put(&format!("owed/{}", event.subject), &Payload::Text((rate * number(argument)).to_string()));
+            put(
+                &format!("owed/{}", event.subject),
+                &Payload::Text((rate * number(argument)).to_string()),
+            );
         }
         // The same of a scan.
         "count-owed" => {
-            let page = scan(&Selection::Prefix("owed/".to_owned()), None, Direction::Forwards, 10_000);
-            put(&format!("counted/{}", event.subject), &Payload::Text(page.entries.len().to_string()));
+            let page = scan(
+                &Selection::Prefix("owed/".to_owned()),
+                None,
+                Direction::Forwards,
+                10_000,
+            );
+            put(
+                &format!("counted/{}", event.subject),
+                &Payload::Text(page.entries.len().to_string()),
+            );
         }
         _ => return Err((FailureKind::Reject, format!("no such verb: {verb}"))),
     }
@@ -137,7 +181,8 @@ fn grow() {
     }
 }
 
-/// Keeps this many MiB for as long as the instance lives, and rejects the event if there is no memory left.
+/// Keeps this many MiB for as long as the instance lives, and rejects the event if there is no
+/// memory left.
 fn keep(mebibytes: usize) -> Result<(), (FailureKind, String)> {
     let mut kept = Vec::new();
     let refused = |_| (FailureKind::Reject, "no memory left".to_owned());
@@ -164,20 +209,36 @@ fn recurse_in_memory(depth: u64) -> [u64; 32] {
 /// Deletes this many entries that were never there: nothing is stored, yet each is a write.
 fn many_tiny(count: usize) {
     for begin in (0..count).step_by(10_000) {
-        put_many(&(begin..begin + 10_000).map(|key| (format!("{key:x}"), None)).collect::<Vec<_>>());
+        put_many(
+            &(begin..begin + 10_000)
+                .map(|key| (format!("{key:x}"), None))
+                .collect::<Vec<_>>(),
+        );
     }
 }
 
 fn fill(sequence: u64, bytes: usize) {
     const VALUE: usize = 64 << 10;
     for part in 0..bytes.div_ceil(VALUE) {
-        put(&format!("fill/{sequence}/{part}"), &Payload::Bytes(vec![7; VALUE]));
+        put(
+            &format!("fill/{sequence}/{part}"),
+            &Payload::Bytes(vec![7; VALUE]),
+        );
     }
 }
 
 fn notes() -> String {
-    let page = scan(&Selection::Prefix("note/".to_owned()), None, Direction::Forwards, 10_000);
-    page.entries.iter().map(|entry| text(&entry.value)).collect::<Vec<_>>().join(",")
+    let page = scan(
+        &Selection::Prefix("note/".to_owned()),
+        None,
+        Direction::Forwards,
+        10_000,
+    );
+    page.entries
+        .iter()
+        .map(|entry| text(&entry.value))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn number(argument: &str) -> usize {

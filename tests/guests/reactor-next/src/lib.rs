@@ -1,6 +1,6 @@
-//! The next version of the guest `reactor`: it stores its counts in another table, migrates those of version 1, and
-//! answers the events that version 1 rejects once. Written with the SDK, so that a migration of a handler through the SDK
-//! is tried on a real component.
+//! The next version of the guest `reactor`: it stores its counts in another table, migrates those
+//! of version 1, and answers the events that version 1 rejects once. Written with the SDK, so that
+//! a migration of a handler through the SDK is tried on a real component.
 
 use foldstream_sdk::prelude::*;
 use serde::Serialize;
@@ -27,7 +27,9 @@ impl Handler for Next {
     }
 
     fn open(state: &State) -> Self {
-        Self { answered: state.table("answered") }
+        Self {
+            answered: state.table("answered"),
+        }
     }
 
     fn handle(&mut self, event: &Event<'_>, effects: &mut Effects) -> Result<(), Failure> {
@@ -40,7 +42,9 @@ impl Handler for Next {
         };
         let of = event.sequence();
         for number in 0..count {
-            let message = Message::to(format!("out.{key}.{of}")).kind("answer").header("x-number", number.to_string());
+            let message = Message::to(format!("out.{key}.{of}"))
+                .kind("answer")
+                .header("x-number", number.to_string());
             effects.publish(message.json(&Answer { of, number })?);
         }
         Ok(())
@@ -48,7 +52,11 @@ impl Handler for Next {
 }
 
 impl Migrate for Next {
-    fn migrate(from_version: u32, old: &OldEntry<'_>, new: &mut NewEntries) -> Result<(), MigrateError> {
+    fn migrate(
+        from_version: u32,
+        old: &OldEntry<'_>,
+        new: &mut NewEntries,
+    ) -> Result<(), MigrateError> {
         if from_version != 1 {
             return Err(MigrateError::unknown_version(from_version));
         }

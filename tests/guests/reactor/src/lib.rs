@@ -1,5 +1,6 @@
-//! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as its subject asks. With
-//! the feature `broken` it rejects events that ask for three, after publishing one.
+//! A handler that answers each event `in.<key>.<what>` with messages to `out.<key>.<sequence>`, as
+//! its subject asks. With the feature `broken` it rejects events that ask for three, after
+//! publishing one.
 
 wit_bindgen::generate!({ world: "handler", path: "../../../wit" });
 
@@ -18,8 +19,17 @@ impl Guest for Reactor {
             wants_headers: false,
             key_rule: KeyRule::SubjectToken(2),
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: Some(2), initial_backoff_ms: Some(10), max_backoff_ms: Some(20) },
-            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: ErrorPolicy {
+                attempts: Some(2),
+                initial_backoff_ms: Some(10),
+                max_backoff_ms: Some(20),
+            },
+            limits: Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
             publishes: vec!["out.>".to_owned(), "elsewhere.>".to_owned()],
         }
@@ -28,7 +38,10 @@ impl Guest for Reactor {
     fn handle(events: Vec<Event>) -> Result<(), Failure> {
         for (cause, event) in (0..).zip(&events) {
             let mut tokens = event.subject.split('.').skip(1);
-            let (key, what) = (tokens.next().unwrap_or_default(), tokens.next().unwrap_or_default());
+            let (key, what) = (
+                tokens.next().unwrap_or_default(),
+                tokens.next().unwrap_or_default(),
+            );
             count(key);
             let message = |subject: String, number: u32| Message {
                 cause,
@@ -43,27 +56,44 @@ impl Guest for Reactor {
                 "three" if cfg!(feature = "broken") => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
                     let message = "this release can't answer three times".to_owned();
-                    return Err(Failure { index: cause, kind: FailureKind::Reject, message });
+                    return Err(Failure {
+                        index: cause,
+                        kind: FailureKind::Reject,
+                        message,
+                    });
                 }
                 "three" => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
-                    let more = [1, 2].map(|number| message(format!("out.{key}.{}", event.sequence), number));
+                    let more = [1, 2]
+                        .map(|number| message(format!("out.{key}.{}", event.sequence), number));
                     publish(&more);
                 }
                 "large" => {
                     let data = Payload::Text("x".repeat(100_000));
-                    publish(&[Message { data, ..message(format!("out.{key}.{}", event.sequence), 0) }]);
+                    publish(&[Message {
+                        data,
+                        ..message(format!("out.{key}.{}", event.sequence), 0)
+                    }]);
                 }
-                "elsewhere" => publish(&[message(format!("elsewhere.{key}.{}", event.sequence), 0)]),
+                "elsewhere" => {
+                    publish(&[message(format!("elsewhere.{key}.{}", event.sequence), 0)])
+                }
                 "undeclared" => publish(&[message("undeclared".to_owned(), 0)]),
                 "steering" => {
                     let headers = vec![("nats-Rollup".to_owned(), "all".to_owned())];
-                    publish(&[Message { headers, ..message(format!("out.{key}.{}", event.sequence), 0) }]);
+                    publish(&[Message {
+                        headers,
+                        ..message(format!("out.{key}.{}", event.sequence), 0)
+                    }]);
                 }
                 "fail" => {
                     publish(&[message(format!("out.{key}.{}", event.sequence), 0)]);
                     let message = "it was asked to fail".to_owned();
-                    return Err(Failure { index: cause, kind: FailureKind::Reject, message });
+                    return Err(Failure {
+                        index: cause,
+                        kind: FailureKind::Reject,
+                        message,
+                    });
                 }
                 _ => {}
             }
@@ -74,7 +104,14 @@ impl Guest for Reactor {
     fn query(name: String, _args: Payload) -> Result<Payload, QueryError> {
         if name == "publish" {
             let (subject, data) = ("out.query.0".to_owned(), Payload::Text(String::new()));
-            publish(&[Message { cause: 0, subject, kind: None, headers: Vec::new(), data, key: None }]);
+            publish(&[Message {
+                cause: 0,
+                subject,
+                kind: None,
+                headers: Vec::new(),
+                data,
+                key: None,
+            }]);
         }
         Err(QueryError::UnknownQuery)
     }

@@ -1,4 +1,5 @@
-//! A projection that breaks the first rule of the contract: what it stores depends on where batches end.
+//! A projection that breaks the first rule of the contract: what it stores depends on where batches
+//! end.
 
 wit_bindgen::generate!({ world: "projection", path: "../../../wit" });
 
@@ -17,8 +18,17 @@ impl Guest for Sloppy {
             wants_headers: false,
             key_rule: KeyRule::None,
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: None, initial_backoff_ms: None, max_backoff_ms: None },
-            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: ErrorPolicy {
+                attempts: None,
+                initial_backoff_ms: None,
+                max_backoff_ms: None,
+            },
+            limits: Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
         }
     }

@@ -1,4 +1,5 @@
-//! A projection that takes for granted what not every event has, and panics without it, as modules under development do.
+//! A projection that takes for granted what not every event has, and panics without it, as modules
+//! under development do.
 
 use foldstream_sdk::prelude::*;
 use serde::Deserialize;
@@ -16,11 +17,15 @@ pub struct Stumbling {
 
 impl Projection for Stumbling {
     fn manifest() -> Manifest<Self> {
-        Manifest::new("stumbling").description("Counts items by category").subjects(["items.>"])
+        Manifest::new("stumbling")
+            .description("Counts items by category")
+            .subjects(["items.>"])
     }
 
     fn open(state: &State) -> Self {
-        Self { counts: state.table("category") }
+        Self {
+            counts: state.table("category"),
+        }
     }
 
     #[expect(clippy::expect_used, reason = "that is what it is for")]

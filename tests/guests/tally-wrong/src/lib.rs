@@ -1,4 +1,5 @@
-//! What a wrong release of `tally` leaves behind: counts that are none, and entries that nobody wants.
+//! What a wrong release of `tally` leaves behind: counts that are none, and entries that nobody
+//! wants.
 
 wit_bindgen::generate!({ world: "projection", path: "../../../wit" });
 
@@ -17,8 +18,17 @@ impl Guest for Wrong {
             wants_headers: false,
             key_rule: KeyRule::SubjectToken(2),
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: None, initial_backoff_ms: None, max_backoff_ms: None },
-            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: ErrorPolicy {
+                attempts: None,
+                initial_backoff_ms: None,
+                max_backoff_ms: None,
+            },
+            limits: Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
         }
     }
@@ -26,7 +36,10 @@ impl Guest for Wrong {
     fn apply(events: Vec<Event>) -> Result<(), Failure> {
         for event in &events {
             let customer = event.subject.split('.').nth(1).unwrap_or_default();
-            for key in [format!("tally/{customer}"), format!("kind/wrong/{customer}")] {
+            for key in [
+                format!("tally/{customer}"),
+                format!("kind/wrong/{customer}"),
+            ] {
                 put(&key, &Payload::Text("0".to_owned()));
             }
         }

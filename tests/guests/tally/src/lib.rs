@@ -1,4 +1,5 @@
-//! A projection whose every entry is of one customer alone: what a partial rebuild can do something for.
+//! A projection whose every entry is of one customer alone: what a partial rebuild can do something
+//! for.
 
 wit_bindgen::generate!({ world: "projection", path: "../../../wit" });
 
@@ -17,8 +18,17 @@ impl Guest for Tally {
             wants_headers: false,
             key_rule: KeyRule::SubjectToken(2),
             state_version: 1,
-            error_policy: ErrorPolicy { attempts: None, initial_backoff_ms: None, max_backoff_ms: None },
-            limits: Limits { memory_bytes: None, deadline_ms: None, batch_events: None, state_bytes: None },
+            error_policy: ErrorPolicy {
+                attempts: None,
+                initial_backoff_ms: None,
+                max_backoff_ms: None,
+            },
+            limits: Limits {
+                memory_bytes: None,
+                deadline_ms: None,
+                batch_events: None,
+                state_bytes: None,
+            },
             queries: Vec::new(),
         }
     }

@@ -37,7 +37,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         confirm(&args.name, &bytes(deployment.file_bytes), context)?;
     }
     let request = client.request(Method::DELETE, &["v1", "deployments", &args.name]);
-    let request = if args.drop_effects { request.query(&[("drop-effects", "true")]) } else { request };
+    let request = if args.drop_effects {
+        request.query(&[("drop-effects", "true")])
+    } else {
+        request
+    };
     client.send(request, UPLOAD_TIMEOUT).await?;
     context.output.note(&format!("{}: deleted", args.name));
     Ok(())
@@ -45,15 +49,21 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 fn confirm(name: &str, size: &str, context: &Context) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        let message =
-            format!("this removes {name} and its state ({size}); add --yes, because nobody can confirm it here");
+        let message = format!(
+            "this removes {name} and its state ({size}); add --yes, because nobody can confirm it here"
+        );
         return Err(Failure::new(Exit::Usage, message));
     }
-    context.output.say(&format!("This removes {name} and its state ({size}). Type its name to continue:"));
+    context.output.say(&format!(
+        "This removes {name} and its state ({size}). Type its name to continue:"
+    ));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && answer.trim() == name {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failed, "the name does not match; nothing was removed"))
+    Err(Failure::new(
+        Exit::Failed,
+        "the name does not match; nothing was removed",
+    ))
 }

@@ -50,13 +50,15 @@ pub struct Args {
     /// Source to read; default: that of the existing deployment, or the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Where a new read model begins; default: where that of the existing deployment began, or sequence 1.
+    /// Where a new read model begins; default: where that of the existing deployment began, or
+    /// sequence 1.
     #[arg(long, value_enum)]
     start: Option<Start>,
     /// How to build the read model; by default the host decides and says why.
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
-    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
+    /// Continue without events that are gone from the stream, up to its current end; the host
+    /// counts them.
     #[arg(long)]
     accept_missing: bool,
     #[command(flatten)]
@@ -70,12 +72,14 @@ pub struct Args {
 /// What a handler may publish, and for which events.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EffectsArgs {
-    /// Let a handler publish under these subjects to the stream of a source; repeat it for more. It replaces earlier
-    /// grants; an empty text withdraws them. Without it, a new handler may publish nothing.
+    /// Let a handler publish under these subjects to the stream of a source; repeat it for more. It
+    /// replaces earlier grants; an empty text withdraws them. Without it, a new handler may publish
+    /// nothing.
     #[arg(long, value_name = "SUBJECTS@SOURCE")]
     allow_publish: Option<Vec<String>>,
-    /// From which event on a new handler publishes: `now` for events after this deploy, `beginning`, or a sequence;
-    /// default: now. It handles the events before that as well, without publishing.
+    /// From which event on a new handler publishes: `now` for events after this deploy,
+    /// `beginning`, or a sequence; default: now. It handles the events before that as well, without
+    /// publishing.
     #[arg(long, value_name = "EVENT")]
     effects_from: Option<EffectsFrom>,
 }
@@ -83,8 +87,14 @@ pub struct EffectsArgs {
 impl EffectsArgs {
     /// As API parameters; from which event on it publishes is decided once, by the first deploy.
     pub fn parameters(&self, is_first: bool) -> Vec<(&'static str, String)> {
-        let grants = self.allow_publish.as_ref().map(|grants| ("allow-publish", grants.join(",")));
-        let from = self.effects_from.filter(|_| is_first).map(|from| ("effects-from", effects_from(from)));
+        let grants = self
+            .allow_publish
+            .as_ref()
+            .map(|grants| ("allow-publish", grants.join(",")));
+        let from = self
+            .effects_from
+            .filter(|_| is_first)
+            .map(|from| ("effects-from", effects_from(from)));
         grants.into_iter().chain(from).collect()
     }
 }
@@ -161,8 +171,21 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     candidate.extend(args.effects.parameters(true));
     let module = read_module(&args.file)?;
     let client = context.client()?;
-    let Args { name, source, start, strategy, waiting, .. } = args;
-    let request = Request { name, source, start, strategy, candidate };
+    let Args {
+        name,
+        source,
+        start,
+        strategy,
+        waiting,
+        ..
+    } = args;
+    let request = Request {
+        name,
+        source,
+        start,
+        strategy,
+        candidate,
+    };
     let deployed = upload(&client, module, &request).await?;
     tell(deployed, waiting, &client, context.output).await
 }
@@ -182,20 +205,35 @@ pub fn accept_missing() -> (&'static str, String) {
 }
 
 /// Prints what a deploy or rebuild started; with `--wait`, waits for its end and prints that.
-pub async fn tell(deployed: Deployed, waiting: Waiting, client: &Client, output: Output) -> anyhow::Result<()> {
+pub async fn tell(
+    deployed: Deployed,
+    waiting: Waiting,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
     if !waiting.wait {
         output.one(&deployed, describe)?;
-        deployed.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
+        deployed
+            .warnings
+            .iter()
+            .for_each(|warning| output.note(&format!("warning: {warning}")));
         return Ok(());
     }
     output.note(&describe(&deployed));
     let deployment = settled(client, &deployed, waiting.timeout.map(Into::into), output).await?;
     let generation = deployed.generation;
-    output.one(&Deployed { deployment, ..deployed }, |deployed| end_line(&deployed.deployment, generation))?;
+    output.one(
+        &Deployed {
+            deployment,
+            ..deployed
+        },
+        |deployed| end_line(&deployed.deployment, generation),
+    )?;
     Ok(())
 }
 
-/// Waits until the new generation is active and has caught up, or is ready if it waits for a promotion.
+/// Waits until the new generation is active and has caught up, or is ready if it waits for a
+/// promotion.
 pub async fn settled(
     client: &Client,
     deployed: &Deployed,
@@ -210,7 +248,9 @@ pub async fn settled(
         DeployOutcome::Unchanged if deployed.generation != deployed.deployment.generation => {
             wait_for_cut_over::wait(client, meant, timeout, output).await
         }
-        DeployOutcome::Inherited => wait_for_cut_over::wait_inherited(client, meant, timeout, output).await,
+        DeployOutcome::Inherited => {
+            wait_for_cut_over::wait_inherited(client, meant, timeout, output).await
+        }
         DeployOutcome::Created | DeployOutcome::Unchanged => {
             wait_until_live::wait(client, meant.0, timeout, output).await
         }
@@ -225,7 +265,11 @@ pub fn end_line(deployment: &Deployment, generation: u64) -> String {
             "{name}: generation {generation} is ready at position {}; `foldstream promote {name}` makes it active",
             grouped(candidate.position)
         ),
-        _ => format!("{name}: {} at position {}", state_word(deployment.state), grouped(deployment.position)),
+        _ => format!(
+            "{name}: {} at position {}",
+            state_word(deployment.state),
+            grouped(deployment.position)
+        ),
     }
 }
 
@@ -234,25 +278,47 @@ pub fn read_module(file: &Path) -> anyhow::Result<Bytes> {
     let shown = file.display();
     let refused = |message: String| Failure::new(Exit::Refused, message);
     let metadata = std::fs::metadata(file).map_err(|error| {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-        Failure::new(exit, format!("cannot read {shown}: {error}; `foldstream build` creates a module"))
+        let exit = if error.kind() == std::io::ErrorKind::NotFound {
+            Exit::NotFound
+        } else {
+            Exit::Failed
+        };
+        Failure::new(
+            exit,
+            format!("cannot read {shown}: {error}; `foldstream build` creates a module"),
+        )
     })?;
     if metadata.is_dir() {
-        return Err(refused(format!("{shown} is a folder; build it first: foldstream build {shown}")).into());
+        return Err(refused(format!(
+            "{shown} is a folder; build it first: foldstream build {shown}"
+        ))
+        .into());
     }
-    let unreadable = |error: io::Error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}"));
+    let unreadable =
+        |error: io::Error| Failure::new(Exit::Failed, format!("cannot read {shown}: {error}"));
     let mut content = File::open(file).map_err(unreadable)?;
     let mut module = Vec::new();
-    content.by_ref().take(MAGIC.len() as u64).read_to_end(&mut module).map_err(unreadable)?;
+    content
+        .by_ref()
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut module)
+        .map_err(unreadable)?;
     if module != MAGIC {
-        return Err(
-            refused(format!("{shown} is not a WebAssembly file; `foldstream build` creates one from a crate")).into()
-        );
+        return Err(refused(format!(
+            "{shown} is not a WebAssembly file; `foldstream build` creates one from a crate"
+        ))
+        .into());
     }
     // The size in the metadata does not count, because pipes and devices have none.
-    let read = content.take(FILE_BYTES_MAX).read_to_end(&mut module).map_err(unreadable)?;
+    let read = content
+        .take(FILE_BYTES_MAX)
+        .read_to_end(&mut module)
+        .map_err(unreadable)?;
     if read as u64 == FILE_BYTES_MAX {
-        return Err(refused(format!("{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module")).into());
+        return Err(refused(format!(
+            "{shown} has more than {FILE_BYTES_MAX} bytes, too many for a module"
+        ))
+        .into());
     }
     Ok(module.into())
 }
@@ -264,7 +330,14 @@ pub async fn upload(
     request: &Request,
 ) -> Result<Deployed, crate::cli::support::client::Error> {
     let content = ("application/wasm", module);
-    client.post(&["v1", "deployments"], &parameters(request), content, UPLOAD_TIMEOUT).await
+    client
+        .post(
+            &["v1", "deployments"],
+            &parameters(request),
+            content,
+            UPLOAD_TIMEOUT,
+        )
+        .await
 }
 
 fn parameters(request: &Request) -> Vec<(&'static str, String)> {
@@ -272,9 +345,14 @@ fn parameters(request: &Request) -> Vec<(&'static str, String)> {
         ("name", request.name.clone()),
         ("source", request.source.clone()),
         ("start", request.start.map(|start| start.name().to_owned())),
-        ("strategy", request.strategy.map(|strategy| strategy.name().to_owned())),
+        (
+            "strategy",
+            request.strategy.map(|strategy| strategy.name().to_owned()),
+        ),
     ];
-    let given = named.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+    let given = named
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name, value)));
     given.chain(request.candidate.iter().cloned()).collect()
 }
 
@@ -285,7 +363,9 @@ pub fn describe(deployed: &Deployed) -> String {
         DeployOutcome::Created => "created",
         DeployOutcome::Unchanged => "unchanged",
         DeployOutcome::Inherited => "inherited the active read model",
-        DeployOutcome::Rebuilding => "rebuilding alongside the active generation, into a new and compact file",
+        DeployOutcome::Rebuilding => {
+            "rebuilding alongside the active generation, into a new and compact file"
+        }
         DeployOutcome::Migrating => "migrating alongside the active generation",
     };
     let compiled = match deployed.compile_ms {
@@ -309,24 +389,46 @@ mod tests {
 
     fn deployed(outcome: DeployOutcome, reason: &str) -> Deployed {
         let deployment = super::super::show::tests::deployment();
-        Deployed { deployment, outcome, generation: 3, reason: reason.to_owned(), compile_ms: 0, warnings: Vec::new() }
+        Deployed {
+            deployment,
+            outcome,
+            generation: 3,
+            reason: reason.to_owned(),
+            compile_ms: 0,
+            warnings: Vec::new(),
+        }
     }
 
     #[test]
     fn outcome_is_told_in_one_line_with_its_reason() {
-        let created = Deployed { compile_ms: 48, ..deployed(DeployOutcome::Created, "the name is new") };
-        assert_eq!(describe(&created), "order-totals: created (generation 3, source events, compiled in 48 ms)");
+        let created = Deployed {
+            compile_ms: 48,
+            ..deployed(DeployOutcome::Created, "the name is new")
+        };
         assert_eq!(
-            describe(&deployed(DeployOutcome::Unchanged, "generation 3 has this module, and is active")),
+            describe(&created),
+            "order-totals: created (generation 3, source events, compiled in 48 ms)"
+        );
+        assert_eq!(
+            describe(&deployed(
+                DeployOutcome::Unchanged,
+                "generation 3 has this module, and is active"
+            )),
             "order-totals: unchanged (generation 3, source events): generation 3 has this module, and is active"
         );
         assert_eq!(
-            describe(&deployed(DeployOutcome::Inherited, "both modules have state version 1")),
+            describe(&deployed(
+                DeployOutcome::Inherited,
+                "both modules have state version 1"
+            )),
             "order-totals: inherited the active read model (generation 3, source events): both modules have \
              state version 1"
         );
         assert_eq!(
-            describe(&deployed(DeployOutcome::Rebuilding, "state version 2 instead of 1")),
+            describe(&deployed(
+                DeployOutcome::Rebuilding,
+                "state version 2 instead of 1"
+            )),
             "order-totals: rebuilding alongside the active generation, into a new and compact file (generation 3, source events): state version 2 instead of 1"
         );
     }
@@ -340,15 +442,27 @@ mod tests {
             candidate: vec![("promote", "manual".to_owned())],
             ..Request::default()
         };
-        let wanted = [("start", "first-available"), ("strategy", "migrate"), ("promote", "manual")];
-        assert_eq!(parameters(&request), wanted.map(|(name, value)| (name, value.to_owned())));
+        let wanted = [
+            ("start", "first-available"),
+            ("strategy", "migrate"),
+            ("promote", "manual"),
+        ];
+        assert_eq!(
+            parameters(&request),
+            wanted.map(|(name, value)| (name, value.to_owned()))
+        );
     }
 
     #[test]
     fn end_says_what_serves_or_what_is_ready_to() {
         let mut deployment = super::super::show::tests::deployment();
-        assert_eq!(end_line(&deployment, 2), "order-totals: catching-up at position 400,000");
-        deployment.candidate = Some(Box::new(crate::cli::commands::rollouts::generations::tests::generation()));
+        assert_eq!(
+            end_line(&deployment, 2),
+            "order-totals: catching-up at position 400,000"
+        );
+        deployment.candidate = Some(Box::new(
+            crate::cli::commands::rollouts::generations::tests::generation(),
+        ));
         assert_eq!(
             end_line(&deployment, 3),
             "order-totals: generation 3 is ready at position 400,000; `foldstream promote order-totals` makes it active"
@@ -361,9 +475,19 @@ mod tests {
         let file = folder.path().join("text.wasm");
         std::fs::write(&file, "no module").expect("write");
         let said = read_module(&file).expect_err("is no module").to_string();
-        assert!(said.ends_with("is not a WebAssembly file; `foldstream build` creates one from a crate"), "{said}");
-        let said = read_module(folder.path()).expect_err("is a folder").to_string();
-        assert!(said.contains("is a folder; build it first: foldstream build "), "{said}");
+        assert!(
+            said.ends_with(
+                "is not a WebAssembly file; `foldstream build` creates one from a crate"
+            ),
+            "{said}"
+        );
+        let said = read_module(folder.path())
+            .expect_err("is a folder")
+            .to_string();
+        assert!(
+            said.contains("is a folder; build it first: foldstream build "),
+            "{said}"
+        );
         let error = read_module(&folder.path().join("missing.wasm")).expect_err("is missing");
         assert_eq!(crate::cli::support::exit::exit_of(&error), Exit::NotFound);
     }

@@ -23,7 +23,9 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: DeploymentList = context.client()?.get(&["v1", "deployments"], &[]).await?;
     context.output.many(&list.deployments, &list, lines)?;
     if list.deployments.is_empty() {
-        context.output.note("there is no deployment yet; `foldstream deploy FILE.wasm` creates one");
+        context
+            .output
+            .note("there is no deployment yet; `foldstream deploy FILE.wasm` creates one");
     }
     Ok(())
 }
@@ -65,7 +67,9 @@ fn rebuild(deployment: &Deployment) -> String {
     match &deployment.candidate {
         None => "-".to_owned(),
         Some(candidate) if candidate.status == GenerationStatus::Ready => "ready".to_owned(),
-        Some(candidate) if candidate.queued_behind.is_some_and(|before| before > 0) => "waits".to_owned(),
+        Some(candidate) if candidate.queued_behind.is_some_and(|before| before > 0) => {
+            "waits".to_owned()
+        }
         Some(candidate) => percent(candidate),
     }
 }
@@ -109,10 +113,31 @@ b             live         400,000   0        0.0 s   events  reading       2   
     #[test]
     fn candidates_that_wait_are_marked_as_well() {
         let told = |candidate| {
-            rebuild(&Deployment { candidate: Some(Box::new(candidate)), ..super::super::show::tests::deployment() })
+            rebuild(&Deployment {
+                candidate: Some(Box::new(candidate)),
+                ..super::super::show::tests::deployment()
+            })
         };
-        assert_eq!(told(Generation { status: GenerationStatus::Ready, ..generation() }), "ready");
-        assert_eq!(told(Generation { queued_behind: Some(2), ..generation() }), "waits");
-        assert_eq!(told(Generation { queued_behind: Some(0), ..generation() }), "40 %");
+        assert_eq!(
+            told(Generation {
+                status: GenerationStatus::Ready,
+                ..generation()
+            }),
+            "ready"
+        );
+        assert_eq!(
+            told(Generation {
+                queued_behind: Some(2),
+                ..generation()
+            }),
+            "waits"
+        );
+        assert_eq!(
+            told(Generation {
+                queued_behind: Some(0),
+                ..generation()
+            }),
+            "40 %"
+        );
     }
 }

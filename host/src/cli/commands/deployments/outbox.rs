@@ -7,18 +7,45 @@ use crate::cli::support::output::{bytes, counted, grouped, span};
 pub fn rows(outbox: &Outbox) -> Vec<(&'static str, String)> {
     let mut rows = vec![("outbox", waiting(outbox))];
     if outbox.grants.is_empty() {
-        rows.push(("may publish", "nothing; `foldstream deploy` with --allow-publish grants subjects".to_owned()));
+        rows.push((
+            "may publish",
+            "nothing; `foldstream deploy` with --allow-publish grants subjects".to_owned(),
+        ));
     }
-    rows.extend(outbox.grants.iter().map(|grant| ("may publish", grant.clone())));
-    rows.extend(outbox.not_granted.iter().map(|wanted| ("not granted", wanted.clone())));
+    rows.extend(
+        outbox
+            .grants
+            .iter()
+            .map(|grant| ("may publish", grant.clone())),
+    );
+    rows.extend(
+        outbox
+            .not_granted
+            .iter()
+            .map(|wanted| ("not granted", wanted.clone())),
+    );
     if outbox.effects_after > 0 {
-        rows.push(("publishes", format!("for events after {}", grouped(outbox.effects_after))));
+        rows.push((
+            "publishes",
+            format!("for events after {}", grouped(outbox.effects_after)),
+        ));
     }
     if outbox.owned_after > 0 {
         let (file, position) = (outbox.state_file, grouped(outbox.owned_after));
-        rows.push(("owner", format!("state file {file}, since position {position} (epoch {})", outbox.epoch)));
+        rows.push((
+            "owner",
+            format!(
+                "state file {file}, since position {position} (epoch {})",
+                outbox.epoch
+            ),
+        ));
     }
-    rows.extend(outbox.targets.iter().map(|target| ("target", format!("{}: {}", target.source, target_line(target)))));
+    rows.extend(outbox.targets.iter().map(|target| {
+        (
+            "target",
+            format!("{}: {}", target.source, target_line(target)),
+        )
+    }));
     rows
 }
 
@@ -26,7 +53,11 @@ fn waiting(outbox: &Outbox) -> String {
     if outbox.entries == 0 {
         return "empty".to_owned();
     }
-    let full = if outbox.full { "; it is full, so no further events are handled" } else { "" };
+    let full = if outbox.full {
+        "; it is full, so no further events are handled"
+    } else {
+        ""
+    };
     format!(
         "{} of {} wait, the oldest for {}{full}",
         counted(outbox.entries, "message"),
@@ -44,7 +75,9 @@ fn target_line(target: &OutboxTarget) -> String {
         }
         (Some(Promise::Window), window) => {
             let window = window.map_or_else(|| "unknown".to_owned(), span);
-            line.push_str(&format!(", once within the window of {window} in which the stream recognises ids"));
+            line.push_str(&format!(
+                ", once within the window of {window} in which the stream recognises ids"
+            ));
         }
         (None, _) => {}
     }
@@ -59,25 +92,33 @@ fn target_line(target: &OutboxTarget) -> String {
 pub fn judge(deployment: &str, target: &OutboxTarget) -> Result<String, String> {
     let source = &target.source;
     if let Some(trouble) = &target.trouble {
-        return Err(format!("nothing is published: {trouble}; the host tries again on its own"));
+        return Err(format!(
+            "nothing is published: {trouble}; the host tries again on its own"
+        ));
     }
     match (target.promise, target.window_seconds) {
-        (Some(Promise::Exact), _) => Ok(format!("exact: {source} stores each message of {deployment} exactly once")),
+        (Some(Promise::Exact), _) => Ok(format!(
+            "exact: {source} stores each message of {deployment} exactly once"
+        )),
         (Some(Promise::ReadBack), _) => Ok(format!(
             "read-back: {source} stores each message of {deployment} once; a second host with a copy of this data folder would \
              send them again"
         )),
-        (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => Err(format!(
-            "window: {source} forgets ids after {}, and a message of {deployment} waited {} for its confirmation; a message \
+        (Some(Promise::Window), Some(window)) if target.longest_wait_seconds >= window => {
+            Err(format!(
+                "window: {source} forgets ids after {}, and a message of {deployment} waited {} for its confirmation; a message \
              that waits longer than the window may be stored twice: raise the stream's duplicate window",
-            span(window),
-            span(target.longest_wait_seconds)
-        )),
+                span(window),
+                span(target.longest_wait_seconds)
+            ))
+        }
         (Some(Promise::Window), window) => Ok(format!(
             "window: {source} stores each message of {deployment} once if no outage or crash lasts longer than {}",
             window.map_or_else(|| "its duplicate window".to_owned(), span)
         )),
-        (None, _) => Ok(format!("nothing was published to {source} since the host started")),
+        (None, _) => Ok(format!(
+            "nothing was published to {source} since the host started"
+        )),
     }
 }
 
@@ -109,17 +150,32 @@ mod tests {
             targets: vec![target(Promise::Window)],
             ..Outbox::default()
         };
-        let rows: Vec<String> = rows(&outbox).into_iter().map(|(name, line)| format!("{name}: {line}")).collect();
-        assert!(rows[0].starts_with("outbox: 2 messages of 2.0 KiB wait"), "{rows:?}");
-        assert_eq!((rows[1].as_str(), rows[2].as_str()), ("may publish: a.>@orders", "not granted: b.>"));
-        assert!(rows[3].contains("3 messages published, once within the window of 2"), "{rows:?}");
+        let rows: Vec<String> = rows(&outbox)
+            .into_iter()
+            .map(|(name, line)| format!("{name}: {line}"))
+            .collect();
+        assert!(
+            rows[0].starts_with("outbox: 2 messages of 2.0 KiB wait"),
+            "{rows:?}"
+        );
+        assert_eq!(
+            (rows[1].as_str(), rows[2].as_str()),
+            ("may publish: a.>@orders", "not granted: b.>")
+        );
+        assert!(
+            rows[3].contains("3 messages published, once within the window of 2"),
+            "{rows:?}"
+        );
     }
 
     #[test]
     fn thin_promise_is_named() {
         assert!(judge("ship", &target(Promise::Exact)).is_ok());
         assert!(judge("ship", &target(Promise::Window)).is_ok());
-        let slow = OutboxTarget { longest_wait_seconds: 900.0, ..target(Promise::Window) };
+        let slow = OutboxTarget {
+            longest_wait_seconds: 900.0,
+            ..target(Promise::Window)
+        };
         assert!(judge("ship", &slow).is_err_and(|words| words.contains("may be stored twice")));
     }
 }

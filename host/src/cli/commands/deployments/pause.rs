@@ -21,18 +21,28 @@ pub struct Args {
 
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let parameters: &[_] = if args.candidate { &[("candidate", "true".to_owned())] } else { &[] };
+    let parameters: &[_] = if args.candidate {
+        &[("candidate", "true".to_owned())]
+    } else {
+        &[]
+    };
     let path = ["v1", "deployments", &args.name, "pause"];
     let deployment: Deployment = context.client()?.act(&path, parameters).await?;
-    context.output.one(&deployment, |deployment| match &deployment.candidate {
-        Some(candidate) if args.candidate => {
-            let (number, position) = (candidate.number, grouped(candidate.position));
-            format!("{}: generation {number} is paused at position {position}", deployment.name)
-        }
-        _ => {
-            let (state, position) = (state_word(deployment.state), grouped(deployment.position));
-            format!("{}: {state} at position {position}", deployment.name)
-        }
-    })?;
+    context
+        .output
+        .one(&deployment, |deployment| match &deployment.candidate {
+            Some(candidate) if args.candidate => {
+                let (number, position) = (candidate.number, grouped(candidate.position));
+                format!(
+                    "{}: generation {number} is paused at position {position}",
+                    deployment.name
+                )
+            }
+            _ => {
+                let (state, position) =
+                    (state_word(deployment.state), grouped(deployment.position));
+                format!("{}: {state} at position {position}", deployment.name)
+            }
+        })?;
     Ok(())
 }

@@ -12,10 +12,12 @@ use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::{grouped, table};
 use crate::cli::support::wait_until_live;
 
-/// Longest wait for the response: a module may be in the middle of a batch, which it finishes first.
+/// Longest wait for the response: a module may be in the middle of a batch, which it finishes
+/// first.
 const TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Continue after a pause, or try again after a failure, with or without the event that cannot be folded.
+/// Continue after a pause, or try again after a failure, with or without the event that cannot be
+/// folded.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -34,8 +36,8 @@ pub struct Args {
     /// Name of the deployment.
     #[arg(required_unless_present = "all")]
     name: Option<String>,
-    /// All deployments that a failure stopped; with --skip, those that stopped at one of these events. Paused
-    /// deployments stay paused.
+    /// All deployments that a failure stopped; with --skip, those that stopped at one of these
+    /// events. Paused deployments stay paused.
     #[arg(long, conflicts_with_all = ["name", "candidate"])]
     all: bool,
     /// With --all: only deployments that read this source.
@@ -50,7 +52,8 @@ pub struct Args {
     /// The reason, for the audit log and for everyone who asks later.
     #[arg(long, value_name = "TEXT", requires = "skip")]
     reason: Option<String>,
-    /// Continue without events that are gone from the stream, up to its current end; the host counts them.
+    /// Continue without events that are gone from the stream, up to its current end; the host
+    /// counts them.
     #[arg(long)]
     accept_missing: bool,
 }
@@ -58,14 +61,21 @@ pub struct Args {
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
-    let Some(name) = args.name.clone() else { return all(&args, &client, context).await };
-    let wanted = Resume { skip: args.skip.clone(), reason: args.reason.clone() };
+    let Some(name) = args.name.clone() else {
+        return all(&args, &client, context).await;
+    };
+    let wanted = Resume {
+        skip: args.skip.clone(),
+        reason: args.reason.clone(),
+    };
     let deployment = resume(&client, &name, &parameters(&args), &wanted).await?;
     if !args.candidate {
         // If it fails again, only the error is shown.
         wait_until_live::outcome(&deployment)?;
     }
-    context.output.one(&deployment, |deployment| line(deployment, args.candidate, &args.skip))?;
+    context.output.one(&deployment, |deployment| {
+        line(deployment, args.candidate, &args.skip)
+    })?;
     Ok(())
 }
 
@@ -87,13 +97,23 @@ async fn resume(
         return Ok(client.act(&path, parameters).await?);
     }
     let body = serde_json::to_vec(wanted).context("cannot write the request as JSON")?;
-    Ok(client.post(&path, parameters, ("application/json", body.into()), TIMEOUT).await?)
+    Ok(client
+        .post(
+            &path,
+            parameters,
+            ("application/json", body.into()),
+            TIMEOUT,
+        )
+        .await?)
 }
 
 fn line(deployment: &Deployment, is_candidate: bool, skipped: &[u64]) -> String {
     let mut line = match &deployment.candidate {
         Some(candidate) if is_candidate => match candidate.position {
-            0 => format!("{}: generation {} continues", deployment.name, candidate.number),
+            0 => format!(
+                "{}: generation {} continues",
+                deployment.name, candidate.number
+            ),
             position => {
                 format!(
                     "{}: generation {} continues at position {}",
@@ -118,15 +138,28 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
     let chosen = chosen(&list.deployments, args)?;
     let (mut resumed, mut refused) = (Vec::new(), Vec::new());
     for deployment in chosen {
-        let failed_at = deployment.failure.as_ref().and_then(|failure| failure.sequence);
-        let skip = args.skip.iter().copied().filter(|sequence| Some(*sequence) == failed_at).collect();
-        let wanted = Resume { skip, reason: args.reason.clone() };
+        let failed_at = deployment
+            .failure
+            .as_ref()
+            .and_then(|failure| failure.sequence);
+        let skip = args
+            .skip
+            .iter()
+            .copied()
+            .filter(|sequence| Some(*sequence) == failed_at)
+            .collect();
+        let wanted = Resume {
+            skip,
+            reason: args.reason.clone(),
+        };
         match resume(client, &deployment.name, &parameters(args), &wanted).await {
             Ok(now) => resumed.push(now),
             Err(error) => refused.push(format!("{}: {error}", deployment.name)),
         }
     }
-    let shown = DeploymentList { deployments: resumed };
+    let shown = DeploymentList {
+        deployments: resumed,
+    };
     context.output.many(&shown.deployments, &shown, lines)?;
     let paused: Vec<&str> = list
         .deployments
@@ -135,7 +168,10 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
         .map(|deployment| deployment.name.as_str())
         .collect();
     if !paused.is_empty() {
-        context.output.note(&format!("still paused by an operator: {}", paused.join(", ")));
+        context.output.note(&format!(
+            "still paused by an operator: {}",
+            paused.join(", ")
+        ));
     }
     match refused.len() {
         0 => Ok(()),
@@ -145,9 +181,15 @@ async fn all(args: &Args, client: &Client, context: &Context) -> anyhow::Result<
 
 fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Deployment>, Failure> {
     let is_meant = |deployment: &&Deployment| {
-        let failed_at = deployment.failure.as_ref().and_then(|failure| failure.sequence);
+        let failed_at = deployment
+            .failure
+            .as_ref()
+            .and_then(|failure| failure.sequence);
         let is_at_event = failed_at.is_some_and(|sequence| args.skip.contains(&sequence));
-        let is_of_source = args.source.as_ref().is_none_or(|source| deployment.source == *source);
+        let is_of_source = args
+            .source
+            .as_ref()
+            .is_none_or(|source| deployment.source == *source);
         let is_stopped = deployment.state == DeploymentState::Failed;
         is_stopped && is_of_source && (args.skip.is_empty() || is_at_event)
     };
@@ -156,7 +198,8 @@ fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Depl
         return Ok(chosen);
     }
     let Some(first) = chosen.first() else {
-        let message = "no deployment has failed at these events; `foldstream list` shows which have failed";
+        let message =
+            "no deployment has failed at these events; `foldstream list` shows which have failed";
         return Err(Failure::new(Exit::NotFound, message));
     };
     if let Some(other) = chosen.iter().find(|other| other.source != first.source) {
@@ -171,9 +214,16 @@ fn chosen<'a>(deployments: &'a [Deployment], args: &Args) -> Result<Vec<&'a Depl
 
 fn lines(deployments: &[Deployment]) -> String {
     let row = |deployment: &Deployment| {
-        vec![deployment.name.clone(), state_word(deployment.state), grouped(deployment.position)]
+        vec![
+            deployment.name.clone(),
+            state_word(deployment.state),
+            grouped(deployment.position),
+        ]
     };
-    table(&["RESUMED", "STATE", "POSITION"], deployments.iter().map(row))
+    table(
+        &["RESUMED", "STATE", "POSITION"],
+        deployments.iter().map(row),
+    )
 }
 
 #[cfg(test)]
@@ -186,7 +236,9 @@ mod tests {
 
     fn args(typed: &[&str]) -> Args {
         let command = Args::augment_args(clap::Command::new("test"));
-        let matches = command.try_get_matches_from([&["test"], typed].concat()).expect("is accepted");
+        let matches = command
+            .try_get_matches_from([&["test"], typed].concat())
+            .expect("is accepted");
         Args::from_arg_matches(&matches).expect("is whole")
     }
 
@@ -202,27 +254,58 @@ mod tests {
             breaker_open: false,
         };
         let (name, source) = (name.to_owned(), source.to_owned());
-        Deployment { name, source, state: DeploymentState::Failed, failure: Some(failure), ..deployment() }
+        Deployment {
+            name,
+            source,
+            state: DeploymentState::Failed,
+            failure: Some(failure),
+            ..deployment()
+        }
     }
 
     #[test]
     fn all_means_those_that_failed_and_with_an_event_those_that_failed_there() {
-        let all = [failed("a", "x", 5), failed("b", "x", 5), failed("c", "x", 9), deployment()];
+        let all = [
+            failed("a", "x", 5),
+            failed("b", "x", 5),
+            failed("c", "x", 9),
+            deployment(),
+        ];
         let names = |typed: &[&str]| -> Result<Vec<String>, Exit> {
             let chosen = chosen(&all, &args(typed)).map_err(|failure| failure.exit)?;
-            Ok(chosen.iter().map(|deployment| deployment.name.clone()).collect())
+            Ok(chosen
+                .iter()
+                .map(|deployment| deployment.name.clone())
+                .collect())
         };
-        assert_eq!(names(&["--all"]), Ok(["a", "b", "c"].map(str::to_owned).to_vec()));
-        assert_eq!(names(&["--all", "--skip", "5", "--reason", "r"]), Ok(["a", "b"].map(str::to_owned).to_vec()));
-        assert_eq!(names(&["--all", "--skip", "6", "--reason", "r"]), Err(Exit::NotFound));
+        assert_eq!(
+            names(&["--all"]),
+            Ok(["a", "b", "c"].map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            names(&["--all", "--skip", "5", "--reason", "r"]),
+            Ok(["a", "b"].map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            names(&["--all", "--skip", "6", "--reason", "r"]),
+            Err(Exit::NotFound)
+        );
     }
 
     #[test]
     fn one_sequence_of_two_sources_is_two_events() {
         let all = [failed("a", "x", 5), failed("b", "y", 5)];
         let typed = ["--all", "--skip", "5", "--reason", "r"];
-        assert_eq!(chosen(&all, &args(&typed)).expect_err("which is meant?").exit, Exit::Usage);
+        assert_eq!(
+            chosen(&all, &args(&typed))
+                .expect_err("which is meant?")
+                .exit,
+            Exit::Usage
+        );
         let typed = [&typed[..], &["--source", "y"]].concat();
-        assert_eq!(chosen(&all, &args(&typed)).expect("one is named")[0].name, "b");
+        assert_eq!(
+            chosen(&all, &args(&typed)).expect("one is named")[0].name,
+            "b"
+        );
     }
 }

@@ -38,23 +38,50 @@ fn word(thing: &impl serde::Serialize) -> String {
 }
 
 fn lines(deployment: &Deployment) -> String {
-    let mut rows: Vec<(&str, String)> = vec![("name", deployment.name.clone()), ("state", state_line(deployment))];
+    let mut rows: Vec<(&str, String)> = vec![
+        ("name", deployment.name.clone()),
+        ("state", state_line(deployment)),
+    ];
     if let Some(failure) = &deployment.failure {
-        let at = failure.sequence.map(|sequence| format!(" at sequence {sequence}")).unwrap_or_default();
-        rows.push(("failure", format!("{}{at}: {}", failure.kind, failure.message)));
-        rows.extend(failure.class.map(|class| ("class", class.name().to_owned())));
+        let at = failure
+            .sequence
+            .map(|sequence| format!(" at sequence {sequence}"))
+            .unwrap_or_default();
+        rows.push((
+            "failure",
+            format!("{}{at}: {}", failure.kind, failure.message),
+        ));
+        rows.extend(
+            failure
+                .class
+                .map(|class| ("class", class.name().to_owned())),
+        );
         rows.push(("failing since", failing_line(failure)));
     }
-    rows.push(("position", format!("{} of {}", grouped(deployment.position), known(deployment.head, grouped))));
+    rows.push((
+        "position",
+        format!(
+            "{} of {}",
+            grouped(deployment.position),
+            known(deployment.head, grouped)
+        ),
+    ));
     rows.push(("checkpoint", checkpoint_line(deployment)));
     rows.push(("lag", lag_line(deployment)));
     if deployment.missing_events > 0 {
         let missing = grouped(deployment.missing_events);
-        rows.push(("missing", format!("{missing} events were already gone from the stream")));
+        rows.push((
+            "missing",
+            format!("{missing} events were already gone from the stream"),
+        ));
     }
     rows.push((
         "applied",
-        format!("{}, {}/s", counted(deployment.events_applied, "event"), grouped(deployment.rate as u64)),
+        format!(
+            "{}, {}/s",
+            counted(deployment.events_applied, "event"),
+            grouped(deployment.rate as u64)
+        ),
     ));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
     rows.push(("source", source_line(deployment)));
@@ -62,16 +89,39 @@ fn lines(deployment: &Deployment) -> String {
     rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
     rows.push((
         "state size",
-        format!("{} in a file of {}", bytes(deployment.state_bytes), bytes(deployment.file_bytes)),
+        format!(
+            "{} in a file of {}",
+            bytes(deployment.state_bytes),
+            bytes(deployment.file_bytes)
+        ),
     ));
-    rows.push(("generation", format!("{}, deployed at {}", deployment.generation, deployment.deployed_at)));
+    rows.push((
+        "generation",
+        format!(
+            "{}, deployed at {}",
+            deployment.generation, deployment.deployed_at
+        ),
+    ));
     if !deployment.reason.is_empty() {
         rows.push(("reason", deployment.reason.clone()));
     }
-    rows.extend(deployment.candidate.as_deref().map(|generation| ("candidate", other_line(generation))));
-    rows.extend(deployment.previous.as_deref().map(|generation| ("previous", other_line(generation))));
+    rows.extend(
+        deployment
+            .candidate
+            .as_deref()
+            .map(|generation| ("candidate", other_line(generation))),
+    );
+    rows.extend(
+        deployment
+            .previous
+            .as_deref()
+            .map(|generation| ("previous", other_line(generation))),
+    );
     let module = &deployment.module;
-    rows.push(("module", format!("{} {} ({})", module.kind, module.name, bytes(module.size))));
+    rows.push((
+        "module",
+        format!("{} {} ({})", module.kind, module.name, bytes(module.size)),
+    ));
     rows.push(("digest", module.digest.clone()));
     rows.push(("subjects", module.subjects.join(", ")));
     rows.push(("error policy", inspect::error_policy(module)));
@@ -83,7 +133,11 @@ fn lines(deployment: &Deployment) -> String {
     for query in &module.queries {
         rows.push(("query", format!("{}: {}", query.name, query.description)));
     }
-    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+    table(
+        &[],
+        rows.into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value]),
+    )
 }
 
 fn state_line(deployment: &Deployment) -> String {
@@ -100,8 +154,16 @@ fn state_line(deployment: &Deployment) -> String {
 /// How long it has failed, and when the next attempt is due.
 fn failing_line(failure: &Failure) -> String {
     let attempts = counted(failure.attempts.into(), "attempt");
-    let next = failure.next_attempt_at.as_ref().map(|at| format!(", the next at {at}")).unwrap_or_default();
-    let breaker = if failure.breaker_open { ", the circuit breaker is open" } else { "" };
+    let next = failure
+        .next_attempt_at
+        .as_ref()
+        .map(|at| format!(", the next at {at}"))
+        .unwrap_or_default();
+    let breaker = if failure.breaker_open {
+        ", the circuit breaker is open"
+    } else {
+        ""
+    };
     format!("{}, {attempts}{next}{breaker}", failure.first_at)
 }
 
@@ -115,22 +177,34 @@ fn checkpoint_line(deployment: &Deployment) -> String {
     if deployment.checkpoint >= deployment.position {
         return format!("{durable}; the whole state is on disk");
     }
-    format!("{durable} is on disk; later events are in memory, and are read again from the stream after a crash")
+    format!(
+        "{durable} is on disk; later events are in memory, and are read again from the stream after a crash"
+    )
 }
 
 fn lag_line(deployment: &Deployment) -> String {
     match (deployment.lag_events, deployment.lag_seconds) {
         (None, _) => format!("unknown, because {}", why_unknown(deployment)),
         (Some(0), _) => "none".to_owned(),
-        (Some(events), Some(seconds)) => format!("{}, the oldest {} old", counted(events, "event"), span(seconds)),
+        (Some(events), Some(seconds)) => format!(
+            "{}, the oldest {} old",
+            counted(events, "event"),
+            span(seconds)
+        ),
         (Some(events), None) => format!("{}, of unknown age", counted(events, "event")),
     }
 }
 
 /// Why nobody knows how far it is behind.
 fn why_unknown(deployment: &Deployment) -> &'static str {
-    match deployment.failure.as_ref().map(|failure| failure.kind.as_str()) {
-        Some("source-diverged" | "source-truncated") => "the stream does not have what the state was built from",
+    match deployment
+        .failure
+        .as_ref()
+        .map(|failure| failure.kind.as_str())
+    {
+        Some("source-diverged" | "source-truncated") => {
+            "the stream does not have what the state was built from"
+        }
         Some("source") => "the host has no such source",
         _ => "the source does not answer",
     }
@@ -139,19 +213,34 @@ fn why_unknown(deployment: &Deployment) -> &'static str {
 /// The state of a source, and how long it has lasted if it keeps events from arriving.
 pub fn source_word(status: &SourceStatus) -> String {
     let state = status.state.name();
-    let lasts = status.since.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
-    lasts.map_or_else(|| state.to_owned(), |seconds| format!("{state} for {}", span(seconds)))
+    let lasts = status
+        .since
+        .as_deref()
+        .filter(|_| status.state.is_trouble())
+        .and_then(seconds_since);
+    lasts.map_or_else(
+        || state.to_owned(),
+        |seconds| format!("{state} for {}", span(seconds)),
+    )
 }
 
 /// Seconds since a time in RFC 3339.
 fn seconds_since(time: &str) -> Option<f64> {
     let time: jiff::Timestamp = time.parse().ok()?;
-    Some(jiff::Timestamp::now().duration_since(time).as_secs_f64().max(0.0))
+    Some(
+        jiff::Timestamp::now()
+            .duration_since(time)
+            .as_secs_f64()
+            .max(0.0),
+    )
 }
 
 /// The events that its state left out.
 fn skipped_line(deployment: &Deployment) -> Option<String> {
-    let last = deployment.skips.last().map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
+    let last = deployment
+        .skips
+        .last()
+        .map(|skip| format!("; the last is {}: {}", skip.sequence, skip.reason));
     let has_any = deployment.skipped > 0 || last.is_some();
     let count = counted(deployment.skipped, "event");
     has_any.then(|| format!("{count}{}", last.unwrap_or_default()))
@@ -182,7 +271,10 @@ fn oddities(deployment: &Deployment) -> Vec<(&'static str, String)> {
     }
     if status.repaired > 0 {
         let count = grouped(status.repaired);
-        rows.push(("repaired", format!("{count} messages with invalid headers or subjects; the log names them")));
+        rows.push((
+            "repaired",
+            format!("{count} messages with invalid headers or subjects; the log names them"),
+        ));
     }
     rows
 }
@@ -196,7 +288,11 @@ fn source_line(deployment: &Deployment) -> String {
     if status.state != SourceState::Reading {
         line.push_str(&format!(", {}", source_word(status)));
     }
-    let heard = status.last_heard.as_deref().filter(|_| status.state.is_trouble()).and_then(seconds_since);
+    let heard = status
+        .last_heard
+        .as_deref()
+        .filter(|_| status.state.is_trouble())
+        .and_then(seconds_since);
     if let Some(ago) = heard {
         line.push_str(&format!(", last heard {} ago", span(ago)));
     }
@@ -209,7 +305,9 @@ fn source_line(deployment: &Deployment) -> String {
 #[cfg(test)]
 pub(in crate::cli) mod tests {
     use super::*;
-    use crate::api::{ErrorPolicy, FailureClass, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus};
+    use crate::api::{
+        ErrorPolicy, FailureClass, ModuleInfo, ModuleLimits, QueryDescription, SourceStatus,
+    };
 
     pub(in crate::cli) fn deployment() -> Deployment {
         Deployment {
@@ -262,7 +360,11 @@ pub(in crate::cli) mod tests {
                 wants_headers: false,
                 key_rule: "subject-token:2".to_owned(),
                 state_version: 1,
-                error_policy: ErrorPolicy { attempts: Some(3), initial_backoff_ms: Some(10), max_backoff_ms: None },
+                error_policy: ErrorPolicy {
+                    attempts: Some(3),
+                    initial_backoff_ms: Some(10),
+                    max_backoff_ms: None,
+                },
                 limits: ModuleLimits {
                     memory_bytes: Some(32 << 20),
                     deadline_ms: Some(1_000),
@@ -308,7 +410,11 @@ query          top-customers: those who spent most"
     fn candidate_and_previous_stand_below_what_serves() {
         use crate::api::GenerationStatus;
         let candidate = crate::cli::commands::rollouts::generations::tests::generation();
-        let mut previous = Generation { number: 1, status: GenerationStatus::Previous, ..candidate.clone() };
+        let mut previous = Generation {
+            number: 1,
+            status: GenerationStatus::Previous,
+            ..candidate.clone()
+        };
         previous.reason = "generation 2 took over at position 9".to_owned();
         previous.progress = Some(1.0);
         let mut shown = deployment();
@@ -329,7 +435,12 @@ module  ";
         let mut away = deployment();
         away.state = DeploymentState::Disconnected;
         away.checkpoint = away.position;
-        (away.head, away.lag_events, away.lag_seconds, away.remaining_seconds) = (None, None, None, None);
+        (
+            away.head,
+            away.lag_events,
+            away.lag_seconds,
+            away.remaining_seconds,
+        ) = (None, None, None, None);
         away.source_status.state = SourceState::Reconnecting;
         away.source_status.message = Some("cannot connect: connection refused".to_owned());
         let shown = lines(&away);
@@ -340,7 +451,10 @@ module  ";
             "lag            unknown, because the source does not answer",
             "source         events, stream ORDERS, reconnecting: cannot connect: connection refused",
         ] {
-            assert!(shown.lines().any(|found| found == line), "{line} is missing in\n{shown}");
+            assert!(
+                shown.lines().any(|found| found == line),
+                "{line} is missing in\n{shown}"
+            );
         }
     }
 
@@ -349,7 +463,10 @@ module  ";
         let mut migrating = deployment();
         migrating.module.migrates = true;
         let shown = lines(&migrating);
-        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
+        assert!(
+            shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "),
+            "{shown}"
+        );
     }
 
     #[test]

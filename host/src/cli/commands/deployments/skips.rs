@@ -28,10 +28,17 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
     let list: SkipList = match args.remove {
-        None => client.get(&["v1", "deployments", &args.name, "skips"], &[]).await?,
+        None => {
+            client
+                .get(&["v1", "deployments", &args.name, "skips"], &[])
+                .await?
+        }
         Some(sequence) => {
             let sequence = sequence.to_string();
-            let request = client.request(Method::DELETE, &["v1", "deployments", &args.name, "skips", &sequence]);
+            let request = client.request(
+                Method::DELETE,
+                &["v1", "deployments", &args.name, "skips", &sequence],
+            );
             client.answer_of(request).await?
         }
     };
@@ -49,11 +56,20 @@ fn lines(skips: &[Skip]) -> String {
             skip.state.name().to_owned(),
             skip.subject.clone().unwrap_or_else(|| "-".to_owned()),
             skip.kind.clone().unwrap_or_else(|| "-".to_owned()),
-            skip.at.split('.').next().unwrap_or_default().trim_end_matches('Z').to_owned() + "Z",
+            skip.at
+                .split('.')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches('Z')
+                .to_owned()
+                + "Z",
             skip.reason.clone(),
         ]
     });
-    table(&["SEQUENCE", "STATE", "SUBJECT", "TYPE", "DECIDED", "REASON"], rows)
+    table(
+        &["SEQUENCE", "STATE", "SUBJECT", "TYPE", "DECIDED", "REASON"],
+        rows,
+    )
 }
 
 #[cfg(test)]
@@ -74,7 +90,13 @@ mod tests {
             time: None,
             digest: None,
         };
-        let unreadable = Skip { sequence: 18, state: SkipState::Ahead, subject: None, kind: None, ..skip.clone() };
+        let unreadable = Skip {
+            sequence: 18,
+            state: SkipState::Ahead,
+            subject: None,
+            kind: None,
+            ..skip.clone()
+        };
         assert_eq!(
             lines(&[skip, unreadable]),
             "\

@@ -53,11 +53,16 @@ pub struct Args {
     /// Refuse the event unless the last sequence of the log is this one.
     #[arg(long, value_name = "SEQUENCE")]
     expected_last_sequence: Option<u64>,
-    /// Refuse the event unless the last sequence under the subject is this one; 0 means that there is none.
+    /// Refuse the event unless the last sequence under the subject is this one; 0 means that there
+    /// is none.
     #[arg(long, value_name = "SEQUENCE")]
     expected_last_subject_sequence: Option<u64>,
     /// Subject, or pattern, for --expected-last-subject-sequence; default: the event's.
-    #[arg(long, value_name = "SUBJECT", requires = "expected_last_subject_sequence")]
+    #[arg(
+        long,
+        value_name = "SUBJECT",
+        requires = "expected_last_subject_sequence"
+    )]
     expected_subject: Option<String>,
 }
 
@@ -78,13 +83,28 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         expected_subject: args.expected_subject,
     };
     let body = serde_json::to_vec(&append).context("cannot write the event as JSON")?;
-    let mut parameters: Vec<_> = args.source.into_iter().map(|source| ("source", source)).collect();
+    let mut parameters: Vec<_> = args
+        .source
+        .into_iter()
+        .map(|source| ("source", source))
+        .collect();
     parameters.extend(args.times.parameter());
     let content = ("application/json", body.into());
-    let appended: Appended = context.client()?.post(&["v1", "events"], &parameters, content, TIMEOUT).await?;
+    let appended: Appended = context
+        .client()?
+        .post(&["v1", "events"], &parameters, content, TIMEOUT)
+        .await?;
     context.output.one(&appended, |appended| {
-        let sequence = appended.sequences.first().copied().unwrap_or(appended.last_sequence);
-        if appended.duplicates > 0 { format!("{sequence} (already stored)") } else { sequence.to_string() }
+        let sequence = appended
+            .sequences
+            .first()
+            .copied()
+            .unwrap_or(appended.last_sequence);
+        if appended.duplicates > 0 {
+            format!("{sequence} (already stored)")
+        } else {
+            sequence.to_string()
+        }
     })?;
     times::warn(&context.output, appended.times_raised);
     Ok(())
@@ -93,19 +113,31 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn headers(typed: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pairs = typed.iter().map(|header| match header.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::new(Exit::Usage, format!("--header `{header}` is not a header; write --header NAME=VALUE"))),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            format!("--header `{header}` is not a header; write --header NAME=VALUE"),
+        )),
     });
     pairs.collect()
 }
 
 fn data(typed: &str) -> anyhow::Result<serde_json::Value> {
     if typed != "-" {
-        return Ok(serde_json::from_str(typed).unwrap_or_else(|_| serde_json::Value::String(typed.to_owned())));
+        return Ok(serde_json::from_str(typed)
+            .unwrap_or_else(|_| serde_json::Value::String(typed.to_owned())));
     }
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(DATA_BYTES_MAX + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    std::io::stdin()
+        .lock()
+        .take(DATA_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot read standard input")?;
     if bytes.len() as u64 > DATA_BYTES_MAX {
-        return Err(Failure::new(Exit::Usage, format!("the data has more than {DATA_BYTES_MAX} bytes")).into());
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("the data has more than {DATA_BYTES_MAX} bytes"),
+        )
+        .into());
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
@@ -129,9 +161,18 @@ mod tests {
     #[test]
     fn headers_need_a_name_and_a_value() {
         let pairs = headers(&["a=b=c".to_owned(), "d=".to_owned()]).expect("fine");
-        assert_eq!(pairs, BTreeMap::from([("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]));
+        assert_eq!(
+            pairs,
+            BTreeMap::from([
+                ("a".to_owned(), "b=c".to_owned()),
+                ("d".to_owned(), String::new())
+            ])
+        );
         for wrong in ["a", "=b", ""] {
-            assert_eq!(headers(&[wrong.to_owned()]).expect_err("is none").exit, Exit::Usage);
+            assert_eq!(
+                headers(&[wrong.to_owned()]).expect_err("is none").exit,
+                Exit::Usage
+            );
         }
     }
 }

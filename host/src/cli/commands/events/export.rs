@@ -69,17 +69,33 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut progress = Progress::new("exporting", context.output);
     let count = match &args.to {
         Some(path) => {
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file =
+                File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
             export(&args, &client, BufWriter::new(file), &mut progress).await?
         }
-        None => export(&args, &client, BufWriter::new(std::io::stdout()), &mut progress).await?,
+        None => {
+            export(
+                &args,
+                &client,
+                BufWriter::new(std::io::stdout()),
+                &mut progress,
+            )
+            .await?
+        }
     };
     progress.finish();
-    context.output.note(&format!("exported {} events", grouped(count)));
+    context
+        .output
+        .note(&format!("exported {} events", grouped(count)));
     Ok(())
 }
 
-async fn export(args: &Args, client: &Client, mut target: impl Write, progress: &mut Progress) -> anyhow::Result<u64> {
+async fn export(
+    args: &Args,
+    client: &Client,
+    mut target: impl Write,
+    progress: &mut Progress,
+) -> anyhow::Result<u64> {
     let mut after = args.after;
     let mut last = None;
     let mut count = 0;
@@ -103,7 +119,12 @@ async fn export(args: &Args, client: &Client, mut target: impl Write, progress: 
         let rate = count as f64 / seconds;
         let through = (after - args.after) as f64 / seconds;
         let remaining_seconds = Some((last - after) as f64 / through.max(0.001));
-        progress.show(&Step { done: count, total: None, rate, remaining_seconds });
+        progress.show(&Step {
+            done: count,
+            total: None,
+            rate,
+            remaining_seconds,
+        });
     }
     target.flush()?;
     Ok(count)
@@ -156,22 +177,62 @@ fn parameters(filter: &Filter, after: u64, limit: u64) -> Vec<(&'static str, Str
     parameters
 }
 
-async fn page_of_events(client: &Client, filter: &Filter, after: u64, limit: u64) -> Result<Page, Error> {
-    let page: StoredPage = client.get(&["v1", "events"], &parameters(filter, after, limit)).await?;
-    let lines = page.events.into_iter().map(|event| one_line(&compact(&importable(event))));
-    Ok(Page { lines: lines.collect(), next: page.next, last_sequence: page.last_sequence })
+async fn page_of_events(
+    client: &Client,
+    filter: &Filter,
+    after: u64,
+    limit: u64,
+) -> Result<Page, Error> {
+    let page: StoredPage = client
+        .get(&["v1", "events"], &parameters(filter, after, limit))
+        .await?;
+    let lines = page
+        .events
+        .into_iter()
+        .map(|event| one_line(&compact(&importable(event))));
+    Ok(Page {
+        lines: lines.collect(),
+        next: page.next,
+        last_sequence: page.last_sequence,
+    })
 }
 
-async fn page_of_cloud_events(client: &Client, filter: &Filter, after: u64, limit: u64) -> Result<Page, Error> {
-    let request = client.request(Method::GET, &["v1", "events"]).query(&parameters(filter, after, limit));
-    let response = client.send(request.header(ACCEPT, BATCH_MEDIA_TYPE), TIMEOUT).await?;
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let foreign = |message: String| Error::Foreign { url: client.url().to_owned(), message };
-    let (next, last_sequence) = (header("foldstream-next"), header("foldstream-last-sequence"));
-    let last_sequence = last_sequence.ok_or_else(|| foreign("it cannot write CloudEvents; upgrade it".to_owned()))?;
+async fn page_of_cloud_events(
+    client: &Client,
+    filter: &Filter,
+    after: u64,
+    limit: u64,
+) -> Result<Page, Error> {
+    let request = client
+        .request(Method::GET, &["v1", "events"])
+        .query(&parameters(filter, after, limit));
+    let response = client
+        .send(request.header(ACCEPT, BATCH_MEDIA_TYPE), TIMEOUT)
+        .await?;
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
+    };
+    let foreign = |message: String| Error::Foreign {
+        url: client.url().to_owned(),
+        message,
+    };
+    let (next, last_sequence) = (
+        header("foldstream-next"),
+        header("foldstream-last-sequence"),
+    );
+    let last_sequence = last_sequence
+        .ok_or_else(|| foreign("it cannot write CloudEvents; upgrade it".to_owned()))?;
     let body = client.body(response).await?;
-    let events: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| foreign(error.to_string()))?;
-    Ok(Page { lines: events.iter().map(|event| one_line(event.get())).collect(), next, last_sequence })
+    let events: Vec<&RawValue> =
+        serde_json::from_slice(&body).map_err(|error| foreign(error.to_string()))?;
+    Ok(Page {
+        lines: events.iter().map(|event| one_line(event.get())).collect(),
+        next,
+        last_sequence,
+    })
 }
 
 /// JSON on one line: a line break in it is white space between values.
@@ -179,8 +240,8 @@ fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-/// The event in the form in which it is appended. Its message id prevents duplicates. CloudEvents attributes are
-/// encoded again, because reading decodes them.
+/// The event in the form in which it is appended. Its message id prevents duplicates. CloudEvents
+/// attributes are encoded again, because reading decodes them.
 fn importable(mut event: Stored) -> Importable {
     let id = event.headers.remove(MESSAGE_ID);
     for (name, value) in &mut event.headers {
@@ -188,9 +249,24 @@ fn importable(mut event: Stored) -> Importable {
             *value = percent::encode(value).into_owned();
         }
     }
-    event.headers.retain(|name, _| !name.starts_with("foldstream-") && !name.starts_with("nats-"));
-    let Stored { time, subject, kind, headers, data } = event;
-    Importable { subject, kind, id, time, headers, data }
+    event
+        .headers
+        .retain(|name, _| !name.starts_with("foldstream-") && !name.starts_with("nats-"));
+    let Stored {
+        time,
+        subject,
+        kind,
+        headers,
+        data,
+    } = event;
+    Importable {
+        subject,
+        kind,
+        id,
+        time,
+        headers,
+        data,
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +275,8 @@ mod tests {
     use crate::api::{NewEvent, StoredEvent};
 
     fn imported(stored: &StoredEvent) -> NewEvent {
-        let event: Stored = serde_json::from_str(&compact(stored)).expect("the host answers like this");
+        let event: Stored =
+            serde_json::from_str(&compact(stored)).expect("the host answers like this");
         serde_json::from_str(&compact(&importable(event))).expect("import reads it")
     }
 
@@ -207,26 +284,43 @@ mod tests {
     fn what_is_exported_can_be_imported() {
         let stored = super::super::read::tests::event();
         let event = imported(&stored);
-        assert_eq!((event.subject, event.kind, event.time), (stored.subject, Some(stored.kind), Some(stored.time)));
-        assert_eq!((event.headers, event.data, event.id), (stored.headers, stored.data, None));
+        assert_eq!(
+            (event.subject, event.kind, event.time),
+            (stored.subject, Some(stored.kind), Some(stored.time))
+        );
+        assert_eq!(
+            (event.headers, event.data, event.id),
+            (stored.headers, stored.data, None)
+        );
     }
 
     #[test]
     fn message_id_is_exported_as_such_and_attributes_are_encoded() {
         let mut stored = super::super::read::tests::event();
-        let headers = [(MESSAGE_ID, "order-7"), ("ce-id", "100%"), ("foldstream-cloudevent-error", "why")];
-        stored.headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let headers = [
+            (MESSAGE_ID, "order-7"),
+            ("ce-id", "100%"),
+            ("foldstream-cloudevent-error", "why"),
+        ];
+        stored.headers = headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
         let event = imported(&stored);
         assert_eq!(event.id.as_deref(), Some("order-7"));
-        assert_eq!(event.headers, BTreeMap::from([("ce-id".to_owned(), "100%25".to_owned())]));
+        assert_eq!(
+            event.headers,
+            BTreeMap::from([("ce-id".to_owned(), "100%25".to_owned())])
+        );
     }
 
     #[test]
     fn data_keep_their_digits_in_one_line() {
-        let text =
-            "{\"time\":\"t\",\"subject\":\"a\",\"type\":\"b\",\"data\":{\"z\": 1.10,\n\"a\":12345678901234567890123}}";
+        let text = "{\"time\":\"t\",\"subject\":\"a\",\"type\":\"b\",\"data\":{\"z\": 1.10,\n\"a\":12345678901234567890123}}";
         let event: Stored = serde_json::from_str(text).expect("sound");
         let line = one_line(&compact(&importable(event)));
-        assert!(line.ends_with("{\"z\": 1.10, \"a\":12345678901234567890123}}"), "{line}");
+        assert!(
+            line.ends_with("{\"z\": 1.10, \"a\":12345678901234567890123}}"),
+            "{line}"
+        );
     }
 }

@@ -54,8 +54,9 @@ pub struct Options {
     /// Source; default: the only one.
     #[arg(long)]
     source: Option<String>,
-    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}` for one whose dots
-    /// separate tokens; default: `{type:tokens}`, or the subject that an event was exported with.
+    /// Subject of CloudEvents: text with `{name}` for an attribute as one token and `{name:tokens}`
+    /// for one whose dots separate tokens; default: `{type:tokens}`, or the subject that an event
+    /// was exported with.
     #[arg(long, value_name = "TEMPLATE")]
     subject: Option<String>,
     #[command(flatten)]
@@ -65,17 +66,28 @@ pub struct Options {
 impl Options {
     /// Into the log of a source.
     pub fn into_source(name: &str) -> Self {
-        Self { source: Some(name.to_owned()), ..Self::default() }
+        Self {
+            source: Some(name.to_owned()),
+            ..Self::default()
+        }
     }
 
     fn template(&self) -> Result<Option<SubjectTemplate>, Failure> {
-        let template = self.subject.as_deref().map(SubjectTemplate::parse).transpose();
+        let template = self
+            .subject
+            .as_deref()
+            .map(SubjectTemplate::parse)
+            .transpose();
         template.map_err(|error| Failure::new(Exit::Usage, format!("--subject: {error}")))
     }
 
     fn parameters(&self) -> Vec<(&'static str, String)> {
         let named = |name, value: &Option<String>| value.clone().map(|value| (name, value));
-        let options = [named("source", &self.source), named("subject", &self.subject), self.times.parameter()];
+        let options = [
+            named("source", &self.source),
+            named("subject", &self.subject),
+            self.times.parameter(),
+        ];
         options.into_iter().flatten().collect()
     }
 }
@@ -106,26 +118,49 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             0 => String::new(),
             _ => format!("; last sequence {}", grouped(imported.last_sequence)),
         };
-        format!("imported {}{duplicates}{last}", counted(imported.events, "event"))
+        format!(
+            "imported {}{duplicates}{last}",
+            counted(imported.events, "event")
+        )
     })?;
     times::warn(&context.output, imported.times_raised);
     Ok(())
 }
 
 /// Imports a file, or standard input for `-`.
-pub async fn import_file(client: &Client, file: &Path, options: &Options, output: Output) -> anyhow::Result<Imported> {
+pub async fn import_file(
+    client: &Client,
+    file: &Path,
+    options: &Options,
+    output: Output,
+) -> anyhow::Result<Imported> {
     if file == Path::new("-") {
-        let batches = Batches::new("standard input", std::io::stdin().lock(), options.template()?);
+        let batches = Batches::new(
+            "standard input",
+            std::io::stdin().lock(),
+            options.template()?,
+        );
         return import(client, batches, None, options, output).await;
     }
     let shown = file.display();
     let opened = File::open(file).map_err(|error| {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
+        let exit = if error.kind() == std::io::ErrorKind::NotFound {
+            Exit::NotFound
+        } else {
+            Exit::Failed
+        };
         Failure::new(exit, format!("cannot read {shown}: {error}"))
     })?;
     let size = opened.metadata().ok().map(|metadata| metadata.len());
     let reader = BufReader::with_capacity(1 << 20, opened);
-    import(client, Batches::new(&shown.to_string(), reader, options.template()?), size, options, output).await
+    import(
+        client,
+        Batches::new(&shown.to_string(), reader, options.template()?),
+        size,
+        options,
+        output,
+    )
+    .await
 }
 
 async fn import<R: BufRead>(
@@ -142,23 +177,36 @@ async fn import<R: BufRead>(
         let batch = batches.next();
         if !batch.lines.is_empty() {
             let content = ("application/x-ndjson", batch.body);
-            let sent = client.post(&["v1", "events"], &parameters, content, TIMEOUT).await;
-            let appended: Appended = sent.map_err(|error| refused(&error, &batches.name, &batch.lines, &imported))?;
+            let sent = client
+                .post(&["v1", "events"], &parameters, content, TIMEOUT)
+                .await;
+            let appended: Appended =
+                sent.map_err(|error| refused(&error, &batches.name, &batch.lines, &imported))?;
             imported.events += batch.lines.len() as u64;
             imported.duplicates += appended.duplicates;
             imported.times_raised += appended.times_raised;
             imported.last_sequence = appended.last_sequence;
         }
         match batch.end {
-            End::Full => progress.show(&step(&imported, batches.items.bytes, size, progress.elapsed())),
+            End::Full => progress.show(&step(
+                &imported,
+                batches.items.bytes,
+                size,
+                progress.elapsed(),
+            )),
             End::File => break,
             End::Malformed(message) => {
                 let message = format!("{message}; {}", so_far(&imported));
                 return Err(Failure::new(Exit::Refused, message).into());
             }
             End::Unreadable(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot continue reading {}; {}", batches.name, so_far(&imported)));
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot continue reading {}; {}",
+                        batches.name,
+                        so_far(&imported)
+                    )
+                });
             }
         }
     }
@@ -172,7 +220,10 @@ fn so_far(imported: &Imported) -> String {
     match imported.events {
         0 => "nothing was imported".to_owned(),
         1 => {
-            format!("the first event was imported, nothing after it; last sequence {}", grouped(imported.last_sequence))
+            format!(
+                "the first event was imported, nothing after it; last sequence {}",
+                grouped(imported.last_sequence)
+            )
         }
         events => format!(
             "the first {} events were imported, nothing after them; last sequence {}",
@@ -189,7 +240,11 @@ fn refused(error: &client::Error, name: &str, lines: &[u64], imported: &Imported
         (None, [first, .., last]) => format!("{name}, lines {first} to {last}: {text}"),
         (None, _) => format!("{name}: {text}"),
     };
-    let known = if error.leaves_open() { at_least(imported) } else { so_far(imported) };
+    let known = if error.leaves_open() {
+        at_least(imported)
+    } else {
+        so_far(imported)
+    };
     Failure::new(error.exit(), format!("{told}; {known}"))
 }
 
@@ -206,8 +261,8 @@ fn at_least(imported: &Imported) -> String {
     )
 }
 
-/// The line of the event that the host identifies by its place in the request, and the host's reason: `event 0 is
-/// refused: …` counts from 0, `line 1 is refused: …` from 1.
+/// The line of the event that the host identifies by its place in the request, and the host's
+/// reason: `event 0 is refused: …` counts from 0, `line 1 is refused: …` from 1.
 fn named_line<'a>(text: &'a str, lines: &[u64]) -> Option<(u64, &'a str)> {
     let (rest, first) = match text.strip_prefix("event ") {
         Some(rest) => (rest, 0),
@@ -220,10 +275,20 @@ fn named_line<'a>(text: &'a str, lines: &[u64]) -> Option<(u64, &'a str)> {
 
 fn step(imported: &Imported, bytes: u64, size: Option<u64>, elapsed: Duration) -> Step {
     let rate = imported.events as f64 / elapsed.as_secs_f64().max(0.001);
-    let share = size.filter(|size| *size > 0).map(|size| bytes as f64 / size as f64);
-    let total = share.filter(|share| *share > 0.0).map(|share| (imported.events as f64 / share).round() as u64);
-    let remaining_seconds = total.map(|total| total.saturating_sub(imported.events) as f64 / rate.max(0.001));
-    Step { done: imported.events, total, rate, remaining_seconds }
+    let share = size
+        .filter(|size| *size > 0)
+        .map(|size| bytes as f64 / size as f64);
+    let total = share
+        .filter(|share| *share > 0.0)
+        .map(|share| (imported.events as f64 / share).round() as u64);
+    let remaining_seconds =
+        total.map(|total| total.saturating_sub(imported.events) as f64 / rate.max(0.001));
+    Step {
+        done: imported.events,
+        total,
+        rate,
+        remaining_seconds,
+    }
 }
 
 /// Events of a file as requests.
@@ -251,10 +316,15 @@ enum End {
 
 impl<R: BufRead> Batches<R> {
     fn new(name: &str, reader: R, template: Option<SubjectTemplate>) -> Self {
-        Self { name: name.to_owned(), items: Items::new(reader), template }
+        Self {
+            name: name.to_owned(),
+            items: Items::new(reader),
+            template,
+        }
     }
 
-    /// The next events, up to the limits of a batch. They are checked here and sent as they were written.
+    /// The next events, up to the limits of a batch. They are checked here and sent as they were
+    /// written.
     fn next(&mut self) -> Batch {
         let mut body = Vec::new();
         let mut lines = Vec::new();
@@ -287,7 +357,11 @@ impl<R: BufRead> Batches<R> {
                 body.push(b'\n');
             }
         };
-        Batch { body: body.into(), lines, end }
+        Batch {
+            body: body.into(),
+            lines,
+            end,
+        }
     }
 }
 
@@ -304,7 +378,10 @@ fn check(text: &[u8], template: Option<&SubjectTemplate>) -> Result<(), String> 
             true => "; a CloudEvent has a specversion",
             false => "",
         };
-        format!("is not an event: {text} (column {}){advice}", error.column())
+        format!(
+            "is not an event: {text} (column {}){advice}",
+            error.column()
+        )
     })?;
     crate::subject::validate(&event.subject).map_err(|error| error.to_string())
 }
@@ -319,11 +396,16 @@ mod tests {
 
     #[test]
     fn lines_become_batches_as_they_stand() {
-        let mut batches = batches("{\"subject\":\"a.b\"}\n\n  {\"subject\":\"c\",\"data\":12345678901234567890123}");
+        let mut batches = batches(
+            "{\"subject\":\"a.b\"}\n\n  {\"subject\":\"c\",\"data\":12345678901234567890123}",
+        );
         let batch = batches.next();
         assert_eq!(batch.lines, [1, 3]);
         assert!(matches!(batch.end, End::File));
-        assert_eq!(&*batch.body, b"{\"subject\":\"a.b\"}\n  {\"subject\":\"c\",\"data\":12345678901234567890123}\n");
+        assert_eq!(
+            &*batch.body,
+            b"{\"subject\":\"a.b\"}\n  {\"subject\":\"c\",\"data\":12345678901234567890123}\n"
+        );
     }
 
     #[test]
@@ -331,7 +413,10 @@ mod tests {
         let text = "{\"subject\":\"a\"}\n".repeat(BATCH_EVENTS + 1);
         let mut batches = batches(&text);
         let batch = batches.next();
-        assert_eq!((batch.lines.len(), batch.lines.last()), (BATCH_EVENTS, Some(&(BATCH_EVENTS as u64))));
+        assert_eq!(
+            (batch.lines.len(), batch.lines.last()),
+            (BATCH_EVENTS, Some(&(BATCH_EVENTS as u64)))
+        );
         assert!(matches!(batch.end, End::Full));
         assert_eq!(batches.next().lines, [BATCH_EVENTS as u64 + 1]);
     }
@@ -339,7 +424,10 @@ mod tests {
     #[test]
     fn malformed_lines_are_named_and_end_the_batch() {
         for (line, said) in [
-            ("{", "events.ndjson:2: is not an event: EOF while parsing an object (column 1)"),
+            (
+                "{",
+                "events.ndjson:2: is not an event: EOF while parsing an object (column 1)",
+            ),
             (
                 "{}",
                 "events.ndjson:2: is not an event: missing field `subject` (column 2); a CloudEvent has a specversion",
@@ -353,18 +441,29 @@ mod tests {
             let text = format!("{{\"subject\":\"a\"}}\n{line}\n{{\"subject\":\"b\"}}\n");
             let batch = batches(&text).next();
             assert_eq!(batch.lines, [1]);
-            let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
+            let End::Malformed(message) = batch.end else {
+                panic!("the batch ends there")
+            };
             assert_eq!(message, said);
         }
         let batch = batches("{\"subject\":\"a.*\"}").next();
-        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
-        assert!(message.starts_with("events.ndjson:1: subject `a.*` uses a wildcard"), "{message}");
+        let End::Malformed(message) = batch.end else {
+            panic!("the batch ends there")
+        };
+        assert!(
+            message.starts_with("events.ndjson:1: subject `a.*` uses a wildcard"),
+            "{message}"
+        );
     }
 
     #[test]
     fn cloud_events_and_our_own_may_be_in_one_file() {
-        let event = r#"{"specversion":"1.0","id":"1","source":"/s","type":"two words","data":{"a":1}}"#;
-        let batch = batches(&format!("{event}\n{{\"subject\":\"a\",\"data\":{event}}}\n")).next();
+        let event =
+            r#"{"specversion":"1.0","id":"1","source":"/s","type":"two words","data":{"a":1}}"#;
+        let batch = batches(&format!(
+            "{event}\n{{\"subject\":\"a\",\"data\":{event}}}\n"
+        ))
+        .next();
         assert_eq!(batch.lines, [1, 2]);
         let array = format!("[\n{event},\n{event}\n]").replace("\"type\"", "\n\"type\"");
         let batch = batches(&array).next();
@@ -372,20 +471,41 @@ mod tests {
         assert_eq!(batch.body.iter().filter(|byte| **byte == b'\n').count(), 2);
         let malformed = event.replace("1.0", "0.3");
         let batch = batches(&format!("{event}\n{malformed}\n")).next();
-        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
-        assert!(message.starts_with("events.ndjson:2: is not a CloudEvent: attribute specversion is"), "{message}");
+        let End::Malformed(message) = batch.end else {
+            panic!("the batch ends there")
+        };
+        assert!(
+            message.starts_with("events.ndjson:2: is not a CloudEvent: attribute specversion is"),
+            "{message}"
+        );
         let template = SubjectTemplate::parse("flights.{subject}").expect("a template");
         let batch = Batches::new("events.ndjson", event.as_bytes(), Some(template)).next();
-        let End::Malformed(message) = batch.end else { panic!("the batch ends there") };
-        assert!(message.contains("attribute subject is missing"), "{message}");
+        let End::Malformed(message) = batch.end else {
+            panic!("the batch ends there")
+        };
+        assert!(
+            message.contains("attribute subject is missing"),
+            "{message}"
+        );
     }
 
     #[test]
     fn refused_event_is_named_by_its_line() {
         let lines = [1, 3, 4];
-        assert_eq!(named_line("event 1 is refused: too large", &lines), Some((3, "too large")));
-        assert_eq!(named_line("line 1 is refused: no time", &lines), Some((1, "no time")));
-        for other in ["event 9 is refused: too large", "line 0 is refused: x", "the host is stopping", "event"] {
+        assert_eq!(
+            named_line("event 1 is refused: too large", &lines),
+            Some((3, "too large"))
+        );
+        assert_eq!(
+            named_line("line 1 is refused: no time", &lines),
+            Some((1, "no time"))
+        );
+        for other in [
+            "event 9 is refused: too large",
+            "line 0 is refused: x",
+            "the host is stopping",
+            "event",
+        ] {
             assert_eq!(named_line(other, &lines), None, "{other}");
         }
     }
@@ -393,15 +513,33 @@ mod tests {
     #[test]
     fn what_may_have_been_imported_is_not_said_to_be_missing() {
         let url = "http://127.0.0.1:7575".to_owned();
-        let broken = client::Error::Broken { url: url.clone(), message: "connection closed".to_owned() };
-        let imported = Imported { events: 1_000, last_sequence: 1_017, ..Imported::default() };
+        let broken = client::Error::Broken {
+            url: url.clone(),
+            message: "connection closed".to_owned(),
+        };
+        let imported = Imported {
+            events: 1_000,
+            last_sequence: 1_017,
+            ..Imported::default()
+        };
         let told = refused(&broken, "a.ndjson", &[1_001, 1_002, 2_000], &imported).to_string();
         assert!(told.contains("a.ndjson, lines 1001 to 2000: "), "{told}");
-        assert!(told.contains("the first 1,000 events were imported, and whether these were is not known"), "{told}");
-        let late = client::Error::TimedOut { url: url.clone(), seconds: 120 };
+        assert!(
+            told.contains(
+                "the first 1,000 events were imported, and whether these were is not known"
+            ),
+            "{told}"
+        );
+        let late = client::Error::TimedOut {
+            url: url.clone(),
+            seconds: 120,
+        };
         let told = refused(&late, "a.ndjson", &[1, 2], &Imported::default()).to_string();
         assert!(!told.contains("nothing was imported"), "{told}");
-        let away = client::Error::Unreachable { url, message: "connection refused".to_owned() };
+        let away = client::Error::Unreachable {
+            url,
+            message: "connection refused".to_owned(),
+        };
         let told = refused(&away, "a.ndjson", &[1, 2], &Imported::default()).to_string();
         assert!(told.ends_with("; nothing was imported"), "{told}");
     }
@@ -409,7 +547,14 @@ mod tests {
     #[test]
     fn it_is_said_how_much_was_imported() {
         assert_eq!(so_far(&Imported::default()), "nothing was imported");
-        let imported = Imported { events: 1_000, last_sequence: 1_017, ..Imported::default() };
-        assert_eq!(so_far(&imported), "the first 1,000 events were imported, nothing after them; last sequence 1,017");
+        let imported = Imported {
+            events: 1_000,
+            last_sequence: 1_017,
+            ..Imported::default()
+        };
+        assert_eq!(
+            so_far(&imported),
+            "the first 1,000 events were imported, nothing after them; last sequence 1,017"
+        );
     }
 }

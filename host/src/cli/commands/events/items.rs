@@ -1,5 +1,5 @@
-//! Splits a file into events: one per line, in JSON arrays, or as a sequence of JSON values over any number of lines.
-//! It reads the file as a stream and never holds all of it.
+//! Splits a file into events: one per line, in JSON arrays, or as a sequence of JSON values over
+//! any number of lines. It reads the file as a stream and never holds all of it.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -57,11 +57,17 @@ pub struct Items<R> {
 impl<R: BufRead> Items<R> {
     /// The events of a reader.
     pub fn new(reader: R) -> Self {
-        Self { reader, form: Form::Unknown, is_behind_element: false, line: 1, bytes: 0 }
+        Self {
+            reader,
+            form: Form::Unknown,
+            is_behind_element: false,
+            line: 1,
+            bytes: 0,
+        }
     }
 
-    /// Appends the text of the next event to `body`, on one line, and returns the number of the line at which it
-    /// begins; none at the end.
+    /// Appends the text of the next event to `body`, on one line, and returns the number of the
+    /// line at which it begins; none at the end.
     pub fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<u64>, Error> {
         let begin = body.len();
         if self.form == Form::Unknown {
@@ -69,7 +75,8 @@ impl<R: BufRead> Items<R> {
             if body.len() > begin {
                 let line = self.line - 1;
                 return match self.form {
-                    // The first line was not a whole event: it is the beginning of an event over several lines.
+                    // The first line was not a whole event: it is the beginning of an event over
+                    // several lines.
                     Form::Values => self.finish(body, begin, line).map(Some),
                     _ if body.len() - begin > ITEM_BYTES_MAX => Err(too_long(line)),
                     _ => Ok(Some(line)),
@@ -84,12 +91,15 @@ impl<R: BufRead> Items<R> {
         }
     }
 
-    /// Determines how events are separated. Leaves a line in `body` if it is the beginning of an event.
+    /// Determines how events are separated. Leaves a line in `body` if it is the beginning of an
+    /// event.
     fn begin(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
         let start = self.reader.fill_buf()?;
         for (mark, program) in [(GZIP, "zcat"), (ZSTD, "zstdcat")] {
             if start.starts_with(mark) {
-                let text = format!("the file is compressed; pipe it: {program} FILE | foldstream events import -");
+                let text = format!(
+                    "the file is compressed; pipe it: {program} FILE | foldstream events import -"
+                );
                 return Err(Error::Malformed(1, text));
             }
         }
@@ -143,7 +153,11 @@ impl<R: BufRead> Items<R> {
 
     /// Reads to the end of a line; returns whether there was one.
     fn read_line(&mut self, body: &mut Vec<u8>) -> Result<bool, Error> {
-        let length = self.reader.by_ref().take(ITEM_BYTES_MAX as u64 + 2).read_until(b'\n', body)?;
+        let length = self
+            .reader
+            .by_ref()
+            .take(ITEM_BYTES_MAX as u64 + 2)
+            .read_until(b'\n', body)?;
         self.bytes += length as u64;
         self.line += 1;
         Ok(length > 0)
@@ -187,7 +201,8 @@ impl<R: BufRead> Items<R> {
         }
     }
 
-    /// Reads to the end of the value that begins at `begin` of `body`, or with the next byte; returns its line.
+    /// Reads to the end of the value that begins at `begin` of `body`, or with the next byte;
+    /// returns its line.
     fn finish(&mut self, body: &mut Vec<u8>, begin: usize, line: u64) -> Result<u64, Error> {
         let mut scanner = Scanner::default();
         for byte in &mut body[begin..] {
@@ -209,10 +224,17 @@ impl<R: BufRead> Items<R> {
                 }
                 used += 1;
                 if *byte == b'\n' && scanner.in_string {
-                    return Err(Error::Malformed(self.line, "a string has a line break; write it as \\n".to_owned()));
+                    return Err(Error::Malformed(
+                        self.line,
+                        "a string has a line break; write it as \\n".to_owned(),
+                    ));
                 }
                 self.line += u64::from(*byte == b'\n');
-                body.push(if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+                body.push(if matches!(byte, b'\n' | b'\r') {
+                    b' '
+                } else {
+                    *byte
+                });
                 if scanner.take(*byte) {
                     ended = true;
                     break;
@@ -236,7 +258,10 @@ impl<R: BufRead> Items<R> {
             if bytes.is_empty() {
                 return Ok(None);
             }
-            let space = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let space = bytes
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace())
+                .count();
             let lines = bytes[..space].iter().filter(|byte| **byte == b'\n').count();
             let found = bytes.get(space).copied();
             self.line += lines as u64;
@@ -254,7 +279,10 @@ impl<R: BufRead> Items<R> {
 }
 
 fn too_long(line: u64) -> Error {
-    Error::Malformed(line, format!("the event is longer than {ITEM_BYTES_MAX} bytes"))
+    Error::Malformed(
+        line,
+        format!("the event is longer than {ITEM_BYTES_MAX} bytes"),
+    )
 }
 
 /// Finds the end of a JSON value without parsing it: whether it is valid is checked afterwards.
@@ -312,9 +340,13 @@ mod tests {
         loop {
             let mut body = Vec::new();
             match items.next(&mut body) {
-                Ok(Some(line)) => found.push((line, String::from_utf8_lossy(&body).trim().to_owned())),
+                Ok(Some(line)) => {
+                    found.push((line, String::from_utf8_lossy(&body).trim().to_owned()))
+                }
                 Ok(None) => return (found, None),
-                Err(Error::Malformed(line, text)) => return (found, Some(format!("{line}: {text}"))),
+                Err(Error::Malformed(line, text)) => {
+                    return (found, Some(format!("{line}: {text}")));
+                }
                 Err(Error::Unreadable(error)) => panic!("{error}"),
             }
         }
@@ -328,7 +360,11 @@ mod tests {
             serde_json::from_str::<IgnoredAny>(item).expect(item);
         }
         for piece in [4, 7] {
-            assert_eq!(read(text.as_bytes(), piece), (found.clone(), None), "in pieces of {piece}: {text}");
+            assert_eq!(
+                read(text.as_bytes(), piece),
+                (found.clone(), None),
+                "in pieces of {piece}: {text}"
+            );
         }
         found.into_iter().map(|(line, _)| line).collect()
     }
@@ -344,7 +380,10 @@ mod tests {
             ("\n{\"a\":1}\r\n\r\n{\"a\":2}\n", vec![2, 4]),
             ("\u{feff}{\"a\":1}\n", vec![1]),
             ("[{\"a\":1},{\"a\":2}]", vec![1, 1]),
-            ("[\n  {\n    \"a\": \"],}{[\\\"\\\\\"\n  },\n  {\"b\": [1, {}]}\n]\n", vec![2, 5]),
+            (
+                "[\n  {\n    \"a\": \"],}{[\\\"\\\\\"\n  },\n  {\"b\": [1, {}]}\n]\n",
+                vec![2, 5],
+            ),
             ("[{}]\n[{}, {}]\n", vec![1, 2, 2]),
             ("{\n  \"a\": {\n    \"b\": [\n    ]\n  }\n}\n", vec![1]),
             ("{\n  \"a\": 1\n}\n{\n  \"a\": 2\n}\n{}", vec![1, 4, 7]),
@@ -365,21 +404,33 @@ mod tests {
         ] {
             let (found, end) = read(text.as_bytes(), 8 << 10);
             assert_eq!(found.len(), count, "{text}");
-            assert!(end.as_deref().is_some_and(|end| end.starts_with(said)), "{text}: {end:?}");
+            assert!(
+                end.as_deref().is_some_and(|end| end.starts_with(said)),
+                "{text}: {end:?}"
+            );
         }
         let (_, end) = read(&[0x1f, 0x8b, 8, 0], 8 << 10);
         assert!(end.expect("it is compressed").contains("zcat"));
         // A line that is broken off is one event, and the next one begins behind it.
         let (found, _) = read(b"{\"a\":1}\n{\n{\"a\":2}\n", 8 << 10);
-        assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            found.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
     }
 
     #[test]
     fn an_event_that_never_ends_is_given_up() {
         let endless = io::BufReader::new(b"[{\"a\":\"".chain(io::repeat(b'x')));
         let mut items = Items::new(endless);
-        assert!(matches!(items.next(&mut Vec::new()), Err(Error::Malformed(1, _))));
+        assert!(matches!(
+            items.next(&mut Vec::new()),
+            Err(Error::Malformed(1, _))
+        ));
         let endless = io::BufReader::new(b"{\"a\":\"".chain(io::repeat(b'x')));
-        assert!(matches!(Items::new(endless).next(&mut Vec::new()), Err(Error::Malformed(1, _)) | Ok(Some(1))));
+        assert!(matches!(
+            Items::new(endless).next(&mut Vec::new()),
+            Err(Error::Malformed(1, _)) | Ok(Some(1))
+        ));
     }
 }

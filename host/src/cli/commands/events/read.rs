@@ -73,27 +73,46 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let page = args.filter.page(&client, after, args.limit).await?;
     context.output.many(&page.events, &page, lines)?;
     if let Some(next) = page.next {
-        context.output.note(&format!("there may be more: use --after {next}"));
+        context
+            .output
+            .note(&format!("there may be more: use --after {next}"));
     }
     Ok(())
 }
 
 /// Prints one event.
-async fn one(filter: &Filter, sequence: u64, client: &Client, context: &Context) -> anyhow::Result<()> {
+async fn one(
+    filter: &Filter,
+    sequence: u64,
+    client: &Client,
+    context: &Context,
+) -> anyhow::Result<()> {
     let page = filter.page(client, sequence - 1, 1).await?;
-    let Some(event) = page.events.first().filter(|event| event.sequence == sequence) else {
+    let Some(event) = page
+        .events
+        .first()
+        .filter(|event| event.sequence == sequence)
+    else {
         let message = match sequence > page.last_sequence {
-            true => format!("event {sequence} does not exist yet: the stream ends at {}", page.last_sequence),
+            true => format!(
+                "event {sequence} does not exist yet: the stream ends at {}",
+                page.last_sequence
+            ),
             false => format!("the stream has no event {sequence}: it was removed"),
         };
         return Err(Failure::new(Exit::NotFound, message).into());
     };
-    context.output.one(event, |event| lines(std::slice::from_ref(event)))?;
+    context
+        .output
+        .one(event, |event| lines(std::slice::from_ref(event)))?;
     Ok(())
 }
 
 fn lines(events: &[StoredEvent]) -> String {
-    table(&["SEQUENCE", "TIME", "SUBJECT", "TYPE", "DATA"], events.iter().map(row))
+    table(
+        &["SEQUENCE", "TIME", "SUBJECT", "TYPE", "DATA"],
+        events.iter().map(row),
+    )
 }
 
 /// The cells of an event.
@@ -105,7 +124,13 @@ pub fn row(event: &StoredEvent) -> Vec<String> {
         }
         _ => event.time.clone(),
     };
-    vec![event.sequence.to_string(), time, event.subject.clone(), event.kind.clone(), cell(&event.data)]
+    vec![
+        event.sequence.to_string(),
+        time,
+        event.subject.clone(),
+        event.kind.clone(),
+        cell(&event.data),
+    ]
 }
 
 #[cfg(test)]
@@ -120,7 +145,10 @@ pub(super) mod tests {
             time: "2026-11-23T10:00:00.123456789Z".to_owned(),
             subject: "orders.42.placed".to_owned(),
             kind: "placed".to_owned(),
-            headers: std::collections::BTreeMap::from([("traceparent".to_owned(), "00".to_owned())]),
+            headers: std::collections::BTreeMap::from([(
+                "traceparent".to_owned(),
+                "00".to_owned(),
+            )]),
             data: json!({ "amount": 10 }),
         }
     }

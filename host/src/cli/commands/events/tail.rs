@@ -43,7 +43,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             if event.event != "event" {
                 return Ok(());
             }
-            let event: StoredEvent = serde_json::from_str(&event.data).context("the host sent an unknown event")?;
+            let event: StoredEvent =
+                serde_json::from_str(&event.data).context("the host sent an unknown event")?;
             Ok(output.line(&line(&event, output.format))?)
         })
         .await
@@ -53,7 +54,11 @@ fn line(event: &StoredEvent, format: Format) -> String {
     if format != Format::Table {
         return compact(event);
     }
-    row(event).iter().map(|cell| printable(cell)).collect::<Vec<_>>().join("  ")
+    row(event)
+        .iter()
+        .map(|cell| printable(cell))
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::cli::support::output::{Output, grouped};
 /// The option for it.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct TimesOption {
-    /// What to do with an event whose time is earlier than that of the previous event: the times of a log never go
-    /// back.
+    /// What to do with an event whose time is earlier than that of the previous event: the times of
+    /// a log never go back.
     #[arg(long, value_enum, default_value_t)]
     times: Times,
 }
@@ -27,7 +27,10 @@ enum Times {
 impl TimesOption {
     /// The API parameter for it.
     pub fn parameter(self) -> Option<(&'static str, String)> {
-        let value = self.times.to_possible_value().filter(|_| self.times != Times::Raise)?;
+        let value = self
+            .times
+            .to_possible_value()
+            .filter(|_| self.times != Times::Raise)?;
         Some(("times", value.get_name().to_owned()))
     }
 }
@@ -41,8 +44,14 @@ pub fn warn(output: &Output, raised: u64) {
 
 fn told(raised: u64) -> String {
     let (asked, got) = match raised {
-        1 => ("1 event had a time".to_owned(), "was stored with the time of that event"),
-        count => (format!("{} events had times", grouped(count)), "were stored with the times of those events"),
+        1 => (
+            "1 event had a time".to_owned(),
+            "was stored with the time of that event",
+        ),
+        count => (
+            format!("{} events had times", grouped(count)),
+            "were stored with the times of those events",
+        ),
     };
     format!(
         "{asked} earlier than that of the previous event and {got}, because the times of a log never go back; --times refuse \
@@ -64,7 +73,14 @@ mod tests {
 
     #[test]
     fn it_is_told_how_many_times_were_raised_and_why() {
-        assert!(told(1).starts_with("1 event had a time earlier"), "{}", told(1));
-        assert!(told(1_234).starts_with("1,234 events had times") && told(1_234).contains("never go back"));
+        assert!(
+            told(1).starts_with("1 event had a time earlier"),
+            "{}",
+            told(1)
+        );
+        assert!(
+            told(1_234).starts_with("1,234 events had times")
+                && told(1_234).contains("never go back")
+        );
     }
 }

@@ -42,5 +42,8 @@ fn lines(entries: &[AuditEntry]) -> String {
             [&entry.at, &entry.action, &entry.deployment, &entry.detail].map(Clone::clone);
         vec![at, action, deployment, by(entry), detail]
     };
-    table(&["AT", "ACTION", "DEPLOYMENT", "BY", "DETAIL"], entries.iter().map(row))
+    table(
+        &["AT", "ACTION", "DEPLOYMENT", "BY", "DETAIL"],
+        entries.iter().map(row),
+    )
 }

@@ -41,8 +41,8 @@ pub struct Args {
     /// A new folder for it.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// Read an existing backup again, and compare it with its manifest. A host that ran on it has changed
-    /// it.
+    /// Read an existing backup again, and compare it with its manifest. A host that ran on it has
+    /// changed it.
     #[arg(long)]
     check: bool,
 }
@@ -67,21 +67,38 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             backup::check(&folder, &tell, is_unwanted)
         });
         let checked = showing("checking", context.output, told, work.done());
-        checked.await.map(|manifest| (args.folder.clone(), manifest))
+        checked
+            .await
+            .map(|manifest| (args.folder.clone(), manifest))
     } else {
         copy(&args.folder, context, (tell, told)).await?
     };
-    let (folder, manifest) = made.map_err(|error| Failure::new(exit_of(&error), error.to_string()))?;
+    let (folder, manifest) =
+        made.map_err(|error| Failure::new(exit_of(&error), error.to_string()))?;
     for left_out in &manifest.left_out {
-        context.output.warning(&format!("{} is not in it: {}", left_out.file, left_out.reason));
+        context.output.warning(&format!(
+            "{} is not in it: {}",
+            left_out.file, left_out.reason
+        ));
     }
-    let done = Done { folder: &folder, manifest: &manifest };
-    context.output.one(&done, |done| lines(&done.manifest.files))?;
+    let done = Done {
+        folder: &folder,
+        manifest: &manifest,
+    };
+    context
+        .output
+        .one(&done, |done| lines(&done.manifest.files))?;
     let content = bytes(manifest.files.iter().map(|file| file.bytes).sum());
     let files = counted(manifest.files.len() as u64, "file");
     context.output.note(&match args.check {
-        true => format!("{} is as it was when it was made: {files}, {content}", folder.display()),
-        false => format!("{} is whole: {files}, {content}, read again and compared", folder.display()),
+        true => format!(
+            "{} is as it was when it was made: {files}, {content}",
+            folder.display()
+        ),
+        false => format!(
+            "{} is whole: {files}, {content}, read again and compared",
+            folder.display()
+        ),
     });
     Ok(())
 }
@@ -96,13 +113,20 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
         Ok(target) => target,
         Err(error) => return Ok(Err(error)),
     };
-    let response = client.stream(client.request(Method::GET, &["v1", "backup"])).await?;
+    let response = client
+        .stream(client.request(Method::GET, &["v1", "backup"]))
+        .await?;
     let (parts, received) = mpsc::channel(PARTS);
     let work = Work::begin(move |is_unwanted| {
         let tell = |progress| {
             tell.send_replace(progress);
         };
-        let manifest = backup::unpack(Received::from(received), target.folder(), &tell, is_unwanted)?;
+        let manifest = backup::unpack(
+            Received::from(received),
+            target.folder(),
+            &tell,
+            is_unwanted,
+        )?;
         Ok((target.finish()?, manifest))
     });
     let url = client.url().to_owned();
@@ -112,9 +136,10 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
         let (pumped, made) = tokio::join!(pumped, work.done());
         match (pumped, made) {
             (_, Ok(made)) => Ok(Ok(made)),
-            (Err(error), Err(Error::BrokeOff)) => {
-                Err(anyhow::Error::from(client::Error::Broken { url, message: error.to_string() }))
-            }
+            (Err(error), Err(Error::BrokeOff)) => Err(anyhow::Error::from(client::Error::Broken {
+                url,
+                message: error.to_string(),
+            })),
             (_, Err(error)) => Ok(Err(error)),
         }
     };
@@ -122,7 +147,10 @@ async fn copy(folder: &Path, context: &Context, (tell, told): Tell) -> anyhow::R
 }
 
 /// Passes on what the host sends; fails if the connection broke.
-async fn pump(stream: impl Stream<Item = reqwest::Result<Bytes>>, parts: mpsc::Sender<Bytes>) -> reqwest::Result<()> {
+async fn pump(
+    stream: impl Stream<Item = reqwest::Result<Bytes>>,
+    parts: mpsc::Sender<Bytes>,
+) -> reqwest::Result<()> {
     let mut stream = std::pin::pin!(stream);
     while let Some(part) = stream.next().await {
         if parts.send(part?).await.is_err() {
@@ -153,12 +181,23 @@ async fn showing<T>(
 }
 
 fn describe(progress: Progress) -> String {
-    let Progress { files, files_total, bytes: count, is_comparing } = progress;
+    let Progress {
+        files,
+        files_total,
+        bytes: count,
+        is_comparing,
+    } = progress;
     let deed = if is_comparing { "compared" } else { "copied" };
-    format!("{} of {} {deed}, {}", grouped(files), counted(files_total, "file"), bytes(count))
+    format!(
+        "{} of {} {deed}, {}",
+        grouped(files),
+        counted(files_total, "file"),
+        bytes(count)
+    )
 }
 
-/// Work on a thread of its own. Dropping it, as Ctrl-C does, ends the thread and waits for that: it cleans up.
+/// Work on a thread of its own. Dropping it, as Ctrl-C does, ends the thread and waits for that: it
+/// cleans up.
 struct Work<T> {
     is_unwanted: Arc<AtomicBool>,
     done: Option<oneshot::Receiver<Result<T, Error>>>,
@@ -171,12 +210,20 @@ impl<T: Send + 'static> Work<T> {
         let (tell, done) = oneshot::channel();
         let asked = Arc::clone(&is_unwanted);
         let thread = std::thread::spawn(move || drop(tell.send(work(&asked))));
-        Self { is_unwanted, done: Some(done), thread: Some(thread) }
+        Self {
+            is_unwanted,
+            done: Some(done),
+            thread: Some(thread),
+        }
     }
 
     async fn done(mut self) -> Result<T, Error> {
         let done = self.done.as_mut().expect("it is taken once");
-        let broken = || Err(Error::Format("the copy broke off by a defect of this program; report it".to_owned()));
+        let broken = || {
+            Err(Error::Format(
+                "the copy broke off by a defect of this program; report it".to_owned(),
+            ))
+        };
         done.await.unwrap_or_else(|_| broken())
     }
 }
@@ -201,7 +248,10 @@ struct Received {
 
 impl From<mpsc::Receiver<Bytes>> for Received {
     fn from(parts: mpsc::Receiver<Bytes>) -> Self {
-        Self { parts, part: Bytes::new() }
+        Self {
+            parts,
+            part: Bytes::new(),
+        }
     }
 }
 
@@ -230,7 +280,15 @@ fn exit_of(error: &Error) -> Exit {
 fn lines(files: &[FileEntry]) -> String {
     let row = |file: &FileEntry| {
         let number = |number: Option<u64>| number.map_or_else(String::new, grouped);
-        vec![file.file.clone(), number(file.position), number(file.rows), bytes(file.bytes)]
+        vec![
+            file.file.clone(),
+            number(file.position),
+            number(file.rows),
+            bytes(file.bytes),
+        ]
     };
-    table(&["FILE", "POSITION", "ROWS", "CONTENT"], files.iter().map(row))
+    table(
+        &["FILE", "POSITION", "ROWS", "CONTENT"],
+        files.iter().map(row),
+    )
 }

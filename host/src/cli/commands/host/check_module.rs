@@ -1,4 +1,5 @@
-//! `foldstream check-module`: the child process that checks and compiles uploads under its own limits.
+//! `foldstream check-module`: the child process that checks and compiles uploads under its own
+//! limits.
 
 use std::process::ExitCode;
 

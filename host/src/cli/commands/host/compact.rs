@@ -37,26 +37,39 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let output = context.output;
     let tell = move |done: &Compacted| output.note(&line(done));
     // On a separate thread, so that Ctrl-C ends it at once.
-    let compacted = tokio::task::spawn_blocking(move || integrity::compact_folder(&args.data, tell));
-    let files = compacted.await.context("the work panicked")?.map_err(|error| {
-        let exit = match error {
-            integrity::Error::NoFolder { .. } => Exit::NotFound,
-            integrity::Error::InUse { .. } => Exit::Failed,
-        };
-        Failure::new(exit, error.to_string())
-    })?;
-    context.output.many(&files, &Files { files: &files }, |files| {
-        table(
-            &["FILE", "BEFORE", "AFTER"],
-            files.iter().map(|file| {
-                let after = if file.error.is_some() { "failed".to_owned() } else { bytes(file.after_bytes) };
-                vec![file.file.clone(), bytes(file.before_bytes), after]
-            }),
-        )
-    })?;
+    let compacted =
+        tokio::task::spawn_blocking(move || integrity::compact_folder(&args.data, tell));
+    let files = compacted
+        .await
+        .context("the work panicked")?
+        .map_err(|error| {
+            let exit = match error {
+                integrity::Error::NoFolder { .. } => Exit::NotFound,
+                integrity::Error::InUse { .. } => Exit::Failed,
+            };
+            Failure::new(exit, error.to_string())
+        })?;
+    context
+        .output
+        .many(&files, &Files { files: &files }, |files| {
+            table(
+                &["FILE", "BEFORE", "AFTER"],
+                files.iter().map(|file| {
+                    let after = if file.error.is_some() {
+                        "failed".to_owned()
+                    } else {
+                        bytes(file.after_bytes)
+                    };
+                    vec![file.file.clone(), bytes(file.before_bytes), after]
+                }),
+            )
+        })?;
     let failed = files.iter().filter(|file| file.error.is_some()).count();
     if failed > 0 {
-        let message = format!("{failed} of {} files could not be compacted and are unchanged", files.len());
+        let message = format!(
+            "{failed} of {} files could not be compacted and are unchanged",
+            files.len()
+        );
         return Err(Failure::new(Exit::Failed, message).into());
     }
     Ok(())
@@ -65,7 +78,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn line(done: &Compacted) -> String {
     match &done.error {
         Some(error) => format!("{}: {error}", done.file),
-        None => format!("{}: {} left of {}", done.file, bytes(done.after_bytes), bytes(done.before_bytes)),
+        None => format!(
+            "{}: {} left of {}",
+            done.file,
+            bytes(done.after_bytes),
+            bytes(done.before_bytes)
+        ),
     }
 }
 
@@ -82,6 +100,9 @@ mod tests {
             error: error.map(str::to_owned),
         };
         assert_eq!(line(&done(None)), "state/a/1.redb: 1.0 MiB left of 4.0 MiB");
-        assert_eq!(line(&done(Some("it is damaged"))), "state/a/1.redb: it is damaged");
+        assert_eq!(
+            line(&done(Some("it is damaged"))),
+            "state/a/1.redb: it is damaged"
+        );
     }
 }

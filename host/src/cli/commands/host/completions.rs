@@ -18,7 +18,12 @@ pub struct Args {
 /// Prints the script.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut crate::cli::command(), "foldstream", &mut script);
+    clap_complete::generate(
+        args.shell,
+        &mut crate::cli::command(),
+        "foldstream",
+        &mut script,
+    );
     std::io::stdout().lock().write_all(&script)?;
     Ok(())
 }

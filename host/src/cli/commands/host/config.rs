@@ -32,7 +32,8 @@ pub struct CheckArgs {
     settings: config_args::Settings,
 }
 
-/// Show the configuration as the host would use it: file, then environment, then flags. Secrets are hidden.
+/// Show the configuration as the host would use it: file, then environment, then flags. Secrets are
+/// hidden.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -63,17 +64,25 @@ pub fn run(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Check(args) => check(&args, context),
         Command::Show(args) => show(&args, context),
-        Command::Template(TemplateArgs {}) => Ok(context.output.raw(config::template().as_bytes())?),
+        Command::Template(TemplateArgs {}) => {
+            Ok(context.output.raw(config::template().as_bytes())?)
+        }
     }
 }
 
 fn check(args: &CheckArgs, context: &Context) -> anyhow::Result<()> {
     let config = args.settings.load(Vec::new())?;
     let problems = crate::preflight::problems(&config);
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .count();
     print(&context.output, &problems)?;
     if errors > 0 {
-        let message = format!("{errors} of {} findings would keep a host from starting", problems.len());
+        let message = format!(
+            "{errors} of {} findings would keep a host from starting",
+            problems.len()
+        );
         return Err(Failure::new(Exit::Usage, message).into());
     }
     context.output.note(&match args.settings.file() {
@@ -89,7 +98,13 @@ fn print(output: &Output, problems: &[Problem]) -> std::io::Result<()> {
         return Ok(());
     }
     output.many(&findings, &findings, |findings| {
-        let row = |finding: &Finding| vec![finding.severity.to_owned(), finding.key.clone(), finding.message.clone()];
+        let row = |finding: &Finding| {
+            vec![
+                finding.severity.to_owned(),
+                finding.key.clone(),
+                finding.message.clone(),
+            ]
+        };
         table(&["SEVERITY", "KEY", "FINDING"], findings.iter().map(row))
     })
 }
@@ -99,7 +114,11 @@ fn finding(problem: &Problem) -> Finding {
         Severity::Warning => "warning",
         Severity::Error => "error",
     };
-    Finding { severity, key: problem.key.clone(), message: problem.message.clone() }
+    Finding {
+        severity,
+        key: problem.key.clone(),
+        message: problem.message.clone(),
+    }
 }
 
 fn show(args: &ShowArgs, context: &Context) -> anyhow::Result<()> {

@@ -34,14 +34,18 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         std::io::stdout().lock().write_all(&page(chosen)?)?;
         return Ok(());
     };
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
     let mut count = 0;
     for command in all(&command) {
         let file = folder.join(format!("{}.1", page_name(command)));
-        std::fs::write(&file, page(command)?).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, page(command)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
         count += 1;
     }
-    context.output.note(&format!("wrote {count} pages to {}", folder.display()));
+    context
+        .output
+        .note(&format!("wrote {count} pages to {}", folder.display()));
     Ok(())
 }
 
@@ -51,7 +55,10 @@ fn find<'a>(whole: &'a clap::Command, path: &[String]) -> Result<&'a clap::Comma
         command = command.find_subcommand(name).ok_or_else(|| {
             Failure::new(
                 Exit::NotFound,
-                format!("there is no command `{}`; `foldstream --help` lists them", path.join(" ")),
+                format!(
+                    "there is no command `{}`; `foldstream --help` lists them",
+                    path.join(" ")
+                ),
             )
         })?;
     }
@@ -60,7 +67,10 @@ fn find<'a>(whole: &'a clap::Command, path: &[String]) -> Result<&'a clap::Comma
 
 fn all(command: &clap::Command) -> Vec<&clap::Command> {
     let mut commands = vec![command];
-    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+    for subcommand in command
+        .get_subcommands()
+        .filter(|subcommand| !subcommand.is_hide_set())
+    {
         if subcommand.get_name() != "help" {
             commands.extend(all(subcommand));
         }
@@ -69,23 +79,38 @@ fn all(command: &clap::Command) -> Vec<&clap::Command> {
 }
 
 fn page_name(command: &clap::Command) -> String {
-    command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-")
+    command
+        .get_bin_name()
+        .unwrap_or_else(|| command.get_name())
+        .replace(' ', "-")
 }
 
 fn page(command: &clap::Command) -> anyhow::Result<Vec<u8>> {
-    let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
-    let man = Man::new(command.clone().disable_help_subcommand(true)).title(page_name(command).to_uppercase());
+    let examples = command
+        .get_before_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let man = Man::new(command.clone().disable_help_subcommand(true))
+        .title(page_name(command).to_uppercase());
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
     man.render_synopsis_section(&mut text)?;
     man.render_description_section(&mut text)?;
-    section(&mut text, "EXAMPLES", examples.trim_start_matches("Examples:\n"))?;
+    section(
+        &mut text,
+        "EXAMPLES",
+        examples.trim_start_matches("Examples:\n"),
+    )?;
     man.render_options_section(&mut text)?;
     if command.get_subcommands().next().is_some() {
         man.render_subcommands_section(&mut text)?;
     }
-    section(&mut text, "EXIT STATUS", exit::HELP.trim_start_matches("Exit codes:\n"))?;
+    section(
+        &mut text,
+        "EXIT STATUS",
+        exit::HELP.trim_start_matches("Exit codes:\n"),
+    )?;
     Ok(text)
 }
 

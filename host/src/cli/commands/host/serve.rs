@@ -38,15 +38,23 @@ pub struct Args {
 /// Runs until interrupted.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut flags = Vec::new();
-    flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
+    flags.extend(
+        args.listen
+            .map(|listen| config_args::flag("--listen", "serve.listen", &listen)),
+    );
     flags.extend(args.data.as_deref().map(data_flag).transpose()?);
-    flags.extend(args.insecure.then(|| config_args::flag("--insecure", "serve.insecure", &true)));
+    flags.extend(
+        args.insecure
+            .then(|| config_args::flag("--insecure", "serve.insecure", &true)),
+    );
     let hangups = Hangups::catch()?;
     let mut stops = Stops::catch()?;
     let (settings, known) = (args.settings.clone(), flags.clone());
     // A file may be a pipe that nobody has written to.
     let loading = tokio::task::spawn_blocking(move || settings.load(known));
-    let Some(config) = stops.unless(loading).await else { return Ok(()) };
+    let Some(config) = stops.unless(loading).await else {
+        return Ok(());
+    };
     let config = config??;
     if config.log.format == LogFormat::Json {
         write_messages_as_json();
@@ -87,14 +95,20 @@ fn tell_token(server: &Server, context: &Context) {
             Anonymous::Read => "changes take the token",
             Anonymous::Nothing | Anonymous::Everything => "every request takes the token",
         };
-        context.output.note(&format!("{what} in {}; commands of this user find it", file.display()));
+        context.output.note(&format!(
+            "{what} in {}; commands of this user find it",
+            file.display()
+        ));
     }
 }
 
 /// Settings are text, and a folder under another name would be another folder.
 fn data_flag(folder: &Path) -> anyhow::Result<Override> {
     let Some(name) = folder.to_str() else {
-        let message = format!("--data {} is no UTF-8; choose a folder whose name is", folder.display());
+        let message = format!(
+            "--data {} is no UTF-8; choose a folder whose name is",
+            folder.display()
+        );
         return Err(Failure::new(Exit::Usage, message).into());
     };
     Ok(config_args::flag("--data", "data_dir", &name))
@@ -120,13 +134,16 @@ fn notify_systemd(state: &str) {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let name = name.as_encoded_bytes();
     let address = match name.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(std::path::Path::new(&*String::from_utf8_lossy(name))),
     };
-    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
     if let Err(error) = sent {
         tracing::warn!(%error, "cannot notify systemd");
     }

@@ -89,7 +89,9 @@ fn show(context: &Context) -> anyhow::Result<()> {
         );
         return Err(Failure::new(Exit::NotFound, message).into());
     };
-    Ok(context.output.one(&Sent { url, token }, |sent| sent.token.clone())?)
+    Ok(context
+        .output
+        .one(&Sent { url, token }, |sent| sent.token.clone())?)
 }
 
 fn make(args: NewArgs, context: &Context) -> anyhow::Result<()> {
@@ -103,18 +105,35 @@ fn make(args: NewArgs, context: &Context) -> anyhow::Result<()> {
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let token = access::new_token();
-    let sha256 = digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = digest(&token)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let mut scopes = args.scopes;
     scopes.sort_unstable();
     scopes.dedup();
-    let made = Made { token, name, sha256, scopes, deployments: args.deployments };
+    let made = Made {
+        token,
+        name,
+        sha256,
+        scopes,
+        deployments: args.deployments,
+    };
     context.output.one(&made, entry)?;
-    context.output.note("the token is shown only once; add the entry to the file that serve.tokens_file names");
+    context.output.note(
+        "the token is shown only once; add the entry to the file that serve.tokens_file names",
+    );
     Ok(())
 }
 
 fn entry(made: &Made) -> String {
-    let list = |names: Vec<&str>| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let list = |names: Vec<&str>| {
+        names
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let scopes = list(made.scopes.iter().map(|scope| scope.name()).collect());
     let mut text = format!(
         "The token, shown only once: {}\n\nIts entry in serve.tokens_file:\n\n\

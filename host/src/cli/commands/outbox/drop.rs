@@ -29,10 +29,18 @@ pub struct Args {
 /// Prints what was dropped.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
-    let request = client.request(Method::POST, &["v1", "deployments", &args.name, "outbox", "drop"]);
-    let wanted = DropMessages { ids: args.ids, reason: args.reason };
+    let request = client.request(
+        Method::POST,
+        &["v1", "deployments", &args.name, "outbox", "drop"],
+    );
+    let wanted = DropMessages {
+        ids: args.ids,
+        reason: args.reason,
+    };
     let dropped: DroppedMessages = client.answer_of(request.json(&wanted)).await?;
-    context.output.many(&dropped.dropped, &dropped, list::lines)?;
+    context
+        .output
+        .many(&dropped.dropped, &dropped, list::lines)?;
     context.output.note(&format!(
         "dropped {}; {} still wait",
         counted(dropped.dropped.len() as u64, "message"),

@@ -27,10 +27,15 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.after.map(|after| ("after", after)));
-    let page: WaitingMessages = context.client()?.get(&["v1", "deployments", &args.name, "outbox"], &query).await?;
+    let page: WaitingMessages = context
+        .client()?
+        .get(&["v1", "deployments", &args.name, "outbox"], &query)
+        .await?;
     context.output.many(&page.messages, &page, lines)?;
     match &page.next {
-        Some(next) => context.output.note(&format!("there may be more: use --after {next}")),
+        Some(next) => context
+            .output
+            .note(&format!("there may be more: use --after {next}")),
         None if page.messages.is_empty() => context.output.note("no messages wait"),
         None => {}
     }
@@ -40,7 +45,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 /// A table of messages.
 pub fn lines(messages: &[WaitingMessage]) -> String {
     let rows = messages.iter().map(|message| {
-        let key = if message.key.is_empty() { "-" } else { &message.key };
+        let key = if message.key.is_empty() {
+            "-"
+        } else {
+            &message.key
+        };
         vec![
             message.id.clone(),
             message.source.clone(),
@@ -48,10 +57,20 @@ pub fn lines(messages: &[WaitingMessage]) -> String {
             message.kind.clone(),
             key.to_owned(),
             bytes(message.bytes),
-            message.made_at.split('.').next().unwrap_or_default().trim_end_matches('Z').to_owned() + "Z",
+            message
+                .made_at
+                .split('.')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches('Z')
+                .to_owned()
+                + "Z",
         ]
     });
-    table(&["ID", "SOURCE", "SUBJECT", "TYPE", "KEY", "DATA", "MADE"], rows)
+    table(
+        &["ID", "SOURCE", "SUBJECT", "TYPE", "KEY", "DATA", "MADE"],
+        rows,
+    )
 }
 
 #[cfg(test)]

@@ -20,7 +20,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "outbox", "retry"];
     let deployment: Deployment = context.client()?.act(&path, &[]).await?;
     context.output.one(&deployment, |deployment| {
-        let waiting = deployment.outbox.as_ref().map_or(0, |outbox| outbox.entries);
+        let waiting = deployment
+            .outbox
+            .as_ref()
+            .map_or(0, |outbox| outbox.entries);
         format!(
             "{}: {} to send; `foldstream show {0}` says what becomes of them",
             deployment.name,

@@ -60,9 +60,12 @@ pub struct Compiled {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let compiled = compile(&args.dir, context.output).await?;
     let module = compiled.module;
-    let examined =
-        tokio::task::spawn_blocking(move || inspect::examine(module)).await.context("the check panicked")??;
-    let out = args.out.unwrap_or_else(|| PathBuf::from(format!("{}.wasm", compiled.name)));
+    let examined = tokio::task::spawn_blocking(move || inspect::examine(module))
+        .await
+        .context("the check panicked")??;
+    let out = args
+        .out
+        .unwrap_or_else(|| PathBuf::from(format!("{}.wasm", compiled.name)));
     // The output folder, for example one below `target`, may not exist yet.
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     let made = folder.map_or(Ok(()), std::fs::create_dir_all);
@@ -74,30 +77,52 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn line(info: &ModuleInfo) -> String {
-    format!("{} {}, {}, sha256:{}", info.kind, info.name, bytes(info.size), info.digest)
+    format!(
+        "{} {}, {}, sha256:{}",
+        info.kind,
+        info.name,
+        bytes(info.size),
+        info.digest
+    )
 }
 
 /// Runs cargo on the crate. Cancelling also stops cargo.
 pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
     let manifest = dir.join("Cargo.toml");
     let name = package_name(&manifest)?;
-    let manifest = manifest.canonicalize().with_context(|| format!("cannot find {}", manifest.display()))?;
+    let manifest = manifest
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", manifest.display()))?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(dir).args(["build", "--release", "--lib", "--target", TARGET]);
-    cargo.arg("--message-format=json-render-diagnostics").envs(PROFILE);
+    cargo
+        .current_dir(dir)
+        .args(["build", "--release", "--lib", "--target", TARGET]);
+    cargo
+        .arg("--message-format=json-render-diagnostics")
+        .envs(PROFILE);
     if output.quiet {
         cargo.arg("--quiet");
     }
     choose_compiler(&mut cargo, dir).await?;
-    cargo.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = cargo.spawn().map_err(|error| {
-        Failure::new(Exit::Failed, format!("cannot run cargo: {error}; install Rust from https://rustup.rs"))
+        Failure::new(
+            Exit::Failed,
+            format!("cannot run cargo: {error}; install Rust from https://rustup.rs"),
+        )
     })?;
     let stdout = child.stdout.take().expect("asked for a pipe above");
     let artifact = find_artifact(BufReader::new(stdout), &manifest).await?;
     let status = child.wait().await.context("cannot wait for cargo")?;
     if !status.success() {
-        return Err(Failure::new(Exit::Failed, format!("cargo could not build {name}; see its messages above")).into());
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("cargo could not build {name}; see its messages above"),
+        )
+        .into());
     }
     let Some(artifact) = artifact else {
         let message = format!(
@@ -106,8 +131,13 @@ pub async fn compile(dir: &Path, output: Output) -> anyhow::Result<Compiled> {
         );
         return Err(Failure::new(Exit::Refused, message).into());
     };
-    let module = tokio::fs::read(&artifact).await.with_context(|| format!("cannot read {}", artifact.display()))?;
-    Ok(Compiled { name, module: module.into() })
+    let module = tokio::fs::read(&artifact)
+        .await
+        .with_context(|| format!("cannot read {}", artifact.display()))?;
+    Ok(Compiled {
+        name,
+        module: module.into(),
+    })
 }
 
 fn package_name(manifest: &Path) -> Result<String, Failure> {
@@ -127,10 +157,16 @@ fn package_name(manifest: &Path) -> Result<String, Failure> {
         Failure::new(Exit::NotFound, message)
     })?;
     let read: Manifest = toml::from_str(&text).map_err(|error| {
-        Failure::new(Exit::Refused, format!("{shown} is not a cargo manifest: {}", error.message()))
+        Failure::new(
+            Exit::Refused,
+            format!("{shown} is not a cargo manifest: {}", error.message()),
+        )
     })?;
     let package = read.package.ok_or_else(|| {
-        Failure::new(Exit::Refused, format!("{shown} is a workspace; give the folder of the crate in it"))
+        Failure::new(
+            Exit::Refused,
+            format!("{shown} is a workspace; give the folder of the crate in it"),
+        )
     })?;
     Ok(package.name)
 }
@@ -150,19 +186,28 @@ async fn find_artifact(
     }
     let mut artifact = None;
     let mut lines = stdout.lines();
-    while let Some(line) = lines.next_line().await.context("cannot read cargo's messages")? {
-        let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+    while let Some(line) = lines
+        .next_line()
+        .await
+        .context("cannot read cargo's messages")?
+    {
+        let Ok(message) = serde_json::from_str::<Message>(&line) else {
+            continue;
+        };
         if message.reason != "compiler-artifact" || message.manifest_path != manifest {
             continue;
         }
-        let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|end| end == "wasm"));
+        let wasm = message
+            .filenames
+            .into_iter()
+            .find(|file| file.extension().is_some_and(|end| end == "wasm"));
         artifact = wasm.or(artifact);
     }
     Ok(artifact)
 }
 
-/// Keeps the compiler if it has the target; otherwise uses Debian's, which builds the standard library from its
-/// sources.
+/// Keeps the compiler if it has the target; otherwise uses Debian's, which builds the standard
+/// library from its sources.
 async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> {
     if has_target(Some(dir)).await {
         return Ok(());
@@ -173,22 +218,32 @@ async fn choose_compiler(cargo: &mut Command, dir: &Path) -> anyhow::Result<()> 
         );
         return Err(Failure::new(Exit::Failed, message).into());
     }
-    cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
-    // Every rustup toolchain includes the linker that makes components. Without it, Debian's linker produces a core
-    // module, which works just as well.
+    cargo
+        .env("RUSTC", DEBIAN_RUSTC)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .arg("-Zbuild-std=std,panic_abort");
+    // Every rustup toolchain includes the linker that makes components. Without it, Debian's linker
+    // produces a core module, which works just as well.
     if let Some(folder) = linker_folder(dir).await {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":");
         path.push(&folder);
-        cargo.env("PATH", path).env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-component-ld");
+        cargo.env("PATH", path).env(
+            "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER",
+            "wasm-component-ld",
+        );
     }
     Ok(())
 }
 
 /// Whether the compiler that cargo would use in a folder has the target's standard library.
 pub async fn has_target(dir: Option<&Path>) -> bool {
-    let Some(folder) = rustc(dir, &["--print", "target-libdir", "--target", TARGET]).await else { return false };
-    let Ok(entries) = std::fs::read_dir(folder.trim()) else { return false };
+    let Some(folder) = rustc(dir, &["--print", "target-libdir", "--target", TARGET]).await else {
+        return false;
+    };
+    let Ok(entries) = std::fs::read_dir(folder.trim()) else {
+        return false;
+    };
     entries.flatten().any(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -199,19 +254,30 @@ pub async fn has_target(dir: Option<&Path>) -> bool {
 async fn linker_folder(dir: &Path) -> Option<PathBuf> {
     let sysroot = rustc(Some(dir), &["--print", "sysroot"]).await?;
     let version = rustc(Some(dir), &["-vV"]).await?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "))?;
-    let folder = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin");
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))?;
+    let folder = Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(host)
+        .join("bin");
     folder.join("wasm-component-ld").is_file().then_some(folder)
 }
 
 async fn rustc(dir: Option<&Path>, arguments: &[&str]) -> Option<String> {
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    rustc.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    rustc
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     if let Some(dir) = dir {
         rustc.current_dir(dir);
     }
     let output = rustc.output().await.ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
@@ -225,9 +291,13 @@ not json
 {"reason":"compiler-artifact","manifest_path":"/own/Cargo.toml","filenames":["/t/libown.rlib","/t/own.wasm"]}
 {"reason":"build-finished","success":true}
 "#;
-        let found = find_artifact(&messages[..], Path::new("/own/Cargo.toml")).await.expect("can be read");
+        let found = find_artifact(&messages[..], Path::new("/own/Cargo.toml"))
+            .await
+            .expect("can be read");
         assert_eq!(found, Some(PathBuf::from("/t/own.wasm")));
-        let found = find_artifact(&messages[..], Path::new("/other/Cargo.toml")).await.expect("can be read");
+        let found = find_artifact(&messages[..], Path::new("/other/Cargo.toml"))
+            .await
+            .expect("can be read");
         assert_eq!(found, None);
     }
 
@@ -236,10 +306,20 @@ not json
         let folder = tempfile::tempdir().expect("a temporary folder");
         let manifest = folder.path().join("Cargo.toml");
         let missing = package_name(&manifest).expect_err("there is none");
-        assert!(missing.message.ends_with("create one with `foldstream new NAME`"), "{missing}");
+        assert!(
+            missing
+                .message
+                .ends_with("create one with `foldstream new NAME`"),
+            "{missing}"
+        );
         std::fs::write(&manifest, "[workspace]\n").expect("write");
         let workspace = package_name(&manifest).expect_err("is a workspace");
-        assert!(workspace.message.ends_with("is a workspace; give the folder of the crate in it"), "{workspace}");
+        assert!(
+            workspace
+                .message
+                .ends_with("is a workspace; give the folder of the crate in it"),
+            "{workspace}"
+        );
         std::fs::write(&manifest, "[package]\nname = \"order-totals\"\n").expect("write");
         assert_eq!(package_name(&manifest).expect("is a crate"), "order-totals");
     }

@@ -16,7 +16,9 @@ use crate::cli::commands::reads::scan;
 use crate::cli::support::client::Client;
 use crate::cli::support::config_args;
 use crate::cli::support::exit::{Exit, Failure};
-use crate::cli::support::local_host::{Hangups, Server, free_address, keep_files_private, start_log, stop_signal};
+use crate::cli::support::local_host::{
+    Hangups, Server, free_address, keep_files_private, start_log, stop_signal,
+};
 use crate::cli::support::output::{Output, grouped, known, span};
 use crate::config::Config;
 
@@ -56,7 +58,10 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let hangups = Hangups::catch()?;
     let folder = config_args::temporary_folder()?;
-    let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+    let mut config = Config {
+        data_dir: folder.path().to_owned(),
+        ..Config::default()
+    };
     config.serve.listen = free_address(config.serve.listen);
     dev::quieten(&mut config);
     keep_files_private();
@@ -69,7 +74,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = server.ended() => return result,
         signal = stop_signal() => signal,
-        // If it is dropped in the middle, it leaves only the temporary folder, which removes itself.
+        // If it is dropped in the middle, it leaves only the temporary folder, which removes
+        // itself.
         result = present_and_stay(&args, &client, context.output) => result,
     };
     server.stop().await?;
@@ -86,10 +92,23 @@ async fn present_and_stay(args: &Args, client: &Client, output: Output) -> anyho
 
 async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result<()> {
     let begun = Instant::now();
-    output.line(&format!("A host with an empty log listens at {}.", client.url()))?;
-    let imported = events::import_file(client, &args.events, &events::ImportOptions::default(), output).await?;
+    output.line(&format!(
+        "A host with an empty log listens at {}.",
+        client.url()
+    ))?;
+    let imported = events::import_file(
+        client,
+        &args.events,
+        &events::ImportOptions::default(),
+        output,
+    )
+    .await?;
     let seconds = begun.elapsed().as_secs_f64();
-    output.line(&format!("Imported {} events in {}.", grouped(imported.events), span(seconds)))?;
+    output.line(&format!(
+        "Imported {} events in {}.",
+        grouped(imported.events),
+        span(seconds)
+    ))?;
 
     let begun = Instant::now();
     let module = deploy::read_module(&args.module)?;
@@ -97,12 +116,19 @@ async fn present(args: &Args, client: &Client, output: Output) -> anyhow::Result
     output.line(&format!("Deployed {}", deploy::describe(&deployed)))?;
     let name = deployed.deployment.name.clone();
     let deployment = deploy::settled(client, &deployed, Some(CATCH_UP_WAIT), output).await?;
-    output.line(&format!("Caught up {} after the deploy began.", span(begun.elapsed().as_secs_f64())))?;
+    output.line(&format!(
+        "Caught up {} after the deploy began.",
+        span(begun.elapsed().as_secs_f64())
+    ))?;
 
     show_rows(client, &name, output).await?;
     show_query(args, client, &deployment, output).await?;
     show_position(client, &name, imported.last_sequence, output).await?;
-    output.line(&format!("\nThe host is at {}; {}", client.url(), dev::further(client.url(), &name)))?;
+    output.line(&format!(
+        "\nThe host is at {}; {}",
+        client.url(),
+        dev::further(client.url(), &name)
+    ))?;
     if !args.once {
         output.line("Ctrl-C ends it.")?;
     }
@@ -113,20 +139,38 @@ async fn show_rows(client: &Client, name: &str, output: Output) -> anyhow::Resul
     let path = ["v1", "deployments", name, "entries"];
     let page: EntryPage = client.get(&path, &[("limit", ROWS.to_string())]).await?;
     if page.entries.is_empty() {
-        return Err(Failure::new(Exit::Failed, format!("{name} has no rows; do the events match its subjects?")).into());
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{name} has no rows; do the events match its subjects?"),
+        )
+        .into());
     }
-    output.line(&format!("\nIts first rows (foldstream scan {name} --limit {ROWS}):\n"))?;
+    output.line(&format!(
+        "\nIts first rows (foldstream scan {name} --limit {ROWS}):\n"
+    ))?;
     output.line(&scan::lines(&page.entries, true))?;
     Ok(())
 }
 
-async fn show_query(args: &Args, client: &Client, deployment: &Deployment, output: Output) -> anyhow::Result<()> {
-    let Some((query, arguments)) = choose_query(args, &deployment.module) else { return Ok(()) };
+async fn show_query(
+    args: &Args,
+    client: &Client,
+    deployment: &Deployment,
+    output: Output,
+) -> anyhow::Result<()> {
+    let Some((query, arguments)) = choose_query(args, &deployment.module) else {
+        return Ok(());
+    };
     let path = ["v1", "deployments", &deployment.name, "queries", &query];
     let request = client.request(Method::POST, &path);
-    let request = request.header(CONTENT_TYPE, query::media_type(&arguments)?).body(arguments.clone());
+    let request = request
+        .header(CONTENT_TYPE, query::media_type(&arguments)?)
+        .body(arguments.clone());
     let answer = client.value(request).await?;
-    output.line(&format!("\nA query (foldstream query {} {query} '{arguments}'):\n", deployment.name))?;
+    output.line(&format!(
+        "\nA query (foldstream query {} {query} '{arguments}'):\n",
+        deployment.name
+    ))?;
     output.line(&query::for_people(&answer))?;
     Ok(())
 }
@@ -137,18 +181,34 @@ fn choose_query(args: &Args, module: &ModuleInfo) -> Option<(String, String)> {
         Some(name) => named(name),
         None => named(QUERY_USUAL).or(module.queries.first()),
     };
-    let name = args.query.clone().or_else(|| chosen.map(|query| query.name.clone()))?;
+    let name = args
+        .query
+        .clone()
+        .or_else(|| chosen.map(|query| query.name.clone()))?;
     let example = chosen.and_then(|query| example_arguments(&query.description));
-    Some((name, args.arguments.clone().or(example).unwrap_or_else(|| "{}".to_owned())))
+    Some((
+        name,
+        args.arguments
+            .clone()
+            .or(example)
+            .unwrap_or_else(|| "{}".to_owned()),
+    ))
 }
 
 /// The JSON object in a description, if there is one.
 fn example_arguments(description: &str) -> Option<String> {
     let example = description.get(description.find('{')?..=description.rfind('}')?)?;
-    serde_json::from_str::<serde::de::IgnoredAny>(example).is_ok().then(|| example.to_owned())
+    serde_json::from_str::<serde::de::IgnoredAny>(example)
+        .is_ok()
+        .then(|| example.to_owned())
 }
 
-async fn show_position(client: &Client, name: &str, last_sequence: u64, output: Output) -> anyhow::Result<()> {
+async fn show_position(
+    client: &Client,
+    name: &str,
+    last_sequence: u64,
+    output: Output,
+) -> anyhow::Result<()> {
     let deployment = client.deployment(name).await?;
     output.line(&format!(
         "\nPosition {} of {}, lag {} events.",
@@ -157,7 +217,10 @@ async fn show_position(client: &Client, name: &str, last_sequence: u64, output: 
         known(deployment.lag_events, grouped)
     ))?;
     if deployment.position < last_sequence || deployment.lag_events != Some(0) {
-        let message = format!("{name} is at position {}, expected {last_sequence}", deployment.position);
+        let message = format!(
+            "{name} is at position {}, expected {last_sequence}",
+            deployment.position
+        );
         return Err(Failure::new(Exit::Failed, message).into());
     }
     Ok(())
@@ -169,7 +232,10 @@ mod tests {
 
     #[test]
     fn arguments_are_taken_from_the_description() {
-        assert_eq!(example_arguments("Who ordered most: {\"limit\": 3}").as_deref(), Some("{\"limit\": 3}"));
+        assert_eq!(
+            example_arguments("Who ordered most: {\"limit\": 3}").as_deref(),
+            Some("{\"limit\": 3}")
+        );
         for without in ["Who ordered most", "a } before {", "no {json}"] {
             assert_eq!(example_arguments(without), None, "{without}");
         }

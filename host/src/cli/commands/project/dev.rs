@@ -26,7 +26,12 @@ const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Longest wait for the read model after a deploy, before `dev` looks for the next change.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(600);
 /// Files at the top of a crate that a build reads.
-const ROOT_SOURCES: &[&str] = &["Cargo.toml", "build.rs", "rust-toolchain", "rust-toolchain.toml"];
+const ROOT_SOURCES: &[&str] = &[
+    "Cargo.toml",
+    "build.rs",
+    "rust-toolchain",
+    "rust-toolchain.toml",
+];
 /// Events next to the crate, imported into an empty log.
 const SAMPLE: &str = "events.ndjson";
 
@@ -72,10 +77,19 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     );
     let hangups = Hangups::catch()?;
     let mut flags = Vec::new();
-    flags.extend(args.listen.map(|listen| config_args::flag("--listen", "serve.listen", &listen)));
-    flags.extend(args.data.as_ref().map(|data| config_args::flag("--data", "data_dir", &data.display())));
+    flags.extend(
+        args.listen
+            .map(|listen| config_args::flag("--listen", "serve.listen", &listen)),
+    );
+    flags.extend(
+        args.data
+            .as_ref()
+            .map(|data| config_args::flag("--data", "data_dir", &data.display())),
+    );
     let mut config = args.settings.load_sound(flags, context)?;
-    let temporary = (config.data_dir == Config::default().data_dir).then(config_args::temporary_folder).transpose()?;
+    let temporary = (config.data_dir == Config::default().data_dir)
+        .then(config_args::temporary_folder)
+        .transpose()?;
     if let Some(folder) = &temporary {
         folder.path().clone_into(&mut config.data_dir);
     }
@@ -98,7 +112,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         context.output.note("data is in a temporary folder that is removed at the end; use --data FOLDER to keep it");
     }
     let client = server.client(context.output)?;
-    let session = Session { args: &args, client: &client, context };
+    let session = Session {
+        args: &args,
+        client: &client,
+        context,
+    };
     tokio::select! {
         result = server.ended() => return result,
         signal = stop_signal() => signal?,
@@ -137,7 +155,10 @@ impl Session<'_> {
                 Ok(_) => {}
                 Err(error) => self.context.output.error(&message_of(&error)),
             }
-            self.context.output.note(&format!("waiting for changes in {}", self.args.dir.display()));
+            self.context.output.note(&format!(
+                "waiting for changes in {}",
+                self.args.dir.display()
+            ));
             changed.notified().await;
             self.context.output.note("a file changed; building");
         }
@@ -154,38 +175,49 @@ impl Session<'_> {
         let request = deploy::Request {
             name: self.args.name.clone(),
             source: self.args.source.clone(),
-            // Edits usually change the fold, and an inherited read model would come from the previous code. A handler
-            // keeps its state, because its outbox belongs to it.
+            // Edits usually change the fold, and an inherited read model would come from the
+            // previous code. A handler keeps its state, because its outbox belongs to it.
             strategy: (!is_handler).then_some(deploy::Strategy::Rebuild),
             candidate: self.args.effects.parameters(known.is_none()),
             ..deploy::Request::default()
         };
         let deployed = deploy::upload(self.client, compiled.module, &request).await?;
         output.note(&deploy::describe(&deployed));
-        let deployment = deploy::settled(self.client, &deployed, Some(CATCH_UP_WAIT), output).await?;
+        let deployment =
+            deploy::settled(self.client, &deployed, Some(CATCH_UP_WAIT), output).await?;
         output.note(&deploy::end_line(&deployment, deployed.generation));
         Ok(deployment.name)
     }
 
-    /// Imports the sample next to the crate if the log is empty, so that a kept folder is not filled twice.
+    /// Imports the sample next to the crate if the log is empty, so that a kept folder is not
+    /// filled twice.
     async fn import_sample(&self) -> anyhow::Result<()> {
         let sample = self.args.dir.join(SAMPLE);
         if !sample.is_file() {
             return Ok(());
         }
         let list: SourceList = self.client.get(&["v1", "sources"], &[]).await?;
-        let mut embedded = list.sources.iter().filter(|source| source.kind == "embedded");
+        let mut embedded = list
+            .sources
+            .iter()
+            .filter(|source| source.kind == "embedded");
         let chosen = match &self.args.source {
             Some(name) => embedded.find(|source| source.name == *name),
             None => embedded.next(),
         };
-        let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else { return Ok(()) };
+        let Some(source) = chosen.filter(|source| source.last_sequence == Some(0)) else {
+            return Ok(());
+        };
         let options = events::ImportOptions::into_source(&source.name);
-        let imported = events::import_file(self.client, &sample, &options, self.context.output).await;
+        let imported =
+            events::import_file(self.client, &sample, &options, self.context.output).await;
         match imported {
             Ok(imported) => {
                 let count = grouped(imported.events);
-                self.context.output.note(&format!("imported {count} events from {}", sample.display()));
+                self.context.output.note(&format!(
+                    "imported {count} events from {}",
+                    sample.display()
+                ));
             }
             // The crate works without its sample.
             Err(error) => self.context.output.error(&message_of(&error)),
@@ -196,8 +228,14 @@ impl Session<'_> {
 
 /// Commands to try next.
 pub fn further(url: &str, name: &str) -> String {
-    let url = if url == crate::cli::URL_DEFAULT { String::new() } else { format!(" --url {url}") };
-    format!("try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}")
+    let url = if url == crate::cli::URL_DEFAULT {
+        String::new()
+    } else {
+        format!(" --url {url}")
+    };
+    format!(
+        "try\n  foldstream scan {name}{url}\n  foldstream show {name}{url}\n  foldstream watch {name}{url}"
+    )
 }
 
 type Watching = Debouncer<RecommendedWatcher, RecommendedCache>;
@@ -207,38 +245,60 @@ fn watch(dir: &Path, data: &Path) -> anyhow::Result<(Arc<Notify>, Watching)> {
     // One permit is enough: it says that something changed, not how often.
     let changed = Arc::new(Notify::new());
     let notify = Arc::clone(&changed);
-    let root = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+    let root = dir
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", dir.display()))?;
     let within = root.clone();
     let handler = move |result: DebounceEventResult| {
         let Ok(events) = result else { return };
         let relevant = events.iter().filter(|event| !event.kind.is_access());
-        if relevant.flat_map(|event| &event.paths).any(|path| is_source(&within, path)) {
+        if relevant
+            .flat_map(|event| &event.paths)
+            .any(|path| is_source(&within, path))
+        {
             notify.notify_one();
         }
     };
     let mut watcher = new_debouncer(QUIET_TIME, None, handler).context("cannot watch files")?;
-    let unwatchable = |path: &Path| format!("cannot watch {}; is fs.inotify.max_user_watches too low?", path.display());
-    watcher.watch(&root, RecursiveMode::NonRecursive).with_context(|| unwatchable(&root))?;
+    let unwatchable = |path: &Path| {
+        format!(
+            "cannot watch {}; is fs.inotify.max_user_watches too low?",
+            path.display()
+        )
+    };
+    watcher
+        .watch(&root, RecursiveMode::NonRecursive)
+        .with_context(|| unwatchable(&root))?;
     let data = data.canonicalize().unwrap_or_else(|_| root.join(data));
-    for entry in std::fs::read_dir(&root).with_context(|| unwatchable(&root))?.flatten() {
+    for entry in std::fs::read_dir(&root)
+        .with_context(|| unwatchable(&root))?
+        .flatten()
+    {
         let path = entry.path();
         if path.is_dir() && path != data && is_source(&root, &path.join("any")) {
-            watcher.watch(&path, RecursiveMode::Recursive).with_context(|| unwatchable(&path))?;
+            watcher
+                .watch(&path, RecursiveMode::Recursive)
+                .with_context(|| unwatchable(&path))?;
         }
     }
     Ok((changed, watcher))
 }
 
-/// Whether a build reads a path: next to the manifest only folders count, because logs and modules are often written
-/// into the crate itself; no build output, nothing hidden, no backup file of an editor.
+/// Whether a build reads a path: next to the manifest only folders count, because logs and modules
+/// are often written into the crate itself; no build output, nothing hidden, no backup file of an
+/// editor.
 fn is_source(root: &Path, path: &Path) -> bool {
-    let Ok(relative) = path.strip_prefix(root) else { return false };
+    let Ok(relative) = path.strip_prefix(root) else {
+        return false;
+    };
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
     match &parts[..] {
         [] => false,
         [file] => ROOT_SOURCES.contains(&&**file),
         [folder, .., file] => {
-            folder != "target" && !parts.iter().any(|part| part.starts_with('.')) && !file.ends_with('~')
+            folder != "target"
+                && !parts.iter().any(|part| part.starts_with('.'))
+                && !file.ends_with('~')
         }
     }
 }
@@ -250,9 +310,14 @@ mod tests {
     #[test]
     fn only_sources_start_a_build() {
         let root = Path::new("/crate");
-        for source in
-            ["src/lib.rs", "Cargo.toml", "build.rs", "src/deep/er.rs", "vendor/sdk/src/lib.rs", "scenarios/a.json"]
-        {
+        for source in [
+            "src/lib.rs",
+            "Cargo.toml",
+            "build.rs",
+            "src/deep/er.rs",
+            "vendor/sdk/src/lib.rs",
+            "scenarios/a.json",
+        ] {
             assert!(is_source(root, &root.join(source)), "{source}");
         }
         for other in [
@@ -279,7 +344,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("src")).expect("make src");
         let (changed, _watching) = watch(folder.path(), Path::new("data")).expect("watches");
         std::fs::write(folder.path().join("src/lib.rs"), "// new").expect("write");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
         let deadline = Duration::from_secs(20);
         runtime
             .block_on(async { tokio::time::timeout(deadline, changed.notified()).await })
@@ -289,6 +357,9 @@ mod tests {
     #[test]
     fn commands_name_the_host_unless_it_is_the_usual_one() {
         assert!(further("http://127.0.0.1:7575", "a").contains("foldstream scan a\n"));
-        assert!(further("http://127.0.0.1:1234", "a").contains("foldstream scan a --url http://127.0.0.1:1234\n"));
+        assert!(
+            further("http://127.0.0.1:1234", "a")
+                .contains("foldstream scan a --url http://127.0.0.1:1234\n")
+        );
     }
 }

@@ -47,14 +47,19 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 /// Checks and compiles a module with the limits of a host, and calls its manifest.
 pub fn examine(upload: Bytes) -> anyhow::Result<Examined> {
     let cache = config_args::temporary_folder()?;
-    let checker = module::this_program().context("cannot find this program, which checks the module")?;
-    let mut options = Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
+    let checker =
+        module::this_program().context("cannot find this program, which checks the module")?;
+    let mut options =
+        Config::default().module_options(cache.path().to_owned(), checker, &Memory::unlimited());
     // Only one instance is needed, for the manifest.
     options.instances_max = 1;
     let engine = Engine::new(options)?;
     let accepted = engine.accept(upload)?;
     let loaded = engine.load(&accepted)?;
-    Ok(Examined { component: accepted.component, info: loaded.module.info().clone() })
+    Ok(Examined {
+        component: accepted.component,
+        info: loaded.module.info().clone(),
+    })
 }
 
 fn lines(info: &ModuleInfo) -> String {
@@ -65,26 +70,51 @@ fn lines(info: &ModuleInfo) -> String {
         ("size", format!("{} ({})", bytes(info.size), info.size)),
         ("digest", info.digest.clone()),
         ("subjects", info.subjects.join(", ")),
-        ("headers", if info.wants_headers { "wanted".to_owned() } else { "not wanted".to_owned() }),
+        (
+            "headers",
+            if info.wants_headers {
+                "wanted".to_owned()
+            } else {
+                "not wanted".to_owned()
+            },
+        ),
         ("key", info.key_rule.clone()),
         ("error policy", error_policy(info)),
         ("limits", limits(info)),
         ("state version", info.state_version.to_string()),
     ];
     rows.extend(info.migrates.then(|| ("migrates", MIGRATES.to_owned())));
-    rows.extend(info.queries.iter().map(|query| ("query", format!("{}: {}", query.name, query.description))));
-    rows.extend(info.publishes.iter().map(|subjects| ("publishes", format!("{subjects}, if a deploy allows it"))));
+    rows.extend(
+        info.queries
+            .iter()
+            .map(|query| ("query", format!("{}: {}", query.name, query.description))),
+    );
+    rows.extend(
+        info.publishes
+            .iter()
+            .map(|subjects| ("publishes", format!("{subjects}, if a deploy allows it"))),
+    );
     rows.extend(info.imports.iter().map(|import| ("import", import.clone())));
-    table(&[], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+    table(
+        &[],
+        rows.into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value]),
+    )
 }
 
 /// How often the host tries a failing batch.
 pub fn error_policy(info: &ModuleInfo) -> String {
     let policy = &info.error_policy;
     let parts = [
-        policy.attempts.map(|attempts| counted(attempts.into(), "attempt")),
-        policy.initial_backoff_ms.map(|pause| format!("first pause {pause} ms")),
-        policy.max_backoff_ms.map(|pause| format!("longest pause {pause} ms")),
+        policy
+            .attempts
+            .map(|attempts| counted(attempts.into(), "attempt")),
+        policy
+            .initial_backoff_ms
+            .map(|pause| format!("first pause {pause} ms")),
+        policy
+            .max_backoff_ms
+            .map(|pause| format!("longest pause {pause} ms")),
     ];
     asked_for(parts)
 }
@@ -93,10 +123,18 @@ pub fn error_policy(info: &ModuleInfo) -> String {
 pub fn limits(info: &ModuleInfo) -> String {
     let limits = &info.limits;
     let parts = [
-        limits.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
-        limits.deadline_ms.map(|deadline| format!("deadline {deadline} ms")),
-        limits.batch_events.map(|events| format!("batch {}", counted(events.into(), "event"))),
-        limits.state_bytes.map(|state| format!("state {}", bytes(state))),
+        limits
+            .memory_bytes
+            .map(|memory| format!("memory {}", bytes(memory))),
+        limits
+            .deadline_ms
+            .map(|deadline| format!("deadline {deadline} ms")),
+        limits
+            .batch_events
+            .map(|events| format!("batch {}", counted(events.into(), "event"))),
+        limits
+            .state_bytes
+            .map(|state| format!("state {}", bytes(state))),
     ];
     asked_for(parts)
 }
@@ -104,7 +142,11 @@ pub fn limits(info: &ModuleInfo) -> String {
 /// What a module asks for; it may leave everything to the host.
 fn asked_for<const N: usize>(parts: [Option<String>; N]) -> String {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "the host's".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "the host's".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +179,10 @@ import         foldstream:module/state@0.1.0"
         let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
         info.error_policy = crate::api::ErrorPolicy::default();
         info.limits = crate::api::ModuleLimits::default();
-        assert_eq!((error_policy(&info).as_str(), limits(&info).as_str()), ("the host's", "the host's"));
+        assert_eq!(
+            (error_policy(&info).as_str(), limits(&info).as_str()),
+            ("the host's", "the host's")
+        );
     }
 
     #[test]
@@ -145,6 +190,9 @@ import         foldstream:module/state@0.1.0"
         let mut info = crate::cli::commands::deployments::show::tests::deployment().module;
         info.migrates = true;
         let shown = lines(&info);
-        assert!(shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "), "{shown}");
+        assert!(
+            shown.contains("\nstate version  1\nmigrates       state of older versions\nquery "),
+            "{shown}"
+        );
     }
 }

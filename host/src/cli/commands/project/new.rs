@@ -11,23 +11,38 @@ use crate::cli::support::exit::{Exit, Failure};
 /// The starter example, which is built and tested in `examples/`.
 static STARTER_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../examples/starter/src");
 const STARTER_FILES: [(&str, &str); 3] = [
-    ("Cargo.toml", include_str!("../../../../../examples/starter/Cargo.toml")),
-    ("README.md", include_str!("../../../../../examples/starter/README.md")),
-    ("events.ndjson", include_str!("../../../../../examples/starter/events.ndjson")),
+    (
+        "Cargo.toml",
+        include_str!("../../../../../examples/starter/Cargo.toml"),
+    ),
+    (
+        "README.md",
+        include_str!("../../../../../examples/starter/README.md"),
+    ),
+    (
+        "events.ndjson",
+        include_str!("../../../../../examples/starter/events.ndjson"),
+    ),
 ];
-/// The SDK is included so that the crate builds without a registry of ours. Only the files that a build reads are
-/// embedded: the whole folder might contain build output.
+/// The SDK is included so that the crate builds without a registry of ours. Only the files that a
+/// build reads are embedded: the whole folder might contain build output.
 static SDK_SOURCES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../guest-sdk/rust/src");
 const SDK_FILES: [(&str, &str); 2] = [
-    ("Cargo.toml", include_str!("../../../../../guest-sdk/rust/Cargo.toml")),
+    (
+        "Cargo.toml",
+        include_str!("../../../../../guest-sdk/rust/Cargo.toml"),
+    ),
     // The SDK includes this file as its documentation.
-    ("README.md", include_str!("../../../../../guest-sdk/rust/README.md")),
+    (
+        "README.md",
+        include_str!("../../../../../guest-sdk/rust/README.md"),
+    ),
 ];
 /// The path of the SDK in the examples, and in a new crate.
 const SDK_PATH_EXAMPLE: &str = "../../guest-sdk/rust";
 const SDK_PATH: &str = "vendor/foldstream-sdk";
-/// The crate may be inside another workspace. The SDK is not a member, because users do not need what its own tests
-/// need.
+/// The crate may be inside another workspace. The SDK is not a member, because users do not need
+/// what its own tests need.
 const WORKSPACE: &str = "
 # A workspace of its own, wherever the folder stands.
 [workspace]
@@ -113,7 +128,10 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let folder = &args.name;
     let name = Name::parse(&folder.file_name().unwrap_or_default().to_string_lossy())?;
     if folder.exists() {
-        let message = format!("{} exists already; choose another name, or remove it first", folder.display());
+        let message = format!(
+            "{} exists already; choose another name, or remove it first",
+            folder.display()
+        );
         return Err(Failure::new(Exit::Refused, message).into());
     }
     for (path, contents) in files(&name) {
@@ -188,7 +206,9 @@ impl Name {
         let kebab = typed.replace('_', "-");
         let sound = kebab.len() <= NAME_BYTES_MAX
             && kebab.starts_with(|c: char| c.is_ascii_lowercase())
-            && kebab.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && kebab
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
             && kebab.split('-').all(|part| !part.is_empty());
         if !sound {
             let message = format!(
@@ -197,21 +217,30 @@ impl Name {
             return Err(Failure::new(Exit::Usage, message));
         }
         if RESERVED.contains(&kebab.as_str()) {
-            let message = format!("`{typed}` is reserved in Rust; choose another name, such as {kebab}-view");
+            let message =
+                format!("`{typed}` is reserved in Rust; choose another name, such as {kebab}-view");
             return Err(Failure::new(Exit::Usage, message));
         }
         let capital = |part: &str| part[..1].to_ascii_uppercase() + &part[1..];
-        Ok(Self { snake: kebab.replace('-', "_"), pascal: kebab.split('-').map(capital).collect(), kebab })
+        Ok(Self {
+            snake: kebab.replace('-', "_"),
+            pascal: kebab.split('-').map(capital).collect(),
+            kebab,
+        })
     }
 
     fn in_text(&self, template: &str) -> String {
-        template.replace("Starter", &self.pascal).replace("starter", &self.kebab)
+        template
+            .replace("Starter", &self.pascal)
+            .replace("starter", &self.kebab)
     }
 
     /// In code, a quoted name is the module's name; anything else is a variable.
     fn in_code(&self, template: &str) -> String {
         let quoted = template.replace("\"starter\"", &format!("\"{}\"", self.kebab));
-        quoted.replace("Starter", &self.pascal).replace("starter", &self.snake)
+        quoted
+            .replace("Starter", &self.pascal)
+            .replace("starter", &self.snake)
     }
 }
 
@@ -223,12 +252,32 @@ mod tests {
     fn names_are_written_in_three_ways() {
         let name = Name::parse("order-totals").expect("is sound");
         assert_eq!(
-            (name.kebab.as_str(), name.snake.as_str(), name.pascal.as_str()),
+            (
+                name.kebab.as_str(),
+                name.snake.as_str(),
+                name.pascal.as_str()
+            ),
             ("order-totals", "order_totals", "OrderTotals")
         );
         assert_eq!(Name::parse("order_totals").expect("is sound"), name);
-        for wrong in ["", "Order", "1st", "a--b", "a-", "-a", "a b", "ä", &"a".repeat(64), "self", "test"] {
-            assert_eq!(Name::parse(wrong).expect_err("is unsound").exit, Exit::Usage, "{wrong}");
+        for wrong in [
+            "",
+            "Order",
+            "1st",
+            "a--b",
+            "a-",
+            "-a",
+            "a b",
+            "ä",
+            &"a".repeat(64),
+            "self",
+            "test",
+        ] {
+            assert_eq!(
+                Name::parse(wrong).expect_err("is unsound").exit,
+                Exit::Usage,
+                "{wrong}"
+            );
         }
     }
 
@@ -246,16 +295,30 @@ mod tests {
             "vendor/foldstream-sdk/README.md",
             "vendor/foldstream-sdk/src/lib.rs",
         ] {
-            assert!(files.iter().any(|(path, _)| path == Path::new(wanted)), "{wanted}");
+            assert!(
+                files.iter().any(|(path, _)| path == Path::new(wanted)),
+                "{wanted}"
+            );
         }
         for (path, contents) in files.iter().filter(|(path, _)| !path.starts_with("vendor")) {
             let text = String::from_utf8(contents.clone()).expect("is text");
-            assert!(!text.to_lowercase().contains("starter"), "{}: {text}", path.display());
+            assert!(
+                !text.to_lowercase().contains("starter"),
+                "{}: {text}",
+                path.display()
+            );
             assert!(!text.contains("../../guest-sdk"), "{}", path.display());
         }
-        let manifest = &files.iter().find(|(path, _)| path == Path::new("Cargo.toml")).expect("checked above").1;
+        let manifest = &files
+            .iter()
+            .find(|(path, _)| path == Path::new("Cargo.toml"))
+            .expect("checked above")
+            .1;
         let manifest: toml::Table = String::from_utf8_lossy(manifest).parse().expect("is TOML");
         assert_eq!(manifest["package"]["name"].as_str(), Some("order-totals"));
-        assert_eq!(manifest["dependencies"]["foldstream-sdk"]["path"].as_str(), Some(SDK_PATH));
+        assert_eq!(
+            manifest["dependencies"]["foldstream-sdk"]["path"].as_str(),
+            Some(SDK_PATH)
+        );
     }
 }

@@ -47,8 +47,8 @@ pub struct Reading {
     /// Read this generation, even if it is not the active one: a candidate, or the previous one.
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u64>,
-    /// Read the state right after this sequence, or at this time. The host folds it separately, which takes a while the
-    /// first time.
+    /// Read the state right after this sequence, or at this time. The host folds it separately,
+    /// which takes a while the first time.
     #[arg(long, value_name = "SEQUENCE|TIME", conflicts_with_all = ["at_least", "generation"])]
     as_of: Option<String>,
     /// Read it even if events that were applied are gone from the stream.
@@ -60,18 +60,30 @@ impl Reading {
     /// The API parameters for these options.
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let mut parameters = Vec::new();
-        parameters.extend(self.at_least.map(|sequence| ("at-least", sequence.to_string())));
-        parameters.extend(self.timeout.map(|timeout| ("timeout", timeout.to_string().replace(' ', ""))));
-        parameters.extend(self.generation.map(|generation| ("generation", generation.to_string())));
+        parameters.extend(
+            self.at_least
+                .map(|sequence| ("at-least", sequence.to_string())),
+        );
+        parameters.extend(
+            self.timeout
+                .map(|timeout| ("timeout", timeout.to_string().replace(' ', ""))),
+        );
+        parameters.extend(
+            self.generation
+                .map(|generation| ("generation", generation.to_string())),
+        );
         if let Some(moment) = &self.as_of {
             parameters.push(("as-of", moment.clone()));
         }
-        parameters.extend(self.accept_missing.then(crate::cli::commands::deployments::deploy::accept_missing));
+        parameters.extend(
+            self.accept_missing
+                .then(crate::cli::commands::deployments::deploy::accept_missing),
+        );
         parameters
     }
 
-    /// Continues with the generation that answered. An as-of read has one generation anyway, and a host without
-    /// generations names none.
+    /// Continues with the generation that answered. An as-of read has one generation anyway, and a
+    /// host without generations names none.
     pub fn pin(&mut self, generation: u64) {
         if generation > 0 && self.as_of.is_none() {
             self.generation = Some(generation);
@@ -79,17 +91,35 @@ impl Reading {
     }
 
     /// Waits until the past state is prepared; the current state needs no such wait.
-    pub async fn prepared(&self, client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
-        let Some(moment) = &self.as_of else { return Ok(()) };
+    pub async fn prepared(
+        &self,
+        client: &Client,
+        name: &str,
+        output: Output,
+    ) -> anyhow::Result<()> {
+        let Some(moment) = &self.as_of else {
+            return Ok(());
+        };
         let mut progress = Progress::new(&format!("{name} as of {moment}"), output);
         let mut patience = Patience::new(None);
         loop {
-            let mut parameters =
-                vec![("as-of", moment.clone()), ("limit", "1".to_owned()), ("timeout", "500ms".to_owned())];
-            parameters.extend(self.accept_missing.then(crate::cli::commands::deployments::deploy::accept_missing));
-            match client.get::<EntryPage>(&["v1", "deployments", name, "entries"], &parameters).await {
+            let mut parameters = vec![
+                ("as-of", moment.clone()),
+                ("limit", "1".to_owned()),
+                ("timeout", "500ms".to_owned()),
+            ];
+            parameters.extend(
+                self.accept_missing
+                    .then(crate::cli::commands::deployments::deploy::accept_missing),
+            );
+            match client
+                .get::<EntryPage>(&["v1", "deployments", name, "entries"], &parameters)
+                .await
+            {
                 Ok(_) => return Ok(()),
-                Err(Error::Problem(problem)) if problem.kind == "not-ready" => progress.wait(&problem.detail),
+                Err(Error::Problem(problem)) if problem.kind == "not-ready" => {
+                    progress.wait(&problem.detail)
+                }
                 Err(error) if error.may_pass() => output.detail(&error.to_string()),
                 Err(error) => return Err(error.into()),
             }
@@ -109,20 +139,38 @@ struct Entry<'a> {
 /// Prints one value.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if matches!(args.key.as_str(), "." | "..") {
-        let message =
-            format!("the key `{0}` cannot be part of a URL; use `foldstream scan NAME --prefix {0}`", args.key);
+        let message = format!(
+            "the key `{0}` cannot be part of a URL; use `foldstream scan NAME --prefix {0}`",
+            args.key
+        );
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let client = context.client()?;
-    args.reading.prepared(&client, &args.name, context.output).await?;
+    args.reading
+        .prepared(&client, &args.name, context.output)
+        .await?;
     let path = ["v1", "deployments", &args.name, "entries", &args.key];
-    let value = client.value(client.request(Method::GET, &path).query(&args.reading.parameters())).await?;
+    let value = client
+        .value(
+            client
+                .request(Method::GET, &path)
+                .query(&args.reading.parameters()),
+        )
+        .await?;
     match context.output.format {
         Format::Table => print_value(&context.output, &value)?,
         Format::Json | Format::Ndjson => {
-            let entry = Entry { key: &args.key, value: query::as_json(&value), position: value.position };
+            let entry = Entry {
+                key: &args.key,
+                value: query::as_json(&value),
+                position: value.position,
+            };
             let text = compact(&entry);
-            let text = if context.output.format == Format::Json { json::indented(&text) } else { text };
+            let text = if context.output.format == Format::Json {
+                json::indented(&text)
+            } else {
+                text
+            };
             context.output.line(&text)?;
         }
     }
@@ -134,14 +182,22 @@ pub fn print_value(output: &Output, value: &Value) -> anyhow::Result<()> {
     let Ok(text) = std::str::from_utf8(&value.body) else {
         if std::io::stdout().is_terminal() {
             let size = value.body.len();
-            let message =
-                format!("the value is {size} bytes of binary data; write it to a file with `> FILE`, or use -o json");
+            let message = format!(
+                "the value is {size} bytes of binary data; write it to a file with `> FILE`, or use -o json"
+            );
             return Err(Failure::new(Exit::Failed, message).into());
         }
         return Ok(output.raw(&value.body)?);
     };
-    if std::io::stdout().is_terminal() && text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
-        let shown: Vec<String> = text.lines().map(crate::cli::support::output::printable).collect();
+    if std::io::stdout().is_terminal()
+        && text
+            .chars()
+            .any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
+    {
+        let shown: Vec<String> = text
+            .lines()
+            .map(crate::cli::support::output::printable)
+            .collect();
         return Ok(output.line(&shown.join("\n"))?);
     }
     Ok(output.line(text)?)

@@ -44,7 +44,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let arguments = args.arguments.unwrap_or_default();
     let media_type = media_type(&arguments)?;
     let client = context.client()?;
-    args.reading.prepared(&client, &args.name, context.output).await?;
+    args.reading
+        .prepared(&client, &args.name, context.output)
+        .await?;
     let path = ["v1", "deployments", &args.name, "queries", &args.query];
     let request = client
         .request(Method::POST, &path)
@@ -53,17 +55,23 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .body(arguments);
     let answer = match client.value(request).await {
         Ok(answer) => answer,
-        Err(error) => return Err(explained(&client, (&args.name, &args.query), media_type, error).await),
+        Err(error) => {
+            return Err(explained(&client, (&args.name, &args.query), media_type, error).await);
+        }
     };
     let output = &context.output;
     match output.format {
         Format::Table if answer.is_json() => output.line(&for_people(&answer))?,
         Format::Table => print_value(output, &answer)?,
         Format::Json => output.line(&json::indented(as_json(&answer).get()))?,
-        Format::Ndjson => match serde_json::from_str::<Vec<Box<RawValue>>>(as_json(&answer).get()) {
-            Ok(items) => items.iter().try_for_each(|item| output.line(&compact(item)))?,
-            Err(_) => output.line(&compact(&as_json(&answer)))?,
-        },
+        Format::Ndjson => {
+            match serde_json::from_str::<Vec<Box<RawValue>>>(as_json(&answer).get()) {
+                Ok(items) => items
+                    .iter()
+                    .try_for_each(|item| output.line(&compact(item)))?,
+                Err(_) => output.line(&compact(&as_json(&answer)))?,
+            }
+        }
     }
     Ok(())
 }
@@ -78,11 +86,21 @@ async fn explained(
     if !matches!(&error, client::Error::Problem(problem) if problem.kind == "query-failed") {
         return error.into();
     }
-    let Ok(deployment) = client.deployment(name).await else { return error.into() };
-    let Some(described) = deployment.module.queries.iter().find(|described| described.name == query) else {
+    let Ok(deployment) = client.deployment(name).await else {
         return error.into();
     };
-    let mut message = format!("{error}; `{query}` is described as: {}", described.description);
+    let Some(described) = deployment
+        .module
+        .queries
+        .iter()
+        .find(|described| described.name == query)
+    else {
+        return error.into();
+    };
+    let mut message = format!(
+        "{error}; `{query}` is described as: {}",
+        described.description
+    );
     if media_type != JSON {
         message.push_str("; its arguments were sent as text: for a JSON string quote them twice, as in '\"ada\"'");
     }
@@ -94,15 +112,21 @@ pub fn for_people(answer: &Value) -> String {
     match rows(answer) {
         Some(rows) => rows,
         None if answer.is_json() => json::indented(as_json(answer).get()),
-        None => String::from_utf8_lossy(&answer.body).lines().map(printable).collect::<Vec<_>>().join("\n"),
+        None => String::from_utf8_lossy(&answer.body)
+            .lines()
+            .map(printable)
+            .collect::<Vec<_>>()
+            .join("\n"),
     }
 }
 
-/// The content type of the arguments: JSON if they begin like JSON, in which case they must be valid.
+/// The content type of the arguments: JSON if they begin like JSON, in which case they must be
+/// valid.
 pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
     let first = arguments.trim_start().chars().next();
     let literal = matches!(arguments.trim(), "true" | "false" | "null");
-    let like_json = literal || first.is_some_and(|c| matches!(c, '{' | '[' | '"' | '-') || c.is_ascii_digit());
+    let like_json =
+        literal || first.is_some_and(|c| matches!(c, '{' | '[' | '"' | '-') || c.is_ascii_digit());
     if !like_json {
         return Ok("text/plain; charset=utf-8");
     }
@@ -120,13 +144,16 @@ pub fn media_type(arguments: &str) -> Result<&'static str, Failure> {
 /// A value as JSON on one line; numbers keep all their digits.
 pub fn as_json(value: &Value) -> Box<RawValue> {
     let raw = |json: String| RawValue::from_string(json).ok();
-    let own =
-        std::str::from_utf8(&value.body).ok().filter(|_| value.is_json()).and_then(|text| raw(json::one_line(text)));
+    let own = std::str::from_utf8(&value.body)
+        .ok()
+        .filter(|_| value.is_json())
+        .and_then(|text| raw(json::one_line(text)));
     let other = || match std::str::from_utf8(&value.body) {
         Ok(text) => raw(compact(&text)),
         Err(_) => raw(compact(&bytes_as_json(&value.body))),
     };
-    own.or_else(other).expect("text and octets can be written as JSON")
+    own.or_else(other)
+        .expect("text and octets can be written as JSON")
 }
 
 /// The answer as a table, if it is a list of flat objects with few members.
@@ -134,10 +161,14 @@ fn rows(answer: &Value) -> Option<String> {
     if !answer.is_json() {
         return None;
     }
-    let Ordered::List(items) = serde_json::from_slice(&answer.body).ok()? else { return None };
+    let Ordered::List(items) = serde_json::from_slice(&answer.body).ok()? else {
+        return None;
+    };
     let mut columns: Vec<&str> = Vec::new();
     for item in &items {
-        let Ordered::Object(members) = item else { return None };
+        let Ordered::Object(members) = item else {
+            return None;
+        };
         for (name, value) in members {
             if matches!(value, Ordered::List(_) | Ordered::Object(_)) {
                 return None;
@@ -150,9 +181,14 @@ fn rows(answer: &Value) -> Option<String> {
     if columns.is_empty() || columns.len() > COLUMNS_MAX {
         return None;
     }
-    let rows = items.iter().map(|item| columns.iter().map(|column| item.cell(column)).collect());
+    let rows = items
+        .iter()
+        .map(|item| columns.iter().map(|column| item.cell(column)).collect());
     let header: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
-    Some(table(&header.iter().map(String::as_str).collect::<Vec<_>>(), rows))
+    Some(table(
+        &header.iter().map(String::as_str).collect::<Vec<_>>(),
+        rows,
+    ))
 }
 
 #[cfg(test)]
@@ -163,18 +199,33 @@ mod tests {
 
     fn answer(json: &str) -> Value {
         let media_type = "application/json".to_owned();
-        Value { media_type, position: None, body: Bytes::copy_from_slice(json.as_bytes()) }
+        Value {
+            media_type,
+            position: None,
+            body: Bytes::copy_from_slice(json.as_bytes()),
+        }
     }
 
     #[test]
     fn lists_of_flat_objects_are_tables_in_the_order_of_their_members() {
         let json = r#"[{"customer":"42","total":1.5},{"customer":"7","total":20,"note":null}]"#;
-        assert_eq!(rows(&answer(json)).as_deref(), Some("CUSTOMER  TOTAL  NOTE\n42        1.5\n7         20"));
+        assert_eq!(
+            rows(&answer(json)).as_deref(),
+            Some("CUSTOMER  TOTAL  NOTE\n42        1.5\n7         20")
+        );
     }
 
     #[test]
     fn other_answers_are_no_tables() {
-        for json in ["[]", "{}", "3", "[1,2]", r#"[{"a":[1]}]"#, r#"[{"a":{}}]"#, "[{}]"] {
+        for json in [
+            "[]",
+            "{}",
+            "3",
+            "[1,2]",
+            r#"[{"a":[1]}]"#,
+            r#"[{"a":{}}]"#,
+            "[{}]",
+        ] {
             assert_eq!(rows(&answer(json)), None, "{json}");
         }
     }
@@ -182,27 +233,61 @@ mod tests {
     #[test]
     fn values_become_json_in_one_line_without_loss() {
         let text = |body: &'static [u8], media_type: &str| {
-            let value = Value { media_type: media_type.to_owned(), position: None, body: Bytes::from_static(body) };
+            let value = Value {
+                media_type: media_type.to_owned(),
+                position: None,
+                body: Bytes::from_static(body),
+            };
             as_json(&value).get().to_owned()
         };
-        assert_eq!(text(b"{\"b\": 1,\n \"a\": 1e400}", "application/json"), "{\"b\":1,\"a\":1e400}");
+        assert_eq!(
+            text(b"{\"b\": 1,\n \"a\": 1e400}", "application/json"),
+            "{\"b\":1,\"a\":1e400}"
+        );
         assert_eq!(text(b"not json", "application/json"), "\"not json\"");
-        assert_eq!(text(b"a \"b\"", "text/plain; charset=utf-8"), "\"a \\\"b\\\"\"");
-        assert_eq!(text(b"\xff", "application/octet-stream"), "{\"$bytes\":\"/w==\"}");
+        assert_eq!(
+            text(b"a \"b\"", "text/plain; charset=utf-8"),
+            "\"a \\\"b\\\"\""
+        );
+        assert_eq!(
+            text(b"\xff", "application/octet-stream"),
+            "{\"$bytes\":\"/w==\"}"
+        );
     }
 
     #[test]
     fn arguments_are_json_only_when_they_begin_like_it() {
-        for json in ["{\"limit\": 3}", "[1]", "3", "-1.5", "\"text\"", "true", "null"] {
-            assert_eq!(media_type(json).expect("is JSON"), "application/json", "{json}");
+        for json in [
+            "{\"limit\": 3}",
+            "[1]",
+            "3",
+            "-1.5",
+            "\"text\"",
+            "true",
+            "null",
+        ] {
+            assert_eq!(
+                media_type(json).expect("is JSON"),
+                "application/json",
+                "{json}"
+            );
         }
         for text in ["", "customer 42", "nothing", "truly"] {
-            assert_eq!(media_type(text).expect("is text"), "text/plain; charset=utf-8", "{text}");
+            assert_eq!(
+                media_type(text).expect("is text"),
+                "text/plain; charset=utf-8",
+                "{text}"
+            );
         }
         for broken in ["{limit: 3}", "[1", "3 customers"] {
             let failure = media_type(broken).expect_err("is neither");
             assert_eq!(failure.exit, Exit::Usage);
-            assert!(failure.message.starts_with("the arguments begin like JSON but are not valid: "), "{failure}");
+            assert!(
+                failure
+                    .message
+                    .starts_with("the arguments begin like JSON but are not valid: "),
+                "{failure}"
+            );
         }
     }
 }

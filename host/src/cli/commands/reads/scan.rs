@@ -42,8 +42,8 @@ pub struct Args {
     /// Most entries.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
     limit: u32,
-    /// All entries, page by page, from one generation. Each page is consistent; a later page may reflect a later
-    /// position.
+    /// All entries, page by page, from one generation. Each page is consistent; a later page may
+    /// reflect a later position.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -53,28 +53,50 @@ pub struct Args {
 /// Prints entries.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let client = context.client()?;
-    args.reading.prepared(&client, &args.name, context.output).await?;
+    args.reading
+        .prepared(&client, &args.name, context.output)
+        .await?;
     if args.all {
         return print_all(args, &client, context).await;
     }
     let page = fetch(&args, &client, args.after.clone(), args.limit).await?;
-    context.output.many(&page.entries, &page, |entries| lines(entries, true))?;
+    context
+        .output
+        .many(&page.entries, &page, |entries| lines(entries, true))?;
     if let Some(next) = &page.next {
         let next = crate::cli::support::output::printable(next);
-        context.output.note(&format!("there is more: add --after '{next}', or --all"));
+        context
+            .output
+            .note(&format!("there is more: add --after '{next}', or --all"));
     }
     Ok(())
 }
 
-async fn fetch(args: &Args, client: &Client, after: Option<String>, limit: u32) -> Result<EntryPage, Error> {
+async fn fetch(
+    args: &Args,
+    client: &Client,
+    after: Option<String>,
+    limit: u32,
+) -> Result<EntryPage, Error> {
     let mut parameters = args.reading.parameters();
-    let texts = [("prefix", &args.prefix), ("start", &args.start), ("end", &args.end), ("after", &after)];
-    parameters.extend(texts.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))));
+    let texts = [
+        ("prefix", &args.prefix),
+        ("start", &args.start),
+        ("end", &args.end),
+        ("after", &after),
+    ];
+    parameters.extend(
+        texts
+            .into_iter()
+            .filter_map(|(name, value)| value.clone().map(|value| (name, value))),
+    );
     if args.reverse {
         parameters.push(("order", "desc".to_owned()));
     }
     parameters.push(("limit", limit.to_string()));
-    client.get(&["v1", "deployments", &args.name, "entries"], &parameters).await
+    client
+        .get(&["v1", "deployments", &args.name, "entries"], &parameters)
+        .await
 }
 
 async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Result<()> {
@@ -83,9 +105,11 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
     let mut after = args.after.clone();
     let mut count = 0_u64;
     loop {
-        let page = fetch(&args, client, after, PAGE_ENTRIES).await.map_err(|error| broken_off(error, count))?;
-        // Another generation may become active between two pages, and its keys may mean something else. A host without
-        // generations names none.
+        let page = fetch(&args, client, after, PAGE_ENTRIES)
+            .await
+            .map_err(|error| broken_off(error, count))?;
+        // Another generation may become active between two pages, and its keys may mean something
+        // else. A host without generations names none.
         args.reading.pin(page.generation);
         match output.format {
             Format::Table => {
@@ -94,18 +118,28 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
                     output.line(&text)?;
                 }
             }
-            Format::Ndjson => page.entries.iter().try_for_each(|entry| output.line(&compact(entry)))?,
+            Format::Ndjson => page
+                .entries
+                .iter()
+                .try_for_each(|entry| output.line(&compact(entry)))?,
             Format::Json => {
                 let opening = if count == 0 { "{\"entries\":[\n" } else { "" };
                 let joined: Vec<String> = page.entries.iter().map(compact).collect();
-                let separator = if count > 0 && !joined.is_empty() { ",\n" } else { "" };
+                let separator = if count > 0 && !joined.is_empty() {
+                    ",\n"
+                } else {
+                    ""
+                };
                 output.raw(format!("{opening}{separator}{}", joined.join(",\n")).as_bytes())?;
             }
         }
         count += page.entries.len() as u64;
         if page.next.is_none() {
             if output.format == Format::Json {
-                output.line(&format!("\n],\"position\":{},\"generation\":{}}}", page.position, page.generation))?;
+                output.line(&format!(
+                    "\n],\"position\":{},\"generation\":{}}}",
+                    page.position, page.generation
+                ))?;
             }
             return Ok(());
         }
@@ -118,11 +152,13 @@ async fn print_all(args: Args, client: &Client, context: &Context) -> anyhow::Re
     }
 }
 
-/// If the generation of a scan disappears between two pages, the scan cannot end correctly, and says so. Other errors
-/// stay unchanged.
+/// If the generation of a scan disappears between two pages, the scan cannot end correctly, and
+/// says so. Other errors stay unchanged.
 fn broken_off(error: Error, count: u64) -> anyhow::Error {
     match &error {
-        Error::Problem(problem) if count > 0 && matches!(problem.kind.as_str(), "conflict" | "not-found") => {
+        Error::Problem(problem)
+            if count > 0 && matches!(problem.kind.as_str(), "conflict" | "not-found") =>
+        {
             let message = format!(
                 "the scan stopped after {} entries and must be repeated from the start: {}",
                 crate::cli::support::output::grouped(count),
@@ -140,7 +176,12 @@ pub fn lines(entries: &[Entry], with_header: bool) -> String {
     if entries.is_empty() && !with_header {
         return String::new();
     }
-    table(header, entries.iter().map(|entry| vec![entry.key.clone(), cell(&entry.value)]))
+    table(
+        header,
+        entries
+            .iter()
+            .map(|entry| vec![entry.key.clone(), cell(&entry.value)]),
+    )
 }
 
 /// A value in a table: text as it is, anything else as JSON on one line.
@@ -167,10 +208,19 @@ mod tests {
     #[test]
     fn entries_are_rows_with_values_in_one_line() {
         let entries = [
-            Entry { key: "customer/42".to_owned(), value: json!({ "total": 3 }) },
-            Entry { key: "c".to_owned(), value: json!("text") },
+            Entry {
+                key: "customer/42".to_owned(),
+                value: json!({ "total": 3 }),
+            },
+            Entry {
+                key: "c".to_owned(),
+                value: json!("text"),
+            },
         ];
-        assert_eq!(lines(&entries, true), "KEY          VALUE\ncustomer/42  {\"total\":3}\nc            text");
+        assert_eq!(
+            lines(&entries, true),
+            "KEY          VALUE\ncustomer/42  {\"total\":3}\nc            text"
+        );
         assert_eq!(lines(&entries[1..], false), "c  text");
         assert_eq!(lines(&[], true), "KEY  VALUE");
     }
@@ -189,10 +239,19 @@ mod tests {
         let said = "the scan stopped after 2,000 entries and must be repeated from the start: generation 1 of totals no longer runs";
         for kind in ["conflict", "not-found"] {
             let error = broken_off(problem(kind), 2_000);
-            assert_eq!((exit_of(&error), error.to_string().as_str()), (Exit::Refused, said));
+            assert_eq!(
+                (exit_of(&error), error.to_string().as_str()),
+                (Exit::Refused, said)
+            );
         }
-        assert_eq!(exit_of(&broken_off(problem("not-found"), 0)), Exit::NotFound);
-        assert_eq!(exit_of(&broken_off(problem("busy"), 2_000)), Exit::Unreachable);
+        assert_eq!(
+            exit_of(&broken_off(problem("not-found"), 0)),
+            Exit::NotFound
+        );
+        assert_eq!(
+            exit_of(&broken_off(problem("busy"), 2_000)),
+            Exit::Unreachable
+        );
     }
 
     #[test]

@@ -36,7 +36,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let subscription = Subscription {
         client: &client,
         path: vec!["v1", "deployments", &args.name, "changes"],
-        parameters: args.prefix.iter().map(|prefix| ("prefix", prefix.clone())).collect(),
+        parameters: args
+            .prefix
+            .iter()
+            .map(|prefix| ("prefix", prefix.clone()))
+            .collect(),
         after: args.after,
         output: context.output,
     };
@@ -61,8 +65,17 @@ fn line(change: &Change, format: Format) -> String {
     if format != Format::Table {
         return compact(change);
     }
-    let value = if change.deleted { "(deleted)".to_owned() } else { cell(&change.value) };
-    format!("{}  {}  {}", change.position, printable(&change.key), printable(&value))
+    let value = if change.deleted {
+        "(deleted)".to_owned()
+    } else {
+        cell(&change.value)
+    };
+    format!(
+        "{}  {}  {}",
+        change.position,
+        printable(&change.key),
+        printable(&value)
+    )
 }
 
 #[cfg(test)]
@@ -71,14 +84,27 @@ mod tests {
 
     #[test]
     fn changes_are_one_line_each() {
-        let mut change =
-            Change { key: "customer/42".to_owned(), value: json!({ "total": 3 }), deleted: false, position: 17 };
-        assert_eq!(line(&change, Format::Table), "17  customer/42  {\"total\":3}");
-        assert_eq!(line(&change, Format::Ndjson), r#"{"key":"customer/42","value":{"total":3},"position":17}"#);
+        let mut change = Change {
+            key: "customer/42".to_owned(),
+            value: json!({ "total": 3 }),
+            deleted: false,
+            position: 17,
+        };
+        assert_eq!(
+            line(&change, Format::Table),
+            "17  customer/42  {\"total\":3}"
+        );
+        assert_eq!(
+            line(&change, Format::Ndjson),
+            r#"{"key":"customer/42","value":{"total":3},"position":17}"#
+        );
         assert_eq!(line(&change, Format::Json), line(&change, Format::Ndjson));
         change.deleted = true;
         change.value = serde_json::Value::Null;
         assert_eq!(line(&change, Format::Table), "17  customer/42  (deleted)");
-        assert_eq!(line(&change, Format::Ndjson), r#"{"key":"customer/42","value":null,"deleted":true,"position":17}"#);
+        assert_eq!(
+            line(&change, Format::Ndjson),
+            r#"{"key":"customer/42","value":null,"deleted":true,"position":17}"#
+        );
     }
 }

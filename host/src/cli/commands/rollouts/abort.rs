@@ -16,7 +16,10 @@ pub struct Args {
 
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let deployment: Deployment = context.client()?.act(&["v1", "deployments", &args.name, "abort"], &[]).await?;
+    let deployment: Deployment = context
+        .client()?
+        .act(&["v1", "deployments", &args.name, "abort"], &[])
+        .await?;
     context.output.one(&deployment, line)?;
     Ok(())
 }
@@ -36,6 +39,9 @@ mod tests {
     #[test]
     fn what_goes_on_is_told() {
         let told = line(&crate::cli::commands::deployments::show::tests::deployment());
-        assert_eq!(told, "order-totals: candidate discarded; generation 2 is active at position 400,000");
+        assert_eq!(
+            told,
+            "order-totals: candidate discarded; generation 2 is active at position 400,000"
+        );
     }
 }

@@ -1,15 +1,16 @@
 //! `foldstream generations`: lists a deployment's generations and the last comparison.
 
 use crate::api::{
-    Comparison, ComparisonExample, DeploymentState, Difference, Generation, GenerationList, GenerationStatus, Strategy,
+    Comparison, ComparisonExample, DeploymentState, Difference, Generation, GenerationList,
+    GenerationStatus, Strategy,
 };
 use crate::cli::Context;
 use crate::cli::support::output::{bytes, grouped, known, span, table};
 
 /// Differences to show below the table.
 const EXAMPLES_MAX: usize = 10;
-/// Longest key, value or reason in a table, in characters, so that rows fit into a window. `show` and JSON have all of
-/// it.
+/// Longest key, value or reason in a table, in characters, so that rows fit into a window. `show`
+/// and JSON have all of it.
 const CELL_CHARS_MAX: usize = 60;
 /// Placeholder for an empty cell.
 const NOTHING: &str = "-";
@@ -29,7 +30,10 @@ pub struct Args {
 
 /// Prints one line per generation, and the last comparison.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let list: GenerationList = context.client()?.get(&["v1", "deployments", &args.name, "generations"], &[]).await?;
+    let list: GenerationList = context
+        .client()?
+        .get(&["v1", "deployments", &args.name, "generations"], &[])
+        .await?;
     context.output.many(&list.generations, &list, lines)?;
     Ok(())
 }
@@ -50,9 +54,12 @@ fn lines(generations: &[Generation]) -> String {
         "REASON",
     ];
     let mut text = table(&header, rows);
-    let compared =
-        generations.iter().filter_map(|generation| Some((generation.number, generation.comparison.as_ref()?)));
-    if let Some((number, comparison)) = compared.max_by(|(_, one), (_, other)| one.at.cmp(&other.at)) {
+    let compared = generations
+        .iter()
+        .filter_map(|generation| Some((generation.number, generation.comparison.as_ref()?)));
+    if let Some((number, comparison)) =
+        compared.max_by(|(_, one), (_, other)| one.at.cmp(&other.at))
+    {
         text.push_str(&format!(
             "\n\nGeneration {number}, compared with generation {} at {}: {}",
             comparison.against,
@@ -68,7 +75,13 @@ fn lines(generations: &[Generation]) -> String {
 
 fn row(generation: &Generation) -> Vec<String> {
     // A generation that does not run has no reliable position.
-    let running = |text: String| if generation.state.is_some() { text } else { NOTHING.to_owned() };
+    let running = |text: String| {
+        if generation.state.is_some() {
+            text
+        } else {
+            NOTHING.to_owned()
+        }
+    };
     vec![
         generation.number.to_string(),
         generation.status.name().to_owned(),
@@ -78,7 +91,11 @@ fn row(generation: &Generation) -> Vec<String> {
         running(grouped(generation.position)),
         running(known(generation.lag_events, grouped)),
         outlook(generation),
-        if generation.file_bytes == 0 { NOTHING.to_owned() } else { bytes(generation.file_bytes) },
+        if generation.file_bytes == 0 {
+            NOTHING.to_owned()
+        } else {
+            bytes(generation.file_bytes)
+        },
         generation.module.digest.chars().take(12).collect(),
         shortened(&generation.reason),
     ]
@@ -97,9 +114,14 @@ pub fn outlook(generation: &Generation) -> String {
     let percent = percent(generation);
     match (generation.status, generation.state) {
         (_, None) if generation.queued_behind.is_some_and(|before| before > 0) => {
-            format!("queued behind {}", generation.queued_behind.unwrap_or_default())
+            format!(
+                "queued behind {}",
+                generation.queued_behind.unwrap_or_default()
+            )
         }
-        (GenerationStatus::Building, None) if generation.strategy == Strategy::Migrate => "migrating".to_owned(),
+        (GenerationStatus::Building, None) if generation.strategy == Strategy::Migrate => {
+            "migrating".to_owned()
+        }
         (GenerationStatus::Building, None) => "beginning".to_owned(),
         (_, None) => NOTHING.to_owned(),
         (_, Some(DeploymentState::Opening)) => "opening".to_owned(),
@@ -127,16 +149,22 @@ pub fn outlook(generation: &Generation) -> String {
 
 /// How much of the way to the head is done; 100 % only once it has arrived.
 pub fn percent(generation: &Generation) -> String {
-    let part = generation.progress.map(|part| (part * 100.0).floor().clamp(0.0, 100.0));
+    let part = generation
+        .progress
+        .map(|part| (part * 100.0).floor().clamp(0.0, 100.0));
     part.map_or_else(|| "? %".to_owned(), |part| format!("{part} %"))
 }
 
-/// The first differences that a comparison found, as rows; differences that are not allowed come first.
+/// The first differences that a comparison found, as rows; differences that are not allowed come
+/// first.
 pub fn examples(comparison: &Comparison, at_most: usize) -> String {
     let mut examples: Vec<&ComparisonExample> = comparison.examples.iter().collect();
     examples.sort_by_key(|example| example.allowed);
     let rows = examples.into_iter().take(at_most).map(example);
-    table(&["DIFFERENCE", "ALLOWED", "KEY", "ACTIVE", "CANDIDATE"], rows)
+    table(
+        &["DIFFERENCE", "ALLOWED", "KEY", "ACTIVE", "CANDIDATE"],
+        rows,
+    )
 }
 
 fn example(example: &ComparisonExample) -> Vec<String> {
@@ -145,7 +173,11 @@ fn example(example: &ComparisonExample) -> Vec<String> {
         Difference::Removed => "removed",
         Difference::Changed => "changed",
     };
-    let cell = |value: &Option<String>| value.as_deref().map_or_else(|| NOTHING.to_owned(), shortened);
+    let cell = |value: &Option<String>| {
+        value
+            .as_deref()
+            .map_or_else(|| NOTHING.to_owned(), shortened)
+    };
     vec![
         difference.to_owned(),
         if example.allowed { "yes" } else { "no" }.to_owned(),
@@ -201,13 +233,14 @@ pub(in crate::cli) mod tests {
     }
 
     pub(in crate::cli) fn comparison() -> Comparison {
-        let example = |key: &str, difference, active: Option<&str>, candidate: &str| ComparisonExample {
-            key: key.to_owned(),
-            difference,
-            active: active.map(str::to_owned),
-            candidate: Some(candidate.to_owned()),
-            allowed: difference == Difference::Added,
-        };
+        let example =
+            |key: &str, difference, active: Option<&str>, candidate: &str| ComparisonExample {
+                key: key.to_owned(),
+                difference,
+                active: active.map(str::to_owned),
+                candidate: Some(candidate.to_owned()),
+                allowed: difference == Difference::Added,
+            };
         Comparison {
             at: "2026-11-23T11:00:05.5Z".to_owned(),
             against: 2,
@@ -220,7 +253,12 @@ pub(in crate::cli) mod tests {
             refused: 1,
             ignored: 0,
             examples: vec![
-                example("customer/42", Difference::Changed, Some("{\"total\":3}"), "{\"total\":4}"),
+                example(
+                    "customer/42",
+                    Difference::Changed,
+                    Some("{\"total\":3}"),
+                    "{\"total\":4}",
+                ),
                 example("customer/43", Difference::Added, None, "{\"total\":1}"),
             ],
             conclusion: "2 of 9 compared entries differ at position 70".to_owned(),
@@ -229,7 +267,12 @@ pub(in crate::cli) mod tests {
 
     #[test]
     fn generations_are_listed_one_a_line() {
-        let mut retired = Generation { number: 1, status: GenerationStatus::Retired, state: None, ..generation() };
+        let mut retired = Generation {
+            number: 1,
+            status: GenerationStatus::Retired,
+            state: None,
+            ..generation()
+        };
         retired.reason = "was kept for a rollback for 1day".to_owned();
         retired.file_bytes = 0;
         assert_eq!(
@@ -243,9 +286,22 @@ NUMBER  STATUS    SINCE                 STRATEGY  STATE-VERSION  POSITION  LAG  
 
     #[test]
     fn last_comparison_stands_below_the_table() {
-        let older = Comparison { at: "2026-11-23T10:00:00Z".to_owned(), ..comparison() };
-        let older = Generation { number: 4, comparison: Some(older), ..generation() };
-        let shown = lines(&[Generation { comparison: Some(comparison()), ..generation() }, older]);
+        let older = Comparison {
+            at: "2026-11-23T10:00:00Z".to_owned(),
+            ..comparison()
+        };
+        let older = Generation {
+            number: 4,
+            comparison: Some(older),
+            ..generation()
+        };
+        let shown = lines(&[
+            Generation {
+                comparison: Some(comparison()),
+                ..generation()
+            },
+            older,
+        ]);
         let below = shown.split_once("\n\n").expect("a line is left free").1;
         assert_eq!(
             below,
@@ -257,7 +313,11 @@ added       yes      customer/43  -            {\"total\":1}"
         );
         let mut turned = comparison();
         turned.examples.reverse();
-        assert_eq!(examples(&turned, 2), examples(&comparison(), 2), "what is not allowed comes first");
+        assert_eq!(
+            examples(&turned, 2),
+            examples(&comparison(), 2),
+            "what is not allowed comes first"
+        );
         assert_eq!(examples(&turned, 1).lines().count(), 2);
     }
 
@@ -269,15 +329,24 @@ added       yes      customer/43  -            {\"total\":1}"
             outlook(&generation)
         };
         assert_eq!(told(&|_| ()), "40 %, 212,345/s, 2.8 s left");
-        assert_eq!(told(&|generation| generation.remaining_seconds = None), "40 %, 212,345/s");
-        assert_eq!(told(&|generation| generation.state = Some(DeploymentState::Paused)), "40 %, paused");
+        assert_eq!(
+            told(&|generation| generation.remaining_seconds = None),
+            "40 %, 212,345/s"
+        );
+        assert_eq!(
+            told(&|generation| generation.state = Some(DeploymentState::Paused)),
+            "40 %, paused"
+        );
         let waits = |generation: &mut Generation| {
             generation.state = None;
             generation.queued_behind = Some(2);
         };
         assert_eq!(told(&waits), "queued behind 2");
         assert_eq!(told(&|generation| generation.state = None), "beginning");
-        assert_eq!(told(&|generation| generation.state = Some(DeploymentState::Opening)), "opening");
+        assert_eq!(
+            told(&|generation| generation.state = Some(DeploymentState::Opening)),
+            "opening"
+        );
         let migrates = |generation: &mut Generation| {
             generation.state = None;
             generation.strategy = Strategy::Migrate;
@@ -298,6 +367,8 @@ added       yes      customer/43  -            {\"total\":1}"
     #[test]
     fn long_values_are_shortened_in_examples() {
         assert_eq!(shortened(&"x".repeat(61)).chars().count(), CELL_CHARS_MAX);
-        assert!(shortened(&"x".repeat(61)).ends_with('…') && !shortened(&"x".repeat(60)).ends_with('…'));
+        assert!(
+            shortened(&"x".repeat(61)).ends_with('…') && !shortened(&"x".repeat(60)).ends_with('…')
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Commands about generations: how one takes over from another, is built again, checked and removed.
+//! Commands about generations: how one takes over from another, is built again, checked and
+//! removed.
 
 pub mod abort;
 pub mod generations;

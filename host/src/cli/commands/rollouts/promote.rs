@@ -27,8 +27,11 @@ pub struct Args {
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let flags = [("force", args.force), ("lift-throttle", args.lift_throttle)];
-    let parameters: Vec<_> =
-        flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name, "true".to_owned())).collect();
+    let parameters: Vec<_> = flags
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| (name, "true".to_owned()))
+        .collect();
     let path = ["v1", "deployments", &args.name, "promote"];
     let cut_over: CutOver = context.client()?.act(&path, &parameters).await?;
     context.output.one(&cut_over, line)?;
@@ -54,6 +57,9 @@ mod tests {
             hold_ms: 1.5,
             message: "generation 2 took over from generation 1 at position 70".to_owned(),
         };
-        assert_eq!(line(&cut_over), "order-totals: generation 2 took over from generation 1 at position 70");
+        assert_eq!(
+            line(&cut_over),
+            "order-totals: generation 2 took over from generation 1 at position 70"
+        );
     }
 }

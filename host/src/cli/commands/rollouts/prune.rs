@@ -32,7 +32,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let path = ["v1", "deployments", &args.name, "prune"];
     let pruned: Pruned = context.client()?.act(&path, &parameters).await?;
-    context.output.one(&pruned, |pruned| line(&args.name, pruned))?;
+    context
+        .output
+        .one(&pruned, |pruned| line(&args.name, pruned))?;
     Ok(())
 }
 
@@ -43,8 +45,16 @@ fn line(name: &str, pruned: &Pruned) -> String {
         1 => "generation",
         _ => "generations",
     };
-    let verb = if pruned.dry_run { "would remove" } else { "removed" };
-    format!("{name}: {verb} {generations} {} with {} of files", numbers.join(", "), bytes(pruned.bytes))
+    let verb = if pruned.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
+    format!(
+        "{name}: {verb} {generations} {} with {} of files",
+        numbers.join(", "),
+        bytes(pruned.bytes)
+    )
 }
 
 #[cfg(test)]
@@ -54,10 +64,23 @@ mod tests {
     #[test]
     fn what_goes_or_would_go_is_told_with_its_size() {
         let told = |generations: &[u64], dry_run| {
-            line("totals", &Pruned { generations: generations.to_vec(), bytes: 3 << 20, dry_run })
+            line(
+                "totals",
+                &Pruned {
+                    generations: generations.to_vec(),
+                    bytes: 3 << 20,
+                    dry_run,
+                },
+            )
         };
-        assert_eq!(told(&[1, 2], true), "totals: would remove generations 1, 2 with 3.0 MiB of files");
-        assert_eq!(told(&[1], false), "totals: removed generation 1 with 3.0 MiB of files");
+        assert_eq!(
+            told(&[1, 2], true),
+            "totals: would remove generations 1, 2 with 3.0 MiB of files"
+        );
+        assert_eq!(
+            told(&[1], false),
+            "totals: removed generation 1 with 3.0 MiB of files"
+        );
         assert_eq!(told(&[], false), "totals: nothing to remove");
     }
 }

@@ -10,7 +10,8 @@ use crate::cli::support::client::{Client, UPLOAD_TIMEOUT};
 use crate::cli::support::exit::{Exit, Failure};
 use crate::cli::support::output::grouped;
 
-/// Build the read model of a deployment from scratch, alongside the active one, and let it take over.
+/// Build the read model of a deployment from scratch, alongside the active one, and let it take
+/// over.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -49,19 +50,29 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = args.candidate.parameters()?;
     let accepts = args.accept_missing.then(deploy::accept_missing);
     let client = context.client()?;
-    let part = args.key.map(|key| ("key", key)).or(args.prefix.map(|prefix| ("prefix", prefix)));
+    let part = args
+        .key
+        .map(|key| ("key", key))
+        .or(args.prefix.map(|prefix| ("prefix", prefix)));
     if let Some(part) = part {
         if !parameters.is_empty() {
-            let message =
-                "a partial rebuild creates no new generation: remove its options, or remove --key and --prefix";
+            let message = "a partial rebuild creates no new generation: remove its options, or remove --key and --prefix";
             return Err(Failure::new(Exit::Usage, message).into());
         }
-        return rebuild_part(&client, &args.name, std::iter::once(part).chain(accepts).collect(), context).await;
+        return rebuild_part(
+            &client,
+            &args.name,
+            std::iter::once(part).chain(accepts).collect(),
+            context,
+        )
+        .await;
     }
     parameters.extend(accepts);
     let path = ["v1", "deployments", &args.name, "rebuild"];
     let nothing = ("application/json", Bytes::new());
-    let deployed: Deployed = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
+    let deployed: Deployed = client
+        .post(&path, &parameters, nothing, UPLOAD_TIMEOUT)
+        .await?;
     deploy::tell(deployed, args.waiting, &client, context.output).await
 }
 
@@ -73,7 +84,9 @@ async fn rebuild_part(
 ) -> anyhow::Result<()> {
     let path = ["v1", "deployments", name, "rebuild-part"];
     let nothing = ("application/json", Bytes::new());
-    let rebuilt: PartialRebuild = client.post(&path, &parameters, nothing, UPLOAD_TIMEOUT).await?;
+    let rebuilt: PartialRebuild = client
+        .post(&path, &parameters, nothing, UPLOAD_TIMEOUT)
+        .await?;
     context.output.one(&rebuilt, |rebuilt| {
         let lacks = rebuilt.lacks.as_ref().map_or_else(String::new, |lacks| format!("; {lacks}"));
         let left = match &rebuilt.left[..] {

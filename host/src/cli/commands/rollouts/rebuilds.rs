@@ -20,7 +20,9 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<()> {
     let list: RebuildList = context.client()?.get(&["v1", "rebuilds"], &[]).await?;
     context.output.many(&list.rebuilds, &list, lines)?;
     if list.rebuilds.is_empty() {
-        context.output.note(&format!("no rebuilds; {} may run at once", list.at_once));
+        context
+            .output
+            .note(&format!("no rebuilds; {} may run at once", list.at_once));
     }
     Ok(())
 }
@@ -38,7 +40,18 @@ fn lines(rebuilds: &[Rebuild]) -> String {
             rebuild.waits_for.clone(),
         ]
     });
-    table(&["PLACE", "DEPLOYMENT", "GENERATION", "STRATEGY", "STATUS", "PROGRESS", "WAITS-FOR"], rows)
+    table(
+        &[
+            "PLACE",
+            "DEPLOYMENT",
+            "GENERATION",
+            "STRATEGY",
+            "STATUS",
+            "PROGRESS",
+            "WAITS-FOR",
+        ],
+        rows,
+    )
 }
 
 fn place(rebuild: &Rebuild) -> String {

@@ -18,7 +18,8 @@ to be built from scratch: this is refused, with an explanation, unless you add -
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Build its read model from scratch if it is gone. The active generation keeps serving meanwhile.
+    /// Build its read model from scratch if it is gone. The active generation keeps serving
+    /// meanwhile.
     #[arg(long)]
     rebuild: bool,
     /// Rebuild even if events that were applied are gone from the stream.
@@ -30,7 +31,10 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = Vec::new();
     parameters.extend(args.rebuild.then(|| ("rebuild", "true".to_owned())));
-    parameters.extend(args.accept_missing.then(crate::cli::commands::deployments::deploy::accept_missing));
+    parameters.extend(
+        args.accept_missing
+            .then(crate::cli::commands::deployments::deploy::accept_missing),
+    );
     let path = ["v1", "deployments", &args.name, "rollback"];
     let cut_over: CutOver = context.client()?.act(&path, &parameters).await?;
     context.output.one(&cut_over, promote::line)?;

@@ -32,7 +32,10 @@ pub struct Args {
 /// Sends the request and prints the outcome.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let path = ["v1", "deployments", &args.name, "throttle"];
-    let deployment: Deployment = context.client()?.act(&path, &args.throttle.parameters()).await?;
+    let deployment: Deployment = context
+        .client()?
+        .act(&path, &args.throttle.parameters())
+        .await?;
     context.output.one(&deployment, line)?;
     Ok(())
 }
@@ -43,14 +46,23 @@ fn line(deployment: &Deployment) -> String {
     let Some(candidate) = &deployment.candidate else {
         return format!("{name}: generation {} is active", deployment.generation);
     };
-    let rate = candidate.build.max_rate.map(|rate| format!("{} events per second", grouped(rate)));
-    let share = candidate.build.cpu_percent.map(|percent| format!("{percent} % of a core"));
+    let rate = candidate
+        .build
+        .max_rate
+        .map(|rate| format!("{} events per second", grouped(rate)));
+    let share = candidate
+        .build
+        .cpu_percent
+        .map(|percent| format!("{percent} % of a core"));
     let limits: Vec<String> = rate.into_iter().chain(share).collect();
     let number = candidate.number;
     if limits.is_empty() {
         return format!("{name}: generation {number} is built without limits");
     }
-    format!("{name}: generation {number} is built with at most {}", limits.join(" and "))
+    format!(
+        "{name}: generation {number} is built with at most {}",
+        limits.join(" and ")
+    )
 }
 
 #[cfg(test)]
@@ -61,8 +73,15 @@ mod tests {
     #[test]
     fn limits_are_told_as_they_are_now() {
         let told = |max_rate, cpu_percent| {
-            let build = BuildSettings { max_rate, cpu_percent, ..BuildSettings::default() };
-            let candidate = crate::api::Generation { build, ..super::super::generations::tests::generation() };
+            let build = BuildSettings {
+                max_rate,
+                cpu_percent,
+                ..BuildSettings::default()
+            };
+            let candidate = crate::api::Generation {
+                build,
+                ..super::super::generations::tests::generation()
+            };
             line(&Deployment {
                 candidate: Some(Box::new(candidate)),
                 ..crate::cli::commands::deployments::show::tests::deployment()
@@ -73,7 +92,10 @@ mod tests {
             told(Some(20_000), Some(25)),
             format!("{begin} with at most 20,000 events per second and 25 % of a core")
         );
-        assert_eq!(told(None, Some(25)), format!("{begin} with at most 25 % of a core"));
+        assert_eq!(
+            told(None, Some(25)),
+            format!("{begin} with at most 25 % of a core")
+        );
         assert_eq!(told(None, None), format!("{begin} without limits"));
     }
 }

@@ -15,7 +15,8 @@ use crate::cli::support::wait_until_live::Patience;
 /// Differences to show.
 const EXAMPLES_MAX: usize = 10;
 
-/// Fold the stream again separately, with other batch boundaries and restarts, and compare byte by byte.
+/// Fold the stream again separately, with other batch boundaries and restarts, and compare byte by
+/// byte.
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
@@ -29,7 +30,8 @@ which two folds disagree about it.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Compare about this many entries; default: all. Saves comparing, not reading: both states are read once.
+    /// Compare about this many entries; default: all. Saves comparing, not reading: both states are
+    /// read once.
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
     /// Seed of the batch boundaries, to repeat a run.
@@ -46,10 +48,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mut parameters = Vec::new();
     parameters.extend(args.sample.map(|sample| ("sample", sample.to_string())));
     parameters.extend(args.seed.map(|seed| ("seed", seed.to_string())));
-    parameters.extend(args.accept_missing.then(crate::cli::commands::deployments::deploy::accept_missing));
+    parameters.extend(
+        args.accept_missing
+            .then(crate::cli::commands::deployments::deploy::accept_missing),
+    );
     let path = ["v1", "deployments", &args.name, "verification"];
     let nothing = ("application/json", Bytes::new());
-    let begun: Verification = client.post(&path, &parameters, nothing, client::UPLOAD_TIMEOUT).await?;
+    let begun: Verification = client
+        .post(&path, &parameters, nothing, client::UPLOAD_TIMEOUT)
+        .await?;
     let verification = wait(&client, &args.name, begun, context.output).await?;
     context.output.one(&verification, lines)?;
     match (verification.state, verification.equal) {
@@ -73,7 +80,10 @@ async fn wait(
             (None, _) => progress.show(&step(&verification)),
         }
         patience.pause().await;
-        match client.get(&["v1", "deployments", name, "verification"], &[]).await {
+        match client
+            .get(&["v1", "deployments", name, "verification"], &[])
+            .await
+        {
             Ok(now) => verification = now,
             Err(error) if error.may_pass() => output.detail(&error.to_string()),
             Err(error) => return Err(error.into()),
@@ -86,7 +96,11 @@ async fn wait(
 fn step(verification: &Verification) -> Step {
     let total = (verification.rate * verification.remaining_seconds.unwrap_or(0.0)) as u64;
     let part = verification.progress.clamp(0.0, 1.0);
-    let done = if part < 1.0 { (total as f64 * part / (1.0 - part)) as u64 } else { total };
+    let done = if part < 1.0 {
+        (total as f64 * part / (1.0 - part)) as u64
+    } else {
+        total
+    };
     Step {
         done,
         total: (total > 0).then_some(done + total),
@@ -106,7 +120,11 @@ fn lines(verification: &Verification) -> String {
             verification.seed
         ));
     }
-    if let Some(comparison) = verification.comparison.as_ref().filter(|comparison| !comparison.examples.is_empty()) {
+    if let Some(comparison) = verification
+        .comparison
+        .as_ref()
+        .filter(|comparison| !comparison.examples.is_empty())
+    {
         text.push_str(&format!("\n{}", examples(comparison, EXAMPLES_MAX)));
     }
     text
@@ -139,12 +157,18 @@ mod tests {
     #[test]
     fn what_was_found_is_told_with_what_it_takes_to_repeat_it() {
         let text = lines(&verification());
-        assert_eq!(text, "the second fold gives the same result\ngeneration 3, position 12,345, 3 restarts, seed 7");
+        assert_eq!(
+            text,
+            "the second fold gives the same result\ngeneration 3, position 12,345, 3 restarts, seed 7"
+        );
         let failed = Verification {
             state: WorkState::Failed,
             position: 0,
             equal: None,
-            divergence: Some(Divergence { key: "a".to_owned(), sequence: None }),
+            divergence: Some(Divergence {
+                key: "a".to_owned(),
+                sequence: None,
+            }),
             message: "the source is gone".to_owned(),
             ..verification()
         };
@@ -153,8 +177,16 @@ mod tests {
 
     #[test]
     fn progress_is_told_in_events() {
-        let running = Verification { progress: 0.25, rate: 100.0, remaining_seconds: Some(3.0), ..verification() };
+        let running = Verification {
+            progress: 0.25,
+            rate: 100.0,
+            remaining_seconds: Some(3.0),
+            ..verification()
+        };
         let step = step(&running);
-        assert_eq!((step.done, step.total, step.remaining_seconds), (100, Some(400), Some(3.0)));
+        assert_eq!(
+            (step.done, step.total, step.remaining_seconds),
+            (100, Some(400), Some(3.0))
+        );
     }
 }

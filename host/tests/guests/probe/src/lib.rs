@@ -13,7 +13,9 @@ wit_bindgen::generate!({
 
 use foldstream::module::log::{self, Level};
 use foldstream::module::state::{self, Direction, KeyRange, Selection};
-use foldstream::module::types::{ErrorPolicy, FailureKind, KeyRule, Limits, ModuleKind, QueryDescription};
+use foldstream::module::types::{
+    ErrorPolicy, FailureKind, KeyRule, Limits, ModuleKind, QueryDescription,
+};
 
 struct Probe;
 export!(Probe);
@@ -28,9 +30,21 @@ impl Guest for Probe {
             wants_headers: cfg!(feature = "headers"),
             key_rule: KeyRule::SubjectToken(2),
             state_version: 3,
-            error_policy: ErrorPolicy { attempts: Some(2), initial_backoff_ms: Some(10), max_backoff_ms: None },
-            limits: Limits { memory_bytes: Some(8 << 20), deadline_ms: Some(300), batch_events: None, state_bytes: None },
-            queries: vec![QueryDescription { name: "echo".into(), description: "Returns its arguments.".into() }],
+            error_policy: ErrorPolicy {
+                attempts: Some(2),
+                initial_backoff_ms: Some(10),
+                max_backoff_ms: None,
+            },
+            limits: Limits {
+                memory_bytes: Some(8 << 20),
+                deadline_ms: Some(300),
+                batch_events: None,
+                state_bytes: None,
+            },
+            queries: vec![QueryDescription {
+                name: "echo".into(),
+                description: "Returns its arguments.".into(),
+            }],
         }
     }
 
@@ -92,20 +106,27 @@ fn migrate_one(from_version: u32, entry: &Entry, new: &mut Vec<Entry>) -> Result
         "get" => drop(state::get("count")),
         "put" => state::put("count", &entry.value),
         "log" => (0..count()).for_each(|_| log::write(Level::Warn, "chatter")),
-        "many" => new.extend((0..count()).map(|_| Entry { key: "k".into(), value: Payload::Text(String::new()) })),
+        "many" => new.extend((0..count()).map(|_| Entry {
+            key: "k".into(),
+            value: Payload::Text(String::new()),
+        })),
         "overlap" => overlap_entries(count(), new),
         other => return Err(format!("no such deed: {other}")),
     }
     Ok(())
 }
 
-/// Hands one and the same large text over again and again. A host that takes it all has it freed as often: a trap.
+/// Hands one and the same large text over again and again. A host that takes it all has it freed as
+/// often: a trap.
 #[cfg(feature = "migrate")]
 fn overlap_entries(count: usize, new: &mut Vec<Entry>) {
     let value = "v".repeat(1 << 20).leak();
     new.extend((0..count).map(|_| {
         let value = unsafe { String::from_raw_parts(value.as_mut_ptr(), value.len(), value.len()) };
-        Entry { key: "k".into(), value: Payload::Text(value) }
+        Entry {
+            key: "k".into(),
+            value: Payload::Text(value),
+        }
     }));
 }
 
@@ -128,7 +149,10 @@ fn deed(index: u32, event: &Event) -> Result<(), Failure> {
             }
         }
         "get" => drop(state::get(&text(&event.data))),
-        "many" => drop(state::get_many(&vec![text(&event.data); event.sequence as usize])),
+        "many" => drop(state::get_many(&vec![
+            text(&event.data);
+            event.sequence as usize
+        ])),
         "put-many" => put_many(event),
         "big-value" => state::put("big", &Payload::Bytes(vec![1; event.sequence as usize])),
         "scan" => scan(event),
@@ -138,13 +162,20 @@ fn deed(index: u32, event: &Event) -> Result<(), Failure> {
         "overlap" => overlap(event.sequence as usize),
         #[cfg(any(feature = "wasi", feature = "preview1"))]
         "system" => state::put("system", &Payload::Text(system::report())),
-        other => return Err(failure(index, FailureKind::Reject, event)).inspect_err(|_| log::write(Level::Error, other)),
+        other => {
+            return Err(failure(index, FailureKind::Reject, event))
+                .inspect_err(|_| log::write(Level::Error, other));
+        }
     }
     Ok(())
 }
 
 fn failure(index: u32, kind: FailureKind, event: &Event) -> Failure {
-    Failure { index, kind, message: text(&event.data) }
+    Failure {
+        index,
+        kind,
+        message: text(&event.data),
+    }
 }
 
 fn text(payload: &Payload) -> String {
@@ -156,8 +187,18 @@ fn text(payload: &Payload) -> String {
 
 /// Stores all that the event says under its sequence.
 fn echo(event: &Event) {
-    let Event { sequence, time_ns, subject, kind, headers, data } = event;
-    let report = format!("{sequence} {time_ns} {subject} {kind} {headers:?} {}", text(data));
+    let Event {
+        sequence,
+        time_ns,
+        subject,
+        kind,
+        headers,
+        data,
+    } = event;
+    let report = format!(
+        "{sequence} {time_ns} {subject} {kind} {headers:?} {}",
+        text(data)
+    );
     state::put(&format!("echo/{sequence:04}"), &Payload::Text(report));
 }
 
@@ -168,7 +209,12 @@ fn count(key: &str) {
 
 fn put_many(event: &Event) {
     let entries: Vec<_> = (0..event.sequence)
-        .map(|number| (format!("many/{number:05}"), (number % 3 != 2).then(|| event.data.clone())))
+        .map(|number| {
+            (
+                format!("many/{number:05}"),
+                (number % 3 != 2).then(|| event.data.clone()),
+            )
+        })
         .collect();
     state::put_many(&entries);
     let keys: Vec<_> = entries.iter().map(|(key, _)| key.clone()).collect();
@@ -179,14 +225,30 @@ fn put_many(event: &Event) {
 
 fn scan(event: &Event) {
     let limit = event.sequence as u32;
-    let all = state::scan(&Selection::Prefix("echo/".into()), None, Direction::Forwards, limit);
-    let range = KeyRange { start: Some("echo/0002".into()), end: None };
-    let back = state::scan(&Selection::Range(range), Some("echo/9998"), Direction::Backwards, limit);
+    let all = state::scan(
+        &Selection::Prefix("echo/".into()),
+        None,
+        Direction::Forwards,
+        limit,
+    );
+    let range = KeyRange {
+        start: Some("echo/0002".into()),
+        end: None,
+    };
+    let back = state::scan(
+        &Selection::Range(range),
+        Some("echo/9998"),
+        Direction::Backwards,
+        limit,
+    );
     let keys = |page: state::Page| {
         let keys: Vec<_> = page.entries.into_iter().map(|entry| entry.key).collect();
         format!("{} {}", keys.join(","), page.more)
     };
-    state::put("scan", &Payload::Text(format!("{} | {}", keys(all), keys(back))));
+    state::put(
+        "scan",
+        &Payload::Text(format!("{} | {}", keys(all), keys(back))),
+    );
 }
 
 #[allow(clippy::empty_loop)]
@@ -207,7 +269,11 @@ fn grow() -> ! {
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 16]);
-    if depth == 0 { 0 } else { frame[3] + recurse(depth - 1) - std::hint::black_box(frame)[5] + 1 }
+    if depth == 0 {
+        0
+    } else {
+        frame[3] + recurse(depth - 1) - std::hint::black_box(frame)[5] + 1
+    }
 }
 
 /// Stores one and the same large value many times, with arguments that no binding would make.
@@ -218,7 +284,14 @@ fn overlap(count: usize) {
         fn put_many(entries: *const [usize; 6], count: usize);
     }
     let value = "v".repeat(1 << 20);
-    let entry = ["k".as_ptr() as usize, 1, 1, 0, value.as_ptr() as usize, value.len()];
+    let entry = [
+        "k".as_ptr() as usize,
+        1,
+        1,
+        0,
+        value.as_ptr() as usize,
+        value.len(),
+    ];
     let entries = vec![entry; count];
     unsafe { put_many(entries.as_ptr(), count) };
 }
@@ -244,15 +317,22 @@ mod system {
         monotonic_clock::subscribe_duration(3_600_000_000_000).block();
         let slept = (wall() - start) / 1_000_000_000;
         // The shorter of two sleeps ends first, and only that one.
-        let (long, short) = (monotonic_clock::subscribe_duration(9_000), monotonic_clock::subscribe_duration(5_000));
+        let (long, short) = (
+            monotonic_clock::subscribe_duration(9_000),
+            monotonic_clock::subscribe_duration(5_000),
+        );
         let first = poll(&[&long, &short]);
         let instant = monotonic_clock::subscribe_instant(0);
         let past = instant.ready();
-        let written = get_stdout().blocking_write_and_flush(b"half a line").is_ok();
+        let written = get_stdout()
+            .blocking_write_and_flush(b"half a line")
+            .is_ok();
         let random = random::get_random_u64();
         let folders = preopens::get_directories().len();
         let socket = create_tcp_socket(IpAddressFamily::Ipv4).err();
-        format!("{start} slept {slept} first {first:?} {past} {written} random {random} folders {folders} {socket:?}")
+        format!(
+            "{start} slept {slept} first {first:?} {past} {written} random {random} folders {folders} {socket:?}"
+        )
     }
 }
 
@@ -264,7 +344,14 @@ mod system {
         fn random_get(at: *mut u8, length: usize) -> i32;
         fn fd_write(fd: i32, pieces: *const [usize; 2], count: usize, result: *mut usize) -> i32;
         fn path_open(
-            fd: i32, flags: i32, path: *const u8, length: usize, open: i32, base: i64, inherit: i64, fdflags: i32,
+            fd: i32,
+            flags: i32,
+            path: *const u8,
+            length: usize,
+            open: i32,
+            base: i64,
+            inherit: i64,
+            fdflags: i32,
             result: *mut i32,
         ) -> i32;
     }

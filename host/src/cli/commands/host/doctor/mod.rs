@@ -38,8 +38,8 @@ check fails.")]
 pub struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
-    /// Instead, read and verify every file of this data folder. Its host must be stopped. Files that were not closed
-    /// cleanly are repaired, as a host would do.
+    /// Instead, read and verify every file of this data folder. Its host must be stopped. Files
+    /// that were not closed cleanly are repaired, as a host would do.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
@@ -69,7 +69,11 @@ pub struct Check {
 
 impl Check {
     fn new(check: impl Into<String>, status: Status, finding: impl Into<String>) -> Self {
-        Self { check: check.into(), status, finding: finding.into() }
+        Self {
+            check: check.into(),
+            status,
+            finding: finding.into(),
+        }
     }
 
     /// All is well.
@@ -101,19 +105,29 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match &host {
         Ok(info) => {
             checks.push(check_host(info, client.url()));
-            checks.extend(info.faults.iter().map(|fault| Check::fail("data folder", fault.clone())));
+            checks.extend(
+                info.faults
+                    .iter()
+                    .map(|fault| Check::fail("data folder", fault.clone())),
+            );
             checks.extend(check_running(&client).await);
             checks.push(check_server_clock(&client).await);
         }
         Err(error) if error.exit() == Exit::Unreachable => {
-            let finding = format!("no host answers at {}; checking sources directly", client.url());
+            let finding = format!(
+                "no host answers at {}; checking sources directly",
+                client.url()
+            );
             checks.push(Check::ok("host", finding));
             checks.extend(check_sources_directly(&config).await);
         }
         Err(error) => checks.push(Check::fail("host", error.to_string())),
     }
     // The host's limits count, no matter where or as which user this command runs.
-    let process = host.map_or_else(|_| memory::process(&config.shares(), None, Vec::new()), |info| info.process);
+    let process = host.map_or_else(
+        |_| memory::process(&config.shares(), None, Vec::new()),
+        |info| info.process,
+    );
     checks.extend(machine::checks(&config, &process));
     checks.push(check_target().await);
     checks.push(watch.end());
@@ -124,12 +138,17 @@ fn report(output: &Output, checks: &[Check]) -> anyhow::Result<()> {
     match output.format {
         Format::Table => output.line(&lines(checks))?,
         Format::Json => output.line(&pretty(&checks))?,
-        Format::Ndjson => checks.iter().try_for_each(|check| output.line(&compact(check)))?,
+        Format::Ndjson => checks
+            .iter()
+            .try_for_each(|check| output.line(&compact(check)))?,
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let (warnings, failures) = (count(Status::Warn), count(Status::Fail));
     if failures > 0 {
-        let message = format!("{failures} of {} checks failed; each says what to do", checks.len());
+        let message = format!(
+            "{failures} of {} checks failed; each says what to do",
+            checks.len()
+        );
         return Err(Failure::new(Exit::Failed, message).into());
     }
     output.note(&match warnings {
@@ -146,7 +165,11 @@ fn lines(checks: &[Check]) -> String {
             Status::Warn => "warn",
             Status::Fail => "FAIL",
         };
-        vec![status.to_owned(), check.check.clone(), check.finding.clone()]
+        vec![
+            status.to_owned(),
+            check.check.clone(),
+            check.finding.clone(),
+        ]
     };
     table(&["STATUS", "CHECK", "FINDING"], checks.iter().map(row))
 }
@@ -154,7 +177,10 @@ fn lines(checks: &[Check]) -> String {
 fn check_configuration(config: &Config) -> Vec<Check> {
     let problems = crate::preflight::problems(config);
     if problems.is_empty() {
-        return vec![Check::ok("configuration", "keys, files and limits are consistent")];
+        return vec![Check::ok(
+            "configuration",
+            "keys, files and limits are consistent",
+        )];
     }
     let check = |problem: &crate::config::Problem| match problem.severity {
         Severity::Warning => Check::warn("configuration", problem.to_string()),
@@ -167,10 +193,15 @@ fn check_host(info: &HostInfo, url: &str) -> Check {
     let own = env!("CARGO_PKG_VERSION");
     if info.version == own {
         let deployments = counted(info.deployments, "deployment");
-        return Check::ok("host", format!("version {own} answers at {url}, {deployments}"));
+        return Check::ok(
+            "host",
+            format!("version {own} answers at {url}, {deployments}"),
+        );
     }
-    let finding =
-        format!("{url} runs version {}, but this program is {own}; use the same version for both", info.version);
+    let finding = format!(
+        "{url} runs version {}, but this program is {own}; use the same version for both",
+        info.version
+    );
     Check::warn("host", finding)
 }
 
@@ -180,22 +211,34 @@ async fn check_running(client: &Client) -> Vec<Check> {
         Ok(list) => checks.extend(list.sources.iter().flat_map(check_source)),
         Err(error) => checks.push(Check::fail("sources", error.to_string())),
     }
-    match client.get::<DeploymentList>(&["v1", "deployments"], &[]).await {
+    match client
+        .get::<DeploymentList>(&["v1", "deployments"], &[])
+        .await
+    {
         Ok(list) => checks.extend(list.deployments.iter().flat_map(|deployment| {
             let name = format!("deployment {}", deployment.name);
             let own = match deployment.state {
-                DeploymentState::Failed => Check::fail(name, wait_until_live::failure_text(deployment)),
-                DeploymentState::Retrying => Check::warn(name, wait_until_live::failure_text(deployment)),
+                DeploymentState::Failed => {
+                    Check::fail(name, wait_until_live::failure_text(deployment))
+                }
+                DeploymentState::Retrying => {
+                    Check::warn(name, wait_until_live::failure_text(deployment))
+                }
                 DeploymentState::Disconnected => Check::fail(name, disconnected(deployment)),
-                DeploymentState::Paused => {
-                    Check::warn(name, format!("is paused; `foldstream resume {}`", deployment.name))
-                }
-                DeploymentState::Opening | DeploymentState::CatchingUp | DeploymentState::Stopping => {
-                    Check::ok(name, format!("{}, lag {}", deployment.state.name(), lag(deployment)))
-                }
-                DeploymentState::Live if deployment.lag_events.is_none() => {
-                    Check::warn(name, "was live, but its lag is unknown: its source does not answer")
-                }
+                DeploymentState::Paused => Check::warn(
+                    name,
+                    format!("is paused; `foldstream resume {}`", deployment.name),
+                ),
+                DeploymentState::Opening
+                | DeploymentState::CatchingUp
+                | DeploymentState::Stopping => Check::ok(
+                    name,
+                    format!("{}, lag {}", deployment.state.name(), lag(deployment)),
+                ),
+                DeploymentState::Live if deployment.lag_events.is_none() => Check::warn(
+                    name,
+                    "was live, but its lag is unknown: its source does not answer",
+                ),
                 DeploymentState::Live => Check::ok(name, format!("live, lag {}", lag(deployment))),
             };
             std::iter::once(own).chain(check_outbox(deployment))
@@ -239,10 +282,15 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
     let name = format!("source {}", source.name);
     if !source.reachable {
         let message = source.message.as_deref().unwrap_or("it cannot be reached");
-        return vec![Check::fail(name, format!("{} stream {}: {message}", source.kind, source.stream))];
+        return vec![Check::fail(
+            name,
+            format!("{} stream {}: {message}", source.kind, source.stream),
+        )];
     }
-    let obstacle =
-        source.obstacle.iter().map(|obstacle| Check::fail(name.clone(), format!("cannot be read: {obstacle}")));
+    let obstacle = source
+        .obstacle
+        .iter()
+        .map(|obstacle| Check::fail(name.clone(), format!("cannot be read: {obstacle}")));
     let mut checks: Vec<Check> = obstacle.collect();
     if checks.is_empty() && source.warnings.is_empty() {
         let finding = format!(
@@ -250,11 +298,19 @@ fn check_source(source: &SourceInfo) -> Vec<Check> {
             source.kind,
             source.stream,
             crate::cli::support::output::known(source.events, crate::cli::support::output::grouped),
-            crate::cli::support::output::known(source.last_sequence, crate::cli::support::output::grouped)
+            crate::cli::support::output::known(
+                source.last_sequence,
+                crate::cli::support::output::grouped
+            )
         );
         checks.push(Check::ok(name.clone(), finding));
     }
-    checks.extend(source.warnings.iter().map(|warning| Check::warn(name.clone(), warning.clone())));
+    checks.extend(
+        source
+            .warnings
+            .iter()
+            .map(|warning| Check::warn(name.clone(), warning.clone())),
+    );
     checks.extend(check_first_events(source));
     checks
 }
@@ -270,7 +326,10 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
     for (name, source) in &config.sources {
         let title = format!("source {name}");
         let Source::Jetstream(jetstream) = source else {
-            checks.push(Check::ok(title, "embedded log; only a running host can check it"));
+            checks.push(Check::ok(
+                title,
+                "embedded log; only a running host can check it",
+            ));
             continue;
         };
         let made = jetstream
@@ -283,13 +342,19 @@ async fn check_sources_directly(config: &Config) -> Vec<Check> {
                 Ok(info) => checks.extend(check_source(&info)),
                 Err(_) => checks.push(Check::fail(
                     title,
-                    format!("no answer within {} s; is the server running?", SOURCE_WAIT.as_secs()),
+                    format!(
+                        "no answer within {} s; is the server running?",
+                        SOURCE_WAIT.as_secs()
+                    ),
                 )),
             },
         }
     }
     if config.sources.is_empty() {
-        checks.push(Check::ok("source events", "embedded log, the default; only a running host can check it"));
+        checks.push(Check::ok(
+            "source events",
+            "embedded log, the default; only a running host can check it",
+        ));
     }
     checks
 }
@@ -307,8 +372,7 @@ async fn check_target() -> Check {
     if build::has_target(None).await {
         return Check::ok("build target", "wasm32-unknown-unknown is installed");
     }
-    let finding =
-        "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup target add wasm32-unknown-unknown";
+    let finding = "wasm32-unknown-unknown is missing; only `build` and `dev` need it: rustup target add wasm32-unknown-unknown";
     Check::warn("build target", finding)
 }
 
@@ -318,12 +382,18 @@ mod tests {
 
     #[test]
     fn checks_are_rows() {
-        let checks = [Check::ok("disk", "fine"), Check::fail("source orders", "no such stream")];
+        let checks = [
+            Check::ok("disk", "fine"),
+            Check::fail("source orders", "no such stream"),
+        ];
         assert_eq!(
             lines(&checks),
             "STATUS  CHECK          FINDING\nok      disk           fine\nFAIL    source orders  no such stream"
         );
-        assert_eq!(compact(&checks[1]), r#"{"check":"source orders","status":"fail","finding":"no such stream"}"#);
+        assert_eq!(
+            compact(&checks[1]),
+            r#"{"check":"source orders","status":"fail","finding":"no such stream"}"#
+        );
     }
 
     #[test]
@@ -344,18 +414,46 @@ mod tests {
             obstacle: None,
             warnings: Vec::new(),
         };
-        let [check] = &check_source(&info)[..] else { panic!("one check") };
-        assert_eq!(*check, Check::ok("source orders", "jetstream stream ORDERS, 1,000 events, last sequence 1,000"));
+        let [check] = &check_source(&info)[..] else {
+            panic!("one check")
+        };
+        assert_eq!(
+            *check,
+            Check::ok(
+                "source orders",
+                "jetstream stream ORDERS, 1,000 events, last sequence 1,000"
+            )
+        );
         info.first_events = Some("the first 3 are read as CloudEvents in JSON".to_owned());
-        let [_, events] = &check_source(&info)[..] else { panic!("two checks") };
-        assert_eq!(*events, Check::ok("events of orders", "the first 3 are read as CloudEvents in JSON"));
+        let [_, events] = &check_source(&info)[..] else {
+            panic!("two checks")
+        };
+        assert_eq!(
+            *events,
+            Check::ok(
+                "events of orders",
+                "the first 3 are read as CloudEvents in JSON"
+            )
+        );
         info.first_events = None;
         info.warnings = vec!["max-age drops events".to_owned(), "one replica".to_owned()];
-        assert!(check_source(&info).iter().all(|check| check.status == Status::Warn));
+        assert!(
+            check_source(&info)
+                .iter()
+                .all(|check| check.status == Status::Warn)
+        );
         assert_eq!(check_source(&info).len(), 2);
         info.reachable = false;
         info.message = Some("connection refused".to_owned());
-        let [check] = &check_source(&info)[..] else { panic!("one check") };
-        assert_eq!(*check, Check::fail("source orders", "jetstream stream ORDERS: connection refused"));
+        let [check] = &check_source(&info)[..] else {
+            panic!("one check")
+        };
+        assert_eq!(
+            *check,
+            Check::fail(
+                "source orders",
+                "jetstream stream ORDERS: connection refused"
+            )
+        );
     }
 }
