@@ -401,108 +401,66 @@ async fn message_that_its_stream_refuses_is_dropped_with_a_reason_and_those_behi
         .await;
     client.append(&events(1, "large")).await;
     let last = client.append(&events(7, "one")).await.last_sequence;
-    client
-        .show_when(REACTOR, "publish what is not behind it", |deployment| {
-            let outbox = deployment.outbox.as_ref().expect("it is a handler");
-            deployment.position >= last
-                && outbox.entries == 2
-                && outbox.targets[0].trouble.is_some()
-        })
-        .await;
-    // Page by page.
-    let path = format!("/v1/deployments/{REACTOR}/outbox");
-    let page: api::WaitingMessages = client
-        .get(&format!("{path}?limit=1"))
-        .await
-        .expect(200)
-        .json();
-    let (large, next) = (page.messages[0].clone(), page.next.expect("there is more"));
-    assert_eq!(
-        (large.sequence, large.bytes, large.key.as_str()),
-        (1, 100_000, "0"),
-        "{large:?}"
-    );
-    let page: api::WaitingMessages = client
-        .get(&format!("{path}?after={next}"))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(
-        (page.messages.len(), page.messages[0].sequence, page.next),
-        (1, 2, None)
-    );
+    let large = first_of_two_that_wait(&host, last).await;
+    nothing_is_dropped_if_anything_is_wrong(&host, &large.id).await;
 
-    // All or none, and not without a reason.
-    let other = large.id.replace(".1.0.0", ".9.0.0");
-    let refused = cli::on(
-        &host,
-        &[
-            "outbox",
-            "drop",
-            REACTOR,
-            &large.id,
-            &other,
-            "--reason",
-            "too large",
-        ],
-    )
-    .expect(3);
-    assert!(
-        refused.stderr.contains("nothing was dropped"),
-        "{}",
-        refused.stderr
-    );
-    let refused = cli::on(
-        &host,
-        &["outbox", "drop", REACTOR, &large.id, "--reason", " "],
-    );
-    assert!(
-        refused.code != 0 && refused.stderr.contains("reason"),
-        "{}",
-        refused.stderr
-    );
-    assert_eq!(
-        client
-            .show(REACTOR)
-            .await
-            .outbox
-            .expect("it is a handler")
-            .entries,
-        2
-    );
-
-    cli::on(
-        &host,
-        &[
-            "outbox",
-            "drop",
-            REACTOR,
-            &large.id,
-            "--reason",
-            "too large",
-        ],
-    )
-    .expect(0);
+    dropped(&host, &[&large.id], "too large").expect(0);
     cli::on(&host, &["outbox", "retry", REACTOR]).expect(0);
     published(&host, last).await;
-    assert_eq!(
-        stored(&server).await.len(),
-        7,
-        "all but the one that was dropped"
-    );
+    let stored = stored(&server).await;
+    assert_eq!(stored.len(), 7, "all but the one that was dropped");
     let audit = client.get("/v1/audit?limit=5").await.expect(200).text();
-    assert!(
-        audit.contains("\"drop-messages\"")
-            && audit.contains(&large.id)
-            && audit.contains("too large"),
-        "{audit}"
-    );
+    for part in ["\"drop-messages\"", &large.id, "too large"] {
+        assert!(audit.contains(part), "{part} is missing in {audit}");
+    }
     let listed = cli::on(&host, &["outbox", "list", REACTOR]).expect(0);
-    assert!(
-        listed.stderr.contains("no messages wait"),
-        "{}",
-        listed.stderr
-    );
+    assert!(listed.stderr.contains("no messages wait"), "{listed:?}");
     let projection = client.get("/v1/deployments/nobody/outbox").await;
     projection.problem(404, "not-found");
+}
+
+/// The message that the stream refuses, after everything else is published but the message behind
+/// it. Lists both page by page.
+async fn first_of_two_that_wait(host: &Host, last: u64) -> api::WaitingMessage {
+    let client = host.client();
+    let only_two_wait = |deployment: &api::Deployment| {
+        let outbox = deployment.outbox.as_ref().expect("it is a handler");
+        deployment.position >= last && outbox.entries == 2 && outbox.targets[0].trouble.is_some()
+    };
+    client
+        .show_when(REACTOR, "publish what is not behind it", only_two_wait)
+        .await;
+    let path = format!("/v1/deployments/{REACTOR}/outbox");
+    let first = client.get(&format!("{path}?limit=1")).await.expect(200);
+    let mut page: api::WaitingMessages = first.json();
+    let (large, next) = (page.messages.remove(0), page.next.expect("there is more"));
+    assert_eq!((large.sequence, large.bytes), (1, 100_000), "{large:?}");
+    assert_eq!(large.key, "0", "{large:?}");
+    let second = client
+        .get(&format!("{path}?after={next}"))
+        .await
+        .expect(200);
+    let page: api::WaitingMessages = second.json();
+    assert_eq!((page.messages.len(), page.next), (1, None));
+    assert_eq!(page.messages[0].sequence, 2);
+    large
+}
+
+fn dropped(host: &Host, ids: &[&str], reason: &str) -> cli::Output {
+    let words = [&["outbox", "drop", REACTOR], ids, &["--reason", reason]];
+    cli::on(host, &words.concat())
+}
+
+async fn nothing_is_dropped_if_anything_is_wrong(host: &Host, id: &str) {
+    let other = id.replace(".1.0.0", ".9.0.0");
+    let refused = dropped(host, &[id, &other], "too large").expect(3);
+    assert!(
+        refused.stderr.contains("nothing was dropped"),
+        "{refused:?}"
+    );
+    let refused = dropped(host, &[id], " ");
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("reason"), "{refused:?}");
+    let outbox = host.client().show(REACTOR).await.outbox;
+    assert_eq!(outbox.expect("it is a handler").entries, 2);
 }

@@ -64,6 +64,17 @@ fn has(page: &str, line: &str) -> bool {
     page.lines().any(|found| found == line)
 }
 
+const LOST: &str = "the source can't be read";
+const FOUND: &str = "the source can be read again";
+
+async fn logged(stage: &Stage, text: &str) {
+    wait::until("the log to say it", || {
+        let said = stage.host.process().output().contains(text);
+        async move { said.then_some(()) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     let mut stage = Stage::with_ledger(Kind::JetStream).await;
@@ -74,26 +85,35 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
     let shown = disconnected(stage.client(), LEDGER).await;
     assert_eq!(shown.position, last, "the position is known");
     assert!(shown.source_status.last_heard.is_some());
-    assert_eq!(
-        stage
-            .client()
-            .entry(LEDGER, "head")
-            .await
-            .expect(200)
-            .value(),
-        stage.model.head()
-    );
+    let head = stage.client().entry(LEDGER, "head").await.expect(200);
+    assert_eq!(head.value(), stage.model.head());
+    lag_is_unknown_to_probes_and_metrics(stage.client()).await;
+    lag_is_unknown_to_commands(&stage.host);
+    logged(&stage, LOST).await;
 
-    let ready: api::Probe = stage.client().get("/readyz").await.expect(200).json();
-    assert!(
-        ready.ok
-            && ready
-                .degraded
-                .iter()
-                .any(|text| text.contains("source orders")),
-        "{ready:?}"
-    );
-    let page_now = page(stage.client()).await;
+    // A pause ends the reading, which does not mean that the source answers again.
+    stage.client().act(LEDGER, "pause").await.expect(200);
+    let is_paused = |shown: &api::Deployment| shown.state == DeploymentState::Paused;
+    let paused = stage
+        .client()
+        .show_when(LEDGER, "be paused", is_paused)
+        .await;
+    assert!(paused.source_status.state.is_trouble(), "{paused:?}");
+    stage.client().act(LEDGER, "resume").await.expect(200);
+    disconnected(stage.client(), LEDGER).await;
+
+    stage.server().restart().await;
+    let last = stage.publish(5).await;
+    live_at(stage.client(), LEDGER, last).await;
+    logged(&stage, FOUND).await;
+    the_loss_is_logged_once(&stage.host.process().output());
+}
+
+async fn lag_is_unknown_to_probes_and_metrics(client: &Client) {
+    let ready: api::Probe = client.get("/readyz").await.expect(200).json();
+    let is_named = |text: &String| text.contains("source orders");
+    assert!(ready.ok && ready.degraded.iter().any(is_named), "{ready:?}");
+    let page = page(client).await;
     for line in [
         "foldstream_lag_events{deployment=\"ledger\"} NaN",
         "foldstream_lag_seconds{deployment=\"ledger\"} NaN",
@@ -103,88 +123,37 @@ async fn a_server_that_is_away_makes_lag_unknown_wherever_it_is_shown() {
         "foldstream_deployment_state{deployment=\"ledger\",state=\"live\"} 0",
         "foldstream_source_reachable{source=\"orders\",stream=\"ORDERS\"} 0",
     ] {
-        assert!(has(&page_now, line), "{line} is missing in\n{page_now}");
+        assert!(has(&page, line), "{line} is missing in\n{page}");
     }
-    let listed = cli::on(&stage.host, &["list"]).expect(0).stdout;
+}
+
+fn lag_is_unknown_to_commands(host: &Host) {
+    let listed = cli::on(host, &["list"]).expect(0).stdout;
     assert!(
         listed.contains("disconnected") && listed.contains("unknown  unknown"),
         "{listed}"
     );
-    let told = cli::on(&stage.host, &["show", LEDGER]).expect(0).stdout;
+    let told = cli::on(host, &["show", LEDGER]).expect(0).stdout;
     assert!(
         told.contains("lag            unknown") && told.contains("5 of unknown"),
         "{told}"
     );
-    let doctor = cli::on(&stage.host, &["doctor", "-o", "json"])
-        .expect(1)
-        .json();
+    let doctor = cli::on(host, &["doctor", "-o", "json"]).expect(1).json();
     let checks = doctor.as_array().expect("a list of checks");
     let check = checks
         .iter()
         .find(|check| check["check"] == "deployment ledger")
         .expect("it is checked");
     assert_eq!(check["status"], "fail", "{check}");
+}
 
-    wait::until("the log to say it", || {
-        let said = stage
-            .host
-            .process()
-            .output()
-            .contains("the source can't be read");
-        async move { said.then_some(()) }
-    })
-    .await;
-    // A pause ends the reading, which does not mean that the source answers again.
-    stage
-        .client()
-        .post(
-            &format!("/v1/deployments/{LEDGER}/pause"),
-            "application/json",
-            "",
-        )
-        .await
-        .expect(200);
-    let is_paused = |shown: &api::Deployment| shown.state == DeploymentState::Paused;
-    let paused = stage
-        .client()
-        .show_when(LEDGER, "be paused", is_paused)
-        .await;
-    assert!(paused.source_status.state.is_trouble(), "{paused:?}");
-    stage
-        .client()
-        .post(
-            &format!("/v1/deployments/{LEDGER}/resume"),
-            "application/json",
-            "",
-        )
-        .await
-        .expect(200);
-    disconnected(stage.client(), LEDGER).await;
-    stage.server().restart().await;
-    let last = stage.publish(5).await;
-    live_at(stage.client(), LEDGER, last).await;
-    wait::until("the log to say that it is over", || {
-        let said = stage
-            .host
-            .process()
-            .output()
-            .contains("the source can be read again");
-        async move { said.then_some(()) }
-    })
-    .await;
-    let log = stage.host.process().output();
-    let warning = log
-        .lines()
-        .find(|line| line.contains("the source can't be read"))
-        .expect("it was said");
+fn the_loss_is_logged_once(log: &str) {
+    assert_eq!(log.matches(LOST).count(), 1, "once is enough");
+    let is_warning = |line: &&str| line.contains(LOST);
+    let warning = log.lines().find(is_warning).expect("it was said");
     for name in ["WARN", "orders", STREAM, "127.0.0.1:", LEDGER] {
         assert!(warning.contains(name), "{name} is missing in {warning}");
     }
-    assert_eq!(
-        log.matches("the source can't be read").count(),
-        1,
-        "once is enough"
-    );
     assert!(
         !log.contains("event: disconnected") && !log.contains("connected successfully"),
         "{log}"

@@ -113,6 +113,13 @@ impl Bed {
         cli::on(&self.host, &typed.split(' ').collect::<Vec<_>>())
     }
 
+    /// Resumes the deployment, which from now on skips an event.
+    fn resume_without(&self, sequence: u64, reason: &str) -> Output {
+        let sequence = sequence.to_string();
+        let words = ["resume", NAME, "--skip", &sequence, "--reason", reason];
+        cli::on(&self.host, &words).expect(0)
+    }
+
     async fn as_of(&self, sequence: u64) -> String {
         let path = format!("/v1/deployments/{NAME}/queries/notes?as-of={sequence}");
         let answer = wait::until("the past to be prepared", async || {
@@ -162,28 +169,26 @@ const NO_FLUSH: &str = "[state]\nflush_interval = \"1h\"\n";
 
 async fn a_decision_is_applied_by_every_state_alike(kind: Kind) {
     let mut bed = Bed::start_with(kind, NO_FLUSH).await;
+    skipped_once_it_failed(&bed).await;
+    skipped_after_restarts(&mut bed).await;
+    skipped_by_folds_of_the_past(&bed).await;
+    skipped_by_other_generations(&bed).await;
+}
+
+async fn skipped_once_it_failed(bed: &Bed) {
     bed.tell(&["note one", "reject no amount", "note three"])
         .await;
     bed.deploy().await;
     let failure = bed.fails_at(2).await;
     let command = format!("foldstream resume {NAME} --skip 2 --reason TEXT");
     assert!(failure.message.contains(&command), "{}", failure.message);
-    let said = cli::on(
-        &bed.host,
-        &[
-            "resume",
-            NAME,
-            "--skip",
-            "2",
-            "--reason",
-            "no amount, ticket 7",
-        ],
-    )
-    .expect(0);
+    let said = bed.resume_without(2, "no amount, ticket 7");
     assert!(said.stdout.contains("skips 2"), "{said:?}");
     assert_eq!(bed.notes_at(3).await, "one,three");
     assert_eq!(bed.skips().await, [(2, SkipState::Skipped)]);
+}
 
+async fn skipped_after_restarts(bed: &mut Bed) {
     // What was applied since the decision is in memory only.
     bed.host.kill();
     bed.host.restart().await;
@@ -193,73 +198,54 @@ async fn a_decision_is_applied_by_every_state_alike(kind: Kind) {
     assert_eq!(bed.host.stop().code(), Some(0));
     bed.host.restart().await;
     let shown = bed.host.client().reached(NAME, last).await;
-    assert_eq!(
-        (shown.skipped, shown.skips[0].reason.as_str()),
-        (1, "no amount, ticket 7"),
-        "{:?}",
-        shown.skips
-    );
-    assert_eq!(shown.skips[0].subject.as_deref(), Some("mischief.a"));
-    assert!(
-        shown.skips[0]
-            .error
-            .as_deref()
-            .is_some_and(|error| error.contains("no amount")),
-        "{:?}",
-        shown.skips
-    );
+    let [skip] = &shown.skips[..] else {
+        panic!("one skip: {:?}", shown.skips);
+    };
+    assert_eq!(shown.skipped, 1);
+    assert_eq!(skip.reason, "no amount, ticket 7");
+    assert_eq!(skip.subject.as_deref(), Some("mischief.a"));
+    let error = skip.error.as_deref().expect("it failed first");
+    assert!(error.contains("no amount"), "{error}");
+}
 
+async fn skipped_by_folds_of_the_past(bed: &Bed) {
     let verification = bed.verified().await;
-    assert_eq!(
-        (verification.equal, verification.skipped),
-        (Some(true), vec![2]),
-        "{}",
-        verification.message
-    );
+    let message = &verification.message;
+    assert_eq!(verification.equal, Some(true), "{message}");
+    assert_eq!(verification.skipped, [2], "{message}");
     assert!(
-        verification
-            .message
-            .contains("without 1 event that was skipped: 2"),
-        "{}",
-        verification.message
+        message.contains("without 1 event that was skipped: 2"),
+        "{message}"
     );
-    for (sequence, notes) in [
+    let notes = [
         (1, "one"),
         (2, "one"),
         (3, "one,three"),
         (4, "one,three,four"),
-    ] {
+    ];
+    for (sequence, notes) in notes {
         assert_eq!(bed.as_of(sequence).await, notes, "as of {sequence}");
     }
     let past = bed.run("scan mischief --as-of 3").expect(0);
     assert!(past.stderr.contains("without 1 skipped events"), "{past:?}");
-    assert!(
-        !bed.run("scan mischief --as-of 1")
-            .expect(0)
-            .stderr
-            .contains("skipped")
-    );
-    let client = bed.host.client().clone();
+    let before = bed.run("scan mischief --as-of 1").expect(0);
+    assert!(!before.stderr.contains("skipped"), "{before:?}");
+}
 
+async fn skipped_by_other_generations(bed: &Bed) {
+    let client = bed.host.client();
     client.act(NAME, "rebuild").await.expect(200);
     let built = client.becomes(NAME, 2, GenerationStatus::Active).await;
-    assert_eq!(
-        (built.skipped, bed.notes().await.as_str()),
-        (1, "one,three,four")
-    );
+    assert_eq!(built.skipped, 1);
+    assert_eq!(bed.notes().await, "one,three,four");
     client.act(NAME, "rollback").await.expect(200);
-    assert_eq!(
-        (client.show(NAME).await.skipped, bed.notes().await.as_str()),
-        (1, "one,three,four")
-    );
+    assert_eq!(client.show(NAME).await.skipped, 1);
+    assert_eq!(bed.notes().await, "one,three,four");
+
     client.deploy(NAME, &guests::release(NAME, 1)).await;
     let last = bed.tell(&["note five", "reject again", "note seven"]).await;
     bed.fails_at(6).await;
-    cli::on(
-        &bed.host,
-        &["resume", NAME, "--skip", "6", "--reason", "again"],
-    )
-    .expect(0);
+    bed.resume_without(6, "again");
     assert_eq!(bed.notes_at(last).await, "one,three,four,five,seven");
     assert_eq!(
         bed.skips().await,

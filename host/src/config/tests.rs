@@ -560,117 +560,82 @@ fn secrets_are_hidden_where_the_configuration_is_shown() {
     assert!(shown.contains("nats://(hidden)@host:4222"), "{shown}");
 }
 
+/// Settings, each followed by what is found to be wrong with it.
+const CONTRADICTIONS: &str = r#"
+serve.wait_max = "2m"
+    serve.wait_max: is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other
+serve.request_timeout = "0s"
+    serve.request_timeout: must be more than zero
+serve.body_bytes_max = 0
+    serve.body_bytes_max: must be more than zero
+serve.watches_max = 0
+    serve.watches_max: must be more than zero
+serve.queries_max = 0
+    serve.queries_max: must be more than zero
+serve.queries_max = 1025
+    serve.queries_max: is more than 1024; each takes a thread, and 64 is usual
+serve.token = ""
+    serve.token: is empty; remove it or set one
+serve.token = "short"
+    serve.token: has fewer than 16 characters and may be guessed; create one with `openssl rand -hex 32`
+serve.token = "with space inside of it"
+    serve.token: has characters that an HTTP header cannot carry; use printable ASCII without spaces
+serve.insecure = true
+    serve.insecure: has no effect with a loopback address; remove it
+modules.memory_bytes = "2GiB"
+    modules.memory_bytes: is more than modules.memory_bytes_max; lower it, or raise the other
+modules.deadline = "0s"
+    modules.deadline: must be more than zero
+modules.upload_bytes_max = 0
+    modules.upload_bytes_max: must be more than zero
+modules.instances_max = 0
+    modules.instances_max: must be more than zero
+modules.instances_max = 1063
+    modules.instances_max: leaves fewer than 64 instances for queries and rebuilds in addition to limits.deployments; raise it to 1064, or lower the other
+state.flush_interval = "0s"
+    state.flush_interval: must be more than zero
+state.memtable_bytes = "1GiB"
+state.memtable_bytes_total = "512MiB"
+    state.memtable_bytes: is more than state.memtable_bytes_total; lower it, or raise the other
+state.state_bytes_max = "1KiB"
+    state.value_bytes_max: is more than state.state_bytes_max; lower it, or raise the other
+pipeline.batch_events = 0
+    pipeline.batch_events: must be more than zero
+pipeline.batch_events = 100000
+    pipeline.batch_events: is more than 65536; 2048 is usual
+pipeline.attempts = 0
+    pipeline.attempts: must be more than zero
+pipeline.retry_percent = 101
+    pipeline.retry_percent: is more than 100; 20 is usual
+rollout.attempts = 0
+    rollout.attempts: must be more than zero
+pipeline.initial_backoff = "1m"
+    pipeline.initial_backoff: is more than pipeline.max_backoff; lower it, or raise the other
+limits.deployments = 0
+    limits.deployments: must be more than zero
+data_dir = ""
+    data_dir: is empty; give a folder
+data_dir = "/dev/null"
+    data_dir: /dev/null is not a folder; give another one
+"#;
+
+/// The settings of such a list, each with what is found: indented lines are findings.
+fn with_findings(list: &str) -> Vec<(String, &str)> {
+    let mut settings = String::new();
+    let mut all = Vec::new();
+    for line in list.lines().skip(1) {
+        match line.strip_prefix("    ") {
+            Some(said) => all.push((std::mem::take(&mut settings), said)),
+            None => settings.extend([line, "\n"]),
+        }
+    }
+    all
+}
+
 #[test]
 fn contradictions_are_found_one_by_one() {
-    for (text, said) in [
-        (
-            "[serve]\nwait_max = \"2m\"\n",
-            "serve.wait_max: is not less than serve.request_timeout, which would end the wait first; lower it, or raise the other",
-        ),
-        (
-            "[serve]\nrequest_timeout = \"0s\"\n",
-            "serve.request_timeout: must be more than zero",
-        ),
-        (
-            "[serve]\nbody_bytes_max = 0\n",
-            "serve.body_bytes_max: must be more than zero",
-        ),
-        (
-            "[serve]\nwatches_max = 0\n",
-            "serve.watches_max: must be more than zero",
-        ),
-        (
-            "[serve]\nqueries_max = 0\n",
-            "serve.queries_max: must be more than zero",
-        ),
-        (
-            "[serve]\nqueries_max = 1025\n",
-            "serve.queries_max: is more than 1024; each takes a thread, and 64 is usual",
-        ),
-        (
-            "[serve]\ntoken = \"\"\n",
-            "serve.token: is empty; remove it or set one",
-        ),
-        (
-            "[serve]\ntoken = \"short\"\n",
-            "serve.token: has fewer than 16 characters and may be guessed; create one with `openssl rand -hex 32`",
-        ),
-        (
-            "[serve]\ntoken = \"with space inside of it\"\n",
-            "serve.token: has characters that an HTTP header cannot carry; use printable ASCII without spaces",
-        ),
-        (
-            "[serve]\ninsecure = true\n",
-            "serve.insecure: has no effect with a loopback address; remove it",
-        ),
-        (
-            "[modules]\nmemory_bytes = \"2GiB\"\n",
-            "modules.memory_bytes: is more than modules.memory_bytes_max; lower it, or raise the other",
-        ),
-        (
-            "[modules]\ndeadline = \"0s\"\n",
-            "modules.deadline: must be more than zero",
-        ),
-        (
-            "[modules]\nupload_bytes_max = 0\n",
-            "modules.upload_bytes_max: must be more than zero",
-        ),
-        (
-            "[modules]\ninstances_max = 0\n",
-            "modules.instances_max: must be more than zero",
-        ),
-        (
-            "[modules]\ninstances_max = 1063\n",
-            "modules.instances_max: leaves fewer than 64 instances for queries and rebuilds in addition to limits.deployments; \
-             raise it to 1064, or lower the other",
-        ),
-        (
-            "[state]\nflush_interval = \"0s\"\n",
-            "state.flush_interval: must be more than zero",
-        ),
-        (
-            "[state]\nmemtable_bytes = \"1GiB\"\nmemtable_bytes_total = \"512MiB\"\n",
-            "state.memtable_bytes: is more than state.memtable_bytes_total; lower it, or raise the other",
-        ),
-        (
-            "[state]\nstate_bytes_max = \"1KiB\"\n",
-            "state.value_bytes_max: is more than state.state_bytes_max; lower it, or raise the other",
-        ),
-        (
-            "[pipeline]\nbatch_events = 0\n",
-            "pipeline.batch_events: must be more than zero",
-        ),
-        (
-            "[pipeline]\nbatch_events = 100000\n",
-            "pipeline.batch_events: is more than 65536; 2048 is usual",
-        ),
-        (
-            "[pipeline]\nattempts = 0\n",
-            "pipeline.attempts: must be more than zero",
-        ),
-        (
-            "[pipeline]\nretry_percent = 101\n",
-            "pipeline.retry_percent: is more than 100; 20 is usual",
-        ),
-        (
-            "[rollout]\nattempts = 0\n",
-            "rollout.attempts: must be more than zero",
-        ),
-        (
-            "[pipeline]\ninitial_backoff = \"1m\"\n",
-            "pipeline.initial_backoff: is more than pipeline.max_backoff; lower it, or raise the other",
-        ),
-        (
-            "[limits]\ndeployments = 0\n",
-            "limits.deployments: must be more than zero",
-        ),
-        ("data_dir = \"\"\n", "data_dir: is empty; give a folder"),
-        (
-            "data_dir = \"/dev/null\"\n",
-            "data_dir: /dev/null is not a folder; give another one",
-        ),
-    ] {
-        assert_eq!(findings(text), [said], "{text}");
+    for (settings, said) in with_findings(CONTRADICTIONS) {
+        assert_eq!(findings(&settings), [said], "{settings}");
     }
     let said = findings("[modules]\ndeadline = \"2m\"\n");
     assert_eq!(
@@ -684,26 +649,58 @@ fn contradictions_are_found_one_by_one() {
     );
 }
 
+/// The same of settings of a JetStream source.
+const CONTRADICTIONS_IN_SOURCES: &str = r#"
+    sources.a.stream: is missing; give the name of the stream, as `nats stream ls` shows it
+stream = "orders.>"
+    sources.a.stream: `orders.>` is not the name of a stream; subjects belong in modules
+stream = "A"
+servers = ["http://x"]
+    sources.a.servers: `http://x` is not a server; write nats://HOST:PORT or tls://HOST:PORT
+stream = "A"
+user = "u"
+    sources.a.user: needs sources.a.password as well
+stream = "A"
+password = "p"
+    sources.a.password: needs sources.a.user as well
+stream = "A"
+domain = "d"
+api_prefix = "p"
+    sources.a.domain: contradicts sources.a.api_prefix; set one of them
+stream = "A"
+user = "u"
+password = "p"
+token = "t"
+    sources.a.user: contradicts sources.a.token; choose one way to sign in
+stream = "A"
+creds = "FILE"
+nkey = "FILE"
+    sources.a.creds: contradicts sources.a.nkey; choose one way to sign in
+stream = "A"
+jwt = "FILE"
+    sources.a.jwt: needs sources.a.nkey as well
+stream = "A"
+tls_cert = "FILE"
+    sources.a.tls_cert: needs sources.a.tls_key as well
+stream = "A"
+token = "t"
+token_file = "FILE"
+    sources.a.token: contradicts sources.a.token_file; set one of them
+stream = "A"
+creds = "/nonexistent"
+    sources.a.creds: cannot read /nonexistent: No such file or directory (os error 2); give a file that this user may read
+stream = "A"
+tls_ca = "/tmp"
+    sources.a.tls_ca: /tmp is not a regular file; give the file itself
+"#;
+
 #[test]
 fn contradictions_in_sources_are_found_one_by_one() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = file.path().display().to_string();
-    for (lines, said) in [
-        ("", "sources.a.stream: is missing; give the name of the stream, as `nats stream ls` shows it".to_owned()),
-        ("stream = \"orders.>\"", "sources.a.stream: `orders.>` is not the name of a stream; subjects belong in modules".to_owned()),
-        ("stream = \"A\"\nservers = [\"http://x\"]", "sources.a.servers: `http://x` is not a server; write nats://HOST:PORT or tls://HOST:PORT".to_owned()),
-        ("stream = \"A\"\nuser = \"u\"", "sources.a.user: needs sources.a.password as well".to_owned()),
-        ("stream = \"A\"\npassword = \"p\"", "sources.a.password: needs sources.a.user as well".to_owned()),
-        ("stream = \"A\"\ndomain = \"d\"\napi_prefix = \"p\"", "sources.a.domain: contradicts sources.a.api_prefix; set one of them".to_owned()),
-        ("stream = \"A\"\nuser = \"u\"\npassword = \"p\"\ntoken = \"t\"", "sources.a.user: contradicts sources.a.token; choose one way to sign in".to_owned()),
-        ("stream = \"A\"\ncreds = \"FILE\"\nnkey = \"FILE\"", "sources.a.creds: contradicts sources.a.nkey; choose one way to sign in".to_owned()),
-        ("stream = \"A\"\njwt = \"FILE\"", "sources.a.jwt: needs sources.a.nkey as well".to_owned()),
-        ("stream = \"A\"\ntls_cert = \"FILE\"", "sources.a.tls_cert: needs sources.a.tls_key as well".to_owned()),
-        ("stream = \"A\"\ntoken = \"t\"\ntoken_file = \"FILE\"", "sources.a.token: contradicts sources.a.token_file; set one of them".to_owned()),
-        ("stream = \"A\"\ncreds = \"/nonexistent\"", "sources.a.creds: cannot read /nonexistent: No such file or directory (os error 2); give a file that this user may read".to_owned()),
-        ("stream = \"A\"\ntls_ca = \"/tmp\"", "sources.a.tls_ca: /tmp is not a regular file; give the file itself".to_owned()),
-    ] {
-        let text = format!("[sources.a]\nkind = \"jetstream\"\n{}\n", lines.replace("FILE", &path));
+    for (settings, said) in with_findings(CONTRADICTIONS_IN_SOURCES) {
+        let settings = settings.replace("FILE", &path);
+        let text = format!("[sources.a]\nkind = \"jetstream\"\n{settings}");
         assert_eq!(findings(&text), [said], "{text}");
     }
     assert_eq!(

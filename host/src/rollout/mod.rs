@@ -83,6 +83,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the response to a resume or a rollback waits for the first batch, or a failure.
 const BEGIN_MAX: Duration = Duration::from_secs(8);
 
+/// What to do if a rebuild would lose what events did that the stream no longer has.
+const KEEP_OR_ACCEPT: &str = "keep the existing state with --strategy inherit or migrate, or accept the loss with \
+                              --accept-missing";
+
 /// Why there is no view of a generation.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
@@ -111,6 +115,12 @@ pub struct DeployRequest {
     pub grants: Option<Grants>,
     /// From which event on a new handler publishes.
     pub effects_from: Option<api::EffectsFrom>,
+}
+
+/// A module that passed its checks, as it was uploaded and as it was compiled.
+struct Upload {
+    accepted: Accepted,
+    loaded: Loaded,
 }
 
 impl Rollouts {
@@ -199,7 +209,7 @@ impl Rollouts {
             .check_place()
             .map_err(crate::state::Error::Displaced)?;
         let inner = Arc::clone(&self.inner);
-        let (accepted, loaded) = blocking(move || {
+        let upload = blocking(move || {
             let accepted = inner.engine.accept_while(upload, &wanted)?;
             let mut tries = 0;
             let loaded = loop {
@@ -212,40 +222,40 @@ impl Rollouts {
                 }
                 tries += 1;
             };
-            Ok::<_, Error>((accepted, loaded))
+            Ok::<_, Error>(Upload { accepted, loaded })
         })
         .await?;
         let name = request
             .name
             .clone()
-            .unwrap_or_else(|| loaded.module.manifest().name.clone());
+            .unwrap_or_else(|| upload.loaded.module.manifest().name.clone());
         names::check(&name)?;
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
         let existing = self.inner.deployments.read().get(&name).cloned();
         match existing {
-            Some(existing) => self.deploy_over(existing, accepted, loaded, request).await,
-            None => self.create(name, accepted, loaded, request).await,
+            Some(existing) => self.deploy_over(existing, upload, request).await,
+            None => self.create(name, upload, request).await,
         }
     }
 
     async fn create(
         &self,
         name: String,
-        accepted: Accepted,
-        loaded: Loaded,
+        upload: Upload,
         request: DeployRequest,
     ) -> Result<api::Deployed, Error> {
-        let compile_ms = compile_ms(&loaded);
         let source = self.inner.choose_source(request.source.as_deref())?;
         self.check_readable(&source).await?;
         let changing = self.turn_to_create(&name).await;
         let known = self.inner.deployments.read().get(&name).cloned();
         if let Some(existing) = known {
             drop(changing);
-            return Box::pin(self.deploy_over(existing, accepted, loaded, request)).await;
+            return Box::pin(self.deploy_over(existing, upload, request)).await;
         }
+        let Upload { accepted, loaded } = upload;
+        let compile_ms = compile_ms(&loaded);
         if self.inner.deployments.read().len() >= self.inner.config.limits.deployments {
             return Err(Error::TooMany(self.inner.config.limits.deployments));
         }
@@ -314,11 +324,9 @@ impl Rollouts {
     async fn deploy_over(
         &self,
         deployment: Arc<Deployment>,
-        accepted: Accepted,
-        loaded: Loaded,
+        upload: Upload,
         request: DeployRequest,
     ) -> Result<api::Deployed, Error> {
-        let compile_ms = compile_ms(&loaded);
         let changing = self.lock(&deployment).await?;
         let record = deployment.record();
         let source = match &request.source {
@@ -326,30 +334,19 @@ impl Rollouts {
             None => record.active().source.clone(),
         };
         let start = request.start.unwrap_or(record.active().start);
-        let needs_own_state =
-            request.build.gate.is_some() || request.build.promote == api::Promotion::Manual;
-        let module = loaded.module.info();
         let requested = Requested {
-            module,
+            module: upload.loaded.module.info(),
             source: &source,
             start,
             strategy: request.strategy,
-            needs_own_state,
+            needs_own_state: request.build.gate.is_some()
+                || request.build.promote == api::Promotion::Manual,
         };
         let (strategy, continued, reason) = match plan::decide(&record, &requested)? {
             Plan::Unchanged { generation, reason } => {
-                self.restore_module(&deployment, &accepted, &loaded.module)
-                    .await?;
-                let reason = self
-                    .regrant(&deployment, &loaded.module, &request, reason)
-                    .await?;
-                let reason = self
-                    .unchanged(&deployment, changing, generation, request.build, reason)
-                    .await?;
-                let outcome = DeployOutcome::Unchanged;
-                return Ok(self
-                    .deployed(&deployment, outcome, generation, reason, compile_ms)
-                    .await);
+                return self
+                    .keep(&deployment, changing, upload, request, (generation, reason))
+                    .await;
             }
             Plan::New { strategy, reason } => (strategy, None, reason),
             Plan::Continue { generation, reason } => {
@@ -361,59 +358,81 @@ impl Rollouts {
         };
         self.check_readable(&source).await?;
         let accept = request.build.accept_missing;
-        let advice = "keep the existing state with --strategy inherit or migrate, or accept the loss with \
-                      --accept-missing";
-        let (accepts_missing_through, reason) = match continued {
-            Some(stopped) => (
-                self.accepts_from(&source, accept)
-                    .await?
-                    .max(stopped.accepts_missing_through),
-                reason,
-            ),
-            None if strategy == Strategy::Rebuild => {
-                let accepted = self
-                    .may_refold(&deployment, &source, accept, advice)
-                    .await?;
-                (accepted.through, accepted.explain(reason))
-            }
-            None => (
-                self.accepts_from(&source, accept)
-                    .await?
-                    .max(record.active().accepts_missing_through),
-                reason,
-            ),
+        let (through, reason) = if continued.is_none() && strategy == Strategy::Rebuild {
+            let accepted = self
+                .may_refold(&deployment, &source, accept, KEEP_OR_ACCEPT)
+                .await?;
+            (accepted.through, accepted.explain(reason))
+        } else {
+            let kept = continued.unwrap_or(record.active());
+            let through = self.accepts_from(&source, accept).await?;
+            (through.max(kept.accepts_missing_through), reason)
         };
         let reason = self
-            .regrant(&deployment, &loaded.module, &request, reason)
+            .regrant(&deployment, &upload.loaded.module, &request, reason)
             .await?;
-        let number = record.next;
         let mut generation = new_generation(
-            number,
-            &loaded.module,
+            record.next,
+            &upload.loaded.module,
             source,
             start,
             strategy,
             request.build,
         );
-        generation.reason.clone_from(&reason);
-        generation.accepts_missing_through = accepts_missing_through;
+        generation.reason = reason;
+        generation.accepts_missing_through = through;
         set_beginning(&mut generation, &record, continued);
+        self.begin(&deployment, upload, generation).await
+    }
+
+    /// Ends a deploy of a module that a generation has already.
+    async fn keep(
+        &self,
+        deployment: &Arc<Deployment>,
+        changing: tokio::sync::MutexGuard<'_, ()>,
+        upload: Upload,
+        request: DeployRequest,
+        (generation, reason): (u64, String),
+    ) -> Result<api::Deployed, Error> {
+        let Upload { accepted, loaded } = upload;
+        let compile_ms = compile_ms(&loaded);
+        self.restore_module(deployment, &accepted, &loaded.module)
+            .await?;
+        let reason = self
+            .regrant(deployment, &loaded.module, &request, reason)
+            .await?;
+        let reason = self
+            .unchanged(deployment, changing, generation, request.build, reason)
+            .await?;
+        let outcome = DeployOutcome::Unchanged;
+        Ok(self
+            .deployed(deployment, outcome, generation, reason, compile_ms)
+            .await)
+    }
+
+    /// Gives a deployment its next generation, by its strategy.
+    async fn begin(
+        &self,
+        deployment: &Arc<Deployment>,
+        upload: Upload,
+        generation: Generation,
+    ) -> Result<api::Deployed, Error> {
+        let Upload { accepted, loaded } = upload;
+        let compile_ms = compile_ms(&loaded);
+        let (number, strategy) = (generation.number, generation.strategy);
+        let reason = generation.reason.clone();
         let outcome = match strategy {
-            Strategy::Inherit => {
-                self.inherit(&deployment, &accepted, loaded.module, generation)
-                    .await?;
-                DeployOutcome::Inherited
-            }
-            Strategy::Rebuild | Strategy::Migrate => {
-                self.begin_candidate(&deployment, &accepted, generation)
-                    .await?;
-                if strategy == Strategy::Rebuild {
-                    DeployOutcome::Rebuilding
-                } else {
-                    DeployOutcome::Migrating
-                }
-            }
+            Strategy::Inherit => DeployOutcome::Inherited,
+            Strategy::Rebuild => DeployOutcome::Rebuilding,
+            Strategy::Migrate => DeployOutcome::Migrating,
         };
+        if strategy == Strategy::Inherit {
+            self.inherit(deployment, &accepted, loaded.module, generation)
+                .await?;
+        } else {
+            self.begin_candidate(deployment, &accepted, generation)
+                .await?;
+        }
         tracing::info!(
             deployment = deployment.name(),
             generation = number,
@@ -422,7 +441,7 @@ impl Rollouts {
             "deployed"
         );
         Ok(self
-            .deployed(&deployment, outcome, number, reason, compile_ms)
+            .deployed(deployment, outcome, number, reason, compile_ms)
             .await)
     }
 

@@ -1,7 +1,9 @@
 //! `foldstream show`: one deployment.
 
 use super::outbox;
-use crate::api::{Deployment, DeploymentState, Failure, Generation, SourceState, SourceStatus};
+use crate::api::{
+    Deployment, DeploymentState, Failure, Generation, ModuleInfo, SourceState, SourceStatus,
+};
 use crate::cli::Context;
 use crate::cli::commands::project::inspect::{self, MIGRATES};
 use crate::cli::commands::rollouts::generations::outlook;
@@ -37,37 +39,53 @@ fn word(thing: &impl serde::Serialize) -> String {
     }
 }
 
+/// What is shown of a deployment: names and values.
+type Rows = Vec<(&'static str, String)>;
+
 fn lines(deployment: &Deployment) -> String {
-    let mut rows: Vec<(&str, String)> = vec![
+    let mut rows = vec![
         ("name", deployment.name.clone()),
         ("state", state_line(deployment)),
     ];
-    if let Some(failure) = &deployment.failure {
-        let at = failure
-            .sequence
-            .map(|sequence| format!(" at sequence {sequence}"))
-            .unwrap_or_default();
-        rows.push((
-            "failure",
-            format!("{}{at}: {}", failure.kind, failure.message),
-        ));
-        rows.extend(
-            failure
-                .class
-                .map(|class| ("class", class.name().to_owned())),
-        );
-        rows.push(("failing since", failing_line(failure)));
-    }
-    rows.push((
-        "position",
-        format!(
-            "{} of {}",
-            grouped(deployment.position),
-            known(deployment.head, grouped)
-        ),
-    ));
-    rows.push(("checkpoint", checkpoint_line(deployment)));
-    rows.push(("lag", lag_line(deployment)));
+    rows.extend(deployment.failure.iter().flat_map(failure_rows));
+    rows.extend(position_rows(deployment));
+    rows.push(("source", source_line(deployment)));
+    rows.extend(oddities(deployment));
+    rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
+    rows.extend(generation_rows(deployment));
+    rows.extend(module_rows(&deployment.module));
+    table(
+        &[],
+        rows.into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value]),
+    )
+}
+
+fn failure_rows(failure: &Failure) -> Rows {
+    let at = failure
+        .sequence
+        .map(|sequence| format!(" at sequence {sequence}"))
+        .unwrap_or_default();
+    let what = format!("{}{at}: {}", failure.kind, failure.message);
+    let mut rows = vec![("failure", what)];
+    rows.extend(
+        failure
+            .class
+            .map(|class| ("class", class.name().to_owned())),
+    );
+    rows.push(("failing since", failing_line(failure)));
+    rows
+}
+
+/// How far the deployment is, and which events it went without.
+fn position_rows(deployment: &Deployment) -> Rows {
+    let head = known(deployment.head, grouped);
+    let position = format!("{} of {head}", grouped(deployment.position));
+    let mut rows = vec![
+        ("position", position),
+        ("checkpoint", checkpoint_line(deployment)),
+        ("lag", lag_line(deployment)),
+    ];
     if deployment.missing_events > 0 {
         let missing = grouped(deployment.missing_events);
         rows.push((
@@ -75,69 +93,55 @@ fn lines(deployment: &Deployment) -> String {
             format!("{missing} events were already gone from the stream"),
         ));
     }
-    rows.push((
-        "applied",
-        format!(
-            "{}, {}/s",
-            counted(deployment.events_applied, "event"),
-            grouped(deployment.rate as u64)
-        ),
-    ));
+    let applied = counted(deployment.events_applied, "event");
+    let rate = grouped(deployment.rate as u64);
+    rows.push(("applied", format!("{applied}, {rate}/s")));
     rows.extend(skipped_line(deployment).map(|line| ("skipped", line)));
-    rows.push(("source", source_line(deployment)));
-    rows.extend(oddities(deployment));
-    rows.extend(deployment.outbox.iter().flat_map(outbox::rows));
-    rows.push((
-        "state size",
-        format!(
-            "{} in a file of {}",
-            bytes(deployment.state_bytes),
-            bytes(deployment.file_bytes)
-        ),
-    ));
-    rows.push((
-        "generation",
-        format!(
-            "{}, deployed at {}",
-            deployment.generation, deployment.deployed_at
-        ),
-    ));
+    rows
+}
+
+/// The sizes of the state, and the generations.
+fn generation_rows(deployment: &Deployment) -> Rows {
+    let (state, file) = (bytes(deployment.state_bytes), bytes(deployment.file_bytes));
+    let (number, since) = (deployment.generation, &deployment.deployed_at);
+    let mut rows = vec![
+        ("state size", format!("{state} in a file of {file}")),
+        ("generation", format!("{number}, deployed at {since}")),
+    ];
     if !deployment.reason.is_empty() {
         rows.push(("reason", deployment.reason.clone()));
     }
-    rows.extend(
-        deployment
-            .candidate
-            .as_deref()
-            .map(|generation| ("candidate", other_line(generation))),
-    );
-    rows.extend(
-        deployment
-            .previous
-            .as_deref()
-            .map(|generation| ("previous", other_line(generation))),
-    );
-    let module = &deployment.module;
-    rows.push((
-        "module",
-        format!("{} {} ({})", module.kind, module.name, bytes(module.size)),
-    ));
-    rows.push(("digest", module.digest.clone()));
-    rows.push(("subjects", module.subjects.join(", ")));
-    rows.push(("error policy", inspect::error_policy(module)));
-    rows.push(("limits", inspect::limits(module)));
-    rows.push(("state version", module.state_version.to_string()));
+    let others = [
+        ("candidate", &deployment.candidate),
+        ("previous", &deployment.previous),
+    ];
+    for (name, other) in others {
+        rows.extend(
+            other
+                .as_deref()
+                .map(|generation| (name, other_line(generation))),
+        );
+    }
+    rows
+}
+
+fn module_rows(module: &ModuleInfo) -> Rows {
+    let (kind, name, size) = (module.kind, &module.name, bytes(module.size));
+    let mut rows = vec![
+        ("module", format!("{kind} {name} ({size})")),
+        ("digest", module.digest.clone()),
+        ("subjects", module.subjects.join(", ")),
+        ("error policy", inspect::error_policy(module)),
+        ("limits", inspect::limits(module)),
+        ("state version", module.state_version.to_string()),
+    ];
     if module.migrates {
         rows.push(("migrates", MIGRATES.to_owned()));
     }
     for query in &module.queries {
         rows.push(("query", format!("{}: {}", query.name, query.description)));
     }
-    table(
-        &[],
-        rows.into_iter()
-            .map(|(name, value)| vec![name.to_owned(), value]),
-    )
+    rows
 }
 
 fn state_line(deployment: &Deployment) -> String {
