@@ -1,5 +1,5 @@
-//! Descriptors of open files: how many this process may have, and that some are left for what must
-//! go on.
+//! Descriptors of open files: how many this process may have, and how some of them are kept for
+//! work that must continue.
 //!
 //! Without any, nobody could be let in to ask what is wrong, and no module could be checked.
 

@@ -152,7 +152,7 @@ async fn read_until(answer: &mut Response, wanted: &str) -> String {
             let chunk = answer
                 .chunk()
                 .await
-                .expect("the stream goes on")
+                .expect("the stream continues")
                 .expect("it does not end");
             text.push_str(std::str::from_utf8(&chunk).expect("text"));
         }

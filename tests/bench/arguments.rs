@@ -40,7 +40,7 @@ impl Arguments {
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let json = foldstream_tests::built()
             .parent()
-            .expect("a profile stands in the target folder")
+            .expect("the target folder has a folder for each profile")
             .join("bench.json");
         let mut parsed = Self {
             events: 1_000_000,

@@ -127,7 +127,7 @@ fn request() -> Request {
     }
 }
 
-/// Runs a measured piece of work over so many events.
+/// Runs a measured piece of work over this many events.
 fn timed(events: usize, work: impl FnOnce()) -> Replay {
     let (started, cpu) = (Instant::now(), processor_seconds());
     work();

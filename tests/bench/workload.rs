@@ -11,7 +11,7 @@ use foldstream_tests::nats::{self, NatsServer};
 /// Name of the stream.
 pub const STREAM: &str = "ORDERS";
 
-/// So many events of so many customers: the same in every run.
+/// This many events of this many customers: the same in every run.
 pub fn messages(events: usize, customers: u32) -> impl Iterator<Item = (String, Bytes)> {
     (0..events as u64).map(move |number| {
         let (subject, data) = customer_totals::sample(number, customers.into());
@@ -32,7 +32,7 @@ pub fn new_event() -> NewEvent {
     }
 }
 
-/// A server with the events of so many customers.
+/// A server with the events of this many customers.
 pub async fn publish(events: usize, customers: u32) -> NatsServer {
     let server = NatsServer::start().await;
     let context = server.jetstream().await;

@@ -1,4 +1,4 @@
-//! What a run is: its seed, and how long it goes on. `make chaos` sets the variables; without any
+//! What a run is: its seed, and how long it lasts. `make chaos` sets the variables; without any
 //! it is the short run that is part of the suite.
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const CHAOS_LONG: Duration = Duration::from_secs(600);
 /// Other seeds are for long runs.
 const SHORT_SEED: u64 = 311_395_774;
 
-/// How long a run goes on.
+/// How long a run lasts.
 #[derive(Debug)]
 pub struct Plan {
     /// Seed of the first round; each further round has the next one.
@@ -65,7 +65,7 @@ impl Plan {
         }
     }
 
-    /// How many kills the next round has, after so many; 0 at the end.
+    /// How many kills the next round has, after this many; 0 at the end.
     pub fn kills_of_next_round(&self, done: u64) -> u64 {
         if self.until.is_some_and(|until| Instant::now() >= until) || (self.is_short && done > 0) {
             return 0;

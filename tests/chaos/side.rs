@@ -213,7 +213,7 @@ impl Side<'_> {
             Episode::CreateAgain => {
                 self.is_durable().await;
                 self.create().await;
-                // So many that the stream is longer than what was applied, too.
+                // Enough to make the stream longer than what was applied.
                 for _ in 0..30 {
                     self.publish("mischief.a", "note of another history").await;
                 }

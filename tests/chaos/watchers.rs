@@ -154,7 +154,7 @@ async fn follow(world: &World, seen: &Mutex<Seen>, id: Option<String>) {
     }
 }
 
-/// Takes one event of a watch; whether it goes on.
+/// Takes one event of a watch; whether there is more.
 async fn take(world: &World, seen: &Mutex<Seen>, event: &Event) -> bool {
     match event.event.as_str() {
         "change" => {

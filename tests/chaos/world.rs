@@ -116,7 +116,7 @@ pub struct World {
     /// Held while an episode of the side is played, so that a round does not end in the middle of
     /// one.
     pub playing: tokio::sync::Mutex<()>,
-    /// Held by whoever publishes, so that sequences follow each other in the oracle.
+    /// Held while publishing, so that sequences follow each other in the oracle.
     pub publishing: tokio::sync::Mutex<()>,
     /// What was counted.
     pub counts: Counts,
@@ -233,8 +233,8 @@ impl World {
         let client = self.client();
         let answer = client.try_send(build(&client)).await.ok()?;
         let status = answer.status.as_u16();
-        // The memory of an instance is a file to the limit that stands for a full disk, but to no
-        // disk.
+        // The limit that imitates a full disk takes the memory of an instance for a file, which a
+        // real disk does not.
         if status == 500
             && answer
                 .text()

@@ -326,7 +326,7 @@ fn case(rng: &mut Rng, folder: &Path, lines: &[String]) -> &'static str {
     }
 }
 
-/// A secret is one only where a key of that name holds it.
+/// A text is a secret only if a key of that name holds it.
 fn is_shown(told: &str, text: &str) -> bool {
     let held = text.lines().filter(|line| line.contains(SECRET));
     let mut held = held

@@ -116,7 +116,7 @@ fn routes() -> Vec<Route> {
     paths.iter().flat_map(of).collect()
 }
 
-/// A text as it may stand in a target: what would end the line is encoded always, the rest mostly.
+/// A text as a target may hold it: what would end the line is always encoded, the rest mostly.
 fn encoded(rng: &mut Rng, text: &[u8]) -> Vec<u8> {
     let is_careless = rng.u8(0..6) == 0;
     let mut encoded = Vec::with_capacity(text.len());

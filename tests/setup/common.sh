@@ -35,7 +35,7 @@ python_environment() {
         "install what it lacks: apt-get install python3-venv"
 }
 
-# Installs what a file of requirements/ lists: exactly those versions, and only files with the hashes that stand there.
+# Installs what a file of requirements/ lists: exactly those versions, and only files with the hashes listed there.
 # Further arguments go to pip.
 install_pinned() {
     pinned=$root/tests/setup/requirements/$1.txt

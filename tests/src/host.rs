@@ -70,7 +70,7 @@ impl Host {
         );
     }
 
-    /// Lets no file of it grow beyond so many bytes, as a full disk would; none lifts the limit.
+    /// Lets no file of it grow beyond this many bytes, as a full disk would; none lifts the limit.
     pub fn limit_files(&mut self, bytes: Option<u64>) {
         let id = i32::try_from(self.process().id()).expect("a number of a process");
         let limit = Rlimit {
@@ -254,7 +254,7 @@ pub fn foldstream() -> Command {
             command.env_remove(name);
         }
     }
-    // Notes about running hosts stay out of the folders of whoever runs the tests.
+    // Notes about running hosts stay out of the folders of the user who runs the tests.
     command.env("XDG_RUNTIME_DIR", crate::built().join("run"));
     command
 }
@@ -281,7 +281,7 @@ pub fn refused(config: &str, arguments: &[&str]) -> (i32, String) {
 pub fn processor_seconds(id: u32) -> f64 {
     let stat =
         std::fs::read_to_string(format!("/proc/{id}/stat")).expect("a running process has a state");
-    // The name stands in parentheses and may hold anything; what follows it is plain.
+    // The name is in parentheses and may hold anything; what follows it is plain.
     let fields: Vec<&str> = stat
         .rsplit(')')
         .next()

@@ -120,7 +120,7 @@ const CLI_FORBIDDEN: &[&str] = &[
 /// A rule that a file breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The file, and where there is one the line.
+    /// The file, and the line if there is one.
     pub place: String,
     /// The rule.
     pub rule: String,
@@ -215,7 +215,7 @@ fn module_of(file: &str) -> String {
     first.strip_suffix(".rs").unwrap_or(first).to_owned()
 }
 
-/// Where a module stands in [`LAYERS`], if it does.
+/// The index of a module's layer in [`LAYERS`], if it has one.
 fn level(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
@@ -409,8 +409,8 @@ fn lengths(path: &str, text: &str) -> Vec<Violation> {
             continue;
         };
         let indent = &line[..line.len() - line.trim_start().len()];
-        // In formatted code a body ends where a brace stands at the indent of its function, which a
-        // macro may close too.
+        // In formatted code a body ends with a brace at the indent of its function, which a macro
+        // may close too.
         let ends = |rest: &str| rest == "}" || rest.starts_with("})");
         let end = lines[first..]
             .iter()

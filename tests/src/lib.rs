@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("the package stands in the repository")
+        .expect("the package is in the repository")
 }
 
 /// The folder of what cargo built in this profile: two above the running test or bench.
@@ -35,7 +35,7 @@ pub fn built() -> PathBuf {
     executable
         .ancestors()
         .nth(2)
-        .expect("tests stand in <profile>/deps")
+        .expect("tests are in <profile>/deps")
         .to_path_buf()
 }
 

@@ -84,7 +84,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Orders of so many customers.
+    /// Orders of this many customers.
     pub fn new(seed: u64, customers: u32) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),

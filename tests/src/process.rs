@@ -109,7 +109,7 @@ impl Process {
         self.lines.lock().expect("no holder panics").join("\n")
     }
 
-    /// What stands behind `marker` in the first line that has it.
+    /// What follows `marker` in the first line that has it.
     pub fn printed(&self, marker: &str) -> Option<String> {
         let lines = self.lines.lock().expect("no holder panics");
         lines.iter().find_map(|line| {

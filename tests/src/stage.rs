@@ -109,7 +109,7 @@ impl Stage {
         self.orders.by_ref().take(count).collect()
     }
 
-    /// Publishes so many orders and folds them into the model; returns the last sequence.
+    /// Publishes this many orders and folds them into the model; returns the last sequence.
     pub async fn publish(&mut self, count: usize) -> u64 {
         let orders = self.draw(count);
         let last = match &self.stream {
@@ -160,7 +160,7 @@ impl Stage {
         );
     }
 
-    /// Waits until the ledger has applied at least so many events in this process.
+    /// Waits until the ledger has applied at least this many events in this process.
     pub async fn applied(&self, count: u64) {
         let client = self.client();
         wait::until("events to be applied", || async {

@@ -1,4 +1,5 @@
-//! Every command as a person or a script uses it: what it prints where, and how it ends.
+//! Every command as a person or a script uses it: what it prints, to which output, and how it
+//! ends.
 
 use std::time::Duration;
 
@@ -361,7 +362,7 @@ async fn scan_prints_entries_in_the_order_of_their_keys() {
     let first = on(&host, "scan ledger --limit 1").expect(0);
     assert!(
         first.stderr.contains("--after"),
-        "it says how to go on: {first:?}"
+        "it says what to do next: {first:?}"
     );
 }
 
@@ -831,7 +832,7 @@ async fn a_first_projection_is_made_tested_built_deployed_and_asked_as_the_readm
     .expect(0);
     assert!(
         project.join("new/folder/it.wasm").is_file(),
-        "a folder for it is made where there is none"
+        "a folder for it is made if there is none"
     );
     let host = Host::start().await;
     let module = project.join("page-visits.wasm").display().to_string();

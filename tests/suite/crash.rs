@@ -207,7 +207,7 @@ async fn a_stop_ends_within_its_budget_whatever_a_guest_is_at() {
     let begin = std::time::Instant::now();
     assert_eq!(stage.host.stop().code(), Some(0));
     let took = begin.elapsed();
-    // Far less than the minute for which both calls may go on; the rest is for a busy machine.
+    // Far less than the minute for which both calls may last; the rest is for a busy machine.
     assert!(took < Duration::from_secs(10), "the stop took {took:?}");
     query.abort();
 }
@@ -351,7 +351,7 @@ async fn reads_never_go_back_when_the_disk_is_full() {
         .await
         .last_sequence;
     stage.client().reached(MISCHIEF, durable).await;
-    // What was applied is made durable by a pause. What comes then stands in the log while there is
+    // A pause makes what was applied durable. What follows is appended to the log while there is
     // still room for it.
     pause(stage.client(), MISCHIEF).await;
     let large: Vec<_> = (0..25).map(|_| told("fill 131072")).collect();

@@ -1,4 +1,4 @@
-//! What stands under `deploy/` works as it says.
+//! The files under `deploy/` work as they say.
 
 use foldstream_tests::{cli, root};
 

@@ -19,7 +19,7 @@ struct Disk {
 
 impl Disk {
     /// Mounts one in the place of the data folder of a host, which then starts again with nothing
-    /// in it; none where this user may not mount.
+    /// in it; none if this user may not mount.
     async fn of_host(stage: &mut Stage, mebibytes: u64) -> Option<Self> {
         stage.host.kill();
         let folder = stage.host.data_dir();

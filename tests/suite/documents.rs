@@ -50,7 +50,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The commands of ours in the code blocks of a document, with lines that go on put together.
+/// The commands of ours in the code blocks of a document, with continued lines joined.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let joined = text.replace("\\\n", " ");
     let (mut in_code, mut found) = (false, Vec::new());

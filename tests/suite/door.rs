@@ -442,7 +442,7 @@ async fn a_log_in_json_is_json_from_the_first_line_to_the_last() {
             .iter()
             .find(|line| line.get("message").is_some_and(|text| text == message))
     };
-    let start = find("started").expect("the start is told");
+    let start = find("started").expect("the start is logged");
     assert_eq!(start["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(start["configuration"], file.display().to_string());
     assert_eq!(start["deployments"], 0);

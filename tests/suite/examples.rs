@@ -30,7 +30,7 @@ fn samples(example: &str) -> Vec<Sample> {
     text.lines().map(parse).collect()
 }
 
-/// A host on which an example has folded its events, in batches of so many.
+/// A host on which an example has folded its events, in batches of this many.
 async fn run(example: &str, batch_events: usize) -> Host {
     let host = Host::start_with(&format!("[pipeline]\nbatch_events = {batch_events}\n")).await;
     let events = std::fs::read(guests::folder(example).join("events.ndjson"))

@@ -60,7 +60,7 @@ async fn a_restart_of_the_server_is_survived_without_loss_or_repetition() {
         assert_eq!(
             answer.value(),
             stage.model.head(),
-            "reads go on while the server is away"
+            "reads are served while the server is away"
         );
         stage.server().restart().await;
         stage.publish(1_000).await;

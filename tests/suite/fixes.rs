@@ -1,4 +1,4 @@
-//! Fixes stay, failures are told, and nothing is called done before it is: what becomes of code
+//! Fixes stay, failures are shown, and nothing is called done before it is: what becomes of code
 //! that fails, and of the code that takes its place.
 
 use foldstream::api::{self, DeployOutcome, DeploymentState, GenerationStatus};

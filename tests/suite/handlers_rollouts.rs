@@ -421,7 +421,7 @@ async fn candidate_waits_behind_an_owner_that_stopped_and_handles_the_rest_as_th
         })
         .sum();
     assert_eq!(counted, 501);
-    // The code before it still stands in front of that event, so it can't take over again.
+    // The code before it has not passed that event, so it can't take over again.
     let refused = stage.client().act(REACTOR, "rollback").await;
     assert_eq!(refused.status, 409, "{}", refused.text());
     stage.append(5, "one").await;
@@ -600,7 +600,7 @@ async fn killed_at(step: &str, way: Way) {
     // A rebuild is taken up again.
     let changes = u64::from(is_recorded || way == Way::Rebuild);
     assert_eq!(outbox(&shown).epoch, epoch + changes, "{step} by {way:?}");
-    // And whoever owns the effects can hand them over.
+    // And the owner of the effects can hand them over.
     stage.rebuild().await;
     stage.append(20, "three").await;
     stage.rollback().await;

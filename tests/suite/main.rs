@@ -9,14 +9,14 @@ mod configuration; // mistakes one by one, exposure, and how servers let us in
 mod consistency; // queries, scans and watches under load: whole batches, positions that never go back
 mod crash; // killed at any moment: the state equals the fold
 mod delivery; // every event once and in order, on JetStream and the embedded log
-mod deployment; // what stands under deploy/ works
-mod disk; // a disk without room: reads go on, and everything continues when there is room
+mod deployment; // the files under deploy/ work
+mod disk; // a disk without room: reads are served, and everything continues when there is room
 mod documents; // every command in a document is one that the program takes
 mod door; // tokens, scopes, certificates, pages and proxies; what the log tells
 mod events; // the embedded log through its API; CloudEvents as a guest sees them
 mod examples; // each gives what its events add up to
 mod faults; // what goes wrong with a stream, each with its name
-mod fixes; // fixes stay, failures are told, and nothing is called done before it is
+mod fixes; // fixes stay, failures are shown, and nothing is called done before it is
 mod folder; // the data folder: nothing of others is removed, and only its user reads it
 mod fulfilment; // the example handler sends each order once
 mod handlers; // messages that leave once, on the embedded log

@@ -224,7 +224,7 @@ fn lag_seconds(page: &str) -> f64 {
     sample(page, &of("foldstream_lag_seconds", LEDGER))
 }
 
-/// Waits until the page shows a lag of so many events, which has to come with a head and with
+/// Waits until the page shows a lag of this many events, which has to come with a head and with
 /// seconds.
 async fn lag_is(client: &Client, name: &str, head: u64, events: f64) {
     let shown = wait::until("the lag to be shown", || async {

@@ -260,7 +260,7 @@ async fn a_purge_by_subject_while_paused_is_told_and_can_be_accepted() {
     let metrics = stage.client().get("/metrics").await.expect(200).text();
     let line = format!("foldstream_missing_events{{deployment=\"{LEDGER}\"}} {missing}");
     assert!(metrics.contains(&line), "{line} is missing");
-    // It lasts, and what goes from now on is told again.
+    // It lasts, and what is removed from now on is reported again.
     stage.host.restart().await;
     assert_eq!(
         stage.client().reached(LEDGER, last).await.missing_events,
@@ -369,7 +369,7 @@ async fn a_deployment_that_stopped_for_want_of_events_continues_when_a_deploy_ac
     assert_eq!(failure.kind, "source-incomplete", "{failure:?}");
     assert!(
         !failure.message.starts_with("source-"),
-        "the kind is told once: {failure:?}"
+        "the kind is named once: {failure:?}"
     );
     assert!(failure.message.contains("--accept-missing"), "{failure:?}");
     // What the failure advises, in the words of the command that was used.

@@ -26,7 +26,7 @@ const LIFE_MAX: Duration = Duration::from_millis(2_500);
 /// Events that are published at once, and how often: 2,000 a second.
 const AT_ONCE: usize = 10;
 const EVERY: Duration = Duration::from_millis(5);
-/// Every so many events, one that is not for the ledger, where the stream has such events.
+/// After this many events comes one that is not for the ledger, if the stream has such events.
 const OTHERS: usize = 5;
 
 fn kills() -> usize {
@@ -58,7 +58,7 @@ impl Seen {
     }
 }
 
-/// A task that goes on until it is told to stop.
+/// A task that runs until it is stopped.
 struct Until {
     stop: Arc<AtomicBool>,
     task: JoinHandle<u64>,

@@ -8,8 +8,8 @@ use foldstream_tests::process::Process;
 use foldstream_tests::stage::{Kind, Stage};
 use serde_json::Value;
 
-/// Longest time of the tester, which is told to take 25 seconds for chance and some more for a
-/// system's cases.
+/// Longest time of the tester. Its options give it 25 seconds for random cases, and some more for
+/// systematic ones.
 const LONGEST: Duration = Duration::from_secs(180);
 
 /// What each answer is checked for.

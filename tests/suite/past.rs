@@ -374,8 +374,8 @@ async fn a_part_is_rebuilt_without_touching_the_rest(kind: Kind) {
         part(&wrong, false),
         "the rest is as it was"
     );
-    // Positions can't tell a watcher what changed: it is told to read again, also while no event
-    // arrives.
+    // Positions can't tell a watcher what changed: it is asked to read again, also while no
+    // event arrives.
     watch.next_of("reset").await;
     // So is one that was away meanwhile.
     let mut back = client.events(&changes, Some(&seen)).await;

@@ -31,7 +31,7 @@ fn deploy(host: &Host, guest: &str, options: &str) -> Output {
     )
 }
 
-/// A host with so many orders folded by the first version of the ledger; `rollout` are lines of
+/// A host with this many orders folded by the first version of the ledger; `rollout` are lines of
 /// that section. What a busy machine takes for a cut-over is not what is tested here, so the hold
 /// may be long.
 async fn stage(events: usize, rollout: &str) -> Stage {
@@ -646,8 +646,7 @@ async fn prune_says_what_goes_before_it_goes() {
     assert_eq!(statuses(host), [(3, "active".to_owned())]);
 }
 
-/// A host with so many entries that a scan of all takes several pages, each larger than a pipe
-/// holds.
+/// A host with enough entries for a scan of several pages, each larger than a pipe holds.
 async fn host_with_many_entries() -> Host {
     let host = Host::start().await;
     let event = |number: u32| {

@@ -1,5 +1,5 @@
 //! A bad module cannot hurt its host, nor its neighbours: what it does wrong has a name, and the
-//! others go on.
+//! others continue.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn stage_with(limits: &str) -> Stage {
 }
 
 /// Between two harmless events a bad one: what is before is kept, what is behind waits, the
-/// neighbour goes on, and the host answers. Returns the failure.
+/// neighbour continues, and the host answers. Returns the failure.
 async fn misbehave(verb: &str) -> Failure {
     misbehave_on(stage().await, verb).await
 }
@@ -76,7 +76,7 @@ async fn misbehave_on(mut stage: Stage, verb: &str) -> Failure {
     failure
 }
 
-/// The ledger goes on: sequences of the mischief's events are no events of the ledger.
+/// The ledger continues: sequences of the mischief's events are no events of the ledger.
 async fn skip_in_model_and_publish(stage: &mut Stage, count: usize) {
     let last = stage.publish(count).await;
     stage.assert_ledger_equals_model().await;

@@ -484,7 +484,7 @@ async fn taken_back_and_rebuilt(kind: Kind, first: &str, notes: &str) {
     );
     assert_eq!(bed.as_of(3).await, notes);
 
-    // One that is built from scratch meets the event again, and goes on from there once it is
+    // One that is built from scratch meets the event again, and continues from there once it is
     // skipped again.
     let client = bed.host.client();
     client.act(NAME, "rebuild").await.expect(200);

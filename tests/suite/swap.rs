@@ -291,7 +291,7 @@ async fn rebuilds_resume_after_a_kill(kind: Kind) {
     stage.host.kill();
     stage.host.restart().await;
     let client = stage.client();
-    let candidate = wait::until("the rebuild to go on", || async {
+    let candidate = wait::until("the rebuild to continue", || async {
         client.show(LEDGER).await.candidate
     })
     .await;

@@ -38,7 +38,7 @@ events! {
     }
 }
 
-/// An auction as it stands.
+/// The current state of an auction.
 #[derive(Clone, Serialize, Deserialize)]
 struct Auction {
     item: String,

@@ -26,7 +26,7 @@ pub(crate) struct Arena {
     block: Cell<*mut Block>,
 }
 
-/// What stands at the front of a block.
+/// The front of a block.
 #[repr(C, align(16))]
 struct Block {
     previous: *mut Block,

@@ -117,7 +117,7 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
         &mut slot.value
     }
 
-    /// Removes the entry of a key as it stands in the state, without reading it.
+    /// Removes the entry of a key, given as the state spells it, without reading it.
     pub(crate) fn remove(&mut self, key: &str, shared: &Shared) -> Result<(), TableError> {
         self.scratch.truncate(self.name_length);
         self.scratch

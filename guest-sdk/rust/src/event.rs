@@ -143,8 +143,8 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Whether its subject is one of these: `orders.*.placed`, where `*` stands for any token, or
-    /// `orders.>`, where `>` at the end stands for one token or more.
+    /// Whether its subject is one of these: `orders.*.placed`, where `*` matches any token, or
+    /// `orders.>`, where `>` at the end matches one token or more.
     #[inline]
     pub fn is_under(&self, pattern: &str) -> bool {
         let mut tokens = self.subject().split('.');

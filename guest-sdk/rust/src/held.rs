@@ -92,7 +92,7 @@ fn mix(hash: u64, word: u64) -> u64 {
     hash ^ (hash >> 29)
 }
 
-/// The table takes its bits from both ends of the lower half where addresses have 32 bits.
+/// If addresses have 32 bits, the table takes its bits from both ends of the lower half.
 #[inline]
 fn finish(hash: u64) -> u64 {
     hash ^ (hash >> 32)

@@ -111,7 +111,8 @@ impl<P> Manifest<P> {
     }
 
     /// The subjects that a handler publishes to, with the wildcards `*` and `>`; at most 64.
-    /// Whoever deploys it decides which of them it may publish to. A projection publishes nothing.
+    /// The operator who deploys it decides which of them it may publish to. A projection publishes
+    /// nothing.
     pub fn publishes<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.publishes.extend(subjects.into_iter().map(Into::into));
         self

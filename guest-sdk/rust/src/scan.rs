@@ -181,7 +181,7 @@ impl<'t, K: Key, V: Serialize + DeserializeOwned + 'static> Scan<'t, K, V> {
         })
     }
 
-    /// The keys of the next page as they stand in the state, and whether there are more.
+    /// The keys of the next page as the state spells them, and whether there are more.
     pub(crate) fn next_keys(&mut self) -> Result<(Vec<String>, bool), TableError> {
         let (keys, more) = self.page(&mut |key, _| Ok(key.to_owned()))?;
         self.remaining -= keys.len();

@@ -98,7 +98,7 @@ impl<K: Key, V: Serialize + DeserializeOwned + 'static> Table<K, V> {
         self.edit(key, |entry| *entry = Some(value))
     }
 
-    /// Changes the value of a key in place, beginning with the type's default where there is none.
+    /// Changes the value of a key in place. If there is none, begins with the type's default.
     #[inline]
     pub fn update<T>(
         &mut self,
@@ -233,7 +233,7 @@ impl<V: Serialize + DeserializeOwned + 'static> Value<V> {
         self.table.put((), value)
     }
 
-    /// Changes the value in place, beginning with the type's default where there is none.
+    /// Changes the value in place. If there is none, begins with the type's default.
     #[inline]
     pub fn update<T>(&mut self, change: impl FnOnce(&mut V) -> T) -> Result<T, TableError>
     where

@@ -523,7 +523,7 @@ fn state_outside_of_tables_is_found_by_the_harness() {
     harness.assert_same_for_any_batching();
 }
 
-/// Opens tables that cannot stand beside each other.
+/// Opens tables whose names cannot be used together.
 struct Twice;
 
 impl Projection for Twice {

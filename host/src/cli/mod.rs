@@ -420,7 +420,7 @@ mod tests {
                 .map(str::trim)
                 .filter(|line| line.starts_with("foldstream "))
             {
-                // What stands behind several spaces is an explanation; a pipe or redirection is the
+                // What follows several spaces is an explanation; a pipe or redirection is the
                 // shell's.
                 let typed = line.split("  ").next().unwrap_or_default();
                 let typed = typed.split(['|', '>', '<', '&']).next().unwrap_or_default();

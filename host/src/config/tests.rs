@@ -163,7 +163,7 @@ fn template_shows_every_default_under_its_key() {
     let fixed: Vec<&str> = text.split("\n# Sources by name").collect();
     let after = fixed[1]
         .split_once("\n[modules]")
-        .expect("the sections go on")
+        .expect("another section follows")
         .1;
     let whole = format!("{}\n# Limits.\n[modules]{after}", fixed[0]);
     let mut count = 0;

@@ -97,7 +97,7 @@ mod tests {
                 shares.iter().all(|share| share.bytes().abs_diff(even) <= 1),
                 "known files share alike"
             );
-            // Hardly anyone deploys so many before the next restart; the smallest caches of them
+            // Hardly anyone deploys this many before the next restart; the smallest caches of them
             // fit as well.
             shares.extend((0..30).map(|_| caches.share(u64::MAX)));
             let sum: u64 = shares.iter().map(Share::bytes).sum();

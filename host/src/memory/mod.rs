@@ -197,7 +197,7 @@ impl Inner {
         &self.kinds[purpose as usize]
     }
 
-    /// What a purpose may take, whoever asks.
+    /// How much a purpose may take in all.
     fn most_for(&self, purpose: Purpose) -> u64 {
         match purpose {
             Purpose::Fold => self.total,
@@ -382,8 +382,9 @@ impl Shares {
     }
 }
 
-/// The default budget of a host, in bytes: three quarters of what its control group may use, where
-/// the rest is for the program itself; or half of the machine's memory, which others use as well.
+/// The default budget of a host, in bytes: three quarters of what its control group may use, which
+/// leaves the rest to the program itself; or half of the machine's memory, which others use as
+/// well.
 pub fn default_total() -> u64 {
     let machine = machine_bytes(Path::new("/proc")).unwrap_or(1 << 30);
     match group_bytes(Path::new("/proc"), Path::new("/sys/fs/cgroup")) {

@@ -25,7 +25,7 @@ pub(super) const OUTBOX: &str = "foldstream:module/outbox@0.1.0";
 
 /// Keys looked up between two checks of the time.
 const KEYS_PER_LOOK: usize = 256;
-/// What an entry of a list or page takes beside key and value, in bytes.
+/// What an entry of a list or page takes in addition to key and value, in bytes.
 const ENTRY_OVERHEAD: usize = 96;
 
 type Caller<'a> = StoreContextMut<'a, Host>;

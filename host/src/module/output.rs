@@ -378,7 +378,7 @@ mod tests {
         let (passes, told) = flow.take(100, at(11_000));
         assert!(
             passes && told.is_some_and(|dropped| dropped >= 970),
-            "the rest is told later: {told:?}"
+            "the rest is logged later: {told:?}"
         );
     }
 

@@ -159,7 +159,7 @@ mod tests {
     /// Sends until nothing more is let in; how many were.
     async fn fill(outbox: &Outbox, kibibytes: usize) -> usize {
         let mut sent = 0;
-        // The clock stands still unless all wait.
+        // The clock only moves while all wait.
         while tokio::time::timeout(Duration::from_secs(1), outbox.send(batch(kibibytes))).await
             == Ok(true)
         {

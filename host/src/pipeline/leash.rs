@@ -3,7 +3,7 @@
 //!
 //! A mute fold never passes it. So when the fold becomes the owner, the owner before it has decided
 //! about every event that the fold has applied, and no effect falls between the two: not if the
-//! owner stands still at an event that it cannot apply, and not if a crash takes it back to its
+//! owner has stopped at an event that it cannot apply, and not if a crash takes it back to its
 //! last commit.
 
 use tokio::sync::watch;

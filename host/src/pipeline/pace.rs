@@ -148,7 +148,7 @@ impl HandedOver {
 
 impl Drop for HandedOver {
     fn drop(&mut self) {
-        // Closed first: whoever finds a repair after this sees that nobody wants it.
+        // Closed first: a repair that ends after this sees that nobody wants it.
         self.done.close();
         drop(
             self.patches

@@ -93,8 +93,8 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    /// Applies so many events in batches of 2,048, each of which takes this long; how many calls
-    /// met their deadline.
+    /// Applies this many events in batches of 2,048, each of which takes this long. Returns how
+    /// many calls met their deadline.
     fn wasted(portion: &mut Portion, events: usize, each: Duration) -> usize {
         let (mut left, mut wasted) = (events, 0);
         while left > 0 {

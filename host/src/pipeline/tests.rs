@@ -531,7 +531,7 @@ fn whatever_fails_along_the_way_the_state_equals_the_fold() {
     }
 }
 
-/// Waits until the pipeline says that it stands, having seen a change of pace; where.
+/// Waits until the pipeline says that it is held after a change of pace. Returns its position.
 fn stands(stage: &Stage, epoch: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -542,7 +542,7 @@ fn stands(stage: &Stage, epoch: u64) -> u64 {
         }
         assert!(
             Instant::now() < deadline,
-            "the pipeline does not stand: {:?}",
+            "the pipeline is not held: {:?}",
             stage.progress.now()
         );
         std::thread::yield_now();
@@ -568,7 +568,7 @@ fn a_pipeline_stands_at_its_ceiling_durable_and_goes_on_when_it_is_lifted() {
             position: 1_234,
             epoch: 1
         }),
-        "it stands still"
+        "it is held"
     );
     set_ceiling(&stage, Ceiling::Position(0), 2);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Claims about what is told of a deployment as it goes on.
+//! Claims about what a deployment shows while it runs.
 
 use super::*;
 
@@ -94,7 +94,7 @@ fn state_that_failed_is_retrying_until_something_is_durable_again() {
     progress.started(1);
     progress.finished(&batch(1..=1, 1));
     let now = progress.now();
-    let failure = now.failure.expect("it goes on");
+    let failure = now.failure.expect("it lasts");
     assert_eq!(
         (now.state, failure.attempts, failure.message.as_str()),
         (DeploymentState::Retrying, 2, "no space left")

@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(subjects(&narrow), ["orders.42.placed", "orders.42.paid"]);
         assert!(narrow.is_narrower());
         assert!(part(one("42"), token.clone(), &["orders.*.>"]).is_narrower());
-        // A subject may end with the key, which no single pattern covers beside those that go on.
+        // A subject may end with the key, and no single pattern covers both it and longer ones.
         assert!(!part(one("42"), token.clone(), &["orders.>"]).is_narrower());
         assert!(!part(one("4.2"), token.clone(), &["orders.*.>"]).is_narrower());
         assert!(!part(Keys::Prefix("4".to_owned()), token, &["orders.*.>"]).is_narrower());

@@ -382,7 +382,7 @@ impl Rollouts {
         generation.reason = reason;
         generation.accepts_missing_through = through;
         set_beginning(&mut generation, &record, continued);
-        self.begin(&deployment, upload, generation).await
+        self.add_generation(&deployment, upload, generation).await
     }
 
     /// Ends a deploy of a module that a generation has already.
@@ -411,7 +411,7 @@ impl Rollouts {
     }
 
     /// Gives a deployment its next generation, by its strategy.
-    async fn begin(
+    async fn add_generation(
         &self,
         deployment: &Arc<Deployment>,
         upload: Upload,

@@ -142,8 +142,8 @@ impl Worker {
     /// Brings the file in line with the catalogue, before anything is folded or sent: a hand-over
     /// may have ended half-way.
     pub(super) fn settle_ownership(&self, store: &Store) -> Result<(), state::Error> {
-        // Before the program: whoever prepares ends that only after the program says that it owns
-        // the effects.
+        // Before the program: a preparation only ends after the program says that it owns the
+        // effects.
         let is_preparing = self.shared.releasing.slot.lock().is_preparing;
         let program = self.shared.program.read().clone();
         let has_room = || {

@@ -111,7 +111,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Starts a runner and waits until it stands still, without a module to fold or paused.
+/// Starts a runner and waits until it is idle: paused, or without a module.
 async fn resting(parts: Options) -> Arc<Runner> {
     let state = if parts.paused {
         DeploymentState::Paused
@@ -231,7 +231,7 @@ async fn one_that_waits_for_its_module_can_be_held_repaired_paused_and_resumed()
         };
         let position = tokio::time::timeout(Duration::from_secs(20), stands).await;
         assert_eq!(
-            position.expect("it stands still while it waits"),
+            position.expect("it is held while it waits"),
             5,
             "takes long: {takes_long}"
         );

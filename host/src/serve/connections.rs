@@ -47,9 +47,9 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// A connection that waits for this long to write to its client may be closed if there are no idle
 /// ones.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// How long a client may leave a part of an answer, and how many bytes it takes per second at
-/// least, where the connection itself shows nothing of that: HTTP/2 answers in streams, each of
-/// which the client may hold up.
+/// How long a client may leave a part of an answer unread, and how many bytes it has to take per
+/// second. These are for HTTP/2, whose answers are streams that a client may hold up one by one
+/// while the connection itself looks healthy.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
 const UNREAD_BYTES_PER_SECOND: u64 = 4 << 10;
 /// How long a new connection has for its first request before it counts as one that has none.

@@ -56,8 +56,8 @@ impl fmt::Debug for Secrets {
 }
 
 impl Admission {
-    /// A server that nobody gave a token, as one within a test, lets everyone do everything unless
-    /// it is told otherwise.
+    /// A server that nobody gave a token, such as one within a test, lets everyone do everything
+    /// unless its settings say otherwise.
     fn new(config: &config::Serve) -> Result<Self, Error> {
         let tokens = Tokens::configured(config)?.map(Arc::new);
         let usual = if tokens.is_some() {

@@ -284,7 +284,10 @@ mod tests {
         for position in 151..=400 {
             changes.push(position, many(1_000));
         }
-        assert!(changes.bytes <= BYTES_MAX_UNASKED, "whoever asked is gone");
+        assert!(
+            changes.bytes <= BYTES_MAX_UNASKED,
+            "those who asked are gone"
+        );
     }
 
     #[test]

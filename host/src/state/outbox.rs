@@ -1,7 +1,7 @@
 //! The outbox of a state: effects that wait to be sent, in a table of their own.
 //!
 //! Rows become durable in the commit that makes the entries and the checkpoint durable, and are
-//! read from the file only, so nothing is sent that a crash could take back. Whoever sends them
+//! read from the file only, so nothing is sent that a crash could take back. The releaser sends and
 //! confirms them; the next commit removes them, or [`Store::remove_confirmed_effects`] if none
 //! comes. Scans, copies, comparisons and quotas do not see this table. `hand_over.rs` passes it to
 //! another file.

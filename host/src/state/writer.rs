@@ -105,7 +105,7 @@ impl Writer {
         }
     }
 
-    /// Whether a value of this length may be put under a key: for whoever has not copied it yet.
+    /// Whether a value of this length may be put under a key, to know before it is copied.
     pub fn check_put(&self, key: &str, length: usize) -> Result<(), Error> {
         check_value(key, length, self.inner.options.value_bytes_max)
     }

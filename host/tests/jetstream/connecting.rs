@@ -72,7 +72,7 @@ async fn user_and_password_are_presented() {
         message.to_lowercase().contains("authorization violation"),
         "{message}"
     );
-    assert!(!message.contains("wrong"), "a secret is told: {message}");
+    assert!(!message.contains("wrong"), "a secret is shown: {message}");
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn missing_permission_is_told_in_the_servers_words() {
             "{denied}: {message}"
         );
 
-        // Once it is granted, the reader goes on by itself.
+        // Once it is granted, the reader continues on its own.
         server.kill();
         server.configure(&users("never"));
         server.run().await;
@@ -377,7 +377,7 @@ struct Certificates {
     client_key: PathBuf,
 }
 
-/// Writes certificates beside the configuration of a server.
+/// Writes certificates next to the configuration of a server.
 fn certify(server: &Server) -> Certificates {
     let key = rcgen::KeyPair::generate().expect("a key");
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
@@ -486,7 +486,7 @@ async fn certificate_that_changed_is_told_and_its_new_authority_is_read() {
     crate::server::within("the reader tells what is wrong with the certificate", async {
         tokio::select! {
             told = told => drop(told.expect("the reader lives")),
-            batch = async { loop { reading.reader.next().await.expect("the reader goes on"); } } => batch,
+            batch = async { loop { reading.reader.next().await.expect("the reader continues"); } } => batch,
         }
     })
     .await;
@@ -668,7 +668,7 @@ fn counted(listener: TcpListener) -> Arc<AtomicUsize> {
     count
 }
 
-/// Stands before a server as the one member of a cluster that advertises another; its address, and
+/// A proxy before a server that advertises another member of its cluster; its address, and
 /// how many connections it was asked for.
 async fn advertising(server: SocketAddr, other: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -23,7 +23,7 @@ on_both_versions! {
 const MINE: &[&str] = &["orders.>"];
 const ALL: &[&str] = &[">"];
 
-/// A stream of orders and of others, filled with so many orders.
+/// A stream of orders and of others, filled with this many orders.
 async fn mixed(server: &Server, count: u64) -> jetstream::Context {
     let jetstream = server.jetstream().await;
     let subjects = vec!["orders.>".to_owned(), "audit.>".to_owned()];
@@ -683,7 +683,7 @@ async fn messages_of_others_that_go_while_a_reader_is_live_are_nothing_to_it() {
         stream.purge().filter("audit.>").await.expect("purge");
         publish(&jetstream, numbered(3 + round..4 + round)).await;
         let (_, last) = reading.events(1).await;
-        assert_eq!(last.through, 9 + round * 6, "it goes on");
+        assert_eq!(last.through, 9 + round * 6, "it continues");
         assert!(last.missing.is_empty());
     }
     // One that begins now has to ask, as they may have been for it.

@@ -1,4 +1,4 @@
-//! What an operator is told about a stream.
+//! What an operator sees of a stream.
 
 use async_nats::jetstream::stream::{Config, StorageType};
 use foldstream::source::jetstream::{JetStream, Options};

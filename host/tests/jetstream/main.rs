@@ -9,7 +9,7 @@
 //!   each other
 //! - `forged`: what others publish to our inbox
 //! - `history`: what proves that a stream is the same, and what it has lost
-//! - `inspecting`: what an operator is told about a stream
+//! - `inspecting`: what an operator sees of a stream
 //! - `limits`: what a server or a stream limits, and what a stream holds that is no event
 //! - `relay`: requests and answers that are lost or garbled on the way
 //! - `permissions`: what a server has to allow, taken away and given back

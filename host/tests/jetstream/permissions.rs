@@ -133,7 +133,7 @@ async fn user_who_may_not_delete_consumers_reads_and_is_told() {
     );
 }
 
-/// Waits until a refusal is told that names something.
+/// Waits for a refusal that names something.
 async fn refusal(reading: &mut Reading, named: &str) {
     let Reading { reader, status } = reading;
     let is_told = |status: &foldstream::source::Status| {
@@ -142,7 +142,7 @@ async fn refusal(reading: &mut Reading, named: &str) {
     };
     within(named, async {
         tokio::select! {
-            batch = async { loop { reader.next().await.expect("the reader goes on"); } } => batch,
+            batch = async { loop { reader.next().await.expect("the reader continues"); } } => batch,
             told = status.wait_for(is_told) => drop(told.expect("the reader lives")),
         }
     })

@@ -101,13 +101,13 @@ impl Reading {
         }
     }
 
-    /// Lets the reader go on until it tells of a state. The reader must have nothing to hand out
+    /// Lets the reader run until it shows a state. The reader must have nothing to hand out
     /// meanwhile.
     pub async fn state(&mut self, state: SourceState) -> String {
         let Self { reader, status } = self;
         within("a state", async {
             tokio::select! {
-                batch = async { loop { reader.next().await.expect("the reader goes on"); } } => batch,
+                batch = async { loop { reader.next().await.expect("the reader continues"); } } => batch,
                 status = status.wait_for(|status| status.state == state) => {
                     status.expect("the reader lives").message.clone().unwrap_or_default()
                 }

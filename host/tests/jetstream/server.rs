@@ -87,7 +87,7 @@ impl Server {
         server
     }
 
-    /// A server with more configuration; `$FOLDER` stands for its folder.
+    /// A server with more configuration; `$FOLDER` is replaced by its folder.
     pub async fn start_with(configuration: &str) -> Self {
         let mut server = Self::prepare(configuration);
         server.run().await;

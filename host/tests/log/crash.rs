@@ -145,7 +145,7 @@ fn full_disk_loses_nothing_acknowledged_and_passes() {
     assert_eq!(log.info().events, read_all(&log).len() as u64);
 }
 
-/// Appends until the file may not grow, checks what is there, and goes on once it may.
+/// Appends until the file may not grow, checks what is there, and continues once it may.
 fn fill_and_free() {
     let path = role().expect("it is the child");
     let log = Log::open(path.as_ref(), Options::default()).expect("the log opens");

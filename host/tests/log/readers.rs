@@ -458,7 +458,7 @@ async fn retention_that_overtakes_a_reader_is_a_gap() {
     );
     assert_eq!(reading.batch().await.through, 10);
     assert_eq!(log.enforce_retention().expect("trims"), 9_500);
-    // What was read ahead may still come; then the gap is told, with its exact bounds.
+    // What was read ahead may still come; then the gap is reported, with its exact bounds.
     let mut through = 10;
     let error = loop {
         match timeout(DEADLINE, reading.reader.next())

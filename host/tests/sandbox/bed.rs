@@ -197,8 +197,8 @@ impl Bed {
             .query(&identity(), self.store.snapshot(), name, &args.into())
     }
 
-    /// The name of the limit that a batch reaches; afterwards a new instance goes on as if nothing
-    /// had been.
+    /// The name of the limit that a batch reaches. A new instance then continues as if nothing had
+    /// happened.
     pub fn limit(&mut self, events: &[Event]) -> &'static str {
         let error = self.apply(events).expect_err("a limit is reached");
         let ApplyError::Limit { limit, message } = error else {

@@ -82,7 +82,7 @@ fn module_says_whether_it_migrates() {
     );
     let migrating = load(shared(), "migrate");
     assert!(migrating.migrates() && migrating.info().migrates);
-    // Beside migrating it is a projection like any other.
+    // Apart from migrating it is a projection like any other.
     Bed::new(migrating).works_again();
 }
 
@@ -199,8 +199,7 @@ fn suite_module(engine: &Engine, name: &str) -> Arc<Module> {
     load_upload(engine, suite_guest(name))
 }
 
-/// Orders of so many customers that a state has several pages; the names of some are escaped by the
-/// SDK.
+/// Orders of enough customers for a state of several pages; the SDK escapes the names of some.
 fn orders(sequences: std::ops::RangeInclusive<u64>) -> Vec<Event> {
     let order = |sequence: u64| {
         let (name, number) = (["c", "a%b", "x/y"][sequence as usize % 3], sequence % 1_700);
@@ -314,7 +313,7 @@ fn migrating_the_ledger_gives_what_folding_gives() {
     // Wherever the pages end.
     assert_same(&migrated(&next, &old, 7), &expected);
 
-    // And it goes on from there as if it had folded all of it.
+    // And it continues from there as if it had folded all of it.
     let behind = orders(5_001..=6_000);
     let mut bed = over(&next, &migrated_entries, &before[4_999]);
     bed.apply(&behind).expect("applies");

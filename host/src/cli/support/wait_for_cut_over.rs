@@ -317,7 +317,7 @@ mod tests {
             state: Some(DeploymentState::Paused),
             ..generation()
         };
-        let failure = settled(&paused).expect_err("nobody goes on by itself");
+        let failure = settled(&paused).expect_err("a paused one stays paused");
         assert!(
             failure
                 .message

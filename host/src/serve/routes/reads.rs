@@ -552,7 +552,7 @@ mod tests {
             tokio::time::timeout(std::time::Duration::ZERO, &mut asked)
                 .await
                 .is_err(),
-            "it goes on"
+            "there are more"
         );
         drop(asked);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Whether events for a reader may be unsent in the stream, where they can be removed before it
-//! sees them.
+//! Whether the stream may hold events for a reader that were not sent yet, and so may be removed
+//! before the reader sees them.
 
 /// What is known of it. A reader for which the server filters relies on this: while it has nothing
 /// unsent, the server sends it each event the moment it is stored, so that a jump over sequences

@@ -22,7 +22,7 @@ use crate::source::{LookError, Page, Wanted};
 
 /// Longest time for a page. When it is over, the page ends with what it has.
 const LOOK_MAX: Duration = Duration::from_secs(3);
-/// The type of what stands for a message that can't be read.
+/// The type of the placeholder for a message that can't be read.
 const UNREADABLE: &str = "unreadable";
 /// Messages requested at once if all subjects are wanted.
 const AT_ONCE: u64 = 16;

@@ -64,7 +64,7 @@ pub enum PublishError {
     Unknown(String),
 }
 
-/// What matters of a stream to whoever publishes to it.
+/// What a publisher needs to know about a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// How long it recognises ids.

@@ -247,8 +247,8 @@ impl Reader {
                 Err(trouble) => Err(trouble.into()),
             };
             match outcome {
-                // A new connection may have other permissions, and is told again what it may not
-                // receive.
+                // A new connection may have other permissions, and the server says again what it
+                // may not receive.
                 Err(Failure::Trouble(trouble)) if trouble.state == SourceState::Unauthorized => {
                     let trouble = permissions::explain(&mut link, &api, trouble).await;
                     (None, Err(trouble.into()))

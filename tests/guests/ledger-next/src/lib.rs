@@ -87,7 +87,7 @@ impl Projection for Ledger {
             )
             .query(
                 "audit",
-                "Sums over all customers, beside what the head says",
+                "Sums over all customers, next to what the head says",
                 |ledger: &Self, (): ()| ledger.audit(),
             )
     }

@@ -80,7 +80,7 @@ impl Guest for Ledger {
                 query("pair", "The two keys that are always written together"),
                 query(
                     "audit",
-                    "Sums over all customers, beside what the head says",
+                    "Sums over all customers, next to what the head says",
                 ),
             ],
         }

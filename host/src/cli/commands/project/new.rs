@@ -44,7 +44,7 @@ const SDK_PATH: &str = "vendor/foldstream-sdk";
 /// The crate may be inside another workspace. The SDK is not a member, because users do not need
 /// what its own tests need.
 const WORKSPACE: &str = "
-# A workspace of its own, wherever the folder stands.
+# A workspace of its own, wherever the folder is.
 [workspace]
 exclude = [\"vendor\"]
 ";
@@ -52,65 +52,11 @@ const IGNORED: &str = "/target\n*.wasm\n";
 /// Longest name; it is also the name of the deployment.
 const NAME_BYTES_MAX: usize = 63;
 /// Names reserved by the compiler or by cargo.
-const RESERVED: &[&str] = &[
-    "as",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "const",
-    "continue",
-    "crate",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "extern",
-    "false",
-    "final",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "let",
-    "loop",
-    "macro",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "override",
-    "priv",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "static",
-    "struct",
-    "super",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "unsafe",
-    "unsized",
-    "use",
-    "virtual",
-    "where",
-    "while",
-    "yield",
-    "alloc",
-    "core",
-    "foldstream-sdk",
-    "proc-macro",
-    "serde",
-    "std",
-    "test",
-];
+const RESERVED: &str = "\
+    as async await become box break const continue crate do dyn else enum extern false final \
+    fn for gen if impl in let loop macro match mod move mut override priv pub ref return \
+    self static struct super trait true try type typeof unsafe unsized use virtual where \
+    while yield alloc core foldstream-sdk proc-macro serde std test";
 
 /// Start a projection in Rust: a crate with a test, sample events, and the SDK.
 #[derive(Clone, Debug, clap::Args)]
@@ -216,7 +162,7 @@ impl Name {
             );
             return Err(Failure::new(Exit::Usage, message));
         }
-        if RESERVED.contains(&kebab.as_str()) {
+        if RESERVED.split(" ").any(|word| word == kebab) {
             let message =
                 format!("`{typed}` is reserved in Rust; choose another name, such as {kebab}-view");
             return Err(Failure::new(Exit::Usage, message));

@@ -22,7 +22,7 @@ Examples:
   foldstream generations order-totals
   foldstream generations order-totals -o ndjson | jq 'select(.status == \"ready\") | .comparison'
 
-Below the table stands what the last comparison of a candidate with what served found.")]
+Below the table is what the last comparison of a candidate with the active generation found.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,
