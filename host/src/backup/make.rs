@@ -274,7 +274,7 @@ impl Backup {
                 seconds = begun.elapsed().as_secs_f64(),
                 "a backup was sent"
             ),
-            Err(Error::Unwanted) => tracing::info!("a backup was given up by who asked for it"),
+            Err(Error::Unwanted) => tracing::info!("the client gave up a backup"),
             Err(error) => {
                 tracing::error!(%error, "a backup failed");
                 // The client may have disconnected too.

@@ -79,7 +79,7 @@ struct GlobalArgs {
     /// otherwise http://127.0.0.1:7575.
     #[arg(long, global = true, env = "FOLDSTREAM_URL")]
     url: Option<String>,
-    /// Token that the host wants; left out, the one that a host of this user on this machine made
+    /// Token for the host; default: the one that a host of the same user on this machine created
     /// for itself.
     #[arg(long, global = true, env = "FOLDSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -404,6 +404,20 @@ mod tests {
                 help.lines().all(|line| line.chars().count() <= 120),
                 "{help}"
             );
+        });
+    }
+
+    #[test]
+    fn help_leaves_the_wrapping_of_its_text_to_the_terminal() {
+        each(&command(), &mut |command| {
+            let help = command.get_before_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let is_text = |line: &str| !line.is_empty() && !line.starts_with("  ");
+            let lines: Vec<&str> = help.lines().filter(|line| *line != "Examples:").collect();
+            for pair in lines.windows(2) {
+                let is_broken = is_text(pair[0]) && is_text(pair[1]);
+                assert!(!is_broken, "a line breaks after: {}", pair[0]);
+            }
         });
     }
 

@@ -82,13 +82,13 @@ impl Refusals {
     /// How many refusals were not logged since the last line, if this one may be logged.
     fn may_tell(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
-        let (told, untold) = *state;
+        let (told, unlogged) = *state;
         if told.is_some_and(|told| now.duration_since(told) < TOLD_EVERY) {
             state.1 += 1;
             return None;
         }
         *state = (Some(now), 0);
-        Some(untold)
+        Some(unlogged)
     }
 }
 
@@ -115,9 +115,9 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(name) => actor::scope(Some(Actor { name, peer }), next.run(request)).await,
         Err((reason, problem)) => {
             app.host.metrics().refused(reason.name());
-            if let Some(untold) = app.refusals.may_tell(Instant::now()) {
+            if let Some(unlogged) = app.refusals.may_tell(Instant::now()) {
                 let peer = peer.map(tracing::field::display);
-                tracing::warn!(peer, reason = reason.name(), untold, "refused a request");
+                tracing::warn!(peer, reason = reason.name(), unlogged, "refused a request");
             }
             problem.into_response()
         }

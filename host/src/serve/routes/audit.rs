@@ -19,7 +19,7 @@ use crate::serve::problem::Problem;
 pub(super) struct AuditParameters {
     /// Only entries about this deployment, which may be deleted.
     deployment: Option<String>,
-    /// Most entries.
+    /// Maximum number of entries.
     #[serde(default = "reads::page")]
     #[param(minimum = 1, maximum = 10_000, default = 100, required = false)]
     limit: usize,

@@ -25,7 +25,7 @@ const PAGE_MAX: usize = 1_000;
 pub(super) struct PageParameters {
     /// What the page before returned as `next`.
     after: Option<String>,
-    /// Most messages.
+    /// Maximum number of messages.
     #[serde(default = "reads::page")]
     #[param(minimum = 1, maximum = 1_000, default = 100, required = false)]
     limit: usize,

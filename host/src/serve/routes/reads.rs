@@ -47,7 +47,7 @@ macro_rules! read_parameters {
             $($own)*
             /// Wait for a state that reflects at least this sequence.
             at_least: Option<u64>,
-            /// How long to wait for it: like 500ms, 5s or 1m.
+            /// How long to wait for `at-least`, such as 500ms, 5s or 1m.
             #[param(pattern = "^[0-9]{1,6}(ms|s|m)$", default = "5s")]
             timeout: Option<String>,
             /// Read this generation, even if it is not the active one: a candidate, or the previous

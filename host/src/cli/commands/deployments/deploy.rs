@@ -38,9 +38,9 @@ Examples:
   foldstream deploy shipping.wasm --allow-publish 'shipping.*.cmd@orders'
   foldstream deploy shipping.wasm --allow-publish 'shipping.>@orders' --effects-from beginning
 
-Deploying the same module again changes nothing. If another module under the same name has the same state version
-and subjects, it inherits the read model. Otherwise its read model is built alongside the active generation, and
-takes over when it has caught up.")]
+Deploying the same module again changes nothing. If the deployment has another module with the \
+same state version and subjects, the new one inherits its read model. Otherwise the host builds \
+a new read model alongside the active generation, which takes over when it has caught up.")]
 pub struct Args {
     /// The module, as `foldstream build` writes it.
     file: PathBuf,

@@ -23,15 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(75);
 Examples:
   foldstream resume order-totals
   foldstream resume order-totals --candidate
-  foldstream resume order-totals --accept-missing    after source-gap: without the events that are gone
+  foldstream resume order-totals --accept-missing   after source-gap: without events that are gone
   foldstream resume order-totals --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume order-totals --candidate --skip 17 --reason 'not JSON, ticket 4711'
   foldstream resume --all
   foldstream resume --all --skip 17 --reason 'not JSON, ticket 4711'
 
-A skipped event is left out of the state for good, also by restarts, rollbacks, rebuilds, verify and as-of reads.
-`foldstream skips` lists the skipped events with their reasons, and withdraws a decision for states that are built
-from scratch.")]
+A skipped event is left out of the state for good, also by restarts, rollbacks, rebuilds, verify \
+and as-of reads. `foldstream skips` lists the skipped events with their reasons, and withdraws a \
+decision for states that are built from scratch.")]
 pub struct Args {
     /// Name of the deployment.
     #[arg(required_unless_present = "all")]

@@ -12,10 +12,10 @@ use crate::cli::support::output::table;
 Examples:
   foldstream skips order-totals
   foldstream skips order-totals -o ndjson | jq .reason
-  foldstream skips order-totals --remove 17    then `foldstream rebuild order-totals` folds event 17
+  foldstream skips order-totals --remove 17   `foldstream rebuild order-totals` then folds it
 
-`foldstream resume NAME --skip SEQUENCE` skips an event. Withdrawing a decision does not change a state that has
-already passed the event; a state that is built from scratch folds it again.")]
+`foldstream resume NAME --skip SEQUENCE` skips an event. Withdrawing a decision does not change \
+a state that has already passed the event; a state that is built from scratch folds it again.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -36,9 +36,9 @@ Examples:
   foldstream events export --format cloudevents --to orders.cloudevents.ndjson
   foldstream events export | foldstream events import - --url http://127.0.0.1:7576
 
-It ends once it is past the last event that the stream had when it began. Sequences are not kept: an import gives new
-ones. As CloudEvents, events that were CloudEvents are those again; any other has its sequence as id and its stream as
-source.")]
+The export ends after the last event that the stream had when it began. Sequences are not kept: \
+an import assigns new ones. With --format cloudevents, events that arrived as CloudEvents are \
+exported as they were; others get their sequence as id and their stream as source.")]
 pub struct Args {
     #[command(flatten)]
     filter: Filter,

@@ -35,12 +35,14 @@ Examples:
   foldstream events import flights.ndjson --subject 'flights.{subject}.{type}'
   zcat events.ndjson.gz | foldstream events import -
 
-Events come one per line, in JSON arrays, or as a sequence of JSON values. An event in Foldstream's own format is
+Events come one per line, in JSON arrays, or as a sequence of JSON values. An event in \
+Foldstream's own format is
   {\"subject\": \"orders.42.placed\", \"data\": {\"amount\": 10}}
-with optional \"type\", \"id\", \"time\" (RFC 3339) and \"headers\". An event with \"specversion\" is a CloudEvent 1.0 in
-JSON. One file may contain both. An event with an \"id\", or a CloudEvent with its source and id, is stored once even if
-it is imported twice within the log's duplicate window. The import stops at a malformed event: the events before it are
-imported, the events after it are not.")]
+with optional \"type\", \"id\", \"time\" (RFC 3339) and \"headers\". An event with \
+\"specversion\" is a CloudEvent 1.0 in JSON. One file may contain both. An event with an \"id\", \
+or a CloudEvent with its source and id, is stored once even if it is imported twice within the \
+log's duplicate window. The import stops at a malformed event: it has then imported the events \
+before it, and none after it.")]
 pub struct Args {
     /// The file; `-` reads standard input.
     file: PathBuf,

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(u64).range(1..))]
     #[arg(conflicts_with_all = ["from", "limit", "subject"])]
     sequence: Option<u64>,
-    /// Most events.
+    /// Maximum number of events.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
 }

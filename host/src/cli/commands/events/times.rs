@@ -15,7 +15,7 @@ pub struct TimesOption {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Times {
-    /// Store the event with the time of the previous event, and report how many there were.
+    /// Store the event with the time of the previous event, and report how many times changed.
     #[default]
     Raise,
     /// Refuse the event.

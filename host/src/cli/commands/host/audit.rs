@@ -14,7 +14,7 @@ Examples:
 pub struct Args {
     /// Only entries about this deployment, which may be deleted.
     name: Option<String>,
-    /// Most entries.
+    /// Maximum number of entries.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     limit: u16,
 }

@@ -34,9 +34,10 @@ Examples:
   foldstream backup --check /backup/monday      read a backup again, and compare
   foldstream serve --data /backup/monday        run a host on it
 
-The host continues as before. The copy is a data folder as a crash at one moment would have left it, so a host that starts
-on it continues at its checkpoints. It is read again and compared before it gets its name; an interrupted one leaves
-nothing. The token needs the scopes operate and read.")]
+The host keeps running. The copy is a data folder as a crash at one moment would have left it, \
+so a host that starts on it continues at its checkpoints. The command reads the copy again and \
+compares it before it gives it its name; if it is interrupted, it leaves nothing behind. The \
+token needs the scopes operate and read.")]
 pub struct Args {
     /// A new folder for it.
     #[arg(value_name = "FOLDER")]

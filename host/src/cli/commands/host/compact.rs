@@ -17,9 +17,10 @@ Examples:
   foldstream compact --data /var/lib/foldstream
   foldstream compact --data /var/lib/foldstream -o json
 
-State files and logs grow as they are written, and keep what they no longer need for later. Stop the host first. It is as
-safe as any commit: when it is interrupted, the files are as they were, or smaller. foldstream_deployment_disk_bytes and
-foldstream_state_bytes say whether it is worth it.")]
+State files and logs do not shrink on their own: they keep unused space for later writes. Stop \
+the host first. Compacting is as safe as a commit: if it is interrupted, the files are \
+unchanged, or smaller. Compare foldstream_deployment_disk_bytes with foldstream_state_bytes to \
+see whether it is worthwhile.")]
 pub struct Args {
     /// The data folder.
     #[arg(long, value_name = "FOLDER")]

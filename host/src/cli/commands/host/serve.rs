@@ -18,9 +18,10 @@ Examples:
   foldstream serve
   foldstream serve --config /etc/foldstream.toml
   foldstream serve --data /var/lib/foldstream --listen 127.0.0.1:8080
-  FOLDSTREAM_SOURCES__ORDERS__KIND=jetstream FOLDSTREAM_SOURCES__ORDERS__STREAM=ORDERS foldstream serve
+  FOLDSTREAM_SERVE__LISTEN=127.0.0.1:8080 foldstream serve
 
-Ctrl-C or SIGTERM stop it gracefully; a second one at once. SIGHUP reloads tokens, certificate and log level.")]
+Ctrl-C or SIGTERM stops the host gracefully; a second one stops it at once. SIGHUP reloads \
+tokens, certificate and log level.")]
 pub struct Args {
     #[command(flatten)]
     settings: config_args::Settings,

@@ -28,8 +28,8 @@ Examples:
   foldstream token new --name ci --scope deploy --scope read --deployment order-totals
   foldstream token new --name loader --scope append -o json
 
-The file contains only the SHA-256 of the token. A host reloads the file when it changes: add the new entry, give the
-token to its user, and remove the old entry once nobody uses it.")]
+The file contains only the SHA-256 of the token. A host reloads the file when it changes: add \
+the new entry, give the token to its user, and remove the old entry once nobody uses it.")]
 pub struct NewArgs {
     /// Name of the token; the audit log shows it.
     #[arg(long)]
@@ -50,8 +50,9 @@ Examples:
   foldstream token show --url http://127.0.0.1:8080
   foldstream token show -o json
 
-A host without configured tokens makes one at its start, in the file `token` of its data folder. Commands of the same user
-find it by themselves while the host runs. To replace it: remove the file, and send the host a SIGHUP or restart it.")]
+A host without configured tokens creates one when it starts, in the file `token` of its data \
+folder. Commands of the same user find it on their own while the host runs. To replace it, \
+remove the file, and send the host a SIGHUP or restart it.")]
 pub struct ShowArgs {}
 
 /// What commands send.

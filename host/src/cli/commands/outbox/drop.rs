@@ -11,10 +11,10 @@ use crate::cli::support::output::counted;
 #[derive(Clone, Debug, clap::Args)]
 #[command(before_help = "\
 Examples:
-  foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'the parcel was sent by hand'
+  foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'sent by hand'
 
-Either all of the messages are dropped or none. The audit log records them with the reason. A message that was sent and
-whose confirmation was lost may be stored in its stream all the same.")]
+Either all of the messages are dropped or none. The audit log records them with the reason. If a \
+message was sent and its confirmation was lost, its stream may have it all the same.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

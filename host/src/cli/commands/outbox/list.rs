@@ -15,7 +15,7 @@ Examples:
 pub struct Args {
     /// Name of the deployment.
     name: String,
-    /// Most messages.
+    /// Maximum number of messages.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     limit: u16,
     /// Start after the page that ended with this text.

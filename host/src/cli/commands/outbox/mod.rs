@@ -12,7 +12,7 @@ use crate::cli::Context;
 Examples:
   foldstream outbox list shipping
   foldstream outbox retry shipping
-  foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'the parcel was sent by hand'")]
+  foldstream outbox drop shipping fs.1f3a5c7e9b2d4f60.1042.0.0 --reason 'sent by hand'")]
 pub enum Command {
     List(list::Args),
     Retry(retry::Args),

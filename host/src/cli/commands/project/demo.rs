@@ -34,7 +34,7 @@ const ROWS: u32 = 8;
 #[command(before_help = "\
 Examples:
   foldstream demo --module order-totals.wasm --events examples/order-totals/events.ndjson
-  foldstream demo --module order-totals.wasm --events events.ndjson --query days --arguments '{\"customer\": \"ada\"}'
+  foldstream demo --module order-totals.wasm --events events.ndjson --query days
   foldstream demo --module order-totals.wasm --events events.ndjson --once")]
 pub struct Args {
     /// The module.

@@ -45,7 +45,8 @@ Examples:
   foldstream dev ./order-totals --config foldstream.toml --source orders
   foldstream dev ./fulfilment --allow-publish 'shipping.>@events' --effects-from beginning
 
-Events in DIR/events.ndjson are imported into an empty log. When a build fails, the last good module keeps running.")]
+Events in DIR/events.ndjson are imported into an empty log. If a build fails, the last good \
+module keeps running.")]
 pub struct Args {
     /// Folder of the crate.
     #[arg(default_value = ".")]

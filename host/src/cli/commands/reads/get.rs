@@ -41,7 +41,7 @@ pub struct Reading {
     /// Wait until the state reflects this sequence.
     #[arg(long, value_name = "SEQUENCE")]
     at_least: Option<u64>,
-    /// How long to wait for it, such as `500ms` or `5s`.
+    /// How long to wait for --at-least, such as `500ms` or `5s`.
     #[arg(long, value_name = "DURATION", requires = "at_least")]
     timeout: Option<humantime::Duration>,
     /// Read this generation, even if it is not the active one: a candidate, or the previous one.

@@ -39,7 +39,7 @@ pub struct Args {
     /// From the last key to the first.
     #[arg(long)]
     reverse: bool,
-    /// Most entries.
+    /// Maximum number of entries.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
     limit: u32,
     /// All entries, page by page, from one generation. Each page is consistent; a later page may

@@ -17,8 +17,9 @@ Examples:
   foldstream watch order-totals --prefix customer/ -o ndjson
   foldstream watch order-totals --after 1000000
 
-If a key changes several times in quick succession, at least the last change arrives. If the host no longer knows what
-changed since --after, {\"reset\":true} (or a warning) comes first: scan again, later changes follow.")]
+If a key changes several times in quick succession, at least the last change arrives. If the \
+host no longer knows what changed since --after, {\"reset\":true} (or a warning) comes first: \
+scan again; later changes follow.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

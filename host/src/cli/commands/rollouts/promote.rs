@@ -11,8 +11,9 @@ Examples:
   foldstream promote order-totals --force
   foldstream promote order-totals --lift-throttle     full speed first, then take over
 
-If the candidate has a gate, its comparison runs first and holds the candidate back if it differs more than
-allowed. The previous generation follows the stream for a while: `foldstream rollback` makes it active again.")]
+If the candidate has a gate, its comparison runs first, and holds the candidate back if more \
+differs than allowed. The previous generation follows the stream for a while: `foldstream \
+rollback` makes it active again.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -11,8 +11,8 @@ Examples:
   foldstream prune order-totals --keep 1 --dry-run
   foldstream prune order-totals --keep 1
 
-The active generation and the candidate always stay. Without the previous generation, a rollback has to build
-its state from scratch.")]
+The active generation and the candidate always stay. Without the previous generation, a rollback \
+has to build its state from scratch.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

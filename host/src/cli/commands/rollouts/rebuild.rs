@@ -22,11 +22,12 @@ Examples:
   foldstream rebuild order-totals --prefix 4
   foldstream rebuild order-totals --accept-missing   although the stream has lost applied events
 
-The new generation has a new file without the unused space that the old one has gathered, so a rebuild also compacts the
-state while the host runs.
+The new generation has a new file without the unused space that the old one has gathered, so a \
+rebuild also compacts the state while the host runs.
 
-With --key or --prefix, only the events of these keys are folded again, and the result replaces the entries of these
-keys, by the key rule of the manifest. This is refused if their events also change entries that do not belong to them.")]
+With --key or --prefix, only the events of these keys are folded again, and the result replaces \
+the entries of these keys, by the key rule of the manifest. The host refuses this if their \
+events also change entries that do not belong to them.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

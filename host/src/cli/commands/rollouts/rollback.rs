@@ -13,8 +13,8 @@ Examples:
   foldstream rollback order-totals --rebuild
   foldstream rollback order-totals --rebuild --accept-missing
 
-The host keeps the previous read model, and lets it follow the stream, for rollout.keep_previous. After that it has
-to be built from scratch: this is refused, with an explanation, unless you add --rebuild.")]
+The host keeps the previous read model for rollout.keep_previous, and lets it follow the stream. \
+After that, a rollback has to build it from scratch, and only does so with --rebuild.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -25,8 +25,8 @@ Examples:
   foldstream verify order-totals --seed 7          repeat a run
   foldstream verify order-totals --accept-missing  although the stream has lost applied events
 
-The active generation keeps serving. If the two states differ, verify names the first key, and the first event after
-which two folds disagree about it.")]
+The active generation keeps serving. If the two states differ, verify names the first key that \
+differs, and the first event after which the two folds disagree about it.")]
 pub struct Args {
     /// Name of the deployment.
     name: String,

@@ -33,8 +33,8 @@ Examples:
   foldstream doctor -o ndjson | jq -r 'select(.status != \"ok\")'
   foldstream doctor --data /var/lib/foldstream    check all files of a stopped host
 
-Asks a running host about its sources; without one, checks them directly from the configuration. Exit code 1 if a
-check fails.")]
+Asks a running host about its sources; without one, checks them directly from the configuration. \
+The exit code is 1 if a check fails.")]
 pub struct Args {
     #[command(flatten)]
     settings: config_args::Settings,
